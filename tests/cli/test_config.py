@@ -1,0 +1,230 @@
+"""Layers are merged in order, unknown keys are refused by name, and values are checked."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from aimnet2mult.config import Config, ConfigError, load
+from aimnet2mult.layers import DEFAULTS, flatten, read_yaml
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    """Return an override that names an existing file as fidelity 0."""
+    path = tmp_path / "a.h5"
+    path.touch()
+    return f"data.fidelity_datasets.0={path}"
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_later_layers_win(tmp_path: Path, dataset: str) -> None:
+    first = write(tmp_path / "1.yaml", "seed: 1\ntrainer: {epochs: 1}\nproject_name: first\n")
+    second = write(tmp_path / "2.yaml", "trainer: {epochs: 2}\nproject_name: second\n")
+    config = load([first, second], [dataset, "project_name=third"])
+    assert (config.seed, config.trainer.epochs, config.project_name) == (1, 2, "third")
+    assert config.trainer.clip_grad_value == 0.4
+
+
+def test_the_last_of_two_overrides_wins(dataset: str) -> None:
+    assert load([], [dataset, "seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("[0.9, 0.99]", [0.9, 0.99]), ("null", None), ("a=b", "a=b"), ("true", True)],
+)
+def test_overrides_are_read_as_yaml(dataset: str, text: str, value: object) -> None:
+    assert load([], [dataset, f"optimizer.kwargs.x={text}"]).optimizer.kwargs["x"] == value
+
+
+def test_indices_in_overrides_are_the_integers_of_the_files(tmp_path: Path, dataset: str) -> None:
+    config_file = write(tmp_path / "c.yaml", "data: {fidelity_names: {0: cheap}}")
+    config = load([config_file], [dataset, "data.fidelity_names.0=dear"])
+    assert config.data.fidelity_names == {0: "dear"}
+
+
+def test_interpolations_are_resolved_after_all_layers(tmp_path: Path, dataset: str) -> None:
+    config_file = write(tmp_path / "c.yaml", "project_name: p-${run_name}")
+    assert load([config_file], [dataset, "run_name=r"]).project_name == "p-r"
+
+
+def test_relative_paths_in_a_file_start_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("there/a.h5", "here/b.h5", "here/sae.yaml"):
+        write(tmp_path / name, "")
+    config_file = write(tmp_path / "there/c.yaml", "data: {fidelity_datasets: {0: a.h5}}")
+    monkeypatch.chdir(tmp_path / "here")
+    config = load([config_file], ["data.fidelity_datasets.1=b.h5", "data.sae.energy.files.1=sae.yaml"])
+    assert config.data.fidelity_datasets == {
+        0: str(tmp_path / "there/a.h5"),
+        1: str(tmp_path / "here/b.h5"),
+    }
+    assert config.data.sae.energy.files == {1: str(tmp_path / "here/sae.yaml")}
+
+
+def test_a_changed_class_drops_the_kwargs_of_the_former_one(dataset: str) -> None:
+    config = load([], [dataset, "optimizer.class=torch.optim.SGD", "optimizer.kwargs.lr=0.1"])
+    assert config.optimizer.kwargs == {"lr": 0.1}
+    same = load([], [dataset, "optimizer.class=torch.optim.RAdam", "optimizer.kwargs.lr=0.1"])
+    assert same.optimizer.kwargs == {"lr": 0.1, "weight_decay": 1e-8}
+
+
+def test_a_saved_configuration_reads_back_equal(tmp_path: Path, dataset: str) -> None:
+    config = load([], [dataset, "data.fidelity_weights.0=0.5", "optimizer.kwargs.lr=1e-10", "run_name='007'"])
+    config.save(tmp_path / "train.yaml")
+    assert load([tmp_path / "train.yaml"]) == config
+
+
+def test_the_defaults_hold_every_key_of_the_configuration_and_no_other(dataset: str) -> None:
+    defaults = {name for name, _ in flatten(read_yaml(DEFAULTS))} - {"data.fidelity_datasets"}
+    config = {name for name, _ in flatten(load([], [dataset]).to_dict())} - {"data.fidelity_datasets.0"}
+    assert config == defaults
+
+
+UNKNOWN = [
+    ("trainer.epoch=3", "trainer.epoch", "trainer.epochs"),
+    ("epochs=3", "epochs", "trainer.epochs"),
+    ("batch_size=3", "batch_size", "data.samplers.train.batch_size"),
+    (
+        "data.samplers.train.kwargs.batch_size=3",
+        "data.samplers.train.kwargs.batch_size",
+        "data.samplers.train.batch_size",
+    ),
+    ("data.fidelity_dataset.0=a", "data.fidelity_dataset.0", "data.fidelity_datasets"),
+    ("optimiser.class=a", "optimiser.class", "optimizer.class"),
+]
+
+
+@pytest.mark.parametrize(("override", "name", "meant"), UNKNOWN)
+def test_an_unknown_key_is_refused_with_the_nearest_name(
+    tmp_path: Path, dataset: str, override: str, name: str, meant: str
+) -> None:
+    wanted = re.escape(f"no key {name!r}") + ".*" + re.escape(f"Did you mean {meant!r}?")
+    with pytest.raises(ConfigError, match=wanted):
+        load([], [dataset, override])
+    text = "".join(f"{'  ' * depth}{word}:\n" for depth, word in enumerate(name.split(".")))
+    with pytest.raises(ConfigError, match=wanted):
+        load([write(tmp_path / "c.yaml", text)], [dataset])
+
+
+def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there(dataset: str) -> None:
+    with pytest.raises(ConfigError, match=r"no key 'checkpoint.zzz' .*; keys there: keep$"):
+        load([], [dataset, "checkpoint.zzz=1"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "loss.kwargs.x.y=1",
+        "optimizer.param_groups.a={re: x, lr: 1}",
+        "data.loaders.train.x=1",
+        "telemetry.a.b=1",
+    ],
+)
+def test_sections_of_others_take_any_key(dataset: str, override: str) -> None:
+    assert isinstance(load([], [dataset, override]), Config)
+
+
+REFUSED = [
+    ("trainer.epochs=0", r"trainer.epochs is 0: expected `int` >= 1"),
+    ("trainer.epochs=many", r"trainer.epochs is 'many': expected `int`"),
+    ("trainer.epochs=true", r"trainer.epochs is True: expected `int`"),
+    ("trainer=3", r"trainer cannot be 3 .*keys of its own"),
+    ("seed.x=3", r"seed is {'x': 3}: expected `int`"),
+    ("seed=-1", r"seed is -1: expected `int` >= 0"),
+    ("threads=0", r"threads is 0"),
+    ("device=gpu", r"device is 'gpu': expected auto, cpu or cuda"),
+    ("run_name=a/b", r"run_name is 'a/b': expected letters, digits and _ \. - only"),
+    ("run_name=..", r"run_name is '\.\.'"),
+    ("project_name=''", r"project_name is ''"),
+    ("data.val_fraction=0", r"data.val_fraction is 0: expected `float` > 0"),
+    ("data.val_fraction=1", r"data.val_fraction is 1: expected `float` < 1"),
+    ("data.val_fraction=.nan", r"data.val_fraction is nan"),
+    ("data.samplers.train.batch_size=0", r"data.samplers.train.batch_size is 0"),
+    ("data.samplers.val.batch_mode=atom", r"batch_mode is 'atom': expected atoms or molecules"),
+    ("data.samplers.train.batches_per_epoch=0", r"batches_per_epoch is 0"),
+    ("data.fidelity_weights.0=-1", r"data.fidelity_weights is {0: -1}: expected `float` >= 0"),
+    ("data.fidelity_weights.0=0", r"data.fidelity_weights are all 0"),
+    ("data.fidelity_weights.1=1", r"data.fidelity_weights.1 has no data.fidelity_datasets.1"),
+    ("data.sae.energy.files.1=a.yaml", r"data.sae.energy.files.1 has no data.fidelity_datasets.1"),
+    ("data.sae.energy.files.0=no.yaml", r"data.sae.energy.files.0: there is no file /.*no\.yaml"),
+    ("data.fidelity_names.0=a/b", r"data.fidelity_names is {0: 'a/b'}: expected letters"),
+    ("data.fidelity_names.0=5", r"data.fidelity_names is {0: 5}"),
+    ("data.fidelity_datasets.2=a.h5", r"has the indices \[0, 2\]: expected 0, 1, … without a gap"),
+    ("data.fidelity_datasets.1=no.h5", r"data.fidelity_datasets.1: there is no file /.*no\.h5"),
+    ("data.fidelity_datasets.one=a.h5", r"expected fidelity indices 0, 1, … as its keys"),
+    ("data.fidelity_datasets=a.h5", r"data.fidelity_datasets is 'a.h5': expected `mapping`"),
+    ("data.y=[]", r"data.y is \[\]: expected one label or more"),
+    ("data.y=[energy, energy]", r"data.y is .*each once"),
+    ("data.y=[energy, force]", r"data.y: no label 'force'; .*Did you mean 'forces'"),
+    ("fidelity_offset=0", r"fidelity_offset is 0"),
+    ("trainer.clip_grad_norm=0", r"trainer.clip_grad_norm is 0: expected `float` > 0"),
+    ("checkpoint.keep=0", r"checkpoint.keep is 0"),
+    ("log_frequency.val=0", r"log_frequency.val is 0"),
+    ("optimizer.force_train=['(']", r"optimizer.force_train\[0\] is '\(': expected a regular expression"),
+    ("optimizer.param_groups.a.lr=1", r"optimizer.param_groups.a.re is None: expected a regular"),
+    ("telemetry.units=kcal", r"telemetry.units is 'kcal': expected units by label"),
+    ("telemetry.units.energi=eV", r"telemetry.units: no label 'energi'.*Did you mean 'energy'"),
+    ("telemetry=3", r"telemetry is 3: expected `mapping`"),
+    ("seed=${nowhere}", r"nowhere"),
+    ("seed=[1", r"seed: '\[1' is not a YAML value"),
+    ("seed", r"'seed' is no override: write key=value"),
+    ("=1", r"'=1' is no override"),
+    ("a..b=1", r"is no override"),
+    ("train.yaml", r"a configuration file is given with --config"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), REFUSED)
+def test_a_bad_value_is_refused_with_its_key(dataset: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load([], [dataset, override])
+
+
+def test_two_fidelities_cannot_share_a_name(dataset: str) -> None:
+    overrides = [dataset, dataset.replace(".0=", ".1="), "data.fidelity_names.0=fid1"]
+    with pytest.raises(ConfigError, match=r"fid1, fid1: every fidelity needs a name of its own"):
+        load([], overrides)
+
+
+def test_a_run_needs_a_data_set() -> None:
+    with pytest.raises(ConfigError, match=r"data.fidelity_datasets.0=FILE.h5"):
+        load()
+
+
+BAD_FILES = {"a list": "[1, 2]", "no YAML": "a: [", "a repeated key": "seed: 1\nseed: 2\n", "not text": "\0"}
+
+
+@pytest.mark.parametrize("text", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_that_holds_no_mapping_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load([write(tmp_path / "bad.yaml", text)])
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load([tmp_path / "nowhere.yaml"])
+
+
+def test_messages_are_single_lines(dataset: str) -> None:
+    for override in [*(case[0] for case in REFUSED), *(case[0] for case in UNKNOWN)]:
+        with pytest.raises(ConfigError) as caught:
+            load([], [dataset, override])
+        assert "\n" not in str(caught.value)
+
+
+def test_fidelities_are_named_by_index_unless_a_name_is_given(dataset: str) -> None:
+    config = load([], [dataset, dataset.replace(".0=", ".1="), "data.fidelity_names.1=dear"])
+    assert config.fidelity_names == ("fid0", "dear")
+
+
+def test_units_are_those_of_the_labels_unless_one_is_given(dataset: str) -> None:
+    units = load([], [dataset, "telemetry.units.energy=eV/particle"]).units
+    assert (units["energy"], units["forces"]) == ("eV/particle", "kcal/mol/Å")
