@@ -1,0 +1,1 @@
+"""Data sets of several fidelities: read, shifted, split, merged and drawn from."""
