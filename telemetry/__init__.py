@@ -1,0 +1,62 @@
+"""Telemetry for training runs: a durable journal, and sinks that follow it.
+
+>>> from telemetry import Metric, open_run
+"""
+
+from telemetry.bus import MetricBus, NullBus
+from telemetry.errors import (
+    JournalError,
+    LeaseHeld,
+    MetricNotDeclared,
+    PluginError,
+    RunAlive,
+    RunExists,
+    RunFolderError,
+    RunNotFound,
+    SettingError,
+    SinkNotFound,
+    SinkNotInstalled,
+    SinkRejected,
+    SinkUnavailable,
+    TelemetryError,
+    UnitError,
+)
+from telemetry.hookspecs import Opened, hookimpl
+from telemetry.reader import read_header
+from telemetry.receipt import Receipt
+from telemetry.records import Closed, Metric, Record, Resumed, RunRecord, Scalars, Status
+from telemetry.session import open_run
+from telemetry.settings import Settings
+
+__all__ = [
+    "Closed",
+    "JournalError",
+    "LeaseHeld",
+    "Metric",
+    "MetricBus",
+    "MetricNotDeclared",
+    "NullBus",
+    "Opened",
+    "PluginError",
+    "Receipt",
+    "Record",
+    "Resumed",
+    "RunAlive",
+    "RunExists",
+    "RunFolderError",
+    "RunNotFound",
+    "RunRecord",
+    "Scalars",
+    "SettingError",
+    "Settings",
+    "SinkNotFound",
+    "SinkNotInstalled",
+    "SinkRejected",
+    "SinkUnavailable",
+    "Status",
+    "TelemetryError",
+    "UnitError",
+    "hookimpl",
+    "open_run",
+    "read_header",
+]

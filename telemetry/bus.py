@@ -1,0 +1,361 @@
+"""MetricBus: takes what training offers, and makes it durable from a thread of its own."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from telemetry.alive import BEAT, Alive, Counts, write_alive
+from telemetry.cadence import EVENTS, Cadence
+from telemetry.identity import current
+from telemetry.journal import JournalWriter, now_ms
+from telemetry.progress import read_progress
+from telemetry.receipt import Receipt, receipt
+from telemetry.records import Closed, Scalars, Status
+from telemetry.units import Transform
+from telemetry.workers import Workers
+
+log = logging.getLogger("telemetry")
+
+Values = Mapping[str, float] | Callable[[], Mapping[str, float]]
+"""The values of a stream, or a callable that gives them in the writer's thread."""
+Group = Mapping[str, Mapping[str, float]] | Callable[[], Mapping[str, Mapping[str, float]]]
+"""The values of several streams, by stream."""
+
+QUEUE = 10_000
+"""Records that wait for the disk at most; what comes on top is dropped and counted."""
+TICK = 2.0
+"""Seconds between two looks at the deliveries."""
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds before the journal is tried again after an error of the disk; doubled each time."""
+FLUSH_TIMEOUT = 5.0
+"""Seconds that the end of a run waits for the disk."""
+
+
+class _Item(msgspec.Struct, frozen=True):
+    streams: tuple[str, ...]
+    step: int
+    time: int
+    values: Group
+
+
+class NullBus:
+    """A bus that answers ``due`` like the real one and takes nothing: for all ranks but the first."""
+
+    def __init__(self, every: int = 200, events: Sequence[str] = EVENTS) -> None:
+        self.cadence = Cadence(every, events)
+        self.due = self.cadence.due
+
+    def publish(self, stream: str, step: int, values: Values, *, final: bool = False) -> None:
+        """Take nothing."""
+
+    def publish_group(self, streams: Sequence[str], step: int, values: Group, *, final: bool = False) -> None:
+        """Take nothing."""
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - as the real one
+        """Have nothing to wait for."""
+        return True
+
+    def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> None:
+        """Have nothing to close."""
+
+    def __enter__(self) -> NullBus:
+        """Give the bus."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Have nothing to close."""
+
+
+class MetricBus:
+    """Publish metrics; made by ``telemetry.open_run``. Any thread may publish; no method but ``flush`` and
+    ``close`` waits for anything, and none raises because of a disk or a backend.
+
+    Args:
+        folder: the run folder.
+        journal: owned by the bus's thread from now on.
+        cadence: which iterations are due.
+        transforms: run on the values of each stream, in order, before they are journaled.
+        workers: the deliveries.
+        attempt: of the run, from 1.
+        drain_timeout: seconds that ``close`` waits for the sinks by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: JournalWriter,
+        *,
+        cadence: Cadence,
+        transforms: Sequence[Transform],
+        workers: Workers,
+        attempt: int,
+        drain_timeout: float,
+    ) -> None:
+        self.folder = folder
+        self.cadence = cadence
+        self.due = cadence.due
+        self._journal = journal
+        self._transforms = transforms
+        self._workers = workers
+        self._attempt = attempt
+        self._drain_timeout = drain_timeout
+        self._identity = current()
+        self._queue: deque[_Item] = deque()
+        self._queued = 0
+        self._last: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._offered = self._journaled = self._lost = self._step = self._last_seq = 0
+        self._beat = 0
+        self._warned: set[str] = set()
+        self._status: Closed | None = None
+        self._stopping = False
+        self._retry_at = 0.0
+        self._retry_delay = FIRST_RETRY
+        self._receipt: Receipt | None = None
+        self._thread = threading.Thread(target=self._run, name="telemetry-writer", daemon=True)
+        self._thread.start()
+        atexit.register(self._at_exit)
+
+    def publish(self, stream: str, step: int, values: Values, *, final: bool = False) -> None:
+        """Offer the values of one stream at iteration ``step``; what is not due is not taken.
+
+        Args:
+            stream: ``train``, ``val`` …
+            step: the global iteration.
+            values: by metric name, in source units; or a callable that gives them, run by the bus's thread.
+            final: take it whatever the cadence, unless this stream has a point at this iteration already.
+        """
+        if callable(values):
+            get = values
+            self.publish_group((stream,), step, lambda: {stream: get()}, final=final)
+        else:
+            self.publish_group((stream,), step, {stream: values}, final=final)
+
+    def publish_group(self, streams: Sequence[str], step: int, values: Group, *, final: bool = False) -> None:
+        """Offer the values of several streams at one iteration: they are written together.
+
+        ``values`` is a mapping by stream, or a callable that gives one; see ``publish``.
+        """
+        if os.getpid() != self._identity.pid:
+            # A forked child has the bus but not its thread; only the process that opened the run writes.
+            return
+        with self._changed:
+            due = tuple(s for s in streams if self._is_wanted(s, step, final=final))
+            if not due:
+                return
+            self._offered += len(due)
+            if self._status is not None or self._queued + len(due) > QUEUE:
+                self._lost += len(due)
+                if self._status is not None:
+                    self._warn("closed", f"a point at {step} is lost: the run in {self.folder} is closed")
+                else:
+                    self._warn("full", f"points from {step} on are lost: {QUEUE} wait for the disk already")
+                return
+            self._queue.append(_Item(due, step, now_ms(), values))
+            self._queued += len(due)
+            self._changed.notify_all()
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
+        """Wait until everything offered so far is durable (or counted as lost); False after ``timeout`` seconds."""
+        with self._changed:
+            goal = self._offered
+            return self._changed.wait_for(lambda: self._journaled + self._lost >= goal, timeout)
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until all sinks have taken everything offered so far; False after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        if not self.flush(timeout):
+            return False
+        goal = self._last_seq
+        self._workers.nudge()
+        while not all(self._has_taken(name, goal) for name in self._workers.names):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _has_taken(self, name: str, goal: int) -> bool:
+        progress = read_progress(self.folder, name)
+        return progress is not None and progress.cursor.accepted >= goal
+
+    def counts(self) -> Counts:
+        """Say what was offered, is durable, and was lost; in records of this attempt."""
+        with self._changed:
+            return Counts(offered=self._offered, journaled=self._journaled, lost=self._lost, step=self._step)
+
+    def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> Receipt | None:
+        """End the run: write how it ended, wait for the sinks, give the receipt. A second call gives the same one.
+
+        Args:
+            status: how the training ended.
+            reason: in a few words, where that says more.
+            timeout: seconds to wait for the sinks, ``drain_timeout`` by default; what they have not taken by then is
+                delivered by the processes that outlive this one, or by ``telemetry sync``.
+
+        Returns:
+            The receipt; None in a forked child, which has nothing to close.
+        """
+        if os.getpid() != self._identity.pid:
+            return None
+        with self._changed:
+            first = self._status is None
+            if first:
+                self._status = Closed(seq=0, time=now_ms(), status=status, reason=reason[:1000])
+                self._stopping = True
+                self._changed.notify_all()
+        if first:
+            atexit.unregister(self._at_exit)
+            # A disk that hangs keeps this thread for ever; it is left behind.
+            self._thread.join(FLUSH_TIMEOUT)
+            self._workers.finish(self._drain_timeout if timeout is None else timeout)
+            self._receipt = receipt(self.folder, self.counts())
+        return self._receipt
+
+    def __enter__(self) -> MetricBus:
+        """Give the bus."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the run: as failed if an exception is passing through."""
+        if kind is None:
+            self.close("finished")
+        else:
+            self.close("failed", reason=f"{kind.__name__}: {error}")
+
+    def _at_exit(self) -> None:
+        if os.getpid() == self._identity.pid:
+            self.close("failed", reason="the bus was never closed")
+
+    def _is_wanted(self, stream: str, step: int, *, final: bool) -> bool:
+        if final:
+            if self._last.get(stream) == step:
+                return False
+        elif not self.due(stream, step):
+            return False
+        self._last[stream] = step
+        return True
+
+    # From here on: the writer's thread.
+
+    def _run(self) -> None:
+        next_beat = next_tick = time.monotonic()
+        while True:
+            for item in self._take(min(next_beat, next_tick)):
+                self._journal_item(item)
+            self._commit()
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK
+                self._workers.tend()
+            if now >= next_beat:
+                next_beat = now + BEAT
+                self._write_beat()
+            if self._stopping and not self._queue and not self._journal.pending:
+                break
+        self._finish()
+
+    def _take(self, until: float) -> list[_Item]:
+        with self._changed:
+            if self._journal.pending:
+                until = min(until, self._retry_at)
+            self._changed.wait_for(
+                lambda: self._queue or (self._stopping and not self._journal.pending),
+                max(0.0, until - time.monotonic()),
+            )
+            items = list(self._queue)
+            self._queue.clear()
+            return items
+
+    def _journal_item(self, item: _Item) -> None:
+        try:
+            groups = item.values() if callable(item.values) else item.values
+        except Exception as error:  # noqa: BLE001 - the callable is the host's; the writer must outlive it
+            self._lose(item, item.streams, error)
+            return
+        for stream in item.streams:
+            try:
+                values = groups[stream]
+                for transform in self._transforms:
+                    values = transform(stream, values)
+                self._append(item, stream, {name: float(value) for name, value in values.items()})
+            except Exception as error:  # noqa: BLE001 - transforms and values are the host's too
+                self._lose(item, (stream,), error)
+
+    def _append(self, item: _Item, stream: str, values: dict[str, float]) -> None:
+        if item.step < 0:
+            msg = f"step {item.step} is below 0"
+            raise ValueError(msg)
+        self._journal.append(lambda seq: Scalars(seq=seq, time=item.time, stream=stream, step=item.step, values=values))
+        self._step = max(self._step, item.step)
+
+    def _lose(self, item: _Item, streams: Sequence[str], error: Exception) -> None:
+        with self._changed:
+            self._lost += len(streams)
+            self._queued -= len(streams)
+            self._warn("values", f"{', '.join(streams)} at {item.step} is lost: {type(error).__name__}: {error}")
+            self._changed.notify_all()
+
+    def _commit(self) -> None:
+        waiting = self._journal.pending
+        if not waiting or time.monotonic() < self._retry_at:
+            return
+        try:
+            self._journal.commit()
+        except OSError as error:
+            self._retry_at = time.monotonic() + self._retry_delay
+            self._retry_delay = min(LAST_RETRY, self._retry_delay * 2)
+            self._warn(
+                "disk",
+                f"the journal in {self.folder} cannot be written ({error}); training goes on, up to {QUEUE} "
+                "records wait in memory, and writing is tried again",
+            )
+            return
+        self._retry_at, self._retry_delay = 0.0, FIRST_RETRY
+        if "disk" in self._warned:
+            self._warned.discard("disk")
+            log.warning("the journal in %s is written again; nothing that waited was lost", self.folder)
+        with self._changed:
+            self._journaled += waiting
+            self._queued -= waiting
+            self._last_seq = self._journal.last_seq
+            self._changed.notify_all()
+
+    def _write_beat(self, *, last: bool = False) -> None:
+        self._beat += 1
+        beat = -1 if last else self._beat
+        try:
+            write_alive(
+                self.folder,
+                Alive(trainer=self._identity, attempt=self._attempt, beat=beat, counts=self.counts()),
+            )
+        except OSError as error:
+            self._warn("beat", f"alive.json in {self.folder} cannot be written: {error}")
+
+    def _finish(self) -> None:
+        closed = self._status
+        assert closed is not None  # noqa: S101 - close sets it before it stops the thread
+        try:
+            self._journal.append(lambda seq: msgspec.structs.replace(closed, seq=seq))
+            self._journal.commit()
+        except OSError as error:
+            self._warn("disk", f"how the run ended cannot be written to the journal in {self.folder}: {error}")
+        self._write_beat(last=True)
+        self._journal.close()
+
+    def _warn(self, cause: str, message: str) -> None:
+        """Log each cause once, until it has passed."""
+        if cause not in self._warned:
+            self._warned.add(cause)
+            log.warning("%s", message)

@@ -1,0 +1,245 @@
+"""The ``telemetry`` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import msgspec
+
+from telemetry.alive import Counts, TrainerWatch, read_alive
+from telemetry.delivery import Delivery, End
+from telemetry.errors import SettingError, TelemetryError
+from telemetry.plugins import Plugin, Sink, install_command, installed, load, select
+from telemetry.reader import read_header
+from telemetry.receipt import Receipt, receipt
+from telemetry.redact import REDACTED
+from telemetry.settings import Settings, parse_sinks
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BEHIND = 1
+"""Exit code of ``sync`` when something could not be delivered."""
+USAGE = 2
+"""Exit code of a usage error; click's own is the same."""
+HUNG = 75
+"""Exit code of ``sync`` when a sink does not return from a hook."""
+
+
+def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:
+    """Let a command print telemetry's errors as one line and exit with 2."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TelemetryError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(USAGE)
+
+    return wrapper
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="aimnet2mult", prog_name="telemetry")
+def main() -> None:
+    """Look after the telemetry of training runs."""
+
+
+@main.command()
+def sinks() -> None:
+    """List the installed sinks, their options, and what they lack."""
+    for name in installed():
+        try:
+            _show_plugin(load(name))
+        except (TelemetryError, OSError) as error:
+            click.echo(f"{name}  BROKEN: {error}")
+
+
+def _show_plugin(plugin: Plugin) -> None:
+    missing = plugin.missing()
+    state = f"not installed: {install_command(plugin)}" if missing else "installed"
+    click.echo(f"{plugin.name}  ({plugin.package})  {state}")
+    for name, field in plugin.option_types().items():
+        default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
+        click.echo(f"    telemetry.{plugin.name}.{name}: {_type_name(field.type)}{default}")
+
+
+def _type_name(type_: Any) -> str:
+    return type_ if isinstance(type_, str) else getattr(type_, "__name__", str(type_))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--telemetry-sinks", "names", required=True, help="Sinks to deliver to, with commas between them.")
+@click.option("--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option(
+    "-o",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="SINK.NAME=VALUE",
+    help="An option of a sink; repeatable.",
+)
+@click.option("--linger", type=float, default=600.0, show_default=True, help="Seconds to try a failing sink.")
+@exits_with_message
+def sync(run: Path, names: str, follow: bool, options: tuple[str, ...], linger: float) -> None:
+    """Deliver RUN (a run folder; finished, crashed or still running) to sinks, each record once.
+
+    Options default to those the run was trained with. Several sinks are delivered to side by side.
+    """
+    header = read_header(run)
+    trained_with = {
+        name: {key: value for key, value in given.items() if value != REDACTED} for name, given in header.sinks.items()
+    }
+    wanted = parse_sinks(names)
+    if not wanted:
+        msg = "--telemetry-sinks none: name a sink to deliver to (see `telemetry sinks`)"
+        raise SettingError(msg)
+    chosen = select(wanted, _merge(trained_with, options))
+    jobs = [_Job(run, sink, Settings.parse({"linger": linger}), follow=follow) for sink in chosen]
+    for job in jobs:
+        job.delivery.lease.acquire()
+    _run_all(jobs)
+    summary = receipt(run, _counts(run))
+    for name in wanted:
+        _show_sink(name, summary)
+    _show_skipped(summary)
+    if any(job.end not in {End.COMPLETE, End.CAUGHT_UP} for job in jobs):
+        sys.exit(BEHIND)
+
+
+class _Job:
+    """One sink's delivery in ``sync``, in a thread."""
+
+    def __init__(self, run: Path, sink: Sink, settings: Settings, *, follow: bool) -> None:
+        self.end: End | None = None
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.delivery = Delivery(
+            run,
+            sink,
+            settings,
+            follow=follow,
+            wait=self._wait,
+            stop=self.stop.is_set,
+            on_hang=lambda: _hung(sink.name, settings.hook_timeout),
+            say=lambda line: click.echo(line, err=True),
+        )
+
+    def _run(self) -> None:
+        try:
+            self.end = self.delivery.run()
+        except (OSError, TelemetryError) as error:
+            click.echo(f"error: {error}", err=True)
+
+    def _wait(self, seconds: float) -> None:
+        self.stop.wait(seconds)
+
+
+def _run_all(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.thread.start()
+    try:
+        for job in jobs:
+            job.thread.join()
+    except KeyboardInterrupt:
+        click.echo("stopping; the same command delivers what is left", err=True)
+        for job in jobs:
+            job.stop.set()
+        for job in jobs:
+            job.thread.join()
+
+
+def _hung(name: str, seconds: float) -> None:
+    click.echo(f"error: {name} has not returned from a hook for {seconds:.0f} s", err=True)
+    # A thread that hangs inside an SDK cannot be ended in any other way.
+    os._exit(HUNG)
+
+
+def _merge(known: dict[str, dict[str, Any]], given: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    options = {name: dict(values) for name, values in known.items()}
+    for text in given:
+        key, equals, value = text.partition("=")
+        sink, dot, name = key.partition(".")
+        if not (equals and dot and sink and name):
+            msg = f"--option {text!r}: write it as SINK.NAME=VALUE, as in tensorboard.dir=/scratch/tb"
+            raise SettingError(msg)
+        options.setdefault(sink, {})[name] = _parse_value(value)
+    return options
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@exits_with_message
+def status(run: Path) -> None:
+    """Say how RUN (a run folder) stands, and how far each sink has got."""
+    header = read_header(run)
+    summary = receipt(run, _counts(run))
+    alive = read_alive(run)
+    click.echo(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
+    if alive is not None:
+        click.echo(f"trainer: {alive.trainer}")
+    click.echo(f"last point at iteration {summary.step}; {summary.journaled} records in the journal")
+    if summary.counts.offered != summary.counts.journaled:
+        counts = summary.counts
+        click.echo(f"this attempt: {counts.offered} offered, {counts.journaled} journaled, {counts.lost} lost")
+    for sink in summary.sinks:
+        _show_sink(sink.name, summary)
+    _show_skipped(summary)
+
+
+def _state(run: Path, summary: Receipt) -> str:
+    if summary.status is not None:
+        return summary.status
+    lives = TrainerWatch(run).lives()
+    if lives is None:
+        return "running, or ended without a word (its trainer cannot be seen from here)"
+    return "running" if lives else "killed"
+
+
+def _show_sink(name: str, summary: Receipt) -> None:
+    sink = next(s for s in summary.sinks if s.name == name)
+    progress = sink.progress
+    line = f"{name}: {progress.state}; {sink.delivered} delivered, {sink.left} left"
+    if progress.cursor.rejected:
+        line += f", {progress.cursor.rejected} rejected"
+    if progress.retries:
+        line += f", {progress.retries} retries"
+    if progress.cursor.closed:
+        line += f"; closed as {progress.cursor.closed}"
+    click.echo(line)
+    if progress.destination:
+        click.echo(f"    to {progress.destination}")
+    if progress.last_error:
+        when = datetime.fromtimestamp(progress.last_error_time / 1000).astimezone()
+        click.echo(f"    last error, {when:%Y-%m-%d %H:%M:%S}: {progress.last_error}")
+    if sink.left:
+        click.echo(f"    deliver the rest: telemetry sync {summary.folder} --telemetry-sinks {name}")
+
+
+def _show_skipped(summary: Receipt) -> None:
+    skipped = {k: v for k, v in msgspec.structs.asdict(summary.skipped).items() if v}
+    if skipped:
+        click.echo("passed over in the journal: " + ", ".join(f"{n} {what}" for what, n in skipped.items()))
+
+
+def _counts(run: Path) -> Counts:
+    alive = read_alive(run)
+    return alive.counts if alive is not None else Counts()

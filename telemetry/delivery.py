@@ -1,0 +1,296 @@
+"""Delivery of a run to one sink: read from the cursor on, call the hook, advance the cursor; again and again.
+
+The same loop runs in a process beside the trainer, in a thread, and in ``telemetry sync``.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from telemetry.alive import TrainerWatch
+from telemetry.errors import SinkRejected
+from telemetry.journal import now_ms, segments
+from telemetry.keeper import Keeper
+from telemetry.lease import Lease
+from telemetry.plugins import Hooks, Sink
+from telemetry.progress import Progress, State, read_progress, write_progress
+from telemetry.reader import JournalReader, read_header
+from telemetry.records import AnyRecord, Closed, Status, encode
+from telemetry.settings import Settings
+
+BATCH = 1000
+"""Records in one call of ``sink_write`` at most."""
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+"""Seconds before the first retry and, doubled each time, before any later one."""
+
+T = TypeVar("T")
+
+
+class End(enum.Enum):
+    """Why a delivery ended."""
+
+    COMPLETE = "everything was delivered and the backend's run was closed"
+    CAUGHT_UP = "everything there is was delivered; the run goes on"
+    HANDED_OVER = "a newer attempt of the run, or another delivery, goes on"
+    REFUSED = "the sink refuses this run for good"
+    GAVE_UP = "the sink took nothing for too long, or delivery was told to stop"
+
+
+class Delivery:
+    """Deliver the run in ``folder`` to ``sink``.
+
+    Args:
+        folder: the run folder.
+        sink: the sink and its options.
+        settings: ``poll``, ``linger``.
+        follow: wait for further records as long as the trainer lives; without it, end when all there is now is
+            delivered, or could not be within ``linger``.
+        wait: sleeps for so many seconds, or less when there is reason to look again.
+        stop: says that delivery is to end as soon as it can.
+        on_hang: called, in another thread, when a hook has not returned within ``hook_timeout``.
+        say: takes one line for people.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sink: Sink,
+        settings: Settings,
+        *,
+        follow: bool = True,
+        watch: TrainerWatch | None = None,
+        wait: Callable[[float], None] = time.sleep,
+        stop: Callable[[], bool] = lambda: False,
+        on_hang: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.lease = Lease(folder, sink.name, clock=clock)
+        self._keeper = Keeper(self.lease, settings.hook_timeout, on_hang)
+        self._folder = folder
+        self._sink = sink
+        self._settings = settings
+        self._follow = follow
+        self._watch = watch or TrainerWatch(folder, clock=clock)
+        self._wait = wait
+        self._stop = stop
+        self._say = say
+        self._clock = clock
+        self._jitter = jitter
+        self._attempt = read_header(folder).attempt
+        self._newest = 0
+        self._progress = read_progress(folder, sink.name) or Progress()
+        self._hooks: Hooks | None = None
+        self._reader: JournalReader | None = None
+        self._waiting: list[AnyRecord] = []
+        self._chunk = BATCH
+        self._closed: Closed | None = None
+        self._failures = 0
+        self._failing_since: float | None = None
+
+    def run(self) -> End:
+        """Deliver until there is a reason to end. The lease must be held, and is released."""
+        # Another holder may have moved the cursor since the constructor read it.
+        self._progress = read_progress(self._folder, self._sink.name) or Progress()
+        with self._keeper:
+            try:
+                while (end := self._turn()) is None:
+                    pass
+            finally:
+                self.lease.release()
+        return end
+
+    def _turn(self) -> End | None:
+        """Do what there is to do, and give why delivery ends here if it does."""
+        if not self.lease.is_held() or self._is_overtaken():
+            return End.HANDED_OVER
+        if self._stop():
+            return End.GAVE_UP
+        try:
+            return self._work()
+        except SinkRejected as error:
+            return self._refused(error)
+        except Exception as error:  # noqa: BLE001 - a sink may raise anything, and none of it may end delivery
+            return self._failed(error)
+
+    def _work(self) -> End | None:
+        more = self._deliver()
+        self._recovered()
+        if more:
+            return None
+        status = self._ended()
+        if status is not None:
+            self._close(status)
+            return End.COMPLETE
+        if self._waiting:
+            return None
+        if not self._follow:
+            return End.CAUGHT_UP
+        self._wait(self._settings.poll)
+        return None
+
+    def _deliver(self) -> bool:
+        """Deliver one batch; say whether there may be more."""
+        if self._hooks is None:
+            self._open()
+        if not self._waiting:
+            self._read()
+        if not self._waiting:
+            return False
+        batch = self._waiting[: self._chunk]
+        # Taken off only afterwards: a batch that fails is offered again as it is.
+        try:
+            durable = self._write(batch)
+        except SinkRejected as error:
+            if len(batch) > 1:
+                # The one that it will not take is found by halving.
+                self._chunk = len(batch) // 2
+                return True
+            self._set_aside(batch[0], error)
+            durable = None
+        cursor = self._progress.cursor
+        cursor.accepted = max(cursor.accepted, batch[-1].seq)
+        cursor.durable = max(cursor.durable, durable or 0)
+        cursor.closed = None
+        del self._waiting[: len(batch)]
+        if not self._waiting:
+            self._chunk = BATCH
+        self._save("delivering")
+        return True
+
+    def _read(self) -> None:
+        assert self._reader is not None  # noqa: S101 - _open makes it
+        live = self._watch.lives() is not False
+        batch = self._reader.read(BATCH, live=live)
+        if not live and not batch:
+            # What came between the last look at the journal and the trainer's end is found by one more.
+            batch = self._reader.read(BATCH, live=False)
+        for record in batch:
+            if isinstance(record, Closed):
+                self._closed = record
+            else:
+                # An earlier attempt's end is none when a later attempt follows it.
+                self._closed = None
+                self._waiting.append(record)
+
+    def _open(self) -> None:
+        self._save("opening" if not self._failures else "retrying")
+        hooks = self._sink.create()
+        run = read_header(self._folder)
+        opened = self._call(lambda: hooks.sink_open(run=run, folder=self._folder))
+        progress = self._progress
+        progress.destination = opened.destination
+        cursor = progress.cursor
+        if opened.last_seq == 0:
+            cursor.accepted = cursor.durable = 0
+        elif opened.last_seq is not None:
+            cursor.durable = max(cursor.durable, opened.last_seq)
+        cursor.accepted = cursor.durable
+        self._reader = JournalReader(self._folder, after=cursor.durable, clock=self._clock)
+        self._waiting, self._closed = [], None
+        self._hooks = hooks
+        self._save("delivering")
+
+    def _write(self, records: list[AnyRecord]) -> int | None:
+        hooks = self._hooks
+        assert hooks is not None  # noqa: S101 - _deliver opens it
+        return self._call(lambda: hooks.sink_write(records=records))
+
+    def _set_aside(self, record: AnyRecord, error: SinkRejected) -> None:
+        path = self._folder / "sinks" / f"{self._sink.name}.rejected.jsonl"
+        with open(path, "ab", opener=_private) as file:
+            file.write(encode(record))
+        self._progress.cursor.rejected += 1
+        self._note(error)
+        self._say(f"{self._sink.name} rejects record {record.seq} ({error}); it is set aside in {path}")
+
+    def _ended(self) -> Status | None:
+        """Give how the training ended, None if it goes on or nobody can tell yet."""
+        if self._closed is not None:
+            return self._closed.status
+        lives = self._watch.lives() if self._follow else self._watch.wait(self._wait)
+        if lives is not False:
+            return None
+        self._read()
+        if self._closed is not None:
+            return self._closed.status
+        return None if self._waiting else "killed"
+
+    def _close(self, status: Status) -> None:
+        hooks = self._hooks
+        assert hooks is not None  # noqa: S101 - _deliver opens it
+        self._call(lambda: hooks.sink_close(status=status))
+        cursor = self._progress.cursor
+        cursor.closed = status
+        # A sink that has closed its run without complaint holds what it took.
+        cursor.durable = max(cursor.durable, cursor.accepted)
+        self._save("closed")
+
+    def _is_overtaken(self) -> bool:
+        newest = max(segments(self._folder), default=0)
+        if newest == self._newest:
+            return False
+        self._newest = newest
+        return read_header(self._folder).attempt > self._attempt
+
+    def _recovered(self) -> None:
+        if self._failures:
+            self._say(f"{self._sink.name} takes records again")
+        self._failures, self._failing_since = 0, None
+
+    def _refused(self, error: SinkRejected) -> End:
+        self._note(error)
+        self._save("refused")
+        self._say(f"{self._sink.name} refuses this run: {error}; the journal keeps it for `telemetry sync`")
+        return End.REFUSED
+
+    def _failed(self, error: Exception) -> End | None:
+        self._hooks = None
+        self._failures += 1
+        self._progress.retries += 1
+        self._note(error)
+        self._save("retrying")
+        if self._failures == 1:
+            self._say(f"{self._sink.name} cannot take records now ({_say(error)}); it will be tried again")
+        # A backend that is down may stay so while the trainer lives: that costs nothing. Alone, delivery must end.
+        alone = not self._follow or self._closed is not None or self._watch.lives() is False
+        if alone and self._failing_since is None:
+            self._failing_since = self._clock()
+        gave_up = self._failing_since is not None and self._clock() - self._failing_since >= self._settings.linger
+        if self._stop() or (alone and gave_up):
+            return End.GAVE_UP
+        delay = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(self._failures - 1, 30))
+        self._wait(delay * (0.5 + 0.5 * self._jitter()))
+        return None
+
+    def _call(self, hook: Callable[[], T]) -> T:
+        with self._keeper.hook():
+            return hook()
+
+    def _note(self, error: Exception) -> None:
+        self._progress.last_error = _say(error)[:1000]
+        self._progress.last_error_time = now_ms()
+
+    def _save(self, state: State | None = None) -> None:
+        self._progress.state = state or self._progress.state
+        self._progress.updated = now_ms()
+        try:
+            write_progress(self._folder, self._sink.name, self._progress)
+        except OSError as error:
+            # Without it a restart asks the backend; if that cannot tell either, records come twice, which is said.
+            self._say(f"{self._sink.name}: its progress cannot be written: {error}")
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,67 @@
+"""Every error that telemetry raises: one base, and the builtin that each resembles."""
+
+from __future__ import annotations
+
+
+class TelemetryError(Exception):
+    """Base of all errors raised by telemetry; the command line prints it and exits with 2."""
+
+
+class SettingError(TelemetryError, ValueError):
+    """A setting or option is unknown, of the wrong type or out of range."""
+
+
+class UnitError(TelemetryError, ValueError):
+    """A unit is unknown, or of another dimension than the metric."""
+
+
+class MetricNotDeclared(TelemetryError, LookupError):
+    """A metric was published that the run does not declare, so that nobody could tell its unit."""
+
+
+class SinkNotFound(TelemetryError, LookupError):
+    """No installed package offers a sink of that name, or more than one does."""
+
+
+class SinkNotInstalled(TelemetryError, ImportError):
+    """The sink is known, but a module that it requires is not installed."""
+
+
+class PluginError(TelemetryError, TypeError):
+    """A sink plugin cannot be imported or constructed, or does not fit the hook specifications."""
+
+
+class RunNotFound(TelemetryError, LookupError):
+    """The folder holds no journal."""
+
+
+class RunExists(TelemetryError, FileExistsError):
+    """A new run was asked for in a folder that already holds a journal."""
+
+
+class RunAlive(TelemetryError, RuntimeError):
+    """The run's trainer still lives, so nobody else may write to its journal."""
+
+
+class RunFolderError(TelemetryError, OSError):
+    """The run folder cannot be created or written to."""
+
+
+class JournalError(TelemetryError, ValueError):
+    """The journal cannot be read by this version, or a resume does not fit it."""
+
+
+class LeaseHeld(TelemetryError, RuntimeError):
+    """Somebody else delivers this run to this sink now."""
+
+
+class SinkUnavailable(TelemetryError, ConnectionError):
+    """Raised by a sink: it cannot take records now; the same call will be made again later."""
+
+
+class SinkRejected(TelemetryError, ValueError):
+    """Raised by a sink: it will never take this.
+
+    From ``sink_write`` the record concerned is set aside, reported, and delivery goes on; from ``sink_open``
+    delivery to this sink ends with the message.
+    """

@@ -1,0 +1,50 @@
+"""Small JSON files beside the journal, replaced whole by rename."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+MAX_BYTES = 1 << 20
+"""A file that is larger than this is not ours, and is not read."""
+
+T = TypeVar("T")
+_serial = itertools.count()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace ``path`` by the JSON of ``value``, readable by the owner only.
+
+    Raises:
+        OSError: it could not be written; the old content is then still there.
+    """
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.encode(value) + b"\n")
+        tmp.replace(path)
+    except OSError:
+        tmp.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path, type_: type[T]) -> T | None:
+    """Give the content of ``path``; None if it is not there, too large, or not of that type."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_BYTES:
+            return None
+        try:
+            return msgspec.json.decode(file.read(MAX_BYTES), type=type_)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None

@@ -1,0 +1,70 @@
+"""The hooks that a sink implements. A hook may declare fewer arguments than stand here.
+
+All hooks of one sink are called from one thread. They may block: nothing waits for them but the delivery to this
+sink. What they raise decides what happens next: ``SinkUnavailable`` (or anything unforeseen) means "again later",
+``SinkRejected`` means "never"; see telemetry.errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pluggy
+
+from telemetry.records import Record, RunRecord, Status
+
+PROJECT = "telemetry"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What ``sink_open`` found.
+
+    Attributes:
+        destination: where the sink writes, as a text that is another one for another place. Progress is kept for each
+            destination, so a changed one starts from the beginning of the journal.
+        last_seq: the highest sequence number that the destination holds; 0 if it is known to hold nothing; None if
+            that cannot be told.
+    """
+
+    destination: str
+    last_seq: int | None = None
+
+
+class SinkHooks:
+    """The specifications."""
+
+    @hookspec(firstresult=True)
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        """Connect, find out what is already there, and get ready for records. Import the SDK here, not earlier.
+
+        Called once before anything else, and again (on a new instance) after a failure.
+
+        Args:
+            run: the run's name, parameters, and the unit and label of each metric.
+            folder: the run folder; what belongs to the run is written below it by default.
+        """
+        raise NotImplementedError
+
+    @hookspec(firstresult=True)
+    def sink_write(self, records: Sequence[Record]) -> int | None:
+        """Write records, in order. Ignore the kinds that you do not know.
+
+        Returns:
+            The highest sequence number that would still be there after a crash now; None if that cannot be told,
+            which after a crash brings everything again from the last number that was.
+        """
+        raise NotImplementedError
+
+    @hookspec(firstresult=True)
+    def sink_close(self, status: Status) -> None:
+        """End the backend's run. Called once, after the last record of the run; not when another process goes on.
+
+        Args:
+            status: how the training ended: finished, failed, preempted or killed.
+        """
+        raise NotImplementedError

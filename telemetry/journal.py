@@ -1,0 +1,208 @@
+"""The journal's writing side: segments, appended to by one writer and never changed.
+
+A segment ``journal-<k>.jsonl`` is made with O_EXCL and starts with the run record. A record counts as durable
+when ``write`` and ``fdatasync`` have returned. What is not durable stays in memory and is written again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from telemetry.records import SEGMENT, AnyRecord, Resumed, RunRecord, encode
+
+_SEGMENT_NAME = re.compile(r"journal-(0|[1-9]\d{0,8})\.jsonl")
+
+
+def segments(folder: Path) -> list[int]:
+    """Give the numbers of the segments in ``folder``, in order; none if the folder is not there."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(m[1]) for m in map(_SEGMENT_NAME.fullmatch, names) if m)
+
+
+def segment_path(folder: Path, segment: int) -> Path:
+    """Give the path of a segment's file."""
+    return folder / f"journal-{segment}.jsonl"
+
+
+def now_ms() -> int:
+    """Give the wall-clock time in integer milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class JournalWriter:
+    """Append records to a run's journal.
+
+    ``append`` only queues; ``commit`` makes everything that is queued durable or raises OSError and keeps it. Not
+    thread-safe: one thread owns a writer.
+
+    Args:
+        folder: the run folder.
+        run: the run record that heads each segment; its ``seq`` and ``time`` are set anew for each.
+        resumed_step: the iteration after which this attempt goes on, if it resumes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: RunRecord,
+        *,
+        resumed_step: int | None = None,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self._folder = folder
+        self._run = run
+        self._clock = clock
+        self._segment = -1
+        self._next = 0
+        self._fd: int | None = None
+        self._pending: list[bytes] = []
+        self._written = 0
+        self._torn = False
+        self._open_segment()
+        if resumed_step is not None:
+            self.append(lambda seq: Resumed(seq=seq, time=clock(), step=resumed_step, attempt=run.attempt))
+            self.commit()
+
+    @property
+    def pending(self) -> int:
+        """How many records are not durable yet."""
+        return len(self._pending)
+
+    @property
+    def last_seq(self) -> int:
+        """The number that was given last."""
+        return self._segment * SEGMENT + self._next - 1
+
+    def append(self, make: Callable[[int], AnyRecord]) -> None:
+        """Queue the record that ``make`` gives for the next sequence number.
+
+        Raises:
+            ValueError: the record is too long for a line; its number is used for the next one.
+        """
+        self._pending.append(encode(make(self._segment * SEGMENT + self._next)))
+        self._next += 1
+
+    def commit(self) -> None:
+        """Write and sync all that is queued.
+
+        Raises:
+            OSError: something is not durable; it stays queued, and the next commit tries again.
+        """
+        if not self._is_there():
+            self._abandon()
+        if self._fd is None:
+            self._open_segment()
+        if self._written < len(self._pending):
+            self._write()
+        try:
+            os.fdatasync(self._descriptor)
+            if not self._is_there():
+                msg = f"{segment_path(self._folder, self._segment)} has been removed"
+                raise FileNotFoundError(msg)
+        except OSError:
+            # A second fdatasync may report success without the data being there, so nothing since the last good
+            # one can be trusted to this file.
+            self._abandon()
+            raise
+        self._pending.clear()
+        self._written = 0
+
+    def close(self) -> None:
+        """Close the file; what is not durable is given up."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    @property
+    def _descriptor(self) -> int:
+        assert self._fd is not None  # noqa: S101 - commit opens a segment before it gets here
+        return self._fd
+
+    def _open_segment(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        segment = max([self._segment, *segments(self._folder)]) + 1
+        header = msgspec.structs.replace(self._run, seq=segment * SEGMENT, time=self._clock())
+        line = encode(header)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        # Parameters may be nobody else's business.
+        path = segment_path(self._folder, segment)
+        fd = os.open(path, flags, 0o600)
+        try:
+            _write_all(fd, line)
+            os.fdatasync(fd)
+            _sync_folder(self._folder)
+        except OSError:
+            # Without its head it is no segment; each further try would leave another.
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._fd, self._segment, self._next = fd, segment, 1
+        self._written, self._torn = 0, False
+
+    def _is_there(self) -> bool:
+        """Say whether the file that is written to is still the one that readers open."""
+        if self._fd is None:
+            return False
+        try:
+            mine = os.fstat(self._fd)
+            theirs = os.stat(segment_path(self._folder, self._segment))
+        except OSError:
+            return False
+        return mine.st_nlink > 0 and (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+    def _abandon(self) -> None:
+        self._written = 0
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            try:
+                os.close(fd)
+            except OSError:  # the descriptor is gone either way
+                return
+
+    def _write(self) -> None:
+        # What follows a fragment would be glued to it and lost with it.
+        lines = [b"\n"] if self._torn else []
+        lines += self._pending[self._written :]
+        fragments = len(lines) - (len(self._pending) - self._written)
+        done = 0
+        data = b"".join(lines)
+        try:
+            while done < len(data):
+                done += os.write(self._descriptor, memoryview(data)[done:])
+        finally:
+            whole = 0
+            for line in lines:
+                if done < len(line):
+                    break
+                done -= len(line)
+                whole += 1
+            if whole or done:
+                self._torn = done > 0
+            self._written += max(0, whole - fragments)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.write(fd, memoryview(data)[done:])
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError:
+        # Some file systems refuse to sync a directory; they write names out with the data.
+        return
+    finally:
+        os.close(fd)

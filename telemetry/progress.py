@@ -1,0 +1,67 @@
+"""How far each sink has got: ``sinks/<name>.json``, written by whoever delivers, read by everybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from telemetry.files import read_json, write_json
+from telemetry.records import Count, Status
+
+State = Literal["opening", "delivering", "retrying", "refused", "closed"]
+
+
+class Cursor(msgspec.Struct, kw_only=True):
+    """Progress at one destination, in sequence numbers.
+
+    Attributes:
+        accepted: the last record that the sink took.
+        durable: the last one that is known to outlive a crash of the backend's client.
+        rejected: how many records the sink would not take; they stand in ``sinks/<name>.rejected.jsonl``.
+        closed: how the backend's run was closed, None as long as it is open.
+    """
+
+    accepted: Count = 0
+    durable: Count = 0
+    rejected: Count = 0
+    closed: Status | None = None
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """The content of ``sinks/<name>.json``. ``destination`` is the one in use; times are ms since 1970."""
+
+    state: State = "opening"
+    destination: str = ""
+    cursors: dict[str, Cursor] = {}
+    retries: Count = 0
+    last_error: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    last_error_time: Count = 0
+    updated: Count = 0
+
+    @property
+    def cursor(self) -> Cursor:
+        """The cursor of the destination in use."""
+        return self.cursors.setdefault(self.destination, Cursor())
+
+
+def progress_path(folder: Path, name: str) -> Path:
+    """Give the path of a sink's progress file."""
+    return folder / "sinks" / f"{name}.json"
+
+
+def read_progress(folder: Path, name: str) -> Progress | None:
+    """Give a sink's progress, None if it has never been delivered to."""
+    return read_json(progress_path(folder, name), Progress)
+
+
+def write_progress(folder: Path, name: str, progress: Progress) -> None:
+    """Replace a sink's progress file; raises OSError."""
+    progress_path(folder, name).parent.mkdir(exist_ok=True)
+    write_json(progress_path(folder, name), progress)
+
+
+def delivered_sinks(folder: Path) -> list[str]:
+    """Give the names of the sinks that a run has been delivered to, at least in part."""
+    return sorted(path.stem for path in (folder / "sinks").glob("*.json") if not path.name.startswith("."))

@@ -1,0 +1,103 @@
+"""What became of a run's records: how many were offered, journaled, delivered, and are left, for each sink."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from pathlib import Path
+
+import msgspec
+
+from telemetry.alive import Counts
+from telemetry.progress import Progress, delivered_sinks, read_progress
+from telemetry.reader import JournalReader, Skipped, read_header
+from telemetry.records import Closed, Resumed, Scalars, Status
+
+
+class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """One sink's part, in records."""
+
+    name: str
+    delivered: int
+    left: int
+    progress: Progress
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a run's records.
+
+    Attributes:
+        folder: the run folder.
+        status: how the newest attempt ended, None if its journal does not say.
+        step: the last iteration that has a point.
+        journaled: records of all attempts that the journal holds, without those that were superseded.
+        counts: what the newest attempt's bus was given.
+        skipped: what could not be read, and what was passed over.
+        sinks: each sink that is or was delivered to.
+    """
+
+    folder: Path
+    status: Status | None
+    step: int
+    journaled: int
+    counts: Counts
+    skipped: Skipped
+    sinks: list[SinkReceipt]
+
+    def __str__(self) -> str:
+        """Give the receipt as lines of text, with the command that delivers what is left."""
+        counts = self.counts
+        lines = [f"telemetry: {counts.offered} records offered, {counts.journaled} journaled in {self.folder}"]
+        unwritten = counts.offered - counts.journaled
+        if unwritten:
+            lines[0] += f"; {unwritten} NOT WRITTEN, {counts.lost} of them lost"
+        lines += [f"  {sink.name}: {_sink_line(sink)}" for sink in self.sinks]
+        behind = [sink.name for sink in self.sinks if sink.left]
+        if behind:
+            lines.append(f"  deliver the rest: telemetry sync {self.folder} --telemetry-sinks {','.join(behind)}")
+        return "\n".join(lines)
+
+
+def receipt(folder: Path, counts: Counts) -> Receipt:
+    """Read the journal and the progress of each sink."""
+    try:
+        named = list(read_header(folder).sinks)
+    except LookupError:
+        named = []
+    reader = JournalReader(folder)
+    seqs: list[int] = []
+    status: Status | None = None
+    step = 0
+    while batch := reader.read(10_000, live=False):
+        for record in batch:
+            status = record.status if isinstance(record, Closed) else None
+            if isinstance(record, Scalars | Resumed):
+                seqs.append(record.seq)
+                step = record.step if isinstance(record, Resumed) else max(step, record.step)
+    sinks = sorted({*named, *delivered_sinks(folder)})
+    return Receipt(
+        folder=folder,
+        status=status,
+        step=step,
+        journaled=len(seqs),
+        counts=counts,
+        skipped=reader.skipped,
+        sinks=[_sink(folder, name, seqs) for name in sinks],
+    )
+
+
+def _sink(folder: Path, name: str, seqs: list[int]) -> SinkReceipt:
+    progress = read_progress(folder, name) or Progress()
+    done = bisect_right(seqs, progress.cursor.accepted)
+    delivered = max(0, done - progress.cursor.rejected)
+    return SinkReceipt(name=name, delivered=delivered, left=len(seqs) - done, progress=progress)
+
+
+def _sink_line(sink: SinkReceipt) -> str:
+    line = f"{sink.delivered} delivered, {sink.left} left ({sink.progress.state})"
+    if sink.progress.cursor.rejected:
+        line += f", {sink.progress.cursor.rejected} rejected"
+    if sink.progress.destination:
+        line += f" → {sink.progress.destination}"
+    if sink.progress.state in {"retrying", "refused"} and sink.progress.last_error:
+        line += f"\n    last error: {sink.progress.last_error}"
+    return line

@@ -1,0 +1,149 @@
+"""Open a run: the one place that knows all the parts and puts them together."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from telemetry.alive import Alive, Counts, TrainerWatch, read_alive, write_alive
+from telemetry.bus import MetricBus
+from telemetry.cadence import Cadence
+from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, SettingError
+from telemetry.identity import current
+from telemetry.journal import JournalWriter, now_ms, segments
+from telemetry.plugins import Sink, select
+from telemetry.reader import read_header
+from telemetry.records import SCHEMA, Metric, RunRecord, encode
+from telemetry.redact import redact
+from telemetry.settings import Settings
+from telemetry.units import convert_by, factors
+from telemetry.workers import Processes, Threads, Workers
+
+
+def open_run(
+    path: str | os.PathLike[str],
+    *,
+    metrics: Mapping[str, Metric],
+    name: str | None = None,
+    project: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    sinks: Iterable[str | object] | None = None,
+    settings: Settings | None = None,
+    resume_step: int | None = None,
+) -> MetricBus:
+    """Open a run folder for training, start its deliveries, and give the bus.
+
+    Everything is checked before anything is made: sinks, their options and requirements, units, the folder.
+
+    Args:
+        path: the run folder; its last part is the run's id.
+        metrics: what each metric is, by its full name ``stream/metric``.
+        name: the run's name for people; the run's id by default.
+        project: what the run belongs to.
+        params: the run's parameters, nested as you like; what looks like a credential is not written.
+        versions: of the software used.
+        sinks: names of sinks, or sink objects (delivered to from threads of this process); by default those of
+            ``settings``.
+        settings: how the run is watched.
+        resume_step: the iteration after which an existing run goes on; None for a new run.
+
+    Raises:
+        SinkNotFound, SinkNotInstalled, PluginError, SettingError, UnitError: see telemetry.errors.
+        RunExists: there is a run in the folder, and no ``resume_step``.
+        RunNotFound, RunAlive: there is none to resume, or its trainer lives.
+        JournalError: the resumed run has other units or another cadence.
+        RunFolderError: the folder cannot be written to.
+    """
+    settings = settings or Settings()
+    folder = Path(path)
+    chosen = select(settings.sinks if sinks is None else sinks, settings.options)
+    factor = factors(metrics)
+    run = RunRecord(
+        seq=0,
+        time=0,
+        schema=SCHEMA,
+        run_id=folder.absolute().name,
+        name=name or folder.absolute().name,
+        project=project,
+        attempt=1,
+        every=settings.every,
+        started=now_ms(),
+        metrics=dict(metrics),
+        params=redact(params or {}),
+        versions=dict(versions or {}),
+        sinks={sink.name: redact(sink.options) for sink in chosen},
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+    _check(run)
+    if resume_step is not None:
+        run = _next_attempt(folder, run)
+    elif segments(folder):
+        msg = f"there is a run in {folder} already: resume it, or choose another folder"
+        raise RunExists(msg)
+    journal = _open_journal(folder, run, resume_step)
+    workers = _workers(folder, chosen, settings)
+    workers.start()
+    return MetricBus(
+        folder,
+        journal,
+        cadence=Cadence(settings.every),
+        transforms=[convert_by(factor)],
+        workers=workers,
+        attempt=run.attempt,
+        drain_timeout=settings.drain_timeout,
+    )
+
+
+def _check(run: RunRecord) -> None:
+    """Refuse what would be damage to a reader: names that are empty or too long, parameters beyond a line."""
+    try:
+        msgspec.convert(msgspec.to_builtins(run), RunRecord)
+        encode(run)
+    except (msgspec.ValidationError, ValueError) as error:
+        msg = f"the run cannot be described in a journal: {error}"
+        raise SettingError(msg) from error
+
+
+def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
+    """Fit a run record to the attempts before; see ``open_run`` for what is raised."""
+    before = read_header(folder)
+    alive = read_alive(folder)
+    if alive is not None and TrainerWatch(folder).wait():
+        msg = f"the trainer of {folder} lives ({alive.trainer}); end it before you resume its run"
+        raise RunAlive(msg)
+    if run.every != before.every:
+        msg = f"telemetry.every was {before.every} in {folder} and cannot be {run.every} after a resume"
+        raise JournalError(msg)
+    for name, metric in run.metrics.items():
+        known = before.metrics.get(name, metric)
+        if known.unit != metric.unit:
+            msg = f"{name} was in {known.unit} in {folder} and cannot be in {metric.unit} after a resume"
+            raise JournalError(msg)
+    return msgspec.structs.replace(
+        run, attempt=before.attempt + 1, run_id=before.run_id, name=before.name, started=before.started
+    )
+
+
+def _open_journal(folder: Path, run: RunRecord, resume_step: int | None) -> JournalWriter:
+    try:
+        (folder / "sinks").mkdir(parents=True, exist_ok=True)
+        # Before the segment: whoever sees the segment must see that its trainer lives.
+        write_alive(folder, Alive(trainer=current(), attempt=run.attempt, beat=0, counts=Counts()))
+        return JournalWriter(folder, run, resumed_step=resume_step)
+    except OSError as error:
+        msg = f"{folder} cannot be written to ({error.strerror or error}); choose another with --telemetry-dir"
+        raise RunFolderError(msg) from error
+
+
+def _workers(folder: Path, sinks: list[Sink], settings: Settings) -> Workers:
+    # An object cannot be handed to another process.
+    if settings.delivery == "thread" or any(sink.plugin is None for sink in sinks):
+        return Threads(folder, sinks, settings)
+    return Processes(folder, sinks, settings)

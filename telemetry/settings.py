@@ -1,0 +1,98 @@
+"""The ``telemetry`` section of a configuration."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from telemetry.cadence import Cadence
+from telemetry.errors import SettingError
+from telemetry.plugins import installed
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+NONE = "none"
+"""The name that stands for no sink at all."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a run is watched. Times are in seconds.
+
+    Attributes:
+        sinks: names of sinks; none of them: only the journal is written.
+        every: iterations between two points of the periodic streams.
+        dir: the folder that run folders are made in.
+        delivery: one process for each sink, or threads of the training process (for notebooks).
+        poll: how often delivery looks for new records.
+        hook_timeout: after this time in one hook a delivery process is ended and started again.
+        drain_timeout: how long the end of training waits for the sinks.
+        linger: how long delivery goes on trying after the trainer's death.
+        options: each sink's own options, by its name.
+    """
+
+    sinks: tuple[str, ...] = ("tensorboard",)
+    every: int = 200
+    dir: str = "runs"
+    delivery: Literal["process", "thread"] = "process"
+    poll: Seconds = 2.0
+    hook_timeout: Seconds = 120.0
+    drain_timeout: Seconds = 30.0
+    linger: Seconds = 600.0
+    options: dict[str, dict[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        Cadence(self.every)
+
+    @classmethod
+    def parse(cls, section: Mapping[str, Any]) -> Settings:
+        """Read a configuration section: settings by name, and a mapping of options for each sink by the sink's name.
+
+        ``sinks`` may be a list or a text of names with commas between them; ``none`` means no sink.
+
+        Raises:
+            SettingError: a name is unknown, or a value of the wrong type or out of range.
+        """
+        fields = [f for f in cls.__struct_fields__ if f != "options"]
+        sinks = installed()
+        given: dict[str, Any] = {"options": {}}
+        for key, value in section.items():
+            if key in fields:
+                given[key] = value
+            elif key not in sinks:
+                near = difflib.get_close_matches(str(key), [*fields, *sinks], n=1)
+                hint = f"did you mean telemetry.{near[0]}?" if near else f"known are {', '.join([*fields, *sinks])}"
+                msg = f"there is no telemetry.{key}; {hint}"
+                raise SettingError(msg)
+            elif value is not None and not isinstance(value, Mapping):
+                msg = f"telemetry.{key} holds the options of the sink {key!r} by name; it cannot be {value!r}"
+                raise SettingError(msg)
+            else:
+                given["options"][key] = dict(value or {})
+        if "sinks" in given:
+            given["sinks"] = parse_sinks(given["sinks"])
+        try:
+            return msgspec.convert(given, cls)
+        except msgspec.ValidationError as error:
+            msg = str(error).replace("`$.", "`telemetry.")
+            raise SettingError(msg) from error
+
+
+def parse_sinks(value: object) -> tuple[str, ...]:
+    """Read names of sinks from a list, or from a text with commas between them; ``none`` means no sink.
+
+    Raises:
+        SettingError: it is neither, or names nothing, or names none beside others.
+    """
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        msg = f"telemetry.sinks is {value!r}; give names of sinks, as in 'wandb,tensorboard', or 'none'"
+        raise SettingError(msg)
+    wanted = tuple(name.strip() for name in names if name.strip())
+    if wanted == (NONE,) or not names:
+        return ()
+    if not wanted or NONE in wanted:
+        msg = f"telemetry.sinks is {value!r}; 'none' stands alone, and without any name leave the setting out"
+        raise SettingError(msg)
+    return wanted

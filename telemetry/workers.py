@@ -1,0 +1,229 @@
+"""The deliveries of a run that is being trained: a process for each sink, or threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from telemetry.delivery import Delivery
+from telemetry.plugins import Sink
+from telemetry.settings import Settings
+
+log = logging.getLogger("telemetry")
+
+REFUSED = 78
+"""Exit code of a delivery process whose sink refuses the run: starting it again would not help."""
+FIRST_RESTART, LAST_RESTART = 1.0, 60.0
+"""Seconds before a delivery process that died is started again; doubled each time."""
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """What a delivery process is told, as one line of JSON on its standard input.
+
+    Later bytes on its standard input mean: look at the journal now.
+    """
+
+    folder: str
+    sink: str
+    options: dict[str, Any]
+    settings: Settings
+
+
+class Workers(Protocol):
+    """What the bus needs of the deliveries."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The sinks' names."""
+
+    def start(self) -> None:
+        """Start delivering."""
+
+    def tend(self) -> None:
+        """Start again what has died. Called every few seconds."""
+
+    def nudge(self) -> None:
+        """Have them look at the journal now."""
+
+    def finish(self, timeout: float) -> None:
+        """Wait until everything is delivered, for ``timeout`` seconds at most."""
+
+
+class Processes:
+    """A process for each sink, in a session of its own and of the lowest priority."""
+
+    def __init__(self, folder: Path, sinks: Sequence[Sink], settings: Settings) -> None:
+        self.names = [sink.name for sink in sinks]
+        self._workers = [_Process(folder, sink, settings) for sink in sinks]
+
+    def start(self) -> None:
+        """Start the processes."""
+        for worker in self._workers:
+            worker.start()
+
+    def tend(self) -> None:
+        """Start again those that have died."""
+        for worker in self._workers:
+            worker.tend()
+
+    def nudge(self) -> None:
+        """Have them look at the journal now."""
+        for worker in self._workers:
+            worker.send(b"\n")
+
+    def finish(self, timeout: float) -> None:
+        """Wait for the processes to end; those that do not in time are left to themselves."""
+        deadline = time.monotonic() + timeout
+        self.nudge()
+        for worker in self._workers:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+
+
+class _Process:
+    def __init__(self, folder: Path, sink: Sink, settings: Settings) -> None:
+        self._name = sink.name
+        self._job = Job(folder=str(folder.absolute()), sink=sink.name, options=dict(sink.options), settings=settings)
+        self._log = folder / "sinks" / f"{sink.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._delay = FIRST_RESTART
+        self._ended = False
+
+    def start(self) -> None:
+        self._log.parent.mkdir(exist_ok=True)
+        # One core is not ours to take: libraries that a backend brings are kept to one thread each.
+        env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with self._log.open("ab") as output:
+            # -P: a file of the user's in the current folder must not stand in for a module of ours.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "telemetry.worker"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=env,
+                start_new_session=True,
+            )
+        self._started = time.monotonic()
+        self.send(msgspec.json.encode(self._job) + b"\n")
+
+    def tend(self) -> None:
+        if self._ended or self._process is None or (code := self._process.poll()) is None:
+            return
+        if code in {0, REFUSED}:
+            self._ended = True
+            return
+        now = time.monotonic()
+        if now - self._started > LAST_RESTART:
+            self._delay = FIRST_RESTART
+        if now - self._started < self._delay:
+            return
+        log.warning("delivery to %s ended with code %s and is started again; see %s", self._name, code, self._log)
+        self._delay = min(LAST_RESTART, self._delay * 2)
+        self._close_stdin()
+        try:
+            self.start()
+        except OSError as error:
+            self._started = now
+            log.warning("delivery to %s cannot be started: %s", self._name, error)
+
+    def wait(self, timeout: float) -> None:
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            # It outlives this process on purpose, so nobody is left to ask for its exit code.
+            threading.Thread(target=self._process.wait, daemon=True).start()
+        self._close_stdin()
+
+    def send(self, data: bytes) -> None:
+        assert self._process is not None  # noqa: S101 - start makes it
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except OSError:
+            # It has died already, which tend sees.
+            return
+
+    def _close_stdin(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except OSError:  # what could not be sent is of no use any more
+                return
+
+
+class Threads:
+    """A thread for each sink, in this process: for notebooks, and for sinks handed over as objects."""
+
+    def __init__(self, folder: Path, sinks: Sequence[Sink], settings: Settings) -> None:
+        self.names = [sink.name for sink in sinks]
+        self._workers = [_Thread(folder, sink, settings) for sink in sinks]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for worker in self._workers:
+            worker.thread.start()
+
+    def tend(self) -> None:
+        """Do nothing: a thread that delivers does not die."""
+
+    def nudge(self) -> None:
+        """Have them look at the journal now."""
+        for worker in self._workers:
+            worker.nudge.set()
+
+    def finish(self, timeout: float) -> None:
+        """Wait for the threads; those that do not end in time end with the process."""
+        deadline = time.monotonic() + timeout
+        self.nudge()
+        for worker in self._workers:
+            worker.thread.join(max(0.0, deadline - time.monotonic()))
+            worker.stop = True
+            worker.nudge.set()
+
+
+class _Thread:
+    def __init__(self, folder: Path, sink: Sink, settings: Settings) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._settings = settings
+        self.nudge = threading.Event()
+        self.stop = False
+        self.thread = threading.Thread(target=self._run, name=f"telemetry-{sink.name}", daemon=True)
+
+    def _run(self) -> None:
+        delivery = Delivery(
+            self._folder,
+            self._sink,
+            self._settings,
+            wait=self._wait,
+            stop=lambda: self.stop,
+            on_hang=self._say_hung,
+            say=log.warning,
+        )
+        try:
+            while not delivery.lease.try_acquire():
+                self._wait(self._settings.poll)
+                if self.stop:
+                    return
+            delivery.run()
+        except OSError as error:
+            log.warning("delivery to %s ended: %s", self._sink.name, error)
+
+    def _wait(self, seconds: float) -> None:
+        self.nudge.wait(seconds)
+        self.nudge.clear()
+
+    def _say_hung(self) -> None:
+        log.warning("%s has been in a hook for %.0f s", self._sink.name, self._settings.hook_timeout)
