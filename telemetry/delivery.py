@@ -186,7 +186,7 @@ class Delivery:
         run = read_header(self._folder)
         opened = self._call(lambda: hooks.sink_open(run=run, folder=self._folder))
         progress = self._progress
-        progress.destination = opened.destination
+        progress.destination, progress.view = opened.destination, opened.view
         cursor = progress.cursor
         if opened.last_seq == 0:
             cursor.accepted = cursor.durable = 0

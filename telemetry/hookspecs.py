@@ -29,10 +29,12 @@ class Opened(msgspec.Struct, frozen=True):
             destination, so a changed one starts from the beginning of the journal.
         last_seq: the highest sequence number that the destination holds; 0 if it is known to hold nothing; None if
             that cannot be told.
+        view: the command or the address that shows the run there, for people; empty if there is none.
     """
 
     destination: str
     last_seq: int | None = None
+    view: str = ""
 
 
 class SinkHooks:

@@ -30,10 +30,11 @@ class Cursor(msgspec.Struct, kw_only=True):
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """The content of ``sinks/<name>.json``. ``destination`` is the one in use; times are ms since 1970."""
+    """The content of ``sinks/<name>.json``. ``destination`` is the one in use, ``view`` shows it; times are ms since 1970."""
 
     state: State = "opening"
     destination: str = ""
+    view: str = ""
     cursors: dict[str, Cursor] = {}
     retries: Count = 0
     last_error: Annotated[str, msgspec.Meta(max_length=1000)] = ""

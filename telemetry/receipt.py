@@ -98,6 +98,8 @@ def _sink_line(sink: SinkReceipt) -> str:
         line += f", {sink.progress.cursor.rejected} rejected"
     if sink.progress.destination:
         line += f" → {sink.progress.destination}"
+    if sink.progress.view:
+        line += f"\n    see them with: {sink.progress.view}"
     if sink.progress.state in {"retrying", "refused"} and sink.progress.last_error:
         line += f"\n    last error: {sink.progress.last_error}"
     return line
