@@ -30,7 +30,7 @@ class Cursor(msgspec.Struct, kw_only=True):
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """The content of ``sinks/<name>.json``. ``destination`` is the one in use, ``view`` shows it; times are ms since 1970."""
+    """The content of ``sinks/<name>.json``; ``destination`` is the one in use, and times are ms since 1970."""
 
     state: State = "opening"
     destination: str = ""
