@@ -188,10 +188,9 @@ class Delivery:
         progress = self._progress
         progress.destination, progress.view = opened.destination, opened.view
         cursor = progress.cursor
-        if opened.last_seq == 0:
-            cursor.accepted = cursor.durable = 0
-        elif opened.last_seq is not None:
-            cursor.durable = max(cursor.durable, opened.last_seq)
+        if opened.last_seq is not None:
+            # What is there counts for more than what was said to be there: a power cut takes back both ways.
+            cursor.durable = opened.last_seq
         cursor.accepted = cursor.durable
         self._reader = JournalReader(self._folder, after=cursor.durable, clock=self._clock)
         self._waiting, self._closed = [], None
@@ -204,10 +203,14 @@ class Delivery:
         return self._call(lambda: hooks.sink_write(records=records))
 
     def _set_aside(self, record: AnyRecord, error: SinkRejected) -> None:
+        cursor = self._progress.cursor
+        if record.seq <= cursor.last_rejected:
+            return  # it has been offered again after a restart, and stands in the file already
         path = self._folder / "sinks" / f"{self._sink.name}.rejected.jsonl"
         with open(path, "ab", opener=_private) as file:
             file.write(encode(record))
-        self._progress.cursor.rejected += 1
+        cursor.rejected += 1
+        cursor.last_rejected = record.seq
         self._note(error)
         self._say(f"{self._sink.name} rejects record {record.seq} ({error}); it is set aside in {path}")
 

@@ -20,12 +20,14 @@ class Cursor(msgspec.Struct, kw_only=True):
         accepted: the last record that the sink took.
         durable: the last one that is known to outlive a crash of the backend's client.
         rejected: how many records the sink would not take; they stand in ``sinks/<name>.rejected.jsonl``.
+        last_rejected: the last one of them.
         closed: how the backend's run was closed, None as long as it is open.
     """
 
     accepted: Count = 0
     durable: Count = 0
     rejected: Count = 0
+    last_rejected: Count = 0
     closed: Status | None = None
 
 
