@@ -99,12 +99,13 @@ class Delivery:
         """Deliver until there is a reason to end. The lease must be held, and is released."""
         # Another holder may have moved the cursor since the constructor read it.
         self._progress = read_progress(self._folder, self._sink.name) or Progress()
-        with self._keeper:
-            try:
+        try:
+            with self._keeper:
                 while (end := self._turn()) is None:
                     pass
-            finally:
-                self.lease.release()
+        finally:
+            # After the keeper's end, so that no renewal can follow.
+            self.lease.release()
         return end
 
     def _turn(self) -> End | None:
