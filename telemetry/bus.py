@@ -46,6 +46,7 @@ class _Item(msgspec.Struct, frozen=True):
     step: int
     time: int
     values: Group
+    number: int
 
 
 class NullBus:
@@ -115,6 +116,8 @@ class MetricBus:
         self._last: dict[str, int] = {}
         self._changed = threading.Condition()
         self._offered = self._journaled = self._lost = self._step = self._last_seq = 0
+        # The number of the last item that the writer took from the queue, and of the last that it has done with.
+        self._taken = self._settled = 0
         self._beat = 0
         self._warned: set[str] = set()
         self._status: Closed | None = None
@@ -161,15 +164,15 @@ class MetricBus:
                 else:
                     self._warn("full", f"points from {step} on are lost: {QUEUE} wait for the disk already")
                 return
-            self._queue.append(_Item(due, step, now_ms(), values))
+            self._queue.append(_Item(due, step, now_ms(), values, self._offered))
             self._queued += len(due)
             self._changed.notify_all()
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Wait until everything offered so far is durable (or counted as lost); False after ``timeout`` seconds."""
         with self._changed:
-            goal = self._offered
-            return self._changed.wait_for(lambda: self._journaled + self._lost >= goal, timeout)
+            goal = self._queue[-1].number if self._queue else self._taken
+            return self._changed.wait_for(lambda: self._settled >= goal, timeout)
 
     def drain(self, timeout: float) -> bool:
         """Wait until all sinks have taken everything offered so far; False after ``timeout`` seconds."""
@@ -276,6 +279,8 @@ class MetricBus:
             )
             items = list(self._queue)
             self._queue.clear()
+            if items:
+                self._taken = items[-1].number
             return items
 
     def _journal_item(self, item: _Item) -> None:
@@ -309,7 +314,10 @@ class MetricBus:
 
     def _commit(self) -> None:
         waiting = self._journal.pending
-        if not waiting or time.monotonic() < self._retry_at:
+        if not waiting:
+            self._settle(0)
+            return
+        if time.monotonic() < self._retry_at:
             return
         try:
             self._journal.commit()
@@ -326,10 +334,14 @@ class MetricBus:
         if "disk" in self._warned:
             self._warned.discard("disk")
             log.warning("the journal in %s is written again; nothing that waited was lost", self.folder)
+        self._settle(waiting)
+
+    def _settle(self, written: int) -> None:
         with self._changed:
-            self._journaled += waiting
-            self._queued -= waiting
+            self._journaled += written
+            self._queued -= written
             self._last_seq = self._journal.last_seq
+            self._settled = self._taken
             self._changed.notify_all()
 
     def _write_beat(self, *, last: bool = False) -> None:
