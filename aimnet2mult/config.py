@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from omegaconf import OmegaConf
 
 from aimnet2mult.labels import LABELS
-from aimnet2mult.layers import INDEXED, PATHS, ConfigError, merge_layers
+from aimnet2mult.layers import INDEXED, ConfigError, merge_layers
 
 __all__ = ["Config", "ConfigError", "load"]
 
@@ -25,6 +25,7 @@ __all__ = ["Config", "ConfigError", "load"]
 EXPECTED = {
     "device": "auto, cpu or cuda",
     "batch_mode": "atoms or molecules",
+    "step": "iteration, epoch or val",
     "run_name": "letters, digits and _ . - only",
     "fidelity_names": "letters, digits and _ . - only",
 }
@@ -91,7 +92,14 @@ class Optimizer(Section, frozen=True, rename={"cls": "class"}):
     kwargs: Options
     force_no_train: list[str]
     force_train: list[str]
-    param_groups: dict[str, Options]
+    param_groups: dict[str, Options | None]
+
+
+class Scheduler(Section, frozen=True, rename={"cls": "class"}):
+    cls: str
+    kwargs: Options = {}
+    step: Literal["iteration", "epoch", "val"] | None = None
+    metric_name: str | None = None
 
 
 class Trainer(Section, frozen=True):
@@ -116,12 +124,13 @@ class Config(Section, frozen=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     threads: Count | None
     device: Literal["auto", "cpu", "cuda"]
+    load: str | None
     data: Data
     fidelity_offset: Count
     use_fidelity_readouts: bool
     loss: Loss
     optimizer: Optimizer
-    scheduler: Options | None
+    scheduler: Scheduler | None
     trainer: Trainer
     checkpoint: Checkpoint
     log_frequency: LogFrequency
@@ -161,22 +170,30 @@ def _typed(plain: dict[str, Any]) -> Config:
     try:
         return msgspec.convert(plain, Config)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        name = re.split(r"[\[`]", where.partition("$.")[2])[0]
-        value: Any = plain
-        for word in name.split("."):
-            value = value[word]
-        plainly = what.removeprefix("Expected ").replace("`object", "`mapping").replace("`array", "`list")
-        expected = EXPECTED.get(name.rpartition(".")[2], plainly)
-        if where.startswith("`key`"):
-            expected = (
-                "fidelity indices 0, 1, … as its keys" if name in INDEXED else f"keys that are {expected}"
-            )
-        raise ConfigError(f"{name} is {value!r}: expected {expected}") from error
+        raise ConfigError(_said_plainly(str(error), plain)) from error
+
+
+def _said_plainly(message: str, plain: dict[str, Any]) -> str:
+    """Turn what msgspec says of its types into a key, its value and what is expected."""
+    what, _, where = message.partition(" - at ")
+    name = re.split(r"[\[`]", where.partition("$.")[2])[0]
+    if what.startswith("Object"):
+        # contains unknown field `x`, or: missing required field `x`
+        field = what.split("`")[1]
+        return f"{name} has no key {field!r}; expected are {', '.join(Scheduler.__struct_encode_fields__)}"
+    value: Any = plain
+    for word in name.split("."):
+        value = value[word]
+    plainly = what.removeprefix("Expected ").replace("`object", "`mapping").replace("`array", "`list")
+    expected = EXPECTED.get(name.rpartition(".")[2], plainly)
+    if where.startswith("`key`"):
+        expected = "fidelity indices 0, 1, … as its keys" if name in INDEXED else f"keys that are {expected}"
+    return f"{name} is {value!r}: expected {expected}"
 
 
 def _validated(config: Config) -> Config:
     _check_fidelities(config.data)
+    _check_files(config)
     names = config.fidelity_names
     if len(set(names)) < len(names):
         raise ConfigError(f"data.fidelity_names: {', '.join(names)}: every fidelity needs a name of its own")
@@ -202,10 +219,16 @@ def _check_fidelities(data: Data) -> None:
             raise ConfigError(f"{section}.{index} has no data.fidelity_datasets.{index}")
     if not any(data.fidelity_weights.get(index, 1) for index in indices):
         raise ConfigError("data.fidelity_weights are all 0: nothing would be drawn")
-    for section, paths in zip(PATHS, (data.fidelity_datasets, data.sae.energy.files), strict=True):
-        for index, path in sorted(paths.items()):
-            if not Path(path).is_file():
-                raise ConfigError(f"{section}.{index}: there is no file {path}")
+
+
+def _check_files(config: Config) -> None:
+    files = {f"data.fidelity_datasets.{index}": path for index, path in config.data.fidelity_datasets.items()}
+    files |= {f"data.sae.energy.files.{index}": path for index, path in config.data.sae.energy.files.items()}
+    if config.load is not None:
+        files["load"] = config.load
+    for name, path in files.items():
+        if not Path(path).is_file():
+            raise ConfigError(f"{name}: there is no file {path}")
 
 
 def _check_labels(source: str, names: Sequence[str]) -> None:
@@ -218,14 +241,13 @@ def _check_labels(source: str, names: Sequence[str]) -> None:
 
 def _check_units(units: object) -> None:
     if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
-        raise ConfigError(
-            f"telemetry.units is {units!r}: expected units by label, such as energy: eV/particle"
-        )
+        raise ConfigError(f"telemetry.units is {units!r}: expected units by label, such as energy: eV/particle")
     _check_labels("telemetry.units", list(units))
 
 
 def _check_patterns(optimizer: Optimizer) -> None:
-    named = {f"param_groups.{name}.re": group.get("re") for name, group in optimizer.param_groups.items()}
+    groups = {name: group for name, group in optimizer.param_groups.items() if group is not None}
+    named = {f"param_groups.{name}.re": group.get("re") for name, group in groups.items()}
     for section, patterns in (
         ("force_train", optimizer.force_train),
         ("force_no_train", optimizer.force_no_train),

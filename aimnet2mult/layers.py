@@ -30,7 +30,8 @@ FREE = (
 )
 # Keyed by fidelity index.
 INDEXED = ("data.fidelity_datasets", "data.fidelity_weights", "data.fidelity_names", "data.sae.energy.files")
-PATHS = ("data.fidelity_datasets", "data.sae.energy.files")
+# Files that are read: mappings of paths by fidelity index, and single ones.
+PATHS = ("data.fidelity_datasets", "data.sae.energy.files", "load")
 
 
 class ConfigError(ValueError):
@@ -97,9 +98,7 @@ def _read_override(text: str) -> dict[str, Any]:
     return dict(tree)
 
 
-def _refuse_unknown(
-    source: str, layer: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
-) -> None:
+def _refuse_unknown(source: str, layer: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
     """Raise ConfigError for a key that the defaults do not have, as far down as the keys are ours."""
     for key, value in layer.items():
         name = f"{prefix}{key}"
@@ -126,13 +125,21 @@ def _nearest(name: str, siblings: Iterable[str]) -> str:
 def _anchored(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the paths that this layer names absolute, starting from folder; an interpolation is left."""
     for section in PATHS:
+        *parents, last = section.split(".")
         node: Any = layer
-        for word in section.split("."):
+        for word in parents:
             node = node.get(word) if isinstance(node, dict) else None
-        for index, path in node.items() if isinstance(node, dict) else ():
-            if isinstance(path, str) and not path.startswith("${"):
-                node[index] = str((folder / Path(path).expanduser()).absolute())
+        if isinstance(node, dict) and last in node:
+            node[last] = _from(folder, node[last])
     return layer
+
+
+def _from(folder: Path, value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _from(folder, path) for key, path in value.items()}
+    if isinstance(value, str) and not value.startswith("${"):
+        return str((folder / Path(value).expanduser()).absolute())
+    return value
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

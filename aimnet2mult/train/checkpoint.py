@@ -59,9 +59,7 @@ def newest(run: Path) -> Path | None:
     return next((path for path in reversed(_checkpoints(run / FOLDER)) if _whole(path)), None)
 
 
-def save(
-    run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mapping[str, Any], keep: int
-) -> Path:
+def save(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mapping[str, Any], keep: int) -> Path:
     """Write a checkpoint after iteration step; of the others leave the keep - 1 newest before it.
 
     position is plain values that say where training is. On return the file is on disk; a crash on the way
