@@ -1,0 +1,63 @@
+"""Forbids reading a tensor's values on the host, the way a GPU would make training wait for it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+READERS = (
+    "_local_scalar_dense",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "unique",
+    "_unique2",
+    "unique_dim",
+    "allclose",
+    "repeat_interleave",
+)
+METHODS = ("item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__float__", "__int__", "__index__")
+
+
+class HostReadError(AssertionError):
+    """Something needs a tensor's values on the host."""
+
+
+class _ForbidReads(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        # How many elements a boolean index picks is known on the host only after a read.
+        if name in READERS or (name.startswith(("index", "_index")) and _has_boolean(args[1])):
+            raise HostReadError(name)
+        if name == "_to_copy" and kwargs.get("device") == torch.device("cpu"):
+            raise HostReadError(name)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def no_host_reads() -> Iterator[None]:
+    """Make every host read of a tensor in the block a HostReadError."""
+    with ExitStack() as stack:
+        for name in METHODS:
+            stack.enter_context(mock.patch.object(torch.Tensor, name, _refuse(name)))
+        stack.enter_context(_ForbidReads())
+        yield
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def refuse(*_args: object, **_kwargs: object) -> Any:
+        raise HostReadError(name)
+
+    return refuse
+
+
+def _has_boolean(indices: object) -> bool:
+    items = indices if isinstance(indices, list | tuple) else [indices]
+    return any(isinstance(item, torch.Tensor) and item.dtype in (torch.bool, torch.uint8) for item in items)

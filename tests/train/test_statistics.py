@@ -1,0 +1,119 @@
+"""The metrics that the sums come to: their names, their units and what is absent."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from aimnet2mult.labels import LABELS
+from aimnet2mult.train.statistics import (
+    BATCH,
+    POOLED,
+    VALIDATION,
+    Layout,
+    MetricInfo,
+    metric_info,
+    statistics,
+)
+
+ALL = tuple(LABELS)
+
+
+def slot_of(true: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return a slot with one label, energy, of one fidelity, summed batch by batch of 1000 values."""
+    slot = np.zeros(Layout(labels=("energy",), fidelities=1).cells)
+    for start in range(0, len(true), 1000):
+        t, e = true[start : start + 1000], error[start : start + 1000]
+        parts = (e**2, np.ones_like(e), np.abs(e), t, t**2, e**2)
+        slot[:6] += [part.sum() for part in parts]
+    return slot
+
+
+def r2(true: np.ndarray, error: np.ndarray) -> float | None:
+    return statistics(slot_of(true, error), ["energy"], ["fid0"], VALIDATION).get("E_r2")
+
+
+def test_names_come_in_the_order_in_which_they_are_shown() -> None:
+    assert list(metric_info(ALL, ["gfn1", "fid1"], BATCH)) == ["loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse"]
+    assert list(metric_info(["energy", "charges"], ["gfn1", "fid1"], POOLED)) == [
+        *("loss", "E_rmse", "q_rmse", "E_atom_rmse"),
+        *("gfn1/E_rmse", "gfn1/q_rmse", "gfn1/E_atom_rmse"),
+        *("fid1/E_rmse", "fid1/q_rmse", "fid1/E_atom_rmse"),
+    ]
+    assert list(metric_info(["energy"], ["fid0", "fid1"], VALIDATION)) == [
+        *("loss", "E_rmse", "E_mae", "E_r2", "E_atom_rmse"),
+        *("fid0/E_rmse", "fid0/E_mae", "fid0/E_r2", "fid0/E_atom_rmse"),
+        *("fid1/E_rmse", "fid1/E_mae", "fid1/E_r2", "fid1/E_atom_rmse"),
+    ]
+
+
+def test_a_single_fidelity_has_no_metrics_of_its_own() -> None:
+    assert list(metric_info(["forces"], ["gfn1"], VALIDATION)) == ["loss", "F_rmse", "F_mae", "F_r2"]
+
+
+def test_units_are_the_labels_and_none_for_ratios() -> None:
+    info = metric_info(ALL, ["a", "b"], VALIDATION)
+    assert info["E_mae"] == MetricInfo(source_unit="eV/particle", unit="kcal/mol", text="MAE of energy")
+    assert info["b/F_rmse"] == MetricInfo(
+        source_unit="eV/particle/angstrom", unit="kcal/mol/Å", text="RMSE of forces, b"
+    )
+    assert info["E_atom_rmse"] == MetricInfo(source_unit="eV/particle", unit="kcal/mol", text="RMSE of energy per atom")
+    assert info["loss"] == MetricInfo(source_unit="1", unit="1", text="loss")
+    assert {info[name].unit for name in info if name.endswith("r2")} == {"1"}
+
+
+@pytest.mark.parametrize("selection", [BATCH, POOLED, VALIDATION])
+def test_every_metric_is_declared_and_every_declared_one_computed(selection) -> None:
+    layout = Layout(labels=ALL, fidelities=3)
+    slot = np.random.default_rng(0).random(layout.cells) + 2
+    slot[1::5] = 1e6
+    names = ["fid0", "fid1", "fid2"]
+    values = statistics(slot, ALL, names, selection)
+    assert set(values) <= set(metric_info(ALL, names, selection))
+    # Sums that no values could have: their R² is all that may be absent.
+    assert {n for n in metric_info(ALL, names, selection) if "_r2" not in n} <= set(values)
+
+
+def test_what_was_not_counted_is_absent_and_not_zero() -> None:
+    layout = Layout(labels=ALL, fidelities=2)
+    assert statistics(np.zeros(layout.cells), ALL, ["a", "b"], VALIDATION) == {}
+
+
+def test_one_value_has_an_error_and_no_r2() -> None:
+    values = statistics(slot_of(np.array([2.0]), np.array([0.5])), ["energy"], ["fid0"], VALIDATION)
+    assert values == {"E_rmse": 0.5, "E_mae": 0.5, "E_atom_rmse": 0.5}
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1234.56789, 1e30])
+def test_equal_labels_have_no_r2_also_where_rounding_gives_them_a_spread(value: float) -> None:
+    assert r2(np.full(12345, value), np.full(12345, 0.3)) is None
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e2, 1e3])
+def test_r2_holds_1e_9_where_the_mean_is_up_to_a_thousand_times_the_spread(mean: float) -> None:
+    rng = np.random.default_rng(1)
+    true = mean + rng.normal(size=100_000)
+    error = 0.3 * rng.normal(size=true.size)
+    exact = 1 - math.fsum(error**2) / math.fsum((true - math.fsum(true) / true.size) ** 2)
+    assert r2(true, error) == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_a_label_or_an_error_beyond_all_bounds_warns_of_nothing(bad: float) -> None:
+    with np.errstate(over="ignore"):
+        slot = slot_of(np.array([1.0, 2.0]), np.array([0.5, bad]))
+    values = statistics(slot, ["energy"], ["fid0"], VALIDATION)
+    assert not math.isfinite(values["E_rmse"])
+    assert not math.isfinite(values["E_r2"])
+
+
+def test_a_slot_of_another_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(12,\); 1 labels and 1 fidelities have \(8,\)"):
+        statistics(np.zeros(12), ["energy"], ["fid0"], BATCH)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import aimnet2mult.train.statistics"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
