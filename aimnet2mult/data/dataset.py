@@ -92,9 +92,7 @@ def load_data(
     counts = tuple(map(len, train)), tuple(map(len, val))
     for name, number in (("training", sum(counts[0])), ("validation", sum(counts[1]))):
         if number == 0 and (name == "training" or val_fraction > 0):
-            raise DataError(
-                f"val_fraction {val_fraction} of {sum(map(sum, counts))} structures leaves none for {name}"
-            )
+            raise DataError(f"val_fraction {val_fraction} of {sum(map(sum, counts))} structures leaves none for {name}")
     merged = _merge(train)
     merged.merge_groups(min_size=_BATCHES_PER_GROUP * batch_size, mode_atoms=batch_mode == "atoms")
     return MixedData(
@@ -150,9 +148,7 @@ def _check_layout(path: Path, labels: Sequence[str]) -> None:
             raise DataError(f"{path}: several groups have the same number of atoms: {', '.join(file)}")
         for name, group in file.items():
             if not isinstance(group, h5py.Group) or not name.isdecimal():
-                raise DataError(
-                    f"{path}: {name!r} is not a group named by its number of atoms, as '007' would be"
-                )
+                raise DataError(f"{path}: {name!r} is not a group named by its number of atoms, as '007' would be")
             _check_keys(f"{path}, group {name!r}", group, first, set(file[first]), labels)
             _check_shapes(f"{path}, group {name!r}", group, int(name), labels)
 
@@ -184,16 +180,12 @@ def _check_structures(where: str, group: DataGroup) -> None:
     real = numbers != 0
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() <= MAX_ELEMENT:
         wrong = np.unique(numbers[(numbers < 0) | (numbers > MAX_ELEMENT)]).tolist()
-        raise DataError(
-            f"{where}: atomic numbers {wrong}; the model knows 1 to {MAX_ELEMENT}, and 0 as padding"
-        )
+        raise DataError(f"{where}: atomic numbers {wrong}; the model knows 1 to {MAX_ELEMENT}, and 0 as padding")
     if not real.any(axis=1).all():
         raise DataError(f"{where}: structure {int(np.argmin(real.any(axis=1)))} has no atoms")
     fine = np.isfinite(group["coord"]).all(axis=-1) | ~real
     if not fine.all():
-        raise DataError(
-            f"{where}: structure {int(np.argmin(fine.all(axis=1)))} has coordinates that are not finite"
-        )
+        raise DataError(f"{where}: structure {int(np.argmin(fine.all(axis=1)))} has coordinates that are not finite")
 
 
 def _complete(group: DataGroup, labels: Sequence[str], fidelity: int) -> None:
@@ -203,9 +195,7 @@ def _complete(group: DataGroup, labels: Sequence[str], fidelity: int) -> None:
     group["numbers"] = group["numbers"].astype(np.int32)
     group["fidelity"] = np.full(structures, fidelity, np.int64)
     for key, default in _DEFAULTS.items():
-        group[key] = (
-            group[key].astype(np.float32) if key in group else np.full(structures, default, np.float32)
-        )
+        group[key] = group[key].astype(np.float32) if key in group else np.full(structures, default, np.float32)
     for label in labels:
         dtype = np.float64 if label == "energy" else np.float32
         shape = LABELS[label].shape(structures, atoms)
@@ -219,9 +209,7 @@ def _mask_infinite(group: DataGroup, label: str) -> int:
 
 
 def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[str]) -> tuple[str, ...]:
-    return tuple(
-        label for label in labels if any(np.isfinite(group[label]).any() for group in dataset.groups)
-    )
+    return tuple(label for label in labels if any(np.isfinite(group[label]).any() for group in dataset.groups))
 
 
 def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sae:

@@ -5,7 +5,7 @@ is learnt is what is left after subtracting those of a structure's atoms; all su
 """
 
 from collections.abc import Mapping
-from numbers import Real
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,14 +86,12 @@ def read_sae(path: Path) -> Sae:
         raise DataError(f"the reference energies {path} are not YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: expected lines `atomic number: energy in eV`, found {content!r:.60}")
-    for key, value in content.items():
-        _check_entry(path, key, value)
-    return {key: float(value) for key, value in sorted(content.items())}
+    return {_element(path, key): _energy(path, key, value) for key, value in content.items()}
 
 
 def write_sae(path: Path, sae: Mapping[int, float]) -> None:
     """Write what ``read_sae`` reads back exactly. Raises ``DataError`` where it cannot be written."""
-    text = "".join(f"{z}: {float(sae[z])!r}\n" for z in sorted(sae))
+    text = yaml.safe_dump({z: float(sae[z]) for z in sorted(sae)})
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -110,9 +108,16 @@ def _least_squares(counts: Floats, energy: Floats) -> Floats:
     return np.linalg.lstsq(counts, energy, rcond=None)[0]
 
 
-def _check_entry(path: Path, key: object, value: object) -> None:
+def _element(path: Path, key: object) -> int:
     if isinstance(key, bool) or not isinstance(key, int) or key < 1:
         raise DataError(f"{path}: {key!r} is not an atomic number")
-    # YAML 1.1 reads 1e-3 as a string and -1.0e+3 as a number.
-    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
-        raise DataError(f"{path}: the energy of element {key} is {value!r}, not a finite number in eV")
+    return key
+
+
+def _energy(path: Path, key: object, value: object) -> float:
+    # YAML 1.1 takes 1e-3, without a point, for a string; the numbers of a person are numbers.
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError):
+            if np.isfinite(float(value)):
+                return float(value)
+    raise DataError(f"{path}: the energy of element {key} is {value!r}, not a finite number in eV")

@@ -214,9 +214,7 @@ def _quotas(totals: Mapping[int, int], weights: Mapping[int, float]) -> dict[int
     full = {fidelity: float(weights.get(fidelity, 1.0)) for fidelity in totals}
     whole = sum(full.values())
     if whole == 0:
-        raise DataError(
-            "all fidelity weights are 0: there is nothing to draw; give one fidelity a weight above 0"
-        )
+        raise DataError("all fidelity weights are 0: there is nothing to draw; give one fidelity a weight above 0")
     structures = sum(totals.values())
     exact = {fidelity: structures * weight / whole for fidelity, weight in full.items()}
     quotas = {fidelity: int(share) for fidelity, share in exact.items()}
@@ -249,9 +247,7 @@ def _divide(counts: Mapping[int, int], limits: Mapping[int, int], length: int) -
     """
     parts = {size: -(-number // limits[size]) for size, number in counts.items() if number}
     for _ in range(length - sum(parts.values())):
-        fullest = max(
-            parts, key=lambda size: (parts[size] < counts[size], counts[size] / parts[size] / limits[size])
-        )
+        fullest = max(parts, key=lambda size: (parts[size] < counts[size], counts[size] / parts[size] / limits[size]))
         parts[fullest] += 1
     return parts
 
