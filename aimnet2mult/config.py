@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-from omegaconf import OmegaConf
 
 from aimnet2mult.labels import LABELS
 from aimnet2mult.layers import INDEXED, ConfigError, merge_layers
@@ -152,10 +151,6 @@ class Config(Section, frozen=True):
         """Return the configuration as plain nested containers, as `train.yaml` holds it."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
-
-    def save(self, path: Path) -> None:
-        """Write the configuration as YAML that `load` reads back to an equal one."""
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.to_dict())), encoding="utf-8")
 
 
 def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-__all__ = ["DEFAULTS", "INDEXED", "PATHS", "ConfigError", "flatten", "merge_layers", "read_yaml"]
+__all__ = ["DEFAULTS", "INDEXED", "PATHS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
@@ -65,6 +65,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} has to hold keys and values, not a {type(content).__name__}")
     return dict(content)
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write YAML that `read_yaml` reads back to the same; by rename, so that there is a whole file or none."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(content))), encoding="utf-8")
+    temporary.replace(path)
 
 
 def flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:

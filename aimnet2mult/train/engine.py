@@ -1,0 +1,123 @@
+"""The ignite engines: one training step and one validation step.
+
+Nothing here reads a value back to the host, so the device is never waited for: the statistics stay in
+``ErrorSums``, and what becomes of them is `reporting`'s business.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+__all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "total_iterations"]
+
+Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""The model's inputs and the labels."""
+
+LossFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""(predictions, labels) → the components of the loss, and their sum as `loss`."""
+
+
+class Sums(Protocol):
+    """Where the errors of a batch are added up, on the device."""
+
+    def update(
+        self,
+        pred: Mapping[str, Tensor],
+        true: Mapping[str, Tensor],
+        numbers: Tensor,
+        fidelity: Tensor,
+        loss: Tensor | None,
+    ) -> None: ...
+
+
+def total_iterations(engine: Engine) -> int:
+    """Return the iteration that ends the run."""
+    return int(engine.state.max_epochs * engine.state.epoch_length)  # type: ignore[operator]
+
+
+def build_trainer(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_fn: LossFunction,
+    sums: Sums,
+    *,
+    device: torch.device,
+    clip_value: float | None = None,
+    clip_norm: float | None = None,
+    norm_due: Callable[[Engine], bool] = lambda _: False,
+) -> Engine:
+    """Return the engine that trains on batches of (inputs, labels).
+
+    After a step ``engine.state`` holds neither the batch nor an output. ``state.grad_norm`` is the norm
+    of the gradient before clipping, a scalar on the device, when ``norm_due(engine)`` or when clip_norm
+    is set; else None.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def step(engine: Engine, batch: Batch) -> None:
+        x, y = _to_device(batch, device)
+        engine.state.batch = None
+        optimizer.zero_grad(set_to_none=True)
+        pred = model(dict(x))
+        loss = loss_fn(pred, y)["loss"]
+        loss.backward()
+        norm = None
+        if clip_norm is not None or norm_due(engine):
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        engine.state.grad_norm = norm
+        if clip_norm is not None and norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        if clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, clip_value)
+        optimizer.step()
+        _add(sums, pred, x, y, loss)
+
+    trainer = Engine(step)
+
+    @trainer.on(Events.STARTED)
+    def _start(engine: Engine) -> None:
+        engine.state.grad_norm = None
+        model.train()
+
+    return trainer
+
+
+def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:
+    """Return the engine that adds up the errors of a pass; it leaves the model in the mode it found."""
+    was_training = model.training
+
+    def step(engine: Engine, batch: Batch) -> None:
+        x, y = _to_device(batch, device)
+        engine.state.batch = None
+        with torch.no_grad():
+            pred = model(dict(x))
+            _add(sums, pred, x, y, loss_fn(pred, y)["loss"])
+
+    validator = Engine(step)
+
+    @validator.on(Events.STARTED)
+    def _start(_: Engine) -> None:
+        nonlocal was_training
+        was_training = model.training
+        model.eval()
+
+    @validator.on(Events.COMPLETED)
+    def _complete(_: Engine) -> None:
+        model.train(was_training)
+
+    return validator
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    x, y = ({key: value.to(device, non_blocking=True) for key, value in part.items()} for part in batch)
+    return x, y
+
+
+def _add(
+    sums: Sums, pred: Mapping[str, Tensor], x: Mapping[str, Tensor], y: Mapping[str, Tensor], loss: Tensor
+) -> None:
+    with torch.no_grad():
+        sums.update(pred, y, x["numbers"], x["fidelity"], loss.detach())

@@ -1,0 +1,180 @@
+"""The parts of a training run, built from its configuration."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from aimnet2mult.config import Config
+from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
+from aimnet2mult.data.sae import write_sae
+from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.labels import LABELS
+from aimnet2mult.layers import ConfigError
+from aimnet2mult.models.build import build_model
+from aimnet2mult.train.dotted import load_object
+from aimnet2mult.train.engine import Batch, LossFunction
+from aimnet2mult.train.errors import ErrorSums
+from aimnet2mult.train.optim import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.statistics import VALIDATION, metric_info
+
+__all__ = ["Parts", "build_parts"]
+
+Loader = DataLoader[Batch]
+
+SAES = "sae"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All that is trained, and what it is trained with."""
+
+    labels: tuple[str, ...]
+    device: torch.device
+    data: MixedData
+    sampler: MixedFidelitySampler
+    train_loader: Loader
+    val_loader: Loader
+    model: nn.Module
+    loss_fn: LossFunction
+    optimizer: Optimizer
+    schedule: Schedule
+    train_sums: ErrorSums
+    val_sums: ErrorSums
+
+    def describe(self, fidelity_names: Sequence[str]) -> str:
+        """Say in a few lines what there is."""
+        counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
+        lines = [
+            f"{name}: {train:,} structures to train on, {val:,} to validate; {', '.join(labels)}"
+            for name, train, val, labels in counts
+        ]
+        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        batches = len(self.train_loader)
+        lines.append(f"{parameters:,} parameters to train on {self.device}, {batches} iterations an epoch")
+        return "\n".join(lines)
+
+
+def build_parts(config: Config, definition: Mapping[str, Any], folder: Path) -> Parts:
+    """Build everything; the model's initial values and the order of the data depend on the seed alone.
+
+    Reference energies that the run folder holds are used before any others, and those that were used are
+    left there. Raises ConfigError, DataError and ModelError.
+    """
+    _prepare_process(config)
+    names = config.fidelity_names
+    labels = tuple(label for label in LABELS if label in config.data.y)
+    device = _device(config.device)
+    data = _load(config, labels, folder / SAES)
+    sampler, train_loader, val_loader = _loaders(config, data, labels)
+    model = build_model(
+        definition,
+        labels=labels,
+        n_fidelities=len(names),
+        fidelity_offset=config.fidelity_offset,
+        use_fidelity_readouts=config.use_fidelity_readouts,
+    ).to(device)
+    optimizer = build_optimizer(model, _optimizer_section(config))
+    return Parts(
+        labels=labels,
+        device=device,
+        data=data,
+        sampler=sampler,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        model=model,
+        loss_fn=_loss(config),
+        optimizer=optimizer,
+        schedule=build_scheduler(
+            optimizer,
+            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
+            metrics=metric_info(labels, names, VALIDATION),
+        ),
+        train_sums=ErrorSums(labels, len(names), device),
+        val_sums=ErrorSums(labels, len(names), device),
+    )
+
+
+def _prepare_process(config: Config) -> None:
+    random.seed(config.seed)
+    np.random.seed(config.seed)  # noqa: NPY002 - for libraries that draw from the global generator
+    torch.manual_seed(config.seed)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch finds no CUDA device here; use device=cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
+    names = config.fidelity_names
+    sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
+    sae_files |= {i: kept / f"{name}.yaml" for i, name in enumerate(names) if (kept / f"{name}.yaml").is_file()}
+    data = load_data(
+        [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
+        labels=labels,
+        val_fraction=config.data.val_fraction,
+        seed=config.seed,
+        batch_size=config.data.samplers.train.batch_size,
+        batch_mode=config.data.samplers.train.batch_mode,
+        sae_files=sae_files,
+    )
+    kept.mkdir(exist_ok=True)
+    for name, sae in zip(names, data.saes, strict=True):
+        if sae:
+            # By rename, so that a resume finds a whole file or none.
+            write_sae(kept / f"{name}.tmp", sae)
+            (kept / f"{name}.tmp").replace(kept / f"{name}.yaml")
+    return data
+
+
+def _loaders(config: Config, data: MixedData, labels: tuple[str, ...]) -> tuple[MixedFidelitySampler, Loader, Loader]:
+    train, val = config.data.samplers.train, config.data.samplers.val
+    sampler = MixedFidelitySampler(
+        data.train,
+        batch_size=train.batch_size,
+        batch_mode=train.batch_mode,
+        batches_per_epoch=train.batches_per_epoch,
+        seed=config.seed,
+        weights=config.data.fidelity_weights or None,
+    )
+    in_order = MixedFidelitySampler(data.val, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
+    loaders = []
+    for part, dataset, order in (("train", data.train, sampler), ("val", data.val, in_order)):
+        options = getattr(config.data.loaders, part)
+        try:
+            # A loader draws its workers' seed whenever it is started; from the global generator this would make a
+            # resumed run, which starts it once more, another one.
+            generator = torch.Generator().manual_seed(config.seed)
+            loader = dataset.get_loader(order, x=list(INPUTS), y=list(labels), generator=generator, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
+        loaders.append(loader)
+    return sampler, loaders[0], loaders[1]
+
+
+def _optimizer_section(config: Config) -> dict[str, Any]:
+    section: dict[str, Any] = msgspec.to_builtins(config.optimizer)
+    groups = section["param_groups"]
+    section["param_groups"] = {name: group for name, group in groups.items() if group is not None}
+    return section
+
+
+def _loss(config: Config) -> LossFunction:
+    make = load_object(config.loss.cls, "loss.class")
+    try:
+        loss_fn: LossFunction = make(**config.loss.kwargs)
+    except TypeError as error:
+        raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
+    return loss_fn

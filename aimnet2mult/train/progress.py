@@ -1,0 +1,82 @@
+"""What the person at the terminal sees of a training run."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from tqdm import tqdm
+
+from aimnet2mult.labels import LABELS
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A bar with the latest values on a terminal, else a line for each epoch.
+
+    Args:
+        units: for each label that is learnt, the unit to show and the factor to it from the source unit.
+        epochs: of the whole run.
+        stream: where it is written.
+    """
+
+    def __init__(
+        self,
+        units: Mapping[str, tuple[str, float]],
+        *,
+        epochs: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._units = units
+        self._epochs = epochs
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._bar: tqdm[None] | None = None
+        self._shown: Mapping[str, float] = {}
+        self._mark: tuple[int, float] | None = None
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        if self._bar is None:
+            print(line, file=self._stream, flush=True)
+        else:
+            self._bar.write(line, file=self._stream)
+
+    def iteration(self, step: int, total: int, latest: Mapping[str, float]) -> None:
+        """Show that an iteration is done. latest has the newest values by full name, in source units."""
+        if self._mark is None:
+            self._mark = (step - 1, self._clock())
+            if self._stream.isatty():
+                self._bar = tqdm(total=total, initial=step - 1, file=self._stream, unit="it", dynamic_ncols=True)
+        if self._bar is not None:
+            if latest is not self._shown:
+                self._shown = latest
+                self._bar.set_postfix_str(self._text(latest, "train_window"), refresh=False)
+            self._bar.update()
+
+    def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
+        """Show that an epoch is done."""
+        since, began = self._mark or (step, 0.0)
+        now = self._clock()
+        self._mark = (step, now)
+        rate = (step - since) / max(now - began, 1e-9)
+        texts = {"train": self._text(latest, "train_epoch"), "val": self._text(latest, "val")}
+        shown = [f"{name} {text}" for name, text in texts.items() if text]
+        self.say("; ".join([f"epoch {epoch}/{self._epochs}, iteration {step}", *shown, f"{rate:.1f} it/s"]))
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _text(self, latest: Mapping[str, float], stream: str) -> str:
+        shown = [f"loss {latest[f'{stream}/loss']:.4g}"] if f"{stream}/loss" in latest else []
+        for name, (unit, factor) in self._units.items():
+            abbr = LABELS[name].abbr
+            value = latest.get(f"{stream}/{abbr}_rmse")
+            if value is not None:
+                shown.append(f"{abbr} {value * factor:.4g} {unit}")
+        return ", ".join(shown)

@@ -1,0 +1,239 @@
+"""A training run from the command's arguments to the receipt.
+
+All that can be checked without torch is checked first; then the run is opened, so that its deliveries start
+while torch and aimnet are imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from aimnet2mult.config import Config, ConfigError, load
+from aimnet2mult.labels import LABELS
+from aimnet2mult.layers import merge_layers, write_yaml
+from aimnet2mult.train import checkpoint, resume
+from aimnet2mult.train.definition import DEFAULT, read_definition
+from aimnet2mult.train.metrics import declare
+from aimnet2mult.train.stop import Stop
+from telemetry import Closed, Metric, MetricBus, Settings, Status, TelemetryError, open_run
+from telemetry.reader import JournalReader
+from telemetry.units import factors
+
+if TYPE_CHECKING:
+    from aimnet2mult.train.progress import Progress
+
+__all__ = ["Plan", "Request", "make_plan", "train"]
+
+PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
+
+HURRY = 5.0
+"""Seconds that the end of a run that was stopped waits for its sinks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command was asked for."""
+
+    configs: Sequence[Path] = ()
+    overrides: Sequence[str] = ()
+    model: Path | None = None
+    save: Path | None = None
+    resume: str | None = None
+    """A run's folder or name, or ``auto``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done, checked as far as that goes without torch."""
+
+    config: Config
+    settings: Settings
+    definition: dict[str, Any]
+    folder: Path
+    save: Path | None
+    checkpoint: Path | None = None
+    resume_step: int | None = None
+    """The iteration after which an existing run goes on; None for a new run."""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """What is going to be published."""
+        config = self.config
+        declared = declare(config.data.y, config.fidelity_names, config.units)
+        return {
+            name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text)
+            for name, info in declared.items()
+        }
+
+
+def train(request: Request) -> int:
+    """Train as requested, and return the exit code: 0 for a finished run, 128 + signal for one that was stopped.
+
+    Raises ConfigError, DataError, ModelError and TelemetryError for what the user can mend.
+    """
+    plan = make_plan(request)
+    with Stop() as stop:
+        bus = _open(plan)
+        try:
+            status = _run(plan, bus, stop)
+        except BaseException as error:
+            killed = isinstance(error, KeyboardInterrupt)
+            reason = f"{type(error).__name__}: {error}"
+            _close(bus, plan.settings, "killed" if killed else "failed", reason)
+            raise
+        _close(bus, plan.settings, status)
+    return 128 + stop.signal if status == "preempted" and stop.signal else 0
+
+
+def make_plan(request: Request) -> Plan:
+    """Check the request, and find or make the run's folder."""
+    _check_writable(request.save)
+    if request.resume is None:
+        return _plan_new(request)
+    asked = merge_layers(request.configs, request.overrides)
+    directory = Path(_settings(asked["telemetry"]).dir)
+    if request.resume != "auto":
+        return _plan_resume(request, resume.find_run(request.resume, directory))
+    for folder in resume.newest_first(asked["run_name"], directory):
+        if not _is_finished(folder):
+            return _plan_resume(request, folder)
+    click.echo(f"no unfinished run {asked['run_name']!r} in {directory}: this starts a new one", err=True)
+    return _plan_new(request)
+
+
+def _plan_new(request: Request) -> Plan:
+    config = load(request.configs, request.overrides)
+    settings = _settings(config.telemetry)
+    definition = read_definition(request.model or DEFAULT)
+    folder = _new_folder(Path(settings.dir), config.run_name)
+    return Plan(config=config, settings=settings, definition=definition, folder=folder, save=request.save)
+
+
+def _plan_resume(request: Request, folder: Path) -> Plan:
+    config = resume.load_config(folder, request.configs, request.overrides)
+    asked = None if request.model is None else read_definition(request.model)
+    newest = checkpoint.newest(folder)
+    return Plan(
+        config=config,
+        settings=_settings(config.telemetry),
+        definition=resume.load_definition(folder, asked),
+        folder=folder,
+        save=request.save,
+        checkpoint=newest,
+        resume_step=0 if newest is None else checkpoint.step_of(newest),
+    )
+
+
+def _settings(telemetry: dict[str, Any]) -> Settings:
+    return Settings.parse({key: value for key, value in telemetry.items() if key != "units"})
+
+
+def _new_folder(directory: Path, run_name: str) -> Path:
+    now = time.time()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = directory / resume.run_name_at(run_name, now, number)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise ConfigError(
+            f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another with --telemetry-dir"
+        ) from error
+    raise AssertionError
+
+
+def _check_writable(path: Path | None) -> None:
+    if path is not None and not os.access(path.absolute().parent, os.W_OK):
+        raise ConfigError(f"--save {path}: cannot write to the folder {path.absolute().parent}")
+
+
+def _is_finished(folder: Path) -> bool:
+    reader = JournalReader(folder)
+    last = None
+    while records := reader.read(10_000, live=False):
+        last = records[-1]
+    return isinstance(last, Closed) and last.status == "finished"
+
+
+def _open(plan: Plan) -> MetricBus:
+    config = plan.config
+    try:
+        bus = open_run(
+            plan.folder,
+            name=config.run_name,
+            project=config.project_name,
+            params={**msgspec.to_builtins(config, str_keys=True), "model": plan.definition},
+            metrics=plan.metrics,
+            versions={package: version(package) for package in PACKAGES},
+            settings=plan.settings,
+            resume_step=plan.resume_step,
+        )
+    except TelemetryError:
+        if plan.resume_step is None:
+            # Nothing has been written; a folder with something in it stays.
+            with contextlib.suppress(OSError):
+                plan.folder.rmdir()
+        raise
+    return bus
+
+
+def _run(plan: Plan, bus: MetricBus, stop: Stop) -> Status:
+    began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
+    click.echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
+    write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
+    write_yaml(plan.folder / resume.MODEL, plan.definition)
+    if stop.requested:
+        return "preempted"
+    from aimnet2mult.train.progress import Progress
+
+    progress = Progress(_shown_units(plan), epochs=plan.config.trainer.epochs)
+    try:
+        return _train(plan, bus, stop, progress)
+    finally:
+        progress.close()
+
+
+def _train(plan: Plan, bus: MetricBus, stop: Stop, progress: Progress) -> Status:
+    from aimnet2mult.train.parts import build_parts
+    from aimnet2mult.train.training import Training
+    from aimnet2mult.train.weights import load_weights, save_weights
+
+    parts = build_parts(plan.config, plan.definition, plan.folder)
+    progress.say(parts.describe(plan.config.fidelity_names))
+    training = Training(plan.config, parts, bus, folder=plan.folder, stop=stop, progress=progress)
+    if plan.checkpoint is not None:
+        training.resume(plan.checkpoint)
+    elif plan.config.load is not None:
+        progress.say(load_weights(parts.model, Path(plan.config.load)))
+    status = training.run()
+    if status == "finished" and plan.save is not None:
+        save_weights(parts.model, plan.save)
+        progress.say(f"weights: {plan.save}")
+    return status
+
+
+def _shown_units(plan: Plan) -> dict[str, tuple[str, float]]:
+    """Return for each label that is learnt the unit to show, and the factor to it."""
+    metrics = {name: plan.metrics[f"train/{LABELS[name].abbr}_rmse"] for name in LABELS if name in plan.config.data.y}
+    factor = factors(metrics)
+    return {name: (metric.unit, factor[name]) for name, metric in metrics.items()}
+
+
+def _close(bus: MetricBus, settings: Settings, status: Status, reason: str = "") -> None:
+    # Whoever stops a run waits for its end.
+    timeout = min(HURRY, settings.drain_timeout) if status in {"preempted", "killed"} else settings.drain_timeout
+    receipt = bus.close(status, reason=reason, timeout=timeout)
+    click.echo(str(receipt))

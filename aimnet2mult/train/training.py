@@ -1,0 +1,192 @@
+"""The loop of a training run: when it validates, saves and stops."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+from ignite.engine import Engine, Events
+
+from aimnet2mult.config import Config
+from aimnet2mult.layers import ConfigError
+from aimnet2mult.train import checkpoint
+from aimnet2mult.train.checkpoint import CheckpointError
+from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
+from aimnet2mult.train.errors import Slot
+from aimnet2mult.train.parts import Parts
+from aimnet2mult.train.progress import Progress
+from aimnet2mult.train.reporting import Bus, Reporter
+from aimnet2mult.train.statistics import VALIDATION, statistics
+from aimnet2mult.train.stop import Stop
+
+__all__ = ["Training"]
+
+
+class Training:
+    """A training run from where it stands to its end, or to where it is asked to stop.
+
+    Everything about an epoch's end (its statistics, validation, checkpoint) is done before a stop is heeded,
+    except that a validation is broken off; it is then made up for when the run goes on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        bus: Bus,
+        *,
+        folder: Path,
+        stop: Stop,
+        progress: Progress,
+    ) -> None:
+        # What goes wrong is raised; ignite would also log it.
+        logging.getLogger("ignite").setLevel(logging.CRITICAL)
+        self._config = config
+        self._parts = parts
+        self._bus = bus
+        self._folder = folder
+        self._stop = stop
+        self._progress = progress
+        self._owes_validation = False
+        self._saved: tuple[int, bool] | None = None
+        self.reporter = Reporter(
+            bus,
+            train_sums=parts.train_sums,
+            val_sums=parts.val_sums,
+            labels=parts.labels,
+            fidelity_names=config.fidelity_names,
+            optimizer=parts.optimizer,
+        )
+        self.trainer = self._build_trainer()
+        self.validator = build_validator(parts.model, parts.loss_fn, parts.val_sums, device=parts.device)
+        self.validator.add_event_handler(Events.ITERATION_COMPLETED, self._break_off_validation)
+        self._stand_at(0)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint. Raises CheckpointError or ConfigError if it does not fit."""
+        position = checkpoint.load(path, self._state(), device=self._parts.device)
+        here = len(self._parts.train_loader)
+        if position["epoch_length"] != here:
+            raise CheckpointError(
+                f"{path} is of epochs of {position['epoch_length']} batches, now there are {here}: "
+                "the data sets have changed since"
+            )
+        if position["epoch"] > self._config.trainer.epochs:
+            raise ConfigError(
+                f"trainer.epochs is {self._config.trainer.epochs}, but the run is in epoch {position['epoch']} already"
+            )
+        self._stand_at(position["iteration"])
+        self._owes_validation = position["owes_validation"]
+        self._saved = (position["iteration"], self._owes_validation)
+
+    def run(self) -> Literal["finished", "preempted"]:
+        """Train to the end, or until a stop is requested; a checkpoint says where."""
+        state = self.trainer.state
+        if self._owes_validation:
+            self._validate(self.trainer)
+        if not self._stop.requested and state.iteration < total_iterations(self.trainer):
+            self.trainer.run(self._parts.train_loader)
+        self._save()
+        done = state.iteration == total_iterations(self.trainer) and not self._owes_validation
+        return "finished" if done else "preempted"
+
+    def _build_trainer(self) -> Engine:
+        limits, parts = self._config.trainer, self._parts
+        trainer = build_trainer(
+            parts.model,
+            parts.optimizer,
+            parts.loss_fn,
+            parts.train_sums,
+            device=parts.device,
+            clip_value=limits.clip_grad_value,
+            clip_norm=limits.clip_grad_norm,
+            norm_due=self.reporter.is_due,
+        )
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._order)
+        # Before what follows, so that what is published is what the iteration was done with.
+        self.reporter.attach(trainer)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
+        return trainer
+
+    def _stand_at(self, iteration: int) -> None:
+        self.trainer.load_state_dict(
+            {
+                "iteration": iteration,
+                "epoch_length": len(self._parts.train_loader),
+                "max_epochs": self._config.trainer.epochs,
+            }
+        )
+
+    def _order(self, engine: Engine) -> None:
+        """Set the order of the epoch. ignite would start a resumed epoch at its first batch."""
+        self._parts.sampler.set_epoch(engine.state.epoch - 1)
+        self._parts.sampler.set_start(engine.state.iteration % engine.state.epoch_length)  # type: ignore[operator]
+
+    def _complete_iteration(self, engine: Engine) -> None:
+        self._parts.schedule.step_iteration()
+        step, every = engine.state.iteration, self._config.log_frequency.val
+        if every is not None and step % every == 0:
+            self._validate(engine)
+        self._progress.iteration(step, total_iterations(engine), self.reporter.latest)
+        ends_epoch = step % engine.state.epoch_length == 0  # type: ignore[operator]
+        # ignite, told to terminate here, would leave out the end of the epoch, and so would the resumed run.
+        if self._stop.requested and not ends_epoch:
+            engine.terminate()
+
+    def _complete_epoch(self, engine: Engine) -> None:
+        self._parts.schedule.step_epoch()
+        if self._config.log_frequency.val is None:
+            self._validate(engine)
+        self._save()
+        self._progress.epoch(engine.state.epoch, engine.state.iteration, self.reporter.latest)
+        if self._stop.requested:
+            engine.terminate()
+
+    def _validate(self, engine: Engine) -> None:
+        sums, schedule = self._parts.val_sums, self._parts.schedule
+        sums.reset(Slot.EPOCH)
+        self._owes_validation = False
+        self.validator.run(self._parts.val_loader)
+        if self._owes_validation:
+            return
+        # A stopped run is in the epoch that it goes on with, a loaded one counts the epochs that are complete.
+        epoch = -(-engine.state.iteration // engine.state.epoch_length)  # type: ignore[operator]
+        self.reporter.publish_validation(engine.state.iteration, epoch)
+        slot = sums.snapshot().wait()[Slot.EPOCH] if schedule.needs_validation else None
+        names = self._config.fidelity_names
+        schedule.step_validation({} if slot is None else statistics(slot, self._parts.labels, names, VALIDATION))
+
+    def _break_off_validation(self, validator: Engine) -> None:
+        if self._stop.requested:
+            self._owes_validation = True
+            validator.terminate()
+
+    def _save(self) -> None:
+        state = self.trainer.state
+        now = (state.iteration, self._owes_validation)
+        if now == self._saved or not state.iteration:
+            return
+        # A resume from here takes everything up to here as published.
+        self._bus.flush()
+        position = {
+            "epoch": -(-state.iteration // state.epoch_length),  # type: ignore[operator]
+            "epoch_length": state.epoch_length,
+            "owes_validation": self._owes_validation,
+        }
+        try:
+            checkpoint.save(
+                self._folder, state.iteration, self._state(), position=position, keep=self._config.checkpoint.keep
+            )
+        except OSError as error:
+            self._progress.say(f"warning: no checkpoint at iteration {state.iteration}: {error}; training goes on")
+            return
+        self._saved = now
+
+    def _state(self) -> dict[str, checkpoint.Stateful]:
+        parts = self._parts
+        return {
+            "model": parts.model,
+            "optimizer": parts.optimizer,
+            "schedule": parts.schedule,
+            "sums": parts.train_sums,
+        }

@@ -1,0 +1,55 @@
+"""Files of weights alone: what `--load` starts from and `--save` leaves."""
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from aimnet.modules import Forces
+from torch import nn
+
+from aimnet2mult.layers import ConfigError
+
+__all__ = ["load_weights", "save_weights"]
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's weights, whole or not at all; without the wrapper that makes forces, as aimnet has them."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        torch.save(_core(model).state_dict(), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_weights(model: nn.Module, path: Path) -> str:
+    """Load what a file of weights has for this model, and say in a line what that is.
+
+    What the file lacks keeps its initial values. Raises ConfigError if the file cannot be read, a shape
+    differs, or no name is common.
+    """
+    core = _core(model)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing, unexpected = core.load_state_dict(state, strict=False)
+    except (OSError, RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"load: {path} does not hold weights of this model: {reason:.500}") from error
+    total = len(core.state_dict())
+    if len(missing) == total:
+        raise ConfigError(f"load: {path} holds no weight of this model; it has {_some(list(state))}")
+    line = f"weights: {total - len(missing)} of {total} arrays from {path}"
+    if missing:
+        line += f"; initial values for {_some(missing)}"
+    if unexpected:
+        line += f"; not used: {_some(unexpected)}"
+    return line
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")  # noqa: PLR2004
+
+
+def _core(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, Forces) else model
