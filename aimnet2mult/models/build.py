@@ -42,9 +42,7 @@ def build_model(
     Raises ``ModelError`` if the definition cannot be read or built, if it does not go with several
     fidelities, or if the model does not predict one of ``labels``.
     """
-    name = (
-        "the model definition" if isinstance(definition, Mapping) else str(definition or DEFAULT_DEFINITION)
-    )
+    name = "the model definition" if isinstance(definition, Mapping) else str(definition or DEFAULT_DEFINITION)
     content = _read(definition or DEFAULT_DEFINITION, name)
     _check_classes(content, name)
     count = n_fidelities if use_fidelity_readouts else 1
@@ -66,9 +64,7 @@ def _read(definition: str | Path | Mapping[str, Any], name: str) -> dict[str, An
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ModelError(f"{name} is not YAML: {error}") from error
     if not isinstance(content, dict) or "class" not in content:
-        raise ModelError(
-            f"{name} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs"
-        )
+        raise ModelError(f"{name} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return content
 
 
@@ -114,9 +110,7 @@ def _check_labels(model: nn.Module, name: str, labels: Sequence[str]) -> None:
     missing = [label for label in labels if label not in predicted]
     if missing:
         cure = "; spin_charges need num_charge_channels: 2" if "spin_charges" in missing else ""
-        raise ModelError(
-            f"{name}: the model predicts no {', '.join(missing)}{cure}; take it out of data.y or add it"
-        )
+        raise ModelError(f"{name}: the model predicts no {', '.join(missing)}{cure}; take it out of data.y or add it")
 
 
 def _hydrogen() -> dict[str, Tensor]:

@@ -41,9 +41,7 @@ class MixedFidelity(nn.Module):
         super().__init__()
         model = models[0]
         if not isinstance(model, AIMNet2):
-            raise ModelError(
-                f"several fidelities need an aimnet.models.AIMNet2, not a {type(model).__name__}"
-            )
+            raise ModelError(f"several fidelities need an aimnet.models.AIMNet2, not a {type(model).__name__}")
         rows = model.afv.num_embeddings
         if offset < rows:
             raise ModelError(f"fidelity_offset {offset} is too small: the embedding has {rows} elements")
@@ -130,9 +128,7 @@ def _mixed_outputs(models: Sequence[AIMNet2], n_fidelities: int, offset: int) ->
         else:
             mixed[name] = first
     if len(models) > 1 and not any(isinstance(module, FidelityOutput) for module in mixed.values()):
-        raise ModelError(
-            "use_fidelity_readouts is set, but the model has no aimnet.modules.Output among its outputs"
-        )
+        raise ModelError("use_fidelity_readouts is set, but the model has no aimnet.modules.Output among its outputs")
     return nn.ModuleDict(mixed)
 
 

@@ -1,0 +1,267 @@
+"""Structures are drawn as often as the weights say, in an order that (seed, epoch) alone decides."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from aimnet.data import SizeGroupedDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aimnet2mult.data.errors import DataError
+from aimnet2mult.data.sampler import MixedFidelitySampler
+
+Counts = Mapping[int, tuple[int, ...]]
+Order = list[tuple[int, list[int]]]
+
+# Structures of each fidelity by number of atoms; one group has no structure of fidelity 1.
+COUNTS: Counts = {3: (40, 12), 4: (7, 30), 6: (25, 0), 9: (1, 1)}
+
+
+def dataset(counts: Counts = COUNTS) -> SizeGroupedDataset:
+    """Return groups whose `numbers` have the right shape and whose `fidelity` is in random order."""
+    groups = {}
+    for atoms, of_fidelity in counts.items():
+        fidelity = np.repeat(np.arange(len(of_fidelity)), of_fidelity)
+        groups[atoms] = {
+            "numbers": np.ones((len(fidelity), atoms), np.int32),
+            "fidelity": np.random.default_rng(atoms).permutation(fidelity),
+            "row": np.arange(len(fidelity)),
+        }
+    return SizeGroupedDataset(groups)
+
+
+def sampler(counts: Counts = COUNTS, **options: Any) -> MixedFidelitySampler:
+    return MixedFidelitySampler(dataset(counts), **{"batch_size": 8, **options})
+
+
+def order(drawn: MixedFidelitySampler, epoch: int = 0, start: int = 0) -> Order:
+    drawn.set_epoch(epoch)
+    drawn.set_start(start)
+    return [(group, rows.tolist()) for ((group, rows),) in drawn]
+
+
+def structures(batches: Order) -> Counter[tuple[int, int]]:
+    return Counter((group, row) for group, rows in batches for row in rows)
+
+
+def by_fidelity(batches: Order, counts: Counts = COUNTS) -> Counter[int]:
+    data = dataset(counts)
+    return Counter(int(data[group]["fidelity"][row]) for group, rows in batches for row in rows)
+
+
+def everything(counts: Counts) -> set[tuple[int, int]]:
+    return {(atoms, row) for atoms, n in counts.items() for row in range(sum(n))}
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Counts, dict[str, Any]]:
+    """Draw small data sets with up to three fidelities, and settings of any kind for them."""
+    fidelities = draw(st.integers(1, 3))
+    number = st.integers(0, 12)
+    counts = draw(st.dictionaries(st.integers(2, 9), st.tuples(*[number] * fidelities), min_size=1, max_size=5))
+    counts = {atoms: n for atoms, n in counts.items() if sum(n)}
+    present = sorted({f for n in counts.values() for f, count in enumerate(n) if count})
+    weight = st.sampled_from([0.0, 0.1, 1.0, 2.5, 40.0])
+    weights = draw(st.none() | st.fixed_dictionaries({f: weight for f in present}))
+    if not counts or (weights is not None and not any(weights.values())):
+        counts, weights = {3: (4,)}, None
+    options = {
+        "batch_size": draw(st.integers(1, 20)),
+        "batch_mode": draw(st.sampled_from(["atoms", "molecules"])),
+        "shuffle": draw(st.booleans()),
+        "seed": draw(st.integers(0, 5)),
+        "weights": weights,
+    }
+    return counts, options
+
+
+@given(cases(), st.integers(0, 30))
+@settings(deadline=None)
+def test_every_pass_has_the_shares_the_length_and_the_limits_that_it_should(
+    case: tuple[Counts, dict[str, Any]], epoch: int
+) -> None:
+    counts, options = case
+    drawn = sampler(counts, **options)
+    batches = order(drawn, epoch)
+    assert len(batches) == len(drawn)
+    for group, rows in batches:
+        size = len(rows) * (group if options["batch_mode"] == "atoms" else 1)
+        assert len(rows) >= 1
+        assert size <= options["batch_size"] or len(rows) == 1
+    total = {f: sum(n[f] for n in counts.values()) for f in range(len(next(iter(counts.values()))))}
+    found = by_fidelity(batches, counts)
+    assert sum(found.values()) == sum(total.values())
+    weights = options["weights"]
+    if weights is None:
+        assert structures(batches) == Counter(everything(counts))
+        return
+    for fidelity, weight in weights.items():
+        assert abs(found[fidelity] - sum(total.values()) * weight / sum(weights.values())) < 1
+
+
+@pytest.mark.parametrize("weights", [{0: 1, 1: 1}, {0: 1, 1: 5}, {1: 0.2}, {0: 0.0, 1: 3.0}])
+@pytest.mark.parametrize("mode", ["atoms", "molecules"])
+def test_over_many_epochs_each_fidelity_is_drawn_as_often_as_its_weight_says(
+    weights: dict[int, float], mode: str
+) -> None:
+    drawn = sampler(weights=weights, batch_mode=mode, batch_size=16, batches_per_epoch=7)
+    found = sum((by_fidelity(order(drawn, epoch)) for epoch in range(200)), Counter[int]())
+    share = weights.get(1, 1) / (weights.get(0, 1) + weights.get(1, 1))
+    assert found[1] / found.total() == pytest.approx(share, abs=0.006)
+
+
+@pytest.mark.parametrize("weights", [{0: 1, 1: 1}, {0: 1, 1: 9}, {0: 30, 1: 1}])
+def test_over_many_epochs_all_structures_of_a_fidelity_are_drawn_equally_often(weights: dict[int, float]) -> None:
+    """Also those of the group with only one structure of each fidelity."""
+    drawn, data, epochs = sampler(weights=weights), dataset(), 150
+    found = sum((structures(order(drawn, epoch)) for epoch in range(epochs)), Counter[tuple[int, int]]())
+    for fidelity in (0, 1):
+        times = [
+            found[group, int(row)]
+            for group in data.keys()  # noqa: SIM118  # no dict
+            for row in np.flatnonzero(data[group]["fidelity"] == fidelity)
+        ]
+        assert max(times) - min(times) <= 3, times
+        assert min(times) > 0
+
+
+def test_with_weights_that_leave_all_as_it_is_every_structure_comes_once() -> None:
+    weights = {f: sum(n[f] for n in COUNTS.values()) for f in (0, 1)}
+    assert structures(order(sampler(weights=weights), 5)) == Counter(everything(COUNTS))
+
+
+def test_a_batch_mixes_fidelities() -> None:
+    mixed = [batch for batch in order(sampler()) if len(by_fidelity([batch])) > 1]
+    assert len(mixed) > 5
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    one, other = sampler(seed=2, weights={1: 3}), sampler(seed=2, weights={1: 3})
+    later = [order(one, epoch) for epoch in range(4)]
+    assert [order(other, epoch) for epoch in (3, 1, 0, 2)] == [later[epoch] for epoch in (3, 1, 0, 2)]
+    assert order(sampler(seed=3, weights={1: 3})) != later[0]
+    assert all(later[i] != later[j] for i in range(4) for j in range(i))
+
+
+def test_it_does_not_matter_to_the_order_what_else_draws_random_numbers() -> None:
+    first = order(sampler())
+    np.random.default_rng(0).random(100)
+    np.random.seed(1)  # noqa: NPY002  # the global generator is what is not to matter
+    assert order(sampler()) == first
+
+
+@given(cases(), st.integers(0, 5), st.data())
+@settings(deadline=None, max_examples=50)
+def test_an_epoch_goes_on_from_any_batch_as_it_would_have(
+    case: tuple[Counts, dict[str, Any]], epoch: int, data: st.DataObject
+) -> None:
+    counts, options = case
+    per_epoch = data.draw(st.none() | st.integers(1, 12))
+    drawn = sampler(counts, **options, batches_per_epoch=per_epoch)
+    whole = order(drawn, epoch)
+    start = data.draw(st.integers(0, len(whole)))
+    assert order(sampler(counts, **options, batches_per_epoch=per_epoch), epoch, start) == whole[start:]
+    assert len(drawn) == len(whole)
+
+
+def test_a_new_epoch_begins_at_its_beginning() -> None:
+    drawn = sampler()
+    order(drawn, 0, start=5)
+    drawn.set_epoch(1)
+    assert len(list(drawn)) == len(drawn)
+
+
+def test_an_iteration_under_way_is_not_changed_by_a_later_epoch() -> None:
+    """Loader workers ask for batches well ahead of the one that is trained on."""
+    drawn = sampler()
+    expected = order(drawn, 0)
+    drawn.set_epoch(0)
+    batches = iter(drawn)
+    begun = [next(batches)]
+    drawn.set_epoch(1)
+    assert [(group, rows.tolist()) for ((group, rows),) in (*begun, *batches)] == expected
+
+
+@pytest.mark.parametrize("weights", [None, {0: 1, 1: 4}])
+def test_short_epochs_go_on_where_the_last_one_ended(weights: dict[int, float] | None) -> None:
+    one_pass = [batch for epoch in range(3) for batch in order(sampler(weights=weights), epoch)]
+    short = sampler(weights=weights, batches_per_epoch=5)
+    assert len(short) == 5
+    batches = [batch for epoch in range(len(one_pass) // 5) for batch in order(short, epoch)]
+    assert batches == one_pass[: len(batches)]
+
+
+def test_long_epochs_go_through_the_structures_again_in_another_order() -> None:
+    length = len(sampler())
+    batches = order(sampler(batches_per_epoch=2 * length + 3))
+    assert len(batches) == 2 * length + 3
+    first, second = batches[:length], batches[length : 2 * length]
+    assert structures(first) == structures(second) == Counter(everything(COUNTS))
+    assert first != second
+
+
+def test_without_shuffling_groups_and_structures_keep_their_order() -> None:
+    batches = order(sampler(shuffle=False))
+    assert [group for group, _ in batches] == sorted(group for group, _ in batches)
+    for atoms in COUNTS:
+        assert [row for group, rows in batches if group == atoms for row in rows] == list(range(sum(COUNTS[atoms])))
+    assert order(sampler(shuffle=False), epoch=3) == batches
+
+
+def test_a_batch_of_atoms_counts_their_padding() -> None:
+    data = dataset({10: (20,)})
+    data[10]["numbers"][:, 2:] = 0
+    drawn = MixedFidelitySampler(data, batch_size=35, batch_mode="atoms")
+    assert max(len(rows) for _, rows in order(drawn)) == 3
+
+
+def test_a_single_structure_is_a_batch() -> None:
+    assert order(sampler({5: (1,)})) == [(5, [0])]
+    assert order(sampler({5: (1,)}, batch_size=2, batch_mode="atoms")) == [(5, [0])]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_the_batches_of_the_sampler(workers: int) -> None:
+    data = dataset()
+    drawn = MixedFidelitySampler(data, batch_size=8, seed=4)
+    loader = data.get_loader(drawn, x=["fidelity", "row"], y=["numbers"], num_workers=workers)
+    expected = order(drawn, 2)
+    drawn.set_epoch(2)
+    found = [(y["numbers"].shape[1], x["row"].tolist()) for x, y in loader]
+    assert found == expected
+    assert len(loader) == len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, r"batch_size 0 is not a whole number of at least 1"),
+        ({"batch_size": 2.5}, r"batch_size 2\.5"),
+        ({"batch_size": True}, r"batch_size True"),
+        ({"batch_mode": "atom"}, r"batch_mode 'atom' is none of atoms, molecules"),
+        ({"batches_per_epoch": 0}, r"batches_per_epoch 0"),
+        ({"seed": -1}, r"seed -1"),
+        ({"weights": {0: 1, 2: 1}}, r"weights for the fidelities \[2\]; structures are there of \[0, 1\]"),
+        ({"weights": {0: -1.0}}, r"\{0: -1\.0\} are not finite numbers of at least 0"),
+        ({"weights": {1: float("nan")}}, r"\{1: nan\} are not finite"),
+        ({"weights": {1: float("inf")}}, r"\{1: inf\} are not finite"),
+        ({"weights": {0: 0, 1: 0.0}}, r"all fidelity weights are 0"),
+        ({"counts": {}}, r"no structures to draw"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        sampler(**options)
+
+
+def test_an_epoch_has_no_batches_before_its_first_or_beyond_its_last() -> None:
+    drawn = sampler()
+    with pytest.raises(DataError, match=r"start -1"):
+        drawn.set_start(-1)
+    with pytest.raises(DataError, match=r"epoch -1"):
+        drawn.set_epoch(-1)
+    with pytest.raises(DataError, match=rf"beyond the epoch's {len(drawn)} batches"):
+        drawn.set_start(len(drawn) + 1)
