@@ -72,6 +72,7 @@ class Events:
         self._source = event_pb2.SourceMetadata
         self._summary = summary_pb2.Summary
         self._value = summary_pb2.Summary.Value
+        self._scalar_class = summary_pb2.DATA_CLASS_SCALAR
         self._tensor = tensor_pb2.TensorProto
         self._string = types_pb2.DT_STRING
         self._undescribed = _descriptions(run.metrics)
@@ -135,6 +136,8 @@ class Events:
         if self._undescribed and (description := self._undescribed.pop(name, None)):
             scalar.metadata.summary_description = description
             scalar.metadata.plugin_data.plugin_name = "scalars"
+            # Without it the fast loader makes metadata of its own, and the description is lost.
+            scalar.metadata.data_class = self._scalar_class
         return scalar
 
     def _start(self, time: int, step: int) -> Event:

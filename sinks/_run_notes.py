@@ -15,7 +15,7 @@ from telemetry import Metric, RunRecord
 OVERALL = "overall"
 """The heading over charts of metrics whose name has no part before the last."""
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]|~#])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]|#])")
 _SPACES = re.compile(r"\s+")
 
 
