@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import operator
 import os
 import threading
 import time
@@ -66,6 +67,14 @@ class NullBus:
         """Have nothing to wait for."""
         return True
 
+    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - as the real one
+        """Have nothing to wait for."""
+        return True
+
+    def counts(self) -> Counts:
+        """Say that nothing was offered."""
+        return Counts()
+
     def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> None:
         """Have nothing to close."""
 
@@ -115,13 +124,15 @@ class MetricBus:
         self._queued = 0
         self._last: dict[str, int] = {}
         self._changed = threading.Condition()
+        # One that may be taken again: a signal's handler may close the run in the middle of its closing.
+        self._closing = threading.RLock()
         self._offered = self._journaled = self._lost = self._step = self._last_seq = 0
         # The number of the last item that the writer took from the queue, and of the last that it has done with.
         self._taken = self._settled = 0
         self._beat = 0
         self._warned: set[str] = set()
         self._status: Closed | None = None
-        self._stopping = False
+        self._ended = False
         self._retry_at = 0.0
         self._retry_delay = FIRST_RETRY
         self._receipt: Receipt | None = None
@@ -149,8 +160,7 @@ class MetricBus:
 
         ``values`` is a mapping by stream, or a callable that gives one; see ``publish``.
         """
-        if os.getpid() != self._identity.pid:
-            # A forked child has the bus but not its thread; only the process that opened the run writes.
+        if self._is_forked():
             return
         with self._changed:
             due = tuple(s for s in streams if self._is_wanted(s, step, final=final))
@@ -164,18 +174,23 @@ class MetricBus:
                 else:
                     self._warn("full", f"points from {step} on are lost: {QUEUE} wait for the disk already")
                 return
-            self._queue.append(_Item(due, step, now_ms(), values, self._offered))
+            self._queue.append(_Item(due, step, now_ms(), _copy(values), self._offered))
             self._queued += len(due)
+            self._last.update(dict.fromkeys(due, step))
             self._changed.notify_all()
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Wait until everything offered so far is durable (or counted as lost); False after ``timeout`` seconds."""
+        if self._is_forked():
+            return True
         with self._changed:
             goal = self._queue[-1].number if self._queue else self._taken
             return self._changed.wait_for(lambda: self._settled >= goal, timeout)
 
     def drain(self, timeout: float) -> bool:
         """Wait until all sinks have taken everything offered so far; False after ``timeout`` seconds."""
+        if self._is_forked():
+            return True
         deadline = time.monotonic() + timeout
         if not self.flush(timeout):
             return False
@@ -193,6 +208,8 @@ class MetricBus:
 
     def counts(self) -> Counts:
         """Say what was offered, is durable, and was lost; in records of this attempt."""
+        if self._is_forked():
+            return Counts()
         with self._changed:
             return Counts(offered=self._offered, journaled=self._journaled, lost=self._lost, step=self._step)
 
@@ -208,21 +225,25 @@ class MetricBus:
         Returns:
             The receipt; None in a forked child, which has nothing to close.
         """
-        if os.getpid() != self._identity.pid:
+        if self._is_forked():
             return None
+        with self._closing:
+            if self._stop(Closed(seq=0, time=now_ms(), status=status, reason=reason[:1000])):
+                atexit.unregister(self._at_exit)
+                # A disk that hangs keeps this thread for ever; it is left behind.
+                self._thread.join(FLUSH_TIMEOUT)
+                self._workers.finish(self._drain_timeout if timeout is None else timeout)
+                self._receipt = receipt(self.folder, self.counts())
+            return self._receipt
+
+    def _stop(self, closed: Closed) -> bool:
+        """Tell the writer to end the run; False if it has been told before."""
         with self._changed:
-            first = self._status is None
-            if first:
-                self._status = Closed(seq=0, time=now_ms(), status=status, reason=reason[:1000])
-                self._stopping = True
-                self._changed.notify_all()
-        if first:
-            atexit.unregister(self._at_exit)
-            # A disk that hangs keeps this thread for ever; it is left behind.
-            self._thread.join(FLUSH_TIMEOUT)
-            self._workers.finish(self._drain_timeout if timeout is None else timeout)
-            self._receipt = receipt(self.folder, self.counts())
-        return self._receipt
+            if self._status is not None:
+                return False
+            self._status = closed
+            self._changed.notify_all()
+            return True
 
     def __enter__(self) -> MetricBus:
         """Give the bus."""
@@ -238,17 +259,17 @@ class MetricBus:
             self.close("failed", reason=f"{kind.__name__}: {error}")
 
     def _at_exit(self) -> None:
-        if os.getpid() == self._identity.pid:
-            self.close("failed", reason="the bus was never closed")
+        self.close("failed", reason="the bus was never closed")
 
     def _is_wanted(self, stream: str, step: int, *, final: bool) -> bool:
-        if final:
-            if self._last.get(stream) == step:
-                return False
-        elif not self.due(stream, step):
-            return False
-        self._last[stream] = step
-        return True
+        return self._last.get(stream) != step if final else self.due(stream, step)
+
+    def _is_forked(self) -> bool:
+        """Say whether this is a child of the process that opened the run.
+
+        It has the bus but not its thread, and finds the lock as it was at the fork, perhaps locked for ever.
+        """
+        return os.getpid() != self._identity.pid
 
     # From here on: the writer's thread.
 
@@ -265,16 +286,19 @@ class MetricBus:
             if now >= next_beat:
                 next_beat = now + BEAT
                 self._write_beat()
-            if self._stopping and not self._queue and not self._journal.pending:
-                break
-        self._finish()
+            if self._status is not None and not self._queue and not self._journal.pending:
+                if self._ended:
+                    break
+                self._end(self._status)
+        self._write_beat(last=True)
+        self._journal.close()
 
     def _take(self, until: float) -> list[_Item]:
         with self._changed:
             if self._journal.pending:
                 until = min(until, self._retry_at)
             self._changed.wait_for(
-                lambda: self._queue or (self._stopping and not self._journal.pending),
+                lambda: self._queue or (self._status is not None and not self._journal.pending),
                 max(0.0, until - time.monotonic()),
             )
             items = list(self._queue)
@@ -286,7 +310,7 @@ class MetricBus:
     def _journal_item(self, item: _Item) -> None:
         try:
             groups = item.values() if callable(item.values) else item.values
-        except Exception as error:  # noqa: BLE001 - the callable is the host's; the writer must outlive it
+        except BaseException as error:  # noqa: BLE001 - the callable is the host's; the writer must outlive it
             self._lose(item, item.streams, error)
             return
         for stream in item.streams:
@@ -295,17 +319,22 @@ class MetricBus:
                 for transform in self._transforms:
                     values = transform(stream, values)
                 self._append(item, stream, {name: float(value) for name, value in values.items()})
-            except Exception as error:  # noqa: BLE001 - transforms and values are the host's too
+            except BaseException as error:  # noqa: BLE001 - transforms and values are the host's too
                 self._lose(item, (stream,), error)
 
     def _append(self, item: _Item, stream: str, values: dict[str, float]) -> None:
-        if item.step < 0:
-            msg = f"step {item.step} is below 0"
+        step = operator.index(item.step)
+        if step < 0:
+            msg = f"step {step} is below 0"
             raise ValueError(msg)
-        self._journal.append(lambda seq: Scalars(seq=seq, time=item.time, stream=stream, step=item.step, values=values))
-        self._step = max(self._step, item.step)
+        self._journal.append(lambda seq: Scalars(seq=seq, time=item.time, stream=stream, step=step, values=values))
+        self._step = max(self._step, step)
 
-    def _lose(self, item: _Item, streams: Sequence[str], error: Exception) -> None:
+    def _end(self, closed: Closed) -> None:
+        self._ended = True
+        self._journal.append(lambda seq: msgspec.structs.replace(closed, seq=seq))
+
+    def _lose(self, item: _Item, streams: Sequence[str], error: BaseException) -> None:
         with self._changed:
             self._lost += len(streams)
             self._queued -= len(streams)
@@ -334,7 +363,8 @@ class MetricBus:
         if "disk" in self._warned:
             self._warned.discard("disk")
             log.warning("the journal in %s is written again; nothing that waited was lost", self.folder)
-        self._settle(waiting)
+        # How the run ended is a record of its own, which nobody offered.
+        self._settle(0 if self._ended else waiting)
 
     def _settle(self, written: int) -> None:
         with self._changed:
@@ -355,19 +385,15 @@ class MetricBus:
         except OSError as error:
             self._warn("beat", f"alive.json in {self.folder} cannot be written: {error}")
 
-    def _finish(self) -> None:
-        closed = self._status
-        assert closed is not None  # noqa: S101 - close sets it before it stops the thread
-        try:
-            self._journal.append(lambda seq: msgspec.structs.replace(closed, seq=seq))
-            self._journal.commit()
-        except OSError as error:
-            self._warn("disk", f"how the run ended cannot be written to the journal in {self.folder}: {error}")
-        self._write_beat(last=True)
-        self._journal.close()
-
     def _warn(self, cause: str, message: str) -> None:
         """Log each cause once, until it has passed."""
         if cause not in self._warned:
             self._warned.add(cause)
             log.warning("%s", message)
+
+
+def _copy(values: Group) -> Group:
+    """Give values that stay as they are when the host goes on with its own."""
+    if not isinstance(values, Mapping):
+        return values
+    return {stream: dict(given) if isinstance(given, Mapping) else given for stream, given in values.items()}

@@ -1,0 +1,657 @@
+"""The bus: what it takes, what it writes, what it loses, and that training never notices."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from errno import EIO, ENOSPC
+from pathlib import Path
+
+import pytest
+from telemetry_fakes import METRICS, Backend, FaultyDisk, MemorySink, eventually, journal_lines, journal_steps, remove
+
+import telemetry
+from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
+
+Opener = Callable[..., MetricBus]
+
+
+@pytest.fixture
+def open_bus(tmp_path: Path) -> Iterator[Opener]:
+    """Give a function that opens a run in ``tmp_path / "run"`` without any sink; the bus is closed in the end."""
+    buses: list[MetricBus] = []
+
+    def open_it(every: int = 1, **more: object) -> MetricBus:
+        options = {"metrics": METRICS, "sinks": [], "settings": Settings(every=every)} | more
+        buses.append(open_run(tmp_path / "run", **options))
+        return buses[-1]
+
+    yield open_it
+    for bus in buses:
+        bus.close(timeout=0)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, open_bus: Opener) -> Iterator[FaultyDisk]:
+    """Give a disk under the journal that can be told to fail; it is well again before the bus is closed."""
+    disk = FaultyDisk()
+    monkeypatch.setattr("telemetry.journal.os", disk)
+    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 0.05)
+    yield disk
+    disk.write_error = disk.sync_error = None
+    if disk.hangs is not None:
+        disk.hangs.set()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def counts(bus: MetricBus) -> tuple[int, int, int]:
+    """Give how many records were offered, are durable, and were lost."""
+    now = bus.counts()
+    return now.offered, now.journaled, now.lost
+
+
+# Cadence.
+
+
+def test_a_periodic_stream_has_points_at_multiples_of_every_and_nowhere_else(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(every=200)
+    for step in range(1, 1001):
+        bus.publish("train", step, {"loss": 1.0})
+    assert bus.flush()
+    assert journal_steps(run) == [200, 400, 600, 800, 1000]
+    assert counts(bus) == (5, 5, 0)
+
+
+def test_streams_driven_by_events_are_never_limited(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(every=200)
+    for step in (3, 4, 5):
+        bus.publish("val", step, {"loss": 1.0})
+    assert bus.flush()
+    assert journal_steps(run, "val") == [3, 4, 5]
+
+
+def test_the_last_point_is_written_whatever_the_cadence(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(every=200)
+    for step in range(1, 251):
+        bus.publish("train", step, {"loss": 1.0}, final=step == 250)
+    assert bus.flush()
+    assert journal_steps(run) == [200, 250]
+
+
+def test_the_last_point_is_not_written_twice_when_it_is_due_anyway(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(every=200)
+    bus.publish("train", 200, {"loss": 1.0})
+    bus.publish("train", 200, {"loss": 1.0}, final=True)
+    bus.publish("train", 201, {"loss": 1.0}, final=True)
+    bus.publish("train", 201, {"loss": 1.0}, final=True)
+    assert bus.flush()
+    assert journal_steps(run) == [200, 201]
+
+
+def test_a_final_point_of_one_stream_does_not_stand_for_that_of_another(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(every=200)
+    bus.publish("train", 200, {"loss": 1.0})
+    values = {"train": {"loss": 1.0}, "train_window": {"loss": 2.0}}
+    bus.publish_group(("train", "train_window"), 200, values, final=True)
+    assert bus.flush()
+    assert journal_steps(run) == [200]
+    assert journal_steps(run, "train_window") == [200]
+
+
+def test_every_rank_gives_the_same_answer_about_what_is_due(open_bus: Opener) -> None:
+    bus, null = open_bus(every=7), NullBus(every=7)
+    for stream in ("train", "train_window", "train_epoch", "val"):
+        assert [bus.due(stream, s) for s in range(100)] == [null.due(stream, s) for s in range(100)]
+
+
+def test_the_bus_of_other_ranks_has_all_methods_and_takes_nothing(tmp_path: Path) -> None:
+    missing = [m for m in dir(MetricBus) if not m.startswith("_") and not hasattr(NullBus, m)]
+    assert missing == []
+    with NullBus(every=1) as null:
+        null.publish("train", 1, {"loss": 1.0})
+        null.publish_group(("train",), 1, {"train": {"loss": 1.0}}, final=True)
+        assert null.flush()
+        assert null.drain(0)
+        assert null.close() is None
+
+
+# Values.
+
+
+def test_values_are_in_display_units_in_the_journal(open_bus: Opener, run: Path) -> None:
+    metrics = {
+        "train/E_rmse": Metric(unit="kcal/mol", source_unit="eV/particle"),
+        "train/loss": Metric(),
+    }
+    bus = open_bus(metrics=metrics)
+    bus.publish("train", 1, {"E_rmse": 1.0, "loss": 1.0})
+    assert bus.flush()
+    values = journal_lines(run)[1]["values"]
+    assert values["E_rmse"] == pytest.approx(23.060547830619026, rel=1e-12)
+    assert values["loss"] == 1.0
+
+
+def test_a_callable_is_run_in_the_thread_of_the_bus(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    threads: list[str] = []
+
+    def values() -> dict[str, float]:
+        threads.append(threading.current_thread().name)
+        return {"loss": 2.5}
+
+    bus.publish("train", 1, values)
+    assert bus.flush()
+    assert threads == ["telemetry-writer"]
+    assert journal_lines(run)[1]["values"] == {"loss": 2.5}
+
+
+def test_a_callable_of_a_point_that_is_not_due_is_never_run(open_bus: Opener) -> None:
+    bus = open_bus(every=10)
+    bus.publish("train", 9, lambda: pytest.fail("it was run"))
+    assert bus.flush()
+    assert counts(bus) == (0, 0, 0)
+
+
+def test_a_mapping_may_be_used_again_as_soon_as_publish_returns(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    release = threading.Event()
+    bus.publish("val", 1, lambda: {"loss": float(release.wait(10))})
+    values = {"loss": 2.0}
+    group = {"train": values}
+    bus.publish("train", 2, values)
+    bus.publish_group(("train",), 3, group)
+    values["loss"] = -1.0
+    group.clear()
+    release.set()
+    assert bus.flush()
+    assert [line["values"]["loss"] for line in journal_lines(run)[1:]] == [1.0, 2.0, 2.0]
+
+
+def test_the_streams_of_a_group_come_to_the_disk_in_one_write(disk: FaultyDisk, open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    before = len(disk.writes)
+    streams = ("train", "train_window")
+    bus.publish_group(streams, 1, lambda: {"train": {"loss": 1.0}, "train_window": {"loss": 2.0}})
+    assert bus.flush()
+    (written,) = disk.writes[before:]
+    assert written.count(b"\n") == 2
+    assert [(line["stream"], line["values"]) for line in journal_lines(run)[1:]] == [
+        ("train", {"loss": 1.0}),
+        ("train_window", {"loss": 2.0}),
+    ]
+
+
+def test_only_the_due_streams_of_a_group_are_taken(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(every=10)
+    bus.publish_group(("train", "val"), 5, {"train": {"loss": 1.0}, "val": {"loss": 2.0}})
+    assert bus.flush()
+    assert [line["stream"] for line in journal_lines(run)[1:]] == ["val"]
+    assert counts(bus) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(lambda: 1 / 0, id="raises"),
+        pytest.param(lambda: sys.exit(3), id="exits"),
+        pytest.param(lambda: None, id="gives nothing"),
+        pytest.param(lambda: {"loss": "high"}, id="no number"),
+        pytest.param(lambda: {"undeclared": 1.0}, id="undeclared"),
+        pytest.param(None, id="none at all"),
+        pytest.param({"loss": object()}, id="object"),
+    ],
+)
+def test_values_that_cannot_be_had_are_one_lost_record_and_the_next_is_written(
+    open_bus: Opener, run: Path, values: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, values)  # type: ignore[arg-type]
+    bus.publish("train", 2, {"loss": 1.0})
+    assert bus.flush()
+    assert journal_steps(run) == [2]
+    assert counts(bus) == (2, 1, 1)
+    assert "train at 1 is lost" in caplog.text
+
+
+def test_a_stream_missing_from_a_group_is_lost_alone(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    bus.publish_group(("train", "val"), 1, lambda: {"val": {"loss": 1.0}})
+    assert bus.flush()
+    assert [line["stream"] for line in journal_lines(run)[1:]] == ["val"]
+    assert counts(bus) == (2, 1, 1)
+
+
+def test_a_group_whose_callable_raises_loses_all_its_streams(open_bus: Opener) -> None:
+    bus = open_bus()
+    bus.publish_group(("train", "val"), 1, lambda: {}[1])
+    assert bus.flush()
+    assert counts(bus) == (2, 0, 2)
+
+
+def test_a_step_below_0_is_a_lost_record(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    bus.publish("train", -1, {"loss": 1.0})
+    assert bus.flush()
+    assert journal_steps(run) == []
+    assert counts(bus) == (1, 0, 1)
+
+
+def test_a_step_may_be_any_integer_such_as_numpys(open_bus: Opener, run: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    bus = open_bus(every=2)
+    bus.publish("train", numpy.int64(4), {"loss": numpy.float32(0.5)})
+    assert bus.flush()
+    assert journal_steps(run) == [4]
+    assert journal_lines(run)[1]["values"] == {"loss": 0.5}
+
+
+def test_values_that_are_no_finite_numbers_are_spelt_out(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": float("nan"), "lr": float("-inf")})
+    assert bus.flush()
+    assert journal_lines(run)[1]["values"] == {"loss": "NaN", "lr": "-Infinity"}
+
+
+# Durability.
+
+
+def test_records_are_on_the_disk_when_flush_returns(disk: FaultyDisk, open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    for step in range(1, 101):
+        syncs = disk.syncs
+        bus.publish("train", step, lambda: {"loss": 1.0})
+        assert bus.flush()
+        assert journal_steps(run)[-1:] == [step]
+        assert disk.syncs > syncs
+
+
+def test_flush_does_not_take_later_losses_for_earlier_records(
+    disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.QUEUE", 10)
+    bus = open_bus()
+    disk.hangs = threading.Event()
+    for step in range(1, 11):
+        bus.publish("train", step, {"loss": 1.0})
+    answers: list[bool] = []
+    waiting = threading.Thread(target=lambda: answers.append(bus.flush(0.5)))
+    waiting.start()
+    for step in range(11, 31):
+        bus.publish("train", step, {"loss": 1.0})
+    waiting.join()
+    assert answers == [False]
+
+
+def test_flush_does_not_take_a_record_that_raises_for_one_before_it(disk: FaultyDisk, open_bus: Opener) -> None:
+    bus = open_bus()
+    release, taken = threading.Event(), threading.Event()
+    bus.publish("train", 1, lambda: {"loss": float(taken.set() or release.wait(10))})
+    assert taken.wait(10)
+    disk.write_error = OSError(ENOSPC, "No space left on device")
+    bus.publish("train", 2, {"loss": 1.0})
+    bus.publish("train", 3, lambda: 1 / 0)
+    release.set()
+    eventually(lambda: bus.counts().lost == 1)
+    assert not bus.flush(0.2)
+    disk.write_error = None
+    assert bus.flush()
+    assert counts(bus) == (3, 2, 1)
+
+
+def test_flush_gives_up_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
+    bus = open_bus()
+    disk.hangs = threading.Event()
+    bus.publish("train", 1, {"loss": 1.0})
+    began = time.monotonic()
+    assert not bus.flush(0.2)
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+def test_many_threads_may_publish_at_once_and_each_record_is_written_once(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+
+    def publish(first: int) -> None:
+        for step in range(first, 1000, 5):
+            bus.publish("train", step, lambda: {"loss": 1.0})
+
+    threads = [threading.Thread(target=publish, args=(n,)) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert bus.flush()
+    assert sorted(journal_steps(run)) == list(range(1000))
+    seqs = [line["seq"] for line in journal_lines(run)]
+    assert seqs == list(range(1001))
+
+
+# What goes wrong.
+
+
+def test_a_full_queue_drops_what_comes_on_top_and_counts_it_exactly(
+    disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus()
+    disk.hangs = threading.Event()
+    bus.publish("train", 0, {"loss": 1.0})
+    assert disk.hung.wait(10)
+    for step in range(1, 10_051):
+        bus.publish("train", step, {"loss": 1.0})
+    assert counts(bus) == (10_051, 0, 51)
+    disk.hangs.set()
+    assert bus.flush(20)
+    assert counts(bus) == (10_051, 10_000, 51)
+    assert journal_steps(run) == list(range(10_000))
+    assert len([r for r in caplog.records if "wait for the disk" in r.message]) == 1
+
+
+def test_a_final_point_that_the_full_queue_dropped_may_be_offered_again(
+    disk: FaultyDisk, open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.QUEUE", 1)
+    bus = open_bus()
+    disk.hangs = threading.Event()
+    bus.publish("val", 1, {"loss": 1.0})
+    bus.publish("train", 2, {"loss": 1.0})
+    disk.hangs.set()
+    assert bus.flush()
+    bus.publish("train", 2, {"loss": 1.0}, final=True)
+    assert bus.flush()
+    assert journal_steps(run) == [2]
+
+
+@pytest.mark.parametrize("fault", ["write_error", "sync_error"])
+def test_training_goes_on_while_the_disk_fails_and_all_is_written_afterwards(
+    disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": 1.0})
+    assert bus.flush()
+    setattr(disk, fault, OSError(ENOSPC, os.strerror(ENOSPC)))
+    for step in range(2, 50):
+        bus.publish("train", step, {"loss": 1.0})
+    assert not bus.flush(0.3)
+    assert counts(bus) == (49, 1, 0)
+    setattr(disk, fault, None)
+    assert bus.flush(20)
+    assert counts(bus) == (49, 49, 0)
+    bus.publish("train", 50, {"loss": 1.0})
+    assert bus.flush()
+    by_seq = {line["seq"]: line["step"] for line in journal_lines(run) if line["kind"] == "scalars"}
+    assert sorted(by_seq.values()) == list(range(1, 51))
+    warnings = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len([w for w in warnings if "cannot be written" in w]) == 1
+    assert len([w for w in warnings if "is written again" in w]) == 1
+
+
+def test_the_sinks_get_each_record_once_after_the_disk_failed(disk: FaultyDisk, open_bus: Opener) -> None:
+    backend = Backend()
+    bus = open_bus(sinks=[MemorySink(backend)], settings=Settings(every=1, poll=0.02))
+    bus.publish("train", 1, {"loss": 1.0})
+    assert bus.drain(10)
+    disk.sync_error = OSError(EIO, "Input/output error")
+    for step in (2, 3):
+        bus.publish("train", step, {"loss": 1.0})
+        assert not bus.flush(0.2)
+    disk.sync_error = None
+    assert bus.drain(20), "nothing was left, and drain did not see it"
+    assert backend.steps() == [1, 2, 3]
+    bus.publish("train", 4, {"loss": 1.0})
+    bus.close()
+    assert backend.steps() == [1, 2, 3, 4]
+    assert backend.closed == ["finished"]
+
+
+def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer(
+    disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.3)
+    bus = open_bus()
+    disk.hangs = threading.Event()
+    began = time.monotonic()
+    for step in range(1, 1001):
+        bus.publish("train", step, {"loss": 1.0})
+    assert time.monotonic() - began < 2, "publish waited for the disk"
+    began = time.monotonic()
+    receipt = bus.close(timeout=0.2)
+    assert time.monotonic() - began < 3
+    assert receipt is not None
+    assert (receipt.counts.offered, receipt.counts.journaled) == (1000, 0)
+    assert "1000 NOT WRITTEN" in str(receipt)
+
+
+def test_a_callable_that_hangs_holds_up_the_end_of_the_run_no_longer(
+    open_bus: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.2)
+    bus = open_bus()
+    release = threading.Event()
+    bus.publish("train", 1, lambda: {"loss": float(release.wait(30))})
+    began = time.monotonic()
+    receipt = bus.close(timeout=0)
+    assert time.monotonic() - began < 3
+    assert receipt is not None
+    assert receipt.counts.journaled == 0
+    release.set()
+
+
+def test_a_run_that_ends_while_the_disk_fails_for_a_moment_is_closed_as_it_ended(
+    disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": 1.0})
+    assert bus.flush()
+    disk.write_error = OSError(ENOSPC, "No space left on device")
+    receipts: list[Receipt | None] = []
+    closing = threading.Thread(target=lambda: receipts.append(bus.close("preempted")))
+    closing.start()
+    eventually(lambda: "cannot be written" in caplog.text)
+    disk.write_error = None
+    closing.join()
+    assert [line["status"] for line in journal_lines(run) if line["kind"] == "closed"] == ["preempted"]
+    assert receipts[0] is not None
+    assert (receipts[0].status, receipts[0].counts.journaled) == ("preempted", 1)
+
+
+def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(
+    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 0.05)
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": 1.0})
+    assert bus.flush()
+    remove(run)
+    bus.publish("train", 2, {"loss": 1.0})
+    assert bus.flush(20)
+    assert journal_steps(run) == [2]
+    remove(run)
+    receipt = bus.close("finished", timeout=0)
+    assert receipt is not None
+    assert receipt.counts.offered == 2
+    assert [line["kind"] for line in journal_lines(run)] == ["run", "closed"]
+
+
+def test_a_run_folder_that_cannot_be_made_again_is_a_warning_and_a_receipt(
+    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.5)
+    bus = open_bus(sinks=[MemorySink(Backend())], settings=Settings(every=1, poll=0.02))
+    remove(run)
+    run.write_text("a file in its place")
+    for step in range(1, 11):
+        bus.publish("train", step, {"loss": 1.0})
+    receipt = bus.close("finished", timeout=0.2)
+    assert receipt is not None
+    assert receipt.counts.offered == 10
+    assert "10 NOT WRITTEN" in str(receipt)
+    assert "cannot be written" in caplog.text
+    run.unlink()
+
+
+# The end.
+
+
+def test_what_is_published_after_the_end_is_counted_as_lost(open_bus: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": 1.0})
+    bus.close()
+    bus.publish("train", 2, {"loss": 1.0})
+    bus.publish("train", 3, {"loss": 1.0})
+    assert counts(bus) == (3, 1, 2)
+    assert len([r for r in caplog.records if "is closed" in r.message]) == 1
+
+
+def test_the_end_writes_all_that_was_offered_and_how_it_ended(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    for step in range(1, 501):
+        bus.publish("train", step, lambda: {"loss": 1.0})
+    receipt = bus.close("preempted", reason="SIGTERM")
+    assert journal_steps(run) == list(range(1, 501))
+    last = journal_lines(run)[-1]
+    assert (last["kind"], last["status"], last["reason"]) == ("closed", "preempted", "SIGTERM")
+    assert receipt is not None
+    assert (receipt.status, receipt.step, receipt.journaled) == ("preempted", 500, 500)
+    assert "500 records offered, 500 journaled" in str(receipt)
+
+
+def test_closing_twice_gives_the_same_receipt_and_writes_one_end(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    receipt = bus.close("finished")
+    assert bus.close("failed") is receipt
+    assert [line["status"] for line in journal_lines(run) if line["kind"] == "closed"] == ["finished"]
+
+
+def test_an_exception_that_leaves_the_with_block_closes_the_run_as_failed(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": 1.0})
+    with pytest.raises(RuntimeError), bus:
+        raise RuntimeError("loss exploded")
+    last = journal_lines(run)[-1]
+    assert (last["kind"], last["status"], last["reason"]) == ("closed", "failed", "RuntimeError: loss exploded")
+
+
+def test_a_with_block_that_ends_well_closes_the_run_as_finished(open_bus: Opener, run: Path) -> None:
+    with open_bus() as bus:
+        bus.publish("train", 1, {"loss": 1.0})
+    assert journal_lines(run)[-1]["status"] == "finished"
+
+
+def test_a_bus_that_is_never_closed_is_closed_as_failed_at_exit(tmp_path: Path) -> None:
+    code = f"""
+import telemetry
+bus = telemetry.open_run({str(tmp_path / "run")!r}, metrics={{"train/loss": telemetry.Metric()}}, sinks=[])
+bus.publish("train", 200, {{"loss": 1.0}})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert journal_steps(tmp_path / "run") == [200]
+    last = journal_lines(tmp_path / "run")[-1]
+    assert (last["status"], last["reason"]) == ("failed", "the bus was never closed")
+
+
+def test_a_run_is_closed_with_its_status_by_a_second_thread_that_waits_for_the_first(open_bus: Opener) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        release.wait(10)
+
+    backend = Backend(faults=[hold])
+    bus = open_bus(sinks=[MemorySink(backend)], settings=Settings(every=1, poll=0.02))
+    bus.publish("train", 1, {"loss": 1.0})
+    assert entered.wait(10)
+    receipts: list[object] = []
+    threads = [threading.Thread(target=lambda: receipts.append(bus.close())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert receipts[0] is not None
+    assert receipts[0] is receipts[1]
+
+
+# Forks.
+
+
+def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(sinks=[MemorySink(Backend())], settings=Settings(every=1, poll=0.02))
+    bus.publish("train", 1, {"loss": 1.0})
+    assert bus.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            bus.publish("train", 2, {"loss": 1.0})
+            bus.publish("train", 3, lambda: {"loss": 1.0}, final=True)
+            quick = bus.flush(60) and bus.drain(60)
+            bus._at_exit()
+            code = 0 if quick and bus.close() is None else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert counts(bus) == (1, 1, 0)
+    bus.publish("train", 4, {"loss": 1.0})
+    assert bus.flush()
+    assert journal_steps(run) == [1, 4]
+    assert [line["kind"] for line in journal_lines(run)] == ["run", "scalars", "scalars"]
+
+
+def test_a_child_forked_while_the_bus_is_locked_is_not_held_up_by_it(open_bus: Opener) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": 1.0})
+    with bus._changed:
+        child = os.fork()
+        if child == 0:
+            # The lock belongs to a thread that is not in this process.
+            done = threading.Event()
+
+            def use() -> None:
+                bus.publish("train", 2, {"loss": 1.0})
+                bus.flush(60)
+                bus.drain(60)
+                bus.counts()
+                bus.close()
+                done.set()
+
+            threading.Thread(target=use, daemon=True).start()
+            os._exit(0 if done.wait(5) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# The trainer's signs of life.
+
+
+def test_the_trainer_is_seen_to_live_until_the_run_is_closed(open_bus: Opener, run: Path) -> None:
+    watch = telemetry.alive.TrainerWatch(run)
+    bus = open_bus()
+    assert watch.lives() is True
+    bus.close()
+    assert watch.lives() is False
+
+
+def test_the_last_beat_tells_what_became_of_the_records(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    bus.publish("train", 7, {"loss": 1.0})
+    bus.publish("train", 8, lambda: 1 / 0)
+    bus.close()
+    alive = telemetry.alive.read_alive(run)
+    assert alive is not None
+    assert (alive.beat, alive.counts.offered, alive.counts.journaled, alive.counts.lost) == (-1, 2, 1, 1)
+    assert alive.counts.step == 7
+
+
+def test_every_error_of_the_public_names_has_the_one_base() -> None:
+    errors = [getattr(telemetry, n) for n in telemetry.__all__]
+    errors = [e for e in errors if isinstance(e, type) and issubclass(e, Exception)]
+    assert errors
+    assert all(issubclass(e, TelemetryError) for e in errors)
