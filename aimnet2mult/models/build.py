@@ -15,6 +15,7 @@ warp.config.log_level = warp.LOG_WARNING
 from aimnet.config import build_module, get_module, load_yaml  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402
 
+from aimnet2mult.labels import LABELS  # noqa: E402
 from aimnet2mult.models.errors import ModelError  # noqa: E402
 from aimnet2mult.models.mixed import MixedFidelity  # noqa: E402
 
@@ -40,7 +41,7 @@ def build_model(
     The model takes a dictionary of a batch's inputs and returns it with the predictions added.
 
     Raises ``ModelError`` if the definition cannot be read or built, if it does not go with several
-    fidelities, or if the model does not predict one of ``labels``.
+    fidelities, or if the model does not predict one of ``labels``, in the shape that it has.
     """
     name = "the model definition" if isinstance(definition, Mapping) else str(definition or DEFAULT_DEFINITION)
     content = _read(definition or DEFAULT_DEFINITION, name)
@@ -63,6 +64,8 @@ def _read(definition: str | Path | Mapping[str, Any], name: str) -> dict[str, An
         raise ModelError(f"cannot read {name}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ModelError(f"{name} is not YAML: {error}") from error
+    except TypeError:  # what aimnet makes of a file that holds neither a mapping nor a list
+        content = None
     if not isinstance(content, dict) or "class" not in content:
         raise ModelError(f"{name} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return content
@@ -111,6 +114,10 @@ def _check_labels(model: nn.Module, name: str, labels: Sequence[str]) -> None:
     if missing:
         cure = "; spin_charges need num_charge_channels: 2" if "spin_charges" in missing else ""
         raise ModelError(f"{name}: the model predicts no {', '.join(missing)}{cure}; take it out of data.y or add it")
+    for label in labels:
+        shape, expected = tuple(predicted[label].shape), LABELS[label].shape(1, 2)
+        if shape != expected:
+            raise ModelError(f"{name}: the model's {label} of H2 has the shape {shape}, expected {expected}")
 
 
 def _hydrogen() -> dict[str, Tensor]:

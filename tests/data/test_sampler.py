@@ -65,7 +65,7 @@ def cases(draw: st.DrawFn) -> tuple[Counts, dict[str, Any]]:
     counts = {atoms: n for atoms, n in counts.items() if sum(n)}
     present = sorted({f for n in counts.values() for f, count in enumerate(n) if count})
     weight = st.sampled_from([0.0, 0.1, 1.0, 2.5, 40.0])
-    weights = draw(st.none() | st.fixed_dictionaries({f: weight for f in present}))
+    weights = draw(st.none() | st.fixed_dictionaries(dict.fromkeys(present, weight)))
     if not counts or (weights is not None and not any(weights.values())):
         counts, weights = {3: (4,)}, None
     options = {
