@@ -106,7 +106,7 @@ def make_plan(request: Request) -> Plan:
     if request.resume != "auto":
         return _plan_resume(request, resume.find_run(request.resume, directory))
     for folder in resume.newest_first(asked["run_name"], directory):
-        if not _is_finished(folder):
+        if _can_go_on(folder):
             return _plan_resume(request, folder)
     click.echo(f"no unfinished run {asked['run_name']!r} in {directory}: this starts a new one", err=True)
     return _plan_new(request)
@@ -160,12 +160,15 @@ def _check_writable(path: Path | None) -> None:
         raise ConfigError(f"--save {path}: cannot write to the folder {path.absolute().parent}")
 
 
-def _is_finished(folder: Path) -> bool:
+def _can_go_on(folder: Path) -> bool:
+    """Say whether a run is unfinished, and did not fail before its first checkpoint, as it would again."""
     reader = JournalReader(folder)
     last = None
     while records := reader.read(10_000, live=False):
         last = records[-1]
-    return isinstance(last, Closed) and last.status == "finished"
+    if not isinstance(last, Closed):
+        return True
+    return last.status != "finished" and (last.status != "failed" or checkpoint.newest(folder) is not None)
 
 
 def _open(plan: Plan) -> MetricBus:

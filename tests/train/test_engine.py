@@ -1,0 +1,202 @@
+"""The steps read nothing back, keep nothing, and do what a plain loop does."""
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from host_reads import no_host_reads
+from ignite.engine import Engine, Events
+from tiny import SquaredLoss, TinyModel, batches
+from torch import Tensor, nn
+
+from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
+from aimnet2mult.train.errors import ErrorSums, Slot
+
+CPU = torch.device("cpu")
+LABELS = ("energy", "forces", "charges")
+
+
+class Recording:
+    """Keeps what it is given to add up."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def update(
+        self,
+        pred: Mapping[str, Tensor],
+        true: Mapping[str, Tensor],
+        numbers: Tensor,
+        fidelity: Tensor,
+        loss: Tensor | None,
+    ) -> None:
+        self.calls.append({"pred": pred, "true": true, "numbers": numbers, "fidelity": fidelity, "loss": loss})
+
+
+def trainer_of(model: nn.Module, **options: Any) -> tuple[Engine, torch.optim.Optimizer, ErrorSums]:
+    sums = ErrorSums(LABELS, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return build_trainer(model, optimizer, SquaredLoss(), sums, device=CPU, **options), optimizer, sums
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_value": 0.4}, {"clip_norm": 0.1}, {"norm_due": lambda _: True}], ids=str
+)
+def test_a_training_step_reads_nothing_back(options: dict[str, Any]) -> None:
+    trainer, _, _ = trainer_of(TinyModel(), **options)
+    data = batches(3)
+    with no_host_reads():
+        trainer.run(data)
+
+
+def test_a_validation_step_reads_nothing_back() -> None:
+    validator = build_validator(TinyModel(), SquaredLoss(), ErrorSums(LABELS, 2), device=CPU)
+    data = batches(3)
+    with no_host_reads():
+        validator.run(data)
+
+
+def test_nothing_of_a_step_survives_it() -> None:
+    model = TinyModel()
+    graph_nodes: list[weakref.ref[Tensor]] = []
+
+    class Spy(SquaredLoss):
+        def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            graph_nodes.extend(weakref.ref(value) for value in (*y_pred.values(), *y_true.values()))
+            losses = super().__call__(y_pred, y_true)
+            graph_nodes.extend(weakref.ref(value) for value in losses.values())
+            return losses
+
+    trainer = build_trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        Spy(),
+        ErrorSums(LABELS, 2),
+        device=CPU,
+        norm_due=lambda _: True,
+    )
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def _look(engine: Engine) -> None:
+        assert engine.state.batch is None
+        assert engine.state.output is None
+        assert not engine.state.grad_norm.requires_grad
+        gc.collect()
+        # The loop over the data still holds the batch's own tensors; none that was computed.
+        alive = [tensor for ref in graph_nodes if (tensor := ref()) is not None]
+        assert all(tensor.grad_fn is None for tensor in alive)
+
+    trainer.run(iter(batches(2)), epoch_length=2)
+    assert graph_nodes
+
+
+def test_sums_get_no_graph() -> None:
+    model = TinyModel()
+    sums = ErrorSums(LABELS, 2)
+    build_trainer(model, torch.optim.SGD(model.parameters()), SquaredLoss(), sums, device=CPU).run(batches(1))
+    assert not sums._sums.requires_grad
+
+
+def plain_loop(model: nn.Module, clip: Callable[[nn.Module], object]) -> list[float]:
+    """Train without an engine; the loss of each batch."""
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), []
+    for x, y in batches(4):
+        optimizer.zero_grad()
+        loss = SquaredLoss()(model(dict(x)), y)["loss"]
+        loss.backward()
+        clip(model)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("options", "clip"),
+    [
+        ({}, lambda _: None),
+        ({"clip_value": 0.01}, lambda m: torch.nn.utils.clip_grad_value_(m.parameters(), 0.01)),
+        ({"clip_norm": 0.05}, lambda m: torch.nn.utils.clip_grad_norm_(m.parameters(), 0.05)),
+    ],
+    ids=["free", "value", "norm"],
+)
+def test_training_is_that_of_a_plain_loop(options: dict[str, Any], clip: Callable[[nn.Module], object]) -> None:
+    torch.manual_seed(0)
+    model = TinyModel()
+    other = copy.deepcopy(model)
+    trainer, _, sums = trainer_of(model, **options)
+    trainer.run(batches(4))
+    losses = plain_loop(other, clip)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+    epoch = sums.snapshot().wait()[Slot.EPOCH]
+    assert epoch[-2:].tolist() == pytest.approx([sum(losses), 4])
+
+
+def test_the_norm_is_that_before_clipping_and_only_when_due() -> None:
+    torch.manual_seed(0)
+    model = TinyModel()
+    other = copy.deepcopy(model)
+    trainer, _, _ = trainer_of(model, clip_value=1e-6, norm_due=lambda engine: engine.state.iteration == 2)
+    norms: list[float | None] = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def _keep(engine: Engine) -> None:
+        norm = engine.state.grad_norm
+        norms.append(None if norm is None else norm.item())
+
+    trainer.run(batches(3))
+    before: list[float] = []
+
+    def clip(plain: nn.Module) -> None:
+        before.append(torch.stack([p.grad.norm() for p in plain.parameters()]).norm().item())
+        torch.nn.utils.clip_grad_value_(plain.parameters(), 1e-6)
+
+    plain_loop(other, clip)
+    assert norms == [None, pytest.approx(before[1]), None]
+
+
+def test_frozen_parameters_are_left_alone() -> None:
+    model = TinyModel()
+    model.embedding.requires_grad_(False)
+    before = copy.deepcopy(model.embedding.weight)
+    trainer, _, _ = trainer_of(model, clip_norm=1.0)
+    trainer.run(batches(2))
+    assert torch.equal(model.embedding.weight, before)
+
+
+def test_validation_is_without_dropout_and_leaves_the_mode_and_the_weights() -> None:
+    model = TinyModel(dropout=0.9)
+    before = copy.deepcopy(model.state_dict())
+    recordings = []
+    for mode in (True, False):
+        model.train(mode)
+        sums = Recording()
+        build_validator(model, SquaredLoss(), sums, device=CPU).run(batches(2))
+        assert model.training is mode
+        recordings.append(sums.calls)
+    for one, two in zip(*recordings, strict=True):
+        assert torch.equal(one["pred"]["energy"], two["pred"]["energy"])
+        assert torch.equal(one["loss"], two["loss"])
+        assert not one["loss"].requires_grad
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_validation_that_is_broken_off_leaves_the_mode_too() -> None:
+    model = TinyModel()
+    validator = build_validator(model, SquaredLoss(), ErrorSums(LABELS, 2), device=CPU)
+    validator.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda engine: engine.terminate())
+    model.train()
+    validator.run(batches(3))
+    assert validator.state.iteration == 1
+    assert model.training
+
+
+def test_the_last_iteration_is_epochs_times_their_length() -> None:
+    trainer, _, _ = trainer_of(TinyModel())
+    trainer.run(batches(3), max_epochs=2)
+    assert total_iterations(trainer) == trainer.state.iteration == 6

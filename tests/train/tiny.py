@@ -1,0 +1,87 @@
+"""A model, batches and a loss that cost next to nothing, and labels of the shapes that real ones have."""
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+class TinyModel(nn.Module):
+    """Energy, forces and charges from an element's embedding and its distance from the origin; with dropout."""
+
+    def __init__(self, features: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(64, features)
+        self.mlp = nn.Sequential(nn.Linear(features + 1, 8), nn.GELU(), nn.Dropout(dropout), nn.Linear(8, 2))
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            coord = data["coord"].requires_grad_()
+            real = (data["numbers"] != 0).unsqueeze(-1)
+            distance = (coord.square().sum(-1, keepdim=True) + 1).sqrt()
+            out = self.mlp(torch.cat([self.embedding(data["numbers"].long()), distance], -1)) * real
+            energy, charges = out[..., 0].sum(-1), out[..., 1]
+            (gradient,) = torch.autograd.grad(energy.sum(), coord, create_graph=self.training)
+        return {**data, "energy": energy, "charges": charges, "forces": -gradient}
+
+
+class SquaredLoss:
+    """The mean squared error of every label, NaN left out."""
+
+    def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        terms = [torch.nan_to_num(y_pred[key] - value).square().mean() for key, value in y_true.items()]
+        return {"loss": torch.stack(terms).sum()}
+
+
+class StoppingLoss(SquaredLoss):
+    """Sends this process a SIGTERM during one of its calls, counted over all of them in training and validation."""
+
+    calls_left: ClassVar[int | None] = None
+
+    def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if StoppingLoss.calls_left is not None:
+            StoppingLoss.calls_left -= 1
+            if StoppingLoss.calls_left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().__call__(y_pred, y_true)
+
+
+class FailingLoss(SquaredLoss):
+    """Raises at the third call."""
+
+    calls = 0
+
+    def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == 3:
+            raise ArithmeticError("the third call")
+        return super().__call__(y_pred, y_true)
+
+
+def batches(number: int, *, structures: int = 3, atoms: int = 4, seed: int = 0) -> list[Batch]:
+    """Return batches of two fidelities, with padding."""
+    return list(_batches(number, structures, atoms, torch.Generator().manual_seed(seed)))
+
+
+def _batches(number: int, structures: int, atoms: int, rng: torch.Generator) -> Iterator[Batch]:
+    for _ in range(number):
+        numbers = torch.randint(1, 9, (structures, atoms), generator=rng)
+        numbers[0, -1] = 0
+        x = {
+            "coord": torch.randn(structures, atoms, 3, generator=rng),
+            "numbers": numbers,
+            "charge": torch.zeros(structures),
+            "mult": torch.ones(structures),
+            "fidelity": torch.arange(structures) % 2,
+        }
+        y = {
+            "energy": torch.randn(structures, generator=rng),
+            "forces": torch.randn(structures, atoms, 3, generator=rng),
+            "charges": torch.randn(structures, atoms, generator=rng),
+        }
+        yield x, y
