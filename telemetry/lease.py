@@ -3,7 +3,7 @@
 A lease is a file ``sinks/<name>.lease-<n>``. Whoever makes number n + 1 (O_EXCL: one can) holds it; he may do so when
 the holder of n has released it, is dead, or has not renewed it for ``STILL`` seconds of the taker's own monotonic
 clock. The holder of a number that is no longer the highest has lost it. Numbers are never used again: the file of the
-highest stays, so that a taker who was slow cannot slip in behind.
+highest stays, so that a taker who was slow can tell that he is.
 """
 
 from __future__ import annotations
@@ -61,9 +61,14 @@ class Lease:
         highest = max(numbers, default=0)
         if highest and not self._is_free(highest):
             return False
-        if not self._make(highest + 1):
+        mine = highest + 1
+        if not self._make(mine):
             return False
-        self._number = highest + 1
+        if max(self._numbers(), default=mine) > mine:
+            # Others came and went since the look at the folder, and took the file of this number with them.
+            self._path(mine).unlink(missing_ok=True)
+            return False
+        self._number = mine
         for number in numbers:
             self._path(number).unlink(missing_ok=True)
         return True

@@ -1,0 +1,298 @@
+"""The lease: one delivery a sink, whatever is killed, stands still or comes at the same time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+from telemetry_fakes import DEAD, FOREIGN, FakeClock, eventually
+
+from telemetry import LeaseHeld
+from telemetry.files import write_json
+from telemetry.identity import Identity, current
+from telemetry.lease import Holder, Lease
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def lease(tmp_path: Path, clock: FakeClock) -> Lease:
+    return Lease(tmp_path, "sink", clock=clock)
+
+
+def hold(folder: Path, who: Identity, beat: int = 1, *, number: int = 1, released: bool = False) -> None:
+    """Write a lease file as its holder does."""
+    (folder / "sinks").mkdir(exist_ok=True)
+    write_json(folder / "sinks" / f"sink.lease-{number}", Holder(who=who, beat=beat, released=released))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder / "sinks"))
+
+
+def test_the_first_who_asks_gets_it_and_the_next_does_not(tmp_path: Path, lease: Lease) -> None:
+    other = Lease(tmp_path, "sink")
+    assert lease.try_acquire()
+    assert not other.try_acquire()
+    assert lease.is_held()
+    assert not other.is_held()
+
+
+def test_another_sink_is_another_lease(tmp_path: Path, lease: Lease) -> None:
+    assert lease.try_acquire()
+    assert Lease(tmp_path, "sink2").try_acquire()
+    assert Lease(tmp_path, "sin").try_acquire()
+    assert lease.is_held()
+
+
+def test_it_says_who_holds_it(tmp_path: Path, lease: Lease) -> None:
+    other = Lease(tmp_path, "sink")
+    assert other.holder() is None
+    assert lease.try_acquire()
+    assert other.holder() == current()
+    with pytest.raises(LeaseHeld, match=f"process {os.getpid()} on .* delivers this run to 'sink' now"):
+        other.acquire()
+
+
+def test_it_can_be_given_back_and_taken_again_by_anybody(tmp_path: Path, lease: Lease) -> None:
+    other = Lease(tmp_path, "sink")
+    for taker in (lease, other, lease, lease):
+        assert taker.try_acquire()
+        taker.release()
+        assert not taker.is_held()
+        assert taker.holder() is None
+    assert len(files(tmp_path)) == 1
+
+
+def test_giving_back_twice_takes_nothing_from_the_next_holder(tmp_path: Path, lease: Lease) -> None:
+    other = Lease(tmp_path, "sink")
+    assert lease.try_acquire()
+    lease.release()
+    assert other.try_acquire()
+    lease.release()
+    assert other.is_held()
+    assert other.holder() == current()
+
+
+def test_the_lease_of_a_process_that_is_dead_is_free_at_once(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
+    hold(tmp_path, DEAD)
+    assert lease.holder() is None
+    lease.acquire(clock.sleep)
+    assert clock.sleeps == []
+
+
+def test_a_real_process_that_was_killed_loses_it_at_once(tmp_path: Path, lease: Lease) -> None:
+    code = f"""
+from pathlib import Path
+from telemetry.lease import Lease
+assert Lease(Path({str(tmp_path)!r}), "sink").try_acquire()
+print("held", flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert not lease.try_acquire()
+        assert lease.holder() is not None
+        holder.kill()
+        # A zombie, which it is until somebody waits for it, is dead too.
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+        assert lease.try_acquire()
+
+
+def test_a_process_that_cannot_be_seen_loses_it_after_standing_still_for_a_minute(
+    tmp_path: Path, lease: Lease, clock: FakeClock
+) -> None:
+    hold(tmp_path, FOREIGN)
+    assert not lease.try_acquire()
+    clock.now += 59.9
+    assert not lease.try_acquire()
+    clock.now += 0.1
+    assert lease.try_acquire()
+
+
+def test_each_renewal_begins_the_minute_anew(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
+    for beat in range(1, 20):
+        hold(tmp_path, FOREIGN, beat)
+        assert not lease.try_acquire()
+        clock.now += 59.9
+        assert not lease.try_acquire()
+
+
+def test_the_minute_begins_when_the_lease_is_first_looked_at(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
+    hold(tmp_path, FOREIGN)
+    clock.now += 1000
+    assert not lease.try_acquire()
+
+
+def test_who_waits_for_a_holder_on_another_host_learns_that_it_lives(
+    tmp_path: Path, lease: Lease, clock: FakeClock
+) -> None:
+    hold(tmp_path, FOREIGN, 1)
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if len(clock.sleeps) == 10:
+            hold(tmp_path, FOREIGN, 2)
+
+    with pytest.raises(LeaseHeld, match="process 4711 on elsewhere"):
+        lease.acquire(sleep)
+    assert len(clock.sleeps) == 10
+    assert not lease.is_held()
+
+
+def test_who_waits_for_a_holder_on_another_host_that_is_gone_gets_it(
+    tmp_path: Path, lease: Lease, clock: FakeClock
+) -> None:
+    hold(tmp_path, FOREIGN)
+    lease.acquire(clock.sleep)
+    assert lease.is_held()
+    assert 60 <= sum(clock.sleeps) <= 62
+
+
+def test_the_old_holder_notices_that_it_has_lost_it(tmp_path: Path, lease: Lease) -> None:
+    assert lease.try_acquire()
+    assert lease.renew()
+    clock = FakeClock()
+    other = Lease(tmp_path, "sink", clock=clock)
+    assert not other.try_acquire()
+    clock.now += 60
+    assert other.try_acquire()
+    assert not lease.is_held()
+    assert not lease.renew()
+    lease.release()
+    assert other.is_held()
+    assert other.renew()
+
+
+def test_a_holder_that_renews_keeps_it_however_long_it_is_watched(tmp_path: Path, lease: Lease) -> None:
+    assert lease.try_acquire()
+    clock = FakeClock()
+    other = Lease(tmp_path, "sink", clock=clock)
+    for _ in range(20):
+        assert not other.try_acquire()
+        clock.now += 50
+        assert lease.renew()
+    assert lease.is_held()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\0" * 100, b"[]", b'{"who":1}', b"\xff", b"[" * 100_000])
+def test_a_lease_file_that_is_garbage_is_free_after_a_minute(
+    tmp_path: Path, lease: Lease, clock: FakeClock, content: bytes
+) -> None:
+    (tmp_path / "sinks").mkdir()
+    (tmp_path / "sinks" / "sink.lease-7").write_bytes(content)
+    assert lease.holder() is None
+    lease.acquire(clock.sleep)
+    assert 60 <= sum(clock.sleeps) <= 62
+    assert files(tmp_path) == ["sink.lease-8"]
+
+
+@pytest.mark.parametrize("name", ["sink.lease-", "sink.lease-x", "sink.lease--1", "sink.lease-²", ".sink.lease-9.tmp"])
+def test_files_of_other_names_are_no_leases(tmp_path: Path, lease: Lease, name: str) -> None:
+    (tmp_path / "sinks").mkdir()
+    (tmp_path / "sinks" / name).write_text("{}")
+    assert lease.try_acquire()
+    assert files(tmp_path) == sorted([name, "sink.lease-1"])
+
+
+def test_a_taker_that_was_slow_does_not_slip_in_behind(
+    tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Lease(tmp_path, "sink")
+    hold(tmp_path, DEAD)
+    make = slow._make
+
+    def held_up(number: int) -> bool:
+        # Between its look and its move, one comes and goes, and another comes.
+        assert lease.try_acquire()
+        lease.release()
+        assert third.try_acquire()
+        return make(number)
+
+    third = Lease(tmp_path, "sink")
+    monkeypatch.setattr(slow, "_make", held_up)
+    assert not slow.try_acquire()
+    assert third.is_held()
+    assert not slow.is_held()
+    assert files(tmp_path) == ["sink.lease-3"]
+
+
+def test_of_many_threads_that_hammer_it_one_at_a_time_has_it_and_none_is_left_out(tmp_path: Path) -> None:
+    inside: list[int] = []
+    crowds: list[int] = []
+
+    def take(number: int) -> None:
+        mine = Lease(tmp_path, "sink")
+        for _ in range(10):
+            eventually(mine.try_acquire)
+            inside.append(number)
+            crowds.append(len(inside))
+            inside.remove(number)
+            mine.release()
+
+    threads = [threading.Thread(target=take, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert crowds == [1] * 60
+
+
+def test_of_many_processes_that_come_at_once_one_gets_it(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from telemetry.lease import Lease
+folder = Path({str(tmp_path)!r})
+print("ready", flush=True)
+for line in sys.stdin:
+    print(int(Lease(folder / line.strip(), "sink").try_acquire()), flush=True)
+"""
+    args = [sys.executable, "-c", code]
+    takers = [
+        subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(4)
+    ]
+    try:
+        for taker in takers:
+            assert taker.stdout is not None
+            assert taker.stdout.readline() == "ready\n"
+        for turn in range(50):
+            (tmp_path / str(turn)).mkdir()
+            if turn % 2:
+                hold(tmp_path / str(turn), DEAD)
+            for taker in takers:
+                assert taker.stdin is not None
+                taker.stdin.write(f"{turn}\n")
+            answers = [int(taker.stdout.readline()) for taker in takers if taker.stdout is not None]
+            assert sum(answers) == 1, (turn, answers)
+    finally:
+        for taker in takers:
+            taker.communicate()
+
+
+def test_its_file_is_readable_by_its_owner_only_and_says_who(tmp_path: Path, lease: Lease) -> None:
+    assert lease.try_acquire()
+    (path,) = (tmp_path / "sinks").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    content = json.loads(path.read_bytes())
+    assert content["who"] == msgspec.to_builtins(current())
+    lease.renew()
+    assert json.loads(path.read_bytes())["beat"] == content["beat"] + 1
+
+
+def test_a_folder_that_vanishes_under_the_holder_takes_nothing_else_with_it(tmp_path: Path, lease: Lease) -> None:
+    assert lease.try_acquire()
+    (tmp_path / "sinks" / "sink.lease-1").unlink()
+    (tmp_path / "sinks").rmdir()
+    assert lease.is_held()
+    lease.release()
