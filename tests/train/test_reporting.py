@@ -1,0 +1,262 @@
+"""What is published when, and that it is what NumPy makes of the same batches."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from host_reads import no_host_reads
+from ignite.engine import Engine, Events
+from tiny import SquaredLoss, TinyModel, batches
+
+from aimnet2mult.train.engine import build_trainer, build_validator
+from aimnet2mult.train.errors import ErrorSums, Slot
+from aimnet2mult.train.metrics import declare
+from aimnet2mult.train.reporting import Reporter
+
+CPU = torch.device("cpu")
+LABELS = ("energy", "forces", "charges")
+NAMES = ("low", "high")
+UNITS = {"energy": "eV/particle", "forces": "kcal/mol/Å", "charges": "e", "spin_charges": "e"}
+
+Values = Mapping[str, float]
+
+
+class RecordingBus:
+    """Takes what is due, keeps the callables, and runs them when it is asked to."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.waiting: list[tuple[tuple[str, ...], int, bool, Callable[[], Any]]] = []
+
+    def due(self, stream: str, step: int) -> bool:
+        return stream in {"train_epoch", "val"} or step % self.every == 0
+
+    def publish(self, stream: str, step: int, values: Callable[[], Values]) -> None:
+        self.publish_group((stream,), step, lambda: {stream: values()})
+
+    def publish_group(
+        self, streams: Sequence[str], step: int, values: Callable[[], Any], *, final: bool = False
+    ) -> None:
+        assert final or all(self.due(stream, step) for stream in streams)
+        self.waiting.append((tuple(streams), step, final, values))
+
+    def written(self) -> dict[tuple[str, int], Values]:
+        points = {}
+        for streams, step, _, values in self.waiting:
+            groups = values()
+            assert set(groups) == set(streams)
+            points |= {(stream, step): groups[stream] for stream in streams}
+        return points
+
+
+class Clock:
+    """Goes on by half a second whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.5
+        return self.now
+
+
+class Run:
+    """A small training with a reporter."""
+
+    def __init__(self, every: int = 3) -> None:
+        torch.manual_seed(0)
+        self.model = TinyModel()
+        self.bus = RecordingBus(every)
+        self.train_sums, self.val_sums = ErrorSums(LABELS, 2), ErrorSums(LABELS, 2)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
+        self.reporter = Reporter(
+            self.bus,
+            train_sums=self.train_sums,
+            val_sums=self.val_sums,
+            labels=LABELS,
+            fidelity_names=NAMES,
+            optimizer=self.optimizer,
+            clock=Clock(),
+        )
+        self.trainer = build_trainer(
+            self.model, self.optimizer, SquaredLoss(), self.train_sums, device=CPU, norm_due=self.reporter.is_due
+        )
+        self.reporter.attach(self.trainer)
+        # What each iteration predicted, for a calculation of its own.
+        self.seen: list[dict[str, np.ndarray[Any, Any]]] = []
+        self.hook = self.model.register_forward_hook(lambda _, args, out: self._keep(args, out))
+
+    def _keep(self, args: tuple[Any, ...], out: dict[str, torch.Tensor]) -> None:
+        self.seen.append({key: out[key].detach().double().numpy() for key in (*LABELS, "numbers", "fidelity")})
+
+    def train(self, data: list[Any], epochs: int = 1) -> dict[tuple[str, int], Values]:
+        self.trainer.run(data, max_epochs=epochs)
+        return self.bus.written()
+
+
+def steps(points: Mapping[tuple[str, int], Values], stream: str) -> list[int]:
+    return [step for name, step in points if name == stream]
+
+
+def test_points_come_at_due_iterations_at_the_last_one_and_at_the_ends_of_epochs() -> None:
+    points = Run(every=3).train(batches(5), epochs=2)
+    assert steps(points, "train") == steps(points, "train_window") == [3, 6, 9, 10]
+    assert steps(points, "train_epoch") == [5, 10]
+    assert [points["train_epoch", step]["epoch"] for step in (5, 10)] == [1, 2]
+    assert [points["train", step]["epoch"] for step in (3, 6, 10)] == [1, 2, 2]
+
+
+def test_a_last_iteration_that_is_due_has_one_point() -> None:
+    run = Run(every=5)
+    assert steps(run.train(batches(5), epochs=2), "train") == [5, 10]
+    assert not any(final for _, _, final, _ in run.bus.waiting)
+
+
+def test_train_and_train_window_travel_together() -> None:
+    run = Run(every=2)
+    run.train(batches(4))
+    assert [streams for streams, *_ in run.bus.waiting if "train" in streams] == [("train", "train_window")] * 2
+
+
+def rmse(seen: list[dict[str, Any]], data: list[Any], label: str, fidelity: int | None = None) -> float:
+    """Pool a label's errors over batches, with NumPy."""
+    errors = []
+    for outputs, (_, y) in zip(seen, data, strict=True):
+        error = outputs[label] - y[label].double().numpy()
+        chosen = np.ones(len(error), bool) if fidelity is None else outputs["fidelity"] == fidelity
+        if label == "energy":
+            errors.append(error[chosen].ravel())
+        else:
+            errors.append(error[chosen][outputs["numbers"][chosen] != 0].ravel())
+    return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
+
+
+def test_batch_window_and_epoch_are_those_of_their_batches() -> None:
+    run, data = Run(every=3), batches(5)
+    points = run.train(data, epochs=2)
+    data = data * 2
+    for abbr, label in (("E", "energy"), ("F", "forces"), ("q", "charges")):
+        for stream, step, part in (
+            ("train", 3, slice(2, 3)),
+            ("train_window", 3, slice(3)),
+            ("train_window", 6, slice(3, 6)),
+            ("train_window", 10, slice(9, 10)),
+            ("train_epoch", 5, slice(5)),
+            ("train_epoch", 10, slice(5, 10)),
+        ):
+            expected = rmse(run.seen[part], data[part], label)
+            assert points[stream, step][f"{abbr}_rmse"] == pytest.approx(expected, rel=1e-9)
+        for index, name in enumerate(NAMES):
+            expected = rmse(run.seen[3:6], data[3:6], label, index)
+            assert points["train_window", 6][f"{name}/{abbr}_rmse"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_last_point_leaves_the_window_and_a_due_one_begins_a_new_one() -> None:
+    run = Run(every=3)
+    run.train(batches(5))
+    assert run.train_sums.snapshot().wait()[Slot.WINDOW, -1] == 2
+    run = Run(every=5)
+    run.train(batches(5))
+    assert run.train_sums.snapshot().wait()[Slot.WINDOW, -1] == 0
+
+
+def test_what_goes_with_train_is_of_its_iteration() -> None:
+    run = Run(every=2)
+
+    @run.trainer.on(Events.ITERATION_COMPLETED)
+    def _schedule(engine: Engine) -> None:
+        run.optimizer.param_groups[0]["lr"] = 1.0 / engine.state.iteration
+
+    points = run.train(batches(4))
+    assert [points["train", step]["lr"] for step in (2, 4)] == [1.0, pytest.approx(1 / 3)]
+    # The clock is looked at when training starts and at each point: half a second for two iterations.
+    assert [points["train", step]["it_per_s"] for step in (2, 4)] == [4.0, 4.0]
+    assert all(points["train", step]["grad_norm"] > 0 for step in (2, 4))
+
+
+def test_publishing_reads_nothing_in_the_training_thread() -> None:
+    run, data = Run(every=2), batches(4)
+    run.hook.remove()
+    with no_host_reads():
+        run.trainer.run(data)
+    assert len(run.bus.written()) == 5
+
+
+def test_what_was_published_does_not_change_with_what_comes_after() -> None:
+    run, data = Run(every=2), batches(4)
+    run.trainer.run(data)
+    late = run.bus.written()
+    run, data = Run(every=2), batches(4)
+    early: dict[tuple[str, int], Values] = {}
+    run.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: early.update(run.bus.written()))
+    run.trainer.run(data)
+    for point, values in early.items():
+        assert late[point] == values
+
+
+def test_an_epoch_that_is_gone_on_with_keeps_its_sums() -> None:
+    data = batches(4)
+    whole = Run(every=3)
+    expected = whole.train(data)
+    first = Run(every=3)
+    first.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda engine: engine.terminate())
+    first.trainer.run(data, max_epochs=1)
+    second = Run(every=3)
+    second.model.load_state_dict(first.model.state_dict())
+    second.train_sums.load_state_dict(first.train_sums.state_dict())
+    second.trainer.load_state_dict({"iteration": 2, "epoch_length": 4, "max_epochs": 1})
+    second.trainer.run(data[2:])
+    points = second.bus.written()
+    for stream, step in expected:
+        one, other = dict(points[stream, step]), dict(expected[stream, step])
+        one.pop("it_per_s", None), other.pop("it_per_s", None)
+        assert one == other
+
+
+def test_validation_has_rmse_mae_and_r2_and_its_epoch() -> None:
+    run, data = Run(), batches(3, seed=5)
+    validator = build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU)
+    run.seen.clear()
+    validator.run(data)
+    run.reporter.publish_validation(7, 2)
+    values = run.bus.written()["val", 7]
+    assert values["epoch"] == 2
+    assert values["F_rmse"] == pytest.approx(rmse(run.seen, data, "forces"), rel=1e-9)
+    true = np.concatenate([y["energy"].double().numpy() for _, y in data])
+    pred = np.concatenate([seen["energy"] for seen in run.seen])
+    assert values["E_mae"] == pytest.approx(np.abs(pred - true).mean(), rel=1e-9)
+    r2 = 1 - ((pred - true) ** 2).sum() / ((true - true.mean()) ** 2).sum()
+    assert values["E_r2"] == pytest.approx(r2, rel=1e-9)
+    assert "high/q_r2" in values
+
+
+def test_the_latest_values_are_there_once_they_were_computed() -> None:
+    run = Run(every=3)
+    run.trainer.run(batches(5))
+    assert run.reporter.latest == {}
+    points = run.bus.written()
+    assert run.reporter.latest["train_window/E_rmse"] == points["train_window", 5]["E_rmse"]
+    assert run.reporter.latest["train_epoch/loss"] == points["train_epoch", 5]["loss"]
+
+
+def test_every_value_that_is_published_was_declared_with_its_unit() -> None:
+    run = Run(every=2)
+    points = run.train(batches(4))
+    run.val_sums.load_state_dict(run.train_sums.state_dict())
+    run.reporter.publish_validation(4, 1)
+    points = run.bus.written()
+    declared = declare(LABELS, NAMES, UNITS)
+    published = {f"{stream}/{name}" for stream, step in points for name in points[stream, step]}
+    assert published == set(declared)
+    for name, info in declared.items():
+        expected = {"E": "eV/particle", "F": "kcal/mol/Å", "q": "e", "it": "1/s"}.get(
+            name.rpartition("/")[2].partition("_")[0], "1"
+        )
+        assert info.unit == ("1" if name.endswith("_r2") else expected), name
+        assert info.text
+
+
+def test_one_fidelity_has_no_metrics_of_its_own() -> None:
+    assert not [name for name in declare(LABELS, ("fid0",), UNITS) if "fid0" in name]
