@@ -1,31 +1,27 @@
-"""From a YAML definition to a model that predicts the labels that are learnt."""
+"""From a definition, as YAML holds it, to a model that predicts the labels that are learnt."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 import warp
-import yaml
 from torch import Tensor, nn
 
 # aimnet starts warp as it is imported, and warp then prints a page about the machine.
 warp.config.log_level = warp.LOG_WARNING
 
-from aimnet.config import build_module, get_module, load_yaml  # noqa: E402
+from aimnet.config import build_module, get_module  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402
 
 from aimnet2mult.labels import LABELS  # noqa: E402
 from aimnet2mult.models.errors import ModelError  # noqa: E402
 from aimnet2mult.models.mixed import MixedFidelity  # noqa: E402
 
-__all__ = ["DEFAULT_DEFINITION", "build_model"]
-
-DEFAULT_DEFINITION = Path(__file__).with_name("aimnet2.yaml")
+__all__ = ["build_model"]
 
 
 def build_model(
-    definition: str | Path | Mapping[str, Any] | None = None,
+    definition: Mapping[str, Any],
     *,
     labels: Sequence[str],
     n_fidelities: int = 1,
@@ -34,50 +30,35 @@ def build_model(
 ) -> nn.Module:
     """Build the model that a definition describes, with initial values from torch's global generator.
 
-    ``definition`` is a YAML file or what it holds, as ``aimnet.config.build_module`` reads it; by
-    default aimnet's AIMNet2 with two charge channels. One fidelity gives the plain model, several a
-    ``MixedFidelity`` of it. Where ``forces`` are among the labels, an aimnet ``Forces`` is around it.
+    ``definition`` is what ``aimnet.config.build_module`` takes: ``class`` and ``kwargs``, nested. One
+    fidelity gives the plain model, several a ``MixedFidelity`` of it. Where ``forces`` are among the
+    labels, an aimnet ``Forces`` is around it.
 
     The model takes a dictionary of a batch's inputs and returns it with the predictions added.
 
-    Raises ``ModelError`` if the definition cannot be read or built, if it does not go with several
+    Raises ``ModelError`` if the definition cannot be built, if it does not go with several
     fidelities, or if the model does not predict one of ``labels``, in the shape that it has.
     """
-    name = "the model definition" if isinstance(definition, Mapping) else str(definition or DEFAULT_DEFINITION)
-    content = _read(definition or DEFAULT_DEFINITION, name)
-    _check_classes(content, name)
-    count = n_fidelities if use_fidelity_readouts else 1
-    models = [_build(content, name) for _ in range(count)]
+    if "class" not in definition:
+        raise ModelError("the definition has no key 'class'; expected for example `class: aimnet.models.AIMNet2`")
+    _check_classes(definition)
+    models = [_build(definition) for _ in range(n_fidelities if use_fidelity_readouts else 1)]
     model = models[0]
     if n_fidelities > 1:
         model = MixedFidelity(models, n_fidelities=n_fidelities, offset=fidelity_offset)
     if "forces" in labels:
         model = Forces(model)
-    _check_labels(model, name, labels)
+    _check_labels(model, labels)
     return model
 
 
-def _read(definition: str | Path | Mapping[str, Any], name: str) -> dict[str, Any]:
-    try:
-        content = load_yaml(dict(definition) if isinstance(definition, Mapping) else str(definition))
-    except OSError as error:
-        raise ModelError(f"cannot read {name}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"{name} is not YAML: {error}") from error
-    except TypeError:  # what aimnet makes of a file that holds neither a mapping nor a list
-        content = None
-    if not isinstance(content, dict) or "class" not in content:
-        raise ModelError(f"{name} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
-    return content
-
-
-def _check_classes(content: Mapping[str, Any], name: str) -> None:
+def _check_classes(definition: Mapping[str, Any]) -> None:
     """Resolve every class before any is built, so that the error names the one that is not there."""
-    for path in _classes(content):
+    for path in _classes(definition):
         try:
             get_module(path)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise ModelError(f"{name}: there is no class {path!r}: {error}") from error
+            raise ModelError(f"there is no class {path!r}: {error}") from error
 
 
 def _classes(node: object) -> Iterator[object]:
@@ -90,34 +71,34 @@ def _classes(node: object) -> Iterator[object]:
             yield from _classes(child)
 
 
-def _build(content: Mapping[str, Any], name: str) -> nn.Module:
+def _build(definition: Mapping[str, Any]) -> nn.Module:
     try:
-        model = build_module(dict(content))
+        model = build_module(dict(definition))
     except (TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelError(f"{name} cannot be built: {type(error).__name__}: {error}") from error
+        raise ModelError(f"the model cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name} builds a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(f"the definition builds a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def _check_labels(model: nn.Module, name: str, labels: Sequence[str]) -> None:
+def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
     """Run a small molecule through the model, so that a missing label is not found by the first batch."""
     model.eval()
     try:
         with torch.no_grad():
             predicted = cast("dict[str, Tensor]", model(_hydrogen()))
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ModelError(f"{name}: the model fails for H2: {type(error).__name__}: {error}") from error
+        raise ModelError(f"the model fails for H2: {type(error).__name__}: {error}") from error
     finally:
         model.train()
     missing = [label for label in labels if label not in predicted]
     if missing:
         cure = "; spin_charges need num_charge_channels: 2" if "spin_charges" in missing else ""
-        raise ModelError(f"{name}: the model predicts no {', '.join(missing)}{cure}; take it out of data.y or add it")
+        raise ModelError(f"the model predicts no {', '.join(missing)}{cure}; take it out of data.y or add it")
     for label in labels:
         shape, expected = tuple(predicted[label].shape), LABELS[label].shape(1, 2)
         if shape != expected:
-            raise ModelError(f"{name}: the model's {label} of H2 has the shape {shape}, expected {expected}")
+            raise ModelError(f"the model's {label} of H2 has the shape {shape}, expected {expected}")
 
 
 def _hydrogen() -> dict[str, Tensor]:
