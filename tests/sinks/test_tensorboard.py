@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from tensorboard_kit import (
 )
 
 from sinks import _event_files
+from sinks._crc32c import masked_crc32c
 from sinks.tensorboard_sink import TensorBoardSink
 from telemetry import (
     Closed,
@@ -50,6 +52,11 @@ from telemetry.plugins import select
 def tb(tmp_path: Path) -> Path:
     """Where the sink writes by default."""
     return tmp_path / "tensorboard"
+
+
+@pytest.fixture
+def clock_at_5(monkeypatch) -> None:
+    monkeypatch.setattr(_event_files, "time", SimpleNamespace(time=lambda: 5.0))
 
 
 class TestCurves:
@@ -256,18 +263,26 @@ for first in itertools.count(found.last_seq + 1, 7):
         sink.sink_write([scalars(3), scalars(4)])
         assert steps(tb) == [200, 400, 600, 800]
 
-    @pytest.mark.parametrize("damage", [slice(-30, -20), slice(-4, None)])
-    def test_a_hole_of_nul_bytes_in_the_last_event_is_seen(self, tmp_path, tb, damage):
+    def test_damage_to_any_byte_of_the_last_event_is_seen(self, tmp_path, tb):
         sink, _ = opened(tmp_path)
-        sink.sink_write([scalars(1), scalars(2)])
+        sink.sink_write([scalars(1)])
         (path,) = event_files(tb)
-        data = bytearray(path.read_bytes())
-        data[damage] = bytes(len(data[damage]))
-        path.write_bytes(data)
-        sink, found = opened(tmp_path)
-        assert found.last_seq == 1
+        whole = path.stat().st_size
+        sink.sink_write([scalars(2)])
+        data = path.read_bytes()
+        for place in range(whole, len(data)):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+            assert opened(tmp_path)[1].last_seq == 1, f"byte {place} of {len(data)}"
+        sink, _ = opened(tmp_path)
         sink.sink_write([scalars(2)])
         assert steps(tb) == [200, 400]
+
+    def test_a_file_that_announces_more_than_it_holds_ends_there(self, tmp_path, tb):
+        tb.mkdir()
+        length = (1 << 62).to_bytes(8, "little")
+        crc = masked_crc32c(length).to_bytes(4, "little")
+        (tb / "events.out.tfevents.1.hostile").write_bytes(length + crc + b"x" * 100)
+        assert opened(tmp_path)[1].last_seq == 0
 
     def test_a_file_torn_in_its_head_is_as_good_as_none(self, tmp_path, tb):
         sink, _ = opened(tmp_path)
@@ -279,13 +294,13 @@ for first in itertools.count(found.last_seq + 1, 7):
         sink.sink_write([scalars(1), scalars(2)])
         assert steps(tb) == [200, 400]
 
-    def test_a_viewer_that_watches_meets_a_later_file_even_if_the_clock_went_back(self, tmp_path, tb, monkeypatch):
+    def test_a_viewer_that_watches_meets_a_later_file_even_if_the_clock_went_back(self, tmp_path, tb, request):
         sink, _ = opened(tmp_path)
         sink.sink_write([scalars(1)])
         viewer = EventAccumulator(str(tb), size_guidance={"scalars": 0})
         viewer.Reload()
+        request.getfixturevalue("clock_at_5")
         for seq in range(2, 13):
-            monkeypatch.setattr(_event_files, "time", type("Clock", (), {"time": staticmethod(lambda: 1_000_000.0)}))
             opened(tmp_path)[0].sink_write([scalars(seq)])
         viewer.Reload()
         assert [e.step for e in viewer.Scalars("train/loss")] == [200 * (i + 1) for i in range(12)]
@@ -433,6 +448,39 @@ class TestFaults:
         sink.sink_write([scalars(1), scalars(2)])
         assert steps(tb) == [200, 400]
 
+    def test_a_removed_file_is_noticed_and_written_again(self, tmp_path, tb):
+        sink, _ = opened(tmp_path)
+        sink.sink_write([scalars(1)])
+        event_files(tb)[0].unlink()
+        with pytest.raises(SinkUnavailable, match="No such file"):
+            sink.sink_write([scalars(2)])
+        sink, found = opened(tmp_path)
+        assert found.last_seq == 0
+        sink.sink_write([scalars(1), scalars(2)])
+        assert steps(tb) == [200, 400]
+
+    def test_another_writers_file_of_the_same_name_is_left_as_it_is(self, tmp_path, tb, clock_at_5):
+        opened(tmp_path)[0].sink_write([scalars(1)])
+        (first,) = event_files(tb)
+        sink, _ = opened(tmp_path)
+        other = tb / first.name.replace("0000000005", "0000000006")
+        other.write_text("mine")
+        with pytest.raises(SinkUnavailable, match="File exists"):
+            sink.sink_write([scalars(2)])
+        assert other.read_text() == "mine"
+        sink.sink_write([scalars(2)])
+        assert steps(tb) == [200, 400]
+
+    def test_data_and_the_name_of_a_new_file_are_synced_before_they_are_called_safe(self, tmp_path, tb, monkeypatch):
+        synced = []
+        real = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(Path(f"/proc/self/fd/{fd}").readlink()), real(fd)))
+        sink, _ = opened(tmp_path)
+        (path,) = event_files(tb)
+        assert synced == [path, tb]
+        sink.sink_write([scalars(1)])
+        assert synced == [path, tb, path]
+
     def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(self, tmp_path, disk):
         opened(tmp_path)[0].sink_write([scalars(1)])
         disk.faults["listdir"] = [PermissionError(errno.EACCES, "Permission denied")]
@@ -454,6 +502,9 @@ class TestClosing:
         sink, _ = opened(tmp_path)
         sink.sink_close("failed")
         assert opened(tmp_path)[1].last_seq == 0
+        accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+        accumulator.Reload()
+        assert [(e.step, e.wall_time) for e in accumulator.Tensors("run/status")] == [(0, STARTED / 1000)]
 
     def test_a_disk_that_fails_then_is_unavailable_and_closing_can_be_tried_again(self, tmp_path, disk):
         sink, _ = opened(tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util.tensor_util import make_ndarray
-from tensorboard_kit import METRICS, a_run, event_files, opened, scalars
+from tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
 
 from sinks._run_notes import Chart, charts, table
 from telemetry import Metric
@@ -130,7 +130,14 @@ class TestTables:
         assert cells(table(("a", "b"), [row])) == [[" ".join(cell.split()) for cell in row]]
 
     @pytest.mark.parametrize(
-        "text", ["<script>alert(1)</script>", "[x](javascript:alert(1))", "a | b\nc", "**b** `c` ~d~"]
+        "text",
+        [
+            "<script>alert(1)</script>",
+            "<b>bold</b> &amp;",
+            "[x](javascript:alert(1))",
+            "a | b\nc",
+            "**b** `c` ~d~ _e_ \\|",
+        ],
     )
     def test_markup_in_a_parameter_is_shown_as_text(self, text):
         assert cells(table(("a", "b"), [("name", text)])) == [["name", " ".join(text.split())]]
@@ -141,6 +148,14 @@ class TestTables:
         sink.sink_write([scalars(1)])
         sink.sink_close(status)
         assert notes(tmp_path, "run/status") == [status.encode()]
+
+    def test_an_end_right_after_a_resume_is_noted_where_the_resume_began(self, tmp_path):
+        sink, _ = opened(tmp_path)
+        sink.sink_write([scalars(1, 1), scalars(2, 2), resumed(10**9 + 1, step=1)])
+        sink.sink_close("killed")
+        accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+        accumulator.Reload()
+        assert [e.step for e in accumulator.Tensors("run/status")] == [1]
 
     def test_each_attempts_end_is_noted_at_its_last_iteration(self, tmp_path):
         sink, _ = opened(tmp_path)
