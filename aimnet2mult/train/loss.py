@@ -89,7 +89,7 @@ def energy_loss_fn(
     mask = _mask(y_true, key_true, numbers)
     if mask is not None:
         counted = counted & mask.squeeze(-1)
-    square = _error(pred, true, counted).square() / natom.clamp(min=1).sqrt()
+    square = _error(pred, true, counted).square() / natom.clamp(min=1).to(pred.dtype).sqrt()
     return square.sum() / counted.sum().clamp(min=1)
 
 

@@ -1,0 +1,318 @@
+"""The loss: its numbers against NumPy, and that what is not labelled adds exactly nothing."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from host_reads import no_host_reads
+from torch import Tensor
+
+from aimnet2mult.labels import LABELS
+from aimnet2mult.layers import ConfigError
+from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
+
+ALL = tuple(LABELS)
+MODULE = "aimnet2mult.train.loss"
+WEIGHTS = {"energy": 1.0, "forces": 0.2, "charges": 0.05, "spin_charges": 0.05}
+POISON = (0.0, math.nan, math.inf, -math.inf, 1e30)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def component(name: str, weight: float) -> dict[str, object]:
+    if name == "energy":
+        return {"fn": f"{MODULE}.energy_loss_fn", "weight": weight}
+    return {
+        "fn": f"{MODULE}.peratom_loss_fn",
+        "weight": weight,
+        "kwargs": {"key_true": name, "key_pred": name},
+    }
+
+
+def all_labels() -> MTLoss:
+    return MTLoss({name: component(name, weight) for name, weight in WEIGHTS.items()})
+
+
+def random_batch(seed: int = 0, structures: int = 6, atoms: int = 5) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draw float64 predictions, with padding, and labels."""
+    rng = torch.Generator().manual_seed(seed)
+    numbers = torch.randint(1, 10, (structures, atoms), generator=rng)
+    numbers[0, 2:] = 0
+    numbers[1, 4] = 0
+    shapes = {name: LABELS[name].shape(structures, atoms) for name in ALL}
+    options = {"dtype": torch.float64, "generator": rng}
+    pred = {name: torch.randn(shape, **options) for name, shape in shapes.items()}
+    true = {name: torch.randn(shape, **options) for name, shape in shapes.items()}
+    return {"numbers": numbers, **pred}, true
+
+
+def with_gradients(pred: dict[str, Tensor], true: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the losses, and the gradient of the total in each prediction."""
+    leaves = {name: pred[name].clone().requires_grad_() for name in ALL}
+    losses = all_labels()({**pred, **leaves}, true)
+    losses["loss"].backward()
+    return losses, {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+
+
+# ---- numbers ---------------------------------------------------------------------------------------
+
+
+def test_the_energy_loss_is_the_mean_of_squares_over_the_root_of_the_number_of_atoms() -> None:
+    pred, true = random_batch()
+    natom = (pred["numbers"].numpy() != 0).sum(-1)
+    error = pred["energy"].numpy() - true["energy"].numpy()
+    found = energy_loss_fn(pred, true).item()
+    assert found == pytest.approx(np.mean(error**2 / np.sqrt(natom)), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["forces", "charges", "spin_charges"])
+def test_a_per_atom_loss_is_the_mean_square_over_components_of_real_atoms(name: str) -> None:
+    pred, true = random_batch()
+    real = pred["numbers"].numpy() != 0
+    error = (pred[name].numpy() - true[name].numpy())[real]
+    found = peratom_loss_fn(pred, true, key_pred=name, key_true=name).item()
+    assert found == pytest.approx(np.mean(error**2), rel=1e-12)
+
+
+@pytest.mark.parametrize("mask_shape", [(6,), (6, 1), (6, 5), (6, 5, 1)])
+@pytest.mark.parametrize("name", ALL)
+def test_the_mean_is_over_what_is_labelled_and_allowed(name: str, mask_shape: tuple[int, ...]) -> None:
+    label = LABELS[name]
+    if not label.per_atom and mask_shape[1:2] == (5,):
+        pytest.skip("an energy has no mask per atom")
+    pred, true = random_batch()
+    rng = np.random.default_rng(3)
+    mask = rng.random(mask_shape) < 0.6
+    mask.flat[0] = True
+    true[f"{name}_mask"] = torch.from_numpy(mask)
+    true[name][torch.from_numpy(rng.random(true[name].shape) < 0.3)] = math.nan
+
+    p, t = pred[name].numpy(), true[name].numpy()
+    natom = (pred["numbers"].numpy() != 0).sum(-1)
+    terms = []
+    for where in np.ndindex(*t.shape):
+        allowed = mask[where[: 2 if len(mask_shape) > 1 and mask_shape[1] == 5 else 1]].all()
+        real = not label.per_atom or pred["numbers"][where[0], where[1]] != 0
+        if allowed and real and np.isfinite(t[where]):
+            square = (p[where] - t[where]) ** 2
+            terms.append(square if label.per_atom else square / np.sqrt(natom[where[0]]))
+    assert terms
+    alone = MTLoss({name: component(name, 3.0)})
+    assert alone(pred, true)["loss"].item() == pytest.approx(np.mean(terms), rel=1e-12)
+
+
+def test_weights_are_divided_by_their_sum() -> None:
+    pred, true = random_batch()
+    losses = all_labels()(pred, true)
+    total = sum(WEIGHTS.values())
+    for name in ("forces", "charges"):
+        alone = peratom_loss_fn(pred, true, key_pred=name, key_true=name)
+        assert losses[name].item() == pytest.approx(alone.item() * WEIGHTS[name] / total, rel=1e-12)
+    assert losses["loss"].item() == pytest.approx(sum(losses[name].item() for name in ALL), rel=1e-12)
+    assert set(losses) == {*ALL, "loss"}
+
+
+@pytest.mark.parametrize("where", ["pred", "true"])
+def test_energies_as_columns_give_the_same_loss_as_energies_in_a_row(where: str) -> None:
+    pred, true = random_batch()
+    row = energy_loss_fn(pred, true)
+    side = pred if where == "pred" else true
+    side["energy"] = side["energy"].unsqueeze(-1)
+    assert torch.equal(energy_loss_fn(pred, true), row)
+
+
+def test_labels_of_another_precision_are_brought_to_that_of_the_prediction() -> None:
+    pred, true = random_batch()
+    low = {name: x.float() for name, x in true.items()}
+    assert all_labels()(pred, low)["loss"].dtype == torch.float64
+
+
+# ---- what does not count ---------------------------------------------------------------------------
+
+Edit = Callable[[dict[str, Tensor], dict[str, Tensor], float], None]
+
+
+def poison_padding(pred: dict[str, Tensor], true: dict[str, Tensor], value: float) -> None:
+    pad = pred["numbers"] == 0
+    for name in ("forces", "charges", "spin_charges"):
+        pred[name][pad] = value
+        true[name][pad] = value
+
+
+def poison_masked_atoms(pred: dict[str, Tensor], true: dict[str, Tensor], value: float) -> None:
+    for name in ("forces", "charges"):
+        true[f"{name}_mask"] = torch.ones(6, 5, dtype=torch.bool)
+        true[f"{name}_mask"][3, 1:4] = False
+        pred[name][3, 1:4] = value
+        true[name][3, 1:4] = value
+
+
+def poison_masked_structures(pred: dict[str, Tensor], true: dict[str, Tensor], value: float) -> None:
+    for name in ALL:
+        true[f"{name}_mask"] = torch.tensor([[1], [1], [0], [1], [0], [1]])
+        pred[name][[2, 4]] = value
+        true[name][[2, 4]] = value
+
+
+def poison_predictions_without_a_label(pred: dict[str, Tensor], true: dict[str, Tensor], value: float) -> None:
+    for name in ALL:
+        true[name][4] = math.nan
+        pred[name][4] = value
+    true["forces"][2, 1, 2] = math.nan
+    pred["forces"][2, 1, 2] = value
+
+
+def poison_a_structure_of_padding(pred: dict[str, Tensor], true: dict[str, Tensor], value: float) -> None:
+    pred["numbers"][5] = 0
+    for name in ALL:
+        pred[name][5] = value
+        true[name][5] = value
+
+
+EDITS: list[Edit] = [
+    poison_padding,
+    poison_masked_atoms,
+    poison_masked_structures,
+    poison_predictions_without_a_label,
+    poison_a_structure_of_padding,
+]
+
+
+@pytest.mark.parametrize("value", POISON[1:])
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_does_not_count_changes_no_bit_of_loss_or_gradient(edit: Edit, value: float) -> None:
+    results = []
+    for filling in (POISON[0], value):
+        pred, true = random_batch()
+        edit(pred, true, filling)
+        results.append(with_gradients(pred, true))
+    (losses, gradients), (poisoned_losses, poisoned_gradients) = results
+    assert math.isfinite(losses["loss"].item())
+    for name in (*ALL, "loss"):
+        assert torch.equal(losses[name], poisoned_losses[name]), name
+    for name in ALL:
+        assert torch.equal(gradients[name], poisoned_gradients[name]), name
+
+
+def test_structures_without_a_label_leave_the_rest_as_it_is_without_them() -> None:
+    pred, true = random_batch()
+    kept = [0, 1, 3, 5]
+    _, alone = with_gradients({k: x[kept] for k, x in pred.items()}, {k: x[kept] for k, x in true.items()})
+    for name in ALL:
+        true[name][[2, 4]] = math.nan
+    _, together = with_gradients(pred, true)
+    for name in ALL:
+        assert torch.equal(together[name][kept], alone[name])
+        assert not together[name][[2, 4]].any()
+
+
+@pytest.mark.parametrize("how", ["NaN", "infinite", "masked", "absent", "padding"])
+def test_a_batch_without_any_label_gives_a_loss_and_gradients_of_exactly_zero(how: str) -> None:
+    pred, true = random_batch()
+    if how == "absent":
+        true = {}
+    elif how == "padding":
+        pred["numbers"].zero_()
+    elif how == "masked":
+        true |= {f"{name}_mask": torch.zeros(6) for name in ALL}
+    else:
+        true = {name: torch.full_like(x, float(how[:3])) for name, x in true.items()}
+    losses, gradients = with_gradients(pred, true)
+    assert all(loss.item() == 0 for loss in losses.values())
+    assert set(gradients) == set(ALL)
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+def test_a_label_that_is_nowhere_adds_nothing_to_the_others() -> None:
+    pred, true = random_batch()
+    del true["spin_charges"]
+    del pred["spin_charges"]
+    losses = all_labels()(pred, true)
+    assert losses["spin_charges"].item() == 0
+    assert losses["loss"].item() == pytest.approx(sum(losses[n].item() for n in ALL[:3]), rel=1e-12)
+
+
+def test_a_prediction_that_counts_and_is_nan_shows_in_its_component_and_the_total() -> None:
+    pred, true = random_batch()
+    pred["charges"][3, 0] = math.nan
+    losses = all_labels()(pred, true)
+    assert {name for name in losses if math.isnan(losses[name].item())} == {"charges", "loss"}
+
+
+def test_nothing_is_read_on_the_host() -> None:
+    pred, true = random_batch()
+    poison_masked_structures(pred, true, math.nan)
+    del true["spin_charges"]
+    leaves = {name: pred[name].requires_grad_() for name in ALL}
+    with no_host_reads():
+        all_labels()({**pred, **leaves}, true)["loss"].backward()
+
+
+# ---- misuse ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("components", "message"),
+    [
+        ({"a": {"fn": f"{MODULE}.energy_los_fn", "weight": 1}}, "has no energy_los_fn; did you mean .*energy_loss_fn"),
+        ({"a": {"fn": "no_such_module.fn", "weight": 1}}, "cannot import no_such_module"),
+        ({"a": {"fn": "energy_loss_fn", "weight": 1}}, "'energy_loss_fn'; expected a dotted path"),
+        ({"a": {"fn": None, "weight": 1}}, "expected a dotted path"),
+        ({"a": {"fn": "..loss.fn", "weight": 1}}, "cannot import"),
+        ({"a": {"fn": f"{MODULE}.peratom_loss_fn", "weight": 1}}, "missing a required argument: 'key_pred'"),
+        (
+            {"a": {"fn": f"{MODULE}.energy_loss_fn", "weight": 1, "kwargs": {"kee": 1}}},
+            "unexpected keyword argument 'kee'",
+        ),
+        ({"a": component("force", 1.0)}, "component 'a' has no label 'force'.*Did you mean 'forces'"),
+        ({"a": {"weight": 1}}, "component 'a' has no 'fn'"),
+        ({"a": {"fn": f"{MODULE}.energy_loss_fn"}}, "component 'a' has no 'weight'"),
+        ({"a": {"fn": f"{MODULE}.energy_loss_fn", "wieght": 1, "weight": 1}}, "has a key 'wieght'"),
+        ({"a": component("energy", -1.0)}, "weight of loss component 'a' is -1.0; expected a number ≥ 0"),
+        ({"a": component("energy", math.nan)}, "is nan; expected a number"),
+        ({"a": component("energy", "1")}, "is '1'; expected a number"),
+        ({"a": component("energy", 0.0)}, "expected one above 0"),
+        ({}, "expected one above 0"),
+        ({"loss": component("energy", 1.0)}, "cannot be named 'loss'"),
+    ],
+)
+def test_a_component_that_cannot_be_used_is_refused_at_once(components, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MTLoss(components)
+
+
+def test_a_component_of_weight_zero_is_computed_and_adds_nothing() -> None:
+    pred, true = random_batch()
+    both = MTLoss({"e": component("energy", 2.0), "f": component("forces", 0.0)})(pred, true)
+    assert both["f"].item() == 0
+    assert both["loss"].item() == energy_loss_fn(pred, true).item()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda p, t: p.pop("charges"),
+            "loss component 'charges': the model returns no 'charges'; it returns numbers, e",
+        ),
+        (lambda p, t: p.pop("numbers"), "loss component 'energy': the model has to return the atomic numbers"),
+        (lambda p, t: p.update(energy=torch.ones(6, 6)), r"prediction 'energy' has shape \(6, 6\); expected \(6,\)"),
+        (lambda p, t: t.update(energy=torch.ones(1)), r"the label 'energy' has shape \(1,\); expected \(6,\)"),
+        (lambda p, t: t.update(charges=torch.ones(6, 5, 3)), r"the label 'charges' has shape \(6, 5, 3\)"),
+        (lambda p, t: t.update(energy_mask=torch.ones(6, 5)), r"the mask 'energy_mask' has shape \(6, 5\)"),
+        (lambda p, t: t.update(forces_mask=torch.ones(6, 5, 3)), r"the mask 'forces_mask' has shape \(6, 5, 3\)"),
+    ],
+)
+def test_what_does_not_fit_at_a_call_is_named(change, message: str) -> None:
+    pred, true = random_batch()
+    change(pred, true)
+    with pytest.raises(ValueError, match=message):
+        all_labels()(pred, true)

@@ -1,0 +1,276 @@
+"""Parameter groups by regular expression, and schedules that step when they are told to."""
+
+import io
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from aimnet2mult.layers import ConfigError
+from aimnet2mult.train.optim import Schedule, build_optimizer, build_scheduler
+
+METRICS = ("loss", "E_rmse", "gfn1/E_rmse")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Model(nn.Module):
+    """Parameters: first.weight, first.bias, shifts.weight, last.weight, last.bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 3)
+        self.shifts = nn.Embedding(4, 1)
+        self.last = nn.Linear(3, 1)
+
+
+def section(**changes: Any) -> dict[str, Any]:
+    base = {"class": "torch.optim.AdamW", "kwargs": {"lr": 1e-3, "weight_decay": 0.1}}
+    return {**base, "force_no_train": [], "force_train": [], "param_groups": {}, **changes}
+
+
+def names_in(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:
+    """Return the names of each group's parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+
+
+# ---- the optimizer ---------------------------------------------------------------------------------
+
+
+def test_a_parameter_goes_to_the_first_group_it_matches_and_the_rest_to_the_default_in_front() -> None:
+    model = Model()
+    groups = {
+        "shifts": {"re": r"shifts\.weight$", "weight_decay": 0.0},
+        "weights": {"re": "weight", "lr": 1e-4},
+    }
+    optimizer = build_optimizer(model, section(param_groups=groups))
+    assert names_in(optimizer, model) == [
+        ["first.bias", "last.bias"],
+        ["shifts.weight"],
+        ["first.weight", "last.weight"],
+    ]
+    settings = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert settings == [(1e-3, 0.1), (1e-3, 0.0), (1e-4, 0.1)]
+    assert "re" not in optimizer.param_groups[1]
+
+
+def test_without_groups_all_parameters_are_in_one() -> None:
+    model = Model()
+    optimizer = build_optimizer(model, section())
+    assert names_in(optimizer, model) == [[name for name, _ in model.named_parameters()]]
+
+
+def test_a_name_is_searched_and_not_matched_from_its_start() -> None:
+    model = Model()
+    optimizer = build_optimizer(model, section(param_groups={"bias": {"re": "bias"}}))
+    assert names_in(optimizer, model)[1] == ["first.bias", "last.bias"]
+
+
+def test_what_is_frozen_is_not_given_to_the_optimizer_and_what_is_released_afterwards_is() -> None:
+    model = Model()
+    optimizer = build_optimizer(model, section(force_no_train=["first", "last"], force_train=[r"last\.bias"]))
+    assert names_in(optimizer, model) == [["shifts.weight", "last.bias"]]
+    assert not model.first.weight.requires_grad
+    assert model.last.bias.requires_grad
+
+
+def test_a_group_whose_parameters_are_all_frozen_is_left_out() -> None:
+    model = Model()
+    groups = {"shifts": {"re": "shifts", "weight_decay": 0.0}}
+    optimizer = build_optimizer(model, section(force_no_train=["shifts"], param_groups=groups))
+    assert len(optimizer.param_groups) == 1
+
+
+def test_groups_that_take_all_parameters_leave_no_default_group() -> None:
+    optimizer = build_optimizer(Model(), section(param_groups={"all": {"re": "", "lr": 0.5}}))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5]
+
+
+def test_the_settings_of_a_group_are_what_its_parameters_are_trained_with() -> None:
+    model = Model()
+    groups = {"still": {"re": "first", "lr": 0.0}}
+    optimizer = build_optimizer(
+        model, section(**{"class": "torch.optim.SGD", "kwargs": {"lr": 0.5}}, param_groups=groups)
+    )
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        expected = before[name] - (0.0 if name.startswith("first") else 0.5)
+        assert torch.equal(parameter, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class": "torch.optim.Adamm"}, "optimizer.class is 'torch.optim.Adamm'; .* did you mean torch.optim.Adam"),
+        ({"class": "torch.nn.Linear"}, "optimizer.class is torch.nn.Linear, which is no torch.optim"),
+        ({"class": "torch.optim.sgd.sgd"}, "which is no torch.optim"),
+        ({"kwargs": {"lerning_rate": 1}}, "cannot build AdamW with .*lerning_rate"),
+        ({"kwargs": {"lr": -1.0}}, "cannot build AdamW with {'lr': -1.0}: Invalid learning rate"),
+        ({"kwargs": {"lr": "fast"}}, "cannot build AdamW with {'lr': 'fast'}"),
+        ({"param_group": {}}, "optimizer has no key 'param_group'; it has class, kwargs"),
+        ({"force_train": ["nowhere"]}, "optimizer.force_train is 'nowhere', which matches no parameter"),
+        ({"force_no_train": ["(first"]}, r"optimizer.force_no_train is '\(first', which is no regular expression"),
+        ({"force_no_train": "first"}, "expected a list of regular expressions"),
+        ({"force_no_train": [""]}, "no parameter of the model is left to train"),
+        ({"param_groups": {"a": {"lr": 1.0}}}, "optimizer.param_groups.a has no 're'"),
+        ({"param_groups": {"a": {"re": "first", "params": []}}}, "optimizer.param_groups.a has 'params'"),
+        ({"param_groups": {"a": {"re": "[z-a]"}}}, "optimizer.param_groups.a.re is .* no regular expression"),
+        ({"param_groups": {"a": {"re": None}}}, "optimizer.param_groups.a.re is None, which is no regular"),
+        ({"param_groups": {"a": {"re": "third"}}}, "'third', which matches no parameter of the model .first.weight"),
+        ({"param_groups": {"a": {"re": "first", "weigth_decay": 0}}}, "param_groups.a has no key 'weigth_decay'"),
+        (
+            {"param_groups": {"a": {"re": "weight"}, "b": {"re": r"shifts\.weight"}}},
+            "optimizer.param_groups.b gets no parameter: what it matches goes to groups before it",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(Model(), section(**changes))
+
+
+def test_a_section_without_a_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match="optimizer has no 'class'"):
+        build_optimizer(Model(), {"kwargs": {}})
+
+
+# ---- the schedule ----------------------------------------------------------------------------------
+
+
+def scheduled(cfg: dict[str, Any] | None) -> tuple[torch.optim.Optimizer, Schedule]:
+    """Return an optimizer with lr 1 and its schedule, after the step that torch wants to be first."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_scheduler(optimizer, cfg, metrics=METRICS)
+    optimizer.step()
+    return optimizer, schedule
+
+
+def lr(optimizer: torch.optim.Optimizer) -> float:
+    return optimizer.param_groups[0]["lr"]
+
+
+def halving(step: str | None = None) -> dict[str, Any]:
+    cfg = {"class": "torch.optim.lr_scheduler.ExponentialLR", "kwargs": {"gamma": 0.5}}
+    return cfg if step is None else {**cfg, "step": step}
+
+
+def plateau(**changes: Any) -> dict[str, Any]:
+    kwargs = {"factor": 0.5, "patience": 0}
+    return {"class": "torch.optim.lr_scheduler.ReduceLROnPlateau", "kwargs": kwargs, **changes}
+
+
+def tell(schedule: Schedule, what: str) -> None:
+    if what == "val":
+        schedule.step_validation({"loss": 1.0})
+    else:
+        getattr(schedule, f"step_{what}")()
+
+
+@pytest.mark.parametrize("told", ["iteration", "epoch", "val"])
+@pytest.mark.parametrize("step", ["iteration", "epoch", "val", None])
+def test_a_schedule_steps_after_what_it_is_for_and_nothing_else(step: str | None, told: str) -> None:
+    optimizer, schedule = scheduled(halving(step))
+    tell(schedule, told)
+    assert lr(optimizer) == (0.5 if told == (step or "epoch") else 1.0)
+
+
+@pytest.mark.parametrize("told", ["iteration", "epoch", "val"])
+def test_no_schedule_leaves_the_learning_rate_alone(told: str) -> None:
+    optimizer, schedule = scheduled(None)
+    tell(schedule, told)
+    assert lr(optimizer) == 1.0
+    assert not schedule.needs_validation
+
+
+@pytest.mark.parametrize("name", ["E_rmse", "val_E_rmse", "val/E_rmse"])
+def test_a_plateau_is_one_of_its_metric(name: str) -> None:
+    optimizer, schedule = scheduled(plateau(metric_name=name))
+    assert schedule.needs_validation
+    for loss, rmse in [(1.0, 4.0), (2.0, 3.0), (3.0, 2.0)]:
+        schedule.step_validation({"loss": loss, "E_rmse": rmse})
+        assert lr(optimizer) == 1.0
+    schedule.step_validation({"loss": 0.0, "E_rmse": 2.5})
+    assert lr(optimizer) == 0.5
+
+
+@pytest.mark.parametrize("changes", [{}, {"metric_name": "loss"}, {"metric_name": "val_loss", "step": "val"}])
+def test_a_plateau_is_one_of_the_validation_loss_unless_something_else_is_named(
+    changes: dict[str, str],
+) -> None:
+    optimizer, schedule = scheduled(plateau(**changes))
+    for loss, expected in [(1.0, 1.0), (2.0, 0.5), (math.nan, 0.25), (0.5, 0.25)]:
+        schedule.step_validation({"loss": loss, "E_rmse": 1.0})
+        assert lr(optimizer) == expected
+
+
+def test_a_validation_without_the_metric_is_an_error_that_names_it() -> None:
+    _, schedule = scheduled(plateau(metric_name="E_rmse"))
+    with pytest.raises(ValueError, match=r"goes by 'E_rmse', for which .* has no labels; it has loss, F_rmse"):
+        schedule.step_validation({"loss": 1.0, "F_rmse": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        ({"kwargs": {}}, "scheduler has no 'class'"),
+        ({"class": "torch.optim.SGD"}, "scheduler.class is torch.optim.SGD, which is no torch.optim.lr_scheduler"),
+        ({"class": "torch.optim.lr_scheduler.StepLRR"}, "did you mean torch.optim.lr_scheduler.StepLR"),
+        ({"class": "torch.optim.lr_scheduler.StepLR"}, "cannot build StepLR with {}: .*step_size"),
+        (halving("batch"), "scheduler.step is 'batch'; expected one of iteration, epoch, val"),
+        (plateau(step="epoch"), "scheduler.step is 'epoch'; ReduceLROnPlateau needs val"),
+        (plateau(metric_name="F_rmse"), "metric_name is 'F_rmse'; the validation has loss, E_rmse, gfn1/E_rmse"),
+        ({**halving(), "metric_name": "loss"}, "ExponentialLR goes by no metric"),
+        ({**halving(), "terminate_on_low_lr": 1e-5}, "scheduler has no key 'terminate_on_low_lr'"),
+    ],
+)
+def test_a_schedule_that_cannot_be_built_is_refused(cfg: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        scheduled(cfg)
+
+
+@pytest.mark.parametrize("cfg", [halving("iteration"), plateau()])
+def test_a_schedule_goes_on_where_its_saved_state_ends(cfg: dict[str, Any]) -> None:
+    told = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5]
+
+    def run(schedule: Schedule, values: list[float]) -> None:
+        for value in values:
+            schedule.step_iteration()
+            schedule.step_validation({"loss": value})
+
+    whole, schedule = scheduled(cfg)
+    run(schedule, told)
+    first, schedule = scheduled(cfg)
+    run(schedule, told[:3])
+    file = io.BytesIO()
+    torch.save([first.state_dict(), schedule.state_dict()], file)
+    file.seek(0)
+    second, resumed = scheduled(cfg)
+    optimizer_state, schedule_state = torch.load(file, weights_only=True)
+    second.load_state_dict(optimizer_state)
+    resumed.load_state_dict(schedule_state)
+    run(resumed, told[3:])
+    assert lr(second) == lr(whole) < 1.0
+
+
+@pytest.mark.parametrize(("saved", "here"), [(halving(), None), (None, halving()), (halving(), plateau())])
+def test_a_state_of_another_scheduler_is_refused(saved: Any, here: Any) -> None:
+    state = scheduled(saved)[1].state_dict()
+    with pytest.raises(ConfigError, match=r"the checkpoint has scheduler .*; the configuration has"):
+        scheduled(here)[1].load_state_dict(state)
+
+
+def test_a_state_of_no_scheduler_is_loaded_by_none() -> None:
+    _, nothing = scheduled(None)
+    nothing.load_state_dict(nothing.state_dict())
