@@ -72,7 +72,7 @@ class Delivery:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.lease = Lease(folder, sink.name, clock=clock)
+        self.lease = Lease(folder / "sinks", sink.name, clock=clock)
         self._keeper = Keeper(self.lease, settings.hook_timeout, on_hang)
         self._folder = folder
         self._sink = sink

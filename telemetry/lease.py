@@ -1,6 +1,6 @@
-"""Who delivers a run to a sink: one at a time, agreed on without locks, on any file system with O_EXCL.
+"""Who may do what one at a time may do: agreed on without locks, on any file system with O_EXCL.
 
-A lease is a file ``sinks/<name>.lease-<n>``. Whoever makes number n + 1 (O_EXCL: one can) holds it; he may do so when
+A lease is a file ``<name>.lease-<n>``. Whoever makes number n + 1 (O_EXCL: one can) holds it; he may do so when
 the holder of n has released it, is dead, or has not renewed it for ``STILL`` seconds of the taker's own monotonic
 clock. The holder of a number that is no longer the highest has lost it. Numbers are never used again: the file of the
 highest stays, so that a taker who was slow can tell that he is.
@@ -33,10 +33,10 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease:
-    """The right to deliver the run in ``folder`` to the sink ``name``."""
+    """The right to do what ``name`` says; its files lie in ``folder``."""
 
     def __init__(self, folder: Path, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder = folder / "sinks"
+        self._folder = folder
         self._name = name
         self._clock = clock
         self._me = current()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from telemetry.cadence import Cadence
 from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, SettingError
 from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms, segments
+from telemetry.lease import Lease
 from telemetry.plugins import Sink, select
 from telemetry.reader import read_header
 from telemetry.records import SCHEMA, Metric, RunRecord, encode
@@ -56,7 +59,7 @@ def open_run(
     Raises:
         SinkNotFound, SinkNotInstalled, PluginError, SettingError, UnitError: see telemetry.errors.
         RunExists: there is a run in the folder, and no ``resume_step``.
-        RunNotFound, RunAlive: there is none to resume, or its trainer lives.
+        RunNotFound, RunAlive: there is none to resume, or its trainer lives, or another one opens it just now.
         JournalError: the resumed run has other units or another cadence.
         RunFolderError: the folder cannot be written to.
     """
@@ -82,12 +85,13 @@ def open_run(
         pid=os.getpid(),
     )
     _check(run)
+    newest = _newest(folder)
     if resume_step is not None:
         run = _next_attempt(folder, run)
-    elif segments(folder):
+    elif newest >= 0:
         msg = f"there is a run in {folder} already: resume it, or choose another folder"
         raise RunExists(msg)
-    journal = _open_journal(folder, run, resume_step)
+    journal = _open_journal(folder, run, resume_step, newest)
     workers = _workers(folder, chosen, settings)
     workers.start()
     return MetricBus(
@@ -103,6 +107,11 @@ def open_run(
 
 def _check(run: RunRecord) -> None:
     """Refuse what would be damage to a reader: names that are empty or too long, parameters beyond a line."""
+    for name in run.metrics:
+        stream, _, metric = name.partition("/")
+        if not stream or not metric or metric.endswith("/"):
+            msg = f"metric {name!r}: a full name is stream/metric, as in train/loss"
+            raise SettingError(msg)
     try:
         msgspec.convert(msgspec.to_builtins(run), RunRecord)
         encode(run)
@@ -131,15 +140,36 @@ def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
     )
 
 
-def _open_journal(folder: Path, run: RunRecord, resume_step: int | None) -> JournalWriter:
+def _newest(folder: Path) -> int:
+    return max(segments(folder), default=-1)
+
+
+def _open_journal(folder: Path, run: RunRecord, resume_step: int | None, newest: int) -> JournalWriter:
+    """Begin the attempt, if ``newest`` is the newest segment still."""
     try:
         (folder / "sinks").mkdir(parents=True, exist_ok=True)
-        # Before the segment: whoever sees the segment must see that its trainer lives.
-        write_alive(folder, Alive(trainer=current(), attempt=run.attempt, beat=0, counts=Counts()))
-        return JournalWriter(folder, run, resumed_step=resume_step)
+        with _sole_opener(folder):
+            if _newest(folder) != newest:
+                msg = f"another trainer has just opened the run in {folder}; end it, or choose another folder"
+                raise RunAlive(msg)
+            # Before the segment: whoever sees the segment must see that its trainer lives.
+            write_alive(folder, Alive(trainer=current(), attempt=run.attempt, beat=0, counts=Counts()))
+            return JournalWriter(folder, run, resumed_step=resume_step)
     except OSError as error:
         msg = f"{folder} cannot be written to ({error.strerror or error}); choose another with --telemetry-dir"
         raise RunFolderError(msg) from error
+
+
+@contextlib.contextmanager
+def _sole_opener(folder: Path) -> Iterator[None]:
+    """Keep out whoever opens the same run at the same moment, as a job does that was queued twice."""
+    lease = Lease(folder, "opening")
+    while not lease.try_acquire():
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def _workers(folder: Path, sinks: list[Sink], settings: Settings) -> Workers:

@@ -156,6 +156,7 @@ class FileSink:
         backend: str
         tells: bool = True
         level: int = 0
+        password: str = ""
 
     def __init__(self, options: Options) -> None:
         self._folder = Path(options.backend)
@@ -199,6 +200,15 @@ class FileSink:
         if (self._folder / "hang").exists():
             self._add("hung", str(os.getpid()))
             threading.Event().wait()
+
+
+class LackingSink(MemorySink):
+    """A sink that needs what nobody has."""
+
+    requires = ("no_such_module",)
+
+    def __init__(self) -> None:
+        super().__init__(Backend())
 
 
 def lines_of(path: Path) -> list[str]:

@@ -26,7 +26,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def lease(tmp_path: Path, clock: FakeClock) -> Lease:
-    return Lease(tmp_path, "sink", clock=clock)
+    return Lease(tmp_path / "sinks", "sink", clock=clock)
 
 
 def hold(folder: Path, who: Identity, beat: int = 1, *, number: int = 1, released: bool = False) -> None:
@@ -40,7 +40,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_the_first_who_asks_gets_it_and_the_next_does_not(tmp_path: Path, lease: Lease) -> None:
-    other = Lease(tmp_path, "sink")
+    other = Lease(tmp_path / "sinks", "sink")
     assert lease.try_acquire()
     assert not other.try_acquire()
     assert lease.is_held()
@@ -49,13 +49,13 @@ def test_the_first_who_asks_gets_it_and_the_next_does_not(tmp_path: Path, lease:
 
 def test_another_sink_is_another_lease(tmp_path: Path, lease: Lease) -> None:
     assert lease.try_acquire()
-    assert Lease(tmp_path, "sink2").try_acquire()
-    assert Lease(tmp_path, "sin").try_acquire()
+    assert Lease(tmp_path / "sinks", "sink2").try_acquire()
+    assert Lease(tmp_path / "sinks", "sin").try_acquire()
     assert lease.is_held()
 
 
 def test_it_says_who_holds_it(tmp_path: Path, lease: Lease) -> None:
-    other = Lease(tmp_path, "sink")
+    other = Lease(tmp_path / "sinks", "sink")
     assert other.holder() is None
     assert lease.try_acquire()
     assert other.holder() == current()
@@ -64,7 +64,7 @@ def test_it_says_who_holds_it(tmp_path: Path, lease: Lease) -> None:
 
 
 def test_it_can_be_given_back_and_taken_again_by_anybody(tmp_path: Path, lease: Lease) -> None:
-    other = Lease(tmp_path, "sink")
+    other = Lease(tmp_path / "sinks", "sink")
     for taker in (lease, other, lease, lease):
         assert taker.try_acquire()
         taker.release()
@@ -74,7 +74,7 @@ def test_it_can_be_given_back_and_taken_again_by_anybody(tmp_path: Path, lease: 
 
 
 def test_giving_back_twice_takes_nothing_from_the_next_holder(tmp_path: Path, lease: Lease) -> None:
-    other = Lease(tmp_path, "sink")
+    other = Lease(tmp_path / "sinks", "sink")
     assert lease.try_acquire()
     lease.release()
     assert other.try_acquire()
@@ -94,7 +94,7 @@ def test_a_real_process_that_was_killed_loses_it_at_once(tmp_path: Path, lease: 
     code = f"""
 from pathlib import Path
 from telemetry.lease import Lease
-assert Lease(Path({str(tmp_path)!r}), "sink").try_acquire()
+assert Lease(Path({str(tmp_path / "sinks")!r}), "sink").try_acquire()
 print("held", flush=True)
 input()
 """
@@ -163,7 +163,7 @@ def test_the_old_holder_notices_that_it_has_lost_it(tmp_path: Path, lease: Lease
     assert lease.try_acquire()
     assert lease.renew()
     clock = FakeClock()
-    other = Lease(tmp_path, "sink", clock=clock)
+    other = Lease(tmp_path / "sinks", "sink", clock=clock)
     assert not other.try_acquire()
     clock.now += 60
     assert other.try_acquire()
@@ -177,7 +177,7 @@ def test_the_old_holder_notices_that_it_has_lost_it(tmp_path: Path, lease: Lease
 def test_a_holder_that_renews_keeps_it_however_long_it_is_watched(tmp_path: Path, lease: Lease) -> None:
     assert lease.try_acquire()
     clock = FakeClock()
-    other = Lease(tmp_path, "sink", clock=clock)
+    other = Lease(tmp_path / "sinks", "sink", clock=clock)
     for _ in range(20):
         assert not other.try_acquire()
         clock.now += 50
@@ -208,7 +208,7 @@ def test_files_of_other_names_are_no_leases(tmp_path: Path, lease: Lease, name: 
 def test_a_taker_that_was_slow_does_not_slip_in_behind(
     tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Lease(tmp_path, "sink")
+    slow = Lease(tmp_path / "sinks", "sink")
     hold(tmp_path, DEAD)
     make = slow._make
 
@@ -219,7 +219,7 @@ def test_a_taker_that_was_slow_does_not_slip_in_behind(
         assert third.try_acquire()
         return make(number)
 
-    third = Lease(tmp_path, "sink")
+    third = Lease(tmp_path / "sinks", "sink")
     monkeypatch.setattr(slow, "_make", held_up)
     assert not slow.try_acquire()
     assert third.is_held()
@@ -232,7 +232,7 @@ def test_of_many_threads_that_hammer_it_one_at_a_time_has_it_and_none_is_left_ou
     crowds: list[int] = []
 
     def take(number: int) -> None:
-        mine = Lease(tmp_path, "sink")
+        mine = Lease(tmp_path / "sinks", "sink")
         for _ in range(10):
             eventually(mine.try_acquire)
             inside.append(number)
@@ -256,7 +256,7 @@ from telemetry.lease import Lease
 folder = Path({str(tmp_path)!r})
 print("ready", flush=True)
 for line in sys.stdin:
-    print(int(Lease(folder / line.strip(), "sink").try_acquire()), flush=True)
+    print(int(Lease(folder / line.strip() / "sinks", "sink").try_acquire()), flush=True)
 """
     args = [sys.executable, "-c", code]
     takers = [

@@ -1,0 +1,407 @@
+"""Opening a run: everything is checked before anything is made, and a resume fits what was there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from telemetry_fakes import (
+    FOREIGN,
+    METRICS,
+    Backend,
+    FakeClock,
+    HandMadeRun,
+    MemorySink,
+    beat,
+    journal_lines,
+    journal_steps,
+    offer_sinks,
+)
+
+from telemetry import (
+    JournalError,
+    Metric,
+    MetricBus,
+    PluginError,
+    RunAlive,
+    RunExists,
+    RunFolderError,
+    RunNotFound,
+    SettingError,
+    Settings,
+    SinkNotFound,
+    SinkNotInstalled,
+    UnitError,
+    open_run,
+    read_header,
+)
+from telemetry.alive import TrainerWatch
+
+QUIET: dict[str, Any] = {"metrics": METRICS, "sinks": [], "settings": Settings(every=1)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "a-run"
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offer the sinks ``file`` and ``lacking`` for real."""
+    offer_sinks(tmp_path / "site", file="telemetry_fakes:FileSink", lacking="telemetry_fakes:LackingSink")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+
+def first_attempt(run: Path, *steps: int, close: bool = True, **more: object) -> MetricBus:
+    bus = open_run(run, **QUIET | more)
+    for step in steps:
+        bus.publish("train", step, {"loss": 1.0})
+    assert bus.flush()
+    if close:
+        bus.close("preempted", timeout=0)
+    return bus
+
+
+# Nothing is made after an error.
+
+
+MEMORY = MemorySink(Backend())
+
+
+class NoHooks:
+    name = "none"
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "changes"),
+    [
+        pytest.param(
+            SinkNotFound, "no sink 'tensorbord'.* Did you mean 'tensorboard'", {"sinks": ["tensorbord"]}, id="sink"
+        ),
+        pytest.param(SinkNotInstalled, "needs the module 'no_such_module'", {"sinks": ["lacking"]}, id="extra"),
+        pytest.param(
+            SettingError,
+            "no option 'bakend'.* Did you mean 'backend'",
+            {"sinks": ["file"], "settings": Settings(options={"file": {"bakend": "/x"}})},
+            id="option",
+        ),
+        pytest.param(
+            SettingError,
+            "level",
+            {"sinks": ["file"], "settings": Settings(options={"file": {"backend": "/x", "level": "high"}})},
+            id="type of an option",
+        ),
+        pytest.param(
+            SettingError,
+            "'memory' is named twice",
+            {"sinks": [MEMORY, MEMORY]},
+            id="twice",
+        ),
+        pytest.param(PluginError, "implements no sink_open", {"sinks": [NoHooks()]}, id="hooks"),
+        pytest.param(
+            UnitError, "'kcl/mol'", {"metrics": {"train/E": Metric(unit="kcl/mol", source_unit="eV")}}, id="unit"
+        ),
+        pytest.param(
+            UnitError,
+            "another dimension",
+            {"metrics": {"train/E": Metric(unit="kg", source_unit="eV")}},
+            id="dimension",
+        ),
+        pytest.param(
+            SettingError, "cannot be described", {"metrics": {"train/" + "x" * 300: Metric()}}, id="long name"
+        ),
+        pytest.param(SettingError, "stream/metric", {"metrics": {"loss": Metric()}}, id="no stream"),
+        pytest.param(SettingError, "stream/metric", {"metrics": {"train/": Metric()}}, id="no metric"),
+        pytest.param(SettingError, "stream/metric", {"metrics": {"/loss": Metric()}}, id="empty stream"),
+        pytest.param(SettingError, "cannot be described", {"params": {"x": ["y" * 1000] * 2000}}, id="parameters"),
+        pytest.param(SettingError, "cannot be described", {"params": {"path": "\udcff"}}, id="no text"),
+    ],
+)
+@pytest.mark.usefixtures("installed")
+def test_no_folder_is_left_by_what_is_refused(
+    run: Path, error: type[Exception], message: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=message):
+        open_run(run, **QUIET | changes)
+    assert not run.parent.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_its_cure(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file in its place")
+    with pytest.raises(RunFolderError, match=r"cannot be written to \(Not a directory\); choose another with"):
+        open_run(tmp_path / "runs" / "a-run", **QUIET)
+
+
+def test_a_folder_without_room_for_the_journal_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("telemetry.journal.os.fdatasync", no_room)
+    with pytest.raises(RunFolderError, match="No space left on device"):
+        open_run(run, **QUIET)
+    monkeypatch.undo()
+    first_attempt(run, 1)
+    assert journal_steps(run) == [1]
+
+
+def test_a_folder_that_holds_a_run_is_left_as_it_is(run: Path) -> None:
+    first_attempt(run, 1)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(RunExists, match="resume it, or choose another folder"):
+        open_run(run, **QUIET)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_holds_other_things_may_be_used(run: Path) -> None:
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "model.pt").write_bytes(b"weights")
+    first_attempt(run, 1)
+    assert journal_steps(run) == [1]
+    assert (run / "checkpoints" / "model.pt").read_bytes() == b"weights"
+
+
+# What is written.
+
+
+def test_the_journal_begins_with_what_the_run_is(run: Path) -> None:
+    metrics = {"train/E": Metric(unit="kcal/mol", source_unit="eV/particle", label="energy error")}
+    bus = open_run(
+        run,
+        metrics=metrics,
+        name="fine name",
+        project="fine project",
+        params={"lr": 1e-3, "data": {"files": ["a.h5"]}},
+        versions={"torch": "2.13"},
+        sinks=[],
+        settings=Settings(every=7),
+    )
+    bus.close(timeout=0)
+    header = read_header(run)
+    assert (header.run_id, header.name, header.project, header.attempt, header.every) == (
+        "a-run",
+        "fine name",
+        "fine project",
+        1,
+        7,
+    )
+    assert header.metrics == metrics
+    assert header.params == {"lr": 1e-3, "data": {"files": ["a.h5"]}}
+    assert header.versions == {"torch": "2.13"}
+    assert header.pid == os.getpid()
+
+
+def test_a_run_without_a_name_is_named_by_its_folder(run: Path) -> None:
+    first_attempt(run)
+    assert read_header(run).name == "a-run"
+
+
+@pytest.mark.usefixtures("installed")
+def test_credentials_do_not_get_into_the_journal(run: Path, tmp_path: Path) -> None:
+    backend = tmp_path / "backend"
+    params = {
+        "telemetry": {"wandb": {"api_key": "s3cr3t"}},
+        "mlflow_uri": "https://me:s3cr3t@host/x",
+        "tokens": ["s3cr3t"],
+        "lr": 0.1,
+    }
+    settings = Settings(sinks=("file",), options={"file": {"backend": str(backend), "password": "s3cr3t"}})
+    bus = open_run(run, metrics=METRICS, params=params, settings=settings)
+    bus.close(timeout=0)
+    for path in run.rglob("journal-*"):
+        assert b"s3cr3t" not in path.read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_header(run).params["lr"] == 0.1
+    assert read_header(run).sinks["file"] == {"backend": str(backend), "password": "***"}
+
+
+def test_sinks_named_none_leave_the_journal_alone(run: Path) -> None:
+    bus = open_run(run, metrics=METRICS, settings=Settings.parse({"sinks": "none", "every": 1}))
+    bus.publish("train", 1, {"loss": 1.0})
+    receipt = bus.close()
+    assert journal_steps(run) == [1]
+    assert receipt is not None
+    assert receipt.sinks == []
+
+
+# Resume.
+
+
+def test_a_resume_is_a_new_attempt_in_a_segment_that_says_where_it_goes_on(run: Path) -> None:
+    first_attempt(run, 1, 2, 3, name="the first name", project="p")
+    bus = open_run(run, **QUIET, name="another name", project="p", resume_step=2)
+    bus.publish("train", 3, {"loss": 1.0})
+    bus.close("finished", timeout=0)
+    lines = journal_lines(run)
+    heads = [line for line in lines if line["kind"] == "run"]
+    assert [head["attempt"] for head in heads] == [1, 2]
+    assert [head["run_id"] for head in heads] == ["a-run", "a-run"]
+    assert [head["name"] for head in heads] == ["the first name", "the first name"]
+    assert heads[0]["started"] == heads[1]["started"]
+    (resumed,) = [line for line in lines if line["kind"] == "resumed"]
+    assert (resumed["seq"], resumed["step"], resumed["attempt"]) == (1_000_000_001, 2, 2)
+    assert journal_steps(run) == [1, 2, 3, 3]
+
+
+def test_each_resume_is_one_attempt_more(run: Path) -> None:
+    first_attempt(run, 1)
+    for attempt in (2, 3, 4):
+        open_run(run, **QUIET, resume_step=1).close(timeout=0)
+        assert read_header(run).attempt == attempt
+
+
+def test_a_run_may_be_resumed_from_its_very_beginning(run: Path) -> None:
+    first_attempt(run, 1)
+    open_run(run, **QUIET, resume_step=0).close(timeout=0)
+    assert [line["step"] for line in journal_lines(run) if line["kind"] == "resumed"] == [0]
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(run: Path) -> None:
+    with pytest.raises(RunNotFound, match="no run in"):
+        open_run(run, **QUIET, resume_step=1)
+    assert not run.parent.exists()
+
+
+def test_a_run_that_is_still_open_in_this_process_is_not_resumed(run: Path) -> None:
+    bus = first_attempt(run, 1, close=False)
+    with pytest.raises(RunAlive, match=f"process {os.getpid()}"):
+        open_run(run, **QUIET, resume_step=1)
+    bus.close(timeout=0)
+    assert [line["kind"] for line in journal_lines(run)] == ["run", "scalars", "closed"]
+
+
+def test_a_run_whose_trainer_lives_is_not_resumed_until_it_is_dead(run: Path) -> None:
+    code = f"""
+import telemetry
+bus = telemetry.open_run({str(run)!r}, metrics={{"train/loss": telemetry.Metric()}}, sinks=[],
+                         settings=telemetry.Settings(every=1))
+bus.publish("train", 1, {{"loss": 1.0}})
+bus.flush()
+print("open", flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == b"open\n"
+        with pytest.raises(RunAlive, match=f"process {trainer.pid} on "):
+            open_run(run, **QUIET, resume_step=1)
+        trainer.kill()
+        trainer.wait()
+    open_run(run, **QUIET, resume_step=1).close(timeout=0)
+    assert read_header(run).attempt == 2
+
+
+def test_a_trainer_on_another_machine_is_watched_before_its_run_is_resumed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    HandMadeRun(run, FOREIGN).points(1)
+    clock = FakeClock()
+    monkeypatch.setattr(
+        "telemetry.session.TrainerWatch", lambda folder: _Watch(folder, clock, lambda: beat(run, FOREIGN, beat=2))
+    )
+    with pytest.raises(RunAlive, match="process 4711 on elsewhere"):
+        open_run(run, **QUIET, resume_step=1)
+    monkeypatch.setattr("telemetry.session.TrainerWatch", lambda folder: _Watch(folder, clock, lambda: None))
+    open_run(run, **QUIET, resume_step=1).close(timeout=0)
+    assert read_header(run).attempt == 2
+    assert sum(clock.sleeps) >= 60
+
+
+class _Watch(TrainerWatch):
+    """A watch on a fake clock; something happens at each sleep."""
+
+    def __init__(self, folder: Path, clock: FakeClock, happens: Callable[[], None]) -> None:
+        super().__init__(folder, clock=clock)
+        self._fake = clock
+        self._happens = happens
+
+    def wait(self, sleep: Callable[[float], None] = lambda _: None) -> bool:
+        def both(seconds: float) -> None:
+            self._fake.sleep(seconds)
+            self._happens()
+
+        return super().wait(both)
+
+
+def test_a_changed_unit_is_an_error_that_names_both(run: Path) -> None:
+    metrics = {"train/loss": Metric(), "train/E": Metric(unit="kcal/mol", source_unit="eV/particle")}
+    first_attempt(run, 1, metrics=metrics)
+    changed = {"train/loss": Metric(), "train/E": Metric(unit="eV", source_unit="eV/particle")}
+    with pytest.raises(JournalError, match=r"train/E was in kcal/mol .* cannot be in eV after a resume"):
+        open_run(run, **QUIET | {"metrics": changed}, resume_step=1)
+    assert len(list(run.glob("journal-*"))) == 1
+
+
+def test_a_changed_cadence_is_an_error_that_names_both(run: Path) -> None:
+    first_attempt(run, 1)
+    with pytest.raises(JournalError, match=r"telemetry.every was 1 .* cannot be 5 after a resume"):
+        open_run(run, **QUIET | {"settings": Settings(every=5)}, resume_step=1)
+    assert len(list(run.glob("journal-*"))) == 1
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(run: Path) -> None:
+    first_attempt(run, 1)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(SinkNotFound):
+        open_run(run, **QUIET | {"sinks": ["nonesuch"]}, resume_step=1)
+    with pytest.raises(JournalError):
+        open_run(run, **QUIET | {"settings": Settings(every=5)}, resume_step=1)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_new_metrics_may_come_with_a_resume(run: Path) -> None:
+    first_attempt(run, 1)
+    more = METRICS | {"train/spin": Metric()}
+    open_run(run, **QUIET | {"metrics": more}, resume_step=1).close(timeout=0)
+    assert "train/spin" in read_header(run).metrics
+
+
+# Two at once.
+
+
+def _open_at_once(run: Path, how_many: int, **more: object) -> list[MetricBus | Exception]:
+    barrier = threading.Barrier(how_many)
+    out: list[MetricBus | Exception] = []
+
+    def open_it() -> None:
+        barrier.wait()
+        try:
+            out.append(open_run(run, **QUIET | more))
+        except (RunExists, RunAlive) as error:
+            out.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(how_many)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return out
+
+
+@pytest.mark.parametrize("turn", range(10))
+def test_of_many_who_begin_the_same_run_at_once_one_gets_it(run: Path, turn: int) -> None:
+    opened = _open_at_once(run, 4)
+    buses = [bus for bus in opened if isinstance(bus, MetricBus)]
+    for bus in buses:
+        bus.close(timeout=0)
+    assert len(opened) == 4
+    assert len(buses) == 1
+    assert len(list(run.glob("journal-*"))) == 1
+
+
+@pytest.mark.parametrize("turn", range(10))
+def test_of_many_who_resume_a_run_at_once_one_gets_it(run: Path, turn: int) -> None:
+    first_attempt(run, 1)
+    opened = _open_at_once(run, 4, resume_step=1)
+    buses = [bus for bus in opened if isinstance(bus, MetricBus)]
+    for bus in buses:
+        bus.close(timeout=0)
+    assert len(opened) == 4
+    assert len(buses) == 1
+    assert len(list(run.glob("journal-*"))) == 2
