@@ -128,6 +128,15 @@ def test_over_many_epochs_all_structures_of_a_fidelity_are_drawn_equally_often(w
         assert min(times) > 0
 
 
+def test_in_as_many_passes_as_a_fidelity_has_structures_each_is_drawn_equally_often() -> None:
+    """One structure a pass, of five in one group and one in another: in six passes each is drawn once."""
+    counts = {3: (5, 6), 4: (1, 0)}
+    drawn, data = sampler(counts, weights={0: 1, 1: 11}), dataset(counts)
+    found = sum((structures(order(drawn, epoch)) for epoch in range(6)), Counter[tuple[int, int]]())
+    first = {(group, row): n for (group, row), n in found.items() if data[group]["fidelity"][row] == 0}
+    assert sorted(first.values()) == [1] * 6
+
+
 def test_with_weights_that_leave_all_as_it_is_every_structure_comes_once() -> None:
     weights = {f: sum(n[f] for n in COUNTS.values()) for f in (0, 1)}
     assert structures(order(sampler(weights=weights), 5)) == Counter(everything(COUNTS))
@@ -144,6 +153,8 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert [order(other, epoch) for epoch in (3, 1, 0, 2)] == [later[epoch] for epoch in (3, 1, 0, 2)]
     assert order(sampler(seed=3, weights={1: 3})) != later[0]
     assert all(later[i] != later[j] for i in range(4) for j in range(i))
+    groups = [[group for group, _ in batches] for batches in later]
+    assert all(groups[i] != groups[j] for i in range(4) for j in range(i))
 
 
 def test_it_does_not_matter_to_the_order_what_else_draws_random_numbers() -> None:
