@@ -68,6 +68,7 @@ class TrainerWatch:
         self._still = still
         self._clock = clock
         self._seen: tuple[int, int] | None = None
+        self._moved = False
         self._since = clock()
 
     def lives(self) -> bool | None:
@@ -80,10 +81,11 @@ class TrainerWatch:
                 return True
             seen = (alive.attempt, alive.beat)
             if seen != self._seen:
-                moved = self._seen is not None
+                self._moved = self._seen is not None
                 self._seen, self._since = seen, self._clock()
-                return True if moved else None
-        return False if self._clock() - self._since >= self._still else None
+        if self._clock() - self._since >= self._still:
+            return False
+        return True if self._moved else None
 
     def wait(self, sleep: Callable[[float], None] = time.sleep) -> bool:
         """Watch until it can be told whether the trainer lives (at most ``still`` seconds); say so."""

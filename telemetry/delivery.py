@@ -6,6 +6,7 @@ The same loop runs in a process beside the trainer, in a thread, and in ``teleme
 from __future__ import annotations
 
 import enum
+import math
 import os
 import random
 import time
@@ -21,7 +22,7 @@ from telemetry.lease import Lease
 from telemetry.plugins import Hooks, Sink
 from telemetry.progress import Progress, State, read_progress, write_progress
 from telemetry.reader import JournalReader, read_header
-from telemetry.records import AnyRecord, Closed, Status, encode
+from telemetry.records import SEGMENT, AnyRecord, Closed, Status, encode
 from telemetry.settings import Settings
 
 BATCH = 1000
@@ -86,18 +87,19 @@ class Delivery:
         self._jitter = jitter
         self._attempt = read_header(folder).attempt
         self._newest = 0
-        self._progress = read_progress(folder, sink.name) or Progress()
+        self._progress = Progress()
         self._hooks: Hooks | None = None
         self._reader: JournalReader | None = None
         self._waiting: list[AnyRecord] = []
         self._chunk = BATCH
         self._closed: Closed | None = None
         self._failures = 0
+        self._failed_at = 0
         self._failing_since: float | None = None
 
     def run(self) -> End:
         """Deliver until there is a reason to end. The lease must be held, and is released."""
-        # Another holder may have moved the cursor since the constructor read it.
+        # Only now: until the lease was taken, another holder moved the cursor.
         self._progress = read_progress(self._folder, self._sink.name) or Progress()
         try:
             with self._keeper:
@@ -110,21 +112,17 @@ class Delivery:
 
     def _turn(self) -> End | None:
         """Do what there is to do, and give why delivery ends here if it does."""
-        if not self.lease.is_held() or self._is_overtaken():
-            return End.HANDED_OVER
-        if self._stop():
-            return End.GAVE_UP
         try:
-            return self._work()
+            if not self.lease.is_held() or self._is_overtaken():
+                return End.HANDED_OVER
+            return End.GAVE_UP if self._stop() else self._work()
         except SinkRejected as error:
             return self._refused(error)
-        except Exception as error:  # noqa: BLE001 - a sink may raise anything, and none of it may end delivery
+        except BaseException as error:  # noqa: BLE001 - a sink may raise anything, and none of it may end delivery
             return self._failed(error)
 
     def _work(self) -> End | None:
-        more = self._deliver()
-        self._recovered()
-        if more:
+        if self._deliver():
             return None
         status = self._ended()
         if status is not None:
@@ -132,7 +130,8 @@ class Delivery:
             return End.COMPLETE
         if self._waiting:
             return None
-        if not self._follow:
+        self._recovered()
+        if not self._follow and self._watch.lives():
             return End.CAUGHT_UP
         self._wait(self._settings.poll)
         return None
@@ -158,12 +157,14 @@ class Delivery:
             durable = None
         cursor = self._progress.cursor
         cursor.accepted = max(cursor.accepted, batch[-1].seq)
-        cursor.durable = max(cursor.durable, durable or 0)
+        cursor.durable = max(cursor.durable, min(durable or 0, cursor.accepted))
         cursor.closed = None
         del self._waiting[: len(batch)]
-        if not self._waiting:
-            self._chunk = BATCH
+        self._chunk = min(BATCH, self._chunk * 2)
         self._save("delivering")
+        # What is offered again after a failure, and taken again, is no sign that the failure has passed.
+        if cursor.accepted > self._failed_at:
+            self._recovered()
         return True
 
     def _read(self) -> None:
@@ -219,8 +220,7 @@ class Delivery:
         """Give how the training ended, None if it goes on or nobody can tell yet."""
         if self._closed is not None:
             return self._closed.status
-        lives = self._watch.lives() if self._follow else self._watch.wait(self._wait)
-        if lives is not False:
+        if self._watch.lives() is not False:
             return None
         self._read()
         if self._closed is not None:
@@ -241,8 +241,10 @@ class Delivery:
         newest = max(segments(self._folder), default=0)
         if newest == self._newest:
             return False
-        self._newest = newest
-        return read_header(self._folder).attempt > self._attempt
+        header = read_header(self._folder)
+        # A segment that has no head yet is looked at again.
+        self._newest = header.seq // SEGMENT
+        return header.attempt > self._attempt
 
     def _recovered(self) -> None:
         if self._failures:
@@ -255,30 +257,36 @@ class Delivery:
         self._say(f"{self._sink.name} refuses this run: {error}; the journal keeps it for `telemetry sync`")
         return End.REFUSED
 
-    def _failed(self, error: Exception) -> End | None:
+    def _failed(self, error: BaseException) -> End | None:
         self._hooks = None
         self._failures += 1
+        self._failed_at = max(self._failed_at, self._progress.cursor.accepted)
         self._progress.retries += 1
         self._note(error)
         self._save("retrying")
         if self._failures == 1:
             self._say(f"{self._sink.name} cannot take records now ({_say(error)}); it will be tried again")
-        # A backend that is down may stay so while the trainer lives: that costs nothing. Alone, delivery must end.
-        alone = not self._follow or self._closed is not None or self._watch.lives() is False
-        if alone and self._failing_since is None:
-            self._failing_since = self._clock()
-        gave_up = self._failing_since is not None and self._clock() - self._failing_since >= self._settings.linger
-        if self._stop() or (alone and gave_up):
+        patience = self._patience()
+        if patience <= 0 or self._stop():
             return End.GAVE_UP
         delay = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(self._failures - 1, 30))
-        self._wait(delay * (0.5 + 0.5 * self._jitter()))
+        self._wait(min(delay * (0.5 + 0.5 * self._jitter()), patience))
         return None
+
+    def _patience(self) -> float:
+        """Give for how many more seconds a failing sink is tried."""
+        if self._follow and self._closed is None and self._watch.lives() is not False:
+            # A backend that is down may stay so while the trainer lives: that costs nothing. Alone, delivery must end.
+            return math.inf
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+        return self._failing_since + self._settings.linger - self._clock()
 
     def _call(self, hook: Callable[[], T]) -> T:
         with self._keeper.hook():
             return hook()
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: BaseException) -> None:
         self._progress.last_error = _say(error)[:1000]
         self._progress.last_error_time = now_ms()
 
@@ -292,7 +300,7 @@ class Delivery:
             self._say(f"{self._sink.name}: its progress cannot be written: {error}")
 
 
-def _say(error: Exception) -> str:
+def _say(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

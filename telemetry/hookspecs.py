@@ -56,6 +56,10 @@ class SinkHooks:
     def sink_write(self, records: Sequence[Record]) -> int | None:
         """Write records, in order. Ignore the kinds that you do not know.
 
+        Raise SinkRejected only as long as nothing of this call has been taken: the records are then offered again in
+        smaller calls, down to the one concerned. After any other error a new instance is opened, and what follows
+        ``last_seq`` is offered again.
+
         Returns:
             The highest sequence number that would still be there after a crash now; None if that cannot be told,
             which after a crash brings everything again from the last number that was.

@@ -70,7 +70,9 @@ def test_a_trainer_elsewhere_lives_as_soon_as_its_beat_has_moved(
         clock.now += 59.9
         beat(tmp_path, FOREIGN, beat=number)
         assert watch.lives() is True
-        assert watch.lives() is None
+        assert watch.lives() is True
+    clock.now += 60
+    assert watch.lives() is False
 
 
 def test_a_new_attempt_elsewhere_is_a_sign_of_life_even_with_the_same_beat(
