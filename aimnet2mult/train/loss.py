@@ -157,10 +157,9 @@ def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor) -> Tenso
 def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:
     """Return the error where it counts, and 0 elsewhere.
 
-    Chosen before the subtraction: chosen after it, the gradient would be 0 · NaN there.
+    It has to be chosen before it is squared: afterwards the gradient elsewhere would be 0 · NaN.
     """
-    zero = torch.zeros((), dtype=pred.dtype, device=pred.device)
-    return torch.where(counted, pred, zero) - torch.where(counted, true, zero)
+    return torch.where(counted, pred - true, torch.zeros((), dtype=pred.dtype, device=pred.device))
 
 
 def _weight(name: str, component: Mapping[str, Any]) -> float:
