@@ -223,7 +223,7 @@ def assert_agree(found: Mapping[str, float], wanted: Mapping[str, float]) -> Non
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(FOREVER, max_examples=250)
+@settings(FOREVER, max_examples=150)
 @given(data=st.data())
 def test_every_metric_agrees_with_numpy_over_real_atoms_and_present_labels(device: str, data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.sampled_from(ALL), min_size=1, unique=True))
