@@ -1,11 +1,13 @@
 """The event files of one run in a folder: read back, and written to in whole batches.
 
 A file is a sequence of frames (TFRecord): the length of the data and its checksum, the data and its checksum.
+tensorboard's writer makes them. They are read here, as its reader opens the file again for each part of a frame, which
+on a network disk takes minutes.
 """
 
 from __future__ import annotations
 
-import functools
+import io
 import os
 import re
 import socket
@@ -14,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sinks._crc32c import masked_crc32c
 from sinks._events import Event, Events, Held, owner
 from telemetry import Record, RunRecord, SinkRejected
 
@@ -85,21 +86,20 @@ class EventFiles:
             return
         if not self._held.session:
             events = [self._events.session(), *events]
-        data = b"".join(_frame(event.SerializeToString()) for event in events)
         if self._path is None:
-            self._path = self._create(data)
+            self._path = self._create([self._events.head(), *events])
         else:
             # Without O_CREAT: a file that somebody has removed is an error, and not a new one without a head.
-            _write(self._path, data, os.O_APPEND)
+            _write(self._path, _frames(events), os.O_APPEND)
         for event in events:
             self._held.add(event)
 
-    def _create(self, data: bytes) -> Path:
+    def _create(self, events: Iterable[Event]) -> Path:
         # Readers go through the files by name and do not come back, whatever the clocks of two hosts say.
         stamp = max(int(time.time()), self._stamp + 1)
         path = self._folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
         try:
-            _write(path, _frame(self._events.head().SerializeToString()) + data, os.O_CREAT | os.O_EXCL)
+            _write(path, _frames(events), os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             raise
         except OSError:
@@ -140,6 +140,8 @@ def read_frames(path: Path) -> Iterator[bytes]:
     Raises:
         OSError: the file cannot be read.
     """
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c  # type: ignore[import-untyped]
+
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
@@ -153,13 +155,14 @@ def read_frames(path: Path) -> Iterator[bytes]:
             yield data
 
 
-def _frame(data: bytes) -> bytes:
-    return _head(len(data)) + data + _FOOT.pack(masked_crc32c(data))
+def _frames(events: Iterable[Event]) -> bytes:
+    from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
-
-@functools.lru_cache
-def _head(length: int) -> bytes:
-    return _HEAD.pack(length, masked_crc32c(length.to_bytes(8, "little")))
+    buffer = io.BytesIO()
+    writer = RecordWriter(buffer)
+    for event in events:
+        writer.write(event.SerializeToString())
+    return buffer.getvalue()
 
 
 def _write(path: Path, data: bytes, flags: int) -> None:

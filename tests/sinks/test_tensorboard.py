@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_file_loader, plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_ndarray
 from tensorboard_kit import (
@@ -32,7 +33,6 @@ from tensorboard_kit import (
 )
 
 from sinks import _event_files
-from sinks._crc32c import masked_crc32c
 from sinks.tensorboard_sink import TensorBoardSink
 from telemetry import (
     Closed,
