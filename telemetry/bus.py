@@ -282,7 +282,9 @@ class MetricBus:
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
-                self._workers.tend()
+                # At the end, the thread that closes the run looks after them.
+                if self._status is None:
+                    self._workers.tend()
             if now >= next_beat:
                 next_beat = now + BEAT
                 self._write_beat()

@@ -91,8 +91,8 @@ def open_run(
     elif newest >= 0:
         msg = f"there is a run in {folder} already: resume it, or choose another folder"
         raise RunExists(msg)
-    journal = _open_journal(folder, run, resume_step, newest)
     workers = _workers(folder, chosen, settings)
+    journal = _open_journal(folder, run, resume_step, newest)
     workers.start()
     return MetricBus(
         folder,

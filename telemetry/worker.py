@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.alive import TrainerWatch
+from telemetry.alive import TrainerWatch, read_alive
 from telemetry.delivery import Delivery, End
 from telemetry.errors import TelemetryError
 from telemetry.plugins import Sink, load
@@ -20,7 +20,7 @@ from telemetry.workers import REFUSED, Job
 HUNG = 75
 """Exit code after a hook that did not return."""
 FAILED = 70
-"""Exit code after something unforeseen, or when the sink took nothing for too long."""
+"""Exit code after an end that leaves something to be delivered."""
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     folder = Path(job.folder)
     _be_humble()
     watch = TrainerWatch(folder)
-    stop = _Stop(watch)
+    stop = _Stop(folder)
     nudges = _Nudges()
     delivery = Delivery(
         folder,
@@ -41,31 +41,39 @@ def main() -> int:
         on_hang=lambda: _hung(job),
         say=_say,
     )
+    alone_since: float | None = None
     while not delivery.lease.try_acquire():
         # An orphan of the attempt before hands over as soon as it sees this one's segment.
         nudges.wait(job.settings.poll)
         if watch.lives() is False:
-            _say(f"{delivery.lease.holder()} delivers this run to {job.sink}")
-            return 0
+            alone_since = alone_since or time.monotonic()
+            if stop.is_set() or time.monotonic() - alone_since > job.settings.linger:
+                _say(f"{delivery.lease.holder()} delivers this run to {job.sink}")
+                return FAILED
     end = delivery.run()
     _say(f"{job.sink}: {end.value}")
-    return {End.REFUSED: REFUSED, End.GAVE_UP: FAILED}.get(end, 0)
+    # Whoever handed over while his trainer lives (a stalled machine lost him the lease) is to ask for it again.
+    return {End.COMPLETE: 0, End.REFUSED: REFUSED}.get(end, FAILED)
 
 
 class _Stop:
-    """SIGTERM and SIGINT end this process only when the trainer is gone: with it, it gets them by mistake."""
+    """SIGTERM and SIGINT end this process only when they come after the end of the trainer's process.
 
-    def __init__(self, watch: TrainerWatch) -> None:
-        self._watch = watch
+    Those before it are meant for the trainer, which still has to write how its run ends, and waits for this process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._asked = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
     def _ask(self, *_: object) -> None:
-        self._asked = True
+        alive = read_alive(self._folder)
+        self._asked = self._asked or alive is None or alive.trainer.is_dead()
 
     def is_set(self) -> bool:
-        return self._asked and self._watch.lives() is False
+        return self._asked
 
 
 class _Nudges:

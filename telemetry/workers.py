@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from telemetry.delivery import Delivery
+from telemetry.errors import TelemetryError
 from telemetry.plugins import Sink
 from telemetry.settings import Settings
 
@@ -84,69 +86,57 @@ class Processes:
         """Wait for the processes to end; those that do not in time are left to themselves."""
         deadline = time.monotonic() + timeout
         self.nudge()
+        while not all(worker.ended for worker in self._workers) and time.monotonic() < deadline:
+            self.tend()
+            time.sleep(0.02)
         for worker in self._workers:
-            worker.wait(max(0.0, deadline - time.monotonic()))
+            worker.leave()
 
 
 class _Process:
     def __init__(self, folder: Path, sink: Sink, settings: Settings) -> None:
+        self.ended = False
         self._name = sink.name
-        self._job = Job(folder=str(folder.absolute()), sink=sink.name, options=dict(sink.options), settings=settings)
+        job = Job(folder=str(folder.absolute()), sink=sink.name, options=dict(sink.options), settings=settings)
+        self._job = msgspec.json.encode(job) + b"\n"
         self._log = folder / "sinks" / f"{sink.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._start_at = 0.0
         self._delay = FIRST_RESTART
-        self._ended = False
 
     def start(self) -> None:
-        self._log.parent.mkdir(exist_ok=True)
-        # One core is not ours to take: libraries that a backend brings are kept to one thread each.
-        env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        with self._log.open("ab") as output:
-            # -P: a file of the user's in the current folder must not stand in for a module of ours.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "telemetry.worker"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=env,
-                start_new_session=True,
-            )
+        """Start it; if that cannot be done now, ``tend`` tries again."""
         self._started = time.monotonic()
-        self.send(msgspec.json.encode(self._job) + b"\n")
+        try:
+            self._process = self._spawn()
+        except OSError as error:
+            log.warning("delivery to %s cannot be started: %s; it will be tried again", self._name, error)
+            self._put_off()
+        else:
+            self.send(self._job)
 
     def tend(self) -> None:
-        if self._ended or self._process is None or (code := self._process.poll()) is None:
+        if self.ended:
             return
-        if code in {0, REFUSED}:
-            self._ended = True
-            return
-        now = time.monotonic()
-        if now - self._started > LAST_RESTART:
-            self._delay = FIRST_RESTART
-        if now - self._started < self._delay:
-            return
-        log.warning("delivery to %s ended with code %s and is started again; see %s", self._name, code, self._log)
-        self._delay = min(LAST_RESTART, self._delay * 2)
-        self._close_stdin()
-        try:
-            self.start()
-        except OSError as error:
-            self._started = now
-            log.warning("delivery to %s cannot be started: %s", self._name, error)
+        if self._process is None:
+            if time.monotonic() >= self._start_at:
+                self.start()
+        elif (code := self._process.poll()) is not None:
+            self._bury(code)
 
-    def wait(self, timeout: float) -> None:
+    def leave(self) -> None:
         if self._process is None:
             return
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            # It outlives this process on purpose, so nobody is left to ask for its exit code.
-            threading.Thread(target=self._process.wait, daemon=True).start()
-        self._close_stdin()
+        # It outlives this process on purpose, so nobody is left to ask for its exit code.
+        reaper = threading.Thread(target=self._process.wait, daemon=True)
+        with contextlib.suppress(RuntimeError):  # a process that is ending starts no threads, and leaves no zombies
+            reaper.start()
+        self._close_stdin(self._process)
 
     def send(self, data: bytes) -> None:
-        assert self._process is not None  # noqa: S101 - start makes it
+        if self._process is None:
+            return
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         try:
             self._process.stdin.write(data)
@@ -155,12 +145,44 @@ class _Process:
             # It has died already, which tend sees.
             return
 
-    def _close_stdin(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            try:
-                self._process.stdin.close()
-            except OSError:  # what could not be sent is of no use any more
-                return
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self._log.parent.mkdir(exist_ok=True)
+        # One core is not ours to take: libraries that a backend brings are kept to one thread each.
+        env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with self._log.open("ab") as output:
+            # -P: a file of the user's in the current folder must not stand in for a module of ours.
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "telemetry.worker"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=env,
+                start_new_session=True,
+            )
+
+    def _bury(self, code: int) -> None:
+        assert self._process is not None  # noqa: S101 - it has just given its code
+        self._close_stdin(self._process)
+        self._process = None
+        self.ended = code in {0, REFUSED}
+        if code == REFUSED:
+            log.warning("delivery to %s has ended: the sink refuses the run; see %s", self._name, self._log)
+        if self.ended:
+            return
+        if time.monotonic() - self._started > LAST_RESTART:
+            self._delay = FIRST_RESTART
+        log.warning("delivery to %s ended with code %s and will be started again; see %s", self._name, code, self._log)
+        self._put_off()
+
+    def _put_off(self) -> None:
+        self._start_at = time.monotonic() + self._delay
+        self._delay = min(LAST_RESTART, self._delay * 2)
+
+    @staticmethod
+    def _close_stdin(process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None  # noqa: S101 - it is a pipe
+        with contextlib.suppress(OSError):  # what could not be sent is of no use any more
+            process.stdin.close()
 
 
 class Threads:
@@ -203,7 +225,18 @@ class _Thread:
         self.thread = threading.Thread(target=self._run, name=f"telemetry-{sink.name}", daemon=True)
 
     def _run(self) -> None:
-        delivery = Delivery(
+        try:
+            delivery = self._delivery()
+            while not delivery.lease.try_acquire():
+                self._wait(self._settings.poll)
+                if self.stop:
+                    return
+            delivery.run()
+        except (OSError, TelemetryError) as error:
+            log.warning("delivery to %s ended: %s", self._sink.name, error)
+
+    def _delivery(self) -> Delivery:
+        return Delivery(
             self._folder,
             self._sink,
             self._settings,
@@ -212,14 +245,6 @@ class _Thread:
             on_hang=self._say_hung,
             say=log.warning,
         )
-        try:
-            while not delivery.lease.try_acquire():
-                self._wait(self._settings.poll)
-                if self.stop:
-                    return
-            delivery.run()
-        except OSError as error:
-            log.warning("delivery to %s ended: %s", self._sink.name, error)
 
     def _wait(self, seconds: float) -> None:
         self.nudge.wait(seconds)
