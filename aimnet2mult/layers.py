@@ -30,6 +30,8 @@ FREE = (
 )
 # Keyed by fidelity index.
 INDEXED = ("data.fidelity_datasets", "data.fidelity_weights", "data.fidelity_names", "data.sae.energy.files")
+# What goes with a `class` and means nothing to another one.
+OF_A_CLASS = ("kwargs", "step", "metric_name")
 # Files that are read: mappings of paths by fidelity index, and single ones.
 PATHS = ("data.fidelity_datasets", "data.sae.energy.files", "load")
 
@@ -150,10 +152,10 @@ def _from(folder: Path, value: object) -> object:
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay upper over lower: mappings join, all else is replaced, a changed class drops its kwargs."""
+    """Lay upper over lower: mappings join, all else is replaced; what was for another class is dropped."""
     merged = dict(lower)
     if "class" in upper and "class" in lower and upper["class"] != lower["class"]:
-        merged["kwargs"] = {}
+        merged |= {key: {} if key == "kwargs" else None for key in OF_A_CLASS if key in lower}
     for key, value in upper.items():
         below = merged.get(key)
         join = isinstance(value, Mapping) and isinstance(below, Mapping)

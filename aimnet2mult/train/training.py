@@ -157,7 +157,7 @@ class Training:
         schedule.step_validation({} if slot is None else statistics(slot, self._parts.labels, names, VALIDATION))
 
     def _break_off_validation(self, validator: Engine) -> None:
-        if self._stop.requested:
+        if self._stop.requested and validator.state.iteration < len(self._parts.val_loader):
             self._owes_validation = True
             validator.terminate()
 

@@ -72,6 +72,13 @@ def test_relative_paths_in_a_file_start_from_its_folder(tmp_path: Path, monkeypa
 def test_a_changed_class_drops_the_kwargs_of_the_former_one(dataset: str) -> None:
     config = load([], [dataset, "optimizer.class=torch.optim.SGD", "optimizer.kwargs.lr=0.1"])
     assert config.optimizer.kwargs == {"lr": 0.1}
+    schedules = [dataset, "scheduler={class: a, kwargs: {x: 1}, step: val}", "scheduler={class: b}"]
+    assert load([], schedules).to_dict()["scheduler"] == {
+        "class": "b",
+        "kwargs": {},
+        "step": None,
+        "metric_name": None,
+    }
     same = load([], [dataset, "optimizer.class=torch.optim.RAdam", "optimizer.kwargs.lr=0.1"])
     assert same.optimizer.kwargs == {"lr": 0.1, "weight_decay": 1e-8}
 

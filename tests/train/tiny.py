@@ -11,8 +11,8 @@ from torch import Tensor, nn
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-class TinyModel(nn.Module):
-    """Energy, forces and charges from an element's embedding and its distance from the origin; with dropout."""
+class TinyCore(nn.Module):
+    """Energy and charges from an element's embedding and its distance from the origin; with dropout."""
 
     def __init__(self, features: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
@@ -20,14 +20,22 @@ class TinyModel(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(features + 1, 8), nn.GELU(), nn.Dropout(dropout), nn.Linear(8, 2))
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        real = (data["numbers"] != 0).unsqueeze(-1)
+        distance = (data["coord"].square().sum(-1, keepdim=True) + 1).sqrt()
+        out = self.mlp(torch.cat([self.embedding(data["numbers"].long()), distance], -1)) * real
+        data["energy"], data["charges"] = out[..., 0].sum(-1), out[..., 1]
+        return data
+
+
+class TinyModel(TinyCore):
+    """The same with forces."""
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.enable_grad():
             coord = data["coord"].requires_grad_()
-            real = (data["numbers"] != 0).unsqueeze(-1)
-            distance = (coord.square().sum(-1, keepdim=True) + 1).sqrt()
-            out = self.mlp(torch.cat([self.embedding(data["numbers"].long()), distance], -1)) * real
-            energy, charges = out[..., 0].sum(-1), out[..., 1]
-            (gradient,) = torch.autograd.grad(energy.sum(), coord, create_graph=self.training)
-        return {**data, "energy": energy, "charges": charges, "forces": -gradient}
+            data = super().forward(data)
+            (gradient,) = torch.autograd.grad(data["energy"].sum(), coord, create_graph=self.training)
+        return {**data, "forces": -gradient}
 
 
 class SquaredLoss:

@@ -1,0 +1,442 @@
+"""Runs end to end in this process: what they leave, and that a resumed one equals one that was never stopped."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from aimnet2mult.config import ConfigError
+from aimnet2mult.data.errors import DataError
+from aimnet2mult.layers import read_yaml
+from aimnet2mult.train import checkpoint, runner
+from aimnet2mult.train.checkpoint import CheckpointError
+from aimnet2mult.train.runner import Request, train
+from telemetry import Closed, JournalError, Scalars, read_header
+from telemetry.reader import JournalReader
+
+Points = dict[tuple[str, int], dict[str, float]]
+
+PREEMPTED = 128 + signal.SIGTERM
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tiny.StoppingLoss.calls_left = None
+    yield
+    tiny.StoppingLoss.calls_left = None
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of 28 structures of 3 and 4 atoms."""
+    path = tmp_path_factory.mktemp("data") / "a.h5"
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for atoms, structures in ((3, 16), (4, 12)):
+            group = file.create_group(f"{atoms:03d}")
+            group["coord"] = rng.normal(size=(structures, atoms, 3))
+            group["numbers"] = rng.choice([1, 6, 8], size=(structures, atoms))
+            group["energy"] = rng.normal(size=structures)
+            group["forces"] = rng.normal(size=(structures, atoms, 3))
+            group["charges"] = rng.normal(size=(structures, atoms))
+    return path
+
+
+class Trainee:
+    """Runs of a tiny model below a folder of their own."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.runs = folder / "runs"
+        self.model = folder / "model.yaml"
+        self.model.write_text("class: tiny.TinyCore\nkwargs: {dropout: 0.3}\n")
+        self.overrides = [
+            f"data.fidelity_datasets.0={data}",
+            "run_name=tiny",
+            "data.y=[energy, forces, charges]",
+            "data.val_fraction=0.25",
+            "data.samplers.train.batch_size=4",
+            "data.samplers.val.batch_size=4",
+            "loss.class=tiny.StoppingLoss",
+            "optimizer.class=torch.optim.Adam",
+            "optimizer.kwargs.lr=0.01",
+            "optimizer.param_groups.shifts=null",
+            "scheduler={class: torch.optim.lr_scheduler.CosineAnnealingLR, kwargs: {T_max: 20}, step: iteration}",
+            "trainer.epochs=2",
+            "telemetry.sinks=none",
+            "telemetry.every=5",
+            f"telemetry.dir={self.runs}",
+        ]
+
+    def start(self, *overrides: str, stop_at: int | None = None, **request: Any) -> int:
+        tiny.StoppingLoss.calls_left = stop_at
+        return train(Request(overrides=[*self.overrides, *overrides], model=self.model, **request))
+
+    def resume(self, *overrides: str, stop_at: int | None = None, run: Path | None = None, **request: Any) -> int:
+        tiny.StoppingLoss.calls_left = stop_at
+        return train(Request(overrides=overrides, resume=str(run or self.run), **request))
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run that was started last."""
+        return max(self.runs.iterdir(), key=lambda path: (len(path.name), path.name))
+
+
+@pytest.fixture
+def trainee(tmp_path: Path, data: Path) -> Trainee:
+    return Trainee(tmp_path, data)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Callable[..., Points]:
+    """Return a function that gives the points of a run that is never stopped."""
+    known: dict[tuple[str, ...], Points] = {}
+
+    def points_of(*overrides: str) -> Points:
+        if overrides not in known:
+            trainee = Trainee(tmp_path_factory.mktemp("reference"), data)
+            assert trainee.start(*overrides) == 0
+            known[overrides] = points(trainee.run)
+        return known[overrides]
+
+    return points_of
+
+
+def records(run: Path) -> list[Any]:
+    return JournalReader(run).read(100_000, live=False)
+
+
+def points(run: Path) -> Points:
+    """Return a run's values by stream and step, without the one that is measured with a clock."""
+    scalars = [record for record in records(run) if isinstance(record, Scalars)]
+    keys = [(record.stream, record.step) for record in scalars]
+    assert len(set(keys)) == len(keys), "a point is there twice"
+    return {
+        key: {name: value for name, value in record.values.items() if name != "it_per_s"}
+        for key, record in zip(keys, scalars, strict=True)
+    }
+
+
+def status(run: Path) -> str | None:
+    last = records(run)[-1]
+    return last.status if isinstance(last, Closed) else None
+
+
+def steps(of: Points, stream: str) -> list[int]:
+    return [step for name, step in of if name == stream]
+
+
+# ---------------------------------------------------------------- one run
+
+
+def test_a_run_publishes_on_one_step_axis_and_leaves_what_a_resume_needs(trainee: Trainee) -> None:
+    assert trainee.start() == 0
+    of = points(trainee.run)
+    length = steps(of, "train_epoch")[0]
+    assert steps(of, "train_epoch") == steps(of, "val") == [length, 2 * length]
+    due = [step for step in range(1, 2 * length + 1) if step % 5 == 0]
+    assert steps(of, "train") == steps(of, "train_window") == sorted({*due, 2 * length})
+    assert status(trainee.run) == "finished"
+    assert {path.name for path in trainee.run.iterdir()} >= {"train.yaml", "model.yaml", "sae", "checkpoints"}
+    assert [path.name for path in (trainee.run / "sae").iterdir()] == ["fid0.yaml"]
+    newest = checkpoint.newest(trainee.run)
+    assert newest is not None
+    assert checkpoint.step_of(newest) == 2 * length
+    assert read_yaml(trainee.run / "model.yaml")["kwargs"] == {"dropout": 0.3}
+
+
+def test_a_run_is_declared_with_its_parameters_and_units(trainee: Trainee) -> None:
+    trainee.start("trainer.epochs=1", "project_name=p", "telemetry.units.energy=eV/particle")
+    header = read_header(trainee.run)
+    assert (header.name, header.project, header.every) == ("tiny", "p", 5)
+    assert header.params["optimizer"]["kwargs"] == {"lr": 0.01}
+    assert header.params["model"]["class"] == "tiny.TinyCore"
+    assert header.metrics["val/E_rmse"].unit == "eV/particle"
+    assert header.metrics["val/F_rmse"].unit == "kcal/mol/Å"
+    assert header.versions["torch"] == torch.__version__
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    trainee: Trainee, reference: Callable[..., Points]
+) -> None:
+    trainee.start()
+    assert points(trainee.run) == reference()
+    trainee.start("seed=1")
+    assert points(trainee.run) != reference()
+
+
+def test_validation_comes_at_the_iterations_that_were_asked_for(trainee: Trainee) -> None:
+    trainee.start("log_frequency.val=4")
+    total = steps(points(trainee.run), "train")[-1]
+    assert steps(points(trainee.run), "val") == list(range(4, total + 1, 4))
+
+
+def test_training_does_not_depend_on_when_it_is_validated(trainee: Trainee, reference: Callable[..., Points]) -> None:
+    trainee.start("log_frequency.val=4")
+    mine = points(trainee.run)
+    assert all(mine[key] == values for key, values in reference().items() if key[0] != "val")
+
+
+def test_a_failing_run_is_closed_as_failed_and_says_why(trainee: Trainee, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ArithmeticError, match="the third call"):
+        trainee.start("loss.class=tiny.FailingLoss")
+    last = records(trainee.run)[-1]
+    assert isinstance(last, Closed)
+    assert (last.status, last.reason) == ("failed", "ArithmeticError: the third call")
+    assert "records offered" in capsys.readouterr().out
+
+
+def test_an_interrupt_that_cannot_wait_closes_the_run_as_killed(
+    trainee: Trainee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(tiny.SquaredLoss, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainee.start()
+    assert status(trainee.run) == "killed"
+
+
+def test_handlers_of_signals_are_given_back(trainee: Trainee) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    trainee.start("trainer.epochs=1")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_data_that_cannot_be_used_end_the_run(trainee: Trainee) -> None:
+    with pytest.raises(DataError, match="spin_charges"):
+        trainee.start("data.y=[energy, spin_charges]")
+    assert status(trainee.run) == "failed"
+
+
+def test_runs_of_one_second_have_folders_of_their_own(trainee: Trainee, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.time, "time", lambda: 1.0e9)
+    for _ in range(3):
+        trainee.start("trainer.epochs=1")
+    first, second, third = sorted(path.name for path in trainee.runs.iterdir())
+    assert (second, third) == (f"{first}-2", f"{first}-3")
+
+
+def test_what_telemetry_refuses_leaves_no_folder(trainee: Trainee) -> None:
+    for override in ("telemetry.units.energy=parsec", "telemetry.sinks=nosuchsink"):
+        with pytest.raises((ValueError, LookupError)):
+            trainee.start(override)
+        assert not trainee.runs.is_dir() or not list(trainee.runs.iterdir())
+
+
+# ---------------------------------------------------------------- stopped and resumed
+
+
+PLATEAU = "scheduler={class: torch.optim.lr_scheduler.ReduceLROnPlateau, kwargs: {patience: 0, threshold: 0.9}}"
+
+
+@pytest.mark.parametrize(
+    ("strides", "overrides"),
+    # A validation takes several calls: where there is a stop at every one, it is made up for in the longer stride.
+    [((1, 1, 1, 5), ()), ((4,), ()), ((2, 4), (PLATEAU, "log_frequency.val=3"))],
+    ids=["at every call", "at every fourth", "with validations in between"],
+)
+def test_a_run_in_pieces_equals_one_that_was_never_stopped(
+    trainee: Trainee, reference: Callable[..., Points], strides: tuple[int, ...], overrides: tuple[str, ...]
+) -> None:
+    code = trainee.start(*overrides, stop_at=strides[0])
+    for piece in range(1, 50):
+        if code == 0:
+            break
+        assert (code, status(trainee.run)) == (PREEMPTED, "preempted")
+        code = trainee.resume(stop_at=strides[piece % len(strides)])
+    assert status(trainee.run) == "finished"
+    assert len(list(trainee.run.glob("journal-*.jsonl"))) > 3
+    assert points(trainee.run) == reference(*overrides)
+
+
+def test_a_stop_takes_effect_after_the_iteration_and_publishes_no_last_point(trainee: Trainee) -> None:
+    assert trainee.start(stop_at=4) == PREEMPTED
+    newest = checkpoint.newest(trainee.run)
+    assert newest is not None
+    assert checkpoint.step_of(newest) == 4
+    assert not points(trainee.run)
+
+
+def test_more_epochs_after_the_end_equal_a_run_that_had_them_from_the_beginning(
+    trainee: Trainee, reference: Callable[..., Points]
+) -> None:
+    assert trainee.start("trainer.epochs=1") == 0
+    assert trainee.resume("trainer.epochs=2") == 0
+    longer, mine = reference(), points(trainee.run)
+    # The end of the first epoch has a point of its own in the run that ended there.
+    assert {key: values for key, values in mine.items() if key in longer} == longer
+    assert {step for _, step in set(mine) - set(longer)} == {steps(mine, "train_epoch")[0]}
+    assert read_yaml(trainee.run / "train.yaml")["trainer"]["epochs"] == 2
+
+
+def test_a_finished_run_that_is_resumed_is_finished(trainee: Trainee) -> None:
+    trainee.start()
+    before = points(trainee.run)
+    assert trainee.resume() == 0
+    assert points(trainee.run) == before
+    assert status(trainee.run) == "finished"
+
+
+def test_a_run_without_a_checkpoint_begins_again_in_its_folder(
+    trainee: Trainee, reference: Callable[..., Points]
+) -> None:
+    trainee.start(stop_at=5)
+    shutil.rmtree(trainee.run / "checkpoints")
+    assert trainee.resume() == 0
+    assert len(list(trainee.runs.iterdir())) == 1
+    assert points(trainee.run) == reference()
+
+
+def test_a_torn_checkpoint_is_passed_over(trainee: Trainee, reference: Callable[..., Points]) -> None:
+    trainee.start(stop_at=8)
+    trainee.resume(stop_at=3)
+    newest = checkpoint.newest(trainee.run)
+    assert newest is not None
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert checkpoint.newest(trainee.run) not in {newest, None}
+    assert trainee.resume() == 0
+    assert points(trainee.run) == reference()
+
+
+def test_a_resume_takes_the_reference_energies_of_the_run(
+    trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainee.start(stop_at=5)
+    monkeypatch.setattr("aimnet2mult.data.dataset.fit_sae", lambda _: pytest.fail("fitted again"))
+    assert trainee.resume() == 0
+    assert points(trainee.run) == reference()
+
+
+def test_data_that_have_changed_in_size_are_noticed(trainee: Trainee, tmp_path: Path, data: Path) -> None:
+    own = tmp_path / "own.h5"
+    shutil.copy(data, own)
+    trainee.start(f"data.fidelity_datasets.0={own}", stop_at=5)
+    with h5py.File(own, "a") as file:
+        del file["004"]
+    with pytest.raises(CheckpointError, match="the data sets have changed since"):
+        trainee.resume()
+
+
+REFUSED = [
+    ("optimizer.kwargs.lr=0.1", r"optimizer.kwargs.lr was 0.01 in .* and cannot be 0.1 after a resume"),
+    ("seed=1", r"seed was 0 in"),
+    ("optimizer.kwargs.eps=1e-9", r"optimizer.kwargs.eps was None in .* and cannot be 1e-09"),
+    ("telemetry.units.forces=eV/particle/angstrom", r"telemetry.units.forces was 'kcal/mol/Å' in"),
+    ("trainer.clip_grad_value=1", r"trainer.clip_grad_value was 0.4 in"),
+    ("run_name=other", r"run_name was 'tiny'"),
+]
+
+
+def test_a_resume_refuses_to_change_what_is_trained(trainee: Trainee, tmp_path: Path) -> None:
+    trainee.start(stop_at=10)
+    before = (trainee.run / "train.yaml").read_text()
+    for override, message in REFUSED:
+        with pytest.raises(ConfigError, match=message):
+            trainee.resume(override)
+    with pytest.raises(JournalError, match=r"telemetry.every was 5 .* cannot be 4"):
+        trainee.resume("telemetry.every=4")
+    other = tmp_path / "other.yaml"
+    other.write_text("class: tiny.TinyCore\nkwargs: {dropout: 0.2}\n")
+    with pytest.raises(ConfigError, match=r"the model's kwargs.dropout was 0.3 in .* and cannot be 0.2"):
+        trainee.resume(model=other)
+    with pytest.raises(ConfigError, match=r"trainer.epochs is 1, but the run is in epoch 2 already"):
+        trainee.resume("trainer.epochs=1")
+    assert (trainee.run / "train.yaml").read_text().replace("epochs: 1", "epochs: 2") == before
+
+
+def test_a_resume_takes_what_does_not_change_the_training(trainee: Trainee, reference: Callable[..., Points]) -> None:
+    trainee.start(stop_at=4)
+    same = ["threads=1", "checkpoint.keep=1", "data.loaders.val.num_workers=0", "telemetry.poll=1", "device=cpu"]
+    assert trainee.resume(*same, model=trainee.model) == 0
+    assert points(trainee.run) == reference()
+    assert len(list((trainee.run / "checkpoints").iterdir())) == 1
+
+
+def test_loader_workers_do_not_change_a_run(trainee: Trainee, reference: Callable[..., Points]) -> None:
+    trainee.start("data.loaders.train.num_workers=1", stop_at=4)
+    assert trainee.resume("data.loaders.train.num_workers=2") == 0
+    assert points(trainee.run) == reference()
+
+
+# ---------------------------------------------------------------- which run
+
+
+def test_a_run_is_found_by_its_name_in_the_folder_of_runs(trainee: Trainee) -> None:
+    trainee.start(stop_at=4)
+    assert train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume=trainee.run.name)) == 0
+    with pytest.raises(ConfigError, match=r"there is no run 'nowhere': neither nowhere nor .*runs/nowhere"):
+        train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume="nowhere"))
+
+
+def test_auto_starts_a_run_where_there_is_none_to_go_on_with(
+    trainee: Trainee, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trainee.start(resume="auto", stop_at=4) == PREEMPTED
+    assert "no unfinished run 'tiny'" in capsys.readouterr().err
+    assert len(list(trainee.runs.iterdir())) == 1
+
+
+def test_auto_goes_on_with_the_newest_unfinished_run_of_the_name(
+    trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**9, 2 * 10**9, 10))
+    monkeypatch.setattr(runner.time, "time", lambda: float(next(clock)))
+    trainee.start(stop_at=2)
+    trainee.start(stop_at=4)
+    wanted = trainee.run
+    trainee.start("trainer.epochs=1")
+    with pytest.raises(ArithmeticError):
+        trainee.start("loss.class=tiny.FailingLoss")
+    trainee.start("run_name=tiny-other", stop_at=2)
+    assert trainee.start(resume="auto") == 0
+    assert status(wanted) == "finished"
+    assert points(wanted) == reference()
+    assert sorted(filter(None, map(status, trainee.runs.iterdir()))) == [
+        "failed",
+        "finished",
+        "finished",
+        "preempted",
+        "preempted",
+    ]
+
+
+# ---------------------------------------------------------------- weights
+
+
+def test_saved_weights_are_those_of_the_end_and_can_be_started_from(trainee: Trainee, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    trainee.start(save=file)
+    newest = checkpoint.newest(trainee.run)
+    assert newest is not None
+    state = torch.load(newest, weights_only=True)["parts"]["model"]
+    saved = torch.load(file, weights_only=True)
+    assert state.keys() == {f"module.{name}" for name in saved}
+    assert all(torch.equal(state[f"module.{name}"], value) for name, value in saved.items())
+
+    trainee.start(f"load={file}", "optimizer.kwargs.lr=1e-12", "scheduler=null", "trainer.epochs=1", save=file)
+    again = torch.load(file, weights_only=True)
+    assert all(torch.allclose(again[name], value, atol=1e-6) for name, value in saved.items())
+
+
+def test_weights_are_not_saved_by_a_run_that_was_stopped(trainee: Trainee, tmp_path: Path) -> None:
+    trainee.start(save=tmp_path / "weights.pt", stop_at=4)
+    assert not (tmp_path / "weights.pt").exists()
+
+
+def test_a_place_for_weights_that_is_not_there_is_refused_at_once(trainee: Trainee) -> None:
+    with pytest.raises(ConfigError, match=r"--save /nowhere/weights.pt: cannot write"):
+        trainee.start(save=Path("/nowhere/weights.pt"))
+    assert not trainee.runs.exists()
