@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import msgspec
 
 from telemetry.alive import Counts, TrainerWatch, read_alive
 from telemetry.delivery import Delivery, End
-from telemetry.errors import SettingError, TelemetryError
+from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.plugins import Plugin, Sink, install_command, installed, load, select
 from telemetry.reader import read_header
 from telemetry.receipt import Receipt, receipt
@@ -107,8 +108,7 @@ def sync(run: Path, names: str, follow: bool, options: tuple[str, ...], linger: 
         raise SettingError(msg)
     chosen = select(wanted, _merge(trained_with, options))
     jobs = [_Job(run, sink, Settings.parse({"linger": linger}), follow=follow) for sink in chosen]
-    for job in jobs:
-        job.delivery.lease.acquire()
+    _acquire_all(jobs, run)
     _run_all(jobs)
     summary = receipt(run, _counts(run))
     for name in wanted:
@@ -144,6 +144,15 @@ class _Job:
 
     def _wait(self, seconds: float) -> None:
         self.stop.wait(seconds)
+
+
+def _acquire_all(jobs: list[_Job], run: Path) -> None:
+    try:
+        for job in jobs:
+            job.delivery.lease.acquire()
+    except OSError as error:
+        msg = f"{run} cannot be written to ({error.strerror or error}): who delivers, and how far, is kept there"
+        raise RunFolderError(msg) from error
 
 
 def _run_all(jobs: list[_Job]) -> None:
@@ -193,9 +202,9 @@ def status(run: Path) -> None:
     header = read_header(run)
     summary = receipt(run, _counts(run))
     alive = read_alive(run)
-    click.echo(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
+    _print(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
     if alive is not None:
-        click.echo(f"trainer: {alive.trainer}")
+        _print(f"trainer: {alive.trainer}")
     click.echo(f"last point at iteration {summary.step}; {summary.journaled} records in the journal")
     if summary.counts.offered != summary.counts.journaled:
         counts = summary.counts
@@ -215,7 +224,10 @@ def _state(run: Path, summary: Receipt) -> str:
 
 
 def _show_sink(name: str, summary: Receipt) -> None:
-    sink = next(s for s in summary.sinks if s.name == name)
+    sink = next((s for s in summary.sinks if s.name == name), None)
+    if sink is None:
+        click.echo(f"{name}: how far it has got could not be kept")
+        return
     progress = sink.progress
     line = f"{name}: {progress.state}; {sink.delivered} delivered, {sink.left} left"
     if progress.cursor.rejected:
@@ -224,14 +236,28 @@ def _show_sink(name: str, summary: Receipt) -> None:
         line += f", {progress.retries} retries"
     if progress.cursor.closed:
         line += f"; closed as {progress.cursor.closed}"
-    click.echo(line)
+    _print(line)
     if progress.destination:
-        click.echo(f"    to {progress.destination}")
+        _print(f"    to {progress.destination}")
+    if progress.view:
+        _print(f"    see them with: {progress.view}")
     if progress.last_error:
-        when = datetime.fromtimestamp(progress.last_error_time / 1000).astimezone()
-        click.echo(f"    last error, {when:%Y-%m-%d %H:%M:%S}: {progress.last_error}")
+        _print(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
     if sink.left:
-        click.echo(f"    deliver the rest: telemetry sync {summary.folder} --telemetry-sinks {name}")
+        run = shlex.quote(str(summary.folder))
+        _print(f"    deliver the rest: telemetry sync {run} --telemetry-sinks {name}")
+
+
+def _print(line: str) -> None:
+    """Print a line with what files say: they may come from anywhere, and do not steer the terminal."""
+    click.echo("".join(char if char.isprintable() else " " for char in line))
+
+
+def _when(ms: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):  # no clock of ours gives such a time
+        return f"{ms} ms"
 
 
 def _show_skipped(summary: Receipt) -> None:
