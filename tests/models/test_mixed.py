@@ -199,9 +199,14 @@ def test_padding_feels_and_exerts_no_force() -> None:
 
 
 @BOTH
-def test_output_modules_see_true_atomic_numbers(*, readouts: bool) -> None:
-    model = mixed(readouts=readouts, definition=definition(dipole=DIPOLE))
+@pytest.mark.parametrize("first", [True, False], ids=["before the heads", "after them"])
+def test_output_modules_see_true_atomic_numbers(*, readouts: bool, first: bool) -> None:
+    given = definition()
+    outputs = given["kwargs"]["outputs"]
+    given["kwargs"]["outputs"] = {"dipole": DIPOLE, **outputs} if first else {**outputs, "dipole": DIPOLE}
+    model = mixed(readouts=readouts, definition=given)
     data = batch([1, 1, 0], padding=1)
+    data["charge"] += 1  # the dipole of a neutral molecule does not depend on the centre of mass
     found = model({key: value.clone() for key, value in data.items()})
     masses = get_masses()[data["numbers"].long()].masked_fill(data["numbers"] == 0, 0)
     centre = (data["coord"] * masses.unsqueeze(-1)).sum(1) / masses.sum(1, keepdim=True)
