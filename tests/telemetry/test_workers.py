@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import logging
 import os
 import signal
@@ -16,12 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from telemetry_fakes import (
     METRICS,
     Backend,
     MemorySink,
     eventually,
+    journal_lines,
     journal_steps,
     lines_of,
     offer_sinks,
@@ -143,25 +146,23 @@ if __name__ == "__main__":
 @pytest.fixture
 def start_trainer(run: Path, backend: Path) -> Iterator[Trainer]:
     """Give a function that starts a trainer of its own process group, which does what it reads."""
-    import json
-
-    import msgspec
-
     trainers: list[subprocess.Popen[str]] = []
 
     def start(resume_step: int | None = None, **more: Any) -> subprocess.Popen[str]:
         chosen = msgspec.to_builtins(settings(backend, **more))
         given = {"run": str(run), "settings": chosen, "resume_step": resume_step}
-        trainers.append(
-            subprocess.Popen(
-                [sys.executable, "-c", TRAINER, json.dumps(given)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                bufsize=1,
-                process_group=0,
+        with (run.parent / "trainer.log").open("a") as log:
+            trainers.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", TRAINER, json.dumps(given)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    bufsize=1,
+                    process_group=0,
+                )
             )
-        )
         assert trainers[-1].stdout is not None
         assert trainers[-1].stdout.readline() == "open\n"
         return trainers[-1]
@@ -493,7 +494,9 @@ def test_a_hung_sink_holds_up_the_end_of_the_run_for_drain_timeout_and_no_longer
     assert is_running(int(hung)), "it goes on without its trainer"
 
 
-def test_a_trainer_with_a_hung_sink_that_never_closes_its_run_still_ends(start_trainer: Trainer, backend: Path) -> None:
+def test_a_trainer_with_a_hung_sink_that_never_closes_its_run_still_ends(
+    start_trainer: Trainer, backend: Path, run: Path
+) -> None:
     (backend / "hang").touch()
     trainer = start_trainer(drain_timeout=0.5)
     tell(trainer, "publish 1 10")
@@ -501,6 +504,8 @@ def test_a_trainer_with_a_hung_sink_that_never_closes_its_run_still_ends(start_t
     assert trainer.stdin is not None
     trainer.stdin.write("leave\n")
     assert trainer.wait(20) == 0
+    assert lines_of(run.parent / "trainer.log") == []
+    assert journal_lines(run)[-1]["status"] == "failed"
 
 
 # Threads.
