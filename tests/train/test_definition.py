@@ -1,0 +1,33 @@
+"""A model's definition is read as aimnet reads it, without torch."""
+
+from pathlib import Path
+
+import pytest
+
+from aimnet2mult.config import ConfigError
+from aimnet2mult.train.definition import DEFAULT, read_definition
+
+
+def test_the_default_is_aimnet2() -> None:
+    assert read_definition(DEFAULT)["class"] == "aimnet.models.AIMNet2"
+
+
+def test_files_that_it_names_are_put_in_their_places(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "model.yaml").write_text("class: a\nkwargs: {outputs: [parts/head.yaml, {x: parts/head.yaml}]}\n")
+    (tmp_path / "parts/head.yaml").write_text("class: b\nkwargs: deep.yml\n")
+    (tmp_path / "parts/deep.yml").write_text("n: 1\n")
+    head = {"class": "b", "kwargs": {"n": 1}}
+    assert read_definition(tmp_path / "model.yaml") == {"class": "a", "kwargs": {"outputs": [head, {"x": head}]}}
+
+
+def test_a_circle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("class: model.yaml\n")
+    with pytest.raises(ConfigError, match=r"model.yaml: the definitions name each other in a circle"):
+        read_definition(tmp_path / "model.yaml")
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("class: nowhere.yaml\n")
+    with pytest.raises(ConfigError, match=r"nowhere.yaml"):
+        read_definition(tmp_path / "model.yaml")
