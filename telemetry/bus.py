@@ -94,6 +94,7 @@ class MetricBus:
         folder: the run folder.
         journal: owned by the bus's thread from now on.
         cadence: which iterations are due.
+        factors: from the source unit to the unit of each metric, by full name; for hosts that show values themselves.
         transforms: run on the values of each stream, in order, before they are journaled.
         workers: the deliveries.
         attempt: of the run, from 1.
@@ -106,6 +107,7 @@ class MetricBus:
         journal: JournalWriter,
         *,
         cadence: Cadence,
+        factors: Mapping[str, float],
         transforms: Sequence[Transform],
         workers: Workers,
         attempt: int,
@@ -114,6 +116,7 @@ class MetricBus:
         self.folder = folder
         self.cadence = cadence
         self.due = cadence.due
+        self.factors = factors
         self._journal = journal
         self._transforms = transforms
         self._workers = workers

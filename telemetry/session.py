@@ -98,6 +98,7 @@ def open_run(
         folder,
         journal,
         cadence=Cadence(settings.every),
+        factors=factor,
         transforms=[convert_by(factor)],
         workers=workers,
         attempt=run.attempt,

@@ -28,7 +28,6 @@ from aimnet2mult.train.metrics import declare
 from aimnet2mult.train.stop import Stop
 from telemetry import Closed, Metric, MetricBus, Settings, Status, TelemetryError, open_run
 from telemetry.reader import JournalReader
-from telemetry.units import factors
 
 if TYPE_CHECKING:
     from aimnet2mult.train.progress import Progress
@@ -202,7 +201,7 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop) -> Status:
         return "preempted"
     from aimnet2mult.train.progress import Progress
 
-    progress = Progress(_shown_units(plan), epochs=plan.config.trainer.epochs)
+    progress = Progress(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
     try:
         return _train(plan, bus, stop, progress)
     finally:
@@ -228,11 +227,10 @@ def _train(plan: Plan, bus: MetricBus, stop: Stop, progress: Progress) -> Status
     return status
 
 
-def _shown_units(plan: Plan) -> dict[str, tuple[str, float]]:
+def _shown_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     """Return for each label that is learnt the unit to show, and the factor to it."""
-    metrics = {name: plan.metrics[f"train/{LABELS[name].abbr}_rmse"] for name in LABELS if name in plan.config.data.y}
-    factor = factors(metrics)
-    return {name: (metric.unit, factor[name]) for name, metric in metrics.items()}
+    metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in LABELS if name in plan.config.data.y}
+    return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 
 
 def _close(bus: MetricBus, settings: Settings, status: Status, reason: str = "") -> None:
