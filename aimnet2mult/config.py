@@ -224,6 +224,18 @@ def _check_files(config: Config) -> None:
     for name, path in files.items():
         if not Path(path).is_file():
             raise ConfigError(f"{name}: there is no file {path}")
+        if name.startswith("data.fidelity_datasets") and not _is_hdf5(Path(path)):
+            raise ConfigError(f"{name}: {path} is not an HDF5 file")
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Look for the signature where the format allows it: at 0, or after a user block of 512, 1024, … bytes."""
+    with path.open("rb") as file:
+        for offset in (0, *(512 << n for n in range(8))):
+            file.seek(offset)
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return True
+    return False
 
 
 def _check_labels(source: str, names: Sequence[str]) -> None:

@@ -20,7 +20,10 @@ def read_definition(path: Path) -> dict[str, Any]:
     As with aimnet, a text that ends in .yaml or .yml names a file, in the working folder or beside the
     definition. Raises ConfigError.
     """
-    return _expanded(read_yaml(path), path, DEPTH)  # type: ignore[no-any-return]
+    definition: dict[str, Any] = _expanded(read_yaml(path), path, DEPTH)
+    if "class" not in definition:
+        raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
+    return definition
 
 
 def _expanded(node: Any, source: Path, depth: int) -> Any:

@@ -8,12 +8,14 @@ import pytest
 from aimnet2mult.config import Config, ConfigError, load
 from aimnet2mult.layers import DEFAULTS, flatten, read_yaml, write_yaml
 
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
     """Return an override that names an existing file as fidelity 0."""
     path = tmp_path / "a.h5"
-    path.touch()
+    path.write_bytes(HDF5)
     return f"data.fidelity_datasets.0={path}"
 
 
@@ -55,8 +57,9 @@ def test_interpolations_are_resolved_after_all_layers(tmp_path: Path, dataset: s
 
 
 def test_relative_paths_in_a_file_start_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("there/a.h5", "here/b.h5", "here/sae.yaml"):
-        write(tmp_path / name, "")
+    write(tmp_path / "here/sae.yaml", "")
+    for name in ("there/a.h5", "here/b.h5"):
+        write(tmp_path / name, "").write_bytes(HDF5)
     config_file = write(tmp_path / "there/c.yaml", "data: {fidelity_datasets: {0: a.h5}}")
     monkeypatch.chdir(tmp_path / "here")
     overrides = ["data.fidelity_datasets.1=b.h5", "data.sae.energy.files.1=sae.yaml", "load=sae.yaml"]
@@ -208,6 +211,15 @@ def test_two_fidelities_cannot_share_a_name(dataset: str) -> None:
     overrides = [dataset, dataset.replace(".0=", ".1="), "data.fidelity_names.0=fid1"]
     with pytest.raises(ConfigError, match=r"fid1, fid1: every fidelity needs a name of its own"):
         load([], overrides)
+
+
+def test_a_data_set_has_to_be_hdf5(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_bytes(b"\0" * 4000)
+    override = f"data.fidelity_datasets.0={tmp_path / 'a.h5'}"
+    with pytest.raises(ConfigError, match=r"data.fidelity_datasets.0: .*a.h5 is not an HDF5 file"):
+        load([], [override])
+    (tmp_path / "a.h5").write_bytes(b"\0" * 1024 + HDF5)
+    assert load([], [override])
 
 
 def test_a_run_needs_a_data_set() -> None:

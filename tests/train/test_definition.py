@@ -21,6 +21,12 @@ def test_files_that_it_names_are_put_in_their_places(tmp_path: Path) -> None:
     assert read_definition(tmp_path / "model.yaml") == {"class": "a", "kwargs": {"outputs": [head, {"x": head}]}}
 
 
+def test_a_definition_without_a_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("kwargs: {}\n")
+    with pytest.raises(ConfigError, match=r"model.yaml has no key 'class'"):
+        read_definition(tmp_path / "model.yaml")
+
+
 def test_a_circle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("class: model.yaml\n")
     with pytest.raises(ConfigError, match=r"model.yaml: the definitions name each other in a circle"):

@@ -31,9 +31,9 @@ PREEMPTED = 128 + signal.SIGTERM
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    tiny.StoppingLoss.calls_left = None
+    tiny.Stopping.calls_left = None
     yield
-    tiny.StoppingLoss.calls_left = None
+    tiny.Stopping.calls_left = None
     torch.set_num_threads(before)
 
 
@@ -79,11 +79,11 @@ class Trainee:
         ]
 
     def start(self, *overrides: str, stop_at: int | None = None, **request: Any) -> int:
-        tiny.StoppingLoss.calls_left = stop_at
+        tiny.Stopping.calls_left = stop_at
         return train(Request(overrides=[*self.overrides, *overrides], model=self.model, **request))
 
     def resume(self, *overrides: str, stop_at: int | None = None, run: Path | None = None, **request: Any) -> int:
-        tiny.StoppingLoss.calls_left = stop_at
+        tiny.Stopping.calls_left = stop_at
         return train(Request(overrides=overrides, resume=str(run or self.run), **request))
 
     @property

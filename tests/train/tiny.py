@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from aimnet2mult.train.loss import MTLoss
+
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
@@ -46,17 +48,25 @@ class SquaredLoss:
         return {"loss": torch.stack(terms).sum()}
 
 
-class StoppingLoss(SquaredLoss):
-    """Sends this process a SIGTERM during one of its calls, counted over all of them in training and validation."""
+class Stopping:
+    """Before another loss: sends this process a SIGTERM at one of the calls, in training and validation alike."""
 
     calls_left: ClassVar[int | None] = None
 
     def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if StoppingLoss.calls_left is not None:
-            StoppingLoss.calls_left -= 1
-            if StoppingLoss.calls_left == 0:
+        if Stopping.calls_left is not None:
+            Stopping.calls_left -= 1
+            if Stopping.calls_left == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return super().__call__(y_pred, y_true)
+        return super().__call__(y_pred, y_true)  # type: ignore[misc,no-any-return]
+
+
+class StoppingLoss(Stopping, SquaredLoss):
+    """A loss of any labels that can stop its process."""
+
+
+class StoppingMTLoss(Stopping, MTLoss):
+    """The real loss, that can stop its process."""
 
 
 class FailingLoss(SquaredLoss):
