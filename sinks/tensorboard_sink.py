@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +60,7 @@ class TensorBoardSink:
             return Opened(
                 destination=str(self._folder),
                 last_seq=files.held.last_seq,
-                view=f"tensorboard --logdir {shlex.quote(str(self._folder))}",
+                view=f"{_command()} --logdir {shlex.quote(str(self._folder))}",
             )
 
     @hookimpl
@@ -93,6 +95,13 @@ class TensorBoardSink:
 
         assert self._run is not None  # noqa: S101 - sink_open comes first
         return EventFiles(self._folder, self._run)
+
+
+def _command() -> str:
+    """Give the command as it has to be typed: with its path where that of the shell does not lead to it."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    found = shutil.which("tensorboard")
+    return shlex.quote(str(beside)) if beside.exists() and found != str(beside) else "tensorboard"
 
 
 def _write_notes(files: EventFiles, run: RunRecord) -> None:
