@@ -148,7 +148,7 @@ class FileSink:
     """A sink for real processes, whose backend is a folder.
 
     ``rows`` holds a line for each record taken: its number, iteration and stream. Files in the folder tell it how to
-    misbehave as long as they are there: ``down``, ``hang``, ``crash``, ``exit``.
+    misbehave as long as they are there: ``down``, ``hang``, ``crash``.
     """
 
     @dataclass
@@ -193,8 +193,6 @@ class FileSink:
         if (self._folder / "down").exists():
             msg = "the backend is down"
             raise SinkUnavailable(msg)
-        if (self._folder / "exit").exists():
-            raise SystemExit(0)
         if (self._folder / "crash").exists():
             os._exit(139)
         if (self._folder / "hang").exists():
