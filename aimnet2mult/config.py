@@ -142,6 +142,11 @@ class Config(Section, frozen=True):
         return tuple(given.get(index, f"fid{index}") for index in sorted(self.data.fidelity_datasets))
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that are learnt, in the order in which they are shown."""
+        return tuple(name for name in LABELS if name in self.data.y)
+
+    @property
     def units(self) -> dict[str, str]:
         """Unit in which each label is shown."""
         given: Mapping[str, str] = self.telemetry["units"]

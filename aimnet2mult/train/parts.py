@@ -17,7 +17,6 @@ from aimnet2mult.config import Config
 from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
 from aimnet2mult.data.sae import write_sae
 from aimnet2mult.data.sampler import MixedFidelitySampler
-from aimnet2mult.labels import LABELS
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.dotted import load_object
@@ -71,7 +70,7 @@ def build_parts(config: Config, definition: Mapping[str, Any], folder: Path) -> 
     """
     _prepare_process(config)
     names = config.fidelity_names
-    labels = tuple(label for label in LABELS if label in config.data.y)
+    labels = config.labels
     device = _device(config.device)
     data = _load(config, labels, folder / SAES)
     sampler, train_loader, val_loader = _loaders(config, data, labels)

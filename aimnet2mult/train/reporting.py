@@ -22,13 +22,14 @@ Values = dict[str, float]
 
 
 class Bus(Protocol):
-    """What of `telemetry.MetricBus` is needed here."""
+    """What training needs of `telemetry.MetricBus`."""
 
     def due(self, stream: str, step: int) -> bool: ...
     def publish(self, stream: str, step: int, values: Callable[[], Values]) -> None: ...
     def publish_group(
         self, streams: Sequence[str], step: int, values: Callable[[], dict[str, Values]], *, final: bool = False
     ) -> None: ...
+    def flush(self) -> bool: ...
 
 
 class Reporter:

@@ -69,7 +69,7 @@ class Plan:
     def metrics(self) -> dict[str, Metric]:
         """What is going to be published."""
         config = self.config
-        declared = declare(config.data.y, config.fidelity_names, config.units)
+        declared = declare(config.labels, config.fidelity_names, config.units)
         return {
             name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text)
             for name, info in declared.items()
@@ -100,14 +100,15 @@ def make_plan(request: Request) -> Plan:
     _check_writable(request.save)
     if request.resume is None:
         return _plan_new(request)
-    asked = merge_layers(request.configs, request.overrides)
-    directory = Path(_settings(asked["telemetry"]).dir)
     if request.resume != "auto":
-        return _plan_resume(request, resume.find_run(request.resume, directory))
-    for folder in resume.newest_first(asked["run_name"], directory):
+        asked = merge_layers(request.configs, request.overrides)
+        return _plan_resume(request, resume.find_run(request.resume, Path(_settings(asked["telemetry"]).dir)))
+    config = load(request.configs, request.overrides)
+    directory = Path(_settings(config.telemetry).dir)
+    for folder in resume.newest_first(config.run_name, directory):
         if _can_go_on(folder):
             return _plan_resume(request, folder)
-    click.echo(f"no unfinished run {asked['run_name']!r} in {directory}: this starts a new one", err=True)
+    click.echo(f"no unfinished run {config.run_name!r} in {directory}: this starts a new one", err=True)
     return _plan_new(request)
 
 
@@ -134,7 +135,9 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
     )
 
 
-def _settings(telemetry: dict[str, Any]) -> Settings:
+def _settings(telemetry: object) -> Settings:
+    if not isinstance(telemetry, dict):
+        raise ConfigError(f"telemetry is {telemetry!r}: expected `mapping`")
     return Settings.parse({key: value for key, value in telemetry.items() if key != "units"})
 
 
@@ -229,7 +232,7 @@ def _train(plan: Plan, bus: MetricBus, stop: Stop, progress: Progress) -> Status
 
 def _shown_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     """Return for each label that is learnt the unit to show, and the factor to it."""
-    metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in LABELS if name in plan.config.data.y}
+    metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 
 

@@ -16,7 +16,7 @@ import torch
 from aimnet2mult.config import ConfigError
 from aimnet2mult.data.errors import DataError
 from aimnet2mult.layers import read_yaml
-from aimnet2mult.train import checkpoint, runner
+from aimnet2mult.train import checkpoint, parts, runner
 from aimnet2mult.train.checkpoint import CheckpointError
 from aimnet2mult.train.runner import Request, train
 from telemetry import Closed, JournalError, Scalars, read_header
@@ -268,6 +268,24 @@ def test_a_stop_takes_effect_after_the_iteration_and_publishes_no_last_point(tra
     assert newest is not None
     assert checkpoint.step_of(newest) == 4
     assert not points(trainee.run)
+
+
+def test_a_stop_before_the_first_iteration_ends_the_run_there(
+    trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = parts.build_parts
+
+    def stopped(*arguments: Any) -> parts.Parts:
+        signal.raise_signal(signal.SIGTERM)
+        return build(*arguments)
+
+    monkeypatch.setattr(parts, "build_parts", stopped)
+    assert trainee.start() == PREEMPTED
+    assert trainee.resume() == PREEMPTED
+    assert checkpoint.newest(trainee.run) is None
+    monkeypatch.undo()
+    assert trainee.resume() == 0
+    assert points(trainee.run) == reference()
 
 
 def test_more_epochs_after_the_end_equal_a_run_that_had_them_from_the_beginning(

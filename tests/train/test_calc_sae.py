@@ -1,0 +1,52 @@
+"""The command that fits reference energies."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from aimnet2mult.cli import calc_sae, cli
+from aimnet2mult.data.errors import DataError
+from aimnet2mult.data.sae import read_sae
+
+
+def write(path: Path, energies: dict[int, float]) -> Path:
+    """Write structures whose energies are the sums of their atoms', and a little."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for atoms in (2, 3):
+            numbers = rng.choice(list(energies), size=(200, atoms))
+            file[f"{atoms:03d}/numbers"] = numbers
+            file[f"{atoms:03d}/coord"] = rng.normal(size=(200, atoms, 3))
+            exact = np.vectorize(energies.get)(numbers).sum(-1)
+            file[f"{atoms:03d}/energy"] = exact + rng.normal(scale=1e-6, size=200)
+    return path
+
+
+def test_reference_energies_are_written_as_a_run_reads_them(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})
+    result = CliRunner().invoke(cli, ["calc-sae", str(data), str(tmp_path / "sae.yaml")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "sae.yaml: reference energies in eV of the elements 1, 8" in result.output
+    assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -13.6, 8: -2041.0}, abs=1e-5)
+
+
+def test_a_file_without_energies_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.h5", {1: 0.0})
+    with h5py.File(data, "a") as file:
+        for group in file.values():
+            del group["energy"]
+    with pytest.raises(DataError):
+        CliRunner().invoke(calc_sae, [str(data), str(tmp_path / "sae.yaml")], catch_exceptions=False)
+    assert not (tmp_path / "sae.yaml").exists()
+
+
+def test_it_can_be_run_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aimnet2mult.train.calc_sae", "nowhere.h5", str(tmp_path / "sae.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: Invalid value for 'DATA': File 'nowhere.h5' does not exist.\n"
