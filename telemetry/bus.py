@@ -20,7 +20,7 @@ from telemetry.cadence import EVENTS, Cadence
 from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms
 from telemetry.progress import read_progress
-from telemetry.receipt import Receipt, receipt
+from telemetry.receipt import Receipt, receipt, unread_receipt
 from telemetry.records import Closed, Scalars, Status
 from telemetry.units import Transform
 from telemetry.workers import Workers
@@ -136,6 +136,7 @@ class MetricBus:
         self._warned: set[str] = set()
         self._status: Closed | None = None
         self._ended = False
+        self._at_disk = False
         self._retry_at = 0.0
         self._retry_delay = FIRST_RETRY
         self._receipt: Receipt | None = None
@@ -236,7 +237,9 @@ class MetricBus:
                 # A disk that hangs keeps this thread for ever; it is left behind.
                 self._thread.join(FLUSH_TIMEOUT)
                 self._workers.finish(self._drain_timeout if timeout is None else timeout)
-                self._receipt = receipt(self.folder, self.counts())
+                # Reading from that disk would hang too.
+                read = unread_receipt if self._at_disk else receipt
+                self._receipt = read(self.folder, self.counts())
             return self._receipt
 
     def _stop(self, closed: Closed) -> bool:
@@ -353,6 +356,7 @@ class MetricBus:
             return
         if time.monotonic() < self._retry_at:
             return
+        self._at_disk = True
         try:
             self._journal.commit()
         except OSError as error:
@@ -364,6 +368,8 @@ class MetricBus:
                 "records wait in memory, and writing is tried again",
             )
             return
+        finally:
+            self._at_disk = False
         self._retry_at, self._retry_delay = 0.0, FIRST_RETRY
         if "disk" in self._warned:
             self._warned.discard("disk")

@@ -32,6 +32,7 @@ BEHIND = 1
 """Exit code of ``sync`` when something could not be delivered."""
 USAGE = 2
 """Exit code of a usage error; click's own is the same."""
+DONE = {End.COMPLETE, End.CAUGHT_UP}
 HUNG = 75
 """Exit code of ``sync`` when a sink does not return from a hook."""
 
@@ -114,7 +115,7 @@ def sync(run: Path, names: str, follow: bool, options: tuple[str, ...], linger: 
     for name in wanted:
         _show_sink(name, summary)
     _show_skipped(summary)
-    if any(job.end not in {End.COMPLETE, End.CAUGHT_UP} for job in jobs):
+    if any(job.end not in DONE for job in jobs):
         sys.exit(BEHIND)
 
 
@@ -122,6 +123,7 @@ class _Job:
     """One sink's delivery in ``sync``, in a thread."""
 
     def __init__(self, run: Path, sink: Sink, settings: Settings, *, follow: bool) -> None:
+        self.name = sink.name
         self.end: End | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -139,6 +141,8 @@ class _Job:
     def _run(self) -> None:
         try:
             self.end = self.delivery.run()
+            if self.end not in DONE:
+                click.echo(f"{self.name}: {self.end.value}", err=True)
         except (OSError, TelemetryError) as error:
             click.echo(f"error: {error}", err=True)
 

@@ -88,6 +88,7 @@ class Delivery:
         self._attempt = read_header(folder).attempt
         self._newest = 0
         self._progress = Progress()
+        self._keeps_progress = True
         self._hooks: Hooks | None = None
         self._reader: JournalReader | None = None
         self._waiting: list[AnyRecord] = []
@@ -297,7 +298,11 @@ class Delivery:
             write_progress(self._folder, self._sink.name, self._progress)
         except OSError as error:
             # Without it a restart asks the backend; if that cannot tell either, records come twice, which is said.
-            self._say(f"{self._sink.name}: its progress cannot be written: {error}")
+            if self._keeps_progress:
+                self._say(f"{self._sink.name}: its progress cannot be written: {error}")
+            self._keeps_progress = False
+        else:
+            self._keeps_progress = True
 
 
 def _say(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from bisect import bisect_right
 from pathlib import Path
 
@@ -53,8 +54,22 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         lines += [f"  {sink.name}: {_sink_line(sink)}" for sink in self.sinks]
         behind = [sink.name for sink in self.sinks if sink.left]
         if behind:
-            lines.append(f"  deliver the rest: telemetry sync {self.folder} --telemetry-sinks {','.join(behind)}")
+            run = shlex.quote(str(self.folder))
+            lines.append(f"  deliver the rest: telemetry sync {run} --telemetry-sinks {','.join(behind)}")
         return "\n".join(lines)
+
+
+def unread_receipt(folder: Path, counts: Counts) -> Receipt:
+    """Give what the bus knows by itself, when its disk hangs."""
+    return Receipt(
+        folder=folder,
+        status=None,
+        step=counts.step,
+        journaled=counts.journaled,
+        counts=counts,
+        skipped=Skipped(),
+        sinks=[],
+    )
 
 
 def receipt(folder: Path, counts: Counts) -> Receipt:

@@ -429,6 +429,19 @@ def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer
     assert "1000 NOT WRITTEN" in str(receipt)
 
 
+def test_nothing_else_is_read_from_a_disk_that_hangs_at_the_end(
+    disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.2)
+    monkeypatch.setattr("telemetry.bus.receipt", lambda *_: pytest.fail("it was read"))
+    bus = open_bus()
+    disk.hangs = threading.Event()
+    bus.publish("train", 7, {"loss": 1.0})
+    receipt = bus.close(timeout=0)
+    assert receipt is not None
+    assert (receipt.status, receipt.sinks, receipt.counts.offered) == (None, [], 1)
+
+
 def test_a_callable_that_hangs_holds_up_the_end_of_the_run_no_longer(
     open_bus: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,20 @@ def test_a_sync_to_two_sinks_delivers_to_both(telemetry: Command, run: Run, back
     assert list((run.folder / "tensorboard").iterdir())
 
 
+def test_a_sync_that_a_newer_attempt_ends_says_so(telemetry: Command, run: Run, backend: Path) -> None:
+    run.points(1)
+    results: list[Result] = []
+    following = threading.Thread(
+        target=lambda: results.append(telemetry("sync", run.folder, "--telemetry-sinks", "file", "--follow"))
+    )
+    following.start()
+    eventually(lambda: row_steps(backend) == [1])
+    run.begin(resume_step=1)
+    following.join()
+    assert results[0].exit_code == 1
+    assert "file: a newer attempt of the run, or another delivery, goes on" in results[0].stderr
+
+
 def test_who_delivers_already_is_said_and_nothing_else_is_done(telemetry: Command, run: Run, backend: Path) -> None:
     run.points(1)
     lease = Lease(run.folder / "sinks", "file")
