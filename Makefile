@@ -5,11 +5,12 @@ BASE ?= .venv-base
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help setup demo test test-base lint format clean
+.PHONY: help setup demo test test-base bench lint format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
 	@echo "make test    run all tests"
+	@echo "make bench   measure what telemetry costs the training thread"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
@@ -40,6 +41,9 @@ test-base: $(BASE)/.installed
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --force-reinstall --no-deps .
 	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt .
 	$(BASE)/bin/pytest tests/telemetry
+
+bench: setup
+	$(BIN)/python benchmarks/due_point.py
 
 lint: setup
 	$(BIN)/ruff check
