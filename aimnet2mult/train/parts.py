@@ -73,7 +73,7 @@ def build_parts(config: Config, definition: Mapping[str, Any], folder: Path) -> 
     labels = config.labels
     device = _device(config.device)
     data = _load(config, labels, folder / SAES)
-    sampler, train_loader, val_loader = _loaders(config, data, labels)
+    sampler, train_loader, val_loader = _loaders(config, data, labels, pin_memory=device.type == "cuda")
     model = build_model(
         definition,
         labels=labels,
@@ -138,7 +138,9 @@ def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
     return data
 
 
-def _loaders(config: Config, data: MixedData, labels: tuple[str, ...]) -> tuple[MixedFidelitySampler, Loader, Loader]:
+def _loaders(
+    config: Config, data: MixedData, labels: tuple[str, ...], *, pin_memory: bool
+) -> tuple[MixedFidelitySampler, Loader, Loader]:
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
         data.train,
@@ -151,7 +153,7 @@ def _loaders(config: Config, data: MixedData, labels: tuple[str, ...]) -> tuple[
     in_order = MixedFidelitySampler(data.val, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
     loaders = []
     for part, dataset, order in (("train", data.train, sampler), ("val", data.val, in_order)):
-        options = getattr(config.data.loaders, part)
+        options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
         try:
             # A loader draws its workers' seed whenever it is started; from the global generator this would make a
             # resumed run, which starts it once more, another one.

@@ -199,8 +199,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("override", "message"), REFUSED)
 def test_a_bad_value_is_refused_with_its_key(dataset: str, override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         load([], [dataset, override])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_group_of_a_lower_layer_can_be_taken_out(dataset: str) -> None:
@@ -239,13 +240,6 @@ def test_a_file_that_holds_no_mapping_is_refused_by_name(tmp_path: Path, text: s
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load([tmp_path / "nowhere.yaml"])
-
-
-def test_messages_are_single_lines(dataset: str) -> None:
-    for override in [*(case[0] for case in REFUSED), *(case[0] for case in UNKNOWN)]:
-        with pytest.raises(ConfigError) as caught:
-            load([], [dataset, override])
-        assert "\n" not in str(caught.value)
 
 
 def test_fidelities_are_named_by_index_unless_a_name_is_given(dataset: str) -> None:

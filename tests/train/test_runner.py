@@ -1,5 +1,6 @@
 """Runs end to end in this process: what they leave, and that a resumed one equals one that was never stopped."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -221,6 +222,11 @@ def test_data_that_cannot_be_used_end_the_run(trainee: Trainee) -> None:
     assert status(trainee.run) == "failed"
 
 
+def test_an_option_that_the_data_loader_does_not_know_is_named(trainee: Trainee) -> None:
+    with pytest.raises(ConfigError, match=r"data.loaders.val is .*'num_wrkers': 1.*: .*num_wrkers"):
+        trainee.start("data.loaders.val.num_wrkers=1")
+
+
 def test_runs_of_one_second_have_folders_of_their_own(trainee: Trainee, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner.time, "time", lambda: 1.0e9)
     for _ in range(3):
@@ -316,6 +322,28 @@ def test_a_run_without_a_checkpoint_begins_again_in_its_folder(
     assert trainee.resume() == 0
     assert len(list(trainee.runs.iterdir())) == 1
     assert points(trainee.run) == reference()
+
+
+def test_what_came_after_the_last_checkpoint_of_a_crash_is_superseded(
+    trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = tiny.SquaredLoss.__call__, itertools.count(1)
+
+    def crash(*arguments: Any) -> dict[str, torch.Tensor]:
+        # The first epoch has 6 iterations and 2 batches of validation; iteration 10 has a point.
+        if next(calls) == 6 + 2 + 5:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(tiny.SquaredLoss, "__call__", crash)
+    with pytest.raises(MemoryError):
+        trainee.start()
+    assert steps(points(trainee.run), "train") == [5, 10]
+    assert trainee.resume() == 0
+    assert points(trainee.run) == reference()
+    reader = JournalReader(trainee.run)
+    reader.read(100_000, live=False)
+    assert reader.skipped.superseded == 2
 
 
 def test_a_torn_checkpoint_is_passed_over(trainee: Trainee, reference: Callable[..., Points]) -> None:
