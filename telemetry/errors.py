@@ -44,7 +44,7 @@ class RunAlive(TelemetryError, RuntimeError):
 
 
 class RunFolderError(TelemetryError, OSError):
-    """The run folder cannot be created or written to."""
+    """The run folder cannot be created, read or written to."""
 
 
 class JournalError(TelemetryError, ValueError):

@@ -14,17 +14,25 @@ from pathlib import Path
 
 import msgspec
 
+from telemetry.errors import RunFolderError
 from telemetry.records import SEGMENT, AnyRecord, Resumed, RunRecord, encode
 
-_SEGMENT_NAME = re.compile(r"journal-(0|[1-9]\d{0,8})\.jsonl")
+_SEGMENT_NAME = re.compile(r"journal-(0|[1-9][0-9]{0,8})\.jsonl")
 
 
 def segments(folder: Path) -> list[int]:
-    """Give the numbers of the segments in ``folder``, in order; none if the folder is not there."""
+    """Give the numbers of the segments in ``folder``, in order; none if the folder is not there.
+
+    Raises:
+        RunFolderError: it is there and cannot be listed.
+    """
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        msg = f"{folder} cannot be read ({error.strerror})"
+        raise RunFolderError(msg) from error
     return sorted(int(m[1]) for m in map(_SEGMENT_NAME.fullmatch, names) if m)
 
 
@@ -63,14 +71,12 @@ class JournalWriter:
         self._clock = clock
         self._segment = -1
         self._next = 0
+        self._last_seq = 0
         self._fd: int | None = None
         self._pending: list[bytes] = []
         self._written = 0
         self._torn = False
-        self._open_segment()
-        if resumed_step is not None:
-            self.append(lambda seq: Resumed(seq=seq, time=clock(), step=resumed_step, attempt=run.attempt))
-            self.commit()
+        self._open_segment(resumed_step)
 
     @property
     def pending(self) -> int:
@@ -79,8 +85,8 @@ class JournalWriter:
 
     @property
     def last_seq(self) -> int:
-        """The number that was given last."""
-        return self._segment * SEGMENT + self._next - 1
+        """The number of the record that was queued last, 0 before the first."""
+        return self._last_seq
 
     def append(self, make: Callable[[int], AnyRecord]) -> None:
         """Queue the record that ``make`` gives for the next sequence number.
@@ -88,8 +94,10 @@ class JournalWriter:
         Raises:
             ValueError: the record is too long for a line; its number is used for the next one.
         """
-        self._pending.append(encode(make(self._segment * SEGMENT + self._next)))
+        seq = self._segment * SEGMENT + self._next
+        self._pending.append(encode(make(seq)))
         self._next += 1
+        self._last_seq = seq
 
     def commit(self) -> None:
         """Write and sync all that is queued.
@@ -98,7 +106,7 @@ class JournalWriter:
             OSError: something is not durable; it stays queued, and the next commit tries again.
         """
         if not self._is_there():
-            self._abandon()
+            self.close()
         if self._fd is None:
             self._open_segment()
         if self._written < len(self._pending):
@@ -111,41 +119,46 @@ class JournalWriter:
         except OSError:
             # A second fdatasync may report success without the data being there, so nothing since the last good
             # one can be trusted to this file.
-            self._abandon()
+            self.close()
             raise
         self._pending.clear()
         self._written = 0
 
     def close(self) -> None:
-        """Close the file; what is not durable is given up."""
+        """Close the file. What is not durable stays queued: a later commit would write it to a new segment."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            os.close(fd)
+            _close(fd)
 
     @property
     def _descriptor(self) -> int:
         assert self._fd is not None  # noqa: S101 - commit opens a segment before it gets here
         return self._fd
 
-    def _open_segment(self) -> None:
+    def _open_segment(self, resumed_step: int | None = None) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         segment = max([self._segment, *segments(self._folder)]) + 1
-        header = msgspec.structs.replace(self._run, seq=segment * SEGMENT, time=self._clock())
-        line = encode(header)
+        first = segment * SEGMENT
+        head = encode(msgspec.structs.replace(self._run, seq=first, time=self._clock()))
+        if resumed_step is not None:
+            # In one write with the run record: an attempt that has begun has also said where.
+            resumed = Resumed(seq=first + 1, time=self._clock(), step=resumed_step, attempt=self._run.attempt)
+            head += encode(resumed)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         # Parameters may be nobody else's business.
         path = segment_path(self._folder, segment)
         fd = os.open(path, flags, 0o600)
         try:
-            _write_all(fd, line)
+            _write_all(fd, head)
             os.fdatasync(fd)
             _sync_folder(self._folder)
         except OSError:
             # Without its head it is no segment; each further try would leave another.
-            os.close(fd)
+            _close(fd)
             path.unlink(missing_ok=True)
             raise
-        self._fd, self._segment, self._next = fd, segment, 1
+        self._fd, self._segment = fd, segment
+        self._next = 1 if resumed_step is None else 2
         self._written, self._torn = 0, False
 
     def _is_there(self) -> bool:
@@ -158,15 +171,6 @@ class JournalWriter:
         except OSError:
             return False
         return mine.st_nlink > 0 and (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
-
-    def _abandon(self) -> None:
-        self._written = 0
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
-            try:
-                os.close(fd)
-            except OSError:  # the descriptor is gone either way
-                return
 
     def _write(self) -> None:
         # What follows a fragment would be glued to it and lost with it.
@@ -196,6 +200,13 @@ def _write_all(fd: int, data: bytes) -> None:
         done += os.write(fd, memoryview(data)[done:])
 
 
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:  # the descriptor is gone either way
+        return
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a new file's name durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -205,4 +216,4 @@ def _sync_folder(folder: Path) -> None:
         # Some file systems refuse to sync a directory; they write names out with the data.
         return
     finally:
-        os.close(fd)
+        _close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -10,22 +11,23 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.errors import JournalError, RunNotFound
+from telemetry.errors import JournalError, RunFolderError, RunNotFound
 from telemetry.journal import segment_path, segments
 from telemetry.records import (
     MAX_LINE,
     SCHEMA,
     SEGMENT,
     AnyRecord,
-    Closed,
     Resumed,
     RunRecord,
     Scalars,
     Unknown,
     decode,
+    is_whole,
 )
 
 _CHUNK = 1 << 20
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 PATIENCE = 60.0
 """Seconds that a reader of a live journal waits for a damaged stretch to heal (NFS shows such for a while)."""
 
@@ -43,21 +45,24 @@ class Skipped(msgspec.Struct):
     """Scalars beyond the iteration from which a later attempt went on."""
     unknown: int = 0
     """Records of a kind that this version does not know."""
+    segments: int = 0
+    """Files that the numbering says there were, and that are gone."""
 
 
-def read_header(folder: Path, segment: int | None = None) -> RunRecord:
-    """Give the run record of a segment, by default of the newest that has one.
+def read_header(folder: Path) -> RunRecord:
+    """Give the run record of the newest segment that has one.
 
     Raises:
         RunNotFound: there is no segment with a whole run record.
         JournalError: it was written by a newer version.
+        RunFolderError: a segment is there and cannot be read.
     """
-    for number in [segment] if segment is not None else reversed(segments(folder)):
-        for record, _ in _lines(segment_path(folder, number), 0):
-            if isinstance(record, RunRecord):
-                return record
-            break
-        _refuse_newer(segment_path(folder, number))
+    for number in reversed(segments(folder)):
+        path = segment_path(folder, number)
+        _refuse_newer(path)
+        head, _ = next(_lines(path, 0), (None, 0))
+        if isinstance(head, RunRecord):
+            return head
     msg = f"no run in {folder}: it holds no journal-<k>.jsonl with a run record"
     raise RunNotFound(msg)
 
@@ -90,11 +95,12 @@ class JournalReader:
         self._clock = clock
         self._segment = -1
         self._offset = 0
-        self._next = 0
         self._last = 0
-        self._limits: dict[int, int] = {}
         self._listing: list[int] = []
+        self._starts: dict[int, AnyRecord | Unknown] = {}
+        self._limits: dict[int, int] = {}
         self._held_since: float | None = None
+        self._ready: list[AnyRecord] = []
 
     def read(self, limit: int, *, live: bool) -> list[AnyRecord]:
         """Give up to ``limit`` further records (run records are not given: see ``read_header``).
@@ -103,78 +109,88 @@ class JournalReader:
             limit: how many records at most.
             live: the journal may still grow, so a tail or a hole may yet be filled; without it what is not there
                 now is passed over, and counted.
+
+        Raises:
+            RunFolderError: a file is there and cannot be read; the next call tries again.
         """
         # Listed before the tail is read: a segment seen here means that its forerunner had its last byte.
-        self._list()
-        out: list[AnyRecord] = []
+        self._list(live=live)
+        out, self._ready = self._ready, []
         while self._segment >= 0 and len(out) < limit:
             later = [s for s in self._listing if s > self._segment]
-            if not self._read_segment(out, limit, final=bool(later) or not live) or not later:
+            # What was not durable in this segment is what a later one begins with, before its own first record.
+            settled = not live or any(s in self._starts for s in later)
+            if not self._read_segment(out, limit, final=bool(later) or not live, settled=settled) or not later:
                 break
-            self._enter(later[0])
-        return out
+            self._enter(later[0], after=self._segment)
+        # A hole that is filled may bring more than was asked for.
+        self._ready = out[limit:]
+        return out[:limit]
 
-    def _list(self) -> None:
+    def _list(self, *, live: bool) -> None:
         listing = segments(self._folder)
-        if listing == self._listing:
+        # A segment that has just been made may not say yet where its attempt began: it is asked again.
+        newest = listing[-1] if listing else -1
+        if listing == self._listing and not (live and self._segment < newest):
             return
         self._listing = listing
-        limits: dict[int, int] = {}
+        for number in listing:
+            if number not in self._starts and (start := _start(self._folder, number)) is not None:
+                self._starts[number] = start
         step: int | None = None
         for number in reversed(listing):
             if step is not None:
-                limits[number] = step
-            resumed = _resumed(self._folder, number)
-            if resumed is not None:
-                step = resumed if step is None else min(step, resumed)
-        self._limits = limits
+                self._limits[number] = step
+            start = self._starts.get(number)
+            if isinstance(start, Resumed):
+                step = start.step if step is None else min(step, start.step)
         if self._segment < 0 and listing:
-            start = self._after // SEGMENT
-            self._enter(max((s for s in listing if s <= start), default=listing[0]))
+            first = self._after // SEGMENT
+            self._enter(max((s for s in listing if s <= first), default=listing[0]), after=first - 1)
 
-    def _enter(self, segment: int) -> None:
-        self._segment, self._offset, self._next = segment, 0, 1
+    def _enter(self, segment: int, *, after: int) -> None:
+        self.skipped.segments += max(0, segment - after - 1)
+        self._segment, self._offset = segment, 0
 
-    def _read_segment(self, out: list[AnyRecord], limit: int, *, final: bool) -> bool:
-        """Read on in this segment; say whether its end was reached."""
-        base = self._segment * SEGMENT
+    def _read_segment(self, out: list[AnyRecord], limit: int, *, final: bool, settled: bool) -> bool:
+        """Read on in this segment; say whether its end was reached.
+
+        Args:
+            out: takes the records.
+            limit: how many there may be in it before reading ends.
+            final: this segment grows no more.
+            settled: nor can a hole in it be filled by what is still to be written.
+        """
         damaged = 0
         end = self._offset
-        for record, end in _lines(segment_path(self._folder, self._segment), self._offset):
-            if record is None:
+        for record, end in _lines(segment_path(self._folder, self._segment), self._offset, tail=final):
+            if record is None or record.seq // SEGMENT > self._segment:
                 damaged += 1
                 continue
-            n = record.seq - base
-            if isinstance(record, RunRecord):
-                n = 0
-            elif n >= SEGMENT:
-                damaged += 1
-                continue
-            elif n > self._next:
-                if not final and not self._patience_is_out():
+            if not isinstance(record, RunRecord):
+                again, lost = self._missing_before(record)
+                if (lost or (damaged and self._is_first(record))) and not settled and not self._patience_is_out():
                     return False
-                self._fill(out, base + self._next, record.seq)
-            self._take(record, n, out)
-            self._next = max(self._next, n + 1)
+                for each in (*again, record):
+                    self._take(each, out)
+                self.skipped.lost += lost
             self._offset, self._held_since = end, None
             self.skipped.damaged += damaged
             damaged = 0
             if len(out) >= limit:
                 return False
         if final:
-            self.skipped.damaged += damaged + _has_tail(segment_path(self._folder, self._segment), end)
-            self._offset = max(self._offset, _size(segment_path(self._folder, self._segment)))
+            self._offset = end
+            self.skipped.damaged += damaged
         return True
 
-    def _take(self, record: AnyRecord | Unknown, n: int, out: list[AnyRecord]) -> None:
-        if isinstance(record, RunRecord):
-            return
-        if n < self._next and record.seq <= self._last:
-            self.skipped.repeated += 1
-            return
-        self._last = max(self._last, record.seq)
+    def _take(self, record: AnyRecord | Unknown, out: list[AnyRecord]) -> None:
         if record.seq <= self._after:
             return
+        if record.seq <= self._last:
+            self.skipped.repeated += 1
+            return
+        self._last = record.seq
         if isinstance(record, Unknown):
             self.skipped.unknown += 1
         elif isinstance(record, Scalars) and self._is_superseded(record):
@@ -185,15 +201,22 @@ class JournalReader:
     def _is_superseded(self, record: Scalars) -> bool:
         return not self._keep_superseded and record.step > self._limits.get(record.seq // SEGMENT, record.step)
 
-    def _fill(self, out: list[AnyRecord], first: int, end: int) -> None:
-        """Bring the records ``first`` … ``end`` - 1 from the segments that may hold them again."""
-        again = self._written_again(first, end)
-        for seq in range(first, end):
-            if seq in again:
-                self._take(again[seq], SEGMENT, out)
-            elif seq > self._after:
-                self.skipped.lost += 1
-        self._last = max(self._last, end - 1)
+    def _is_first(self, record: AnyRecord | Unknown) -> bool:
+        """Say whether another numbering begins, so that nobody knows if something is missing of the one before."""
+        return record.seq // SEGMENT > max(self._last, self._after) // SEGMENT
+
+    def _missing_before(self, record: AnyRecord | Unknown) -> tuple[list[AnyRecord | Unknown], int]:
+        """Give what belongs before ``record`` and stands in a later segment, and how many stand nowhere."""
+        known = max(self._last, self._after)
+        if record.seq <= known + 1:
+            return [], 0
+        found = self._written_again(known + 1, record.seq)
+        again = [found[seq] for seq in sorted(found)]
+        lost = 0
+        for each in (*again, record):
+            lost += each.seq - max(known, each.seq // SEGMENT * SEGMENT) - 1
+            known = each.seq
+        return again, lost
 
     def _written_again(self, first: int, end: int) -> dict[int, AnyRecord | Unknown]:
         again: dict[int, AnyRecord | Unknown] = {}
@@ -215,32 +238,36 @@ class JournalReader:
         return self._clock() - self._held_since >= self._patience
 
 
-def _resumed(folder: Path, segment: int) -> int | None:
-    """Give the iteration from which a segment's attempt went on, None if it began or continued one."""
+def _start(folder: Path, segment: int) -> AnyRecord | Unknown | None:
+    """Give the first record that has its number from this segment, None if there is none yet.
+
+    It is a ``Resumed`` where an attempt that goes on began.
+    """
     for record, _ in _lines(segment_path(folder, segment), 0):
-        if isinstance(record, Resumed) and record.seq // SEGMENT == segment:
-            return record.step
-        if isinstance(record, Scalars | Closed) and record.seq // SEGMENT == segment:
-            return None
+        if record is not None and not isinstance(record, RunRecord) and record.seq // SEGMENT == segment:
+            return record
     return None
 
 
-def _lines(path: Path, offset: int) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
-    """Give (record or None for a damaged line, offset behind it) for each ended line from ``offset`` on."""
+def _lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
+    """Give (record or None for a damaged line, offset behind it) for each line from ``offset`` on.
+
+    A last line without its newline is given, as damaged, only if ``tail`` says so.
+    """
     fd = _open(path)
     if fd is None:
         return
     try:
         rest = b""
         skipping = False
-        while chunk := os.pread(fd, _CHUNK, offset + len(rest)):
+        while chunk := _read_at(fd, path, offset + len(rest)):
             data = rest + chunk
             start = 0
             while (cut := data.find(b"\n", start)) >= 0:
-                if not skipping and cut > start:
-                    yield decode(data[start : cut + 1]), offset + cut + 1
-                elif skipping:
+                if skipping:
                     yield None, offset + cut + 1
+                elif cut > start:
+                    yield decode(data[start : cut + 1]), offset + cut + 1
                 skipping = False
                 start = cut + 1
             offset += start
@@ -250,6 +277,8 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[AnyRecord | Unknown | None
                 skipping = True
                 offset += len(rest)
                 rest = b""
+        if tail and (rest or skipping):
+            yield None, offset + len(rest)
     finally:
         os.close(fd)
 
@@ -258,23 +287,26 @@ def _open(path: Path) -> int | None:
     """Open a regular file; None where there is none, or something else stands in its place."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        # Passed over in silence, a file that cannot be opened now would be lost to whoever reads.
+        raise _unreadable(path, error) from error
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
     return None
 
 
-def _size(path: Path) -> int:
+def _read_at(fd: int, path: Path, offset: int) -> bytes:
     try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+        return os.pread(fd, _CHUNK, offset)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
-def _has_tail(path: Path, end: int) -> bool:
-    return _size(path) > end
+def _unreadable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{path} cannot be read ({error.strerror})")
 
 
 class _Probe(msgspec.Struct):
@@ -287,9 +319,11 @@ def _refuse_newer(path: Path) -> None:
     if fd is None:
         return
     try:
-        line = os.pread(fd, MAX_LINE, 0).partition(b"\n")[0]
+        line = b"".join(_read_at(fd, path, 0).partition(b"\n")[:2])
     finally:
         os.close(fd)
+    if not is_whole(line):
+        return
     try:
         probe = msgspec.json.decode(line, type=_Probe)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -24,6 +24,8 @@ _CRC_BYTES = len(_CRC % 0)
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
 Text = Annotated[str, msgspec.Meta(max_length=4000)]
+# A sink's files are named by it, and a journal may come from anywhere.
+SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 Status = Literal["finished", "failed", "preempted", "killed"]
 
@@ -60,12 +62,14 @@ class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
     metrics: dict[Name, Metric] = {}
     params: dict[str, Any] = {}
     versions: dict[str, str] = {}
-    sinks: dict[str, dict[str, Any]] = {}
+    sinks: dict[SinkName, dict[str, Any]] = {}
     host: Text = ""
     pid: Count = 0
 
 
-class Scalars(Record, frozen=True, kw_only=True, tag="scalars"):
+# A journal may hold millions of these: without gc=False Python would look through those that were read, for cycles
+# that they cannot have, again and again while more are read.
+class Scalars(Record, frozen=True, kw_only=True, gc=False, tag="scalars"):
     """The values of one stream at one iteration, in display units.
 
     >>> Scalars(seq=17, time=1760000000000, stream="train", step=3400, values={"E_rmse": 12.9}).names()
@@ -142,10 +146,15 @@ def encode(record: AnyRecord) -> bytes:
     return line
 
 
+def is_whole(line: bytes) -> bool:
+    """Say whether a line is ended by its own checksum, and a newline."""
+    cut = len(line) - _CRC_BYTES
+    return 0 < cut <= MAX_LINE - _CRC_BYTES and line[cut:] == _CRC % zlib.crc32(line[:cut])
+
+
 def decode(line: bytes) -> AnyRecord | Unknown | None:
     """Give the record of a line that ends with its newline; None if the line is damaged."""
-    cut = len(line) - _CRC_BYTES
-    if cut < 1 or line[cut:] != _CRC % zlib.crc32(line[:cut]):
+    if not is_whole(line):
         return None
     try:
         return _decoder.decode(line)

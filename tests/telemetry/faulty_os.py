@@ -1,0 +1,98 @@
+"""An ``os`` for telemetry.journal whose disk can be told to fail, and to forget what has not been synced."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def no_space() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def broken() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class FaultyOs:
+    """Everything that ``os`` has, except for what a test breaks.
+
+    Attributes:
+        room: bytes that can still be written before the disk is full; None without a limit.
+        sync_faults: how many of the next syncs fail.
+        forget: what a failed sync leaves of a file, from (all bytes, how many of them were synced before).
+    """
+
+    def __init__(self) -> None:
+        self.room: int | None = None
+        self.sync_faults = 0
+        self.forget: Callable[[bytes, int], bytes] = lambda data, synced: data
+        self.writes: list[bytes] = []
+        self._synced: dict[int, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, fd: int, data: memoryview | bytes) -> int:
+        """Write what there is room for; without any, raise."""
+        size = len(data) if self.room is None else min(len(data), self.room)
+        if self.room is not None:
+            self.room -= size
+        if not size:
+            raise no_space()
+        self.writes.append(bytes(data))
+        return os.write(fd, bytes(data[:size]))
+
+    def fdatasync(self, fd: int) -> None:
+        """Sync for the tests' purposes: remember how much is safe."""
+        inode = os.fstat(fd).st_ino
+        if self.sync_faults:
+            self.sync_faults -= 1
+            path = Path(f"/proc/self/fd/{fd}").readlink()
+            if path.exists():
+                with path.open("r+b") as file:
+                    left = self.forget(file.read(), self._synced.get(inode, 0))
+                    file.seek(0)
+                    file.truncate()
+                    file.write(left)
+            raise broken()
+        self._synced[inode] = os.fstat(fd).st_size
+
+    def fsync(self, fd: int) -> None:
+        """Sync a folder: nothing to remember."""
+
+
+def keep(data: bytes, synced: int) -> bytes:
+    """Leave all that was written, as when only the sync's answer was lost."""
+    return data
+
+
+def truncate(data: bytes, synced: int) -> bytes:
+    return data[:synced]
+
+
+def tear(data: bytes, synced: int) -> bytes:
+    """Lose the second half of what was not synced, somewhere in a line."""
+    return data[: (synced + len(data)) // 2]
+
+
+def to_nuls(data: bytes, synced: int) -> bytes:
+    return data[:synced] + bytes(len(data) - synced)
+
+
+def hole(data: bytes, synced: int) -> bytes:
+    """Lose the middle third of what was not synced."""
+    third = (len(data) - synced) // 3
+    return data[: synced + third] + bytes(third) + data[synced + 2 * third :]
+
+
+def first_lost(data: bytes, synced: int) -> bytes:
+    """Lose the first half of what was not synced, as when a page of it did not get out."""
+    half = (len(data) - synced) // 2
+    return data[:synced] + bytes(half) + data[synced + half :]
+
+
+FORGETFUL = [keep, truncate, tear, to_nuls, hole, first_lost]
