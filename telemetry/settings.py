@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -12,7 +12,9 @@ from telemetry.cadence import Cadence
 from telemetry.errors import SettingError
 from telemetry.plugins import installed
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+# The upper bound is what timers take.
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+Delivery = Literal["process", "thread"]
 NONE = "none"
 """The name that stands for no sink at all."""
 
@@ -35,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sinks: tuple[str, ...] = ("tensorboard",)
     every: int = 200
     dir: str = "runs"
-    delivery: Literal["process", "thread"] = "process"
+    delivery: Delivery = "process"
     poll: Seconds = 2.0
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
@@ -54,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             SettingError: a name is unknown, or a value of the wrong type or out of range.
         """
+        if not isinstance(section, Mapping):
+            msg = f"telemetry is {section!r}; it holds settings by name, as in telemetry.every"
+            raise SettingError(msg)
         fields = [f for f in cls.__struct_fields__ if f != "options"]
         sinks = installed()
         given: dict[str, Any] = {"options": {}}
@@ -65,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 hint = f"did you mean telemetry.{near[0]}?" if near else f"known are {', '.join([*fields, *sinks])}"
                 msg = f"there is no telemetry.{key}; {hint}"
                 raise SettingError(msg)
-            elif value is not None and not isinstance(value, Mapping):
+            elif value is not None and not _names_options(value):
                 msg = f"telemetry.{key} holds the options of the sink {key!r} by name; it cannot be {value!r}"
                 raise SettingError(msg)
             else:
@@ -75,8 +80,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         try:
             return msgspec.convert(given, cls)
         except msgspec.ValidationError as error:
-            msg = str(error).replace("`$.", "`telemetry.")
-            raise SettingError(msg) from error
+            raise SettingError(_explain(str(error), given)) from error
+
+
+def _names_options(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+def _explain(error: str, given: Mapping[str, Any]) -> str:
+    what, at, where = error.partition(" - at `$.")
+    key = where.rstrip("`")
+    if not at or key not in given:
+        return error.replace("`$.", "`telemetry.")
+    if key == "delivery":
+        what = f"it is one of {', '.join(get_args(Delivery))}"
+    return f"telemetry.{key} is {given[key]!r}; {what[0].lower()}{what[1:]}"
 
 
 def parse_sinks(value: object) -> tuple[str, ...]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from telemetry.errors import MetricNotDeclared, UnitError
 
 if TYPE_CHECKING:
+    import pint
+
     from telemetry.records import Metric
 
 Transform = Callable[[str, Mapping[str, float]], Mapping[str, float]]
@@ -42,7 +46,8 @@ def convert_by(factor: Mapping[str, float]) -> Transform:
 
     def transform(stream: str, values: Mapping[str, float]) -> Mapping[str, float]:
         try:
-            return {name: value * factor[f"{stream}/{name}"] for name, value in values.items()}
+            # As float first: NumPy's float32 would stay one, and round the product.
+            return {name: float(value) * factor[f"{stream}/{name}"] for name, value in values.items()}
         except KeyError as error:
             msg = f"metric {error} is not declared; give its unit in open_run(metrics={{{error}: Metric(unit=…)}})"
             raise MetricNotDeclared(msg) from error
@@ -53,19 +58,42 @@ def convert_by(factor: Mapping[str, float]) -> Transform:
 def _factor(name: str, source: str, unit: str) -> float:
     import pint
 
-    registry: pint.UnitRegistry[float] = pint.UnitRegistry()
     for text in (source, unit):
-        try:
-            registry.parse_units(text)
-        except Exception as error:
-            # pint raises many types here, those of its tokenizer among them; all mean the same.
-            msg = f"{name}: {text!r} is no unit ({error}); for example kcal/mol, eV, kcal/mol/Å, e"
-            raise UnitError(msg) from error
-    quantity = registry.Quantity(1.0, source)
+        _check(name, text)
     for target in (unit, f"({unit})/particle"):
         try:
-            return float(quantity.to(target).magnitude)
+            zero, one = (float(_registry().Quantity(x, source).to(target).magnitude) for x in (0.0, 1.0))
         except pint.DimensionalityError:
             continue
-    msg = f"{name} is in {source} and cannot be shown in {unit!r}: it has another dimension"
+        except (ArithmeticError, ValueError, pint.PintError) as error:
+            msg = f"{name} cannot be converted from {source!r} to {unit!r}: {error}"
+            raise UnitError(msg) from error
+        if zero or not one or not math.isfinite(one):
+            msg = f"{name} cannot be converted from {source!r} to {unit!r} by a factor; choose units with one zero"
+            raise UnitError(msg)
+        return one
+    msg = (
+        f"{name} is in {source} and cannot be shown in {unit!r}: it has another dimension; choose a unit of the "
+        "same one (what is shown per mol is declared per particle: eV/particle as kcal/mol)"
+    )
     raise UnitError(msg)
+
+
+def _check(name: str, text: str) -> None:
+    cause: Exception | None = None
+    try:
+        _registry().parse_units(text)
+    except Exception as error:  # noqa: BLE001 - pint raises many types here, its tokenizer's too; all mean the same
+        cause = error
+    # pint takes an empty text for no unit; here it is a unit that was left out.
+    if cause is not None or not text.strip():
+        why = f" ({cause})" if str(cause or "") else ""
+        msg = f"{name}: {text!r} is no unit{why}; units are kcal/mol, eV, kcal/mol/Å, e …, and 1 where there is none"
+        raise UnitError(msg) from cause
+
+
+@functools.cache
+def _registry() -> pint.UnitRegistry[float]:
+    import pint
+
+    return pint.UnitRegistry()

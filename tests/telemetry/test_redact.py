@@ -1,0 +1,148 @@
+"""What is kept out of the journal."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from segment_files import run_record
+
+from telemetry.records import RunRecord, decode, encode
+from telemetry.redact import REDACTED, redact
+
+CREDENTIALS = [
+    "api_key",
+    "API-KEY",
+    "wandb_api_key",
+    "apikey",
+    "access_key",
+    "aws_secret_access_key",
+    "private_key",
+    "token",
+    "hf_token",
+    "password",
+    "passwd",
+    "PASSPHRASE",
+    "client_secret",
+    "credentials",
+    "Authorization",
+]
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+@pytest.mark.parametrize("value", ["hunter2", 12345, 1.5, ["hunter2"], {"value": "hunter2", "n": [{"x": "hunter2"}]}])
+def test_what_is_named_like_a_credential_is_not_written_however_deep_it_lies(name: str, value: Any) -> None:
+    written = json.dumps(redact({"outer": {name: value}}))
+    assert "hunter2" not in written
+    assert "12345" not in written
+    assert "1.5" not in written
+    assert REDACTED in written
+    assert name in written
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://me:hunter2@host/path", "https://***@host/path"),
+        ("https://hunter2@host", "https://***@host"),
+        ("postgresql+psycopg2://me:hun@ter2@db:5432/x", "postgresql+psycopg2://***@db:5432/x"),
+        ("see https://a:hunter2@b/c and https://d:hunter2@e", "see https://***@b/c and https://***@e"),
+        ("https://host/path", "https://host/path"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("me@host:/path", "me@host:/path"),
+        ("/data/water.h5", "/data/water.h5"),
+    ],
+)
+def test_a_login_in_a_url_is_not_written(text: str, expected: str) -> None:
+    assert redact({"uri": text, "more": [text]}) == {"uri": expected, "more": [expected]}
+
+
+def test_everything_else_is_kept_in_its_order_and_type() -> None:
+    params = {"b": {"lr": 1e-3, "epochs": 5, "amp": True, "note": None}, "a": [1, "x", [2.5]], "key": "E", "keys": 3}
+    assert redact(params) == params
+    assert list(redact(params)) == ["b", "a", "key", "keys"]
+    assert redact({"use_token": True, "token": None}) == {"use_token": True, "token": None}
+
+
+def test_what_is_given_is_not_changed() -> None:
+    params = {"token": "x", "inner": {"password": "y"}}
+    redact(params)
+    assert params == {"token": "x", "inner": {"password": "y"}}
+
+
+class Mode(enum.IntEnum):
+    FAST = 3
+
+
+def test_what_json_does_not_know_becomes_a_text_that_says_it() -> None:
+    numpy = pytest.importorskip("numpy")
+    params = {
+        "nan": math.nan,
+        "inf": -math.inf,
+        "big": 2**70,
+        "bigger": 10**400,
+        "small": -(2**63) - 1,
+        "path": Path("/data"),
+        "set": {1},
+        "enum": Mode.FAST,
+        "float64": numpy.float64(0.1),
+        "float32": numpy.float32(0.5),
+        "int64": numpy.int64(7),
+        "np_nan": numpy.float64("nan"),
+        7: "a name that is a number",
+        "tuple": (1, 2),
+    }
+    expected = {
+        "nan": "nan",
+        "inf": "-inf",
+        "big": str(2**70),
+        "bigger": str(10**400),
+        "small": str(-(2**63) - 1),
+        "path": "/data",
+        "set": "{1}",
+        "enum": 3,
+        "float64": 0.1,
+        "float32": 0.5,
+        "int64": 7,
+        "np_nan": "nan",
+        "7": "a name that is a number",
+        "tuple": [1, 2],
+    }
+    clean = redact(params)
+    assert clean == expected
+    read = decode(encode(run_record(params=clean)))
+    assert isinstance(read, RunRecord)
+    assert read.params == expected
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec="utf-8"))
+    | st.binary()
+    | st.complex_numbers()
+    | st.fractions(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(codec="utf-8")) | st.integers(), inner, max_size=3)
+        | st.frozensets(st.integers(), max_size=2)
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), anything, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_parameters_of_any_kind_can_be_written_and_read_back(params: dict[str, Any]) -> None:
+    clean = redact(params)
+    read = decode(encode(run_record(params=clean)))
+    assert isinstance(read, RunRecord)
+    assert read.params == clean

@@ -1,0 +1,158 @@
+"""The ``telemetry`` section of a configuration."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from telemetry import SettingError, Settings, TelemetryError
+from telemetry import settings as settings_module
+from telemetry.settings import parse_sinks
+
+
+@pytest.fixture(autouse=True)
+def two_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed here does not matter: two sinks are."""
+    sinks: dict[str, list[EntryPoint]] = {"tensorboard": [], "wandb": []}
+    monkeypatch.setattr(settings_module, "installed", lambda: sinks)
+
+
+def test_an_empty_section_gives_the_defaults() -> None:
+    assert Settings.parse({}) == Settings() == Settings(sinks=("tensorboard",), every=200, dir="runs")
+    assert Settings().delivery == "process"
+
+
+def test_settings_and_options_of_sinks_stand_side_by_side() -> None:
+    read = Settings.parse(
+        {
+            "every": 50,
+            "dir": "/scratch",
+            "poll": 1,
+            "delivery": "thread",
+            "wandb": {"mode": "offline"},
+            "tensorboard": None,
+        }
+    )
+    assert (read.every, read.dir, read.poll, read.delivery) == (50, "/scratch", 1.0, "thread")
+    assert read.options == {"wandb": {"mode": "offline"}, "tensorboard": {}}
+
+
+def test_the_options_given_are_copied() -> None:
+    options = {"mode": "offline"}
+    read = Settings.parse({"wandb": options})
+    options["mode"] = "online"
+    assert read.options == {"wandb": {"mode": "offline"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("wandb,tensorboard", ("wandb", "tensorboard")),
+        (" wandb , tensorboard ,", ("wandb", "tensorboard")),
+        (["wandb", "tensorboard"], ("wandb", "tensorboard")),
+        (("wandb",), ("wandb",)),
+        (["wandb "], ("wandb",)),
+        ("none", ()),
+        (["none"], ()),
+        ([], ()),
+    ],
+)
+def test_sinks_are_a_list_or_a_text_and_none_stands_for_none(given: Any, expected: tuple[str, ...]) -> None:
+    assert parse_sinks(given) == expected
+    assert Settings.parse({"sinks": given}).sinks == expected
+
+
+@pytest.mark.parametrize(
+    "given", ["", " , ", ["", " "], "none,wandb", ["wandb", "none"], 5, None, [1], {"wandb": 1}, True]
+)
+def test_sinks_that_are_neither_are_refused(given: Any) -> None:
+    with pytest.raises(SettingError, match=r"^telemetry\.sinks is ") as raised:
+        Settings.parse({"sinks": given})
+    assert repr(given) in str(raised.value)
+    assert "none" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("every", 0, "1 or more"),
+        ("every", -200, "1 or more"),
+        ("every", "200", "expected `int`"),
+        ("every", True, "expected `int`"),
+        ("every", 1.5, "expected `int`"),
+        ("every", 200.0, "expected `int`"),
+        ("every", None, "expected `int`"),
+        ("every", [200], "expected `int`"),
+        ("dir", 3, "expected `str`"),
+        ("dir", None, "expected `str`"),
+        ("delivery", "proces", "one of process, thread"),
+        ("delivery", True, "one of process, thread"),
+        ("delivery", None, "one of process, thread"),
+        ("poll", 0, "> 0"),
+        ("poll", -1.5, "> 0"),
+        ("poll", "2", "expected `float`"),
+        ("poll", True, "expected `float`"),
+        ("poll", math.nan, "> 0"),
+        ("hook_timeout", 0, "> 0"),
+        ("drain_timeout", math.inf, "<= 1"),
+        ("linger", -math.inf, "> 0"),
+        ("linger", 10**30, "<= 1"),
+        ("linger", 10**400, "out of range"),
+    ],
+)
+def test_a_bad_value_is_refused_by_the_settings_name_with_the_value_and_what_would_be_right(
+    key: str, value: Any, said: str
+) -> None:
+    with pytest.raises(SettingError) as raised:
+        Settings.parse({key: value})
+    assert str(raised.value).startswith(f"telemetry.{key} is {value!r}; ")
+    assert said in str(raised.value)
+    assert isinstance(raised.value, TelemetryError)
+    assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("evry", "every"),
+        ("Every", "every"),
+        ("hook_time_out", "hook_timeout"),
+        ("tensorbord", "tensorboard"),
+        ("wandbb", "wandb"),
+        ("sink", "sinks"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_one(key: str, near: str) -> None:
+    with pytest.raises(SettingError, match=rf"^there is no telemetry\.{key}; did you mean telemetry\.{near}\?$"):
+        Settings.parse({key: 1})
+
+
+@pytest.mark.parametrize("key", ["zzz", "options", 7, None])
+def test_a_name_that_is_near_to_nothing_is_refused_with_all_there_are(key: Any) -> None:
+    with pytest.raises(SettingError) as raised:
+        Settings.parse({key: {}})
+    assert str(raised.value) == (
+        f"there is no telemetry.{key}; known are sinks, every, dir, delivery, poll, hook_timeout, drain_timeout, "
+        "linger, tensorboard, wandb"
+    )
+
+
+@pytest.mark.parametrize("value", [3, "offline", ["mode"], True, {1: 2}])
+def test_options_of_a_sink_are_a_mapping_by_name(value: Any) -> None:
+    with pytest.raises(SettingError) as raised:
+        Settings.parse({"wandb": value})
+    assert str(raised.value) == f"telemetry.wandb holds the options of the sink 'wandb' by name; it cannot be {value!r}"
+
+
+@pytest.mark.parametrize("section", [None, 3, "tensorboard", ["every"]])
+def test_a_section_that_is_no_mapping_is_refused(section: Any) -> None:
+    with pytest.raises(SettingError, match=r"^telemetry is .*; it holds settings by name"):
+        Settings.parse(section)
+
+
+def test_settings_made_directly_are_held_to_the_cadence_as_well() -> None:
+    with pytest.raises(ValueError, match=r"telemetry\.every is 0"):
+        Settings(every=0)

@@ -1,0 +1,129 @@
+"""Units: literal numbers, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import pytest
+
+from telemetry import Metric, MetricNotDeclared, TelemetryError, UnitError
+from telemetry.units import convert_by, factors
+
+
+def factor(source: str, unit: str) -> float:
+    return factors({"train/x": Metric(unit=unit, source_unit=source)})["train/x"]
+
+
+@pytest.mark.parametrize(
+    ("source", "unit", "expected"),
+    [
+        # 96485.33212331001 C/mol over 4184 J/kcal: CODATA 2018, exact since 2019.
+        ("eV/particle", "kcal/mol", 23.060547830619),
+        ("eV/particle/angstrom", "kcal/mol/Å", 23.060547830619),
+        ("eV/particle", "kJ/mol", 96.48533212331),
+        ("eV/particle", "eV", 1.0),
+        ("eV/particle/angstrom", "eV/Å", 1.0),
+        ("eV/particle", "meV", 1000.0),
+        ("kcal/mol", "eV", 1 / 23.060547830619),
+        ("hartree/particle", "kcal/mol", 627.50947406),
+        ("e", "e", 1.0),
+        ("1", "1", 1.0),
+        ("1", "percent", 100.0),
+        ("1/s", "1/min", 60.0),
+        ("degC", "degC", 1.0),
+    ],
+)
+def test_factors_are_those_of_the_constants(source: str, unit: str, expected: float) -> None:
+    assert factor(source, unit) == pytest.approx(expected, rel=1e-12 if "hartree" not in source else 1e-10)
+
+
+def test_each_metric_gets_the_factor_of_its_own_units() -> None:
+    energy = Metric(unit="kcal/mol", source_unit="eV/particle")
+    given = factors({"train/E": energy, "val/E": energy, "train/q": Metric(unit="e", source_unit="e"), "lr": Metric()})
+    assert list(given) == ["train/E", "val/E", "train/q", "lr"]
+    assert given["train/E"] == given["val/E"] == pytest.approx(23.060547830619, rel=1e-12)
+    assert given["train/q"] == given["lr"] == 1.0
+
+
+NONSENSE = [
+    "",
+    " ",
+    "kcal/mol/",
+    "[]",
+    "{}",
+    "(((",
+    "1/0",
+    "2*eV",
+    "5",
+    "nan",
+    "furlongs and fortnights",
+    "ev",
+    "KCAL",
+    "é",
+    "\x00",
+    "eV.real",
+    "__import__('os')",
+    "__import__('os').system('true')",
+    "lambda: 0",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("text", NONSENSE, ids=lambda text: repr(text[:30]))
+@pytest.mark.parametrize("place", ["unit", "source_unit"])
+def test_what_is_no_unit_is_refused_by_the_metrics_name_with_examples(text: str, place: str) -> None:
+    with pytest.raises(
+        UnitError, match=r"is no unit.*kcal/mol, eV, kcal/mol/Å, e …, and 1 where there is none"
+    ) as raised:
+        factors({"train/E_rmse": Metric(**{"unit": "eV", "source_unit": "eV", place: text})})
+    assert str(raised.value).startswith(f"train/E_rmse: {text!r} is no unit")
+    assert isinstance(raised.value, TelemetryError)
+    assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("source", "unit"),
+    [
+        ("eV", "kcal/mol"),
+        ("eV/particle", "Å"),
+        ("1", "eV"),
+        ("e", "1"),
+        ("eV/particle/angstrom", "eV"),
+        ("eV", "furlongs per fortnight"),
+    ],
+)
+def test_a_unit_of_another_dimension_is_refused_with_what_to_do(source: str, unit: str) -> None:
+    with pytest.raises(UnitError) as raised:
+        factor(source, unit)
+    message = str(raised.value)
+    assert message.startswith(f"train/x is in {source} and cannot be shown in {unit!r}: it has another dimension")
+    assert "eV/particle" in message
+
+
+@pytest.mark.parametrize(("source", "unit"), [("degC", "K"), ("degF", "degC"), ("dB", "1"), ("eV**300", "J**300")])
+def test_a_conversion_that_is_no_finite_factor_is_refused(source: str, unit: str) -> None:
+    with pytest.raises(UnitError, match=r"train/x cannot be converted from .* by a factor"):
+        factor(source, unit)
+
+
+def test_values_are_multiplied_by_their_metrics_factor_and_keep_their_order() -> None:
+    convert = convert_by({"train/a": 2.0, "train/b": 0.5, "val/a": 3.0})
+    assert list(convert("train", {"b": 4.0, "a": 1.0}).items()) == [("b", 2.0), ("a", 2.0)]
+    assert convert("val", {"a": 1.0}) == {"a": 3.0}
+    assert math.isnan(convert("val", {"a": math.nan})["a"])
+    assert convert("val", {"a": -math.inf}) == {"a": -math.inf}
+
+
+def test_a_value_of_single_precision_is_not_rounded_again_by_its_conversion() -> None:
+    numpy = pytest.importorskip("numpy")
+    value = numpy.float32(0.1)
+    exact = struct.unpack("<f", struct.pack("<f", 0.1))[0]
+    assert convert_by({"train/a": 23.060547830619})("train", {"a": value}) == {"a": exact * 23.060547830619}
+
+
+def test_a_metric_that_was_not_declared_is_named_with_what_to_do() -> None:
+    with pytest.raises(
+        MetricNotDeclared, match=r"metric 'train/c' is not declared; give its unit in open_run.metrics="
+    ):
+        convert_by({"train/a": 1.0})("train", {"a": 1.0, "c": 1.0})
