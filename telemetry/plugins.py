@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -43,16 +44,26 @@ class Plugin:
     @property
     def requires(self) -> tuple[str, ...]:
         """The modules that must be importable before the sink can be opened."""
-        return tuple(getattr(self.cls, "requires", ()))
+        modules = getattr(self.cls, "requires", ())
+        # A text is a sequence of names too, each of one letter.
+        if not isinstance(modules, list | tuple) or not all(isinstance(m, str) for m in modules):
+            msg = f"sink {self.name!r} of {self.package}: requires is {modules!r}; it is a tuple of names of modules"
+            raise PluginError(msg)
+        return tuple(modules)
 
     def missing(self) -> list[str]:
         """Give the required modules that are not installed, without importing any."""
-        return [module for module in self.requires if find_spec(module) is None]
+        return [module for module in self.requires if not _is_installed(module)]
 
     def option_types(self) -> dict[str, dataclasses.Field[Any]]:
         """Give the sink's options by name."""
         options = getattr(self.cls, "Options", None)
-        return {f.name: f for f in dataclasses.fields(options)} if options is not None else {}
+        if options is None:
+            return {}
+        if not dataclasses.is_dataclass(options):
+            msg = f"sink {self.name!r} of {self.package}: Options is {options!r}; it is a dataclass"
+            raise PluginError(msg)
+        return {f.name: f for f in dataclasses.fields(options)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Sink:
             instance = self.plugin.cls(*options)
         except (SettingError, PluginError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # A stranger's constructor may raise anything.
             msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {_say(error)}"
             raise PluginError(msg) from error
@@ -116,7 +127,7 @@ def load(name: str) -> Plugin:
     package = _package(points[0])
     try:
         cls = points[0].load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Importing a stranger's module may raise anything.
         msg = f"sink {name!r} of {package} cannot be imported ({points[0].value}): {_say(error)}"
         raise PluginError(msg) from error
@@ -142,10 +153,10 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
         if any(new.name == other.name for other in chosen):
             msg = f"sink {new.name!r} is named twice"
             raise SettingError(msg)
-        # Misuse shows here, not hours later at the first record.
-        new.create()
         if new.plugin is not None and (missing := new.plugin.missing()):
             raise SinkNotInstalled(_missing_message(new.plugin, missing))
+        # Misuse shows here, not hours later at the first record.
+        new.create()
         chosen.append(new)
     return chosen
 
@@ -157,12 +168,24 @@ def install_command(plugin: Plugin) -> str:
     offered = extras.metadata.get_all("Provides-Extra") if extras is not None else None
     if plugin.name in (offered or ()):
         return f"pip install '{distribution}[{plugin.name}]'"
-    return f"pip install {' '.join(module.partition('.')[0] for module in plugin.missing())}"
+    return f"pip install {' '.join(dict.fromkeys(module.partition('.')[0] for module in plugin.missing()))}"
 
 
 def _missing_message(plugin: Plugin, missing: list[str]) -> str:
     modules = ", ".join(repr(m) for m in missing)
-    return f"sink {plugin.name!r} needs the module {modules}, which is not installed: {install_command(plugin)}"
+    sink = f"sink {plugin.name!r} of {plugin.package}"
+    return f"{sink} needs the module {modules}, which is not installed: {install_command(plugin)}"
+
+
+def _is_installed(module: str) -> bool:
+    """Say whether a module can be found. Of a dotted name, ``importlib.util.find_spec`` would import the parents."""
+    top, *parts = module.split(".")
+    spec = find_spec(top)
+    for part in parts:
+        if spec is None or spec.submodule_search_locations is None:
+            return False
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+    return spec is not None
 
 
 def _package(point: EntryPoint) -> str:
@@ -175,7 +198,8 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            msg = f"sink {plugin.name!r} has no option {name!r}; it has: {', '.join(known) or 'none'}.{hint}"
+            have = ", ".join(known) or "none"
+            msg = f"sink {plugin.name!r} of {plugin.package} has no option {name!r}; it has: {have}.{hint}"
             raise SettingError(msg)
     cls = getattr(plugin.cls, "Options", None)
     if cls is None:
@@ -183,15 +207,19 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
     try:
         return (msgspec.convert(dict(given), cls),)
     except msgspec.ValidationError as error:
-        msg = f"telemetry.{plugin.name}: {error}"
+        text = str(error).replace("`$.", f"`telemetry.{plugin.name}.")
+        msg = f"an option of the sink {plugin.name!r} of {plugin.package} is wrong: {text}"
         raise SettingError(msg) from error
 
 
 def _hooks(name: str, package: str, instance: object) -> Hooks:
+    if isinstance(instance, type):
+        msg = f"sink {name!r} of {package} is a class; give an instance of it, or its name"
+        raise PluginError(msg)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(SinkHooks)
     try:
-        manager.register(instance)
+        manager.register(instance, name)
         manager.check_pending()
     except (pluggy.PluginValidationError, TypeError, ValueError) as error:
         msg = f"sink {name!r} of {package} does not fit the hook specifications: {_say(error)}"
@@ -205,5 +233,5 @@ def _hooks(name: str, package: str, instance: object) -> Hooks:
 
 
 def _say(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
+    text = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

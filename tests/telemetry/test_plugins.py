@@ -1,0 +1,380 @@
+"""From a sink's name to its hooks, with strangers' packages that are made up for the purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from telemetry import (
+    Opened,
+    PluginError,
+    SettingError,
+    SinkNotFound,
+    SinkNotInstalled,
+    TelemetryError,
+    hookimpl,
+)
+from telemetry.plugins import Plugin, Sink, install_command, installed, load, select
+
+Install = Callable[..., Path]
+
+GOOD = """
+    from dataclasses import dataclass
+    from telemetry import Opened, hookimpl
+
+    class Foo:
+        @dataclass
+        class Options:
+            path: str | None = None
+            depth: int = 3
+
+        def __init__(self, options):
+            self.options = options
+
+        @hookimpl
+        def sink_open(self, run, folder):
+            return Opened(str(self.options.path))
+
+        @hookimpl
+        def sink_write(self, records):
+            return self.options.depth
+
+        @hookimpl
+        def sink_close(self, status):
+            pass
+"""
+BARE = """
+    from telemetry import Opened, hookimpl
+
+    class Foo:
+        @hookimpl
+        def sink_open(self, run): return Opened("there")
+        @hookimpl
+        def sink_write(self): return 7
+        @hookimpl
+        def sink_close(self): pass
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a package with one module, ``zz_foo``, that offers the sink ``foo``."""
+    before = set(sys.modules)
+
+    def install(
+        source: str = GOOD,
+        *,
+        package: str = "foo-sink",
+        version: str = "1.2",
+        module: str = "zz_foo",
+        points: str = "foo = zz_foo:Foo",
+        extras: tuple[str, ...] = (),
+    ) -> Path:
+        site = tmp_path / package
+        info = site / f"{package.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        metadata = ["Metadata-Version: 2.1", f"Name: {package}", f"Version: {version}"]
+        metadata += [f"Provides-Extra: {extra}" for extra in extras]
+        (info / "METADATA").write_text("\n".join(metadata) + "\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[telemetry.sinks]\n{points}\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    yield install
+    for name in set(sys.modules) - before:
+        if name.startswith("zz_"):
+            del sys.modules[name]
+
+
+def chosen(options: dict[str, Any] | None = None, name: str = "foo") -> Sink:
+    return select([name], {name: options or {}})[0]
+
+
+# --- finding
+
+
+def test_a_strangers_sink_is_found_by_its_entry_point(install: Install) -> None:
+    install()
+    assert "foo" in installed()
+    plugin = load("foo")
+    assert (plugin.name, plugin.package, plugin.cls.__name__) == ("foo", "foo-sink 1.2", "Foo")
+    assert list(plugin.option_types()) == ["path", "depth"]
+
+
+def test_the_built_in_sinks_are_found_in_the_same_way() -> None:
+    plugin = load("tensorboard")
+    assert plugin.package.startswith("aimnet2mult ")
+
+
+def test_listing_sinks_imports_none_of_them(install: Install) -> None:
+    install("raise SystemError('imported')")
+    assert "foo" in installed()
+    assert "zz_foo" not in sys.modules
+
+
+def test_only_what_was_named_is_imported(install: Install) -> None:
+    site = install(points="foo = zz_foo:Foo\nbar = zz_bar:Bar")
+    (site / "zz_bar.py").write_text("raise SystemError('imported')", encoding="utf-8")
+    chosen()
+    assert "zz_foo" in sys.modules
+    assert "zz_bar" not in sys.modules
+
+
+def test_an_unknown_name_is_refused_with_those_there_are_and_the_nearest(install: Install) -> None:
+    install()
+    with pytest.raises(
+        SinkNotFound, match=r"^no sink 'fooo'; installed: foo, .*tensorboard.*\. Did you mean 'foo'\?$"
+    ) as e:
+        load("fooo")
+    assert isinstance(e.value, TelemetryError)
+    assert isinstance(e.value, LookupError)
+    with pytest.raises(SinkNotFound, match=r"Did you mean 'tensorboard'\?"):
+        load("tensorbord")
+    with pytest.raises(SinkNotFound, match=r"^no sink 'qqqqqq'; installed: [a-z, ]*$"):
+        load("qqqqqq")
+
+
+def test_a_name_that_two_packages_claim_is_refused_by_both_of_their_names(install: Install) -> None:
+    install()
+    install(package="other-foo", version="0.3", module="zz_other", points="foo = zz_other:Foo")
+    with pytest.raises(
+        SinkNotFound, match=r"sink 'foo' is offered by foo-sink 1\.2 and other-foo 0\.3: uninstall all but one"
+    ):
+        load("foo")
+    assert "zz_foo" not in sys.modules
+    assert "zz_other" not in sys.modules
+
+
+def test_a_package_that_is_found_twice_is_one_package(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = install()
+    link = tmp_path / "the same"
+    link.symlink_to(site)
+    monkeypatch.syspath_prepend(str(link))
+    assert load("foo").package == "foo-sink 1.2"
+
+
+# --- what is wrong with a package
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import zz_not_there", "cannot be imported (zz_foo:Foo): ModuleNotFoundError: No module named 'zz_not_there'"),
+        ("raise KeyError('x')\n", "cannot be imported (zz_foo:Foo): KeyError: 'x'"),
+        ("raise SystemExit(3)\n", "cannot be imported (zz_foo:Foo): SystemExit: 3"),
+        ("this is no Python", "cannot be imported (zz_foo:Foo): SyntaxError"),
+        ("class Fo: pass", "cannot be imported (zz_foo:Foo): AttributeError"),
+        ("def Foo(options): pass", "zz_foo:Foo is no class but <function Foo"),
+        ("Foo = 3", "zz_foo:Foo is no class but 3"),
+        (
+            GOOD.replace("self.options = options", "raise RuntimeError('out of\\nluck')"),
+            "cannot be constructed: RuntimeError: out of luck",
+        ),
+        (GOOD.replace("self.options = options", "raise SystemExit"), "cannot be constructed: SystemExit"),
+        (GOOD.replace("(self, options)", "(self)"), "cannot be constructed: TypeError"),
+        (GOOD.replace("@dataclass", ""), "Options is <class 'zz_foo.Foo.Options'>; it is a dataclass"),
+        (GOOD.replace("sink_write", "sink_wriet"), "unknown hook 'sink_wriet'"),
+        (GOOD.replace("(self, records)", "(self, recrods)"), "recrods"),
+        (GOOD.replace("(self, status)", "(self, status, why)"), "why"),
+        (
+            GOOD.replace("@hookimpl\n        def sink_close", "def sink_close"),
+            "implements no sink_close (is @hookimpl there?)",
+        ),
+        (BARE.replace("@hookimpl", ""), "implements no sink_open, sink_write, sink_close"),
+        (
+            BARE.replace("class Foo:", "class Foo:\n        requires = 'csv'"),
+            "requires is 'csv'; it is a tuple of names",
+        ),
+        (BARE.replace("class Foo:", "class Foo:\n        requires = (1,)"), "requires is (1,)"),
+        (BARE.replace("class Foo:", "class Foo:\n        requires = None"), "requires is None"),
+    ],
+    ids=lambda text: text if len(text) < 60 else "",
+)
+def test_a_broken_package_is_refused_by_the_names_of_sink_package_and_version(
+    install: Install, source: str, said: str
+) -> None:
+    install(source)
+    with pytest.raises(PluginError) as raised:
+        chosen()
+    message = str(raised.value)
+    assert message.startswith("sink 'foo' of foo-sink 1.2")
+    assert said in message
+    assert "\n" not in message
+    assert isinstance(raised.value, TelemetryError)
+    assert isinstance(raised.value, TypeError)
+
+
+def test_a_keyboard_interrupt_during_an_import_is_not_swallowed(install: Install) -> None:
+    install("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load("foo")
+
+
+# --- requirements
+
+
+def test_a_module_that_is_missing_is_named_with_the_command_that_installs_the_extra(install: Install) -> None:
+    source = GOOD.replace("class Foo:", "class Foo:\n        requires = ('csv', 'zz_sdk', 'zz_other')")
+    # Without its SDK a sink may not even be constructible.
+    install(source.replace("self.options = options", "import zz_sdk"), extras=("foo", "dev"))
+    with pytest.raises(SinkNotInstalled) as raised:
+        chosen()
+    assert str(raised.value) == (
+        "sink 'foo' of foo-sink 1.2 needs the module 'zz_sdk', 'zz_other', which is not installed: "
+        "pip install 'foo-sink[foo]'"
+    )
+    assert isinstance(raised.value, TelemetryError)
+    assert isinstance(raised.value, ImportError)
+
+
+def test_where_there_is_no_extra_the_modules_themselves_are_to_be_installed(install: Install) -> None:
+    install(GOOD.replace("class Foo:", "class Foo:\n        requires = ('zz_sdk.client', 'zz_sdk.types')"))
+    assert install_command(load("foo")) == "pip install zz_sdk"
+
+
+def test_requirements_are_looked_up_without_importing_anything(install: Install) -> None:
+    site = install(
+        GOOD.replace("class Foo:", "class Foo:\n        requires = ('zz_sdk.client', 'zz_sdk.nothing', 'os.path')")
+    )
+    (site / "zz_sdk").mkdir()
+    (site / "zz_sdk" / "__init__.py").write_text("raise SystemError('imported')", encoding="utf-8")
+    (site / "zz_sdk" / "client.py").touch()
+    assert load("foo").missing() == ["zz_sdk.nothing", "os.path"]
+    assert "zz_sdk" not in sys.modules
+
+
+def test_no_part_of_a_dotted_requirement_need_be_there(install: Install) -> None:
+    install(GOOD.replace("class Foo:", "class Foo:\n        requires = ('zz_sdk.client.v1', 'csv.reader')"))
+    assert load("foo").missing() == ["zz_sdk.client.v1", "csv.reader"]
+
+
+# --- options
+
+
+def test_options_reach_the_constructor_checked_and_with_their_defaults(install: Install) -> None:
+    install()
+    hooks = chosen({"path": "there"}).create()
+    assert hooks.sink_open(run=None, folder=None) == Opened("there")  # type: ignore[arg-type]
+    assert hooks.sink_write(records=[]) == 3
+    assert chosen({"depth": 9}).create().sink_write(records=[]) == 9
+
+
+def test_a_sink_without_options_is_constructed_without_any(install: Install) -> None:
+    install(BARE)
+    assert chosen().create().sink_write(records=[]) == 7
+    with pytest.raises(SettingError, match=r"sink 'foo' of foo-sink 1\.2 has no option 'path'; it has: none\.$"):
+        chosen({"path": "there"})
+
+
+def test_an_unknown_option_is_refused_with_those_there_are_and_the_nearest(install: Install) -> None:
+    install()
+    expected = "sink 'foo' of foo-sink 1.2 has no option 'dept'; it has: path, depth. Did you mean 'depth'?"
+    with pytest.raises(SettingError, match=f"^{re.escape(expected)}$"):
+        chosen({"dept": 3})
+
+
+@pytest.mark.parametrize("value", ["3", 2.5, None, True, [3]])
+def test_an_option_of_the_wrong_type_is_refused_by_its_full_name(install: Install, value: Any) -> None:
+    install()
+    with pytest.raises(
+        SettingError, match=r"sink 'foo' of foo-sink 1\.2 is wrong: Expected `int`.*`telemetry\.foo\.depth`"
+    ):
+        chosen({"depth": value})
+
+
+def test_an_option_that_must_be_given_is_asked_for(install: Install) -> None:
+    install(GOOD.replace("path: str | None = None", "path: str"))
+    with pytest.raises(SettingError, match=r"foo-sink 1\.2 is wrong: .*missing required field `path`"):
+        chosen()
+
+
+def test_what_the_options_themselves_refuse_is_said(install: Install) -> None:
+    check = "depth: int = 3\n\n            def __post_init__(self):\n                raise ValueError('too deep')"
+    install(GOOD.replace("depth: int = 3", check))
+    with pytest.raises(SettingError, match=r"foo-sink 1\.2 is wrong: too deep"):
+        chosen()
+
+
+def test_a_setting_error_of_the_constructor_is_passed_on_as_it_is(install: Install) -> None:
+    install(
+        GOOD.replace(
+            "self.options = options", "from telemetry import SettingError; raise SettingError('no such place')"
+        )
+    )
+    with pytest.raises(SettingError, match=r"^no such place$"):
+        chosen()
+
+
+# --- selecting
+
+
+class Here:
+    """A sink of this process, handed over as an object."""
+
+    @hookimpl
+    def sink_open(self) -> Opened:
+        return Opened("here")
+
+    @hookimpl
+    def sink_write(self) -> int:
+        return 1
+
+    @hookimpl
+    def sink_close(self) -> None: ...
+
+
+def test_an_object_can_stand_beside_names_and_is_named_by_itself_or_its_class(install: Install) -> None:
+    install()
+    named = Here()
+    named.name = "mine"  # type: ignore[attr-defined]
+    sinks = select(["foo", Here(), named], {})
+    assert [sink.name for sink in sinks] == ["foo", "Here", "mine"]
+    assert sinks[1].create().sink_open(run=None, folder=None) == Opened("here")  # type: ignore[arg-type]
+
+
+def test_a_class_in_place_of_an_object_is_refused() -> None:
+    with pytest.raises(PluginError, match="is a class; give an instance of it, or its name"):
+        select([Here], {})
+
+
+def test_an_object_that_is_no_sink_is_refused() -> None:
+    with pytest.raises(PluginError, match="sink 'object' of an object implements no sink_open"):
+        select([object()], {})
+
+
+def test_a_sink_that_is_named_twice_is_refused(install: Install) -> None:
+    install()
+    with pytest.raises(SettingError, match="sink 'foo' is named twice"):
+        select(["foo", "foo"], {})
+
+
+def test_each_instance_has_hooks_of_its_own(install: Install) -> None:
+    install()
+    sink = chosen({"depth": 5})
+    assert sink.create() is not sink.create()
+    assert sink.create().sink_write(records=[]) == 5
+
+
+def test_options_of_other_sinks_are_nothing_to_a_sink(install: Install) -> None:
+    install()
+    assert select(["foo"], {"bar": {"x": 1}})[0].options == {}
+
+
+def test_a_plugin_can_be_made_by_hand() -> None:
+    @dataclasses.dataclass
+    class Options:
+        x: int = 1
+
+    plugin = Plugin("here", type("Mine", (), {"Options": Options}), "nowhere 1.0")
+    assert plugin.requires == ()
+    assert list(plugin.option_types()) == ["x"]
