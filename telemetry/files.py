@@ -23,11 +23,12 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         OSError: it could not be written; the old content is then still there.
     """
+    data = msgspec.json.encode(value) + b"\n"
     tmp = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
     fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(value) + b"\n")
+            file.write(data)
         tmp.replace(path)
     except OSError:
         tmp.unlink(missing_ok=True)
@@ -40,10 +41,11 @@ def read_json(path: Path, type_: type[T]) -> T | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_BYTES:
+        os.close(fd)
+        return None
     with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_BYTES:
-            return None
         try:
             return msgspec.json.decode(file.read(MAX_BYTES), type=type_)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,0 +1,172 @@
+"""Small files that are replaced whole, and the progress files that are made of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telemetry import files
+from telemetry.files import MAX_BYTES, read_json, write_json
+from telemetry.progress import (
+    Cursor,
+    Progress,
+    delivered_sinks,
+    progress_path,
+    read_progress,
+    write_progress,
+)
+
+
+def test_what_was_written_is_read_back_and_belongs_to_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2})
+    assert read_json(path, dict) == {"a": 2}
+    assert path.read_bytes() == b'{"a":2}\n'
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize("fault", ["open", "write", "replace"])
+def test_a_disk_that_is_full_leaves_the_old_content_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Full:
+        def __init__(self, fd: int) -> None:
+            self.fd = fd
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            os.close(self.fd)
+
+        write = fail
+
+    path = tmp_path / "x.json"
+    write_json(path, 1)
+    with monkeypatch.context() as patch:
+        if fault == "write":
+            patch.setattr(files.os, "fdopen", lambda fd, mode: Full(fd))
+        else:
+            patch.setattr(*((files.os, "open") if fault == "open" else (Path, "replace")), fail)
+        with pytest.raises(OSError, match="No space"):
+            write_json(path, 2)
+    assert read_json(path, int) == 1
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_what_is_no_json_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "x.json", object())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, ["0"] * 1000)
+    done = threading.Event()
+
+    def write() -> None:
+        for n in range(200):
+            write_json(path, [str(n)] * (1000 + n))
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = 0
+    while not done.is_set():
+        value = read_json(path, list[str])
+        assert value is not None
+        assert len(set(value)) == 1
+        seen += 1
+    writer.join()
+    assert seen
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b'"text"', b"[" * 500_000, b"\xff", b"9" * 5000, b"1" + b" " * MAX_BYTES, b"1e999", b"\x00"],
+    ids=lambda content: f"{content[:10]!r}… ({len(content)})",
+)
+def test_what_is_damaged_too_large_or_of_another_type_is_not_there(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    assert read_json(path, int) is None
+    assert read_json(path, Progress) is None
+
+
+@pytest.mark.parametrize("what", ["nothing", "symlink", "FIFO", "folder"])
+def test_only_regular_files_are_read(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "x.json"
+    write_json(tmp_path / "other.json", 1)
+    if what == "symlink":
+        path.symlink_to(tmp_path / "other.json")
+    elif what == "FIFO":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    assert read_json(path, int) is None
+
+
+@given(st.binary(max_size=100))
+@settings(deadline=None, max_examples=100)
+def test_no_bytes_make_reading_fail(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(content)
+    read_json(path, Progress)
+
+
+# --- progress
+
+
+def test_progress_is_kept_for_each_destination(tmp_path: Path) -> None:
+    progress = Progress(destination="here")
+    progress.cursor.accepted = 7
+    progress.destination = "there"
+    assert progress.cursor.accepted == 0
+    progress.cursor.durable = 3
+    write_progress(tmp_path, "foo", progress)
+    read = read_progress(tmp_path, "foo")
+    assert read == progress
+    assert read is not None
+    assert read.cursors == {"here": Cursor(accepted=7), "there": Cursor(durable=3)}
+
+
+def test_a_sink_without_progress_has_none(tmp_path: Path) -> None:
+    assert read_progress(tmp_path, "foo") is None
+    assert delivered_sinks(tmp_path) == []
+
+
+def test_the_sinks_that_were_delivered_to_are_those_with_progress_by_any_name(tmp_path: Path) -> None:
+    for name in ("wandb", "my.sink", "tensorboard"):
+        write_progress(tmp_path, name, Progress())
+    folder = tmp_path / "sinks"
+    for other in ("wandb.lease-3", "wandb.rejected.jsonl", ".wandb.json.77.0.tmp", ".hidden.json", "wandb.log"):
+        (folder / other).touch()
+    assert delivered_sinks(tmp_path) == ["my.sink", "tensorboard", "wandb"]
+
+
+def test_progress_in_a_folder_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        write_progress(tmp_path / "gone", "foo", Progress())
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("change", [{"accepted": -1}, {"accepted": "1"}, {"closed": "done"}, {"durable": 2**63}])
+def test_a_cursor_that_cannot_be_is_as_good_as_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    progress_path(tmp_path, "foo").parent.mkdir()
+    progress_path(tmp_path, "foo").write_bytes(msgspec.json.encode({"cursors": {"x": change}}))
+    assert read_progress(tmp_path, "foo") is None
