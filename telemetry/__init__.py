@@ -23,7 +23,7 @@ from telemetry.errors import (
 )
 from telemetry.hookspecs import Opened, hookimpl
 from telemetry.reader import read_header
-from telemetry.receipt import Receipt
+from telemetry.receipt import Receipt, read_receipt
 from telemetry.records import Closed, Metric, Record, Resumed, RunRecord, Scalars, Status
 from telemetry.session import open_run
 from telemetry.settings import Settings
@@ -59,4 +59,5 @@ __all__ = [
     "hookimpl",
     "open_run",
     "read_header",
+    "read_receipt",
 ]

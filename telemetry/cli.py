@@ -16,12 +16,12 @@ from typing import Any, ParamSpec, TypeVar
 import click
 import msgspec
 
-from telemetry.alive import Counts, TrainerWatch, read_alive
+from telemetry.alive import TrainerWatch, read_alive
 from telemetry.delivery import Delivery, End
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.plugins import Plugin, Sink, install_command, installed, load, select
 from telemetry.reader import read_header
-from telemetry.receipt import Receipt, receipt
+from telemetry.receipt import Receipt, read_receipt
 from telemetry.redact import REDACTED
 from telemetry.settings import Settings, parse_sinks
 
@@ -111,7 +111,7 @@ def sync(run: Path, names: str, follow: bool, options: tuple[str, ...], linger: 
     jobs = [_Job(run, sink, Settings.parse({"linger": linger}), follow=follow) for sink in chosen]
     _acquire_all(jobs, run)
     _run_all(jobs)
-    summary = receipt(run, _counts(run))
+    summary = read_receipt(run)
     for name in wanted:
         _show_sink(name, summary)
     _show_skipped(summary)
@@ -126,6 +126,8 @@ class _Job:
         self.name = sink.name
         self.end: End | None = None
         self.stop = threading.Event()
+        # Until Python 3.13, a join that Ctrl-C interrupts takes the thread for ended.
+        self.done = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.delivery = Delivery(
             run,
@@ -145,6 +147,8 @@ class _Job:
                 click.echo(f"{self.name}: {self.end.value}", err=True)
         except (OSError, TelemetryError) as error:
             click.echo(f"error: {error}", err=True)
+        finally:
+            self.done.set()
 
     def _wait(self, seconds: float) -> None:
         self.stop.wait(seconds)
@@ -164,13 +168,13 @@ def _run_all(jobs: list[_Job]) -> None:
         job.thread.start()
     try:
         for job in jobs:
-            job.thread.join()
+            job.done.wait()
     except KeyboardInterrupt:
         click.echo("stopping; the same command delivers what is left", err=True)
         for job in jobs:
             job.stop.set()
         for job in jobs:
-            job.thread.join()
+            job.done.wait()
 
 
 def _hung(name: str, seconds: float) -> None:
@@ -204,7 +208,7 @@ def _parse_value(text: str) -> Any:
 def status(run: Path) -> None:
     """Say how RUN (a run folder) stands, and how far each sink has got."""
     header = read_header(run)
-    summary = receipt(run, _counts(run))
+    summary = read_receipt(run)
     alive = read_alive(run)
     _print(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
     if alive is not None:
@@ -268,8 +272,3 @@ def _show_skipped(summary: Receipt) -> None:
     skipped = {k: v for k, v in msgspec.structs.asdict(summary.skipped).items() if v}
     if skipped:
         click.echo("passed over in the journal: " + ", ".join(f"{n} {what}" for what, n in skipped.items()))
-
-
-def _counts(run: Path) -> Counts:
-    alive = read_alive(run)
-    return alive.counts if alive is not None else Counts()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.alive import Counts
+from telemetry.alive import Counts, read_alive
 from telemetry.progress import Progress, delivered_sinks, read_progress
 from telemetry.reader import JournalReader, Skipped, read_header
 from telemetry.records import Closed, Resumed, Scalars, Status
@@ -57,6 +57,16 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
             run = shlex.quote(str(self.folder))
             lines.append(f"  deliver the rest: telemetry sync {run} --telemetry-sinks {','.join(behind)}")
         return "\n".join(lines)
+
+
+def read_receipt(folder: Path) -> Receipt:
+    """Read what became of a run's records, from outside of its training.
+
+    Raises:
+        RunFolderError: the folder, or a file of the journal in it, cannot be read.
+    """
+    alive = read_alive(folder)
+    return receipt(folder, Counts() if alive is None else alive.counts)
 
 
 def unread_receipt(folder: Path, counts: Counts) -> Receipt:

@@ -26,8 +26,7 @@ from aimnet2mult.train import checkpoint, resume
 from aimnet2mult.train.definition import DEFAULT, read_definition
 from aimnet2mult.train.metrics import declare
 from aimnet2mult.train.stop import Stop
-from telemetry import Closed, Metric, MetricBus, Settings, Status, TelemetryError, open_run
-from telemetry.reader import JournalReader
+from telemetry import Metric, MetricBus, Settings, Status, TelemetryError, open_run, read_receipt
 
 if TYPE_CHECKING:
     from aimnet2mult.train.progress import Progress
@@ -164,13 +163,8 @@ def _check_writable(path: Path | None) -> None:
 
 def _can_go_on(folder: Path) -> bool:
     """Say whether a run is unfinished, and did not fail before its first checkpoint, as it would again."""
-    reader = JournalReader(folder)
-    last = None
-    while records := reader.read(10_000, live=False):
-        last = records[-1]
-    if not isinstance(last, Closed):
-        return True
-    return last.status != "finished" and (last.status != "failed" or checkpoint.newest(folder) is not None)
+    status = read_receipt(folder).status
+    return status != "finished" and (status != "failed" or checkpoint.newest(folder) is not None)
 
 
 def _open(plan: Plan) -> MetricBus:

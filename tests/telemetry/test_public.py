@@ -15,7 +15,7 @@ from telemetry import errors
 API = """
     Closed JournalError LeaseHeld Metric MetricBus MetricNotDeclared NullBus Opened PluginError Receipt Record Resumed
     RunAlive RunExists RunFolderError RunNotFound RunRecord Scalars SettingError Settings SinkNotFound SinkNotInstalled
-    SinkRejected SinkUnavailable Status TelemetryError UnitError hookimpl open_run read_header
+    SinkRejected SinkUnavailable Status TelemetryError UnitError hookimpl open_run read_header read_receipt
 """
 
 HEAVY = """
