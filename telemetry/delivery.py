@@ -170,12 +170,7 @@ class Delivery:
 
     def _read(self) -> None:
         assert self._reader is not None  # noqa: S101 - _open makes it
-        live = self._watch.lives() is not False
-        batch = self._reader.read(BATCH, live=live)
-        if not live and not batch:
-            # What came between the last look at the journal and the trainer's end is found by one more.
-            batch = self._reader.read(BATCH, live=False)
-        for record in batch:
+        for record in self._reader.read(BATCH, live=self._watch.lives() is not False):
             if isinstance(record, Closed):
                 self._closed = record
             else:
@@ -223,6 +218,7 @@ class Delivery:
             return self._closed.status
         if self._watch.lives() is not False:
             return None
+        # What came between the last look at the journal and the trainer's end is found by one more.
         self._read()
         if self._closed is not None:
             return self._closed.status

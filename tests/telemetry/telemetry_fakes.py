@@ -148,7 +148,7 @@ class FileSink:
     """A sink for real processes, whose backend is a folder.
 
     ``rows`` holds a line for each record taken: its number, iteration and stream. Files in the folder tell it how to
-    misbehave as long as they are there: ``down``, ``hang``, ``crash``.
+    misbehave as long as they are there: ``down``, ``slow``, ``hang``, ``crash``.
     """
 
     @dataclass
@@ -195,6 +195,9 @@ class FileSink:
             raise SinkUnavailable(msg)
         if (self._folder / "crash").exists():
             os._exit(139)
+        if (self._folder / "slow").exists():
+            self._add("waits", str(os.getpid()))
+            eventually(lambda: not (self._folder / "slow").exists())
         if (self._folder / "hang").exists():
             self._add("hung", str(os.getpid()))
             threading.Event().wait()
@@ -245,12 +248,13 @@ class FaultyDisk:
         self.hangs: threading.Event | None = None
         self.hung = threading.Event()
         self.writes: list[bytes] = []
-        self.syncs = 0
+        self.syncs = self.tries = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
+        self.tries += 1
         if self.write_error is not None:
             raise self.write_error
         self.writes.append(bytes(data))

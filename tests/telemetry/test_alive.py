@@ -149,6 +149,13 @@ def test_a_process_in_another_namespace_or_boot_is_never_held_for_dead_by_its_id
     assert not unknown.is_dead()
 
 
+def test_where_the_system_does_not_tell_no_process_is_held_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.identity._kernel", lambda: "")
+    ended = msgspec.structs.replace(current(), started="1")
+    assert not ended.is_local()
+    assert not ended.is_dead()
+
+
 def test_a_command_name_with_parentheses_and_blanks_is_no_hindrance(tmp_path: Path) -> None:
     script = tmp_path / "a) Z (b c"
     script.symlink_to(sys.executable)

@@ -379,7 +379,9 @@ def test_training_goes_on_while_the_disk_fails_and_all_is_written_afterwards(
     setattr(disk, fault, OSError(ENOSPC, os.strerror(ENOSPC)))
     for step in range(2, 50):
         bus.publish("train", step, {"loss": 1.0})
+    tried = disk.tries
     assert not bus.flush(0.3)
+    assert disk.tries - tried < 6, "the pauses between the tries grow"
     assert counts(bus) == (49, 1, 0)
     setattr(disk, fault, None)
     assert bus.flush(20)

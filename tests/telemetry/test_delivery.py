@@ -242,6 +242,10 @@ def test_what_was_accepted_and_not_durable_comes_again_after_a_crash(run: HandMa
     assert (progress.cursor.accepted, progress.cursor.durable) == (2, 0)
     backend.crash()
     run.points(3)
+    driver = Driver(run.folder, backend)
+    assert driver.run(lambda: setattr(driver, "stopped", True)) is End.GAVE_UP
+    assert backend.calls[-1:] == [3]
+    backend.crash()
     run.close()
     assert sync(run, backend) is End.COMPLETE
     assert backend.steps() == [1, 2, 3]
@@ -410,6 +414,22 @@ def test_a_hiccup_long_after_another_begins_with_the_first_pause(run: HandMadeRu
     assert backend.steps() == [1, 2]
 
 
+def test_a_sink_that_is_well_again_is_said_so_also_without_a_record(run: HandMadeRun, backend: Backend) -> None:
+    backend.down = SinkUnavailable("no network")
+    driver = Driver(run.folder, backend)
+
+    def heal() -> None:
+        backend.down = None
+
+    def fail_once() -> None:
+        backend.faults = [SinkUnavailable("another")]
+        run.points(1)
+
+    assert driver.run(lambda: None, heal, fail_once, lambda: None, run.close) is End.COMPLETE
+    assert driver.waits == [1.0, 2.0, 2.0, 1.0, 2.0]
+    assert [line for line in driver.said if "takes records again" in line] == ["memory takes records again"] * 2
+
+
 def test_a_backend_that_is_down_while_the_trainer_lives_is_never_given_up(run: HandMadeRun, backend: Backend) -> None:
     run.points(1)
     backend.down = SinkUnavailable("no network")
@@ -537,6 +557,26 @@ def test_when_the_trainer_is_killed_all_it_wrote_comes_and_the_run_is_killed(
     assert Driver(run.folder, backend).run(write_and_die) is End.COMPLETE
     assert backend.steps() == list(range(1, 2002))
     assert backend.closed == ["killed"]
+
+
+def test_what_a_trainer_writes_between_the_last_look_and_its_end_is_delivered(
+    run: HandMadeRun, backend: Backend
+) -> None:
+    run.points(1)
+
+    class Watch(TrainerWatch):
+        looks = 0
+
+        def lives(self) -> bool | None:
+            self.looks += 1
+            if self.looks == 3:
+                # The journal has just been read, and the trainer was alive.
+                run.points(2)
+                run.die()
+            return super().lives()
+
+    assert Driver(run.folder, backend, watch=Watch(run.folder)).run() is End.COMPLETE
+    assert (backend.steps(), backend.closed) == ([1, 2], ["killed"])
 
 
 def test_a_torn_last_line_of_a_killed_trainer_is_no_hindrance(run: HandMadeRun, backend: Backend) -> None:
@@ -739,37 +779,6 @@ def test_a_folder_that_cannot_be_read_for_a_moment_is_tried_again(
 
     assert driver.run(lambda: monkeypatch.setattr("os.listdir", stale), lambda: None, heal, run.close) is End.COMPLETE
     assert backend.steps() == [1]
-
-
-def test_a_hook_that_does_not_return_is_told_of_once(run: HandMadeRun, backend: Backend) -> None:
-    import threading
-
-    told: list[str] = []
-    release = threading.Event()
-
-    def hang() -> None:
-        assert release.wait(20)
-
-    backend.faults = [hang]
-    run.points(1)
-    run.close()
-
-    def on_hang() -> None:
-        told.append(threading.current_thread().name)
-        release.set()
-
-    driver = Driver(run.folder, backend, settings=Settings(hook_timeout=0.05), on_hang=on_hang)
-    assert driver.run() is End.COMPLETE
-    assert told == ["telemetry-keeper"]
-
-
-def test_a_hook_that_returns_in_time_is_not_told_of(run: HandMadeRun, backend: Backend) -> None:
-    run.points(*range(1, 5001))
-    run.close()
-    driver = Driver(
-        run.folder, backend, settings=Settings(hook_timeout=30), on_hang=lambda: pytest.fail("nothing hung")
-    )
-    assert driver.run() is End.COMPLETE
 
 
 def test_nothing_but_the_destinations_own_cursor_counts(run: HandMadeRun, backend: Backend) -> None:

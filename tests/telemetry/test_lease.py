@@ -172,6 +172,7 @@ def test_the_old_holder_notices_that_it_has_lost_it(tmp_path: Path, lease: Lease
     lease.release()
     assert other.is_held()
     assert other.renew()
+    assert files(tmp_path) == ["sink.lease-2"]
 
 
 def test_a_holder_that_renews_keeps_it_however_long_it_is_watched(tmp_path: Path, lease: Lease) -> None:

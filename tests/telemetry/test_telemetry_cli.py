@@ -337,6 +337,23 @@ def test_a_sync_that_is_interrupted_says_how_to_go_on(run: Run, backend: Path) -
     assert Lease(run.folder / "sinks", "file").try_acquire()
 
 
+def test_a_sync_that_is_interrupted_finishes_what_the_sink_is_at(run: Run, backend: Path) -> None:
+    run.points(1)
+    (backend / "slow").touch()
+    args = ["sync", str(run.folder), "--telemetry-sinks", "file", "--follow"]
+    with subprocess.Popen([sys.executable, "-m", "telemetry", *args], stderr=subprocess.PIPE, text=True) as process:
+        eventually(lambda: lines_of(backend / "waits"))
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("stopping")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        (backend / "slow").unlink()
+        process.communicate(timeout=20)
+    assert row_steps(backend) == [1]
+    assert Lease(run.folder / "sinks", "file").try_acquire()
+
+
 def test_a_sync_whose_trainer_cannot_be_seen_is_interrupted_at_once(tmp_path: Path, backend: Path) -> None:
     run = Run(tmp_path / "run", backend, FOREIGN)
     run.points(1)
