@@ -232,7 +232,9 @@ class MetricBus:
         if self._is_forked():
             return None
         with self._closing:
-            if self._stop(Closed(seq=0, time=now_ms(), status=status, reason=reason[:1000])):
+            # A file name in it may be no text.
+            words = reason[:1000].encode(errors="replace").decode()
+            if self._stop(Closed(seq=0, time=now_ms(), status=status, reason=words)):
                 atexit.unregister(self._at_exit)
                 # A disk that hangs keeps this thread for ever; it is left behind.
                 self._thread.join(FLUSH_TIMEOUT)

@@ -62,6 +62,13 @@ def counts(bus: MetricBus) -> tuple[int, int, int]:
 # Cadence.
 
 
+def test_a_reason_that_is_no_text_still_closes_the_run(tmp_path: Path) -> None:
+    bus = open_run(tmp_path / "run", metrics={"train/loss": Metric()}, sinks=[])
+    receipt = bus.close("failed", reason="no file 'a\udcff.h5'")
+    assert receipt is not None
+    assert receipt.status == "failed"
+
+
 def test_a_periodic_stream_has_points_at_multiples_of_every_and_nowhere_else(open_bus: Opener, run: Path) -> None:
     bus = open_bus(every=200)
     for step in range(1, 1001):
