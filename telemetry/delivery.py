@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import math
-import os
 import random
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 from telemetry.alive import TrainerWatch
 from telemetry.errors import SinkRejected
+from telemetry.files import private
 from telemetry.journal import now_ms, segments
 from telemetry.keeper import Keeper
 from telemetry.lease import Lease
@@ -205,7 +205,7 @@ class Delivery:
         if record.seq <= cursor.last_rejected:
             return  # it has been offered again after a restart, and stands in the file already
         path = self._folder / "sinks" / f"{self._sink.name}.rejected.jsonl"
-        with open(path, "ab", opener=_private) as file:
+        with open(path, "ab", opener=private) as file:
             file.write(encode(record))
         cursor.rejected += 1
         cursor.last_rejected = record.seq
@@ -303,7 +303,3 @@ class Delivery:
 
 def _say(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -17,6 +17,11 @@ T = TypeVar("T")
 _serial = itertools.count()
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file, as an ``opener``, so that one that is made can be read by its owner only."""
+    return os.open(path, flags, 0o600)
+
+
 def write_json(path: Path, value: object) -> None:
     """Replace ``path`` by the JSON of ``value``, readable by the owner only.
 

@@ -17,6 +17,7 @@ import msgspec
 
 from telemetry.delivery import Delivery
 from telemetry.errors import TelemetryError
+from telemetry.files import private
 from telemetry.plugins import Sink
 from telemetry.settings import Settings
 
@@ -149,7 +150,7 @@ class _Process:
         self._log.parent.mkdir(exist_ok=True)
         # One core is not ours to take: libraries that a backend brings are kept to one thread each.
         env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        with self._log.open("ab") as output:
+        with open(self._log, "ab", opener=private) as output:
             # -P: a file of the user's in the current folder must not stand in for a module of ours.
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "telemetry.worker"],

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -65,13 +66,11 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_process_left(tmp_path: Path) -> Iterator[None]:
-    """End the deliveries that a test has left, by their ids: those whose process works on the test's folder."""
+    """End the deliveries that a test has left, by their ids."""
     yield
-    for log in tmp_path.glob("*/opened"):
-        for pid in pids(log.parent):
-            with contextlib.suppress(ProcessLookupError):
-                if is_running(pid):
-                    os.kill(pid, signal.SIGKILL)
+    for pid in deliveries(tmp_path / "site"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def settings(backend: Path, **more: Any) -> Settings:
@@ -110,6 +109,20 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return b"telemetry.worker" in command and state not in "ZX"
+
+
+def deliveries(site: Path) -> list[int]:
+    """Give the delivery processes of this test, whichever sink they are for."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and is_running(int(entry.name)) and str(site).encode() in _environment(entry):
+                found.append(int(entry.name))
+    return found
+
+
+def _environment(process: Path) -> bytes:
+    return (process / "environ").read_bytes()
 
 
 TRAINER = """
@@ -201,6 +214,7 @@ def test_a_run_is_delivered_by_a_process_of_its_own_session_and_of_the_lowest_cl
     assert bus.drain(20)
     (pid,) = pids(backend)
     assert is_running(pid)
+    assert stat.S_IMODE((run / "sinks" / "file.log").stat().st_mode) == 0o600
     assert os.getsid(pid) == pid != os.getsid(0)
     (policy,) = [int(line.split()[2]) for line in lines_of(backend / "opened")]
     assert policy == os.SCHED_IDLE
@@ -590,3 +604,41 @@ def test_drain_gives_up_after_its_timeout(threaded: Callable[..., MetricBus], ca
     began = time.monotonic()
     assert not bus.drain(0.3)
     assert time.monotonic() - began < 5
+
+
+# All of it together.
+
+
+@pytest.mark.slow
+def test_in_tensorboard_a_run_that_was_killed_in_all_ways_and_resumed_is_one_curve(
+    start_trainer: Trainer, backend: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    site = backend.parent / "site"
+    trainer = start_trainer(sinks=("file", "tensorboard"))
+    tell(trainer, "publish 1 400")
+    eventually(lambda: len(deliveries(site)) == 2 and row_seqs(backend))
+    first = deliveries(site)
+    for pid in first:
+        os.kill(pid, signal.SIGKILL)
+    tell(trainer, "publish 400 900")
+    eventually(lambda: len(set(deliveries(site)) - set(first)) == 2)
+    # The whole job: the trainer and what delivers for it.
+    for pid in (trainer.pid, *deliveries(site)):
+        os.kill(pid, signal.SIGKILL)
+    trainer.wait()
+    trainer = start_trainer(resume_step=700, sinks=("file", "tensorboard"))
+    tell(trainer, "publish 701 1200")
+    # Now the trainer alone: what delivers for it outlives it, and ends by itself.
+    trainer.kill()
+    trainer.wait()
+    eventually(lambda: not deliveries(site), timeout=60)
+    telemetry_command(["sync", str(run), "--telemetry-sinks", "file,tensorboard"], standalone_mode=False)
+    assert "tensorboard: closed; 1200 delivered, 0 left" in capsys.readouterr().out
+    curves = accumulator.EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    curves.Reload()
+    points = curves.Scalars("train/loss")
+    assert [point.step for point in points] == list(range(1, 1200))
+    assert [point.value for point in points] == [float(step) for step in range(1, 1200)]
+    assert len(set(row_seqs(backend))) == len(row_seqs(backend))
+    assert set(row_steps(backend)) == set(range(1, 1200))
