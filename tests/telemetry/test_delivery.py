@@ -254,6 +254,19 @@ def test_what_was_accepted_and_not_durable_comes_again_after_a_crash(run: HandMa
     assert backend.steps() == [1, 2, 3]
 
 
+def test_what_a_crash_may_have_taken_back_counts_as_left(run: HandMadeRun, backend: Backend) -> None:
+    backend.buffers = True
+    backend.tells = False
+    run.points(1, 2)
+    assert sync(run, backend) is End.CAUGHT_UP
+    assert [(sink.delivered, sink.left) for sink in receipt(run.folder, Counts()).sinks] == [(2, 0)]
+    backend.crash()
+    backend.faults = [SinkUnavailable("no network")]
+    driver = Driver(run.folder, backend)
+    assert driver.run(lambda: setattr(driver, "stopped", True)) is End.GAVE_UP
+    assert [(sink.delivered, sink.left) for sink in receipt(run.folder, Counts()).sinks] == [(0, 2)]
+
+
 def test_two_destinations_have_a_cursor_each(run: HandMadeRun, backend: Backend) -> None:
     other = Backend(destination="elsewhere", tells=False)
     backend.tells = False
