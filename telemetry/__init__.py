@@ -3,7 +3,7 @@
 >>> from telemetry import Metric, open_run
 """
 
-from telemetry.bus import MetricBus, NullBus
+from telemetry.bus import MetricBus
 from telemetry.errors import (
     JournalError,
     LeaseHeld,
@@ -22,6 +22,7 @@ from telemetry.errors import (
     UnitError,
 )
 from telemetry.hookspecs import Opened, hookimpl
+from telemetry.nullbus import NullBus
 from telemetry.reader import read_header
 from telemetry.receipt import Receipt, read_receipt
 from telemetry.records import Closed, Metric, Record, Resumed, RunRecord, Scalars, Status

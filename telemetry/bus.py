@@ -16,7 +16,7 @@ from types import TracebackType
 import msgspec
 
 from telemetry.alive import BEAT, Alive, Counts, write_alive
-from telemetry.cadence import EVENTS, Cadence
+from telemetry.cadence import Cadence
 from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms
 from telemetry.progress import read_progress
@@ -48,42 +48,6 @@ class _Item(msgspec.Struct, frozen=True):
     time: int
     values: Group
     number: int
-
-
-class NullBus:
-    """A bus that answers ``due`` like the real one and takes nothing: for all ranks but the first."""
-
-    def __init__(self, every: int = 200, events: Sequence[str] = EVENTS) -> None:
-        self.cadence = Cadence(every, events)
-        self.due = self.cadence.due
-
-    def publish(self, stream: str, step: int, values: Values, *, final: bool = False) -> None:
-        """Take nothing."""
-
-    def publish_group(self, streams: Sequence[str], step: int, values: Group, *, final: bool = False) -> None:
-        """Take nothing."""
-
-    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - as the real one
-        """Have nothing to wait for."""
-        return True
-
-    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - as the real one
-        """Have nothing to wait for."""
-        return True
-
-    def counts(self) -> Counts:
-        """Say that nothing was offered."""
-        return Counts()
-
-    def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> None:
-        """Have nothing to close."""
-
-    def __enter__(self) -> NullBus:
-        """Give the bus."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Have nothing to close."""
 
 
 class MetricBus:

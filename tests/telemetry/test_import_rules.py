@@ -23,7 +23,7 @@ LAYERS = (
     ("delivery",),
     ("workers",),
     ("worker", "bus"),
-    ("session",),
+    ("session", "nullbus"),
     ("cli",),
     ("__main__", "__init__"),
 )
