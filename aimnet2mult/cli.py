@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["calc_sae", "cli", "main", "run", "sample_data", "train"]
 
+HELP = {"help_option_names": ["-h", "--help"]}
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 SAMPLE = Path(__file__).with_name("sample")
 
@@ -53,7 +54,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     sys.exit(result if isinstance(result, int) else 0)
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, context_settings=HELP)
 @click.version_option(version("aimnet2mult"), prog_name="aimnet2mult")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -62,7 +63,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@cli.command()
+@cli.command(context_settings=HELP)
 @click.option("--config", "configs", type=EXISTING, multiple=True, help="YAML of settings; later ones win. Repeatable.")
 @click.option("--model", type=EXISTING, help="YAML of the model; without it, AIMNet2 as published.")
 @click.option("--load", type=EXISTING, help="Weights to start from.")
@@ -119,7 +120,7 @@ def train(
     return start(request)
 
 
-@cli.command("calc-sae")
+@cli.command("calc-sae", context_settings=HELP)
 @click.argument("data", type=EXISTING)
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 def calc_sae(data: Path, out: Path) -> None:
@@ -133,7 +134,7 @@ def calc_sae(data: Path, out: Path) -> None:
     click.echo(f"{out}: reference energies in eV of the elements {', '.join(map(str, sorted(sae)))}")
 
 
-@cli.command("sample-data")
+@cli.command("sample-data", context_settings=HELP)
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def sample_data(folder: Path) -> None:
     """Write a small set of real data of two fidelities to DIR, with a configuration that trains it."""

@@ -82,7 +82,12 @@ def _type_name(type_: Any) -> str:
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--telemetry-sinks", "names", required=True, help="Sinks to deliver to, with commas between them.")
+@click.option(
+    "--telemetry-sinks",
+    "names",
+    metavar="NAME,...",
+    help="Sinks to deliver to; without it those that the run was trained with.",
+)
 @click.option("--follow", is_flag=True, help="Go on until the run has ended.")
 @click.option(
     "-o",
@@ -94,7 +99,7 @@ def _type_name(type_: Any) -> str:
 )
 @click.option("--linger", type=float, default=600.0, show_default=True, help="Seconds to try a failing sink.")
 @exits_with_message
-def sync(run: Path, names: str, follow: bool, options: tuple[str, ...], linger: float) -> None:
+def sync(run: Path, names: str | None, follow: bool, options: tuple[str, ...], linger: float) -> None:
     """Deliver RUN (a run folder; finished, crashed or still running) to sinks, each record once.
 
     Options default to those the run was trained with. Several sinks are delivered to side by side.
@@ -103,9 +108,9 @@ def sync(run: Path, names: str, follow: bool, options: tuple[str, ...], linger: 
     trained_with = {
         name: {key: value for key, value in given.items() if value != REDACTED} for name, given in header.sinks.items()
     }
-    wanted = parse_sinks(names)
+    wanted = tuple(header.sinks) if names is None else parse_sinks(names)
     if not wanted:
-        msg = "--telemetry-sinks none: name a sink to deliver to (see `telemetry sinks`)"
+        msg = "name a sink to deliver to with --telemetry-sinks (see `telemetry sinks`)"
         raise SettingError(msg)
     chosen = select(wanted, _merge(trained_with, options))
     jobs = [_Job(run, sink, Settings.parse({"linger": linger}), follow=follow) for sink in chosen]
@@ -212,7 +217,7 @@ def status(run: Path) -> None:
     alive = read_alive(run)
     _print(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
     if alive is not None:
-        _print(f"trainer: {alive.trainer}")
+        _print(f"trainer: {alive.trainer}{', which has ended' if summary.status else ''}")
     click.echo(f"last point at iteration {summary.step}; {summary.journaled} records in the journal")
     if summary.counts.offered != summary.counts.journaled:
         counts = summary.counts

@@ -81,7 +81,11 @@ def load_data(
     known = [_known_labels(dataset, labels) for dataset in sets]
     for label in labels:
         if not any(label in names for names in known):
-            raise DataError(f"label {label!r} is in none of the data sets {', '.join(map(str, files))}")
+            rest = ",".join(name for name in labels if name != label)
+            raise DataError(
+                f"label {label!r} is in none of the data sets {', '.join(map(str, files))}; "
+                f"leave it out: data.y=[{rest}]"
+            )
     saes = [
         _shift(dataset, path, (sae_files or {}).get(i)) if "energy" in names else {}
         for i, (dataset, path, names) in enumerate(zip(sets, files, known, strict=True))

@@ -7,7 +7,10 @@ while torch and aimnet are imported.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +23,10 @@ import click
 import msgspec
 
 from aimnet2mult.config import Config, ConfigError, load
+from aimnet2mult.data.errors import DataError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.layers import merge_layers, write_yaml
+from aimnet2mult.models.errors import ModelError
 from aimnet2mult.train import checkpoint, resume
 from aimnet2mult.train.definition import DEFAULT, read_definition
 from aimnet2mult.train.metrics import declare
@@ -88,9 +93,14 @@ def train(request: Request) -> int:
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             reason = f"{type(error).__name__}: {error}"
-            _close(bus, plan.settings, "killed" if killed else "failed", reason)
+            _close(bus, plan, "killed" if killed else "failed", reason)
+            if isinstance(error, ConfigError | DataError | ModelError) and plan.resume_step is None:
+                # It never began to train: there is nothing in it that the mended command would not make again.
+                shutil.rmtree(plan.folder, ignore_errors=True)
             raise
-        _close(bus, plan.settings, status)
+        _close(bus, plan, status)
+        if status == "preempted":
+            click.echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
     return 128 + stop.signal if status == "preempted" and stop.signal else 0
 
 
@@ -206,10 +216,14 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop) -> Status:
 
 
 def _train(plan: Plan, bus: MetricBus, stop: Stop, progress: Progress) -> Status:
+    progress.say("loading torch and aimnet …")
     from aimnet2mult.train.parts import build_parts
     from aimnet2mult.train.training import Training
     from aimnet2mult.train.weights import load_weights, save_weights
 
+    # What the libraries have made lives as long as the process; going through it all at the exit takes seconds,
+    # which a run that is being pre-empted does not have.
+    gc.freeze()
     parts = build_parts(plan.config, plan.definition, plan.folder)
     progress.say(parts.describe(plan.config.fidelity_names))
     training = Training(plan.config, parts, bus, folder=plan.folder, stop=stop, progress=progress)
@@ -230,8 +244,13 @@ def _shown_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 
 
-def _close(bus: MetricBus, settings: Settings, status: Status, reason: str = "") -> None:
+def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "") -> None:
     # Whoever stops a run waits for its end.
-    timeout = min(HURRY, settings.drain_timeout) if status in {"preempted", "killed"} else settings.drain_timeout
-    receipt = bus.close(status, reason=reason, timeout=timeout)
-    click.echo(str(receipt))
+    wait = plan.settings.drain_timeout
+    receipt = bus.close(status, reason=reason, timeout=min(HURRY, wait) if status in {"preempted", "killed"} else wait)
+    if status != "failed" or bus.counts().offered:
+        click.echo(str(receipt))
+
+
+def _signal_name(stop: Stop) -> str:
+    return signal.Signals(stop.signal).name if stop.signal else "a signal"

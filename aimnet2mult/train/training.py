@@ -83,7 +83,10 @@ class Training:
         state = self.trainer.state
         if self._owes_validation:
             self._validate(self.trainer)
-        if not self._stop.requested and state.iteration < total_iterations(self.trainer):
+        if state.iteration == total_iterations(self.trainer):
+            epochs = self._config.trainer.epochs
+            self._progress.say(f"all {epochs} epochs are done already; to go on, set trainer.epochs to more")
+        elif not self._stop.requested:
             self.trainer.run(self._parts.train_loader)
         self._save()
         done = state.iteration == total_iterations(self.trainer) and not self._owes_validation
@@ -138,7 +141,12 @@ class Training:
         if self._config.log_frequency.val is None:
             self._validate(engine)
         self._save()
-        self._progress.epoch(engine.state.epoch, engine.state.iteration, self.reporter.latest)
+        every, step = self._config.log_frequency.val, engine.state.iteration
+        latest = self.reporter.latest
+        if every is not None and step % every:
+            # The newest validation was at an earlier iteration than this line is about.
+            latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
+        self._progress.epoch(engine.state.epoch, step, latest)
         if self._stop.requested:
             engine.terminate()
 

@@ -173,6 +173,13 @@ def test_options_default_to_those_of_the_training_and_may_be_given_anew(
     assert row_steps(backend) == [1]
 
 
+def test_without_a_name_the_sinks_of_the_training_are_delivered_to(telemetry: Command, run: Run, backend: Path) -> None:
+    run.points(1)
+    run.close()
+    assert telemetry("sync", run.folder).exit_code == 0
+    assert row_steps(backend) == [1]
+
+
 def test_a_redacted_option_is_not_taken_for_a_value(
     telemetry: Command, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +254,6 @@ def test_a_backend_that_is_down_leaves_the_sync_behind_with_exit_code_1(
         (["--telemetry-sinks", "file", "-o", "backend"], "write it as SINK.NAME=VALUE"),
         (["--telemetry-sinks", "file", "--linger", "-1"], "linger"),
         (["--telemetry-sinks", "file,file"], "named twice"),
-        ([], "--telemetry-sinks"),
     ],
 )
 def test_a_usage_error_is_a_message_on_stderr_and_exit_code_2(
