@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import operator
 import os
@@ -17,6 +18,7 @@ import msgspec
 
 from telemetry.alive import BEAT, Alive, Counts, write_alive
 from telemetry.cadence import Cadence
+from telemetry.errors import TelemetryError
 from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms
 from telemetry.progress import read_progress
@@ -38,6 +40,8 @@ TICK = 2.0
 """Seconds between two looks at the deliveries."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds before the journal is tried again after an error of the disk; doubled each time."""
+LAST_TRIES = 0.1
+"""Seconds before the first of the retries that follow the closing of the run."""
 FLUSH_TIMEOUT = 5.0
 """Seconds that the end of a run waits for the disk."""
 
@@ -203,10 +207,15 @@ class MetricBus:
                 # A disk that hangs keeps this thread for ever; it is left behind.
                 self._thread.join(FLUSH_TIMEOUT)
                 self._workers.finish(self._drain_timeout if timeout is None else timeout)
-                # Reading from that disk would hang too.
-                read = unread_receipt if self._at_disk else receipt
-                self._receipt = read(self.folder, self.counts())
+                self._receipt = self._read_receipt()
             return self._receipt
+
+    def _read_receipt(self) -> Receipt:
+        # Reading from a disk that hangs would hang too, and one that cannot be read is no reason to fail at the end.
+        if not self._at_disk:
+            with contextlib.suppress(OSError, TelemetryError):
+                return receipt(self.folder, self.counts())
+        return unread_receipt(self.folder, self.counts())
 
     def _stop(self, closed: Closed) -> bool:
         """Tell the writer to end the run; False if it has been told before."""
@@ -214,6 +223,8 @@ class MetricBus:
             if self._status is not None:
                 return False
             self._status = closed
+            # A disk that has been full may have room again, and there is not much time left to see.
+            self._retry_at, self._retry_delay = 0.0, LAST_TRIES
             self._changed.notify_all()
             return True
 

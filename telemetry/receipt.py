@@ -50,7 +50,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         lines = [f"telemetry: {counts.offered} records offered, {counts.journaled} journaled in {self.folder}"]
         unwritten = counts.offered - counts.journaled
         if unwritten:
-            lines[0] += f"; {unwritten} NOT WRITTEN, {counts.lost} of them lost"
+            lines[0] += f"; {unwritten} NOT WRITTEN"
         lines += [f"  {sink.name}: {_sink_line(sink)}" for sink in self.sinks]
         behind = [sink.name for sink in self.sinks if sink.left]
         if behind:
@@ -122,7 +122,7 @@ def _sink_line(sink: SinkReceipt) -> str:
     if sink.progress.cursor.rejected:
         line += f", {sink.progress.cursor.rejected} rejected"
     if sink.progress.destination:
-        line += f" → {sink.progress.destination}"
+        line += f" to {sink.progress.destination}"
     if sink.progress.view:
         line += f"\n    see them with: {sink.progress.view}"
     if sink.progress.state in {"retrying", "refused"} and sink.progress.last_error:

@@ -127,6 +127,9 @@ class _Process:
             self._bury(code)
 
     def leave(self) -> None:
+        if self._process is None and not self.ended:
+            # Its restart was being put off, and nobody will be there to start it later.
+            self.start()
         if self._process is None:
             return
         # It outlives this process on purpose, so nobody is left to ask for its exit code.

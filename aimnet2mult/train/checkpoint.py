@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "Stateful",
+    "damaged",
     "load",
     "newest",
     "random_state",
@@ -59,6 +60,13 @@ def newest(run: Path) -> Path | None:
     return next((path for path in reversed(_checkpoints(run / FOLDER)) if _whole(path)), None)
 
 
+def damaged(run: Path) -> list[Path]:
+    """Return the checkpoints after the newest one that is whole."""
+    found = _checkpoints(run / FOLDER)
+    last = newest(run)
+    return found if last is None else found[found.index(last) + 1 :]
+
+
 def save(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mapping[str, Any], keep: int) -> Path:
     """Write a checkpoint after iteration step; of the others leave the keep - 1 newest before it.
 
@@ -80,11 +88,16 @@ def save(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mappi
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        # On a full disk it would take the room that the journal needs.
+        temporary.unlink(missing_ok=True)
+        raise
     _sync_folder(folder)
     _prune(folder, path, keep)
     return path

@@ -1,6 +1,7 @@
 """The parts of a training run, built from its configuration."""
 
 import random
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,11 +159,20 @@ def _loaders(
             # A loader draws its workers' seed whenever it is started; from the global generator this would make a
             # resumed run, which starts it once more, another one.
             generator = torch.Generator().manual_seed(config.seed)
-            loader = dataset.get_loader(order, x=list(INPUTS), y=list(labels), generator=generator, **options)
+            given = {"generator": generator, "worker_init_fn": _ignore_sigterm, **options}
+            loader = dataset.get_loader(order, x=list(INPUTS), y=list(labels), **given)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
     return sampler, loaders[0], loaders[1]
+
+
+def _ignore_sigterm(_: int) -> None:
+    """Let a loader's worker outlive a signal to the whole job, which the trainer answers with a checkpoint.
+
+    torch has it end at once, and then fails the training for want of it. A worker sees by itself when its trainer ends.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _optimizer_section(config: Config) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What the person at the terminal sees of a training run."""
 
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +12,10 @@ from tqdm import tqdm
 from aimnet2mult.labels import LABELS
 
 __all__ = ["Progress"]
+
+
+# A terminal that is closed, a pipe without a reader, a log on a full disk: no reason to end a training.
+_UNPRINTABLE = (OSError, ValueError)
 
 
 class Progress:
@@ -31,23 +37,32 @@ class Progress:
     ) -> None:
         self._units = units
         self._epochs = epochs
-        self._stream = stream or sys.stderr
+        # There is none where the process was started without one.
+        self._stream = stream or sys.stderr or io.StringIO()
         self._clock = clock
         self._bar: tqdm[None] | None = None
+        self._tried = False
         self._shown: Mapping[str, float] = {}
         self._mark: tuple[int, float] | None = None
 
     def say(self, line: str) -> None:
         """Show a line."""
-        if self._bar is None:
-            print(line, file=self._stream, flush=True)
-        else:
-            self._bar.write(line, file=self._stream)
+        with contextlib.suppress(*_UNPRINTABLE):
+            if self._bar is None:
+                print(line, file=self._stream, flush=True)
+            else:
+                self._bar.write(line, file=self._stream)
 
     def iteration(self, step: int, total: int, latest: Mapping[str, float]) -> None:
         """Show that an iteration is done. latest has the newest values by full name, in source units."""
         if self._mark is None:
             self._mark = (step - 1, self._clock())
+        with contextlib.suppress(*_UNPRINTABLE):
+            self._show(step, total, latest)
+
+    def _show(self, step: int, total: int, latest: Mapping[str, float]) -> None:
+        if self._bar is None and not self._tried:
+            self._tried = True
             if self._stream.isatty():
                 self._bar = tqdm(total=total, initial=step - 1, file=self._stream, unit="it", dynamic_ncols=True)
         if self._bar is not None:
@@ -69,7 +84,8 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(*_UNPRINTABLE):
+                self._bar.close()
             self._bar = None
 
     def _text(self, latest: Mapping[str, float], stream: str) -> str:

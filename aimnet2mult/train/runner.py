@@ -100,7 +100,7 @@ def train(request: Request) -> int:
             raise
         _close(bus, plan, status)
         if status == "preempted":
-            click.echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
+            _echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
     return 128 + stop.signal if status == "preempted" and stop.signal else 0
 
 
@@ -117,7 +117,7 @@ def make_plan(request: Request) -> Plan:
     for folder in resume.newest_first(config.run_name, directory):
         if _can_go_on(folder):
             return _plan_resume(request, folder)
-    click.echo(f"no unfinished run {config.run_name!r} in {directory}: this starts a new one", err=True)
+    _echo(f"no unfinished run {config.run_name!r} in {directory}: this starts a new one", err=True)
     return _plan_new(request)
 
 
@@ -133,6 +133,11 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
     config = resume.load_config(folder, request.configs, request.overrides)
     asked = None if request.model is None else read_definition(request.model)
     newest = checkpoint.newest(folder)
+    if broken := checkpoint.damaged(folder):
+        names = ", ".join(map(str, broken))
+        if newest is None:
+            raise ConfigError(f"no checkpoint of {folder} is whole: {names}; remove them to start again at iteration 0")
+        _echo(f"warning: damaged and passed over: {names}; the run goes on from {newest.name}", err=True)
     return Plan(
         config=config,
         settings=_settings(config.telemetry),
@@ -201,7 +206,7 @@ def _open(plan: Plan) -> MetricBus:
 
 def _run(plan: Plan, bus: MetricBus, stop: Stop) -> Status:
     began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
-    click.echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
+    _echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
     write_yaml(plan.folder / resume.MODEL, plan.definition)
     if stop.requested:
@@ -249,7 +254,13 @@ def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "") -> None
     wait = plan.settings.drain_timeout
     receipt = bus.close(status, reason=reason, timeout=min(HURRY, wait) if status in {"preempted", "killed"} else wait)
     if status != "failed" or bus.counts().offered:
-        click.echo(str(receipt))
+        _echo(str(receipt))
+
+
+def _echo(line: str, *, err: bool = False) -> None:
+    # What cannot be shown is no reason to fail: the journal has it.
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(line, err=err)
 
 
 def _signal_name(stop: Stop) -> str:

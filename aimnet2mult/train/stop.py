@@ -1,4 +1,4 @@
-"""The wish to stop: SIGTERM or Ctrl-C."""
+"""The wish to stop: SIGTERM, Ctrl-C, or a terminal that is closed."""
 
 import signal
 from types import FrameType
@@ -8,12 +8,12 @@ __all__ = ["Stop"]
 
 
 class Stop:
-    """Remembers that SIGTERM or SIGINT came, while it is entered; a SIGINT after that raises KeyboardInterrupt.
+    """Remembers that SIGTERM, SIGINT or SIGHUP came, while it is entered; a SIGINT after that raises KeyboardInterrupt.
 
     Whoever trains looks at ``requested`` between iterations. To be entered in the main thread.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -24,7 +24,9 @@ class Stop:
         return self.signal is not None
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        # nohup has SIGHUP ignored, a shell SIGINT in the background; so it stays.
+        heeded = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:

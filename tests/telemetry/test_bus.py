@@ -314,6 +314,22 @@ def test_flush_does_not_take_a_record_that_raises_for_one_before_it(disk: Faulty
     assert counts(bus) == (3, 2, 1)
 
 
+def test_closing_tries_a_disk_again_however_long_the_next_try_was_put_off(
+    disk: FaultyDisk, open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 3600.0)
+    bus = open_bus()
+    bus._retry_delay = 3600.0
+    disk.write_error = OSError(ENOSPC, "No space left on device")
+    bus.publish("train", 1, {"loss": 1.0})
+    eventually(lambda: bus._retry_at > 0)
+    disk.write_error = None
+    receipt = bus.close()
+    assert receipt is not None
+    assert receipt.status == "finished"
+    assert journal_steps(run) == [1]
+
+
 def test_flush_gives_up_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
     bus = open_bus()
     disk.hangs = threading.Event()

@@ -60,7 +60,7 @@ def test_the_status_is_that_of_the_newest_attempt(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_has_a_receipt_of_nothing(tmp_path: Path) -> None:
     got = receipt(tmp_path, Counts(offered=3, lost=3))
     assert (got.status, got.step, got.journaled, got.sinks) == (None, 0, 0, [])
-    assert str(got) == f"telemetry: 3 records offered, 0 journaled in {tmp_path}; 3 NOT WRITTEN, 3 of them lost"
+    assert str(got) == f"telemetry: 3 records offered, 0 journaled in {tmp_path}; 3 NOT WRITTEN"
 
 
 def test_a_receipt_says_what_is_left_and_the_command_that_delivers_it(tmp_path: Path) -> None:
@@ -72,11 +72,11 @@ def test_a_receipt_says_what_is_left_and_the_command_that_delivers_it(tmp_path: 
     sink(folder, "wandb", 0, rejected=0, state="refused", last_error="no key")
     lines = str(receipt(folder, Counts(offered=6, journaled=5))).splitlines()
     assert lines == [
-        f"telemetry: 6 records offered, 5 journaled in {folder}; 1 NOT WRITTEN, 0 of them lost",
-        "  mlflow: 2 delivered, 3 left (retrying) → there",
+        f"telemetry: 6 records offered, 5 journaled in {folder}; 1 NOT WRITTEN",
+        "  mlflow: 2 delivered, 3 left (retrying) to there",
         "    last error: ConnectionError: refused",
-        "  tensorboard: 5 delivered, 0 left (closed) → there",
-        "  wandb: 0 delivered, 5 left (refused) → there",
+        "  tensorboard: 5 delivered, 0 left (closed) to there",
+        "  wandb: 0 delivered, 5 left (refused) to there",
         "    last error: no key",
         lines[-1],
     ]

@@ -190,6 +190,7 @@ def test_a_redacted_option_is_not_taken_for_a_value(
 
 
 def test_a_sync_to_two_sinks_delivers_to_both(telemetry: Command, run: Run, backend: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
     run.points(1, 2)
     run.close()
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file,tensorboard")

@@ -124,6 +124,7 @@ def test_a_failing_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypat
     newest = checkpoint.newest(tmp_path)
     assert newest is not None
     assert checkpoint.step_of(newest) == 100
+    assert list((tmp_path / "checkpoints").glob("*.tmp")) == []
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

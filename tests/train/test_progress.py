@@ -74,3 +74,22 @@ def test_lines_are_shown_before_during_and_after_the_bar() -> None:
     assert text.startswith("before\n")
     assert "during\n" in text
     assert text.endswith("after\n")
+
+
+class Gone(io.StringIO):
+    """A terminal that has been closed."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, _: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_is_gone_ends_nothing() -> None:
+    shown = progress(Gone())
+    shown.say("a line")
+    for step in (1, 2, 3):
+        shown.iteration(step, 6, LATEST)
+    shown.epoch(1, 3, LATEST)
+    shown.close()

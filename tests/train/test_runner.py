@@ -458,6 +458,14 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_name(
     ]
 
 
+def test_a_run_none_of_whose_checkpoints_is_whole_is_not_started_again_unasked(trainee: Trainee) -> None:
+    trainee.start(stop_at=8)
+    for path in (trainee.run / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"no checkpoint of .* is whole: .*step-.*; remove them to start again"):
+        trainee.start(resume=str(trainee.run))
+
+
 # ---------------------------------------------------------------- weights
 
 
