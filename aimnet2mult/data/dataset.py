@@ -8,6 +8,7 @@ energies leave. ``numbers`` is 0 where a row is padded.
 """
 
 import logging
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,14 @@ class MixedData:
     """The labels that at least one structure of the fidelity has."""
     saes: tuple[Sae, ...]
     """The reference energies that were subtracted; empty where the energy is not learnt or not known."""
+
+    def fingerprint(self) -> int:
+        """Return a CRC-32 of all training structures and their labels, in order: a resume needs the same ones."""
+        crc = 0
+        for group in self.train.values():
+            for key, values in sorted(group.items()):
+                crc = zlib.crc32(np.ascontiguousarray(values), zlib.crc32(key.encode(), crc))
+        return crc
 
 
 def load_data(

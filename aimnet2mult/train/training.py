@@ -46,6 +46,7 @@ class Training:
         self._folder = folder
         self._stop = stop
         self._progress = progress
+        self._data = parts.data.fingerprint()
         self._owes_validation = False
         self._saved: tuple[int, bool] | None = None
         self.reporter = Reporter(
@@ -64,12 +65,8 @@ class Training:
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError or ConfigError if it does not fit."""
         position = checkpoint.load(path, self._state(), device=self._parts.device)
-        here = len(self._parts.train_loader)
-        if position["epoch_length"] != here:
-            raise CheckpointError(
-                f"{path} is of epochs of {position['epoch_length']} batches, now there are {here}: "
-                "the data sets have changed since"
-            )
+        if (position["epoch_length"], position["data"]) != (len(self._parts.train_loader), self._data):
+            raise CheckpointError(f"{path} is of a training on other data: the data sets have changed since")
         if position["epoch"] > self._config.trainer.epochs:
             raise ConfigError(
                 f"trainer.epochs is {self._config.trainer.epochs}, but the run is in epoch {position['epoch']} already"
@@ -179,6 +176,7 @@ class Training:
         position = {
             "epoch": -(-state.iteration // state.epoch_length),  # type: ignore[operator]
             "epoch_length": state.epoch_length,
+            "data": self._data,
             "owes_validation": self._owes_validation,
         }
         try:

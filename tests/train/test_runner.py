@@ -375,6 +375,19 @@ def test_data_that_have_changed_in_size_are_noticed(trainee: Trainee, tmp_path: 
         trainee.resume()
 
 
+def test_data_that_have_other_values_are_noticed_though_there_are_as_many(
+    trainee: Trainee, tmp_path: Path, data: Path
+) -> None:
+    own = tmp_path / "own.h5"
+    shutil.copy(data, own)
+    trainee.start(f"data.fidelity_datasets.0={own}", stop_at=5)
+    with h5py.File(own, "a") as file:
+        file["004/forces"][0, 0, 0] += 1e-3
+        file["004/forces"][1, 0, 0] += 1e-3
+    with pytest.raises(CheckpointError, match="the data sets have changed since"):
+        trainee.resume()
+
+
 REFUSED = [
     ("optimizer.kwargs.lr=0.1", r"optimizer.kwargs.lr was 0.01 in .* and cannot be 0.1 after a resume"),
     ("seed=1", r"seed was 0 in"),
