@@ -68,12 +68,14 @@ def cli(context: click.Context) -> None:
 @click.option("--model", type=EXISTING, help="YAML of the model; without it, AIMNet2 as published.")
 @click.option("--load", type=EXISTING, help="Weights to start from.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Where to put the final weights.")
-@click.option("--resume", metavar="RUN|auto", help="Go on with a run: its folder, its name there, or the newest.")
+@click.option(
+    "--resume", metavar="RUN|auto", help="Go on with a run: its folder, its id, or auto: the newest unfinished one."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
 @click.option(
     "--telemetry-sinks",
     metavar="NAME,...",
-    help="Where the curves go, such as tensorboard; none: nowhere. [env: TELEMETRY_SINKS]",
+    help="Where the curves go, such as tensorboard; none: the journal alone. [env: TELEMETRY_SINKS]",
 )
 @click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations from point to point.")
 @click.option("--telemetry-dir", metavar="DIR", help="Folder of the run folders.")

@@ -129,7 +129,7 @@ def random_state() -> dict[str, Any]:
     import torch
 
     python_version, python_state, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator
     return {
         "python": (python_version, list(python_state), gauss),
         "numpy": (name, torch.from_numpy(keys.astype("int64")), position, has_gauss, cached),
@@ -146,7 +146,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     python_version, python_state, gauss = state["python"]
     random.setstate((python_version, tuple(python_state), gauss))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype("uint32"), *rest))  # noqa: NPY002
+    np.random.set_state((name, keys.cpu().numpy().astype("uint32"), *rest))  # noqa: NPY002 - the global generator
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])

@@ -5,13 +5,13 @@ Nothing here reads a value back to the host, so the device is never waited for: 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-__all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "total_iterations"]
+__all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "epoch_length", "total_iterations"]
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 """The model's inputs and the labels."""
@@ -33,9 +33,14 @@ class Sums(Protocol):
     ) -> None: ...
 
 
+def epoch_length(engine: Engine) -> int:
+    """Return the iterations of an epoch; to ignite there may be none, to a trainer that has its data there is one."""
+    return cast("int", engine.state.epoch_length)
+
+
 def total_iterations(engine: Engine) -> int:
     """Return the iteration that ends the run."""
-    return int(engine.state.max_epochs * engine.state.epoch_length)  # type: ignore[operator]
+    return cast("int", engine.state.max_epochs) * epoch_length(engine)
 
 
 def build_trainer(

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from aimnet2mult.train.engine import total_iterations
+from aimnet2mult.train.engine import epoch_length, total_iterations
 from aimnet2mult.train.errors import ErrorSums, Slot, Snapshot
 from aimnet2mult.train.metrics import STREAMS
 from aimnet2mult.train.statistics import statistics
@@ -84,7 +84,7 @@ class Reporter:
 
     def _start_epoch(self, engine: Engine) -> None:
         # An epoch that a resume goes on with keeps its sums.
-        if engine.state.iteration % engine.state.epoch_length == 0:  # type: ignore[operator]
+        if engine.state.iteration % epoch_length(engine) == 0:
             self._train_sums.reset(Slot.EPOCH)
 
     def _complete_iteration(self, engine: Engine) -> None:

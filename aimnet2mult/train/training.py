@@ -10,7 +10,7 @@ from aimnet2mult.config import Config
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.train import checkpoint
 from aimnet2mult.train.checkpoint import CheckpointError
-from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
+from aimnet2mult.train.engine import build_trainer, build_validator, epoch_length, total_iterations
 from aimnet2mult.train.errors import Slot
 from aimnet2mult.train.parts import Parts
 from aimnet2mult.train.progress import Progress
@@ -120,7 +120,7 @@ class Training:
     def _order(self, engine: Engine) -> None:
         """Set the order of the epoch. ignite would start a resumed epoch at its first batch."""
         self._parts.sampler.set_epoch(engine.state.epoch - 1)
-        self._parts.sampler.set_start(engine.state.iteration % engine.state.epoch_length)  # type: ignore[operator]
+        self._parts.sampler.set_start(engine.state.iteration % epoch_length(engine))
 
     def _complete_iteration(self, engine: Engine) -> None:
         self._parts.schedule.step_iteration()
@@ -128,7 +128,7 @@ class Training:
         if every is not None and step % every == 0:
             self._validate(engine)
         self._progress.iteration(step, total_iterations(engine), self.reporter.latest)
-        ends_epoch = step % engine.state.epoch_length == 0  # type: ignore[operator]
+        ends_epoch = step % epoch_length(engine) == 0
         # ignite, told to terminate here, would leave out the end of the epoch, and so would the resumed run.
         if self._stop.requested and not ends_epoch:
             engine.terminate()
@@ -155,7 +155,7 @@ class Training:
         if self._owes_validation:
             return
         # A stopped run is in the epoch that it goes on with, a loaded one counts the epochs that are complete.
-        epoch = -(-engine.state.iteration // engine.state.epoch_length)  # type: ignore[operator]
+        epoch = -(-engine.state.iteration // epoch_length(engine))
         self.reporter.publish_validation(engine.state.iteration, epoch)
         slot = sums.snapshot().wait()[Slot.EPOCH] if schedule.needs_validation else None
         names = self._config.fidelity_names
@@ -174,7 +174,7 @@ class Training:
         # A resume from here takes everything up to here as published.
         self._bus.flush()
         position = {
-            "epoch": -(-state.iteration // state.epoch_length),  # type: ignore[operator]
+            "epoch": -(-state.iteration // epoch_length(self.trainer)),
             "epoch_length": state.epoch_length,
             "data": self._data,
             "owes_validation": self._owes_validation,

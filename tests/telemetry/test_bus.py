@@ -330,6 +330,17 @@ def test_closing_tries_a_disk_again_however_long_the_next_try_was_put_off(
     assert journal_steps(run) == [1]
 
 
+def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {"loss": 1.0})
+    assert bus.flush()
+    run.rename(run.with_name("moved"))
+    run.symlink_to(run.name)  # a link to itself
+    receipt = bus.close()
+    assert receipt is not None
+    assert receipt.counts.journaled == 1
+
+
 def test_flush_gives_up_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
     bus = open_bus()
     disk.hangs = threading.Event()

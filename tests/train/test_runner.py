@@ -471,6 +471,18 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_name(
     ]
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_gone_on_from(
+    trainee: Trainee, reference: Callable[..., Points], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainee.start(stop_at=11)
+    newest = checkpoint.newest(trainee.run)
+    assert newest is not None
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert trainee.resume() == 0
+    assert f"damaged and passed over: {newest}" in capsys.readouterr().err
+    assert points(trainee.run) == reference()
+
+
 def test_a_run_none_of_whose_checkpoints_is_whole_is_not_started_again_unasked(trainee: Trainee) -> None:
     trainee.start(stop_at=8)
     for path in (trainee.run / "checkpoints").iterdir():
