@@ -330,15 +330,23 @@ def test_closing_tries_a_disk_again_however_long_the_next_try_was_put_off(
     assert journal_steps(run) == [1]
 
 
-def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(open_bus: Opener, run: Path) -> None:
+def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(
+    open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.3)
     bus = open_bus()
     bus.publish("train", 1, {"loss": 1.0})
     assert bus.flush()
-    run.rename(run.with_name("moved"))
+    moved = run.rename(run.with_name("moved"))
     run.symlink_to(run.name)  # a link to itself
     receipt = bus.close()
     assert receipt is not None
     assert receipt.counts.journaled == 1
+    # The thread that was left behind ends as soon as it can write.
+    run.unlink()
+    moved.rename(run)
+    bus._thread.join(20)
+    assert not bus._thread.is_alive()
 
 
 def test_flush_gives_up_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
