@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinks._errors import backend_errors
-from telemetry import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl
+from telemetry import Opened, Record, RunRecord, SettingError, SinkRejected, Status, backend_errors, hookimpl
 
 if TYPE_CHECKING:
     from sinks._event_files import EventFiles

@@ -20,16 +20,18 @@ from telemetry.errors import (
     SinkUnavailable,
     TelemetryError,
     UnitError,
+    backend_errors,
 )
 from telemetry.hookspecs import Opened, hookimpl
 from telemetry.nullbus import NullBus
 from telemetry.reader import read_header
 from telemetry.receipt import Receipt, read_receipt
-from telemetry.records import Closed, Metric, Record, Resumed, RunRecord, Scalars, Status
+from telemetry.records import Alert, Closed, Metric, Record, Resumed, RunRecord, Scalars, Status
 from telemetry.session import open_run
 from telemetry.settings import Settings
 
 __all__ = [
+    "Alert",
     "Closed",
     "JournalError",
     "LeaseHeld",
@@ -57,6 +59,7 @@ __all__ = [
     "Status",
     "TelemetryError",
     "UnitError",
+    "backend_errors",
     "hookimpl",
     "open_run",
     "read_header",

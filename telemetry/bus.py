@@ -23,7 +23,7 @@ from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms
 from telemetry.progress import read_progress
 from telemetry.receipt import Receipt, receipt, unread_receipt
-from telemetry.records import Closed, Scalars, Status
+from telemetry.records import Alert, Closed, Level, Scalars, Status
 from telemetry.units import Transform
 from telemetry.workers import Workers
 
@@ -50,7 +50,7 @@ class _Item(msgspec.Struct, frozen=True):
     streams: tuple[str, ...]
     step: int
     time: int
-    values: Group
+    values: Group | Alert
     number: int
 
 
@@ -136,20 +136,38 @@ class MetricBus:
             return
         with self._changed:
             due = tuple(s for s in streams if self._is_wanted(s, step, final=final))
-            if not due:
-                return
-            self._offered += len(due)
-            if self._status is not None or self._queued + len(due) > QUEUE:
-                self._lost += len(due)
-                if self._status is not None:
-                    self._warn("closed", f"a point at {step} is lost: the run in {self.folder} is closed")
-                else:
-                    self._warn("full", f"points from {step} on are lost: {QUEUE} wait for the disk already")
-                return
-            self._queue.append(_Item(due, step, now_ms(), _copy(values), self._offered))
-            self._queued += len(due)
-            self._last.update(dict.fromkeys(due, step))
-            self._changed.notify_all()
+            if due and self._put(due, step, _copy(values)):
+                self._last.update(dict.fromkeys(due, step))
+
+    def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
+        """Offer something that a person should know of, for every sink that has a place for it.
+
+        Args:
+            title: what happened, in a few words; cut off after 250 characters.
+            text: the details; cut off after 4,000 characters.
+            step: the global iteration at which it was noticed.
+            level: ``info``, ``warning`` or ``error``.
+        """
+        if self._is_forked():
+            return
+        alert = Alert(seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level)
+        with self._changed:
+            self._put(("alert",), step, alert)
+
+    def _put(self, streams: tuple[str, ...], step: int, values: Group | Alert) -> bool:
+        """Give the writer a record of each stream; False if they are lost."""
+        self._offered += len(streams)
+        if self._status is not None or self._queued + len(streams) > QUEUE:
+            self._lost += len(streams)
+            if self._status is not None:
+                self._warn("closed", f"a point at {step} is lost: the run in {self.folder} is closed")
+            else:
+                self._warn("full", f"points from {step} on are lost: {QUEUE} wait for the disk already")
+            return False
+        self._queue.append(_Item(streams, step, now_ms(), values, self._offered))
+        self._queued += len(streams)
+        self._changed.notify_all()
+        return True
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Wait until everything offered so far is durable (or counted as lost); False after ``timeout`` seconds."""
@@ -293,8 +311,14 @@ class MetricBus:
             return items
 
     def _journal_item(self, item: _Item) -> None:
+        if isinstance(item.values, Alert):
+            self._journal_alert(item, item.values)
+        else:
+            self._journal_values(item, item.values)
+
+    def _journal_values(self, item: _Item, given: Group) -> None:
         try:
-            groups = item.values() if callable(item.values) else item.values
+            groups = given() if callable(given) else given
         except BaseException as error:  # noqa: BLE001 - the callable is the host's; the writer must outlive it
             self._lose(item, item.streams, error)
             return
@@ -306,6 +330,13 @@ class MetricBus:
                 self._append(item, stream, {name: float(value) for name, value in values.items()})
             except BaseException as error:  # noqa: BLE001 - transforms and values are the host's too
                 self._lose(item, (stream,), error)
+
+    def _journal_alert(self, item: _Item, alert: Alert) -> None:
+        try:
+            msgspec.convert(msgspec.to_builtins(alert), Alert)
+            self._journal.append(lambda seq: msgspec.structs.replace(alert, seq=seq))
+        except BaseException as error:  # noqa: BLE001 - what is in it is the host's
+            self._lose(item, item.streams, error)
 
     def _append(self, item: _Item, stream: str, values: dict[str, float]) -> None:
         step = operator.index(item.step)

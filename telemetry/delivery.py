@@ -22,7 +22,7 @@ from telemetry.lease import Lease
 from telemetry.plugins import Hooks, Sink
 from telemetry.progress import Progress, State, read_progress, write_progress
 from telemetry.reader import JournalReader, read_header
-from telemetry.records import SEGMENT, AnyRecord, Closed, Status, encode
+from telemetry.records import SEGMENT, AnyRecord, Closed, encode
 from telemetry.settings import Settings
 
 BATCH = 1000
@@ -94,6 +94,7 @@ class Delivery:
         self._waiting: list[AnyRecord] = []
         self._chunk = BATCH
         self._closed: Closed | None = None
+        self._time: int | None = None
         self._failures = 0
         self._failed_at = 0
         self._failing_since: float | None = None
@@ -125,9 +126,9 @@ class Delivery:
     def _work(self) -> End | None:
         if self._deliver():
             return None
-        status = self._ended()
-        if status is not None:
-            self._close(status)
+        closed = self._ended()
+        if closed is not None:
+            self._close(closed)
             return End.COMPLETE
         if self._waiting:
             return None
@@ -171,6 +172,7 @@ class Delivery:
     def _read(self) -> None:
         assert self._reader is not None  # noqa: S101 - _open makes it
         for record in self._reader.read(BATCH, live=self._watch.lives() is not False):
+            self._time = record.time
             if isinstance(record, Closed):
                 self._closed = record
             else:
@@ -212,24 +214,35 @@ class Delivery:
         self._note(error)
         self._say(f"{self._sink.name} rejects record {record.seq} ({error}); it is set aside in {path}")
 
-    def _ended(self) -> Status | None:
+    def _ended(self) -> Closed | None:
         """Give how the training ended, None if it goes on or nobody can tell yet."""
         if self._closed is not None:
-            return self._closed.status
+            return self._closed
         if self._watch.lives() is not False:
             return None
         # What came between the last look at the journal and the trainer's end is found by one more.
         self._read()
         if self._closed is not None:
-            return self._closed.status
-        return None if self._waiting else "killed"
+            return self._closed
+        if self._waiting:
+            return None
+        return Closed(seq=0, time=self._last_time(), status="killed", reason="the trainer ended without a word")
 
-    def _close(self, status: Status) -> None:
+    def _last_time(self) -> int:
+        """Give the time of the last record, which a process that came later may not have read."""
+        if self._time is None:
+            reader = JournalReader(self._folder, superseded=True)
+            self._time = read_header(self._folder).time
+            while batch := reader.read(BATCH, live=False):
+                self._time = batch[-1].time
+        return self._time
+
+    def _close(self, closed: Closed) -> None:
         hooks = self._hooks
         assert hooks is not None  # noqa: S101 - _deliver opens it
-        self._call(lambda: hooks.sink_close(status=status))
+        self._call(lambda: hooks.sink_close(status=closed.status, time=closed.time, reason=closed.reason))
         cursor = self._progress.cursor
-        cursor.closed = status
+        cursor.closed = closed.status
         # A sink that has closed its run without complaint holds what it took.
         cursor.durable = max(cursor.durable, cursor.accepted)
         self._save("closed")

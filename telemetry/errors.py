@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TelemetryError(Exception):
     """Base of all errors raised by telemetry; the command line prints it and exits with 2."""
@@ -65,3 +68,23 @@ class SinkRejected(TelemetryError, ValueError):
     From ``sink_write`` the record concerned is set aside, reported, and delivery goes on; from ``sink_open``
     delivery to this sink ends with the message.
     """
+
+
+@contextmanager
+def backend_errors(backend: str) -> Iterator[None]:
+    """Raise what passes through as an error of telemetry's. Around a block, or as a decorator of a hook.
+
+    Raises:
+        SinkRejected: the backend's package cannot be imported, which trying again does not change.
+        SinkUnavailable: for anything else, of the backend or of the file system.
+    """
+    try:
+        yield
+    except TelemetryError:
+        raise
+    except ImportError as error:
+        msg = f"{backend} cannot be imported: {error}"
+        raise SinkRejected(msg) from error
+    except Exception as error:
+        msg = f"{backend}: {type(error).__name__}: {error}"
+        raise SinkUnavailable(msg) from error

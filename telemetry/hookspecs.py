@@ -67,10 +67,14 @@ class SinkHooks:
         raise NotImplementedError
 
     @hookspec(firstresult=True)
-    def sink_close(self, status: Status) -> None:
-        """End the backend's run. Called once, after the last record of the run; not when another process goes on.
+    def sink_close(self, status: Status, time: int, reason: str) -> None:
+        """End the backend's run. Called after the last record of the run; not when another process goes on.
+
+        A later ``telemetry sync`` calls it again, on a new instance: that must change nothing.
 
         Args:
             status: how the training ended: finished, failed, preempted or killed.
+            time: when, in ms since 1970; of a killed run, that of its last record.
+            reason: in a few words, empty where the status says all.
         """
         raise NotImplementedError

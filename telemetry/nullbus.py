@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from telemetry.alive import Counts
 from telemetry.bus import FLUSH_TIMEOUT, Group, Values
 from telemetry.cadence import EVENTS, Cadence
-from telemetry.records import Status
+from telemetry.records import Level, Status
 
 
 class NullBus:
@@ -21,6 +21,9 @@ class NullBus:
         """Take nothing."""
 
     def publish_group(self, streams: Sequence[str], step: int, values: Group, *, final: bool = False) -> None:
+        """Take nothing."""
+
+    def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
         """Take nothing."""
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - as the real one

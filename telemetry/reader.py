@@ -17,6 +17,7 @@ from telemetry.records import (
     MAX_LINE,
     SCHEMA,
     SEGMENT,
+    Alert,
     AnyRecord,
     Resumed,
     RunRecord,
@@ -42,7 +43,7 @@ class Skipped(msgspec.Struct):
     repeated: int = 0
     """Records that were written again after a disk fault, and were here already."""
     superseded: int = 0
-    """Scalars beyond the iteration from which a later attempt went on."""
+    """Scalars and alerts beyond the iteration from which a later attempt went on."""
     unknown: int = 0
     """Records of a kind that this version does not know."""
     segments: int = 0
@@ -75,7 +76,7 @@ class JournalReader:
     Args:
         folder: the run folder.
         after: only records with a higher number are given.
-        superseded: also give scalars that a later attempt has superseded.
+        superseded: also give scalars and alerts that a later attempt has superseded.
     """
 
     def __init__(
@@ -193,12 +194,12 @@ class JournalReader:
         self._last = record.seq
         if isinstance(record, Unknown):
             self.skipped.unknown += 1
-        elif isinstance(record, Scalars) and self._is_superseded(record):
+        elif isinstance(record, Scalars | Alert) and self._is_superseded(record):
             self.skipped.superseded += 1
         else:
             out.append(record)
 
-    def _is_superseded(self, record: Scalars) -> bool:
+    def _is_superseded(self, record: Scalars | Alert) -> bool:
         return not self._keep_superseded and record.step > self._limits.get(record.seq // SEGMENT, record.step)
 
     def _is_first(self, record: AnyRecord | Unknown) -> bool:

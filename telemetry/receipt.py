@@ -11,7 +11,7 @@ import msgspec
 from telemetry.alive import Counts, read_alive
 from telemetry.progress import Progress, delivered_sinks, read_progress
 from telemetry.reader import JournalReader, Skipped, read_header
-from telemetry.records import Closed, Resumed, Scalars, Status
+from telemetry.records import Alert, Closed, Resumed, Scalars, Status
 
 
 class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +95,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
     while batch := reader.read(10_000, live=False):
         for record in batch:
             status = record.status if isinstance(record, Closed) else None
-            if isinstance(record, Scalars | Resumed):
+            if isinstance(record, Scalars | Alert | Resumed):
                 seqs.append(record.seq)
                 step = record.step if isinstance(record, Resumed) else max(step, record.step)
     sinks = sorted({*named, *delivered_sinks(folder)})

@@ -28,6 +28,7 @@ Text = Annotated[str, msgspec.Meta(max_length=4000)]
 SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 Status = Literal["finished", "failed", "preempted", "killed"]
+Level = Literal["info", "warning", "error"]
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,6 +98,15 @@ class _ScalarsLine(Record, frozen=True, kw_only=True, tag="scalars"):
     values: dict[Name, Number]
 
 
+class Alert(Record, frozen=True, kw_only=True, tag="alert"):
+    """Something that a person should know of, noticed at iteration ``step``."""
+
+    step: Count
+    title: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
+    text: Text = ""
+    level: Level = "warning"
+
+
 class Resumed(Record, frozen=True, kw_only=True, tag="resumed"):
     """Attempt ``attempt`` goes on after iteration ``step``; earlier records beyond it are superseded."""
 
@@ -118,9 +128,9 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True):
     seq: Count
 
 
-AnyRecord = RunRecord | Scalars | Resumed | Closed
-_Line = RunRecord | _ScalarsLine | Resumed | Closed
-KINDS = frozenset({"run", "scalars", "resumed", "closed"})
+AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed
+_Line = RunRecord | _ScalarsLine | Alert | Resumed | Closed
+KINDS = frozenset({"run", "scalars", "alert", "resumed", "closed"})
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)

@@ -13,9 +13,9 @@ import telemetry
 from telemetry import errors
 
 API = """
-    Closed JournalError LeaseHeld Metric MetricBus MetricNotDeclared NullBus Opened PluginError Receipt Record Resumed
+    Alert Closed JournalError LeaseHeld Metric MetricBus MetricNotDeclared NullBus Opened PluginError Receipt Record Resumed
     RunAlive RunExists RunFolderError RunNotFound RunRecord Scalars SettingError Settings SinkNotFound SinkNotInstalled
-    SinkRejected SinkUnavailable Status TelemetryError UnitError hookimpl open_run read_header read_receipt
+    SinkRejected SinkUnavailable Status TelemetryError UnitError backend_errors hookimpl open_run read_header read_receipt
 """
 
 HEAVY = """
@@ -44,7 +44,7 @@ def test_nothing_else_is_offered_but_the_modules_themselves() -> None:
 
 
 def test_every_error_is_public_has_one_base_and_is_the_builtin_that_it_resembles() -> None:
-    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert set(kinds) <= set(telemetry.__all__)
     for name, kind in kinds.items():
         assert issubclass(kind, telemetry.TelemetryError), name
