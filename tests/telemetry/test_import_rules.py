@@ -27,6 +27,14 @@ LAYERS = (
     ("cli",),
     ("__main__", "__init__"),
 )
+# The contract kit stands above all that, and is imported by none of it.
+TESTING = (
+    ("points", "fakes", "child"),
+    ("kit",),
+    ("content_checks", "restart_checks", "fault_checks", "plugin_checks"),
+    ("contract",),
+    ("__init__",),
+)
 TELEMETRY = [name for layer in LAYERS for name in layer]
 
 # What telemetry may use beside the standard library, and where; the rest of it runs without.
@@ -111,9 +119,21 @@ def cycle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_the_list_of_layers_names_every_module_of_telemetry_once() -> None:
-    there = {path.stem for path in modules("telemetry").values()}
+    there = {path.stem for path in folder_of("telemetry").glob("*.py")}
     assert len(TELEMETRY) == len(set(TELEMETRY))
     assert set(TELEMETRY) == there
+    kit = [name for layer in TESTING for name in layer]
+    assert sorted(kit) == sorted(path.stem for path in (folder_of("telemetry") / "testing").glob("*.py"))
+    assert {path.name for path in folder_of("telemetry").iterdir() if path.is_dir()} <= {"testing", "__pycache__"}
+
+
+@pytest.mark.parametrize(("level", "name"), [(i, name) for i, layer in enumerate(TESTING) for name in layer])
+def test_each_module_of_the_contract_kit_imports_only_from_below(level: int, name: str) -> None:
+    path = folder_of("telemetry") / "testing" / f"{name}.py"
+    lower = {f"telemetry.testing.{below}" for layer in TESTING[:level] for below in layer}
+    core = {f"telemetry.{below}" for below in TELEMETRY if below not in {"__init__", "__main__"}}
+    assert imported_modules(path, modules("telemetry")) <= lower | core
+    assert tops(path) - sys.stdlib_module_names <= {"telemetry", "pytest"}
 
 
 @pytest.mark.parametrize("name", TELEMETRY)
