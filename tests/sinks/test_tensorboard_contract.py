@@ -1,0 +1,170 @@
+"""The TensorBoard sink keeps the contract of telemetry's sinks, on real files and on a file layer that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sinks import _event_files
+from sinks.tensorboard_sink import TensorBoardSink
+from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
+from telemetry.testing import Point, SinkContract
+from telemetry.testing.content_checks import ContentChecks
+from telemetry.testing.fault_checks import FaultChecks
+from telemetry.testing.kit import Kit
+from telemetry.testing.points import sample
+from telemetry.testing.restart_checks import RestartChecks
+
+T = TypeVar("T")
+
+
+class Shown(Kit):
+    """How TensorBoard shows a run."""
+
+    def make_sink(self, folder: Path) -> TensorBoardSink:
+        return TensorBoardSink(TensorBoardSink.Options())
+
+    def make_elsewhere(self, folder: Path) -> TensorBoardSink:
+        return TensorBoardSink(TensorBoardSink.Options(dir=str(folder / "elsewhere")))
+
+    def round_value(self, value: float) -> float:
+        """Keep what every viewer reads: 32 bits."""
+        with np.errstate(over="ignore"):
+            return float(np.float32(value))
+
+    def read_back(self, folder: Path) -> Iterable[Point]:
+        accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+        accumulator.Reload()
+        for tag in accumulator.Tags()["scalars"]:
+            unit = shown_unit(accumulator.SummaryMetadata(tag).summary_description)
+            for event in accumulator.Scalars(tag):
+                yield Point(tag, event.step, event.value, round(event.wall_time * 1000), unit)
+
+
+class TestTensorBoard(Shown, SinkContract):
+    """On real files."""
+
+
+class StumblingOs:
+    """The file layer, which fails in one of some calls as file systems have been seen to."""
+
+    def __init__(self) -> None:
+        self.calls = dict.fromkeys(("open", "write", "fsync", "close", "listdir"), 0)
+        self.failed: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _fails(self, name: str, period: int) -> bool:
+        self.calls[name] += 1
+        fails = self.calls[name] % period == 0
+        if fails:
+            self.failed.add(name)
+        return fails
+
+    def open(self, *args: Any) -> int:
+        if self._fails("open", 7):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return os.open(*args)
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Write a part of every other batch; for one part of three nothing is left."""
+        if self._fails("write", 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(fd, data[: len(data) * 2 // 3 + 1] if self.calls["write"] % 2 else data)
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+        if self._fails("fsync", 4):
+            raise OSError(errno.EIO, "Input/output error")
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+        if self._fails("close", 9):
+            raise OSError(errno.EIO, "Input/output error")
+
+    def listdir(self, path: Path) -> list[str]:
+        if self._fails("listdir", 3):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return os.listdir(path)
+
+
+class TriedAgain:
+    """A sink of which a new instance is opened after each failure, and given what follows, as delivery does."""
+
+    def __init__(self, options: TensorBoardSink.Options) -> None:
+        self._options = options
+
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        self._run, self._folder = run, folder
+        return persist(self._open)
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int:
+        durable = persist(lambda: self._attached().sink_write([r for r in records if r.seq > self._held]))
+        self._failed = False
+        return durable
+
+    @hookimpl
+    def sink_close(self, status: Status) -> None:
+        persist(lambda: self._attached().sink_close(status))
+        self._failed = False
+
+    def _attached(self) -> TensorBoardSink:
+        if self._failed:
+            self._open()
+        # Until the call that follows has succeeded.
+        self._failed = True
+        return self._sink
+
+    def _open(self) -> Opened:
+        self._sink = TensorBoardSink(self._options)
+        found = self._sink.sink_open(self._run, self._folder)
+        self._held, self._failed = found.last_seq or 0, False
+        return found
+
+
+def persist(call: Callable[[], T], tries: int = 30) -> T:
+    """Try again and again; what fails for ever is unavailable."""
+    for _ in range(tries):
+        with contextlib.suppress(SinkUnavailable):
+            return call()
+    return call()
+
+
+class TestOnAFailingFileSystem(Shown, ContentChecks, RestartChecks, FaultChecks):
+    """What is written through all failures is what is written without any."""
+
+    @pytest.fixture(autouse=True)
+    def _mended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_event_files, "os", os)
+
+    def make_sink(self, folder: Path) -> TriedAgain:  # type: ignore[override]
+        # Here, as it is called in other processes too.
+        if not isinstance(_event_files.os, StumblingOs):
+            _event_files.os = StumblingOs()
+        return TriedAgain(TensorBoardSink.Options())
+
+    def make_elsewhere(self, folder: Path) -> TriedAgain:  # type: ignore[override]
+        return TriedAgain(TensorBoardSink.Options(dir=str(folder / "elsewhere")))
+
+    def test_its_calls_fail_in_all_ways(self, tmp_path: Path) -> None:
+        driver = self.open_sink(tmp_path / "run")
+        for first in range(1, 100, 5):
+            driver.write(sample(first, first + 4))
+        assert _event_files.os.failed == {"open", "write", "fsync", "close", "listdir"}
+
+
+def shown_unit(description: str) -> str:
+    """Give the unit from what stands beside a chart, "label \\[unit\\]" in Markdown."""
+    _, bracket, unit = description.rpartition(r" \[")
+    return unit.removesuffix(r"\]").replace("\\", "") if bracket else "1"
