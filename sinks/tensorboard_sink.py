@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sinks._command import command
 from telemetry import Opened, Record, RunRecord, SettingError, SinkRejected, Status, backend_errors, hookimpl
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class TensorBoardSink:
             return Opened(
                 destination=str(self._folder),
                 last_seq=files.held.last_seq,
-                view=f"{_command()} --logdir {shlex.quote(str(self._folder))}",
+                view=f"{command('tensorboard')} --logdir {shlex.quote(str(self._folder))}",
             )
 
     @hookimpl
@@ -94,13 +93,6 @@ class TensorBoardSink:
 
         assert self._run is not None  # noqa: S101 - sink_open comes first
         return EventFiles(self._folder, self._run)
-
-
-def _command() -> str:
-    """Give the command as it has to be typed: with its path where that of the shell does not lead to it."""
-    beside = Path(sys.executable).with_name("tensorboard")
-    found = shutil.which("tensorboard")
-    return shlex.quote(str(beside)) if beside.exists() and found != str(beside) else "tensorboard"
 
 
 def _write_notes(files: EventFiles, run: RunRecord) -> None:
