@@ -67,7 +67,7 @@ def about(run: RunRecord) -> str:
 
 def parameters(run: RunRecord) -> str:
     """Give a table of the run's parameters by dotted name."""
-    return table(("parameter", "value"), _leaves(run.params))
+    return table(("parameter", "value"), leaves(run.params))
 
 
 def units(run: RunRecord) -> str:
@@ -87,10 +87,11 @@ def escape(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", html.escape(_SPACES.sub(" ", text), quote=False))
 
 
-def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Give nested parameters by dotted name, each as a text."""
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
