@@ -79,12 +79,14 @@ class Child:
     def read(self) -> Any:
         """Wait for the next report, and give it."""
         while b"\n" not in self._seen:
+            # A process that it has forked may hold the pipe open, so that its end tells less than its death.
             ended = self._process.poll() is not None
             if select.select([self._pipe], [], [], 0 if ended else 0.05)[0]:
-                self._seen += os.read(self._pipe, 1 << 16)
-            elif ended:
+                more = os.read(self._pipe, 1 << 16)
+                ended, self._seen = not more, self._seen + more
+            if ended:
                 self._fail("ended without a word")
-            elif time.monotonic() > self._deadline:
+            if time.monotonic() > self._deadline:
                 self._fail(f"has not answered within {self._timeout:.0f} s")
         line, _, self._seen = self._seen.partition(b"\n")
         report = json.loads(line)

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from telemetry.testing.child import Report
 from telemetry.testing.kit import EXPECTED_ERRORS, Driver, Kit, drop
 from telemetry.testing.points import sample
@@ -28,8 +30,6 @@ class FaultChecks(Kit):
         folder = tmp_path / "run"
         with self.child("_write_under_limits", folder) as writer:
             last = writer.read()
-            closed = writer.read()
-        assert closed, "sink_close"
         self.check_shows(
             folder,
             sample(1, last),
@@ -41,7 +41,10 @@ class FaultChecks(Kit):
         folder = tmp_path / "run"
         self.deliver(folder, sample(1, 10))
         last = 10
-        for outage in self.outages(folder):
+        outages = list(self.outages(folder))
+        if not outages:
+            pytest.skip("how the backend goes down is not said: give outages(folder)")
+        for outage in outages:
             live = self.open_sink(folder)
             last += 10
             with outage:
@@ -66,7 +69,6 @@ class FaultChecks(Kit):
             live.write_rest(sample(1, last))
         live.close()
         report(last)
-        report("closed")
 
     def _fail(self, folder: Path, live: Driver, last: int) -> None:
         """Call each hook as delivery would; whatever it raises must be an error that delivery can judge."""

@@ -1,0 +1,329 @@
+"""A sink that keeps the contract, and sinks that break it, each in one way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from telemetry import (
+    Metric,
+    Opened,
+    Record,
+    Resumed,
+    RunRecord,
+    Scalars,
+    SinkRejected,
+    Status,
+    backend_errors,
+    hookimpl,
+)
+from telemetry.testing import Point, SinkContract
+
+Line = dict[str, Any]
+
+
+class LinesSink:
+    """One line of JSON for each record."""
+
+    @dataclass
+    class Options:
+        file: str = "lines.jsonl"
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.path = Path()
+        self.metrics: dict[str, Metric] = {}
+        self.held = 0
+
+    @hookimpl
+    @backend_errors("lines")
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        self.path = folder / self.options.file
+        self.metrics = run.metrics
+        data = self.path.read_bytes() if self.path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(self.path, len(whole))
+        self.held = max((json.loads(line)["seq"] for line in whole.splitlines()), default=0)
+        return self.opened()
+
+    @hookimpl
+    @backend_errors("lines")
+    def sink_write(self, records: Sequence[Record]) -> int | None:
+        self.append([line for record in records if record.seq > self.held for line in self.lines(record)])
+        self.held = max([self.held, *(record.seq for record in records)])
+        return self.held
+
+    @hookimpl
+    def sink_close(self, status: Status) -> None: ...
+
+    def opened(self) -> Opened:
+        return Opened(str(self.path), self.held)
+
+    def lines(self, record: Record) -> Iterator[Line]:
+        if isinstance(record, Resumed):
+            yield {"seq": record.seq, "resumed": record.step}
+        if isinstance(record, Scalars):
+            points = [[name, value, self.metrics[name].unit] for name, value in record.items()]
+            yield {"seq": record.seq, "time": record.time, "step": record.step, "points": points}
+
+    def append(self, lines: list[Line]) -> None:
+        with self.path.open("ab") as file:
+            file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+class LosesTheLast(LinesSink):
+    def append(self, lines: list[Line]) -> None:
+        super().append(lines[:-1])
+
+
+class SwapsTwo(LinesSink):
+    def append(self, lines: list[Line]) -> None:
+        super().append(lines[:-2] + lines[:-3:-1])
+
+
+class RoundsTimes(LinesSink):
+    def lines(self, record: Record) -> Iterator[Line]:
+        yield from ({**line, "time": line.get("time", 0) // 1000 * 1000} for line in super().lines(record))
+
+
+class RoundsSteps(LinesSink):
+    def lines(self, record: Record) -> Iterator[Line]:
+        yield from ({**line, "step": line.get("step", 0) % 2**32} for line in super().lines(record))
+
+
+class ForgetsUnits(LinesSink):
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        opened = super().sink_open(run, folder)
+        self.metrics = dict.fromkeys(run.metrics, Metric())
+        return opened
+
+
+class SwallowsNaN(LinesSink):
+    def lines(self, record: Record) -> Iterator[Line]:
+        for line in super().lines(record):
+            yield {**line, "points": [p for p in line["points"] if p[1] == p[1]]} if "points" in line else line
+
+
+class CleansNames(LinesSink):
+    def lines(self, record: Record) -> Iterator[Line]:
+        for line in super().lines(record):
+            points = [[re.sub(r"[^\w/.]", "_", name), *rest] for name, *rest in line.get("points", ())]
+            yield {**line, "points": points}
+
+
+class KnowsScalarsOnly(LinesSink):
+    def lines(self, record: Record) -> Iterator[Line]:
+        if not isinstance(record, Scalars | Resumed):
+            raise TypeError(type(record).__name__)
+        yield from super().lines(record)
+
+
+class Samples(LinesSink):
+    def append(self, lines: list[Line]) -> None:
+        # As backends do that thin out long curves.
+        super().append(lines[::2] if 5000 < self.held < 10**9 else lines)
+
+
+class IsGlobal(LinesSink):
+    path_of_all: Path
+
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        opened = super().sink_open(run, folder)
+        IsGlobal.path_of_all = self.path
+        return opened
+
+    def append(self, lines: list[Line]) -> None:
+        self.path = self.path_of_all
+        super().append(lines)
+
+
+class NamesNoPlace(LinesSink):
+    def opened(self) -> Opened:
+        return Opened("lines", self.held)
+
+
+class ClosesBadly(LinesSink):
+    @hookimpl
+    def sink_close(self, status: Status) -> None:
+        self.append([{"seq": self.held, "time": 0, "step": 0, "points": [["run/closed", 1.0, "1"]]}])
+
+
+class EndsForGood(LinesSink):
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        if (folder / "failed").exists():
+            msg = "this run has failed"
+            raise SinkRejected(msg)
+        return super().sink_open(run, folder)
+
+    @hookimpl
+    def sink_close(self, status: Status) -> None:
+        if status == "failed":
+            self.path.with_name("failed").touch()
+
+
+class CannotTell(LinesSink):
+    def opened(self) -> Opened:
+        return Opened(str(self.path), None)
+
+
+class Doubles(LinesSink):
+    """It tells what it holds, but takes what it is given."""
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int | None:
+        self.held = 0
+        return super().sink_write(records)
+
+
+class CannotTellAndDoubles(Doubles):
+    def opened(self) -> Opened:
+        return Opened(str(self.path), None)
+
+
+class SaysTooMuch(LinesSink):
+    """It counts what it was given before, as a cursor of its own in a file would."""
+
+    def opened(self) -> Opened:
+        return Opened(str(self.path), self.held + 1 if self.held else 0)
+
+
+class NeverDurable(LinesSink):
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> None:
+        super().sink_write(records)
+
+
+class Buffers(LinesSink):
+    """It calls durable what waits in memory."""
+
+    def __init__(self, options: LinesSink.Options) -> None:
+        super().__init__(options)
+        self.waiting: list[Line] = []
+
+    def append(self, lines: list[Line]) -> None:
+        self.waiting += lines
+
+    @hookimpl
+    def sink_close(self, status: Status) -> None:
+        super().append(self.waiting)
+        self.waiting = []
+
+
+class KeepsTheTorn(LinesSink):
+    """It does not look what a failed call has left."""
+
+    @hookimpl
+    @backend_errors("lines")
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        self.path, self.metrics = folder / self.options.file, run.metrics
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
+            try:
+                self.held = max(self.held, json.loads(line)["seq"])
+            except ValueError:
+                continue
+        return self.opened()
+
+
+class IgnoresResumes(LinesSink):
+    def lines(self, record: Record) -> Iterator[Line]:
+        if isinstance(record, Scalars):
+            yield from super().lines(record)
+
+
+class RaisesItsOwn(LinesSink):
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int:
+        self.append([line for record in records if record.seq > self.held for line in self.lines(record)])
+        self.held = max([self.held, *(record.seq for record in records)])
+        return self.held
+
+
+class TakesAnything(LinesSink):
+    @dataclass
+    class Options(LinesSink.Options):
+        more: Any = None
+
+
+class ImportsWhenMade(LinesSink):
+    def __init__(self, options: LinesSink.Options) -> None:
+        import click  # noqa: F401 - stands for an SDK
+
+        super().__init__(options)
+
+
+class NeedsMore(LinesSink):
+    """What it says to need it does not."""
+
+    requires = ("click",)
+
+
+class LetsImportErrorsPass(LinesSink):
+    requires = ("click",)
+
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        import click  # noqa: F401 - stands for an SDK
+
+        return super().sink_open(run, folder)
+
+
+class ReturnsNothing(LinesSink):
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> None:
+        super().sink_open(run, folder)
+
+
+class Misspelt(LinesSink):
+    @hookimpl
+    def sink_wriet(self) -> None: ...
+
+
+class Contract(SinkContract):
+    """The contract of the sink that the environment names."""
+
+    def make_sink(self, folder: Path) -> object:
+        kind = getattr(sys.modules[__name__], os.environ["CONTRACT_SINK"])
+        return kind(kind.Options())
+
+    def read_back(self, folder: Path) -> Iterable[Point]:
+        out: list[Point] = []
+        path = folder / LinesSink.Options.file
+        for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
+            if not text.endswith("\n"):
+                break
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if "resumed" in line:
+                out = [point for point in out if point.step <= line["resumed"]]
+            out += [
+                Point(name, line["step"], value, line["time"], unit) for name, value, unit in line.get("points", ())
+            ]
+        return out
+
+    def outages(self, folder: Path) -> list[AbstractContextManager[None]]:
+        return [in_the_way(folder / LinesSink.Options.file)]
+
+
+@contextmanager
+def in_the_way(path: Path) -> Iterator[None]:
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    path.mkdir()
+    try:
+        yield
+    finally:
+        path.rmdir()
+        aside.rename(path)
