@@ -1,6 +1,7 @@
-"""The contract of telemetry's sinks."""
+"""The sink keeps the contract of telemetry's sinks."""
 
 import csv
+from contextlib import contextmanager
 
 from telemetry_sink_csv import CsvSink
 
@@ -14,8 +15,24 @@ class TestCsv(SinkContract):
         return CsvSink(CsvSink.Options())
 
     def read_back(self, folder):
-        path = folder / "metrics.csv"
-        if not path.exists():
-            return []
-        rows = csv.reader(path.read_text().splitlines())
-        return [Point(row[3], int(row[2]), float(row[4]), int(row[1]), row[5]) for row in rows if row]
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                yield Point(row["name"], int(row["step"]), float(row["value"]), int(row["time"]), row["unit"])
+
+    def make_elsewhere(self, folder):
+        return CsvSink(CsvSink.Options(file="other.csv"))
+
+    def outages(self, folder):
+        return [a_folder_in_place_of(folder / "metrics.csv")]
+
+
+@contextmanager
+def a_folder_in_place_of(path):
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    path.mkdir()
+    try:
+        yield
+    finally:
+        path.rmdir()
+        aside.rename(path)

@@ -1,0 +1,39 @@
+"""The sink is found by its name, delivers a run, and leaves other files alone."""
+
+import csv
+import re
+
+import pytest
+
+from telemetry import Metric, SettingError, Settings, SinkRejected, open_run
+from telemetry.plugins import select
+from telemetry.testing import run_record
+
+
+def test_a_run_is_written_in_its_units_by_a_process_of_its_own(tmp_path):
+    settings = Settings(sinks=("csv",), every=1, poll=0.05, options={"csv": {"file": "curves.csv"}})
+    metrics = {"val/E_rmse": Metric(unit="kcal/mol", source_unit="eV/particle")}
+    with open_run(tmp_path / "run", metrics=metrics, settings=settings) as bus:
+        for step in (10, 20, 30):
+            bus.publish("val", step, {"E_rmse": step / 10})
+    with (tmp_path / "run" / "curves.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["name"], row["unit"]) for row in rows] == [
+        (str(step), "val/E_rmse", "kcal/mol") for step in (10, 20, 30)
+    ]
+    assert [float(row["value"]) for row in rows] == pytest.approx([23.060547830619 * n for n in (1, 2, 3)])
+
+
+@pytest.mark.parametrize("file", ["/metrics.csv", "../metrics.csv", "", "..", "a/b.csv", "journal-0.jsonl"])
+def test_a_file_elsewhere_or_of_another_kind_is_refused(file):
+    with pytest.raises(SettingError, match=re.escape(f"telemetry.csv.file is {file!r}")):
+        select(["csv"], {"csv": {"file": file}})
+
+
+def test_a_file_that_is_not_of_this_sink_is_left_as_it_is(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("a,b\n\n1,2\n")
+    (sink,) = select(["csv"], {"csv": {"file": "mine.csv"}})
+    with pytest.raises(SinkRejected, match=r"mine\.csv is not of this sink"):
+        sink.create().sink_open(run=run_record(), folder=tmp_path)
+    assert path.read_text() == "a,b\n\n1,2\n"
