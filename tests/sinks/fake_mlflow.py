@@ -17,8 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sinks.mlflow_sink import MlflowSink
-
 Fault = Callable[[str], "str | None"]
 """Says, by the name of a call, how it fails: one of ``FaultyClient.WAYS``; None if it does not."""
 
@@ -249,14 +247,8 @@ class FaultyMlflow(FakeMlflow):
         raise _error("(sqlite3.OperationalError) disk I/O error", "TEMPORARILY_UNAVAILABLE")
 
 
-class FakedSink(MlflowSink):
-    """The sink, on a fake. The tracking URI says which: ``http://fake/<path of the file>``."""
-
-    connect = staticmethod(lambda uri: FakeMlflow(fake_path(uri)))
-
-
 def fake_uri(folder: Path) -> str:
-    """Give the URI of a fake whose file is in a folder."""
+    """Give the tracking URI that leads to a fake whose file is in a folder."""
     return f"http://fake{folder}/fake-mlflow.jsonl"
 
 

@@ -6,6 +6,7 @@ It needs nothing that mlflow-skinny lacks, but for ``shared_template``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -132,6 +133,34 @@ def points(client: Any, run: Any) -> Iterator[Point]:
                 sign = signs.get((step, when))
                 told = value if sign is None else math.copysign(math.inf, sign)
                 yield Point(name, step, told, when, tags.get(f"unit.{key}", "1"))
+
+
+class Between:
+    """A client of which some calls are made by something else, which is given the client first."""
+
+    def __init__(self, client: Any, **instead: Callable[..., Any]) -> None:
+        self._client, self._instead = client, instead
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._instead:
+            return functools.partial(self._instead[name], self._client)
+        return getattr(self._client, name)
+
+
+def opened_between(
+    folder: Path, run: RunRecord | None = None, **instead: Callable[..., Any]
+) -> tuple[MlflowSink, Opened]:
+    """Open a new instance some of whose calls are made by something else."""
+    sink = MlflowSink(MlflowSink.Options())
+    sink.connect = lambda uri: Between(MlflowSink.connect(uri), **instead)
+    return sink, sink.sink_open(run or run_record(folder.name), folder)
+
+
+def refusal(text: str = "Invalid value") -> Exception:
+    """Give the error of a call that MLflow will never take."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException.invalid_parameter_value(text)
 
 
 class Server:

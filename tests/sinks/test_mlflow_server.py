@@ -1,0 +1,225 @@
+"""The MLflow sink on a running server, also through a network that fails. Needs no more than mlflow-skinny has.
+
+MLFLOW_SERVER_BIN names the ``mlflow`` of another environment where that of the tests has no server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_kit import client_of, find_runs, history, opened, points, shared_server
+from mlflow_proxy import Fault, Proxy, Request
+
+from sinks.mlflow_sink import MlflowSink
+from telemetry import Metric, Settings, SinkRejected, SinkUnavailable, open_run
+from telemetry.delivery import Delivery, End
+from telemetry.plugins import select
+from telemetry.testing.points import METRICS, STARTED, points_of, run_record, sample, scalars
+
+METRICS_AND_MORE = METRICS | {"val/Å": Metric()}
+PLAIN = {name: Metric() for name in ("train/loss", "train/lr")}
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> str:
+    return shared_server(request.config)
+
+
+@pytest.fixture
+def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    with Proxy(server) as proxy:
+        yield proxy
+
+
+class Told:
+    """A run folder and its place on the server, whatever leads there."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        self.folder = folder
+        self._client = client_of(server)
+
+    def open(self, uri: str, **fields: Any) -> tuple[MlflowSink, Any]:
+        return opened(self.folder, run_record("water", **fields), tracking_uri=uri, experiment=str(self.folder))
+
+    def runs(self) -> list[Any]:
+        name = str(self.folder)
+        found = find_runs(self._client, run_record("water"))
+        return [r for r in found if self._client.get_experiment(r.info.experiment_id).name == name]
+
+    def steps(self) -> list[int]:
+        (run,) = self.runs()
+        return [step for step, _, _ in history(self._client, run.info.run_id)]
+
+    def points(self) -> list[Any]:
+        (run,) = self.runs()
+        return sorted(points(self._client, run))
+
+
+@pytest.fixture
+def told(tmp_path: Path, server: str) -> Told:
+    return Told(tmp_path / "runs" / "water", server)
+
+
+def when(what: str, fault: Fault) -> Any:
+    return lambda request: fault if request.what == what else None
+
+
+def test_all_that_was_sampled_comes_back_with_names_units_and_times(told, server):
+    records = [*sample(1, 700), scalars(701, None, "val", **{"[0]/100%/loss": float("inf"), "Å": float("nan")})]
+    sink, found = told.open(server)
+    assert sink.sink_write(records) == 701
+    assert str(told.points()) == str(sorted(points_of(records, METRICS_AND_MORE)))
+    (run,) = told.runs()
+    assert found.view == f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert told.open(server)[1].last_seq == 701
+
+
+def test_the_end_has_its_status_and_its_time(told, server, capsys):
+    sink, _ = told.open(server)
+    sink.sink_close("failed", STARTED + 5000, "OutOfMemoryError")
+    (run,) = told.runs()
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FAILED", STARTED, STARTED + 5000)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_parameters_of_a_later_attempt_and_its_status_reach_the_server(told, server):
+    sink, _ = told.open(server, params={"lr": 1})
+    sink.sink_close("preempted", STARTED + 1, "SIGTERM")
+    told.open(server, params={"lr": 2}, attempt=2)
+    (run,) = told.runs()
+    assert (run.info.status, run.data.params) == ("RUNNING", {"lr": "1"})
+    assert run.data.tags["telemetry.param.lr"] == "2"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(429, "slow down"),
+        Fault(500, "<html>oops</html>"),
+        Fault(503, '{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "database is locked"}'),
+        Fault(502),
+        Fault(401, "Unauthorized"),
+        Fault(403, '{"error_code": "PERMISSION_DENIED", "message": "no"}'),
+        Fault(404, '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run"}'),
+        Fault(200, "<html>please log in</html>"),
+        Fault(0),
+        Fault(0, taken=True),
+        Fault(200, "{}", hangs=True),
+        Fault(500, "lost", taken=True),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_unavailable_asked_once_and_afterwards_nothing_is_lost_or_doubled(told, proxy, fault):
+    sink, _ = told.open(proxy.url)
+    sink.sink_write([scalars(1)])
+    asked = proxy.count("runs/log-batch")
+    proxy.fault = when("runs/log-batch", fault)
+    began = time.monotonic()
+    with pytest.raises(SinkUnavailable, match=r"^mlflow: "):
+        sink.sink_write([scalars(2), scalars(3)])
+    assert proxy.count("runs/log-batch") == asked + 1
+    assert time.monotonic() - began < 6
+    proxy.release()
+    proxy.fault = lambda _: None
+    sink, found = told.open(proxy.url)
+    assert found.last_seq == 1
+    assert sink.sink_write([scalars(2), scalars(3), scalars(4)]) == 4
+    assert told.steps() == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("fault", [Fault(400, "bad"), Fault(413, "<html>Request Entity Too Large</html>")], ids=str)
+def test_a_call_that_is_refused_for_its_records_is_rejected(told, proxy, fault):
+    sink, _ = told.open(proxy.url)
+    sink.sink_write([scalars(1)])
+    proxy.fault = lambda request: fault if any(m["step"] == 20 for m in request.body.get("metrics", ())) else None
+    with pytest.raises(SinkRejected, match=str(fault.status)):
+        sink.sink_write([scalars(2), scalars(3)])
+    assert sink.sink_write([scalars(3)]) == 3
+    assert told.steps() == [10, 30]
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_server_that_refuses_every_call_sets_no_record_aside(told, proxy, status):
+    sink, _ = told.open(proxy.url)
+    sink.sink_write([scalars(1)])
+    proxy.fault = when("runs/log-batch", Fault(status, "no"))
+    with pytest.raises(SinkUnavailable, match="refuses all that is written to run"):
+        sink.sink_write([scalars(2)])
+
+
+def test_a_limit_on_the_size_of_calls_is_met_by_smaller_ones(told, proxy, server):
+    settings = Settings(sinks=(), delivery="thread", every=1)
+    with open_run(told.folder, metrics=PLAIN, settings=settings) as bus:
+        for step in range(1, 601):
+            bus.publish("train", step, {"loss": 1 / step, "lr": 1.0})
+
+    def limit(request: Request) -> Fault | None:
+        return Fault(413, "too large") if len(str(request.body)) > 20_000 else None
+
+    proxy.fault = limit
+    (sink,) = select(["mlflow"], {"mlflow": {"tracking_uri": proxy.url, "experiment": str(told.folder)}})
+    delivery = Delivery(told.folder, sink, settings, follow=False, wait=lambda _: None)
+    delivery.lease.acquire()
+    assert delivery.run() is End.COMPLETE
+    assert not (told.folder / "sinks" / "mlflow.rejected.jsonl").exists()
+    client = client_of(server)
+    experiment = client.get_experiment_by_name(str(told.folder))
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [step for step, _, _ in history(client, run.info.run_id)] == list(range(1, 601))
+
+
+def test_a_run_whose_creation_was_not_answered_is_found_and_not_created_twice(told, proxy):
+    faults = {"experiments/create": Fault(0, taken=True), "runs/create": Fault(0, taken=True)}
+    proxy.fault = lambda request: faults.pop(request.what, None)
+    with pytest.raises(SinkUnavailable):
+        told.open(proxy.url)
+    assert faults == {}
+    told.open(proxy.url)
+    assert len(told.runs()) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault(401, "You are not authenticated"), Fault(403, "Permission denied")], ids=str)
+def test_a_login_that_is_refused_at_the_start_is_refused_with_the_cure(told, proxy, fault):
+    proxy.fault = lambda _: fault
+    with pytest.raises(SinkRejected, match=rf"{proxy.url} refuses the login .*MLFLOW_TRACKING_TOKEN"):
+        told.open(proxy.url)
+
+
+def test_a_login_in_the_environments_address_is_used_and_shown_nowhere(told, proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url.replace("http://", "http://me:se@cret@"))
+    sink, found = opened(told.folder, experiment=str(told.folder))
+    assert {request.login for request in proxy.requests} == {"Basic bWU6c2VAY3JldA=="}
+    proxy.fault = lambda _: Fault(200, "{}", hangs=True)
+    with pytest.raises(SinkUnavailable) as caught:
+        sink.sink_write([scalars(1)])
+    for text in (str(found), str(caught.value)):
+        assert "cret" not in text
+        assert proxy.url in text
+
+
+def test_a_server_that_is_not_there_is_unavailable_at_once(told):
+    began = time.monotonic()
+    with pytest.raises(SinkUnavailable, match=r"127\.0\.0\.1"):
+        told.open("http://127.0.0.1:1")
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_is_no_mlflow_is_unavailable(told, proxy):
+    proxy.fault = lambda _: Fault(404, "<html>nothing here</html>")
+    with pytest.raises(SinkUnavailable, match="404"):
+        told.open(proxy.url)
+
+
+def test_twenty_thousand_points_are_there_within_a_minute(told, server):
+    names = ("loss", "E_rmse", "F_rmse", "q_rmse", "lr", "it_per_s")
+    sink, _ = told.open(server)
+    began = time.monotonic()
+    for first in range(1, 20_001, 1000):
+        sink.sink_write([scalars(seq, **dict.fromkeys(names, 1 / seq)) for seq in range(first, first + 1000)])
+    assert time.monotonic() - began < 60
+    assert told.steps() == [10 * seq for seq in range(1, 20_001)]

@@ -1,0 +1,215 @@
+"""The MLflow sink's SQLite file, and what surrounds its calls: environment, logs, network, missing packages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_kit import IGNORE_NOLOAD, client_of, find_runs, opened, opened_between, put_store, shared_template
+
+from sinks import _mlflow_calls, mlflow_sink
+from sinks._mlflow_place import Place
+from telemetry import SinkRejected, SinkUnavailable
+from telemetry.testing.points import run_record, scalars
+
+pytestmark = IGNORE_NOLOAD
+NOWHERE = Place("http://me:secret@nowhere", "http://nowhere")
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A run folder, with an SQLite store beside it."""
+    shared_template(request.config)
+    put_store(tmp_path / "runs")
+    return tmp_path / "runs" / "water"
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+OPEN = f"""
+import sys, pathlib
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from mlflow_kit import opened
+from telemetry.testing.points import run_record, sample
+def main(name):
+    run = run_record(name, project="shared")
+    sink, found = opened(pathlib.Path(sys.argv[1]) / name, run)
+    sink.sink_write(sample(1, 500))
+    sink.sink_close("finished", run.started + 1, "")
+"""
+
+
+class TestFile:
+    def test_processes_that_start_at_once_share_one_new_store(self, tmp_path):
+        runs = tmp_path / "runs"
+        script = f"{OPEN}\nsys.stdin = None\nmain(sys.argv[2])"
+        others = [start(script, runs, f"run-{number}") for number in range(4)]
+        for other in others:
+            said, _ = other.communicate(timeout=100)
+            assert (other.returncode, said) == (0, "")
+        client = client_of(f"sqlite:///{runs}/mlflow.db")
+        found = find_runs(client)
+        assert sorted(run.info.run_name for run in found) == [f"run-{number}" for number in range(4)]
+        assert len({run.info.experiment_id for run in found}) == 1
+        assert all(len(client.get_metric_history(run.info.run_id, "train/loss")) == 334 for run in found)
+        # No half of a store is left, and it can be read as other new files can.
+        assert sorted(path.name for path in runs.iterdir() if path.is_file()) == ["mlflow.db"]
+        (runs / "plain").touch()
+        assert stat.S_IMODE((runs / "mlflow.db").stat().st_mode) == stat.S_IMODE((runs / "plain").stat().st_mode)
+
+    @pytest.mark.parametrize("replaced", [False, True])
+    def test_a_file_that_is_removed_is_noticed_and_filled_again(self, folder, replaced):
+        sink, _ = opened(folder)
+        sink.sink_write([scalars(1)])
+        (folder.parent / "mlflow.db").unlink()
+        if replaced:
+            put_store(folder.parent)
+        # A new file may get the number of the old one: then it is MLflow that misses the run.
+        with pytest.raises(SinkUnavailable, match=r"mlflow\.db has been removed, or replaced|not found"):
+            sink.sink_write([scalars(2)])
+        put_store(folder.parent)
+        sink, found = opened(folder)
+        assert found.last_seq == 0
+        sink.sink_write([scalars(1), scalars(2)])
+        (run,) = find_runs(client_of(f"sqlite:///{folder.parent}/mlflow.db"))
+        assert run.data.metrics == {"train/loss": 0.5}
+
+    def test_a_file_that_is_no_database_is_refused_at_once(self, folder):
+        (folder.parent / "mlflow.db").write_text("no database" * 100)
+        with pytest.raises(SinkRejected, match=r"mlflow\.db is no SQLite database.*telemetry\.mlflow\.tracking_uri"):
+            opened(folder)
+
+    def test_a_file_that_cannot_be_opened_or_made_is_unavailable_at_once(self, folder, tmp_path):
+        (folder.parent / "mlflow.db").unlink()
+        (folder.parent / "mlflow.db").mkdir()
+        with pytest.raises(SinkUnavailable, match=r"mlflow\.db cannot be opened"):
+            opened(folder)
+        (tmp_path / "file").touch()
+        with pytest.raises(SinkUnavailable, match=r"NotADirectoryError|FileExistsError"):
+            opened(folder, tracking_uri=f"sqlite:///{tmp_path}/file/mlflow.db")
+
+    def test_a_failure_to_make_one_leaves_nothing(self, tmp_path):
+        def fail(_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        sink = mlflow_sink.MlflowSink(mlflow_sink.MlflowSink.Options())
+        sink.connect = fail
+        with pytest.raises(SinkUnavailable, match="No space left"):
+            sink.sink_open(run_record(), tmp_path / "runs" / "water")
+        assert list((tmp_path / "runs").iterdir()) == []
+
+
+class TestSurroundings:
+    def test_nothing_goes_to_the_internet_is_printed_or_stays_in_the_environment(self, tmp_path):
+        script = f"""{OPEN}
+import os, socket
+before = dict(os.environ)
+def refuse(*_, **__): raise SystemExit("the network was used")
+socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
+import threading
+threading.excepthook = lambda args: os.abort()
+main("water")
+assert dict(os.environ) == before
+assert threading.active_count() == 1, threading.enumerate()
+"""
+        environment = {k: v for k, v in os.environ.items() if k not in {"CI", "PYTEST_CURRENT_TEST"}}
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "runs")],
+            env=environment | {"HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+    def test_what_the_user_has_set_counts_but_for_a_second_try(self, monkeypatch):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+        with _mlflow_calls.calls(NOWHERE):
+            assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+            assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"
+
+    def test_threads_that_call_at_once_leave_the_environment_as_it_was(self):
+        before = dict(os.environ)
+        inside, leave = threading.Event(), threading.Event()
+
+        def call() -> None:
+            with _mlflow_calls.calls(NOWHERE):
+                inside.set()
+                leave.wait(20)
+
+        other = threading.Thread(target=call)
+        with _mlflow_calls.calls(NOWHERE):
+            other.start()
+            assert inside.wait(20)
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+        leave.set()
+        other.join(20)
+        assert dict(os.environ) == before
+
+    def test_only_what_this_thread_says_is_kept_back(self, capsys):
+        with _mlflow_calls.calls(NOWHERE):
+            log = logging.getLogger("mlflow.store")
+            log.error("from here")
+            other = threading.Thread(target=log.error, args=("from elsewhere",))
+            other.start()
+            other.join(20)
+        log.error("afterwards")
+        said = capsys.readouterr().err
+        assert "from here" not in said
+        assert "from elsewhere" in said
+        assert "afterwards" in said
+
+    def test_no_error_shows_a_login(self):
+        def fail() -> None:
+            with _mlflow_calls.calls(NOWHERE):
+                msg = "cannot reach http://me:secret@nowhere/api"
+                raise OSError(msg)
+
+        with pytest.raises(SinkUnavailable) as caught:
+            fail()
+        assert str(caught.value) == "mlflow: OSError: cannot reach http://nowhere/api"
+        assert caught.value.__suppress_context__
+
+
+class TestMissing:
+    def test_mlflow_that_cannot_be_imported_is_no_reason_to_try_again(self, folder, monkeypatch):
+        monkeypatch.setitem(sys.modules, "mlflow", None)
+        with pytest.raises(SinkRejected, match="mlflow cannot be imported"):
+            opened(folder)
+
+    def test_a_database_without_sqlalchemy_is_refused_with_the_cure(self, folder, monkeypatch):
+        monkeypatch.setattr(mlflow_sink, "find_spec", lambda _: None)
+        with pytest.raises(SinkRejected, match=r"mlflow-skinny.*pip install 'aimnet2mult\[mlflow\]'.*a server"):
+            opened(folder)
+
+    def test_a_login_that_is_refused_in_the_middle_is_looked_at_when_it_is_opened_again(self, folder):
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+
+        def deny(_: Any, *args: Any, **kwargs: Any) -> None:
+            raise MlflowException("no", error_code=PERMISSION_DENIED)
+
+        sink, _ = opened(folder)
+        sink, _ = opened_between(folder, log_batch=deny)
+        with pytest.raises(SinkUnavailable, match="no"):
+            sink.sink_write([scalars(1)])
+        with pytest.raises(SinkRejected, match="MLFLOW_TRACKING_TOKEN"):
+            opened_between(folder, search_runs=deny)
