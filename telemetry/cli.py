@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -62,22 +63,37 @@ def sinks() -> None:
     """List the installed sinks, their options, and what they lack."""
     for name in installed():
         try:
-            _show_plugin(load(name))
+            lines = _describe(load(name))
         except (TelemetryError, OSError) as error:
-            click.echo(f"{name}  BROKEN: {error}")
+            lines = [f"{name}  BROKEN: {error}"]
+        for line in lines:
+            _print(line)
 
 
-def _show_plugin(plugin: Plugin) -> None:
+def _describe(plugin: Plugin) -> list[str]:
     missing = plugin.missing()
+    if not missing:
+        # A sink that does not fit is to show here, and not when somebody trains with it.
+        with contextlib.suppress(SettingError):  # it has options that must be given
+            Sink(plugin.name, {}, plugin).create()
     state = f"not installed: {install_command(plugin)}" if missing else "installed"
-    click.echo(f"{plugin.name}  ({plugin.package})  {state}")
-    for name, field in plugin.option_types().items():
-        default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
-        click.echo(f"    telemetry.{plugin.name}.{name}: {_type_name(field.type)}{default}")
+    options = [
+        f"    telemetry.{plugin.name}.{name}: {_type_name(field.type)}{_default(field)}"
+        for name, field in plugin.option_types().items()
+    ]
+    return [f"{plugin.name}  ({plugin.package})  {state}", *options]
 
 
 def _type_name(type_: Any) -> str:
-    return type_ if isinstance(type_, str) else getattr(type_, "__name__", str(type_))
+    if isinstance(type_, str):
+        return type_
+    return type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f" = {field.default!r}"
+    return "" if field.default_factory is dataclasses.MISSING else f" = {field.default_factory()!r}"
 
 
 @main.command()

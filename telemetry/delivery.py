@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from telemetry.alive import TrainerWatch
-from telemetry.errors import SinkRejected
+from telemetry.errors import PluginError, SinkRejected
 from telemetry.files import private
+from telemetry.hookspecs import Opened
 from telemetry.journal import now_ms, segments
 from telemetry.keeper import Keeper
 from telemetry.lease import Lease
@@ -185,6 +186,9 @@ class Delivery:
         hooks = self._sink.create()
         run = read_header(self._folder)
         opened = self._call(lambda: hooks.sink_open(run=run, folder=self._folder))
+        if not isinstance(opened, Opened):
+            msg = f"sink_open of {self._sink.title} returned {opened!r}; it returns telemetry.Opened"
+            raise PluginError(msg)
         progress = self._progress
         progress.destination, progress.view = opened.destination, opened.view
         cursor = progress.cursor
@@ -212,7 +216,7 @@ class Delivery:
         cursor.rejected += 1
         cursor.last_rejected = record.seq
         self._note(error)
-        self._say(f"{self._sink.name} rejects record {record.seq} ({error}); it is set aside in {path}")
+        self._say(f"{self._sink.title} rejects record {record.seq} ({error}); it is set aside in {path}")
 
     def _ended(self) -> Closed | None:
         """Give how the training ended, None if it goes on or nobody can tell yet."""
@@ -264,7 +268,7 @@ class Delivery:
     def _refused(self, error: SinkRejected) -> End:
         self._note(error)
         self._save("refused")
-        self._say(f"{self._sink.name} refuses this run: {error}; the journal keeps it for `telemetry sync`")
+        self._say(f"{self._sink.title} refuses this run: {error}; the journal keeps it for `telemetry sync`")
         return End.REFUSED
 
     def _failed(self, error: BaseException) -> End | None:
@@ -275,7 +279,7 @@ class Delivery:
         self._note(error)
         self._save("retrying")
         if self._failures == 1:
-            self._say(f"{self._sink.name} cannot take records now ({_say(error)}); it will be tried again")
+            self._say(f"{self._sink.title} cannot take records now ({_say(error)}); it will be tried again")
         patience = self._patience()
         if patience <= 0 or self._stop():
             return End.GAVE_UP
@@ -297,7 +301,8 @@ class Delivery:
             return hook()
 
     def _note(self, error: BaseException) -> None:
-        self._progress.last_error = _say(error)[:1000]
+        # With the package, as it may be a stranger's that is at fault.
+        self._progress.last_error = f"{self._sink.title}: {_say(error)}"[:1000]
         self._progress.last_error_time = now_ms()
 
     def _save(self, state: State | None = None) -> None:

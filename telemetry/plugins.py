@@ -46,7 +46,7 @@ class Plugin:
         """The modules that must be importable before the sink can be opened."""
         modules = getattr(self.cls, "requires", ())
         # A text is a sequence of names too, each of one letter.
-        if not isinstance(modules, list | tuple) or not all(isinstance(m, str) for m in modules):
+        if not isinstance(modules, list | tuple) or not all(m and isinstance(m, str) for m in modules):
             msg = f"sink {self.name!r} of {self.package}: requires is {modules!r}; it is a tuple of names of modules"
             raise PluginError(msg)
         return tuple(modules)
@@ -74,6 +74,11 @@ class Sink:
     options: Mapping[str, Any]
     plugin: Plugin | None
     instance: object | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, with the package and version that it comes from: for messages about what goes wrong in it."""
+        return self.name if self.plugin is None else f"{self.name} of {self.plugin.package}"
 
     def create(self) -> Hooks:
         """Construct the sink and give its hooks.

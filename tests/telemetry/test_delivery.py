@@ -338,7 +338,7 @@ def test_a_failing_sink_is_tried_again_with_growing_pauses_and_a_fresh_instance(
     progress = read_progress(run.folder, "memory")
     assert progress is not None
     assert progress.retries == 9
-    assert progress.last_error == "SinkUnavailable: no network"
+    assert progress.last_error == "memory of fakes 1.0: SinkUnavailable: no network"
 
 
 def test_a_failure_is_said_once_and_so_is_its_end(run: HandMadeRun, backend: Backend) -> None:
@@ -351,7 +351,7 @@ def test_a_failure_is_said_once_and_so_is_its_end(run: HandMadeRun, backend: Bac
 
     driver.run(*[lambda: None] * 3, heal, run.close)
     assert [line for line in driver.said if "cannot take records now" in line] == [
-        "memory cannot take records now (SinkUnavailable: no network); it will be tried again"
+        "memory of fakes 1.0 cannot take records now (SinkUnavailable: no network); it will be tried again"
     ]
     assert [line for line in driver.said if "again" in line][1:] == ["memory takes records again"]
 
@@ -540,7 +540,10 @@ def test_a_sink_that_refuses_the_run_ends_its_delivery_with_the_message(run: Han
     assert driver.run() is End.REFUSED
     progress = read_progress(run.folder, "memory")
     assert progress is not None
-    assert (progress.state, progress.last_error) == ("refused", "SinkRejected: this project is archived")
+    assert (progress.state, progress.last_error) == (
+        "refused",
+        "memory of fakes 1.0: SinkRejected: this project is archived",
+    )
     assert any("this project is archived" in line and "telemetry sync" in line for line in driver.said)
     assert Lease(run.folder / "sinks", "memory").try_acquire()
 

@@ -238,7 +238,7 @@ def test_a_backend_that_is_down_leaves_the_sync_behind_with_exit_code_1(
     assert "last error" in result.stdout
     assert "SinkUnavailable: the backend is down" in result.stdout
     assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in result.stdout
-    assert "file cannot take records now" in result.stderr
+    assert "file of fakes 1.0 cannot take records now" in result.stderr
     assert "Traceback" not in result.output
 
 
