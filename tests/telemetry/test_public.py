@@ -44,7 +44,9 @@ def test_nothing_else_is_offered_but_the_modules_themselves() -> None:
 
 
 def test_every_error_is_public_has_one_base_and_is_the_builtin_that_it_resembles() -> None:
-    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    kinds = {
+        name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
+    }
     assert set(kinds) <= set(telemetry.__all__)
     for name, kind in kinds.items():
         assert issubclass(kind, telemetry.TelemetryError), name
