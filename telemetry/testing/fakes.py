@@ -28,19 +28,23 @@ class RecordingSink:
         self.records: list[Record] = []
         self.opened: list[RunRecord] = []
         self.closed: list[Status] = []
+        self._last: dict[tuple[str, int], int] = {}
+        self._run = ("", 0)
 
     @hookimpl
     def sink_open(self, run: RunRecord) -> Opened:
-        """Say which record was taken last."""
+        """Say which record of this run was taken last."""
         self.opened.append(run)
-        return Opened(destination=f"memory of {self.name}", last_seq=self.records[-1].seq if self.records else 0)
+        self._run = run.run_id, run.started
+        return Opened(destination=f"memory of {self.name}", last_seq=self._last.get(self._run, 0))
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int:
         """Take the records."""
         self.before_write()
         self.records += records
-        return self.records[-1].seq if self.records else 0
+        self._last[self._run] = max([self._last.get(self._run, 0), *(record.seq for record in records)])
+        return self._last[self._run]
 
     @hookimpl
     def sink_close(self, status: Status) -> None:

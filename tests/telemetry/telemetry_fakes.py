@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from telemetry import Metric, Opened, Record, SinkRejected, SinkUnavailable, Status, hookimpl
+from telemetry import Metric, Opened, Record, SinkRejected, SinkUnavailable, Status, hookimpl, testing
 from telemetry.alive import Alive, Counts, write_alive
 from telemetry.identity import Identity, current
 from telemetry.journal import JournalWriter
 from telemetry.plugins import Plugin, Sink
-from telemetry.records import SCHEMA, Closed, RunRecord, Scalars
+from telemetry.records import Closed, RunRecord, Scalars
 
 METRICS = {f"{stream}/{name}": Metric() for stream in ("train", "train_window", "val") for name in ("loss", "lr")}
 
@@ -299,17 +299,8 @@ def beat(folder: Path, trainer: Identity, *, beat: int = 1, attempt: int = 1) ->
 
 def run_record(folder: Path, attempt: int = 1) -> RunRecord:
     """Give the run record of an attempt."""
-    return RunRecord(
-        seq=0,
-        time=0,
-        schema=SCHEMA,
-        run_id=folder.name,
-        name="a run",
-        attempt=attempt,
-        every=1,
-        started=0,
-        metrics=METRICS,
-    )
+    given = {"name": "a run", "attempt": attempt, "every": 1, "started": 0, "time": 0}
+    return testing.run_record(folder.name, metrics=METRICS, params={}, **given)
 
 
 class HandMadeRun:

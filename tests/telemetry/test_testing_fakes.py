@@ -1,0 +1,109 @@
+"""The sinks for tests behave as they say, when telemetry delivers to them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from telemetry_fakes import FakeClock, HandMadeRun
+
+from telemetry import Scalars, Settings, SinkRejected
+from telemetry.delivery import Delivery, End
+from telemetry.plugins import Sink, select
+from telemetry.testing import FlakySink, HungSink, RecordingSink, SlowSink, resumed, run_record, scalars
+from telemetry.testing.points import STARTED
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="run")
+def _run(tmp_path: Path) -> HandMadeRun:
+    """A finished run of three points."""
+    run = HandMadeRun(tmp_path / "run")
+    run.points(1, 2, 3)
+    run.close()
+    return run
+
+
+def delivery(run: HandMadeRun, sink: RecordingSink, clock: FakeClock) -> Delivery:
+    made = Delivery(run.folder, Sink(sink.name, {}, None, sink), Settings(), wait=clock.sleep, clock=clock)
+    made.lease.acquire()
+    return made
+
+
+def steps(sink: RecordingSink) -> list[int]:
+    return [record.step for record in sink.records if isinstance(record, Scalars)]
+
+
+def test_a_recording_sink_keeps_what_it_is_given(run: HandMadeRun, clock: FakeClock) -> None:
+    sink = RecordingSink()
+    assert delivery(run, sink, clock).run() is End.COMPLETE
+    assert steps(sink) == [1, 2, 3]
+    assert [opened.name for opened in sink.opened] == ["a run"]
+    assert sink.closed == ["finished"]
+
+
+def test_a_recording_sink_is_given_nothing_twice_and_all_of_another_run(
+    run: HandMadeRun, clock: FakeClock, tmp_path: Path
+) -> None:
+    sink = RecordingSink()
+    delivery(run, sink, clock).run()
+    delivery(run, sink, clock).run()
+    assert steps(sink) == [1, 2, 3]
+    other = HandMadeRun(tmp_path / "other")
+    other.points(1, 2)
+    other.close()
+    delivery(other, sink, clock).run()
+    assert steps(sink) == [1, 2, 3, 1, 2]
+
+
+def test_a_flaky_sink_fails_at_its_calls_and_gets_everything_once(run: HandMadeRun, clock: FakeClock) -> None:
+    sink = FlakySink(fail=[1, 2])
+    assert delivery(run, sink, clock).run() is End.COMPLETE
+    assert steps(sink) == [1, 2, 3]
+    assert (sink.calls, len(clock.sleeps)) == (3, 2)
+
+
+def test_a_flaky_sink_can_fail_with_any_error(run: HandMadeRun, clock: FakeClock) -> None:
+    sink = FlakySink(fail=range(1, 6), error=lambda: SinkRejected("not this one"), name="picky")
+    assert delivery(run, sink, clock).run() is End.COMPLETE
+    # All three together, then halves of what is left, down to each by itself.
+    assert steps(sink) == []
+    rejected = (run.folder / "sinks" / "picky.rejected.jsonl").read_text(encoding="utf-8")
+    assert rejected.count('"kind":"scalars"') == 3
+
+
+def test_a_slow_sink_sleeps_by_the_clock_that_it_is_given(run: HandMadeRun, clock: FakeClock) -> None:
+    sink = SlowSink(seconds=30.0, sleep=clock.sleep)
+    assert delivery(run, sink, clock).run() is End.COMPLETE
+    assert clock.sleeps == [30.0]
+    assert steps(sink) == [1, 2, 3]
+
+
+def test_a_hung_sink_returns_when_it_is_released(run: HandMadeRun, clock: FakeClock) -> None:
+    sink = HungSink()
+    delivering = threading.Thread(target=delivery(run, sink, clock).run)
+    delivering.start()
+    assert sink.hung.wait(20)
+    assert (delivering.is_alive(), steps(sink)) == (True, [])
+    sink.release()
+    delivering.join(20)
+    assert steps(sink) == [1, 2, 3]
+
+
+def test_they_can_be_used_side_by_side_under_names_of_their_own() -> None:
+    sinks = select([RecordingSink(), RecordingSink("another"), FlakySink(), SlowSink(), HungSink()], {})
+    assert [sink.name for sink in sinks] == ["recording", "another", "flaky", "slow", "hung"]
+
+
+def test_records_are_made_with_what_matters_to_a_test_and_sound_values_for_the_rest() -> None:
+    assert run_record("ice", every=200).metrics["train/E_rmse"].unit == "kcal/mol"
+    assert (run_record().run_id, run_record("ice").name, run_record(attempt=2).attempt) == ("water", "ice", 2)
+    point = scalars(4)
+    assert (point.step, point.time, point.items()) == (40, STARTED + 4004, [("train/loss", 0.25)])
+    assert scalars(5, 7, "val", **{"fid 1/E_rmse": 2.0}).names() == ["val/fid 1/E_rmse"]
+    assert (resumed(9, step=3).step, resumed(9, step=3).attempt) == (3, 2)
