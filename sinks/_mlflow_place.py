@@ -104,7 +104,10 @@ def _sqlite(name: str, uri: str, runs: Path) -> Place:
     path, _, query = uri.removeprefix(_SQLITE).partition("?")
     if not uri.startswith(_SQLITE) or path in {"", ":memory:"} or path.endswith("/"):
         _refuse(name, uri, "that names no file; give one, as in sqlite:////absolute/path.db")
-    file = (runs / Path(path).expanduser()).resolve()
+    try:
+        file = (runs / Path(path).expanduser()).resolve()
+    except (OSError, RuntimeError) as error:
+        _refuse(name, uri, f"there is no such path ({error}); {_PLACES}")
     if "?" in str(file):
         _refuse(name, f"{_SQLITE}{file}", f"no address can have a question mark in a path; {_PLACES}")
     shown = f"{_SQLITE}{file}"

@@ -33,7 +33,7 @@ class MlflowSink:
     Units are in ``unit.<metric>``, parameters that a later attempt has changed in ``telemetry.param.<name>``.
 
     Nothing comes twice on MLflow's own stores, which know a point that they have; another one may show the last call
-    before a kill twice.
+    before a kill twice. An SQLite file needs a file system whose locks work; on others use a server.
     """
 
     requires = ("mlflow",)
@@ -67,7 +67,8 @@ class MlflowSink:
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         """Find the run, or create it, and describe it."""
-        folder = folder.absolute()
+        # However the folder is reached, it is beside the same store.
+        folder = folder.resolve()
         self._place = place(self._options.tracking_uri, folder.parent)
         with _mlflow_calls.calls(self._place), _mlflow_calls.opening(self._place):
             return self._open(run, folder)

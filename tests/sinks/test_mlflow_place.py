@@ -84,6 +84,7 @@ def test_a_login_in_the_option_is_refused_without_repeating_it(uri):
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:////data/", "names no file"),
+        ("sqlite:///~nobody-of-that-name/x.db", "no such path"),
     ],
 )
 def test_what_mlflow_cannot_write_to_is_refused_when_the_sink_is_chosen(uri, why):

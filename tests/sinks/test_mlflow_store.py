@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -101,6 +103,23 @@ class TestFile:
         (tmp_path / "file").touch()
         with pytest.raises(SinkUnavailable, match=r"NotADirectoryError|FileExistsError"):
             opened(folder, tracking_uri=f"sqlite:///{tmp_path}/file/mlflow.db")
+
+    def test_a_store_of_another_version_is_unavailable_until_it_is_migrated(self, folder):
+        with contextlib.closing(sqlite3.connect(folder.parent / "mlflow.db")) as store, store:
+            (version,) = store.execute("SELECT version_num FROM alembic_version").fetchone()
+            store.execute("UPDATE alembic_version SET version_num = 'another'")
+        with pytest.raises(SinkUnavailable, match=r"out-of-date database schema.*mlflow db upgrade"):
+            opened(folder)
+        with contextlib.closing(sqlite3.connect(folder.parent / "mlflow.db")) as store, store:
+            store.execute("UPDATE alembic_version SET version_num = ?", [version])
+        assert opened(folder)[1].last_seq == 0
+
+    def test_a_run_that_is_reached_by_a_link_is_beside_the_same_store(self, folder, tmp_path):
+        sink, found = opened(folder)
+        sink.sink_write([scalars(1)])
+        (tmp_path / "link").symlink_to(folder)
+        _, again = opened(tmp_path / "link", run_record("water"))
+        assert (again.destination, again.last_seq) == (found.destination, 1)
 
     def test_a_failure_to_make_one_leaves_nothing(self, tmp_path):
         def fail(_: Any) -> None:
