@@ -15,6 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -46,9 +47,9 @@ class Child:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end
         self._pipe, there = os.pipe()
         job = {
-            "path": sys.path,
+            "path": [str(Path(folder).absolute()) for folder in sys.path],
             "module": cls.__module__,
-            "file": os.path.abspath(inspect.getfile(cls)),  # noqa: PTH100 - a plain text for JSON
+            "file": str(Path(inspect.getfile(cls)).absolute()),
             "class": cls.__qualname__,
             "method": method,
             "args": args,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from telemetry.records import Alert, Closed, Record, Status
-from telemetry.testing.kit import Kit
-from telemetry.testing.points import ODD_NAMES, STARTED, sample, scalars
+from telemetry.testing.kit import Driver, Kit
+from telemetry.testing.points import ODD_NAMES, STARTED, run_record, sample, scalars
 
 
 class Unheard(Record, frozen=True, kw_only=True, tag="unheard"):
@@ -95,15 +97,29 @@ class ContentChecks(Kit):
         self.deliver(folder, records)
         self.check_shows(folder, records, "Nothing may be sampled or dropped; give read_back the whole curve.")
 
+    def test_any_thread_can_deliver(self, tmp_path: Path) -> None:
+        folder = tmp_path / "run"
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                thread.submit(self.deliver, folder, sample(1, 10)).result()
+            except Exception as error:
+                msg = f"{error!r} in a thread that is not the main one; `telemetry sync` delivers from such threads"
+                raise AssertionError(msg) from error
+        self.check_shows(folder, sample(1, 10), "`telemetry sync` delivers from a thread that is not the main one.")
+
     def test_two_runs_in_one_process_stay_apart(self, tmp_path: Path) -> None:
-        one, two = tmp_path / "one", tmp_path / "two"
+        # Users name runs as they like, too.
+        one, two = tmp_path / "é=50% #1", tmp_path / "é=50% #1?"
         first, second = self.open_sink(one), self.open_sink(two)
         for start in (1, 11):
             first.write(sample(start, start + 9))
             second.write([scalars(seq, loss=-seq) for seq in range(start, start + 10)])
         first.close()
         second.close()
-        cure = "Keep what belongs to a run in the instance, not in the module or in the SDK's global run."
+        cure = (
+            "Keep what belongs to a run in the instance, not in the module or in the SDK's global run, and tell runs "
+            "apart by the whole of run_id, whatever characters it has."
+        )
         self.check_shows(one, sample(1, 20), cure)
         self.check_shows(two, [scalars(seq, loss=-seq) for seq in range(1, 21)], cure)
 
@@ -122,8 +138,13 @@ class ContentChecks(Kit):
         driver.write(sample(1, 12))
         driver.close()
         self.check_shows(folder, sample(1, 10), "What goes to another destination must change nothing here.")
-        again = self.open_sink(folder).opened.destination
-        assert again == before, f"destination is {again!r} and was {before!r}; nothing has changed in between"
+        sink_here = self.make_sink(folder)
+        with contextlib.chdir(tmp_path):
+            again = Driver(sink_here, run_record(folder.name), Path(folder.name)).opened.destination
+        assert again == before, (
+            f"destination is {again!r} for a relative run folder and was {before!r} for the same, written in full; "
+            "make it absolute, as `telemetry sync` is started from anywhere"
+        )
         if sink is None:
             self.check_shows(place, sample(1, 12), "Take the destination from the options and the run folder.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,10 +64,17 @@ class RestartChecks(Kit):
         folder = tmp_path / "run"
         records = sample(1, 20)
         with self.child("_write_one_batch", folder) as writer:
+            before = writer.read()
             durable = writer.read()
         self.check_claim(folder, records, durable or 0, "sink_write says that the last durable record is")
         shown = self.shown(folder)
-        with self.child("_go_on", folder) as another:
+        (tmp_path / "elsewhere").mkdir()
+        with self.child("_go_on", folder, tmp_path / "elsewhere") as another:
+            destination = another.read()
+            assert destination == before, (
+                f"destination is {destination!r} in a process that was started elsewhere, and was {before!r}: it must "
+                "not depend on the working directory"
+            )
             last = another.read()
             another.read()  # all is written, and closed
         if last is not None:
@@ -112,11 +120,14 @@ class RestartChecks(Kit):
 
     def _write_one_batch(self, report: Report, folder: str) -> Driver:
         driver = self.open_sink(Path(folder))
+        report(driver.opened.destination)
         report(driver.write(sample(1, 20)))
         return driver
 
-    def _go_on(self, report: Report, folder: str) -> Driver:
+    def _go_on(self, report: Report, folder: str, start: str) -> Driver:
+        os.chdir(start)
         driver = self.open_sink(Path(folder))
+        report(driver.opened.destination)
         report(driver.opened.last_seq)
         driver.write_rest(sample(1, 40))
         driver.close()

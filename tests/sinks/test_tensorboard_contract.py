@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +37,10 @@ class Shown(Kit):
     def make_elsewhere(self, folder: Path) -> TensorBoardSink:
         return TensorBoardSink(TensorBoardSink.Options(dir=str(folder / "elsewhere")))
 
+    def outages(self, folder: Path) -> list[AbstractContextManager[None]]:
+        numbers = {"open": errno.EROFS, "write": errno.ENOSPC, "fsync": errno.EIO, "listdir": errno.ESTALE}
+        return [down(name, number) for name, number in numbers.items()]
+
     def round_value(self, value: float) -> float:
         """Keep what every viewer reads: 32 bits."""
         with np.errstate(over="ignore"):
@@ -51,6 +57,18 @@ class Shown(Kit):
 
 class TestTensorBoard(Shown, SinkContract):
     """On real files."""
+
+
+@contextlib.contextmanager
+def down(name: str, number: int) -> Iterator[None]:
+    """Let all calls of one function of the file layer fail."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_event_files, "os", SimpleNamespace(**{**vars(os), name: fail}))
+        yield
 
 
 class StumblingOs:

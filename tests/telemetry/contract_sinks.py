@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -45,7 +46,7 @@ class LinesSink:
     @hookimpl
     @backend_errors("lines")
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        self.path = folder / self.options.file
+        self.path = folder.absolute() / self.options.file
         self.metrics = run.metrics
         data = self.path.read_bytes() if self.path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
@@ -152,6 +153,18 @@ class NamesNoPlace(LinesSink):
         return Opened("lines", self.held)
 
 
+class StaysWhereItStarted(LinesSink):
+    def opened(self) -> Opened:
+        return Opened(os.path.relpath(self.path), self.held)
+
+
+class NeedsTheMainThread(LinesSink):
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        return super().sink_open(run, folder)
+
+
 class ClosesBadly(LinesSink):
     @hookimpl
     def sink_close(self, status: Status) -> None:
@@ -226,7 +239,7 @@ class KeepsTheTorn(LinesSink):
     @hookimpl
     @backend_errors("lines")
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        self.path, self.metrics = folder / self.options.file, run.metrics
+        self.path, self.metrics = folder.absolute() / self.options.file, run.metrics
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:
                 self.held = max(self.held, json.loads(line)["seq"])

@@ -26,6 +26,7 @@ NAN = "test_nan_and_the_infinities_are_shown_as_what_they_are"
 NAMES = "test_odd_names_are_shown_each_as_a_curve_of_its_own"
 KINDS = "test_kinds_that_it_does_not_know_are_passed_over"
 MANY = "test_ten_thousand_records_are_shown_each_in_its_place"
+THREADS = "test_any_thread_can_deliver"
 TWO_RUNS = "test_two_runs_in_one_process_stay_apart"
 ELSEWHERE = "test_a_changed_destination_is_told_and_filled_from_the_beginning"
 CLOSED_TWICE = "test_closing_twice_is_closing_once_also_of_a_run_without_a_point"
@@ -52,6 +53,7 @@ ONE_CHECK_FINDS = {
     "CleansNames": (NAMES, "'val/fid 1/E_rmse' has 0 points instead of 2"),
     "KnowsScalarsOnly": (KINDS, "pass over what is no Scalars"),
     "Samples": (MANY, "Nothing may be sampled or dropped"),
+    "NeedsTheMainThread": (THREADS, "signal only works in main thread"),
     "IsGlobal": (TWO_RUNS, "not in the module"),
     "NamesNoPlace": (ELSEWHERE, "destination is 'lines' in both places"),
     "EndsForGood": (CLOSED_GOES_ON, "this run has failed"),
@@ -79,6 +81,10 @@ SEVERAL_FIND = {
         DROPPED: "sink_open says that 0 is the last record there, but 10 is",
         ACKNOWLEDGED: "sink_write says that the last durable record is 20, but after a kill 'train/loss' has 0 points",
         KILLED: "Claim what has reached the backend only",
+    },
+    "StaysWhereItStarted": {
+        ELSEWHERE: "make it absolute, as `telemetry sync` is started from anywhere",
+        ACKNOWLEDGED: "not depend on the working directory",
     },
     "RaisesItsOwn": {FULL: "sink_write raised OSError", OUTAGE: "sink_write raised IsADirectoryError"},
     "ReturnsNothing": {POINTS: "sink_open returned None; return telemetry.Opened"},
