@@ -131,7 +131,7 @@ def test_only_what_was_named_is_imported(install: Install) -> None:
 def test_an_unknown_name_is_refused_with_those_there_are_and_the_nearest(install: Install) -> None:
     install()
     with pytest.raises(
-        SinkNotFound, match=r"^no sink 'fooo'; installed: foo, .*tensorboard.*\. Did you mean 'foo'\?$"
+        SinkNotFound, match=r"^no sink 'fooo'; installed: (.*, )?foo, .*tensorboard.*\. Did you mean 'foo'\?$"
     ) as e:
         load("fooo")
     assert isinstance(e.value, TelemetryError)
