@@ -1,0 +1,107 @@
+"""wandb-core, the process that wandb starts to write and upload for it: noticed, and ended when it is left behind.
+
+One that was frozen, or whose parent was killed, may still write what it had in memory when it wakes up: after somebody
+has looked at what there is, and has begun to deliver the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_NAME = b"wandb-core"
+_SERVICE = "WANDB_SERVICE"
+_END_TIMEOUT = 5.0
+"""Seconds that a killed process may take to be gone."""
+
+_started: set[int] = set()
+"""Those that were started for sinks of this process."""
+
+
+@contextlib.contextmanager
+def noticing(note: Path) -> Iterator[None]:
+    """Notice a wandb-core that is started inside, and note in a file which one works for the run.
+
+    One that was there before belongs to somebody else, a notebook that uses wandb itself, say, and is left alone.
+
+    Raises:
+        OSError: the note cannot be written.
+    """
+    before = _children()
+    _forget_service_of_others()
+    yield
+    _started.update(_children() - before)
+    ours = sorted(_started & _children())
+    if ours:
+        note.write_text(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n", encoding="utf-8")
+
+
+def end_noted(note: Path) -> None:
+    """Kill the wandb-core that is noted, if it still lives; without effect where it cannot be seen.
+
+    Raises:
+        OSError: the note cannot be read or removed.
+    """
+    try:
+        host, parent, pid = note.read_text(encoding="utf-8").split()
+    except (FileNotFoundError, ValueError, UnicodeDecodeError):
+        return
+    if host == socket.gethostname() and parent.isdecimal() and pid.isdecimal():
+        _kill(int(pid), parent.encode())
+    note.unlink(missing_ok=True)
+
+
+def _kill(pid: int, parent: bytes) -> None:
+    # Its command line names it and who started it, so that a process id that was used again is told apart.
+    if _is_core(pid) and parent in _command(pid):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _END_TIMEOUT
+        while _is_core(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    if pid in _started:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        _started.discard(pid)
+        _reconnect()
+
+
+def _reconnect() -> None:
+    """Have wandb start another one at its next ``init``."""
+    import wandb
+
+    # It tells the dead one to end, first, and exits with that one's code.
+    with contextlib.suppress(Exception, SystemExit):
+        wandb.teardown()
+
+
+def _forget_service_of_others() -> None:
+    """Do not share the wandb-core of a trainer that uses wandb itself, whose address is inherited."""
+    token = os.environ.get(_SERVICE, "")
+    if token and f"-{os.getpid()}-" not in token:
+        del os.environ[_SERVICE]
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(int(pid) for pid in path.read_text(encoding="ascii").split())
+    return {pid for pid in found if _is_core(pid)}
+
+
+def _is_core(pid: int) -> bool:
+    return any(part.endswith(_NAME) for part in _command(pid)[:1])
+
+
+def _command(pid: int) -> list[bytes]:
+    # That of a zombie is empty.
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []

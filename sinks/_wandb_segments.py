@@ -1,0 +1,150 @@
+"""The offline files of one W&B run: read back, and closed against whoever may still write to them.
+
+wandb writes a segment for each ``init``: ``offline-run-<time>-<id>/run-<id>.wandb``, a log in LevelDB's format (blocks
+of 32 KiB, each piece of a record with its length and CRC-32) behind a header of 7 bytes. ``wandb sync`` stops at a
+segment that ends in the middle of a record, and leaves out those after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SEQ, ATTEMPT = "telemetry/seq", "telemetry/attempt"
+"""The keys under which each row says which record it is, and of which attempt."""
+
+_HEADER = 7
+_BLOCK = 1 << 15
+_PIECE = struct.Struct("<IHB")
+_FULL, _LAST = 1, 4
+_PARTIAL = ".partial"
+
+
+@dataclass
+class Held:
+    """What W&B holds of a run.
+
+    Attributes:
+        last_seq: the highest sequence number; 0 if it is known to hold none, None if that cannot be told.
+        attempt: of the last row.
+        next_step: the number that the next row has in W&B.
+        exit_code: with which the run was finished; None as long as it is open.
+    """
+
+    last_seq: int | None = None
+    attempt: int = 1
+    next_step: int = 0
+    exit_code: int | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take one more row in, by its keys."""
+        if SEQ in row:
+            self.last_seq = max(self.last_seq or 0, int(row[SEQ]))
+        self.attempt = int(row.get(ATTEMPT, self.attempt))
+        self.next_step = max(self.next_step, int(row.get("_step", -1)) + 1)
+
+
+class Segment:
+    """One ``.wandb`` file, read as far as it has been written.
+
+    Attributes:
+        held: what is in it.
+        end: the offset behind its last whole record; 0 if it has none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.held = Held()
+        self.end = 0
+
+    def read(self) -> Held:
+        """Read on from where the last call ended.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # chosen by protobuf's version
+
+        for data, end in _records(self.path, self.end or _HEADER):
+            record = Record.FromString(data)
+            self.end = end
+            kind = record.WhichOneof("record_type")
+            if kind == "history":
+                self.held.add({_key(item): json.loads(item.value_json) for item in record.history.item})
+            elif kind == "exit":
+                self.held.exit_code = record.exit.exit_code
+        return self.held
+
+    def sync(self) -> None:
+        """Make what is there outlive a power cut; raises OSError."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def seal(self) -> None:
+        """Cut off what is not whole, and keep out whoever has the file open, by putting a copy in its place.
+
+        A sealed file is read-only; one without a whole record is removed, with its folder. Raises OSError.
+        """
+        if not self.end:
+            shutil.rmtree(self.path.parent)
+            return
+        copy = self.path.with_name(self.path.name + _PARTIAL)
+        with self.path.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, _BLOCK)
+            target.truncate(self.end)
+            target.flush()
+            os.fsync(target.fileno())
+        copy.chmod(0o400)
+        copy.replace(self.path)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Say whether nobody writes to the file any more."""
+        return self.held.exit_code is not None or not self.path.stat().st_mode & stat.S_IWUSR
+
+
+def segments(folder: Path, run_id: str) -> list[Segment]:
+    """Give the segments of a run below wandb's folder, the oldest first; raises OSError."""
+    if not folder.is_dir():
+        return []
+    return [Segment(path) for path in sorted(folder.glob(f"offline-run-*/run-{run_id}.wandb"))]
+
+
+def _key(item: Any) -> str:
+    return item.key or ".".join(item.nested_key)
+
+
+def _records(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
+    """Give each whole record from ``offset`` on and the offset behind it, up to the first that is not whole."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        pieces = b""
+        while True:
+            left = _BLOCK - offset % _BLOCK
+            if left < _PIECE.size:
+                # Too short for another piece: the block is filled up.
+                file.seek(left, os.SEEK_CUR)
+                offset += left
+            head = file.read(_PIECE.size)
+            if len(head) < _PIECE.size:
+                return
+            crc, length, kind = _PIECE.unpack(head)
+            data = file.read(length)
+            if len(data) < length or zlib.crc32(data, zlib.crc32(head[-1:])) != crc:
+                return
+            offset += _PIECE.size + length
+            pieces += data
+            if kind in {_FULL, _LAST}:
+                yield pieces, offset
+                pieces = b""

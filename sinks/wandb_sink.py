@@ -1,0 +1,263 @@
+"""The Weights & Biases sink: runs on a W&B server, or files for ``wandb sync``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sinks._wandb_core import end_noted, noticing
+from sinks._wandb_places import EXIT_CODES, Files, Place, Server
+from sinks._wandb_segments import ATTEMPT, SEQ, Held
+from sinks._wandb_server import STATUS, has_key
+from telemetry import (
+    Alert,
+    Opened,
+    Record,
+    Resumed,
+    RunRecord,
+    Scalars,
+    SettingError,
+    SinkRejected,
+    Status,
+    backend_errors,
+    hookimpl,
+)
+
+ITERATION = "trainer/iteration"
+"""The key of the iteration, which every metric is drawn over."""
+
+_BACKEND = "wandb"
+_MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline"}
+_OWN = (ITERATION, SEQ, ATTEMPT)
+_FINISH_TIMEOUT = 60.0
+_INIT_TIMEOUT = 30.0
+_FLUSH_EVERY = 2.0
+_LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
+_PROJECT = "uncategorized"
+_ID_NAME, _TITLE = 64, 63
+# Without it, W&B passes over a second alert of one title within a minute.
+_ALERT_WAIT = 0.001
+
+
+class WandbSink:
+    """Write one row of W&B's history for each record, with its iteration, number, attempt and original time.
+
+    W&B's own number of a row (``_step``) counts rows; all metrics are declared to be drawn over ``trainer/iteration``.
+    Rows that a resume has superseded stay, and are told apart by ``telemetry/attempt``. What wandb has in memory does
+    not count as delivered: after a kill, delivery goes on behind the last row in its file or on its server.
+    """
+
+    requires = ("wandb",)
+
+    @dataclass
+    class Options:
+        """Options of the sink.
+
+        Attributes:
+            project: WANDB_PROJECT or the run's project by default.
+            entity: who the project belongs to; WANDB_ENTITY or the key's own by default.
+            name: of the run as it is shown; the run's name by default.
+            group, tags, notes: as W&B has them.
+            mode: ``online`` or ``offline``; by default WANDB_MODE, else online if there is a key for the server.
+            dir: the folder for W&B's files (it makes ``wandb`` in it): the run folder by default. A relative path
+                starts at the run folder.
+        """
+
+        project: str | None = None
+        entity: str | None = None
+        name: str | None = None
+        group: str | None = None
+        tags: list[str] = field(default_factory=list)
+        notes: str | None = None
+        mode: Literal["online", "offline"] | None = None
+        dir: str | None = None
+
+    def __init__(self, options: Options) -> None:
+        for name in ("project", "entity", "name", "group", "dir"):
+            value = getattr(options, name)
+            if value is not None and (not value.strip() or "\0" in value):
+                msg = f"telemetry.wandb.{name} is {value!r}; give it a value, or leave it out"
+                raise SettingError(msg)
+        self._options = options
+        self._run: Any = None
+        self._accepted = 0
+
+    @hookimpl
+    @backend_errors(_BACKEND)
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        """Find out what W&B holds. The run is opened there when there is something to be told."""
+        taken = [name for name in _OWN if name in run.metrics]
+        if taken:
+            msg = f"wandb: the sink has a key {taken[0]!r} of its own; give the metric of that name another"
+            raise SinkRejected(msg)
+        self._record = run
+        self._id = _run_id(run)
+        self._dir = (folder / Path(self._options.dir or "").expanduser()).resolve()
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._note = self._dir / f".{self._id}.core"
+        # First of all: one that was left behind must not add to what is looked at now.
+        end_noted(self._note)
+        with noticing(self._note):
+            settings = _wandb_settings()
+        # Left to itself, wandb names it by the folder in which the process was started.
+        self._project = self._options.project or settings.project or run.project or _PROJECT
+        self._place = self._find_place(settings)
+        self._held = self._place.look()
+        self._accepted = self._held.last_seq or 0
+        self._attempt = self._held.attempt
+        return Opened(destination=self._place.destination, last_seq=self._held.last_seq, view=self._place.view)
+
+    @hookimpl
+    @backend_errors(_BACKEND)
+    def sink_write(self, records: Sequence[Record]) -> int | None:
+        """Hand the records to wandb; give the last one that it has written or uploaded."""
+        for record in records:
+            if isinstance(record, Scalars):
+                self._log(record)
+            elif isinstance(record, Resumed):
+                self._attempt = record.attempt
+            elif isinstance(record, Alert):
+                self._opened().alert(
+                    title=record.title[:_TITLE],
+                    text=f"iteration {record.step}: {record.title}\n{record.text}".strip(),
+                    level=_LEVELS[record.level],
+                    wait_duration=_ALERT_WAIT,
+                )
+        return self._place.confirmed(self._accepted) if self._run is not None else self._held.last_seq
+
+    @hookimpl
+    @backend_errors(_BACKEND)
+    def sink_close(self, status: Status, reason: str) -> None:
+        """Finish W&B's run, and see that all has come to where it is kept."""
+        if self._run is None and self._held.exit_code == EXIT_CODES[status]:
+            return
+        run = self._opened()
+        run.summary.update({STATUS: status} | ({"telemetry/reason": reason} if reason else {}))
+        if status == "preempted":
+            run.mark_preempting()
+        run.finish(exit_code=EXIT_CODES[status])
+        self._place.await_end(self._accepted, status)
+        self._run = None
+        self._held = Held(last_seq=self._accepted, exit_code=EXIT_CODES[status])
+
+    def _log(self, record: Scalars) -> None:
+        if record.seq <= self._accepted:
+            return
+        row = dict(record.items()) | {
+            ITERATION: record.step,
+            SEQ: record.seq,
+            ATTEMPT: self._attempt,
+            "_timestamp": record.time / 1000,
+        }
+        # The step counts rows and never goes back; one that does would be dropped by wandb.
+        self._opened().log(row, step=self._step, commit=True)
+        self._step += 1
+        self._accepted = record.seq
+
+    def _find_place(self, settings: Any) -> Place:
+        mode = self._options.mode or _MODES.get(os.environ.get("WANDB_MODE", ""))
+        if mode is None:
+            mode = "online" if has_key(settings.base_url) else "offline"
+        if mode == "offline":
+            return Files(self._dir, self._id)
+        return Server(
+            settings.base_url,
+            settings.app_url,
+            project=self._project,
+            entity=self._options.entity or settings.entity,
+            run_id=self._id,
+        )
+
+    def _opened(self) -> Any:
+        """Give wandb's run; open it at the first call."""
+        if self._run is None:
+            self._run = self._open()
+            self._place.begin(Path(self._run.dir).parent)
+            self._step = max(self._held.next_step, self._run.starting_step)
+        return self._run
+
+    def _open(self) -> Any:
+        import wandb
+
+        options, record = self._options, self._record
+        with noticing(self._note):
+            run = wandb.init(
+                id=self._id,
+                mode=self._place.mode,
+                resume="allow" if self._place.mode == "online" else None,
+                reinit="create_new",
+                dir=str(self._dir),
+                project=self._project,
+                entity=options.entity,
+                name=options.name or record.name,
+                group=options.group,
+                tags=options.tags,
+                notes=options.notes,
+                config=_config(record),
+                allow_val_change=True,
+                settings=wandb.Settings(**_settings(record)),
+            )
+        run.define_metric(ITERATION, hidden=True)
+        for name in record.metrics:
+            run.define_metric(name, step_metric=ITERATION)
+        run.summary[STATUS] = "running"
+        return run
+
+
+def _wandb_settings() -> Any:
+    """Give what the environment and wandb's own files set."""
+    # Reports of errors would go to a host that compute nodes cannot reach, also from a run that is offline.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb.setup().settings
+
+
+def _run_id(run: RunRecord) -> str:
+    """Give an id that W&B takes, and that another run of the same name does not share."""
+    told = re.sub(r"[^A-Za-z0-9_-]+", "-", run.run_id).strip("-")[:_ID_NAME]
+    made = hashlib.sha256(f"{run.run_id}/{run.started}".encode()).hexdigest()[:8]
+    return f"{told}-{made}" if told else made
+
+
+def _config(run: RunRecord) -> dict[str, Any]:
+    about = {
+        "id": run.run_id,
+        "every": run.every,
+        "started": run.started,
+        "attempt": run.attempt,
+        "host": run.host,
+        "versions": run.versions,
+    }
+    units = {name: metric.unit for name, metric in run.metrics.items() if metric.unit != "1"}
+    labels = {name: metric.label for name, metric in run.metrics.items() if metric.label}
+    return {**run.params, "telemetry/run": about, "telemetry/units": units, "telemetry/labels": labels}
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
+    # The machine and its load are told of the trainer, and only while it lives here.
+    here = run.host == socket.gethostname() and Path(f"/proc/{run.pid}").exists()
+    return {
+        "silent": True,
+        "console": "off",
+        "host": run.host,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "program": "",
+        "init_timeout": _INIT_TIMEOUT,
+        "finish_timeout": _FINISH_TIMEOUT,
+        "finish_timeout_raises": True,
+        "x_save_requirements": False,
+        "x_disable_meta": not here,
+        "x_disable_stats": not here,
+        "x_disable_machine_info": not here,
+        "x_stats_pid": run.pid,
+        "x_transaction_log_flush_interval": _FLUSH_EVERY,
+    }
