@@ -42,6 +42,7 @@ class TestOnline(WandbContract):
     def _server(self, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
         type(self).server = wandb_server
         monkeypatch.setattr(wandb_sink, "_FINISH_TIMEOUT", 2.0)
+        monkeypatch.setattr(wandb_sink, "_INIT_TIMEOUT", 2.0)
 
     def make_sink(self, folder: Path) -> WandbSink:
         return WandbSink(WandbSink.Options(mode="online"))
@@ -52,8 +53,8 @@ class TestOnline(WandbContract):
     def read_back(self, folder: Path) -> list[Point]:
         found = [
             run
-            for (project, name), run in self.server.runs.items()
-            if project != "elsewhere" and name.startswith(f"{folder.name}-")
+            for (project, _), run in self.server.runs.items()
+            if project != "elsewhere" and run.config["telemetry/run"]["value"]["id"] == folder.name
         ]
         return [p for run in found for p in points(run.history, run.config["telemetry/units"]["value"])]
 

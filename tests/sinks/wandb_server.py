@@ -123,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._body()
         self._reply({})
 
-    do_PUT = do_GET
+    def do_PUT(self) -> None:
+        self.do_GET()
 
     def do_POST(self) -> None:
         body = self._body()
@@ -167,13 +168,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = found[1] if found else ""
-        if operation == "UpsertBucket":
-            return self._upsert(variables)
-        if operation == "RunResumeStatus":
-            return self._resume_status(variables)
-        if operation == "NotifyScriptableRunAlert":
-            self.state.alerts.append(variables)
-            return {"notifyScriptableRunAlert": {"success": True}}
+        answers = {
+            "UpsertBucket": self._upsert,
+            "RunResumeStatus": self._resume_status,
+            "NotifyScriptableRunAlert": self._alert,
+        }
+        if operation in answers:
+            return answers[operation](variables)
         if operation == "CreateRunFiles":
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}}
         if operation == "RunStoppedStatus":
@@ -183,6 +184,10 @@ class _Handler(BaseHTTPRequestHandler):
             return {"viewer": viewer | {"email": "a@b", "admin": False, "name": ENTITY, "apiKeys": {"edges": []}}}
         versions = {"max_cli_version": "0.99.0"}
         return {"serverInfo": {"cliVersionInfo": versions, "latestLocalVersionInfo": None, "features": []}}
+
+    def _alert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.state.alerts.append(variables)
+        return {"notifyScriptableRunAlert": {"success": True}}
 
     def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
         name, project = variables.get("name") or variables["id"], variables.get("project") or "uncategorized"
