@@ -54,7 +54,7 @@ class SinkHooks:
 
     @hookspec(firstresult=True)
     def sink_write(self, records: Sequence[Record]) -> int | None:
-        """Write records, in order. Ignore the kinds that you do not know.
+        """Write records, in order. Ignore the kinds that you do not know, and records that are there already.
 
         Raise SinkRejected only as long as nothing of this call has been taken: the records are then offered again in
         smaller calls, down to the one concerned. After any other error a new instance is opened, and what follows

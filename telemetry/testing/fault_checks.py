@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.testing.child import Report
-from telemetry.testing.kit import EXPECTED_ERRORS, Driver, Kit, drop
+from telemetry.testing.kit import Driver, Kit, drop
 from telemetry.testing.points import sample
 
 _ROOM = (0, 25, 160, 700)
@@ -21,6 +22,7 @@ _CURE = (
     'Let nothing of the backend pass as it is: put `with backend_errors("name"):` of telemetry around what a hook '
     "does, or raise SinkUnavailable (try again) or SinkRejected (never) yourself."
 )
+_PASSES = "Raise SinkUnavailable for what may pass; delivery ends at a SinkRejected."
 
 
 class FaultChecks(Kit):
@@ -48,7 +50,7 @@ class FaultChecks(Kit):
             live = self.open_sink(folder)
             last += 10
             with outage:
-                self._fail(folder, live, last)
+                self._fail(folder, live, last, rejects=True)
             self.deliver(folder, sample(1, last))
         self.check_shows(folder, sample(1, last), "What an outage has stopped is delivered after it, once.")
 
@@ -61,7 +63,7 @@ class FaultChecks(Kit):
         for limit in limits:
             last += 10
             with limit():
-                self._fail(run, live, last)
+                self._fail(run, live, last, rejects=False)
             drivers = [live]
             del live
             drop(drivers)
@@ -70,29 +72,29 @@ class FaultChecks(Kit):
         live.close()
         report(last)
 
-    def _fail(self, folder: Path, live: Driver, last: int) -> None:
+    def _fail(self, folder: Path, live: Driver, last: int, *, rejects: bool) -> None:
         """Call each hook as delivery would; whatever it raises must be an error that delivery can judge."""
 
         def write_anew() -> None:
             self.open_sink(folder).write_rest(sample(1, last))
 
-        try:
-            live.write(sample(last - 9, last))
-        except EXPECTED_ERRORS:
-            pass
-        except Exception as error:
-            raise _unexpected("sink_write", error) from error
-        for hook, call in (("sink_open or sink_write", write_anew), ("sink_close", live.close)):
+        calls: dict[str, Callable[[], object]] = {
+            "sink_write": lambda: live.write(sample(last - 9, last)),
+            "sink_open or sink_write": write_anew,
+            "sink_close": live.close,
+        }
+        for hook, call in calls.items():
             try:
                 call()
-            except EXPECTED_ERRORS:
+            except SinkUnavailable:
                 continue
+            except SinkRejected as error:
+                if not rejects:
+                    msg = f"{hook} raised {error!r} on a full disk or without descriptors, which pass. {_PASSES}"
+                    raise AssertionError(msg) from error
             except Exception as error:
-                raise _unexpected(hook, error) from error
-
-
-def _unexpected(hook: str, error: Exception) -> AssertionError:
-    return AssertionError(f"{hook} raised {type(error).__name__}: {error}. {_CURE}")
+                msg = f"{hook} raised {type(error).__name__}: {error}. {_CURE}"
+                raise AssertionError(msg) from error
 
 
 @contextmanager

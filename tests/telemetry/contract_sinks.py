@@ -262,6 +262,16 @@ class RaisesItsOwn(LinesSink):
         return self.held
 
 
+class GivesUp(LinesSink):
+    """It takes a full disk for a reason never to try again."""
+
+    def append(self, lines: list[Line]) -> None:
+        try:
+            super().append(lines)
+        except OSError as error:
+            raise SinkRejected(str(error)) from error
+
+
 class TakesAnything(LinesSink):
     @dataclass
     class Options(LinesSink.Options):
