@@ -2,10 +2,13 @@
 
 import csv
 import re
+from importlib.metadata import version
 
 import pytest
+from click.testing import CliRunner
 
 from telemetry import Metric, SettingError, Settings, SinkRejected, open_run
+from telemetry.cli import main
 from telemetry.plugins import select
 from telemetry.testing import run_record
 
@@ -22,6 +25,27 @@ def test_a_run_is_written_in_its_units_by_a_process_of_its_own(tmp_path):
         (str(step), "val/E_rmse", "kcal/mol") for step in (10, 20, 30)
     ]
     assert [float(row["value"]) for row in rows] == pytest.approx([23.060547830619 * n for n in (1, 2, 3)])
+
+
+def test_it_is_listed_beside_the_built_in_sinks_with_its_option():
+    listed = CliRunner().invoke(main, ["sinks"]).stdout
+    package = f"telemetry-sink-csv {version('telemetry-sink-csv')}"
+    assert f"csv  ({package})  installed\n    telemetry.csv.file: str = 'metrics.csv'\n" in listed
+    assert "\ntensorboard  (aimnet2mult " in listed
+
+
+def test_a_run_that_was_trained_without_it_is_delivered_later_and_only_once(tmp_path):
+    with open_run(tmp_path / "run", metrics={"train/loss": Metric()}, sinks=[], settings=Settings(every=1)) as bus:
+        for step in (1, 2):
+            bus.publish("train", step, {"loss": 1 / step})
+    for _ in range(2):
+        done = CliRunner().invoke(main, ["sync", str(tmp_path / "run"), "--telemetry-sinks", "csv"])
+        assert (done.exit_code, "csv: closed; 2 delivered, 0 left" in done.stdout) == (0, True)
+    rows = (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").split()
+    assert [row.split(",")[2:] for row in rows[1:]] == [
+        ["1", "train/loss", "1.0", "1"],
+        ["2", "train/loss", "0.5", "1"],
+    ]
 
 
 @pytest.mark.parametrize("file", ["/metrics.csv", "../metrics.csv", "", "..", "a/b.csv", "journal-0.jsonl"])
