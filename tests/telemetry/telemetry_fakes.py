@@ -68,6 +68,7 @@ class Backend:
     buffer: list[Record] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
     closed: list[Status] = field(default_factory=list)
+    ends: list[tuple[int, str]] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)
     sinks: list[object] = field(default_factory=list)
 
@@ -125,13 +126,14 @@ class MemorySink:
         return records[-1].seq
 
     @hookimpl
-    def sink_close(self, status: Status) -> None:
+    def sink_close(self, status: Status, time: int, reason: str) -> None:
         backend = self.backend
         if backend.close_fails is not None:
             raise backend.close_fails
         backend.held += backend.buffer
         backend.buffer.clear()
         backend.closed.append(status)
+        backend.ends.append((time, reason))
 
 
 def sink_for(backend: Backend, name: str = "memory") -> Sink:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from errno import EIO, ENOSPC
 from pathlib import Path
+from typing import Any
 
 import pytest
 from telemetry_fakes import METRICS, Backend, FaultyDisk, MemorySink, eventually, journal_lines, journal_steps, remove
 
 import telemetry
 from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
+from telemetry.testing import RecordingSink
 
 Opener = Callable[..., MetricBus]
 
@@ -553,6 +555,53 @@ def test_a_run_folder_that_cannot_be_made_again_is_a_warning_and_a_receipt(
     assert "10 NOT WRITTEN" in str(receipt)
     assert "cannot be written" in caplog.text
     run.unlink()
+
+
+# Alerts.
+
+
+def test_alerts_are_journaled_in_their_place_among_the_points_whatever_the_cadence(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(every=10)
+    bus.publish("train", 10, {"loss": 1.0})
+    bus.alert("spike", "loss 7 after 1", step=13, level="error")
+    bus.publish("train", 20, {"loss": 1.0})
+    bus.close()
+    told = [(line["kind"], line.get("step")) for line in journal_lines(run)[1:4]]
+    assert told == [("scalars", 10), ("alert", 13), ("scalars", 20)]
+    alert = journal_lines(run)[2]
+    assert (alert["title"], alert["text"], alert["level"]) == ("spike", "loss 7 after 1", "error")
+    assert counts(bus) == (3, 3, 0)
+
+
+def test_a_title_and_a_text_that_are_too_long_are_cut_off(open_bus: Opener, run: Path) -> None:
+    bus = open_bus()
+    bus.alert("t" * 1000, "x" * 9000, step=1)
+    bus.close()
+    alert = journal_lines(run)[1]
+    assert (len(alert["title"]), len(alert["text"]), alert["level"]) == (250, 4000, "warning")
+
+
+@pytest.mark.parametrize("wrong", [{"title": ""}, {"step": -1}, {"level": "loud"}, {"text": "\ud800"}])
+def test_an_alert_that_cannot_be_written_is_a_lost_record(
+    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, wrong: dict[str, Any]
+) -> None:
+    bus = open_bus()
+    bus.alert(**{"title": "spike", "step": 1} | wrong)
+    bus.publish("train", 2, {"loss": 1.0})
+    bus.close()
+    assert counts(bus) == (2, 1, 1)
+    assert journal_steps(run) == [2]
+    assert any("alert at" in r.message for r in caplog.records)
+
+
+def test_a_sink_gets_the_alerts_and_a_receipt_counts_them(open_bus: Opener) -> None:
+    sink = RecordingSink()
+    bus = open_bus(sinks=[sink])
+    bus.alert("spike", step=1)
+    receipt = bus.close()
+    assert receipt is not None
+    assert [type(record).__name__ for record in sink.records] == ["Alert"]
+    assert [(s.delivered, s.left) for s in receipt.sinks] == [(1, 0)]
 
 
 # The end.

@@ -31,6 +31,7 @@ from telemetry.plugins import Sink
 from telemetry.progress import progress_path, read_progress, write_progress
 from telemetry.reader import read_header
 from telemetry.receipt import receipt
+from telemetry.records import Closed
 
 SETTINGS = Settings(poll=2.0, linger=600.0)
 
@@ -573,6 +574,32 @@ def test_when_the_trainer_is_killed_all_it_wrote_comes_and_the_run_is_killed(
     assert Driver(run.folder, backend).run(write_and_die) is End.COMPLETE
     assert backend.steps() == list(range(1, 2002))
     assert backend.closed == ["killed"]
+
+
+def test_a_run_that_was_closed_ends_when_and_why_its_journal_says(run: HandMadeRun, backend: Backend) -> None:
+    run.journal.append(lambda seq: Closed(seq=seq, time=1234, status="failed", reason="out of luck"))
+    run.journal.commit()
+    sync(run, backend)
+    assert (backend.closed, backend.ends) == (["failed"], [(1234, "out of luck")])
+
+
+def test_a_killed_run_ends_with_its_last_record_also_for_one_who_has_nothing_to_deliver(
+    run: HandMadeRun, backend: Backend
+) -> None:
+    # The time of a record of these runs is its iteration.
+    run.points(7, 500)
+    run.die()
+    sync(run, backend)
+    sync(run, backend)
+    assert backend.steps() == [7, 500]
+    assert backend.closed == ["killed", "killed"]
+    assert backend.ends == [(500, "the trainer ended without a word")] * 2
+
+
+def test_a_killed_run_without_a_record_ends_when_it_began(run: HandMadeRun, backend: Backend) -> None:
+    run.die()
+    sync(run, backend)
+    assert backend.ends == [(read_header(run.folder).time, "the trainer ended without a word")]
 
 
 def test_what_a_trainer_writes_between_the_last_look_and_its_end_is_delivered(

@@ -16,9 +16,9 @@ from telemetry import JournalError, RunFolderError, RunNotFound
 from telemetry import reader as reader_module
 from telemetry.journal import segment_path
 from telemetry.reader import PATIENCE, JournalReader, Skipped, read_header
-from telemetry.records import MAX_LINE, SEGMENT, AnyRecord, Closed, Resumed, Scalars, encode
+from telemetry.records import MAX_LINE, SEGMENT, Alert, AnyRecord, Closed, Resumed, Scalars, encode
 
-ALERT = sealed(b'{"kind":"alert","seq":2,"text":"a spike"')
+EVENT = sealed(b'{"kind":"event","seq":2,"text":"a spike"')
 
 
 def everything(folder: Path, skipped: Skipped, *, after: int = 0, superseded: bool = False) -> list[int]:
@@ -254,7 +254,7 @@ def test_a_run_record_in_the_middle_is_passed_over(tmp_path: Path) -> None:
 
 def tangled(folder: Path) -> Skipped:
     """A journal with everything in it: a hole filled later, one that is not, an unknown kind, a rewind."""
-    write(folder, 0, [scalars(1), ALERT, scalars(3), scalars(6), scalars(7), b"torn"])
+    write(folder, 0, [scalars(1), EVENT, scalars(3), scalars(6), scalars(7), b"torn"])
     write(folder, 1, [*numbered(0, 4, 8), scalars(SEGMENT + 1), b"x\n", scalars(SEGMENT + 3, 30)])
     write(folder, 3, [resumed(3, 5), scalars(3 * SEGMENT + 2, 6), Closed(seq=3 * SEGMENT + 3, time=1, status="failed")])
     return Skipped(damaged=2, lost=1, repeated=4, superseded=4, unknown=1, segments=1)
@@ -315,7 +315,7 @@ def test_an_empty_journal_file_gives_nothing_and_is_no_run(tmp_path: Path) -> No
 
 
 def test_records_of_unknown_kinds_are_counted_and_leave_no_hole(tmp_path: Path) -> None:
-    write(tmp_path, 0, [scalars(1), ALERT, scalars(3)])
+    write(tmp_path, 0, [scalars(1), EVENT, scalars(3)])
     reader = JournalReader(tmp_path, clock=Clock())
     assert seqs(read_all(reader, live=True)) == [1, 3]
     assert reader.skipped == Skipped(unknown=1)
@@ -428,7 +428,7 @@ def test_a_tail_of_many_megabytes_is_one_damaged_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [0, 1, 300_000, 600_000, 900_000])
 def test_lines_of_the_greatest_length_are_read_wherever_they_begin(tmp_path: Path, before: int) -> None:
-    full = [sealed(b'{"kind":"alert","seq":%d,"x":"%b"' % (n, b"x" * (MAX_LINE - 49))) for n in (1, 2, 3)]
+    full = [sealed(b'{"kind":"event","seq":%d,"x":"%b"' % (n, b"x" * (MAX_LINE - 49))) for n in (1, 2, 3)]
     assert {len(line) for line in full} == {MAX_LINE}
     write(tmp_path, 0, [b"\n" * before, *full, scalars(4)])
     assert everything(tmp_path, Skipped(unknown=3)) == [4]
@@ -630,3 +630,12 @@ def test_a_forged_journal_gives_no_number_twice_and_never_goes_back(
         write(folder, k, mine)
     numbers = seqs(read_all(JournalReader(folder), limit=limit))
     assert numbers == sorted(set(numbers))
+
+
+def test_alerts_of_what_was_superseded_are_left_out_with_its_points(tmp_path: Path) -> None:
+    alerts = [Alert(seq=n, time=1, step=step, title="spike") for n, step in ((2, 100), (4, 200))]
+    write(tmp_path, 0, [scalars(1, 100), alerts[0], scalars(3, 200), alerts[1]])
+    write(tmp_path, 1, [resumed(1, 100)])
+    reader = JournalReader(tmp_path)
+    assert seqs(read_all(reader)) == [1, 2, SEGMENT + 1]
+    assert reader.skipped == Skipped(superseded=2)

@@ -15,6 +15,7 @@ from segment_files import run_record, scalars, sealed
 from telemetry.records import (
     MAX_LINE,
     SEGMENT,
+    Alert,
     AnyRecord,
     Closed,
     Metric,
@@ -115,6 +116,15 @@ jsons = st.recursive(
     )
     | st.builds(Resumed, seq=counts, time=counts, step=counts, attempt=st.integers(2, 10**6))
     | st.builds(
+        Alert,
+        seq=counts,
+        time=counts,
+        step=counts,
+        title=names,
+        text=st.text(st.characters(codec="utf-8"), max_size=60),
+        level=st.sampled_from(["info", "warning", "error"]),
+    )
+    | st.builds(
         Closed,
         seq=counts,
         time=counts,
@@ -146,8 +156,8 @@ def test_a_line_that_lacks_anything_at_either_end_is_damaged(record: AnyRecord) 
 
 
 def test_a_record_of_an_unknown_kind_keeps_its_number() -> None:
-    line = sealed(b'{"kind":"alert","seq":41,"text":{"deeply":["unknown",1e999]}')
-    assert decode(line) == Unknown(kind="alert", seq=41)
+    line = sealed(b'{"kind":"event","seq":41,"text":{"deeply":["unknown",1e999]}')
+    assert decode(line) == Unknown(kind="event", seq=41)
 
 
 def test_fields_that_a_later_version_added_are_passed_over() -> None:
@@ -183,10 +193,10 @@ RUN = b'{"kind":"run","seq":1,"time":1,"schema":1,"run_id":"a","name":"a","attem
         b"null",
         b'["kind"',
         b'{"kind":1,"seq":1',
-        b'{"kind":"alert","seq":-1',
-        b'{"kind":"alert","seq":1.5',
-        b'{"kind":"alert"',
-        b'{"kind":"alert","seq":1,"deep":' + b"[" * 200_000 + b"]" * 200_000,
+        b'{"kind":"event","seq":-1',
+        b'{"kind":"event","seq":1.5',
+        b'{"kind":"event"',
+        b'{"kind":"event","seq":1,"deep":' + b"[" * 200_000 + b"]" * 200_000,
         b'{"kind":"scalars","kind":"run","seq":1,"seq":2,"time":1,"stream":"a","step":1,"values":{"x":1}',
         b'{"kind":"closed","seq":1,"time":1,"status":"finished","reason":"\xff\xfe"',
         b'{"kind":"closed","seq":1,"time":1,"status":"finished","reason":"\x00"',
