@@ -81,7 +81,7 @@ class Child:
         """Wait for the next report, and give it."""
         while b"\n" not in self._seen:
             # A process that it has forked may hold the pipe open, so that its end tells less than its death.
-            ended = self._process.poll() is not None
+            ended = self._has_ended()
             if select.select([self._pipe], [], [], 0 if ended else 0.05)[0]:
                 more = os.read(self._pipe, 1 << 16)
                 ended, self._seen = not more, self._seen + more
@@ -95,6 +95,11 @@ class Child:
             pytest.fail(f"in a process of its own: {report['error']}")
         return report["value"]
 
+    def kill_alone(self) -> None:
+        """Kill the process, but not what it has started, and wait for its end."""
+        os.kill(self._process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+
     def kill(self) -> None:
         """Kill the process and all that it has started, and wait for its end."""
         if self._process.returncode is None:
@@ -102,6 +107,11 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _has_ended(self) -> bool:
+        # Not reaped: its id is that of its group, which is still to be killed.
+        found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        return found is not None
 
     def _fail(self, what: str) -> NoReturn:
         self._said.seek(0)

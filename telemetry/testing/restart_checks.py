@@ -92,11 +92,13 @@ class RestartChecks(Kit):
         with self.child("_write_on", folder) as writer:
             for _ in range(4):
                 durable = max(durable, writer.read() or 0)
-        self.check_claim(folder, sample(1, _KILLED), durable, "sink_write says that the last durable record is")
-        again = self.open_sink(folder)
-        self._check_told(again, durable if self.tells_last_seq else 0, _KILLED)
-        again.write_rest(sample(1, _KILLED))
-        again.close()
+            # Processes that the SDK has started live on, as when delivery is killed.
+            writer.kill_alone()
+            self.check_claim(folder, sample(1, _KILLED), durable, "sink_write says that the last durable record is")
+            again = self.open_sink(folder)
+            self._check_told(again, durable if self.tells_last_seq else 0, _KILLED)
+            again.write_rest(sample(1, _KILLED))
+            again.close()
         self.check_shows(folder, sample(1, _KILLED), f"A part of a batch may be there after a kill. {_ONCE}")
 
     def test_a_new_attempt_that_goes_back_in_steps_is_shown_as_declared(self, tmp_path: Path) -> None:

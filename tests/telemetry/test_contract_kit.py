@@ -198,6 +198,17 @@ def test_a_process_and_what_it_has_started_end_with_the_test() -> None:
     eventually(lambda: not any(is_alive(pid) for pid in pids))
 
 
+def test_what_a_process_has_started_can_outlive_it_until_the_test_ends() -> None:
+    with Child(Odd, "start_another") as child:
+        pid, other = child.read()
+        child.kill_alone()
+        assert (is_alive(pid), is_alive(other)) == (False, True)
+        with pytest.raises(pytest.fail.Exception, match="ended without a word"):
+            child.read()
+        assert is_alive(other)
+    eventually(lambda: not is_alive(other))
+
+
 def test_a_process_ends_when_nobody_is_left_to_kill_it() -> None:
     with Child(Odd, "pid") as child:
         pid = child.read()
