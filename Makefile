@@ -1,15 +1,21 @@
 # Needs Python 3.11 or later, with venv, and nothing else; everything is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
-BASE ?= .venv-base
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help setup demo test test-base bench lint format clean
+# The sinks that have an extra of their own.
+SINKS := tensorboard wandb mlflow
+CSV := examples/telemetry-sink-csv
+PIP := -m pip install --quiet --constraint constraints.txt
+WHEEL = $$(ls dist/aimnet2mult-*.whl)
+
+.PHONY: help setup wheel demo test test-base $(SINKS:%=test-%) test-mlflow-skinny bench lint format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
 	@echo "make test    run all tests"
+	@echo "make test-wandb  (and so on) run the tests of one sink, with its extra alone installed"
 	@echo "make bench   measure what telemetry costs the training thread"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
@@ -17,30 +23,50 @@ help:
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile $(CSV)/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,tensorboard,wandb,mlflow,dev]'
+	$(BIN)/python $(PIP) --editable '.[train,tensorboard,wandb,mlflow,dev]' --editable $(CSV)
 	@touch $@
 
-# The base install alone: no torch, no backend. It runs the tests of the core against the built wheel.
-$(BASE)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(BASE)
-	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt pytest hypothesis
+# Environments that have less, for tests of the built wheel.
+$(VENV)-%/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) pytest hypothesis
 	@touch $@
+
+.PRECIOUS: $(VENV)-%/.installed
+
+wheel: setup
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./$(CSV)
 
 demo: setup
 	$(BIN)/aimnet2mult sample-data $(DEMO)/data
 	$(BIN)/aimnet2mult train --config $(DEMO)/data/train.yaml --model $(DEMO)/data/model.yaml \
 		--threads 1 --telemetry-dir $(DEMO)/runs
 
-test: setup test-base
-	$(BIN)/pytest
+# Each sink is tested where nothing but its extra is installed; what needs them all, or none, in the first environment.
+test: setup test-base $(SINKS:%=test-%) test-mlflow-skinny
+	$(BIN)/pytest $(SINKS:%=--ignore-glob='*/sinks/test_%*.py')
 
-test-base: $(BASE)/.installed
-	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt --force-reinstall --no-deps .
-	$(BASE)/bin/python -m pip install --quiet --constraint constraints.txt .
-	$(BASE)/bin/pytest tests/telemetry
+# The base install alone, and a stranger's sink beside it: no torch, no backend.
+test-base: wheel $(VENV)-base/.installed
+	$(VENV)-base/bin/python $(PIP) $(WHEEL)
+	$(VENV)-base/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
+	$(VENV)-base/bin/pytest tests/telemetry
+	cd $(CSV) && $(abspath $(VENV))-base/bin/pytest
+
+$(SINKS:%=test-%): test-%: wheel $(VENV)-%/.installed
+	$(VENV)-$*/bin/python $(PIP) "$(WHEEL)[$*]"
+	$(VENV)-$*/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
+	$(VENV)-$*/bin/pytest tests/sinks/test_$**.py
+
+# A client without the server and its database; the server is that of the whole MLflow.
+test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
+	$(VENV)-mlflow-skinny/bin/python $(PIP) $(WHEEL) mlflow-skinny
+	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
+	MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow $(VENV)-mlflow-skinny/bin/pytest tests/sinks/test_mlflow_server.py
 
 bench: setup
 	$(BIN)/python benchmarks/due_point.py
@@ -55,4 +81,4 @@ format: setup
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) $(BASE) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
