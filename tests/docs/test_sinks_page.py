@@ -1,0 +1,46 @@
+"""The page on choosing sinks, and the README's section, name what there is."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from telemetry import Settings
+from telemetry.plugins import load, select
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/sinks.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SINKS = ("tensorboard", "wandb", "mlflow")
+
+
+def test_every_option_that_is_named_exists() -> None:
+    named = set(re.findall(r"telemetry\.(tensorboard|wandb|mlflow)\.(\w+)", PAGE + README))
+    assert len(named) > 4
+    assert [(sink, name) for sink, name in sorted(named) if name not in load(sink).option_types()] == []
+
+
+def test_the_yaml_of_the_page_is_taken_by_the_settings_and_by_the_sinks() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    settings = Settings.parse(yaml.safe_load(text)["telemetry"])
+    chosen = select(settings.sinks, settings.options)
+    assert [sink.name for sink in chosen] == ["wandb", "tensorboard", "mlflow"]
+
+
+def test_the_options_of_the_command_line_of_the_page_are_taken() -> None:
+    (sinks,) = re.findall(r"train … --telemetry-sinks (\S+) telemetry", PAGE)
+    given = re.findall(r"telemetry\.(\w+)\.(\w+)=(\w+)", PAGE)
+    assert given
+    select(sinks.split(","), {sink: {name: value} for sink, name, value in given})
+
+
+def test_the_table_has_a_column_for_each_built_in_sink_and_the_readme_a_row() -> None:
+    (head,) = re.findall(r"^\| \| (TensorBoard .*) \|$", PAGE, re.MULTILINE)
+    assert head.split(" | ") == ["TensorBoard", "Weights & Biases", "MLflow"]
+    section = README.partition("## Where the curves go")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == SINKS
+
+
+def test_every_link_of_the_page_to_a_file_leads_somewhere() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", PAGE)
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
