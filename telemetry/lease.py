@@ -1,14 +1,16 @@
-"""Who may do what one at a time may do: agreed on without locks, on any file system with O_EXCL.
+"""Who may do what one at a time may do: agreed on without locks, on any file system with links or O_EXCL.
 
-A lease is a file ``<name>.lease-<n>``. Whoever makes number n + 1 (O_EXCL: one can) holds it; he may do so when
-the holder of n has released it, is dead, or has not renewed it for ``STILL`` seconds of the taker's own monotonic
-clock. The holder of a number that is no longer the highest has lost it. Numbers are never used again: the file of the
-highest stays, so that a taker who was slow can tell that he is.
+A lease is a file ``<name>.lease-<n>``. Whoever makes number n + 1 (by ``link`` or with O_EXCL: one can) holds it; he
+may do so when the holder of n has released it, is dead, or has not renewed it for ``STILL`` seconds of the taker's own
+monotonic clock. The holder of a number that is no longer the highest has lost it. Numbers are never used again: the
+file of the highest stays, so that a taker who was slow can tell that he is.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from telemetry.identity import Identity, current
 
 RENEWAL = 10.0
 """Seconds between two renewals."""
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK}
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,13 +129,13 @@ class Lease:
         return self._clock() - self._since >= STILL
 
     def _make(self, number: int) -> bool:
+        # Under its name only when it says who: of one who dies between the two nobody could tell that he is dead.
+        draft = self._folder / f".{self._name}.lease-{number}.{secrets.token_hex(8)}.tmp"
         try:
-            fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            return False
-        with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(Holder(who=self._me, beat=0)) + b"\n")
-        return True
+            _create(draft, msgspec.json.encode(Holder(who=self._me, beat=0)) + b"\n")
+            return _link(draft, self._path(number))
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _numbers(self) -> list[int]:
         prefix = f"{self._name}.lease-"
@@ -148,3 +151,26 @@ class Lease:
 
     def _read(self, number: int) -> Holder | None:
         return read_json(self._path(number), Holder)
+
+
+def _create(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+
+
+def _link(draft: Path, path: Path) -> bool:
+    """Give a file its name unless somebody has it already; say whether it was given."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        # Over NFS a request may be sent again that was answered with success.
+        return draft.stat().st_nlink > 1
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        try:
+            _create(path, draft.read_bytes())
+        except FileExistsError:
+            return False
+    return True

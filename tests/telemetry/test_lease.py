@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -279,6 +281,62 @@ for line in sys.stdin:
     finally:
         for taker in takers:
             taker.communicate()
+
+
+TAKER = """
+import os, signal, sys
+from pathlib import Path
+from telemetry.lease import Lease
+name, when, folder = sys.argv[1:]
+call = getattr(os, name)
+
+def killed(*args, **more):
+    if when == "after":
+        call(*args, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(os, name, killed)
+Lease(Path(folder), "sink").try_acquire()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", ["open", "link"])
+def test_a_taker_that_is_killed_while_it_takes_it_holds_up_nobody(
+    tmp_path: Path, lease: Lease, call: str, when: str
+) -> None:
+    taker = subprocess.run([sys.executable, "-c", TAKER, call, when, tmp_path / "sinks"], check=False)
+    assert taker.returncode == -signal.SIGKILL
+    assert lease.try_acquire()
+    assert [name for name in files(tmp_path) if not name.startswith(".")] == [f"sink.lease-{lease._number}"]
+
+
+def test_where_there_are_no_links_it_is_made_all_the_same(
+    tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("telemetry.lease.os.link", refuse)
+    other = Lease(tmp_path / "sinks", "sink")
+    assert lease.try_acquire()
+    assert not other.try_acquire()
+    assert not other._make(1)
+    assert files(tmp_path) == ["sink.lease-1"]
+
+
+def test_a_link_that_was_made_and_whose_answer_was_lost_counts(
+    tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def answered_twice(*args: str) -> None:
+        link(*args)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    monkeypatch.setattr("telemetry.lease.os.link", answered_twice)
+    assert lease.try_acquire()
+    assert lease.is_held()
 
 
 def test_its_file_is_readable_by_its_owner_only_and_says_who(tmp_path: Path, lease: Lease) -> None:
