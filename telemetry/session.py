@@ -15,12 +15,12 @@ import msgspec
 from telemetry.alive import Alive, Counts, TrainerWatch, read_alive, write_alive
 from telemetry.bus import MetricBus
 from telemetry.cadence import Cadence
-from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, SettingError
+from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, RunNotFound, SettingError
 from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms, segments
 from telemetry.lease import Lease
 from telemetry.plugins import Sink, select
-from telemetry.reader import read_header
+from telemetry.reader import JournalReader, read_header
 from telemetry.records import SCHEMA, Metric, RunRecord, encode
 from telemetry.redact import redact
 from telemetry.settings import Settings
@@ -88,7 +88,7 @@ def open_run(
     newest = _newest(folder)
     if resume_step is not None:
         run = _next_attempt(folder, run)
-    elif newest >= 0:
+    elif newest >= 0 and not _is_blank(folder):
         msg = f"there is a run in {folder} already: resume it, or choose another folder"
         raise RunExists(msg)
     workers = _workers(folder, chosen, settings)
@@ -141,6 +141,17 @@ def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
     )
 
 
+def _is_blank(folder: Path) -> bool:
+    """Say whether there is nothing to go on with: at most what a trainer left that was killed before its first line."""
+    try:
+        read_header(folder)
+    except RunNotFound:
+        return not JournalReader(folder).read(1, live=False)
+    except JournalError:
+        return False
+    return False
+
+
 def _newest(folder: Path) -> int:
     return max(segments(folder), default=-1)
 
@@ -150,7 +161,8 @@ def _open_journal(folder: Path, run: RunRecord, resume_step: int | None, newest:
     try:
         (folder / "sinks").mkdir(parents=True, exist_ok=True)
         with _sole_opener(folder):
-            if _newest(folder) != newest:
+            # Nor may one that was seen without a line have got one.
+            if _newest(folder) != newest or (resume_step is None and not _is_blank(folder)):
                 msg = f"another trainer has just opened the run in {folder}; end it, or choose another folder"
                 raise RunAlive(msg)
             # Before the segment: whoever sees the segment must see that its trainer lives.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from telemetry_fakes import (
     journal_lines,
     journal_steps,
     offer_sinks,
+    run_record,
 )
 
 from telemetry import (
@@ -43,6 +45,7 @@ from telemetry import (
     read_header,
 )
 from telemetry.alive import TrainerWatch
+from telemetry.records import encode
 
 QUIET: dict[str, Any] = {"metrics": METRICS, "sinks": [], "settings": Settings(every=1)}
 
@@ -157,6 +160,36 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(run: Path) -> None:
     with pytest.raises(RunExists, match="resume it, or choose another folder"):
         open_run(run, **QUIET)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("left", [b"", b'{"kind":"run","seq":0,"ti'], ids=["nothing", "a part of its first line"])
+def test_a_run_whose_trainer_was_killed_before_its_first_line_is_begun_again(run: Path, left: bytes) -> None:
+    run.mkdir(parents=True)
+    (run / "journal-0.jsonl").write_bytes(left)
+    with pytest.raises(RunNotFound):
+        open_run(run, **QUIET, resume_step=0)
+    first_attempt(run, 1, 2)
+    assert read_header(run).attempt == 1
+    assert journal_steps(run) == [1, 2]
+    assert (run / "journal-0.jsonl").read_bytes() == left
+    with pytest.raises(RunExists):
+        open_run(run, **QUIET)
+
+
+def test_a_run_that_gets_its_first_line_while_another_looks_is_left_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.mkdir(parents=True)
+    (run / "journal-0.jsonl").touch()
+
+    @contextlib.contextmanager
+    def meanwhile(folder: Path) -> Iterator[None]:
+        (folder / "journal-0.jsonl").write_bytes(encode(run_record(folder)))
+        yield
+
+    monkeypatch.setattr("telemetry.session._sole_opener", meanwhile)
+    with pytest.raises(RunAlive, match="another trainer"):
+        open_run(run, **QUIET)
 
 
 def test_a_folder_that_holds_other_things_may_be_used(run: Path) -> None:
