@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from fake_mlflow import FakeMlflow, FaultyMlflow, fake_path, fake_uri
@@ -22,17 +21,15 @@ from mlflow_kit import (
     shared_server,
     shared_template,
 )
+from tried_again import TriedAgain
 
 from sinks.mlflow_sink import MlflowSink
-from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
 from telemetry.testing import Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
 from telemetry.testing.kit import Kit
 from telemetry.testing.points import run_record, sample
 from telemetry.testing.restart_checks import RestartChecks
-
-T = TypeVar("T")
 
 pytestmark = IGNORE_NOLOAD
 
@@ -163,46 +160,6 @@ class GoodSink(MlflowSink):
     connect = staticmethod(lambda uri: FaultyMlflow(fake_path(uri), lambda _: "refused" if STUMBLES.down else None))
 
 
-class TriedAgain:
-    """A sink of which a new instance is opened after each failure, and given what follows, as delivery does."""
-
-    def __init__(self, options: MlflowSink.Options) -> None:
-        self._options = options
-
-    @hookimpl
-    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        self._run, self._folder = run, folder
-        return persist(self._open)
-
-    @hookimpl
-    def sink_write(self, records: Sequence[Record]) -> int:
-        return self._persist(lambda: self._sink.sink_write([r for r in records if r.seq > self._held]))
-
-    @hookimpl
-    def sink_close(self, status: Status, time: int, reason: str) -> None:
-        self._persist(lambda: self._sink.sink_close(status, time, reason))
-
-    def _persist(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except SinkUnavailable:
-            return persist(lambda: (self._open(), call())[1])
-
-    def _open(self) -> Opened:
-        sink = StumblingSink(self._options)
-        found = sink.sink_open(self._run, self._folder)
-        self._sink, self._held = sink, found.last_seq or 0
-        return found
-
-
-def persist(call: Callable[[], T], tries: int = 50) -> T:
-    """Try again and again; what fails for ever is unavailable."""
-    for _ in range(tries):
-        with contextlib.suppress(SinkUnavailable):
-            return call()
-    return call()
-
-
 class Faked(Shown):
     """On a fake, whose file is beside the run folders."""
 
@@ -224,7 +181,7 @@ class TestOnAFailingFake(Faked, ContentChecks, RestartChecks, FaultChecks):
     """What is written through all failures is what is written without any."""
 
     def make_sink(self, folder: Path) -> TriedAgain:
-        return TriedAgain(MlflowSink.Options(tracking_uri=fake_uri(folder.parent)))
+        return TriedAgain(lambda: StumblingSink(MlflowSink.Options(tracking_uri=fake_uri(folder.parent))))
 
     def test_its_calls_fail_in_all_ways(self, tmp_path: Path) -> None:
         driver = self.open_sink(tmp_path / "run")

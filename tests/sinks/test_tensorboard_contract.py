@@ -5,27 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tried_again import TriedAgain
 
 from sinks import _event_files
 from sinks.tensorboard_sink import TensorBoardSink
-from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
 from telemetry.testing import Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
 from telemetry.testing.kit import Kit
 from telemetry.testing.points import sample
 from telemetry.testing.restart_checks import RestartChecks
-
-T = TypeVar("T")
 
 
 class Shown(Kit):
@@ -115,50 +113,6 @@ class StumblingOs:
         return os.listdir(path)
 
 
-class TriedAgain:
-    """A sink of which a new instance is opened after each failure, and given what follows, as delivery does."""
-
-    def __init__(self, options: TensorBoardSink.Options) -> None:
-        self._options = options
-
-    @hookimpl
-    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        self._run, self._folder = run, folder
-        return persist(self._open)
-
-    @hookimpl
-    def sink_write(self, records: Sequence[Record]) -> int:
-        durable = persist(lambda: self._attached().sink_write([r for r in records if r.seq > self._held]))
-        self._failed = False
-        return durable
-
-    @hookimpl
-    def sink_close(self, status: Status) -> None:
-        persist(lambda: self._attached().sink_close(status))
-        self._failed = False
-
-    def _attached(self) -> TensorBoardSink:
-        if self._failed:
-            self._open()
-        # Until the call that follows has succeeded.
-        self._failed = True
-        return self._sink
-
-    def _open(self) -> Opened:
-        self._sink = TensorBoardSink(self._options)
-        found = self._sink.sink_open(self._run, self._folder)
-        self._held, self._failed = found.last_seq or 0, False
-        return found
-
-
-def persist(call: Callable[[], T], tries: int = 30) -> T:
-    """Try again and again; what fails for ever is unavailable."""
-    for _ in range(tries):
-        with contextlib.suppress(SinkUnavailable):
-            return call()
-    return call()
-
-
 class TestOnAFailingFileSystem(Shown, ContentChecks, RestartChecks, FaultChecks):
     """What is written through all failures is what is written without any."""
 
@@ -170,10 +124,10 @@ class TestOnAFailingFileSystem(Shown, ContentChecks, RestartChecks, FaultChecks)
         # Here, as it is called in other processes too.
         if not isinstance(_event_files.os, StumblingOs):
             _event_files.os = StumblingOs()
-        return TriedAgain(TensorBoardSink.Options())
+        return TriedAgain(lambda: TensorBoardSink(TensorBoardSink.Options()))
 
     def make_elsewhere(self, folder: Path) -> TriedAgain:  # type: ignore[override]
-        return TriedAgain(TensorBoardSink.Options(dir=str(folder / "elsewhere")))
+        return TriedAgain(lambda: TensorBoardSink(TensorBoardSink.Options(dir=str(folder / "elsewhere"))))
 
     def test_its_calls_fail_in_all_ways(self, tmp_path: Path) -> None:
         driver = self.open_sink(tmp_path / "run")
