@@ -5,6 +5,7 @@ The same loop runs in a process beside the trainer, in a thread, and in ``teleme
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import random
@@ -15,13 +16,13 @@ from typing import TypeVar
 
 from telemetry.alive import TrainerWatch
 from telemetry.errors import PluginError, SinkRejected
-from telemetry.files import private
+from telemetry.files import private, remove_drafts
 from telemetry.hookspecs import Opened
 from telemetry.journal import now_ms, segments
 from telemetry.keeper import Keeper
 from telemetry.lease import Lease
 from telemetry.plugins import Hooks, Sink
-from telemetry.progress import Progress, State, read_progress, write_progress
+from telemetry.progress import Progress, State, progress_path, read_progress, write_progress
 from telemetry.reader import JournalReader, read_header
 from telemetry.records import SEGMENT, AnyRecord, Closed, encode
 from telemetry.settings import Settings
@@ -104,6 +105,8 @@ class Delivery:
         """Deliver until there is a reason to end. The lease must be held, and is released."""
         # Only now: until the lease was taken, another holder moved the cursor.
         self._progress = read_progress(self._folder, self._sink.name) or Progress()
+        with contextlib.suppress(OSError):  # what one who was killed has left is in nobody's way
+            remove_drafts(progress_path(self._folder, self._sink.name))
         try:
             with self._keeper:
                 while (end := self._turn()) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import stat
@@ -38,6 +39,16 @@ def write_json(path: Path, value: object) -> None:
     except OSError:
         tmp.unlink(missing_ok=True)
         raise
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove what writers of ``path`` left beside it that were killed; one that still writes fails, and may try again.
+
+    Raises:
+        OSError: the folder cannot be read or written to.
+    """
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path, type_: type[T]) -> T | None:

@@ -19,7 +19,7 @@ import msgspec
 
 from telemetry.alive import STILL
 from telemetry.errors import LeaseHeld
-from telemetry.files import read_json, write_json
+from telemetry.files import read_json, remove_drafts, write_json
 from telemetry.identity import Identity, current
 
 RENEWAL = 10.0
@@ -74,6 +74,8 @@ class Lease:
         self._number = mine
         for number in numbers:
             self._path(number).unlink(missing_ok=True)
+            remove_drafts(self._path(number))
+        remove_drafts(self._path(mine))
         return True
 
     def acquire(self, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -162,10 +164,14 @@ def _create(path: Path, data: bytes) -> None:
 def _link(draft: Path, path: Path) -> bool:
     """Give a file its name unless somebody has it already; say whether it was given."""
     try:
-        os.link(draft, path)
-    except FileExistsError:
-        # Over NFS a request may be sent again that was answered with success.
-        return draft.stat().st_nlink > 1
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            # Over NFS a request may be sent again that was answered with success.
+            return draft.stat().st_nlink > 1
+    except FileNotFoundError:
+        # Somebody else holds it by now, and has cleared away what others left.
+        return False
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

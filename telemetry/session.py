@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from telemetry.alive import Alive, Counts, TrainerWatch, read_alive, write_alive
+from telemetry.alive import Alive, Counts, TrainerWatch, alive_path, read_alive, write_alive
 from telemetry.bus import MetricBus
 from telemetry.cadence import Cadence
 from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, RunNotFound, SettingError
+from telemetry.files import remove_drafts
 from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms, segments
 from telemetry.lease import Lease
@@ -165,6 +166,7 @@ def _open_journal(folder: Path, run: RunRecord, resume_step: int | None, newest:
             if _newest(folder) != newest or (resume_step is None and not _is_blank(folder)):
                 msg = f"another trainer has just opened the run in {folder}; end it, or choose another folder"
                 raise RunAlive(msg)
+            remove_drafts(alive_path(folder))
             # Before the segment: whoever sees the segment must see that its trainer lives.
             write_alive(folder, Alive(trainer=current(), attempt=run.attempt, beat=0, counts=Counts()))
             return JournalWriter(folder, run, resumed_step=resume_step)

@@ -295,6 +295,16 @@ def test_a_progress_file_that_is_garbage_is_as_none(run: HandMadeRun, backend: B
     assert backend.steps() == [1, 2, 3]
 
 
+def test_what_killed_processes_left_half_written_is_cleared_away(run: HandMadeRun, backend: Backend) -> None:
+    left = [run.folder / "sinks" / f".memory.{name}.4711.0.tmp" for name in ("json", "lease-1")]
+    for path in left:
+        path.touch()
+    run.points(1)
+    run.close()
+    assert sync(run, backend) is End.COMPLETE
+    assert not any(path.exists() for path in left)
+
+
 def test_a_progress_file_that_cannot_be_written_is_said_and_holds_up_nothing(
     run: HandMadeRun, backend: Backend
 ) -> None:

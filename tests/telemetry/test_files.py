@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry import files
-from telemetry.files import MAX_BYTES, read_json, write_json
+from telemetry.files import MAX_BYTES, read_json, remove_drafts, write_json
 from telemetry.progress import (
     Cursor,
     Progress,
@@ -66,6 +66,26 @@ def test_a_disk_that_is_full_leaves_the_old_content_and_no_litter(
             write_json(path, 2)
     assert read_json(path, int) == 1
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_the_drafts_of_a_writer_that_was_killed_can_be_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "x[1].json", tmp_path / "x1.json"
+    write_json(path, 1)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        for each in (path, path, other):
+            with pytest.raises(KeyboardInterrupt):
+                write_json(each, 2)
+    assert len(os.listdir(tmp_path)) == 4
+    remove_drafts(path)
+    assert sorted(name[:7] for name in os.listdir(tmp_path)) == [".x1.jso", "x[1].js"]
+    assert read_json(path, int) == 1
 
 
 def test_what_is_no_json_is_refused_before_anything_is_touched(tmp_path: Path) -> None:

@@ -308,7 +308,8 @@ def test_a_taker_that_is_killed_while_it_takes_it_holds_up_nobody(
     taker = subprocess.run([sys.executable, "-c", TAKER, call, when, tmp_path / "sinks"], check=False)
     assert taker.returncode == -signal.SIGKILL
     assert lease.try_acquire()
-    assert [name for name in files(tmp_path) if not name.startswith(".")] == [f"sink.lease-{lease._number}"]
+    assert lease.is_held()
+    assert files(tmp_path) == [f"sink.lease-{lease._number}"], "what it has left is gone, too"
 
 
 def test_where_there_are_no_links_it_is_made_all_the_same(
@@ -337,6 +338,23 @@ def test_a_link_that_was_made_and_whose_answer_was_lost_counts(
     monkeypatch.setattr("telemetry.lease.os.link", answered_twice)
     assert lease.try_acquire()
     assert lease.is_held()
+
+
+def test_a_slow_taker_whose_draft_was_cleared_away_has_lost(
+    tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Lease(tmp_path / "sinks", "sink")
+    link = os.link
+
+    def overtaken(*args: str) -> None:
+        monkeypatch.setattr("telemetry.lease.os.link", link)
+        assert lease.try_acquire()
+        link(*args)
+
+    monkeypatch.setattr("telemetry.lease.os.link", overtaken)
+    assert not slow.try_acquire()
+    assert lease.is_held()
+    assert files(tmp_path) == ["sink.lease-1"]
 
 
 def test_its_file_is_readable_by_its_owner_only_and_says_who(tmp_path: Path, lease: Lease) -> None:

@@ -162,6 +162,13 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(run: Path) -> None:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_a_resume_clears_away_what_a_killed_trainer_left_half_written(run: Path) -> None:
+    first_attempt(run, 1)
+    (run / ".alive.json.4711.3.tmp").touch()
+    open_run(run, **QUIET, resume_step=1).close(timeout=0)
+    assert list(run.rglob(".*")) == []
+
+
 @pytest.mark.parametrize("left", [b"", b'{"kind":"run","seq":0,"ti'], ids=["nothing", "a part of its first line"])
 def test_a_run_whose_trainer_was_killed_before_its_first_line_is_begun_again(run: Path, left: bytes) -> None:
     run.mkdir(parents=True)
