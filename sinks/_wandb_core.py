@@ -6,6 +6,7 @@ has looked at what there is, and has begun to deliver the rest.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -18,6 +19,8 @@ _NAME = b"wandb-core"
 _SERVICE = "WANDB_SERVICE"
 _END_TIMEOUT = 5.0
 """Seconds that a killed process may take to be gone."""
+_LAST_WORDS = 10.0
+"""Seconds that wandb-core may take to write and upload what it has when the process ends that started it."""
 
 _started: set[int] = set()
 """Those that were started for sinks of this process."""
@@ -34,11 +37,15 @@ def noticing(note: Path) -> Iterator[None]:
     """
     before = _children()
     _forget_service_of_others()
-    yield
-    _started.update(_children() - before)
-    ours = sorted(_started & _children())
-    if ours:
-        note.write_text(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n", encoding="utf-8")
+    try:
+        yield
+    finally:
+        # One that was started for a run that could not be opened works for the next one.
+        _started.update(_children() - before)
+        ours = sorted(_started & _children())
+        if ours:
+            _end_with_this_process()
+            note.write_text(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n", encoding="utf-8")
 
 
 def end_noted(note: Path) -> None:
@@ -54,6 +61,26 @@ def end_noted(note: Path) -> None:
     if host == socket.gethostname() and parent.isdecimal() and pid.isdecimal():
         _kill(int(pid), parent.encode())
     note.unlink(missing_ok=True)
+
+
+def _end_with_this_process() -> None:
+    # What is registered last is called first, so that wandb has nothing left to do.
+    atexit.unregister(_end_started)
+    atexit.register(_end_started)
+
+
+def _end_started() -> None:
+    """Have wandb-core write out what it has, for a bounded time: wandb itself waits for a server for ever."""
+    if _started & _children():
+        signal.signal(signal.SIGALRM, _kill_started)
+        signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS)
+        _reconnect()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _kill_started(*_: object) -> None:
+    for pid in _started & _children():
+        os.kill(pid, signal.SIGKILL)
 
 
 def _kill(pid: int, parent: bytes) -> None:

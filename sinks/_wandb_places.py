@@ -34,6 +34,9 @@ class Place(Protocol):
     def begin(self, folder: Path) -> None:
         """Take note that wandb has opened the run, and keeps its local files in ``folder``."""
 
+    def foresee(self, next_step: int, attempt: int) -> None:
+        """Take note that the next rows are numbered up to ``next_step``, and are of this attempt."""
+
     def confirmed(self, accepted: int) -> int | None:
         """Give the highest number that is known to be there and to stay, None if that is not known now."""
 
@@ -49,34 +52,54 @@ class Files(Place):
     def __init__(self, folder: Path, run_id: str) -> None:
         self._folder = folder / "wandb"
         self._run_id = run_id
+        self._rows = folder / f".{run_id}.rows"
+        self._before: int | None = None
         self._live: Segment | None = None
         self.destination = f"{self._folder}, run {run_id}"
-        self.view = f"{command('wandb')} sync {shlex.quote(str(self._folder))}/offline-run-*-{run_id}"
+        self.view = f"{command('wandb')} sync {shlex.quote(str(self._folder))}/offline-run-*-{run_id}*"
 
     def look(self) -> Held:
         """Read all segments, and seal those that somebody may still write to; raises OSError."""
         # Without wandb's folder nothing was ever there. With it, `wandb clean` may have removed what was synced.
         held = Held(last_seq=None if self._folder.is_dir() else 0)
+        held.next_step, held.attempt = self._foreseen()
         for segment in segments(self._folder, self._run_id):
             found = segment.read()
             if not segment.is_sealed:
                 segment.seal()
             held = _joined(held, found)
+        self._before = held.last_seq
         return held
 
     def begin(self, folder: Path) -> None:
         """Follow the new segment."""
         self._live = Segment(folder / f"run-{self._run_id}.wandb")
 
+    def foresee(self, next_step: int, attempt: int) -> None:
+        """Write it down, for when `wandb clean` has removed the rows before; raises OSError."""
+        partial = self._rows.with_name(self._rows.name + ".partial")
+        partial.write_text(f"{next_step} {attempt}\n", encoding="utf-8")
+        partial.replace(self._rows)
+
+    def _foreseen(self) -> tuple[int, int]:
+        try:
+            next_step, attempt = map(int, self._rows.read_text(encoding="utf-8").split())
+        except (FileNotFoundError, ValueError):
+            return 0, 1
+        return next_step, attempt
+
     def confirmed(self, accepted: int) -> int | None:  # noqa: ARG002 - the file itself tells
-        """Read what has come to the file of the run that is open, and sync it; raises OSError."""
+        """Read what has come to the file of the run that is open, and sync it; raises SinkUnavailable and OSError."""
         live = self._live
         assert live is not None  # noqa: S101 - begin comes first
+        if live.seal_what_was_synced():
+            msg = f"wandb: {live.path} was synced and takes no more; what follows goes into another file"
+            raise SinkUnavailable(msg)
         before = live.end
         last_seq = live.read().last_seq
         if live.end > before:
             live.sync()
-        return last_seq
+        return self._before if last_seq is None else last_seq
 
     def await_end(self, accepted: int, status: Status) -> None:
         """Wait for the file to be written out; raises SinkUnavailable if something in it is missing then."""
@@ -85,7 +108,7 @@ class Files(Place):
     def _is_closed(self, accepted: int, status: Status) -> bool:
         last_seq = self.confirmed(accepted) or 0
         assert self._live is not None  # noqa: S101 - begin comes first
-        return last_seq >= accepted and self._live.held.exit_code == EXIT_CODES[status]
+        return last_seq >= accepted and self._live.held.status == status
 
 
 class Server(Place):
@@ -129,10 +152,13 @@ class Server(Place):
         self.view = f"{self._app_url}/{path}/runs/{self._run_id}"
         self._held = answer.held.last_seq or 0
         self._asked = self._clock()
-        return replace(answer.held, exit_code=EXIT_CODES.get(answer.status))
+        return answer.held
 
     def begin(self, folder: Path) -> None:
         """Leave the local files to wandb: the server is asked."""
+
+    def foresee(self, next_step: int, attempt: int) -> None:
+        """Leave that to the server, which keeps all rows."""
 
     def confirmed(self, accepted: int) -> int | None:
         """Ask the server now and then; raises SinkUnavailable when uploads stand still, or the key is refused."""
@@ -168,7 +194,7 @@ class Server(Place):
 def _joined(first: Held, then: Held) -> Held:
     """Give what is held together by a segment and those before it."""
     if then.last_seq is None:
-        return replace(first, exit_code=then.exit_code)
+        return replace(first, status=then.status)
     return replace(
         then, last_seq=max(first.last_seq or 0, then.last_seq), next_step=max(first.next_step, then.next_step)
     )

@@ -13,19 +13,22 @@ import shutil
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SEQ, ATTEMPT = "telemetry/seq", "telemetry/attempt"
 """The keys under which each row says which record it is, and of which attempt."""
+STATUS = "telemetry/status"
+"""The key of the summary under which a run says how it ended."""
 
 _HEADER = 7
 _BLOCK = 1 << 15
 _PIECE = struct.Struct("<IHB")
 _FULL, _LAST = 1, 4
 _PARTIAL = ".partial"
+_READ = frozenset({SEQ, ATTEMPT, "_step"})
 
 
 @dataclass
@@ -36,13 +39,13 @@ class Held:
         last_seq: the highest sequence number; 0 if it is known to hold none, None if that cannot be told.
         attempt: of the last row.
         next_step: the number that the next row has in W&B.
-        exit_code: with which the run was finished; None as long as it is open.
+        status: with which the run was finished; something else as long as it is open.
     """
 
     last_seq: int | None = None
     attempt: int = 1
     next_step: int = 0
-    exit_code: int | None = None
+    status: str = ""
 
     def add(self, row: dict[str, Any]) -> None:
         """Take one more row in, by its keys."""
@@ -58,12 +61,15 @@ class Segment:
     Attributes:
         held: what is in it.
         end: the offset behind its last whole record; 0 if it has none.
+        is_finished: whether it has an end.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.held = Held()
         self.end = 0
+        self.is_finished = False
+        self._status = ""
 
     def read(self) -> Held:
         """Read on from where the last call ended.
@@ -78,9 +84,12 @@ class Segment:
             self.end = end
             kind = record.WhichOneof("record_type")
             if kind == "history":
-                self.held.add({_key(item): json.loads(item.value_json) for item in record.history.item})
+                self.held.add(_read(record.history.item, _READ))
+            elif kind == "summary":
+                self._status = _read(record.summary.update, (STATUS,)).get(STATUS, self._status)
             elif kind == "exit":
-                self.held.exit_code = record.exit.exit_code
+                self.is_finished = True
+                self.held.status = self._status
         return self.held
 
     def sync(self) -> None:
@@ -108,10 +117,25 @@ class Segment:
         copy.chmod(0o400)
         copy.replace(self.path)
 
+    def seal_what_was_synced(self) -> bool:
+        """Seal the file if `wandb sync` has begun to take it, and say so; raises OSError.
+
+        It is marked as synced as a whole then, and what comes to it later is passed over. What may have come in
+        between is cut off.
+        """
+        marks = [self.path.with_name(self.path.name + mark) for mark in (".syncstate", ".synced")]
+        times = [mark.stat().st_mtime_ns for mark in marks if mark.exists()]
+        if not times:
+            return False
+        if self.path.stat().st_mtime_ns < min(times):
+            self.read()
+        self.seal()
+        return True
+
     @property
     def is_sealed(self) -> bool:
         """Say whether nobody writes to the file any more."""
-        return self.held.exit_code is not None or not self.path.stat().st_mode & stat.S_IWUSR
+        return self.is_finished or not self.path.stat().st_mode & stat.S_IWUSR
 
 
 def segments(folder: Path, run_id: str) -> list[Segment]:
@@ -121,8 +145,10 @@ def segments(folder: Path, run_id: str) -> list[Segment]:
     return [Segment(path) for path in sorted(folder.glob(f"offline-run-*/run-{run_id}.wandb"))]
 
 
-def _key(item: Any) -> str:
-    return item.key or ".".join(item.nested_key)
+def _read(items: Iterable[Any], keys: Collection[str]) -> dict[str, Any]:
+    # Of all that a file holds, these few count.
+    found = ((item.key or ".".join(item.nested_key), item) for item in items)
+    return {key: json.loads(item.value_json) for key, item in found if key in keys}
 
 
 def _records(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:

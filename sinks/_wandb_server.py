@@ -7,11 +7,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from sinks._wandb_segments import Held
+from sinks._wandb_segments import STATUS, Held
 from telemetry import SinkRejected, SinkUnavailable
-
-STATUS = "telemetry/status"
-"""The key of the summary under which a run says how it ended."""
 
 _TIMEOUT = 10.0
 """Seconds for an answer."""
@@ -29,11 +26,10 @@ query RunResumeStatus($project: String, $entity: String, $name: String!) {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says of a run: to whom it belongs, what is there, and how it ended."""
+    """What the server says of a run: to whom it belongs, and what is there."""
 
     entity: str
     held: Held = field(default_factory=Held)
-    status: str = ""
 
 
 def has_key(base_url: str) -> bool:
@@ -90,8 +86,8 @@ def _answer(reply: dict[str, Any], entity: str | None) -> Answer:
     held = Held(last_seq=None if bucket["historyLineCount"] else 0)
     for row in json.loads(bucket["historyTail"] or "[]"):
         held.add(json.loads(row))
-    summary = json.loads(bucket["summaryMetrics"] or "{}")
-    return Answer(entity=model["entity"]["name"], held=held, status=str(summary.get(STATUS)))
+    held.status = json.loads(bucket["summaryMetrics"] or "{}").get(STATUS, "")
+    return Answer(entity=model["entity"]["name"], held=held)
 
 
 def _key(base_url: str) -> str | None:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from sinks._wandb_core import end_noted, noticing
 from sinks._wandb_places import EXIT_CODES, Files, Place, Server
-from sinks._wandb_segments import ATTEMPT, SEQ, Held
-from sinks._wandb_server import STATUS, has_key
+from sinks._wandb_segments import ATTEMPT, SEQ, STATUS, Held
+from sinks._wandb_server import has_key
 from telemetry import (
     Alert,
     Opened,
@@ -106,7 +106,7 @@ class WandbSink:
         with noticing(self._note):
             settings = _wandb_settings()
         # Left to itself, wandb names it by the folder in which the process was started.
-        self._project = self._options.project or settings.project or run.project or _PROJECT
+        self._project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _PROJECT
         self._place = self._find_place(settings)
         self._held = self._place.look()
         self._accepted = self._held.last_seq or 0
@@ -117,6 +117,10 @@ class WandbSink:
     @backend_errors(_BACKEND)
     def sink_write(self, records: Sequence[Record]) -> int | None:
         """Hand the records to wandb; give the last one that it has written or uploaded."""
+        new = sum(isinstance(record, Scalars) and record.seq > self._accepted for record in records)
+        if new:
+            self._opened()
+            self._place.foresee(self._step + new, self._attempt)
         for record in records:
             if isinstance(record, Scalars):
                 self._log(record)
@@ -135,16 +139,19 @@ class WandbSink:
     @backend_errors(_BACKEND)
     def sink_close(self, status: Status, reason: str) -> None:
         """Finish W&B's run, and see that all has come to where it is kept."""
-        if self._run is None and self._held.exit_code == EXIT_CODES[status]:
+        if self._run is None and self._held.status == status:
             return
         run = self._opened()
-        run.summary.update({STATUS: status} | ({"telemetry/reason": reason} if reason else {}))
+        self._place.confirmed(self._accepted)
+        run.summary.update({STATUS: status, "telemetry/reason": reason})
         if status == "preempted":
             run.mark_preempting()
         run.finish(exit_code=EXIT_CODES[status])
         self._place.await_end(self._accepted, status)
         self._run = None
-        self._held = Held(last_seq=self._accepted, exit_code=EXIT_CODES[status])
+        self._held = Held(last_seq=self._accepted, next_step=self._step, status=status)
+        # Nothing is left in memory that could come later.
+        self._note.unlink(missing_ok=True)
 
     def _log(self, record: Scalars) -> None:
         if record.seq <= self._accepted:
@@ -161,7 +168,7 @@ class WandbSink:
         self._accepted = record.seq
 
     def _find_place(self, settings: Any) -> Place:
-        mode = self._options.mode or _MODES.get(os.environ.get("WANDB_MODE", ""))
+        mode = self._options.mode or _set_mode(settings)
         if mode is None:
             mode = "online" if has_key(settings.base_url) else "offline"
         if mode == "offline":
@@ -186,6 +193,8 @@ class WandbSink:
         import wandb
 
         options, record = self._options, self._record
+        # Parameters are for those who may read the journal; wandb's own files follow the umask.
+        (self._dir / "wandb").mkdir(mode=0o700, exist_ok=True)
         with noticing(self._note):
             run = wandb.init(
                 id=self._id,
@@ -197,7 +206,7 @@ class WandbSink:
                 entity=options.entity,
                 name=options.name or record.name,
                 group=options.group,
-                tags=options.tags,
+                tags=options.tags or None,
                 notes=options.notes,
                 config=_config(record),
                 allow_val_change=True,
@@ -216,7 +225,20 @@ def _wandb_settings() -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    return wandb.setup().settings
+    settings = wandb.setup().settings
+    if settings.sweep_id:
+        msg = "wandb: a sweep gives its runs ids of its own, by which they are not found again; unset WANDB_SWEEP_ID"
+        raise SinkRejected(msg)
+    return settings
+
+
+def _set_mode(settings: Any) -> str | None:
+    """Give the mode that WANDB_MODE or a file of wandb's sets, None if there is none; raises SinkRejected."""
+    mode = os.environ.get("WANDB_MODE") or (settings.mode if "mode" in settings.model_fields_set else "")
+    if mode == "disabled":
+        msg = "wandb: W&B is disabled, by WANDB_MODE or `wandb disabled`; leave the sink out, or give it a mode"
+        raise SinkRejected(msg)
+    return _MODES.get(mode)
 
 
 def _run_id(run: RunRecord) -> str:
