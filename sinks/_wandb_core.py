@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,18 @@ def noticing(note: Path) -> Iterator[None]:
         if ours:
             _end_with_this_process()
             note.write_text(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def answered_within(seconds: float) -> Iterator[None]:
+    """Kill wandb-core if what is inside takes longer, so that it fails: wandb's own time-outs need one that lives."""
+    timer = threading.Timer(seconds, _kill_started)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def end_noted(note: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sinks._wandb_core import end_noted, noticing
+from sinks._wandb_core import answered_within, end_noted, noticing
 from sinks._wandb_places import EXIT_CODES, Files, Place, Server
 from sinks._wandb_segments import ATTEMPT, SEQ, STATUS, Held
 from sinks._wandb_server import has_key
@@ -37,6 +37,7 @@ _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "
 _OWN = (ITERATION, SEQ, ATTEMPT)
 _FINISH_TIMEOUT = 60.0
 _INIT_TIMEOUT = 30.0
+_WRITE_TIMEOUT = 60.0
 _FLUSH_EVERY = 2.0
 _LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 _PROJECT = "uncategorized"
@@ -117,6 +118,17 @@ class WandbSink:
     @backend_errors(_BACKEND)
     def sink_write(self, records: Sequence[Record]) -> int | None:
         """Hand the records to wandb; give the last one that it has written or uploaded."""
+        with answered_within(_WRITE_TIMEOUT):
+            return self._write(records)
+
+    @hookimpl
+    @backend_errors(_BACKEND)
+    def sink_close(self, status: Status, reason: str) -> None:
+        """Finish W&B's run, and see that all has come to where it is kept."""
+        with answered_within(_INIT_TIMEOUT + _FINISH_TIMEOUT):
+            self._close(status, reason)
+
+    def _write(self, records: Sequence[Record]) -> int | None:
         new = sum(isinstance(record, Scalars) and record.seq > self._accepted for record in records)
         if new:
             self._opened()
@@ -135,10 +147,7 @@ class WandbSink:
                 )
         return self._place.confirmed(self._accepted) if self._run is not None else self._held.last_seq
 
-    @hookimpl
-    @backend_errors(_BACKEND)
-    def sink_close(self, status: Status, reason: str) -> None:
-        """Finish W&B's run, and see that all has come to where it is kept."""
+    def _close(self, status: Status, reason: str) -> None:
         if self._run is None and self._held.status == status:
             return
         run = self._opened()
