@@ -6,11 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,7 +18,7 @@ import msgspec
 from telemetry.alive import TrainerWatch, read_alive
 from telemetry.delivery import Delivery, End
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
-from telemetry.plugins import Plugin, Sink, install_command, installed, load, select
+from telemetry.plugins import Plugin, Sink, install_command, installed, load, select, type_name
 from telemetry.reader import read_header
 from telemetry.receipt import Receipt, read_receipt
 from telemetry.redact import REDACTED
@@ -78,16 +76,10 @@ def _describe(plugin: Plugin) -> list[str]:
             Sink(plugin.name, {}, plugin).create()
     state = f"not installed: {install_command(plugin)}" if missing else "installed"
     options = [
-        f"    telemetry.{plugin.name}.{name}: {_type_name(field.type)}{_default(field)}"
+        f"    telemetry.{plugin.name}.{name}: {type_name(field)}{_default(field)}"
         for name, field in plugin.option_types().items()
     ]
     return [f"{plugin.name}  ({plugin.package})  {state}", *options]
-
-
-def _type_name(type_: Any) -> str:
-    if isinstance(type_, str):
-        return type_
-    return type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -111,7 +103,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     "options",
     multiple=True,
     metavar="SINK.NAME=VALUE",
-    help="An option of a sink; repeatable.",
+    help='An option of a sink in use; repeatable. VALUE is JSON, as in 3 or \'["a","b"]\', else a text.',
 )
 @click.option("--linger", type=float, default=600.0, show_default=True, help="Seconds to try a failing sink.")
 @exits_with_message
@@ -128,13 +120,12 @@ def sync(run: Path, names: str | None, follow: bool, options: tuple[str, ...], l
     if not wanted:
         msg = "name a sink to deliver to with --telemetry-sinks (see `telemetry sinks`)"
         raise SettingError(msg)
-    chosen = select(wanted, _merge(trained_with, options))
+    chosen = select(wanted, _merge(trained_with, options, wanted))
     jobs = [_Job(run, sink, Settings.parse({"linger": linger}), follow=follow) for sink in chosen]
     _acquire_all(jobs, run)
     _run_all(jobs)
     summary = read_receipt(run)
-    for name in wanted:
-        _show_sink(name, summary)
+    _show_sinks(summary, *wanted)
     _show_skipped(summary)
     if any(job.end not in DONE for job in jobs):
         sys.exit(BEHIND)
@@ -204,13 +195,18 @@ def _hung(name: str, seconds: float) -> None:
     os._exit(HUNG)
 
 
-def _merge(known: dict[str, dict[str, Any]], given: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _merge(
+    known: dict[str, dict[str, Any]], given: tuple[str, ...], wanted: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
     options = {name: dict(values) for name, values in known.items()}
     for text in given:
         key, equals, value = text.partition("=")
         sink, dot, name = key.partition(".")
         if not (equals and dot and sink and name):
             msg = f"--option {text!r}: write it as SINK.NAME=VALUE, as in tensorboard.dir=/scratch/tb"
+            raise SettingError(msg)
+        if sink not in wanted:
+            msg = f"--option {text!r}: {sink!r} is not delivered to; name it in --telemetry-sinks, or leave it out"
             raise SettingError(msg)
         options.setdefault(sink, {})[name] = _parse_value(value)
     return options
@@ -238,8 +234,7 @@ def status(run: Path) -> None:
     if summary.counts.offered != summary.counts.journaled:
         counts = summary.counts
         click.echo(f"this attempt: {counts.offered} offered, {counts.journaled} journaled, {counts.lost} lost")
-    for sink in summary.sinks:
-        _show_sink(sink.name, summary)
+    _show_sinks(summary)
     _show_skipped(summary)
 
 
@@ -252,41 +247,19 @@ def _state(run: Path, summary: Receipt) -> str:
     return "running" if lives else "killed"
 
 
-def _show_sink(name: str, summary: Receipt) -> None:
-    sink = next((s for s in summary.sinks if s.name == name), None)
-    if sink is None:
-        click.echo(f"{name}: how far it has got could not be kept")
-        return
-    progress = sink.progress
-    line = f"{name}: {progress.state}; {sink.delivered} delivered, {sink.left} left"
-    if progress.cursor.rejected:
-        line += f", {progress.cursor.rejected} rejected"
-    if progress.retries:
-        line += f", {progress.retries} retries"
-    if progress.cursor.closed:
-        line += f"; closed as {progress.cursor.closed}"
-    _print(line)
-    if progress.destination:
-        _print(f"    to {progress.destination}")
-    if progress.view:
-        _print(f"    see them with: {progress.view}")
-    if progress.last_error:
-        _print(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
-    if sink.left:
-        run = shlex.quote(str(summary.folder))
-        _print(f"    deliver the rest: telemetry sync {run} --telemetry-sinks {name}")
+def _show_sinks(summary: Receipt, *names: str) -> None:
+    """Print how the sinks of these names stand, or all of them, and what delivers the rest."""
+    known = {sink.name: sink.lines() for sink in summary.sinks}
+    for name in names or known:
+        for line in known.get(name, [f"{name}: how far it has got could not be kept"]):
+            _print(line)
+    for line in summary.cure(*names):
+        _print(line)
 
 
 def _print(line: str) -> None:
     """Print a line with what files say: they may come from anywhere, and do not steer the terminal."""
     click.echo("".join(char if char.isprintable() else " " for char in line))
-
-
-def _when(ms: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError, OSError):  # no clock of ours gives such a time
-        return f"{ms} ms"
 
 
 def _show_skipped(summary: Receipt) -> None:

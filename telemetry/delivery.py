@@ -185,6 +185,7 @@ class Delivery:
                 self._waiting.append(record)
 
     def _open(self) -> None:
+        self._progress.reopening = True
         self._save("opening" if not self._failures else "retrying")
         hooks = self._sink.create()
         run = read_header(self._folder)
@@ -194,6 +195,7 @@ class Delivery:
             raise PluginError(msg)
         progress = self._progress
         progress.destination, progress.view = opened.destination, opened.view
+        progress.reopening = False
         cursor = progress.cursor
         if opened.last_seq is not None:
             # What is there counts for more than what was said to be there: a power cut takes back both ways.

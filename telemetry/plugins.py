@@ -166,6 +166,13 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
     return chosen
 
 
+def type_name(field: dataclasses.Field[Any]) -> str:
+    """Give the type of an option as it is written in Python."""
+    if isinstance(field.type, str):
+        return field.type
+    return field.type.__name__ if type(field.type) is type else str(field.type).replace("typing.", "")
+
+
 def install_command(plugin: Plugin) -> str:
     """Give the command that installs what a sink needs."""
     distribution, _, _ = plugin.package.partition(" ")
@@ -214,6 +221,9 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
     except msgspec.ValidationError as error:
         text = str(error).replace("`$.", f"`telemetry.{plugin.name}.")
         msg = f"an option of the sink {plugin.name!r} of {plugin.package} is wrong: {text}"
+        name = str(error).partition(" - at `$.")[2].partition("[")[0].rstrip("`")
+        if name in given:
+            msg += f"; it is {given[name]!r} and takes {type_name(known[name])}"
         raise SettingError(msg) from error
 
 

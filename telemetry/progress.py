@@ -32,9 +32,21 @@ class Cursor(msgspec.Struct, kw_only=True):
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """The content of ``sinks/<name>.json``; ``destination`` is the one in use, and times are ms since 1970."""
+    """The content of ``sinks/<name>.json``.
+
+    Attributes:
+        state: what delivery is at.
+        reopening: the sink has not said yet where it writes now; ``destination`` and its cursor are those of before.
+        destination: the one in use.
+        view: shows it to people.
+        cursors: progress at each destination.
+        retries: failures so far.
+        last_error: of the last failure.
+        last_error_time, updated: in ms since 1970.
+    """
 
     state: State = "opening"
+    reopening: bool = False
     destination: str = ""
     view: str = ""
     cursors: dict[str, Cursor] = {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from bisect import bisect_right
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from telemetry.alive import Counts, read_alive
+from telemetry.lease import Lease
 from telemetry.progress import Progress, delivered_sinks, read_progress
 from telemetry.reader import JournalReader, Skipped, read_header
 from telemetry.records import Alert, Closed, Resumed, Scalars, Status
@@ -21,6 +23,39 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int
     left: int
     progress: Progress
+    holder: str = ""
+    """Who delivers to it now; empty if nobody is known to."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Say whether something is left, or may be, as nobody knows yet where it is delivered to now."""
+        return self.left > 0 or self._is_elsewhere
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        return self.progress.reopening and bool(self.progress.destination)
+
+    def lines(self) -> list[str]:
+        """Give how it stands: a line, and indented ones with what more there is to say."""
+        progress = self.progress
+        told = f"{self.delivered} delivered, {self.left} left"
+        if progress.cursor.rejected:
+            told += f", {progress.cursor.rejected} rejected"
+        if progress.retries:
+            told += f", {progress.retries} retries"
+        if progress.cursor.closed:
+            told += f"; closed as {progress.cursor.closed}"
+        before = "not connected; before: " if self._is_elsewhere else ""
+        lines = [f"{self.name}: {progress.state}; {before}{told}"]
+        if progress.destination:
+            lines.append(f"    to {progress.destination}")
+        if progress.view:
+            lines.append(f"    see them with: {progress.view}")
+        if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
+            lines.append(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
+        if progress.state in {"opening", "delivering", "retrying"}:
+            lines.append(f"    {self.holder or 'nobody'} delivers now")
+        return lines
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,12 +86,18 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         unwritten = counts.offered - counts.journaled
         if unwritten:
             lines[0] += f"; {unwritten} NOT WRITTEN"
-        lines += [f"  {sink.name}: {_sink_line(sink)}" for sink in self.sinks]
-        behind = [sink.name for sink in self.sinks if sink.left]
-        if behind:
-            run = shlex.quote(str(self.folder))
-            lines.append(f"  deliver the rest: telemetry sync {run} --telemetry-sinks {','.join(behind)}")
+        lines += [f"  {line}" for sink in self.sinks for line in sink.lines()]
+        lines += [f"  {line}" for line in self.cure()]
         return "\n".join(lines)
+
+    def cure(self, *names: str) -> list[str]:
+        """Give the command that delivers what is left, to the sinks of these names or to all; none if nothing is."""
+        behind = [sink for sink in self.sinks if sink.is_behind and (not names or sink.name in names)]
+        if not behind:
+            return []
+        when = ", when nobody delivers any more" if any(sink.holder for sink in behind) else ""
+        run, wanted = shlex.quote(str(self.folder)), ",".join(sink.name for sink in behind)
+        return [f"deliver the rest{when}: telemetry sync {run} --telemetry-sinks {wanted}"]
 
 
 def read_receipt(folder: Path) -> Receipt:
@@ -114,17 +155,18 @@ def _sink(folder: Path, name: str, seqs: list[int]) -> SinkReceipt:
     progress = read_progress(folder, name) or Progress()
     done = bisect_right(seqs, progress.cursor.accepted)
     delivered = max(0, done - progress.cursor.rejected)
-    return SinkReceipt(name=name, delivered=delivered, left=len(seqs) - done, progress=progress)
+    holder = Lease(folder / "sinks", name).holder()
+    return SinkReceipt(
+        name=name,
+        delivered=delivered,
+        left=len(seqs) - done,
+        progress=progress,
+        holder="" if holder is None else str(holder),
+    )
 
 
-def _sink_line(sink: SinkReceipt) -> str:
-    line = f"{sink.delivered} delivered, {sink.left} left ({sink.progress.state})"
-    if sink.progress.cursor.rejected:
-        line += f", {sink.progress.cursor.rejected} rejected"
-    if sink.progress.destination:
-        line += f" to {sink.progress.destination}"
-    if sink.progress.view:
-        line += f"\n    see them with: {sink.progress.view}"
-    if sink.progress.state in {"retrying", "refused"} and sink.progress.last_error:
-        line += f"\n    last error: {sink.progress.last_error}"
-    return line
+def _when(ms: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):  # no clock of ours gives such a time
+        return f"{ms} ms"

@@ -19,6 +19,7 @@ from telemetry.delivery import Delivery
 from telemetry.errors import TelemetryError
 from telemetry.files import private
 from telemetry.plugins import Sink
+from telemetry.progress import read_progress
 from telemetry.settings import Settings
 
 log = logging.getLogger("telemetry")
@@ -170,7 +171,9 @@ class _Process:
         self._process = None
         self.ended = code in {0, REFUSED}
         if code == REFUSED:
-            log.warning("delivery to %s has ended: the sink refuses the run; see %s", self._name, self._log)
+            told = read_progress(self._log.parent.parent, self._name)
+            why = told.last_error if told is not None and told.state == "refused" else "see the log"
+            log.warning("delivery to %s has ended: the sink refuses the run (%s); %s", self._name, why, self._log)
         if self.ended:
             return
         if time.monotonic() - self._started > LAST_RESTART:

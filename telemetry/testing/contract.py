@@ -8,7 +8,8 @@ from telemetry.testing.plugin_checks import PluginChecks
 from telemetry.testing.restart_checks import RestartChecks
 
 
-class SinkContract(ContentChecks, RestartChecks, FaultChecks, PluginChecks):
+# pytest runs the checks of the last base first: what is wrong with all points shows there, and not as a fault's result.
+class SinkContract(PluginChecks, FaultChecks, RestartChecks, ContentChecks):
     """All that telemetry asks of a sink; see ``telemetry.testing.kit.Kit`` for what can be declared.
 
     >>> class TestMine(SinkContract):

@@ -834,6 +834,22 @@ def test_a_folder_that_cannot_be_read_for_a_moment_is_tried_again(
     assert backend.steps() == [1]
 
 
+def test_a_place_that_cannot_be_opened_is_not_taken_for_the_one_before(run: HandMadeRun, backend: Backend) -> None:
+    run.points(1, 2)
+    run.close()
+    sync(run, backend)
+    progress = read_progress(run.folder, "memory")
+    assert progress is not None
+    assert not progress.reopening
+    backend.down = SinkUnavailable("nobody there")
+    assert sync(run, backend, settings=Settings(linger=0.001)) is End.GAVE_UP
+    progress = read_progress(run.folder, "memory")
+    assert progress is not None
+    assert (progress.state, progress.reopening, progress.destination) == ("retrying", True, "memory")
+    (line,) = receipt(run.folder, Counts()).sinks
+    assert (line.left, line.is_behind) == (0, True)
+
+
 def test_nothing_but_the_destinations_own_cursor_counts(run: HandMadeRun, backend: Backend) -> None:
     run.points(1, 2)
     run.close()

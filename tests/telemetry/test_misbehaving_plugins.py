@@ -169,7 +169,7 @@ def test_one_that_fails_in_a_hook_is_named_with_package_and_version_and_costs_no
     assert [record.step for record in neighbour.records] == [1, 2, 3]  # type: ignore[attr-defined]
     assert neighbour.closed == ["finished"]
     receipt = str(read_receipt(tmp_path / "run"))
-    assert "last error: foo of foo-sink 1.2: " in receipt
+    assert ": foo of foo-sink 1.2: " in receipt
     assert case.said in receipt
     assert "foo of foo-sink 1.2 cannot take records now" in caplog.text
 

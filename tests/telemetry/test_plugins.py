@@ -292,6 +292,14 @@ def test_an_option_of_the_wrong_type_is_refused_by_its_full_name(install: Instal
         chosen({"depth": value})
 
 
+def test_an_option_of_the_wrong_type_is_told_with_its_value_and_what_it_takes(install: Install) -> None:
+    install(GOOD.replace("path: str | None = None", "path: list[str] | None = None"))
+    with pytest.raises(SettingError, match=r"; it is 'abc' and takes list\[str\] \| None$"):
+        chosen({"path": "abc"})
+    with pytest.raises(SettingError, match=r"; it is \['a', 3\] and takes list\[str\] \| None$"):
+        chosen({"path": ["a", 3]})
+
+
 def test_an_option_that_must_be_given_is_asked_for(install: Install) -> None:
     install(GOOD.replace("path: str | None = None", "path: str"))
     with pytest.raises(SettingError, match=r"foo-sink 1\.2 is wrong: .*missing required field `path`"):

@@ -454,8 +454,42 @@ def test_the_status_counts_what_was_offered_and_not_written(telemetry: Command, 
     assert "this attempt: 9 offered, 1 journaled, 5 lost" in status(telemetry, run)
 
 
+def test_an_error_that_has_passed_is_not_shown_any_more(telemetry: Command, run: Run) -> None:
+    write_progress(run.folder, "file", Progress(state="delivering", last_error="E: no network"))
+    assert not any("last error" in line for line in status(telemetry, run))
+
+
+def test_what_was_delivered_elsewhere_is_not_taken_for_the_place_that_cannot_be_opened(
+    telemetry: Command, run: Run
+) -> None:
+    seqs = run.points(1, 2)
+    progress = Progress(state="retrying", reopening=True, destination="there", last_error="E: refused")
+    progress.cursor.accepted, progress.cursor.closed = seqs[-1], "finished"
+    write_progress(run.folder, "file", progress)
+    lines = status(telemetry, run)
+    assert "file: retrying; not connected; before: 2 delivered, 0 left; closed as finished" in lines
+    assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in lines
+
+
+def test_the_status_says_who_delivers_or_that_nobody_does(telemetry: Command, run: Run) -> None:
+    write_progress(run.folder, "file", Progress(state="delivering"))
+    assert "    nobody delivers now" in status(telemetry, run)
+    lease = Lease(run.folder / "sinks", "file")
+    assert lease.try_acquire()
+    run.points(1)
+    lines = status(telemetry, run)
+    assert f"    {current()} delivers now" in lines
+    assert any(line.startswith("deliver the rest, when nobody delivers any more: ") for line in lines)
+
+
+def test_an_option_of_a_sink_that_is_not_delivered_to_is_an_error(telemetry: Command, run: Run) -> None:
+    result = telemetry("sync", run.folder, "--telemetry-sinks", "file", "-o", "other.dir=x")
+    assert result.exit_code == 2
+    assert "'other.dir=x': 'other' is not delivered to; name it in --telemetry-sinks" in result.stderr
+
+
 def test_a_progress_file_with_an_impossible_time_is_no_hindrance(telemetry: Command, run: Run) -> None:
-    write_progress(run.folder, "file", Progress(last_error="E", last_error_time=(1 << 62) - 1))
+    write_progress(run.folder, "file", Progress(state="retrying", last_error="E", last_error_time=(1 << 62) - 1))
     assert any("last error" in line for line in status(telemetry, run))
 
 
