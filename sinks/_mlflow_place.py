@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _WEB = ("http://", "https://")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_KNOWN = ("http", "https", "databricks", "databricks-uc", "uc", *_DATABASES)
 _SECRET = re.compile(r"(?i)[?&][^=&]*(passw|token|secret|key)[^=&]*=")
 _PLACES = "give the address of a server (http://…) or of a database (sqlite:////absolute/path.db)"
 
@@ -92,12 +94,19 @@ def place(option: str | None, runs: Path) -> Place:
         _refuse(name, uri, f"that is no address; {_PLACES}")
     if scheme is not None and scheme[0] == "file":
         _refuse(name, uri, f"MLflow does not keep runs in folders any more; {_PLACES}")
+    if scheme is not None and scheme[0].partition("+")[0] not in {*_KNOWN, *_offered()}:
+        _refuse(name, uri, f"MLflow knows nothing that is called {scheme[0]!r}; {_PLACES}")
     if scheme is not None and scheme[0] == "sqlite":
         return _sqlite(name, uri, runs)
     uri = uri.rstrip("/")
     shown = uri.replace(_login(uri), "", 1)
     # A database's query may hold a password as well.
     return Place(uri, shown if shown.startswith(_WEB) else shown.partition("?")[0])
+
+
+def _offered() -> set[str]:
+    """Give the kinds of addresses that plugins of MLflow's offer."""
+    return {point.name for point in entry_points(group="mlflow.tracking_store")}
 
 
 def _sqlite(name: str, uri: str, runs: Path) -> Place:

@@ -81,6 +81,7 @@ def test_a_login_in_the_option_is_refused_without_repeating_it(uri):
         ("mlruns", "no address"),
         ("/data/mlruns", "no address"),
         ("file:///data/mlruns", "does not keep runs in folders"),
+        ("nonsense://x", "knows nothing that is called 'nonsense'"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("sqlite:////data/", "names no file"),
