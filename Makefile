@@ -10,7 +10,7 @@ CSV := examples/telemetry-sink-csv
 PIP := -m pip install --quiet --constraint constraints.txt
 WHEEL = $$(ls dist/aimnet2mult-*.whl)
 
-.PHONY: help setup wheel demo test test-base $(SINKS:%=test-%) test-mlflow-skinny bench lint format clean
+.PHONY: help setup wheel demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest bench lint format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
@@ -47,7 +47,12 @@ demo: setup
 		--threads 1 --telemetry-dir $(DEMO)/runs
 
 # Each sink is tested where nothing but its extra is installed; what needs them all, or none, in the first environment.
-test: setup test-base $(SINKS:%=test-%) test-mlflow-skinny
+# Two at a time, the longest first.
+test: setup
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
+		test-mlflow-skinny test-rest test-wandb test-base test-tensorboard
+
+test-rest: setup
 	$(BIN)/pytest $(SINKS:%=--ignore-glob='*/sinks/test_%*.py')
 
 # The base install alone, and a stranger's sink beside it: no torch, no backend.
