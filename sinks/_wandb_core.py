@@ -25,6 +25,8 @@ _LAST_WORDS = 10.0
 
 _started: set[int] = set()
 """Those that were started for sinks of this process."""
+_working: dict[Path, int] = {}
+"""Which of them works for a run, by its note, which could perhaps not be written."""
 
 
 @contextlib.contextmanager
@@ -40,12 +42,18 @@ def noticing(note: Path) -> Iterator[None]:
     _forget_service_of_others()
     try:
         yield
+    except Exception:
+        # One that died at its start would be asked again and again.
+        if not _children():
+            _reconnect()
+        raise
     finally:
         # One that was started for a run that could not be opened works for the next one.
         _started.update(_children() - before)
         ours = sorted(_started & _children())
         if ours:
             _end_with_this_process()
+            _working[note] = ours[-1]
             note.write_text(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n", encoding="utf-8")
 
 
@@ -67,12 +75,19 @@ def end_noted(note: Path) -> None:
     Raises:
         OSError: the note cannot be read or removed.
     """
-    try:
+    if note in _working:
+        _kill(_working[note], str(os.getpid()).encode())
+    with contextlib.suppress(FileNotFoundError, ValueError, UnicodeDecodeError):
         host, parent, pid = note.read_text(encoding="utf-8").split()
-    except (FileNotFoundError, ValueError, UnicodeDecodeError):
-        return
-    if host == socket.gethostname() and parent.isdecimal() and pid.isdecimal():
-        _kill(int(pid), parent.encode())
+        if host == socket.gethostname() and parent.isdecimal() and pid.isdecimal():
+            _kill(int(pid), parent.encode())
+    forget(note)
+    _bury()
+
+
+def forget(note: Path) -> None:
+    """Take note that no wandb-core works for the run any more; raises OSError."""
+    _working.pop(note, None)
     note.unlink(missing_ok=True)
 
 
@@ -104,10 +119,17 @@ def _kill(pid: int, parent: bytes) -> None:
         deadline = time.monotonic() + _END_TIMEOUT
         while _is_core(pid) and time.monotonic() < deadline:
             time.sleep(0.01)
-    if pid in _started:
+
+
+def _bury() -> None:
+    """Forget those of this process that are dead, whoever killed them."""
+    alive = _children()
+    dead = _started - alive
+    for pid in dead:
+        _started.discard(pid)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-        _started.discard(pid)
+    if dead and not alive:
         _reconnect()
 
 

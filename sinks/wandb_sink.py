@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sinks._wandb_core import answered_within, end_noted, noticing
+from sinks._wandb_core import answered_within, end_noted, forget, noticing
 from sinks._wandb_places import EXIT_CODES, Files, Place, Server
 from sinks._wandb_segments import ATTEMPT, SEQ, STATUS, Held
 from sinks._wandb_server import has_key
@@ -160,7 +160,7 @@ class WandbSink:
         self._run = None
         self._held = Held(last_seq=self._accepted, next_step=self._step, status=status)
         # Nothing is left in memory that could come later.
-        self._note.unlink(missing_ok=True)
+        forget(self._note)
 
     def _log(self, record: Scalars) -> None:
         if record.seq <= self._accepted:

@@ -1,16 +1,29 @@
-"""The W&B sink keeps the contract: with wandb's own files, and against a server that speaks its protocol."""
+"""The W&B sink keeps the contract: with wandb's own files, against a server that speaks its protocol, on a fake."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from fake_wandb import WAYS, FakeWandb, install
 from wandb_kit import config, points, rows
 from wandb_server import Fault, WandbServer
 
 from sinks import wandb_sink
 from sinks.wandb_sink import WandbSink
+from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
 from telemetry.testing import Point, SinkContract
+from telemetry.testing.content_checks import ContentChecks
+from telemetry.testing.fault_checks import FaultChecks
+from telemetry.testing.kit import Kit
+from telemetry.testing.points import sample
+from telemetry.testing.restart_checks import RestartChecks
+
+T = TypeVar("T")
 
 # Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.
 pytestmark = pytest.mark.filterwarnings(
@@ -18,24 +31,26 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-class WandbContract(SinkContract):
+class Shown(Kit):
     # wandb writes what it has in memory when there is enough of it, and W&B's history only grows.
     durable_on_write = False
     rewinds = "kept"
 
 
-class TestOffline(WandbContract):
+class ShownInFiles(Shown):
     # Where `wandb clean` may have removed files, nobody can tell what was in them.
     tells_last_seq = False
-
-    def make_sink(self, folder: Path) -> WandbSink:
-        return WandbSink(WandbSink.Options(mode="offline"))
 
     def read_back(self, folder: Path) -> list[Point]:
         return points(rows(folder), config(folder).get("telemetry/units", {}))
 
 
-class TestOnline(WandbContract):
+class TestOffline(ShownInFiles, SinkContract):
+    def make_sink(self, folder: Path) -> WandbSink:
+        return WandbSink(WandbSink.Options(mode="offline"))
+
+
+class TestOnline(Shown, SinkContract):
     server: WandbServer
 
     @pytest.fixture(autouse=True)
@@ -68,3 +83,117 @@ class TestOnline(WandbContract):
             yield
         finally:
             self.server.fail(None)
+
+
+STUMBLES_AT = {"log": (401, WAYS[:2]), "init": (5, WAYS), "finish": (3, WAYS)}
+"""Which calls fail: each how manieth, and how."""
+
+
+class Stumbles:
+    """Says which calls fail, each in the way whose turn it is."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.failed: set[tuple[str, str]] = set()
+
+    def __call__(self, name: str) -> str | None:
+        if name not in STUMBLES_AT:
+            return None
+        self.calls[name] += 1
+        every, ways = STUMBLES_AT[name]
+        turn, rest = divmod(self.calls[name], every)
+        if rest:
+            return None
+        way = ways[turn % len(ways)]
+        self.failed.add((name, way))
+        return way
+
+
+class TriedAgain:
+    """A sink of which a new instance is opened after each failure, and given what follows, as delivery does."""
+
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        self._run, self._folder, self._durable = run, folder, 0
+        self._given: list[Record] = []
+        return persist(self._open)
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int | None:
+        self._given += records
+        return self._persist(lambda: self._write_from(records[0].seq if records else 1 << 62))
+
+    @hookimpl
+    def sink_close(self, status: Status, time: int, reason: str) -> None:
+        self._persist(lambda: self._sink.sink_close(status, reason))
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except SinkUnavailable:
+            return persist(lambda: (self._open(), self._write_from(self._durable + 1), call())[2])
+
+    def _write_from(self, seq: int) -> int | None:
+        durable = self._sink.sink_write([record for record in self._given if record.seq >= seq])
+        self._durable = max(self._durable, durable or 0)
+        return durable
+
+    def _open(self) -> Opened:
+        sink = WandbSink(WandbSink.Options(mode="offline"))
+        found = sink.sink_open(self._run, self._folder)
+        self._sink = sink
+        self._durable = self._durable if found.last_seq is None else found.last_seq
+        return found
+
+
+def persist(call: Callable[[], T], tries: int = 50) -> T:
+    """Try again and again; what fails for ever is unavailable."""
+    for _ in range(tries):
+        with contextlib.suppress(SinkUnavailable):
+            return call()
+    return call()
+
+
+class Faked(ShownInFiles, ContentChecks, RestartChecks):
+    """The sink itself is held to the rest of the contract above."""
+
+    @pytest.fixture(autouse=True)
+    def _install(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        wandb = self.wandb()
+        monkeypatch.setitem(sys.modules, "wandb", wandb)
+        yield
+        with contextlib.suppress(ConnectionResetError, TimeoutError):
+            wandb.teardown()
+
+    def wandb(self) -> FakeWandb:
+        return FakeWandb()
+
+    def install(self) -> None:
+        # In a process of its own there are no fixtures.
+        if not isinstance(sys.modules["wandb"], FakeWandb):
+            install(self.wandb())
+
+
+class TestOnAFake(Faked, FaultChecks):
+    def make_sink(self, folder: Path) -> WandbSink:
+        self.install()
+        return WandbSink(WandbSink.Options(mode="offline"))
+
+
+class TestOnAFailingFake(Faked):
+    """What is written through all failures is what is written without any."""
+
+    def wandb(self) -> FakeWandb:
+        return FakeWandb(STUMBLES)
+
+    def make_sink(self, folder: Path) -> TriedAgain:
+        self.install()
+        return TriedAgain()
+
+    def test_its_calls_fail_in_all_ways(self, tmp_path: Path) -> None:
+        for last in range(100, 2000, 100):
+            self.deliver(tmp_path / "run", sample(1, last))
+        assert STUMBLES.failed == {(name, way) for name, (_, ways) in STUMBLES_AT.items() for way in ways}
+
+
+STUMBLES = Stumbles()
