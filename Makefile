@@ -16,6 +16,7 @@ help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
 	@echo "make test    run all tests"
 	@echo "make test-wandb  (and so on) run the tests of one sink, with its extra alone installed"
+	@echo "make chaos   kill, starve and cut off runs, some 25 minutes; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure what telemetry costs the training thread"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
@@ -72,6 +73,10 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	$(VENV)-mlflow-skinny/bin/python $(PIP) $(WHEEL) mlflow-skinny
 	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
 	MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow $(VENV)-mlflow-skinny/bin/pytest tests/sinks/test_mlflow_server.py
+
+# Its figures stand in docs/reliability.md.
+chaos: setup
+	$(BIN)/pytest -m chaos -p no:logging tests/chaos
 
 bench: setup
 	$(BIN)/python benchmarks/due_point.py

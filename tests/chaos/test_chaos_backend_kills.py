@@ -1,0 +1,89 @@
+"""SIGKILL with the real backends: W&B, offline and on a server, and MLflow, in a file and on a server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from chaos_backends import Backend, Mlflow, WandbOffline, WandbOnline
+from chaos_figures import Figures
+from chaos_life import Life, live
+from chaos_run import ChaosRun
+from test_chaos_kills import OF_DELIVERY, OF_TRAINER, at
+
+pytest.importorskip("wandb")
+pytest.importorskip("mlflow")
+
+from mlflow_kit import IGNORE_NOLOAD, shared_server, shared_template
+from wandb_server import KEY, WandbServer
+
+pytestmark = [
+    IGNORE_NOLOAD,
+    pytest.mark.chaos,
+    # W&B's client in this process is only used to read files.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+POINTS = 1500
+
+
+def a_life(chance: random.Random, whom: tuple[str, ...]) -> Life:
+    """Choose who is killed, where; mostly when the sinks are at work, which takes them seconds."""
+    kind = chance.choice(["point", "delivery point", "random", "random", "random"])
+    if kind == "point":
+        return Life([at("trainer", OF_TRAINER, chance)], wait=True)
+    if kind == "delivery point":
+        points = [point for point in OF_DELIVERY if point[0] != "backend"]
+        return Life([at("delivery", points, chance, do=chance.choice(("kill", "job")))])
+    return Life(wait=chance.random() < 0.8, after=chance.uniform(0, 2.0), whom=chance.choice(whom))
+
+
+def campaign(
+    chaos_run: Callable[..., ChaosRun], make: Callable[[], Backend], kills: int, *, core: bool = False
+) -> Figures:
+    """Make runs of one sink until there were so many kills."""
+    total = Figures()
+    chance = random.Random(3)
+    whom = ("trainer", "delivery", "job", *(["core"] * 3 if core else ()))
+    while sum(total.kills.values()) < kills:
+        run = chaos_run(make(), seed=chance.randrange(1 << 30), back=chance.choice((0, 50)), pause=0.004)
+        for _ in range(10):
+            live(run, a_life(chance, whom), points=POINTS)
+        total.add(run.finish())
+        run.check()
+    return total
+
+
+@pytest.fixture
+def few(count: int) -> int:
+    """A kill with these takes seconds."""
+    return max(5, count // 20)
+
+
+def test_kills_with_wandb_offline(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], few: int
+) -> None:
+    figures(campaign(chaos_run, WandbOffline, few, core=True))
+
+
+def test_kills_with_wandb_on_a_server(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        figures(campaign(chaos_run, lambda: WandbOnline(server), few, core=True))
+
+
+def test_kills_with_mlflow_in_a_file(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], few: int, request: pytest.FixtureRequest
+) -> None:
+    template = shared_template(request.config)
+    figures(campaign(chaos_run, lambda: Mlflow(template=template), few))
+
+
+def test_kills_with_mlflow_on_a_server(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], few: int, request: pytest.FixtureRequest
+) -> None:
+    address = shared_server(request.config)
+    figures(campaign(chaos_run, lambda: Mlflow(address=address), few))

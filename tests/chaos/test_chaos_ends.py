@@ -1,0 +1,139 @@
+"""Programs that end in every way: what was journaled is delivered, and nothing is left behind."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from chaos_backends import Recording
+from chaos_processes import kill
+from chaos_run import PATIENCE, ChaosRun
+from telemetry_fakes import eventually, lines_of
+
+pytestmark = pytest.mark.chaos
+
+OPEN = """
+import json, multiprocessing, os, signal, sys, threading, time
+import telemetry
+given = json.loads(sys.argv[1])
+def open_it():
+    return telemetry.open_run(
+        given["path"],
+        metrics={"train/loss": telemetry.Metric()},
+        settings=telemetry.Settings(**given["settings"]),
+    )
+def publish(bus, first=1, last=100):
+    for step in range(first, last + 1):
+        bus.publish("train", step, {"loss": 32768.0 + step})
+def work(number):
+    time.sleep(0.01)
+    return number
+"""
+WITH = """
+with open_it() as bus:
+    publish(bus)
+    bus.flush(30)
+    print("published", flush=True)
+"""
+ENDS = {
+    "an exception": (WITH + "    raise ValueError('a bad batch')", 1, "failed"),
+    "sys.exit": (WITH + "    sys.exit(3)", 3, "failed"),
+    "os._exit": (WITH + "    os._exit(4)", 4, "killed"),
+    "SIGKILL": (WITH + "    os.kill(os.getpid(), signal.SIGKILL)", -9, "killed"),
+    "a SIGTERM that nobody handles": (WITH + "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -15, "killed"),
+    "Ctrl-C": (WITH + "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -2, "failed"),
+    "a segmentation fault": (WITH + "    os.kill(os.getpid(), signal.SIGSEGV)", -11, "killed"),
+    "a bus that is never closed": ("bus = open_it(); publish(bus)", 0, "failed"),
+    "a thread that publishes while the interpreter ends": (
+        """
+bus = open_it()
+publish(bus)
+bus.flush(30)
+def on_and_on():
+    for step in range(101, 1 << 14):
+        bus.publish("train", step, {"loss": 32768.0 + step})
+threading.Thread(target=on_and_on, daemon=True).start()
+time.sleep(0.05)
+""",
+        0,
+        "failed",
+    ),
+    "loader workers that are forked": (
+        """
+with open_it() as bus:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for start in range(1, 101, 10):
+            pool.map(work, range(4))
+            publish(bus, start, start + 9)
+    orphan = os.fork()
+    if not orphan:
+        publish(bus, 101, 200)
+        time.sleep(1.0)
+        sys.exit()
+""",
+        0,
+        "finished",
+    ),
+    "loader workers that are spawned": (
+        """
+with open_it() as bus:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for start in range(1, 101, 10):
+            pool.map(abs, range(4))
+            publish(bus, start, start + 9)
+""",
+        0,
+        "finished",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", list(ENDS))
+def test_a_program_that_ends_in_some_way_loses_nothing_and_leaves_nothing(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], way: str
+) -> None:
+    code, exit_code, status = ENDS[way]
+    run = chaos_run(Recording())
+    program = run.start_code(OPEN + code)
+    program.communicate(timeout=PATIENCE)
+    assert program.returncode == exit_code, run.said(program)
+    run.rest()
+    steps = [record.step for record in run.records().values()]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) == 100 or (len(steps) > 100 and "thread" in way)
+    run.compare()
+    run.check()
+    assert lines_of(run.folder / "file" / "closed") == [status]
+    figures(f"exit code {exit_code}, closed as {status}")
+
+
+def test_a_second_ctrl_c_ends_the_waiting_for_a_sink_that_hangs(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
+) -> None:
+    run = chaos_run(Recording(), drain_timeout=600.0, linger=1.0)
+    (run.folder / "file").mkdir()
+    (run.folder / "file" / "hang").touch()
+    program = run.start_code(OPEN + WITH + "    time.sleep(60)")
+    assert program.stdout is not None
+    assert program.stdout.readline() == "published\n"
+    eventually(lambda: lines_of(run.folder / "file" / "hung"), PATIENCE)
+    program.send_signal(signal.SIGINT)
+    eventually(lambda: b'"closed"' in (run.run / "journal-0.jsonl").read_bytes(), PATIENCE)
+    began = time.monotonic()
+    # Once more until it listens: between the two it may be where the first is still being handled.
+    while program.poll() is None and time.monotonic() - began < PATIENCE:
+        program.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    took = time.monotonic() - began
+    assert program.returncode == -signal.SIGINT
+    assert took < 20
+    (run.folder / "file" / "hang").unlink()
+    for pid in run.processes():
+        kill(pid)
+    run.rest()
+    run.sync()
+    run.compare()
+    run.check()
+    figures(f"{took:.1f} s after the second; {run.figures}")

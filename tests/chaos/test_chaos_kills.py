@@ -1,0 +1,119 @@
+"""SIGKILL at every named point and at random moments: each journaled record comes once, to each backend."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from chaos_backends import Recording, TensorBoard
+from chaos_figures import Figures
+from chaos_life import Life, live
+from chaos_run import ChaosRun
+
+pytest.importorskip("tensorboard")
+
+OF_TRAINER = [
+    ("write", ("before", "torn", "after"), 60),
+    ("sync", ("before", "after"), 60),
+    ("rotate", ("before", "after"), 1),
+    ("lease", ("before", "after"), 2),
+    ("beat", ("before", "after"), 3),
+]
+OF_DELIVERY = [
+    ("hook", ("before", "after"), 8),
+    ("cursor", ("before", "after"), 12),
+    ("lease", ("before", "after"), 2),
+    ("backend", ("before", "after"), 60),
+]
+"""The fault points of each process: when, and up to which call."""
+LIVES = 20
+"""Lives of one run."""
+
+
+def at(role: str, points: list[Any], chance: random.Random, do: str = "kill", times: int = 1) -> dict[str, Any]:
+    """Choose a fault point."""
+    point, whens, calls = chance.choice(points)
+    # As often one of the first calls as one of many.
+    when, nth = chance.choice(whens), int(calls ** chance.random())
+    return {"role": role, "point": point, "when": when, "nth": nth, "do": do, "times": times}
+
+
+def rotation(chance: random.Random) -> list[dict[str, Any]]:
+    """Have a sync fail, so that a new segment is begun, and kill the trainer while it does that."""
+    fails = {"role": "trainer", "point": "sync", "when": "before", "nth": chance.randint(2, 30), "do": "EIO"}
+    kills = {"role": "trainer", "point": "rotate", "when": chance.choice(("before", "after")), "nth": 2, "do": "kill"}
+    return [fails, kills]
+
+
+def a_life(chance: random.Random) -> Life:
+    """Choose who is killed, where."""
+    kind = chance.choice(["trainer", "trainer", "rotation", "delivery", "delivery", "both", "job", "random", "random"])
+    wait = chance.random() < 0.5
+    if kind == "trainer":
+        return Life([at("trainer", OF_TRAINER, chance)], wait=wait)
+    if kind == "rotation":
+        return Life(rotation(chance), wait=wait)
+    if kind == "delivery":
+        # Its two sinks' processes, and those that are started in their place.
+        return Life([at("delivery", OF_DELIVERY, chance, times=4)])
+    if kind == "both":
+        return Life([at("delivery", OF_DELIVERY, chance, times=2), at("trainer", OF_TRAINER, chance)])
+    if kind == "job":
+        who, points = chance.choice([("trainer", OF_TRAINER), ("delivery", OF_DELIVERY)])
+        return Life([at(who, points, chance, do="job")], wait=wait and who == "trainer")
+    whom = chance.choice(["trainer", "group", "delivery", "job"])
+    return Life(wait=wait, after=chance.uniform(0, 0.4), whom=whom)
+
+
+def a_run(run: ChaosRun, seed: int) -> Figures:
+    """Let a run be killed, resume it, and so on; in the end all there is must be there."""
+    chance = random.Random(seed)
+    for _ in range(LIVES):
+        live(run, a_life(chance), points=400)
+    figures = run.finish()
+    run.check()
+    return figures
+
+
+def campaign(chaos_run: Callable[..., ChaosRun], kills: int, seed: int) -> Figures:
+    """Make runs, two at a time, until there were so many kills."""
+    total = Figures()
+    chance = random.Random(seed)
+    with ThreadPoolExecutor(2) as pool:
+        while not total.hits or min(total.hits.values()) < kills:
+            jobs = []
+            for _ in range(2):
+                options = {"sync": chance.choice((0.0, 0.0, 0.015)), "clock": chance.choice((0.0, -86400.0, 3600.0))}
+                back = chance.choice((0, 0, 50, 1000))
+                run = chaos_run(Recording(), TensorBoard(), seed=chance.randrange(1 << 30), back=back, **options)
+                jobs.append(pool.submit(a_run, run, chance.randrange(1 << 30)))
+            for job in jobs:
+                total.add(job.result())
+    return total
+
+
+def test_a_run_that_was_killed_in_many_ways_is_complete(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
+) -> None:
+    figures(campaign(chaos_run, 20, seed=1))
+
+
+@pytest.mark.chaos
+def test_a_thousand_kills(chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], count: int) -> None:
+    figures(campaign(chaos_run, count, seed=2))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("sync", [0.0, 0.015, 0.1])
+def test_what_a_kill_of_the_trainer_costs_at_a_point_a_millisecond(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], count: int, sync: float
+) -> None:
+    chance = random.Random(5)
+    run = chaos_run(Recording(), sync=sync, back=1000)
+    for _ in range(max(3, count // 20)):
+        live(run, Life(after=chance.uniform(0.2, 0.6)), points=4000)
+    figures(f"{run.finish()}; fdatasync of {1000 * sync:.0f} ms")
+    run.check()

@@ -1,0 +1,246 @@
+"""Backends that are down, refuse, fail, hang, are slow, and come back: training ends well, and all points are there."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos_backends import Mlflow, Recording, TensorBoard, WandbOnline
+from chaos_processes import kill
+from chaos_run import PATIENCE, ChaosRun
+from telemetry_fakes import eventually
+
+from telemetry import read_receipt
+from telemetry.progress import read_progress
+
+pytest.importorskip("wandb")
+pytest.importorskip("mlflow")
+
+from mlflow_kit import IGNORE_NOLOAD, Server, shared_server
+from mlflow_proxy import Fault, Proxy, Request
+from wandb_server import KEY, WandbServer
+from wandb_server import Fault as WandbFault
+
+pytestmark = [IGNORE_NOLOAD, pytest.mark.chaos]
+
+STEADY = {"pause": 0.02, "drain_timeout": 60.0}
+SLOW_EXIT = 40.0
+"""Seconds within which a trainer has to end whose drain_timeout is 2 s; generous, for a machine that is busy."""
+ENDLESS = 20_000
+
+
+@pytest.fixture
+def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    with Proxy(shared_server(request.config)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def wandb_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server
+        server.fail(None)
+
+
+def check(run: ChaosRun) -> str:
+    """Assert that every point is in each backend, once; give the line of figures."""
+    run.rest()
+    run.sync()
+    run.compare()
+    run.check()
+    receipt = read_receipt(run.run)
+    assert [sink.left for sink in receipt.sinks] == [0] * len(run.sinks)
+    retries = {sink.name: sink.progress.retries for sink in receipt.sinks}
+    return f"{run.figures}; tried again {retries}"
+
+
+def spoil(proxy: Proxy, run: ChaosRun, how: Callable[[Request], Fault | None], times: int = 2) -> None:
+    """Let something go wrong so many times, and then no more; the sink has to go on by itself."""
+    seen = Counter[str]()
+
+    def fault(request: Request) -> Fault | None:
+        seen["n"] += 1
+        return how(request)
+
+    proxy.fault = fault
+    eventually(lambda: seen["n"] >= times, PATIENCE)
+    proxy.fault = lambda _: None
+    proxy.release()
+    run.follows("mlflow")
+
+
+def slowly(seconds: float) -> Callable[[Request], None]:
+    return lambda _: time.sleep(seconds)
+
+
+def with_status(status: int, **more: Any) -> Callable[[Request], Fault]:
+    return lambda _: Fault(status, "as you wish", **more)
+
+
+def test_mlflow_fails_in_one_way_after_another_and_the_run_goes_on(
+    chaos_run: Callable[..., ChaosRun], proxy: Proxy, figures: Callable[[object], None]
+) -> None:
+    run = chaos_run(Mlflow(address=proxy.url), Recording(), **STEADY)
+    trainer = run.start(points=ENDLESS)
+    eventually(lambda: run.accepted("mlflow"), PATIENCE)
+    for status in (500, 503, 429, 404, 413, 400):
+        spoil(proxy, run, with_status(status))
+    spoil(proxy, run, with_status(0))
+    spoil(proxy, run, with_status(0, taken=True))
+    spoil(proxy, run, slowly(0.3), times=4)
+    spoil(proxy, run, slowly(3.0), times=1)
+    spoil(proxy, run, with_status(0, hangs=True), times=1)
+    run.follows("file")
+    run.stop(trainer)
+    figures(check(run))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 503])
+def test_mlflow_refuses_everything_from_the_start(
+    chaos_run: Callable[..., ChaosRun], proxy: Proxy, figures: Callable[[object], None], status: int
+) -> None:
+    proxy.fault = with_status(status)
+    run = chaos_run(Mlflow(address=proxy.url), Recording(), pause=0.002, drain_timeout=2.0, linger=2.0)
+    trainer = run.start(points=ENDLESS)
+    eventually(lambda: (p := read_progress(run.run, "mlflow")) is not None and p.last_error, PATIENCE)
+    run.follows("file")
+    began = time.monotonic()
+    assert "deliver the rest: telemetry sync" in run.stop(trainer, SLOW_EXIT)
+    took = time.monotonic() - began
+    proxy.fault = lambda _: None
+    figures(f"{check(run)}; the end took {took:.1f} s")
+
+
+def test_mlflow_cannot_be_reached_and_never_comes_back(
+    chaos_run: Callable[..., ChaosRun],
+    proxy: Proxy,
+    figures: Callable[[object], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.1", 0))
+        # Connections are accepted by the kernel, and nobody ever answers.
+        hole.listen(1)
+        address = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        run = chaos_run(Mlflow(address=address), Recording(), pause=0.002, drain_timeout=2.0, linger=2.0)
+        trainer = run.start(points=ENDLESS)
+        eventually(lambda: (p := read_progress(run.run, "mlflow")) is not None and p.retries, PATIENCE)
+        began = time.monotonic()
+        run.stop(trainer, SLOW_EXIT)
+        took = time.monotonic() - began
+        run.rest()
+    run.sync("mlflow", options=[f"mlflow.tracking_uri={proxy.url}"])
+    run.sinks[0].address = proxy.url
+    run.compare()
+    run.check()
+    figures(f"{run.figures}; the end took {took:.1f} s")
+
+
+def test_an_mlflow_server_is_down_at_the_start_comes_goes_and_comes_too_late(
+    chaos_run: Callable[..., ChaosRun], tmp_path: Path, figures: Callable[[object], None]
+) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with Server(folder) as server:
+        address = f"http://127.0.0.1:{server._port}"
+        run = chaos_run(Mlflow(address=address), Recording(), pause=0.02, drain_timeout=2.0, linger=2.0)
+        trainer = run.start(points=ENDLESS)
+        eventually(lambda: (p := read_progress(run.run, "mlflow")) is not None and p.retries, PATIENCE)
+        server.start()
+        run.follows("mlflow")
+        server.kill()
+        eventually(lambda: read_progress(run.run, "mlflow").state == "retrying", PATIENCE)
+        server.start()
+        run.follows("mlflow")
+        server.kill()
+        run.stop(trainer, SLOW_EXIT)
+        run.rest()
+        server.start()
+        figures(check(run))
+
+
+@pytest.mark.parametrize("how", [500, 503, 429, 404, "cut", "lost", "hang"])
+def test_a_wandb_server_fails_for_a_while(
+    chaos_run: Callable[..., ChaosRun], wandb_at: WandbServer, figures: Callable[[object], None], how: int | str
+) -> None:
+    run = chaos_run(WandbOnline(wandb_at), Recording(), **STEADY)
+    trainer = run.start(points=ENDLESS)
+    eventually(lambda: run.accepted("wandb"), PATIENCE)
+    wandb_at.fail(WandbFault(how, times=1 if how == "hang" else 6))
+    run.follows("file")
+    time.sleep(3.0)
+    wandb_at.fail(None)
+    run.follows("wandb")
+    run.stop(trainer, 2 * PATIENCE)
+    figures(check(run))
+
+
+@pytest.mark.parametrize("how", [401, 403, 500, "cut"])
+def test_a_wandb_server_refuses_everything_from_the_start(
+    chaos_run: Callable[..., ChaosRun], wandb_at: WandbServer, figures: Callable[[object], None], how: int | str
+) -> None:
+    wandb_at.fail(WandbFault(how))
+    run = chaos_run(WandbOnline(wandb_at), Recording(), pause=0.02, drain_timeout=2.0, linger=2.0)
+    trainer = run.start(points=ENDLESS)
+    eventually(lambda: (p := read_progress(run.run, "wandb")) is not None and p.last_error, PATIENCE)
+    run.follows("file")
+    began = time.monotonic()
+    run.stop(trainer, SLOW_EXIT)
+    took = time.monotonic() - began
+    wandb_at.fail(None)
+    figures(f"{check(run)}; the end took {took:.1f} s")
+
+
+def test_the_disk_of_tensorboard_fails_in_one_way_after_another(
+    chaos_run: Callable[..., ChaosRun], tmp_path: Path, figures: Callable[[object], None]
+) -> None:
+    ways = [(when, do) for do in ("ENOSPC", "EIO", "EROFS", "ESTALE", "EDQUOT") for when in ("before", "sync")]
+    ways.append(("before", "hang"))
+    flags = [tmp_path / f"{when}-{do}" for when, do in ways]
+    faults = [
+        {"role": "delivery", "point": "backend", "when": when, "do": do, "flag": str(flag)}
+        for (when, do), flag in zip(ways, flags, strict=True)
+    ]
+    run = chaos_run(TensorBoard(), pause=0.02, hook_timeout=2.0)
+    trainer = run.start(faults, points=ENDLESS)
+    eventually(lambda: run.accepted("tensorboard"), PATIENCE)
+    for flag, (_, do) in zip(flags, ways, strict=True):
+        before = read_progress(run.run, "tensorboard").retries
+        flag.touch()
+        if do == "hang":
+            log = run.run / "sinks" / "tensorboard.log"
+            eventually(lambda log=log: "has not returned from a hook" in log.read_text(), PATIENCE)
+        else:
+            eventually(lambda n=before: read_progress(run.run, "tensorboard").retries > n, PATIENCE)
+        flag.unlink()
+        run.follows("tensorboard")
+    run.stop(trainer)
+    figures(check(run))
+
+
+@pytest.mark.parametrize("way", ["down", "hang", "crash"])
+def test_a_sink_that_misbehaves_for_the_whole_run_costs_the_others_nothing(
+    chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], way: str
+) -> None:
+    run = chaos_run(Recording(), Recording("other"), TensorBoard(), pause=0.002, drain_timeout=5.0, linger=1.0)
+    (run.folder / "file").mkdir()
+    (run.folder / "file" / way).touch()
+    trainer = run.start(points=1000, stay=PATIENCE)
+    for name in ("other", "tensorboard"):
+        eventually(lambda name=name: run.accepted(name) >= 1000, PATIENCE)
+    began = time.monotonic()
+    run.stop(trainer, SLOW_EXIT)
+    took = time.monotonic() - began
+    (run.folder / "file" / way).unlink()
+    for pid in run.processes() if way == "hang" else ():
+        kill(pid)
+    figures(f"{check(run)}; the end took {took:.1f} s")
