@@ -1,16 +1,21 @@
-"""What W&B shows of a run: read from its files by wandb's own tool, and from the server's memory."""
+"""A W&B sink that is opened, and what W&B shows then: read from its files by wandb's own tool."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from telemetry.testing import Point
+from sinks.wandb_sink import WandbSink
+from telemetry import Opened, Record, RunRecord
+from telemetry.testing import Point, run_record
 
 CORE = Path(wandb.__file__).parent / "bin" / "wandb-core"
 OWN = {"trainer/iteration", "telemetry/seq", "telemetry/attempt"}
@@ -58,3 +63,61 @@ def points(history: Iterable[Mapping[str, Any]], units: Mapping[str, str]) -> li
         for name, value in row.items()
         if name not in OWN and not name.startswith("_")
     ]
+
+
+def opened(folder: Path, run: RunRecord | None = None, **options: Any) -> tuple[WandbSink, Opened]:
+    """A sink that is open on a run, offline unless the options say something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sink = WandbSink(WandbSink.Options(**{"mode": "offline"} | options))
+    return sink, sink.sink_open(run or run_record(folder.name), folder)
+
+
+def deliver(
+    folder: Path, given: Sequence[Record], status: Any = "finished", reason: str = "", **options: Any
+) -> WandbSink:
+    """Write with a new instance what W&B does not hold, and close it."""
+    sink, found = opened(folder, **options)
+    sink.sink_write([record for record in given if record.seq > (found.last_seq or 0)])
+    sink.sink_close(status, reason)
+    return sink
+
+
+def seqs(folder: Path) -> list[int]:
+    """The sequence numbers of all rows, in order."""
+    return [row["telemetry/seq"] for row in rows(folder)]
+
+
+def cores(parent: int | None = None) -> list[int]:
+    """The wandb-cores that a process has started, this one by default."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            name, *arguments = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        asked = [b"--pid", str(parent or os.getpid()).encode()]
+        if name.endswith(b"wandb-core") and arguments[-3:-1] == asked:
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something is so; fail if it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.02)
+
+
+def wandb_cli(folder: Path, *arguments: object) -> str:
+    """Run wandb's command in a folder; give what it says."""
+    command = [str(Path(sys.executable).with_name("wandb")), *map(str, arguments)]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, cwd=folder
+    )
+    return done.stdout + done.stderr
+
+
+def sync(folder: Path) -> str:
+    """Sync all files of a run, as its view says."""
+    return wandb_cli(folder, "sync", "--yes", *sorted((folder / "wandb").glob("offline-run-*")))
