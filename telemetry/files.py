@@ -19,8 +19,8 @@ _serial = itertools.count()
 
 
 def private(path: str, flags: int) -> int:
-    """Open a file, as an ``opener``, so that one that is made can be read by its owner only."""
-    return os.open(path, flags, 0o600)
+    """Open a file, as an ``opener``: one that is made can be read by its owner only, and a link is not followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -31,7 +31,7 @@ def write_json(path: Path, value: object) -> None:
     """
     data = msgspec.json.encode(value) + b"\n"
     tmp = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
-    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)

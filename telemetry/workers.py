@@ -178,7 +178,10 @@ class _Process:
             return
         if time.monotonic() - self._started > LAST_RESTART:
             self._delay = FIRST_RESTART
-        log.warning("delivery to %s ended with code %s and will be started again; see %s", self._name, code, self._log)
+        # When it has died so often that a minute passes between two tries, this has been said.
+        level = logging.WARNING if self._delay < LAST_RESTART else logging.DEBUG
+        text = "delivery to %s ended with code %s and will be started again; see %s"
+        log.log(level, text, self._name, code, self._log)
         self._put_off()
 
     def _put_off(self) -> None:

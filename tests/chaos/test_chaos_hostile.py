@@ -114,3 +114,18 @@ def test_a_link_out_of_the_run_folder_is_neither_read_nor_written_to(original: P
     assert outside.read_bytes() == before
     steps = [step for seq, step in zip(row_seqs(backend), row_steps(backend), strict=True) if seq != 10**9 + 1]
     assert steps == list(range(21 if what.startswith("journal") else 1, 41))
+
+
+@pytest.mark.parametrize("what", ["a folder", "nothing"])
+def test_a_folder_of_sinks_that_is_a_link_is_refused(original: Path, tmp_path: Path, what: str) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(original, run)
+    shutil.rmtree(run / "sinks")
+    (run / "sinks").symlink_to(outside)
+    if what == "a folder":
+        outside.mkdir()
+    done = command("sync", run, "--telemetry-sinks", "file", "-o", f"file.backend={tmp_path / 'backend'}")
+    assert done.exit_code == 2
+    assert "sinks is a link; what is known of a run's sinks is kept in its own folder: remove it" in done.output
+    assert not outside.exists() or not list(outside.iterdir())
+    assert not (tmp_path / "backend").exists()

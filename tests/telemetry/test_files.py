@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry import files
-from telemetry.files import MAX_BYTES, read_json, remove_drafts, write_json
+from telemetry.files import MAX_BYTES, private, read_json, remove_drafts, write_json
 from telemetry.progress import (
     Cursor,
     Progress,
@@ -86,6 +86,13 @@ def test_the_drafts_of_a_writer_that_was_killed_can_be_cleared_away(
     remove_drafts(path)
     assert sorted(name[:7] for name in os.listdir(tmp_path)) == [".x1.jso", "x[1].js"]
     assert read_json(path, int) == 1
+
+
+def test_what_is_appended_to_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "outside").touch()
+    (tmp_path / "log").symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="symbolic"), open(tmp_path / "log", "ab", opener=private):
+        pass
 
 
 def test_what_is_no_json_is_refused_before_anything_is_touched(tmp_path: Path) -> None:

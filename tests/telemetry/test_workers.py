@@ -364,6 +364,8 @@ def test_a_delivery_that_keeps_dying_is_started_less_and_less_often(
     pauses = [round(b - a) for a, b in itertools.pairwise(starts)]
     assert pauses[:7] == sorted(pauses[:7])
     assert set(pauses[6:]) == {61}, "the pause has grown to a minute, and stays there"
+    assert len(pauses) > 10
+    assert caplog.text.count("will be started again") == 6, "and from then on it is not said any more"
 
 
 # The trainer's death.
