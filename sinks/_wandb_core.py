@@ -30,8 +30,8 @@ _working: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
-def noticing(note: Path) -> Iterator[None]:
-    """Notice a wandb-core that is started inside, and note in a file which one works for the run.
+def noticing(note: Path | None = None) -> Iterator[None]:
+    """Notice a wandb-core that is started inside, and note in a file, if there is one, which works for the run.
 
     One that was there before belongs to somebody else, a notebook that uses wandb itself, say, and is left alone.
 
@@ -53,6 +53,7 @@ def noticing(note: Path) -> Iterator[None]:
         ours = sorted(_started & _children())
         if ours:
             _end_with_this_process()
+        if ours and note is not None:
             _working[note] = ours[-1]
             note.write_text(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n", encoding="utf-8")
 

@@ -69,6 +69,7 @@ class Segment:
         self.held = Held()
         self.end = 0
         self.is_finished = False
+        self._has_run = False
         self._status = ""
 
     def read(self) -> Held:
@@ -83,7 +84,9 @@ class Segment:
             record = Record.FromString(data)
             self.end = end
             kind = record.WhichOneof("record_type")
-            if kind == "history":
+            if kind == "run":
+                self._has_run = True
+            elif kind == "history":
                 self.held.add(_read(record.history.item, _READ))
             elif kind == "summary":
                 self._status = _read(record.summary.update, (STATUS,)).get(STATUS, self._status)
@@ -103,9 +106,10 @@ class Segment:
     def seal(self) -> None:
         """Cut off what is not whole, and keep out whoever has the file open, by putting a copy in its place.
 
-        A sealed file is read-only; one without a whole record is removed, with its folder. Raises OSError.
+        A sealed file is read-only; one that does not come to say which run it is of is removed, with its folder: it
+        would end `wandb sync`. Raises OSError.
         """
-        if not self.end:
+        if not self._has_run:
             shutil.rmtree(self.path.parent)
             return
         copy = self.path.with_name(self.path.name + _PARTIAL)

@@ -33,7 +33,7 @@ class Answer:
 
 
 def has_key(base_url: str) -> bool:
-    """Say whether there is a key for a server, in WANDB_API_KEY or, as ``wandb login`` leaves it, in netrc."""
+    """Say whether there is a key for a server: in WANDB_API_KEY, in wandb's settings, or in netrc, from a login."""
     return _key(base_url) is not None
 
 
@@ -91,12 +91,19 @@ def _answer(reply: dict[str, Any], entity: str | None) -> Answer:
 
 
 def _key(base_url: str) -> str | None:
-    import requests
+    import wandb
 
-    if key := os.environ.get("WANDB_API_KEY"):
-        return key
-    login = requests.utils.get_netrc_auth(base_url)
-    return login[1] if login else None
+    if key := os.environ.get("WANDB_API_KEY") or wandb.setup().settings.api_key:
+        return str(key)
+    # What wandb would find: it knows servers by their ports, and what its own was called before.
+    try:
+        from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
+    except ImportError:
+        import requests
+
+        login = requests.utils.get_netrc_auth(base_url)
+        return login[1] if login else None
+    return read_netrc_auth(host=base_url)
 
 
 def _without(key: str, error: Exception) -> str:

@@ -104,7 +104,7 @@ class WandbSink:
         self._note = self._dir / f".{self._id}.core"
         # First of all: one that was left behind must not add to what is looked at now.
         end_noted(self._note)
-        with noticing(self._note):
+        with noticing():
             settings = _wandb_settings()
         # Left to itself, wandb names it by the folder in which the process was started.
         self._project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _PROJECT

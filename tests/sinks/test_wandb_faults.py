@@ -1,0 +1,322 @@
+"""W&B's offline files over kills, frozen processes, torn files, and wandb's own commands beside a delivery."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from wandb_kit import cores, deliver, opened, records, rows, segment_files, seqs, sync, wait_for, wandb_cli
+from wandb_server import WandbServer
+
+from sinks import _wandb_core, _wandb_segments, wandb_sink
+from telemetry import SinkUnavailable
+from telemetry.testing.points import sample
+
+# Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
+
+WRITE_ON = f"""
+import itertools, pathlib, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from wandb_kit import opened
+from telemetry.testing.points import sample
+sink, found = opened(pathlib.Path(sys.argv[1]))
+first = max(found.last_seq or 0, int(sys.argv[2])) + 1
+for seq in itertools.count(first, 7):
+    print(sink.sink_write(sample(seq, seq + 6)) or 0, flush=True)
+"""
+
+
+@contextmanager
+def writer(folder: Path, durable: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """A process that goes on writing, behind what is there or, where nobody can tell, what was durable."""
+    command = [sys.executable, "-c", WRITE_ON, str(folder), str(durable)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def said(process: subprocess.Popen[str], lines: int) -> int:
+    """What a writer called durable last, after so many batches."""
+    assert process.stdout is not None
+    return [int(process.stdout.readline()) for _ in range(lines)][-1]
+
+
+def in_a_row(last: int) -> list[int]:
+    return list(range(1, last + 1))
+
+
+class TestKills:
+    def test_after_a_kill_of_wandb_core_the_next_write_says_so_and_a_new_instance_goes_on(self, tmp_path: Path) -> None:
+        sink, _ = opened(tmp_path)
+        sink.sink_write(sample(1, 300))
+        wait_for(lambda: rows(tmp_path))
+        os.kill(*cores(), signal.SIGKILL)
+        wait_for(lambda: not cores())
+        with pytest.raises(SinkUnavailable, match="Connection"):  # noqa: PT012 - the first may be lost without a word
+            for first in range(301, 400):
+                sink.sink_write(sample(first, first))
+                time.sleep(0.005)
+        _, found = opened(tmp_path)
+        assert 0 < (found.last_seq or 0) < 301
+        deliver(tmp_path, sample(1, 500))
+        assert seqs(tmp_path) == in_a_row(500)
+
+    def test_after_a_kill_of_wandb_core_also_the_end_is_tried_again(self, tmp_path: Path) -> None:
+        sink, _ = opened(tmp_path)
+        sink.sink_write(sample(1, 10))
+        os.kill(*cores(), signal.SIGKILL)
+        wait_for(lambda: not cores())
+        with pytest.raises(SinkUnavailable):
+            sink.sink_close("finished", "")
+        deliver(tmp_path, sample(1, 10))
+        assert seqs(tmp_path) == in_a_row(10)
+        assert records(tmp_path, "exit") == [{"exit_code": 0}]
+
+    def test_ten_kills_in_a_row_lose_and_double_nothing(self, tmp_path: Path) -> None:
+        safe = 0
+        for turn in range(10):
+            with writer(tmp_path, safe) as process:
+                safe = max(safe, said(process, 1 + 13 * turn))
+        last = max(safe, 1) + 50
+        sink, found = opened(tmp_path)
+        assert (found.last_seq or 0) >= safe
+        sink.sink_write([record for record in sample(1, last) if record.seq > (found.last_seq or 0)])
+        sink.sink_close("finished", "")
+        assert seqs(tmp_path) == in_a_row(max(last, found.last_seq or 0))
+
+    def test_a_core_that_outlives_its_delivery_frozen_cannot_add_to_what_is_there(self, tmp_path: Path) -> None:
+        with writer(tmp_path) as process:
+            said(process, 30)
+            (core,) = cores(process.pid)
+            os.kill(core, signal.SIGSTOP)
+            said(process, 3)
+        assert cores(process.pid) == [core]
+        deliver(tmp_path, sample(1, 600))
+        # It was killed when the next one looked; otherwise it would now write what it had.
+        assert cores(process.pid) == []
+        assert seqs(tmp_path) == in_a_row(600)
+
+    def test_a_core_that_nobody_could_kill_writes_to_a_file_that_is_none_any_more(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sink, _ = opened(tmp_path)
+        sink.sink_write(sample(1, 300))
+        (core,) = cores()
+        os.kill(core, signal.SIGSTOP)
+        # As on another machine.
+        monkeypatch.setattr(_wandb_core, "_kill", lambda *_: None)
+        wandb_run = sink._run
+        held = sink._place.look()  # type: ignore[attr-defined]
+        os.kill(core, signal.SIGCONT)
+        wandb_run.finish()
+        assert sink._place.look().last_seq == held.last_seq  # type: ignore[attr-defined]
+        monkeypatch.undo()
+        deliver(tmp_path, sample(1, 400))
+        assert seqs(tmp_path) == in_a_row(400)
+
+    @pytest.mark.parametrize("hook", ["sink_write", "sink_close"])
+    def test_a_core_that_is_frozen_holds_nobody_up_for_ever(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: str
+    ) -> None:
+        for name in ("_WRITE_TIMEOUT", "_FINISH_TIMEOUT", "_INIT_TIMEOUT"):
+            monkeypatch.setattr(wandb_sink, name, 1.0)
+        sink, _ = opened(tmp_path)
+        sink.sink_write(sample(1, 10))
+        os.kill(*cores(), signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(SinkUnavailable):
+            sink.sink_write(sample(11, 1000)) if hook == "sink_write" else sink.sink_close("finished", "")
+        assert time.monotonic() - started < 10
+        deliver(tmp_path, sample(1, 1000))
+        assert seqs(tmp_path) == in_a_row(1000)
+
+    def test_a_process_that_ends_with_an_open_run_leaves_its_rows_and_no_process(self, tmp_path: Path) -> None:
+        script = WRITE_ON.replace("itertools.count(first, 7)", "range(1, 50, 7)") + "print(__import__('os').getpid())"
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), "0"], check=True, capture_output=True, text=True, timeout=60
+        )
+        assert cores(int(done.stdout.split()[-1])) == []
+        assert seqs(tmp_path) == in_a_row(49)
+
+    def test_a_core_that_died_at_its_start_is_not_asked_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import wandb
+
+        real = wandb.init
+
+        def die(**about: object) -> object:
+            real(**about)  # type: ignore[arg-type]
+            os.kill(*cores(), signal.SIGKILL)
+            wait_for(lambda: not cores())
+            raise ConnectionResetError("Connection lost")
+
+        monkeypatch.setattr(wandb, "init", die)
+        sink, _ = opened(tmp_path)
+        with pytest.raises(SinkUnavailable):
+            sink.sink_write(sample(1, 3))
+        monkeypatch.undo()
+        deliver(tmp_path, sample(1, 3))
+        assert seqs(tmp_path) == [1, 2, 3]
+
+    def test_a_note_that_could_not_be_written_is_not_needed_in_the_same_process(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        sink, _ = opened(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            with pytest.raises(SinkUnavailable, match="No space left"):
+                sink.sink_write(sample(1, 3))
+        deliver(tmp_path, sample(1, 3))
+        assert seqs(tmp_path) == [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with 700 rows in several blocks, and no end."""
+    folder = tmp_path_factory.mktemp("whole")
+    sink, _ = opened(folder)
+    sink.sink_write(sample(1, 700))
+    _wandb_core.end_noted(sink._note)
+    (path,) = segment_files(folder)
+    assert path.stat().st_size > 3 << 15
+    return path
+
+
+BLOCK = 1 << 15
+CUTS = {
+    "empty": 0,
+    "in the header": 3,
+    "header only": 7,
+    "in the first record's head": 10,
+    "in the first record": 200,
+    "at the end of a block": BLOCK,
+    "in the head of a block's first piece": BLOCK + 3,
+    "in a piece that goes on in the next block": 2 * BLOCK - 30,
+    "anywhere": 2 * BLOCK + 4321,
+    "nowhere": 1 << 40,
+}
+
+
+class TestTornFiles:
+    @pytest.mark.parametrize("cut", list(CUTS))
+    @pytest.mark.parametrize("tail", ["", "zeros", "garbage"])
+    def test_one_is_mended_and_all_is_synced_once(
+        self, tmp_path: Path, whole: Path, wandb_server: WandbServer, cut: str, tail: str
+    ) -> None:
+        folder = tmp_path / whole.parents[2].name
+        path = folder / "wandb" / whole.parent.name / whole.name
+        path.parent.mkdir(parents=True)
+        data = whole.read_bytes()[: CUTS[cut]]
+        path.write_bytes(data + {"": b"", "zeros": bytes(5000), "garbage": b"\x01\x7f\xff" * 999}[tail])
+        deliver(folder, sample(1, 800), "failed")
+        assert seqs(folder) == in_a_row(800)
+        # To sync takes a second each.
+        if tail == "garbage" and cut in {
+            "in the first record",
+            "in a piece that goes on in the next block",
+            "anywhere",
+        }:
+            told = sync(folder)
+            assert len(wandb_server.runs) == 1, told
+            (run,) = wandb_server.runs.values()
+            assert [row["telemetry/seq"] for row in run.history] == in_a_row(800)
+            assert [row["_step"] for row in run.history] == sorted({row["_step"] for row in run.history})
+            assert run.exit_code == 1
+
+    def test_every_byte_of_a_file_that_was_damaged_costs_at_most_what_follows(
+        self, whole: Path, tmp_path: Path
+    ) -> None:
+        data = whole.read_bytes()
+        path = tmp_path / whole.name
+        read = []
+        for place in range(BLOCK - 300, BLOCK + 300, 7):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1 :])
+            segment = _wandb_segments.Segment(path)
+            read.append(segment.read().last_seq or 0)
+            assert segment.end <= place
+        assert read == sorted(read)
+
+    def test_a_file_that_is_read_while_it_grows_by_bytes_gives_what_is_whole(self, whole: Path, tmp_path: Path) -> None:
+        data = whole.read_bytes()
+        path = tmp_path / whole.name
+        path.write_bytes(b"")
+        segment = _wandb_segments.Segment(path)
+        with path.open("ab", buffering=0) as file:
+            for start in range(0, 3 * BLOCK, 997):
+                file.write(data[start : start + 997])
+                segment.read()
+        once = _wandb_segments.Segment(path)
+        assert segment.read() == once.read()
+        assert segment.end == once.end
+
+
+class TestBesideWandbsCommands:
+    def history(self, server: WandbServer) -> list[int]:
+        (run,) = server.runs.values()
+        return [row["telemetry/seq"] for row in run.history]
+
+    def test_a_sync_between_two_attempts(self, tmp_path: Path, wandb_server: WandbServer) -> None:
+        for last, status in ((20, "preempted"), (50, "killed"), (70, "finished")):
+            deliver(tmp_path, sample(1, last), status)
+            sync(tmp_path)
+            assert self.history(wandb_server) == in_a_row(last)
+        (run,) = wandb_server.runs.values()
+        assert (run.exit_code, run.summary["telemetry/status"]) == (0, "finished")
+        assert [row["_step"] for row in run.history] == list(range(70))
+
+    def test_a_sync_of_a_run_that_is_still_written(self, tmp_path: Path, wandb_server: WandbServer) -> None:
+        sink, _ = opened(tmp_path)
+        sink.sink_write(sample(1, 20))
+        wait_for(lambda: len(rows(tmp_path)) == 20)
+        sync(tmp_path)
+        with pytest.raises(SinkUnavailable, match="was synced and takes no more"):
+            sink.sink_write(sample(21, 40))
+        sink, found = opened(tmp_path)
+        assert found.last_seq == 20
+        sink.sink_write(sample(21, 60))
+        wait_for(lambda: len(rows(tmp_path)) == 60)
+        sync(tmp_path)
+        with pytest.raises(SinkUnavailable, match="was synced"):
+            sink.sink_close("finished", "")
+        deliver(tmp_path, sample(1, 60))
+        sync(tmp_path)
+        assert self.history(wandb_server) == in_a_row(60)
+        (run,) = wandb_server.runs.values()
+        assert run.exit_code == 0
+
+    def test_a_clean_of_what_was_synced(self, tmp_path: Path, wandb_server: WandbServer) -> None:
+        deliver(tmp_path, sample(1, 30), "preempted")
+        sync(tmp_path)
+        wandb_cli(tmp_path, "clean", "--force", "--min-hours", "0")
+        assert segment_files(tmp_path) == []
+        sink, found = opened(tmp_path)
+        assert found.last_seq is None
+        sink.sink_write(sample(31, 50))
+        sink.sink_close("finished", "")
+        sync(tmp_path)
+        (run,) = wandb_server.runs.values()
+        assert self.history(wandb_server) == in_a_row(50)
+        assert [row["_step"] for row in run.history] == list(range(50))
+
+    def test_a_folder_that_was_deleted_is_filled_again(self, tmp_path: Path) -> None:
+        deliver(tmp_path, sample(1, 30))
+        subprocess.run(["/bin/rm", "-r", str(tmp_path / "wandb")], check=True)
+        assert opened(tmp_path)[1].last_seq == 0
+        deliver(tmp_path, sample(1, 40))
+        assert seqs(tmp_path) == in_a_row(40)
