@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -16,6 +17,11 @@ def _ends_wandb() -> Iterator[None]:
     yield
     wandb = sys.modules.get("wandb")
     if wandb is not None:
+        for thread in threading.enumerate():
+            if thread.name == "NetStatThr":
+                # Of a run that was dropped: it would find out seconds later, and complain in another test.
+                thread._target.__self__._join_event.set()
+                thread.join(10)
         with contextlib.suppress(Exception, SystemExit):
             wandb.teardown()
         with warnings.catch_warnings():
