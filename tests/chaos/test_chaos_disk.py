@@ -24,11 +24,11 @@ SLOW_EXIT = 40.0
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 128 KiB, where one may."""
+    """Mount a disk of 512 KiB, where one may."""
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(
-        ["/bin/mount", "-t", "tmpfs", "-o", "size=128k", "none", place], check=False, capture_output=True
+        ["/bin/mount", "-t", "tmpfs", "-o", "size=512k", "none", place], check=False, capture_output=True
     )
     if made.returncode:
         pytest.skip("mounting a small disk takes more rights")
@@ -91,7 +91,7 @@ def test_a_disk_that_fails_in_one_way_after_another_costs_nothing(
 def test_a_full_disk_that_gets_room_again_costs_nothing(
     chaos_run: Callable[..., ChaosRun], small_disk: Path, figures: Callable[[object], None]
 ) -> None:
-    run = chaos_run(Recording(), pause=0.002, place=small_disk)
+    run = chaos_run(Recording(), pause=0.02, place=small_disk)
     trainer = run.start(points=ENDLESS)
     run.follows("file")
     with (small_disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
@@ -111,7 +111,7 @@ def test_a_full_disk_that_stays_full_costs_what_the_receipt_says(
     chaos_run: Callable[..., ChaosRun], small_disk: Path, figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), place=small_disk, drain_timeout=5.0, linger=2.0)
-    trainer = run.start(points=3000, stay=5.0)
+    trainer = run.start(points=6000, stay=5.0)
     eventually(lambda: warnings_of(run), PATIENCE)
     began = time.monotonic()
     offered, journaled, missing = unwritten(run.stop(trainer, SLOW_EXIT))
@@ -119,7 +119,7 @@ def test_a_full_disk_that_stays_full_costs_what_the_receipt_says(
     assert missing == offered - journaled > 0
     assert journaled == len(run.records())
     assert steps(run) == list(range(1, journaled + 1))
-    subprocess.run(["/bin/mount", "-o", "remount,size=1m", small_disk], check=True)
+    subprocess.run(["/bin/mount", "-o", "remount,size=4m", small_disk], check=True)
     run.finish()
     run.check()
     figures(f"{run.figures}; {missing} said to be missing; the end took {took:.1f} s")

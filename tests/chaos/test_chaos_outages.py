@@ -168,7 +168,7 @@ def test_an_mlflow_server_is_down_at_the_start_comes_goes_and_comes_too_late(
         figures(check(run))
 
 
-@pytest.mark.parametrize("how", [500, 503, 429, 404, "cut", "lost", "hang"])
+@pytest.mark.parametrize("how", [500, 503, 429, 404, 401, "cut", "lost", "hang"])
 def test_a_wandb_server_fails_for_a_while(
     chaos_run: Callable[..., ChaosRun], wandb_at: WandbServer, figures: Callable[[object], None], how: int | str
 ) -> None:
@@ -182,6 +182,23 @@ def test_a_wandb_server_fails_for_a_while(
     run.follows("wandb")
     run.stop(trainer, 2 * PATIENCE)
     figures(check(run))
+
+
+def test_a_wandb_server_goes_away_and_comes_back_when_the_run_has_ended(
+    chaos_run: Callable[..., ChaosRun], wandb_at: WandbServer, figures: Callable[[object], None]
+) -> None:
+    run = chaos_run(WandbOnline(wandb_at), Recording(), pause=0.02, drain_timeout=2.0, linger=2.0)
+    trainer = run.start(points=ENDLESS)
+    run.follows("wandb")
+    wandb_at.fail(WandbFault("cut"))
+    run.follows("file")
+    began = time.monotonic()
+    run.stop(trainer, SLOW_EXIT)
+    took = time.monotonic() - began
+    for pid in run.processes():
+        kill(pid)
+    wandb_at.fail(None)
+    figures(f"{check(run)}; the end took {took:.1f} s")
 
 
 @pytest.mark.parametrize("how", [401, 403, 500, "cut"])
