@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_kit import cores, deliver, opened, wait_for
+from wandb_kit import cores, deliver, in_a_row, opened, wait_for
 from wandb_server import Fault, Run, WandbServer
 
 from sinks import wandb_sink
@@ -52,10 +54,6 @@ def the_run(server: WandbServer) -> Run:
 
 def shown(server: WandbServer) -> list[int]:
     return [row["telemetry/seq"] for row in the_run(server).history]
-
-
-def in_a_row(last: int) -> list[int]:
-    return list(range(1, last + 1))
 
 
 class TestRuns:
@@ -101,6 +99,48 @@ class TestRuns:
             sink.sink_close("finished", "")
         deliver(tmp_path, sample(1, 60), mode="online")
         assert shown(wandb_server) == in_a_row(60)
+
+
+LEAVES = f"""
+import pathlib, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from sinks import _wandb_core
+from wandb_kit import opened
+from telemetry.testing.points import sample
+_wandb_core._LAST_WORDS = 2.0
+opened(pathlib.Path(sys.argv[1]), mode="online")[0].sink_write(sample(1, 10))
+print("written", flush=True)
+sys.stdin.readline()
+"""
+
+
+class TestLeaving:
+    """A process ends while its run is open, as after `telemetry sync` of a run that goes on."""
+
+    @pytest.mark.parametrize("how", [None, 500, "hang", "frozen"])
+    def test_it_uploads_what_it_has_in_bounded_time(
+        self, tmp_path: Path, wandb_server: WandbServer, how: int | str | None
+    ) -> None:
+        command = [sys.executable, "-c", LEAVES, str(tmp_path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            process.stdout.readline()
+            if how == "frozen":
+                os.kill(*cores(process.pid), signal.SIGSTOP)
+            elif how is not None:
+                wandb_server.fail(Fault(how))
+            process.stdin.write("end\n")
+            process.stdin.flush()
+            try:
+                assert process.wait(15) == 0
+            finally:
+                process.kill()
+        assert cores(process.pid) == []
+        wandb_server.fail(None)
+        assert shown(wandb_server) == ([] if how else in_a_row(10))
+        deliver(tmp_path, sample(1, 20), mode="online")
+        assert shown(wandb_server) == in_a_row(20)
 
 
 class TestRefusals:

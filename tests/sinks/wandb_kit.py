@@ -87,6 +87,11 @@ def seqs(folder: Path) -> list[int]:
     return [row["telemetry/seq"] for row in rows(folder)]
 
 
+def in_a_row(last: int) -> list[int]:
+    """The numbers 1 to ``last``."""
+    return list(range(1, last + 1))
+
+
 def cores(parent: int | None = None) -> list[int]:
     """The wandb-cores that a process has started, this one by default."""
     found = []
