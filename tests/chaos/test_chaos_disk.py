@@ -43,7 +43,7 @@ def log_of(run: ChaosRun) -> str:
 
 
 def warnings_of(run: ChaosRun) -> int:
-    return log_of(run).count("cannot be written")
+    return len(re.findall("the journal in .* cannot be written", log_of(run)))
 
 
 def steps(run: ChaosRun) -> list[int]:
