@@ -113,7 +113,7 @@ def test_mlflow_refuses_everything_from_the_start(
     eventually(lambda: (p := read_progress(run.run, "mlflow")) is not None and p.last_error, PATIENCE)
     run.follows("file")
     began = time.monotonic()
-    assert "deliver the rest: telemetry sync" in run.stop(trainer, SLOW_EXIT)
+    assert f"telemetry sync {run.run} --telemetry-sinks mlflow" in run.stop(trainer, SLOW_EXIT)
     took = time.monotonic() - began
     proxy.fault = lambda _: None
     figures(f"{check(run)}; the end took {took:.1f} s")

@@ -29,6 +29,7 @@ def finished_without_sinks(run: ChaosRun, points: int = 3000) -> None:
     trainer = run.start(points=points, stay=0.1)
     trainer.communicate(timeout=PATIENCE)
     assert trainer.returncode == 0
+    run.count(run.home())
 
 
 def test_of_four_syncs_at_once_one_delivers_and_the_others_say_who(
@@ -64,6 +65,7 @@ def test_a_delivery_that_is_frozen_for_longer_than_its_lease_doubles_at_most_one
     (run.folder / "file" / "slow").unlink()
     run.kill_of(first, "trainer")
     first.wait()
+    run.count(run.home())
     second = run.start(points=200, stay=PATIENCE)
     eventually(lambda: len(set(pids(run))) == 2, PATIENCE)
     eventually(lambda: run.accepted("file") >= max(run.records()), PATIENCE)
@@ -87,6 +89,7 @@ def test_the_run_of_a_host_that_is_dead_is_delivered_and_closed_from_another(
     eventually(lambda: run.accepted("file") and run.accepted("tensorboard"), PATIENCE)
     run.kill_of(trainer, "job")
     run.rest()
+    run.count(run.home())
     assert "closed as killed" in run.sync()
     run.compare()
     run.check()
@@ -106,8 +109,9 @@ def test_a_run_is_followed_from_another_host_until_it_ends(
     if end == "finished":
         run.stop(trainer)
     else:
-        trainer.kill()
+        run.kill_of(trainer, "trainer")
         trainer.wait()
+        run.count(run.home())
     out, _ = follower.communicate(timeout=PATIENCE)
     assert follower.returncode == 0
     assert out.count(f"closed as {end}") == 2
