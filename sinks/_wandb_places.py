@@ -193,11 +193,11 @@ class Server(Place):
 
 def _joined(first: Held, then: Held) -> Held:
     """Give what is held together by a segment and those before it."""
+    last_alert = max(first.last_alert, then.last_alert)
     if then.last_seq is None:
-        return replace(first, status=then.status)
-    return replace(
-        then, last_seq=max(first.last_seq or 0, then.last_seq), next_step=max(first.next_step, then.next_step)
-    )
+        return replace(first, status=then.status, last_alert=last_alert)
+    last_seq, next_step = max(first.last_seq or 0, then.last_seq), max(first.next_step, then.next_step)
+    return replace(then, last_seq=last_seq, next_step=next_step, last_alert=last_alert)
 
 
 def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:

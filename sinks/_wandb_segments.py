@@ -20,8 +20,8 @@ from typing import Any
 
 SEQ, ATTEMPT = "telemetry/seq", "telemetry/attempt"
 """The keys under which each row says which record it is, and of which attempt."""
-STATUS = "telemetry/status"
-"""The key of the summary under which a run says how it ended."""
+STATUS, ALERT = "telemetry/status", "telemetry/alert"
+"""The keys of the summary under which a run says how it ended, and which record was its last alert then."""
 
 _HEADER = 7
 _BLOCK = 1 << 15
@@ -40,12 +40,14 @@ class Held:
         attempt: of the last row.
         next_step: the number that the next row has in W&B.
         status: with which the run was finished; something else as long as it is open.
+        last_alert: the highest sequence number of an alert that came before an end.
     """
 
     last_seq: int | None = None
     attempt: int = 1
     next_step: int = 0
     status: str = ""
+    last_alert: int = 0
 
     def add(self, row: dict[str, Any]) -> None:
         """Take one more row in, by its keys."""
@@ -89,7 +91,9 @@ class Segment:
             elif kind == "history":
                 self.held.add(_read(record.history.item, _READ))
             elif kind == "summary":
-                self._status = _read(record.summary.update, (STATUS,)).get(STATUS, self._status)
+                summary = _read(record.summary.update, {STATUS, ALERT})
+                self._status = summary.get(STATUS, self._status)
+                self.held.last_alert = summary.get(ALERT, self.held.last_alert)
             elif kind == "exit":
                 self.is_finished = True
                 self.held.status = self._status

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from sinks._wandb_segments import STATUS, Held
+from sinks._wandb_segments import ALERT, STATUS, Held
 from telemetry import SinkRejected, SinkUnavailable
 
 _TIMEOUT = 10.0
@@ -86,7 +86,8 @@ def _answer(reply: dict[str, Any], entity: str | None) -> Answer:
     held = Held(last_seq=None if bucket["historyLineCount"] else 0)
     for row in json.loads(bucket["historyTail"] or "[]"):
         held.add(json.loads(row))
-    held.status = json.loads(bucket["summaryMetrics"] or "{}").get(STATUS, "")
+    summary = json.loads(bucket["summaryMetrics"] or "{}")
+    held.status, held.last_alert = summary.get(STATUS, ""), int(summary.get(ALERT, 0))
     return Answer(entity=model["entity"]["name"], held=held)
 
 

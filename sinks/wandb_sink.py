@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +11,8 @@ from typing import Any, Literal
 
 from sinks._wandb_core import answered_within, end_noted, forget, noticing
 from sinks._wandb_places import EXIT_CODES, Files, Place, Server
-from sinks._wandb_segments import ATTEMPT, SEQ, STATUS, Held
+from sinks._wandb_run import config, run_id
+from sinks._wandb_segments import ALERT, ATTEMPT, SEQ, STATUS, Held
 from sinks._wandb_server import has_key
 from telemetry import (
     Alert,
@@ -41,7 +40,7 @@ _WRITE_TIMEOUT = 60.0
 _FLUSH_EVERY = 2.0
 _LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 _PROJECT = "uncategorized"
-_ID_NAME, _TITLE = 64, 63
+_TITLE = 63
 # Without it, W&B passes over a second alert of one title within a minute.
 _ALERT_WAIT = 0.001
 
@@ -98,7 +97,7 @@ class WandbSink:
             msg = f"wandb: the sink has a key {taken[0]!r} of its own; give the metric of that name another"
             raise SinkRejected(msg)
         self._record = run
-        self._id = _run_id(run)
+        self._id = run_id(run)
         self._dir = (folder / Path(self._options.dir or "").expanduser()).resolve()
         self._dir.mkdir(parents=True, exist_ok=True)
         self._note = self._dir / f".{self._id}.core"
@@ -112,6 +111,7 @@ class WandbSink:
         self._held = self._place.look()
         self._accepted = self._held.last_seq or 0
         self._attempt = self._held.attempt
+        self._last_alert = self._held.last_alert
         return Opened(destination=self._place.destination, last_seq=self._held.last_seq, view=self._place.view)
 
     @hookimpl
@@ -139,12 +139,7 @@ class WandbSink:
             elif isinstance(record, Resumed):
                 self._attempt = record.attempt
             elif isinstance(record, Alert):
-                self._opened().alert(
-                    title=record.title[:_TITLE],
-                    text=f"iteration {record.step}: {record.title}\n{record.text}".strip(),
-                    level=_LEVELS[record.level],
-                    wait_duration=_ALERT_WAIT,
-                )
+                self._alert(record)
         return self._place.confirmed(self._accepted) if self._run is not None else self._held.last_seq
 
     def _close(self, status: Status, reason: str) -> None:
@@ -152,13 +147,13 @@ class WandbSink:
             return
         run = self._opened()
         self._place.confirmed(self._accepted)
-        run.summary.update({STATUS: status, "telemetry/reason": reason})
+        run.summary.update({STATUS: status, "telemetry/reason": reason, ALERT: self._last_alert})
         if status == "preempted":
             run.mark_preempting()
         run.finish(exit_code=EXIT_CODES[status])
         self._place.await_end(self._accepted, status)
         self._run = None
-        self._held = Held(last_seq=self._accepted, next_step=self._step, status=status)
+        self._held = Held(last_seq=self._accepted, next_step=self._step, status=status, last_alert=self._last_alert)
         # Nothing is left in memory that could come later.
         forget(self._note)
 
@@ -175,6 +170,18 @@ class WandbSink:
         self._opened().log(row, step=self._step, commit=True)
         self._step += 1
         self._accepted = record.seq
+
+    def _alert(self, record: Alert) -> None:
+        # No row tells of one that was the last record of a run, which every later delivery would give again.
+        if record.seq <= self._last_alert:
+            return
+        self._opened().alert(
+            title=record.title[:_TITLE],
+            text=f"iteration {record.step}: {record.title}\n{record.text}".strip(),
+            level=_LEVELS[record.level],
+            wait_duration=_ALERT_WAIT,
+        )
+        self._last_alert = record.seq
 
     def _find_place(self, settings: Any) -> Place:
         mode = self._options.mode or _set_mode(settings)
@@ -217,7 +224,7 @@ class WandbSink:
                 group=options.group,
                 tags=options.tags or None,
                 notes=options.notes,
-                config=_config(record),
+                config=config(record),
                 allow_val_change=True,
                 settings=wandb.Settings(**_settings(record)),
             )
@@ -248,27 +255,6 @@ def _set_mode(settings: Any) -> str | None:
         msg = "wandb: W&B is disabled, by WANDB_MODE or `wandb disabled`; leave the sink out, or give it a mode"
         raise SinkRejected(msg)
     return _MODES.get(mode)
-
-
-def _run_id(run: RunRecord) -> str:
-    """Give an id that W&B takes, and that another run of the same name does not share."""
-    told = re.sub(r"[^A-Za-z0-9_-]+", "-", run.run_id).strip("-")[:_ID_NAME]
-    made = hashlib.sha256(f"{run.run_id}/{run.started}".encode()).hexdigest()[:8]
-    return f"{told}-{made}" if told else made
-
-
-def _config(run: RunRecord) -> dict[str, Any]:
-    about = {
-        "id": run.run_id,
-        "every": run.every,
-        "started": run.started,
-        "attempt": run.attempt,
-        "host": run.host,
-        "versions": run.versions,
-    }
-    units = {name: metric.unit for name, metric in run.metrics.items() if metric.unit != "1"}
-    labels = {name: metric.label for name, metric in run.metrics.items() if metric.label}
-    return {**run.params, "telemetry/run": about, "telemetry/units": units, "telemetry/labels": labels}
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:

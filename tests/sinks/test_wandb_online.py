@@ -75,10 +75,12 @@ class TestRuns:
         assert [alert["title"] for alert in wandb_server.alerts] == ["loss is NaN"]
 
     def test_closing_again_sends_nothing(self, tmp_path: Path, wandb_server: WandbServer) -> None:
-        deliver(tmp_path, sample(1, 3), "killed", mode="online")
+        given = [*sample(1, 3), Alert(seq=4, time=STARTED, step=30, title="loss is NaN")]
+        deliver(tmp_path, given, "killed", mode="online")
         wandb_server.log.clear()
-        deliver(tmp_path, sample(1, 3), "killed", mode="online")
+        deliver(tmp_path, given, "killed", mode="online")
         assert wandb_server.log == ["/graphql"]
+        assert len(wandb_server.alerts) == 1
         assert shown(wandb_server) == [1, 2, 3]
 
     def test_attempts_go_on_in_one_run_and_the_last_end_counts(self, tmp_path: Path, wandb_server: WandbServer) -> None:
