@@ -28,6 +28,7 @@ _BLOCK = 1 << 15
 _PIECE = struct.Struct("<IHB")
 _FULL, _LAST = 1, 4
 _PARTIAL = ".partial"
+_STAMPED = len("offline-run-20260131_235959")
 _READ = frozenset({SEQ, ATTEMPT, "_step"})
 
 
@@ -150,7 +151,13 @@ def segments(folder: Path, run_id: str) -> list[Segment]:
     """Give the segments of a run below wandb's folder, the oldest first; raises OSError."""
     if not folder.is_dir():
         return []
-    return [Segment(path) for path in sorted(folder.glob(f"offline-run-*/run-{run_id}.wandb"))]
+    return [Segment(path) for path in sorted(folder.glob(f"offline-run-*/run-{run_id}.wandb"), key=_age)]
+
+
+def _age(path: Path) -> tuple[str, int, str]:
+    # offline-run-20260131_235959-<id>, and behind it -1 to -10 for those of the same second.
+    name = path.parent.name
+    return name[:_STAMPED], len(name), name
 
 
 def _read(items: Iterable[Any], keys: Collection[str]) -> dict[str, Any]:

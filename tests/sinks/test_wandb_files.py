@@ -25,9 +25,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     sink, _ = opened(folder)
     sink.sink_write(sample(1, 700))
-    _wandb_core.end_noted(sink._note)
     (path,) = segment_files(folder)
-    assert path.stat().st_size > 3 << 15
+    wait_for(lambda: path.stat().st_size > 3 << 15)
+    _wandb_core.end_noted(sink._note)
     return path
 
 

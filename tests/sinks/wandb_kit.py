@@ -23,7 +23,11 @@ OWN = {"trainer/iteration", "telemetry/seq", "telemetry/attempt"}
 
 def segment_files(folder: Path) -> list[Path]:
     """The offline files of the run in a folder, the oldest first."""
-    return sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    # Those of one second have -1 to -10 behind their names.
+    return sorted(
+        (folder / "wandb").glob("offline-run-*/run-*.wandb"),
+        key=lambda path: (path.parent.name[:27], len(path.parent.name), path.parent.name),
+    )
 
 
 def inspect(path: Path) -> list[dict[str, Any]]:
