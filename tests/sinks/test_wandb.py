@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_kit import config, cores, deliver, inspect, opened, records, rows, segment_files, seqs, wait_for
+from wandb_kit import config, cores, deliver, exit_codes, inspect, opened, records, rows, segment_files, seqs, wait_for
 
 from telemetry import Alert, Metric, SinkRejected, SinkUnavailable
 from telemetry.testing.points import STARTED, resumed, run_record, sample, scalars
@@ -157,7 +157,7 @@ class TestEnds:
     @pytest.mark.parametrize(("status", "code"), [("finished", 0), ("failed", 1), ("preempted", 143), ("killed", 137)])
     def test_each_end_is_wandbs(self, tmp_path: Path, status: str, code: int) -> None:
         deliver(tmp_path, sample(1, 3), status, "for a reason")
-        assert [end.get("exit_code", 0) for end in records(tmp_path, "exit")] == [code]
+        assert exit_codes(tmp_path) == [code]
         kinds = [record["type"] for record in inspect(segment_files(tmp_path)[0])]
         assert ("preempting" in kinds) is (status == "preempted")
         said = {"telemetry/status": status, "telemetry/reason": "for a reason", "telemetry/alert": 0}
@@ -184,7 +184,7 @@ assert found.last_seq == 3
     def test_another_end_without_a_new_point_is_written(self, tmp_path: Path) -> None:
         deliver(tmp_path, sample(1, 3), "killed")
         deliver(tmp_path, sample(1, 3), "finished")
-        assert [end.get("exit_code", 0) for end in records(tmp_path, "exit")] == [137, 0]
+        assert exit_codes(tmp_path) == [137, 0]
         assert seqs(tmp_path) == [1, 2, 3]
 
     def test_an_end_that_wandb_made_by_itself_is_none(self, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ opened(pathlib.Path({str(tmp_path)!r}))[0].sink_write(sample(1, 3))
 
     def test_a_run_without_a_point_is_there_and_has_its_end(self, tmp_path: Path) -> None:
         deliver(tmp_path, [], "failed")
-        assert records(tmp_path, "exit") == [{"exit_code": 1}]
+        assert exit_codes(tmp_path) == [1]
         assert opened(tmp_path)[1].last_seq is None
 
     @staticmethod

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from wandb_kit import cores, records, rows, segment_files, wait_for
+from wandb_kit import cores, exit_codes, rows, segment_files, wait_for
 
 from telemetry import Metric, Settings, open_run
 from telemetry.reader import JournalReader
@@ -62,6 +62,7 @@ def shown(folder: Path) -> list[tuple[int, int]]:
     return [(row["trainer/iteration"], round(row["_timestamp"] * 1000)) for row in rows(folder)]
 
 
+@pytest.mark.slow
 def test_each_point_is_there_once_with_its_time_after_kills_of_delivery_and_trainer(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     killed = []
@@ -94,7 +95,7 @@ def test_each_point_is_there_once_with_its_time_after_kills_of_delivery_and_trai
     assert " 0 left" in told.stdout
     assert shown(folder) == journaled(folder)
     assert len(shown(folder)) >= 50
-    assert records(folder, "exit")[-1] == {"exit_code": 137}
+    assert exit_codes(folder)[-1] == 137
     wait_for(lambda: not any(cores(delivery) for delivery in killed))
 
 

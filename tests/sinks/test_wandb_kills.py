@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from wandb_kit import cores, deliver, in_a_row, opened, records, rows, seqs, wait_for
+from wandb_kit import cores, deliver, exit_codes, in_a_row, opened, rows, seqs, wait_for
 
 from sinks import _wandb_core, wandb_sink
 from telemetry import SinkUnavailable
@@ -77,8 +77,9 @@ class TestKills:
             sink.sink_close("finished", "")
         deliver(tmp_path, sample(1, 10))
         assert seqs(tmp_path) == in_a_row(10)
-        assert records(tmp_path, "exit") == [{"exit_code": 0}]
+        assert exit_codes(tmp_path) == [0]
 
+    @pytest.mark.slow
     def test_ten_kills_in_a_row_lose_and_double_nothing(self, tmp_path: Path) -> None:
         safe = 0
         for turn in range(10):

@@ -47,6 +47,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [history["item"] for history in records(folder, "history")]
 
 
+def exit_codes(folder: Path) -> list[int]:
+    """With what each file ends that has an end."""
+    return [end.get("exit_code", 0) for end in records(folder, "exit")]
+
+
 def config(folder: Path) -> dict[str, Any]:
     """The configuration, as the file that is the newest has it."""
     found = records(folder, "run")
@@ -110,8 +115,8 @@ def cores(parent: int | None = None) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until something is so; fail if it is not in time."""
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until something is so; fail if it is not in time. A delivery is given no time that others want."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not so within {seconds} s"
