@@ -39,6 +39,9 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
 
 
+_decoder = msgspec.json.Decoder(Alive)
+
+
 def alive_path(folder: Path) -> Path:
     """Give the path of a run's ``alive.json``."""
     return folder / "alive.json"
@@ -46,7 +49,7 @@ def alive_path(folder: Path) -> Path:
 
 def read_alive(folder: Path) -> Alive | None:
     """Give what the trainer wrote last, None if there is nothing to be read."""
-    return read_json(alive_path(folder), Alive)
+    return read_json(alive_path(folder), _decoder)
 
 
 def write_alive(folder: Path, alive: Alive) -> None:

@@ -51,8 +51,12 @@ def remove_drafts(path: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def read_json(path: Path, type_: type[T]) -> T | None:
-    """Give the content of ``path``; None if it is not there, too large, or not of that type."""
+def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """Give the content of ``path``; None if it is not there, too large, or not what the decoder is for.
+
+    The decoder is to be made when its module is imported: to make one, msgspec runs Python code in the middle, and
+    where another thread or a signal's handler then decodes the same type, the process crashes.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -63,6 +67,6 @@ def read_json(path: Path, type_: type[T]) -> T | None:
         return None
     with os.fdopen(fd, "rb") as file:
         try:
-            return msgspec.json.decode(file.read(MAX_BYTES), type=type_)
+            return decoder.decode(file.read(MAX_BYTES))
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None

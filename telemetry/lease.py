@@ -35,6 +35,9 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     released: bool = False
 
 
+_decoder = msgspec.json.Decoder(Holder)
+
+
 class Lease:
     """The right to do what ``name`` says; its files lie in ``folder``."""
 
@@ -152,7 +155,7 @@ class Lease:
         return self._folder / f"{self._name}.lease-{number}"
 
     def _read(self, number: int) -> Holder | None:
-        return read_json(self._path(number), Holder)
+        return read_json(self._path(number), _decoder)
 
 
 def _create(path: Path, data: bytes) -> None:

@@ -61,6 +61,9 @@ class Progress(msgspec.Struct, kw_only=True):
         return self.cursors.setdefault(self.destination, Cursor())
 
 
+_decoder = msgspec.json.Decoder(Progress)
+
+
 def progress_path(folder: Path, name: str) -> Path:
     """Give the path of a sink's progress file."""
     return folder / "sinks" / f"{name}.json"
@@ -68,7 +71,7 @@ def progress_path(folder: Path, name: str) -> Path:
 
 def read_progress(folder: Path, name: str) -> Progress | None:
     """Give a sink's progress, None if it has never been delivered to."""
-    return read_json(progress_path(folder, name), Progress)
+    return read_json(progress_path(folder, name), _decoder)
 
 
 def write_progress(folder: Path, name: str, progress: Progress) -> None:

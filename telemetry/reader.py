@@ -315,6 +315,9 @@ class _Probe(msgspec.Struct):
     schema: int
 
 
+_probe = msgspec.json.Decoder(_Probe)
+
+
 def _refuse_newer(path: Path) -> None:
     fd = _open(path)
     if fd is None:
@@ -326,7 +329,7 @@ def _refuse_newer(path: Path) -> None:
     if not is_whole(line):
         return
     try:
-        probe = msgspec.json.decode(line, type=_Probe)
+        probe = _probe.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     if probe.kind == "run" and probe.schema > SCHEMA:

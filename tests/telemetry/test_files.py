@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from telemetry_fakes import HandMadeRun
 
 from telemetry import files
 from telemetry.files import MAX_BYTES, private, read_json, remove_drafts, write_json
+from telemetry.lease import Lease
 from telemetry.progress import (
     Cursor,
     Progress,
@@ -30,7 +34,7 @@ def test_what_was_written_is_read_back_and_belongs_to_its_owner_alone(tmp_path: 
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})
     write_json(path, {"a": 2})
-    assert read_json(path, dict) == {"a": 2}
+    assert read_json(path, msgspec.json.Decoder(dict)) == {"a": 2}
     assert path.read_bytes() == b'{"a":2}\n'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["x.json"]
@@ -64,7 +68,7 @@ def test_a_disk_that_is_full_leaves_the_old_content_and_no_litter(
             patch.setattr(*((files.os, "open") if fault == "open" else (Path, "replace")), fail)
         with pytest.raises(OSError, match="No space"):
             write_json(path, 2)
-    assert read_json(path, int) == 1
+    assert read_json(path, msgspec.json.Decoder(int)) == 1
     assert os.listdir(tmp_path) == ["x.json"]
 
 
@@ -85,7 +89,7 @@ def test_the_drafts_of_a_writer_that_was_killed_can_be_cleared_away(
     assert len(os.listdir(tmp_path)) == 4
     remove_drafts(path)
     assert sorted(name[:7] for name in os.listdir(tmp_path)) == [".x1.jso", "x[1].js"]
-    assert read_json(path, int) == 1
+    assert read_json(path, msgspec.json.Decoder(int)) == 1
 
 
 def test_what_is_appended_to_is_no_link(tmp_path: Path) -> None:
@@ -115,7 +119,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     writer.start()
     seen = 0
     while not done.is_set():
-        value = read_json(path, list[str])
+        value = read_json(path, msgspec.json.Decoder(list[str]))
         assert value is not None
         assert len(set(value)) == 1
         seen += 1
@@ -131,8 +135,8 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 def test_what_is_damaged_too_large_or_of_another_type_is_not_there(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    assert read_json(path, int) is None
-    assert read_json(path, Progress) is None
+    assert read_json(path, msgspec.json.Decoder(int)) is None
+    assert read_json(path, msgspec.json.Decoder(Progress)) is None
 
 
 @pytest.mark.parametrize("what", ["nothing", "symlink", "FIFO", "folder"])
@@ -145,7 +149,7 @@ def test_only_regular_files_are_read(tmp_path: Path, what: str) -> None:
         os.mkfifo(path)
     elif what == "folder":
         path.mkdir()
-    assert read_json(path, int) is None
+    assert read_json(path, msgspec.json.Decoder(int)) is None
 
 
 @given(st.binary(max_size=100))
@@ -153,7 +157,59 @@ def test_only_regular_files_are_read(tmp_path: Path, what: str) -> None:
 def test_no_bytes_make_reading_fail(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_bytes(content)
-    read_json(path, Progress)
+    read_json(path, msgspec.json.Decoder(Progress))
+
+
+INTERRUPTED = """
+import os, sys
+from pathlib import Path
+from telemetry.alive import read_alive
+from telemetry.lease import Lease
+from telemetry.progress import read_progress
+from telemetry.reader import read_header
+
+folder = Path(sys.argv[1])
+lease = Lease(folder / "sinks", "sink")
+READS = {
+    "alive": lambda: read_alive(folder),
+    "lease": lease.holder,
+    "progress": lambda: read_progress(folder, "sink"),
+    "journal": lambda: read_header(folder),
+}
+read = READS[sys.argv[2]]
+
+
+def interrupt(left):
+    def trace(*_):
+        nonlocal left
+        left -= 1
+        if not left:
+            sys.settrace(None)
+            read()
+        return trace
+
+    sys.settrace(trace)
+    read()
+
+
+for when in range(1, 1200, 30):
+    pid = os.fork()
+    if not pid:
+        interrupt(when)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0, (when, code)
+"""
+
+
+@pytest.mark.parametrize("what", ["alive", "lease", "progress", "journal"])
+def test_a_file_may_be_read_in_the_middle_of_its_first_reading_as_by_a_signals_handler_or_another_thread(
+    tmp_path: Path, what: str
+) -> None:
+    run = HandMadeRun(tmp_path / "run")
+    write_progress(run.folder, "sink", Progress())
+    assert Lease(run.folder / "sinks", "sink").try_acquire()
+    subprocess.run([sys.executable, "-c", INTERRUPTED, run.folder, what], check=True, timeout=60)
 
 
 # --- progress
