@@ -192,7 +192,7 @@ def interrupt(left):
     read()
 
 
-for when in range(1, 1200, 30):
+for when in range(1, 1200, 70):
     pid = os.fork()
     if not pid:
         interrupt(when)
