@@ -94,7 +94,7 @@ def place(option: str | None, runs: Path) -> Place:
         _refuse(name, uri, f"that is no address; {_PLACES}")
     if scheme is not None and scheme[0] == "file":
         _refuse(name, uri, f"MLflow does not keep runs in folders any more; {_PLACES}")
-    if scheme is not None and scheme[0].partition("+")[0] not in {*_KNOWN, *_offered()}:
+    if scheme is not None and not _is_known(scheme[0].partition("+")[0]):
         _refuse(name, uri, f"MLflow knows nothing that is called {scheme[0]!r}; {_PLACES}")
     if scheme is not None and scheme[0] == "sqlite":
         return _sqlite(name, uri, runs)
@@ -104,9 +104,9 @@ def place(option: str | None, runs: Path) -> Place:
     return Place(uri, shown if shown.startswith(_WEB) else shown.partition("?")[0])
 
 
-def _offered() -> set[str]:
-    """Give the kinds of addresses that plugins of MLflow's offer."""
-    return {point.name for point in entry_points(group="mlflow.tracking_store")}
+def _is_known(scheme: str) -> bool:
+    """Say whether MLflow, or a plugin of it, takes addresses of this kind."""
+    return scheme in _KNOWN or scheme in entry_points(group="mlflow.tracking_store").names
 
 
 def _sqlite(name: str, uri: str, runs: Path) -> Place:

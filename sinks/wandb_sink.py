@@ -40,6 +40,7 @@ _WRITE_TIMEOUT = 60.0
 _FLUSH_EVERY = 2.0
 _LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 _PROJECT = "uncategorized"
+_NOT_IN_PROJECTS = "/\\#?%:"
 _TITLE = 63
 # Without it, W&B passes over a second alert of one title within a minute.
 _ALERT_WAIT = 0.001
@@ -84,6 +85,10 @@ class WandbSink:
             if value is not None and (not value.strip() or "\0" in value):
                 msg = f"telemetry.wandb.{name} is {value!r}; give it a value, or leave it out"
                 raise SettingError(msg)
+        refused = sorted(set(options.project or "") & set(_NOT_IN_PROJECTS))
+        if refused:
+            msg = f"telemetry.wandb.project is {options.project!r}; W&B takes no {' '.join(refused)} in it"
+            raise SettingError(msg)
         self._options = options
         self._run: Any = None
         self._accepted = 0

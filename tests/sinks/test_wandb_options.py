@@ -239,3 +239,9 @@ class TestPrivacy:
         assert [row["a"] for row in rows(tmp_path / "own")] == [1, 2]
         assert seqs(tmp_path / "run") == [1, 2, 3]
         assert records(tmp_path / "own", "exit")
+
+
+@pytest.mark.parametrize("project", ["a/b", "50%", "water:ice"])
+def test_a_project_that_wandb_would_refuse_is_refused_when_the_sink_is_chosen(project: str) -> None:
+    with pytest.raises(SettingError, match=rf"telemetry\.wandb\.project is '{project}'; W&B takes no [/%:] in it"):
+        select(["wandb"], {"wandb": {"project": project}})
