@@ -16,7 +16,7 @@ help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
 	@echo "make test    run all tests"
 	@echo "make test-wandb  (and so on) run the tests of one sink, with its extra alone installed"
-	@echo "make chaos   kill, starve and cut off runs, some 25 minutes; CHAOS_N=100 for a tenth of the kills"
+	@echo "make chaos   kill, starve and cut off runs, for half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure what telemetry costs the training thread"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"

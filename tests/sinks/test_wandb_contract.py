@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 from fake_wandb import WAYS, FakeWandb, install
+from tried_again import persist
 from wandb_kit import config, points, rows
 from wandb_server import Fault, WandbServer
 
@@ -144,14 +145,6 @@ class TriedAgain:
         self._sink = sink
         self._durable = self._durable if found.last_seq is None else found.last_seq
         return found
-
-
-def persist(call: Callable[[], T], tries: int = 50) -> T:
-    """Try again and again; what fails for ever is unavailable."""
-    for _ in range(tries):
-        with contextlib.suppress(SinkUnavailable):
-            return call()
-    return call()
 
 
 class Faked(ShownInFiles, ContentChecks, RestartChecks):
