@@ -283,7 +283,10 @@ class Delivery:
     def _failed(self, error: BaseException) -> End | None:
         self._hooks = None
         self._failures += 1
-        self._failed_at = max(self._failed_at, self._progress.cursor.accepted)
+        cursor = self._progress.cursor
+        self._failed_at = max(self._failed_at, cursor.accepted)
+        # What a client took and nobody can vouch for may be lost with it; the next opening finds out.
+        cursor.accepted = cursor.durable
         self._progress.retries += 1
         self._note(error)
         self._save("retrying")

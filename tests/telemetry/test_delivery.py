@@ -834,6 +834,16 @@ def test_a_folder_that_cannot_be_read_for_a_moment_is_tried_again(
     assert backend.steps() == [1]
 
 
+def test_what_a_client_took_and_may_have_lost_is_not_told_as_delivered(run: HandMadeRun, backend: Backend) -> None:
+    backend.buffers, backend.tells = True, False
+    run.points(1, 2)
+    run.close()
+    backend.close_fails = SinkUnavailable("cannot finish")
+    assert sync(run, backend, settings=Settings(linger=0.001)) is End.GAVE_UP
+    (line,) = receipt(run.folder, Counts()).sinks
+    assert (line.delivered, line.left) == (0, 2)
+
+
 def test_a_place_that_cannot_be_opened_is_not_taken_for_the_one_before(run: HandMadeRun, backend: Backend) -> None:
     run.points(1, 2)
     run.close()
