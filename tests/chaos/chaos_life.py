@@ -42,14 +42,16 @@ def live(run: ChaosRun, life: Life, points: int = 4000) -> None:
     if life.wait:
         eventually(lambda: trainer.poll() is not None or run.all_deliver(home), PATIENCE)
     (home / "armed").touch()
-    whom = life.whom
     if life.after is not None:
         eventually(lambda: _offered(trainer, home) > 0, PATIENCE)
         time.sleep(life.after)
-        run.kill_of(trainer, whom)
+        run.kill_of(trainer, life.whom)
     elif not _is_hit(run, trainer, home, life.faults, points):
         # What never came to its fault point is killed where it is.
-        run.kill_of(trainer, whom)
+        run.kill_of(trainer, life.whom)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        # One that kills itself may be at it still: each kill is counted once.
+        trainer.wait(0.2)
     if trainer.poll() is None:
         # The next life begins with deliveries that have just been killed, or with orphans.
         run.kill_of(trainer, run.random.choice(("job", "trainer")))

@@ -175,15 +175,17 @@ class ChaosRun:
 
     def kill_of(self, trainer: subprocess.Popen[str], whom: str) -> None:
         """Kill a trainer, or its group, its deliveries, wandb-core, or the whole job."""
+        if trainer.poll() is not None:
+            return
+        found = [] if whom == "group" else named(trainer.pid, whom)
         if whom == "group":
             os.killpg(trainer.pid, signal.SIGKILL)
-            self._note("group at random")
-            return
-        found = named(trainer.pid, whom)
         for pid in found:
             kill(pid)
-        if found:
+        if found or whom == "group":
             self._note(f"{whom} at random")
+        if whom not in {"delivery", "core"}:
+            trainer.wait(PATIENCE)
 
     def _note(self, what: str, *sinks: str) -> None:
         self.figures.kills[what] += 1
