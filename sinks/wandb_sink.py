@@ -23,6 +23,7 @@ from telemetry import (
     Scalars,
     SettingError,
     SinkRejected,
+    SinkUnavailable,
     Status,
     backend_errors,
     hookimpl,
@@ -205,8 +206,14 @@ class WandbSink:
     def _opened(self) -> Any:
         """Give wandb's run; open it at the first call."""
         if self._run is None:
-            self._run = self._open()
-            self._place.begin(Path(self._run.dir).parent)
+            run = self._open()
+            folder = Path(run.dir).parent
+            if folder.parent != self._dir / "wandb":
+                # What it writes there would be found by nobody.
+                msg = f"wandb: {self._dir} cannot be written to, and wandb went to {folder.parent} instead"
+                raise SinkUnavailable(msg)
+            self._run = run
+            self._place.begin(folder)
             self._step = max(self._held.next_step, self._run.starting_step)
         return self._run
 
@@ -267,6 +274,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     here = run.host == socket.gethostname() and Path(f"/proc/{run.pid}").exists()
     return {
         "silent": True,
+        "use_dot_wandb": False,
         "console": "off",
         "host": run.host,
         "disable_code": True,

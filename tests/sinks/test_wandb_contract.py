@@ -50,6 +50,21 @@ class TestOffline(ShownInFiles, SinkContract):
     def make_sink(self, folder: Path) -> WandbSink:
         return WandbSink(WandbSink.Options(mode="offline"))
 
+    def outages(self, folder: Path) -> Iterable[AbstractContextManager[None]]:
+        return [a_file_in_place_of(folder / "wandb")]
+
+
+@contextmanager
+def a_file_in_place_of(folder: Path) -> Iterator[None]:
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+
 
 class TestOnline(Shown, SinkContract):
     server: WandbServer

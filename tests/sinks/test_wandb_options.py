@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from wandb_kit import cores, deliver, opened, records, rows, segment_files, seqs, wandb_cli
 from wandb_server import KEY, Fault, WandbServer
 
+from sinks.wandb_sink import WandbSink
 from telemetry import Opened, SettingError, SinkRejected, SinkUnavailable
 from telemetry.plugins import select
 from telemetry.testing.points import run_record, sample, scalars
@@ -245,3 +247,31 @@ class TestPrivacy:
 def test_a_project_that_wandb_would_refuse_is_refused_when_the_sink_is_chosen(project: str) -> None:
     with pytest.raises(SettingError, match=rf"telemetry\.wandb\.project is '{project}'; W&B takes no [/%:] in it"):
         select(["wandb"], {"wandb": {"project": project}})
+
+
+def test_files_go_into_the_folder_that_is_looked_at_also_beside_one_that_wandb_would_prefer(tmp_path: Path) -> None:
+    (tmp_path / ".wandb").mkdir()
+    sink = WandbSink(WandbSink.Options(mode="offline"))
+    sink.sink_open(run_record("a"), tmp_path)
+    sink.sink_write(sample(1, 3))
+    sink.sink_close("finished", "")
+    assert [row["telemetry/seq"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert list((tmp_path / ".wandb").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_and_nothing_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = WandbSink(WandbSink.Options(mode="offline"))
+    sink.sink_open(run_record("a"), tmp_path)
+    # Root may write everywhere, so wandb is told that it may not.
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path) and real(path, mode))
+    with pytest.raises(SinkUnavailable, match="cannot be written to, and wandb went to"):
+        sink.sink_write(sample(1, 3))
+    monkeypatch.undo()
+    again = WandbSink(WandbSink.Options(mode="offline"))
+    again.sink_open(run_record("a"), tmp_path)
+    again.sink_write(sample(1, 3))
+    again.sink_close("finished", "")
+    assert [row["telemetry/seq"] for row in rows(tmp_path)] == [1, 2, 3]
