@@ -70,8 +70,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write YAML that `read_yaml` reads back to the same; by rename, so that there is a whole file or none."""
+    """Write YAML that `read_yaml` reads back to the same; by rename, so that there is a whole file or none.
+
+    Its owner alone can read it: parameters may hold what is not for everybody.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600)
     temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(content))), encoding="utf-8")
     temporary.replace(path)
 

@@ -166,8 +166,8 @@ def _frames(events: Iterable[Event]) -> bytes:
 
 
 def _write(path: Path, data: bytes, flags: int) -> None:
-    # Opened for each batch: closing is what lets NFS show it to other hosts.
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o666)
+    # Opened for each batch: closing is what lets NFS show it to other hosts. Its texts are the run's parameters.
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
     try:
         done = 0
         while done < len(data):

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from telemetry import private
+
 _NAME = b"wandb-core"
 _SERVICE = "WANDB_SERVICE"
 _END_TIMEOUT = 5.0
@@ -55,7 +57,8 @@ def noticing(note: Path | None = None) -> Iterator[None]:
             _end_with_this_process()
         if ours and note is not None:
             _working[note] = ours[-1]
-            note.write_text(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n", encoding="utf-8")
+            with open(note, "w", encoding="utf-8", opener=private) as file:
+                file.write(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n")
 
 
 @contextlib.contextmanager

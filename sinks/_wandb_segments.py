@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from telemetry import private
+
 SEQ, ATTEMPT = "telemetry/seq", "telemetry/attempt"
 """The keys under which each row says which record it is, and of which attempt."""
 STATUS, ALERT = "telemetry/status", "telemetry/alert"
@@ -118,7 +120,7 @@ class Segment:
             shutil.rmtree(self.path.parent)
             return
         copy = self.path.with_name(self.path.name + _PARTIAL)
-        with self.path.open("rb") as source, copy.open("wb") as target:
+        with self.path.open("rb") as source, open(copy, "wb", opener=private) as target:
             shutil.copyfileobj(source, target, _BLOCK)
             target.truncate(self.end)
             target.flush()
@@ -148,10 +150,14 @@ class Segment:
 
 
 def segments(folder: Path, run_id: str) -> list[Segment]:
-    """Give the segments of a run below wandb's folder, the oldest first; raises OSError."""
+    """Give the segments of a run below wandb's folder, the oldest first; raises OSError.
+
+    wandb makes no links there: one leads to what is not of this run.
+    """
     if not folder.is_dir():
         return []
-    return [Segment(path) for path in sorted(folder.glob(f"offline-run-*/run-{run_id}.wandb"), key=_age)]
+    found = folder.glob(f"offline-run-*/run-{run_id}.wandb")
+    return [Segment(path) for path in sorted(found, key=_age) if not (path.is_symlink() or path.parent.is_symlink())]
 
 
 def _age(path: Path) -> tuple[str, int, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sinks._command import command
+from sinks._own_folder import own_folder
 from telemetry import Opened, Record, RunRecord, SettingError, SinkRejected, Status, backend_errors, hookimpl
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class TensorBoardSink:
         """Read back what the folder holds, and add what is shown beside the curves if it is not there."""
         self._run = run
         with backend_errors(_BACKEND):
-            self._folder = (folder / Path(self._options.dir or "tensorboard").expanduser()).resolve()
+            self._folder = self._find_folder(folder)
         with self._attached() as files:
             _write_notes(files, run)
             return Opened(
@@ -73,6 +74,10 @@ class TensorBoardSink:
         with self._attached() as files:
             held = files.held
             files.write_notes([files.events.text("run/status", status, step=held.step, time=held.time)])
+
+    def _find_folder(self, run: Path) -> Path:
+        given = self._options.dir
+        return own_folder(run, _BACKEND) if given is None else (run / Path(given).expanduser()).resolve()
 
     @contextmanager
     def _attached(self) -> Iterator[EventFiles]:

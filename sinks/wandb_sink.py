@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sinks._own_folder import own_folder
 from sinks._wandb_core import answered_within, end_noted, forget, noticing
 from sinks._wandb_places import EXIT_CODES, Files, Place, Server
 from sinks._wandb_run import config, run_id
@@ -104,7 +105,7 @@ class WandbSink:
             raise SinkRejected(msg)
         self._record = run
         self._id = run_id(run)
-        self._dir = (folder / Path(self._options.dir or "").expanduser()).resolve()
+        self._dir = self._find_folder(folder)
         self._dir.mkdir(parents=True, exist_ok=True)
         self._note = self._dir / f".{self._id}.core"
         # First of all: one that was left behind must not add to what is looked at now.
@@ -188,6 +189,13 @@ class WandbSink:
             wait_duration=_ALERT_WAIT,
         )
         self._last_alert = record.seq
+
+    def _find_folder(self, run: Path) -> Path:
+        given = self._options.dir
+        # In it, wandb makes its folder, by the name that it has chosen.
+        return (
+            own_folder(run, _BACKEND).parent if given is None else (run / Path(given).expanduser()).resolve()
+        )
 
     def _find_place(self, settings: Any) -> Place:
         mode = self._options.mode or _set_mode(settings)

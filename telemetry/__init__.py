@@ -22,6 +22,7 @@ from telemetry.errors import (
     UnitError,
     backend_errors,
 )
+from telemetry.files import private
 from telemetry.hookspecs import Opened, hookimpl
 from telemetry.nullbus import NullBus
 from telemetry.reader import read_header
@@ -62,6 +63,7 @@ __all__ = [
     "backend_errors",
     "hookimpl",
     "open_run",
+    "private",
     "read_header",
     "read_receipt",
 ]

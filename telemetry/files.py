@@ -19,7 +19,13 @@ _serial = itertools.count()
 
 
 def private(path: str, flags: int) -> int:
-    """Open a file, as an ``opener``: one that is made can be read by its owner only, and a link is not followed."""
+    """Open a file that holds parameters: ``open(path, "a", opener=private)``.
+
+    One that is made can be read by its owner only, and a link is not followed.
+
+    Raises:
+        OSError: it is a link, or cannot be opened.
+    """
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 

@@ -61,10 +61,10 @@ class Faults:
 
     Args:
         plan: ``folder`` for what the faults themselves keep; ``faults``, a list of dicts: ``role``, ``point``, ``when``
-            (before, torn, after), ``nth``, ``do`` (kill, job, hang, or a name of errno's), ``times``, and ``flag``: a
-            file as long as which is there the fault holds, at any call; ``sync``: seconds that stand for an fdatasync;
-            ``clock``: seconds by which the clock jumps to and fro; ``set``: module attributes; ``host``: stands for
-            another machine; ``still``: seconds after which what stands still is dead.
+            (before, torn, after), ``nth``, ``do`` (kill, job, hang, slow, or a name of errno's), ``times``, ``seconds``
+            for slow, and ``flag``: a file as long as which is there the fault holds, at any call; ``sync``: seconds
+            that stand for an fdatasync; ``clock``: seconds by which the clock jumps to and fro; ``set``: module
+            attributes; ``host``: stands for another machine; ``still``: seconds after which what stands still is dead.
     """
 
     def __init__(self, plan: dict[str, Any]) -> None:
@@ -112,6 +112,9 @@ class Faults:
         if do == "hang":
             while Path(fault["flag"]).exists():
                 _sleep(0.02)
+            return None
+        if do == "slow":
+            _sleep(fault["seconds"])
             return None
         number = getattr(errno, do)
         raise OSError(number, os.strerror(number))

@@ -168,7 +168,7 @@ def test_an_mlflow_server_is_down_at_the_start_comes_goes_and_comes_too_late(
         figures(check(run))
 
 
-@pytest.mark.parametrize("how", [500, 503, 429, 404, 401, "cut", "lost", "hang"])
+@pytest.mark.parametrize("how", [500, 503, 429, 404, 400, 401, 413, "cut", "lost", "hang"])
 def test_a_wandb_server_fails_for_a_while(
     chaos_run: Callable[..., ChaosRun], wandb_at: WandbServer, figures: Callable[[object], None], how: int | str
 ) -> None:
@@ -182,6 +182,22 @@ def test_a_wandb_server_fails_for_a_while(
     run.follows("wandb")
     run.stop(trainer, 2 * PATIENCE)
     figures(check(run))
+
+
+@pytest.mark.parametrize("seconds", [0.3, 3.0])
+def test_a_wandb_server_answers_slowly_for_the_whole_run(
+    chaos_run: Callable[..., ChaosRun], wandb_at: WandbServer, figures: Callable[[object], None], seconds: float
+) -> None:
+    wandb_at.fail(WandbFault("slow", seconds=seconds))
+    run = chaos_run(WandbOnline(wandb_at), Recording(), **STEADY)
+    trainer = run.start(points=ENDLESS)
+    run.follows("file")
+    run.follows("wandb")
+    began = time.monotonic()
+    run.stop(trainer, 2 * PATIENCE)
+    took = time.monotonic() - began
+    wandb_at.fail(None)
+    figures(f"{check(run)}; the end took {took:.1f} s")
 
 
 def test_a_wandb_server_goes_away_and_comes_back_when_the_run_has_ended(
@@ -242,6 +258,24 @@ def test_the_disk_of_tensorboard_fails_in_one_way_after_another(
         run.follows("tensorboard")
     run.stop(trainer)
     figures(check(run))
+
+
+@pytest.mark.parametrize("seconds", [0.3, 3.0])
+def test_the_disk_of_tensorboard_is_slow_for_the_whole_run(
+    chaos_run: Callable[..., ChaosRun], tmp_path: Path, figures: Callable[[object], None], seconds: float
+) -> None:
+    flag = tmp_path / "slow"
+    flag.touch()
+    fault = {"role": "delivery", "point": "backend", "when": "sync", "do": "slow", "flag": str(flag)}
+    run = chaos_run(TensorBoard(), Recording(), **STEADY)
+    trainer = run.start([fault | {"seconds": seconds}], points=ENDLESS)
+    run.follows("file")
+    run.follows("tensorboard")
+    began = time.monotonic()
+    run.stop(trainer)
+    took = time.monotonic() - began
+    flag.unlink()
+    figures(f"{check(run)}; the end took {took:.1f} s")
 
 
 @pytest.mark.parametrize("way", ["down", "hang", "crash"])

@@ -92,6 +92,12 @@ def test_a_saved_configuration_reads_back_equal(tmp_path: Path, dataset: str) ->
     assert load([tmp_path / "train.yaml"]) == config
 
 
+def test_a_saved_configuration_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml.tmp").touch(mode=0o644)
+    write_yaml(tmp_path / "train.yaml", {"a": 1})
+    assert (tmp_path / "train.yaml").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_defaults_hold_every_key_of_the_configuration_and_no_other(dataset: str) -> None:
     defaults = {name for name, _ in flatten(read_yaml(DEFAULTS))} - {"data.fidelity_datasets"}
     config = {name for name, _ in flatten(load([], [dataset]).to_dict())} - {"data.fidelity_datasets.0"}

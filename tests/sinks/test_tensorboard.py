@@ -131,6 +131,23 @@ class TestCurves:
 
 
 class TestOpening:
+    def test_a_default_folder_that_is_a_link_is_refused_and_a_chosen_one_is_not(self, tmp_path):
+        run, outside = tmp_path / "run", tmp_path / "outside"
+        run.mkdir()
+        outside.mkdir()
+        (run / "tensorboard").symlink_to(outside)
+        with pytest.raises(SinkRejected, match=r"tensorboard is a link to .*set telemetry\.tensorboard\.dir"):
+            opened(run)
+        assert not list(outside.iterdir())
+        sink, _ = opened(run, options={"dir": str(run / "tensorboard")})
+        sink.sink_write([scalars(1)])
+        assert event_files(outside)
+
+    def test_its_files_hold_parameters_and_can_be_read_by_their_owner_alone(self, tmp_path, tb):
+        sink, _ = opened(tmp_path)
+        sink.sink_write([scalars(1)])
+        assert {path.stat().st_mode & 0o777 for path in event_files(tb)} == {0o600}
+
     def test_the_default_folder_is_in_the_run_folder(self, tmp_path, tb):
         _, found = opened(tmp_path)
         assert (found.destination, found.last_seq) == (str(tb), 0)

@@ -157,6 +157,32 @@ class TestPlace:
         deliver(tmp_path, [scalars(1)])
         assert stat.S_IMODE((tmp_path / "wandb").stat().st_mode) == 0o700
 
+    def test_a_default_folder_that_is_a_link_is_refused_and_a_chosen_one_is_not(self, tmp_path: Path) -> None:
+        run, outside = tmp_path / "run", tmp_path / "outside"
+        run.mkdir()
+        outside.mkdir()
+        (run / "wandb").symlink_to(outside)
+        with pytest.raises(SinkRejected, match=r"wandb is a link to .*set telemetry\.wandb\.dir"):
+            opened(run, mode="offline")
+        assert not list(outside.iterdir())
+        _, found = opened(run, mode="offline", dir=".")
+        assert found.destination.startswith(str(run / "wandb"))
+
+    def test_links_in_its_folder_are_neither_read_nor_written_to(self, tmp_path: Path) -> None:
+        deliver(tmp_path / "real", [scalars(1)])
+        (segment,) = segment_files(tmp_path / "real")
+        segment.chmod(0o600)
+        with segment.open("ab") as file:
+            file.write(b"torn")
+        before = segment.read_bytes()
+        run = tmp_path / "run"
+        (run / "wandb").mkdir(parents=True)
+        (run / "wandb" / segment.parent.name).symlink_to(segment.parent)
+        _, found = opened(run, run_record("real"), mode="offline")
+        assert found.last_seq is None
+        assert segment.read_bytes() == before
+        assert stat.S_IMODE(segment.stat().st_mode) == 0o600
+
     def test_nothing_is_left_beside_the_run_but_wandbs_folder_and_the_count(self, tmp_path: Path) -> None:
         deliver(tmp_path / "run", sample(1, 3))
         names = {path.name for path in (tmp_path / "run").iterdir()}

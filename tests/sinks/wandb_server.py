@@ -46,12 +46,14 @@ class Run:
 class Fault:
     """What is to go wrong with requests whose path contains ``path``; ``times`` times, or for good.
 
-    ``how`` is an HTTP status, or ``hang``, ``cut`` (no answer), or ``lost`` (taken, and no answer).
+    ``how`` is an HTTP status, or ``hang``, ``cut`` (no answer), ``lost`` (taken, and no answer), or ``slow``
+    (answered after ``seconds``).
     """
 
     how: int | str
     path: str = "/"
     times: int = 1 << 30
+    seconds: float = 0.0
 
 
 class WandbServer:
@@ -129,6 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self._body()
         fault = self.state.fault_of(self.path)
+        if fault is not None and fault.how == "slow":
+            self.state.ended.wait(fault.seconds)
+            fault = None
         if fault is not None and fault.how != "lost":
             self._fail(fault)
             return

@@ -16,7 +16,7 @@ API = """
     Alert Closed JournalError LeaseHeld Metric MetricBus MetricNotDeclared NullBus Opened PluginError Receipt Record
     Resumed RunAlive RunExists RunFolderError RunNotFound RunRecord Scalars SettingError Settings SinkNotFound
     SinkNotInstalled SinkRejected SinkUnavailable Status TelemetryError UnitError backend_errors hookimpl open_run
-    read_header read_receipt
+    private read_header read_receipt
 """
 
 HEAVY = """

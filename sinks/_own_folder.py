@@ -1,0 +1,23 @@
+"""The folder in the run folder that a sink writes to where nobody has named another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from telemetry import SinkRejected
+
+
+def own_folder(run: Path, sink: str) -> Path:
+    """Give the folder of the run that is called as the sink is, absolute.
+
+    Raises:
+        SinkRejected: it is a link. A run folder may come from elsewhere, and would have the sink write anywhere.
+    """
+    path = run.resolve() / sink
+    if path.is_symlink():
+        msg = (
+            f"{path} is a link to {path.resolve()}, and a run folder from elsewhere could have it lead anywhere; to "
+            f"write there, set telemetry.{sink}.dir to it, or remove the link"
+        )
+        raise SinkRejected(msg)
+    return path

@@ -1,0 +1,173 @@
+"""The real trainer, killed and stopped again and again: in the end its curves are those of one that nobody touched."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from chaos_backends import Recording, TensorBoard
+from chaos_processes import kill, named
+from chaos_run import PATIENCE
+from telemetry_fakes import eventually
+
+from aimnet2mult import cli
+from aimnet2mult.layers import write_yaml
+from telemetry import Scalars, read_receipt
+from telemetry.journal import segments
+from telemetry.reader import JournalReader
+
+pytest.importorskip("aimnet")
+h5py = pytest.importorskip("h5py")
+
+pytestmark = pytest.mark.chaos
+
+EPOCHS, BATCHES, EVERY = 250, 7, 5
+ENDS = ("trainer", "job", "SIGTERM", "SIGINT", "trainer", "job", "delivery", "trainer")
+"""What happens to one life after another."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Give the settings of a training on the first structures of the sample."""
+    for name in ("gfn1.h5", "spgfn2.h5"):
+        with h5py.File(cli.SAMPLE / name) as whole, h5py.File(tmp_path / name, "w") as part:
+            for key, values in whole["003"].items():
+                part[f"003/{key}"] = values[:40]
+    path = tmp_path / "train.yaml"
+    write_yaml(
+        path,
+        {
+            "run_name": "killed",
+            "threads": 1,
+            "device": "cpu",
+            "data": {
+                "fidelity_datasets": {0: "gfn1.h5", 1: "spgfn2.h5"},
+                "samplers": {"train": {"batch_size": 8, "batches_per_epoch": BATCHES}},
+            },
+            "trainer": {"epochs": EPOCHS},
+            "telemetry": {"every": EVERY, "drain_timeout": PATIENCE, "poll": 0.2},
+        },
+    )
+    return path
+
+
+class Job:
+    """The trainings of one run folder, one after another."""
+
+    def __init__(self, config: Path, runs: Path, *options: str) -> None:
+        self._words = ["--config", str(config), "--model", str(cli.SAMPLE / "model.yaml"), "--telemetry-dir", str(runs)]
+        self._words += options
+        self._runs = runs
+        self._programs: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def run(self) -> Path:
+        (run,) = self._runs.glob("killed-*")
+        return run
+
+    def train(self) -> subprocess.Popen[bytes]:
+        resume = ["--resume", "auto"] if self._programs else []
+        with (self._runs.parent / f"{self._runs.name}.log").open("ab") as log:
+            program = subprocess.Popen(
+                [sys.executable, "-m", "aimnet2mult.cli", "train", *self._words, *resume],
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        self._programs.append(program)
+        return program
+
+    def said(self) -> str:
+        return (self._runs.parent / f"{self._runs.name}.log").read_text()
+
+    def points(self) -> dict[tuple[str, int], dict[str, float]]:
+        """Give what is valid in the journal, by stream and iteration, without the speed."""
+        return {
+            (record.stream, record.step): {name: value for name, value in record.values.items() if name != "it_per_s"}
+            for record in self.records(superseded=False).values()
+        }
+
+    def records(self, *, superseded: bool = True) -> dict[int, Scalars]:
+        found = JournalReader(self.run, superseded=superseded).read(100_000, live=False)
+        return {record.seq: record for record in found if isinstance(record, Scalars)}
+
+    def end(self) -> None:
+        for program in self._programs:
+            for pid in named(program.pid, "job") if program.poll() is None else ():
+                kill(pid)
+            program.wait()
+
+
+@pytest.fixture
+def job(config: Path, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    jobs: list[Job] = []
+
+    def make(name: str, *options: str) -> Job:
+        (tmp_path / name).mkdir()
+        jobs.append(Job(config, tmp_path / name, *options))
+        return jobs[-1]
+
+    yield make
+    for each in jobs:
+        each.end()
+
+
+def lets_live(job: Job, trainer: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """Wait until a trainer has gone on, or, now and then, only until it is about to."""
+    eventually(lambda: list(job._runs.glob("killed-*/journal-*.jsonl")), PATIENCE)
+    before = max(job.records(), default=0)
+    if chance.random() < 0.8:
+        eventually(lambda: trainer.poll() is not None or max(job.records(), default=0) > before, PATIENCE)
+    time.sleep(chance.uniform(0.0, 1.5))
+
+
+def test_a_training_that_is_killed_and_resumed_again_and_again_has_the_curves_of_one_that_is_not(
+    job: Callable[..., Job], tmp_path: Path, figures: Callable[[object], None]
+) -> None:
+    undisturbed = job("undisturbed", "--telemetry-sinks", "none")
+    assert undisturbed.train().wait(PATIENCE) == 0, undisturbed.said()
+    recording, tensorboard = Recording(), TensorBoard()
+    backend = recording.options(tmp_path)["backend"]
+    killed = job("killed", "--telemetry-sinks", "file,tensorboard", f"telemetry.file.backend={backend}")
+    chance = random.Random(11)
+    ends = Counter[str]()
+    for whom in ENDS:
+        trainer = killed.train()
+        lets_live(killed, trainer, chance)
+        assert trainer.poll() is None, killed.said()
+        ends[whom] += 1
+        if whom.startswith("SIG"):
+            number = signal.Signals[whom]
+            os.kill(trainer.pid, number)
+            assert trainer.wait(PATIENCE) == 128 + number
+            continue
+        for pid in named(trainer.pid, whom):
+            kill(pid)
+        if whom == "delivery":
+            # Others are started in their place; the training is ended in its own way.
+            os.kill(trainer.pid, signal.SIGTERM)
+        trainer.wait(PATIENCE)
+    assert killed.train().wait(2 * PATIENCE) == 0, killed.said()
+    receipt = read_receipt(killed.run)
+    assert receipt.status == "finished"
+    assert [sink.left for sink in receipt.sinks] == [0, 0]
+    assert killed.points() == undisturbed.points()
+    records = killed.records()
+    valid = set(killed.records(superseded=False))
+    lines = [line.split() for line in (recording.folder / "rows").read_text().splitlines()]
+    points = Counter(int(seq) for seq, _, *stream in lines if stream)
+    for shown in (points, Counter(tensorboard.shown(killed.run, records))):
+        assert valid <= set(shown) <= set(records)
+        assert shown.total() == len(shown), "nothing is shown twice"
+    figures(
+        f"{', '.join(f'{n} x {whom}' for whom, n in ends.items())}; {len(segments(killed.run))} attempts, "
+        f"{len(records)} records, {len(valid)} of them valid, as in the undisturbed run; each delivered once"
+    )
