@@ -64,11 +64,23 @@ class ErrorSums:
     The state is one tensor of a fixed shape on the device. Once this is built, nothing but
     `state_dict` reads from the device, and no update keeps a graph.
 
+    Args:
+        labels: which there can be.
+        n_fidelities: how many there are.
+        device: where the sums are kept.
+        quantities: what is summed: all of `QUANTITIES`, or only the squares and counts, which are quicker.
+
     Raises ValueError for an unknown label and for no fidelity.
     """
 
-    def __init__(self, labels: Sequence[str], n_fidelities: int, device: torch.device | str | None = None) -> None:
-        self.layout = Layout(labels=tuple(labels), fidelities=n_fidelities)
+    def __init__(
+        self,
+        labels: Sequence[str],
+        n_fidelities: int,
+        device: torch.device | str | None = None,
+        quantities: tuple[str, ...] = QUANTITIES,
+    ) -> None:
+        self.layout = Layout(labels=tuple(labels), fidelities=n_fidelities, quantities=quantities)
         # Labels per structure come first, so that what is done to them alone is done to one block.
         self._labels = sorted((LABELS[name] for name in labels), key=lambda label: label.per_atom)
         self._channels = _channels(self._labels)
@@ -94,7 +106,8 @@ class ErrorSums:
             # The first pinned buffer is allocated by the driver, which waits for the device.
             Snapshot(self._sums).wait()
 
-    @torch.no_grad()
+    # Without views and versions to keep track of, which no_grad does, each operation takes less.
+    @torch.inference_mode()
     def update(
         self,
         pred: Mapping[str, Tensor],
@@ -124,15 +137,7 @@ class ErrorSums:
         # Every label as (components, B, N), so that one operation serves all: per structure, a label
         # is repeated for each atom, and the sum over the real ones divided by their number.
         arrays = self._arrays(pred, true, structures, atoms)
-        both = torch.cat(arrays).double()
-        predicted, labelled = both[: self._width], both[self._width :]
-        counted = self._counted(labelled, true, numbers)
-        # The labels are chosen before anything is done with them: 0 · NaN would be NaN.
-        error = torch.where(counted, predicted - labelled, self._zero)
-        value = torch.where(counted, labelled, self._zero)
-        terms = (error * error, counted.double(), error.abs(), value, value * value)  # as QUANTITIES
-        sums = torch.stack(terms).sum(-1)
-
+        sums = self._summed(torch.cat(arrays).double(), true, numbers)
         whole = sums[:, : self._whole]
         real_atoms = torch.maximum(whole[COUNT], self._one)
         whole.div_(real_atoms)
@@ -162,17 +167,16 @@ class ErrorSums:
         return {
             "labels": list(self.layout.labels),
             "fidelities": self.layout.fidelities,
+            "quantities": list(self.layout.quantities),
             "sums": self._sums.to("cpu", copy=True),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`'s sums. Raises ValueError if they are of other labels or fidelities."""
-        here = (list(self.layout.labels), self.layout.fidelities)
-        there = (list(state["labels"]), state["fidelities"])
+        """Go on from `state_dict`'s sums. Raises ValueError if they are sums of something else."""
+        here = (list(self.layout.labels), self.layout.fidelities, list(self.layout.quantities))
+        there = (list(state["labels"]), state["fidelities"], list(state.get("quantities", ())))
         if here != there:
-            raise ValueError(
-                f"the saved sums are of labels {there[0]} and {there[1]} fidelities; here are {here[0]} and {here[1]}"
-            )
+            raise ValueError(f"the saved sums are of labels, fidelities and quantities {there}; here are {here}")
         self._sums.copy_(state["sums"])
 
     def _arrays(
@@ -193,6 +197,23 @@ class ErrorSums:
             labelled.append(_spread(array, "label", label, structures, atoms))
         return predicted + labelled
 
+    def _summed(self, both: Tensor, true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+        """Sum over the atoms what counts: (quantities, components, B).
+
+        Predictions and labels, which come one after the other in ``both``, are overwritten: a memory that has just
+        been used is quicker than a new one.
+        """
+        predicted, labelled = both[: self._width], both[self._width :]
+        counted = self._counted(labelled, true, numbers)
+        # The errors are chosen before anything is done with them: 0 · NaN would be NaN.
+        error = torch.where(counted, predicted.sub_(labelled), self._zero, out=predicted)
+        if self.layout.quantities == QUANTITIES:
+            value = torch.where(counted, labelled, self._zero)
+            return torch.stack((error * error, counted.double(), error.abs(), value, value * value)).sum(-1)
+        error.square_()
+        labelled.copy_(counted)
+        return both.sum(-1).view(2, self._width, -1)
+
     def _counted(self, labelled: Tensor, true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Say which components count: (channels, B, N)."""
         structures, atoms = numbers.shape
@@ -208,8 +229,9 @@ class ErrorSums:
     def _cell_of_each_sum(self) -> Tensor:
         """Return where a structure's sums go for fidelity 0: (quantities, channels, 1)."""
         rows = [self.layout.labels.index(x.name) for x in self._labels for _ in range(x.components)]
-        first = torch.tensor(rows) * len(QUANTITIES)
-        return (first + torch.arange(len(QUANTITIES)).unsqueeze(-1)).unsqueeze(-1)
+        n_quantities = len(self.layout.quantities)
+        first = torch.tensor(rows) * n_quantities
+        return (first + torch.arange(n_quantities).unsqueeze(-1)).unsqueeze(-1)
 
 
 def _channels(labels: Sequence[Label]) -> dict[str, slice]:

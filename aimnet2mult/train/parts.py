@@ -24,7 +24,7 @@ from aimnet2mult.train.dotted import load_object
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.errors import ErrorSums
 from aimnet2mult.train.optim import Schedule, build_optimizer, build_scheduler
-from aimnet2mult.train.statistics import VALIDATION, metric_info
+from aimnet2mult.train.statistics import POOLED, VALIDATION, metric_info
 
 __all__ = ["Parts", "build_parts"]
 
@@ -98,7 +98,7 @@ def build_parts(config: Config, definition: Mapping[str, Any], folder: Path) -> 
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
             metrics=metric_info(labels, names, VALIDATION),
         ),
-        train_sums=ErrorSums(labels, len(names), device),
+        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities),
         val_sums=ErrorSums(labels, len(names), device),
     )
 

@@ -38,7 +38,7 @@ KIND_TEXT = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 class Layout:
     """What stands where in a slot of sums: a row of float64 cells.
 
-    For each fidelity, `QUANTITIES` of each label, in this order, and then, where energy is a label,
+    For each fidelity, ``quantities`` of each label, in this order, and then, where energy is a label,
     the sum of squared energy errors per atom. The last two cells of a slot are the sum of the
     batches' losses and their number.
 
@@ -47,6 +47,8 @@ class Layout:
 
     labels: tuple[str, ...]
     fidelities: int
+    quantities: tuple[str, ...] = QUANTITIES
+    """All of `QUANTITIES`, or the first two."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.labels if name not in LABELS]
@@ -62,7 +64,7 @@ class Layout:
     @property
     def stride(self) -> int:
         """Cells of one fidelity."""
-        return len(QUANTITIES) * len(self.labels) + self.has_energy
+        return len(self.quantities) * len(self.labels) + self.has_energy
 
     @property
     def cells(self) -> int:
@@ -80,6 +82,11 @@ class Selection:
     """Also the RMSE of the energy error divided by the structure's number of atoms."""
     per_fidelity: bool = False
     """Also each fidelity's own, where there are several."""
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What has to be summed for these metrics: for RMSEs alone, squares and counts."""
+        return QUANTITIES if set(self.kinds) - {"rmse"} else QUANTITIES[:2]
 
 
 BATCH = Selection()
@@ -118,13 +125,13 @@ def statistics(
     a millionth of the values, which rounding cannot tell from none, R² is absent.
 
     Raises:
-        ValueError: the slot has another number of cells than these labels and fidelities give.
+        ValueError: the slot has another number of cells than these labels, fidelities and metrics need.
     """
-    layout = Layout(labels=tuple(labels), fidelities=len(fidelity_names))
+    layout = Layout(labels=tuple(labels), fidelities=len(fidelity_names), quantities=selection.quantities)
     if slot.shape != (layout.cells,):
         raise ValueError(
-            f"the slot has shape {slot.shape}; {len(labels)} labels and {len(fidelity_names)} fidelities"
-            f" have ({layout.cells},)"
+            f"the slot has shape {slot.shape}; its metrics need ({layout.cells},) of {len(labels)} labels and"
+            f" {len(fidelity_names)} fidelities"
         )
     sums = slot[:-2].reshape(layout.fidelities, layout.stride)
     loss = slot[-2:].tolist()
@@ -186,12 +193,13 @@ def _info(label: Label, kind: str, text: str) -> MetricInfo:
 
 def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
     """Compute a metric from the sums of one fidelity, or of all; None where nothing was counted."""
-    start = layout.labels.index(metric.label) * len(QUANTITIES)
-    square, count, absolute, true, true_square = row[start : start + len(QUANTITIES)]
+    start = layout.labels.index(metric.label) * len(layout.quantities)
+    square, count, *others = row[start : start + len(layout.quantities)]
     if metric.kind == "rmse":
         return _root_mean(square, count)
     if metric.kind == "atom_rmse":
         return _root_mean(row[-1], count)
+    absolute, true, true_square = others
     if metric.kind == "mae":
         return _mean(absolute, count)
     return _determination(square, true, true_square, count)

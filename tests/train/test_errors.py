@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from aimnet2mult.labels import LABELS
 from aimnet2mult.train.errors import ErrorSums, Slot
-from aimnet2mult.train.statistics import VALIDATION, statistics
+from aimnet2mult.train.statistics import POOLED, VALIDATION, Selection, statistics
 
 ALL = tuple(LABELS)
 DEVICES = [
@@ -208,9 +209,9 @@ def expected(pooled: Sequence[Batch], labels: Sequence[str], fidelities: int) ->
     return out
 
 
-def computed(sums: ErrorSums, slot: Slot) -> dict[str, float]:
+def computed(sums: ErrorSums, slot: Slot, selection: Selection = VALIDATION) -> dict[str, float]:
     names = [f"fid{index}" for index in range(sums.layout.fidelities)]
-    return statistics(sums.snapshot().wait()[slot], sums.layout.labels, names, VALIDATION)
+    return statistics(sums.snapshot().wait()[slot], sums.layout.labels, names, selection)
 
 
 def assert_agree(found: Mapping[str, float], wanted: Mapping[str, float]) -> None:
@@ -238,6 +239,20 @@ def test_every_metric_agrees_with_numpy_over_real_atoms_and_present_labels(devic
         assert_agree(computed(sums, Slot.BATCH), expected([batch], labels, fidelities))
     assert_agree(computed(sums, Slot.WINDOW), expected(drawn[reset_before:], labels, fidelities))
     assert_agree(computed(sums, Slot.EPOCH), expected(drawn, labels, fidelities))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(FOREVER, max_examples=50)
+@given(data=st.data())
+def test_without_the_sums_that_only_validation_needs_the_rmses_are_the_same(device: str, data: st.DataObject) -> None:
+    drawn = data.draw(st.lists(batches(ALL, 2), min_size=1, max_size=3))
+    sums = ErrorSums(ALL, 2, device, POOLED.quantities)
+    for batch in drawn:
+        batch.add_to(sums, device)
+        rmses = {name: x for name, x in expected([batch], ALL, 2).items() if not name.endswith(("_mae", "_r2"))}
+        assert_agree(computed(sums, Slot.BATCH, POOLED), rmses)
+    rmses = {name: x for name, x in expected(drawn, ALL, 2).items() if not name.endswith(("_mae", "_r2"))}
+    assert_agree(computed(sums, Slot.EPOCH, POOLED), rmses)
 
 
 def padded(x: Tensor, atoms: int, per_atom: bool) -> Tensor:
@@ -443,11 +458,11 @@ def test_a_saved_state_is_a_copy() -> None:
     assert torch.equal(state["sums"], kept)
 
 
-@pytest.mark.parametrize(("labels", "fidelities"), [(ALL[:3], 2), (ALL, 3), (ALL[::-1], 2)])
-def test_a_state_of_other_labels_or_fidelities_is_refused(labels: Sequence[str], fidelities: int) -> None:
+@pytest.mark.parametrize("other", [(ALL[:3], 2), (ALL, 3), (ALL[::-1], 2), (ALL, 2, "cpu", POOLED.quantities)])
+def test_a_state_of_other_sums_is_refused(other: tuple[Any, ...]) -> None:
     state = ErrorSums(ALL, 2).state_dict()
     with pytest.raises(ValueError, match="the saved sums are of labels"):
-        ErrorSums(labels, fidelities).load_state_dict(state)
+        ErrorSums(*other).load_state_dict(state)
 
 
 def test_a_reset_leaves_the_other_slots_alone() -> None:

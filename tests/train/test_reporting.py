@@ -14,6 +14,7 @@ from aimnet2mult.train.engine import build_trainer, build_validator
 from aimnet2mult.train.errors import ErrorSums, Slot
 from aimnet2mult.train.metrics import declare
 from aimnet2mult.train.reporting import Reporter
+from aimnet2mult.train.statistics import POOLED
 
 CPU = torch.device("cpu")
 LABELS = ("energy", "forces", "charges")
@@ -69,7 +70,7 @@ class Run:
         torch.manual_seed(0)
         self.model = TinyModel()
         self.bus = RecordingBus(every)
-        self.train_sums, self.val_sums = ErrorSums(LABELS, 2), ErrorSums(LABELS, 2)
+        self.train_sums, self.val_sums = ErrorSums(LABELS, 2, CPU, POOLED.quantities), ErrorSums(LABELS, 2)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
         self.reporter = Reporter(
             self.bus,
@@ -244,7 +245,7 @@ def test_the_latest_values_are_there_once_they_were_computed() -> None:
 def test_every_value_that_is_published_was_declared_with_its_unit() -> None:
     run = Run(every=2)
     points = run.train(batches(4))
-    run.val_sums.load_state_dict(run.train_sums.state_dict())
+    build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(4))
     run.reporter.publish_validation(4, 1)
     points = run.bus.written()
     declared = declare(LABELS, NAMES, UNITS)

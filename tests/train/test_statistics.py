@@ -66,9 +66,9 @@ def test_units_are_the_labels_and_none_for_ratios() -> None:
 
 @pytest.mark.parametrize("selection", [BATCH, POOLED, VALIDATION])
 def test_every_metric_is_declared_and_every_declared_one_computed(selection) -> None:
-    layout = Layout(labels=ALL, fidelities=3)
+    layout = Layout(labels=ALL, fidelities=3, quantities=selection.quantities)
     slot = np.random.default_rng(0).random(layout.cells) + 2
-    slot[1::5] = 1e6
+    slot[1 :: len(layout.quantities)] = 1e6
     names = ["fid0", "fid1", "fid2"]
     values = statistics(slot, ALL, names, selection)
     assert set(values) <= set(metric_info(ALL, names, selection))
@@ -110,7 +110,7 @@ def test_a_label_or_an_error_beyond_all_bounds_warns_of_nothing(bad: float) -> N
 
 
 def test_a_slot_of_another_layout_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(12,\); 1 labels and 1 fidelities have \(8,\)"):
+    with pytest.raises(ValueError, match=r"shape \(12,\); its metrics need \(5,\) of 1 labels and 1 fidelities"):
         statistics(np.zeros(12), ["energy"], ["fid0"], BATCH)
 
 
