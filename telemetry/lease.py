@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +134,7 @@ class Lease:
 
     def _make(self, number: int) -> bool:
         # Under its name only when it says who: of one who dies between the two nobody could tell that he is dead.
-        draft = self._folder / f".{self._name}.lease-{number}.{secrets.token_hex(8)}.tmp"
+        draft = self._folder / f".{self._name}.lease-{number}.{os.urandom(8).hex()}.tmp"
         try:
             _create(draft, msgspec.json.encode(Holder(who=self._me, beat=0)) + b"\n")
             return _link(draft, self._path(number))

@@ -10,9 +10,8 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pluggy
@@ -20,6 +19,9 @@ import pluggy
 from telemetry.errors import PluginError, SettingError, SinkNotFound, SinkNotInstalled
 from telemetry.hookspecs import PROJECT, Opened, SinkHooks
 from telemetry.records import Record, RunRecord, Status
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "telemetry.sinks"
 HOOKS = ("sink_open", "sink_write", "sink_close")
@@ -102,6 +104,9 @@ class Sink:
 
 def installed() -> dict[str, list[EntryPoint]]:
     """Give the entry points of all installed sinks by name, without importing any."""
+    # It reads e-mail headers, and brings a good part of the standard library for that.
+    from importlib.metadata import entry_points
+
     out: dict[str, list[EntryPoint]] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
         known = out.setdefault(point.name, [])
