@@ -27,7 +27,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt Makefile $(CSV)/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) --editable '.[train,tensorboard,wandb,mlflow,dev]' --editable $(CSV)
+	$(BIN)/python $(PIP) --editable '.[train,tensorboard,wandb,mlflow,plot,dev]' --editable $(CSV)
 	@touch $@
 
 # Environments that have less, for tests of the built wheel.
