@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sinks._run_notes import Chart, escape, with_unit
-from telemetry import Metric, Record, Resumed, RunRecord, Scalars
+from sinks._run_notes import escape
+from telemetry import Chart, Metric, Record, Resumed, RunRecord, Scalars, with_unit
 
 _SEQ = re.compile(r"aimnet2mult seq=(\d+)")
 _RUN = re.compile(r"aimnet2mult started=(\d+) run=(.*)", re.DOTALL)

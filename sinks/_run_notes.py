@@ -1,4 +1,4 @@
-"""What is shown of a run beside its curves: tables in Markdown, and which curves share a chart."""
+"""What is shown of a run beside its curves: tables in Markdown."""
 
 from __future__ import annotations
 
@@ -6,48 +6,14 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from telemetry import Metric, RunRecord
-
-OVERALL = "overall"
-"""The heading over charts of metrics whose name has no part before the last."""
+from telemetry import RunRecord
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#])")
 _SPACES = re.compile(r"\s+")
-
-
-class Chart(NamedTuple):
-    """One chart: its title, and the full names of the metrics in it."""
-
-    title: str
-    names: list[str]
-
-
-def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
-    """Put what the streams call by one name, in one unit, on one chart; give the charts by heading.
-
-    The heading is the name's part before the last: ``val/gfn1/E_rmse`` is under ``gfn1``. Everything keeps the order
-    of its declaration.
-    """
-    groups: dict[tuple[str, str], list[str]] = {}
-    for full, metric in metrics.items():
-        groups.setdefault((full.partition("/")[2], metric.unit), []).append(full)
-    headings: dict[str, list[Chart]] = {}
-    for (name, unit), names in groups.items():
-        heading, _, last = name.rpartition("/")
-        labels = {metrics[full].label for full in names}
-        # Streams that describe it in different words have only the name in common.
-        title = labels.pop() if len(labels) == 1 else ""
-        headings.setdefault(heading or OVERALL, []).append(Chart(with_unit(title or last, unit), names))
-    return headings
-
-
-def with_unit(text: str, unit: str) -> str:
-    """Add the unit in brackets, if there is one."""
-    return text if unit == "1" else f"{text} [{unit}]"
 
 
 def about(run: RunRecord) -> str:

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 from sinks._command import command
 from sinks._own_folder import own_folder
-from telemetry import Opened, Record, RunRecord, SettingError, SinkRejected, Status, backend_errors, hookimpl
+from telemetry import (
+    Opened,
+    Record,
+    RunRecord,
+    SettingError,
+    SinkRejected,
+    Status,
+    backend_errors,
+    charts,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from sinks._event_files import EventFiles
@@ -109,6 +119,6 @@ def _write_notes(files: EventFiles, run: RunRecord) -> None:
         events.text("run/about", _run_notes.about(run), time=time),
         events.text("run/parameters", _run_notes.parameters(run), time=time),
         events.text("run/units", _run_notes.units(run), time=time),
-        events.layout(_run_notes.charts(run.metrics), time=time),
+        events.layout(charts(run.metrics), time=time),
     ]
     files.write_notes(notes)

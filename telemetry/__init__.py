@@ -4,6 +4,7 @@
 """
 
 from telemetry.bus import MetricBus
+from telemetry.chart import Chart, charts, with_unit
 from telemetry.errors import (
     JournalError,
     LeaseHeld,
@@ -33,6 +34,7 @@ from telemetry.settings import Settings
 
 __all__ = [
     "Alert",
+    "Chart",
     "Closed",
     "JournalError",
     "LeaseHeld",
@@ -61,9 +63,11 @@ __all__ = [
     "TelemetryError",
     "UnitError",
     "backend_errors",
+    "charts",
     "hookimpl",
     "open_run",
     "private",
     "read_header",
     "read_receipt",
+    "with_unit",
 ]

@@ -14,8 +14,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util.tensor_util import make_ndarray
 from tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
 
-from sinks._run_notes import Chart, charts, table
-from telemetry import Metric
+from sinks._run_notes import table
+from telemetry import Chart, Metric, charts
 
 with warnings.catch_warnings():
     # TensorBoard's own copy of html5lib says so when it is imported.

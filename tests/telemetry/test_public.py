@@ -13,10 +13,10 @@ import telemetry
 from telemetry import errors
 
 API = """
-    Alert Closed JournalError LeaseHeld Metric MetricBus MetricNotDeclared NullBus Opened PluginError Receipt Record
-    Resumed RunAlive RunExists RunFolderError RunNotFound RunRecord Scalars SettingError Settings SinkNotFound
-    SinkNotInstalled SinkRejected SinkUnavailable Status TelemetryError UnitError backend_errors hookimpl open_run
-    private read_header read_receipt
+    Alert Chart Closed JournalError LeaseHeld Metric MetricBus MetricNotDeclared NullBus Opened PluginError Receipt
+    Record Resumed RunAlive RunExists RunFolderError RunNotFound RunRecord Scalars SettingError Settings
+    SinkNotFound SinkNotInstalled SinkRejected SinkUnavailable Status TelemetryError UnitError backend_errors charts
+    hookimpl open_run private read_header read_receipt with_unit
 """
 
 HEAVY = """
