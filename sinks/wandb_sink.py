@@ -193,9 +193,7 @@ class WandbSink:
     def _find_folder(self, run: Path) -> Path:
         given = self._options.dir
         # In it, wandb makes its folder, by the name that it has chosen.
-        return (
-            own_folder(run, _BACKEND).parent if given is None else (run / Path(given).expanduser()).resolve()
-        )
+        return own_folder(run, _BACKEND).parent if given is None else (run / Path(given).expanduser()).resolve()
 
     def _find_place(self, settings: Any) -> Place:
         mode = self._options.mode or _set_mode(settings)
