@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from telemetry.errors import JournalError, RunFolderError, RunNotFound
+from telemetry.errors import JournalError, RunNotFound
 from telemetry.journal import segment_path, segments
+from telemetry.lines import lines, open_segment, read_at
 from telemetry.records import (
-    MAX_LINE,
     SCHEMA,
     SEGMENT,
     Alert,
@@ -23,12 +21,9 @@ from telemetry.records import (
     RunRecord,
     Scalars,
     Unknown,
-    decode,
     is_whole,
 )
 
-_CHUNK = 1 << 20
-_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 PATIENCE = 60.0
 """Seconds that a reader of a live journal waits for a damaged stretch to heal (NFS shows such for a while)."""
 
@@ -61,7 +56,7 @@ def read_header(folder: Path) -> RunRecord:
     for number in reversed(segments(folder)):
         path = segment_path(folder, number)
         _refuse_newer(path)
-        head, _ = next(_lines(path, 0), (None, 0))
+        head, _ = next(lines(path, 0), (None, 0))
         if isinstance(head, RunRecord):
             return head
     msg = f"no run in {folder}: it holds no journal-<k>.jsonl with a run record"
@@ -136,15 +131,9 @@ class JournalReader:
             return
         self._listing = listing
         for number in listing:
-            if number not in self._starts and (start := _start(self._folder, number)) is not None:
+            if number not in self._starts and (start := first_record(self._folder, number)) is not None:
                 self._starts[number] = start
-        step: int | None = None
-        for number in reversed(listing):
-            if step is not None:
-                self._limits[number] = step
-            start = self._starts.get(number)
-            if isinstance(start, Resumed):
-                step = start.step if step is None else min(step, start.step)
+        self._limits.update(limits(listing, self._starts))
         if self._segment < 0 and listing:
             first = self._after // SEGMENT
             self._enter(max((s for s in listing if s <= first), default=listing[0]), after=first - 1)
@@ -164,7 +153,7 @@ class JournalReader:
         """
         damaged = 0
         end = self._offset
-        for record, end in _lines(segment_path(self._folder, self._segment), self._offset, tail=final):
+        for record, end in lines(segment_path(self._folder, self._segment), self._offset, tail=final):
             if record is None or record.seq // SEGMENT > self._segment:
                 damaged += 1
                 continue
@@ -194,13 +183,16 @@ class JournalReader:
         self._last = record.seq
         if isinstance(record, Unknown):
             self.skipped.unknown += 1
-        elif isinstance(record, Scalars | Alert) and self._is_superseded(record):
+        elif not self._keep_superseded and self.is_superseded(record):
             self.skipped.superseded += 1
         else:
             out.append(record)
 
-    def _is_superseded(self, record: Scalars | Alert) -> bool:
-        return not self._keep_superseded and record.step > self._limits.get(record.seq // SEGMENT, record.step)
+    def is_superseded(self, record: AnyRecord) -> bool:
+        """Say whether a later attempt, as far as it is known by now, went on from before this record."""
+        return isinstance(record, Scalars | Alert) and record.step > self._limits.get(
+            record.seq // SEGMENT, record.step
+        )
 
     def _is_first(self, record: AnyRecord | Unknown) -> bool:
         """Say whether another numbering begins, so that nobody knows if something is missing of the one before."""
@@ -224,7 +216,7 @@ class JournalReader:
         for number in self._listing:
             if number <= self._segment:
                 continue
-            for record, _ in _lines(segment_path(self._folder, number), 0):
+            for record, _ in lines(segment_path(self._folder, number), 0):
                 if record is None or isinstance(record, RunRecord):
                     continue
                 if record.seq >= number * SEGMENT:
@@ -239,75 +231,33 @@ class JournalReader:
         return self._clock() - self._held_since >= self._patience
 
 
-def _start(folder: Path, segment: int) -> AnyRecord | Unknown | None:
+def limits(listing: Sequence[int], starts: Mapping[int, AnyRecord | Unknown]) -> dict[int, int]:
+    """Give for each segment that a later attempt went on from the last iteration that counts in it.
+
+    Args:
+        listing: the segments there are, in order.
+        starts: the first record of each, as ``first_record`` gives it.
+    """
+    out: dict[int, int] = {}
+    step: int | None = None
+    for number in reversed(listing):
+        if step is not None:
+            out[number] = step
+        start = starts.get(number)
+        if isinstance(start, Resumed):
+            step = start.step if step is None else min(step, start.step)
+    return out
+
+
+def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
     """Give the first record that has its number from this segment, None if there is none yet.
 
     It is a ``Resumed`` where an attempt that goes on began.
     """
-    for record, _ in _lines(segment_path(folder, segment), 0):
+    for record, _ in lines(segment_path(folder, segment), 0):
         if record is not None and not isinstance(record, RunRecord) and record.seq // SEGMENT == segment:
             return record
     return None
-
-
-def _lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
-    """Give (record or None for a damaged line, offset behind it) for each line from ``offset`` on.
-
-    A last line without its newline is given, as damaged, only if ``tail`` says so.
-    """
-    fd = _open(path)
-    if fd is None:
-        return
-    try:
-        rest = b""
-        skipping = False
-        while chunk := _read_at(fd, path, offset + len(rest)):
-            data = rest + chunk
-            start = 0
-            while (cut := data.find(b"\n", start)) >= 0:
-                if skipping:
-                    yield None, offset + cut + 1
-                elif cut > start:
-                    yield decode(data[start : cut + 1]), offset + cut + 1
-                skipping = False
-                start = cut + 1
-            offset += start
-            rest = data[start:]
-            if len(rest) > MAX_LINE:
-                # No line is that long: it is passed over without being kept.
-                skipping = True
-                offset += len(rest)
-                rest = b""
-        if tail and (rest or skipping):
-            yield None, offset + len(rest)
-    finally:
-        os.close(fd)
-
-
-def _open(path: Path) -> int | None:
-    """Open a regular file; None where there is none, or something else stands in its place."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return None
-        # Passed over in silence, a file that cannot be opened now would be lost to whoever reads.
-        raise _unreadable(path, error) from error
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return None
-
-
-def _read_at(fd: int, path: Path, offset: int) -> bytes:
-    try:
-        return os.pread(fd, _CHUNK, offset)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{path} cannot be read ({error.strerror})")
 
 
 class _Probe(msgspec.Struct):
@@ -319,11 +269,11 @@ _probe = msgspec.json.Decoder(_Probe)
 
 
 def _refuse_newer(path: Path) -> None:
-    fd = _open(path)
+    fd = open_segment(path)
     if fd is None:
         return
     try:
-        line = b"".join(_read_at(fd, path, 0).partition(b"\n")[:2])
+        line = b"".join(read_at(fd, path, 0).partition(b"\n")[:2])
     finally:
         os.close(fd)
     if not is_whole(line):

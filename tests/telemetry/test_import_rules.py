@@ -17,7 +17,7 @@ import telemetry
 # From the bottom up: each imports only what stands in a layer below its own.
 LAYERS = (
     ("errors", "records", "files", "identity", "redact"),
-    ("cadence", "units", "hookspecs", "journal", "alive", "progress", "chart"),
+    ("cadence", "units", "hookspecs", "journal", "alive", "progress", "chart", "lines"),
     ("plugins", "reader", "lease"),
     ("settings", "keeper", "receipt"),
     ("delivery",),

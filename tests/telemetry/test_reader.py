@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from segment_files import Clock, lines_of, numbered, read_all, resumed, run_record, scalars, sealed, seqs, write
 
 from telemetry import JournalError, RunFolderError, RunNotFound
-from telemetry import reader as reader_module
+from telemetry import lines as lines_module
 from telemetry.journal import segment_path
 from telemetry.reader import PATIENCE, JournalReader, Skipped, read_header
 from telemetry.records import MAX_LINE, SEGMENT, Alert, AnyRecord, Closed, Resumed, Scalars, encode
@@ -470,7 +470,7 @@ def test_a_file_that_cannot_be_read_now_is_an_error_and_nothing_of_it_is_passed_
     reader = JournalReader(tmp_path)
     assert seqs(reader.read(1, live=True)) == [1]
     with monkeypatch.context() as patch:
-        patch.setattr(reader_module, "os", Os())
+        patch.setattr(lines_module, "os", Os())
         with pytest.raises(RunFolderError, match=r"journal-0.jsonl cannot be read .Too many open files"):
             reader.read(10, live=True)
         with pytest.raises(RunFolderError, match=r"journal-1.jsonl cannot be read"):
