@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import operator
 import os
@@ -23,8 +24,9 @@ from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms
 from telemetry.progress import read_progress
 from telemetry.receipt import Receipt, receipt, unread_receipt
-from telemetry.records import Alert, Closed, Level, Scalars, Status
+from telemetry.records import Alert, AnyRecord, Closed, Level, Scalars, Status
 from telemetry.units import Transform
+from telemetry.watch import Watch
 from telemetry.workers import Workers
 
 log = logging.getLogger("telemetry")
@@ -52,6 +54,7 @@ class _Item(msgspec.Struct, frozen=True):
     time: int
     values: Group | Alert
     number: int
+    final: bool = False
 
 
 class MetricBus:
@@ -64,6 +67,7 @@ class MetricBus:
         cadence: which iterations are due.
         factors: from the source unit to the unit of each metric, by full name; for hosts that show values themselves.
         transforms: run on the values of each stream, in order, before they are journaled.
+        watch: looks at what is journaled; used by the bus's thread.
         workers: the deliveries.
         attempt: of the run, from 1.
         drain_timeout: seconds that ``close`` waits for the sinks by default.
@@ -77,6 +81,7 @@ class MetricBus:
         cadence: Cadence,
         factors: Mapping[str, float],
         transforms: Sequence[Transform],
+        watch: Watch,
         workers: Workers,
         attempt: int,
         drain_timeout: float,
@@ -87,6 +92,11 @@ class MetricBus:
         self.factors = factors
         self._journal = journal
         self._transforms = transforms
+        self._watch = watch
+        self.alerts: tuple[Alert, ...] = ()
+        """What the watch has told of and is not over yet; replaced as a whole, by the bus's thread."""
+        self.diverged = ""
+        """Why the training is to be held for diverged; empty as long as it is not."""
         self._workers = workers
         self._attempt = attempt
         self._drain_timeout = drain_timeout
@@ -136,7 +146,7 @@ class MetricBus:
             return
         with self._changed:
             due = tuple(s for s in streams if self._is_wanted(s, step, final=final))
-            if due and self._put(due, step, _copy(values)):
+            if due and self._put(due, step, _copy(values), final=final):
                 self._last.update(dict.fromkeys(due, step))
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
@@ -154,7 +164,7 @@ class MetricBus:
         with self._changed:
             self._put(("alert",), step, alert)
 
-    def _put(self, streams: tuple[str, ...], step: int, values: Group | Alert) -> bool:
+    def _put(self, streams: tuple[str, ...], step: int, values: Group | Alert, *, final: bool = False) -> bool:
         """Give the writer a record of each stream; False if they are lost."""
         self._offered += len(streams)
         if self._status is not None or self._queued + len(streams) > QUEUE:
@@ -164,7 +174,7 @@ class MetricBus:
             else:
                 self._warn("full", f"points from {step} on are lost: {QUEUE} wait for the disk already")
             return False
-        self._queue.append(_Item(streams, step, now_ms(), values, self._offered))
+        self._queue.append(_Item(streams, step, now_ms(), values, self._offered, final))
         self._queued += len(streams)
         self._changed.notify_all()
         return True
@@ -286,6 +296,7 @@ class MetricBus:
                 # At the end, the thread that closes the run looks after them.
                 if self._status is None:
                     self._workers.tend()
+                    self._tell(self._watch.look())
             if now >= next_beat:
                 next_beat = now + BEAT
                 self._write_beat()
@@ -327,28 +338,44 @@ class MetricBus:
                 values = groups[stream]
                 for transform in self._transforms:
                     values = transform(stream, values)
-                self._append(item, stream, {name: float(value) for name, value in values.items()})
+                record = self._append(item, stream, {name: float(value) for name, value in values.items()})
             except BaseException as error:  # noqa: BLE001 - transforms and values are the host's too
                 self._lose(item, (stream,), error)
+            else:
+                self._tell(self._watch.see(record, partial=item.final))
+
+    def _tell(self, alerts: Sequence[Alert]) -> None:
+        """Write what the watch has to tell; it counts as offered."""
+        for alert in alerts:
+            with self._changed:
+                self._offered += 1
+                self._queued += 1
+            self._journal.append(functools.partial(_numbered, alert))
+            log.log(logging.INFO if alert.recovered else logging.WARNING, "iteration %d: %s", alert.step, alert.title)
+            others = (other for other in self.alerts if other.cause != alert.cause)
+            self.alerts = tuple(others) if alert.recovered else (*others, alert)
+        self.diverged = self._watch.diverged
 
     def _journal_alert(self, item: _Item, alert: Alert) -> None:
         try:
             msgspec.convert(msgspec.to_builtins(alert), Alert)
-            self._journal.append(lambda seq: msgspec.structs.replace(alert, seq=seq))
+            self._journal.append(functools.partial(_numbered, alert))
         except BaseException as error:  # noqa: BLE001 - what is in it is the host's
             self._lose(item, item.streams, error)
 
-    def _append(self, item: _Item, stream: str, values: dict[str, float]) -> None:
+    def _append(self, item: _Item, stream: str, values: dict[str, float]) -> Scalars:
         step = operator.index(item.step)
         if step < 0:
             msg = f"step {step} is below 0"
             raise ValueError(msg)
-        self._journal.append(lambda seq: Scalars(seq=seq, time=item.time, stream=stream, step=step, values=values))
+        record = Scalars(seq=0, time=item.time, stream=stream, step=step, values=values)
+        self._journal.append(functools.partial(_numbered, record))
         self._step = max(self._step, step)
+        return record
 
     def _end(self, closed: Closed) -> None:
         self._ended = True
-        self._journal.append(lambda seq: msgspec.structs.replace(closed, seq=seq))
+        self._journal.append(functools.partial(_numbered, closed))
 
     def _lose(self, item: _Item, streams: Sequence[str], error: BaseException) -> None:
         with self._changed:
@@ -409,6 +436,10 @@ class MetricBus:
         if cause not in self._warned:
             self._warned.add(cause)
             log.warning("%s", message)
+
+
+def _numbered(record: AnyRecord, seq: int) -> AnyRecord:
+    return msgspec.structs.replace(record, seq=seq)
 
 
 def _copy(values: Group) -> Group:

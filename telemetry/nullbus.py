@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from telemetry.alive import Counts
 from telemetry.bus import FLUSH_TIMEOUT, Group, Values
 from telemetry.cadence import EVENTS, Cadence
-from telemetry.records import Level, Status
+from telemetry.records import Alert, Level, Status
 
 
 class NullBus:
@@ -16,6 +16,8 @@ class NullBus:
     def __init__(self, every: int = 200, events: Sequence[str] = EVENTS) -> None:
         self.cadence = Cadence(every, events)
         self.due = self.cadence.due
+        self.alerts: tuple[Alert, ...] = ()
+        self.diverged = ""
 
     def publish(self, stream: str, step: int, values: Values, *, final: bool = False) -> None:
         """Take nothing."""

@@ -29,14 +29,22 @@ SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 Status = Literal["finished", "failed", "preempted", "killed"]
 Level = Literal["info", "warning", "error"]
+Cause = Literal["non-finite", "spike", "unlabelled", "apart", "stalled"]
+"""What the watch tells of: a value that is not finite, one far above its usual, a metric without a value, a loss and an
+error that go opposite ways, and no point for long."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a metric is: the unit it is shown in, the unit it is published in, and what it measures."""
+    """What a metric is: the unit it is shown in, the unit it is published in, and what it measures.
+
+    ``watch``: it is an error, or a loss, of which a steady course is expected, so that a rise is told as an alert. The
+    mean over many batches is one, a single batch's is not.
+    """
 
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
     source_unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
     label: Annotated[str, msgspec.Meta(max_length=250)] = ""
+    watch: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -98,13 +106,23 @@ class _ScalarsLine(Record, frozen=True, kw_only=True, tag="scalars"):
     values: dict[Name, Number]
 
 
-class Alert(Record, frozen=True, kw_only=True, tag="alert"):
-    """Something that a person should know of, noticed at iteration ``step``."""
+class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
+    """Something that a person should know of, noticed at iteration ``step``.
+
+    Of those that the watch gives, ``cause`` says what it is, ``metric`` which shows it, with its ``value`` and the
+    ``baseline`` that it is held against, and ``since`` from which iteration on; with ``recovered`` it is over.
+    """
 
     step: Count
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
     text: Text = ""
     level: Level = "warning"
+    cause: Cause | None = None
+    metric: Annotated[str, msgspec.Meta(max_length=250)] = ""
+    value: Number | None = None
+    baseline: float | None = None
+    since: Count | None = None
+    recovered: bool = False
 
 
 class Resumed(Record, frozen=True, kw_only=True, tag="resumed"):
@@ -192,11 +210,12 @@ def _decode_unknown(line: bytes) -> Unknown | None:
 
 
 def _spell_out(record: Scalars) -> _ScalarsLine:
-    values = {name: _spell(value) for name, value in record.values.items()}
+    values = {name: spelt(value) for name, value in record.values.items()}
     return _ScalarsLine(seq=record.seq, time=record.time, stream=record.stream, step=record.step, values=values)
 
 
-def _spell(value: float) -> Number:
+def spelt(value: float) -> Number:
+    """Give a number as JSON has it, or the name of one that JSON lacks."""
     if math.isfinite(value):
         return value
     # JSON has no such numbers, and null could not be told from a value that is missing.

@@ -26,6 +26,7 @@ from telemetry.records import SCHEMA, Metric, RunRecord, encode
 from telemetry.redact import redact
 from telemetry.settings import Settings
 from telemetry.units import convert_by, factors
+from telemetry.watch import Watch
 from telemetry.workers import Processes, Threads, Workers
 
 
@@ -101,6 +102,7 @@ def open_run(
         cadence=Cadence(settings.every),
         factors=factor,
         transforms=[convert_by(factor)],
+        watch=Watch(metrics, settings.watch),
         workers=workers,
         attempt=run.attempt,
         drain_timeout=settings.drain_timeout,

@@ -11,6 +11,7 @@ import msgspec
 from telemetry.cadence import Cadence
 from telemetry.errors import SettingError
 from telemetry.plugins import installed
+from telemetry.watch import WatchSettings
 
 # The upper bound is what timers take.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         hook_timeout: after this time in one hook a delivery process is ended and started again.
         drain_timeout: how long the end of training waits for the sinks.
         linger: how long delivery goes on trying after the trainer's death.
+        watch: when an alert is due.
         options: each sink's own options, by its name.
     """
 
@@ -42,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
     linger: Seconds = 600.0
+    watch: WatchSettings = WatchSettings()
     options: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self) -> None:

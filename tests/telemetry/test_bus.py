@@ -578,7 +578,7 @@ def test_a_title_and_a_text_that_are_too_long_are_cut_off(open_bus: Opener, run:
     bus.alert("t" * 1000, "x" * 9000, step=1)
     bus.close()
     alert = journal_lines(run)[1]
-    assert (len(alert["title"]), len(alert["text"]), alert["level"]) == (250, 4000, "warning")
+    assert (len(alert["title"]), len(alert["text"])) == (250, 4000)
 
 
 @pytest.mark.parametrize("wrong", [{"title": ""}, {"step": -1}, {"level": "loud"}, {"text": "\ud800"}])

@@ -18,7 +18,7 @@ import telemetry
 LAYERS = (
     ("errors", "records", "files", "identity", "redact"),
     ("cadence", "units", "hookspecs", "journal", "alive", "progress", "chart", "lines"),
-    ("plugins", "reader", "lease"),
+    ("plugins", "reader", "lease", "watch"),
     ("settings", "keeper", "receipt"),
     ("delivery",),
     ("workers",),
