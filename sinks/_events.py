@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sinks._run_notes import escape
-from telemetry import Chart, Metric, Record, Resumed, RunRecord, Scalars, with_unit
+from telemetry import Alert, Chart, Metric, Record, Resumed, RunRecord, Scalars, with_unit
 
 _SEQ = re.compile(r"aimnet2mult seq=(\d+)")
 _RUN = re.compile(r"aimnet2mult started=(\d+) run=(.*)", re.DOTALL)
@@ -109,6 +109,11 @@ class Events:
         if isinstance(record, Resumed):
             # Readers drop what has this step or a higher one.
             event = self._start(record.time, record.step + 1)
+            event.source_metadata.CopyFrom(self._mark(record))
+            return event
+        if isinstance(record, Alert):
+            text = f"**{escape(record.title)}**" + (f": {escape(record.text)}" if record.text else "")
+            event = self.text("run/alerts", f"{record.level}: {text}", step=record.step, time=record.time / 1000)
             event.source_metadata.CopyFrom(self._mark(record))
             return event
         return None

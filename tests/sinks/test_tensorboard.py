@@ -100,11 +100,11 @@ class TestCurves:
         ]
 
     def test_kinds_that_it_does_not_know_are_passed_over_but_count_as_taken(self, tmp_path, tb):
-        class Alert(Record, tag="alert"):
+        class Strange(Record, tag="strange"):
             text: str
 
         sink, _ = opened(tmp_path)
-        records = [Alert(seq=1, time=1, text="!"), scalars(2), Closed(seq=3, time=3, status="finished")]
+        records = [Strange(seq=1, time=1, text="!"), scalars(2), Closed(seq=3, time=3, status="finished")]
         assert sink.sink_write(records) == 3
         assert steps(tb) == [400]
 

@@ -15,7 +15,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
 
 from sinks._run_notes import table
-from telemetry import Chart, Metric, charts
+from telemetry import Alert, Chart, Metric, charts
 
 with warnings.catch_warnings():
     # TensorBoard's own copy of html5lib says so when it is imported.
@@ -195,3 +195,28 @@ class TestRepetition:
     def test_everything_is_in_one_folder_so_that_it_is_one_run_in_the_viewer(self, tmp_path):
         opened(tmp_path)[0].sink_write([scalars(1)])
         assert [p for p in (tmp_path / "tensorboard").rglob("*") if p.is_dir()] == []
+
+
+class TestAlerts:
+    def test_alerts_are_texts_at_their_iterations_each_once(self, tmp_path):
+        given = [
+            scalars(1, 200),
+            Alert(seq=2, time=5000, step=200, title="loss is *NaN*", text="likewise <b>", level="error"),
+            Alert(seq=3, time=6000, step=400, title="recovered", level="info"),
+        ]
+        for _ in range(2):
+            sink, _ = opened(tmp_path)
+            assert sink.sink_write(given) == 3
+        accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+        accumulator.Reload()
+        found = [(e.step, e.wall_time, make_ndarray(e.tensor_proto).item()) for e in accumulator.Tensors("run/alerts")]
+        assert [(step, time) for step, time, _ in found] == [(200, 5.0), (400, 6.0)]
+        assert [markdown_to_safe_html(text.decode()) for *_, text in found] == [
+            "<p>error: <strong>loss is *NaN*</strong>: likewise &lt;b&gt;</p>",
+            "<p>info: <strong>recovered</strong></p>",
+        ]
+
+    def test_an_alert_that_was_the_last_record_counts_as_held(self, tmp_path):
+        sink, _ = opened(tmp_path)
+        sink.sink_write([scalars(1, 200), Alert(seq=2, time=5000, step=200, title="!")])
+        assert opened(tmp_path)[1].last_seq == 2

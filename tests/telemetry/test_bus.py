@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from telemetry_fakes import METRICS, Backend, FaultyDisk, MemorySink, eventually
 import telemetry
 from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
 from telemetry.testing import RecordingSink
+from telemetry.watch import WatchSettings
 
 Opener = Callable[..., MetricBus]
 
@@ -761,3 +763,55 @@ def test_every_error_of_the_public_names_has_the_one_base() -> None:
     errors = [e for e in errors if isinstance(e, type) and issubclass(e, Exception)]
     assert errors
     assert all(issubclass(e, TelemetryError) for e in errors)
+
+
+# The watch.
+
+
+def test_what_the_watch_tells_stands_behind_its_point_and_counts_as_offered(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = {"train/loss": Metric(watch=True)}
+    with open_run(run, metrics=metrics, sinks=[], settings=Settings(every=1)) as bus:
+        for step, loss in enumerate((1.0, math.nan, math.nan, 1.0), start=1):
+            bus.publish("train", step, {"loss": loss})
+        bus.flush(10)
+        assert counts(bus) == (6, 6, 0)
+    told = [(r["kind"], r.get("step"), r.get("cause"), r.get("recovered")) for r in journal_lines(run)[1:-1]]
+    assert told == [
+        ("scalars", 1, None, None),
+        ("scalars", 2, None, None),
+        ("alert", 2, "non-finite", None),
+        ("scalars", 3, None, None),
+        ("scalars", 4, None, None),
+        ("alert", 4, "non-finite", True),
+    ]
+    warnings = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert warnings == ["iteration 2: train/loss is NaN"]
+
+
+def test_the_host_can_see_what_is_wrong_now_and_whether_training_has_diverged(run: Path) -> None:
+    metrics = {"train/loss": Metric(watch=True)}
+    with open_run(run, metrics=metrics, sinks=[], settings=Settings(every=1)) as bus:
+        bus.publish("train", 1, {"loss": math.nan})
+        bus.flush(10)
+        assert [alert.title for alert in bus.alerts] == ["train/loss is NaN"]
+        assert bus.diverged == "train/loss is NaN"
+        bus.publish("train", 2, {"loss": 1.0})
+        bus.flush(10)
+        assert (bus.alerts, bus.diverged) == ((), "")
+
+
+def test_silence_is_told_of_while_the_training_hangs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.bus.TICK", 0.01)
+    monkeypatch.setattr("telemetry.watch.SILENCE", 0.0)
+    settings = Settings(every=1, watch=WatchSettings(stalled=0.2))
+    with open_run(run, metrics={"train/loss": Metric()}, sinks=[], settings=settings) as bus:
+        for step in (1, 2):
+            bus.publish("train", step, {"loss": 1.0})
+            bus.flush(10)
+        eventually(lambda: [alert.cause for alert in bus.alerts] == ["stalled"])
+        bus.publish("train", 3, {"loss": 1.0})
+        bus.flush(10)
+        assert bus.alerts == ()
+    assert [r["cause"] for r in journal_lines(run) if r["kind"] == "alert"] == ["stalled", "stalled"]
