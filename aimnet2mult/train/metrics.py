@@ -16,6 +16,9 @@ STREAMS: Mapping[str, Selection] = {
 }
 """What each stream shows of the error sums."""
 
+WATCHED = ("train_window", "val")
+"""Streams that are means over many batches, often enough: a single batch's errors have no steady course."""
+
 _EPOCH = MetricInfo(text="epoch")
 _BESIDE = {
     "train": {
@@ -35,7 +38,9 @@ def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping
     metrics = {}
     for stream, selection in STREAMS.items():
         for name, info in metric_info(labels, fidelity_names, selection).items():
-            metrics[f"{stream}/{name}"] = _shown_in(info, shown.get(_abbreviation(name), info.unit))
+            in_unit = _shown_in(info, shown.get(_abbreviation(name), info.unit))
+            is_error = name == "loss" or name.endswith("_rmse")
+            metrics[f"{stream}/{name}"] = replace(in_unit, watch=is_error and stream in WATCHED)
         metrics |= {f"{stream}/{name}": info for name, info in _BESIDE.get(stream, {}).items()}
     return metrics
 

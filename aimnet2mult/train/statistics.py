@@ -103,6 +103,8 @@ class MetricInfo:
     source_unit: str = "1"
     unit: str = "1"
     text: str
+    watch: bool = False
+    """Whether its course is steady enough for a rise to be trouble."""
 
 
 def metric_info(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> dict[str, MetricInfo]:

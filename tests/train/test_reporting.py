@@ -259,5 +259,12 @@ def test_every_value_that_is_published_was_declared_with_its_unit() -> None:
         assert info.text
 
 
+def test_the_errors_of_windows_and_validations_are_watched_and_nothing_else() -> None:
+    watched = {name for name, info in declare(LABELS, NAMES, UNITS).items() if info.watch}
+    assert {name.partition("/")[0] for name in watched} == {"train_window", "val"}
+    assert {name.rpartition("/")[2].rpartition("_")[2] for name in watched} == {"loss", "rmse"}
+    assert {"train_window/loss", "val/E_atom_rmse", f"val/{NAMES[0]}/F_rmse"} <= watched
+
+
 def test_one_fidelity_has_no_metrics_of_its_own() -> None:
     assert not [name for name in declare(LABELS, ("fid0",), UNITS) if "fid0" in name]
