@@ -247,7 +247,8 @@ class WandbSink:
                 settings=wandb.Settings(**_settings(record)),
             )
         run.define_metric(ITERATION, hidden=True)
-        for name in record.metrics:
+        # Without any that was declared, whatever comes.
+        for name in record.metrics or ("*",):
             run.define_metric(name, step_metric=ITERATION)
         run.summary[STATUS] = "running"
         return run

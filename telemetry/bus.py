@@ -127,7 +127,7 @@ class MetricBus:
 
         Args:
             stream: ``train``, ``val`` …
-            step: the global iteration.
+            step: the global iteration; a point before the stream's last one is counted as lost.
             values: by metric name, in source units; or a callable that gives them, run by the bus's thread.
             final: take it whatever the cadence, unless this stream has a point at this iteration already.
         """
@@ -145,7 +145,7 @@ class MetricBus:
         if self._is_forked():
             return
         with self._changed:
-            due = tuple(s for s in streams if self._is_wanted(s, step, final=final))
+            due = tuple(s for s in streams if self._is_wanted(s, step, final=final) and self._is_forward(s, step))
             if due and self._put(due, step, _copy(values), final=final):
                 self._last.update(dict.fromkeys(due, step))
 
@@ -274,6 +274,16 @@ class MetricBus:
 
     def _is_wanted(self, stream: str, step: int, *, final: bool) -> bool:
         return self._last.get(stream) != step if final else self.due(stream, step)
+
+    def _is_forward(self, stream: str, step: int) -> bool:
+        last = self._last.get(stream, step)
+        if step < last:
+            self._offered += 1
+            self._lost += 1
+            self._warn(
+                "back", f"{stream} at {step} is lost: it has a point at {last} already, and steps do not go back"
+            )
+        return step >= last
 
     def _is_forked(self) -> bool:
         """Say whether this is a child of the process that opened the run.

@@ -33,7 +33,7 @@ from telemetry.workers import Processes, Threads, Workers
 def open_run(
     path: str | os.PathLike[str],
     *,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, Metric] | None = None,
     name: str | None = None,
     project: str | None = None,
     params: Mapping[str, Any] | None = None,
@@ -48,7 +48,8 @@ def open_run(
 
     Args:
         path: the run folder; its last part is the run's id.
-        metrics: what each metric is, by its full name ``stream/metric``.
+        metrics: what each metric is, by its full name ``stream/metric``; a value of any other is lost, and reported.
+            Without it values of any name are taken as they are, without a unit.
         name: the run's name for people; the run's id by default.
         project: what the run belongs to.
         params: the run's parameters, nested as you like; what looks like a credential is not written.
@@ -68,7 +69,7 @@ def open_run(
     settings = settings or Settings()
     folder = Path(path)
     chosen = select(settings.sinks if sinks is None else sinks, settings.options)
-    factor = factors(metrics)
+    factor = factors(metrics or {})
     run = RunRecord(
         seq=0,
         time=0,
@@ -79,7 +80,7 @@ def open_run(
         attempt=1,
         every=settings.every,
         started=now_ms(),
-        metrics=dict(metrics),
+        metrics=dict(metrics or {}),
         params=redact(params or {}),
         versions=dict(versions or {}),
         sinks={sink.name: redact(sink.options) for sink in chosen},
@@ -101,8 +102,8 @@ def open_run(
         journal,
         cadence=Cadence(settings.every),
         factors=factor,
-        transforms=[convert_by(factor)],
-        watch=Watch(metrics, settings.watch),
+        transforms=[] if metrics is None else [convert_by(factor)],
+        watch=Watch(run.metrics, settings.watch),
         workers=workers,
         attempt=run.attempt,
         drain_timeout=settings.drain_timeout,

@@ -45,6 +45,13 @@ class TestRows:
         }
         assert metrics["trainer/iteration"]["options"]["hidden"]
 
+    def test_metrics_that_were_not_declared_are_drawn_over_it_too(self, tmp_path: Path) -> None:
+        sink, _ = opened(tmp_path, run_record(metrics={}))
+        sink.sink_write([scalars(1)])
+        sink.sink_close("finished", "")
+        (anything,) = [metric for metric in records(tmp_path, "metric") if "glob_name" in metric]
+        assert (anything["glob_name"], anything["step_metric"]) == ("*", "trainer/iteration")
+
     def test_the_step_only_grows_also_over_attempts_that_go_back(self, tmp_path: Path) -> None:
         deliver(tmp_path, [scalars(seq, step) for seq, step in enumerate((10, 20, 30), 1)], "preempted")
         again = [resumed(10**9 + 1, 10), *(scalars(10**9 + step, step) for step in (20, 30, 40))]

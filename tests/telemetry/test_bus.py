@@ -815,3 +815,29 @@ def test_silence_is_told_of_while_the_training_hangs(run: Path, monkeypatch: pyt
         bus.flush(10)
         assert bus.alerts == ()
     assert [r["cause"] for r in journal_lines(run) if r["kind"] == "alert"] == ["stalled", "stalled"]
+
+
+# Misuse.
+
+
+def test_without_declared_metrics_values_of_any_name_are_taken_as_they_are(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
+        bus.publish("train", 1, {"anything": 3})
+        bus.flush(10)
+        assert counts(bus) == (1, 1, 0)
+    assert journal_lines(tmp_path / "run")[1]["values"] == {"anything": 3.0}
+
+
+def test_a_step_that_goes_back_is_lost_and_said_once_and_other_streams_go_on(
+    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus()
+    for step in (1, 5, 3, 4, 6):
+        bus.publish("train", step, {"loss": 1.0})
+    bus.publish("val", 3, {"loss": 1.0})
+    bus.close()
+    assert journal_steps(run) == [1, 5, 6]
+    assert counts(bus) == (6, 4, 2)
+    assert [r.message for r in caplog.records if "is lost" in r.message] == [
+        "train at 3 is lost: it has a point at 5 already, and steps do not go back"
+    ]
