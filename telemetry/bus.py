@@ -127,7 +127,7 @@ class MetricBus:
 
         Args:
             stream: ``train``, ``val`` …
-            step: the global iteration; a point before the stream's last one is counted as lost.
+            step: the global iteration. One that goes back is taken, and said once: the curves go back with it.
             values: by metric name, in source units; or a callable that gives them, run by the bus's thread.
             final: take it whatever the cadence, unless this stream has a point at this iteration already.
         """
@@ -145,9 +145,10 @@ class MetricBus:
         if self._is_forked():
             return
         with self._changed:
-            due = tuple(s for s in streams if self._is_wanted(s, step, final=final) and self._is_forward(s, step))
+            due = tuple(s for s in streams if self._is_wanted(s, step, final=final))
             if due and self._put(due, step, _copy(values), final=final):
-                self._last.update(dict.fromkeys(due, step))
+                for stream in due:
+                    self._note_step(stream, step)
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
         """Offer something that a person should know of, for every sink that has a place for it.
@@ -275,15 +276,13 @@ class MetricBus:
     def _is_wanted(self, stream: str, step: int, *, final: bool) -> bool:
         return self._last.get(stream) != step if final else self.due(stream, step)
 
-    def _is_forward(self, stream: str, step: int) -> bool:
+    def _note_step(self, stream: str, step: int) -> None:
         last = self._last.get(stream, step)
         if step < last:
-            self._offered += 1
-            self._lost += 1
             self._warn(
-                "back", f"{stream} at {step} is lost: it has a point at {last} already, and steps do not go back"
+                "back", f"the steps of {stream} go back, from {last} to {step}; a resume says so with resume_step"
             )
-        return step >= last
+        self._last[stream] = step
 
     def _is_forked(self) -> bool:
         """Say whether this is a child of the process that opened the run.

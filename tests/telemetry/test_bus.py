@@ -828,16 +828,15 @@ def test_without_declared_metrics_values_of_any_name_are_taken_as_they_are(tmp_p
     assert journal_lines(tmp_path / "run")[1]["values"] == {"anything": 3.0}
 
 
-def test_a_step_that_goes_back_is_lost_and_said_once_and_other_streams_go_on(
+def test_a_step_that_goes_back_is_taken_and_said_once(
     open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus()
-    for step in (1, 5, 3, 4, 6):
+    for step in (1, 5, 3, 2, 6):
         bus.publish("train", step, {"loss": 1.0})
     bus.publish("val", 3, {"loss": 1.0})
     bus.close()
-    assert journal_steps(run) == [1, 5, 6]
-    assert counts(bus) == (6, 4, 2)
-    assert [r.message for r in caplog.records if "is lost" in r.message] == [
-        "train at 3 is lost: it has a point at 5 already, and steps do not go back"
+    assert journal_steps(run) == [1, 5, 3, 2, 6]
+    assert [r.message for r in caplog.records if "go back" in r.message] == [
+        "the steps of train go back, from 5 to 3; a resume says so with resume_step"
     ]
