@@ -38,6 +38,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     from aimnet2mult.data.errors import DataError
     from aimnet2mult.models.errors import ModelError
     from aimnet2mult.train.checkpoint import CheckpointError
+    from aimnet2mult.train.ranks import RankLost
     from telemetry import TelemetryError
 
     try:
@@ -51,6 +52,9 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     except (ConfigError, DataError, ModelError, CheckpointError, TelemetryError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except RankLost as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
 
 

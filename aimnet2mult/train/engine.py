@@ -11,6 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from aimnet2mult.train.ranks import Ranks
+
 __all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "epoch_length", "total_iterations"]
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -53,21 +55,22 @@ def build_trainer(
     clip_value: float | None = None,
     clip_norm: float | None = None,
     norm_due: Callable[[Engine], bool] = lambda _: False,
+    ranks: Ranks | None = None,
 ) -> Engine:
     """Return the engine that trains on batches of (inputs, labels).
 
     After a step ``engine.state`` holds neither the batch nor an output. ``state.grad_norm`` is the norm
     of the gradient before clipping, a scalar on the device, when ``norm_due(engine)`` or when clip_norm
-    is set; else None.
+    is set; else None. Of several ranks each has an engine, for its share of the same batches.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    predict = _predictor(model, loss_fn, ranks or Ranks())
 
     def step(engine: Engine, batch: Batch) -> None:
         x, y = _to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
-        pred = model(dict(x))
-        loss = loss_fn(pred, y)["loss"]
+        pred, loss = predict(dict(x), y)
         loss.backward()
         norm = None
         if clip_norm is not None or norm_due(engine):
@@ -88,6 +91,35 @@ def build_trainer(
         model.train()
 
     return trainer
+
+
+class _Scored(nn.Module):
+    """A model with its loss, by which alone what it returns has a gradient.
+
+    If an output that is in no loss had one, DDP would wait for the gradients of what only it is made of.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+        super().__init__()
+        self.model = model
+        self._loss_fn = loss_fn
+
+    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        pred = self.model(x)
+        return {key: value.detach() for key, value in pred.items()}, self._loss_fn(pred, y)["loss"]
+
+
+def _predictor(
+    model: nn.Module, loss_fn: LossFunction, ranks: Ranks
+) -> Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Tensor]]:
+    if ranks.world > 1:
+        return ranks.wrap(_Scored(model, loss_fn))
+
+    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor]:
+        pred = model(x)
+        return pred, loss_fn(pred, y)["loss"]
+
+    return predict
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:

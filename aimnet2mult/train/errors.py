@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aimnet2mult.labels import LABELS, Label
+from aimnet2mult.train.ranks import Ranks
 from aimnet2mult.train.shapes import mask_name, reshaped, widened_mask
 from aimnet2mult.train.statistics import QUANTITIES, Layout
 
@@ -61,6 +62,8 @@ class ErrorSums:
     loss. What does not count is chosen away and can hold anything. A counted error that is not finite
     makes the sums of its own label and fidelity so, and no others.
 
+    Each rank adds up its own; `snapshot` and `state_dict`, which all ranks then call, give what they have together.
+
     The state is one tensor of a fixed shape on the device. Once this is built, nothing but
     `state_dict` reads from the device, and no update keeps a graph.
 
@@ -69,6 +72,7 @@ class ErrorSums:
         n_fidelities: how many there are.
         device: where the sums are kept.
         quantities: what is summed: all of `QUANTITIES`, or only the squares and counts, which are quicker.
+        ranks: among whom each batch is shared out.
 
     Raises ValueError for an unknown label and for no fidelity.
     """
@@ -79,7 +83,10 @@ class ErrorSums:
         n_fidelities: int,
         device: torch.device | str | None = None,
         quantities: tuple[str, ...] = QUANTITIES,
+        *,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks or Ranks()
         self.layout = Layout(labels=tuple(labels), fidelities=n_fidelities, quantities=quantities)
         # Labels per structure come first, so that what is done to them alone is done to one block.
         self._labels = sorted((LABELS[name] for name in labels), key=lambda label: label.per_atom)
@@ -155,20 +162,20 @@ class ErrorSums:
         self._pooled.add_(self._batch)
 
     def snapshot(self) -> Snapshot:
-        """Start copying all slots to the host, without waiting for it."""
-        return Snapshot(self._sums)
+        """Start copying all slots of all ranks to the host, without waiting for it."""
+        return Snapshot(self._of_all_ranks())
 
     def reset(self, slot: Slot) -> None:
         """Set a slot to zero, after all that was asked for before."""
         self._sums[slot].zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of all slots on the CPU; this waits for the device."""
+        """Return a copy of all slots of all ranks on the CPU; this waits for the device."""
         return {
             "labels": list(self.layout.labels),
             "fidelities": self.layout.fidelities,
             "quantities": list(self.layout.quantities),
-            "sums": self._sums.to("cpu", copy=True),
+            "sums": self._of_all_ranks().to("cpu", copy=True),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -177,7 +184,22 @@ class ErrorSums:
         there = (list(state["labels"]), state["fidelities"], list(state.get("quantities", ())))
         if here != there:
             raise ValueError(f"the saved sums are of labels, fidelities and quantities {there}; here are {here}")
-        self._sums.copy_(state["sums"])
+        if self._ranks.rank:
+            # What all have together is with the first: the others may be more or fewer than those that were saved.
+            self._sums.zero_()
+        else:
+            self._sums.copy_(state["sums"])
+            self._sums[:, -2:].mul_(self._ranks.world)
+
+    def _of_all_ranks(self) -> Tensor:
+        """Return the sums of all ranks together; on one rank no copy."""
+        if self._ranks.world == 1:
+            return self._sums
+        sums = self._sums.clone()
+        self._ranks.add_up(sums)
+        # Each rank has a loss of each batch: their mean is the batch's.
+        sums[:, -2:].div_(self._ranks.world)
+        return sums
 
     def _arrays(
         self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], structures: int, atoms: int

@@ -7,6 +7,7 @@ holds there. Nothing is read from the device.
 """
 
 import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -19,11 +20,29 @@ from torch import Tensor
 from aimnet2mult.labels import LABELS
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.train.dotted import load_object
+from aimnet2mult.train.ranks import Ranks
 from aimnet2mult.train.shapes import mask_name, reshaped, widened_mask
 
-__all__ = ["MTLoss", "energy_loss_fn", "peratom_loss_fn"]
+__all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]
 
 LossFn = Callable[..., Tensor]
+SumFn = Callable[..., tuple[Tensor, Tensor]]
+
+
+def mean(function: SumFn) -> LossFn:
+    """Make a loss function of one that returns a sum and the number of what it is of: their quotient, 0 for none.
+
+    Where several ranks share a batch, `MTLoss` takes the sum and the number, so that the loss is the mean over the
+    whole batch. Of a loss function without them it takes the mean of the ranks' means.
+    """
+
+    @functools.wraps(function)
+    def loss_fn(*arguments: Any, **kwargs: Any) -> Tensor:
+        total, count = function(*arguments, **kwargs)
+        return total / count.clamp(min=1)
+
+    loss_fn.sum_and_count = function  # type: ignore[attr-defined]
+    return loss_fn
 
 
 class MTLoss:
@@ -31,7 +50,7 @@ class MTLoss:
 
     Args:
         components: for each name ``fn``, the dotted path of a function ``(y_pred, y_true, **kwargs)``
-            that returns a scalar; ``weight``, a number; and ``kwargs``, if it takes any. The weights
+            that returns a scalar, best a `mean`; ``weight``, a number; and ``kwargs``, if it takes any. The weights
             are divided by their sum.
 
     Raises:
@@ -42,35 +61,58 @@ class MTLoss:
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
         if "loss" in components:
             raise ConfigError("a component of the loss cannot be named 'loss'; that is the total's name")
-        self._components: dict[str, tuple[LossFn, float]] = {}
+        self._components: dict[str, tuple[LossFn, SumFn | None, float]] = {}
+        self._ranks = Ranks()
         weights = {name: _weight(name, component) for name, component in components.items()}
         total = sum(weights.values())
         if not total:
             raise ConfigError(f"the weights of the loss are {weights}; expected one above 0")
         for name, component in components.items():
-            self._components[name] = (_function(name, component), weights[name] / total)
+            self._components[name] = (*_functions(name, component), weights[name] / total)
+
+    def use_ranks(self, ranks: Ranks) -> None:
+        """From now on give each rank the loss of which the ranks' mean is that of all they have together.
+
+        A call then exchanges the numbers of what counts; all ranks make it.
+        """
+        self._ranks = ranks
 
     def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the total under ``loss`` and each component, times its weight, under its name.
 
         Raises ValueError, naming the component, for a prediction that is not there or a wrong shape.
         """
-        losses = {}
-        for name, (function, weight) in self._components.items():
+        shared = self._ranks.world > 1
+        values, counts = {}, {}
+        for name, (function, sum_and_count, _) in self._components.items():
             try:
-                losses[name] = function(y_pred=y_pred, y_true=y_true) * weight
+                if shared and sum_and_count is not None:
+                    values[name], counts[name] = sum_and_count(y_pred=y_pred, y_true=y_true)
+                else:
+                    values[name] = function(y_pred=y_pred, y_true=y_true)
             except ValueError as error:
                 raise ValueError(f"loss component {name!r}: {error}") from error
+        if counts:
+            values |= self._means({name: values[name] for name in counts}, counts)
+        losses = {name: values[name] * weight for name, (*_, weight) in self._components.items()}
         losses["loss"] = torch.stack(tuple(losses.values())).sum()
         return losses
 
+    def _means(self, totals: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Divide each total by the mean of the ranks' counts: the mean of the ranks' quotients is the mean of all."""
+        counted = torch.stack(tuple(counts.values()))
+        self._ranks.add_up(counted)
+        whole = dict(zip(counts, counted.clamp(min=1).unbind(), strict=True))
+        return {name: total * self._ranks.world / whole[name] for name, total in totals.items()}
 
+
+@mean
 def energy_loss_fn(
     y_pred: Mapping[str, Tensor],
     y_true: Mapping[str, Tensor],
     key_pred: str = "energy",
     key_true: str = "energy",
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Return the mean over labelled structures of the squared error over √(number of real atoms).
 
     The normalisation is that of aimnet's function of the same name: an energy's error grows about as
@@ -90,10 +132,13 @@ def energy_loss_fn(
     if mask is not None:
         counted = counted & mask.squeeze(-1)
     square = _error(pred, true, counted).square() / natom.clamp(min=1).to(pred.dtype).sqrt()
-    return square.sum() / counted.sum().clamp(min=1)
+    return square.sum(), counted.sum()
 
 
-def peratom_loss_fn(y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str) -> Tensor:
+@mean
+def peratom_loss_fn(
+    y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str
+) -> tuple[Tensor, Tensor]:
     """Return the mean squared error over the labelled components of real atoms; 0 without any.
 
     Arrays have the shape of the label: (B, N), or (B, N, 3) for forces, or one more axis of 1.
@@ -110,7 +155,7 @@ def peratom_loss_fn(y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], 
     if mask is not None:
         atoms = atoms & mask
     counted = torch.isfinite(true) & (atoms if true.ndim == atoms.ndim else atoms.unsqueeze(-1))
-    return _error(pred, true, counted).square().sum() / counted.sum().clamp(min=1)
+    return _error(pred, true, counted).square().sum(), counted.sum()
 
 
 def _numbers(y_pred: Mapping[str, Tensor]) -> Tensor:
@@ -140,8 +185,8 @@ def _pair(
     return pred, reshaped(true, shape, f"the label {key_true!r}").to(pred.dtype)
 
 
-def _nothing(numbers: Tensor) -> Tensor:
-    return torch.zeros((), device=numbers.device)
+def _nothing(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros((), device=numbers.device), torch.zeros((), dtype=torch.int64, device=numbers.device)
 
 
 def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor) -> Tensor | None:
@@ -175,8 +220,11 @@ def _weight(name: str, component: Mapping[str, Any]) -> float:
     return float(weight)
 
 
-def _function(name: str, component: Mapping[str, Any]) -> LossFn:
-    """Return a component's function with its arguments; ConfigError for what it does not take."""
+def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn | None]:
+    """Return a component's function with its arguments, and that of its sum and count if it is a `mean`.
+
+    Raises ConfigError for arguments that it does not take.
+    """
     key = f"fn of loss component {name!r}"
     function = load_object(component["fn"], key)
     kwargs = component.get("kwargs") or {}
@@ -190,4 +238,5 @@ def _function(name: str, component: Mapping[str, Any]) -> LossFn:
         near = difflib.get_close_matches(str(label), LABELS, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"loss component {name!r} has no label {label!r}; labels: {', '.join(LABELS)}{hint}")
-    return partial(function, **kwargs)
+    sum_and_count = getattr(function, "sum_and_count", None)
+    return partial(function, **kwargs), sum_and_count and partial(sum_and_count, **kwargs)

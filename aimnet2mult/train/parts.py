@@ -18,15 +18,17 @@ from aimnet2mult.config import Config
 from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
 from aimnet2mult.data.sae import write_sae
 from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.data.share import load_share
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.dotted import load_object
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.errors import ErrorSums
 from aimnet2mult.train.optim import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.ranks import Ranks
 from aimnet2mult.train.statistics import POOLED, VALIDATION, metric_info
 
-__all__ = ["Parts", "build_parts"]
+__all__ = ["Parts", "build_parts", "keep_saes"]
 
 Loader = DataLoader[Batch]
 
@@ -63,18 +65,19 @@ class Parts:
         return "\n".join(lines)
 
 
-def build_parts(config: Config, definition: Mapping[str, Any], folder: Path) -> Parts:
+def build_parts(config: Config, definition: Mapping[str, Any], folder: Path, ranks: Ranks | None = None) -> Parts:
     """Build everything; the model's initial values and the order of the data depend on the seed alone.
 
-    Reference energies that the run folder holds are used before any others, and those that were used are
-    left there. Raises ConfigError, DataError and ModelError.
+    Reference energies that the run folder holds are used before any others. Loaders give each rank its share of
+    the batches. Nothing is exchanged between ranks. Raises ConfigError, DataError and ModelError.
     """
+    ranks = ranks or Ranks()
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
-    device = _device(config.device)
+    device = _device(config.device, ranks)
     data = _load(config, labels, folder / SAES)
-    sampler, train_loader, val_loader = _loaders(config, data, labels, pin_memory=device.type == "cuda")
+    sampler, train_loader, val_loader = _loaders(config, data, labels, ranks, pin_memory=device.type == "cuda")
     model = build_model(
         definition,
         labels=labels,
@@ -91,16 +94,27 @@ def build_parts(config: Config, definition: Mapping[str, Any], folder: Path) -> 
         train_loader=train_loader,
         val_loader=val_loader,
         model=model,
-        loss_fn=_loss(config),
+        loss_fn=_loss(config, ranks),
         optimizer=optimizer,
         schedule=build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
             metrics=metric_info(labels, names, VALIDATION),
         ),
-        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities),
-        val_sums=ErrorSums(labels, len(names), device),
+        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, ranks=ranks),
+        val_sums=ErrorSums(labels, len(names), device, ranks=ranks),
     )
+
+
+def keep_saes(parts: Parts, names: Sequence[str], folder: Path) -> None:
+    """Leave the reference energies that are used in the run folder, for those who resume the run."""
+    kept = folder / SAES
+    kept.mkdir(exist_ok=True)
+    for name, sae in zip(names, parts.data.saes, strict=True):
+        if sae:
+            # By rename, so that a resume finds a whole file or none.
+            write_sae(kept / f"{name}.tmp", sae)
+            (kept / f"{name}.tmp").replace(kept / f"{name}.yaml")
 
 
 def _prepare_process(config: Config) -> None:
@@ -111,17 +125,19 @@ def _prepare_process(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, ranks: Ranks) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but torch finds no CUDA device here; use device=cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if ranks.world == 1 else torch.device("cuda", torch.cuda.current_device())
 
 
 def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
     names = config.fidelity_names
     sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
     sae_files |= {i: kept / f"{name}.yaml" for i, name in enumerate(names) if (kept / f"{name}.yaml").is_file()}
-    data = load_data(
+    return load_data(
         [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
         labels=labels,
         val_fraction=config.data.val_fraction,
@@ -130,17 +146,10 @@ def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
     )
-    kept.mkdir(exist_ok=True)
-    for name, sae in zip(names, data.saes, strict=True):
-        if sae:
-            # By rename, so that a resume finds a whole file or none.
-            write_sae(kept / f"{name}.tmp", sae)
-            (kept / f"{name}.tmp").replace(kept / f"{name}.yaml")
-    return data
 
 
 def _loaders(
-    config: Config, data: MixedData, labels: tuple[str, ...], *, pin_memory: bool
+    config: Config, data: MixedData, labels: tuple[str, ...], ranks: Ranks, *, pin_memory: bool
 ) -> tuple[MixedFidelitySampler, Loader, Loader]:
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
@@ -160,7 +169,7 @@ def _loaders(
             # resumed run, which starts it once more, another one.
             generator = torch.Generator().manual_seed(config.seed)
             given = {"generator": generator, "worker_init_fn": _ignore_sigterm, **options}
-            loader = dataset.get_loader(order, x=list(INPUTS), y=list(labels), **given)
+            loader = load_share(dataset, order, x=INPUTS, y=labels, rank=ranks.rank, world=ranks.world, **given)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
@@ -182,10 +191,12 @@ def _optimizer_section(config: Config) -> dict[str, Any]:
     return section
 
 
-def _loss(config: Config) -> LossFunction:
+def _loss(config: Config, ranks: Ranks) -> LossFunction:
     make = load_object(config.loss.cls, "loss.class")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)
     except TypeError as error:
         raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
+    if hasattr(loss_fn, "use_ranks"):
+        loss_fn.use_ranks(ranks)
     return loss_fn

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from aimnet2mult.labels import LABELS
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Silence"]
 
 
 # A terminal that is closed, a pipe without a reader, a log on a full disk: no reason to end a training.
@@ -96,3 +96,19 @@ class Progress:
             if value is not None:
                 shown.append(f"{abbr} {value * factor:.4g} {unit}")
         return ", ".join(shown)
+
+
+class Silence(Progress):
+    """Shows nothing: for all ranks but the first."""
+
+    def __init__(self) -> None:
+        super().__init__({}, epochs=0)
+
+    def say(self, line: str) -> None:
+        """Show nothing."""
+
+    def iteration(self, step: int, total: int, latest: Mapping[str, float]) -> None:
+        """Show nothing."""
+
+    def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
+        """Show nothing."""

@@ -38,6 +38,9 @@ class Reporter:
     At a due iteration ``train`` and ``train_window`` travel together, and a new window begins. The last
     iteration has a point of its own, which leaves the window as it is: a run that is resumed for more epochs
     then has the windows of one that never ended. Copies to the host are awaited by the bus's thread.
+
+    Where there are several ranks each has a reporter, as they add up together what is published; all but one
+    have a bus that takes nothing.
     """
 
     def __init__(
@@ -74,10 +77,11 @@ class Reporter:
         step = engine.state.iteration
         return self._bus.due("train", step) or step == total_iterations(engine)
 
-    def publish_validation(self, step: int, epoch: int) -> None:
-        """Publish what the validation sums hold as the validation after iteration step."""
+    def publish_validation(self, step: int, epoch: int) -> Snapshot:
+        """Publish what the validation sums hold as the validation after iteration step, and return it."""
         sums = self._val_sums.snapshot()
         self._bus.publish("val", step, lambda: self._values("val", sums.wait()[Slot.EPOCH], epoch=epoch))
+        return sums
 
     def _start(self, engine: Engine) -> None:
         self._since = (engine.state.iteration, self._clock())

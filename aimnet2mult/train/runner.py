@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -28,10 +29,12 @@ from aimnet2mult.labels import LABELS
 from aimnet2mult.layers import merge_layers, write_yaml
 from aimnet2mult.models.errors import ModelError
 from aimnet2mult.train import checkpoint, resume
+from aimnet2mult.train.checkpoint import CheckpointError
 from aimnet2mult.train.definition import DEFAULT, read_definition
 from aimnet2mult.train.metrics import declare
+from aimnet2mult.train.ranks import Place, RankLost, Ranks, find_place
 from aimnet2mult.train.stop import Stop
-from telemetry import Metric, MetricBus, Settings, Status, TelemetryError, open_run, read_receipt
+from telemetry import Metric, MetricBus, NullBus, Settings, Status, TelemetryError, open_run, read_receipt
 
 if TYPE_CHECKING:
     from aimnet2mult.train.progress import Progress
@@ -41,7 +44,9 @@ __all__ = ["Plan", "Request", "make_plan", "train"]
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 
 HURRY = 5.0
-"""Seconds that the end of a run that was stopped waits for its sinks."""
+"""Seconds that the end of a run that was stopped, or has lost a rank, waits for its sinks."""
+
+MENDABLE = (ConfigError, DataError, ModelError, CheckpointError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,24 +88,59 @@ class Plan:
 def train(request: Request) -> int:
     """Train as requested, and return the exit code: 0 for a finished run, 128 + signal for one that was stopped.
 
-    Raises ConfigError, DataError, ModelError and TelemetryError for what the user can mend.
+    Of several ranks the first has the run; the others are told what to do, and say nothing.
+
+    Raises ConfigError, DataError, ModelError and TelemetryError for what the user can mend, and RankLost.
     """
+    place = find_place(os.environ)
+    return _follow(place) if place.rank else _lead(request, place)
+
+
+def _lead(request: Request, place: Place) -> int:
     plan = make_plan(request)
     with Stop() as stop:
         bus = _open(plan)
         try:
-            status = _run(plan, bus, stop)
+            status = _run(plan, bus, stop, place)
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
-            reason = f"{type(error).__name__}: {error}"
-            _close(bus, plan, "killed" if killed else "failed", reason)
+            reason = str(error) if isinstance(error, RankLost) else f"{type(error).__name__}: {error}"
+            # The launcher soon kills what is left of a job that has lost a rank.
+            _close(bus, plan, "killed" if killed else "failed", reason, hurry=killed or place.world > 1)
             if isinstance(error, ConfigError | DataError | ModelError) and plan.resume_step is None:
                 # It never began to train: there is nothing in it that the mended command would not make again.
                 shutil.rmtree(plan.folder, ignore_errors=True)
             raise
-        _close(bus, plan, status)
+        _close(bus, plan, status, hurry=status == "preempted")
         if status == "preempted":
             _echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
+    return _exit_code(status, stop)
+
+
+def _follow(place: Place) -> int:
+    from aimnet2mult.train.group import joined
+    from aimnet2mult.train.progress import Silence
+
+    logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
+    stop = Stop()
+    with contextlib.ExitStack() as handlers:
+        try:
+            with joined(place) as ranks:
+                # Until all are there a signal ends this rank at once: then there is nothing to save.
+                handlers.enter_context(stop)
+                plan: Plan = ranks.tell(None)  # type: ignore[assignment]
+                status = _train(plan, NullBus(plan.settings.every), stop, Silence(), ranks)
+        except MENDABLE:
+            # The first says it, or that this rank has failed.
+            return 2
+        except RankLost as lost:
+            if not lost.said:
+                raise
+            return 1
+    return _exit_code(status, stop)
+
+
+def _exit_code(status: Status, stop: Stop) -> int:
     return 128 + stop.signal if status == "preempted" and stop.signal else 0
 
 
@@ -204,7 +244,7 @@ def _open(plan: Plan) -> MetricBus:
     return bus
 
 
-def _run(plan: Plan, bus: MetricBus, stop: Stop) -> Status:
+def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Status:
     began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
     _echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
@@ -214,30 +254,47 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop) -> Status:
     from aimnet2mult.train.progress import Progress
 
     progress = Progress(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
+    progress.say("loading torch and aimnet …")
+    from aimnet2mult.train.group import joined
+
     try:
-        return _train(plan, bus, stop, progress)
+        with joined(place) as ranks:
+            return _train(ranks.tell(plan), bus, stop, progress, ranks)
     finally:
         progress.close()
 
 
-def _train(plan: Plan, bus: MetricBus, stop: Stop, progress: Progress) -> Status:
-    progress.say("loading torch and aimnet …")
-    from aimnet2mult.train.parts import build_parts
+def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress, ranks: Ranks) -> Status:
+    from aimnet2mult.train.agreement import Agreement
+    from aimnet2mult.train.parts import build_parts, keep_saes
     from aimnet2mult.train.training import Training
     from aimnet2mult.train.weights import load_weights, save_weights
 
     # What the libraries have made lives as long as the process; going through it all at the exit takes seconds,
     # which a run that is being pre-empted does not have.
     gc.freeze()
-    parts = build_parts(plan.config, plan.definition, plan.folder)
+    agreement = Agreement(stop, ranks)
+    if agreement.reached(now=True):
+        return "preempted"
+    parts = ranks.together(lambda: build_parts(plan.config, plan.definition, plan.folder, ranks))
+    ranks.use(parts.device)
+    if not ranks.rank:
+        # Now that no other can find them half made.
+        keep_saes(parts, plan.config.fidelity_names, plan.folder)
     progress.say(parts.describe(plan.config.fidelity_names))
-    training = Training(plan.config, parts, bus, folder=plan.folder, stop=stop, progress=progress)
+    if ranks.world > 1:
+        progress.say(f"{ranks.world} ranks share each batch")
+    training = Training(
+        plan.config, parts, bus, folder=plan.folder, ranks=ranks, agreement=agreement, progress=progress
+    )
     if plan.checkpoint is not None:
-        training.resume(plan.checkpoint)
+        path = plan.checkpoint
+        ranks.together(lambda: training.resume(path))
     elif plan.config.load is not None:
-        progress.say(load_weights(parts.model, Path(plan.config.load)))
+        weights = Path(plan.config.load)
+        progress.say(ranks.together(lambda: load_weights(parts.model, weights)))
     status = training.run()
-    if status == "finished" and plan.save is not None:
+    if status == "finished" and plan.save is not None and not ranks.rank:
         save_weights(parts.model, plan.save)
         progress.say(f"weights: {plan.save}")
     return status
@@ -249,10 +306,10 @@ def _shown_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 
 
-def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "") -> None:
+def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, hurry: bool) -> None:
     # Whoever stops a run waits for its end.
     wait = plan.settings.drain_timeout
-    receipt = bus.close(status, reason=reason, timeout=min(HURRY, wait) if status in {"preempted", "killed"} else wait)
+    receipt = bus.close(status, reason=reason, timeout=min(HURRY, wait) if hurry else wait)
     if status != "failed" or bus.counts().offered:
         _echo(str(receipt))
 

@@ -4,19 +4,22 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
 from ignite.engine import Engine, Events
 
 from aimnet2mult.config import Config
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.train import checkpoint
+from aimnet2mult.train.agreement import Agreement
 from aimnet2mult.train.checkpoint import CheckpointError
 from aimnet2mult.train.engine import build_trainer, build_validator, epoch_length, total_iterations
 from aimnet2mult.train.errors import Slot
 from aimnet2mult.train.parts import Parts
 from aimnet2mult.train.progress import Progress
+from aimnet2mult.train.ranks import Ranks
 from aimnet2mult.train.reporting import Bus, Reporter
 from aimnet2mult.train.statistics import VALIDATION, statistics
-from aimnet2mult.train.stop import Stop
 
 __all__ = ["Training"]
 
@@ -26,6 +29,8 @@ class Training:
 
     Everything about an epoch's end (its statistics, validation, checkpoint) is done before a stop is heeded,
     except that a validation is broken off; it is then made up for when the run goes on.
+
+    Each rank has one, and all do the same at the same iteration; the first alone writes checkpoints.
     """
 
     def __init__(
@@ -35,7 +40,8 @@ class Training:
         bus: Bus,
         *,
         folder: Path,
-        stop: Stop,
+        ranks: Ranks,
+        agreement: Agreement,
         progress: Progress,
     ) -> None:
         # What goes wrong is raised; ignite would also log it.
@@ -44,7 +50,8 @@ class Training:
         self._parts = parts
         self._bus = bus
         self._folder = folder
-        self._stop = stop
+        self._ranks = ranks
+        self._agreement = agreement
         self._progress = progress
         self._data = parts.data.fingerprint()
         self._owes_validation = False
@@ -83,7 +90,8 @@ class Training:
         if state.iteration == total_iterations(self.trainer):
             epochs = self._config.trainer.epochs
             self._progress.say(f"all {epochs} epochs are done already; to go on, set trainer.epochs to more")
-        elif not self._stop.requested:
+        elif not self._agreement.reached(now=True):
+            self._agreement.restart()
             self.trainer.run(self._parts.train_loader)
         self._save()
         done = state.iteration == total_iterations(self.trainer) and not self._owes_validation
@@ -100,6 +108,7 @@ class Training:
             clip_value=limits.clip_grad_value,
             clip_norm=limits.clip_grad_norm,
             norm_due=self.reporter.is_due,
+            ranks=self._ranks,
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._order)
         # Before what follows, so that what is published is what the iteration was done with.
@@ -116,6 +125,10 @@ class Training:
                 "max_epochs": self._config.trainer.epochs,
             }
         )
+        if self._ranks.rank:
+            # Or what is dropped out would be the same on all ranks.
+            key = np.random.SeedSequence([self._config.seed, self._ranks.rank, iteration])
+            torch.manual_seed(int(key.generate_state(1)[0]))
 
     def _order(self, engine: Engine) -> None:
         """Set the order of the epoch. ignite would start a resumed epoch at its first batch."""
@@ -130,7 +143,7 @@ class Training:
         self._progress.iteration(step, total_iterations(engine), self.reporter.latest)
         ends_epoch = step % epoch_length(engine) == 0
         # ignite, told to terminate here, would leave out the end of the epoch, and so would the resumed run.
-        if self._stop.requested and not ends_epoch:
+        if not ends_epoch and self._agreement.reached():
             engine.terminate()
 
     def _complete_epoch(self, engine: Engine) -> None:
@@ -144,25 +157,27 @@ class Training:
             # The newest validation was at an earlier iteration than this line is about.
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._progress.epoch(engine.state.epoch, step, latest)
-        if self._stop.requested:
+        if self._agreement.reached(now=True):
             engine.terminate()
 
     def _validate(self, engine: Engine) -> None:
         sums, schedule = self._parts.val_sums, self._parts.schedule
         sums.reset(Slot.EPOCH)
         self._owes_validation = False
+        self._agreement.restart()
         self.validator.run(self._parts.val_loader)
+        self._agreement.restart()
         if self._owes_validation:
             return
         # A stopped run is in the epoch that it goes on with, a loaded one counts the epochs that are complete.
         epoch = -(-engine.state.iteration // epoch_length(engine))
-        self.reporter.publish_validation(engine.state.iteration, epoch)
-        slot = sums.snapshot().wait()[Slot.EPOCH] if schedule.needs_validation else None
+        published = self.reporter.publish_validation(engine.state.iteration, epoch)
+        slot = published.wait()[Slot.EPOCH] if schedule.needs_validation else None
         names = self._config.fidelity_names
         schedule.step_validation({} if slot is None else statistics(slot, self._parts.labels, names, VALIDATION))
 
     def _break_off_validation(self, validator: Engine) -> None:
-        if self._stop.requested and validator.state.iteration < len(self._parts.val_loader):
+        if validator.state.iteration < len(self._parts.val_loader) and self._agreement.reached():
             self._owes_validation = True
             validator.terminate()
 
@@ -173,6 +188,15 @@ class Training:
             return
         # A resume from here takes everything up to here as published.
         self._bus.flush()
+        if self._ranks.rank:
+            # The first adds up what all have.
+            self._parts.train_sums.state_dict()
+        # A checkpoint that could not be written is tried again at the next place, on all ranks alike.
+        if self._ranks.tell(self._ranks.rank > 0 or self._write_checkpoint()):
+            self._saved = now
+
+    def _write_checkpoint(self) -> bool:
+        state = self.trainer.state
         position = {
             "epoch": -(-state.iteration // epoch_length(self.trainer)),
             "epoch_length": state.epoch_length,
@@ -185,8 +209,8 @@ class Training:
             )
         except OSError as error:
             self._progress.say(f"warning: no checkpoint at iteration {state.iteration}: {error}; training goes on")
-            return
-        self._saved = now
+            return False
+        return True
 
     def _state(self) -> dict[str, checkpoint.Stateful]:
         parts = self._parts

@@ -1,0 +1,90 @@
+"""A rank's share of batches that all ranks have in common."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from aimnet2mult.data.sampler import MixedFidelitySampler
+
+if TYPE_CHECKING:
+    from aimnet.data import SizeGroupedDataset
+
+__all__ = ["Share", "load_share"]
+
+Item = tuple[int, npt.NDArray[np.int64], bool]
+Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Share:
+    """The rows that rank ``rank`` of ``world`` takes of each batch of a sampler.
+
+    Iterating yields ``((group, rows, labelled),)``. The shares of a batch differ by one row at most. Where there are
+    fewer rows than ranks some get the batch's first row to be used without its labels (``labelled`` False): so that
+    they take part in all that is exchanged, and add nothing.
+    """
+
+    def __init__(self, sampler: MixedFidelitySampler, *, rank: int, world: int) -> None:
+        self._sampler = sampler
+        self._rank = rank
+        self._world = world
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[tuple[Item]]:
+        for ((group, rows),) in self._sampler:
+            own = np.array_split(rows, self._world)[self._rank]
+            yield ((group, own, True),) if len(own) else ((group, rows[:1], False),)
+
+
+class _View:
+    """What a loader reads a share from: inputs and labels by ``(group, rows, labelled)``."""
+
+    def __init__(self, dataset: "SizeGroupedDataset", x: Sequence[str], y: Sequence[str]) -> None:
+        self._dataset = dataset
+        self._x = x
+        self._y = y
+
+    def __getitem__(self, item: Item) -> tuple[Arrays, Arrays]:
+        number, rows, labelled = item
+        group = self._dataset[number]
+        x = {key: group[key][rows] for key in self._x}
+        y = {key: group[key][rows] for key in self._y}
+        return x, y if labelled else {key: np.full_like(values, np.nan) for key, values in y.items()}
+
+
+def load_share(
+    dataset: "SizeGroupedDataset",
+    sampler: MixedFidelitySampler,
+    *,
+    x: Sequence[str],
+    y: Sequence[str],
+    rank: int,
+    world: int,
+    **options: Any,
+) -> DataLoader[Batch]:
+    """Return a loader of a rank's share of a sampler's batches; the whole batches where there is one rank.
+
+    ``x`` and ``y`` are the keys of inputs and labels, ``options`` those of ``torch.utils.data.DataLoader``.
+    """
+    if world == 1:
+        loader: DataLoader[Batch] = dataset.get_loader(sampler, x=list(x), y=list(y), **options)
+        return loader
+    share: Any = Share(sampler, rank=rank, world=world)
+    view: Any = _View(dataset, x, y)
+    return DataLoader(view, batch_sampler=share, collate_fn=_as_tensors, **options)
+
+
+def _as_tensors(items: Sequence[tuple[Arrays, Arrays]]) -> Batch:
+    ((x, y),) = items
+    return _tensors(x), _tensors(y)
+
+
+def _tensors(arrays: Arrays) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(values) for key, values in arrays.items()}
