@@ -1,0 +1,149 @@
+# ruff: noqa: INP001 - a script, not a package
+"""Write docs/settings.md: every flag, key and option with its default, taken from the code.
+
+python tools/settings_page.py            # writes the page
+python tools/settings_page.py --check    # says whether it is as the code is
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from aimnet2mult.cli import cli
+from aimnet2mult.layers import DEFAULTS
+from telemetry import Settings
+from telemetry.cli import main as telemetry_cli
+from telemetry.plugins import installed, load
+from telemetry.watch import WatchSettings
+
+PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+BUILT_IN = "sinks."
+"""The package whose sinks are on the page; others may be installed where it is written."""
+
+HEAD = """# Settings
+
+Every flag, key and option, with its default. This page is written by `python tools/settings_page.py` from the code.
+
+A key is given in YAML (`--config`), or on the command line as `KEY=VALUE` with dots: `trainer.epochs=10`. Later ones
+win: the defaults, each `--config` in order, `TELEMETRY_SINKS`, `KEY=VALUE`, and then the flags.
+"""
+
+
+def page() -> str:
+    """Give the text of the page."""
+    parts = [HEAD]
+    for name, group in (("aimnet2mult", cli), ("telemetry", telemetry_cli)):
+        for command in sorted(group.commands):
+            usage = " ".join(group.commands[command].collect_usage_pieces(click.Context(group.commands[command]))[1:])
+            parts.append(f"## `{name} {command} {usage}".rstrip() + f"`\n\n{_about(group.commands[command])}\n")
+            if flags := list(_flags(group.commands[command])):
+                parts.append(_table(("flag", "default", "meaning"), flags))
+    parts.append("## Keys of a training\n")
+    parts.append(_table(("key", "default", "meaning"), _keys(DEFAULTS.read_text(encoding="utf-8"))))
+    parts.append("## `telemetry.…`\n")
+    parts.append(_table(("key", "default", "meaning"), _telemetry()))
+    parts.append("## Options of the sinks\n")
+    parts.append(_table(("key", "default", "meaning"), _options()))
+    return "\n".join(parts)
+
+
+def _about(command: click.Command) -> str:
+    return (command.help or "").partition("\n\n")[0].replace("\n", " ").strip()
+
+
+def _flags(command: click.Command) -> Iterator[tuple[str, str, str]]:
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            default = parameter.to_info_dict()["default"]
+            shown = "" if default in (None, False, [], ()) else f"`{default}`"
+            yield f"`{'`, `'.join(parameter.opts)}`", shown, parameter.help or ""
+
+
+def _keys(text: str) -> Iterator[tuple[str, str, str]]:
+    """Give the keys of the defaults that have a value, each with the comments above it."""
+    path: list[tuple[int, str]] = []
+    comments: list[str] = []
+    body = text.partition("\n\n")[2]
+    for line in body.splitlines():
+        found = re.fullmatch(r"( *)([\w.]+):(?: (.*))?", line)
+        if comment := re.fullmatch(r" *# ?(.*)", line):
+            comments.append(comment[1])
+        elif found:
+            indent, key, value = len(found[1]), found[2], found[3]
+            path = [(n, name) for n, name in path if n < indent] + [(indent, key)]
+            name = ".".join(part for _, part in path)
+            if value is not None or comments:
+                yield f"`{name}`", "" if value is None else f"`{value}`", " ".join(comments)
+            comments = []
+        else:
+            comments = []
+
+
+def _telemetry() -> Iterator[tuple[str, str, str]]:
+    for struct, prefix in ((Settings, "telemetry"), (WatchSettings, "telemetry.watch")):
+        texts = _attributes(struct)
+        for field in msgspec.structs.fields(struct):
+            if isinstance(field.default, msgspec.Struct) or field.name == "options":
+                continue
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            shown = ", ".join(default) if isinstance(default, tuple) else default
+            yield f"`{prefix}.{field.name}`", f"`{shown}`", texts[field.name]
+    yield "`telemetry.units.LABEL`", "those of the table in the README", "unit in which a label's metrics are shown"
+
+
+def _options() -> Iterator[tuple[str, str, str]]:
+    for name in installed():
+        plugin = load(name)
+        if not plugin.cls.__module__.startswith(BUILT_IN):
+            continue
+        options = plugin.cls.Options  # type: ignore[attr-defined]
+        texts = _attributes(options)
+        for field in dataclasses.fields(options):
+            factory = field.default_factory
+            default: Any = field.default if factory is dataclasses.MISSING else factory()
+            yield f"`telemetry.{name}.{field.name}`", "" if default is None else f"`{default}`", texts[field.name]
+
+
+def _attributes(cls: type) -> Mapping[str, str]:
+    """Read what a docstring says of each attribute, under "Attributes:"."""
+    text = inspect.getdoc(cls) or ""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in text.partition("Attributes:\n")[2].splitlines():
+        begun = re.fullmatch(r"    (\w+(?:, \w+)*): (.*)", line)
+        if begun:
+            names = begun[1].split(", ")
+            found |= dict.fromkeys(names, begun[2])
+        elif line.startswith("     ") and names:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return {name: text.replace("``", "`") for name, text in found.items()}
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(
+        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
+
+
+def main() -> None:
+    """Write the page, or check it."""
+    text = page()
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(
+            None if PAGE.read_text(encoding="utf-8") == text else f"{PAGE} is not as the code is: run {sys.argv[0]}"
+        )
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
