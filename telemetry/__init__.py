@@ -5,10 +5,13 @@
 
 from telemetry.bus import MetricBus
 from telemetry.chart import Chart, charts, with_unit
+from telemetry.curve import Curve
 from telemetry.errors import (
     JournalError,
     LeaseHeld,
     MetricNotDeclared,
+    MetricNotFound,
+    PackageNotInstalled,
     PluginError,
     RunAlive,
     RunExists,
@@ -29,6 +32,7 @@ from telemetry.nullbus import NullBus
 from telemetry.reader import read_header
 from telemetry.receipt import Receipt, read_receipt
 from telemetry.records import Alert, Closed, Metric, Record, Resumed, RunRecord, Scalars, Status
+from telemetry.run import Run, read_run
 from telemetry.session import open_run
 from telemetry.settings import Settings
 
@@ -36,17 +40,21 @@ __all__ = [
     "Alert",
     "Chart",
     "Closed",
+    "Curve",
     "JournalError",
     "LeaseHeld",
     "Metric",
     "MetricBus",
     "MetricNotDeclared",
+    "MetricNotFound",
     "NullBus",
     "Opened",
+    "PackageNotInstalled",
     "PluginError",
     "Receipt",
     "Record",
     "Resumed",
+    "Run",
     "RunAlive",
     "RunExists",
     "RunFolderError",
@@ -69,5 +77,6 @@ __all__ = [
     "private",
     "read_header",
     "read_receipt",
+    "read_run",
     "with_unit",
 ]

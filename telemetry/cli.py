@@ -4,50 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 import msgspec
 
 from telemetry.alive import TrainerWatch, read_alive
+from telemetry.console import exits_with_message, say, say_skipped
 from telemetry.delivery import Delivery, End
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
+from telemetry.looking import export, list_runs, show
 from telemetry.plugins import Plugin, Sink, install_command, installed, load, select, type_name
 from telemetry.reader import read_header
 from telemetry.receipt import Receipt, read_receipt
 from telemetry.redact import REDACTED
+from telemetry.screen import STANDING
 from telemetry.settings import Settings, parse_sinks
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from telemetry.state import state
 
 BEHIND = 1
 """Exit code of ``sync`` when something could not be delivered."""
-USAGE = 2
-"""Exit code of a usage error; click's own is the same."""
 DONE = {End.COMPLETE, End.CAUGHT_UP}
 HUNG = 75
 """Exit code of ``sync`` when a sink does not return from a hook."""
-
-
-def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:
-    """Let a command print telemetry's errors as one line and exit with 2."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except TelemetryError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(USAGE)
-
-    return wrapper
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +48,7 @@ def sinks() -> None:
         except (TelemetryError, OSError) as error:
             lines = [f"{name}  BROKEN: {error}"]
         for line in lines:
-            _print(line)
+            say(line)
 
 
 def _describe(plugin: Plugin) -> list[str]:
@@ -126,7 +109,7 @@ def sync(run: Path, names: str | None, follow: bool, options: tuple[str, ...], l
     _run_all(jobs)
     summary = read_receipt(run)
     _show_sinks(summary, *wanted)
-    _show_skipped(summary)
+    say_skipped(summary.skipped)
     if any(job.end not in DONE for job in jobs):
         sys.exit(BEHIND)
 
@@ -227,24 +210,20 @@ def status(run: Path) -> None:
     header = read_header(run)
     summary = read_receipt(run)
     alive = read_alive(run)
-    _print(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
+    say(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
     if alive is not None:
-        _print(f"trainer: {alive.trainer}{', which has ended' if summary.status else ''}")
+        say(f"trainer: {alive.trainer}{', which has ended' if summary.status else ''}")
     click.echo(f"last point at iteration {summary.step}; {summary.journaled} records in the journal")
     if summary.counts.offered != summary.counts.journaled:
         counts = summary.counts
         click.echo(f"this attempt: {counts.offered} offered, {counts.journaled} journaled, {counts.lost} lost")
     _show_sinks(summary)
-    _show_skipped(summary)
+    say_skipped(summary.skipped)
 
 
 def _state(run: Path, summary: Receipt) -> str:
-    if summary.status is not None:
-        return summary.status
-    lives = TrainerWatch(run).lives()
-    if lives is None:
-        return "running, or ended without a word (its trainer cannot be seen from here)"
-    return "running" if lives else "killed"
+    how = state(summary.status, TrainerWatch(run))
+    return STANDING.get(how, how)
 
 
 def _show_sinks(summary: Receipt, *names: str) -> None:
@@ -252,17 +231,10 @@ def _show_sinks(summary: Receipt, *names: str) -> None:
     known = {sink.name: sink.lines() for sink in summary.sinks}
     for name in names or known:
         for line in known.get(name, [f"{name}: how far it has got could not be kept"]):
-            _print(line)
+            say(line)
     for line in summary.cure(*names):
-        _print(line)
+        say(line)
 
 
-def _print(line: str) -> None:
-    """Print a line with what files say: they may come from anywhere, and do not steer the terminal."""
-    click.echo("".join(char if char.isprintable() else " " for char in line))
-
-
-def _show_skipped(summary: Receipt) -> None:
-    skipped = {k: v for k, v in msgspec.structs.asdict(summary.skipped).items() if v}
-    if skipped:
-        click.echo("passed over in the journal: " + ", ".join(f"{n} {what}" for what, n in skipped.items()))
+for command in (show, export, list_runs):
+    main.add_command(command)

@@ -22,6 +22,14 @@ class MetricNotDeclared(TelemetryError, LookupError):
     """A metric was published that the run does not declare, so that nobody could tell its unit."""
 
 
+class MetricNotFound(TelemetryError, LookupError):
+    """A metric was asked for that the run does not have."""
+
+
+class PackageNotInstalled(TelemetryError, ImportError):
+    """What was asked for needs a package that is not installed."""
+
+
 class SinkNotFound(TelemetryError, LookupError):
     """No installed package offers a sink of that name, or more than one does."""
 

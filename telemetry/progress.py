@@ -60,6 +60,11 @@ class Progress(msgspec.Struct, kw_only=True):
         """The cursor of the destination in use."""
         return self.cursors.setdefault(self.destination, Cursor())
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Say whether the cursor is that of a destination of before, so that nobody knows what is left."""
+        return self.reopening and bool(self.destination)
+
 
 _decoder = msgspec.json.Decoder(Progress)
 

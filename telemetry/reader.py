@@ -17,6 +17,7 @@ from telemetry.records import (
     SEGMENT,
     Alert,
     AnyRecord,
+    Metric,
     Resumed,
     RunRecord,
     Scalars,
@@ -61,6 +62,20 @@ def read_header(folder: Path) -> RunRecord:
             return head
     msg = f"no run in {folder}: it holds no journal-<k>.jsonl with a run record"
     raise RunNotFound(msg)
+
+
+def read_metrics(folder: Path) -> dict[str, Metric]:
+    """Give what the attempts declare together, by full name; where two differ, what the newer one says.
+
+    Raises:
+        RunFolderError: a segment is there and cannot be read.
+    """
+    metrics: dict[str, Metric] = {}
+    for number in segments(folder):
+        head, _ = next(lines(segment_path(folder, number), 0), (None, 0))
+        if isinstance(head, RunRecord):
+            metrics |= head.metrics
+    return metrics
 
 
 class JournalReader:

@@ -29,11 +29,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_behind(self) -> bool:
         """Say whether something is left, or may be, as nobody knows yet where it is delivered to now."""
-        return self.left > 0 or self._is_elsewhere
-
-    @property
-    def _is_elsewhere(self) -> bool:
-        return self.progress.reopening and bool(self.progress.destination)
+        return self.left > 0 or self.progress.is_elsewhere
 
     def lines(self) -> list[str]:
         """Give how it stands: a line, and indented ones with what more there is to say."""
@@ -45,7 +41,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
             told += f", {progress.retries} retries"
         if progress.cursor.closed:
             told += f"; closed as {progress.cursor.closed}"
-        before = "not connected; before: " if self._is_elsewhere else ""
+        before = "not connected; before: " if progress.is_elsewhere else ""
         lines = [f"{self.name}: {progress.state}; {before}{told}"]
         if progress.destination:
             lines.append(f"    to {progress.destination}")

@@ -47,6 +47,10 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     watch: bool = False
 
 
+UNDECLARED = Metric(unit="")
+"""What is known of a metric that stands in a journal and that its run does not declare."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """What all records have: a number that is never used twice in a run, and the time in ms since 1970."""
 

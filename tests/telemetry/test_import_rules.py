@@ -16,14 +16,14 @@ import telemetry
 
 # From the bottom up: each imports only what stands in a layer below its own.
 LAYERS = (
-    ("errors", "records", "files", "identity", "redact"),
-    ("cadence", "units", "hookspecs", "journal", "alive", "progress", "chart", "lines"),
-    ("plugins", "reader", "lease", "watch"),
-    ("settings", "keeper", "receipt"),
-    ("delivery",),
-    ("workers",),
-    ("worker", "bus"),
-    ("session", "nullbus"),
+    ("errors", "records", "files", "identity", "redact", "printable"),
+    ("cadence", "units", "hookspecs", "journal", "alive", "progress", "chart", "lines", "curve", "extras", "selection"),
+    ("plugins", "reader", "lease", "watch", "state"),
+    ("settings", "keeper", "receipt", "run", "export", "glance", "console"),
+    ("delivery", "plot", "catalogue"),
+    ("workers", "terminal", "figure"),
+    ("worker", "bus", "screen"),
+    ("session", "nullbus", "looking"),
     ("cli",),
     ("__main__", "__init__"),
 )
@@ -42,7 +42,11 @@ THIRD_PARTY = {
     "msgspec": set(TELEMETRY),
     "pluggy": {"hookspecs", "plugins"},
     "pint": {"units"},
-    "click": {"cli"},
+    "click": {"cli", "console", "looking"},
+    "numpy": {"curve", "run", "plot", "terminal", "figure"},
+    "pandas": {"run"},
+    "plotext": {"terminal"},
+    "matplotlib": {"figure"},
 }
 MAY_TOUCH_TELEMETRY = {
     "aimnet2mult.cli",
@@ -155,6 +159,13 @@ def test_pint_is_imported_only_when_a_unit_is_converted() -> None:
     found = [each for each in imports(folder_of("telemetry") / "units.py") if each.module == "pint"]
     assert found
     assert all(each.for_types or not each.at_import for each in found)
+
+
+def test_what_draws_and_counts_is_imported_only_when_it_is_needed() -> None:
+    for name in TELEMETRY:
+        for each in imports(folder_of("telemetry") / f"{name}.py"):
+            if each.module.partition(".")[0] in {"numpy", "pandas", "plotext", "matplotlib"}:
+                assert each.for_types or not each.at_import, f"{name}: {each}"
 
 
 def test_sinks_import_only_the_public_names_of_telemetry() -> None:

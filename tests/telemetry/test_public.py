@@ -13,14 +13,15 @@ import telemetry
 from telemetry import errors
 
 API = """
-    Alert Chart Closed JournalError LeaseHeld Metric MetricBus MetricNotDeclared NullBus Opened PluginError Receipt
-    Record Resumed RunAlive RunExists RunFolderError RunNotFound RunRecord Scalars SettingError Settings
-    SinkNotFound SinkNotInstalled SinkRejected SinkUnavailable Status TelemetryError UnitError backend_errors charts
-    hookimpl open_run private read_header read_receipt with_unit
+    Alert Chart Closed Curve JournalError LeaseHeld Metric MetricBus MetricNotDeclared MetricNotFound NullBus Opened
+    PackageNotInstalled PluginError Receipt Record Resumed Run RunAlive RunExists RunFolderError RunNotFound
+    RunRecord Scalars SettingError Settings SinkNotFound SinkNotInstalled SinkRejected SinkUnavailable Status
+    TelemetryError UnitError backend_errors charts hookimpl open_run private read_header read_receipt read_run
+    with_unit
 """
 
 HEAVY = """
-    torch ignite aimnet pint numpy h5py tensorboard wandb mlflow omegaconf matplotlib click google
+    torch ignite aimnet pint numpy h5py tensorboard wandb mlflow omegaconf matplotlib plotext pandas click google
     aimnet2mult sinks
 """
 

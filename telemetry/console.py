@@ -1,0 +1,48 @@
+"""What the commands print, and how they end."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+import msgspec
+
+from telemetry.errors import TelemetryError
+from telemetry.printable import printable
+from telemetry.reader import Skipped
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+USAGE = 2
+"""Exit code of a usage error; click's own is the same."""
+
+
+def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:
+    """Let a command print telemetry's errors as one line and exit with 2."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TelemetryError as error:
+            say(f"error: {error}", err=True)
+            sys.exit(USAGE)
+
+    return wrapper
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line with what files say."""
+    click.echo(printable(line), err=err)
+
+
+def say_skipped(skipped: Skipped, *, err: bool = False) -> None:
+    """Print what could not be read of a journal, if anything."""
+    counts = {what: count for what, count in msgspec.structs.asdict(skipped).items() if count}
+    if counts:
+        listed = ", ".join(f"{count} {what}" for what, count in counts.items())
+        click.echo(f"passed over in the journal: {listed}", err=err)
