@@ -12,6 +12,7 @@ from torch import Tensor
 from aimnet2mult.labels import LABELS
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
+from aimnet2mult.train.ranks import Ranks
 
 ALL = tuple(LABELS)
 MODULE = "aimnet2mult.train.loss"
@@ -320,3 +321,63 @@ def test_what_does_not_fit_at_a_call_is_named(change, message: str) -> None:
     change(pred, true)
     with pytest.raises(ValueError, match=message):
         all_labels()(pred, true)
+
+
+# ---- several ranks ---------------------------------------------------------------------------------
+
+
+class OneOfTwo(Ranks):
+    """Keeps what it is to add up, and then knows what comes of it."""
+
+    world = 2
+
+    def __init__(self) -> None:
+        self.own: list[Tensor] = []
+        self.sums: list[Tensor] = []
+
+    def add_up(self, tensor: Tensor) -> None:
+        self.own.append(tensor.clone())
+        if self.sums:
+            tensor.copy_(self.sums.pop(0))
+
+
+def shares(split: int) -> tuple[list[tuple[dict[str, Tensor], dict[str, Tensor]]], dict[str, Tensor]]:
+    """Return the two parts of a batch, the second without spin charges, and the losses of the whole."""
+    pred, true = random_batch()
+    true["spin_charges"][split:] = math.nan
+    true["forces_mask"] = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    whole = all_labels()(pred, true)
+    parts = [slice(split), slice(split, None)]
+    return [({k: x[p] for k, x in pred.items()}, {k: x[p] for k, x in true.items()}) for p in parts], whole
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_the_mean_of_two_ranks_losses_is_the_loss_of_what_they_have_together(split: int) -> None:
+    parts, whole = shares(split)
+    first = []
+    for pred, true in parts:
+        loss, ranks = all_labels(), OneOfTwo()
+        loss.use_ranks(ranks)
+        loss(pred, true)
+        first.append(ranks.own)
+    sums = [sum(each) for each in zip(*first, strict=True)]
+    # All counts travel together.
+    assert len(sums) == 1
+    losses = []
+    for pred, true in parts:
+        loss, ranks = all_labels(), OneOfTwo()
+        ranks.sums = list(sums)  # type: ignore[arg-type]
+        loss.use_ranks(ranks)
+        losses.append(loss(pred, true))
+    for name, value in whole.items():
+        both = (losses[0][name] + losses[1][name]) / 2
+        assert both.item() == pytest.approx(value.item(), rel=1e-12), name
+
+
+def test_a_function_of_ones_own_gives_each_rank_its_own_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    pred, true = random_batch()
+    monkeypatch.setattr("aimnet2mult.train.loss.own", lambda y_pred, y_true: y_pred["energy"].mean(), raising=False)
+    loss, ranks = MTLoss({"own": {"fn": f"{MODULE}.own", "weight": 1.0}}), OneOfTwo()
+    loss.use_ranks(ranks)
+    assert loss(pred, true)["loss"].item() == pytest.approx(pred["energy"].mean().item())
+    assert ranks.own == []

@@ -1,0 +1,77 @@
+"""The shares of the ranks are the batches of one."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from aimnet.data import SizeGroupedDataset
+from small_groups import make_group
+
+from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.data.share import Share, load_share
+
+
+def dataset() -> SizeGroupedDataset:
+    groups = {}
+    for atoms, structures in ((3, 23), (4, 5)):
+        groups[atoms] = make_group(atoms, structures, labels=("energy", "forces"))
+        groups[atoms]["fidelity"] = np.arange(structures) % 2
+    return SizeGroupedDataset(groups)
+
+
+def sampler(**options: object) -> MixedFidelitySampler:
+    return MixedFidelitySampler(dataset(), batch_size=5, seed=3, weights={1: 3.0}, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("epoch", "start"), [(0, 0), (2, 4)])
+def test_the_ranks_share_each_batch_out_among_them(world: int, epoch: int, start: int) -> None:
+    order = sampler()
+    order.set_epoch(epoch)
+    order.set_start(start)
+    whole = [batch for (batch,) in order]
+    shares = [list(Share(order, rank=rank, world=world)) for rank in range(world)]
+    assert [len(share) for share in shares] == [len(whole)] * world
+    for (group, rows), parts in zip(whole, zip(*shares, strict=True), strict=True):
+        items = [item for (item,) in parts]
+        assert {number for number, *_ in items} == {group}
+        labelled = [own.tolist() for _, own, counts in items if counts]
+        assert list(chain(*labelled)) == rows.tolist()
+        assert max(map(len, labelled)) - min(map(len, labelled)) <= 1
+        # Who has nothing to do gets a structure of the batch.
+        assert all(own.tolist() == rows[:1].tolist() for _, own, counts in items if not counts)
+
+
+def test_all_ranks_have_as_many_batches_as_one() -> None:
+    assert len(Share(sampler(), rank=1, world=4)) == len(sampler())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_share_without_structures_is_one_without_labels(workers: int) -> None:
+    data = dataset()
+    order = MixedFidelitySampler(data, batch_size=2, seed=3)
+    loaders = [
+        load_share(
+            data,
+            order,
+            x=["charge", "numbers"],
+            y=["energy", "forces"],
+            rank=rank,
+            world=3,
+            num_workers=workers,
+        )
+        for rank in range(3)
+    ]
+    whole = load_share(data, order, x=["charge", "numbers"], y=["energy", "forces"], rank=0, world=1)
+    for (x, y), *shares in zip(whole, *loaders, strict=True):
+        for part, (x_part, y_part) in enumerate(shares):
+            if part < len(x["charge"]):
+                assert x_part["charge"].tolist() == x["charge"][part : part + 1].tolist()
+                assert y_part["energy"].tolist() == y["energy"][part : part + 1].tolist()
+            else:
+                assert x_part["charge"].tolist() == x["charge"][:1].tolist()
+                assert y_part["energy"].isnan().all()
+                assert y_part["forces"].isnan().all()
+                assert y_part["forces"].shape == (1, *y["forces"].shape[1:])
+            assert x_part["numbers"].dtype == x["numbers"].dtype
+            assert y_part["forces"].dtype == y["forces"].dtype

@@ -1,0 +1,131 @@
+"""Ranks stop at one iteration, and look at each other no more often than they must."""
+
+import signal
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from aimnet2mult.train.agreement import Agreement
+from aimnet2mult.train.ranks import Ranks
+from aimnet2mult.train.stop import Stop
+
+
+class Meeting:
+    """Where ranks that are threads give each other their largest values."""
+
+    def __init__(self, world: int) -> None:
+        self.world = world
+        self.looks = 0
+        self._barrier = threading.Barrier(world, timeout=30)
+        self._values: list[list[int]] = [[] for _ in range(world)]
+
+    def largest(self, rank: int, values: Sequence[int]) -> list[int]:
+        self._values[rank] = list(values)
+        self._barrier.wait()
+        found = [max(column) for column in zip(*self._values, strict=True)]
+        self.looks += rank == 0
+        self._barrier.wait()
+        return found
+
+
+class Rank(Ranks):
+    def __init__(self, meeting: Meeting, rank: int) -> None:
+        self.rank, self.world, self._meeting = rank, meeting.world, meeting
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        return self._meeting.largest(self.rank, values)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def train(
+    meeting: Meeting, rank: int, seconds: Sequence[float], asked: tuple[int, int], stops: list[tuple[int, int | None]]
+) -> None:
+    """Go through iterations that take so long; rank ``asked[0]`` is asked to stop in iteration ``asked[1]``."""
+    stop, clock = Stop(), Clock()
+    agreement = Agreement(stop, Rank(meeting, rank), clock=clock)
+    for iteration, duration in enumerate(seconds, start=1):
+        # The other ranks' clocks do not matter.
+        clock.now += duration if rank == 0 else 100.0
+        if asked == (rank, iteration):
+            stop.signal = signal.SIGTERM
+        if agreement.reached():
+            break
+    stops[rank] = iteration, stop.signal
+
+
+def run(world: int, seconds: Sequence[float], asked: tuple[int, int]) -> tuple[list[tuple[int, int | None]], int]:
+    meeting, stops = Meeting(world), [(0, None)] * world
+    threads = [threading.Thread(target=train, args=(meeting, rank, seconds, asked, stops)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return stops, meeting.looks
+
+
+@pytest.mark.parametrize("asked", [(0, 1), (0, 500), (2, 333)])
+def test_all_ranks_stop_at_one_iteration_within_two_seconds(asked: tuple[int, int]) -> None:
+    pace = 0.005
+    stops, looks = run(3, [pace] * 2000, asked)
+    assert len(set(stops)) == 1
+    iteration, number = stops[0]
+    assert number == signal.SIGTERM
+    assert 0 <= (iteration - asked[1]) * pace < 2
+    assert looks <= 10 + iteration * pace / 0.4
+
+
+def test_iterations_that_take_longer_are_followed() -> None:
+    stops, _ = run(2, [0.01] * 200 + [1.0] * 200, (1, 300))
+    assert stops[0] == stops[1]
+    assert stops[0][0] <= 301
+
+
+def test_ranks_that_nobody_asks_go_on() -> None:
+    stops, looks = run(2, [0.001] * 1000, (5, 0))
+    assert stops == [(1000, None)] * 2
+    assert looks < 15
+
+
+def test_a_look_can_be_asked_for_and_a_slower_kind_of_iterations_begins_with_one() -> None:
+    clock, asked = Clock(), []
+
+    class Watched(Ranks):
+        world = 2
+
+        def largest(self, values: Sequence[int]) -> list[int]:
+            asked.append(values)
+            return list(values)
+
+    agreement = Agreement(Stop(), Watched(), clock=clock)
+
+    def looks_in(iterations: int) -> list[int]:
+        found = []
+        for iteration in range(iterations):
+            clock.now += 0.001
+            before = len(asked)
+            agreement.reached()
+            found += [iteration] if len(asked) > before else []
+        return found
+
+    assert looks_in(20) == [0, 2, 6, 14]
+    before = len(asked)
+    agreement.reached(now=True)
+    assert len(asked) == before + 1
+    agreement.restart()
+    assert looks_in(8) == [0, 2, 6]
+
+
+def test_one_rank_stops_when_it_is_asked() -> None:
+    stop = Stop()
+    agreement = Agreement(stop, Ranks())
+    assert not agreement.reached()
+    stop.signal = signal.SIGTERM
+    assert agreement.reached()

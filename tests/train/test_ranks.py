@@ -1,0 +1,60 @@
+"""Which rank a process is, and what one that is alone does."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from aimnet2mult.layers import ConfigError
+from aimnet2mult.train.ranks import Place, Ranks, find_place
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place()),
+        (TORCHRUN, Place(rank=5, world=8, local_rank=1, by_torchrun=True)),
+        (STEP, Place(rank=3, world=4, local_rank=1)),
+        # A batch script has the job's numbers, and is not one of its tasks; torchrun is started by one of them.
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),
+        (STEP | TORCHRUN, Place(rank=5, world=8, local_rank=1, by_torchrun=True)),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
+        (STEP | {"WORLD_SIZE": "1"}, Place()),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, Place()),
+        ({"RANK": "3"}, Place()),
+    ],
+    ids=["none", "torchrun", "step", "batch script", "torchrun in a step", "one task", "torchrun of one", "1", "stray"],
+)
+def test_the_place_is_what_the_launcher_says(environment: Mapping[str, str], place: Place) -> None:
+    assert find_place(environment) == place
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2", "RANK": "1"},
+            "WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set",
+        ),
+        (TORCHRUN | {"RANK": "8"}, "RANK is 8, WORLD_SIZE is 8, LOCAL_RANK is 1: no process of so many"),
+        (TORCHRUN | {"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many' in the environment: expected a whole number"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID is None in the environment"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(environment: Mapping[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_place(environment)
+
+
+def test_one_rank_is_left_as_it_is() -> None:
+    ranks, model, tensor = Ranks(), nn.Linear(1, 1), torch.ones(2)
+    ranks.use(torch.device("cpu"))
+    ranks.add_up(tensor)
+    assert ranks.wrap(model) is model
+    assert tensor.tolist() == [1, 1]
+    assert (ranks.largest([3]), ranks.tell("a"), ranks.together(lambda: 4)) == ([3], "a", 4)
+    assert not torch.distributed.is_initialized()

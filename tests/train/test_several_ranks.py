@@ -1,0 +1,302 @@
+"""Training by several processes: the curves and weights of one, stopped, resumed, and killed."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from jobs import Job, Launcher, slurm_environments, torchrun_environments
+from shared import Double, add_masks
+
+from aimnet2mult.data.dataset import INPUTS, load_data
+from aimnet2mult.layers import write_yaml
+from aimnet2mult.train import checkpoint
+from telemetry import Closed, Scalars
+from telemetry.reader import JournalReader
+
+LABELS = ("energy", "forces", "charges", "spin_charges")
+EPOCHS, EVERY = 2, 3
+Points = dict[tuple[str, int], dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    with Launcher() as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return files of two fidelities, the first without spin charges, with labels missing here and there."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name, labels, counts in (("low", LABELS[:3], {3: 30, 4: 11}), ("high", LABELS, {3: 7, 4: 20})):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            for atoms, structures in counts.items():
+                shapes = {"energy": (), "forces": (atoms, 3), "charges": (atoms,), "spin_charges": (atoms,)}
+                group = file.create_group(f"{atoms:03d}")
+                group["coord"] = rng.normal(size=(structures, atoms, 3))
+                group["numbers"] = rng.choice([1, 6, 8], size=(structures, atoms))
+                for label in labels:
+                    values = rng.normal(size=(structures, *shapes[label]))
+                    values[rng.random(structures) < 0.2] = np.nan
+                    group[label] = values
+    return [folder / "low.h5", folder / "high.h5"]
+
+
+@pytest.fixture(scope="module")
+def arguments(files: list[Path]) -> list[str]:
+    folder = files[0].parent
+    write_yaml(folder / "model.yaml", {"class": "shared.Double"})
+    per_atom = {"fn": "aimnet2mult.train.loss.peratom_loss_fn", "weight": 1.0}
+    components: dict[str, Any] = {"energy": {"fn": "aimnet2mult.train.loss.energy_loss_fn", "weight": 0.5}}
+    components |= {name: {**per_atom, "kwargs": {"key_true": name, "key_pred": name}} for name in LABELS[1:]}
+    content: dict[str, Any] = {
+        "run_name": "ranks",
+        "device": "cpu",
+        "threads": 1,
+        "data": {
+            "fidelity_datasets": dict(enumerate(map(str, files))),
+            "fidelity_names": {0: "low", 1: "high"},
+            "fidelity_weights": {1: 2.0},
+            "val_fraction": 0.3,
+            # Less than four ranks can share, and not always the same.
+            "samplers": {"train": {"batch_size": 3}, "val": {"batch_size": 5}},
+        },
+        "fidelity_offset": 100,
+        "use_fidelity_readouts": False,
+        "loss": {"class": "shared.MaskedLoss", "kwargs": {"components": components}},
+        # Adam would make much of gradients that are all rounding.
+        "optimizer": {
+            "class": "torch.optim.SGD",
+            "kwargs": {"lr": 0.01, "momentum": 0.9},
+            "param_groups": {"shifts": None},
+        },
+        "scheduler": {
+            "class": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "kwargs": {"patience": 0, "threshold": 0.5},
+        },
+        "trainer": {"epochs": EPOCHS},
+        "log_frequency": {"val": 8},
+        "telemetry": {"sinks": "none", "every": EVERY},
+    }
+    write_yaml(folder / "train.yaml", content)
+    return ["train", "--config", str(folder / "train.yaml"), "--model", str(folder / "model.yaml")]
+
+
+@pytest.fixture(scope="module")
+def one(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    job = launcher.start(folder / "job", [*arguments, "--telemetry-dir", folder / "runs"])
+    assert job.wait() == [0], job.said(0)
+    return the_run(folder)
+
+
+@pytest.fixture(scope="module")
+def two(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Job]:
+    """Return the run of two processes, and the job."""
+    folder = tmp_path_factory.mktemp("two")
+    sink = ["--telemetry-sinks", "tensorboard", "telemetry.poll=0.1"]
+    job = launcher.start(
+        folder / "job",
+        [*arguments, *sink, "--telemetry-dir", folder / "runs", "--save", folder / "weights.pt"],
+        torchrun_environments(2),
+    )
+    assert job.wait() == [0, 0], job.said(0)
+    return the_run(folder), job
+
+
+@pytest.fixture(scope="module")
+def stopped(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Job]:
+    """Return the run of four processes in a step of SLURM, of which one got a SIGTERM, and the job."""
+    folder = tmp_path_factory.mktemp("four")
+    environments = [{**environment, "MISHAP": "3:4:SIGTERM"} for environment in slurm_environments(4)]
+    job = launcher.start(folder / "job", [*arguments, "--telemetry-dir", folder / "runs"], environments)
+    job.codes = job.wait()  # type: ignore[attr-defined]
+    return the_run(folder), job
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def records(run: Path) -> list[Any]:
+    return JournalReader(run).read(100_000, live=False)
+
+
+def points(run: Path) -> Points:
+    return {
+        (record.stream, record.step): {name: value for name, value in record.values.items() if name != "it_per_s"}
+        for record in records(run)
+        if isinstance(record, Scalars)
+    }
+
+
+def closed(run: Path) -> Closed:
+    last = records(run)[-1]
+    assert isinstance(last, Closed)
+    return last
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoint.newest(run)
+    assert newest is not None
+    state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["parts"]["model"]
+    return state
+
+
+def assert_same(run: Path, other: Path) -> None:
+    mine, theirs = points(run), points(other)
+    assert mine.keys() == theirs.keys()
+    for key, values in theirs.items():
+        assert mine[key] == pytest.approx(values, rel=1e-9, abs=1e-12), key
+    for name, values in weights(other).items():
+        torch.testing.assert_close(weights(run)[name], values, rtol=1e-9, atol=1e-12)
+
+
+def test_two_ranks_have_the_curves_and_the_weights_of_one(one: Path, two: tuple[Path, Job]) -> None:
+    run, _ = two
+    assert closed(run).status == "finished"
+    assert len([key for key in points(run) if key[0] == "train_window"]) > 8
+    assert_same(run, one)
+
+
+def test_weights_that_two_ranks_leave_are_those_of_the_model_alone(two: tuple[Path, Job]) -> None:
+    run, job = two
+    saved = torch.load(job.folder.parent / "weights.pt", weights_only=True)
+    assert saved.keys() == Double().state_dict().keys()
+    assert weights(run).keys() == {f"module.{name}" for name in saved}
+
+
+def test_a_validation_is_what_numpy_makes_of_all_its_structures(two: tuple[Path, Job], files: list[Path]) -> None:
+    run, _ = two
+    step = max(step for stream, step in points(run) if stream == "val")
+    model = Double()
+    state = torch.load(run / f"checkpoints/step-{step:08d}.pt", weights_only=True)["parts"]["model"]
+    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    data = load_data(
+        files,
+        labels=LABELS,
+        val_fraction=0.3,
+        seed=0,
+        batch_size=3,
+        sae_files={i: run / f"sae/{name}.yaml" for i, name in enumerate(("low", "high"))},
+    )
+    errors: dict[str, list[Any]] = {name: [] for name in ("E", "q", "s", "high/q", "low/q")}
+    for group in data.val.values():
+        x = {key: torch.from_numpy(group[key]) for key in INPUTS}
+        y: dict[str, Any] = {key: torch.from_numpy(group[key]) for key in LABELS}
+        add_masks(x, y)
+        with torch.no_grad():
+            out = {key: value.numpy() for key, value in model(dict(x)).items()}
+        real, fidelity = group["numbers"] != 0, group["fidelity"]
+        errors["E"].extend((out["energy"] - group["energy"])[y["energy_mask"].numpy()])
+        for abbr, label in (("q", "charges"), ("s", "spin_charges")):
+            error = out[label] - group[label]
+            errors[abbr].extend(error[real])
+            if abbr == "q":
+                errors["low/q"].extend(error[fidelity == 0][real[fidelity == 0]])
+                errors["high/q"].extend(error[fidelity == 1][real[fidelity == 1]])
+    shown = points(run)["val", step]
+    for name, error in errors.items():
+        rmse = np.sqrt(np.nanmean(np.square(error)))
+        # kcal/mol for eV.
+        factor = 23.060547830619 if name == "E" else 1.0
+        assert shown[f"{name}_rmse"] == pytest.approx(rmse * factor, rel=1e-9), name
+    assert "low/s_rmse" not in shown
+
+
+def test_only_the_first_rank_starts_processes_and_speaks(two: tuple[Path, Job]) -> None:
+    _, job = two
+    assert job.seen(0)["started"]
+    assert job.seen(1)["started"] == job.seen(1)["imported"] == []
+    assert "epoch 2/2" in job.said(0)
+    assert job.said(1) == (job.folder / "out-1").read_text() == ""
+
+
+def test_sums_are_added_up_where_they_are_due_and_nowhere_else(two: tuple[Path, Job]) -> None:
+    run, job = two
+    of = points(run)
+    added = [tuple(shape) for shape in job.seen(1)["added up"]]
+    assert added == [tuple(shape) for shape in job.seen(0)["added up"]]
+    training = [shape for shape in added if len(shape) == 2 and shape == min(s for s in added if len(s) == 2)]
+    validation = [shape for shape in added if len(shape) == 2 and shape not in training]
+    due = len([key for key in of if key[0] == "train"])
+    # For each epoch there is also a checkpoint.
+    assert len(training) == due + 2 * EPOCHS
+    assert len(validation) == len([key for key in of if key[0] == "val"])
+    assert {shape for shape in added if len(shape) < 2} == {(4,)}
+
+
+def test_a_signal_to_one_rank_stops_all_at_one_iteration(stopped: tuple[Path, Job]) -> None:
+    run, job = stopped
+    assert job.codes == [143] * 4, job.said(0)  # type: ignore[attr-defined]
+    newest = checkpoint.newest(run)
+    assert newest is not None
+    assert 4 <= checkpoint.step_of(newest) < 20
+    assert closed(run).status == "preempted"
+    assert [job.said(rank) for rank in (1, 2, 3)] == [""] * 3
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_as_it_would_have_on_one(
+    launcher: Launcher, one: Path, stopped: tuple[Path, Job], arguments: list[str]
+) -> None:
+    run, job = stopped
+    resumed = [*arguments, "--telemetry-dir", run.parent, "--resume", "auto"]
+    # The second validation is broken off, and made up for.
+    environments = [{**environment, "MISHAP": "1:v8:SIGTERM"} for environment in torchrun_environments(2)]
+    again = launcher.start(job.folder.with_name("again"), resumed, environments)
+    assert again.wait() == [143, 143], again.said(0)
+    assert closed(run).status == "preempted"
+    last = launcher.start(job.folder.with_name("last"), resumed, torchrun_environments(3))
+    assert last.wait() == [0, 0, 0], last.said(0)
+    assert closed(run).status == "finished"
+    assert_same(run, one)
+
+
+@pytest.mark.parametrize(
+    ("mishap", "reason"),
+    [
+        ("1:9:SIGKILL", r"no word from rank 1, which has died or is cut off: .*"),
+        ("1:9:raise", r"rank 1 failed: ArithmeticError: the sum is wrong"),
+        ("0:9:raise", r"ArithmeticError: the sum is wrong"),
+    ],
+)
+def test_a_rank_that_ends_ends_the_job_and_the_run_says_so(
+    launcher: Launcher, arguments: list[str], tmp_path: Path, mishap: str, reason: str
+) -> None:
+    began = time.monotonic()
+    environments = [{**environment, "MISHAP": mishap} for environment in torchrun_environments(2)]
+    job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
+    assert job.wait() == [1, -9 if "KILL" in mishap else 1]
+    assert time.monotonic() - began < 60
+    last = closed(the_run(tmp_path))
+    assert last.status == "failed"
+    assert re.fullmatch(reason, last.reason)
+    assert last.reason in job.said(0)
+    # The traceback is where the error was; all else is said once.
+    assert ("Traceback" in job.said(0), "Traceback" in job.said(1)) == (mishap == "0:9:raise", mishap == "1:9:raise")
+    assert job.said(1) == "" or mishap == "1:9:raise"
+
+
+def test_a_first_rank_that_is_killed_ends_the_others(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
+    environments = [{**environment, "MISHAP": "0:9:SIGKILL"} for environment in torchrun_environments(2)]
+    job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
+    assert job.wait() == [-9, 1]
+    # Beside what torch says.
+    assert re.search(r"^error: no word from rank 0, which has died or is cut off: .*$", job.said(1), re.MULTILINE)
+
+
+def test_what_the_user_can_mend_is_said_once(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
+    wrong = [*arguments, "--telemetry-dir", tmp_path / "runs", "data.val_fraction=1e-9"]
+    job = launcher.start(tmp_path / "job", wrong, torchrun_environments(2))
+    assert job.wait() == [2, 2]
+    assert "error: val_fraction 1e-09 of 68 structures leaves none for validation" in job.said(0)
+    assert job.said(1) == ""
+    assert list((tmp_path / "runs").iterdir()) == []
