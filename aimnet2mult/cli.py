@@ -83,6 +83,11 @@ def cli(context: click.Context) -> None:
 )
 @click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations from point to point.")
 @click.option("--telemetry-dir", metavar="DIR", help="Folder of the run folders.")
+@click.option(
+    "--telemetry-on-divergence",
+    type=click.Choice(["warn", "stop"]),
+    help="What to do when the training diverges: warn and go on, or stop and keep the last good checkpoint.",
+)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def train(
     *,
@@ -95,6 +100,7 @@ def train(
     telemetry_sinks: str | None,
     telemetry_every: int | None,
     telemetry_dir: str | None,
+    telemetry_on_divergence: str | None,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model.
@@ -114,6 +120,7 @@ def train(
         "telemetry.sinks": telemetry_sinks,
         "telemetry.every": telemetry_every,
         "telemetry.dir": telemetry_dir,
+        "telemetry.on_divergence": telemetry_on_divergence,
     }
     request = Request(
         configs=configs,

@@ -35,12 +35,14 @@ from telemetry.records import Alert, Closed, Metric, Record, Resumed, RunRecord,
 from telemetry.run import Run, read_run
 from telemetry.session import open_run
 from telemetry.settings import Settings
+from telemetry.watch import Divergence
 
 __all__ = [
     "Alert",
     "Chart",
     "Closed",
     "Curve",
+    "Divergence",
     "JournalError",
     "LeaseHeld",
     "Metric",

@@ -26,7 +26,7 @@ from telemetry.progress import read_progress
 from telemetry.receipt import Receipt, receipt, unread_receipt
 from telemetry.records import Alert, AnyRecord, Closed, Level, Scalars, Status
 from telemetry.units import Transform
-from telemetry.watch import Watch
+from telemetry.watch import Divergence, Watch
 from telemetry.workers import Workers
 
 log = logging.getLogger("telemetry")
@@ -95,8 +95,8 @@ class MetricBus:
         self._watch = watch
         self.alerts: tuple[Alert, ...] = ()
         """What the watch has told of and is not over yet; replaced as a whole, by the bus's thread."""
-        self.diverged = ""
-        """Why the training is to be held for diverged; empty as long as it is not."""
+        self.diverged: Divergence | None = None
+        """Why the training is to be held for diverged; None as long as it is not."""
         self._workers = workers
         self._attempt = attempt
         self._drain_timeout = drain_timeout

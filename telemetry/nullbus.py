@@ -8,6 +8,7 @@ from telemetry.alive import Counts
 from telemetry.bus import FLUSH_TIMEOUT, Group, Values
 from telemetry.cadence import EVENTS, Cadence
 from telemetry.records import Alert, Level, Status
+from telemetry.watch import Divergence
 
 
 class NullBus:
@@ -17,7 +18,7 @@ class NullBus:
         self.cadence = Cadence(every, events)
         self.due = self.cadence.due
         self.alerts: tuple[Alert, ...] = ()
-        self.diverged = ""
+        self.diverged: Divergence | None = None
 
     def publish(self, stream: str, step: int, values: Values, *, final: bool = False) -> None:
         """Take nothing."""

@@ -16,6 +16,8 @@ from telemetry.watch import WatchSettings
 # The upper bound is what timers take.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Delivery = Literal["process", "thread"]
+OnDivergence = Literal["warn", "stop"]
+CHOICES = {"delivery": Delivery, "on_divergence": OnDivergence}
 NONE = "none"
 """The name that stands for no sink at all."""
 
@@ -32,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         hook_timeout: after this time in one hook a delivery process is ended and started again.
         drain_timeout: how long the end of training waits for the sinks.
         linger: how long delivery goes on trying after the trainer's death.
+        on_divergence: what a trainer does when its run has diverged: warn, and go on; or stop.
         watch: when an alert is due.
         options: each sink's own options, by its name.
     """
@@ -44,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
     linger: Seconds = 600.0
+    on_divergence: OnDivergence = "warn"
     watch: WatchSettings = WatchSettings()
     options: dict[str, dict[str, Any]] = {}
 
@@ -95,8 +99,8 @@ def _explain(error: str, given: Mapping[str, Any]) -> str:
     key = where.rstrip("`")
     if not at or key not in given:
         return error.replace("`$.", "`telemetry.")
-    if key == "delivery":
-        what = f"it is one of {', '.join(get_args(Delivery))}"
+    if key in CHOICES:
+        what = f"it is one of {', '.join(get_args(CHOICES[key]))}"
     return f"telemetry.{key} is {given[key]!r}; {what[0].lower()}{what[1:]}"
 
 

@@ -54,6 +54,13 @@ class WatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     stalled: Seconds = 300.0
 
 
+class Divergence(msgspec.Struct, frozen=True):
+    """Why a training is to be held for diverged, and the iteration of the last point that was well."""
+
+    reason: str
+    after: int
+
+
 class _Trouble(msgspec.Struct, frozen=True):
     """What is wrong with one metric."""
 
@@ -119,7 +126,7 @@ class Watch:
         self._since: dict[Cause, int] = {}
         self._intervals: deque[float] = deque(maxlen=settings.history)
         self._last: float | None = None
-        self._step = 0
+        self._step = self._well = 0
 
     @property
     def active(self) -> tuple[Cause, ...]:
@@ -127,15 +134,16 @@ class Watch:
         return tuple(self._since)
 
     @property
-    def diverged(self) -> str:
-        """Why the training is to be held for diverged: a watched metric is not finite, or a loss stays a spike."""
+    def diverged(self) -> Divergence | None:
+        """Whether the training is to be held for diverged: a watched metric is not finite, or a loss stays a spike."""
         for name, trouble in self._troubles.get("non-finite", {}).items():
             if name in self._series:
-                return f"{name} {trouble.what}"
+                return Divergence(f"{name} {trouble.what}", self._well)
         for name, series in self._series.items():
             if _is_loss(name) and series.above >= max(LASTING, self._settings.patience):
-                return f"{name} stays far above its usual {self._shown(name, series.baseline)}"
-        return ""
+                usual = self._shown(name, series.baseline)
+                return Divergence(f"{name} stays far above its usual {usual}", self._well)
+        return None
 
     def see(self, record: Scalars, *, partial: bool = False) -> list[Alert]:
         """Look at a point that was written; give what is to be told because of it.
@@ -157,6 +165,8 @@ class Watch:
             self._update("unlabelled", met | set(values), {name: _Trouble("") for name in met - set(values)})
         self._met |= set(watched)
         self._update("apart", watched, self._apart(watched))
+        if not self._troubles["non-finite"] and not any(map(_is_loss, self._troubles["spike"])):
+            self._well = record.step
         return [*self._changes(), *self._moving()]
 
     def look(self) -> list[Alert]:

@@ -1,4 +1,4 @@
-"""How all ranks stop at the same iteration, soon after one of them was asked to."""
+"""How all ranks stop at the same iteration, soon after one of them was asked to, or has seen the training diverge."""
 
 import time
 from collections.abc import Callable
@@ -17,11 +17,27 @@ class Agreement:
 
     They look at each other every few iterations. How many is the same on all: rank 0 takes it from its own pace,
     doubling it at most, and it travels with each look. Alone, there is nothing to agree on.
+
+    Args:
+        stop: the wish to stop of this rank.
+        ranks: all of them.
+        has_diverged: says that the training is to end because it has diverged.
+        clock: a monotonic clock in seconds.
     """
 
-    def __init__(self, stop: Stop, ranks: Ranks, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stop: Stop,
+        ranks: Ranks,
+        *,
+        has_diverged: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.diverged = False
+        """Whether all stop because the training has diverged."""
         self._stop = stop
         self._ranks = ranks
+        self._has_diverged = has_diverged
         self._clock = clock
         self._agreed = False
         self.restart()
@@ -37,13 +53,17 @@ class Agreement:
         Called on all ranks alike. From then on the stop has the same signal on each.
         """
         if self._ranks.world == 1:
-            return self._stop.requested
+            self.diverged = self.diverged or self._has_diverged()
+            return self.diverged or self._stop.requested
         self._left -= 1
         if self._agreed or (self._left > 0 and not now):
             return self._agreed
-        signal, interval = self._ranks.largest([self._stop.signal or 0, self._next_interval()])
-        if signal:
-            self._stop.signal = signal
+        signal, diverged, interval = self._ranks.largest(
+            [self._stop.signal or 0, int(self._has_diverged()), self._next_interval()]
+        )
+        if signal or diverged:
+            self._stop.signal = signal or None
+            self.diverged = bool(diverged)
             self._agreed = True
         self._interval = self._left = interval
         self._since = self._clock()

@@ -27,11 +27,14 @@ __all__ = [
     "newest",
     "random_state",
     "save",
+    "save_diverged",
+    "set_aside",
     "set_random_state",
     "step_of",
 ]
 
 FOLDER = "checkpoints"
+DIVERGED = "diverged.pt"
 PATTERN = re.compile(r"step-(\d{8,})\.pt")
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "numpy")
 
@@ -73,6 +76,27 @@ def save(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mappi
     position is plain values that say where training is. On return the file is on disk; a crash on the way
     leaves the earlier ones untouched. Raises OSError where it cannot be written.
     """
+    path = run / FOLDER / f"step-{step:08d}.pt"
+    _write(path, step, parts, position)
+    _prune(path.parent, path, keep)
+    return path
+
+
+def save_diverged(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mapping[str, Any]) -> Path:
+    """Write the state of a training that has diverged beside the checkpoints, to be looked at; raises OSError."""
+    path = run / FOLDER / DIVERGED
+    _write(path, step, parts, position)
+    return path
+
+
+def set_aside(run: Path, *, after: int) -> None:
+    """Rename the checkpoints of later iterations, so that a resume goes on with one before; raises OSError."""
+    for path in _checkpoints(run / FOLDER):
+        if step_of(path) > after:
+            path.replace(path.with_name(f"diverged-{path.name}"))
+
+
+def _write(path: Path, step: int, parts: Mapping[str, Stateful], position: Mapping[str, Any]) -> None:
     import torch
 
     state = {
@@ -84,9 +108,7 @@ def save(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mappi
     # Through memory, since torch turns a full disk into errors of other types.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    folder = run / FOLDER
-    folder.mkdir(exist_ok=True)
-    path = folder / f"step-{step:08d}.pt"
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
@@ -98,9 +120,7 @@ def save(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mappi
         # On a full disk it would take the room that the journal needs.
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(folder)
-    _prune(folder, path, keep)
-    return path
+    _sync_folder(path.parent)
 
 
 def load(path: Path, parts: Mapping[str, Stateful], *, device: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ STREAMS: Mapping[str, Selection] = {
 }
 """What each stream shows of the error sums."""
 
-WATCHED = ("train_window", "val")
-"""Streams that are means over many batches, often enough: a single batch's errors have no steady course."""
+WATCHED = ("train_window", "train_epoch", "val")
+"""Streams that are means over many batches: a single batch's errors have no steady course."""
 
 _EPOCH = MetricInfo(text="epoch")
 _BESIDE = {

@@ -1,15 +1,20 @@
 """What the person at the terminal sees of a training run."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
 from aimnet2mult.labels import LABELS
+
+if TYPE_CHECKING:
+    from aimnet2mult.train.reporting import Alert
 
 __all__ = ["Progress", "Silence"]
 
@@ -43,6 +48,7 @@ class Progress:
         self._bar: tqdm[None] | None = None
         self._tried = False
         self._shown: Mapping[str, float] = {}
+        self._alerts: Sequence[Alert] = ()
         self._mark: tuple[int, float] | None = None
 
     def say(self, line: str) -> None:
@@ -53,22 +59,27 @@ class Progress:
             else:
                 self._bar.write(line, file=self._stream)
 
-    def iteration(self, step: int, total: int, latest: Mapping[str, float]) -> None:
-        """Show that an iteration is done. latest has the newest values by full name, in source units."""
+    def iteration(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert] = ()) -> None:
+        """Show that an iteration is done.
+
+        latest has the newest values by full name, in source units; alerts are what is wrong now. Both are looked at
+        when they are other objects than before.
+        """
         if self._mark is None:
             self._mark = (step - 1, self._clock())
         with contextlib.suppress(*_UNPRINTABLE):
-            self._show(step, total, latest)
+            self._show(step, total, latest, alerts)
 
-    def _show(self, step: int, total: int, latest: Mapping[str, float]) -> None:
+    def _show(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert]) -> None:
         if self._bar is None and not self._tried:
             self._tried = True
             if self._stream.isatty():
                 self._bar = tqdm(total=total, initial=step - 1, file=self._stream, unit="it", dynamic_ncols=True)
         if self._bar is not None:
-            if latest is not self._shown:
-                self._shown = latest
-                self._bar.set_postfix_str(self._text(latest, "train_window"), refresh=False)
+            if latest is not self._shown or alerts is not self._alerts:
+                self._shown, self._alerts = latest, alerts
+                texts = [self._text(latest, "train_window"), *(f"! {alert.title}" for alert in alerts)]
+                self._bar.set_postfix_str("; ".join(texts), refresh=False)
             self._bar.update()
 
     def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
@@ -107,7 +118,7 @@ class Silence(Progress):
     def say(self, line: str) -> None:
         """Show nothing."""
 
-    def iteration(self, step: int, total: int, latest: Mapping[str, float]) -> None:
+    def iteration(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert] = ()) -> None:
         """Show nothing."""
 
     def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:

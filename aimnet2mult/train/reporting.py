@@ -13,8 +13,9 @@ from aimnet2mult.train.engine import epoch_length, total_iterations
 from aimnet2mult.train.errors import ErrorSums, Slot, Snapshot
 from aimnet2mult.train.metrics import STREAMS
 from aimnet2mult.train.statistics import statistics
+from telemetry import Alert, Divergence
 
-__all__ = ["Bus", "Reporter"]
+__all__ = ["Alert", "Bus", "Reporter"]
 
 PERIODIC = ("train", "train_window")
 
@@ -23,6 +24,9 @@ Values = dict[str, float]
 
 class Bus(Protocol):
     """What training needs of `telemetry.MetricBus`."""
+
+    alerts: tuple[Alert, ...]
+    diverged: Divergence | None
 
     def due(self, stream: str, step: int) -> bool: ...
     def publish(self, stream: str, step: int, values: Callable[[], Values]) -> None: ...

@@ -38,6 +38,7 @@ from telemetry import Metric, MetricBus, NullBus, Settings, Status, TelemetryErr
 
 if TYPE_CHECKING:
     from aimnet2mult.train.progress import Progress
+    from aimnet2mult.train.training import Outcome
 
 __all__ = ["Plan", "Request", "make_plan", "train"]
 
@@ -45,6 +46,9 @@ PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 
 HURRY = 5.0
 """Seconds that the end of a run that was stopped, or has lost a rank, waits for its sinks."""
+
+DIVERGED = 3
+"""The exit code of a training that was to stop when it diverges, and has."""
 
 MENDABLE = (ConfigError, DataError, ModelError, CheckpointError)
 
@@ -80,13 +84,15 @@ class Plan:
         config = self.config
         declared = declare(config.labels, config.fidelity_names, config.units)
         return {
-            name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text)
+            name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text, watch=info.watch)
             for name, info in declared.items()
         }
 
 
 def train(request: Request) -> int:
     """Train as requested, and return the exit code: 0 for a finished run, 128 + signal for one that was stopped.
+
+    3 is for one that has diverged, and was to stop then.
 
     Of several ranks the first has the run; the others are told what to do, and say nothing.
 
@@ -101,7 +107,7 @@ def _lead(request: Request, place: Place) -> int:
     with Stop() as stop:
         bus = _open(plan)
         try:
-            status = _run(plan, bus, stop, place)
+            outcome = _run(plan, bus, stop, place)
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             reason = str(error) if isinstance(error, RankLost) else f"{type(error).__name__}: {error}"
@@ -111,10 +117,17 @@ def _lead(request: Request, place: Place) -> int:
                 # It never began to train: there is nothing in it that the mended command would not make again.
                 shutil.rmtree(plan.folder, ignore_errors=True)
             raise
-        _close(bus, plan, status, hurry=status == "preempted")
-        if status == "preempted":
+        if outcome == "diverged":
+            reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
+            _close(bus, plan, "failed", reason, hurry=False)
+            _echo(
+                f"{reason}; go on from before, with other settings: aimnet2mult train --resume {plan.folder}", err=True
+            )
+        else:
+            _close(bus, plan, outcome, hurry=outcome == "preempted")
+        if outcome == "preempted":
             _echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
-    return _exit_code(status, stop)
+    return _exit_code(outcome, stop)
 
 
 def _follow(place: Place) -> int:
@@ -129,7 +142,7 @@ def _follow(place: Place) -> int:
                 # Until all are there a signal ends this rank at once: then there is nothing to save.
                 handlers.enter_context(stop)
                 plan: Plan = ranks.tell(None)  # type: ignore[assignment]
-                status = _train(plan, NullBus(plan.settings.every), stop, Silence(), ranks)
+                outcome = _train(plan, NullBus(plan.settings.every), stop, Silence(), ranks)
         except MENDABLE:
             # The first says it, or that this rank has failed.
             return 2
@@ -137,11 +150,13 @@ def _follow(place: Place) -> int:
             if not lost.said:
                 raise
             return 1
-    return _exit_code(status, stop)
+    return _exit_code(outcome, stop)
 
 
-def _exit_code(status: Status, stop: Stop) -> int:
-    return 128 + stop.signal if status == "preempted" and stop.signal else 0
+def _exit_code(outcome: Outcome, stop: Stop) -> int:
+    if outcome == "diverged":
+        return DIVERGED
+    return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
 
 
 def make_plan(request: Request) -> Plan:
@@ -244,7 +259,7 @@ def _open(plan: Plan) -> MetricBus:
     return bus
 
 
-def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Status:
+def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Outcome:
     began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
     _echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
@@ -264,7 +279,7 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Status:
         progress.close()
 
 
-def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress, ranks: Ranks) -> Status:
+def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress, ranks: Ranks) -> Outcome:
     from aimnet2mult.train.agreement import Agreement
     from aimnet2mult.train.parts import build_parts, keep_saes
     from aimnet2mult.train.training import Training
@@ -273,7 +288,8 @@ def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress,
     # What the libraries have made lives as long as the process; going through it all at the exit takes seconds,
     # which a run that is being pre-empted does not have.
     gc.freeze()
-    agreement = Agreement(stop, ranks)
+    stops = plan.settings.on_divergence == "stop"
+    agreement = Agreement(stop, ranks, has_diverged=lambda: stops and bus.diverged is not None)
     if agreement.reached(now=True):
         return "preempted"
     parts = ranks.together(lambda: build_parts(plan.config, plan.definition, plan.folder, ranks))
@@ -293,11 +309,11 @@ def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress,
     elif plan.config.load is not None:
         weights = Path(plan.config.load)
         progress.say(ranks.together(lambda: load_weights(parts.model, weights)))
-    status = training.run()
-    if status == "finished" and plan.save is not None and not ranks.rank:
+    outcome = training.run()
+    if outcome == "finished" and plan.save is not None and not ranks.rank:
         save_weights(parts.model, plan.save)
         progress.say(f"weights: {plan.save}")
-    return status
+    return outcome
 
 
 def _shown_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:

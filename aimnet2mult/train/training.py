@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from aimnet2mult.train.ranks import Ranks
 from aimnet2mult.train.reporting import Bus, Reporter
 from aimnet2mult.train.statistics import VALIDATION, statistics
 
-__all__ = ["Training"]
+__all__ = ["Outcome", "Training"]
+
+Outcome = Literal["finished", "preempted", "diverged"]
 
 
 class Training:
@@ -82,8 +84,12 @@ class Training:
         self._owes_validation = position["owes_validation"]
         self._saved = (position["iteration"], self._owes_validation)
 
-    def run(self) -> Literal["finished", "preempted"]:
-        """Train to the end, or until a stop is requested; a checkpoint says where."""
+    def run(self) -> Outcome:
+        """Train to the end, or until a stop is requested; a checkpoint says where.
+
+        A training that has diverged goes back to the newest checkpoint from before, if it is to stop for that: the
+        later ones are set aside, and its state is saved beside them.
+        """
         state = self.trainer.state
         if self._owes_validation:
             self._validate(self.trainer)
@@ -93,6 +99,9 @@ class Training:
         elif not self._agreement.reached(now=True):
             self._agreement.restart()
             self.trainer.run(self._parts.train_loader)
+        if self._agreement.diverged:
+            self._keep_diverged()
+            return "diverged"
         self._save()
         done = state.iteration == total_iterations(self.trainer) and not self._owes_validation
         return "finished" if done else "preempted"
@@ -140,7 +149,7 @@ class Training:
         step, every = engine.state.iteration, self._config.log_frequency.val
         if every is not None and step % every == 0:
             self._validate(engine)
-        self._progress.iteration(step, total_iterations(engine), self.reporter.latest)
+        self._progress.iteration(step, total_iterations(engine), self.reporter.latest, self._bus.alerts)
         ends_epoch = step % epoch_length(engine) == 0
         # ignite, told to terminate here, would leave out the end of the epoch, and so would the resumed run.
         if not ends_epoch and self._agreement.reached():
@@ -188,29 +197,59 @@ class Training:
             return
         # A resume from here takes everything up to here as published.
         self._bus.flush()
-        if self._ranks.rank:
-            # The first adds up what all have.
-            self._parts.train_sums.state_dict()
+        self._add_up()
         # A checkpoint that could not be written is tried again at the next place, on all ranks alike.
         if self._ranks.tell(self._ranks.rank > 0 or self._write_checkpoint()):
             self._saved = now
 
+    def _add_up(self) -> None:
+        if self._ranks.rank:
+            # The first adds up what all have.
+            self._parts.train_sums.state_dict()
+
     def _write_checkpoint(self) -> bool:
+        step, keep = self.trainer.state.iteration, self._config.checkpoint.keep
+        # It would push out one that is good.
+        if spoilt := self._spoilt():
+            self._progress.say(f"warning: no checkpoint at iteration {step}: {spoilt}; training goes on")
+            return False
+        try:
+            checkpoint.save(self._folder, step, self._state(), position=self._position(), keep=keep)
+        except OSError as error:
+            self._progress.say(f"warning: no checkpoint at iteration {step}: {error}; training goes on")
+            return False
+        return True
+
+    def _spoilt(self) -> str:
+        """Say why a resume from here would be no use; empty if it would."""
+        if self._bus.diverged is not None:
+            return f"the training has diverged ({self._bus.diverged.reason})"
+        finite = all(bool(p.isfinite().all()) for p in self._parts.model.parameters())
+        return "" if finite else "the model's weights are not finite"
+
+    def _keep_diverged(self) -> None:
+        self._add_up()
+        divergence = self._bus.diverged
+        if self._ranks.rank or divergence is None:
+            return
+        try:
+            checkpoint.set_aside(self._folder, after=divergence.after)
+            path = checkpoint.save_diverged(
+                self._folder, self.trainer.state.iteration, self._state(), position=self._position()
+            )
+        except OSError as error:
+            self._progress.say(f"warning: the state of the diverged training could not be kept: {error}")
+        else:
+            self._progress.say(f"the state of the diverged training: {path}")
+
+    def _position(self) -> dict[str, Any]:
         state = self.trainer.state
-        position = {
+        return {
             "epoch": -(-state.iteration // epoch_length(self.trainer)),
             "epoch_length": state.epoch_length,
             "data": self._data,
             "owes_validation": self._owes_validation,
         }
-        try:
-            checkpoint.save(
-                self._folder, state.iteration, self._state(), position=position, keep=self._config.checkpoint.keep
-            )
-        except OSError as error:
-            self._progress.say(f"warning: no checkpoint at iteration {state.iteration}: {error}; training goes on")
-            return False
-        return True
 
     def _state(self) -> dict[str, checkpoint.Stateful]:
         parts = self._parts

@@ -20,7 +20,7 @@ from telemetry_fakes import METRICS, Backend, FaultyDisk, MemorySink, eventually
 import telemetry
 from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
 from telemetry.testing import RecordingSink
-from telemetry.watch import WatchSettings
+from telemetry.watch import Divergence, WatchSettings
 
 Opener = Callable[..., MetricBus]
 
@@ -796,10 +796,10 @@ def test_the_host_can_see_what_is_wrong_now_and_whether_training_has_diverged(ru
         bus.publish("train", 1, {"loss": math.nan})
         bus.flush(10)
         assert [alert.title for alert in bus.alerts] == ["train/loss is NaN"]
-        assert bus.diverged == "train/loss is NaN"
+        assert bus.diverged == Divergence("train/loss is NaN", after=0)
         bus.publish("train", 2, {"loss": 1.0})
         bus.flush(10)
-        assert (bus.alerts, bus.diverged) == ((), "")
+        assert (bus.alerts, bus.diverged) == ((), None)
 
 
 def test_silence_is_told_of_while_the_training_hangs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ import telemetry
 from telemetry import errors
 
 API = """
-    Alert Chart Closed Curve JournalError LeaseHeld Metric MetricBus MetricNotDeclared MetricNotFound NullBus Opened
-    PackageNotInstalled PluginError Receipt Record Resumed Run RunAlive RunExists RunFolderError RunNotFound
-    RunRecord Scalars SettingError Settings SinkNotFound SinkNotInstalled SinkRejected SinkUnavailable Status
-    TelemetryError UnitError backend_errors charts hookimpl open_run private read_header read_receipt read_run
-    with_unit
+    Alert Chart Closed Curve Divergence JournalError LeaseHeld Metric MetricBus MetricNotDeclared MetricNotFound
+    NullBus Opened PackageNotInstalled PluginError Receipt Record Resumed Run RunAlive RunExists RunFolderError
+    RunNotFound RunRecord Scalars SettingError Settings SinkNotFound SinkNotInstalled SinkRejected SinkUnavailable
+    Status TelemetryError UnitError backend_errors charts hookimpl open_run private read_header read_receipt
+    read_run with_unit
 """
 
 HEAVY = """

@@ -136,7 +136,7 @@ def test_a_name_that_is_near_to_nothing_is_refused_with_all_there_are(key: Any) 
         Settings.parse({key: {}})
     assert str(raised.value) == (
         f"there is no telemetry.{key}; known are sinks, every, dir, delivery, poll, hook_timeout, drain_timeout, "
-        "linger, watch, tensorboard, wandb"
+        "linger, on_divergence, watch, tensorboard, wandb"
     )
 
 

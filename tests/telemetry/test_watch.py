@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from telemetry.records import Alert, Metric, Scalars
-from telemetry.watch import LASTING, Watch, WatchSettings
+from telemetry.watch import LASTING, Divergence, Watch, WatchSettings
 
 METRICS = {
     "window/loss": Metric(watch=True),
@@ -214,19 +214,23 @@ def test_a_run_without_a_second_point_is_not_said_to_stand_still() -> None:
 
 def test_diverged_is_what_is_not_finite_of_the_watched_metrics() -> None:
     seen = Seen()
+    seen.points(steady(2))
     seen.point({"loss": math.nan}, "batch")
-    assert seen.watch.diverged == ""
+    assert seen.watch.diverged is None
     seen.point({"loss": math.nan})
-    assert seen.watch.diverged == "window/loss is NaN"
+    assert seen.watch.diverged == Divergence("window/loss is NaN", after=400)
     seen.point({"loss": 1.0})
-    assert seen.watch.diverged == ""
+    assert seen.watch.diverged is None
 
 
 def test_diverged_is_a_loss_that_stays_in_a_spike_and_no_other_metric_that_does() -> None:
     seen = Seen()
     seen.points(steady(20), E_rmse=1.0)
     seen.points([1.0] * LASTING, E_rmse=100.0)
+    well = seen.step
     seen.points([70.0] * (LASTING - 1), E_rmse=1.0)
-    assert seen.watch.diverged == ""
+    assert seen.watch.diverged is None
     seen.points([70.0], E_rmse=1.0)
-    assert seen.watch.diverged.startswith("window/loss stays far above its usual ")
+    assert seen.watch.diverged is not None
+    assert seen.watch.diverged.reason.startswith("window/loss stays far above its usual ")
+    assert seen.watch.diverged.after == well

@@ -30,6 +30,8 @@ class RecordingBus:
     def __init__(self, every: int) -> None:
         self.every = every
         self.waiting: list[tuple[tuple[str, ...], int, bool, Callable[[], Any]]] = []
+        self.alerts: tuple[Any, ...] = ()
+        self.diverged = None
 
     def due(self, stream: str, step: int) -> bool:
         return stream in {"train_epoch", "val"} or step % self.every == 0
@@ -261,7 +263,7 @@ def test_every_value_that_is_published_was_declared_with_its_unit() -> None:
 
 def test_the_errors_of_windows_and_validations_are_watched_and_nothing_else() -> None:
     watched = {name for name, info in declare(LABELS, NAMES, UNITS).items() if info.watch}
-    assert {name.partition("/")[0] for name in watched} == {"train_window", "val"}
+    assert {name.partition("/")[0] for name in watched} == {"train_window", "train_epoch", "val"}
     assert {name.rpartition("/")[2].rpartition("_")[2] for name in watched} == {"loss", "rmse"}
     assert {"train_window/loss", "val/E_atom_rmse", f"val/{NAMES[0]}/F_rmse"} <= watched
 
