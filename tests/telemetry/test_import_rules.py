@@ -35,6 +35,12 @@ TESTING = (
     ("contract",),
     ("__init__",),
 )
+# Outside the rule on imports: what needs a framework, and knows of telemetry no more than its public names.
+INTEGRATIONS = {
+    "__init__": set(),
+    "held": {"torch"},
+    "ignite": {"torch", "ignite"},
+}
 TELEMETRY = [name for layer in LAYERS for name in layer]
 
 # What telemetry may use beside the standard library, and where; the rest of it runs without.
@@ -128,7 +134,9 @@ def test_the_list_of_layers_names_every_module_of_telemetry_once() -> None:
     assert set(TELEMETRY) == there
     kit = [name for layer in TESTING for name in layer]
     assert sorted(kit) == sorted(path.stem for path in (folder_of("telemetry") / "testing").glob("*.py"))
-    assert {path.name for path in folder_of("telemetry").iterdir() if path.is_dir()} <= {"testing", "__pycache__"}
+    assert set(INTEGRATIONS) == {path.stem for path in (folder_of("telemetry") / "integrations").glob("*.py")}
+    folders = {path.name for path in folder_of("telemetry").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == {"testing", "integrations"}
 
 
 @pytest.mark.parametrize(("level", "name"), [(i, name) for i, layer in enumerate(TESTING) for name in layer])
@@ -138,6 +146,17 @@ def test_each_module_of_the_contract_kit_imports_only_from_below(level: int, nam
     core = {f"telemetry.{below}" for below in TELEMETRY if below not in {"__init__", "__main__"}}
     assert imported_modules(path, modules("telemetry")) <= lower | core
     assert tops(path) - sys.stdlib_module_names <= {"telemetry", "pytest"}
+
+
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_an_integration_imports_its_framework_and_only_public_names_of_telemetry(name: str) -> None:
+    path = folder_of("telemetry") / "integrations" / f"{name}.py"
+    assert tops(path) - sys.stdlib_module_names - {"telemetry"} <= INTEGRATIONS[name]
+    for each in imports(path):
+        if each.module == "telemetry":
+            assert each.name in telemetry.__all__, each
+        else:
+            assert each.module.startswith("telemetry.integrations.") or not each.module.startswith("telemetry"), each
 
 
 @pytest.mark.parametrize("name", TELEMETRY)
@@ -246,7 +265,7 @@ def test_only_the_command_line_starts_a_run() -> None:
 
 
 def test_only_the_contract_kits_users_import_it() -> None:
-    """``telemetry.testing`` and ``telemetry.integrations`` are for others, once they are there."""
+    """``telemetry.testing`` and ``telemetry.integrations`` are for others."""
     for package in ("telemetry", "sinks", "aimnet2mult"):
         for name, path in modules(package).items():
             if not name.startswith(("telemetry.testing", "telemetry.integrations")):

@@ -1,0 +1,1 @@
+"""Telemetry for trainers of other frameworks: each module needs its framework, and `import telemetry` loads none."""
