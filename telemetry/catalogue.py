@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from telemetry.chart import with_unit
+from telemetry.chart import NO_UNIT
 from telemetry.errors import RunFolderError, RunNotFound
 from telemetry.glance import Glance, glance
 from telemetry.journal import segments
@@ -24,6 +24,7 @@ class Catalogue:
     Args:
         folder: holds run folders.
         metric: whose lowest value is shown, by its full name; None for ``val/loss``.
+        quick: leave that value out.
 
     Raises:
         RunFolderError: the folder cannot be read.
@@ -31,13 +32,13 @@ class Catalogue:
         MetricNotFound: ``metric`` was named, and no run declares it.
     """
 
-    def __init__(self, folder: Path, metric: str | None = None) -> None:
-        self._metric = metric or BEST
+    def __init__(self, folder: Path, metric: str | None = None, *, quick: bool = False) -> None:
+        self._metric = "" if quick else metric or BEST
         self._looks: list[Glance] = []
         self._bad: list[tuple[str, str]] = []
         for each in _run_folders(folder):
             try:
-                self._looks.append(glance(each, self._metric))
+                self._looks.append(glance(each, self._metric or None))
             except Exception as error:  # noqa: BLE001 - one bad folder does not hide the others
                 self._bad.append((each.name, str(error)))
         if metric is not None and self._looks:
@@ -46,7 +47,9 @@ class Catalogue:
 
     def lines(self, now: int) -> Iterator[str]:
         """Give the table; ``now`` is in ms since 1970, by the clock of whoever looks."""
-        head = ["run", "status", "iteration", "last record", f"lowest {self._metric}", "sinks behind"]
+        head = ["run", "status", "iteration", "last record", "sinks behind"]
+        if self._metric:
+            head.append(f"lowest {self._metric}")
         yield from _aligned([head, *(self._row(look, now) for look in self._looks)])
         for name, error in self._bad:
             yield f"{name}  cannot be read: {error}"
@@ -54,24 +57,27 @@ class Catalogue:
             yield "unseen: running, or ended without a word; the trainer cannot be seen from here"
 
     def _row(self, look: Glance, now: int) -> list[str]:
-        best = "-"
-        if look.best is not None:
-            unit = look.header.metrics.get(self._metric, UNDECLARED).unit
-            best = f"{with_unit(f'{look.best.value:.6g}', unit)} at {look.best.step}"
-        behind = ", ".join(look.behind) or "-"
-        return [look.folder.name, look.status, str(look.step), _age(now - look.time), best, behind]
+        age = _age(now - look.time)
+        row = [look.folder.name, look.status, str(look.step), age, ", ".join(look.behind) or "-"]
+        return [*row, self._best(look)] if self._metric else row
+
+    def _best(self, look: Glance) -> str:
+        if look.best is None:
+            return "-"
+        unit = look.header.metrics.get(self._metric, UNDECLARED).unit
+        return f"{look.best.value:.6g}{'' if unit in NO_UNIT else f' {unit}'} at {look.best.step}"
 
 
 def _run_folders(folder: Path) -> list[Path]:
     if segments(folder):
         return [folder]
     try:
-        with os.scandir(folder) as entries:
-            found = [Path(entry.path) for entry in entries if entry.is_dir()]
+        found = [folder / name for name in os.listdir(folder)]
     except OSError as error:
         msg = f"{folder} cannot be read ({error.strerror}); name the folder of the run folders"
         raise RunFolderError(msg) from error
-    runs = [each for each in found if _may_be_run(each)]
+    # os.path: a link that leads nowhere is no folder, and no error.
+    runs = [each for each in found if os.path.isdir(each) and _may_be_run(each)]  # noqa: PTH112
     if not runs:
         msg = f"no runs in {folder}: none of its folders holds a journal-<k>.jsonl"
         raise RunNotFound(msg)

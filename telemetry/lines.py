@@ -12,6 +12,7 @@ from telemetry.errors import RunFolderError
 from telemetry.records import MAX_LINE, AnyRecord, Unknown, decode
 
 _CHUNK = 1 << 20
+_FIRST_CHUNK = 1 << 16
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 
 
@@ -29,7 +30,10 @@ def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyR
     try:
         rest = b""
         skipping = False
-        while chunk := read_at(fd, path, offset + len(rest)):
+        # Whoever wants the first line alone reads little more.
+        size = _FIRST_CHUNK
+        while chunk := read_at(fd, path, offset + len(rest), size):
+            size = _CHUNK
             data = rest + chunk
             start = 0
             while (cut := data.find(b"\n", start)) >= 0:

@@ -183,8 +183,12 @@ def _refuse_inside(path: Path, runs: Sequence[Path]) -> None:
 @click.option(
     "--best", "metric", metavar="METRIC", help="Show the lowest value of this metric, by its full name; else val/loss."
 )
+@click.option("--quick", is_flag=True, help="Leave that out: then only the head and the tail of a journal are read.")
 @exits_with_message
-def list_runs(folder: Path, metric: str | None) -> None:
+def list_runs(folder: Path, metric: str | None, quick: bool) -> None:
     """List the runs in DIR (the folder of the run folders; runs by default), the latest first."""
-    for line in Catalogue(folder, metric).lines(now_ms()):
+    if quick and metric is not None:
+        msg = f"--quick leaves out what --best {metric} asks for; give one of them"
+        raise SettingError(msg)
+    for line in Catalogue(folder, metric, quick=quick).lines(now_ms()):
         say(line)

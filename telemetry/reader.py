@@ -56,9 +56,12 @@ def read_header(folder: Path) -> RunRecord:
     """
     for number in reversed(segments(folder)):
         path = segment_path(folder, number)
-        _refuse_newer(path)
         head, _ = next(lines(path, 0), (None, 0))
-        if isinstance(head, RunRecord):
+        if not isinstance(head, RunRecord):
+            _refuse_newer(path)
+        elif head.schema > SCHEMA:
+            raise _too_new(path, head.schema)
+        else:
             return head
     msg = f"no run in {folder}: it holds no journal-<k>.jsonl with a run record"
     raise RunNotFound(msg)
@@ -284,6 +287,7 @@ _probe = msgspec.json.Decoder(_Probe)
 
 
 def _refuse_newer(path: Path) -> None:
+    """Tell a run record of a newer version, which this one cannot decode, from damage."""
     fd = open_segment(path)
     if fd is None:
         return
@@ -298,5 +302,8 @@ def _refuse_newer(path: Path) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     if probe.kind == "run" and probe.schema > SCHEMA:
-        msg = f"{path} has schema {probe.schema}, this version reads up to {SCHEMA}: update aimnet2mult"
-        raise JournalError(msg)
+        raise _too_new(path, probe.schema)
+
+
+def _too_new(path: Path, schema: int) -> JournalError:
+    return JournalError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update aimnet2mult")
