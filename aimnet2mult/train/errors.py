@@ -91,6 +91,7 @@ class ErrorSums:
         # Labels per structure come first, so that what is done to them alone is done to one block.
         self._labels = sorted((LABELS[name] for name in labels), key=lambda label: label.per_atom)
         self._channels = _channels(self._labels)
+        self._masks = [(label, mask_name(label.name), f"the mask of {label.name!r}") for label in self._labels]
         self._width = sum(label.components for label in self._labels)
         self._whole = sum(label.components for label in self._labels if not label.per_atom)
 
@@ -240,11 +241,9 @@ class ErrorSums:
         """Say which components count: (channels, B, N)."""
         structures, atoms = numbers.shape
         counted = labelled.abs().lt(self._infinity).logical_and_(numbers.ne(self._padding))
-        for label in self._labels:
-            mask = true.get(mask_name(label.name))
-            if mask is not None:
-                what = f"the mask of {label.name!r}"
-                wide = widened_mask(mask, structures, atoms, what, per_atom=label.per_atom)
+        for label, key, what in self._masks:
+            if key in true:
+                wide = widened_mask(true[key], structures, atoms, what, per_atom=label.per_atom)
                 counted[self._channels[label.name]].logical_and_(wide)
         return counted
 
