@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -80,6 +81,8 @@ class _Group(Ranks):
             self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
 
     def wrap(self, model: nn.Module) -> nn.Module:
+        # Of one row or column, where strides mean nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         ids = None if self._device is None or self._device.index is None else [self._device.index]
         # Not every parameter is in the loss: the heads of labels that are not learnt are not. Which ones are is the
         # same in every iteration, as labels that are missing have gradients of 0.

@@ -1,6 +1,8 @@
 """The loop of a training run: when it validates, saves and stops."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,19 @@ from aimnet2mult.train.statistics import VALIDATION, statistics
 __all__ = ["Outcome", "Training"]
 
 Outcome = Literal["finished", "preempted", "diverged"]
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A state as it was."""
+
+    state: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        raise NotImplementedError
 
 
 class Training:
@@ -197,24 +212,19 @@ class Training:
             return
         # A resume from here takes everything up to here as published.
         self._bus.flush()
-        self._add_up()
+        state = self._common_state()
         # A checkpoint that could not be written is tried again at the next place, on all ranks alike.
-        if self._ranks.tell(self._ranks.rank > 0 or self._write_checkpoint()):
+        if self._ranks.tell(self._ranks.rank > 0 or self._write_checkpoint(state)):
             self._saved = now
 
-    def _add_up(self) -> None:
-        if self._ranks.rank:
-            # The first adds up what all have.
-            self._parts.train_sums.state_dict()
-
-    def _write_checkpoint(self) -> bool:
+    def _write_checkpoint(self, state: Mapping[str, checkpoint.Stateful]) -> bool:
         step, keep = self.trainer.state.iteration, self._config.checkpoint.keep
         # It would push out one that is good.
         if spoilt := self._spoilt():
             self._progress.say(f"warning: no checkpoint at iteration {step}: {spoilt}; training goes on")
             return False
         try:
-            checkpoint.save(self._folder, step, self._state(), position=self._position(), keep=keep)
+            checkpoint.save(self._folder, step, state, position=self._position(), keep=keep)
         except OSError as error:
             self._progress.say(f"warning: no checkpoint at iteration {step}: {error}; training goes on")
             return False
@@ -228,14 +238,13 @@ class Training:
         return "" if finite else "the model's weights are not finite"
 
     def _keep_diverged(self) -> None:
-        self._add_up()
-        divergence = self._bus.diverged
+        state, divergence = self._common_state(), self._bus.diverged
         if self._ranks.rank or divergence is None:
             return
         try:
             checkpoint.set_aside(self._folder, after=divergence.after)
             path = checkpoint.save_diverged(
-                self._folder, self.trainer.state.iteration, self._state(), position=self._position()
+                self._folder, self.trainer.state.iteration, state, position=self._position()
             )
         except OSError as error:
             self._progress.say(f"warning: the state of the diverged training could not be kept: {error}")
@@ -250,6 +259,10 @@ class Training:
             "data": self._data,
             "owes_validation": self._owes_validation,
         }
+
+    def _common_state(self) -> dict[str, checkpoint.Stateful]:
+        """Return what is to be saved. All ranks add up their sums for it, whatever the first then does with it."""
+        return {**self._state(), "sums": _Taken(self._parts.train_sums.state_dict())}
 
     def _state(self) -> dict[str, checkpoint.Stateful]:
         parts = self._parts

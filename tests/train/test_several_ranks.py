@@ -300,3 +300,16 @@ def test_what_the_user_can_mend_is_said_once(launcher: Launcher, arguments: list
     assert "error: val_fraction 1e-09 of 68 structures leaves none for validation" in job.said(0)
     assert job.said(1) == ""
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(("then", "code"), [("warn", 0), ("stop", 3)])
+def test_all_ranks_take_a_divergence_alike(
+    launcher: Launcher, arguments: list[str], tmp_path: Path, then: str, code: int
+) -> None:
+    wild = ["optimizer.kwargs.lr=1e300", "trainer.clip_grad_value=null"]
+    diverging = [*arguments, "--telemetry-dir", tmp_path / "runs", *wild]
+    job = launcher.start(tmp_path / "job", [*diverging, "--telemetry-on-divergence", then], torchrun_environments(2))
+    assert job.wait() == [code, code], job.said(0)
+    assert closed(the_run(tmp_path)).status == ("failed" if code else "finished")
+    assert checkpoint.newest(the_run(tmp_path)) is None
+    assert job.said(1) == ""

@@ -1,0 +1,107 @@
+"""The page on several processes says what the commands do: those that can run here do."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from telemetry import Closed, Scalars
+from telemetry.reader import JournalReader
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+ONE, FIRST, SECOND, SCRIPT = BLOCKS
+
+# The real model on the sample data, for as long as it takes to see that it works.
+SHORT = "--threads 1 --telemetry-sinks none --telemetry-every 2 trainer.epochs=2"
+SHORT += " data.samplers.train.batches_per_epoch=3"
+
+Points = dict[tuple[str, int, str], float]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scale")
+    started(path, "aimnet2mult sample-data data").wait(60)
+    return path
+
+
+def started(folder: Path, command: str) -> subprocess.Popen[bytes]:
+    """Start a command of the page; what it says is in a file."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TELEMETRY"))}
+    with (folder / "said").open("ab") as said:
+        return subprocess.Popen(
+            shlex.split(command.replace("\\\n", " ")),
+            cwd=folder,
+            env={**environment, "PATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=said,
+            stderr=said,
+        )
+
+
+def trained(folder: Path, name: str, *commands: str) -> Points:
+    """Run commands at the same time, in a folder of runs of their own; the points of their run."""
+    (folder / "said").write_text("")
+    processes = [started(folder, f"{command} {SHORT} --telemetry-dir {name}") for command in commands]
+    codes = [process.wait(120) for process in processes]
+    assert codes == [0] * len(commands), (folder / "said").read_text()
+    (run,) = (folder / name).iterdir()
+    records = JournalReader(run).read(100_000, live=False)
+    assert isinstance(records[-1], Closed)
+    assert records[-1].status == "finished"
+    return {
+        (record.stream, record.step, metric): value
+        for record in records
+        if isinstance(record, Scalars)
+        for metric, value in record.values.items()
+        if metric != "it_per_s"
+    }
+
+
+@pytest.mark.slow
+def test_the_commands_for_one_machine_and_for_several_have_the_curves_of_one_process(folder: Path) -> None:
+    alone = trained(folder, "alone", ONE.partition("--no-python ")[2])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    several = [command.replace("29511", str(port)) for command in (FIRST, SECOND)]
+    assert len(alone) > 100
+    for points in (trained(folder, "one", ONE), trained(folder, "several", *several)):
+        assert points.keys() == alone.keys()
+        # The model is in single precision, and a batch of another size is summed up in another order.
+        for key, value in alone.items():
+            assert points[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
+
+
+@pytest.mark.slow
+def test_a_mistake_is_said_once_and_ends_all(folder: Path) -> None:
+    (folder / "said").write_text("")
+    process = started(folder, f"{ONE.strip()} trainer.epoch=3 --telemetry-dir mistaken")
+    assert process.wait(60) == 1
+    said = (folder / "said").read_text()
+    assert said.count("Did you mean 'trainer.epochs'?") == 1
+    assert not (folder / "mistaken").exists()
+
+
+def test_the_batch_script_is_one_of_bash_and_names_what_there_is(tmp_path: Path) -> None:
+    from aimnet2mult.cli import cli
+
+    script = tmp_path / "script"
+    script.write_text(SCRIPT)
+    subprocess.run(["bash", "-n", script], check=True)  # noqa: S607 - whichever there is
+    options = {name for parameter in cli.commands["train"].params for name in parameter.opts}
+    used = set(re.findall(r"--[a-z-]+", SCRIPT.partition("aimnet2mult train")[2].partition("\n")[0]))
+    assert used
+    assert used <= options
+
+
+def test_every_link_of_the_page_to_a_file_leads_somewhere() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", PAGE)
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
