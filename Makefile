@@ -17,7 +17,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make test-wandb  (and so on) run the tests of one sink, with its extra alone installed"
 	@echo "make chaos   kill, starve and cut off runs, for half an hour or more; CHAOS_N=100 for a tenth of the kills"
-	@echo "make bench   measure what telemetry costs the training thread"
+	@echo "make bench   measure what telemetry costs, beside others, for a quarter of an hour; BENCH_N=0.1 for a rough run"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
@@ -78,8 +78,13 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 chaos: setup
 	$(BIN)/pytest -m chaos -p no:logging tests/chaos
 
-bench: setup
-	$(BIN)/python benchmarks/due_point.py
+# Writes benchmarks/results.json, docs/performance.md and its picture; BENCH_OUT=FOLDER writes them there.
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python $(PIP) --editable '.[bench]'
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check

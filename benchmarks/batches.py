@@ -1,0 +1,159 @@
+"""The work that all variants share: a batch of two fidelities, a small step of torch, and the RMSEs in plain torch."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+LABELS = ("energy", "forces", "charges", "spin_charges")
+COMPONENTS = {"energy": 1, "forces": 3, "charges": 1, "spin_charges": 1}
+SHORT = {"energy": "E", "forces": "F", "charges": "q", "spin_charges": "s"}
+FIDELITIES = ("gfn1", "wb97m")
+STRUCTURES, ATOMS = 64, 20
+WIDTH = 64
+
+
+class Batch(NamedTuple):
+    """What ``ErrorSums.update`` takes."""
+
+    pred: dict[str, Tensor]
+    true: dict[str, Tensor]
+    numbers: Tensor
+    fidelity: Tensor
+    loss: Tensor
+
+
+def make_batch(
+    structures: int = STRUCTURES,
+    atoms: int = ATOMS,
+    fidelities: int = len(FIDELITIES),
+    labels: tuple[str, ...] = LABELS,
+) -> Batch:
+    """Give a batch with padding, masks, and NaN for a fifth of each label; the same for the same arguments."""
+    dice = torch.Generator().manual_seed(2)
+    sizes = torch.randint(atoms // 2, atoms + 1, (structures,), generator=dice)
+    numbers = torch.randint(1, 9, (structures, atoms), generator=dice)
+    numbers[torch.arange(atoms) >= sizes.unsqueeze(-1)] = 0
+    true, pred = {}, {}
+    for name in labels:
+        shape = {"energy": (structures,), "forces": (structures, atoms, 3)}.get(name, (structures, atoms))
+        label = torch.randn(shape, generator=dice)
+        pred[name] = label + 0.1 * torch.randn(shape, generator=dice)
+        label[torch.rand(structures, generator=dice) < 0.2] = torch.nan  # noqa: PLR2004 - a fifth
+        true[name] = label
+        true[f"{name}_mask"] = torch.rand(structures, generator=dice) < 0.9  # noqa: PLR2004 - nine in ten
+    fidelity = torch.randint(0, fidelities, (structures,), generator=dice)
+    return Batch(pred, true, numbers, fidelity, torch.tensor(0.25))
+
+
+class Step:
+    """A training step of a small network that predicts all labels: forward, backward, SGD."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(1)
+        self._batch = make_batch()
+        self._x = torch.randn(STRUCTURES, ATOMS, 8)
+        outputs = sum(COMPONENTS.values())
+        self.model = nn.Sequential(nn.Linear(8, WIDTH), nn.GELU(), nn.Linear(WIDTH, outputs))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4)
+
+    def __call__(self) -> Batch:
+        """Train for a step; give the batch with what was predicted."""
+        self.optimizer.zero_grad(set_to_none=True)
+        out = self.model(self._x)
+        pred = {
+            "energy": out[:, :, 0].sum(-1),
+            "forces": out[:, :, 1:4],
+            "charges": out[:, :, 4],
+            "spin_charges": out[:, :, 5],
+        }
+        loss = out.square().mean()
+        loss.backward()
+        self.optimizer.step()
+        detached = {name: value.detach() for name, value in pred.items()}
+        return self._batch._replace(pred=detached, loss=loss.detach())
+
+
+class Product:
+    """A step of ``repeats`` products of matrices, on as many threads as torch has, with the batch of ``Step``."""
+
+    SIZE = 400
+
+    def __init__(self, repeats: int) -> None:
+        self._repeats = repeats
+        self._batch = make_batch()
+        self._a, self._b = torch.randn(2, self.SIZE, self.SIZE) / self.SIZE**0.5
+        self.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
+
+    def __call__(self) -> Batch:
+        """Do the work; give the batch."""
+        x = self._a
+        for _ in range(self._repeats):
+            x = x @ self._b
+        return self._batch
+
+    @classmethod
+    def repeats_of(cls, seconds: float) -> int:
+        """Say how many products take so many seconds here."""
+        work = cls(20)
+        work()
+        times = []
+        for _ in range(10):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
+        return max(1, round(20 * seconds / min(times)))
+
+
+@torch.no_grad()
+def plain_rmses(batch: Batch) -> dict[str, Tensor]:
+    """Give the masked RMSE of each label, as one writes it by hand, and the loss."""
+    real = batch.numbers > 0
+    values = {"train/loss": batch.loss}
+    for name in LABELS:
+        label, error = batch.true[name], batch.pred[name] - batch.true[name]
+        counted = counted_of(label, batch.true[f"{name}_mask"], real)
+        square = torch.where(counted, error, 0.0).square()
+        values[f"train/{SHORT[name]}_rmse"] = (square.sum() / counted.sum()).sqrt()
+    return values
+
+
+def counted_of(label: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+    """Say which components of a label count."""
+    counted = label.isfinite()
+    if label.ndim == 1:
+        return counted & mask
+    if label.ndim == real.ndim:
+        return counted & mask[:, None] & real
+    return counted & mask[:, None, None] & real[:, :, None]
+
+
+class PlainSums:
+    """The sums that training needs, label by label: squares and counts for each fidelity, and the energy per atom."""
+
+    def __init__(self, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES)) -> None:
+        self.sums = {name: torch.zeros(2, fidelities, dtype=torch.float64) for name in labels}
+        self.per_atom = torch.zeros(fidelities, dtype=torch.float64)
+        self.loss = torch.zeros(2, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, batch: Batch) -> None:
+        """Add a batch."""
+        real = batch.numbers > 0
+        for name, (squares, counts) in self.sums.items():
+            label = batch.true[name]
+            counted = counted_of(label, batch.true[f"{name}_mask"], real)
+            square = torch.where(counted, batch.pred[name] - label, 0.0).double().square()
+            count = counted.double()
+            if name == "energy":
+                self.per_atom.index_add_(0, batch.fidelity, square / real.sum(-1).square())
+            else:
+                axes = tuple(range(1, label.ndim))
+                square, count = square.sum(axes), count.sum(axes)
+            squares.index_add_(0, batch.fidelity, square)
+            counts.index_add_(0, batch.fidelity, count)
+        self.loss[0] += batch.loss
+        self.loss[1] += 1

@@ -1,0 +1,82 @@
+"""The journal: appending, reading, and delivering from it."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from basics import NAMES, fill
+
+from telemetry import Scalars, Settings
+from telemetry.delivery import Delivery, End
+from telemetry.journal import JournalWriter
+from telemetry.plugins import select
+from telemetry.reader import JournalReader
+from telemetry.records import Closed
+from telemetry.testing import RecordingSink, run_record
+
+VALUES = {name: number + 0.123456789 for number, name in enumerate(NAMES)}
+
+
+@pytest.mark.benchmark(group="journal")
+def test_append_and_commit_of_1000(benchmark: Any, tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, run_record())
+
+    def append() -> None:
+        for _ in range(1000):
+            writer.append(lambda seq: Scalars(seq=seq, time=seq, stream="train", step=seq, values=VALUES))
+        writer.commit()
+
+    benchmark(append)
+    writer.close()
+
+
+@pytest.mark.benchmark(group="journal")
+def test_read_of_1000(benchmark: Any, tmp_path: Path) -> None:
+    fill(tmp_path, 1000)[0].close()
+    benchmark(lambda: JournalReader(tmp_path).read(2000, live=False))
+
+
+@pytest.mark.benchmark(group="growth: reading on by one record, records before")
+@pytest.mark.parametrize("size", [1_000, 10_000, 100_000])
+def test_growth_with_the_journal(benchmark: Any, tmp_path: Path, size: int) -> None:
+    writer, _ = fill(tmp_path, size)
+    reader = JournalReader(tmp_path)
+    while reader.read(10_000, live=True):
+        pass
+
+    def read() -> None:
+        assert len(reader.read(1000, live=True)) == 1
+
+    def one() -> None:
+        writer.append(lambda seq: Scalars(seq=seq, time=seq, stream="train", step=seq, values=VALUES))
+        writer.commit()
+
+    benchmark.pedantic(read, setup=one, rounds=300)
+    writer.close()
+
+
+@pytest.mark.benchmark(group="growth: delivery, backlog")
+@pytest.mark.parametrize("size", [100, 1_000, 10_000])
+def test_growth_with_the_backlog(benchmark: Any, tmp_path: Path, size: int) -> None:
+    writer, _ = fill(tmp_path, size)
+    writer.append(lambda seq: Closed(seq=seq, time=seq, status="finished"))
+    writer.commit()
+    writer.close()
+    (tmp_path / "sinks").mkdir()
+    numbers = count()
+
+    def one() -> tuple[tuple[Delivery, RecordingSink], dict[str, Any]]:
+        sink = RecordingSink(f"sink-{next(numbers)}")
+        (chosen,) = select([sink], {})
+        delivery = Delivery(tmp_path, chosen, Settings(), follow=False)
+        assert delivery.lease.try_acquire()
+        return (delivery, sink), {}
+
+    def deliver(delivery: Delivery, sink: RecordingSink) -> None:
+        assert delivery.run() is End.COMPLETE
+        assert len(sink.records) == size
+
+    benchmark.pedantic(deliver, setup=one, rounds=5)
