@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from telemetry.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST = 60
 """Plots that one figure takes; more could not be read."""
@@ -26,7 +28,25 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
-    """Draw plots into one figure, and write it to ``path``.
+    """Write a figure of some plots to ``path``.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+        SettingError, PackageNotInstalled: see ``draw_figure``.
+    """
+    figure = draw_figure(plots, title)
+    try:
+        with warnings.catch_warnings():
+            # A label may be in any script; what the font lacks is drawn as a box.
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+            figure.savefig(path, format="png")
+    except OSError as error:
+        msg = f"{path} cannot be written ({error.strerror or error})"
+        raise RunFolderError(msg) from error
+
+
+def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
+    """Draw plots into one figure.
 
     Of one run, each stream has a colour of its own; of several, each run has, and each stream a style. The first
     stream, where another one follows, is drawn pale: it is the noisiest. Alerts are dotted lines with their titles.
@@ -34,7 +54,6 @@ def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
     Raises:
         SettingError: there are more plots than a figure takes, or none.
         PackageNotInstalled: matplotlib is not installed.
-        RunFolderError: the file cannot be written.
     """
     if not 0 < len(plots) <= MOST:
         msg = f"{len(plots)} charts in one figure; it takes 1 to {MOST}: choose with --metric"
@@ -52,11 +71,7 @@ def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
     streams = list(dict.fromkeys(each.stream for plot in plots for each in plot.series))
     for number, plot in enumerate(plots):
         _draw(figure.add_subplot(rows, columns, number + 1), plot, streams)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        msg = f"{path} cannot be written ({error.strerror or error})"
-        raise RunFolderError(msg) from error
+    return figure
 
 
 def _draw(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:

@@ -22,6 +22,8 @@ SPREAD = 10.0
 """A logarithmic scale helps from this ratio of the largest to the smallest value on …"""
 SQUEEZED = 0.25
 """… if half of the values would lie in this lowest part of a linear one."""
+LARGEST = 1e300
+"""What is larger is drawn as large as this: the difference of two such numbers is still one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,10 @@ class Plot:
         import numpy as np
 
         values = np.concatenate([each.curve.values for each in self.series])
-        values = values[np.isfinite(values)]
-        if not len(values) or values.min() <= 0 or values.max() / SPREAD < values.min():
+        values = np.minimum(values[np.isfinite(values)], LARGEST)
+        if not len(values) or values.min() < 1 / LARGEST or values.max() / SPREAD < values.min():
             return False
-        return bool(np.median(values) / 2 - values.min() / 2 < SQUEEZED * (values.max() / 2 - values.min() / 2))
+        return bool(np.median(values) - values.min() < SQUEEZED * (values.max() - values.min()))
 
 
 def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = None) -> list[Plot]:
@@ -117,7 +119,7 @@ def thinned(curve: Curve, columns: int) -> tuple[NDArray[np.int64], NDArray[np.f
     import numpy as np
 
     finite = np.isfinite(curve.values)
-    steps, values = curve.steps[finite], curve.values[finite]
+    steps, values = curve.steps[finite], np.clip(curve.values[finite], -LARGEST, LARGEST)
     if len(values) <= 2 * columns:
         return steps, values
     ends = np.linspace(0, len(values), columns + 1).astype(int)

@@ -44,17 +44,21 @@ class Screen:
 
         Without a pattern these are the plots of what belongs to no part of the data, if there are any.
         """
-        head = [printable(_standing(run)) for run in runs]
+        head = [self._text(_standing(run)) for run in runs]
         found = plots(runs, self.patterns, self.last)
         if not found:
             return [*head, "no points of these metrics yet" if self.patterns else "no points yet"]
         wanted = found if self.patterns else main_plots(found)
-        foot = _alerts(runs)
+        foot = [self._text(line) for line in _alerts(runs)]
         if len(wanted) < len(found):
             shown = {plot.heading for plot in wanted}
             others = ", ".join(dict.fromkeys(plot.heading for plot in found if plot.heading not in shown))
-            foot.append(printable(f"more of {others}: --metric 'PATTERN', as in --metric '*'"))
+            foot.append(self._text(f"left out: {others}; --metric '*' shows all"))
         return [*head, "", *self._blocks(wanted, len(head) + 1 + len(foot)), *foot]
+
+    def _text(self, line: str) -> str:
+        # Where there is room for so many lines, none may become two.
+        return printable(line)[: None if self.rows is None else self.width]
 
     def _blocks(self, wanted: Sequence[Plot], used: int) -> list[str]:
         columns = max(1, min(len(wanted), (self.width + GAP) // (NARROW + GAP)))
@@ -86,7 +90,7 @@ def _alerts(runs: Sequence[Run]) -> list[str]:
         for alert in run.alerts
     ]
     left = [f"{len(told) - ALERTS} earlier alerts"] if len(told) > ALERTS else []
-    return [printable(line) for line in (*left, *told[-ALERTS:])]
+    return [*left, *told[-ALERTS:]]
 
 
 def _words(alert: Alert) -> str:

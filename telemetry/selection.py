@@ -21,7 +21,7 @@ def choose(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
     names = list(dict.fromkeys(known))
     if not patterns:
         return names
-    found = {pattern: {name for name in names if fits(pattern, name)} for pattern in patterns}
+    found = {pattern: _fitting(pattern, names) for pattern in patterns}
     for pattern, fitting in found.items():
         if not fitting:
             raise MetricNotFound(_message(pattern, names))
@@ -29,11 +29,11 @@ def choose(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
     return [name for name in names if name in wanted]
 
 
-def fits(pattern: str, name: str) -> bool:
-    """Say whether a pattern fits a full name."""
-    spellings = (name, name.partition("/")[2])
+def _fitting(pattern: str, names: Iterable[str]) -> set[str]:
+    spellings = {name: (name, name.partition("/")[2]) for name in names}
     # A name may have brackets of its own.
-    return pattern in spellings or any(fnmatchcase(spelling, pattern) for spelling in spellings)
+    exact = {name for name, spelt in spellings.items() if pattern in spelt}
+    return exact or {name for name, spelt in spellings.items() if any(fnmatchcase(each, pattern) for each in spelt)}
 
 
 def _message(pattern: str, names: Sequence[str]) -> str:

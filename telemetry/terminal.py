@@ -7,6 +7,7 @@ around them here.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ CODES = ("94", "93", "92", "95", "96", "91", "37")
 MARKS = "*o+x#@%&"
 """Marks of the curves where there are no colours."""
 ALERT = "!"
-_TICKS = 5
+_TICKS, _ROWS_A_TICK = 5, 3
 _ALMOST = 1 - 1e-9
 
 
@@ -37,11 +38,11 @@ def draw(plot: Plot, *, width: int, height: int, colours: bool) -> list[str]:
     Raises:
         PackageNotInstalled: plotext is not installed.
     """
-    scale = _Scale(plot, width)
+    scale = _Scale(plot, width, height)
     title = printable(plot.title) + (", logarithmic" if scale.log else "")
     return [
         f"{title:^{width}.{width}}".rstrip(),
-        *_chart(plot, scale, width, height, colours=colours),
+        *(_chart(plot, scale, width, height, colours=colours) if scale.points_drawn else []),
         *(_legend(each, number, width, colours=colours) for number, each in enumerate(plot.series)),
         *_not_finite(plot.series, width),
     ]
@@ -66,28 +67,31 @@ def _shown(line: str) -> int:
 class _Scale:
     """Where iterations and values lie on a plot, each as a number from 0 to 1."""
 
-    def __init__(self, plot: Plot, columns: int) -> None:
+    def __init__(self, plot: Plot, columns: int, rows: int) -> None:
         import numpy as np
 
+        self._rows = rows
         self.log = plot.is_log
         self.points = [thinned(each.curve, columns) for each in plot.series]
         steps = np.concatenate([steps for steps, _ in self.points]).astype(float)
         values = self._scaled(np.concatenate([values for _, values in self.points]))
-        self.steps = (steps.min(), steps.max()) if len(steps) else (0.0, 1.0)
-        self.values = (values.min(), values.max()) if len(values) else (0.0, 1.0)
+        self.points_drawn = len(steps)
+        self.steps = (float(steps.min()), float(steps.max())) if len(steps) else (0.0, 1.0)
+        self.values = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
 
     def place(self, number: int) -> tuple[list[float], list[float]]:
         steps, values = self.points[number]
         return _within(steps.astype(float), self.steps).tolist(), _within(self._scaled(values), self.values).tolist()
 
     def step_ticks(self) -> dict[float, str]:
-        return {_share(step, self.steps): f"{step:.0f}" for step in _round(self.steps, least=1.0)}
+        return {_share(step, self.steps): f"{step:.0f}" for step in _round(self.steps, _TICKS, least=1.0)}
 
     def value_ticks(self) -> dict[float, str]:
+        count = max(1, min(_TICKS, self._rows // _ROWS_A_TICK))
         if not self.log:
-            return {_share(value, self.values): f"{value:.6g}" for value in _round(self.values)}
+            return {_share(value, self.values): f"{value:.6g}" for value in _round(self.values, count)}
         low, high = self.values
-        places = [low + (high - low) * i / _TICKS for i in range(_TICKS + 1)]
+        places = [low + (high - low) * i / count for i in range(count + 1)]
         return {_share(place, self.values): f"{10**place:.3g}" for place in places}
 
     def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,16 +100,16 @@ class _Scale:
         return np.log10(values) if self.log else values
 
 
-def _round(ends: tuple[float, float], least: float = 0.0) -> list[float]:
-    """Give a few round numbers between two, and these two where there are none."""
+def _round(ends: tuple[float, float], count: int, least: float = 0.0) -> list[float]:
+    """Give about ``count`` round numbers between two, and these two where there are none."""
     low, high = ends
-    span = high / _TICKS - low / _TICKS
-    if not span > 0:
+    span = (high - low) / count
+    if span < sys.float_info.min:
         return [low]
     unit = 10.0 ** math.floor(math.log10(span))
     step = max(least, next(unit * n for n in (1, 2, 5, 10) if unit * n >= span / 1.5))
     first = math.ceil(low / step * _ALMOST) if low > 0 else math.ceil(low / step)
-    found = [n * step for n in range(first, first + 2 * _TICKS) if low <= n * step <= high]
+    found = [n * step for n in range(first, first + 2 * count + 1) if low <= n * step <= high]
     return found or [low, high]
 
 
@@ -113,15 +117,12 @@ def _within(numbers: NDArray[np.float64], ends: tuple[float, float]) -> NDArray[
     import numpy as np
 
     low, high = ends
-    span = high / 2 - low / 2
-    # Halves: the difference of two large numbers may be more than there is.
-    return (numbers / 2 - low / 2) / span if span > 0 else np.full(len(numbers), 0.5)
+    return (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
 
 
 def _share(number: float, ends: tuple[float, float]) -> float:
     low, high = ends
-    span = high / 2 - low / 2
-    return (number / 2 - low / 2) / span if span > 0 else 0.5
+    return (number - low) / (high - low) if high > low else 0.5
 
 
 def _legend(series: Series, number: int, width: int, *, colours: bool) -> str:
