@@ -22,10 +22,10 @@ FACTOR = 8.0
 """A spike is so many deviations above the median. Medians and deviations of batches of molecules have long tails."""
 SCALE = 1.4826
 """Standard deviations in a median absolute deviation of normally distributed values."""
-LEAST, LEAST_EARLY = 0.1, 0.5
+LEAST, LEAST_EARLY, LEAST_EARLY_LOSS = 0.1, 0.5, 0.125
 """The least deviation, in medians: what hardly varies may vary a little more, and the first points tell little."""
 EARLY = 10
-"""Points up to which ``LEAST_EARLY`` holds."""
+"""Points up to which ``LEAST_EARLY`` holds; a loss falls then, so that of one a smaller rise is trouble."""
 LASTING = 5
 """Points in a row for which a loss has to be a spike to count as diverged."""
 HALF = 10
@@ -72,8 +72,9 @@ class _Trouble(msgspec.Struct, frozen=True):
 class _Series:
     """The last points of one watched metric, and whether it is in a spike."""
 
-    def __init__(self, settings: WatchSettings) -> None:
+    def __init__(self, settings: WatchSettings, least_early: float) -> None:
         self._settings = settings
+        self._least_early = least_early
         self._values: deque[float] = deque(maxlen=settings.history)
         self.above = 0
         self.baseline = math.nan
@@ -101,7 +102,7 @@ class _Series:
     def _limit(self) -> float:
         self.baseline = median(self._values)
         deviation = SCALE * median(abs(value - self.baseline) for value in self._values)
-        least = LEAST if len(self._values) >= EARLY else LEAST_EARLY
+        least = LEAST if len(self._values) >= EARLY else self._least_early
         return self.baseline + self._settings.factor * max(deviation, least * abs(self.baseline))
 
 
@@ -120,7 +121,11 @@ class Watch:
         self._metrics = metrics
         self._settings = settings
         self._clock = clock
-        self._series = {name: _Series(settings) for name, metric in metrics.items() if metric.watch}
+        self._series = {
+            name: _Series(settings, LEAST_EARLY_LOSS if _is_loss(name) else LEAST_EARLY)
+            for name, metric in metrics.items()
+            if metric.watch
+        }
         self._met: set[str] = set()
         self._troubles: dict[Cause, dict[str, _Trouble]] = {}
         self._since: dict[Cause, int] = {}

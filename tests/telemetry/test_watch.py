@@ -139,6 +139,7 @@ def test_a_factor_says_how_far_above_is_a_spike() -> None:
 def test_a_learning_rate_that_is_far_too_large_shows_in_the_second_point() -> None:
     seen = Seen()
     assert causes(seen.points([2.0, 400.0])) == [("spike", False)]
+    assert causes(Seen().points([4e11, 1.1e12])) == [("spike", False)]
 
 
 @pytest.mark.parametrize("seed", range(20))
