@@ -29,7 +29,7 @@ class Catalogue:
     Raises:
         RunFolderError: the folder cannot be read.
         RunNotFound: there is no run in it.
-        MetricNotFound: ``metric`` was named, and no run declares it.
+        MetricNotFound: ``metric`` was named, and no run declares it or has a value of it.
     """
 
     def __init__(self, folder: Path, metric: str | None = None, *, quick: bool = False) -> None:
@@ -41,7 +41,7 @@ class Catalogue:
                 self._looks.append(glance(each, self._metric or None))
             except Exception as error:  # noqa: BLE001 - one bad folder does not hide the others
                 self._bad.append((each.name, str(error)))
-        if metric is not None and self._looks:
+        if metric is not None and self._looks and not any(look.best for look in self._looks):
             choose([metric], (name for look in self._looks for name in look.header.metrics))
         self._looks.sort(key=lambda look: (-look.time, look.folder.name))
 

@@ -131,7 +131,14 @@ def _draw_png(path: Path, readers: Sequence[RunReader], patterns: Sequence[str],
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl"]),
+    default="csv",
+    show_default=True,
+    help="Comma-separated values, or one JSON object a line.",
+)
 @click.option("-o", "--output", type=FOLDER, metavar="FILE", help="Write to a file and not to standard output.")
 @click.option("--all", "superseded", is_flag=True, help="Also what a later attempt has superseded; a column tells.")
 @exits_with_message
@@ -183,7 +190,9 @@ def _refuse_inside(path: Path, runs: Sequence[Path]) -> None:
 @click.option(
     "--best", "metric", metavar="METRIC", help="Show the lowest value of this metric, by its full name; else val/loss."
 )
-@click.option("--quick", is_flag=True, help="Leave that out: then only the head and the tail of a journal are read.")
+@click.option(
+    "--quick", is_flag=True, help="Leave that value out: only the head and the tail of each journal are read."
+)
 @exits_with_message
 def list_runs(folder: Path, metric: str | None, quick: bool) -> None:
     """List the runs in DIR (the folder of the run folders; runs by default), the latest first."""

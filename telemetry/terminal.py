@@ -164,7 +164,10 @@ def _chart(plot: Plot, scale: _Scale, width: int, height: int, *, colours: bool)
     with needed_for("showing curves in the terminal", "'aimnet2mult[plot]'"):
         import plotext as plt  # type: ignore[import-untyped]
 
-    plt.clear_figure()
+        # Version 6 has nothing of that name.
+        from plotext import clear_figure
+
+    clear_figure()
     plt.limit_size(False, False)
     plt.plot_size(width, height)
     plt.theme("clear")

@@ -86,6 +86,11 @@ class TestTable:
         assert result.exit_code == 2
         assert "no metric 'val/E_rms'; did you mean 'val/E_rmse'" in result.stderr
 
+    def test_a_metric_that_no_run_declares_is_found_by_its_values(self, runs: Path) -> None:
+        run = WrittenRun(runs / "a", metrics={})
+        run.point("test/accuracy", 100, 0.5)
+        assert rows(listed(runs, "--best", "test/accuracy"))["a"][-1] == "0.5 at 100"
+
     def test_with_quick_the_metric_is_left_out(self, runs: Path) -> None:
         WrittenRun(runs / "a").point("val/loss", 100, 3.5)
         result = listed(runs, "--quick")

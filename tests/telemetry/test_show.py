@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from click.testing import CliRunner, Result
 from telemetry_fakes import DEAD, beat
 from written_runs import METRICS, WrittenRun
 
-from telemetry import MetricNotFound, PackageNotInstalled, SettingError, read_run
+from telemetry import Metric, MetricNotFound, SettingError, read_run
 from telemetry.cli import main
 from telemetry.figure import MOST, draw_figure
 from telemetry.identity import current
@@ -100,8 +101,6 @@ class TestPlots:
         ]
 
     def test_several_runs_share_it_too_unless_their_units_differ(self, run: WrittenRun, tmp_path: Path) -> None:
-        from telemetry import Metric
-
         other = WrittenRun(
             tmp_path / "ice", metrics=METRICS | {"val/E_rmse": Metric(unit="eV", label="RMSE of energy")}
         )
@@ -254,8 +253,6 @@ class TestTerminal:
         assert result.stderr.startswith("error: no metric 'E_rms'; did you mean 'E_rmse'")
 
     def test_what_a_journal_says_does_not_steer_the_terminal(self, tmp_path: Path) -> None:
-        from telemetry import Metric
-
         nasty = "\x1b[2J\x9b31m\x07\r{}"
         run = WrittenRun(tmp_path / "run", name=nasty, metrics={f"a{nasty}/b{nasty}": Metric(unit=nasty, label=nasty)})
         run.points(f"a{nasty}", 1, {f"b{nasty}": 1.0, f"undeclared{nasty}": math.nan})
@@ -305,14 +302,27 @@ class TestTerminal:
         )
         assert b"RMSE of energy" in done.stdout
 
-    def test_without_plotext_the_error_says_how_to_install_it(
-        self, run: WrittenRun, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        fill(run)
-        monkeypatch.setitem(sys.modules, "plotext", None)
-        result = show(run.folder)
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert "pip install 'aimnet2mult[plot]'" in result.stderr
+
+@pytest.mark.parametrize("there", [None, types.ModuleType("plotext")])
+def test_without_plotext_or_with_another_than_ours_the_error_says_how_to_install_it(
+    run: WrittenRun, monkeypatch: pytest.MonkeyPatch, there: types.ModuleType | None
+) -> None:
+    fill(run)
+    monkeypatch.setitem(sys.modules, "plotext", there)
+    result = show(run.folder)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pip install 'aimnet2mult[plot]'" in result.stderr
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(
+    run: WrittenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(run)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    result = show(run.folder, "--png", tmp_path / "x.png")
+    assert result.exit_code == 2
+    assert "pip install 'aimnet2mult[plot]'" in result.stderr
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
@@ -487,8 +497,6 @@ class TestFigure:
         assert list(axes.lines[0].get_ydata()) == [1.0, 2.0]
 
     def test_whatever_a_run_calls_things_and_whatever_its_values_are_it_is_drawn(self, tmp_path: Path) -> None:
-        from telemetry import Metric
-
         run = WrittenRun(
             tmp_path / "run", name="$\\frac{$", metrics={"_a/_b": Metric(label="日本\x1b[2J$x^{", unit="$\\nonsense{")}
         )
@@ -526,11 +534,3 @@ class TestFigure:
         result = show(run.folder, "--png", tmp_path / "x.png", "--follow")
         assert result.exit_code == 2
         assert "leave out --follow" in result.stderr
-
-    def test_without_matplotlib_the_error_says_how_to_install_it(
-        self, run: WrittenRun, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        fill(run)
-        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(PackageNotInstalled, match=r"pip install 'aimnet2mult\[plot\]'"):
-            draw_figure(plots([read_run(run.folder)]), "")
