@@ -9,6 +9,7 @@ import torch
 from aimnet.modules import Forces
 from torch import Tensor, nn
 
+from aimnet2mult.models.errors import ModelError
 from aimnet2mult.train.loss import MTLoss
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -37,7 +38,9 @@ class Double(nn.Module):
 
 
 def build(*_: object, **__: object) -> nn.Module:
-    """Stand in for `build_model`, which for several fidelities takes an AIMNet2 alone."""
+    """Stand in for `build_model`, which for several fidelities takes an AIMNet2 alone; a MISHAP has it fail."""
+    if os.environ.get("MISHAP", "").startswith(f"{os.environ.get('RANK')}:build:"):
+        raise ModelError("no such model here")
     return Forces(Double())
 
 

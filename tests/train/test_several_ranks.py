@@ -167,6 +167,15 @@ def test_two_ranks_have_the_curves_and_the_weights_of_one(one: Path, two: tuple[
     assert_same(run, one)
 
 
+def test_four_ranks_have_them_though_they_are_more_than_a_batch_has_structures(
+    launcher: Launcher, one: Path, arguments: list[str], tmp_path: Path
+) -> None:
+    environments = torchrun_environments(4)
+    job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
+    assert job.wait() == [0] * 4, job.said(0)
+    assert_same(the_run(tmp_path), one)
+
+
 def test_weights_that_two_ranks_leave_are_those_of_the_model_alone(two: tuple[Path, Job]) -> None:
     run, job = two
     saved = torch.load(job.folder.parent / "weights.pt", weights_only=True)
@@ -291,6 +300,17 @@ def test_a_first_rank_that_is_killed_ends_the_others(launcher: Launcher, argumen
     assert job.wait() == [-9, 1]
     # Beside what torch says.
     assert re.search(r"^error: no word from rank 0, which has died or is cut off: .*$", job.said(1), re.MULTILINE)
+
+
+def test_what_only_one_rank_lacks_is_said_by_the_first(
+    launcher: Launcher, arguments: list[str], tmp_path: Path
+) -> None:
+    environments = [{**environment, "MISHAP": "1:build:raise"} for environment in torchrun_environments(2)]
+    job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
+    assert job.wait() == [1, 2]
+    assert re.search(r"^error: rank 1 on \S+: ModelError: no such model here$", job.said(0), re.MULTILINE)
+    assert job.said(1) == ""
+    assert closed(the_run(tmp_path)).status == "failed"
 
 
 def test_what_the_user_can_mend_is_said_once(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
