@@ -1,0 +1,64 @@
+"""What docs/other-trainers.md shows is the examples, and works as it is shown."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from telemetry.integrations import ignite
+from telemetry.reader import JournalReader
+from telemetry.records import Scalars
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "other-trainers.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+FILES = {
+    match[1]: match[2] for _, block in BLOCKS if (match := re.match(r"# (\S+\.(?:py|yaml))\n(.*)", block, re.DOTALL))
+}
+
+
+def test_the_files_of_the_page_are_those_of_the_examples() -> None:
+    assert sorted(FILES) == ["aimnet_trainer/train.yaml", "aimnet_trainer/watched.py", "plain_loop.py"]
+    for name, text in FILES.items():
+        assert text == (ROOT / "examples" / name).read_text(encoding="utf-8"), name
+
+
+def test_the_page_shows_each_file_of_its_examples() -> None:
+    there = {path.name for path in (ROOT / "examples" / "aimnet_trainer").iterdir() if path.is_file()}
+    assert {f"aimnet_trainer/{name}" for name in there} <= set(FILES)
+
+
+def test_the_ignite_code_of_the_page_runs_and_gives_the_streams_of_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (snippet,) = [block for kind, block in BLOCKS if kind == "python" and not block.startswith("# ")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
+    runpy.run_path("snippet.py")
+    records = [r for r in JournalReader(Path("runs/ignite")).read(1000, live=False) if isinstance(r, Scalars)]
+    steps = {stream: [r.step for r in records if r.stream == stream] for stream in {r.stream for r in records}}
+    due = list(range(50, 601, 50))
+    assert steps == {"train": due, "train_window": due, "val": [200, 400, 600]}
+    assert {name for record in records for name in record.names()} == {
+        "train/loss",
+        "train/lr",
+        "train_window/loss",
+        "val/rmse",
+    }
+
+
+def test_the_page_and_the_docstring_of_attach_name_the_same_streams() -> None:
+    section = TEXT.partition("## Any ignite trainer")[2]
+    page = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    docstring = re.findall(r"^(\w+)  +\w", inspect.getdoc(ignite.attach) or "", re.MULTILINE)
+    assert page == [name for name in docstring if name != "stream"] == ["train", "train_window", "train_epoch", "val"]
+
+
+def test_every_link_of_the_page_to_a_file_leads_somewhere() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", TEXT)
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
