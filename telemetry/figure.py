@@ -104,7 +104,7 @@ def _draw(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:
             continue
         axes.axvline(alert.step, color="tab:red", linestyle=":", linewidth=1)
         axes.annotate(
-            _plain(alert.title),
+            _plain(alert.title[:60]),
             (alert.step, 0.98),
             xycoords=("data", "axes fraction"),
             rotation=90,
