@@ -74,7 +74,7 @@ def main() -> None:
             parts: dict[str, Callable[[Path, Backends, float], list[Target]]] = {
                 "whole steps": steps.rows,
                 "memory": memory.rows,
-                "start": startup.rows,
+                "start": lambda home, _, factor: startup.rows(home, factor),
                 "finished runs": finished.rows,
             }
             for name, rows in parts.items():

@@ -16,7 +16,7 @@ from turns import Turn, environment, job_of, take_turns
 STEP = 0.01
 BLOCK = 200
 """Steps of a block, with one point."""
-ROUNDS = 20
+ROUNDS = 16
 PAIR = ("none", "three")
 
 
