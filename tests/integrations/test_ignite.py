@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -282,6 +284,41 @@ def test_nothing_is_read_from_a_device_in_the_training_thread() -> None:
     assert first["train_window"] == pytest.approx({"loss": sum(losses[:3]) / 3})
     assert last["train"]["loss"] == last["train_window"]["loss"] == losses[3]
     assert val == {"val": {"error": 0.5}}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_nothing_waits_for_the_gpu() -> None:
+    recording, x = RecordingBus(2), torch.ones((), device="cuda")
+    trainer = engine(lambda number: x * number)
+    attach(trainer, recording, window=True)  # type: ignore[arg-type]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.run(range(1, 6))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert recording.written() == [
+        (2, {"train": {"loss": 2.0}, "train_window": {"loss": 1.5}}),
+        (4, {"train": {"loss": 4.0}, "train_window": {"loss": 3.5}}),
+        (5, {"train": {"loss": 5.0}, "train_window": {"loss": 5.0}}),
+    ]
+
+
+def test_no_graph_is_kept() -> None:
+    recording, weight = RecordingBus(2), torch.ones(3, requires_grad=True)
+    graphs = []
+
+    def step(_: int) -> torch.Tensor:
+        made = weight * 2
+        graphs.append(weakref.ref(made))
+        return made.sum()
+
+    trainer = engine(step)
+    attach(trainer, recording, window=True)  # type: ignore[arg-type]
+    trainer.run(range(5))
+    trainer.state.output = None
+    gc.collect()
+    assert [graph() for graph in graphs] == [None] * 5
+    assert len(recording.waiting) == 3
 
 
 def test_what_a_trainer_does_with_its_tensors_afterwards_is_not_seen() -> None:
