@@ -43,7 +43,7 @@ class MixedData:
 
     train: SizeGroupedDataset
     val: SizeGroupedDataset
-    """Empty if ``val_fraction`` is 0."""
+    """Empty if ``val_fraction`` is 0 and there are no files for it."""
     train_counts: tuple[int, ...]
     """Training structures."""
     val_counts: tuple[int, ...]
@@ -70,11 +70,13 @@ def load_data(
     batch_size: int,
     batch_mode: str = "molecules",
     sae_files: Mapping[int, Path] | None = None,
+    val_files: Mapping[int, Path] | None = None,
 ) -> MixedData:
     """Read one file a fidelity, take the reference energies off, split, and merge.
 
     ``sae_files`` names files of reference energies by fidelity; where there is none they are fitted
-    to the fidelity's structures. Each fidelity and size group is split into training and validation
+    to the fidelity's structures. ``val_files`` names files of validation data by fidelity; with any, all
+    structures of ``files`` are trained on. Otherwise each fidelity and size group is split into training and validation
     by ``seed`` alone, ``val_fraction`` of each fidelity, rounded, for validation; every structure is
     in exactly one. Size groups of the training data with less than eight batches of ``batch_size``
     are merged with the next larger group, padded with zeros.
@@ -99,13 +101,18 @@ def load_data(
         _shift(dataset, path, (sae_files or {}).get(i)) if "energy" in names else {}
         for i, (dataset, path, names) in enumerate(zip(sets, files, known, strict=True))
     ]
-    _round_energies(sets)
-    pairs = [_split(dataset, val_fraction, (seed, i)) for i, dataset in enumerate(sets)]
-    train, val = ([pair[part] for pair in pairs] for part in (0, 1))
+    if val_files:
+        train, val = sets, [_validation(val_files.get(i), labels, i, sae) for i, sae in enumerate(saes)]
+    else:
+        pairs = [_split(dataset, val_fraction, (seed, i)) for i, dataset in enumerate(sets)]
+        train, val = ([pair[part] for pair in pairs] for part in (0, 1))
+    _round_energies([*train, *val])
     counts = tuple(map(len, train)), tuple(map(len, val))
     for name, number in (("training", sum(counts[0])), ("validation", sum(counts[1]))):
-        if number == 0 and (name == "training" or val_fraction > 0):
+        if number == 0 and (name == "training" or (val_fraction > 0 and not val_files)):
             raise DataError(f"val_fraction {val_fraction} of {sum(map(sum, counts))} structures leaves none for {name}")
+    if val_files and not sum(counts[1]):
+        raise DataError(f"there are no structures in the validation data {', '.join(map(str, val_files.values()))}")
     merged = _merge(train)
     merged.merge_groups(min_size=_BATCHES_PER_GROUP * batch_size, mode_atoms=batch_mode == "atoms")
     return MixedData(
@@ -232,6 +239,25 @@ def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sa
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return sae
+
+
+def _validation(path: Path | None, labels: Sequence[str], fidelity: int, sae: Sae) -> SizeGroupedDataset:
+    """Read a fidelity's own validation data, less the reference energies of its training data.
+
+    Energies count as missing where the training data have none.
+    """
+    if path is None:
+        return SizeGroupedDataset()
+    dataset = read_fidelity(path, labels=labels, fidelity=fidelity)
+    try:
+        if sae:
+            apply_sae(dataset, sae)
+        elif "energy" in labels:
+            for group in dataset.groups:
+                group["energy"][:] = np.nan
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return dataset
 
 
 def _round_energies(sets: Iterable[SizeGroupedDataset]) -> None:

@@ -13,7 +13,7 @@ from small_groups import make_group
 
 from aimnet2mult.data.dataset import INPUTS, MixedData, load_data, read_fidelity
 from aimnet2mult.data.errors import DataError
-from aimnet2mult.data.sae import write_sae
+from aimnet2mult.data.sae import apply_sae, write_sae
 
 ALL = ("energy", "forces", "charges", "spin_charges")
 SAMPLE = Path(__file__).parents[2] / "aimnet2mult" / "sample"
@@ -80,6 +80,34 @@ def test_the_split_is_decided_by_the_seed_alone(files: list[Path]) -> None:
 def test_nothing_is_held_back_where_the_fraction_is_zero(files: list[Path]) -> None:
     data = load(files, val_fraction=0)
     assert (data.train_counts, data.val_counts, len(data.val)) == ((41, 43), (0, 0), 0)
+
+
+def test_files_for_validation_leave_all_of_the_others_to_training(files: list[Path], write: Write) -> None:
+    own = write({3: make_group(3, 5, seed=7)}, "val.h5")
+    data = load(files, val_files={0: own})
+    assert data.train_counts == load(files, val_fraction=0.0).train_counts
+    assert data.val_counts == (5, 0)
+    assert [set(group["fidelity"].tolist()) for group in data.val.groups] == [{0}]
+    # With the reference energies of the training data.
+    raw = read_fidelity(own, labels=("energy",))
+    apply_sae(raw, data.saes[0])
+    assert np.allclose(data.val[3]["energy"], raw[3]["energy"], atol=1e-5)
+    assert data.val[3]["energy"].dtype == np.float32
+
+
+def test_energies_for_validation_without_any_in_training_count_as_missing(files: list[Path], write: Write) -> None:
+    data = load(files, val_files={1: write({3: make_group(3, 5, labels=("energy", "charges"))}, "val.h5")})
+    assert np.isnan(data.val[3]["energy"]).all()
+    assert np.isfinite(data.val[3]["charges"]).all()
+
+
+def test_an_element_without_a_reference_energy_in_a_file_for_validation_is_an_error(
+    files: list[Path], write: Write
+) -> None:
+    group = make_group(3, 5)
+    group["numbers"][:] = 9
+    with pytest.raises(DataError, match=r"val.h5: no reference energy for the elements \[9\]"):
+        load(files, val_files={0: write({3: group}, "val.h5")})
 
 
 def test_a_label_that_a_fidelity_lacks_is_nan_for_its_structures_and_only_for_those(files: list[Path]) -> None:
