@@ -1,5 +1,6 @@
 """The optimizer and the schedule of its learning rate, as the configuration describes them."""
 
+import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +16,7 @@ __all__ = ["Schedule", "build_optimizer", "build_scheduler"]
 
 Step = Literal["iteration", "epoch", "val"]
 STEPS: tuple[Step, ...] = ("iteration", "epoch", "val")
+IGNITE = ("ignite.handlers.param_scheduler", "ParamScheduler")
 
 
 def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
@@ -54,10 +56,13 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
 
     Args:
         optimizer: whose learning rates are scheduled.
-        cfg: ``class``, a scheduler of torch, and ``kwargs``; ``step``, after what it takes a step:
-            each ``iteration``, ``epoch`` (the default) or validation, ``val``. ReduceLROnPlateau
-            takes its steps after a validation, by ``metric_name``: ``loss`` (the default) or any
-            other metric of the validation, as ``E_rmse``, also written ``val_loss``, ``val/loss``.
+        cfg: ``class``, a scheduler of torch or a parameter scheduler of ignite, and ``kwargs``;
+            ``step``, after what it takes a step: each ``iteration``, ``epoch`` or validation,
+            ``val``. By default that is an epoch for torch's and an iteration for ignite's.
+            ReduceLROnPlateau takes its steps after a validation, by ``metric_name``: ``loss`` (the
+            default) or any other metric of the validation, as ``E_rmse``, also written ``val_loss``,
+            ``val/loss``. One of ignite's gives all parameter groups its value; its first one counts
+            from the beginning, or from the first validation.
         metrics: names of the validation's metrics.
 
     Raises:
@@ -67,20 +72,24 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
         return Schedule(None)
     _refuse_unknown_keys("scheduler", cfg, ("class", "kwargs", "step", "metric_name"))
     cls = _class(cfg, "scheduler", LRScheduler)
-    plateau = issubclass(cls, ReduceLROnPlateau)
-    step = cfg.get("step") or ("val" if plateau else "epoch")
+    plateau, ignite = issubclass(cls, ReduceLROnPlateau), _is_ignite(cls)
+    step = cfg.get("step") or ("val" if plateau else "iteration" if ignite else "epoch")
     if step not in STEPS:
         raise ConfigError(f"scheduler.step is {step!r}; expected one of {', '.join(STEPS)}")
     if plateau and step != "val":
         raise ConfigError(f"scheduler.step is {step!r}; {cls.__name__} needs val: it goes by a metric")
     metric = _metric(cfg, metrics, plateau=plateau)
-    return Schedule(_built(cls, "scheduler", optimizer, cfg.get("kwargs") or {}), step=step, metric=metric)
+    kwargs = cfg.get("kwargs") or {}
+    scheduler = _built(cls, "scheduler", optimizer, {"param_name": "lr", **kwargs} if ignite else kwargs)
+    if ignite and step != "val":
+        scheduler(None)
+    return Schedule(scheduler, step=step, metric=metric)
 
 
 class Schedule:
     """A scheduler that is told of every iteration, epoch and validation, and steps after those it is for."""
 
-    def __init__(self, scheduler: LRScheduler | None, *, step: Step = "epoch", metric: str | None = None) -> None:
+    def __init__(self, scheduler: Any, *, step: Step = "epoch", metric: str | None = None) -> None:
         self._scheduler = scheduler
         self._step = step
         self._metric = metric
@@ -129,9 +138,13 @@ class Schedule:
             self._scheduler.load_state_dict(state["state"])
 
     def _advance(self, step: Step, *metric: float) -> None:
-        if self._scheduler is not None and step == self._step:
+        if self._scheduler is None or step != self._step:
+            return
+        if _is_ignite(type(self._scheduler)):
+            self._scheduler(None)
+        else:
             # ReduceLROnPlateau's step takes the metric, the others' none.
-            self._scheduler.step(*metric)  # type: ignore[arg-type]
+            self._scheduler.step(*metric)
 
 
 def _metric(cfg: Mapping[str, Any], metrics: Collection[str], *, plateau: bool) -> str | None:
@@ -201,9 +214,16 @@ def _class(cfg: Mapping[str, Any], section: str, base: type) -> Any:
     if "class" not in cfg:
         raise ConfigError(f"{section} has no 'class'; expected the dotted path of a {base.__name__}")
     cls = load_object(cfg["class"], f"{section}.class")
-    if not (isinstance(cls, type) and issubclass(cls, base)):
+    if not isinstance(cls, type) or not (issubclass(cls, base) or (base is LRScheduler and _is_ignite(cls))):
         raise ConfigError(f"{section}.class is {cfg['class']}, which is no {base.__module__}.{base.__name__}")
+    if "metric_name" in inspect.signature(cls).parameters:
+        raise ConfigError(f"{section}.class is {cfg['class']}; use torch.optim.lr_scheduler.ReduceLROnPlateau instead")
     return cls
+
+
+def _is_ignite(cls: type) -> bool:
+    """Say whether it is a parameter scheduler of ignite, without an import that only those who name one need."""
+    return any((base.__module__, base.__name__) == IGNITE for base in cls.__mro__)
 
 
 def _built(cls: Any, section: str, first: object, kwargs: Mapping[str, Any]) -> Any:

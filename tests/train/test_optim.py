@@ -171,6 +171,11 @@ def plateau(**changes: Any) -> dict[str, Any]:
     return {"class": "torch.optim.lr_scheduler.ReduceLROnPlateau", "kwargs": kwargs, **changes}
 
 
+def cosine(**changes: Any) -> dict[str, Any]:
+    kwargs = {"start_value": 0.8, "end_value": 0.0, "cycle_size": 4}
+    return {"class": "ignite.handlers.param_scheduler.CosineAnnealingScheduler", "kwargs": kwargs, **changes}
+
+
 def tell(schedule: Schedule, what: str) -> None:
     if what == "val":
         schedule.step_validation({"loss": 1.0})
@@ -232,6 +237,12 @@ def test_a_validation_without_the_metric_is_an_error_that_names_it() -> None:
         (plateau(step="epoch"), "scheduler.step is 'epoch'; ReduceLROnPlateau needs val"),
         (plateau(metric_name="F_rmse"), "metric_name is 'F_rmse'; the validation has loss, E_rmse, gfn1/E_rmse"),
         ({**halving(), "metric_name": "loss"}, "ExponentialLR goes by no metric"),
+        (
+            {"class": "ignite.handlers.ReduceLROnPlateauScheduler"},
+            "ignite.handlers.ReduceLROnPlateauScheduler; use torch.optim.lr_scheduler.ReduceLROnPlateau instead",
+        ),
+        ({"class": "ignite.handlers.CosineAnnealingScheduler"}, "cannot build CosineAnnealingScheduler with .*lr"),
+        ({"class": "ignite.handlers.ConcatScheduler", "kwargs": {"durations": [1]}}, "cannot build ConcatScheduler"),
         ({**halving(), "terminate_on_low_lr": 1e-5}, "scheduler has no key 'terminate_on_low_lr'"),
     ],
 )
@@ -240,7 +251,7 @@ def test_a_schedule_that_cannot_be_built_is_refused(cfg: dict[str, Any], message
         scheduled(cfg)
 
 
-@pytest.mark.parametrize("cfg", [halving("iteration"), plateau()])
+@pytest.mark.parametrize("cfg", [halving("iteration"), plateau(), cosine(), cosine(step="val")])
 def test_a_schedule_goes_on_where_its_saved_state_ends(cfg: dict[str, Any]) -> None:
     told = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5]
 
@@ -269,6 +280,34 @@ def test_a_state_of_another_scheduler_is_refused(saved: Any, here: Any) -> None:
     state = scheduled(saved)[1].state_dict()
     with pytest.raises(ConfigError, match=r"the checkpoint has scheduler .*; the configuration has"):
         scheduled(here)[1].load_state_dict(state)
+
+
+def test_ignites_first_value_counts_from_the_first_iteration_or_epoch_and_ends_a_cycle() -> None:
+    for changes, told in (({}, "iteration"), ({"step": "epoch"}, "epoch")):
+        optimizer, schedule = scheduled(cosine(**changes))
+        rates = [lr(optimizer)]
+        for _ in range(4):
+            tell(schedule, told)
+            rates.append(lr(optimizer))
+        assert rates == pytest.approx([0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(4)] + [0.8])
+
+
+def test_ignites_first_value_is_set_by_the_first_validation_where_it_goes_by_them() -> None:
+    optimizer, schedule = scheduled(cosine(step="val"))
+    rates = [lr(optimizer)]
+    for _ in range(2):
+        tell(schedule, "iteration")
+        tell(schedule, "val")
+        rates.append(lr(optimizer))
+    assert rates == pytest.approx([1.0, 0.8, 0.4 * (1 + math.cos(math.pi / 4))])
+    assert not schedule.needs_validation
+
+
+def test_ignites_value_is_that_of_all_groups() -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.1)]
+    optimizer = torch.optim.SGD(groups)
+    build_scheduler(optimizer, cosine(), metrics=METRICS)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.8, 0.8]
 
 
 def test_a_state_of_no_scheduler_is_loaded_by_none() -> None:
