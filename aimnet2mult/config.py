@@ -6,6 +6,7 @@ Knows nothing of torch, so that a mistake is answered before anything heavy is i
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,12 @@ EXPECTED = {
     "device": "auto, cpu or cuda",
     "batch_mode": "atoms or molecules",
     "step": "iteration, epoch or val",
+    "weights_of": "fidelity or structure",
     "run_name": "letters, digits and _ . - only",
     "fidelity_names": "letters, digits and _ . - only",
 }
+
+logger = logging.getLogger(__name__)
 
 LARGEST = sys.float_info.max
 Count = Annotated[int, Meta(ge=1)]
@@ -72,7 +76,9 @@ class Loaders(Section, frozen=True):
 
 class Data(Section, frozen=True):
     fidelity_datasets: dict[Natural, str]
+    val_fidelity_datasets: dict[Natural, str]
     fidelity_weights: dict[Natural, Annotated[float, Meta(ge=0, le=LARGEST)]]
+    weights_of: Literal["fidelity", "structure"]
     fidelity_names: dict[Natural, Name]
     sae: References
     y: list[str]
@@ -105,10 +111,12 @@ class Trainer(Section, frozen=True):
     epochs: Count
     clip_grad_value: Limit | None
     clip_grad_norm: Limit | None
+    stop_below_lr: Limit | None
 
 
 class Checkpoint(Section, frozen=True):
     keep: Count
+    best: str | None
 
 
 class LogFrequency(Section, frozen=True):
@@ -202,7 +210,20 @@ def _validated(config: Config) -> Config:
         raise ConfigError(f"data.y is {config.data.y!r}: expected one label or more, each once")
     _check_units(config.telemetry.get("units"))
     _check_patterns(config.optimizer)
+    _warn_of_pending(config)
     return config
+
+
+def _warn_of_pending(config: Config) -> None:
+    """Say what the training does not heed yet."""
+    pending = {
+        "trainer.stop_below_lr": config.trainer.stop_below_lr,
+        "checkpoint.best": config.checkpoint.best,
+        "data.val_fidelity_datasets": config.data.val_fidelity_datasets,
+        "data.weights_of": config.data.weights_of == "structure" and config.data.fidelity_weights,
+    }
+    for name in (name for name, value in pending.items() if value):
+        logger.warning("%s has no effect yet", name)
 
 
 def _check_fidelities(data: Data) -> None:
@@ -223,13 +244,14 @@ def _check_fidelities(data: Data) -> None:
 
 def _check_files(config: Config) -> None:
     files = {f"data.fidelity_datasets.{index}": path for index, path in config.data.fidelity_datasets.items()}
+    files |= {f"data.val_fidelity_datasets.{index}": path for index, path in config.data.val_fidelity_datasets.items()}
     files |= {f"data.sae.energy.files.{index}": path for index, path in config.data.sae.energy.files.items()}
     if config.load is not None:
         files["load"] = config.load
     for name, path in files.items():
         if not Path(path).is_file():
             raise ConfigError(f"{name}: there is no file {path}")
-        if name.startswith("data.fidelity_datasets") and not _is_hdf5(Path(path)):
+        if "fidelity_datasets" in name and not _is_hdf5(Path(path)):
             raise ConfigError(f"{name}: {path} is not an HDF5 file")
 
 

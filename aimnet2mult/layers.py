@@ -14,6 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.original import Original
+
 __all__ = ["DEFAULTS", "INDEXED", "PATHS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
@@ -29,15 +32,17 @@ FREE = (
     "telemetry",
 )
 # Keyed by fidelity index.
-INDEXED = ("data.fidelity_datasets", "data.fidelity_weights", "data.fidelity_names", "data.sae.energy.files")
+INDEXED = (
+    "data.fidelity_datasets",
+    "data.val_fidelity_datasets",
+    "data.fidelity_weights",
+    "data.fidelity_names",
+    "data.sae.energy.files",
+)
 # What goes with a `class` and means nothing to another one.
 OF_A_CLASS = ("kwargs", "step", "metric_name")
 # Files that are read: mappings of paths by fidelity index, and single ones.
-PATHS = ("data.fidelity_datasets", "data.sae.energy.files", "load")
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the key, its value and what would be right."""
+PATHS = ("data.fidelity_datasets", "data.val_fidelity_datasets", "data.sae.energy.files", "load")
 
 
 def merge_layers(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
@@ -45,17 +50,17 @@ def merge_layers(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, A
 
     Raises ConfigError for a file that cannot be read and for a key that the defaults do not have.
     """
-    defaults = read_yaml(DEFAULTS)
-    merged = defaults
-    for path in files:
-        layer = read_yaml(path)
-        _refuse_unknown(str(path), layer, defaults)
-        merged = _merge(merged, _anchored(layer, path.parent))
-    for text in overrides:
-        layer = _read_override(text)
-        _refuse_unknown(text, layer, defaults)
-        merged = _merge(merged, _anchored(layer, Path()))
-    return _resolved(merged)
+    defaults = merged = read_yaml(DEFAULTS)
+    layers = [(str(path), read_yaml(path), path.parent) for path in files]
+    layers += [(text, _read_override(text), Path()) for text in overrides]
+    original = Original.among((source, layer) for source, layer, _ in layers)
+    if original:
+        merged = _merge(merged, original.defaults)
+    for source, given, folder in layers:
+        layer = original.translated(given) if original else given
+        _refuse_unknown(source, layer, defaults)
+        merged = _merge(merged, _anchored(layer, folder), keep=original is not None)
+    return _resolved(original.settled(merged) if original else merged)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -156,15 +161,15 @@ def _from(folder: Path, value: object) -> object:
     return value
 
 
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay upper over lower: mappings join, all else is replaced; what was for another class is dropped."""
+def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any], *, keep: bool = False) -> dict[str, Any]:
+    """Lay upper over lower: mappings join, all else is replaced; what was for another class is dropped, or kept."""
     merged = dict(lower)
-    if "class" in upper and "class" in lower and upper["class"] != lower["class"]:
+    if not keep and "class" in upper and "class" in lower and upper["class"] != lower["class"]:
         merged |= {key: {} if key == "kwargs" else None for key in OF_A_CLASS if key in lower}
     for key, value in upper.items():
         below = merged.get(key)
         join = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = _merge(below, value) if join else value  # type: ignore[arg-type]
+        merged[key] = _merge(below, value, keep=keep) if join else value  # type: ignore[arg-type]
     return merged
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from aimnet2mult.layers import ConfigError, read_yaml
+from aimnet2mult.original import translated_definition
 
 __all__ = ["DEFAULT", "read_definition"]
 
@@ -18,9 +19,9 @@ def read_definition(path: Path) -> dict[str, Any]:
     """Read a model's definition, with the YAML files that it names put in their places.
 
     As with aimnet, a text that ends in .yaml or .yml names a file, in the working folder or beside the
-    definition. Raises ConfigError.
+    definition. Classes of the original trainer are aimnet's. Raises ConfigError.
     """
-    definition: dict[str, Any] = _expanded(read_yaml(path), path, DEPTH)
+    definition: dict[str, Any] = translated_definition(_expanded(read_yaml(path), path, DEPTH))
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return definition

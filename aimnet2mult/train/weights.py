@@ -9,6 +9,8 @@ from aimnet.modules import Forces
 from torch import nn
 
 from aimnet2mult.layers import ConfigError
+from aimnet2mult.original import translated_weights
+from aimnet2mult.train.fitting import fitted
 
 __all__ = ["load_weights", "save_weights"]
 
@@ -26,20 +28,25 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def load_weights(model: nn.Module, path: Path) -> str:
     """Load what a file of weights has for this model, and say in a line what that is.
 
-    What the file lacks keeps its initial values. Raises ConfigError if the file cannot be read, a shape
-    differs, or no name is common.
+    The file may be of a model with other fidelities, or of the original trainer. What it lacks keeps its initial
+    values. Raises ConfigError if the file cannot be read, a shape differs, or no name is common.
     """
     core = _core(model)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        given = translated_weights(torch.load(path, map_location="cpu", weights_only=True))
+        state, notes = fitted(core, given)
         missing, unexpected = core.load_state_dict(state, strict=False)
-    except (OSError, RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"load: {path} does not hold weights of this model: {reason:.500}") from error
     total = len(core.state_dict())
     if len(missing) == total:
         raise ConfigError(f"load: {path} holds no weight of this model; it has {_some(list(state))}")
     line = f"weights: {total - len(missing)} of {total} arrays from {path}"
+    if notes:
+        line += f"; {'; '.join(notes)}"
     if missing:
         line += f"; initial values for {_some(missing)}"
     if unexpected:

@@ -131,7 +131,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(
 
 
 def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there(dataset: str) -> None:
-    with pytest.raises(ConfigError, match=r"no key 'checkpoint.zzz' .*; keys there: keep$"):
+    with pytest.raises(ConfigError, match=r"no key 'checkpoint.zzz' .*; keys there: keep, best$"):
         load([], [dataset, "checkpoint.zzz=1"])
 
 

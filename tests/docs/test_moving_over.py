@@ -1,0 +1,23 @@
+"""The page for users of the original trainer names all that is translated and all that has no effect."""
+
+import re
+from pathlib import Path
+
+from aimnet2mult import original
+from aimnet2mult.layers import DEFAULTS, flatten, read_yaml
+
+PAGE = (Path(__file__).parents[2] / "docs" / "moving-over.md").read_text(encoding="utf-8")
+
+
+def test_each_key_that_is_translated_or_has_no_effect_is_on_the_page() -> None:
+    keys = [*original.RENAMED.values(), *original.WITHOUT_EFFECT]
+    missing = [key for key in keys if key not in PAGE and not key.startswith("data.samplers.")]
+    assert missing == []
+
+
+def test_each_key_of_ours_on_the_page_exists() -> None:
+    ours = {name for name, _ in flatten(read_yaml(DEFAULTS))}
+    named = set(re.findall(r"`((?:trainer|checkpoint|log_frequency)\.\w+)(?:`|:)", PAGE))
+    old = {"checkpoint.save_best", "checkpoint.dirname", "checkpoint.filename_prefix", "log_frequency.train"}
+    assert named - old
+    assert named - old <= ours

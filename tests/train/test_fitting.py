@@ -1,0 +1,158 @@
+"""Weights of other fidelities, and of the original trainer, are fitted to a model and do there what they did."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from aimnet.models import AIMNet2
+from torch import Tensor, nn
+
+from aimnet2mult.layers import ConfigError
+from aimnet2mult.models.build import build_model
+from aimnet2mult.models.mixed import MixedFidelity
+from aimnet2mult.train.definition import read_definition
+from aimnet2mult.train.weights import load_weights, save_weights
+
+State = dict[str, Tensor]
+
+MODEL = Path(__file__).parents[1] / "cli" / "original" / "model.yaml"
+OFFSET = 200
+
+
+def build(fidelities: int, *, seed: int, readouts: bool = True, offset: int = OFFSET) -> Any:
+    torch.manual_seed(seed)
+    model = build_model(
+        read_definition(MODEL),
+        labels=("energy", "charges"),
+        n_fidelities=fidelities,
+        fidelity_offset=offset,
+        use_fidelity_readouts=readouts,
+    )
+    for parameter in model.parameters():
+        # Fidelities begin alike; trained ones differ.
+        parameter.data += 0.1 * torch.randn_like(parameter) if parameter.requires_grad else 0
+    return model.eval()
+
+
+def energies(model: nn.Module, fidelity: int) -> Tensor:
+    data = {
+        "coord": torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.1, 0.0]]]),
+        "numbers": torch.tensor([[8, 1, 6]]),
+        "charge": torch.zeros(1),
+        "mult": torch.ones(1),
+        "fidelity": torch.tensor([fidelity]),
+    }
+    with torch.no_grad():
+        energy: Tensor = model(data)["energy"]
+    return energy
+
+
+def as_original(model: MixedFidelity, *, rows: int) -> State:
+    """Return a model's state as the original trainer has it: a readout and a table of shifts for each fidelity."""
+    state: State = {}
+    for name, value in model.state_dict().items():
+        words = name.removeprefix("model.").split(".")
+        if words[0] != "outputs":
+            state[".".join(words)] = value
+        elif "heads" in words:
+            state[".".join(["fidelity_readouts", words[3], words[1], *words[4:]])] = value
+    table = model.model.outputs.atomic_shift.shifts.weight.detach()  # type: ignore[union-attr]
+    for fidelity in range(model.n_fidelities):
+        own = torch.zeros(rows, 1)
+        part = table[fidelity * OFFSET : fidelity * OFFSET + 64]
+        own[fidelity * OFFSET : fidelity * OFFSET + 64] = part
+        state[f"fidelity_readouts.{fidelity}.atomic_shift.shifts.weight"] = own
+        # Copies that are not trained.
+        state[f"shared_readout.energy_mlp.mlp.0.weight{fidelity}"] = torch.zeros(1)
+        state["outputs.atomic_shift.shifts.weight"] = torch.zeros(128, 1)
+    # The versions with the larger tables have it in each readout.
+    coulomb = "shared_readouts" if rows < 2 * OFFSET else "fidelity_readouts.0"
+    state[f"{coulomb}.lrcoulomb.rc"] = torch.tensor(4.6)
+    afv = torch.randn(rows, state["afv.weight"].shape[1])
+    for fidelity in range(model.n_fidelities):
+        start = fidelity * OFFSET
+        afv[start : start + 64] = state["afv.weight"][start : start + 64]
+    state["afv.weight"] = afv
+    return state
+
+
+@pytest.mark.parametrize("rows", [OFFSET + 129, 2 * OFFSET + 129])
+@pytest.mark.parametrize("bare", [True, False])
+def test_weights_of_the_original_do_what_they_did(tmp_path: Path, rows: int, *, bare: bool) -> None:
+    trained, model = build(2, seed=0), build(2, seed=1)
+    state = as_original(trained, rows=rows)
+    torch.save(state if bare else {"model": state}, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt")
+    assert f"afv.weight fitted from {rows} to 264 rows" in line
+    assert f"outputs.atomic_shift.shifts.weight fitted from {rows} to 264 rows" in line
+    assert line.startswith(f"weights: {len(model.state_dict())} of {len(model.state_dict())} arrays")
+    assert "initial values" not in line
+    assert "not used" not in line
+    for fidelity in (0, 1):
+        assert torch.equal(energies(model, fidelity), energies(trained, fidelity))
+
+
+def test_weights_of_one_fidelity_are_the_beginning_of_all(tmp_path: Path) -> None:
+    trained, model = build(1, seed=0), build(2, seed=1)
+    save_weights(trained, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt")
+    assert "afv.weight fitted from 64 to 264 rows" in line
+    assert "fidelity 1 begins as fidelity 0" in line
+    for fidelity in (0, 1):
+        assert torch.allclose(energies(model, fidelity), energies(trained, 0))
+
+
+def test_a_further_fidelity_begins_as_the_first(tmp_path: Path) -> None:
+    trained, model = build(2, seed=0), build(3, seed=1)
+    save_weights(trained, tmp_path / "w.pt")
+    assert "; fidelity 2 begins as fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    for fidelity, begun in enumerate((0, 1, 0)):
+        assert torch.allclose(energies(model, fidelity), energies(trained, begun))
+
+
+@pytest.mark.parametrize("fidelities", [1, 2])
+def test_of_more_fidelities_the_first_ones_are_taken(tmp_path: Path, fidelities: int) -> None:
+    trained, model = build(3, seed=0), build(fidelities, seed=1)
+    save_weights(trained, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt")
+    assert f"to {64 + OFFSET * (fidelities - 1)} rows" in line
+    assert "not used: outputs.energy_mlp.heads." in line
+    for fidelity in range(fidelities):
+        assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
+
+
+def test_heads_for_all_are_loaded_by_a_model_with_heads_of_their_own(tmp_path: Path) -> None:
+    trained, model = build(2, seed=0, readouts=False), build(2, seed=1)
+    save_weights(trained, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt")
+    assert "begins as" not in line
+    for fidelity in (0, 1):
+        assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
+
+
+def test_weights_that_fit_are_loaded_without_a_word(tmp_path: Path) -> None:
+    trained, model = build(2, seed=0), build(2, seed=1)
+    save_weights(trained, tmp_path / "w.pt")
+    assert load_weights(model, tmp_path / "w.pt").endswith(f"from {tmp_path / 'w.pt'}")
+    assert torch.equal(energies(model, 1), energies(trained, 1))
+
+
+def test_a_table_of_another_offset_is_refused(tmp_path: Path) -> None:
+    save_weights(build(3, seed=0, offset=150), tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"the embedding has 364 rows, .* fidelity_offset 200; give the"):
+        load_weights(build(3, seed=1), tmp_path / "w.pt")
+
+
+def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
+    state = build(1, seed=0).state_dict()
+    state["afv.weight"] = torch.zeros(64, 3)
+    torch.save(state, tmp_path / "w.pt")
+    for fidelities in (1, 2):
+        with pytest.raises(ConfigError, match=r"size mismatch for .*afv.weight"):
+            load_weights(build(fidelities, seed=1), tmp_path / "w.pt")
+
+
+def test_the_models_are_what_these_tests_are_about() -> None:
+    assert isinstance(build(1, seed=0), AIMNet2)
+    assert isinstance(build(2, seed=0), MixedFidelity)
