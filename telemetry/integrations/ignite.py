@@ -157,7 +157,7 @@ class Attachment:
             self._window.add(engine, self._values)
 
     def _complete(self, engine: Engine) -> None:
-        # Some ends cannot be foreseen at their iteration: the data run out, or a later handler terminates the run.
+        # Not all ends are foreseen at their iteration: the data run out, or a handler terminates the run.
         if engine.state.iteration != self._newest:
             self._publish(engine, final=True)
 
@@ -210,11 +210,8 @@ class _Window:
 
 
 def _is_last(engine: Engine) -> bool:
-    state = engine.state
-    if engine.should_terminate or state.iteration == state.max_iters:
-        return True
-    length, epochs = state.epoch_length, state.max_epochs
-    return length is not None and epochs is not None and state.iteration == length * epochs
+    length, epochs = engine.state.epoch_length, engine.state.max_epochs
+    return length is not None and epochs is not None and engine.state.iteration == length * epochs
 
 
 def _numbers(metrics: Mapping[Any, Any]) -> dict[str, Number]:

@@ -125,11 +125,21 @@ def test_values_are_asked_for_at_due_iterations_and_at_the_last_alone() -> None:
     assert recording.asked == list(range(1, 11))
 
 
-def test_values_may_look_at_the_batch_of_the_last_iteration_too(bus: MetricBus) -> None:
+@pytest.mark.parametrize("length", [{"max_epochs": 1}, {"max_iters": 6}])
+def test_values_may_look_at_the_batch_of_the_last_iteration_too(bus: MetricBus, length: dict[str, int]) -> None:
     trainer = engine()
     attach(trainer, bus, values=lambda engine: {"a": engine.state.batch})
-    trainer.run(range(10, 16))
+    trainer.run(range(10, 16), **length)
     assert points(bus, "train") == {4: {"a": 13.0}, 6: {"a": 15.0}}
+
+
+def test_the_last_point_is_taken_before_what_follows_the_epoch(bus: MetricBus) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    trainer = engine()
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: optimizer.param_groups[0].update(lr=0.5))
+    attach(trainer, bus, optimizer=optimizer)
+    trainer.run(range(5))
+    assert points(bus, "train")[5]["lr"] == 1.0
 
 
 def test_the_window_has_the_mean_of_all_iterations_since_the_last_point(bus: MetricBus) -> None:
@@ -255,6 +265,15 @@ def test_a_resumed_run_goes_on_after_the_iteration_of_the_trainer(run: Path) -> 
         trainer.run(range(5), max_epochs=2)
         assert points(bus, "train") == {s: {"loss": (s - 1) % 5} for s in (4, 5, 8, 10)}
         assert bus.counts().offered == 2
+
+
+def test_a_resumed_run_that_does_nothing_has_no_point(bus: MetricBus) -> None:
+    trainer = engine()
+    attach(trainer, bus)
+    trainer.load_state_dict({"iteration": 7, "max_epochs": 2, "epoch_length": 5})
+    trainer.add_event_handler(Events.STARTED, trainer.terminate)
+    trainer.run(range(5))
+    assert bus.counts().offered == 0
 
 
 def test_nothing_is_read_from_a_device_in_the_training_thread() -> None:
