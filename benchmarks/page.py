@@ -15,6 +15,12 @@ RESULTS = HERE / "results.json"
 
 Row = dict[str, Any]
 
+BUSY_LOAD = 0.5
+"""A load before the run from which on the page says that the machine had other work."""
+BUSY = """\
+**The machine had other work to do**: between two steps of the bare loop, which does nothing there, {p99} µs passed at
+the 99th percentile. Times near that, and ratios of whole steps, say nothing.
+"""
 ABOUT_TARGETS = """\
 A step of 10 ms is a fixed amount of work, not of time. The error sums hold what the plain torch beside them holds:
 squares and counts of 4 labels for 2 fidelities, with masks, padding and NaN, batches of 64 structures of 20 atoms.
@@ -69,6 +75,7 @@ def render(results: Row) -> str:
 def _head(results: Row) -> list[str]:
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    (bare,) = (row for row in results["loops"] if row["name"] == "bare")
     return [
         "# Performance",
         "",
@@ -80,6 +87,7 @@ def _head(results: Row) -> list[str]:
         ),
         f"It took {results['minutes']:g} minutes with `BENCH_N={results['factor']:g}`.",
         "",
+        *([BUSY.format(p99=_us(bare["due_p99_us"]))] if machine["load"] >= BUSY_LOAD else []),
         f"![What each variant costs a training loop, and how costs grow]({PICTURE.as_posix()})",
         "",
     ]

@@ -58,4 +58,4 @@ def _lines(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("size, as a multiple of the smallest")
     axes.set_ylabel("median cost, as a multiple of that of the smallest")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12))

@@ -1,0 +1,28 @@
+"""The page about performance shows the figures of the results file, and no others."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load_page() -> Any:
+    spec = importlib.util.spec_from_file_location("page_of_benchmarks", BENCHMARKS / "page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    return page
+
+
+def test_the_page_is_what_the_results_give() -> None:
+    page = load_page()
+    results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(results)
+
+
+def test_the_page_has_its_picture() -> None:
+    page = load_page()
+    assert (page.PAGE.parent / page.PICTURE).exists()
