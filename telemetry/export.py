@@ -74,12 +74,13 @@ class _Line:
         self.text = ""
 
     def write(self, text: str) -> None:
-        self.text = text
+        # csv quotes what would end a line for it; all that would end one for anybody is in what it ends lines with.
+        self.text = text.removesuffix("\r\n") + "\n"
 
 
 def _csv(export: Export) -> Iterator[str]:
     line = _Line()
-    writer = csv.writer(line, lineterminator="\n")
+    writer = csv.writer(line, lineterminator="\r\n")
     writer.writerow(export.columns)
     yield line.text
     for row in export:

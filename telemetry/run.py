@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from telemetry.alive import TrainerWatch
 from telemetry.curve import Curve, Points
 from telemetry.extras import needed_for
-from telemetry.reader import JournalReader, Skipped, read_header, read_metrics
-from telemetry.records import UNDECLARED, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
+from telemetry.reader import JournalReader, Skipped, first_record, read_header, read_metrics
+from telemetry.records import SEGMENT, UNDECLARED, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.state import State, state
 
 if TYPE_CHECKING:
@@ -145,8 +145,11 @@ class RunReader:
                 points.add(record.step, record.time, value, superseded=superseded)
         elif isinstance(record, Alert):
             self._alerts.append(record)
-        elif isinstance(record, Resumed) and not self._keep:
+        elif isinstance(record, Resumed) and not self._keep and self._begins_attempt(record):
             self._cut(record.step)
+
+    def _begins_attempt(self, record: Resumed) -> bool:
+        return first_record(self._folder, record.seq // SEGMENT) == record
 
     def _cut(self, step: int) -> None:
         # Of a run that is followed, they were read before anybody knew that they would be superseded.

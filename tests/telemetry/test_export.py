@@ -34,7 +34,7 @@ def export(*args: object) -> Result:
 
 def table(result: Result) -> list[dict[str, str]]:
     assert result.exit_code == 0, result.output
-    return list(csv.DictReader(io.StringIO(result.stdout_bytes.decode())))
+    return list(csv.DictReader(io.StringIO(result.stdout_bytes.decode(), newline="")))
 
 
 def values(folder: Path) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def fill(run: WrittenRun) -> None:
     run.points("train", 200, {"loss": 0.1 + 0.2, "E_rmse": 1e-300, "lr": 0.001})
     run.points("train", 400, {"loss": math.nan, "E_rmse": math.inf, "lr": -math.inf})
     run.alert(400, "not finite")
-    run.points("val", 400, {"loss": 3.0, "gfn1/E_rmse": 5e-324, 'undeclared, with "quotes"\nand lines': 1.0})
+    run.points("val", 400, {"loss": 3.0, "gfn1/E_rmse": 5e-324, 'undeclared, with "quotes"\nand\rlines': 1.0})
     run.close()
 
 
