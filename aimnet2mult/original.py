@@ -97,7 +97,7 @@ WITHOUT_EFFECT = {
     "checkpoint.dirname": "checkpoints are in the run's folder; --telemetry-dir says where that is made",
     "checkpoint.filename_prefix": "checkpoints are named by their iteration; --save FILE is for the final weights",
 }
-# What the original left as it was: no word is lost about these values, and a few about others.
+# Values that are as it is here; of others it is said how it is here.
 ONLY = {
     "data.ddp_load_full_dataset": (True, "every rank loads all data, and takes its share of each batch"),
     "data.samplers.val.kwargs.sampling_strategy": ("uniform", "each structure counts once in a validation"),
@@ -129,7 +129,7 @@ class Original:
         self._strategy = "weighted"
         self._validations: Tree = {"mode": None, "every": None}
         self._separate = True
-        self._wandb = False
+        self._sinks: object = None
 
     @classmethod
     def among(cls, layers: Iterable[tuple[str, Tree]]) -> Original | None:
@@ -173,8 +173,9 @@ class Original:
             merged["data"]["val_fidelity_datasets"] = merged["data"]["fidelity_datasets"]
         self._settle_validations(merged)
         self._settle_scheduler(merged)
-        if self._wandb and _find(merged, "telemetry.sinks") is MISSING:
-            _put(merged, "telemetry.sinks", ["wandb"])
+        self._name_what_is_heeded(merged)
+        if self._sinks and _find(merged, "telemetry.sinks") is MISSING:
+            _put(merged, "telemetry.sinks", self._sinks)
         _say(self._notice())
         return merged
 
@@ -253,19 +254,19 @@ class Original:
 
     def _translate_wandb(self, layer: Tree) -> None:
         if _find(layer, "wandb") is None:
-            self._wandb = False
+            self._sinks = None
         for name in W_AND_B:
             if (value := _take(layer, f"wandb.init.{name}")) not in (MISSING, None):
                 _put(layer, f"telemetry.wandb.{name}", value)
-                self._wandb = True
+                self._sinks = self._sinks or ["wandb"]
         mode = _take(layer, "wandb.init.mode")
         if mode in MODES:
             _put(layer, "telemetry.wandb.mode", MODES[mode])
-            self._wandb = True
+            self._sinks = ["wandb"]
         elif mode not in (MISSING, None):
             if mode != "disabled":
                 raise ConfigError(f"wandb.init.mode is {mode!r}: expected online, offline or disabled")
-            _put(layer, "telemetry.sinks", "none")
+            self._sinks = "none"
         for name, value in list((_find(layer, "wandb.init", {}) or {}).items()):
             _take(layer, f"wandb.init.{name}")
             if value is not None:
@@ -303,6 +304,14 @@ class Original:
             exact = ", ".join(f"{index}: {weight:g}" for index, weight in drawn.items())
             self._notes["data.fidelity_weights"] = f"{{{exact}}}, as the original rounds them"
         data["fidelity_weights"] = {} if alike or self._strategy == "uniform" else drawn
+
+    def _name_what_is_heeded(self, merged: Tree) -> None:
+        """Say what the original has a key for, and passes over."""
+        heeded = {f"optimizer.{name}": merged["optimizer"][name] for name in ("force_no_train", "force_train")}
+        if self._separate:
+            heeded["data.val_fidelity_datasets"] = merged["data"]["val_fidelity_datasets"]
+        for name in (name for name, value in heeded.items() if value):
+            self._notes[name] = "is heeded here, which it was not by the original; leave it out to have the same"
 
     def _settle_validations(self, merged: Tree) -> None:
         every = self._validations["every"]

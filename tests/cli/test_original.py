@@ -157,6 +157,7 @@ NAMED = [
     ("checkpoint=null", "checkpoint", "checkpoint.keep"),
     ("wandb.init.id=x", "wandb.init.id", "telemetry sinks"),
     ("optimizer.grad_clip.max_norm=2", "optimizer.grad_clip", "trainer.clip_grad_norm"),
+    ("optimizer.force_no_train=['afv']", "optimizer.force_no_train", "is heeded here"),
 ]
 
 
@@ -232,6 +233,9 @@ def test_a_run_that_went_to_wandb_goes_there_unless_a_sink_is_named(data: list[s
     disabled = read("plateau", data, "wandb.init.mode=disabled").telemetry
     assert disabled["sinks"] == "none"
     assert disabled["wandb"]["mode"] == "online"
+    again = read("plateau", data, "wandb.init.mode=disabled", "wandb.init.name=a", "wandb.init.mode=offline").telemetry
+    assert again["sinks"] == ["wandb"]
+    assert read("plateau", data, "wandb.init.mode=disabled", "wandb.init.name=a").telemetry["sinks"] == "none"
 
 
 # ---------------------------------------------------------------- weights
@@ -305,9 +309,12 @@ def test_several_epochs_of_unknown_length_between_validations_are_refused(data: 
         read("plateau", data, *several)
 
 
-def test_data_sets_of_their_own_are_for_validation(tmp_path: Path, data: list[str]) -> None:
+def test_data_sets_of_their_own_are_for_validation(
+    tmp_path: Path, data: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     config = read("plateau", data, f"data.val_fidelity_datasets.1={tmp_path / '1.h5'}")
     assert config.data.val_fidelity_datasets == {1: str(tmp_path / "1.h5")}
+    assert "is heeded here" in lines(caplog)["data.val_fidelity_datasets"]
     same = read("plateau", data, "data.separate_val=false").data
     assert same.val_fidelity_datasets == same.fidelity_datasets
 
