@@ -28,7 +28,6 @@ def main() -> int:
     """Deliver until the run has ended; give the exit code."""
     job = msgspec.json.decode(_first_line(), type=Job)
     folder = Path(job.folder)
-    _be_humble()
     watch = TrainerWatch(folder)
     stop = _Stop(folder)
     nudges = _Nudges()
@@ -99,17 +98,6 @@ def _first_line() -> bytes:
     while not line.endswith(b"\n") and (byte := os.read(0, 1)):
         line += byte
     return line
-
-
-def _be_humble() -> None:
-    """Run only when the machine has nothing better to do.
-
-    A thread of the trainer's that loses its core holds up its whole OpenMP team.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, OSError):
-        os.nice(19)
 
 
 def _hung(job: Job) -> None:

@@ -156,7 +156,7 @@ class _Process:
         env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with open(self._log, "ab", opener=private) as output:
             # -P: a file of the user's in the current folder must not stand in for a module of ours.
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "telemetry.worker"],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -164,6 +164,8 @@ class _Process:
                 env=env,
                 start_new_session=True,
             )
+        _humble(process.pid)
+        return process
 
     def _bury(self, code: int) -> None:
         assert self._process is not None  # noqa: S101 - it has just given its code
@@ -262,3 +264,16 @@ class _Thread:
 
     def _say_hung(self) -> None:
         log.warning("%s has been in a hook for %.0f s", self._sink.name, self._settings.hook_timeout)
+
+
+def _humble(pid: int) -> None:
+    """Let a process run only when the machine has nothing better to do, from its first moment on.
+
+    A thread of the trainer's that loses its core holds up its whole OpenMP team; and what a training begins with, the
+    import of torch, takes all there is.
+    """
+    with contextlib.suppress(OSError):  # it has died already, or may not be touched
+        try:
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        except (AttributeError, PermissionError):
+            os.setpriority(os.PRIO_PROCESS, pid, 19)

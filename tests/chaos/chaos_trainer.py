@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import chaos_faults
+import msgspec
 from chaos_faults import OFFERED, PUBLISHED
 
 import telemetry
@@ -47,7 +48,7 @@ def main(given: dict[str, Any]) -> None:
         last = last_step(run)
         resume = max(0, last - random.Random(given["seed"]).randrange(given["back"] + 1))
     try:
-        settings = telemetry.Settings(**given["settings"])
+        settings = msgspec.convert(given["settings"], telemetry.Settings)
         bus = telemetry.open_run(run, metrics=METRICS, settings=settings, resume_step=resume)
     except telemetry.RunNotFound:  # the attempt before was killed before it had begun
         bus = telemetry.open_run(run, metrics=METRICS, settings=settings)

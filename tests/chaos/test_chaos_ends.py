@@ -16,13 +16,13 @@ pytestmark = pytest.mark.chaos
 
 OPEN = """
 import json, multiprocessing, os, signal, sys, threading, time
-import telemetry
+import msgspec, telemetry
 given = json.loads(sys.argv[1])
 def open_it():
     return telemetry.open_run(
         given["path"],
         metrics={"train/loss": telemetry.Metric()},
-        settings=telemetry.Settings(**given["settings"]),
+        settings=msgspec.convert(given["settings"], telemetry.Settings),
     )
 def publish(bus, first=1, last=100):
     for step in range(first, last + 1):

@@ -23,10 +23,11 @@ GROWTH = 8.0
 """MiB by which a process may grow between a tenth of the run and its end."""
 TRAINER = """
 import json, sys, time
-import telemetry
+import msgspec, telemetry
 given = json.loads(sys.argv[1])
 metrics = {f"train/{name}": telemetry.Metric() for name in ("loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse", "lr")}
-bus = telemetry.open_run(given["path"], metrics=metrics, settings=telemetry.Settings(**given["settings"]))
+settings = msgspec.convert(given["settings"], telemetry.Settings)
+bus = telemetry.open_run(given["path"], metrics=metrics, settings=settings)
 values = {name.partition("/")[2]: 0.123456789 for name in metrics}
 for step in range(1, %d + 1):
     bus.publish("train", step, values)

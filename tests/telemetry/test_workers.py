@@ -128,13 +128,13 @@ def _environment(process: Path) -> bytes:
 TRAINER = """
 import json, sys, threading
 from pathlib import Path
-import telemetry
+import msgspec, telemetry
 given = json.loads(sys.argv[1])
 if __name__ == "__main__":
     bus = telemetry.open_run(
         given["run"],
         metrics={"train/loss": telemetry.Metric()},
-        settings=telemetry.Settings(**given["settings"]),
+        settings=msgspec.convert(given["settings"], telemetry.Settings),
         resume_step=given.get("resume_step"),
     )
     print("open", flush=True)

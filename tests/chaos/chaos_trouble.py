@@ -1,0 +1,39 @@
+"""Trouble in the batches of a training that is run as a program: arranged by a ``sitecustomize`` on its path.
+
+``TROUBLE`` in the environment says what, from which iteration on, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+
+def arm() -> None:
+    """Have the trouble come, if there is any."""
+    if given := os.environ.get("TROUBLE"):
+        _patch(**json.loads(given))
+
+
+def _patch(what: str, at: int, until: str = "") -> None:
+    from aimnet2mult.train import engine
+
+    real, numbers = engine._to_device, count(1)
+
+    def with_trouble(batch: Any, device: Any) -> Any:
+        x, y = real(batch, device)
+        number = next(numbers)
+        if what == "a poisoned batch" and number == at:
+            y = {name: 1e4 * labels for name, labels in y.items()}
+        elif what == "labels that are gone" and number > at:
+            y["spin_charges"].fill_(float("nan"))
+        elif what == "a loader that hangs" and number == at:
+            while not Path(until).exists():
+                time.sleep(0.05)
+        return x, y
+
+    engine._to_device = with_trouble
