@@ -40,9 +40,9 @@ def say(line: str, *, err: bool = False) -> None:
     click.echo(printable(line), err=err)
 
 
-def say_skipped(skipped: Skipped, *, err: bool = False) -> None:
-    """Print what could not be read of a journal, if anything."""
+def say_skipped(skipped: Skipped, *, run: str = "", err: bool = False) -> None:
+    """Print what could not be read of a journal, if anything; ``run`` names its run where there are several."""
     counts = {what: count for what, count in msgspec.structs.asdict(skipped).items() if count}
     if counts:
         listed = ", ".join(f"{count} {what}" for what, count in counts.items())
-        click.echo(f"passed over in the journal: {listed}", err=err)
+        say(f"passed over in the journal{run and f' of {run}'}: {listed}", err=err)

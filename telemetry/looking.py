@@ -19,7 +19,7 @@ from telemetry.export import Export, Format
 from telemetry.figure import write_png
 from telemetry.journal import now_ms
 from telemetry.plot import main_plots, plots, run_labels
-from telemetry.run import RunReader
+from telemetry.run import Run, RunReader
 from telemetry.screen import Screen
 from telemetry.state import OPEN
 
@@ -68,25 +68,36 @@ def show(
             msg = "--png draws once; leave out --follow"
             raise SettingError(msg)
         _refuse_inside(png, runs)
-        _draw_png(png, readers, patterns, last)
+        _draw_png(png, _read_all(readers), patterns, last)
         return
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     size = shutil.get_terminal_size((WIDTH, 24))
     screen = Screen(
-        width=width or (size.columns if terminal else WIDTH),
+        width=width or (size.columns if sys.stdout.isatty() else WIDTH),
         height=height,
         rows=size.lines if terminal and follow else None,
-        colours=terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
+        colours=terminal and "NO_COLOR" not in os.environ,
         patterns=patterns,
         last=last,
     )
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
-            follow_runs(readers, lambda: _print_screen(screen, readers, again=terminal), time.sleep)
+            follow_runs(readers, lambda: _print_screen(screen, [r.run() for r in readers], again=terminal), time.sleep)
         return
+    read = _read_all(readers)
+    _print_screen(screen, read)
+    _say_skipped(read)
+
+
+def _read_all(readers: Sequence[RunReader]) -> list[Run]:
     for reader in readers:
         reader.read(live=False)
-    _print_screen(screen, readers)
+    return [reader.run() for reader in readers]
+
+
+def _say_skipped(runs: Sequence[Run]) -> None:
+    for run, label in zip(runs, run_labels(runs), strict=True):
+        say_skipped(run.skipped, run=label if len(runs) > 1 else "", err=True)
 
 
 def follow_runs(readers: Sequence[RunReader], draw: Callable[[], None], wait: Callable[[float], None]) -> None:
@@ -105,8 +116,8 @@ def follow_runs(readers: Sequence[RunReader], draw: Callable[[], None], wait: Ca
         wait(POLL)
 
 
-def _print_screen(screen: Screen, readers: Sequence[RunReader], *, again: bool = False) -> None:
-    lines = screen.lines([reader.run() for reader in readers])
+def _print_screen(screen: Screen, runs: Sequence[Run], *, again: bool = False) -> None:
+    lines = screen.lines(runs)
     text = _encodable("\n".join(line + (CLEAR_LINE if again else "") for line in lines))
     click.echo(f"{HOME}{text}\n{CLEAR_REST}" if again else text)
 
@@ -117,16 +128,14 @@ def _encodable(text: str) -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def _draw_png(path: Path, readers: Sequence[RunReader], patterns: Sequence[str], last: int | None) -> None:
-    for reader in readers:
-        reader.read(live=False)
-    runs = [reader.run() for reader in readers]
+def _draw_png(path: Path, runs: Sequence[Run], patterns: Sequence[str], last: int | None) -> None:
     found = plots(runs, patterns, last)
     if not found:
         msg = f"{', '.join(run_labels(runs))}: no points to draw yet"
         raise SettingError(msg)
     write_png(path, found if patterns else main_plots(found), ", ".join(run_labels(runs)))
     say(f"wrote {path}")
+    _say_skipped(runs)
 
 
 @click.command()

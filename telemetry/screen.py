@@ -15,6 +15,8 @@ from telemetry.terminal import ALERT, beside, draw
 NARROW = 72
 """Characters of a plot from which on two of them go beside each other."""
 GAP = 2
+LOWEST, WORDS = 5, 9
+"""Lines of a plot, at least; lines that are kept for its title and legend, and for what is said of others."""
 ALERTS = 10
 """Alerts that are listed, the last ones."""
 STANDING: dict[State, str] = {"unseen": "running, or ended without a word (its trainer cannot be seen from here)"}
@@ -63,11 +65,14 @@ class Screen:
     def _blocks(self, wanted: Sequence[Plot], used: int) -> list[str]:
         columns = max(1, min(len(wanted), (self.width + GAP) // (NARROW + GAP)))
         width = (self.width - GAP * (columns - 1)) // columns
+        height = self.height
+        if self.rows is not None:
+            height = max(LOWEST, min(height, self.rows - used - WORDS))
         out: list[str] = []
         for start in range(0, len(wanted), columns):
             row = wanted[start : start + columns]
-            lines = beside([draw(p, width=width, height=self.height, colours=self.colours) for p in row], width)
-            if out and self.rows is not None and used + len(out) + len(lines) + 2 > self.rows:
+            lines = beside([draw(p, width=width, height=height, colours=self.colours) for p in row], width)
+            if out and self.rows is not None and used + len(out) + len(lines) + 3 > self.rows:
                 out.append(f"{len(wanted) - start} more that do not fit: choose with --metric, or --height")
                 break
             out += [*lines, ""]

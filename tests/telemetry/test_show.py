@@ -280,10 +280,14 @@ class TestTerminal:
         lines = shown(run.folder, "--metric", "*", "--height", height)
         assert sum("┌" in line for line in lines) == 4
 
-    def test_a_damaged_run_is_shown_as_far_as_it_can_be_read(self, run: WrittenRun) -> None:
+    def test_a_damaged_run_is_shown_as_far_as_it_can_be_read(self, run: WrittenRun, tmp_path: Path) -> None:
         fill(run)
         run.raw(b"\xff\xfe damage\n" * 3)
-        assert any(line.startswith("* train: last 3 at 2000") for line in shown(run.folder))
+        result = show(run.folder)
+        assert "\n* train: last 3 at 2000" in result.stdout
+        assert result.stderr == "passed over in the journal: 3 damaged\n"
+        both = show(run.folder, WrittenRun(tmp_path / "ice").folder)
+        assert both.stderr == "passed over in the journal of water: 3 damaged\n"
 
     def test_looking_writes_nothing(self, run: WrittenRun, tmp_path: Path) -> None:
         fill(run)
@@ -386,10 +390,13 @@ class TestFollow:
         assert (process.returncode, stderr) == (0, "")
 
     @pytest.mark.usefixtures("plotext")
-    def test_in_a_terminal_it_draws_in_one_place_in_colours_and_as_much_as_fits(self, run: WrittenRun) -> None:
+    @pytest.mark.parametrize("rows", [18, 30, 40])
+    def test_in_a_terminal_it_draws_in_one_place_in_colours_and_as_much_as_fits(
+        self, run: WrittenRun, rows: int
+    ) -> None:
         fill(run)
         beat(run.folder, current())
-        with Terminal(rows=30, columns=80) as terminal:
+        with Terminal(rows=rows, columns=80) as terminal:
             terminal.start("show", str(run.folder), "--follow")
             first = terminal.until("that do not fit")
             run.point("train/lr", 2100, 0.5)
@@ -399,7 +406,7 @@ class TestFollow:
         for text in (first, second):
             assert text.count("\x1b[H") == 1
             assert "\x1b[94m─ train" in text
-            assert text.count("\n") <= 30
+            assert text.count("\n") < rows
         # Nothing but colours, and what puts the cursor to the beginning and clears the rest.
         codes = re.findall(r"\x1b\[([^a-zA-Z]*[a-zA-Z])", first + second)
         assert {code for code in codes if not code.endswith("m")} <= {"H", "K", "J"}

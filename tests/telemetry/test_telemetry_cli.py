@@ -524,15 +524,25 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "telemetry", "--help"], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.startswith("Usage: telemetry ")
-    for name in ("sinks", "status", "sync"):
+    for name in ("export", "list", "show", "sinks", "status", "sync"):
         assert name in done.stdout
 
 
-HEAVY = ("pint", "torch", "tensorboard", "numpy", "wandb", "mlflow", "ignite")
+HEAVY = ("pint", "torch", "tensorboard", "numpy", "wandb", "mlflow", "ignite", "matplotlib", "plotext", "pandas")
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["sync"], ["sync", "x", "--telemetry-sinks", "fil"], ["status", "nowhere"], ["nonesuch"]]
+    "args",
+    [
+        ["--help"],
+        ["sync"],
+        ["sync", "x", "--telemetry-sinks", "fil"],
+        ["status", "nowhere"],
+        ["show", "nowhere"],
+        ["export", "nowhere"],
+        ["list", "nowhere"],
+        ["nonesuch"],
+    ],
 )
 def test_help_and_usage_errors_import_nothing_heavy(args: list[str]) -> None:
     code = f"""
