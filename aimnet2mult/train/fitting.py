@@ -57,8 +57,8 @@ class _Source:
         self.state = state
         self.used: set[str] = set()
         self.notes: list[str] = []
-        heads = {int(name.split(".")[3]) for name in state if ".heads." in name}
-        self.fidelities = max(heads, default=0) + 1
+        self._heads = {int(name.split(".")[3]) for name in state if ".heads." in name}
+        self.fidelities = max(self._heads, default=0) + 1
 
     def check_offset(self, offset: int) -> None:
         """See that the embedding has so many fidelities as there are heads, that far apart."""
@@ -68,12 +68,12 @@ class _Source:
         rows = len(table)
         # The first versions of the original had room for one more fidelity.
         possible = [n + 1 for n in range(1, rows // offset + 1) if rows - n * offset in ROWS]
-        if not possible or self.fidelities not in (1, *possible, possible[-1] - 1):
+        if not possible or (self._heads and not {self.fidelities, self.fidelities + 1} & {*possible}):
             raise ConfigError(
                 f"load: the embedding has {rows} rows, which are none for fidelity_offset {offset}; give the"
                 " fidelity_offset that the weights were trained with"
             )
-        if self.fidelities == 1:
+        if not self._heads:
             self.fidelities = possible[-1]
 
     def find(self, name: str) -> Tensor | None:

@@ -103,6 +103,15 @@ def test_weights_of_one_fidelity_are_the_beginning_of_all(tmp_path: Path) -> Non
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
 
+def test_the_room_for_one_more_fidelity_in_early_weights_is_not_taken_for_one(tmp_path: Path) -> None:
+    trained, model = build(2, seed=0), build(2, seed=1)
+    state = as_original(trained, rows=OFFSET + 129)
+    torch.save({k: v for k, v in state.items() if not k.startswith("fidelity_readouts.1.")}, tmp_path / "w.pt")
+    assert "fidelity 1 begins as fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    for fidelity in (0, 1):
+        assert torch.allclose(energies(model, fidelity), energies(trained, 0))
+
+
 def test_a_further_fidelity_begins_as_the_first(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(3, seed=1)
     save_weights(trained, tmp_path / "w.pt")
