@@ -16,7 +16,7 @@ import msgspec
 from telemetry.alive import TrainerWatch
 from telemetry.journal import segment_path, segments
 from telemetry.lines import open_segment, read_at
-from telemetry.progress import Progress, delivered_sinks, read_progress
+from telemetry.progress import delivered_sinks, progress_path, read_progress
 from telemetry.reader import first_record, limits, read_header
 from telemetry.records import (
     MAX_LINE,
@@ -54,7 +54,7 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
         step: the last iteration that has a point; 0 if there is none.
         time: of the last record, in ms since 1970; of the start where there is none.
         best: of the metric that was asked for; None if there is no finite value of it.
-        behind: the sinks that have not got all records.
+        behind: the sinks that have not got all records; with a question mark where that cannot be read.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ def glance(folder: Path, metric: str | None) -> Glance:
         step=last.step,
         time=last.time or header.started,
         best=None if metric is None else _best(folder, numbers, metric),
-        behind=[name for name in _sinks(folder, header) if _is_behind(folder, name, last.seq)],
+        behind=[told for name in _sinks(folder, header) if (told := _behind(folder, name, last.seq))],
     )
 
 
@@ -132,9 +132,20 @@ def _sinks(folder: Path, header: RunRecord) -> list[str]:
     return sorted({*header.sinks, *delivered_sinks(folder)})
 
 
-def _is_behind(folder: Path, name: str, seq: int) -> bool:
-    progress = read_progress(folder, name) or Progress()
-    return progress.cursor.accepted < seq or progress.is_elsewhere
+def _behind(folder: Path, name: str, seq: int) -> str:
+    progress = read_progress(folder, name)
+    if progress is None and _is_there(progress_path(folder, name)):
+        return f"{name}?"
+    if progress is None:
+        return name if seq else ""
+    return name if progress.cursor.accepted < seq or progress.is_elsewhere else ""
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def _best(folder: Path, numbers: list[int], metric: str) -> Best | None:

@@ -19,7 +19,7 @@ from telemetry.catalogue import Catalogue
 from telemetry.cli import main
 from telemetry.glance import glance
 from telemetry.identity import current
-from telemetry.progress import Progress, write_progress
+from telemetry.progress import Progress, progress_path, write_progress
 
 
 @pytest.fixture
@@ -221,6 +221,14 @@ class TestGlance:
         assert glance(run.folder, None).step == 19_999
         assert sum(read) <= 2 * (1 << 16)
         assert run.journal.stat().st_size > 2_000_000
+
+    def test_a_sink_whose_progress_cannot_be_read_has_a_question_mark(self, tmp_path: Path) -> None:
+        run = WrittenRun(tmp_path / "run", sinks={"file": {}})
+        run.point("train/loss", 1, 1.0)
+        assert glance(run.folder, None).behind == ["file"]
+        write_progress(run.folder, "file", Progress())
+        progress_path(run.folder, "file").write_bytes(b"{")
+        assert glance(run.folder, None).behind == ["file?"]
 
     def test_looking_writes_nothing(self, tmp_path: Path) -> None:
         run = WrittenRun(tmp_path / "run", sinks={"file": {}})
