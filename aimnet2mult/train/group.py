@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import time
 import warnings
@@ -163,14 +164,33 @@ def _check_device(place: Place) -> None:
 def _initialize(place: Place) -> None:
     # ignite goes by SLURM's numbers in a job of SLURM, also where torchrun has given others.
     job = os.environ.pop("SLURM_JOB_ID", None) if place.by_torchrun else None
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if place.by_torchrun and restarts:
+        # Torchrun keeps its meeting point, where they would find the addresses of those that have died.
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + restarts)
     try:
-        idist.initialize("gloo", timeout=TIMEOUT)
+        with _default_signals():
+            idist.initialize("gloo", timeout=TIMEOUT)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise RankLost(f"rank {place.rank} of {place.world} has not met the others: {reason:.500}") from error
     finally:
         if job is not None:
             os.environ["SLURM_JOB_ID"] = job
+
+
+@contextlib.contextmanager
+def _default_signals() -> Iterator[None]:
+    """Let a signal end the process: python's handlers would not run before all ranks are there."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _words() -> dist.Store:
@@ -182,7 +202,7 @@ def _words() -> dist.Store:
         wait_for_workers=False,
         timeout=timedelta(seconds=60),
     )
-    return dist.PrefixStore(f"aimnet2mult/words/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return dist.PrefixStore("aimnet2mult/words", store)
 
 
 def _is_of_connection(error: BaseException) -> bool:
