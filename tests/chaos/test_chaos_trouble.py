@@ -35,7 +35,9 @@ chaos_trouble.arm()
 class Training:
     """A training of the sample data, as a program, that is run until its end."""
 
-    def __init__(self, folder: Path, *overrides: str, trouble: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *overrides: str, trouble: dict[str, Any] | None = None, every: int = EVERY
+    ) -> None:
         self._runs = folder / "runs"
         site = folder / "trouble"
         site.mkdir(parents=True)
@@ -46,7 +48,7 @@ class Training:
                 [
                     *(sys.executable, "-m", "aimnet2mult.cli", "train"),
                     *("--config", cli.SAMPLE / "train.yaml", "--model", cli.SAMPLE / "model.yaml"),
-                    *("--telemetry-dir", self._runs, "--telemetry-every", str(EVERY), "--telemetry-sinks", "none"),
+                    *("--telemetry-dir", self._runs, "--telemetry-every", str(every), "--telemetry-sinks", "none"),
                     *overrides,
                 ],
                 stdout=log,
@@ -104,8 +106,7 @@ def test_trouble_is_told_within_one_cadence(
 def test_a_loader_that_hangs_is_told_of_while_it_hangs(tmp_path: Path, figures: Callable[[object], None]) -> None:
     until = tmp_path / "until"
     trouble = {"what": "a loader that hangs", "at": AT, "until": str(until)}
-    quick = ["telemetry.every=5", "telemetry.watch.stalled=5"]
-    training = Training(tmp_path, "trainer.epochs=1", *quick, trouble=trouble)
+    training = Training(tmp_path, "trainer.epochs=1", "telemetry.watch.stalled=5", trouble=trouble, every=5)
     try:
         (alert,) = eventually(training.alerts, LONG)
     finally:
