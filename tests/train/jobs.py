@@ -15,11 +15,13 @@ from typing import Any, Self
 HERE = Path(__file__).parent
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+def free_port(wanted: int = 0) -> int:
+    """Return a port that is free, or 0 where the wanted one is not."""
+    with socket.socket() as listener, contextlib.suppress(OSError):
+        listener.bind(("127.0.0.1", wanted))
         port: int = listener.getsockname()[1]
         return port
+    return 0
 
 
 def torchrun_environments(world: int) -> list[dict[str, str]]:
@@ -29,9 +31,10 @@ def torchrun_environments(world: int) -> list[dict[str, str]]:
 
 
 def slurm_environments(world: int) -> list[dict[str, str]]:
-    """Return what a step of SLURM sets for each rank; the meeting point's port is made of the job's number."""
+    """Return what a step of SLURM sets for each rank; they meet at port 15000 + the last four digits of the job."""
+    number = next(number for number in range(os.getpid() % 9000, 10_000) if free_port(15_000 + number))
     job = {
-        "SLURM_JOB_ID": f"7{free_port() % 10000:04d}",
+        "SLURM_JOB_ID": f"7{number:04d}",
         "SLURM_JOB_NODELIST": "127.0.0.1",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_NTASKS": str(world),
