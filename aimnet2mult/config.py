@@ -6,7 +6,6 @@ Knows nothing of torch, so that a mistake is answered before anything heavy is i
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,6 @@ EXPECTED = {
     "run_name": "letters, digits and _ . - only",
     "fidelity_names": "letters, digits and _ . - only",
 }
-
-logger = logging.getLogger(__name__)
 
 LARGEST = sys.float_info.max
 Count = Annotated[int, Meta(ge=1)]
@@ -210,20 +207,7 @@ def _validated(config: Config) -> Config:
         raise ConfigError(f"data.y is {config.data.y!r}: expected one label or more, each once")
     _check_units(config.telemetry.get("units"))
     _check_patterns(config.optimizer)
-    _warn_of_pending(config)
     return config
-
-
-def _warn_of_pending(config: Config) -> None:
-    """Say what the training does not heed yet."""
-    pending = {
-        "trainer.stop_below_lr": config.trainer.stop_below_lr,
-        "checkpoint.best": config.checkpoint.best,
-        "data.val_fidelity_datasets": config.data.val_fidelity_datasets,
-        "data.weights_of": config.data.weights_of == "structure" and config.data.fidelity_weights,
-    }
-    for name in (name for name, value in pending.items() if value):
-        logger.warning("%s has no effect yet", name)
 
 
 def _check_fidelities(data: Data) -> None:

@@ -145,6 +145,7 @@ def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
         batch_size=config.data.samplers.train.batch_size,
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
+        val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
     )
 
 
@@ -158,7 +159,7 @@ def _loaders(
         batch_mode=train.batch_mode,
         batches_per_epoch=train.batches_per_epoch,
         seed=config.seed,
-        weights=config.data.fidelity_weights or None,
+        weights=_weights(config, data),
     )
     in_order = MixedFidelitySampler(data.val, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
     loaders = []
@@ -174,6 +175,14 @@ def _loaders(
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
     return sampler, loaders[0], loaders[1]
+
+
+def _weights(config: Config, data: MixedData) -> dict[int, float] | None:
+    """Return the share of each fidelity in what is drawn; None to draw every structure once."""
+    weights = config.data.fidelity_weights
+    if not weights or config.data.weights_of == "fidelity":
+        return weights or None
+    return {index: weights.get(index, 1.0) * count for index, count in enumerate(data.train_counts) if count}
 
 
 def _ignore_sigterm(_: int) -> None:

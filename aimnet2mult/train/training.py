@@ -14,6 +14,7 @@ from aimnet2mult.config import Config
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.train import checkpoint
 from aimnet2mult.train.agreement import Agreement
+from aimnet2mult.train.best import Best
 from aimnet2mult.train.checkpoint import CheckpointError
 from aimnet2mult.train.engine import build_trainer, build_validator, epoch_length, total_iterations
 from aimnet2mult.train.errors import Slot
@@ -21,7 +22,8 @@ from aimnet2mult.train.parts import Parts
 from aimnet2mult.train.progress import Progress
 from aimnet2mult.train.ranks import Ranks
 from aimnet2mult.train.reporting import Bus, Reporter
-from aimnet2mult.train.statistics import VALIDATION, statistics
+from aimnet2mult.train.statistics import VALIDATION, metric_info, statistics
+from aimnet2mult.train.weights import save_weights
 
 __all__ = ["Outcome", "Training"]
 
@@ -72,6 +74,8 @@ class Training:
         self._progress = progress
         self._data = parts.data.fingerprint()
         self._owes_validation = False
+        self._low_lr = False
+        self._best = Best(config.checkpoint.best, metric_info(parts.labels, config.fidelity_names, VALIDATION))
         self._saved: tuple[int, bool] | None = None
         self.reporter = Reporter(
             bus,
@@ -97,6 +101,7 @@ class Training:
             )
         self._stand_at(position["iteration"])
         self._owes_validation = position["owes_validation"]
+        self._best.load_state_dict(position.get("best", {}))
         self._saved = (position["iteration"], self._owes_validation)
 
     def run(self) -> Outcome:
@@ -111,14 +116,14 @@ class Training:
         if state.iteration == total_iterations(self.trainer):
             epochs = self._config.trainer.epochs
             self._progress.say(f"all {epochs} epochs are done already; to go on, set trainer.epochs to more")
-        elif not self._agreement.reached(now=True):
+        elif not self._ends_early() and not self._agreement.reached(now=True):
             self._agreement.restart()
             self.trainer.run(self._parts.train_loader)
         if self._agreement.diverged:
             self._keep_diverged()
             return "diverged"
         self._save()
-        done = state.iteration == total_iterations(self.trainer) and not self._owes_validation
+        done = (state.iteration == total_iterations(self.trainer) or self._low_lr) and not self._owes_validation
         return "finished" if done else "preempted"
 
     def _build_trainer(self) -> Engine:
@@ -181,8 +186,22 @@ class Training:
             # The newest validation was at an earlier iteration than this line is about.
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._progress.epoch(engine.state.epoch, step, latest)
-        if self._agreement.reached(now=True):
+        if self._agreement.reached(now=True) or self._ends_early():
             engine.terminate()
+
+    def _ends_early(self) -> bool:
+        """Say whether training ends with an epoch that is complete, as a learning rate has become too small."""
+        limit, groups = self._config.trainer.stop_below_lr, self._parts.optimizer.param_groups
+        state = self.trainer.state
+        # At the very beginning a schedule may be warming up.
+        mid_epoch = not state.iteration or state.iteration % epoch_length(self.trainer)
+        if limit is None or self._owes_validation or mid_epoch:
+            return False
+        lowest = min(float(group["lr"]) for group in groups)
+        self._low_lr = lowest < limit
+        if self._low_lr and state.iteration < total_iterations(self.trainer):
+            self._progress.say(f"the learning rate {lowest:.3g} is below trainer.stop_below_lr {limit:.3g}: finished")
+        return self._low_lr
 
     def _validate(self, engine: Engine) -> None:
         sums, schedule = self._parts.val_sums, self._parts.schedule
@@ -196,9 +215,13 @@ class Training:
         # A stopped run is in the epoch that it goes on with, a loaded one counts the epochs that are complete.
         epoch = -(-engine.state.iteration // epoch_length(engine))
         published = self.reporter.publish_validation(engine.state.iteration, epoch)
-        slot = published.wait()[Slot.EPOCH] if schedule.needs_validation else None
-        names = self._config.fidelity_names
-        schedule.step_validation({} if slot is None else statistics(slot, self._parts.labels, names, VALIDATION))
+        metrics = {}
+        if schedule.needs_validation or self._best.metric is not None:
+            slot = published.wait()[Slot.EPOCH]
+            metrics = statistics(slot, self._parts.labels, self._config.fidelity_names, VALIDATION)
+        schedule.step_validation(metrics)
+        if self._best.improved(metrics) and not self._ranks.rank:
+            self._write_best()
 
     def _break_off_validation(self, validator: Engine) -> None:
         if validator.state.iteration < len(self._parts.val_loader) and self._agreement.reached():
@@ -258,11 +281,20 @@ class Training:
             "epoch_length": state.epoch_length,
             "data": self._data,
             "owes_validation": self._owes_validation,
+            "best": self._best.state_dict(),
         }
 
     def _common_state(self) -> dict[str, checkpoint.Stateful]:
         """Return what is to be saved. All ranks add up their sums for it, whatever the first then does with it."""
         return {**self._state(), "sums": _Taken(self._parts.train_sums.state_dict())}
+
+    def _write_best(self) -> None:
+        path = self._folder / checkpoint.FOLDER / "best.pt"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_weights(self._parts.model, path)
+        except OSError as error:
+            self._progress.say(f"warning: the best weights are not kept: {error}; training goes on")
 
     def _state(self) -> dict[str, checkpoint.Stateful]:
         parts = self._parts

@@ -65,7 +65,6 @@ def test_a_plateau_file_trains_and_is_resumed_and_its_weights_are_loaded_again(t
     assert f"weights: {len(weights_of_run)} of {len(weights_of_run)} arrays" in loaded
 
 
-@pytest.mark.xfail(strict=True, reason="the training does not heed trainer.stop_below_lr and checkpoint.best yet")
 def test_a_cosine_file_trains_with_its_values_ends_below_a_learning_rate_and_leaves_the_best_weights(
     tmp_path: Path,
 ) -> None:
