@@ -91,6 +91,7 @@ class ErrorSums:
         # Labels per structure come first, so that what is done to them alone is done to one block.
         self._labels = sorted((LABELS[name] for name in labels), key=lambda label: label.per_atom)
         self._channels = _channels(self._labels)
+        self._components = [label.components for label in self._labels]
         self._masks = [(label, mask_name(label.name), f"the mask of {label.name!r}") for label in self._labels]
         self._width = sum(label.components for label in self._labels)
         self._whole = sum(label.components for label in self._labels if not label.per_atom)
@@ -216,8 +217,9 @@ class ErrorSums:
                 continue
             if label.name not in pred:
                 raise ValueError(f"{label.name!r} has labels and no prediction")
-            predicted.append(_spread(pred[label.name], "prediction", label, structures, atoms))
-            labelled.append(_spread(array, "label", label, structures, atoms))
+            shape = label.shape(structures, atoms)
+            predicted.append(_spread(pred[label.name], "prediction", label, shape, atoms))
+            labelled.append(_spread(array, "label", label, shape, atoms))
         return predicted + labelled
 
     def _summed(self, both: Tensor, true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
@@ -241,10 +243,9 @@ class ErrorSums:
         """Say which components count: (channels, B, N)."""
         structures, atoms = numbers.shape
         counted = labelled.abs().lt(self._infinity).logical_and_(numbers.ne(self._padding))
-        for label, key, what in self._masks:
+        for channels, (label, key, what) in zip(counted.split(self._components), self._masks, strict=True):
             if key in true:
-                wide = widened_mask(true[key], structures, atoms, what, per_atom=label.per_atom)
-                counted[self._channels[label.name]].logical_and_(wide)
+                channels.logical_and_(widened_mask(true[key], structures, atoms, what, per_atom=label.per_atom))
         return counted
 
     def _cell_of_each_sum(self) -> Tensor:
@@ -261,12 +262,11 @@ def _channels(labels: Sequence[Label]) -> dict[str, slice]:
     return {x.name: slice(end - x.components, end) for x, end in zip(labels, ends, strict=True)}
 
 
-def _spread(array: Tensor, what: str, label: Label, structures: int, atoms: int) -> Tensor:
-    """Return an array of a label as a (components, B, N) view."""
-    shape = label.shape(structures, atoms)
+def _spread(array: Tensor, what: str, label: Label, shape: tuple[int, ...], atoms: int) -> Tensor:
+    """Return an array of a label, of its shape, as a (components, B, N) view."""
     if array.shape != shape:
         array = reshaped(array, shape, f"the {what} of {label.name!r}")
     several = label.components > 1
     if label.per_atom:
         return array.permute(2, 0, 1) if several else array.unsqueeze(0)
-    return (array.t() if several else array).unsqueeze(-1).expand(label.components, structures, atoms)
+    return (array.t() if several else array).unsqueeze(-1).expand(label.components, shape[0], atoms)

@@ -114,10 +114,11 @@ class Reporter:
             }
 
         final = not self._bus.due("train", step)
-        self._bus.publish_group(PERIODIC, step, values, final=final)
         if not final:
             self._train_sums.reset(Slot.WINDOW)
             self._since = (step, now)
+        # Last of all: torch lets the bus's thread run meanwhile, and would wait for its turn again.
+        self._bus.publish_group(PERIODIC, step, values, final=final)
 
     def _complete_epoch(self, engine: Engine) -> None:
         sums, epoch = self._train_sums.snapshot(), engine.state.epoch

@@ -36,14 +36,16 @@ def widened_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_at
     Non-zero is True. A mask may have the shape (B,) or (B, 1) and, for a label per atom, also
     (B, N) or (B, N, 1). Raises ValueError naming `what` for any other.
     """
-    shape = tuple(mask.shape)
+    if mask.dtype is not torch.bool:
+        mask = mask.to(torch.bool)
+    shape = mask.shape
     if shape == (structures,):
-        return mask.to(torch.bool).unsqueeze(-1)
+        return mask.unsqueeze(-1)
     if shape == (structures, 1) or (per_atom and shape == (structures, atoms)):
-        return mask.to(torch.bool)
+        return mask
     if per_atom and shape == (structures, atoms, 1):
-        return mask.to(torch.bool).squeeze(-1)
+        return mask.squeeze(-1)
     expected = f"({structures},), ({structures}, 1)"
     if per_atom:
         expected += f", ({structures}, {atoms}) or ({structures}, {atoms}, 1)"
-    raise ValueError(f"{what} has shape {shape}; expected {expected}")
+    raise ValueError(f"{what} has shape {tuple(shape)}; expected {expected}")

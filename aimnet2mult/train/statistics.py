@@ -4,6 +4,7 @@ The metrics that are declared and the values that are computed are both read off
 that neither can have a name that the other lacks.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def statistics(
     with np.errstate(over="ignore", invalid="ignore"):
         pooled = sums.sum(axis=0)
     values = {}
-    for metric in _metrics(labels, fidelity_names, selection):
+    for metric in _chosen(tuple(labels), tuple(fidelity_names), selection):
         row = pooled if metric.fidelity is None else sums[metric.fidelity]
         value = _mean(*loss) if metric.kind == "loss" else _value(metric, row.tolist(), layout)
         if value is not None:
@@ -156,6 +157,12 @@ class _Metric:
     info: MetricInfo
     label: str = ""
     fidelity: int | None = None
+
+
+@functools.cache
+def _chosen(labels: tuple[str, ...], fidelity_names: tuple[str, ...], selection: Selection) -> tuple[_Metric, ...]:
+    """Return what `_metrics` yields; it is the same at each point, and each takes time from the training thread."""
+    return tuple(_metrics(labels, fidelity_names, selection))
 
 
 def _metrics(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> Iterator[_Metric]:
