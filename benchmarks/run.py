@@ -105,7 +105,7 @@ def _machine() -> dict[str, Any]:
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),
         "date": time.strftime("%Y-%m-%d"),
