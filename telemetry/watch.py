@@ -103,7 +103,9 @@ class _Series:
         self.baseline = median(self._values)
         deviation = SCALE * median(abs(value - self.baseline) for value in self._values)
         least = LEAST if len(self._values) >= EARLY else self._least_early
-        return self.baseline + self._settings.factor * max(deviation, least * abs(self.baseline))
+        expected = max(deviation, least * abs(self.baseline))
+        # What was 0 throughout tells nothing of what to expect.
+        return self.baseline + self._settings.factor * expected if expected else math.inf
 
 
 class Watch:

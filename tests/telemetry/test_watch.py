@@ -153,6 +153,12 @@ def test_a_course_that_falls_and_flattens_with_noise_is_no_trouble(seed: int) ->
     assert seen.alerts == []
 
 
+def test_what_was_zero_throughout_may_become_something() -> None:
+    seen = Seen()
+    seen.points([0.0] * 20)
+    assert seen.points([1e-9, 1e-3]) == []
+
+
 def test_a_metric_that_had_values_and_has_none_is_told_of_and_one_that_never_had_is_not() -> None:
     seen = Seen()
     seen.points(steady(3), E_rmse=1.0)
