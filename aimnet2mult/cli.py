@@ -110,7 +110,7 @@ def train(
         aimnet2mult train --config train.yaml data.fidelity_datasets.0=a.h5 trainer.epochs=10
     """
     _need_training()
-    from aimnet2mult.train.runner import Request
+    from aimnet2mult.train.plan import Request
     from aimnet2mult.train.runner import train as start
 
     environment = {"telemetry.sinks": os.environ.get("TELEMETRY_SINKS") or None}

@@ -12,35 +12,29 @@ import logging
 import os
 import shutil
 import signal
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
 import msgspec
 
-from aimnet2mult.config import Config, ConfigError, load
+from aimnet2mult.config import ConfigError
 from aimnet2mult.data.errors import DataError
 from aimnet2mult.labels import LABELS
-from aimnet2mult.layers import merge_layers, write_yaml
+from aimnet2mult.layers import write_yaml
 from aimnet2mult.models.errors import ModelError
-from aimnet2mult.train import checkpoint, resume
+from aimnet2mult.train import resume
 from aimnet2mult.train.checkpoint import CheckpointError
-from aimnet2mult.train.definition import DEFAULT, read_definition
-from aimnet2mult.train.metrics import declare
+from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.ranks import Place, RankLost, Ranks, find_place
 from aimnet2mult.train.stop import Stop
-from telemetry import Metric, MetricBus, NullBus, Settings, Status, TelemetryError, open_run, read_receipt
+from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
 
 if TYPE_CHECKING:
     from aimnet2mult.train.progress import Progress
     from aimnet2mult.train.training import Outcome
 
-__all__ = ["Plan", "Request", "make_plan", "train"]
+__all__ = ["train"]
 
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 
@@ -51,42 +45,6 @@ DIVERGED = 3
 """The exit code of a training that was to stop when it diverges, and has."""
 
 MENDABLE = (ConfigError, DataError, ModelError, CheckpointError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command was asked for."""
-
-    configs: Sequence[Path] = ()
-    overrides: Sequence[str] = ()
-    model: Path | None = None
-    save: Path | None = None
-    resume: str | None = None
-    """A run's folder or name, or ``auto``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be done, checked as far as that goes without torch."""
-
-    config: Config
-    settings: Settings
-    definition: dict[str, Any]
-    folder: Path
-    save: Path | None
-    checkpoint: Path | None = None
-    resume_step: int | None = None
-    """The iteration after which an existing run goes on; None for a new run."""
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """What is going to be published."""
-        config = self.config
-        declared = declare(config.labels, config.fidelity_names, config.units)
-        return {
-            name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text, watch=info.watch)
-            for name, info in declared.items()
-        }
 
 
 def train(request: Request) -> int:
@@ -120,13 +78,13 @@ def _lead(request: Request, place: Place) -> int:
         if outcome == "diverged":
             reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
             _close(bus, plan, "failed", reason, hurry=False)
-            _echo(
+            echo(
                 f"{reason}; go on from before, with other settings: aimnet2mult train --resume {plan.folder}", err=True
             )
         else:
             _close(bus, plan, outcome, hurry=outcome == "preempted")
         if outcome == "preempted":
-            _echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
+            echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
     return _exit_code(outcome, stop)
 
 
@@ -159,84 +117,6 @@ def _exit_code(outcome: Outcome, stop: Stop) -> int:
     return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
 
 
-def make_plan(request: Request) -> Plan:
-    """Check the request, and find or make the run's folder."""
-    _check_writable(request.save)
-    if request.resume is None:
-        return _plan_new(request)
-    if request.resume != "auto":
-        asked = merge_layers(request.configs, request.overrides)
-        return _plan_resume(request, resume.find_run(request.resume, Path(_settings(asked["telemetry"]).dir)))
-    config = load(request.configs, request.overrides)
-    directory = Path(_settings(config.telemetry).dir)
-    for folder in resume.newest_first(config.run_name, directory):
-        if _can_go_on(folder):
-            return _plan_resume(request, folder)
-    _echo(f"no unfinished run {config.run_name!r} in {directory}: this starts a new one", err=True)
-    return _plan_new(request)
-
-
-def _plan_new(request: Request) -> Plan:
-    config = load(request.configs, request.overrides)
-    settings = _settings(config.telemetry)
-    definition = read_definition(request.model or DEFAULT)
-    folder = _new_folder(Path(settings.dir), config.run_name)
-    return Plan(config=config, settings=settings, definition=definition, folder=folder, save=request.save)
-
-
-def _plan_resume(request: Request, folder: Path) -> Plan:
-    config = resume.load_config(folder, request.configs, request.overrides)
-    asked = None if request.model is None else read_definition(request.model)
-    newest = checkpoint.newest(folder)
-    if broken := checkpoint.damaged(folder):
-        names = ", ".join(map(str, broken))
-        if newest is None:
-            raise ConfigError(f"no checkpoint of {folder} is whole: {names}; remove them to start again at iteration 0")
-        _echo(f"warning: damaged and passed over: {names}; the run goes on from {newest.name}", err=True)
-    return Plan(
-        config=config,
-        settings=_settings(config.telemetry),
-        definition=resume.load_definition(folder, asked),
-        folder=folder,
-        save=request.save,
-        checkpoint=newest,
-        resume_step=0 if newest is None else checkpoint.step_of(newest),
-    )
-
-
-def _settings(telemetry: object) -> Settings:
-    if not isinstance(telemetry, dict):
-        raise ConfigError(f"telemetry is {telemetry!r}: expected `mapping`")
-    return Settings.parse({key: value for key, value in telemetry.items() if key != "units"})
-
-
-def _new_folder(directory: Path, run_name: str) -> Path:
-    now = time.time()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for number in count(1):
-            folder = directory / resume.run_name_at(run_name, now, number)
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                return folder
-    except OSError as error:
-        raise ConfigError(
-            f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another with --telemetry-dir"
-        ) from error
-    raise AssertionError
-
-
-def _check_writable(path: Path | None) -> None:
-    if path is not None and not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(f"--save {path}: cannot write to the folder {path.absolute().parent}")
-
-
-def _can_go_on(folder: Path) -> bool:
-    """Say whether a run is unfinished, and did not fail before its first checkpoint, as it would again."""
-    status = read_receipt(folder).status
-    return status != "finished" and (status != "failed" or checkpoint.newest(folder) is not None)
-
-
 def _open(plan: Plan) -> MetricBus:
     config = plan.config
     try:
@@ -261,7 +141,7 @@ def _open(plan: Plan) -> MetricBus:
 
 def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Outcome:
     began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
-    _echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
+    echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
     write_yaml(plan.folder / resume.MODEL, plan.definition)
     if stop.requested:
@@ -327,13 +207,7 @@ def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, hurr
     wait = plan.settings.drain_timeout
     receipt = bus.close(status, reason=reason, timeout=min(HURRY, wait) if hurry else wait)
     if status != "failed" or bus.counts().offered:
-        _echo(str(receipt))
-
-
-def _echo(line: str, *, err: bool = False) -> None:
-    # What cannot be shown is no reason to fail: the journal has it.
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(line, err=err)
+        echo(str(receipt))
 
 
 def _signal_name(stop: Stop) -> str:

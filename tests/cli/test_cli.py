@@ -14,9 +14,10 @@ from aimnet2mult import cli
 from aimnet2mult.config import ConfigError
 from aimnet2mult.data.errors import DataError
 from aimnet2mult.models.errors import ModelError
+from aimnet2mult.train import plan as plans
 from aimnet2mult.train import runner
 from aimnet2mult.train.checkpoint import CheckpointError
-from aimnet2mult.train.runner import Request
+from aimnet2mult.train.plan import Request
 from telemetry import SinkNotFound
 
 HEAVY = ("torch", "aimnet", "h5py", "ignite", "warp", "tqdm", "pint", "tensorboard", "wandb", "mlflow")
@@ -231,7 +232,7 @@ def test_sinks_come_from_the_command_line_then_the_environment_then_a_file(
         arguments += ["--telemetry-sinks", given["flag"]]
     with pytest.raises(SystemExit):
         cli.run(cli.cli, "aimnet2mult", ["train", *arguments])
-    assert runner.make_plan(requests[0]).settings.sinks == wins
+    assert plans.make_plan(requests[0]).settings.sinks == wins
 
 
 def test_both_ways_to_start_are_the_same() -> None:
@@ -266,7 +267,7 @@ def test_sample_data_are_written_with_a_configuration_that_is_valid(tmp_path: Pa
         model=tmp_path / "s/model.yaml",
         overrides=[f"telemetry.dir={tmp_path}/runs"],
     )
-    plan = runner.make_plan(request)
+    plan = plans.make_plan(request)
     assert plan.config.fidelity_names == ("gfn1", "spgfn2")
     assert plan.config.data.fidelity_datasets[1] == str(tmp_path / "s/spgfn2.h5")
 

@@ -57,6 +57,7 @@ THIRD_PARTY = {
 MAY_TOUCH_TELEMETRY = {
     "aimnet2mult.cli",
     "aimnet2mult.config",
+    "aimnet2mult.train.plan",
     "aimnet2mult.train.reporting",
     "aimnet2mult.train.runner",
 }

@@ -15,7 +15,8 @@ import torch
 from aimnet2mult import cli
 from aimnet2mult.layers import write_yaml
 from aimnet2mult.train import checkpoint
-from aimnet2mult.train.runner import Request, train
+from aimnet2mult.train.plan import Request
+from aimnet2mult.train.runner import train
 from telemetry import Closed, Scalars
 from telemetry.reader import JournalReader
 

@@ -13,7 +13,8 @@ import torch
 
 from aimnet2mult.config import ConfigError, load
 from aimnet2mult.train import parts
-from aimnet2mult.train.runner import Request, train
+from aimnet2mult.train.plan import Request
+from aimnet2mult.train.runner import train
 from telemetry import Scalars, read_receipt
 from telemetry.reader import JournalReader
 

@@ -17,9 +17,10 @@ import torch
 from aimnet2mult.config import ConfigError
 from aimnet2mult.data.errors import DataError
 from aimnet2mult.layers import read_yaml
-from aimnet2mult.train import checkpoint, parts, runner
+from aimnet2mult.train import checkpoint, parts, plan
 from aimnet2mult.train.checkpoint import CheckpointError
-from aimnet2mult.train.runner import Request, train
+from aimnet2mult.train.plan import Request
+from aimnet2mult.train.runner import train
 from telemetry import Closed, JournalError, Scalars, read_header
 from telemetry.reader import JournalReader
 
@@ -227,7 +228,7 @@ def test_an_option_that_the_data_loader_does_not_know_is_named(trainee: Trainee)
 
 
 def test_runs_of_one_second_have_folders_of_their_own(trainee: Trainee, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner.time, "time", lambda: 1.0e9)
+    monkeypatch.setattr(plan.time, "time", lambda: 1.0e9)
     for _ in range(3):
         trainee.start("trainer.epochs=1")
     first, second, third = sorted(path.name for path in trainee.runs.iterdir())
@@ -451,7 +452,7 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_name(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10**9, 2 * 10**9, 10))
-    monkeypatch.setattr(runner.time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(plan.time, "time", lambda: float(next(clock)))
     trainee.start(stop_at=2)
     trainee.start(stop_at=4)
     wanted = trainee.run
