@@ -67,7 +67,8 @@ class TensorBoard:
             for frame in read_frames(path):
                 event = Event.FromString(frame)
                 _, mark, seq = event.source_metadata.writer.partition("seq=")
-                if mark and not event.HasField("session_log"):
+                # The others are restarts, and alerts, which are texts.
+                if mark and any(value.HasField("simple_value") for value in event.summary.value):
                     found.append(int(seq))
         return found
 
