@@ -175,7 +175,7 @@ class TestKills:
 
         sink, _ = opened(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_text", full)
+            patch.setattr("sinks._wandb_core.private", full)
             with pytest.raises(SinkUnavailable, match="No space left"):
                 sink.sink_write(sample(1, 3))
         deliver(tmp_path, sample(1, 3))

@@ -36,6 +36,13 @@ class FaultyOs:
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
+    def open(self, path: Any, flags: int, mode: int = 0o777, **more: Any) -> int:
+        """Open a file; a new one may have the number of one that was deleted."""
+        fd = os.open(path, flags, mode, **more)
+        if flags & os.O_EXCL:
+            self._synced.pop(os.fstat(fd).st_ino, None)
+        return fd
+
     def write(self, fd: int, data: memoryview | bytes) -> int:
         """Write what there is room for; without any, raise."""
         size = len(data) if self.room is None else min(len(data), self.room)
