@@ -24,7 +24,7 @@ from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms
 from telemetry.progress import read_progress
 from telemetry.receipt import Receipt, receipt, unread_receipt
-from telemetry.records import Alert, AnyRecord, Closed, Level, Scalars, Status
+from telemetry.records import LARGEST, LONGEST, Alert, AnyRecord, Closed, Level, Scalars, Status
 from telemetry.units import Transform
 from telemetry.watch import Divergence, Watch
 from telemetry.workers import Workers
@@ -97,6 +97,8 @@ class MetricBus:
         """What the watch has told of and is not over yet; replaced as a whole, by the bus's thread."""
         self.diverged: Divergence | None = None
         """Why the training is to be held for diverged; None as long as it is not."""
+        self.well = watch.well
+        """The last iteration at which the training was well, as far as the watch can tell."""
         self._workers = workers
         self._attempt = attempt
         self._drain_timeout = drain_timeout
@@ -363,10 +365,11 @@ class MetricBus:
             log.log(logging.INFO if alert.recovered else logging.WARNING, "iteration %d: %s", alert.step, alert.title)
             others = (other for other in self.alerts if other.cause != alert.cause)
             self.alerts = tuple(others) if alert.recovered else (*others, alert)
-        self.diverged = self._watch.diverged
+        self.diverged, self.well = self._watch.diverged, self._watch.well
 
     def _journal_alert(self, item: _Item, alert: Alert) -> None:
         try:
+            alert = msgspec.structs.replace(alert, step=operator.index(alert.step))
             msgspec.convert(msgspec.to_builtins(alert), Alert)
             self._journal.append(functools.partial(_numbered, alert))
         except BaseException as error:  # noqa: BLE001 - what is in it is the host's
@@ -374,9 +377,14 @@ class MetricBus:
 
     def _append(self, item: _Item, stream: str, values: dict[str, float]) -> Scalars:
         step = operator.index(item.step)
-        if step < 0:
-            msg = f"step {step} is below 0"
+        if not 0 <= step < LARGEST:
+            msg = f"step {step} is not from 0 to {LARGEST - 1}"
             raise ValueError(msg)
+        # A reader would take such a line for damage.
+        for name in (stream, *values):
+            if not 0 < len(name) <= LONGEST:
+                msg = f"the name {name[:20]!r} is of {len(name)} characters; it has 1 to {LONGEST}"
+                raise ValueError(msg)
         record = Scalars(seq=0, time=item.time, stream=stream, step=step, values=values)
         self._journal.append(functools.partial(_numbered, record))
         self._step = max(self._step, step)

@@ -21,8 +21,10 @@ MAX_LINE = 1 << 20
 _CRC = b',"crc":"%08x"}\n'
 _CRC_BYTES = len(_CRC % 0)
 
-Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
+LARGEST, LONGEST = 1 << 62, 250
+"""Below the one every count is; up to the other a name may have characters."""
+Count = Annotated[int, msgspec.Meta(ge=0, lt=LARGEST)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)]
 Text = Annotated[str, msgspec.Meta(max_length=4000)]
 # A sink's files are named by it, and a journal may come from anywhere.
 SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
@@ -121,7 +123,8 @@ class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
     text: Text = ""
     level: Level = "warning"
-    cause: Cause | None = None
+    # A later version may know others.
+    cause: Annotated[str, msgspec.Meta(max_length=50)] | None = None
     metric: Annotated[str, msgspec.Meta(max_length=250)] = ""
     value: Number | None = None
     baseline: float | None = None

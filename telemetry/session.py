@@ -49,7 +49,7 @@ def open_run(
     Args:
         path: the run folder; its last part is the run's id.
         metrics: what each metric is, by its full name ``stream/metric``; a value of any other is lost, and reported.
-            Without it values of any name are taken as they are, without a unit.
+            Without it values of any name are taken as they are, without a unit; a resumed run keeps what it had.
         name: the run's name for people; the run's id by default.
         project: what the run belongs to.
         params: the run's parameters, nested as you like; what looks like a credential is not written.
@@ -68,6 +68,9 @@ def open_run(
     """
     settings = settings or Settings()
     folder = Path(path)
+    if metrics is None and resume_step is not None:
+        # What was declared stays so; a run that had nothing to declare goes on as it was.
+        metrics = read_header(folder).metrics or None
     chosen = select(settings.sinks if sinks is None else sinks, settings.options)
     factor = factors(metrics or {})
     run = RunRecord(
@@ -103,7 +106,7 @@ def open_run(
         cadence=Cadence(settings.every),
         factors=factor,
         transforms=[] if metrics is None else [convert_by(factor)],
-        watch=Watch(run.metrics, settings.watch),
+        watch=Watch(run.metrics, settings.watch, start=resume_step or 0),
         workers=workers,
         attempt=run.attempt,
         drain_timeout=settings.drain_timeout,

@@ -26,8 +26,10 @@ LEAST, LEAST_EARLY, LEAST_EARLY_LOSS = 0.1, 0.5, 0.125
 """The least deviation, in medians: what hardly varies may vary a little more, and the first points tell little."""
 EARLY = 10
 """Points up to which ``LEAST_EARLY`` holds; a loss falls then, so that of one a smaller rise is trouble."""
-LASTING = 5
-"""Points in a row for which a loss has to be a spike to count as diverged."""
+FAR, LASTING = 10.0, 5
+"""A loss has diverged when it is so many times its usual above it for so many points in a row."""
+STEADY = 5
+"""Points in a row that have had a metric before its lack is told of."""
 HALF = 10
 """Points on each side of which the medians are compared to see which way a metric goes."""
 FALLS, RISES = 0.9, 1.25
@@ -76,15 +78,23 @@ class _Series:
         self._settings = settings
         self._least_early = least_early
         self._values: deque[float] = deque(maxlen=settings.history)
-        self.above = 0
+        self.above = self.far = 0
         self.baseline = math.nan
 
     def add(self, value: float) -> None:
-        """Take a finite value: into the history, unless it is above what the history lets expect."""
-        if self._values and value > self._limit():
-            self.above += 1
-        else:
-            self.above = 0
+        """Take a finite value: into the history, unless it is above what the history lets expect.
+
+        What is above it for as long as the history is becomes the usual.
+        """
+        if not self._values or value <= self._limit():
+            self.above = self.far = 0
+            self._values.append(value)
+            return
+        self.above += 1
+        self.far = self.far + 1 if value > self.baseline + FAR * abs(self.baseline) else 0
+        if self.above >= self._settings.history:
+            self.above = self.far = 0
+            self._values.clear()
             self._values.append(value)
 
     def is_spike(self) -> bool:
@@ -114,11 +124,17 @@ class Watch:
     Args:
         metrics: by full name. All are looked at for values that are not finite; for the rest those with ``watch``.
         settings: when an alert is due.
+        start: the iteration that training goes on after.
         clock: a monotonic clock in seconds.
     """
 
     def __init__(
-        self, metrics: Mapping[str, Metric], settings: WatchSettings, clock: Callable[[], float] = time.monotonic
+        self,
+        metrics: Mapping[str, Metric],
+        settings: WatchSettings,
+        *,
+        start: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
         self._settings = settings
@@ -128,12 +144,17 @@ class Watch:
             for name, metric in metrics.items()
             if metric.watch
         }
-        self._met: set[str] = set()
+        # How many points in a row have had a metric, by stream.
+        self._streaks: dict[str, dict[str, int]] = {}
         self._troubles: dict[Cause, dict[str, _Trouble]] = {}
         self._since: dict[Cause, int] = {}
+        self._seen = 0
+        self._silent_until: dict[Cause, int] = {}
         self._intervals: deque[float] = deque(maxlen=settings.history)
         self._last: float | None = None
-        self._step = self._well = 0
+        self._step = 0
+        self.well = start
+        """The last iteration at which no watched metric was not finite, and no loss above its usual."""
 
     @property
     def active(self) -> tuple[Cause, ...]:
@@ -142,15 +163,21 @@ class Watch:
 
     @property
     def diverged(self) -> Divergence | None:
-        """Whether the training is to be held for diverged: a watched metric is not finite, or a loss stays a spike."""
-        for name, trouble in self._troubles.get("non-finite", {}).items():
-            if name in self._series:
-                return Divergence(f"{name} {trouble.what}", self._well)
-        for name, series in self._series.items():
-            if _is_loss(name) and series.above >= max(LASTING, self._settings.patience):
+        """Whether the training is to be held for diverged: a watched metric is not finite, or a loss stays far off."""
+        for name, trouble in self._not_finite():
+            return Divergence(f"{name} {trouble.what}", self.well)
+        for name, series in self._losses():
+            if series.far >= LASTING:
                 usual = self._shown(name, series.baseline)
-                return Divergence(f"{name} stays far above its usual {usual}", self._well)
+                return Divergence(f"{name} stays far above its usual {usual}", self.well)
         return None
+
+    def _not_finite(self) -> list[tuple[str, _Trouble]]:
+        found = self._troubles.get("non-finite", {})
+        return [(name, trouble) for name, trouble in found.items() if name in self._series]
+
+    def _losses(self) -> list[tuple[str, _Series]]:
+        return [(name, series) for name, series in self._series.items() if _is_loss(name)]
 
     def see(self, record: Scalars, *, partial: bool = False) -> list[Alert]:
         """Look at a point that was written; give what is to be told because of it.
@@ -159,22 +186,31 @@ class Watch:
         """
         self._note_time()
         self._step = record.step
+        self._seen += 1
         values = dict(record.items())
-        stream = f"{record.stream}/"
         self._update("non-finite", values, _not_finite(values))
         watched = {name: value for name, value in values.items() if name in self._series}
         for name, value in watched.items():
             if math.isfinite(value):
                 self._series[name].add(value)
         self._update("spike", watched, self._spikes(watched))
-        met = {name for name in self._met if name.startswith(stream)}
         if not partial:
-            self._update("unlabelled", met | set(values), {name: _Trouble("") for name in met - set(values)})
-        self._met |= set(watched)
+            self._update("unlabelled", *self._missing(record.stream, watched))
         self._update("apart", watched, self._apart(watched))
-        if not self._troubles["non-finite"] and not any(map(_is_loss, self._troubles["spike"])):
-            self._well = record.step
+        if watched and not self._not_finite() and not any(series.above for _, series in self._losses()):
+            self.well = record.step
         return [*self._changes(), *self._moving()]
+
+    def _missing(self, stream: str, watched: Mapping[str, float]) -> tuple[set[str], dict[str, _Trouble]]:
+        """Give the metrics of a stream that were there before, and those of them that always were, and are not now."""
+        streaks = self._streaks.setdefault(stream, {})
+        known = self._troubles.get("unlabelled", {})
+        gone = {
+            n: _Trouble("") for n, streak in streaks.items() if n not in watched and (streak >= STEADY or n in known)
+        }
+        for name in streaks.keys() | watched.keys():
+            streaks[name] = streaks.get(name, 0) + 1 if name in watched else 0
+        return set(streaks), gone
 
     def look(self) -> list[Alert]:
         """Look at the time that has passed since the last point; give what is to be told because of it."""
@@ -190,7 +226,8 @@ class Watch:
 
     def _note_time(self) -> None:
         now = self._clock()
-        if self._last is not None and "stalled" not in self._since:
+        if self._last is not None:
+            # Also one that was told of: what has gone well, a long validation say, is usual.
             self._intervals.append(now - self._last)
         self._last = now
 
@@ -228,14 +265,20 @@ class Watch:
         return {}
 
     def _changes(self) -> list[Alert]:
-        """Give an alert for each cause that has begun or is over."""
+        """Give an alert for each cause that has begun or is over.
+
+        One that comes and goes is told of once in as many points as the history is; a value that is not finite, and
+        silence, always.
+        """
         alerts = []
         for cause, troubles in self._troubles.items():
-            if troubles and cause not in self._since:
+            if troubles and cause not in self._since and self._seen >= self._silent_until.get(cause, 0):
                 self._since[cause] = self._step
                 alerts.append(self._begun(cause, troubles))
             elif not troubles and cause in self._since:
                 alerts.append(self._over(cause, self._since.pop(cause)))
+                if cause not in {"non-finite", "stalled"}:
+                    self._silent_until[cause] = self._seen + self._settings.history
         return alerts
 
     def _begun(self, cause: Cause, troubles: Mapping[str, _Trouble]) -> Alert:
@@ -249,7 +292,7 @@ class Watch:
             text=f"likewise {others}"[:4000] if others else "",
             level="error" if cause == "non-finite" else "warning",
             cause=cause,
-            metric=name,
+            metric=name[:250],
             value=None if trouble.value is None else spelt(trouble.value),
             baseline=trouble.baseline,
             since=self._step,

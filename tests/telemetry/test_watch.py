@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from telemetry.records import Alert, Metric, Scalars
-from telemetry.watch import LASTING, Divergence, Watch, WatchSettings
+from telemetry.watch import LASTING, STEADY, Divergence, Watch, WatchSettings
 
 METRICS = {
     "window/loss": Metric(watch=True),
@@ -32,7 +32,7 @@ class Seen:
 
     def __init__(self, **settings: float) -> None:
         self.clock = Clock()
-        self.watch = Watch(METRICS, WatchSettings(**settings), self.clock)
+        self.watch = Watch(METRICS, WatchSettings(**settings), clock=self.clock)
         self.alerts: list[Alert] = []
         self.step = 0
 
@@ -114,10 +114,11 @@ def test_metrics_that_spike_together_are_one_alert_until_the_last_is_well() -> N
     assert causes(seen.point({"loss": 1.0, "E_rmse": 5.0})) == [("spike", True)]
 
 
-def test_a_spike_does_not_become_usual_by_lasting() -> None:
+def test_a_spike_becomes_usual_when_it_has_lasted_for_as_long_as_what_it_was_held_against() -> None:
     seen = Seen(history=20)
     seen.points(steady(20))
-    assert causes(seen.points([30.0] * 100)) == [("spike", False)]
+    assert causes(seen.points([30.0] * 19)) == [("spike", False)]
+    assert causes(seen.points([30.0] * 100)) == [("spike", True)]
 
 
 def test_with_patience_one_point_is_no_spike() -> None:
@@ -161,22 +162,45 @@ def test_what_was_zero_throughout_may_become_something() -> None:
 
 def test_a_metric_that_had_values_and_has_none_is_told_of_and_one_that_never_had_is_not() -> None:
     seen = Seen()
-    seen.points(steady(3), E_rmse=1.0)
+    seen.points(steady(STEADY), E_rmse=1.0)
     (alert,) = seen.points([1.0])
     assert (alert.cause, alert.metric) == ("unlabelled", "window/E_rmse")
     assert seen.points([1.0]) == []
     assert causes(seen.points([1.0], E_rmse=1.0)) == [("unlabelled", True)]
 
 
+def test_a_metric_that_comes_and_goes_is_no_flood() -> None:
+    seen = Seen()
+    for n in range(400):
+        seen.point({"loss": 1.0} | ({"E_rmse": 1.0} if n % 2 or n < 10 else {}))
+    assert causes(seen.alerts) == [("unlabelled", False), ("unlabelled", True)]
+
+
+def test_what_comes_and_goes_is_told_of_once_in_as_many_points_as_the_history_is() -> None:
+    seen = Seen(history=50)
+    seen.points(steady(50))
+    for _ in range(20):
+        seen.points([30.0, *steady(9)])
+    assert causes(seen.alerts) == [("spike", False), ("spike", True)] * 4
+
+
+def test_a_stream_whose_name_begins_as_anothers_is_another() -> None:
+    metrics = {"val/loss": Metric(watch=True), "val/fid0/loss": Metric(watch=True)}
+    watch = Watch(metrics, WatchSettings(), clock=Clock())
+    for step in range(1, 40):
+        for stream in ("val", "val/fid0"):
+            assert watch.see(Scalars(seq=1, time=1, stream=stream, step=step, values={"loss": 1.0})) == []
+
+
 def test_a_last_point_that_stands_for_a_few_batches_may_lack_a_label() -> None:
     seen = Seen()
-    seen.points(steady(3), E_rmse=1.0)
+    seen.points(steady(STEADY), E_rmse=1.0)
     assert seen.point({"loss": 1.0}, partial=True) == []
 
 
 def test_another_stream_without_a_metric_is_no_missing_label() -> None:
     seen = Seen()
-    seen.points(steady(3), E_rmse=1.0)
+    seen.points(steady(STEADY), E_rmse=1.0)
     assert seen.point({"loss": 1.0}, "batch") == []
 
 
@@ -200,7 +224,8 @@ def test_no_point_for_long_is_told_and_so_is_the_next_one() -> None:
     assert alert.title == "no new point for 201 s, after at least one in 10.0 s"
     assert seen.watch.look() == []
     assert causes(seen.points([1.0])) == [("stalled", True)]
-    seen.clock.now += 150.0
+    # What has gone well once is no reason to say it again: a validation takes that long.
+    seen.clock.now += 1000.0
     assert seen.watch.look() == []
 
 
@@ -228,6 +253,39 @@ def test_diverged_is_what_is_not_finite_of_the_watched_metrics() -> None:
     assert seen.watch.diverged == Divergence("window/loss is NaN", after=400)
     seen.point({"loss": 1.0})
     assert seen.watch.diverged is None
+
+
+def test_what_was_well_when_training_went_on_counts_as_well() -> None:
+    watch = Watch(METRICS, WatchSettings(), start=5000, clock=Clock())
+    watch.see(Scalars(seq=1, time=1, stream="window", step=5200, values={"loss": math.nan}))
+    assert watch.diverged == Divergence("window/loss is NaN", after=5000)
+
+
+def test_a_metric_that_is_not_watched_has_no_say_in_what_is_well() -> None:
+    seen = Seen()
+    seen.point({"loss": math.nan}, "batch")
+    seen.points(steady(5))
+    assert seen.watch.well == seen.step
+    seen.point({"loss": 1.0}, "batch")
+    assert seen.watch.well == seen.step - 200, "a batch says nothing of the window that it is in"
+
+
+def test_however_patient_the_watch_is_a_spike_is_not_well() -> None:
+    seen = Seen(patience=20)
+    seen.points(steady(20))
+    well = seen.step
+    seen.points([70.0] * LASTING)
+    assert seen.watch.diverged is not None
+    assert seen.watch.diverged.after == well
+
+
+@pytest.mark.parametrize("losses", [[2.0] * 40, [3.0, 2.5, 2.0, 1.8, 1.6, 1.4, 1.2] * 5])
+def test_a_loss_that_is_a_few_times_its_usual_has_not_diverged(losses: list[float]) -> None:
+    seen = Seen()
+    seen.points(steady(50))
+    for loss in losses:
+        seen.point({"loss": loss})
+        assert seen.watch.diverged is None
 
 
 def test_diverged_is_a_loss_that_stays_in_a_spike_and_no_other_metric_that_does() -> None:
