@@ -70,15 +70,25 @@ def damaged(run: Path) -> list[Path]:
     return found if last is None else found[found.index(last) + 1 :]
 
 
-def save(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mapping[str, Any], keep: int) -> Path:
+def save(
+    run: Path,
+    step: int,
+    parts: Mapping[str, Stateful],
+    *,
+    position: Mapping[str, Any],
+    keep: int,
+    well: int | None = None,
+) -> Path:
     """Write a checkpoint after iteration step; of the others leave the keep - 1 newest before it.
+
+    So is the newest of an iteration up to ``well``, if it is given, whether it is one of them or not.
 
     position is plain values that say where training is. On return the file is on disk; a crash on the way
     leaves the earlier ones untouched. Raises OSError where it cannot be written.
     """
     path = run / FOLDER / f"step-{step:08d}.pt"
     _write(path, step, parts, position)
-    _prune(path.parent, path, keep)
+    _prune(path.parent, path, keep, step if well is None else well)
     return path
 
 
@@ -180,13 +190,15 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _prune(folder: Path, latest: Path, keep: int) -> None:
+def _prune(folder: Path, latest: Path, keep: int, well: int) -> None:
     found = _checkpoints(folder)
     position = found.index(latest)
+    good = [path for path in found if step_of(path) <= well][-1:]
     # Those after the latest are of a stretch that a resume has superseded, or damaged.
     superseded = [*found[position + 1 :], *folder.glob("*.tmp")]
     for path in [*found[: max(0, position + 1 - keep)], *superseded]:
-        path.unlink(missing_ok=True)
+        if path not in good:
+            path.unlink(missing_ok=True)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

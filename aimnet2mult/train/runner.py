@@ -23,7 +23,7 @@ from aimnet2mult.data.errors import DataError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.layers import write_yaml
 from aimnet2mult.models.errors import ModelError
-from aimnet2mult.train import resume
+from aimnet2mult.train import checkpoint, resume
 from aimnet2mult.train.checkpoint import CheckpointError
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.ranks import Place, RankLost, Ranks, find_place
@@ -78,9 +78,9 @@ def _lead(request: Request, place: Place) -> int:
         if outcome == "diverged":
             reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
             _close(bus, plan, "failed", reason, hurry=False)
-            echo(
-                f"{reason}; go on from before, with other settings: aimnet2mult train --resume {plan.folder}", err=True
-            )
+            good = checkpoint.newest(plan.folder)
+            cure = f" from before it: aimnet2mult train … --load {good}" if good else ""
+            echo(f"{reason}; start again, with other settings{cure}", err=True)
         else:
             _close(bus, plan, outcome, hurry=outcome == "preempted")
         if outcome == "preempted":
@@ -163,7 +163,7 @@ def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress,
     from aimnet2mult.train.agreement import Agreement
     from aimnet2mult.train.parts import build_parts, keep_saes
     from aimnet2mult.train.training import Training
-    from aimnet2mult.train.weights import load_weights, save_weights
+    from aimnet2mult.train.weights import are_finite, load_weights, save_weights
 
     # What the libraries have made lives as long as the process; going through it all at the exit takes seconds,
     # which a run that is being pre-empted does not have.
@@ -191,8 +191,11 @@ def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress,
         progress.say(ranks.together(lambda: load_weights(parts.model, weights)))
     outcome = training.run()
     if outcome == "finished" and plan.save is not None and not ranks.rank:
-        save_weights(parts.model, plan.save)
-        progress.say(f"weights: {plan.save}")
+        if are_finite(parts.model):
+            save_weights(parts.model, plan.save)
+            progress.say(f"weights: {plan.save}")
+        else:
+            progress.say(f"warning: nothing is written to {plan.save}: the model's weights are not finite")
     return outcome
 
 

@@ -23,7 +23,7 @@ from aimnet2mult.train.progress import Progress
 from aimnet2mult.train.ranks import Ranks
 from aimnet2mult.train.reporting import Bus, Reporter
 from aimnet2mult.train.statistics import VALIDATION, metric_info, statistics
-from aimnet2mult.train.weights import save_weights
+from aimnet2mult.train.weights import are_finite, save_weights
 
 __all__ = ["Outcome", "Training"]
 
@@ -116,6 +116,9 @@ class Training:
         if state.iteration == total_iterations(self.trainer):
             epochs = self._config.trainer.epochs
             self._progress.say(f"all {epochs} epochs are done already; to go on, set trainer.epochs to more")
+            # The validation that was owed may tell.
+            self._bus.flush()
+            self._agreement.reached(now=True)
         elif not self._ends_early() and not self._agreement.reached(now=True):
             self._agreement.restart()
             self.trainer.run(self._parts.train_loader)
@@ -242,30 +245,23 @@ class Training:
 
     def _write_checkpoint(self, state: Mapping[str, checkpoint.Stateful]) -> bool:
         step, keep = self.trainer.state.iteration, self._config.checkpoint.keep
-        # It would push out one that is good.
-        if spoilt := self._spoilt():
-            self._progress.say(f"warning: no checkpoint at iteration {step}: {spoilt}; training goes on")
+        # A resume from there would be no use, and it would push out one that is good.
+        if not are_finite(self._parts.model):
+            self._progress.say(f"warning: no checkpoint at iteration {step}: the model's weights are not finite")
             return False
         try:
-            checkpoint.save(self._folder, step, state, position=self._position(), keep=keep)
+            checkpoint.save(self._folder, step, state, position=self._position(), keep=keep, well=self._bus.well)
         except OSError as error:
-            self._progress.say(f"warning: no checkpoint at iteration {step}: {error}; training goes on")
+            self._progress.say(f"warning: no checkpoint at iteration {step}: {error}")
             return False
         return True
 
-    def _spoilt(self) -> str:
-        """Say why a resume from here would be no use; empty if it would."""
-        if self._bus.diverged is not None:
-            return f"the training has diverged ({self._bus.diverged.reason})"
-        finite = all(bool(p.isfinite().all()) for p in self._parts.model.parameters())
-        return "" if finite else "the model's weights are not finite"
-
     def _keep_diverged(self) -> None:
-        state, divergence = self._common_state(), self._bus.diverged
-        if self._ranks.rank or divergence is None:
+        state = self._common_state()
+        if self._ranks.rank:
             return
         try:
-            checkpoint.set_aside(self._folder, after=divergence.after)
+            checkpoint.set_aside(self._folder, after=self._bus.well)
             path = checkpoint.save_diverged(
                 self._folder, self.trainer.state.iteration, state, position=self._position()
             )

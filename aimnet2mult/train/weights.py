@@ -12,7 +12,12 @@ from aimnet2mult.layers import ConfigError
 from aimnet2mult.original import translated_weights
 from aimnet2mult.train.fitting import fitted
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["are_finite", "load_weights", "save_weights"]
+
+
+def are_finite(model: nn.Module) -> bool:
+    """Say whether all of a model's parameters are finite; this waits for the device."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -28,17 +33,24 @@ def save_weights(model: nn.Module, path: Path) -> None:
 def load_weights(model: nn.Module, path: Path) -> str:
     """Load what a file of weights has for this model, and say in a line what that is.
 
-    The file may be of a model with other fidelities, or of the original trainer. What it lacks keeps its initial
-    values. Raises ConfigError if the file cannot be read, a shape differs, or no name is common.
+    The file may be a checkpoint, of a model with other fidelities, or of the original trainer. What it lacks keeps its
+    initial values. Raises ConfigError if the file cannot be read, a shape differs, or no name is common.
     """
     core = _core(model)
     try:
-        given = translated_weights(torch.load(path, map_location="cpu", weights_only=True))
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(held, dict) and "parts" in held:
+            # A checkpoint has them as the wrapper that makes forces does.
+            held = {name.removeprefix("module."): array for name, array in held["parts"]["model"].items()}
+        given = translated_weights(held)
         state, notes = fitted(core, given)
         missing, unexpected = core.load_state_dict(state, strict=False)
     except ConfigError:
         raise
-    except (OSError, RuntimeError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except (pickle.UnpicklingError, EOFError) as error:
+        # torch's own words advise to load it in a way that runs code.
+        raise ConfigError(f"load: {path} does not hold weights: it is no file of tensors by name") from error
+    except (OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"load: {path} does not hold weights of this model: {reason:.500}") from error
     total = len(core.state_dict())

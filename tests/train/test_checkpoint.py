@@ -156,3 +156,28 @@ def test_finding_the_newest_does_not_import_torch(tmp_path: Path) -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["7", "False"]
+
+
+def test_the_newest_from_when_all_was_well_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    for step, well in ((10, 10), (20, 20), (30, 25), (40, 25), (50, 25)):
+        checkpoint.save(tmp_path, step, {}, position={"epoch": 1}, keep=2, well=well)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-00000020.pt",
+        "step-00000040.pt",
+        "step-00000050.pt",
+    ]
+    checkpoint.save(tmp_path, 60, {}, position={"epoch": 1}, keep=2, well=60)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step-00000050.pt",
+        "step-00000060.pt",
+    ]
+
+
+def test_what_is_later_than_an_iteration_is_set_aside_and_not_gone_on_with(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, step, {}, position={"epoch": 1}, keep=9)
+    checkpoint.set_aside(tmp_path, after=20)
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert newest.name == "step-00000020.pt"
+    assert (tmp_path / "checkpoints" / "diverged-step-00000030.pt").exists()

@@ -8,6 +8,7 @@ from aimnet.modules import Forces
 from tiny import TinyCore
 
 from aimnet2mult.config import ConfigError
+from aimnet2mult.train import checkpoint
 from aimnet2mult.train.weights import load_weights, save_weights
 
 
@@ -51,3 +52,10 @@ def test_a_file_with_nothing_in_common_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"does not hold weights"):
         load_weights(TinyCore(), tmp_path / "w.pt")
+
+
+def test_a_checkpoint_is_a_file_of_weights_too(tmp_path: Path) -> None:
+    one, other = TinyCore(), TinyCore()
+    path = checkpoint.save(tmp_path, 7, {"model": Forces(one)}, position={}, keep=1)
+    assert load_weights(Forces(other), path).startswith("weights: 5 of 5 arrays")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
