@@ -223,7 +223,7 @@ def status(run: Path) -> None:
 
 def _state(run: Path, summary: Receipt) -> str:
     how = state(summary.status, TrainerWatch(run))
-    return STANDING.get(how, how)
+    return STANDING.get(how, how) + (f" ({summary.reason})" if summary.reason else "")
 
 
 def _show_sinks(summary: Receipt, *names: str) -> None:

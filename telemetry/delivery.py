@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from telemetry.alive import TrainerWatch
-from telemetry.errors import PluginError, RunFolderError, SinkRejected
+from telemetry.errors import PluginError, SinkRejected
 from telemetry.files import private, remove_drafts
 from telemetry.hookspecs import Opened
 from telemetry.journal import now_ms, segments
 from telemetry.keeper import Keeper
 from telemetry.lease import Lease
 from telemetry.plugins import Hooks, Sink
-from telemetry.progress import Progress, State, progress_path, read_progress, write_progress
+from telemetry.progress import Progress, State, own_folder, progress_path, read_progress, write_progress
 from telemetry.reader import JournalReader, read_header
 from telemetry.records import SEGMENT, AnyRecord, Closed, encode
 from telemetry.settings import Settings
@@ -75,11 +75,7 @@ class Delivery:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        if (folder / "sinks").is_symlink():
-            # In a run folder from elsewhere it would lead to where nothing of the run's is to be written.
-            msg = f"{folder / 'sinks'} is a link; what is known of a run's sinks is kept in its own folder: remove it"
-            raise RunFolderError(msg)
-        self.lease = Lease(folder / "sinks", sink.name, clock=clock)
+        self.lease = Lease(own_folder(folder), sink.name, clock=clock)
         self._keeper = Keeper(self.lease, settings.hook_timeout, on_hang)
         self._folder = folder
         self._sink = sink

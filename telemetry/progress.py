@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from telemetry.errors import RunFolderError
 from telemetry.files import read_json, write_json
 from telemetry.records import Count, Status
 
@@ -67,6 +68,20 @@ class Progress(msgspec.Struct, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(Progress)
+
+
+def own_folder(folder: Path) -> Path:
+    """Give the folder in which a run keeps what is known of its sinks.
+
+    Raises:
+        RunFolderError: it is a link. In a run folder from elsewhere it would lead to where nothing of the run's is to
+            be written.
+    """
+    path = folder / "sinks"
+    if path.is_symlink():
+        msg = f"{path} is a link; what is known of a run's sinks is kept in its own folder: remove it"
+        raise RunFolderError(msg)
+    return path
 
 
 def progress_path(folder: Path, name: str) -> Path:

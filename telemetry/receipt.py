@@ -65,6 +65,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         counts: what the newest attempt's bus was given.
         skipped: what could not be read, and what was passed over.
         sinks: each sink that is or was delivered to.
+        reason: why the newest attempt ended, where its journal says more than the status.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
     skipped: Skipped
     sinks: list[SinkReceipt]
+    reason: str = ""
 
     def __str__(self) -> str:
         """Give the receipt as lines of text, with the command that delivers what is left."""
@@ -128,10 +130,10 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
     reader = JournalReader(folder)
     seqs: list[int] = []
     status: Status | None = None
-    step = 0
+    step, reason = 0, ""
     while batch := reader.read(10_000, live=False):
         for record in batch:
-            status = record.status if isinstance(record, Closed) else None
+            status, reason = (record.status, record.reason) if isinstance(record, Closed) else (None, "")
             if isinstance(record, Scalars | Alert | Resumed):
                 seqs.append(record.seq)
                 step = record.step if isinstance(record, Resumed) else max(step, record.step)
@@ -144,6 +146,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
         counts=counts,
         skipped=reader.skipped,
         sinks=[_sink(folder, name, seqs) for name in sinks],
+        reason=reason,
     )
 
 

@@ -21,6 +21,7 @@ from telemetry.identity import current
 from telemetry.journal import JournalWriter, now_ms, segments
 from telemetry.lease import Lease
 from telemetry.plugins import Sink, select
+from telemetry.progress import own_folder
 from telemetry.reader import JournalReader, read_header
 from telemetry.records import SCHEMA, Metric, RunRecord, encode
 from telemetry.redact import redact
@@ -166,7 +167,7 @@ def _newest(folder: Path) -> int:
 def _open_journal(folder: Path, run: RunRecord, resume_step: int | None, newest: int) -> JournalWriter:
     """Begin the attempt, if ``newest`` is the newest segment still."""
     try:
-        (folder / "sinks").mkdir(parents=True, exist_ok=True)
+        own_folder(folder).mkdir(parents=True, exist_ok=True)
         with _sole_opener(folder):
             # Nor may one that was seen without a line have got one.
             if _newest(folder) != newest or (resume_step is None and not _is_blank(folder)):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 COLOURS = ("blue+", "orange+", "green+", "magenta+", "cyan+", "red+", "white")
 CODES = ("94", "93", "92", "95", "96", "91", "37")
 """The SGR codes of the colours, for the legend."""
+SHORTEST = 12
+"""Characters of a legend that are left for the name of a curve, at least."""
 MARKS = "*o+x#@%&"
 """Marks of the curves where there are no colours."""
 ALERT = "!"
@@ -134,8 +136,12 @@ def _legend(series: Series, number: int, width: int, *, colours: bool) -> str:
     if len(finite):
         lowest = finite[np.argmin(curve.values[finite])]
         told = f"last {_at(curve, finite[-1])}, lowest {_at(curve, lowest)}"
+        # A number that is cut off would be another one.
+        if len(told) > width - SHORTEST:
+            told = f"last {_at(curve, finite[-1])}"
     mark = "─" if colours else MARKS[number % len(MARKS)]
-    line = f"{mark} {printable(series.label)}: {told}"[:width]
+    label, room = printable(series.label), max(1, width - len(told) - 4)
+    line = f"{mark} {label if len(label) <= room else label[: room - 1] + '…'}: {told}"[:width]
     return f"\x1b[{CODES[number % len(CODES)]}m{line}\x1b[0m" if colours else line
 
 

@@ -63,8 +63,10 @@ def checked(name: str, value: Any) -> Number:
 
 
 def is_number(value: object) -> bool:
-    """Say whether it is one number: Python's, NumPy's, or a tensor of one element."""
-    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    """Say whether it is one number: Python's, NumPy's, or a dense, real tensor of one element."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, Real)
+    return value.numel() == 1 and value.layout == torch.strided and not value.is_complex()
 
 
 def _copied(number: Number) -> Number:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
@@ -14,7 +15,7 @@ from ignite.engine.events import RemovableEventHandle
 from torch.optim import Optimizer
 
 from telemetry import MetricBus, NullBus
-from telemetry.integrations.held import Held, Means, Number, is_number
+from telemetry.integrations.held import Held, Means, Number, checked, is_number
 
 __all__ = ["Attachment", "attach", "output"]
 
@@ -130,7 +131,7 @@ class Attachment:
             trainer.add_event_handler(Events.COMPLETED, self._complete),
         ]
         if validator is not None:
-            self._handles.append(validator.add_event_handler(Events.COMPLETED, self._publish_metrics, "val"))
+            self._handles.append(validator.add_event_handler(Events.COMPLETED, self._complete_validation))
 
     def detach(self) -> None:
         """Publish nothing more of the trainer and its validator. The bus stays open."""
@@ -177,6 +178,11 @@ class Attachment:
     def _rate(self) -> dict[str, Number]:
         return {} if self._optimizer is None else {"lr": self._optimizer.param_groups[0]["lr"]}
 
+    def _complete_validation(self, validator: Engine) -> None:
+        # One that was terminated still has the metrics of the one before.
+        if not validator.should_terminate:
+            self._publish_metrics(validator, "val")
+
     def _publish_metrics(self, engine: Engine, stream: str) -> None:
         metrics = _numbers(engine.state.metrics)
         if metrics:
@@ -220,8 +226,9 @@ def _numbers(metrics: Mapping[Any, Any]) -> dict[str, Number]:
         if isinstance(value, Mapping):
             # ignite keeps the mapping that a metric gave, and beside it each of its values.
             found = _numbers(value) | found
-        elif is_number(value):
-            found[str(name)] = value
+        else:
+            with contextlib.suppress(TypeError, OverflowError):
+                found[str(name)] = checked(str(name), value)
     return found
 
 

@@ -455,3 +455,35 @@ def test_what_is_no_engine_or_no_bus_is_refused_at_once(bus: MetricBus) -> None:
         attach(engine(), bus, validator=engine)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"was given a Engine as the bus; open_run\(…\) gives one"):
         attach(engine(), engine())  # type: ignore[arg-type]
+
+
+def test_a_validation_that_is_terminated_gives_no_point(bus: MetricBus) -> None:
+    trainer, validator = engine(), engine()
+    Average().attach(validator, "mean")
+
+    @validator.on(Events.ITERATION_COMPLETED)
+    def _stop(engine: Engine) -> None:
+        if trainer.state.epoch == 2 and engine.state.iteration == 2:
+            engine.terminate()
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: validator.run([trainer.state.epoch] * 3))
+    attach(trainer, bus, validator=validator)
+    trainer.run([1.0] * 3, max_epochs=3)
+    assert points(bus, "val") == {3: {"mean": 1.0}, 9: {"mean": 3.0}}
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [torch.ones(1).to_sparse(), torch.tensor(1j), 10**400, "text", None],
+    ids=["sparse", "complex", "huge", "text", "none"],
+)
+def test_a_strange_value_among_the_metrics_costs_nothing_else(bus: MetricBus, strange: Any) -> None:
+    trainer = engine()
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def _compute(engine: Engine) -> None:
+        engine.state.metrics = {"count": 3, "one": strange}
+
+    attach(trainer, bus)
+    trainer.run([1.0] * 3)
+    assert points(bus, "train_epoch") == {3: {"count": 3.0}}

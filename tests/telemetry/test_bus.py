@@ -840,3 +840,51 @@ def test_a_step_that_goes_back_is_taken_and_said_once(
     assert [r.message for r in caplog.records if "go back" in r.message] == [
         "the steps of train go back, from 5 to 3; a resume says so with resume_step"
     ]
+
+
+def test_a_resume_without_metrics_keeps_those_of_the_run(tmp_path: Path) -> None:
+    metrics = {"val/E_rmse": Metric(unit="kcal/mol", source_unit="eV/particle")}
+    settings = Settings(every=1)
+    with open_run(tmp_path / "run", metrics=metrics, sinks=[], settings=settings) as bus:
+        bus.publish("val", 1, {"E_rmse": 1.0})
+    with open_run(tmp_path / "run", sinks=[], settings=settings, resume_step=1) as bus:
+        bus.publish("val", 2, {"E_rmse": 1.0})
+    values = telemetry.read_run(tmp_path / "run").curves["val/E_rmse"].values
+    assert values[0] == values[1] == pytest.approx(23.060547830619)
+
+
+@pytest.mark.parametrize(
+    ("stream", "name", "step"), [("train", "", 2), ("train", "n" * 251, 2), ("", "loss", 2), ("train", "loss", 1 << 62)]
+)
+def test_what_a_reader_would_take_for_damage_is_lost_and_leaves_no_gap(
+    tmp_path: Path, stream: str, name: str, step: int
+) -> None:
+    with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
+        bus.publish("train", 1, {"loss": 1.0})
+        bus.publish(stream, step, {name: 1.0})
+        bus.publish("val", 3, {"loss": 1.0})
+        bus.flush(10)
+        assert counts(bus) == (3, 2, 1)
+    run = telemetry.read_run(tmp_path / "run")
+    assert (run.skipped.damaged, run.skipped.lost) == (0, 0)
+    assert set(run.curves) == {"train/loss", "val/loss"}
+
+
+def test_a_step_of_another_integer_type_is_a_step_of_an_alert_too(open_bus: Opener, run: Path) -> None:
+    class Index:
+        def __index__(self) -> int:
+            return 5
+
+    bus = open_bus()
+    bus.alert("spike", step=Index())  # type: ignore[arg-type]
+    bus.close()
+    assert [r["step"] for r in journal_lines(run) if r["kind"] == "alert"] == [5]
+
+
+def test_a_folder_of_sinks_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
+        bus.publish("train", 1, {"loss": 1.0})
+    (tmp_path / "run" / "sinks").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "sinks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(telemetry.RunFolderError, match="sinks is a link"):
+        open_run(tmp_path / "run", sinks=[], settings=Settings(every=1), resume_step=1)

@@ -26,6 +26,7 @@ from telemetry_fakes import (
     run_record,
 )
 
+from telemetry import Settings, open_run
 from telemetry.alive import Alive, Counts, write_alive
 from telemetry.cli import main
 from telemetry.identity import current
@@ -409,6 +410,12 @@ def test_the_status_of_a_run_that_ended(telemetry: Command, run: Run, ended: Any
     run.points(100)
     run.close(ended)
     assert status(telemetry, run)[0] == f"a run (run), attempt 1: {ended}"
+
+
+def test_the_status_says_why_a_run_failed(telemetry: Command, tmp_path: Path) -> None:
+    bus = open_run(tmp_path / "run", sinks=[], settings=Settings(every=1))
+    bus.close("failed", reason="diverged: train/loss is NaN")
+    assert "attempt 1: failed (diverged: train/loss is NaN)" in telemetry("status", tmp_path / "run").stdout
 
 
 def test_the_status_of_a_run_that_was_killed(telemetry: Command, run: Run) -> None:
