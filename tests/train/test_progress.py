@@ -2,6 +2,7 @@
 
 import io
 from itertools import count
+from types import SimpleNamespace
 
 from aimnet2mult.train.progress import Progress
 
@@ -92,4 +93,16 @@ def test_a_terminal_that_is_gone_ends_nothing() -> None:
     for step in (1, 2, 3):
         shown.iteration(step, 6, LATEST)
     shown.epoch(1, 3, LATEST)
+    shown.close()
+
+
+def test_a_bar_shows_what_is_wrong_now_and_no_longer_when_it_is_over() -> None:
+    stream = Terminal()
+    shown = progress(stream)
+    alerts = (SimpleNamespace(title="spike: train_window/loss is 12, its usual is 1"),)
+    shown.iteration(1, 40, LATEST, alerts)
+    assert shown._bar is not None
+    assert str(shown._bar.postfix).endswith("; ! spike: train_window/loss is 12, its usual is 1")
+    shown.iteration(2, 40, LATEST, ())
+    assert "!" not in str(shown._bar.postfix)
     shown.close()
