@@ -43,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     every: int = 200
     dir: str = "runs"
     delivery: Delivery = "process"
-    poll: Seconds = 2.0
+    poll: Seconds = 5.0
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
     linger: Seconds = 600.0
