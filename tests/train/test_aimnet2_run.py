@@ -3,14 +3,12 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
 import tiny
-import torch
 
 from aimnet2mult import cli
 from aimnet2mult.layers import write_yaml
@@ -29,14 +27,6 @@ COMPONENTS = {
         "kwargs": {"key_true": "forces", "key_pred": "forces"},
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    tiny.Stopping.calls_left = None
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A run ends below a learning rate, keeps the weights of its best validation, and validates on files of their own."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +16,6 @@ from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from telemetry import Scalars, read_receipt
 from telemetry.reader import JournalReader
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    tiny.Stopping.calls_left = None
-    yield
-    tiny.Stopping.calls_left = None
-    torch.set_num_threads(before)
 
 
 def write(path: Path, structures: int, seed: int) -> Path:

@@ -4,7 +4,7 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,6 @@ from telemetry.reader import JournalReader
 Points = dict[tuple[str, int], dict[str, float]]
 
 PREEMPTED = 128 + signal.SIGTERM
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    tiny.Stopping.calls_left = None
-    yield
-    tiny.Stopping.calls_left = None
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,95 @@
+"""A training that diverges: what is kept of it, what it says, and what another start makes of it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_early_end import start, values
+
+from aimnet2mult.train import checkpoint, engine
+from aimnet2mult.train.engine import Batch
+from aimnet2mult.train.plan import Request
+from aimnet2mult.train.runner import train
+
+EVERY = "telemetry.every=1"
+EPOCH = 3
+LONG = "trainer.epochs=40"
+STOP = "telemetry.on_divergence=stop"
+
+
+@pytest.fixture
+def labels_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], None]:
+    """Give a function that has all labels of training and validation multiplied from a batch on."""
+    real = engine._to_device
+
+    def arrange(factor: float, first: int) -> None:
+        count = 0
+
+        def to_device(batch: Batch, device: torch.device) -> Batch:
+            nonlocal count
+            count += 1
+            x, y = real(batch, device)
+            return x, {name: factor * label for name, label in y.items()} if count >= first else y
+
+        monkeypatch.setattr(engine, "_to_device", to_device)
+
+    return arrange
+
+
+def kept(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = (folder / "runs").iterdir()
+    return run
+
+
+def good(run: Path) -> Path:
+    newest = checkpoint.newest(run)
+    assert newest is not None
+    return newest
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_loss_that_stays_far_off_leaves_the_checkpoint_from_before_it(
+    tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str], keep: int
+) -> None:
+    labels_times(1e3, 60)
+    run = start(tmp_path, EVERY, LONG, STOP, f"checkpoint.keep={keep}")
+    assert "diverged.pt" in kept(run)
+    # Five points make a divergence; each epoch has three of them, and a checkpoint.
+    assert any(name.startswith("diverged-step-") for name in kept(run))
+    state = torch.load(good(run), weights_only=True)
+    losses = values(run, "train_window")
+    assert all(values["loss"] < 1e3 for step, values in losses.items() if step <= state["position"]["iteration"])
+    (named,) = re.findall(r"aimnet2mult train … --load (\S+)", capfd.readouterr().err)
+    assert Path(named) == good(run)
+
+
+def test_a_run_that_diverges_again_after_each_resume_keeps_where_it_went_on(
+    tmp_path: Path, labels_times: Callable[[float, int], None]
+) -> None:
+    labels_times(1e300, 60)
+    run = start(tmp_path, EVERY, LONG, STOP)
+    before = good(run)
+    for _ in range(2):
+        labels_times(1e300, 1)
+        assert train(Request(resume=str(run))) == 3
+        assert good(run) == before
+
+
+def test_whoever_only_wants_a_warning_has_the_checkpoint_from_before_and_no_weights_that_are_not_finite(
+    tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels_times(1e300, 60)
+    start(tmp_path, EVERY, "trainer.epochs=20")
+    run, weights = the_run(tmp_path), tmp_path / "weights.pt"
+    model = torch.load(good(run), weights_only=True)["parts"]["model"]
+    assert all(array.isfinite().all() for array in model.values())
+    labels_times(1e300, 1)
+    assert train(Request(resume=str(run), overrides=["trainer.epochs=21"], save=weights)) == 0
+    assert not weights.exists()
+    assert f"nothing is written to {weights}: the model's weights are not finite" in capfd.readouterr().err
