@@ -3,12 +3,13 @@
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from telemetry import Closed, Scalars
 from telemetry.reader import JournalReader
@@ -46,11 +47,28 @@ def started(folder: Path, command: str) -> subprocess.Popen[bytes]:
         )
 
 
+def ended(processes: list[subprocess.Popen[bytes]]) -> list[int | None]:
+    """Wait for processes; those that do not end in time are told to, and have the code None."""
+    deadline = time.monotonic() + 150
+    codes: list[int | None] = []
+    for process in processes:
+        try:
+            codes.append(process.wait(max(0.0, deadline - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            codes.append(None)
+    for process, code in zip(processes, codes, strict=True):
+        if code is None:
+            # torchrun hands it on to what it has started.
+            process.terminate()
+            process.wait(60)
+    return codes
+
+
 def trained(folder: Path, name: str, *commands: str) -> Points:
     """Run commands at the same time, in a folder of runs of their own; the points of their run."""
     (folder / "said").write_text("")
     processes = [started(folder, f"{command} {SHORT} --telemetry-dir {name}") for command in commands]
-    codes = [process.wait(120) for process in processes]
+    codes = ended(processes)
     assert codes == [0] * len(commands), (folder / "said").read_text()
     (run,) = (folder / name).iterdir()
     records = JournalReader(run).read(100_000, live=False)
@@ -68,12 +86,11 @@ def trained(folder: Path, name: str, *commands: str) -> Points:
 @pytest.mark.slow
 def test_the_commands_for_one_machine_and_for_several_have_the_curves_of_one_process(folder: Path) -> None:
     alone = trained(folder, "alone", ONE.partition("--no-python ")[2])
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    several = [command.replace("29511", str(port)) for command in (FIRST, SECOND)]
     assert len(alone) > 100
-    for points in (trained(folder, "one", ONE), trained(folder, "several", *several)):
+    one = trained(folder, "one", ONE)
+    port = str(free_port())
+    several = trained(folder, "several", FIRST.replace("29511", port), SECOND.replace("29511", port))
+    for points in (one, several):
         assert points.keys() == alone.keys()
         # The model is in single precision, and a batch of another size is summed up in another order.
         for key, value in alone.items():

@@ -44,7 +44,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
 
 OPEN = f"""
 import sys, pathlib
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}
 from mlflow_kit import opened
 from telemetry.testing.points import run_record, sample
 def main(name):

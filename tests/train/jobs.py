@@ -12,16 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from ports import free_port
+
 HERE = Path(__file__).parent
 
 
-def free_port(wanted: int = 0) -> int:
-    """Return a port that is free, or 0 where the wanted one is not."""
-    with socket.socket() as listener, contextlib.suppress(OSError):
-        listener.bind(("127.0.0.1", wanted))
-        port: int = listener.getsockname()[1]
-        return port
-    return 0
+def is_free(port: int) -> bool:
+    """Say whether a server could have a port."""
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def torchrun_environments(world: int) -> list[dict[str, str]]:
@@ -32,7 +35,7 @@ def torchrun_environments(world: int) -> list[dict[str, str]]:
 
 def slurm_environments(world: int) -> list[dict[str, str]]:
     """Return what a step of SLURM sets for each rank; they meet at port 15000 + the last four digits of the job."""
-    number = next(number for number in range(os.getpid() % 9000, 10_000) if free_port(15_000 + number))
+    number = next(number for number in range(os.getpid() % 9000, 10_000) if is_free(15_000 + number))
     job = {
         "SLURM_JOB_ID": f"7{number:04d}",
         "SLURM_JOB_NODELIST": "127.0.0.1",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import free_port
+from ports import free_port
 
 import aimnet2mult
 from aimnet2mult.layers import ConfigError
