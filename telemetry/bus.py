@@ -40,6 +40,8 @@ QUEUE = 10_000
 """Records that wait for the disk at most; what comes on top is dropped and counted."""
 TICK = 2.0
 """Seconds between two looks at the deliveries."""
+PATIENCE = 15.0
+"""Seconds that the deliveries wait for a first record at most."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds before the journal is tried again after an error of the disk; doubled each time."""
 LAST_TRIES = 0.1
@@ -102,6 +104,10 @@ class MetricBus:
         self._workers = workers
         self._attempt = attempt
         self._drain_timeout = drain_timeout
+        # A training begins with the import of torch, and the deliveries with that of their backends, which would be in
+        # its way.
+        self._deliver_at = time.monotonic() + PATIENCE
+        self._delivers = False
         self._identity = current()
         self._queue: deque[_Item] = deque()
         self._queued = 0
@@ -237,9 +243,16 @@ class MetricBus:
                 atexit.unregister(self._at_exit)
                 # A disk that hangs keeps this thread for ever; it is left behind.
                 self._thread.join(FLUSH_TIMEOUT)
+                self._deliver()
                 self._workers.finish(self._drain_timeout if timeout is None else timeout)
                 self._receipt = self._read_receipt()
             return self._receipt
+
+    def _deliver(self) -> None:
+        """Start the deliveries, unless they have been."""
+        if not self._delivers:
+            self._delivers = True
+            self._workers.start()
 
     def _read_receipt(self) -> Receipt:
         # Reading from a disk that hangs would hang too, and one that cannot be read is no reason to fail at the end.
@@ -298,15 +311,20 @@ class MetricBus:
     def _run(self) -> None:
         next_beat = next_tick = time.monotonic()
         while True:
-            for item in self._take(min(next_beat, next_tick)):
+            items = self._take(min(next_beat, next_tick))
+            # Before the first record is durable: a trainer that is killed then leaves deliveries that go on. At the
+            # end, the thread that closes the run looks after them.
+            if self._status is None and (items or time.monotonic() >= self._deliver_at):
+                self._deliver()
+            for item in items:
                 self._journal_item(item)
             self._commit()
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
-                # At the end, the thread that closes the run looks after them.
                 if self._status is None:
-                    self._workers.tend()
+                    if self._delivers:
+                        self._workers.tend()
                     self._tell(self._watch.look())
             if now >= next_beat:
                 next_beat = now + BEAT

@@ -100,7 +100,6 @@ def open_run(
         raise RunExists(msg)
     workers = _workers(folder, chosen, settings)
     journal = _open_journal(folder, run, resume_step, newest)
-    workers.start()
     return MetricBus(
         folder,
         journal,

@@ -1,7 +1,6 @@
 """A training run from the command's arguments to the receipt.
 
-All that can be checked without torch is checked first; then the run is opened, so that its deliveries start
-while torch and aimnet are imported.
+All that can be checked without torch is checked first; then the run is opened, and torch and aimnet are imported.
 """
 
 from __future__ import annotations

@@ -227,6 +227,27 @@ def test_a_run_is_delivered_by_a_process_of_its_own_session_and_of_the_lowest_cl
     assert [(sink.name, sink.delivered, sink.left) for sink in receipt.sinks] == [("file", 100, 0)]
 
 
+def test_deliveries_are_started_with_the_first_record(open_bus: Callable[..., MetricBus], tmp_path: Path) -> None:
+    bus = open_bus()
+    assert not deliveries(tmp_path / "site")
+    publish(bus, 1)
+    assert bus.flush()
+    assert deliveries(tmp_path / "site")
+
+
+def test_deliveries_do_not_wait_for_a_record_for_ever(
+    open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.bus.PATIENCE", 0.0)
+    open_bus()
+    eventually(lambda: pids(backend))
+
+
+def test_a_run_without_a_record_is_delivered_at_its_end(open_bus: Callable[..., MetricBus], backend: Path) -> None:
+    open_bus().close("failed")
+    assert lines_of(backend / "closed") == ["failed"]
+
+
 def test_the_end_of_a_run_does_not_wait_for_the_next_poll(open_bus: Callable[..., MetricBus], backend: Path) -> None:
     bus = open_bus(poll=50.0)
     assert eventually(lambda: pids(backend))
@@ -309,9 +330,9 @@ def test_a_delivery_that_cannot_be_started_is_tried_again(
     python = sys.executable
     monkeypatch.setattr("telemetry.workers.sys.executable", "/no/such/python")
     bus = open_bus()
-    assert "cannot be started" in caplog.text
-    monkeypatch.setattr("telemetry.workers.sys.executable", python)
     publish(bus, 1)
+    eventually(lambda: "cannot be started" in caplog.text)
+    monkeypatch.setattr("telemetry.workers.sys.executable", python)
     bus.close()
     assert row_steps(backend) == [1]
 
