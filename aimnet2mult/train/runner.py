@@ -88,6 +88,7 @@ def _lead(request: Request, place: Place) -> int:
 
 
 def _follow(place: Place) -> int:
+    _load_libraries()
     from aimnet2mult.train.group import joined
     from aimnet2mult.train.progress import Silence
 
@@ -149,6 +150,7 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Outcome:
 
     progress = Progress(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
     progress.say("loading torch and aimnet …")
+    _load_libraries()
     from aimnet2mult.train.group import joined
 
     try:
@@ -158,15 +160,27 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Outcome:
         progress.close()
 
 
+def _load_libraries() -> None:
+    """Import torch and aimnet, which make two million objects that live as long as the process.
+
+    Going through them again and again while there come more takes longer than the imports themselves; and at the exit
+    it takes seconds, which a run that is being pre-empted does not have.
+    """
+    gc.disable()
+    try:
+        import aimnet2mult.train.group
+        import aimnet2mult.train.training  # noqa: F401 - all that is imported with it
+    finally:
+        gc.enable()
+    gc.freeze()
+
+
 def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress, ranks: Ranks) -> Outcome:
     from aimnet2mult.train.agreement import Agreement
     from aimnet2mult.train.parts import build_parts, keep_saes
     from aimnet2mult.train.training import Training
     from aimnet2mult.train.weights import are_finite, load_weights, save_weights
 
-    # What the libraries have made lives as long as the process; going through it all at the exit takes seconds,
-    # which a run that is being pre-empted does not have.
-    gc.freeze()
     stops = plan.settings.on_divergence == "stop"
     agreement = Agreement(stop, ranks, has_diverged=lambda: stops and bus.diverged is not None)
     if agreement.reached(now=True):
