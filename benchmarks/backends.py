@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "sinks")]
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/sinks")]
 
 from mlflow_kit import Server, client_of
 from mlflow_proxy import Fault, Proxy, Request

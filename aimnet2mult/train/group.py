@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.train.ranks import Place, RankLost, Ranks
 
-__all__ = ["joined"]
+__all__ = ["TIMEOUT", "joined"]
 
 T = TypeVar("T")
 

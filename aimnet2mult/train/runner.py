@@ -151,8 +151,10 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Outcome:
     progress = Progress(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
     progress.say("loading torch and aimnet …")
     _load_libraries()
-    from aimnet2mult.train.group import joined
+    from aimnet2mult.train.group import TIMEOUT, joined
 
+    if place.world > 1:
+        progress.say(f"waiting for the others of {place.world} ranks, for {TIMEOUT.seconds // 60} minutes at most …")
     try:
         with joined(place) as ranks:
             return _train(ranks.tell(plan), bus, stop, progress, ranks)

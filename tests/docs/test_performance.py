@@ -1,7 +1,9 @@
-"""The page about performance shows the figures of the results file, and no others."""
+"""The page about performance shows the figures of the results file, and no others; the benchmark can begin."""
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,8 @@ def test_the_page_is_what_the_results_give() -> None:
 def test_the_page_has_its_picture() -> None:
     page = load_page()
     assert (page.PAGE.parent / page.PICTURE).exists()
+
+
+def test_the_benchmark_finds_all_that_it_is_made_of() -> None:
+    begun = subprocess.run([sys.executable, "-c", "import run"], check=False, capture_output=True, cwd=BENCHMARKS)
+    assert not begun.returncode, begun.stderr.decode()

@@ -248,6 +248,7 @@ def test_sums_are_added_up_where_they_are_due_and_nowhere_else(two: tuple[Path, 
 def test_a_signal_to_one_rank_stops_all_at_one_iteration(stopped: tuple[Path, Job]) -> None:
     run, job = stopped
     assert job.codes == [143] * 4, job.said(0)  # type: ignore[attr-defined]
+    assert "waiting for the others of 4 ranks, for 10 minutes at most" in job.said(0)
     newest = checkpoint.newest(run)
     assert newest is not None
     assert 4 <= checkpoint.step_of(newest) < 20
