@@ -207,7 +207,11 @@ class Threads:
     def start(self) -> None:
         """Start the threads."""
         for worker in self._workers:
-            worker.thread.start()
+            try:
+                worker.thread.start()
+            except RuntimeError as error:
+                # It is the bus's thread that starts them, and it has a journal to write.
+                log.warning("delivery to %s cannot be started: %s; telemetry sync delivers", worker.name, error)
 
     def tend(self) -> None:
         """Do nothing: a thread that delivers does not die."""
@@ -222,13 +226,15 @@ class Threads:
         deadline = time.monotonic() + timeout
         self.nudge()
         for worker in self._workers:
-            worker.thread.join(max(0.0, deadline - time.monotonic()))
+            if worker.thread.is_alive():
+                worker.thread.join(max(0.0, deadline - time.monotonic()))
             worker.stop = True
             worker.nudge.set()
 
 
 class _Thread:
     def __init__(self, folder: Path, sink: Sink, settings: Settings) -> None:
+        self.name = sink.name
         self._folder = folder
         self._sink = sink
         self._settings = settings

@@ -619,6 +619,25 @@ def test_a_thread_whose_sink_fails_goes_on_when_it_is_well(
     assert memory.steps() == [1, 2]
 
 
+def test_a_thread_that_cannot_be_started_costs_no_point(
+    threaded: Callable[..., MetricBus], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = threaded(MemorySink(Backend()))
+
+    def start(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    publish(bus, 1, 2)
+    assert bus.flush()
+    monkeypatch.undo()
+    receipt = bus.close()
+    assert "cannot be started: can't start new thread" in caplog.text
+    assert receipt is not None
+    assert receipt.counts.journaled == 2
+
+
 def test_drain_gives_up_after_its_timeout(threaded: Callable[..., MetricBus], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     memory = Backend(down=SinkUnavailable("no network"))
