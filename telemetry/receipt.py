@@ -50,7 +50,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             lines.append(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
         if progress.state in {"opening", "delivering", "retrying"}:
-            lines.append(f"    {self.holder or 'nobody'} delivers now")
+            lines.append(f"    {self.holder} delivers now" if self.holder else "    nobody delivers now")
         return lines
 
 
