@@ -13,12 +13,11 @@ import torch
 from batches import FIDELITIES, LABELS, PlainSums, make_batch
 from target import Target, at_least, at_most
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "train")]
-
-from host_reads import HostReadError, no_host_reads
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "lib")]
 
 from aimnet2mult.train.errors import ErrorSums
 from aimnet2mult.train.statistics import POOLED
+from support.host_reads import HostReadError, no_host_reads
 from telemetry.cadence import Cadence
 from telemetry.journal import JournalWriter
 from telemetry.reader import JournalReader

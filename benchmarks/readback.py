@@ -66,7 +66,7 @@ def _tensorboard(home: Path) -> int:
 
 
 def _wandb(home: Path) -> int:
-    from wandb_kit import inspect
+    from support.wandb_kit import inspect
 
     rows = [
         record["history"]["item"]

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from telemetry_fakes import HandMadeRun, row_seqs, row_steps
 
+from support.telemetry_fakes import HandMadeRun, row_seqs, row_steps
 from telemetry.cli import main
 
 damages = st.lists(

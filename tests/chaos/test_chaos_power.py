@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import METRICS, Backend, HandMadeRun, sink_for
 
+from support.telemetry_fakes import METRICS, Backend, HandMadeRun, sink_for
 from telemetry import Settings, journal, open_run
 from telemetry.delivery import Delivery
 from telemetry.reader import JournalReader

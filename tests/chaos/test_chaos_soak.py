@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_backends import Recording, TensorBoard
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually
 
+from support.chaos.backends import Recording, TensorBoard
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually
 from telemetry.journal import segments
 from telemetry.records import encode
 

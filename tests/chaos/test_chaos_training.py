@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos_backends import Recording, TensorBoard
-from chaos_processes import kill, named
-from telemetry_fakes import eventually
 
 from aimnet2mult import cli
 from aimnet2mult.layers import write_yaml
+from support.chaos.backends import Recording, TensorBoard
+from support.chaos.processes import kill, named
+from support.telemetry_fakes import eventually
 from telemetry import Scalars, read_receipt
 from telemetry.journal import segments
 from telemetry.reader import JournalReader

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_backends import Recording, TensorBoard
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually, lines_of
 
+from support.chaos.backends import Recording, TensorBoard
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually, lines_of
 from telemetry.delivery import BATCH
 from telemetry.progress import read_progress
 

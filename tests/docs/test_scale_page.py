@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ports import free_port
 
+from support.ports import free_port
 from telemetry import Closed, Scalars
 from telemetry.reader import JournalReader
 

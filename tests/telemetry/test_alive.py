@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from telemetry_fakes import DEAD, FOREIGN, FakeClock, beat
 
+from support.telemetry_fakes import DEAD, FOREIGN, FakeClock, beat
 from telemetry.alive import TrainerWatch, alive_path, read_alive
 from telemetry.identity import Identity, current
 

@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import METRICS, Backend, FaultyDisk, MemorySink, eventually, journal_lines, journal_steps, remove
 
 import telemetry
+from support.telemetry_fakes import (
+    METRICS,
+    Backend,
+    FaultyDisk,
+    MemorySink,
+    eventually,
+    journal_lines,
+    journal_steps,
+    remove,
+)
 from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
 from telemetry.testing import RecordingSink
 from telemetry.watch import Divergence, WatchSettings

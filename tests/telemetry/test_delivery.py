@@ -10,18 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import (
-    DEAD,
-    FOREIGN,
-    METRICS,
-    Backend,
-    FakeClock,
-    HandMadeRun,
-    beat,
-    run_record,
-    sink_for,
-)
 
+from support.telemetry_fakes import DEAD, FOREIGN, METRICS, Backend, FakeClock, HandMadeRun, beat, run_record, sink_for
 from telemetry import Metric, Resumed, Scalars, Settings, SinkRejected, SinkUnavailable
 from telemetry.alive import Counts, TrainerWatch
 from telemetry.delivery import Delivery, End

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry_fakes import HandMadeRun
 
+from support.telemetry_fakes import HandMadeRun
 from telemetry import files
 from telemetry.files import MAX_BYTES, private, read_json, remove_drafts, write_json
 from telemetry.lease import Lease

@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from telemetry_fakes import eventually
 
+from support.telemetry_fakes import eventually
 from telemetry.keeper import Keeper
 from telemetry.lease import Lease
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from telemetry_fakes import DEAD, FOREIGN, FakeClock, eventually
 
+from support.telemetry_fakes import DEAD, FOREIGN, FakeClock, eventually
 from telemetry import LeaseHeld
 from telemetry.files import write_json
 from telemetry.identity import Identity, current

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from telemetry_fakes import DEAD, beat, journal_lines
-from written_runs import NOON, WrittenRun
 
+from support.telemetry_fakes import DEAD, beat, journal_lines
+from support.written_runs import NOON, WrittenRun
 from telemetry import Metric, read_receipt, read_run
 from telemetry import lines as lines_module
 from telemetry.catalogue import Catalogue

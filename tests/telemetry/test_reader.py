@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from segment_files import Clock, lines_of, numbered, read_all, resumed, run_record, scalars, sealed, seqs, write
 
+from support.segment_files import Clock, lines_of, numbered, read_all, resumed, run_record, scalars, sealed, seqs, write
 from telemetry import JournalError, RunFolderError, RunNotFound
 from telemetry import lines as lines_module
 from telemetry.journal import segment_path

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from segment_files import numbered, resumed, run_record, scalars, write
 
+from support.segment_files import numbered, resumed, run_record, scalars, write
 from telemetry import JournalError
 from telemetry.alive import Counts
 from telemetry.journal import segment_path

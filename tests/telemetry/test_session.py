@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import (
+
+from support.telemetry_fakes import (
     FOREIGN,
     METRICS,
     Backend,
@@ -26,7 +27,6 @@ from telemetry_fakes import (
     offer_sinks,
     run_record,
 )
-
 from telemetry import (
     JournalError,
     Metric,
@@ -58,7 +58,9 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the sinks ``file`` and ``lacking`` for real."""
-    offer_sinks(tmp_path / "site", file="telemetry_fakes:FileSink", lacking="telemetry_fakes:LackingSink")
+    offer_sinks(
+        tmp_path / "site", file="support.telemetry_fakes:FileSink", lacking="support.telemetry_fakes:LackingSink"
+    )
     monkeypatch.syspath_prepend(tmp_path / "site")
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from telemetry_fakes import DEAD, beat
-from written_runs import METRICS, WrittenRun
 
+from support.telemetry_fakes import DEAD, beat
+from support.written_runs import METRICS, WrittenRun
 from telemetry import Metric, MetricNotFound, SettingError, read_run
 from telemetry.cli import main
 from telemetry.figure import MOST, draw_figure

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
-from telemetry_fakes import (
+
+from support.telemetry_fakes import (
     FOREIGN,
     FileSink,
     HandMadeRun,
@@ -25,7 +26,6 @@ from telemetry_fakes import (
     row_steps,
     run_record,
 )
-
 from telemetry import Settings, open_run
 from telemetry.alive import Alive, Counts, write_alive
 from telemetry.cli import main
@@ -42,12 +42,12 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "site"
     offer_sinks(
         site,
-        file="telemetry_fakes:FileSink",
-        lacking="telemetry_fakes:LackingSink",
+        file="support.telemetry_fakes:FileSink",
+        lacking="support.telemetry_fakes:LackingSink",
         broken="no_such_module:Sink",
     )
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(__file__).parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
 
 
 @pytest.fixture

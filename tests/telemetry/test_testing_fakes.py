@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from telemetry_fakes import FakeClock, HandMadeRun
 
+from support.telemetry_fakes import FakeClock, HandMadeRun
 from telemetry import Scalars, Settings, SinkRejected
 from telemetry.delivery import Delivery, End
 from telemetry.plugins import Sink, select

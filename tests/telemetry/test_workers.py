@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from telemetry_fakes import (
+
+from support.telemetry_fakes import (
     METRICS,
     Backend,
     MemorySink,
@@ -32,7 +33,6 @@ from telemetry_fakes import (
     row_seqs,
     row_steps,
 )
-
 from telemetry import MetricBus, Settings, SinkUnavailable, open_run
 from telemetry.cli import main as telemetry_command
 from telemetry.progress import read_progress
@@ -57,9 +57,9 @@ def run(tmp_path: Path) -> Path:
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer two sinks for real, to this process and to those that it starts; look after deliveries more often."""
     site = tmp_path / "site"
-    offer_sinks(site, file="telemetry_fakes:FileSink", other="telemetry_fakes:FileSink")
+    offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(__file__).parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
     monkeypatch.setattr("telemetry.bus.TICK", 0.1)
     monkeypatch.setattr("telemetry.workers.FIRST_RESTART", 0.1)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import h5py
 import pytest
-import tiny
 
 from aimnet2mult import cli
 from aimnet2mult.layers import write_yaml
 from aimnet2mult.train import checkpoint
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support import tiny_model
 from telemetry import Closed, Scalars
 from telemetry.reader import JournalReader
 
@@ -74,18 +74,18 @@ def request(config: Path, runs: Path, *overrides: str) -> Request:
 
 
 def test_two_fidelities_resumed_equal_two_that_were_never_stopped(config: Path, tmp_path: Path) -> None:
-    loss = f"loss={{class: tiny.StoppingMTLoss, kwargs: {{components: {COMPONENTS}}}}}"
+    loss = f"loss={{class: support.tiny_model.StoppingMTLoss, kwargs: {{components: {COMPONENTS}}}}}"
     assert train(request(config, tmp_path / "whole", loss)) == 0
     (whole,) = (tmp_path / "whole").iterdir()
 
-    tiny.Stopping.calls_left = 6
+    tiny_model.Stopping.calls_left = 6
     code = train(request(config, tmp_path / "pieces", loss))
     (run,) = (tmp_path / "pieces").iterdir()
     for _ in range(20):
         if code == 0:
             break
         assert code == PREEMPTED
-        tiny.Stopping.calls_left = 6
+        tiny_model.Stopping.calls_left = 6
         code = train(Request(resume=str(run)))
     assert len(list(run.glob("journal-*.jsonl"))) > 2
     assert points(run) == points(whole)

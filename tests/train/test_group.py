@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ports import free_port
 
 import aimnet2mult
 from aimnet2mult.layers import ConfigError
 from aimnet2mult.train import group
 from aimnet2mult.train.group import joined
 from aimnet2mult.train.ranks import Place, RankLost
+from support.ports import free_port
 
 
 @pytest.fixture

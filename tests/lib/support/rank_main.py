@@ -16,7 +16,7 @@ import torch
 from aimnet2mult import cli
 from aimnet2mult.train import engine, group, parts, training  # noqa: F401 - so that they are there
 
-import shared  # isort: skip - aimnet is to be imported by what keeps it quiet
+from support import double_precision  # isort: skip - aimnet is to be imported by what keeps it quiet
 
 BACKENDS = {"tensorboard", "wandb", "mlflow"}
 
@@ -66,8 +66,8 @@ def become(number: int, environment: dict[str, str], job: dict[str, Any]) -> Non
         add_up(self, tensor)
 
     group._Group.add_up = count  # type: ignore[method-assign]
-    engine._to_device = shared.as_double
-    parts.build_model = shared.build
+    engine._to_device = double_precision.as_double
+    parts.build_model = double_precision.build
     try:
         cli.run(cli.cli, "aimnet2mult", job["arguments"])
     finally:

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from ports import free_port
 
 from sinks._mlflow_notes import run_key
 from sinks.mlflow_sink import MlflowSink
+from support.ports import free_port
 from telemetry import Opened, RunRecord
 from telemetry.testing import Point
 from telemetry.testing.points import run_record

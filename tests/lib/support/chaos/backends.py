@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from telemetry_fakes import lines_of
-
+from support.telemetry_fakes import lines_of
 from telemetry import Scalars
 
 Records = Mapping[int, Scalars]
@@ -92,7 +91,7 @@ class WandbOffline:
         return {"mode": "offline"}
 
     def shown(self, run: Path, records: Records) -> list[int]:
-        from wandb_kit import rows
+        from support.wandb_kit import rows
 
         return [int(row["telemetry/seq"]) for row in rows(run) if "telemetry/seq" in row]
 
@@ -139,7 +138,7 @@ class Mlflow:
         return {"tracking_uri": self.address, "experiment": self.experiment}
 
     def shown(self, run: Path, records: Records) -> list[int]:
-        from mlflow_kit import client_of, history, quiet
+        from support.mlflow_kit import client_of, history, quiet
 
         by_point = {(r.step, r.values["loss"], r.time): seq for seq, r in records.items()}
         with quiet():

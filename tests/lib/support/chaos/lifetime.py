@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos_faults import OFFERED, Counters
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually
+from support.chaos.faults import OFFERED, Counters
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually
 
 GRACE = 1.5
 """Seconds in which a process comes to its fault point, or never."""
@@ -23,7 +23,7 @@ class Life:
     """One life of the trainer: what is to end it, or its deliveries.
 
     Attributes:
-        faults: as ``chaos_faults.Faults`` takes them.
+        faults: as ``faults.Faults`` takes them.
         wait: what is waited for before the faults are armed: nothing, or that all sinks deliver.
         after: seconds from then on until ``whom`` is killed; None: the faults kill.
         whom: trainer, group (the trainer's process group), delivery, core (wandb-core), job (all of them).

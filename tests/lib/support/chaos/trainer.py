@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import chaos_faults
 import msgspec
-from chaos_faults import OFFERED, PUBLISHED
 
 import telemetry
+from support.chaos import faults
+from support.chaos.faults import OFFERED, PUBLISHED
 from telemetry.reader import JournalReader
 from telemetry.records import Scalars
 
@@ -42,7 +42,7 @@ def last_step(run: Path) -> int:
 def main(given: dict[str, Any]) -> None:
     """Publish until the points are out or a line comes in; then end as told."""
     run = Path(given["run"])
-    counters = chaos_faults.Counters(given["counters"])
+    counters = faults.Counters(given["counters"])
     resume = None
     if (run / "journal-0.jsonl").exists():
         last = last_step(run)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from segment_files import run_record
-
+from support.segment_files import run_record
 from telemetry import Alert, Closed, Metric, Resumed, Scalars, Status
 from telemetry.journal import segment_path
 from telemetry.records import SEGMENT, AnyRecord, encode

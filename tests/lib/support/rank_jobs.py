@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ports import free_port
-
-HERE = Path(__file__).parent
+from support.ports import free_port
 
 
 def is_free(port: int) -> bool:
@@ -84,7 +82,7 @@ class Launcher:
     def __enter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TELEMETRY"))}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning", HERE / "rank_main.py"],
+            [sys.executable, "-W", "error::UserWarning", "-P", "-m", "support.rank_main"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

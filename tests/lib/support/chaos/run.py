@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from chaos_backends import Backend
-from chaos_faults import OFFERED, SAFE, Counters
-from chaos_figures import Figures
-from chaos_processes import kill, marked, named
-from telemetry_fakes import eventually
 
+from support.chaos.backends import Backend
+from support.chaos.faults import OFFERED, SAFE, Counters
+from support.chaos.figures import Figures
+from support.chaos.processes import kill, marked, named
+from support.telemetry_fakes import eventually
 from telemetry import Scalars, Settings
 from telemetry.progress import read_progress
 from telemetry.reader import JournalReader
 
-HERE = Path(__file__).parent
 QUICK = {
     "telemetry.bus.TICK": 0.05,
     "telemetry.bus.BEAT": 0.1,
@@ -124,7 +123,7 @@ class ChaosRun:
             "close": close,
         }
         (home / "given").write_text(json.dumps(given | plan))
-        return self._spawn([HERE / "chaos_trainer.py", json.dumps(given)], plan, home / "trainer.log")
+        return self._spawn(["-P", "-m", "support.chaos.trainer", json.dumps(given)], plan, home / "trainer.log")
 
     def home(self) -> Path:
         """Give the folder of the life that began last."""
