@@ -19,8 +19,8 @@ from aimnet2mult.train.errors import ErrorSums
 from aimnet2mult.train.statistics import POOLED
 from support.host_reads import HostReadError, no_host_reads
 from telemetry.cadence import Cadence
-from telemetry.journal import JournalWriter
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
+from telemetry.journal.writer import JournalWriter
 from telemetry.records import Scalars
 from telemetry.testing import run_record
 

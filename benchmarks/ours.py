@@ -20,7 +20,7 @@ from aimnet2mult.train.metrics import declare
 from aimnet2mult.train.reporting import Reporter
 from aimnet2mult.train.statistics import POOLED
 from telemetry import Metric, MetricBus, Settings, open_run
-from telemetry.progress import read_progress
+from telemetry.run_folder.sink_progress import read_progress
 
 ALL = ("tensorboard", "wandb", "mlflow")
 DRAIN = 5.0

@@ -16,7 +16,7 @@ from support.chaos.processes import kill
 from support.chaos.run import PATIENCE, ChaosRun
 from support.telemetry_fakes import eventually
 from telemetry import read_receipt
-from telemetry.progress import read_progress
+from telemetry.run_folder.sink_progress import read_progress
 
 pytest.importorskip("wandb")
 pytest.importorskip("mlflow")

@@ -12,7 +12,7 @@ import pytest
 from support.chaos.backends import Recording, TensorBoard
 from support.chaos.run import PATIENCE, ChaosRun
 from support.telemetry_fakes import eventually
-from telemetry.journal import segments
+from telemetry.journal.writer import segments
 from telemetry.records import encode
 
 pytestmark = pytest.mark.chaos

@@ -20,8 +20,8 @@ from support.chaos.backends import Recording, TensorBoard
 from support.chaos.processes import kill, named
 from support.telemetry_fakes import eventually
 from telemetry import Scalars, read_receipt
-from telemetry.journal import segments
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
+from telemetry.journal.writer import segments
 
 pytest.importorskip("aimnet")
 h5py = pytest.importorskip("h5py")

@@ -12,8 +12,8 @@ import pytest
 from support.chaos.backends import Recording, TensorBoard
 from support.chaos.run import PATIENCE, ChaosRun
 from support.telemetry_fakes import eventually, lines_of
-from telemetry.delivery import BATCH
-from telemetry.progress import read_progress
+from telemetry.delivery.delivery import BATCH
+from telemetry.run_folder.sink_progress import read_progress
 
 pytestmark = pytest.mark.chaos
 

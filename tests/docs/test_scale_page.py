@@ -12,7 +12,7 @@ import pytest
 
 from support.ports import free_port
 from telemetry import Closed, Scalars
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ import pytest
 from aimnet2mult.cli import SAMPLE
 from aimnet2mult.layers import write_yaml
 from telemetry import RunRecord, Scalars, read_header, read_receipt
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.testing import Point
 
 pytest.importorskip("wandb")

@@ -25,8 +25,8 @@ from support.mlflow_kit import (
     the_run,
 )
 from telemetry import Metric, Settings, SinkRejected, SinkUnavailable, open_run
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import Plugin, Sink, select
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.plugins.registry import Plugin, Sink, select
 from telemetry.testing.points import METRICS, STARTED, points_of, resumed, run_record, sample, scalars
 
 pytestmark = IGNORE_NOLOAD

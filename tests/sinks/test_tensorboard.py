@@ -34,8 +34,8 @@ from telemetry import (
     SinkUnavailable,
     open_run,
 )
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import select
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.plugins.registry import select
 
 
 @pytest.fixture

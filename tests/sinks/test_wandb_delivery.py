@@ -13,7 +13,7 @@ import pytest
 
 from support.wandb_kit import cores, exit_codes, rows, segment_files, wait_for
 from telemetry import Metric, Settings, open_run
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 TRAIN = """

@@ -19,11 +19,11 @@ from sinks._wandb_places import Server
 from support.wandb_kit import cores, deliver, in_a_row, opened, wait_for
 from support.wandb_server import Fault, Run, WandbServer
 from telemetry import Alert, Metric, Settings, SinkRejected, SinkUnavailable, open_run
-from telemetry.bus import MetricBus
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import select
-from telemetry.progress import read_progress
-from telemetry.receipt import read_receipt
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.receipt import read_receipt
+from telemetry.plugins.registry import select
+from telemetry.recording.bus import MetricBus
+from telemetry.run_folder.sink_progress import read_progress
 from telemetry.testing.points import STARTED, sample, scalars
 
 # Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.

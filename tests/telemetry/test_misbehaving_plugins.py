@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from support.telemetry_fakes import lines_of, offer_sinks, row_steps
 from telemetry import Metric, MetricBus, SettingError, Settings, TelemetryError, open_run, read_receipt
 from telemetry.cli import main
-from telemetry.plugins import select
+from telemetry.plugins.registry import select
 from telemetry.testing import RecordingSink
 
 GOOD = """

@@ -27,12 +27,12 @@ from support.telemetry_fakes import (
     run_record,
 )
 from telemetry import Settings, open_run
-from telemetry.alive import Alive, Counts, write_alive
 from telemetry.cli import main
-from telemetry.identity import current
-from telemetry.journal import JournalWriter
-from telemetry.lease import Lease
-from telemetry.progress import Progress, progress_path, write_progress
+from telemetry.journal.writer import JournalWriter
+from telemetry.run_folder.heartbeat import Alive, Counts, write_alive
+from telemetry.run_folder.lease import Lease
+from telemetry.run_folder.process_identity import current
+from telemetry.run_folder.sink_progress import Progress, progress_path, write_progress
 
 Command = Callable[..., Result]
 
@@ -303,7 +303,7 @@ def test_progress_that_cannot_be_written_is_said_and_the_rest_is_delivered(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("telemetry.progress.write_json", refuse)
+    monkeypatch.setattr("telemetry.run_folder.sink_progress.write_json", refuse)
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 0
     assert "its progress cannot be written" in result.stderr
@@ -320,7 +320,7 @@ def test_a_sink_that_was_never_named_and_takes_nothing_is_reported(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("telemetry.progress.write_json", refuse)
+    monkeypatch.setattr("telemetry.run_folder.sink_progress.write_json", refuse)
     (backend / "down").touch()
     result = telemetry(
         "sync", run.folder, "--telemetry-sinks", "file", "-o", f"file.backend={backend}", "--linger", "0.1"

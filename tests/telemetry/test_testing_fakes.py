@@ -9,8 +9,8 @@ import pytest
 
 from support.telemetry_fakes import FakeClock, HandMadeRun
 from telemetry import Scalars, Settings, SinkRejected
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import Sink, select
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.plugins.registry import Sink, select
 from telemetry.testing import FlakySink, HungSink, RecordingSink, SlowSink, resumed, run_record, scalars
 from telemetry.testing.points import STARTED
 

@@ -16,7 +16,7 @@ from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
 from telemetry import Closed, Scalars
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 PREEMPTED = 128 + signal.SIGTERM
 COMPONENTS = {

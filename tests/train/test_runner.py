@@ -22,7 +22,7 @@ from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
 from telemetry import Closed, JournalError, Scalars, read_header
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 Points = dict[tuple[str, int], dict[str, float]]
 

@@ -17,7 +17,7 @@ from aimnet2mult.train import checkpoint
 from support.double_precision import Double, add_masks
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from telemetry import Closed, Scalars
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 LABELS = ("energy", "forces", "charges", "spin_charges")
 EPOCHS, EVERY = 2, 3

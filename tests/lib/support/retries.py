@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
-from telemetry.plugins import Hooks, Sink
+from telemetry.plugins.registry import Hooks, Sink
 
 T = TypeVar("T")
 

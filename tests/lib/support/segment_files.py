@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from telemetry.journal import segment_path
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
+from telemetry.journal.writer import segment_path
 from telemetry.records import SCHEMA, SEGMENT, AnyRecord, Resumed, RunRecord, Scalars, encode
 
 

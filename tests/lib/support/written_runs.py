@@ -7,7 +7,7 @@ from typing import Any
 
 from support.segment_files import run_record
 from telemetry import Alert, Closed, Metric, Resumed, Scalars, Status
-from telemetry.journal import segment_path
+from telemetry.journal.writer import segment_path
 from telemetry.records import SEGMENT, AnyRecord, encode
 
 METRICS = {

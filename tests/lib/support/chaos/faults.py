@@ -262,14 +262,15 @@ def _jump(seconds: float) -> None:
 
 def _shorten(still: float) -> None:
     """Let what stands still for so many seconds be dead."""
-    alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{m}") for m in ("alive", "lease", "keeper", "bus"))
+    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.bus")
+    alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
     alive.TrainerWatch.__init__.__kwdefaults__["still"] = still
     lease.STILL = still
     keeper.RENEWAL = bus.BEAT = still / 10
 
 
 def _move_to(host: str) -> None:
-    identity = importlib.import_module("telemetry.identity")
+    identity = importlib.import_module("telemetry.run_folder.process_identity")
     identity._kernel = lambda: f"{host}/1"  # type: ignore[attr-defined]
 
 

@@ -21,18 +21,18 @@ from support.chaos.figures import Figures
 from support.chaos.processes import kill, marked, named
 from support.telemetry_fakes import eventually
 from telemetry import Scalars, Settings
-from telemetry.progress import read_progress
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
+from telemetry.run_folder.sink_progress import read_progress
 
 QUICK = {
-    "telemetry.bus.TICK": 0.05,
-    "telemetry.bus.BEAT": 0.1,
-    "telemetry.bus.FIRST_RETRY": 0.1,
-    "telemetry.bus.LAST_RETRY": 0.5,
-    "telemetry.workers.FIRST_RESTART": 0.05,
-    "telemetry.workers.LAST_RESTART": 0.2,
-    "telemetry.delivery.FIRST_RETRY": 0.1,
-    "telemetry.delivery.LAST_RETRY": 0.5,
+    "telemetry.recording.bus.TICK": 0.05,
+    "telemetry.recording.bus.BEAT": 0.1,
+    "telemetry.recording.bus.FIRST_RETRY": 0.1,
+    "telemetry.recording.bus.LAST_RETRY": 0.5,
+    "telemetry.delivery.supervisor.FIRST_RESTART": 0.05,
+    "telemetry.delivery.supervisor.LAST_RESTART": 0.2,
+    "telemetry.delivery.delivery.FIRST_RETRY": 0.1,
+    "telemetry.delivery.delivery.LAST_RETRY": 0.5,
 }
 """Times that are seconds and minutes otherwise: what is tested is not how long anything waits."""
 PATIENCE = 90.0

@@ -15,7 +15,7 @@ import msgspec
 import telemetry
 from support.chaos import faults
 from support.chaos.faults import OFFERED, PUBLISHED
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 WIDTH = 1 << 15
