@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from aimnet2mult.cli import cli
-from aimnet2mult.layers import DEFAULTS
+from aimnet2mult.config.merge import DEFAULTS
 from telemetry import Settings
 from telemetry.alerts.detector import WatchSettings
 from telemetry.cli import main as telemetry_cli

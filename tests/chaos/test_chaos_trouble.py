@@ -16,7 +16,7 @@ from support.telemetry_fakes import eventually
 
 pytest.importorskip("aimnet")
 
-from aimnet2mult import cli
+from aimnet2mult.cli.sample_data import SAMPLE
 
 pytestmark = pytest.mark.chaos
 
@@ -45,7 +45,7 @@ class Training:
             self.program = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "aimnet2mult.cli", "train"),
-                    *("--config", cli.SAMPLE / "train.yaml", "--model", cli.SAMPLE / "model.yaml"),
+                    *("--config", SAMPLE / "train.yaml", "--model", SAMPLE / "model.yaml"),
                     *("--telemetry-dir", self._runs, "--telemetry-every", str(every), "--telemetry-sinks", "none"),
                     *overrides,
                 ],

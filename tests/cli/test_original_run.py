@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aimnet2mult.layers import read_yaml
+from aimnet2mult.config.merge import read_yaml
 from telemetry import Scalars, read_receipt
 from telemetry.journal.reader import JournalReader
 

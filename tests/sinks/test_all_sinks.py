@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from aimnet2mult.cli import SAMPLE
-from aimnet2mult.layers import write_yaml
+from aimnet2mult.cli.sample_data import SAMPLE
+from aimnet2mult.config.merge import write_yaml
 from telemetry import RunRecord, Scalars, read_header, read_receipt
 from telemetry.journal.reader import JournalReader
 from telemetry.testing import Point

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aimnet2mult.train import checkpoint, engine
+from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train import engine
 from aimnet2mult.train.engine import Batch
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from aimnet2mult.config import ConfigError, load
-from aimnet2mult.train import parts
+from aimnet2mult.config.schema import load
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.train import components as parts
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
@@ -62,7 +63,7 @@ def test_a_resumed_run_knows_the_best_validation_before_it(tmp_path: Path) -> No
     run = train_tiny(tmp_path, "checkpoint.best=loss", "optimizer.kwargs.lr=0", "trainer.epochs=1")
     (run / "checkpoints" / "best.pt").unlink()
     assert train(Request(resume=str(run), overrides=["trainer.epochs=3"])) == 0
-    assert len({point["loss"] for point in points(run).points()}) == 1
+    assert len({point["loss"] for point in points(run).values()}) == 1
     assert not (run / "checkpoints" / "best.pt").exists()
 
 

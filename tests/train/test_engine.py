@@ -11,8 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
-from aimnet2mult.train.errors import ErrorSums, Slot
 from support.host_reads import no_host_reads
 from support.tiny_model import SquaredLoss, TinyModel, batches
 

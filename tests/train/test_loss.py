@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
-from aimnet2mult.layers import ConfigError
 from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
-from aimnet2mult.train.ranks import Ranks
 from support.host_reads import no_host_reads
 
 ALL = tuple(LABELS)

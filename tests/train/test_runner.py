@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from aimnet2mult.config import ConfigError
-from aimnet2mult.data.errors import DataError
-from aimnet2mult.layers import read_yaml
-from aimnet2mult.train import checkpoint, parts, plan
-from aimnet2mult.train.checkpoint import CheckpointError
+from aimnet2mult.config.merge import read_yaml
+from aimnet2mult.errors import CheckpointError, ConfigError, DataError
+from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train import components as parts
+from aimnet2mult.train import plan
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.data.dataset import INPUTS, load_data
-from aimnet2mult.layers import write_yaml
-from aimnet2mult.train import checkpoint
+from aimnet2mult.train import checkpointing as checkpoint
 from support.double_precision import Double, add_masks
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from telemetry import Closed, Scalars

@@ -6,9 +6,9 @@ import pytest
 import torch
 from aimnet.modules import Forces
 
-from aimnet2mult.config import ConfigError
-from aimnet2mult.train import checkpoint
-from aimnet2mult.train.weights import load_weights, save_weights
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.models.weights import load_weights, save_weights
+from aimnet2mult.train import checkpointing as checkpoint
 from support.tiny_model import TinyCore
 
 

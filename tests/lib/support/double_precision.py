@@ -9,7 +9,7 @@ import torch
 from aimnet.modules import Forces
 from torch import Tensor, nn
 
-from aimnet2mult.models.errors import ModelError
+from aimnet2mult.errors import ModelError
 from aimnet2mult.train.loss import MTLoss
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from aimnet2mult import cli
-from aimnet2mult.train import engine, group, parts, training  # noqa: F401 - so that they are there
+from aimnet2mult.distributed import process_group as group
+from aimnet2mult.train import components as parts
+from aimnet2mult.train import engine
 
 from support import double_precision  # isort: skip - aimnet is to be imported by what keeps it quiet
 

@@ -9,10 +9,10 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
+from aimnet2mult.metrics.declarations import STREAMS
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
+from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.train.engine import epoch_length, total_iterations
-from aimnet2mult.train.errors import ErrorSums, Slot, Snapshot
-from aimnet2mult.train.metrics import STREAMS
-from aimnet2mult.train.statistics import statistics
 from telemetry import Alert, Divergence
 
 __all__ = ["Alert", "Bus", "Reporter"]

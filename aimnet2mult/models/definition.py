@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aimnet2mult.layers import ConfigError, read_yaml
-from aimnet2mult.original import translated_definition
+from aimnet2mult.config.legacy.settings import translated_definition
+from aimnet2mult.config.merge import read_yaml
+from aimnet2mult.errors import ConfigError
 
 __all__ = ["DEFAULT", "read_definition"]
 

@@ -12,7 +12,7 @@ from aimnet.models import AIMNet2
 from aimnet.modules import AtomicShift, Output
 from torch import Tensor, nn
 
-from aimnet2mult.models.errors import ModelError
+from aimnet2mult.errors import ModelError
 
 __all__ = ["FidelityOutput", "FidelityShift", "MixedFidelity"]
 

@@ -8,9 +8,9 @@ import torch
 from aimnet.modules import Forces
 from torch import nn
 
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.original import translated_weights
-from aimnet2mult.train.fitting import fitted
+from aimnet2mult.config.legacy.settings import translated_weights
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.models.weight_transfer import fitted
 
 __all__ = ["are_finite", "load_weights", "save_weights"]
 

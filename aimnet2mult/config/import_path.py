@@ -4,7 +4,7 @@ import difflib
 from importlib import import_module
 from typing import Any
 
-from aimnet2mult.layers import ConfigError
+from aimnet2mult.errors import ConfigError
 
 __all__ = ["load_object"]
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aimnet2mult.layers import ConfigError
+from aimnet2mult.errors import ConfigError
 
 __all__ = ["Best"]
 

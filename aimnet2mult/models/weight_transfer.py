@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from aimnet.models import AIMNet2
 from torch import Tensor, nn
 
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.models.mixed import MixedFidelity
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.models.mixed_fidelity import MixedFidelity
 
 __all__ = ["fitted"]
 

@@ -15,12 +15,13 @@ import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aimnet2mult.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
-    "CheckpointError",
     "Stateful",
     "damaged",
     "load",
@@ -37,10 +38,6 @@ FOLDER = "checkpoints"
 DIVERGED = "diverged.pt"
 PATTERN = re.compile(r"step-(\d{8,})\.pt")
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "numpy")
-
-
-class CheckpointError(ValueError):
-    """The checkpoint does not fit what it is to be loaded into."""
 
 
 class Stateful(Protocol):

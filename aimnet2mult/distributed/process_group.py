@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train.ranks import Place, RankLost, Ranks
+from aimnet2mult.distributed.rank_info import Place, Ranks
+from aimnet2mult.errors import ConfigError, RankLost
 
 __all__ = ["TIMEOUT", "joined"]
 

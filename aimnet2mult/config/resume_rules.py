@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aimnet2mult.config import Config, ConfigError, load
-from aimnet2mult.layers import flatten, read_yaml
+from aimnet2mult.config.merge import flatten, read_yaml
+from aimnet2mult.config.schema import Config, load
+from aimnet2mult.errors import ConfigError
 
 __all__ = ["CONFIG", "MODEL", "find_run", "load_config", "load_definition", "newest_first", "run_name_at"]
 

@@ -10,20 +10,19 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from aimnet2mult.config import Config
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train import checkpoint
-from aimnet2mult.train.agreement import Agreement
-from aimnet2mult.train.best import Best
-from aimnet2mult.train.checkpoint import CheckpointError
+from aimnet2mult.config.schema import Config
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.stop_consensus import Agreement
+from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.metrics.error_sums import Slot
+from aimnet2mult.metrics.statistics import VALIDATION, metric_info, statistics
+from aimnet2mult.models.weights import are_finite, save_weights
+from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train.components import Parts
+from aimnet2mult.train.console import Progress
 from aimnet2mult.train.engine import build_trainer, build_validator, epoch_length, total_iterations
-from aimnet2mult.train.errors import Slot
-from aimnet2mult.train.parts import Parts
-from aimnet2mult.train.progress import Progress
-from aimnet2mult.train.ranks import Ranks
-from aimnet2mult.train.reporting import Bus, Reporter
-from aimnet2mult.train.statistics import VALIDATION, metric_info, statistics
-from aimnet2mult.train.weights import are_finite, save_weights
+from aimnet2mult.train.reporter import Bus, Reporter
+from aimnet2mult.train.validation import Best
 
 __all__ = ["Outcome", "Training"]
 

@@ -14,19 +14,19 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from aimnet2mult.config import Config
+from aimnet2mult.config.import_path import load_object
+from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
-from aimnet2mult.data.sae import write_sae
+from aimnet2mult.data.rank_share import load_share
+from aimnet2mult.data.reference_energies import write_sae
 from aimnet2mult.data.sampler import MixedFidelitySampler
-from aimnet2mult.data.share import load_share
-from aimnet2mult.layers import ConfigError
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
 from aimnet2mult.models.build import build_model
-from aimnet2mult.train.dotted import load_object
 from aimnet2mult.train.engine import Batch, LossFunction
-from aimnet2mult.train.errors import ErrorSums
-from aimnet2mult.train.optim import Schedule, build_optimizer, build_scheduler
-from aimnet2mult.train.ranks import Ranks
-from aimnet2mult.train.statistics import POOLED, VALIDATION, metric_info
+from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 
 __all__ = ["Parts", "build_parts", "keep_saes"]
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from aimnet2mult.labels import LABELS
 
 if TYPE_CHECKING:
-    from aimnet2mult.train.reporting import Alert
+    from aimnet2mult.train.reporter import Alert
 
 __all__ = ["Progress", "Silence"]
 

@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from aimnet2mult.config.merge import INDEXED, merge_layers
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
-from aimnet2mult.layers import INDEXED, ConfigError, merge_layers
 
 __all__ = ["Config", "ConfigError", "load"]
 

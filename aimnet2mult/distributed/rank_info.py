@@ -6,28 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from aimnet2mult.layers import ConfigError
+from aimnet2mult.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["Place", "RankLost", "Ranks", "find_place"]
+__all__ = ["Place", "Ranks", "find_place"]
 
 T = TypeVar("T")
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-class RankLost(RuntimeError):
-    """Another rank has failed or died, and with it the job.
-
-    ``said`` is whether rank 0 knows, and so says it to the user.
-    """
-
-    def __init__(self, message: str, *, said: bool = False) -> None:
-        super().__init__(message)
-        self.said = said
 
 
 @dataclass(frozen=True, kw_only=True)

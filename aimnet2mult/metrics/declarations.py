@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from aimnet2mult.labels import LABELS
-from aimnet2mult.train.statistics import BATCH, POOLED, VALIDATION, MetricInfo, Selection, metric_info
+from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, MetricInfo, Selection, metric_info
 
 __all__ = ["STREAMS", "declare"]
 

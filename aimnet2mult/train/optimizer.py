@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train.dotted import load_object
+from aimnet2mult.config.import_path import load_object
+from aimnet2mult.errors import ConfigError
 
 __all__ = ["Schedule", "build_optimizer", "build_scheduler"]
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from aimnet2mult.config.legacy.settings import Original
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.original import Original
 
 __all__ = ["DEFAULTS", "INDEXED", "PATHS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aimnet2mult.distributed.rank_info import Ranks
 from aimnet2mult.labels import LABELS, Label
-from aimnet2mult.train.ranks import Ranks
-from aimnet2mult.train.shapes import mask_name, reshaped, widened_mask
-from aimnet2mult.train.statistics import QUANTITIES, Layout
+from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
+from aimnet2mult.metrics.statistics import QUANTITIES, Layout
 
 __all__ = ["ErrorSums", "Slot", "Snapshot"]
 

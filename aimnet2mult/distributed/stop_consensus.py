@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
-from aimnet2mult.train.ranks import Ranks
-from aimnet2mult.train.stop import Stop
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.stop_signal import Stop
 
 __all__ = ["Agreement"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from aimnet2mult.data.errors import DataError
+from aimnet2mult.errors import DataError
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
