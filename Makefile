@@ -74,11 +74,11 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
 	MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow $(VENV)-mlflow-skinny/bin/pytest tests/sinks/test_mlflow_server.py
 
-# Its figures stand in docs/reliability.md.
+# Its figures stand in docs/explanation/reliability.md.
 chaos: setup
 	$(BIN)/pytest -m chaos -p no:logging tests/chaos
 
-# Writes benchmarks/results.json, docs/performance.md and its picture; BENCH_OUT=FOLDER writes them there.
+# Writes benchmarks/results.json, docs/explanation/performance.md and its picture; BENCH_OUT=FOLDER writes them there.
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
 
