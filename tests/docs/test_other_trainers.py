@@ -54,5 +54,5 @@ def test_the_ignite_code_of_the_page_runs_and_gives_the_streams_of_its_table(
 def test_the_page_and_the_docstring_of_attach_name_the_same_streams() -> None:
     section = TEXT.partition("## Any ignite trainer")[2]
     page = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    docstring = re.findall(r"^(\w+)  +\w", inspect.getdoc(ignite.attach) or "", re.MULTILINE)
+    docstring = re.findall(r"^\| (\w+) +\|", inspect.getdoc(ignite.attach) or "", re.MULTILINE)
     assert page == [name for name in docstring if name != "stream"] == ["train", "train_window", "train_epoch", "val"]
