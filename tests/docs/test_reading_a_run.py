@@ -74,7 +74,7 @@ def test_the_code_of_the_page_runs(number: int, tmp_path: Path) -> None:
 
 
 def test_the_table_of_columns_has_those_that_are_written(tmp_path: Path) -> None:
-    table = TEXT.partition("## A table")[2].partition("\n## ")[0]
+    table = TEXT.partition("## Export a table")[2].partition("\n## ")[0]
     columns = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert columns == list(Row._fields)
     out = tmp_path / "out.csv"
