@@ -10,7 +10,7 @@ CSV := examples/telemetry-sink-csv
 PIP := -m pip install --quiet --constraint constraints.txt
 WHEEL = $$(ls dist/aimnet2mult-*.whl)
 
-.PHONY: help setup wheel demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest bench lint format clean
+.PHONY: help setup wheel demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest bench lint docs format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
@@ -19,6 +19,7 @@ help:
 	@echo "make chaos   kill, starve and cut off runs, for half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure what telemetry costs, beside others, for a quarter of an hour; BENCH_N=0.1 for a rough run"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the documentation site into build/site"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
 
@@ -74,11 +75,11 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
 	MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow $(VENV)-mlflow-skinny/bin/pytest tests/sinks/mlflow/test_server.py
 
-# Its figures stand in docs/reliability.md.
+# Its figures stand in docs/explanation/reliability.md.
 chaos: setup
 	$(BIN)/pytest -m chaos -p no:logging tests/chaos
 
-# Writes benchmarks/results.json, docs/performance.md and its picture; BENCH_OUT=FOLDER writes them there.
+# Writes benchmarks/results.json, docs/explanation/performance.md and its picture; BENCH_OUT=FOLDER writes them there.
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
 
@@ -90,6 +91,18 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The base install is enough: the API reference is read from the sources, without importing torch or a backend.
+docs: $(VENV)-docs/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
+	@if grep -rnoE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//[^"]*"' build/site --include='*.html'; \
+		then echo "error: the site must not load anything from elsewhere"; exit 1; fi
+	@echo "the site is in build/site"
+
+$(VENV)-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) --editable '.[docs]'
+	@touch $@
 
 format: setup
 	$(BIN)/ruff check --fix

@@ -1,4 +1,4 @@
-"""``docs/performance.md``, written from the results of a run."""
+"""``docs/explanation/performance.md``, written from the results of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGE = HERE.parent / "docs" / "explanation" / "performance.md"
 PICTURE = Path("images") / "performance.png"
 RESULTS = HERE / "results.json"
 

@@ -1,4 +1,4 @@
-"""The picture of ``docs/performance.md``."""
+"""The picture of ``docs/explanation/performance.md``."""
 
 from __future__ import annotations
 

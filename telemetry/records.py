@@ -87,8 +87,9 @@ class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
 class Scalars(Record, frozen=True, kw_only=True, gc=False, tag="scalars"):
     """The values of one stream at one iteration, in display units.
 
-    >>> Scalars(seq=17, time=1760000000000, stream="train", step=3400, values={"E_rmse": 12.9}).names()
-    ['train/E_rmse']
+    Examples:
+        >>> Scalars(seq=17, time=1760000000000, stream="train", step=3400, values={"E_rmse": 12.9}).names()
+        ['train/E_rmse']
     """
 
     stream: Name

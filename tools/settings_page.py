@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script, not a package
-"""Write docs/settings.md: every flag, key and option with its default, taken from the code.
+"""Write docs/reference/settings.md: every flag, key and option with its default, taken from the code.
 
 python tools/settings_page.py            # writes the page
 python tools/settings_page.py --check    # says whether it is as the code is
@@ -25,7 +25,7 @@ from telemetry.alerts.detector import WatchSettings
 from telemetry.cli import main as telemetry_cli
 from telemetry.plugins.registry import installed, load
 
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 BUILT_IN = "sinks."
 """The package whose sinks are on the page; others may be installed where it is written."""
 

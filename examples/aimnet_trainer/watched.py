@@ -38,6 +38,6 @@ def evaluator(model, **kwargs):
     else:
         bus = NullBus(SETTINGS.every)
     attach(engine, bus, validator=validator, optimizer=optimizer, window=True)
-    # ignite would hand the engine to what takes an argument.
+    # ignite would pass the engine to a handler that accepts an argument.
     engine.add_event_handler(Events.COMPLETED, lambda: bus.close())  # noqa: PLW0108
     return validator

@@ -1,4 +1,4 @@
-"""A sink for telemetry that writes a CSV file into the run folder, a row for each value."""
+"""A telemetry sink that writes a CSV file into the run folder, one row per value."""
 
 import csv
 import io
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from telemetry import Opened, Scalars, SettingError, SinkRejected, backend_errors, hookimpl
 
-HEADER = b"seq,time,step,name,value,unit\n\n"  # an empty line ends each batch; CSV readers pass over it
+HEADER = b"seq,time,step,name,value,unit\n\n"  # an empty line ends each batch; CSV readers skip it
 
 
 class CsvSink:
-    requires = ()  # modules that must be installed; they are imported in sink_open, not before
+    requires = ()  # required modules; import them in sink_open, not before
 
     @dataclass
     class Options:
@@ -20,7 +20,7 @@ class CsvSink:
 
     def __init__(self, options):
         if not re.fullmatch(r"[\w.-]+\.csv", options.file):
-            msg = f"telemetry.csv.file is {options.file!r}; give a name as metrics.csv: it is made in the run folder"
+            msg = f"telemetry.csv.file is {options.file!r}; expected a file name such as metrics.csv"
             raise SettingError(msg)
         self.options = options
 
@@ -31,11 +31,11 @@ class CsvSink:
         self.path = folder.absolute() / self.options.file
         data = self.path.read_bytes() if self.path.exists() else b""
         if data[: len(HEADER)] != HEADER[: len(data)]:
-            msg = f"{self.path} is not of this sink; give telemetry.csv.file another name"
+            msg = f"{self.path} was not written by this sink; set telemetry.csv.file to another name"
             raise SinkRejected(msg)
         whole = b"".join(data.rpartition(b"\n\n")[:2])
         if whole:
-            os.truncate(self.path, len(whole))  # what a kill or a full disk has cut off comes again
+            os.truncate(self.path, len(whole))  # a batch cut off by a kill or a full disk is delivered again
         else:
             self.path.write_bytes(HEADER)
         rows = csv.DictReader(io.StringIO((whole or HEADER).decode(), newline=""))

@@ -1,7 +1,4 @@
-"""Telemetry for any trainer that is an ignite ``Engine``.
-
->>> from telemetry.integrations.ignite import attach
-"""
+"""Telemetry for any trainer that is an ignite ``Engine``."""
 
 from __future__ import annotations
 
@@ -52,14 +49,12 @@ def attach(
 ) -> Attachment:
     """Publish an ignite trainer's metrics, each at the trainer's iteration.
 
-    ============  ===========================================  ============================================
-    stream        when                                         what
-    ============  ===========================================  ============================================
-    train         at the bus's due iterations and at the last  ``values``; ``lr`` if an optimizer is given
-    train_window  likewise, with ``window=True``               the mean of ``values`` since the last point
-    train_epoch   when the trainer completes an epoch          ``trainer.state.metrics``
-    val           when the validator completes a run           ``validator.state.metrics``
-    ============  ===========================================  ============================================
+    | stream       | when                                        | what                                         |
+    |--------------|---------------------------------------------|----------------------------------------------|
+    | train        | at the bus's due iterations and at the last | ``values``; ``lr`` if an optimizer is given  |
+    | train_window | likewise, with ``window=True``              | the mean of ``values`` since the last point  |
+    | train_epoch  | when the trainer completes an epoch         | ``trainer.state.metrics``                    |
+    | val          | when the validator completes a run          | ``validator.state.metrics``                  |
 
     No tensor is read in the training thread: it is copied, and the bus's thread awaits the copy. What goes wrong with
     a value does not end the training: the bus counts the points that are lost by it, and says why.

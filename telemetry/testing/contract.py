@@ -12,10 +12,11 @@ from telemetry.testing.restart_checks import RestartChecks
 class SinkContract(PluginChecks, FaultChecks, RestartChecks, ContentChecks):
     """All that telemetry asks of a sink; see ``telemetry.testing.kit.Kit`` for what can be declared.
 
-    >>> class TestMine(SinkContract):
-    ...     def make_sink(self, folder):
-    ...         return MySink(MySink.Options())
-    ...
-    ...     def read_back(self, folder):
-    ...         return [Point(...) for ... in ...]
+    Examples:
+        >>> class TestMine(SinkContract):
+        ...     def make_sink(self, folder):
+        ...         return MySink(MySink.Options())
+        ...
+        ...     def read_back(self, folder):
+        ...         return [Point(...) for ... in ...]
     """

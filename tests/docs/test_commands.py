@@ -17,9 +17,9 @@ from telemetry.cli import main
 from telemetry.records import encode
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GROUPS: dict[str, click.Group] = {"aimnet2mult": cli, "telemetry": main}
-RUN_HERE = {"README.md", "guide.md", "reliability.md"}
+RUN_HERE = {"README.md", "first-training.md", "reliability.md"}
 """Pages whose commands on a run are run by the test; the others have tests of their own."""
 
 
@@ -77,6 +77,6 @@ def test_the_commands_on_a_run_do_what_they_say(run: Path) -> None:
 def test_the_python_of_the_page_of_alerts_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(ROOT / "docs" / "alerts.md", "python")
+    (code,) = blocks(ROOT / "docs" / "how-to" / "alerts.md", "python")
     exec(compile(f"import telemetry\n{code}", "alerts.md", "exec"), {})  # noqa: S102 - our own page
     assert (tmp_path / "runs" / "x" / "journal-0.jsonl").exists()

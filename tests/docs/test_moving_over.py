@@ -6,7 +6,7 @@ from pathlib import Path
 from aimnet2mult.config.legacy import settings as original
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml
 
-PAGE = (Path(__file__).parents[2] / "docs" / "moving-over.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "moving-over.md").read_text(encoding="utf-8")
 
 
 def test_each_key_that_is_translated_or_has_no_effect_is_on_the_page() -> None:

@@ -23,8 +23,3 @@ def test_every_command_of_the_readme_exists() -> None:
     known = {("aimnet2mult", name) for name in cli.commands} | {("telemetry", name) for name in main.commands}
     assert used
     assert used <= known
-
-
-def test_every_link_of_the_readme_to_a_file_leads_somewhere() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8"))
-    assert [link for link in links if not (README.parent / link).exists()] == []

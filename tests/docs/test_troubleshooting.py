@@ -17,7 +17,7 @@ def parts(message: str) -> list[str]:
 
 
 def test_each_message_that_is_explained_is_one_of_the_code() -> None:
-    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
     messages = re.findall(r"\*\*`([^`]*)`\*\*", page)
     assert len(messages) > 15
     assert [part for message in messages for part in parts(message) if part not in CODE] == []
@@ -26,7 +26,7 @@ def test_each_message_that_is_explained_is_one_of_the_code() -> None:
 def test_what_the_page_of_alerts_says_of_its_settings_is_so() -> None:
     from telemetry.alerts.detector import WatchSettings
 
-    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `telemetry\.watch\.(\w+)` \| (\d+)", page, re.MULTILINE))
     assert {name: float(value) for name, value in rows.items()} == {
         name: float(getattr(WatchSettings(), name)) for name in WatchSettings.__struct_fields__

@@ -180,7 +180,8 @@ class Original:
         return merged
 
     def _notice(self) -> str:
-        lines = [f"{', '.join(self._sources)}: in the format of the original trainer, translated (docs/moving-over.md)"]
+        sources = ", ".join(self._sources)
+        lines = [f"{sources}: in the format of the original trainer, translated (docs/how-to/moving-over.md)"]
         if self._notes:
             lines.append("what has no effect here, or another one:")
         return "\n".join([*lines, *(f"  {name}: {note}" for name, note in self._notes.items())])

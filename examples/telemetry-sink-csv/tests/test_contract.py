@@ -1,4 +1,4 @@
-"""The sink keeps the contract of telemetry's sinks."""
+"""Run the sink contract tests of telemetry on the CSV sink."""
 
 import csv
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from telemetry.testing import Point, SinkContract
 
 
 class TestCsv(SinkContract):
-    rewinds = "kept"  # a file that is only appended to keeps what a later attempt supersedes
+    rewinds = "kept"  # superseded rows stay in an append-only file
 
     def make_sink(self, folder):
         return CsvSink(CsvSink.Options())

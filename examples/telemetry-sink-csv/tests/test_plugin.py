@@ -1,4 +1,4 @@
-"""The sink is found by its name, delivers a run, and leaves other files alone."""
+"""Find the sink by name, deliver a run with it, and check that it leaves other files alone."""
 
 import csv
 import re
@@ -13,7 +13,7 @@ from telemetry.plugins.registry import select
 from telemetry.testing import run_record
 
 
-def test_a_run_is_written_in_its_units_by_a_process_of_its_own(tmp_path):
+def test_a_delivery_process_writes_the_run_in_its_units(tmp_path):
     settings = Settings(sinks=("csv",), every=1, poll=0.05, options={"csv": {"file": "curves.csv"}})
     metrics = {"val/E_rmse": Metric(unit="kcal/mol", source_unit="eV/particle")}
     with open_run(tmp_path / "run", metrics=metrics, settings=settings) as bus:
@@ -27,14 +27,14 @@ def test_a_run_is_written_in_its_units_by_a_process_of_its_own(tmp_path):
     assert [float(row["value"]) for row in rows] == pytest.approx([23.060547830619 * n for n in (1, 2, 3)])
 
 
-def test_it_is_listed_beside_the_built_in_sinks_with_its_option():
+def test_it_is_listed_with_its_option_alongside_the_built_in_sinks():
     listed = CliRunner().invoke(main, ["sinks"]).stdout
     package = f"telemetry-sink-csv {version('telemetry-sink-csv')}"
     assert f"csv  ({package})  installed\n    telemetry.csv.file: str = 'metrics.csv'\n" in listed
     assert "\ntensorboard  (aimnet2mult " in listed
 
 
-def test_a_run_that_was_trained_without_it_is_delivered_later_and_only_once(tmp_path):
+def test_a_run_trained_without_the_sink_is_delivered_later_exactly_once(tmp_path):
     with open_run(tmp_path / "run", metrics={"train/loss": Metric()}, sinks=[], settings=Settings(every=1)) as bus:
         for step in (1, 2):
             bus.publish("train", step, {"loss": 1 / step})
@@ -49,15 +49,15 @@ def test_a_run_that_was_trained_without_it_is_delivered_later_and_only_once(tmp_
 
 
 @pytest.mark.parametrize("file", ["/metrics.csv", "../metrics.csv", "", "..", "a/b.csv", "journal-0.jsonl"])
-def test_a_file_elsewhere_or_of_another_kind_is_refused(file):
+def test_a_path_outside_the_run_folder_or_another_file_type_is_rejected(file):
     with pytest.raises(SettingError, match=re.escape(f"telemetry.csv.file is {file!r}")):
         select(["csv"], {"csv": {"file": file}})
 
 
-def test_a_file_that_is_not_of_this_sink_is_left_as_it_is(tmp_path):
+def test_a_file_not_written_by_this_sink_is_left_unchanged(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("a,b\n\n1,2\n")
     (sink,) = select(["csv"], {"csv": {"file": "mine.csv"}})
-    with pytest.raises(SinkRejected, match=r"mine\.csv is not of this sink"):
+    with pytest.raises(SinkRejected, match=r"mine\.csv was not written by this sink"):
         sink.create().sink_open(run=run_record(), folder=tmp_path)
     assert path.read_text() == "a,b\n\n1,2\n"

@@ -140,7 +140,7 @@ def test_what_has_no_effect_is_named_once_with_what_to_use_instead(
     assert "train/grad_norm" in said["wandb.watch_model"]
     assert "--telemetry-dir" in said["checkpoint.dirname"]
     assert "plateau.yaml" in notice(caplog)
-    assert "docs/moving-over.md" in notice(caplog)
+    assert "docs/how-to/moving-over.md" in notice(caplog)
 
 
 def test_what_is_null_is_not_named(data: list[str], caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,20 @@
+"""The API reference has every public name; `make docs` fails for one that it has and the code has not."""
+
+import re
+from pathlib import Path
+
+import telemetry
+from telemetry import testing
+
+API = Path(__file__).parents[2] / "docs" / "reference" / "api"
+
+
+def test_every_public_name_of_telemetry_is_in_the_reference() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in API.glob("*.md"))
+    documented = set(re.findall(r"^::: telemetry(?:\.sink_api)?\.(\w+)$", pages, re.MULTILINE))
+    assert set(telemetry.__all__) - documented == set()
+
+
+def test_every_public_name_of_telemetry_testing_is_in_the_reference() -> None:
+    page = (API / "testing.md").read_text(encoding="utf-8")
+    assert {name for name in testing.__all__ if not re.search(rf"\b{name}\b", page)} == set()
