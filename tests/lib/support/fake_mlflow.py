@@ -1,7 +1,7 @@
 """An MLflow in a file: a client that behaves as ``MlflowClient`` does, and fails as it has been seen to.
 
-What it does is held to the real one by test_mlflow_sdk.py. Each call that changes something is one line of the file,
-written at once, so that what it has taken outlives a kill.
+What it does is held to the real one by tests/sinks/mlflow/test_sdk.py.
+Each call that changes something is one line of the file, written at once, so that what it has taken outlives a kill.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A ``wandb`` that keeps offline runs, behaves as the real one does, and fails as that has been seen to.
 
-What it does is held to the real one by test_wandb_sdk.py. What is logged is in memory until there is a block of it, or
-the run is finished; a process stands for wandb-core, and what is in memory is lost with it.
+What it does is compared with the real one by tests/sinks/wandb/test_sdk.py. Logged values stay in memory until there is
+a block of them or the run is finished; a process stands for wandb-core, and what is in memory is lost with it.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-from sinks._mlflow_notes import run_key
-from sinks.mlflow_sink import MlflowSink
+from sinks.mlflow.sink import MlflowSink
+from sinks.mlflow.tags import run_key
 from support.ports import free_port
 from telemetry import Opened, RunRecord
 from telemetry.testing import Point

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sinks import _event_files
-from sinks.tensorboard_sink import TensorBoardSink
+from sinks.tensorboard import event_files as event_file_module
+from sinks.tensorboard.sink import TensorBoardSink
 from telemetry.testing import Point
 from telemetry.testing.kit import Kit
 
@@ -55,7 +55,7 @@ def down(name: str, number: int) -> Iterator[None]:
         raise OSError(number, os.strerror(number))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_event_files, "os", SimpleNamespace(**{**vars(os), name: fail}))
+        patch.setattr(event_file_module, "os", SimpleNamespace(**{**vars(os), name: fail}))
         yield
 
 

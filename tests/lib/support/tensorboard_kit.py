@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sinks.tensorboard_sink import TensorBoardSink
+from sinks.tensorboard.sink import TensorBoardSink
 from telemetry import Metric, Opened, Resumed, RunRecord, Scalars
 
 STARTED = 1_700_000_000_000

@@ -13,7 +13,7 @@ from typing import Any
 
 import wandb
 
-from sinks.wandb_sink import WandbSink
+from sinks.wandb.sink import WandbSink
 from telemetry import Opened, Record, RunRecord
 from telemetry.testing import Point, run_record
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sinks.mlflow_sink import MlflowSink
+from sinks.mlflow.sink import MlflowSink
 from support.fake_mlflow import FakeMlflow, FaultyMlflow, fake_path, fake_uri
 from support.mlflow_kit import (
     IGNORE_NOLOAD,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinks._mlflow_batches import BYTES, METRICS, Value, batches
-from sinks._mlflow_names import Names, key
+from sinks.mlflow.batches import BYTES, METRICS, Value, batches
+from sinks.mlflow.names import Names, key
 from support.fake_mlflow import _check_name
 from telemetry import Alert, Record, SinkRejected
 from telemetry.testing.points import ODD_NAMES, resumed, scalars

@@ -10,7 +10,7 @@ import pytest
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from sinks._mlflow_calls import is_refusal, status
+from sinks.mlflow.client import is_refusal, status
 from support.fake_mlflow import FakeMlflow
 from support.mlflow_kit import IGNORE_NOLOAD, client_of, history, put_store, quiet, shared_template
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sinks.mlflow_sink import MlflowSink
+from sinks.mlflow.sink import MlflowSink
 from support.mlflow_kit import client_of, find_runs, history, opened, points, shared_server
 from support.mlflow_proxy import Fault, Proxy, Request
 from telemetry import Metric, Settings, SinkRejected, SinkUnavailable, open_run

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sinks import _mlflow_batches
-from sinks.mlflow_sink import MlflowSink
+from sinks.mlflow import batches as mlflow_batches
+from sinks.mlflow.sink import MlflowSink
 from support.mlflow_kit import (
     IGNORE_NOLOAD,
     Between,
@@ -119,7 +119,7 @@ class TestExactlyOnce:
 
     @pytest.mark.parametrize("applied", [False, True])
     def test_what_fails_in_the_middle_of_a_batch_is_told_and_completed(self, folder, client, monkeypatch, applied):
-        monkeypatch.setattr(_mlflow_batches, "METRICS", 4)
+        monkeypatch.setattr(mlflow_batches, "METRICS", 4)
         calls = []
 
         def fail(real: Any, *args: Any, **kwargs: Any) -> None:

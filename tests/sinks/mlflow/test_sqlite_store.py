@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from sinks import _mlflow_calls, mlflow_sink
-from sinks._mlflow_place import Place
+from sinks.mlflow import client as mlflow_client
+from sinks.mlflow import sink as mlflow_sink
+from sinks.mlflow.tracking_uri import Place
 from support.mlflow_kit import IGNORE_NOLOAD, client_of, find_runs, opened, opened_between, put_store, shared_template
 from telemetry import SinkRejected, SinkUnavailable
 from telemetry.testing.points import run_record, scalars
@@ -158,7 +159,7 @@ assert threading.active_count() == 1, threading.enumerate()
     def test_what_the_user_has_set_counts_but_for_a_second_try(self, monkeypatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
-        with _mlflow_calls.calls(NOWHERE):
+        with mlflow_client.calls(NOWHERE):
             assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
             assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "7"
@@ -168,12 +169,12 @@ assert threading.active_count() == 1, threading.enumerate()
         inside, leave = threading.Event(), threading.Event()
 
         def call() -> None:
-            with _mlflow_calls.calls(NOWHERE):
+            with mlflow_client.calls(NOWHERE):
                 inside.set()
                 leave.wait(20)
 
         other = threading.Thread(target=call)
-        with _mlflow_calls.calls(NOWHERE):
+        with mlflow_client.calls(NOWHERE):
             other.start()
             assert inside.wait(20)
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
@@ -182,7 +183,7 @@ assert threading.active_count() == 1, threading.enumerate()
         assert dict(os.environ) == before
 
     def test_only_what_this_thread_says_is_kept_back(self, capsys):
-        with _mlflow_calls.calls(NOWHERE):
+        with mlflow_client.calls(NOWHERE):
             log = logging.getLogger("mlflow.store")
             log.error("from here")
             other = threading.Thread(target=log.error, args=("from elsewhere",))
@@ -196,7 +197,7 @@ assert threading.active_count() == 1, threading.enumerate()
 
     def test_no_error_shows_a_login(self):
         def fail() -> None:
-            with _mlflow_calls.calls(NOWHERE):
+            with mlflow_client.calls(NOWHERE):
                 msg = "cannot reach http://me:secret@nowhere/api"
                 raise OSError(msg)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sinks._mlflow_place import Place, place
+from sinks.mlflow.tracking_uri import Place, place
 from telemetry import SettingError, SinkRejected
 from telemetry.plugins.registry import select
 

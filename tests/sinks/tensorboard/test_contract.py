@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sinks import _event_files
-from sinks.tensorboard_sink import TensorBoardSink
+from sinks.tensorboard import event_files as event_file_module
+from sinks.tensorboard.sink import TensorBoardSink
 from support.retries import TriedAgain
 from support.tensorboard_contract import TensorBoardKit
 from telemetry.testing import SinkContract
@@ -73,12 +73,12 @@ class TestOnAFailingFileSystem(TensorBoardKit, ContentChecks, RestartChecks, Fau
 
     @pytest.fixture(autouse=True)
     def _mended(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_event_files, "os", os)
+        monkeypatch.setattr(event_file_module, "os", os)
 
     def make_sink(self, folder: Path) -> TriedAgain:  # type: ignore[override]
         # Here, as it is called in other processes too.
-        if not isinstance(_event_files.os, StumblingOs):
-            _event_files.os = StumblingOs()
+        if not isinstance(event_file_module.os, StumblingOs):
+            event_file_module.os = StumblingOs()
         return TriedAgain(lambda: TensorBoardSink(TensorBoardSink.Options()))
 
     def make_elsewhere(self, folder: Path) -> TriedAgain:  # type: ignore[override]
@@ -88,4 +88,4 @@ class TestOnAFailingFileSystem(TensorBoardKit, ContentChecks, RestartChecks, Fau
         driver = self.open_sink(tmp_path / "run")
         for first in range(1, 100, 5):
             driver.write(sample(first, first + 4))
-        assert _event_files.os.failed == {"open", "write", "fsync", "close", "listdir"}
+        assert event_file_module.os.failed == {"open", "write", "fsync", "close", "listdir"}

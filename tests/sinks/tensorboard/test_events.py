@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
-from sinks._run_notes import table
+from sinks._run_tables import table
 from support.tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
 from telemetry import Alert, Chart, Metric, charts
 

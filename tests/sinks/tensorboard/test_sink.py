@@ -21,8 +21,8 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_ndarray
 
-from sinks import _event_files
-from sinks.tensorboard_sink import TensorBoardSink
+from sinks.tensorboard import event_files as event_file_module
+from sinks.tensorboard.sink import TensorBoardSink
 from support.tensorboard_kit import STARTED, Point, a_run, curve, event_files, opened, resumed, scalars, steps
 from telemetry import (
     Closed,
@@ -46,7 +46,7 @@ def tb(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clock_at_5(monkeypatch) -> None:
-    monkeypatch.setattr(_event_files, "time", SimpleNamespace(time=lambda: 5.0))
+    monkeypatch.setattr(event_file_module, "time", SimpleNamespace(time=lambda: 5.0))
 
 
 class TestCurves:
@@ -210,7 +210,7 @@ class TestOpening:
         script = f"""
 import pathlib, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from sinks.tensorboard_sink import TensorBoardSink
+from sinks.tensorboard.sink import TensorBoardSink
 sink = TensorBoardSink(TensorBoardSink.Options())
 heavy = {{"tensorboard", "numpy", "google", "torch", "tensorflow"}}
 loaded = lambda: heavy & {{m.partition(".")[0] for m in sys.modules}}
@@ -372,7 +372,7 @@ class FaultyOs:
 @pytest.fixture
 def disk(monkeypatch) -> FaultyOs:
     faulty = FaultyOs()
-    monkeypatch.setattr(_event_files, "os", faulty)
+    monkeypatch.setattr(event_file_module, "os", faulty)
     return faulty
 
 

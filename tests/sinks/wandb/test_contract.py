@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import pytest
 
-from sinks import wandb_sink
-from sinks.wandb_sink import WandbSink
+from sinks.wandb import sink as wandb_sink
+from sinks.wandb.sink import WandbSink
 from support.fake_wandb import WAYS, FakeWandb, install
 from support.retries import persist
 from support.wandb_kit import config, points, rows

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sinks import _wandb_core, wandb_sink
+from sinks.wandb import client_process
+from sinks.wandb import sink as wandb_sink
 from support.wandb_kit import cores, deliver, exit_codes, in_a_row, opened, rows, seqs, wait_for
 from telemetry import SinkUnavailable
 from telemetry.testing.points import sample
@@ -111,7 +112,7 @@ class TestKills:
         (core,) = cores()
         os.kill(core, signal.SIGSTOP)
         # As on another machine.
-        monkeypatch.setattr(_wandb_core, "_kill", lambda *_: None)
+        monkeypatch.setattr(client_process, "_kill", lambda *_: None)
         wandb_run = sink._run
         held = sink._place.look()  # type: ignore[attr-defined]
         os.kill(core, signal.SIGCONT)
@@ -174,7 +175,7 @@ class TestKills:
 
         sink, _ = opened(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("sinks._wandb_core.private", full)
+            patch.setattr("sinks.wandb.client_process.private", full)
             with pytest.raises(SinkUnavailable, match="No space left"):
                 sink.sink_write(sample(1, 3))
         deliver(tmp_path, sample(1, 3))

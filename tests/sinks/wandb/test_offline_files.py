@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sinks import _wandb_core, _wandb_segments
+from sinks.wandb import client_process, offline_files
 from support.wandb_kit import deliver, in_a_row, opened, rows, segment_files, seqs, sync, wait_for, wandb_cli
 from support.wandb_server import WandbServer
 from telemetry import SinkUnavailable
@@ -27,7 +27,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sink.sink_write(sample(1, 700))
     (path,) = segment_files(folder)
     wait_for(lambda: path.stat().st_size > 3 << 15)
-    _wandb_core.end_noted(sink._note)
+    client_process.end_noted(sink._note)
     return path
 
 
@@ -79,7 +79,7 @@ class TestTornFiles:
         read = []
         for place in range(BLOCK - 300, BLOCK + 300, 7):
             path.write_bytes(data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1 :])
-            segment = _wandb_segments.Segment(path)
+            segment = offline_files.Segment(path)
             read.append(segment.read().last_seq or 0)
             assert segment.end <= place
         assert read == sorted(read)
@@ -88,12 +88,12 @@ class TestTornFiles:
         data = whole.read_bytes()
         path = tmp_path / whole.name
         path.write_bytes(b"")
-        segment = _wandb_segments.Segment(path)
+        segment = offline_files.Segment(path)
         with path.open("ab", buffering=0) as file:
             for start in range(0, 3 * BLOCK, 997):
                 file.write(data[start : start + 997])
                 segment.read()
-        once = _wandb_segments.Segment(path)
+        once = offline_files.Segment(path)
         assert segment.read() == once.read()
         assert segment.end == once.end
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sinks import wandb_sink
-from sinks._wandb_places import Server
+from sinks.wandb import sink as wandb_sink
+from sinks.wandb.destinations import Server
 from support.wandb_kit import cores, deliver, in_a_row, opened, wait_for
 from support.wandb_server import Fault, Run, WandbServer
 from telemetry import Alert, Metric, Settings, SinkRejected, SinkUnavailable, open_run
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings(
 def _short(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_sink, "_FINISH_TIMEOUT", 2.0)
     monkeypatch.setattr(wandb_sink, "_INIT_TIMEOUT", 2.0)
-    monkeypatch.setattr("sinks._wandb_server._TIMEOUT", 2.0)
+    monkeypatch.setattr("sinks.wandb.server._TIMEOUT", 2.0)
 
 
 @contextmanager
@@ -105,10 +105,10 @@ class TestRuns:
 
 LEAVES = """
 import pathlib, sys
-from sinks import _wandb_core
+from sinks.wandb import client_process
 from support.wandb_kit import opened
 from telemetry.testing.points import sample
-_wandb_core._LAST_WORDS = 2.0
+client_process._LAST_WORDS = 2.0
 opened(pathlib.Path(sys.argv[1]), mode="online")[0].sink_write(sample(1, 10))
 print("written", flush=True)
 sys.stdin.readline()

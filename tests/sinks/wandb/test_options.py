@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sinks.wandb_sink import WandbSink
+from sinks.wandb.sink import WandbSink
 from support.wandb_kit import cores, deliver, opened, records, rows, segment_files, seqs, wandb_cli
 from support.wandb_server import KEY, Fault, WandbServer
 from telemetry import Opened, SettingError, SinkRejected, SinkUnavailable

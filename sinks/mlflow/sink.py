@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinks import _mlflow_calls
-from sinks._mlflow_names import key
-from sinks._mlflow_place import Place, check_option, place
+from sinks.mlflow import client
+from sinks.mlflow.names import key
+from sinks.mlflow.tracking_uri import Place, check_option, place
 from telemetry import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl
 
 if TYPE_CHECKING:
-    from sinks._mlflow_run import Run
-    from sinks._mlflow_store import StoreFile
+    from sinks.mlflow.run import Run
+    from sinks.mlflow.sqlite_store import StoreFile
 
 _TEXT_LIMIT = 500
 _TAG_LIMIT = 8000
@@ -37,7 +37,7 @@ class MlflowSink:
     """
 
     requires = ("mlflow",)
-    connect = staticmethod(_mlflow_calls.connect)
+    connect = staticmethod(client.connect)
 
     @dataclass
     class Options:
@@ -70,7 +70,7 @@ class MlflowSink:
         # However the folder is reached, it is beside the same store.
         folder = folder.resolve()
         self._place = place(self._options.tracking_uri, folder.parent)
-        with _mlflow_calls.calls(self._place), _mlflow_calls.opening(self._place):
+        with client.calls(self._place), client.opening(self._place):
             return self._open(run, folder)
 
     @hookimpl
@@ -86,7 +86,7 @@ class MlflowSink:
             attached.close(status, time, reason)
 
     def _open(self, run: RunRecord, folder: Path) -> Opened:
-        from sinks._mlflow_run import Run, open_experiment
+        from sinks.mlflow.run import Run, open_experiment
 
         where, options = self._place, self._options
         if where.needs_sqlalchemy and find_spec("sqlalchemy") is None:
@@ -96,7 +96,7 @@ class MlflowSink:
             )
             raise SinkRejected(msg)
         if where.file is not None:
-            from sinks._mlflow_store import StoreFile
+            from sinks.mlflow.sqlite_store import StoreFile
 
             self._file = StoreFile(where.file, self.connect)
         client = self.connect(where.uri)
@@ -115,7 +115,7 @@ class MlflowSink:
     @contextmanager
     def _attached(self) -> Iterator[Run]:
         assert self._run is not None  # noqa: S101 - sink_open comes first
-        with _mlflow_calls.calls(self._place):
+        with client.calls(self._place):
             if self._file is not None:
                 self._file.check()
             yield self._run

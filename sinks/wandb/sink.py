@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sinks._own_folder import own_folder
-from sinks._wandb_core import answered_within, end_noted, forget, noticing
-from sinks._wandb_places import EXIT_CODES, Files, Place, Server
-from sinks._wandb_run import config, run_id
-from sinks._wandb_segments import ALERT, ATTEMPT, SEQ, STATUS, Held
-from sinks._wandb_server import has_key
+from sinks._paths import own_folder
+from sinks.wandb.client_process import answered_within, end_noted, forget, noticing
+from sinks.wandb.destinations import EXIT_CODES, Files, Place, Server
+from sinks.wandb.offline_files import ALERT, ATTEMPT, SEQ, STATUS, Held
+from sinks.wandb.run_config import config, run_id
+from sinks.wandb.server import has_key
 from telemetry import (
     Alert,
     Opened,

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from sinks._wandb_segments import ALERT, STATUS, Held
+from sinks.wandb.offline_files import ALERT, STATUS, Held
 from telemetry import SinkRejected, SinkUnavailable
 
 _TIMEOUT = 10.0

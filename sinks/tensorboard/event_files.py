@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sinks._events import Event, Events, Held, owner
+from sinks.tensorboard.events import Event, Events, Held, owner
 from telemetry import Record, RunRecord, SinkRejected
 
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NoReturn
 
-from sinks._command import command
+from sinks._paths import command
 from telemetry import SettingError, SinkRejected
 
 _SQLITE = "sqlite:///"

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinks._command import command
-from sinks._own_folder import own_folder
+from sinks._paths import command, own_folder
 from telemetry import (
     Opened,
     Record,
@@ -24,7 +23,7 @@ from telemetry import (
 )
 
 if TYPE_CHECKING:
-    from sinks._event_files import EventFiles
+    from sinks.tensorboard.event_files import EventFiles
 
 _BACKEND = "tensorboard"
 
@@ -104,21 +103,21 @@ class TensorBoardSink:
                 raise
 
     def _attach(self) -> EventFiles:
-        from sinks._event_files import EventFiles
+        from sinks.tensorboard.event_files import EventFiles
 
         assert self._run is not None  # noqa: S101 - sink_open comes first
         return EventFiles(self._folder, self._run)
 
 
 def _write_notes(files: EventFiles, run: RunRecord) -> None:
-    from sinks import _run_notes
+    from sinks import _run_tables
 
     time = run.time / 1000
     events = files.events
     notes = [
-        events.text("run/about", _run_notes.about(run), time=time),
-        events.text("run/parameters", _run_notes.parameters(run), time=time),
-        events.text("run/units", _run_notes.units(run), time=time),
+        events.text("run/about", _run_tables.about(run), time=time),
+        events.text("run/parameters", _run_tables.parameters(run), time=time),
+        events.text("run/units", _run_tables.units(run), time=time),
         events.layout(charts(run.metrics), time=time),
     ]
     files.write_notes(notes)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sinks import _mlflow_notes as notes
-from sinks._mlflow_batches import Batch, batches
-from sinks._mlflow_calls import Client, is_refusal, say
-from sinks._mlflow_names import Names, key
+from sinks.mlflow import tags
+from sinks.mlflow.batches import Batch, batches
+from sinks.mlflow.client import Client, is_refusal, say
+from sinks.mlflow.names import Names, key
 from telemetry import Record, RunRecord, SinkRejected, SinkUnavailable, Status
 
 _PER_CALL = 100
@@ -72,22 +72,22 @@ class Run:
     def describe(self, more: Mapping[str, str]) -> None:
         """Bring parameters, tags and status up to those of the newest attempt; ``more`` has further tags."""
         run = self._run
-        params = notes.params(run)
-        tags = notes.tags(run, self._names) | dict(more)
+        params = tags.params(run)
+        wanted = tags.tags(run, self._names) | dict(more)
         # MLflow never changes a parameter: what a later attempt has changed stands in a tag.
         for name, value in params.items():
             tag = key(f"telemetry.param.{name}")
             if self._params.get(name, value) != value or tag in self._tags:
-                tags[tag] = value
+                wanted[tag] = value
         new_params = {name: value for name, value in params.items() if name not in self._params}
-        new_tags = {name: value for name, value in tags.items() if self._tags.get(name) != value}
+        new_tags = {name: value for name, value in wanted.items() if self._tags.get(name) != value}
         self._log_each(lambda some: self._log(params=some), new_params)
         self._log_each(lambda some: self._log(tags=some), new_tags)
-        if self._tags.get(notes.ATTEMPT) != str(run.attempt):
+        if self._tags.get(tags.ATTEMPT) != str(run.attempt):
             if self._status != "RUNNING":
                 self._client.update_run(self.run_id, status="RUNNING")
             # Last, so that after a kill all of it is done again.
-            self._log(tags={notes.ATTEMPT: str(run.attempt)})
+            self._log(tags={tags.ATTEMPT: str(run.attempt)})
 
     def write(self, records: Sequence[Record]) -> int:
         """Write what is not there yet of the records; give the highest number that is there then.
@@ -104,17 +104,17 @@ class Run:
             # MLflow promises no order within a call, so the number goes with the call that follows.
             self._write(batch, told)
             self.seq = told = batch.last
-        self._log(tags={notes.SEQ: str(self.seq)})
+        self._log(tags={tags.SEQ: str(self.seq)})
         return self.seq
 
     def close(self, status: Status, time: int, reason: str) -> None:
         """End the run; ``time`` in ms since 1970."""
-        self._log(tags={"telemetry.status": status, "telemetry.reason": notes.cut(reason, notes.TAG_LIMIT)})
+        self._log(tags={"telemetry.status": status, "telemetry.reason": tags.cut(reason, tags.TAG_LIMIT)})
         # MLflow takes 0 for "now".
         self._client.set_terminated(self.run_id, status=_STATUS[status], end_time=max(time, 1))
 
     def _find(self, experiment_id: str) -> Any:
-        wanted = f"tags.`{notes.KEY}` = '{notes.run_key(self._run)}'"
+        wanted = f"tags.`{tags.KEY}` = '{tags.run_key(self._run)}'"
         found = self._client.search_runs([experiment_id], filter_string=wanted)
         # Should there be two, the one that has the points, and always the same.
         return max(found, key=lambda run: (_seq(run), run.info.run_id), default=None)
@@ -124,7 +124,7 @@ class Run:
             experiment_id,
             # MLflow takes 0 for "now".
             start_time=max(self._run.started, 1),
-            tags=notes.first_tags(self._run, folder),
+            tags=tags.first_tags(self._run, folder),
             run_name=name,
         )
 
@@ -133,7 +133,7 @@ class Run:
 
         metrics = [Metric(*value) for value in batch.values]
         try:
-            self._log(metrics, batch.tags | {notes.SEQ: str(told)})
+            self._log(metrics, batch.tags | {tags.SEQ: str(told)})
         except Exception as error:
             if is_refusal(error):
                 self._judge(error, told)
@@ -143,7 +143,7 @@ class Run:
     def _judge(self, error: Exception, told: int) -> None:
         """Say whether a refusal is about the records: what was taken before is offered again."""
         try:
-            self._log(self._known, {notes.SEQ: str(told)})
+            self._log(self._known, {tags.SEQ: str(told)})
         except Exception:  # noqa: BLE001 - whatever it is, no record has caused it
             msg = f"mlflow refuses all that is written to run {self.run_id}: {say(error)}"
             raise SinkUnavailable(msg) from None
@@ -186,5 +186,5 @@ def _portions(items: dict[str, str], count: int) -> Iterator[dict[str, str]]:
 
 def _seq(run: Any) -> int:
     with contextlib.suppress(ValueError):
-        return int(run.data.tags.get(notes.SEQ, "0"))
+        return int(run.data.tags.get(tags.SEQ, "0"))
     return 0

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from sinks._mlflow_names import INFINITE, Names
-from sinks._mlflow_notes import TAG_LIMIT, cut
+from sinks.mlflow.names import INFINITE, Names
+from sinks.mlflow.tags import TAG_LIMIT, cut
 from telemetry import Alert, Record, Resumed, Scalars
 
 METRICS, TAGS = 980, 20

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sinks._mlflow_place import Place
+from sinks.mlflow.tracking_uri import Place
 from telemetry import SinkRejected, SinkUnavailable, TelemetryError, backend_errors
 
 Client = Any

@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from sinks import _run_notes
-from sinks._mlflow_names import Names, key
+from sinks import _run_tables
+from sinks.mlflow.names import Names, key
 from telemetry import RunRecord
 
 PARAM_LIMIT, TAG_LIMIT = 6000, 8000
@@ -30,7 +30,7 @@ def run_key(run: RunRecord) -> str:
 def params(run: RunRecord) -> dict[str, str]:
     """Give the run's parameters by dotted name; names that fall together are told apart by a number."""
     out: dict[str, str] = {}
-    for dotted, value in _run_notes.leaves(run.params):
+    for dotted, value in _run_tables.leaves(run.params):
         name = first = key(dotted, 240)
         count = 1
         while name in out:
@@ -77,7 +77,7 @@ def cut(text: str, limit: int) -> str:
 
 
 def _note(run: RunRecord) -> str:
-    text = f"{_run_notes.about(run)}\n\n{_run_notes.units(run)}"
+    text = f"{_run_tables.about(run)}\n\n{_run_tables.units(run)}"
     if len(text) <= TAG_LIMIT:
         return text
     # Half a row would spoil the table.

@@ -1,7 +1,10 @@
-"""The folder in the run folder that a sink writes to where nobody has named another."""
+"""Where a sink writes by default, and where the commands of its backend are."""
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from telemetry import SinkRejected
@@ -21,3 +24,9 @@ def own_folder(run: Path, sink: str) -> Path:
         )
         raise SinkRejected(msg)
     return path
+
+
+def command(name: str) -> str:
+    """Give a command by its name, with its path where that of the shell does not lead to this environment's."""
+    beside = Path(sys.executable).with_name(name)
+    return shlex.quote(str(beside)) if beside.exists() and shutil.which(name) != str(beside) else name

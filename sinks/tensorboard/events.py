@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sinks._run_notes import escape
+from sinks._run_tables import escape
 from telemetry import Alert, Chart, Metric, Record, Resumed, RunRecord, Scalars, with_unit
 
 _SEQ = re.compile(r"aimnet2mult seq=(\d+)")

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sinks._command import command
-from sinks._wandb_segments import Held, Segment, segments
-from sinks._wandb_server import ask
+from sinks._paths import command
+from sinks.wandb.offline_files import Held, Segment, segments
+from sinks.wandb.server import ask
 from telemetry import SinkRejected, SinkUnavailable, Status, private
 
 EXIT_CODES: dict[str, int] = {"finished": 0, "failed": 1, "preempted": 143, "killed": 137}

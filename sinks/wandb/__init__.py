@@ -1,0 +1,5 @@
+"""The Weights & Biases sink: online, or offline files for ``wandb sync``."""
+
+from sinks.wandb.sink import WandbSink
+
+__all__ = ["WandbSink"]
