@@ -84,7 +84,8 @@ def run_command(name: str, *arguments: object, **environment: str) -> subprocess
     (found,) = entry_points(group="console_scripts", name=name)
     code = f"import sys; from {found.module} import {found.attr}; sys.argv[0] = {name!r}; sys.exit({found.attr}())"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        # -P: the packages that are installed, not those in the current folder.
+        [sys.executable, "-P", "-c", code, *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
