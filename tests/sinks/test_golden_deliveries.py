@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_runs import DELIVERED, Row, copy, delivered_rows, expected, output_of
 
+from support.golden_runs import DELIVERED, Row, copy, delivered_rows, expected, output_of
 from telemetry import read_receipt
 
 Points = Counter[tuple[str, int, str]]

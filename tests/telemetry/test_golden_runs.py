@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_runs import (
+
+from support.golden_runs import (
     DELIVERED,
     METRICS,
     NAMES,
@@ -26,7 +27,6 @@ from golden_runs import (
     expected_rows,
     output_of,
 )
-
 from telemetry import (
     Alert,
     JournalError,

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from golden_runs import V1, copy, expected, expected_rows, output_of, run_command
 
+from support.golden_runs import V1, copy, expected, expected_rows, output_of, run_command
 from telemetry import read_receipt, read_run
 
 torch = pytest.importorskip("torch")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from telemetry import Metric
 
-V1 = Path(__file__).parent / "data" / "golden-runs" / "v1"
+V1 = Path(__file__).parents[2] / "data" / "golden-runs" / "v1"
 NAMES = ("water", "killed", "trained")
 
 ENERGY = {"unit": "kcal/mol", "source_unit": "eV/particle"}
