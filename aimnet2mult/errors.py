@@ -1,7 +1,30 @@
-"""The error of a configuration."""
+"""The errors of this package. Each message says what is wrong, with the value and the location, and what to do."""
 
-__all__ = ["ConfigError"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "ModelError", "RankLost"]
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the key, its value and what would be right."""
+    """The configuration is unusable; the message names the key, its value and what is valid."""
+
+
+class DataError(ValueError):
+    """The data are unusable; the message names the file or the argument, its value and the remedy."""
+
+
+class ModelError(ValueError):
+    """The model cannot be built; the message names its definition, what is wrong there and the remedy."""
+
+
+class CheckpointError(ValueError):
+    """The checkpoint does not fit the model or the data it is loaded for."""
+
+
+class RankLost(RuntimeError):
+    """Another rank has failed or died, and with it the job.
+
+    ``said`` is whether rank 0 knows, and so says it to the user.
+    """
+
+    def __init__(self, message: str, *, said: bool = False) -> None:
+        super().__init__(message)
+        self.said = said

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/sinks")]
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "lib")]
 
-from mlflow_kit import Server, client_of
-from mlflow_proxy import Fault, Proxy, Request
+from support.mlflow_kit import Server, client_of
+from support.mlflow_proxy import Fault, Proxy, Request
 
 DISTANCE = 0.3
 """Seconds that a server which is far away takes to answer."""

@@ -13,15 +13,14 @@ import torch
 from batches import FIDELITIES, LABELS, PlainSums, make_batch
 from target import Target, at_least, at_most
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "train")]
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "lib")]
 
-from host_reads import HostReadError, no_host_reads
-
-from aimnet2mult.train.errors import ErrorSums
-from aimnet2mult.train.statistics import POOLED
+from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.metrics.statistics import POOLED
+from support.host_reads import HostReadError, no_host_reads
 from telemetry.cadence import Cadence
-from telemetry.journal import JournalWriter
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
+from telemetry.journal.writer import JournalWriter
 from telemetry.records import Scalars
 from telemetry.testing import run_record
 

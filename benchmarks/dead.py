@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from backends import Backends
-from mlflow_proxy import Fault, Proxy
 from turns import Late, Turn, environment, job_of
+
+from support.mlflow_proxy import Fault, Proxy
 
 PATIENCE = 20.0
 """Seconds after which a point that has not returned is given up."""

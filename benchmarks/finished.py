@@ -45,7 +45,7 @@ def rows(home: Path, where: Any, factor: float) -> list[Any]:
 
 
 def _write_run(folder: Path, count: int) -> None:
-    from telemetry.journal import JournalWriter
+    from telemetry.journal.writer import JournalWriter
     from telemetry.records import Closed, Scalars
     from telemetry.testing import run_record
 

@@ -15,12 +15,12 @@ from batches import FIDELITIES, LABELS
 from ignite.engine import Events
 from pace import Pace
 
-from aimnet2mult.train.errors import ErrorSums
-from aimnet2mult.train.metrics import declare
-from aimnet2mult.train.reporting import Reporter
-from aimnet2mult.train.statistics import POOLED
+from aimnet2mult.metrics.declarations import declare
+from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.metrics.statistics import POOLED
+from aimnet2mult.train.reporter import Reporter
 from telemetry import Metric, MetricBus, Settings, open_run
-from telemetry.progress import read_progress
+from telemetry.run_folder.sink_progress import read_progress
 
 ALL = ("tensorboard", "wandb", "mlflow")
 DRAIN = 5.0

@@ -10,8 +10,8 @@ from pathlib import Path
 from backends import Backends
 from variants import VARIANTS
 
-from telemetry.reader import JournalReader
-from telemetry.receipt import read_receipt
+from telemetry.delivery.receipt import read_receipt
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 REST = 30.0
@@ -66,7 +66,7 @@ def _tensorboard(home: Path) -> int:
 
 
 def _wandb(home: Path) -> int:
-    from wandb_kit import inspect
+    from support.wandb_kit import inspect
 
     rows = [
         record["history"]["item"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from target import Target, at_most
 
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 IMPORT = "import time; t = time.perf_counter(); import telemetry; print(time.perf_counter() - t)"

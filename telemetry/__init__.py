@@ -3,9 +3,9 @@
 >>> from telemetry import Metric, open_run
 """
 
-from telemetry.bus import MetricBus
-from telemetry.chart import Chart, charts, with_unit
-from telemetry.curve import Curve
+from telemetry.alerts.detector import Divergence
+from telemetry.delivery.receipt import Receipt, read_receipt
+from telemetry.display.grouping import Chart, charts, with_unit
 from telemetry.errors import (
     JournalError,
     LeaseHeld,
@@ -26,16 +26,16 @@ from telemetry.errors import (
     UnitError,
     backend_errors,
 )
-from telemetry.files import private
-from telemetry.hookspecs import Opened, hookimpl
-from telemetry.nullbus import NullBus
-from telemetry.reader import read_header
-from telemetry.receipt import Receipt, read_receipt
+from telemetry.journal.reader import read_header
+from telemetry.plugins.hookspecs import Opened, hookimpl
+from telemetry.reading.curve import Curve
+from telemetry.reading.run import Run, read_run
+from telemetry.recording.bus import MetricBus
+from telemetry.recording.null_bus import NullBus
+from telemetry.recording.open_run import open_run
 from telemetry.records import Alert, Closed, Metric, Record, Resumed, RunRecord, Scalars, Status
-from telemetry.run import Run, read_run
-from telemetry.session import open_run
+from telemetry.run_folder.atomic_write import private
 from telemetry.settings import Settings
-from telemetry.watch import Divergence
 
 __all__ = [
     "Alert",

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from telemetry.alerts.detector import WatchSettings
 from telemetry.cadence import Cadence
 from telemetry.errors import SettingError
-from telemetry.plugins import installed
-from telemetry.watch import WatchSettings
+from telemetry.plugins.registry import installed
 
 # The upper bound is what timers take.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]

@@ -19,11 +19,11 @@ import click
 import msgspec
 
 from aimnet2mult.cli import cli
-from aimnet2mult.layers import DEFAULTS
+from aimnet2mult.config.merge import DEFAULTS
 from telemetry import Settings
+from telemetry.alerts.detector import WatchSettings
 from telemetry.cli import main as telemetry_cli
-from telemetry.plugins import installed, load
-from telemetry.watch import WatchSettings
+from telemetry.plugins.registry import installed, load
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 BUILT_IN = "sinks."

@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 from aimnet.data import DataGroup, SizeGroupedDataset
 
-from aimnet2mult.data.errors import DataError
-from aimnet2mult.data.sae import Sae, apply_sae, fit_sae, read_sae
+from aimnet2mult.data.reference_energies import Sae, apply_sae, fit_sae, read_sae
+from aimnet2mult.errors import DataError
 from aimnet2mult.labels import LABELS
 
 __all__ = ["INPUTS", "MAX_ELEMENT", "MixedData", "load_data", "read_fidelity"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from aimnet2mult.data.errors import DataError
+from aimnet2mult.errors import DataError
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset

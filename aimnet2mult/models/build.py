@@ -13,9 +13,9 @@ warp.config.log_level = warp.LOG_WARNING
 from aimnet.config import build_module, get_module  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402
 
+from aimnet2mult.errors import ModelError  # noqa: E402
 from aimnet2mult.labels import LABELS  # noqa: E402
-from aimnet2mult.models.errors import ModelError  # noqa: E402
-from aimnet2mult.models.mixed import MixedFidelity  # noqa: E402
+from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
 
 __all__ = ["build_model"]
 

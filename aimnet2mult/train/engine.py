@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from aimnet2mult.train.ranks import Ranks
+from aimnet2mult.distributed.rank_info import Ranks
 
 __all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "epoch_length", "total_iterations"]
 

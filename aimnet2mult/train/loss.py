@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimnet2mult.config.import_path import load_object
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train.dotted import load_object
-from aimnet2mult.train.ranks import Ranks
-from aimnet2mult.train.shapes import mask_name, reshaped, widened_mask
+from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
 
 __all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]
 

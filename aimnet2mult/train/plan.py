@@ -13,11 +13,13 @@ from typing import Any
 
 import click
 
-from aimnet2mult.config import Config, ConfigError, load
-from aimnet2mult.layers import merge_layers
-from aimnet2mult.train import checkpoint, resume
-from aimnet2mult.train.definition import DEFAULT, read_definition
-from aimnet2mult.train.metrics import declare
+from aimnet2mult.config import resume_rules as resume
+from aimnet2mult.config.merge import merge_layers
+from aimnet2mult.config.schema import Config, load
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.declarations import declare
+from aimnet2mult.models.definition import DEFAULT, read_definition
+from aimnet2mult.train import checkpointing as checkpoint
 from telemetry import Metric, Settings, read_receipt
 
 __all__ = ["Plan", "Request", "echo", "make_plan"]

@@ -17,21 +17,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from aimnet2mult.config import ConfigError
-from aimnet2mult.data.errors import DataError
+from aimnet2mult.config import resume_rules as resume
+from aimnet2mult.config.merge import write_yaml
+from aimnet2mult.distributed.rank_info import Place, Ranks, find_place
+from aimnet2mult.distributed.stop_signal import Stop
+from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
 from aimnet2mult.labels import LABELS
-from aimnet2mult.layers import write_yaml
-from aimnet2mult.models.errors import ModelError
-from aimnet2mult.train import checkpoint, resume
-from aimnet2mult.train.checkpoint import CheckpointError
+from aimnet2mult.train import checkpointing as checkpoint
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
-from aimnet2mult.train.ranks import Place, RankLost, Ranks, find_place
-from aimnet2mult.train.stop import Stop
 from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
 
 if TYPE_CHECKING:
-    from aimnet2mult.train.progress import Progress
-    from aimnet2mult.train.training import Outcome
+    from aimnet2mult.train.console import Progress
+    from aimnet2mult.train.loop import Outcome
 
 __all__ = ["train"]
 
@@ -89,8 +87,8 @@ def _lead(request: Request, place: Place) -> int:
 
 def _follow(place: Place) -> int:
     _load_libraries()
-    from aimnet2mult.train.group import joined
-    from aimnet2mult.train.progress import Silence
+    from aimnet2mult.distributed.process_group import joined
+    from aimnet2mult.train.console import Silence
 
     logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
     stop = Stop()
@@ -146,12 +144,12 @@ def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Outcome:
     write_yaml(plan.folder / resume.MODEL, plan.definition)
     if stop.requested:
         return "preempted"
-    from aimnet2mult.train.progress import Progress
+    from aimnet2mult.train.console import Progress
 
     progress = Progress(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
     progress.say("loading torch and aimnet …")
     _load_libraries()
-    from aimnet2mult.train.group import TIMEOUT, joined
+    from aimnet2mult.distributed.process_group import TIMEOUT, joined
 
     if place.world > 1:
         progress.say(f"waiting for the others of {place.world} ranks, for {TIMEOUT.seconds // 60} minutes at most …")
@@ -170,18 +168,18 @@ def _load_libraries() -> None:
     """
     gc.disable()
     try:
-        import aimnet2mult.train.group
-        import aimnet2mult.train.training  # noqa: F401 - all that is imported with it
+        import aimnet2mult.distributed.process_group
+        import aimnet2mult.train.loop  # noqa: F401 - all that is imported with it
     finally:
         gc.enable()
     gc.freeze()
 
 
 def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress, ranks: Ranks) -> Outcome:
-    from aimnet2mult.train.agreement import Agreement
-    from aimnet2mult.train.parts import build_parts, keep_saes
-    from aimnet2mult.train.training import Training
-    from aimnet2mult.train.weights import are_finite, load_weights, save_weights
+    from aimnet2mult.distributed.stop_consensus import Agreement
+    from aimnet2mult.models.weights import are_finite, load_weights, save_weights
+    from aimnet2mult.train.components import build_parts, keep_saes
+    from aimnet2mult.train.loop import Training
 
     stops = plan.settings.on_divergence == "stop"
     agreement = Agreement(stop, ranks, has_diverged=lambda: stops and bus.diverged is not None)

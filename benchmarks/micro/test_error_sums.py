@@ -10,8 +10,8 @@ from aimnet.train.metrics import RegMultiMetric
 from batches import COMPONENTS, FIDELITIES, LABELS, Batch, PlainSums, counted_of, make_batch
 from torchmetrics import MeanSquaredError
 
-from aimnet2mult.train.errors import ErrorSums, Slot
-from aimnet2mult.train.statistics import POOLED
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
+from aimnet2mult.metrics.statistics import POOLED
 
 
 def sums_of(batch: Batch, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES)) -> Any:

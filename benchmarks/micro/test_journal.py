@@ -10,10 +10,10 @@ import pytest
 from basics import NAMES, fill
 
 from telemetry import Scalars, Settings
-from telemetry.delivery import Delivery, End
-from telemetry.journal import JournalWriter
-from telemetry.plugins import select
-from telemetry.reader import JournalReader
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.journal.reader import JournalReader
+from telemetry.journal.writer import JournalWriter
+from telemetry.plugins.registry import select
 from telemetry.records import Closed
 from telemetry.testing import RecordingSink, run_record
 

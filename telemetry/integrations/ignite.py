@@ -12,7 +12,7 @@ from ignite.engine.events import RemovableEventHandle
 from torch.optim import Optimizer
 
 from telemetry import MetricBus, NullBus
-from telemetry.integrations.held import Held, Means, Number, checked, is_number
+from telemetry.integrations.pending_values import Held, Means, Number, checked, is_number
 
 __all__ = ["Attachment", "attach", "output"]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from telemetry.errors import SinkUnavailable
-from telemetry.hookspecs import Opened, hookimpl
+from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.records import Record, RunRecord, Status
 
 

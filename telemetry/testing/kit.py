@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from telemetry.delivery import BATCH
+from telemetry.delivery.delivery import BATCH
 from telemetry.errors import SinkRejected, SinkUnavailable
-from telemetry.hookspecs import Opened
-from telemetry.plugins import Hooks, Sink
+from telemetry.plugins.hookspecs import Opened
+from telemetry.plugins.registry import Hooks, Sink
 from telemetry.records import Record, RunRecord, Status
 from telemetry.testing.child import Child
 from telemetry.testing.points import STARTED, Point, begins_with, difference, points_of, run_record

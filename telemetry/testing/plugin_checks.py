@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.errors import PluginError, SettingError
-from telemetry.plugins import Plugin, Sink
+from telemetry.plugins.registry import Plugin, Sink
 from telemetry.testing.child import Child, Report
 from telemetry.testing.kit import EXPECTED_ERRORS, Driver, Kit
 from telemetry.testing.points import run_record

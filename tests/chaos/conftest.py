@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-for place in ("telemetry", "sinks"):
-    sys.path.append(str(HERE.parent / place))
-
-from chaos_backends import Backend  # noqa: E402 - they are found only now
-from chaos_run import ChaosRun  # noqa: E402
-from telemetry_fakes import offer_sinks  # noqa: E402
+from support.chaos.backends import Backend
+from support.chaos.run import ChaosRun
+from support.telemetry_fakes import offer_sinks
 
 FIGURES = pytest.StashKey[list[str]]()
 SITE = """
-import sys
-sys.path[:0] = {path!r}
-import chaos_faults
-chaos_faults.arm()
+from support.chaos import faults
+faults.arm()
 """
 
 
@@ -66,12 +59,10 @@ def count() -> int:
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the recording sink to all processes, and have them look for their faults."""
     site = tmp_path / "site"
-    offer_sinks(site, file="telemetry_fakes:FileSink", other="telemetry_fakes:FileSink")
-    path = [str(HERE), str(HERE.parent / "telemetry")]
-    (site / "sitecustomize.py").write_text(SITE.format(path=path))
+    offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
+    (site / "sitecustomize.py").write_text(SITE)
     monkeypatch.syspath_prepend(site)
-    given = filter(None, [os.environ.get("PYTHONPATH")])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *path, *given]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
 

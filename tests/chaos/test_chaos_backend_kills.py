@@ -6,17 +6,18 @@ import random
 from collections.abc import Callable
 
 import pytest
-from chaos_backends import Backend, Mlflow, WandbOffline, WandbOnline
-from chaos_figures import Figures
-from chaos_life import Life, live
-from chaos_run import ChaosRun
-from test_chaos_kills import OF_DELIVERY, OF_TRAINER, at
+
+from support.chaos.backends import Backend, Mlflow, WandbOffline, WandbOnline
+from support.chaos.fault_points import OF_DELIVERY, OF_TRAINER, at
+from support.chaos.figures import Figures
+from support.chaos.lifetime import Life, live
+from support.chaos.run import ChaosRun
 
 pytest.importorskip("wandb")
 pytest.importorskip("mlflow")
 
-from mlflow_kit import IGNORE_NOLOAD, shared_server, shared_template
-from wandb_server import KEY, WandbServer
+from support.mlflow_kit import IGNORE_NOLOAD, shared_server, shared_template
+from support.wandb_server import KEY, WandbServer
 
 pytestmark = [
     IGNORE_NOLOAD,

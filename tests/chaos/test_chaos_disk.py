@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos_backends import Recording
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually
+
+from support.chaos.backends import Recording
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually
 
 pytestmark = pytest.mark.chaos
 

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from chaos_backends import Recording
-from chaos_processes import kill
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually, lines_of
+
+from support.chaos.backends import Recording
+from support.chaos.processes import kill
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually, lines_of
 
 pytestmark = pytest.mark.chaos
 

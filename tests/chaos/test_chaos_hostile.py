@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from telemetry_fakes import HandMadeRun, row_seqs, row_steps
 
+from support.telemetry_fakes import HandMadeRun, row_seqs, row_steps
 from telemetry.cli import main
 
 damages = st.lists(
@@ -86,7 +86,7 @@ def test_whatever_is_done_to_its_files_a_run_is_delivered_without_a_crash_and_wi
 
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../b", ".", "..", "a\0b", "a\nb", "x" * 300])
 def test_a_name_from_a_journal_leads_nowhere(original: Path, tmp_path: Path, name: str) -> None:
-    from telemetry.journal import segment_path
+    from telemetry.journal.writer import segment_path
     from telemetry.records import encode
     from telemetry.testing import run_record
 

@@ -8,37 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from chaos_backends import Recording, TensorBoard
-from chaos_figures import Figures
-from chaos_life import Life, live
-from chaos_run import ChaosRun
+
+from support.chaos.backends import Recording, TensorBoard
+from support.chaos.fault_points import OF_DELIVERY, OF_TRAINER, at
+from support.chaos.figures import Figures
+from support.chaos.lifetime import Life, live
+from support.chaos.run import ChaosRun
 
 pytest.importorskip("tensorboard")
 
-OF_TRAINER = [
-    ("write", ("before", "torn", "after"), 60),
-    ("sync", ("before", "after"), 60),
-    ("rotate", ("before", "after"), 1),
-    ("lease", ("before", "after"), 2),
-    ("beat", ("before", "after"), 3),
-]
-OF_DELIVERY = [
-    ("hook", ("before", "after"), 8),
-    ("cursor", ("before", "after"), 12),
-    ("lease", ("before", "after"), 2),
-    ("backend", ("before", "after"), 60),
-]
-"""The fault points of each process: when, and up to which call."""
 LIVES = 20
 """Lives of one run."""
-
-
-def at(role: str, points: list[Any], chance: random.Random, do: str = "kill", times: int = 1) -> dict[str, Any]:
-    """Choose a fault point."""
-    point, whens, calls = chance.choice(points)
-    # As often one of the first calls as one of many.
-    when, nth = chance.choice(whens), int(calls ** chance.random())
-    return {"role": role, "point": point, "when": when, "nth": nth, "do": do, "times": times}
 
 
 def rotation(chance: random.Random) -> list[dict[str, Any]]:

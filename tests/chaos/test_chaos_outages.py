@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_backends import Mlflow, Recording, TensorBoard, WandbOnline
-from chaos_processes import kill
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually
 
+from support.chaos.backends import Mlflow, Recording, TensorBoard, WandbOnline
+from support.chaos.processes import kill
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually
 from telemetry import read_receipt
-from telemetry.progress import read_progress
+from telemetry.run_folder.sink_progress import read_progress
 
 pytest.importorskip("wandb")
 pytest.importorskip("mlflow")
 
-from mlflow_kit import IGNORE_NOLOAD, Server, shared_server
-from mlflow_proxy import Fault, Proxy, Request
-from wandb_server import KEY, WandbServer
-from wandb_server import Fault as WandbFault
+from support.mlflow_kit import IGNORE_NOLOAD, Server, shared_server
+from support.mlflow_proxy import Fault, Proxy, Request
+from support.wandb_server import KEY, WandbServer
+from support.wandb_server import Fault as WandbFault
 
 pytestmark = [IGNORE_NOLOAD, pytest.mark.chaos]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import METRICS, Backend, HandMadeRun, sink_for
 
-from telemetry import Settings, journal, open_run
-from telemetry.delivery import Delivery
-from telemetry.reader import JournalReader
+from support.telemetry_fakes import METRICS, Backend, HandMadeRun, sink_for
+from telemetry import Settings, open_run
+from telemetry.delivery.delivery import Delivery
+from telemetry.journal import writer as journal
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 CALLS = ("write", "fdatasync", "fsync", "open", "close")

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_backends import Recording, TensorBoard
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually
 
-from telemetry.journal import segments
+from support.chaos.backends import Recording, TensorBoard
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually
+from telemetry.journal.writer import segments
 from telemetry.records import encode
 
 pytestmark = pytest.mark.chaos

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos_backends import Recording, TensorBoard
-from chaos_processes import kill, named
-from telemetry_fakes import eventually
 
-from aimnet2mult import cli
-from aimnet2mult.layers import write_yaml
+from aimnet2mult.cli.sample_data import SAMPLE
+from aimnet2mult.config.merge import write_yaml
+from support.chaos.backends import Recording, TensorBoard
+from support.chaos.processes import kill, named
+from support.telemetry_fakes import eventually
 from telemetry import Scalars, read_receipt
-from telemetry.journal import segments
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
+from telemetry.journal.writer import segments
 
 pytest.importorskip("aimnet")
 h5py = pytest.importorskip("h5py")
@@ -39,7 +39,7 @@ LONG = 600.0
 def config(tmp_path: Path) -> Path:
     """Give the settings of a training on the first structures of the sample."""
     for name in ("gfn1.h5", "spgfn2.h5"):
-        with h5py.File(cli.SAMPLE / name) as whole, h5py.File(tmp_path / name, "w") as part:
+        with h5py.File(SAMPLE / name) as whole, h5py.File(tmp_path / name, "w") as part:
             for key, values in whole["003"].items():
                 part[f"003/{key}"] = values[:40]
     path = tmp_path / "train.yaml"
@@ -64,7 +64,7 @@ class Job:
     """The trainings of one run folder, one after another."""
 
     def __init__(self, config: Path, runs: Path, *options: str) -> None:
-        self._words = ["--config", str(config), "--model", str(cli.SAMPLE / "model.yaml"), "--telemetry-dir", str(runs)]
+        self._words = ["--config", str(config), "--model", str(SAMPLE / "model.yaml"), "--telemetry-dir", str(runs)]
         self._words += options
         self._runs = runs
         self._programs: list[subprocess.Popen[bytes]] = []

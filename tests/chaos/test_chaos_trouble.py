@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import eventually
+
+from support.telemetry_fakes import eventually
 
 pytest.importorskip("aimnet")
 
-from aimnet2mult import cli
-
-HERE = Path(__file__).parent
+from aimnet2mult.cli.sample_data import SAMPLE
 
 pytestmark = pytest.mark.chaos
 
 EVERY, AT = 50, 300
 LONG = 600.0
 """Seconds that a training may take on a machine that is busy."""
-SITE = f"""
+SITE = """
 import sys
-sys.path.insert(0, {str(HERE)!r})
-import chaos_trouble
-chaos_trouble.arm()
+from support.chaos import trouble
+trouble.arm()
 """
 
 
@@ -47,13 +45,13 @@ class Training:
             self.program = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "aimnet2mult.cli", "train"),
-                    *("--config", cli.SAMPLE / "train.yaml", "--model", cli.SAMPLE / "model.yaml"),
+                    *("--config", SAMPLE / "train.yaml", "--model", SAMPLE / "model.yaml"),
                     *("--telemetry-dir", self._runs, "--telemetry-every", str(every), "--telemetry-sinks", "none"),
                     *overrides,
                 ],
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"PYTHONPATH": str(site)} | given,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site), os.environ["PYTHONPATH"]])} | given,
             )
 
     def alerts(self) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_backends import Recording, TensorBoard
-from chaos_run import PATIENCE, ChaosRun
-from telemetry_fakes import eventually, lines_of
 
-from telemetry.delivery import BATCH
-from telemetry.progress import read_progress
+from support.chaos.backends import Recording, TensorBoard
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually, lines_of
+from telemetry.delivery.delivery import BATCH
+from telemetry.run_folder.sink_progress import read_progress
 
 pytestmark = pytest.mark.chaos
 

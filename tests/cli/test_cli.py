@@ -11,12 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aimnet2mult import cli
-from aimnet2mult.config import ConfigError
-from aimnet2mult.data.errors import DataError
-from aimnet2mult.models.errors import ModelError
+from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError
 from aimnet2mult.train import plan as plans
 from aimnet2mult.train import runner
-from aimnet2mult.train.checkpoint import CheckpointError
 from aimnet2mult.train.plan import Request
 from telemetry import SinkNotFound
 
@@ -165,7 +162,7 @@ def test_an_interrupt_exits_as_shells_expect(
 def test_what_is_not_installed_is_named_with_the_command_that_installs_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: str
 ) -> None:
-    monkeypatch.setattr(cli, "TRAINING", ("torch", "no_such_module"))
+    monkeypatch.setattr("aimnet2mult.cli.console.TRAINING_PACKAGES", ("torch", "no_such_module"))
     for arguments in (["train", dataset], ["calc-sae", str(tmp_path / "a.h5"), "out.yaml"]):
         code, _, err = run(capsys, *arguments)
         assert (code, err) == (

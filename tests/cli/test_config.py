@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from aimnet2mult.config import Config, ConfigError, load
-from aimnet2mult.layers import DEFAULTS, flatten, read_yaml, write_yaml
+from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml, write_yaml
+from aimnet2mult.config.schema import Config, load
+from aimnet2mult.errors import ConfigError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 

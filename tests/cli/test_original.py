@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from aimnet2mult import original
-from aimnet2mult.config import Config, ConfigError, load
-from aimnet2mult.layers import read_yaml, write_yaml
-from aimnet2mult.train.definition import read_definition
+from aimnet2mult.config.legacy import settings as original
+from aimnet2mult.config.merge import read_yaml, write_yaml
+from aimnet2mult.config.schema import Config, load
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.models.definition import read_definition
 from telemetry import Settings
 
 FILES = Path(__file__).with_name("original")
@@ -36,7 +37,7 @@ def read(name: str, data: Sequence[str], *overrides: str) -> Config:
 
 def notice(caplog: pytest.LogCaptureFixture) -> str:
     """Return the one notice that was given."""
-    (record,) = (record for record in caplog.records if record.name == "aimnet2mult.original")
+    (record,) = (record for record in caplog.records if record.name == "aimnet2mult.config.legacy.settings")
     assert record.levelno == logging.WARNING
     return record.getMessage()
 
@@ -106,7 +107,7 @@ def test_a_translated_file_reads_back_as_ours_and_equal(
     write_yaml(tmp_path / "train.yaml", config.to_dict())
     caplog.clear()
     assert load([tmp_path / "train.yaml"]) == config
-    assert not [record for record in caplog.records if record.name == "aimnet2mult.original"]
+    assert not [record for record in caplog.records if record.name == "aimnet2mult.config.legacy.settings"]
     # As when a batch script is run again with --resume.
     assert load([tmp_path / "train.yaml", FILES / f"{name}.yaml"], [] if name != "plateau" else NAMES) == config
 

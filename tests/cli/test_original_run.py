@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from aimnet2mult.layers import read_yaml
+from aimnet2mult.config.merge import read_yaml
 from telemetry import Scalars, read_receipt
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 FILES = Path(__file__).with_name("original")
 SAMPLE = Path(__file__).parents[2] / "aimnet2mult" / "sample"

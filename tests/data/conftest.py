@@ -6,7 +6,8 @@ from typing import Any
 
 import h5py
 import pytest
-from small_groups import Group
+
+from support.small_groups import Group
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from aimnet.data import SizeGroupedDataset
-from small_groups import make_group
 
 from aimnet2mult.data.dataset import INPUTS, MixedData, load_data, read_fidelity
-from aimnet2mult.data.errors import DataError
-from aimnet2mult.data.sae import apply_sae, write_sae
+from aimnet2mult.data.reference_energies import apply_sae, write_sae
+from aimnet2mult.errors import DataError
+from support.small_groups import make_group
 
 ALL = ("energy", "forces", "charges", "spin_charges")
 SAMPLE = Path(__file__).parents[2] / "aimnet2mult" / "sample"

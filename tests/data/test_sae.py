@@ -8,8 +8,8 @@ from aimnet.data import SizeGroupedDataset
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aimnet2mult.data.errors import DataError
-from aimnet2mult.data.sae import apply_sae, elements, fit_sae, read_sae, write_sae
+from aimnet2mult.data.reference_energies import apply_sae, elements, fit_sae, read_sae, write_sae
+from aimnet2mult.errors import DataError
 
 TRUE = {1: -13.6, 6: -1030.0, 8: -2040.5}
 

@@ -10,8 +10,8 @@ from aimnet.data import SizeGroupedDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aimnet2mult.data.errors import DataError
 from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.errors import DataError
 
 Counts = Mapping[int, tuple[int, ...]]
 Order = list[tuple[int, list[int]]]

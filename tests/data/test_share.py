@@ -5,10 +5,10 @@ from itertools import chain
 import numpy as np
 import pytest
 from aimnet.data import SizeGroupedDataset
-from small_groups import make_group
 
+from aimnet2mult.data.rank_share import Share, load_share
 from aimnet2mult.data.sampler import MixedFidelitySampler
-from aimnet2mult.data.share import Share, load_share
+from support.small_groups import make_group
 
 
 def dataset() -> SizeGroupedDataset:

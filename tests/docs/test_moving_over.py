@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from aimnet2mult import original
-from aimnet2mult.layers import DEFAULTS, flatten, read_yaml
+from aimnet2mult.config.legacy import settings as original
+from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "moving-over.md").read_text(encoding="utf-8")
 

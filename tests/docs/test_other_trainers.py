@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from telemetry.integrations import ignite
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 ROOT = Path(__file__).parents[2]

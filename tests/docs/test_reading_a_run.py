@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from telemetry import Closed, Metric, testing
 from telemetry.cli import main
-from telemetry.export import Row
+from telemetry.reading.export import Row
 from telemetry.records import encode
 
 ROOT = Path(__file__).parents[2]

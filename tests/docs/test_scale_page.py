@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from ports import free_port
 
+from support.ports import free_port
 from telemetry import Closed, Scalars
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "scale.md").read_text(encoding="utf-8")

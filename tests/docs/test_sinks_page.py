@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from telemetry import Settings
-from telemetry.plugins import load, select
+from telemetry.plugins.registry import load, select
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/how-to/sinks.md").read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ def test_each_message_that_is_explained_is_one_of_the_code() -> None:
 
 
 def test_what_the_page_of_alerts_says_of_its_settings_is_so() -> None:
-    from telemetry.watch import WatchSettings
+    from telemetry.alerts.detector import WatchSettings
 
     page = (ROOT / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `telemetry\.watch\.(\w+)` \| (\d+)", page, re.MULTILINE))

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from telemetry import hookspecs, testing
+from telemetry import testing
 from telemetry.cli import main
+from telemetry.plugins import hookspecs
 from telemetry.testing import SinkContract
 from telemetry.testing.kit import Kit
 

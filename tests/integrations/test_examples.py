@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from aimnet2mult.cli import sample_data
 from telemetry import Closed, Scalars, read_header
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KCAL = 96485.33212331 / 4184

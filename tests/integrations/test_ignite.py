@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_reads import no_host_reads
 from ignite.engine import Engine, Events
 from ignite.metrics import Average, ConfusionMatrix
 
+from support.host_reads import no_host_reads
 from telemetry import Metric, MetricBus, NullBus, Settings, open_run
 from telemetry.integrations.ignite import attach, output
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 NAMES = ("loss", "lr", "error", "mean", "a", "b", "count", "half", "one")

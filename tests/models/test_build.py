@@ -10,12 +10,12 @@ import torch
 import yaml
 from aimnet.models import AIMNet2
 from aimnet.modules import Forces
-from small_models import OUTPUTS, batch, build, definition, predict
 
+from aimnet2mult.errors import ModelError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.models.build import build_model
-from aimnet2mult.models.errors import ModelError
-from aimnet2mult.models.mixed import MixedFidelity
+from aimnet2mult.models.mixed_fidelity import MixedFidelity
+from support.small_models import OUTPUTS, batch, build, definition, predict
 
 PACKAGE = Path(__file__).parents[2] / "aimnet2mult"
 OURS = yaml.safe_load((PACKAGE / "models" / "aimnet2.yaml").read_text())

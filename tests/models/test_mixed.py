@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from aimnet.constants import get_masses
-from small_models import Data, batch, build, definition, predict
 from torch import Tensor, nn
 
 from aimnet2mult.labels import LABELS
+from support.small_models import Data, batch, build, definition, predict
 
 DIPOLE = {
     "class": "aimnet.modules.Dipole",

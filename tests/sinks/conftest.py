@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from wandb_server import KEY, WandbServer
+
+from support.wandb_server import KEY, WandbServer
 
 
 @pytest.fixture(autouse=True)

@@ -13,23 +13,23 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_tensorboard_contract import Shown as TensorBoard
 
-from aimnet2mult.cli import SAMPLE
-from aimnet2mult.layers import write_yaml
+from aimnet2mult.cli.sample_data import SAMPLE
+from aimnet2mult.config.merge import write_yaml
 from telemetry import RunRecord, Scalars, read_header, read_receipt
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.testing import Point
 
 pytest.importorskip("wandb")
 pytest.importorskip("mlflow")
 pytest.importorskip("telemetry_sink_csv", reason="pip install ./examples/telemetry-sink-csv")
 
-from mlflow_kit import IGNORE_NOLOAD, client_of, quiet, the_run
-from mlflow_kit import points as mlflow_points
-from wandb_kit import config as wandb_config
-from wandb_kit import points as wandb_points
-from wandb_kit import rows as wandb_rows
+from support.mlflow_kit import IGNORE_NOLOAD, client_of, quiet, the_run
+from support.mlflow_kit import points as mlflow_points
+from support.tensorboard_contract import TensorBoardKit
+from support.wandb_kit import config as wandb_config
+from support.wandb_kit import points as wandb_points
+from support.wandb_kit import rows as wandb_rows
 
 pytestmark = IGNORE_NOLOAD
 
@@ -115,7 +115,7 @@ def check_all(run: Path) -> None:
     assert mlflow_run.info.status == "FINISHED"
     assert comparable(csv_points(run)) == expected
     narrow = {(name, step, float(np.float32(value)), *rest) for name, step, value, *rest in expected}
-    assert comparable(TensorBoard().read_back(run)) == narrow
+    assert comparable(TensorBoardKit().read_back(run)) == narrow
 
 
 def check_receipt(run: Path, header: RunRecord) -> None:

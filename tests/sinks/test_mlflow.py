@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_kit import (
+
+from sinks import _mlflow_batches
+from sinks.mlflow_sink import MlflowSink
+from support.mlflow_kit import (
     IGNORE_NOLOAD,
     Between,
     client_of,
@@ -21,12 +24,9 @@ from mlflow_kit import (
     shared_template,
     the_run,
 )
-
-from sinks import _mlflow_batches
-from sinks.mlflow_sink import MlflowSink
 from telemetry import Metric, Settings, SinkRejected, SinkUnavailable, open_run
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import Plugin, Sink, select
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.plugins.registry import Plugin, Sink, select
 from telemetry.testing.points import METRICS, STARTED, points_of, resumed, run_record, sample, scalars
 
 pytestmark = IGNORE_NOLOAD

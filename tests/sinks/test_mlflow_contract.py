@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_mlflow import FakeMlflow, FaultyMlflow, fake_path, fake_uri
-from mlflow_kit import (
+
+from sinks.mlflow_sink import MlflowSink
+from support.fake_mlflow import FakeMlflow, FaultyMlflow, fake_path, fake_uri
+from support.mlflow_kit import (
     IGNORE_NOLOAD,
     SERVER,
     client_of,
@@ -21,9 +23,7 @@ from mlflow_kit import (
     shared_server,
     shared_template,
 )
-from tried_again import TriedAgain
-
-from sinks.mlflow_sink import MlflowSink
+from support.retries import TriedAgain
 from telemetry.testing import Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import pytest
-from fake_mlflow import _check_name
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sinks._mlflow_batches import BYTES, METRICS, Value, batches
 from sinks._mlflow_names import Names, key
+from support.fake_mlflow import _check_name
 from telemetry import Alert, Record, SinkRejected
 from telemetry.testing.points import ODD_NAMES, resumed, scalars
 

@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_kit import IGNORE_NOLOAD, client_of, opened, opened_between, put_store, refusal, shared_template, the_run
 
+from support.mlflow_kit import (
+    IGNORE_NOLOAD,
+    client_of,
+    opened,
+    opened_between,
+    put_store,
+    refusal,
+    shared_template,
+    the_run,
+)
 from telemetry import Metric
 from telemetry.testing.points import STARTED, run_record, scalars
 

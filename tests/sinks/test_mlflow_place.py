@@ -8,7 +8,7 @@ import pytest
 
 from sinks._mlflow_place import Place, place
 from telemetry import SettingError, SinkRejected
-from telemetry.plugins import select
+from telemetry.plugins.registry import select
 
 RUNS = Path("/data/runs")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_mlflow import FakeMlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow_kit import IGNORE_NOLOAD, client_of, history, put_store, quiet, shared_template
 
 from sinks._mlflow_calls import is_refusal, status
+from support.fake_mlflow import FakeMlflow
+from support.mlflow_kit import IGNORE_NOLOAD, client_of, history, put_store, quiet, shared_template
 
 pytestmark = IGNORE_NOLOAD
 

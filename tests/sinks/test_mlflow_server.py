@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_kit import client_of, find_runs, history, opened, points, shared_server
-from mlflow_proxy import Fault, Proxy, Request
 
 from sinks.mlflow_sink import MlflowSink
+from support.mlflow_kit import client_of, find_runs, history, opened, points, shared_server
+from support.mlflow_proxy import Fault, Proxy, Request
 from telemetry import Metric, Settings, SinkRejected, SinkUnavailable, open_run
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import select
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.plugins.registry import select
 from telemetry.testing.points import METRICS, STARTED, points_of, run_record, sample, scalars
 
 METRICS_AND_MORE = METRICS | {"val/Å": Metric()}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_kit import IGNORE_NOLOAD, client_of, find_runs, opened, opened_between, put_store, shared_template
 
 from sinks import _mlflow_calls, mlflow_sink
 from sinks._mlflow_place import Place
+from support.mlflow_kit import IGNORE_NOLOAD, client_of, find_runs, opened, opened_between, put_store, shared_template
 from telemetry import SinkRejected, SinkUnavailable
 from telemetry.testing.points import run_record, scalars
 
@@ -42,10 +42,9 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-OPEN = f"""
+OPEN = """
 import sys, pathlib
-sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}
-from mlflow_kit import opened
+from support.mlflow_kit import opened
 from telemetry.testing.points import run_record, sample
 def main(name):
     run = run_record(name, project="shared")

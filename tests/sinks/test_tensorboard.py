@@ -20,20 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_ndarray
-from tensorboard_kit import (
-    STARTED,
-    Point,
-    a_run,
-    curve,
-    event_files,
-    opened,
-    resumed,
-    scalars,
-    steps,
-)
 
 from sinks import _event_files
 from sinks.tensorboard_sink import TensorBoardSink
+from support.tensorboard_kit import STARTED, Point, a_run, curve, event_files, opened, resumed, scalars, steps
 from telemetry import (
     Closed,
     Metric,
@@ -44,8 +34,8 @@ from telemetry import (
     SinkUnavailable,
     open_run,
 )
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import select
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.plugins.registry import select
 
 
 @pytest.fixture
@@ -252,8 +242,7 @@ class TestKills:
     def test_what_it_called_safe_is_there_after_a_kill_and_everything_is_there_once_after_the_next(self, tmp_path, tb):
         script = f"""
 import itertools, pathlib, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from tensorboard_kit import opened, scalars
+from support.tensorboard_kit import opened, scalars
 sink, found = opened(pathlib.Path({str(tmp_path)!r}))
 for first in itertools.count(found.last_seq + 1, 7):
     print(sink.sink_write([scalars(first + i) for i in range(7)]), flush=True)

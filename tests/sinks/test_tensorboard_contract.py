@@ -2,71 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tried_again import TriedAgain
 
 from sinks import _event_files
 from sinks.tensorboard_sink import TensorBoardSink
-from telemetry.testing import Point, SinkContract
+from support.retries import TriedAgain
+from support.tensorboard_contract import TensorBoardKit
+from telemetry.testing import SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
-from telemetry.testing.kit import Kit
 from telemetry.testing.points import sample
 from telemetry.testing.restart_checks import RestartChecks
 
 
-class Shown(Kit):
-    """How TensorBoard shows a run."""
-
-    def make_sink(self, folder: Path) -> TensorBoardSink:
-        return TensorBoardSink(TensorBoardSink.Options())
-
-    def make_elsewhere(self, folder: Path) -> TensorBoardSink:
-        return TensorBoardSink(TensorBoardSink.Options(dir=str(folder / "elsewhere")))
-
-    def outages(self, folder: Path) -> list[AbstractContextManager[None]]:
-        numbers = {"open": errno.EROFS, "write": errno.ENOSPC, "fsync": errno.EIO, "listdir": errno.ESTALE}
-        return [down(name, number) for name, number in numbers.items()]
-
-    def round_value(self, value: float) -> float:
-        """Keep what every viewer reads: 32 bits."""
-        with np.errstate(over="ignore"):
-            return float(np.float32(value))
-
-    def read_back(self, folder: Path) -> Iterable[Point]:
-        accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-        accumulator.Reload()
-        for tag in accumulator.Tags()["scalars"]:
-            unit = shown_unit(accumulator.SummaryMetadata(tag).summary_description)
-            for event in accumulator.Scalars(tag):
-                yield Point(tag, event.step, event.value, round(event.wall_time * 1000), unit)
-
-
-class TestTensorBoard(Shown, SinkContract):
+class TestTensorBoard(TensorBoardKit, SinkContract):
     """On real files."""
-
-
-@contextlib.contextmanager
-def down(name: str, number: int) -> Iterator[None]:
-    """Let all calls of one function of the file layer fail."""
-
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_event_files, "os", SimpleNamespace(**{**vars(os), name: fail}))
-        yield
 
 
 class StumblingOs:
@@ -113,7 +68,7 @@ class StumblingOs:
         return os.listdir(path)
 
 
-class TestOnAFailingFileSystem(Shown, ContentChecks, RestartChecks, FaultChecks):
+class TestOnAFailingFileSystem(TensorBoardKit, ContentChecks, RestartChecks, FaultChecks):
     """What is written through all failures is what is written without any."""
 
     @pytest.fixture(autouse=True)
@@ -134,9 +89,3 @@ class TestOnAFailingFileSystem(Shown, ContentChecks, RestartChecks, FaultChecks)
         for first in range(1, 100, 5):
             driver.write(sample(first, first + 4))
         assert _event_files.os.failed == {"open", "write", "fsync", "close", "listdir"}
-
-
-def shown_unit(description: str) -> str:
-    """Give the unit from what stands beside a chart, "label \\[unit\\]" in Markdown."""
-    _, bracket, unit = description.rpartition(r" \[")
-    return unit.removesuffix(r"\]").replace("\\", "") if bracket else "1"

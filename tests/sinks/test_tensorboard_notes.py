@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util.tensor_util import make_ndarray
-from tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
 
 from sinks._run_notes import table
+from support.tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
 from telemetry import Alert, Chart, Metric, charts
 
 with warnings.catch_warnings():

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from tensorboard_kit import STARTED, a_run, opened, resumed, scalars
+
+from support.tensorboard_kit import STARTED, a_run, opened, resumed, scalars
 
 T = TypeVar("T")
 PATIENCE = 60.0

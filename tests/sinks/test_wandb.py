@@ -11,8 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_kit import config, cores, deliver, exit_codes, inspect, opened, records, rows, segment_files, seqs, wait_for
 
+from support.wandb_kit import (
+    config,
+    cores,
+    deliver,
+    exit_codes,
+    inspect,
+    opened,
+    records,
+    rows,
+    segment_files,
+    seqs,
+    wait_for,
+)
 from telemetry import Alert, Metric, SinkRejected, SinkUnavailable
 from telemetry.testing.points import STARTED, resumed, run_record, sample, scalars
 
@@ -179,8 +191,7 @@ class TestEnds:
         assert found.last_seq == 3
         script = f"""
 import pathlib, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from wandb_kit import opened
+from support.wandb_kit import opened
 sink, found = opened(pathlib.Path({str(tmp_path)!r}))
 sink.sink_close("failed", "")
 assert found.last_seq == 3
@@ -197,8 +208,7 @@ assert found.last_seq == 3
     def test_an_end_that_wandb_made_by_itself_is_none(self, tmp_path: Path) -> None:
         script = f"""
 import pathlib, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from wandb_kit import opened
+from support.wandb_kit import opened
 from telemetry.testing.points import sample
 opened(pathlib.Path({str(tmp_path)!r}))[0].sink_write(sample(1, 3))
 """

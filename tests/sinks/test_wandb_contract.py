@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from fake_wandb import WAYS, FakeWandb, install
-from tried_again import persist
-from wandb_kit import config, points, rows
-from wandb_server import Fault, WandbServer
 
 from sinks import wandb_sink
 from sinks.wandb_sink import WandbSink
+from support.fake_wandb import WAYS, FakeWandb, install
+from support.retries import persist
+from support.wandb_kit import config, points, rows
+from support.wandb_server import Fault, WandbServer
 from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
 from telemetry.testing import Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from wandb_kit import cores, exit_codes, rows, segment_files, wait_for
 
+from support.wandb_kit import cores, exit_codes, rows, segment_files, wait_for
 from telemetry import Metric, Settings, open_run
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 TRAIN = """

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from wandb_kit import deliver, in_a_row, opened, rows, segment_files, seqs, sync, wait_for, wandb_cli
-from wandb_server import WandbServer
 
 from sinks import _wandb_core, _wandb_segments
+from support.wandb_kit import deliver, in_a_row, opened, rows, segment_files, seqs, sync, wait_for, wandb_cli
+from support.wandb_server import WandbServer
 from telemetry import SinkUnavailable
 from telemetry.testing.points import sample
 

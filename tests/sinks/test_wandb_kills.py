@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from wandb_kit import cores, deliver, exit_codes, in_a_row, opened, rows, seqs, wait_for
 
 from sinks import _wandb_core, wandb_sink
+from support.wandb_kit import cores, deliver, exit_codes, in_a_row, opened, rows, seqs, wait_for
 from telemetry import SinkUnavailable
 from telemetry.testing.points import sample
 
@@ -23,10 +23,9 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )
 
-WRITE_ON = f"""
+WRITE_ON = """
 import itertools, pathlib, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from wandb_kit import opened
+from support.wandb_kit import opened
 from telemetry.testing.points import sample
 sink, found = opened(pathlib.Path(sys.argv[1]))
 first = max(found.last_seq or 0, int(sys.argv[2])) + 1

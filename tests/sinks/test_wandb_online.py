@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_kit import cores, deliver, in_a_row, opened, wait_for
-from wandb_server import Fault, Run, WandbServer
 
 from sinks import wandb_sink
 from sinks._wandb_places import Server
+from support.wandb_kit import cores, deliver, in_a_row, opened, wait_for
+from support.wandb_server import Fault, Run, WandbServer
 from telemetry import Alert, Metric, Settings, SinkRejected, SinkUnavailable, open_run
-from telemetry.bus import MetricBus
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import select
-from telemetry.progress import read_progress
-from telemetry.receipt import read_receipt
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.receipt import read_receipt
+from telemetry.plugins.registry import select
+from telemetry.recording.bus import MetricBus
+from telemetry.run_folder.sink_progress import read_progress
 from telemetry.testing.points import STARTED, sample, scalars
 
 # Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.
@@ -103,11 +103,10 @@ class TestRuns:
         assert shown(wandb_server) == in_a_row(60)
 
 
-LEAVES = f"""
+LEAVES = """
 import pathlib, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from sinks import _wandb_core
-from wandb_kit import opened
+from support.wandb_kit import opened
 from telemetry.testing.points import sample
 _wandb_core._LAST_WORDS = 2.0
 opened(pathlib.Path(sys.argv[1]), mode="online")[0].sink_write(sample(1, 10))

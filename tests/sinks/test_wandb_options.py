@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wandb_kit import cores, deliver, opened, records, rows, segment_files, seqs, wandb_cli
-from wandb_server import KEY, Fault, WandbServer
 
 from sinks.wandb_sink import WandbSink
+from support.wandb_kit import cores, deliver, opened, records, rows, segment_files, seqs, wandb_cli
+from support.wandb_server import KEY, Fault, WandbServer
 from telemetry import Opened, SettingError, SinkRejected, SinkUnavailable
-from telemetry.plugins import select
+from telemetry.plugins.registry import select
 from telemetry.testing.points import run_record, sample, scalars
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_wandb import FakeWandb
 from wandb.errors import CommError, UsageError
 from wandb.sdk.mailbox import MailboxClosedError
-from wandb_kit import cores, exit_codes, inspect, records, rows, segment_files, wait_for
-from wandb_server import Fault, WandbServer
+
+from support.fake_wandb import FakeWandb
+from support.wandb_kit import cores, exit_codes, inspect, records, rows, segment_files, wait_for
+from support.wandb_server import Fault, WandbServer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning"

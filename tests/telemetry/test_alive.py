@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from telemetry_fakes import DEAD, FOREIGN, FakeClock, beat
 
-from telemetry.alive import TrainerWatch, alive_path, read_alive
-from telemetry.identity import Identity, current
+from support.telemetry_fakes import DEAD, FOREIGN, FakeClock, beat
+from telemetry.run_folder.heartbeat import TrainerWatch, alive_path, read_alive
+from telemetry.run_folder.process_identity import Identity, current
 
 
 @pytest.fixture
@@ -126,7 +126,8 @@ def test_a_process_knows_itself_to_live(tmp_path: Path) -> None:
 
 
 def test_a_process_that_has_ended_is_dead_also_as_a_zombie() -> None:
-    code = "from telemetry.identity import current; import msgspec; print(msgspec.json.encode(current()).decode())"
+    code = "from telemetry.run_folder.process_identity import current; import msgspec; "
+    code += "print(msgspec.json.encode(current()).decode())"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         identity = msgspec.json.decode(process.stdout.read(), type=Identity)
@@ -150,7 +151,7 @@ def test_a_process_in_another_namespace_or_boot_is_never_held_for_dead_by_its_id
 
 
 def test_where_the_system_does_not_tell_no_process_is_held_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telemetry.identity._kernel", lambda: "")
+    monkeypatch.setattr("telemetry.run_folder.process_identity._kernel", lambda: "")
     ended = msgspec.structs.replace(current(), started="1")
     assert not ended.is_local()
     assert not ended.is_dead()
@@ -159,7 +160,8 @@ def test_where_the_system_does_not_tell_no_process_is_held_for_dead(monkeypatch:
 def test_a_command_name_with_parentheses_and_blanks_is_no_hindrance(tmp_path: Path) -> None:
     script = tmp_path / "a) Z (b c"
     script.symlink_to(sys.executable)
-    code = "from telemetry.identity import current; import time; print(current().started, flush=True); input()"
+    code = "from telemetry.run_folder.process_identity import current; import time; "
+    code += "print(current().started, flush=True); input()"
     python = Path(sys.executable)
     with subprocess.Popen(
         [script, "-c", code],

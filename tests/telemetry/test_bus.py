@@ -15,12 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import METRICS, Backend, FaultyDisk, MemorySink, eventually, journal_lines, journal_steps, remove
 
 import telemetry
+from support.telemetry_fakes import (
+    METRICS,
+    Backend,
+    FaultyDisk,
+    MemorySink,
+    eventually,
+    journal_lines,
+    journal_steps,
+    remove,
+)
 from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
+from telemetry.alerts.detector import Divergence, WatchSettings
 from telemetry.testing import RecordingSink
-from telemetry.watch import Divergence, WatchSettings
 
 Opener = Callable[..., MetricBus]
 
@@ -44,8 +53,8 @@ def open_bus(tmp_path: Path) -> Iterator[Opener]:
 def disk(monkeypatch: pytest.MonkeyPatch, open_bus: Opener) -> Iterator[FaultyDisk]:
     """Give a disk under the journal that can be told to fail; it is well again before the bus is closed."""
     disk = FaultyDisk()
-    monkeypatch.setattr("telemetry.journal.os", disk)
-    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("telemetry.journal.writer.os", disk)
+    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 0.05)
     yield disk
     disk.write_error = disk.sync_error = None
     if disk.hangs is not None:
@@ -288,7 +297,7 @@ def test_records_are_on_the_disk_when_flush_returns(disk: FaultyDisk, open_bus: 
 def test_flush_does_not_take_later_losses_for_earlier_records(
     disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.QUEUE", 10)
+    monkeypatch.setattr("telemetry.recording.bus.QUEUE", 10)
     bus = open_bus()
     disk.hangs = threading.Event()
     for step in range(1, 11):
@@ -321,7 +330,7 @@ def test_flush_does_not_take_a_record_that_raises_for_one_before_it(disk: Faulty
 def test_closing_tries_a_disk_again_however_long_the_next_try_was_put_off(
     disk: FaultyDisk, open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 3600.0)
+    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 3600.0)
     bus = open_bus()
     bus._retry_delay = 3600.0
     disk.write_error = OSError(ENOSPC, "No space left on device")
@@ -337,7 +346,7 @@ def test_closing_tries_a_disk_again_however_long_the_next_try_was_put_off(
 def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(
     open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.3)
+    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.3)
     bus = open_bus()
     bus.publish("train", 1, {"loss": 1.0})
     assert bus.flush()
@@ -403,7 +412,7 @@ def test_a_full_queue_drops_what_comes_on_top_and_counts_it_exactly(
 def test_a_final_point_that_the_full_queue_dropped_may_be_offered_again(
     disk: FaultyDisk, open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.QUEUE", 1)
+    monkeypatch.setattr("telemetry.recording.bus.QUEUE", 1)
     bus = open_bus()
     disk.hangs = threading.Event()
     bus.publish("val", 1, {"loss": 1.0})
@@ -462,7 +471,7 @@ def test_the_sinks_get_each_record_once_after_the_disk_failed(disk: FaultyDisk, 
 def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer(
     disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.3)
+    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.3)
     bus = open_bus()
     disk.hangs = threading.Event()
     began = time.monotonic()
@@ -480,8 +489,8 @@ def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer
 def test_nothing_else_is_read_from_a_disk_that_hangs_at_the_end(
     disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.2)
-    monkeypatch.setattr("telemetry.bus.receipt", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.2)
+    monkeypatch.setattr("telemetry.recording.bus.receipt", lambda *_: pytest.fail("it was read"))
     bus = open_bus()
     disk.hangs = threading.Event()
     bus.publish("train", 7, {"loss": 1.0})
@@ -493,7 +502,7 @@ def test_nothing_else_is_read_from_a_disk_that_hangs_at_the_end(
 def test_a_callable_that_hangs_holds_up_the_end_of_the_run_no_longer(
     open_bus: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.2)
+    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.2)
     bus = open_bus()
     release = threading.Event()
     bus.publish("train", 1, lambda: {"loss": float(release.wait(30))})
@@ -526,7 +535,7 @@ def test_a_run_that_ends_while_the_disk_fails_for_a_moment_is_closed_as_it_ended
 def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(
     open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 0.05)
     bus = open_bus()
     bus.publish("train", 1, {"loss": 1.0})
     assert bus.flush()
@@ -544,8 +553,8 @@ def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(
 def test_a_run_folder_that_cannot_be_made_again_is_a_warning_and_a_receipt(
     open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.FIRST_RETRY", 0.05)
-    monkeypatch.setattr("telemetry.bus.FLUSH_TIMEOUT", 0.5)
+    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.5)
     bus = open_bus(sinks=[MemorySink(Backend())], settings=Settings(every=1, poll=0.02))
     remove(run)
     run.write_text("a file in its place")
@@ -740,7 +749,7 @@ def test_a_child_forked_while_the_bus_is_locked_is_not_held_up_by_it(open_bus: O
 
 
 def test_the_trainer_is_seen_to_live_until_the_run_is_closed(open_bus: Opener, run: Path) -> None:
-    watch = telemetry.alive.TrainerWatch(run)
+    watch = telemetry.run_folder.heartbeat.TrainerWatch(run)
     bus = open_bus()
     assert watch.lives() is True
     bus.close()
@@ -752,7 +761,7 @@ def test_the_last_beat_tells_what_became_of_the_records(open_bus: Opener, run: P
     bus.publish("train", 7, {"loss": 1.0})
     bus.publish("train", 8, lambda: 1 / 0)
     bus.close()
-    alive = telemetry.alive.read_alive(run)
+    alive = telemetry.run_folder.heartbeat.read_alive(run)
     assert alive is not None
     assert (alive.beat, alive.counts.offered, alive.counts.journaled, alive.counts.lost) == (-1, 2, 1, 1)
     assert alive.counts.step == 7
@@ -803,8 +812,8 @@ def test_the_host_can_see_what_is_wrong_now_and_whether_training_has_diverged(ru
 
 
 def test_silence_is_told_of_while_the_training_hangs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telemetry.bus.TICK", 0.01)
-    monkeypatch.setattr("telemetry.watch.SILENCE", 0.0)
+    monkeypatch.setattr("telemetry.recording.bus.TICK", 0.01)
+    monkeypatch.setattr("telemetry.alerts.detector.SILENCE", 0.0)
     settings = Settings(every=1, watch=WatchSettings(stalled=0.2))
     with open_run(run, metrics={"train/loss": Metric()}, sinks=[], settings=settings) as bus:
         for step in (1, 2):

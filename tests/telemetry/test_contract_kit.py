@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from contract_sinks import Contract
-from telemetry_fakes import eventually
 
+from support.contract_sinks import Contract
+from support.telemetry_fakes import eventually
 from telemetry.testing import SinkContract
 from telemetry.testing.child import Child, Report
 

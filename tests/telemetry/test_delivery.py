@@ -10,28 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import (
-    DEAD,
-    FOREIGN,
-    METRICS,
-    Backend,
-    FakeClock,
-    HandMadeRun,
-    beat,
-    run_record,
-    sink_for,
-)
 
+from support.telemetry_fakes import DEAD, FOREIGN, METRICS, Backend, FakeClock, HandMadeRun, beat, run_record, sink_for
 from telemetry import Metric, Resumed, Scalars, Settings, SinkRejected, SinkUnavailable
-from telemetry.alive import Counts, TrainerWatch
-from telemetry.delivery import Delivery, End
-from telemetry.journal import JournalWriter, segment_path
-from telemetry.lease import Lease
-from telemetry.plugins import Sink
-from telemetry.progress import progress_path, read_progress, write_progress
-from telemetry.reader import read_header
-from telemetry.receipt import receipt
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.receipt import receipt
+from telemetry.journal.reader import read_header
+from telemetry.journal.writer import JournalWriter, segment_path
+from telemetry.plugins.registry import Sink
 from telemetry.records import Closed
+from telemetry.run_folder.heartbeat import Counts, TrainerWatch
+from telemetry.run_folder.lease import Lease
+from telemetry.run_folder.sink_progress import progress_path, read_progress, write_progress
 
 SETTINGS = Settings(poll=2.0, linger=600.0)
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from telemetry_fakes import journal_lines
-from written_runs import WrittenRun
 
+from support.telemetry_fakes import journal_lines
+from support.written_runs import WrittenRun
 from telemetry.cli import main
-from telemetry.export import Export
+from telemetry.reading.export import Export
 
 COLUMNS = ["run", "seq", "stream", "step", "time", "name", "value", "unit"]
 

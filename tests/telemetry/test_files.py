@@ -15,12 +15,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from telemetry_fakes import HandMadeRun
 
-from telemetry import files
-from telemetry.files import MAX_BYTES, private, read_json, remove_drafts, write_json
-from telemetry.lease import Lease
-from telemetry.progress import (
+from support.telemetry_fakes import HandMadeRun
+from telemetry.run_folder import atomic_write as files
+from telemetry.run_folder.atomic_write import MAX_BYTES, private, read_json, remove_drafts, write_json
+from telemetry.run_folder.lease import Lease
+from telemetry.run_folder.sink_progress import (
     Cursor,
     Progress,
     delivered_sinks,
@@ -163,10 +163,10 @@ def test_no_bytes_make_reading_fail(tmp_path_factory: pytest.TempPathFactory, co
 INTERRUPTED = """
 import os, sys
 from pathlib import Path
-from telemetry.alive import read_alive
-from telemetry.lease import Lease
-from telemetry.progress import read_progress
-from telemetry.reader import read_header
+from telemetry.run_folder.heartbeat import read_alive
+from telemetry.run_folder.lease import Lease
+from telemetry.run_folder.sink_progress import read_progress
+from telemetry.journal.reader import read_header
 
 folder = Path(sys.argv[1])
 lease = Lease(folder / "sinks", "sink")

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from faulty_os import FORGETFUL, FaultyOs, broken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from segment_files import Clock, read_all, run_record, scalars, seqs, write
 
-from telemetry import RunFolderError, TelemetryError, journal
-from telemetry.journal import JournalWriter, segment_path, segments
-from telemetry.reader import JournalReader, Skipped, read_header
+from support.faulty_os import FORGETFUL, FaultyOs, broken
+from support.segment_files import Clock, read_all, run_record, scalars, seqs, write
+from telemetry import RunFolderError, TelemetryError
+from telemetry.journal import writer as journal
+from telemetry.journal.reader import JournalReader, Skipped, read_header
+from telemetry.journal.writer import JournalWriter, segment_path, segments
 from telemetry.records import MAX_LINE, SEGMENT, Resumed, Scalars, decode, encode
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from telemetry_fakes import DEAD, FOREIGN, FakeClock, eventually
 
+from support.telemetry_fakes import DEAD, FOREIGN, FakeClock, eventually
 from telemetry import LeaseHeld
-from telemetry.files import write_json
-from telemetry.identity import Identity, current
-from telemetry.lease import Holder, Lease
+from telemetry.run_folder.atomic_write import write_json
+from telemetry.run_folder.lease import Holder, Lease
+from telemetry.run_folder.process_identity import Identity, current
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_the_lease_of_a_process_that_is_dead_is_free_at_once(tmp_path: Path, lea
 def test_a_real_process_that_was_killed_loses_it_at_once(tmp_path: Path, lease: Lease) -> None:
     code = f"""
 from pathlib import Path
-from telemetry.lease import Lease
+from telemetry.run_folder.lease import Lease
 assert Lease(Path({str(tmp_path / "sinks")!r}), "sink").try_acquire()
 print("held", flush=True)
 input()
@@ -255,7 +255,7 @@ def test_of_many_processes_that_come_at_once_one_gets_it(tmp_path: Path) -> None
     code = f"""
 import sys
 from pathlib import Path
-from telemetry.lease import Lease
+from telemetry.run_folder.lease import Lease
 folder = Path({str(tmp_path)!r})
 print("ready", flush=True)
 for line in sys.stdin:
@@ -286,7 +286,7 @@ for line in sys.stdin:
 TAKER = """
 import os, signal, sys
 from pathlib import Path
-from telemetry.lease import Lease
+from telemetry.run_folder.lease import Lease
 name, when, folder = sys.argv[1:]
 call = getattr(os, name)
 
@@ -318,7 +318,7 @@ def test_where_there_are_no_links_it_is_made_all_the_same(
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr("telemetry.lease.os.link", refuse)
+    monkeypatch.setattr("telemetry.run_folder.lease.os.link", refuse)
     other = Lease(tmp_path / "sinks", "sink")
     assert lease.try_acquire()
     assert not other.try_acquire()
@@ -335,7 +335,7 @@ def test_a_link_that_was_made_and_whose_answer_was_lost_counts(
         link(*args)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
-    monkeypatch.setattr("telemetry.lease.os.link", answered_twice)
+    monkeypatch.setattr("telemetry.run_folder.lease.os.link", answered_twice)
     assert lease.try_acquire()
     assert lease.is_held()
 
@@ -347,11 +347,11 @@ def test_a_slow_taker_whose_draft_was_cleared_away_has_lost(
     link = os.link
 
     def overtaken(*args: str) -> None:
-        monkeypatch.setattr("telemetry.lease.os.link", link)
+        monkeypatch.setattr("telemetry.run_folder.lease.os.link", link)
         assert lease.try_acquire()
         link(*args)
 
-    monkeypatch.setattr("telemetry.lease.os.link", overtaken)
+    monkeypatch.setattr("telemetry.run_folder.lease.os.link", overtaken)
     assert not slow.try_acquire()
     assert lease.is_held()
     assert files(tmp_path) == ["sink.lease-1"]

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from telemetry_fakes import DEAD, beat, journal_lines
-from written_runs import NOON, WrittenRun
 
+from support.telemetry_fakes import DEAD, beat, journal_lines
+from support.written_runs import NOON, WrittenRun
 from telemetry import Metric, read_receipt, read_run
-from telemetry import lines as lines_module
-from telemetry.catalogue import Catalogue
 from telemetry.cli import main
-from telemetry.glance import glance
-from telemetry.identity import current
-from telemetry.progress import Progress, progress_path, write_progress
+from telemetry.journal import segment_lines as lines_module
+from telemetry.reading.run_list import Catalogue
+from telemetry.reading.run_summary import glance
+from telemetry.run_folder.process_identity import current
+from telemetry.run_folder.sink_progress import Progress, progress_path, write_progress
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ class TestTable:
 
         for name in ("bad", "good"):
             WrittenRun(runs / name).close()
-        monkeypatch.setattr("telemetry.catalogue.glance", fail)
+        monkeypatch.setattr("telemetry.reading.run_list.glance", fail)
         found = rows(listed(runs))
         assert found["bad"] == ["cannot be read: surprise"]
         assert found["good"][0] == "finished"

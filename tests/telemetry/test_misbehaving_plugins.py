@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner
-from telemetry_fakes import lines_of, offer_sinks, row_steps
 
+from support.telemetry_fakes import lines_of, offer_sinks, row_steps
 from telemetry import Metric, MetricBus, SettingError, Settings, TelemetryError, open_run, read_receipt
 from telemetry.cli import main
-from telemetry.plugins import select
+from telemetry.plugins.registry import select
 from telemetry.testing import RecordingSink
 
 GOOD = """
@@ -83,7 +83,7 @@ def _install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     """Install the package ``foo-sink 1.2`` with the sink ``foo``, beside ``fakes 1.0`` with the sink ``file``."""
     before = set(sys.modules)
     others = tmp_path / "others"
-    offer_sinks(others, file="telemetry_fakes:FileSink")
+    offer_sinks(others, file="support.telemetry_fakes:FileSink")
     monkeypatch.syspath_prepend(others)
 
     def install(source: str, package: str = "foo-sink", module: str = "zz_foo") -> None:

@@ -21,7 +21,7 @@ from telemetry import (
     TelemetryError,
     hookimpl,
 )
-from telemetry.plugins import Plugin, Sink, install_command, installed, load, select
+from telemetry.plugins.registry import Plugin, Sink, install_command, installed, load, select
 
 Install = Callable[..., Path]
 

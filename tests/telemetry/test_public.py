@@ -69,7 +69,7 @@ def test_the_public_names_say_what_they_are() -> None:
         "from telemetry import *",
         "import telemetry; telemetry.Settings.parse({'sinks': 'tensorboard', 'tensorboard': {}})",
         # What a delivery process starts with.
-        "import telemetry.worker",
+        "import telemetry.delivery.worker_main",
     ],
 )
 def test_importing_loads_no_trainer_no_backend_and_nothing_slow(statements: str) -> None:
@@ -78,7 +78,7 @@ def test_importing_loads_no_trainer_no_backend_and_nothing_slow(statements: str)
 
 def test_a_sink_that_is_selected_loads_no_torch() -> None:
     pytest.importorskip("tensorboard")
-    loaded = loaded_by("from telemetry.plugins import select; select(['tensorboard'], {})")
+    loaded = loaded_by("from telemetry.plugins.registry import select; select(['tensorboard'], {})")
     assert "sinks" in loaded
     assert (
         loaded & {"torch", "ignite", "aimnet", "pint", "wandb", "mlflow", "tensorboard", "tensorflow", "numpy"} == set()

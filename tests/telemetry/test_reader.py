@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from segment_files import Clock, lines_of, numbered, read_all, resumed, run_record, scalars, sealed, seqs, write
 
+from support.segment_files import Clock, lines_of, numbered, read_all, resumed, run_record, scalars, sealed, seqs, write
 from telemetry import JournalError, RunFolderError, RunNotFound
-from telemetry import lines as lines_module
-from telemetry.journal import segment_path
-from telemetry.reader import PATIENCE, JournalReader, Skipped, read_header
+from telemetry.journal import segment_lines as lines_module
+from telemetry.journal.reader import PATIENCE, JournalReader, Skipped, read_header
+from telemetry.journal.writer import segment_path
 from telemetry.records import MAX_LINE, SEGMENT, Alert, AnyRecord, Closed, Resumed, Scalars, encode
 
 EVENT = sealed(b'{"kind":"event","seq":2,"text":"a spike"')

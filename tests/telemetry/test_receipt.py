@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from segment_files import numbered, resumed, run_record, scalars, write
 
+from support.segment_files import numbered, resumed, run_record, scalars, write
 from telemetry import JournalError
-from telemetry.alive import Counts
-from telemetry.journal import segment_path
-from telemetry.progress import Cursor, Progress, write_progress
-from telemetry.reader import Skipped
-from telemetry.receipt import receipt
+from telemetry.delivery.receipt import receipt
+from telemetry.journal.reader import Skipped
+from telemetry.journal.writer import segment_path
 from telemetry.records import SEGMENT, Closed, encode
+from telemetry.run_folder.heartbeat import Counts
+from telemetry.run_folder.sink_progress import Cursor, Progress, write_progress
 
 
 def sink(folder: Path, name: str, accepted: int, rejected: int = 0, **fields: object) -> None:

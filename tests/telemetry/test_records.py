@@ -10,8 +10,8 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from segment_files import run_record, scalars, sealed
 
+from support.segment_files import run_record, scalars, sealed
 from telemetry.records import (
     MAX_LINE,
     SEGMENT,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from segment_files import run_record
 
+from support.segment_files import run_record
+from telemetry.recording.redaction import REDACTED, redact
 from telemetry.records import RunRecord, decode, encode
-from telemetry.redact import REDACTED, redact
 
 CREDENTIALS = [
     "api_key",

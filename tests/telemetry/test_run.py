@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from telemetry_fakes import DEAD, beat, journal_lines
-from written_runs import NOON, WrittenRun
 
+from support.telemetry_fakes import DEAD, beat, journal_lines
+from support.written_runs import NOON, WrittenRun
 from telemetry import JournalError, Metric, PackageNotInstalled, RunNotFound, read_run
-from telemetry.identity import current
-from telemetry.run import RunReader
+from telemetry.reading.run import RunReader
+from telemetry.run_folder.process_identity import current
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_fakes import (
+
+from support.telemetry_fakes import (
     FOREIGN,
     METRICS,
     Backend,
@@ -26,7 +27,6 @@ from telemetry_fakes import (
     offer_sinks,
     run_record,
 )
-
 from telemetry import (
     JournalError,
     Metric,
@@ -44,8 +44,8 @@ from telemetry import (
     open_run,
     read_header,
 )
-from telemetry.alive import TrainerWatch
 from telemetry.records import encode
+from telemetry.run_folder.heartbeat import TrainerWatch
 
 QUIET: dict[str, Any] = {"metrics": METRICS, "sinks": [], "settings": Settings(every=1)}
 
@@ -58,7 +58,9 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the sinks ``file`` and ``lacking`` for real."""
-    offer_sinks(tmp_path / "site", file="telemetry_fakes:FileSink", lacking="telemetry_fakes:LackingSink")
+    offer_sinks(
+        tmp_path / "site", file="support.telemetry_fakes:FileSink", lacking="support.telemetry_fakes:LackingSink"
+    )
     monkeypatch.syspath_prepend(tmp_path / "site")
 
 
@@ -146,7 +148,7 @@ def test_a_folder_without_room_for_the_journal_is_an_error(run: Path, monkeypatc
     def no_room(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("telemetry.journal.os.fdatasync", no_room)
+    monkeypatch.setattr("telemetry.journal.writer.os.fdatasync", no_room)
     with pytest.raises(RunFolderError, match="No space left on device"):
         open_run(run, **QUIET)
     monkeypatch.undo()
@@ -194,7 +196,7 @@ def test_a_run_that_gets_its_first_line_while_another_looks_is_left_alone(
         (folder / "journal-0.jsonl").write_bytes(encode(run_record(folder)))
         yield
 
-    monkeypatch.setattr("telemetry.session._sole_opener", meanwhile)
+    monkeypatch.setattr("telemetry.recording.open_run._sole_opener", meanwhile)
     with pytest.raises(RunAlive, match="another trainer"):
         open_run(run, **QUIET)
 
@@ -343,11 +345,12 @@ def test_a_trainer_on_another_machine_is_watched_before_its_run_is_resumed(
     HandMadeRun(run, FOREIGN).points(1)
     clock = FakeClock()
     monkeypatch.setattr(
-        "telemetry.session.TrainerWatch", lambda folder: _Watch(folder, clock, lambda: beat(run, FOREIGN, beat=2))
+        "telemetry.recording.open_run.TrainerWatch",
+        lambda folder: _Watch(folder, clock, lambda: beat(run, FOREIGN, beat=2)),
     )
     with pytest.raises(RunAlive, match="process 4711 on elsewhere"):
         open_run(run, **QUIET, resume_step=1)
-    monkeypatch.setattr("telemetry.session.TrainerWatch", lambda folder: _Watch(folder, clock, lambda: None))
+    monkeypatch.setattr("telemetry.recording.open_run.TrainerWatch", lambda folder: _Watch(folder, clock, lambda: None))
     open_run(run, **QUIET, resume_step=1).close(timeout=0)
     assert read_header(run).attempt == 2
     assert sum(clock.sleeps) >= 60

@@ -18,17 +18,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from telemetry_fakes import DEAD, beat
-from written_runs import METRICS, WrittenRun
 
+from support.telemetry_fakes import DEAD, beat
+from support.written_runs import METRICS, WrittenRun
 from telemetry import Metric, MetricNotFound, SettingError, read_run
 from telemetry.cli import main
-from telemetry.figure import MOST, draw_figure
-from telemetry.identity import current
-from telemetry.looking import follow_runs
-from telemetry.plot import Plot, plots, run_labels, thinned
-from telemetry.run import RunReader
-from telemetry.selection import choose
+from telemetry.cli.show import follow_runs
+from telemetry.display.plot_model import Plot, plots, run_labels, thinned
+from telemetry.display.png import MOST, draw_figure
+from telemetry.reading.run import RunReader
+from telemetry.reading.selection import choose
+from telemetry.run_folder.process_identity import current
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
-from telemetry_fakes import (
+
+from support.telemetry_fakes import (
     FOREIGN,
     FileSink,
     HandMadeRun,
@@ -25,14 +26,13 @@ from telemetry_fakes import (
     row_steps,
     run_record,
 )
-
 from telemetry import Settings, open_run
-from telemetry.alive import Alive, Counts, write_alive
 from telemetry.cli import main
-from telemetry.identity import current
-from telemetry.journal import JournalWriter
-from telemetry.lease import Lease
-from telemetry.progress import Progress, progress_path, write_progress
+from telemetry.journal.writer import JournalWriter
+from telemetry.run_folder.heartbeat import Alive, Counts, write_alive
+from telemetry.run_folder.lease import Lease
+from telemetry.run_folder.process_identity import current
+from telemetry.run_folder.sink_progress import Progress, progress_path, write_progress
 
 Command = Callable[..., Result]
 
@@ -42,12 +42,12 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "site"
     offer_sinks(
         site,
-        file="telemetry_fakes:FileSink",
-        lacking="telemetry_fakes:LackingSink",
+        file="support.telemetry_fakes:FileSink",
+        lacking="support.telemetry_fakes:LackingSink",
         broken="no_such_module:Sink",
     )
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(__file__).parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_progress_that_cannot_be_written_is_said_and_the_rest_is_delivered(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("telemetry.progress.write_json", refuse)
+    monkeypatch.setattr("telemetry.run_folder.sink_progress.write_json", refuse)
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 0
     assert "its progress cannot be written" in result.stderr
@@ -320,7 +320,7 @@ def test_a_sink_that_was_never_named_and_takes_nothing_is_reported(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("telemetry.progress.write_json", refuse)
+    monkeypatch.setattr("telemetry.run_folder.sink_progress.write_json", refuse)
     (backend / "down").touch()
     result = telemetry(
         "sync", run.folder, "--telemetry-sinks", "file", "-o", f"file.backend={backend}", "--linger", "0.1"

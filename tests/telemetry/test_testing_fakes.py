@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from telemetry_fakes import FakeClock, HandMadeRun
 
+from support.telemetry_fakes import FakeClock, HandMadeRun
 from telemetry import Scalars, Settings, SinkRejected
-from telemetry.delivery import Delivery, End
-from telemetry.plugins import Sink, select
+from telemetry.delivery.delivery import Delivery, End
+from telemetry.plugins.registry import Sink, select
 from telemetry.testing import FlakySink, HungSink, RecordingSink, SlowSink, resumed, run_record, scalars
 from telemetry.testing.points import STARTED
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
+from telemetry.alerts.detector import LASTING, STEADY, Divergence, Watch, WatchSettings
 from telemetry.records import Alert, Metric, Scalars
-from telemetry.watch import LASTING, STEADY, Divergence, Watch, WatchSettings
 
 METRICS = {
     "window/loss": Metric(watch=True),

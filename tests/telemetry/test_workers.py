@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from telemetry_fakes import (
+
+from support.telemetry_fakes import (
     METRICS,
     Backend,
     MemorySink,
@@ -32,10 +33,9 @@ from telemetry_fakes import (
     row_seqs,
     row_steps,
 )
-
 from telemetry import MetricBus, Settings, SinkUnavailable, open_run
 from telemetry.cli import main as telemetry_command
-from telemetry.progress import read_progress
+from telemetry.run_folder.sink_progress import read_progress
 
 Trainer = Callable[..., "subprocess.Popen[str]"]
 
@@ -57,11 +57,11 @@ def run(tmp_path: Path) -> Path:
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer two sinks for real, to this process and to those that it starts; look after deliveries more often."""
     site = tmp_path / "site"
-    offer_sinks(site, file="telemetry_fakes:FileSink", other="telemetry_fakes:FileSink")
+    offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(__file__).parent)]))
-    monkeypatch.setattr("telemetry.bus.TICK", 0.1)
-    monkeypatch.setattr("telemetry.workers.FIRST_RESTART", 0.1)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
+    monkeypatch.setattr("telemetry.recording.bus.TICK", 0.1)
+    monkeypatch.setattr("telemetry.delivery.supervisor.FIRST_RESTART", 0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -238,7 +238,7 @@ def test_deliveries_are_started_with_the_first_record(open_bus: Callable[..., Me
 def test_deliveries_do_not_wait_for_a_record_for_ever(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.bus.PATIENCE", 0.0)
+    monkeypatch.setattr("telemetry.recording.bus.PATIENCE", 0.0)
     open_bus()
     eventually(lambda: pids(backend))
 
@@ -328,11 +328,11 @@ def test_a_delivery_that_cannot_be_started_is_tried_again(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     python = sys.executable
-    monkeypatch.setattr("telemetry.workers.sys.executable", "/no/such/python")
+    monkeypatch.setattr("telemetry.delivery.supervisor.sys.executable", "/no/such/python")
     bus = open_bus()
     publish(bus, 1)
     eventually(lambda: "cannot be started" in caplog.text)
-    monkeypatch.setattr("telemetry.workers.sys.executable", python)
+    monkeypatch.setattr("telemetry.delivery.supervisor.sys.executable", python)
     bus.close()
     assert row_steps(backend) == [1]
 
@@ -356,12 +356,12 @@ def test_a_delivery_that_refuses_the_run_is_not_started_again_and_says_so(
 def test_a_delivery_that_keeps_dying_is_started_less_and_less_often(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from telemetry.plugins import select
-    from telemetry.workers import _Process
+    from telemetry.delivery.supervisor import _Process
+    from telemetry.plugins.registry import select
 
     now = [1000.0]
-    monkeypatch.setattr("telemetry.workers.FIRST_RESTART", 1.0)
-    monkeypatch.setattr("telemetry.workers.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("telemetry.delivery.supervisor.FIRST_RESTART", 1.0)
+    monkeypatch.setattr("telemetry.delivery.supervisor.time.monotonic", lambda: now[0])
     (sink,) = select(["file"], {"file": {"backend": str(backend)}})
     worker = _Process(backend, sink, settings(backend))
     starts: list[float] = []
@@ -608,7 +608,7 @@ def test_a_thread_whose_sink_hangs_holds_up_neither_its_neighbour_nor_the_end(
 def test_a_thread_whose_sink_fails_goes_on_when_it_is_well(
     threaded: Callable[..., MetricBus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.delivery.FIRST_RETRY", 0.01)
+    monkeypatch.setattr("telemetry.delivery.delivery.FIRST_RETRY", 0.01)
     memory = Backend(down=SinkUnavailable("no network"))
     bus = threaded(MemorySink(memory))
     publish(bus, 1, 2)

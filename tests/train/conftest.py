@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-import tiny
 import torch
+
+from support import tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -12,7 +13,7 @@ def _one_thread() -> Iterator[None]:
     """Train on one thread, and leave no wish to stop behind."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    tiny.Stopping.calls_left = None
+    tiny_model.Stopping.calls_left = None
     yield
-    tiny.Stopping.calls_left = None
+    tiny_model.Stopping.calls_left = None
     torch.set_num_threads(before)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from aimnet2mult.train.agreement import Agreement
-from aimnet2mult.train.ranks import Ranks
-from aimnet2mult.train.stop import Stop
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.stop_consensus import Agreement
+from aimnet2mult.distributed.stop_signal import Stop
 
 
 class Meeting:

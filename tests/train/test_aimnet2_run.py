@@ -8,15 +8,15 @@ from typing import Any
 
 import h5py
 import pytest
-import tiny
 
-from aimnet2mult import cli
-from aimnet2mult.layers import write_yaml
-from aimnet2mult.train import checkpoint
+from aimnet2mult.cli.sample_data import SAMPLE
+from aimnet2mult.config.merge import write_yaml
+from aimnet2mult.train import checkpointing as checkpoint
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support import tiny_model
 from telemetry import Closed, Scalars
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 PREEMPTED = 128 + signal.SIGTERM
 COMPONENTS = {
@@ -34,7 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a configuration of the first 40 structures of two sizes of both sample files."""
     folder = tmp_path_factory.mktemp("slices")
     for name in ("gfn1.h5", "spgfn2.h5"):
-        with h5py.File(cli.SAMPLE / name) as whole, h5py.File(folder / name, "w") as part:
+        with h5py.File(SAMPLE / name) as whole, h5py.File(folder / name, "w") as part:
             for size in ("003", "004"):
                 for key, values in whole[size].items():
                     part[f"{size}/{key}"] = values[:40]
@@ -68,24 +68,24 @@ def points(run: Path) -> dict[tuple[str, int], dict[str, float]]:
 def request(config: Path, runs: Path, *overrides: str) -> Request:
     return Request(
         configs=[config],
-        model=cli.SAMPLE / "model.yaml",
+        model=SAMPLE / "model.yaml",
         overrides=[f"telemetry.dir={runs}", *overrides],
     )
 
 
 def test_two_fidelities_resumed_equal_two_that_were_never_stopped(config: Path, tmp_path: Path) -> None:
-    loss = f"loss={{class: tiny.StoppingMTLoss, kwargs: {{components: {COMPONENTS}}}}}"
+    loss = f"loss={{class: support.tiny_model.StoppingMTLoss, kwargs: {{components: {COMPONENTS}}}}}"
     assert train(request(config, tmp_path / "whole", loss)) == 0
     (whole,) = (tmp_path / "whole").iterdir()
 
-    tiny.Stopping.calls_left = 6
+    tiny_model.Stopping.calls_left = 6
     code = train(request(config, tmp_path / "pieces", loss))
     (run,) = (tmp_path / "pieces").iterdir()
     for _ in range(20):
         if code == 0:
             break
         assert code == PREEMPTED
-        tiny.Stopping.calls_left = 6
+        tiny_model.Stopping.calls_left = 6
         code = train(Request(resume=str(run)))
     assert len(list(run.glob("journal-*.jsonl"))) > 2
     assert points(run) == points(whole)
@@ -99,7 +99,7 @@ def test_two_fidelities_resumed_equal_two_that_were_never_stopped(config: Path, 
 
 @pytest.mark.slow
 def test_sigterm_ends_the_process_after_a_checkpoint_and_the_run_can_go_on(config: Path, tmp_path: Path) -> None:
-    arguments = ["--config", config, "--model", cli.SAMPLE / "model.yaml", "--telemetry-dir", tmp_path / "runs"]
+    arguments = ["--config", config, "--model", SAMPLE / "model.yaml", "--telemetry-dir", tmp_path / "runs"]
     arguments += ["--telemetry-sinks", "tensorboard", "trainer.epochs=100000", "telemetry.poll=0.2"]
     command = [sys.executable, "-m", "aimnet2mult.train.cli", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train.best import Best
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.train.validation import Best
 
 METRICS = ("loss", "E_rmse", "E_r2")
 

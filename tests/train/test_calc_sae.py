@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from aimnet2mult.cli import calc_sae, cli
-from aimnet2mult.data.errors import DataError
-from aimnet2mult.data.sae import read_sae
+from aimnet2mult.data.reference_energies import read_sae
+from aimnet2mult.errors import DataError
 
 
 def write(path: Path, energies: dict[int, float]) -> Path:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from aimnet2mult.train import checkpoint
-from aimnet2mult.train.checkpoint import CheckpointError
+from aimnet2mult.errors import CheckpointError
+from aimnet2mult.train import checkpointing as checkpoint
 
 
 def save(run: Path, step: int, keep: int = 10, parts: Any = None) -> Path:
@@ -151,7 +151,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 def test_finding_the_newest_does_not_import_torch(tmp_path: Path) -> None:
     save(tmp_path, 7)
     code = (
-        "import sys; from pathlib import Path; from aimnet2mult.train import checkpoint;"
+        "import sys; from pathlib import Path; from aimnet2mult.train import checkpointing as checkpoint;"
         f"print(checkpoint.step_of(checkpoint.newest(Path({str(tmp_path)!r}))), 'torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from aimnet2mult.config import ConfigError
-from aimnet2mult.train.definition import DEFAULT, read_definition
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.models.definition import DEFAULT, read_definition
 
 
 def test_the_default_is_aimnet2() -> None:

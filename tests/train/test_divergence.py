@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_early_end import start, values
 
-from aimnet2mult.train import checkpoint, engine
+from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train import engine
 from aimnet2mult.train.engine import Batch
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support.tiny_runs import points, train_tiny
 
 EVERY = "telemetry.every=1"
 EPOCH = 3
@@ -58,12 +59,12 @@ def test_a_loss_that_stays_far_off_leaves_the_checkpoint_from_before_it(
     tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str], keep: int
 ) -> None:
     labels_times(1e3, 60)
-    run = start(tmp_path, EVERY, LONG, STOP, f"checkpoint.keep={keep}")
+    run = train_tiny(tmp_path, EVERY, LONG, STOP, f"checkpoint.keep={keep}")
     assert "diverged.pt" in kept(run)
     # Five points make a divergence; each epoch has three of them, and a checkpoint.
     assert any(name.startswith("diverged-step-") for name in kept(run))
     state = torch.load(good(run), weights_only=True)
-    losses = values(run, "train_window")
+    losses = points(run, "train_window")
     assert all(values["loss"] < 1e3 for step, values in losses.items() if step <= state["position"]["iteration"])
     (named,) = re.findall(r"aimnet2mult train … --load (\S+)", capfd.readouterr().err)
     assert Path(named) == good(run)
@@ -73,7 +74,7 @@ def test_a_run_that_diverges_again_after_each_resume_keeps_where_it_went_on(
     tmp_path: Path, labels_times: Callable[[float, int], None]
 ) -> None:
     labels_times(1e300, 60)
-    run = start(tmp_path, EVERY, LONG, STOP)
+    run = train_tiny(tmp_path, EVERY, LONG, STOP)
     before = good(run)
     for _ in range(2):
         labels_times(1e300, 1)
@@ -85,7 +86,7 @@ def test_whoever_only_wants_a_warning_has_the_checkpoint_from_before_and_no_weig
     tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     labels_times(1e300, 60)
-    start(tmp_path, EVERY, "trainer.epochs=20")
+    train_tiny(tmp_path, EVERY, "trainer.epochs=20")
     run, weights = the_run(tmp_path), tmp_path / "weights.pt"
     model = torch.load(good(run), weights_only=True)["parts"]["model"]
     assert all(array.isfinite().all() for array in model.values())

@@ -4,80 +4,42 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import h5py
-import numpy as np
 import pytest
-import tiny
 import torch
 
-from aimnet2mult.config import ConfigError, load
-from aimnet2mult.train import parts
+from aimnet2mult.config.schema import load
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.train import components as parts
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
-from telemetry import Scalars, read_receipt
-from telemetry.reader import JournalReader
-
-
-def write(path: Path, structures: int, seed: int) -> Path:
-    rng = np.random.default_rng(seed)
-    with h5py.File(path, "w") as file:
-        group = file.create_group("003")
-        group["coord"] = rng.normal(size=(structures, 3, 3))
-        group["numbers"] = rng.choice([1, 6, 8], size=(structures, 3))
-        group["energy"] = rng.normal(size=structures)
-        group["charges"] = rng.normal(size=(structures, 3))
-    return path
-
-
-def start(folder: Path, *overrides: str) -> Path:
-    """Train a tiny model on 16 structures, four epochs of three iterations, and give the run's folder."""
-    (folder / "model.yaml").write_text("class: tiny.TinyCore\n")
-    given = [
-        f"data.fidelity_datasets.0={write(folder / 'a.h5', 16, 0)}",
-        "run_name=tiny",
-        "data.y=[energy, charges]",
-        "data.val_fraction=0.25",
-        "data.samplers.train.batch_size=4",
-        "loss.class=tiny.StoppingLoss",
-        "optimizer={class: torch.optim.Adam, kwargs: {lr: 0.1}}",
-        "optimizer.param_groups.shifts=null",
-        "trainer.epochs=4",
-        "telemetry.sinks=none",
-        f"telemetry.dir={folder / 'runs'}",
-    ]
-    train(Request(overrides=[*given, *overrides], model=folder / "model.yaml"))
-    return max((folder / "runs").iterdir(), key=lambda path: (len(path.name), path.name))
-
-
-def values(run: Path, stream: str = "val") -> dict[int, dict[str, float]]:
-    records = JournalReader(run).read(1000, live=False)
-    return {r.step: dict(r.values) for r in records if isinstance(r, Scalars) and r.stream == stream}
-
+from support import tiny_model
+from support.tiny_runs import points, train_tiny, write_data
+from telemetry import read_receipt
 
 HALVED = "scheduler={class: torch.optim.lr_scheduler.ExponentialLR, kwargs: {gamma: 0.5}}"
 
 
 def test_a_run_is_finished_after_the_epoch_that_leaves_a_learning_rate_below_the_limit(tmp_path: Path) -> None:
-    run = start(tmp_path, HALVED, "trainer.stop_below_lr=0.04")
-    assert list(values(run)) == [3, 6]
+    run = train_tiny(tmp_path, HALVED, "trainer.stop_below_lr=0.04")
+    assert list(points(run)) == [3, 6]
     assert read_receipt(run).status == "finished"
     assert (run / "checkpoints" / "step-00000006.pt").is_file()
 
 
 def test_a_finished_run_does_not_go_on_below_the_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run = start(tmp_path, HALVED, "trainer.stop_below_lr=0.04")
+    run = train_tiny(tmp_path, HALVED, "trainer.stop_below_lr=0.04")
     assert train(Request(resume=str(run), overrides=["trainer.epochs=9"])) == 0
-    assert list(values(run)) == [3, 6]
+    assert list(points(run)) == [3, 6]
     assert "below trainer.stop_below_lr 0.04" in capfd.readouterr().err
 
 
 def test_a_limit_that_is_never_reached_changes_nothing(tmp_path: Path) -> None:
-    assert list(values(start(tmp_path, HALVED, "trainer.stop_below_lr=0.001"))) == [3, 6, 9, 12]
+    assert list(points(train_tiny(tmp_path, HALVED, "trainer.stop_below_lr=0.001"))) == [3, 6, 9, 12]
 
 
 def test_a_run_that_is_stopped_within_an_epoch_is_not_finished_by_its_learning_rate(tmp_path: Path) -> None:
-    tiny.Stopping.calls_left = 2
-    run = start(tmp_path, f"{HALVED[:-1]}, step: iteration}}", "trainer.stop_below_lr=0.06")
+    tiny_model.Stopping.calls_left = 2
+    run = train_tiny(tmp_path, f"{HALVED[:-1]}, step: iteration}}", "trainer.stop_below_lr=0.06")
     assert read_receipt(run).status == "preempted"
 
 
@@ -87,10 +49,10 @@ def weights(run: Path) -> Any:
 
 def test_the_weights_of_the_best_validation_are_kept(tmp_path: Path) -> None:
     # A learning rate of 0 leaves the weights, and with them every validation, as they were.
-    still = start(tmp_path, "checkpoint.best=val/loss", "optimizer.kwargs.lr=0", "trainer.epochs=1")
+    still = train_tiny(tmp_path, "checkpoint.best=val/loss", "optimizer.kwargs.lr=0", "trainer.epochs=1")
     before = weights(still)
-    run = start(tmp_path, "checkpoint.best=E_rmse", "checkpoint.keep=9")
-    curve = {step: point["E_rmse"] for step, point in values(run).items()}
+    run = train_tiny(tmp_path, "checkpoint.best=E_rmse", "checkpoint.keep=9")
+    curve = {step: point["E_rmse"] for step, point in points(run).items()}
     best = min(curve, key=curve.__getitem__)
     kept = torch.load(run / "checkpoints" / f"step-{best:08d}.pt", weights_only=True)["parts"]["model"]
     assert weights(run).keys() == kept.keys() == before.keys()
@@ -98,29 +60,29 @@ def test_the_weights_of_the_best_validation_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_knows_the_best_validation_before_it(tmp_path: Path) -> None:
-    run = start(tmp_path, "checkpoint.best=loss", "optimizer.kwargs.lr=0", "trainer.epochs=1")
+    run = train_tiny(tmp_path, "checkpoint.best=loss", "optimizer.kwargs.lr=0", "trainer.epochs=1")
     (run / "checkpoints" / "best.pt").unlink()
     assert train(Request(resume=str(run), overrides=["trainer.epochs=3"])) == 0
-    assert len({point["loss"] for point in values(run).values()}) == 1
+    assert len({point["loss"] for point in points(run).values()}) == 1
     assert not (run / "checkpoints" / "best.pt").exists()
 
 
 def test_no_weights_are_kept_unless_asked_for(tmp_path: Path) -> None:
-    assert not (start(tmp_path) / "checkpoints" / "best.pt").exists()
+    assert not (train_tiny(tmp_path) / "checkpoints" / "best.pt").exists()
 
 
 def test_a_metric_that_the_validation_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"checkpoint.best is 'F_rmse'; the validation has loss"):
-        start(tmp_path, "checkpoint.best=F_rmse")
+        train_tiny(tmp_path, "checkpoint.best=F_rmse")
 
 
 def test_files_of_their_own_are_validated_on_and_all_else_is_trained_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    own = write(tmp_path / "v.h5", 5, 1)
-    run = start(tmp_path, f"data.val_fidelity_datasets.0={own}", "trainer.epochs=1")
+    own = write_data(tmp_path / "v.h5", 5, 1)
+    run = train_tiny(tmp_path, f"data.val_fidelity_datasets.0={own}", "trainer.epochs=1")
     assert "16 structures to train on, 5 to validate" in capfd.readouterr().err
-    assert list(values(run)) == [4]
+    assert list(points(run)) == [4]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +98,7 @@ def test_files_of_their_own_are_validated_on_and_all_else_is_trained_on(
 def test_a_weight_is_of_a_fidelity_or_of_each_of_its_structures(
     tmp_path: Path, weights_of: str, given: dict[int, float], shares: dict[int, float] | None
 ) -> None:
-    files = [f"data.fidelity_datasets.{i}={write(tmp_path / f'{i}.h5', 2, i)}" for i in (0, 1)]
+    files = [f"data.fidelity_datasets.{i}={write_data(tmp_path / f'{i}.h5', 2, i)}" for i in (0, 1)]
     chosen = [f"data.fidelity_weights.{index}={weight}" for index, weight in given.items()]
     config = load([], [*files, *chosen, f"data.weights_of={weights_of}"])
     data: Any = SimpleNamespace(train_counts=(10, 30))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from host_reads import no_host_reads
 from ignite.engine import Engine, Events
-from tiny import SquaredLoss, TinyModel, batches
 from torch import Tensor, nn
 
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
-from aimnet2mult.train.errors import ErrorSums, Slot
+from support.host_reads import no_host_reads
+from support.tiny_model import SquaredLoss, TinyModel, batches
 
 CPU = torch.device("cpu")
 LABELS = ("energy", "forces", "charges")

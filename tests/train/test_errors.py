@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_reads import no_host_reads
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from aimnet2mult.labels import LABELS
-from aimnet2mult.train.errors import ErrorSums, Slot
-from aimnet2mult.train.statistics import POOLED, VALIDATION, Selection, statistics
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
+from aimnet2mult.metrics.statistics import POOLED, VALIDATION, Selection, statistics
+from support.host_reads import no_host_reads
 
 ALL = tuple(LABELS)
 DEVICES = [

@@ -8,11 +8,11 @@ import torch
 from aimnet.models import AIMNet2
 from torch import Tensor, nn
 
-from aimnet2mult.layers import ConfigError
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.build import build_model
-from aimnet2mult.models.mixed import MixedFidelity
-from aimnet2mult.train.definition import read_definition
-from aimnet2mult.train.weights import load_weights, save_weights
+from aimnet2mult.models.definition import read_definition
+from aimnet2mult.models.mixed_fidelity import MixedFidelity
+from aimnet2mult.models.weights import load_weights, save_weights
 
 State = dict[str, Tensor]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ports import free_port
 
 import aimnet2mult
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train import group
-from aimnet2mult.train.group import joined
-from aimnet2mult.train.ranks import Place, RankLost
+from aimnet2mult.distributed import process_group as group
+from aimnet2mult.distributed.process_group import joined
+from aimnet2mult.distributed.rank_info import Place
+from aimnet2mult.errors import ConfigError, RankLost
+from support.ports import free_port
 
 
 @pytest.fixture
@@ -50,5 +50,5 @@ def test_ranks_on_devices_of_different_kinds_are_refused(monkeypatch: pytest.Mon
 
 def test_nothing_but_the_group_exchanges_anything() -> None:
     root = Path(aimnet2mult.__file__).parent
-    users = [path.name for path in root.rglob("*.py") if "distributed" in path.read_text(encoding="utf-8")]
-    assert users == ["group.py"]
+    users = [path.name for path in root.rglob("*.py") if "torch.distributed" in path.read_text(encoding="utf-8")]
+    assert users == ["process_group.py"]

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from host_reads import HostReadError, no_host_reads
 from torch import Tensor
+
+from support.host_reads import HostReadError, no_host_reads
 
 READS: dict[str, Callable[[Tensor], object]] = {
     "item": lambda x: x[0].item(),

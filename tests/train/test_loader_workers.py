@@ -6,7 +6,7 @@ import signal
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from aimnet2mult.train.parts import _ignore_sigterm
+from aimnet2mult.train.components import _ignore_sigterm
 
 
 def test_a_sigterm_to_the_whole_job_leaves_the_loaders_workers_at_work() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from host_reads import no_host_reads
 from torch import Tensor
 
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
-from aimnet2mult.layers import ConfigError
 from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
-from aimnet2mult.train.ranks import Ranks
+from support.host_reads import no_host_reads
 
 ALL = tuple(LABELS)
 MODULE = "aimnet2mult.train.loss"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train.optim import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 
 METRICS = ("loss", "E_rmse", "gfn1/E_rmse")
 

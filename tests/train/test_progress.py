@@ -4,7 +4,7 @@ import io
 from itertools import count
 from types import SimpleNamespace
 
-from aimnet2mult.train.progress import Progress
+from aimnet2mult.train.console import Progress
 
 UNITS = {"energy": ("kcal/mol", 23.0), "charges": ("e", 1.0)}
 LATEST = {

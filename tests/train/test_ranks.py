@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from aimnet2mult.layers import ConfigError
-from aimnet2mult.train.ranks import Place, Ranks, find_place
+from aimnet2mult.distributed.rank_info import Place, Ranks, find_place
+from aimnet2mult.errors import ConfigError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from host_reads import no_host_reads
 from ignite.engine import Engine, Events
-from tiny import SquaredLoss, TinyModel, batches
 
+from aimnet2mult.metrics.declarations import declare
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
+from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.train.engine import build_trainer, build_validator
-from aimnet2mult.train.errors import ErrorSums, Slot
-from aimnet2mult.train.metrics import declare
-from aimnet2mult.train.reporting import Reporter
-from aimnet2mult.train.statistics import POOLED
+from aimnet2mult.train.reporter import Reporter
+from support.host_reads import no_host_reads
+from support.tiny_model import SquaredLoss, TinyModel, batches
 
 CPU = torch.device("cpu")
 LABELS = ("energy", "forces", "charges")

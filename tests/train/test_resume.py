@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aimnet2mult.train.resume import newest_first, run_name_at
+from aimnet2mult.config.resume_rules import newest_first, run_name_at
 
 
 def test_runs_are_ordered_by_start_and_number(tmp_path: Path) -> None:

@@ -11,18 +11,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import tiny
 import torch
 
-from aimnet2mult.config import ConfigError
-from aimnet2mult.data.errors import DataError
-from aimnet2mult.layers import read_yaml
-from aimnet2mult.train import checkpoint, parts, plan
-from aimnet2mult.train.checkpoint import CheckpointError
+from aimnet2mult.config.merge import read_yaml
+from aimnet2mult.errors import CheckpointError, ConfigError, DataError
+from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train import components as parts
+from aimnet2mult.train import plan
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support import tiny_model
 from telemetry import Closed, JournalError, Scalars, read_header
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 Points = dict[tuple[str, int], dict[str, float]]
 
@@ -51,7 +51,7 @@ class Trainee:
     def __init__(self, folder: Path, data: Path) -> None:
         self.runs = folder / "runs"
         self.model = folder / "model.yaml"
-        self.model.write_text("class: tiny.TinyCore\nkwargs: {dropout: 0.3}\n")
+        self.model.write_text("class: support.tiny_model.TinyCore\nkwargs: {dropout: 0.3}\n")
         self.overrides = [
             f"data.fidelity_datasets.0={data}",
             "run_name=tiny",
@@ -59,7 +59,7 @@ class Trainee:
             "data.val_fraction=0.25",
             "data.samplers.train.batch_size=4",
             "data.samplers.val.batch_size=4",
-            "loss.class=tiny.StoppingLoss",
+            "loss.class=support.tiny_model.StoppingLoss",
             "optimizer.class=torch.optim.Adam",
             "optimizer.kwargs.lr=0.01",
             "optimizer.param_groups.shifts=null",
@@ -71,11 +71,11 @@ class Trainee:
         ]
 
     def start(self, *overrides: str, stop_at: int | None = None, **request: Any) -> int:
-        tiny.Stopping.calls_left = stop_at
+        tiny_model.Stopping.calls_left = stop_at
         return train(Request(overrides=[*self.overrides, *overrides], model=self.model, **request))
 
     def resume(self, *overrides: str, stop_at: int | None = None, run: Path | None = None, **request: Any) -> int:
-        tiny.Stopping.calls_left = stop_at
+        tiny_model.Stopping.calls_left = stop_at
         return train(Request(overrides=overrides, resume=str(run or self.run), **request))
 
     @property
@@ -152,7 +152,7 @@ def test_a_run_is_declared_with_its_parameters_and_units(trainee: Trainee) -> No
     header = read_header(trainee.run)
     assert (header.name, header.project, header.every) == ("tiny", "p", 5)
     assert header.params["optimizer"]["kwargs"] == {"lr": 0.01}
-    assert header.params["model"]["class"] == "tiny.TinyCore"
+    assert header.params["model"]["class"] == "support.tiny_model.TinyCore"
     assert header.metrics["val/E_rmse"].unit == "eV/particle"
     assert header.metrics["val/F_rmse"].unit == "kcal/mol/Å"
     assert header.versions["torch"] == torch.__version__
@@ -181,7 +181,7 @@ def test_training_does_not_depend_on_when_it_is_validated(trainee: Trainee, refe
 
 def test_a_failing_run_is_closed_as_failed_and_says_why(trainee: Trainee) -> None:
     with pytest.raises(ArithmeticError, match="the third call"):
-        trainee.start("loss.class=tiny.FailingLoss")
+        trainee.start("loss.class=support.tiny_model.FailingLoss")
     last = records(trainee.run)[-1]
     assert isinstance(last, Closed)
     assert (last.status, last.reason) == ("failed", "ArithmeticError: the third call")
@@ -194,7 +194,7 @@ def test_an_interrupt_that_cannot_wait_closes_the_run_as_killed(
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(tiny.SquaredLoss, "__call__", interrupt)
+    monkeypatch.setattr(tiny_model.SquaredLoss, "__call__", interrupt)
     with pytest.raises(KeyboardInterrupt):
         trainee.start()
     assert status(trainee.run) == "killed"
@@ -317,7 +317,7 @@ def test_a_run_without_a_checkpoint_begins_again_in_its_folder(
 def test_what_came_after_the_last_checkpoint_of_a_crash_is_superseded(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = tiny.SquaredLoss.__call__, itertools.count(1)
+    real, calls = tiny_model.SquaredLoss.__call__, itertools.count(1)
 
     def crash(*arguments: Any) -> dict[str, torch.Tensor]:
         # The first epoch has 6 iterations and 2 batches of validation; iteration 10 has a point.
@@ -325,7 +325,7 @@ def test_what_came_after_the_last_checkpoint_of_a_crash_is_superseded(
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(tiny.SquaredLoss, "__call__", crash)
+    monkeypatch.setattr(tiny_model.SquaredLoss, "__call__", crash)
     with pytest.raises(MemoryError):
         trainee.start()
     assert steps(points(trainee.run), "train") == [5, 10]
@@ -398,7 +398,7 @@ def test_a_resume_refuses_to_change_what_is_trained(trainee: Trainee, tmp_path: 
     with pytest.raises(JournalError, match=r"telemetry.every was 5 .* cannot be 4"):
         trainee.resume("telemetry.every=4")
     other = tmp_path / "other.yaml"
-    other.write_text("class: tiny.TinyCore\nkwargs: {dropout: 0.2}\n")
+    other.write_text("class: support.tiny_model.TinyCore\nkwargs: {dropout: 0.2}\n")
     with pytest.raises(ConfigError, match=r"the model's kwargs.dropout was 0.3 in .* and cannot be 0.2"):
         trainee.resume(model=other)
     with pytest.raises(ConfigError, match=r"trainer.epochs is 1, but the run is in epoch 2 already"):
@@ -448,7 +448,7 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_name(
     wanted = trainee.run
     trainee.start("trainer.epochs=1")
     with pytest.raises(ArithmeticError):
-        trainee.start("loss.class=tiny.FailingLoss")
+        trainee.start("loss.class=support.tiny_model.FailingLoss")
     trainee.start("run_name=tiny-other", stop_at=2)
     assert trainee.start(resume="auto") == 0
     assert status(wanted) == "finished"

@@ -10,14 +10,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from jobs import Job, Launcher, slurm_environments, torchrun_environments
-from shared import Double, add_masks
 
+from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.data.dataset import INPUTS, load_data
-from aimnet2mult.layers import write_yaml
-from aimnet2mult.train import checkpoint
+from aimnet2mult.train import checkpointing as checkpoint
+from support.double_precision import Double, add_masks
+from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from telemetry import Closed, Scalars
-from telemetry.reader import JournalReader
+from telemetry.journal.reader import JournalReader
 
 LABELS = ("energy", "forces", "charges", "spin_charges")
 EPOCHS, EVERY = 2, 3
@@ -51,7 +51,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def arguments(files: list[Path]) -> list[str]:
     folder = files[0].parent
-    write_yaml(folder / "model.yaml", {"class": "shared.Double"})
+    write_yaml(folder / "model.yaml", {"class": "support.double_precision.Double"})
     per_atom = {"fn": "aimnet2mult.train.loss.peratom_loss_fn", "weight": 1.0}
     components: dict[str, Any] = {"energy": {"fn": "aimnet2mult.train.loss.energy_loss_fn", "weight": 0.5}}
     components |= {name: {**per_atom, "kwargs": {"key_true": name, "key_pred": name}} for name in LABELS[1:]}
@@ -69,7 +69,7 @@ def arguments(files: list[Path]) -> list[str]:
         },
         "fidelity_offset": 100,
         "use_fidelity_readouts": False,
-        "loss": {"class": "shared.MaskedLoss", "kwargs": {"components": components}},
+        "loss": {"class": "support.double_precision.MaskedLoss", "kwargs": {"components": components}},
         # Adam would make much of gradients that are all rounding.
         "optimizer": {
             "class": "torch.optim.SGD",

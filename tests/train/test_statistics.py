@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 
 from aimnet2mult.labels import LABELS
-from aimnet2mult.train.statistics import (
-    BATCH,
-    POOLED,
-    VALIDATION,
-    Layout,
-    MetricInfo,
-    metric_info,
-    statistics,
-)
+from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, Layout, MetricInfo, metric_info, statistics
 
 ALL = tuple(LABELS)
 
@@ -115,5 +107,5 @@ def test_a_slot_of_another_layout_is_refused() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import aimnet2mult.train.statistics"
+    code = "import sys; sys.modules['torch'] = None; import aimnet2mult.metrics.statistics"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

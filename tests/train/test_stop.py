@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from aimnet2mult.train.stop import Stop
+from aimnet2mult.distributed.stop_signal import Stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

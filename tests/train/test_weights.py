@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from aimnet.modules import Forces
-from tiny import TinyCore
 
-from aimnet2mult.config import ConfigError
-from aimnet2mult.train import checkpoint
-from aimnet2mult.train.weights import load_weights, save_weights
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.models.weights import load_weights, save_weights
+from aimnet2mult.train import checkpointing as checkpoint
+from support.tiny_model import TinyCore
 
 
 def test_weights_of_a_model_with_forces_are_those_of_the_model(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from telemetry import Metric, SettingError, Settings, SinkRejected, open_run
 from telemetry.cli import main
-from telemetry.plugins import select
+from telemetry.plugins.registry import select
 from telemetry.testing import run_record
 
 

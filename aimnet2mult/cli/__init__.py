@@ -1,0 +1,33 @@
+"""The ``aimnet2mult`` command: one module per subcommand, each importing what is heavy after checking its arguments."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import NoReturn
+
+import click
+
+from aimnet2mult.cli.calc_sae import calc_sae
+from aimnet2mult.cli.console import HELP, run
+from aimnet2mult.cli.sample_data import sample_data
+from aimnet2mult.cli.train import train
+
+__all__ = ["calc_sae", "cli", "main", "run", "sample_data", "train"]
+
+
+def main() -> NoReturn:
+    """Run `aimnet2mult`."""
+    run(cli, "aimnet2mult")
+
+
+@click.group(invoke_without_command=True, context_settings=HELP)
+@click.version_option(version("aimnet2mult"), prog_name="aimnet2mult")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Train AIMNet2 on data of several fidelities, and watch it."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+for command in (train, calc_sae, sample_data):
+    cli.add_command(command)

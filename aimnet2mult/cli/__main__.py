@@ -1,0 +1,6 @@
+"""``python -m aimnet2mult.cli``: the same as ``aimnet2mult``."""
+
+from aimnet2mult.cli import main
+
+if __name__ == "__main__":
+    main()

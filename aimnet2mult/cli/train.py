@@ -1,0 +1,88 @@
+"""``aimnet2mult train``: check the arguments, then train."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aimnet2mult.cli.console import EXISTING_FILE, HELP, require_training_packages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@click.command(context_settings=HELP)
+@click.option(
+    "--config", "configs", type=EXISTING_FILE, multiple=True, help="YAML of settings; later ones win. Repeatable."
+)
+@click.option("--model", type=EXISTING_FILE, help="YAML of the model; without it, AIMNet2 as published.")
+@click.option("--load", type=EXISTING_FILE, help="Weights to start from.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Where to put the final weights.")
+@click.option(
+    "--resume", metavar="RUN|auto", help="Go on with a run: its folder, its id, or auto: the newest unfinished one."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option(
+    "--telemetry-sinks",
+    metavar="NAME,...",
+    help="Where the curves go, such as tensorboard; none: the journal alone. [env: TELEMETRY_SINKS]",
+)
+@click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations from point to point.")
+@click.option("--telemetry-dir", metavar="DIR", help="Folder of the run folders.")
+@click.option(
+    "--telemetry-on-divergence",
+    type=click.Choice(["warn", "stop"]),
+    help="What to do when the training diverges: warn and go on, or stop and keep the last good checkpoint.",
+)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+def train(
+    *,
+    configs: tuple[Path, ...],
+    model: Path | None,
+    load: Path | None,
+    save: Path | None,
+    resume: str | None,
+    threads: int | None,
+    telemetry_sinks: str | None,
+    telemetry_every: int | None,
+    telemetry_dir: str | None,
+    telemetry_on_divergence: str | None,
+    overrides: tuple[str, ...],
+) -> int:
+    """Train a model.
+
+    Settings come from the defaults, each --config, and KEY=VALUE with dotted keys, the later winning:
+
+        aimnet2mult train --config train.yaml data.fidelity_datasets.0=a.h5 trainer.epochs=10
+    """
+    require_training_packages()
+    from aimnet2mult.train.plan import Request
+    from aimnet2mult.train.runner import train as start
+
+    environment = {"telemetry.sinks": os.environ.get("TELEMETRY_SINKS") or None}
+    flags = {
+        "load": load and str(load),
+        "threads": threads,
+        "telemetry.sinks": telemetry_sinks,
+        "telemetry.every": telemetry_every,
+        "telemetry.dir": telemetry_dir,
+        "telemetry.on_divergence": telemetry_on_divergence,
+    }
+    request = Request(
+        configs=configs,
+        # The environment counts more than a file, and less than what is asked for here and now.
+        overrides=(*_as_overrides(environment), *overrides, *_as_overrides(flags)),
+        model=model,
+        save=save,
+        resume=resume,
+    )
+    return start(request)
+
+
+def _as_overrides(values: Mapping[str, object]) -> list[str]:
+    """Write what was given as overrides; JSON is YAML that quotes what has to be quoted."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]

@@ -1,0 +1,1 @@
+"""The YAML settings, model definitions and weights of the original trainer."""

@@ -1,0 +1,279 @@
+"""Configuration of a training run, typed and validated.
+
+Knows nothing of torch, so that a mistake is answered before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from aimnet2mult.config.merge import INDEXED, merge_layers
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.labels import LABELS
+
+__all__ = ["Config", "ConfigError", "load"]
+
+# What msgspec's own words do not tell: the choices, and a pattern in words.
+EXPECTED = {
+    "device": "auto, cpu or cuda",
+    "batch_mode": "atoms or molecules",
+    "step": "iteration, epoch or val",
+    "weights_of": "fidelity or structure",
+    "run_name": "letters, digits and _ . - only",
+    "fidelity_names": "letters, digits and _ . - only",
+}
+
+LARGEST = sys.float_info.max
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Limit = Annotated[float, Meta(gt=0, le=LARGEST)]
+Name = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
+Options = dict[str, Any]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One level of the configuration."""
+
+
+class EnergyReference(Section, frozen=True):
+    files: dict[Natural, str]
+
+
+class References(Section, frozen=True):
+    energy: EnergyReference
+
+
+class TrainSampler(Section, frozen=True):
+    batch_size: Count
+    batch_mode: Literal["atoms", "molecules"]
+    batches_per_epoch: Count | None
+
+
+class ValSampler(Section, frozen=True):
+    batch_size: Count
+    batch_mode: Literal["atoms", "molecules"]
+
+
+class Samplers(Section, frozen=True):
+    train: TrainSampler
+    val: ValSampler
+
+
+class Loaders(Section, frozen=True):
+    train: Options
+    val: Options
+
+
+class Data(Section, frozen=True):
+    fidelity_datasets: dict[Natural, str]
+    val_fidelity_datasets: dict[Natural, str]
+    fidelity_weights: dict[Natural, Annotated[float, Meta(ge=0, le=LARGEST)]]
+    weights_of: Literal["fidelity", "structure"]
+    fidelity_names: dict[Natural, Name]
+    sae: References
+    y: list[str]
+    val_fraction: Annotated[float, Meta(gt=0, lt=1)]
+    samplers: Samplers
+    loaders: Loaders
+
+
+class Loss(Section, frozen=True, rename={"cls": "class"}):
+    cls: str
+    kwargs: Options
+
+
+class Optimizer(Section, frozen=True, rename={"cls": "class"}):
+    cls: str
+    kwargs: Options
+    force_no_train: list[str]
+    force_train: list[str]
+    param_groups: dict[str, Options | None]
+
+
+class Scheduler(Section, frozen=True, rename={"cls": "class"}):
+    cls: str
+    kwargs: Options = {}
+    step: Literal["iteration", "epoch", "val"] | None = None
+    metric_name: str | None = None
+
+
+class Trainer(Section, frozen=True):
+    epochs: Count
+    clip_grad_value: Limit | None
+    clip_grad_norm: Limit | None
+    stop_below_lr: Limit | None
+
+
+class Checkpoint(Section, frozen=True):
+    keep: Count
+    best: str | None
+
+
+class LogFrequency(Section, frozen=True):
+    val: Count | None
+
+
+class Config(Section, frozen=True):
+    """A validated configuration. Fidelity indices count from 0; every data set file exists."""
+
+    run_name: Name
+    project_name: Annotated[str, Meta(min_length=1)]
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
+    threads: Count | None
+    device: Literal["auto", "cpu", "cuda"]
+    load: str | None
+    data: Data
+    fidelity_offset: Count
+    use_fidelity_readouts: bool
+    loss: Loss
+    optimizer: Optimizer
+    scheduler: Scheduler | None
+    trainer: Trainer
+    checkpoint: Checkpoint
+    log_frequency: LogFrequency
+    telemetry: Options
+
+    @property
+    def fidelity_names(self) -> tuple[str, ...]:
+        """The fidelities' names in the order of their indices."""
+        given = self.data.fidelity_names
+        return tuple(given.get(index, f"fid{index}") for index in sorted(self.data.fidelity_datasets))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that are learnt, in the order in which they are shown."""
+        return tuple(name for name in LABELS if name in self.data.y)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit in which each label is shown."""
+        given: Mapping[str, str] = self.telemetry["units"]
+        return {name: given.get(name, label.unit) for name, label in LABELS.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain nested containers, as `train.yaml` holds it."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+
+def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
+    """Lay the files and then the overrides over the defaults, and validate the result.
+
+    A resume begins the files with the run's own `train.yaml`. Raises ConfigError.
+    """
+    return _validated(_typed(merge_layers(files, overrides)))
+
+
+def _typed(plain: dict[str, Any]) -> Config:
+    try:
+        return msgspec.convert(plain, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_said_plainly(str(error), plain)) from error
+
+
+def _said_plainly(message: str, plain: dict[str, Any]) -> str:
+    """Turn what msgspec says of its types into a key, its value and what is expected."""
+    what, _, where = message.partition(" - at ")
+    name = re.split(r"[\[`]", where.partition("$.")[2])[0]
+    if what.startswith("Object"):
+        # contains unknown field `x`, or: missing required field `x`
+        field = what.split("`")[1]
+        return f"{name} has no key {field!r}; expected are {', '.join(Scheduler.__struct_encode_fields__)}"
+    value: Any = plain
+    for word in name.split("."):
+        value = value[word]
+    plainly = what.removeprefix("Expected ").replace("`object", "`mapping").replace("`array", "`list")
+    expected = EXPECTED.get(name.rpartition(".")[2], plainly)
+    if where.startswith("`key`"):
+        expected = "fidelity indices 0, 1, … as its keys" if name in INDEXED else f"keys that are {expected}"
+    return f"{name} is {value!r}: expected {expected}"
+
+
+def _validated(config: Config) -> Config:
+    _check_fidelities(config.data)
+    _check_files(config)
+    names = config.fidelity_names
+    if len(set(names)) < len(names):
+        raise ConfigError(f"data.fidelity_names: {', '.join(names)}: every fidelity needs a name of its own")
+    _check_labels("data.y", config.data.y)
+    if not config.data.y or len(set(config.data.y)) < len(config.data.y):
+        raise ConfigError(f"data.y is {config.data.y!r}: expected one label or more, each once")
+    _check_units(config.telemetry.get("units"))
+    _check_patterns(config.optimizer)
+    return config
+
+
+def _check_fidelities(data: Data) -> None:
+    indices = sorted(data.fidelity_datasets)
+    if not indices:
+        raise ConfigError("no data set is named: give at least data.fidelity_datasets.0=FILE.h5")
+    if indices != list(range(len(indices))):
+        raise ConfigError(f"data.fidelity_datasets has the indices {indices}: expected 0, 1, … without a gap")
+    for section in INDEXED[1:]:
+        given: Any = data
+        for word in section.split(".")[1:]:
+            given = getattr(given, word)
+        for index in sorted(set(given) - set(indices)):
+            raise ConfigError(f"{section}.{index} has no data.fidelity_datasets.{index}")
+    if not any(data.fidelity_weights.get(index, 1) for index in indices):
+        raise ConfigError("data.fidelity_weights are all 0: nothing would be drawn")
+
+
+def _check_files(config: Config) -> None:
+    files = {f"data.fidelity_datasets.{index}": path for index, path in config.data.fidelity_datasets.items()}
+    files |= {f"data.val_fidelity_datasets.{index}": path for index, path in config.data.val_fidelity_datasets.items()}
+    files |= {f"data.sae.energy.files.{index}": path for index, path in config.data.sae.energy.files.items()}
+    if config.load is not None:
+        files["load"] = config.load
+    for name, path in files.items():
+        if not Path(path).is_file():
+            raise ConfigError(f"{name}: there is no file {path}")
+        if "fidelity_datasets" in name and not _is_hdf5(Path(path)):
+            raise ConfigError(f"{name}: {path} is not an HDF5 file")
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Look for the signature where the format allows it: at 0, or after a user block of 512, 1024, … bytes."""
+    with path.open("rb") as file:
+        for offset in (0, *(512 << n for n in range(8))):
+            file.seek(offset)
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return True
+    return False
+
+
+def _check_labels(source: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in LABELS:
+            close = difflib.get_close_matches(name, LABELS, n=1)
+            hint = f". Did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{hint}")
+
+
+def _check_units(units: object) -> None:
+    if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
+        raise ConfigError(f"telemetry.units is {units!r}: expected units by label, such as energy: eV/particle")
+    _check_labels("telemetry.units", list(units))
+
+
+def _check_patterns(optimizer: Optimizer) -> None:
+    groups = {name: group for name, group in optimizer.param_groups.items() if group is not None}
+    named = {f"param_groups.{name}.re": group.get("re") for name, group in groups.items()}
+    for section, patterns in (
+        ("force_train", optimizer.force_train),
+        ("force_no_train", optimizer.force_no_train),
+    ):
+        named |= {f"{section}[{position}]": pattern for position, pattern in enumerate(patterns)}
+    for name, pattern in named.items():
+        try:
+            re.compile(pattern if isinstance(pattern, str) else "(")
+        except re.error as error:
+            raise ConfigError(f"optimizer.{name} is {pattern!r}: expected a regular expression") from error

@@ -1,0 +1,1 @@
+"""Several processes: ranks, collectives, and when all of them stop."""

@@ -1,0 +1,54 @@
+"""Which metrics each stream has, with their units. Without torch: they are declared before it is imported."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from aimnet2mult.labels import LABELS
+from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, MetricInfo, Selection, metric_info
+
+__all__ = ["STREAMS", "declare"]
+
+STREAMS: Mapping[str, Selection] = {
+    "train": BATCH,
+    "train_window": POOLED,
+    "train_epoch": POOLED,
+    "val": VALIDATION,
+}
+"""What each stream shows of the error sums."""
+
+WATCHED = ("train_window", "train_epoch", "val")
+"""Streams that are means over many batches: a single batch's errors have no steady course."""
+
+_EPOCH = MetricInfo(text="epoch")
+_BESIDE = {
+    "train": {
+        "lr": MetricInfo(text="learning rate"),
+        "grad_norm": MetricInfo(text="norm of the gradient before clipping"),
+        "it_per_s": MetricInfo(source_unit="1/s", unit="1/s", text="iterations per second"),
+        "epoch": _EPOCH,
+    },
+    "train_epoch": {"epoch": _EPOCH},
+    "val": {"epoch": _EPOCH},
+}
+
+
+def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str]) -> dict[str, MetricInfo]:
+    """Describe every metric by its full name, ``stream/metric``; units has the unit to show for each label."""
+    shown = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
+    metrics = {}
+    for stream, selection in STREAMS.items():
+        for name, info in metric_info(labels, fidelity_names, selection).items():
+            in_unit = _shown_in(info, shown.get(_abbreviation(name), info.unit))
+            is_error = name == "loss" or name.endswith("_rmse")
+            metrics[f"{stream}/{name}"] = replace(in_unit, watch=is_error and stream in WATCHED)
+        metrics |= {f"{stream}/{name}": info for name, info in _BESIDE.get(stream, {}).items()}
+    return metrics
+
+
+def _abbreviation(name: str) -> str:
+    return name.rpartition("/")[2].partition("_")[0]
+
+
+def _shown_in(info: MetricInfo, unit: str) -> MetricInfo:
+    # R² and the loss have no unit to choose.
+    return info if info.source_unit == "1" else replace(info, unit=unit)

@@ -1,0 +1,211 @@
+"""The parts of a training run, built from its configuration."""
+
+import random
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from aimnet2mult.config.import_path import load_object
+from aimnet2mult.config.schema import Config
+from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
+from aimnet2mult.data.rank_share import load_share
+from aimnet2mult.data.reference_energies import write_sae
+from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
+from aimnet2mult.models.build import build_model
+from aimnet2mult.train.engine import Batch, LossFunction
+from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+
+__all__ = ["Parts", "build_parts", "keep_saes"]
+
+Loader = DataLoader[Batch]
+
+SAES = "sae"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All that is trained, and what it is trained with."""
+
+    labels: tuple[str, ...]
+    device: torch.device
+    data: MixedData
+    sampler: MixedFidelitySampler
+    train_loader: Loader
+    val_loader: Loader
+    model: nn.Module
+    loss_fn: LossFunction
+    optimizer: Optimizer
+    schedule: Schedule
+    train_sums: ErrorSums
+    val_sums: ErrorSums
+
+    def describe(self, fidelity_names: Sequence[str]) -> str:
+        """Say in a few lines what there is."""
+        counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
+        lines = [
+            f"{name}: {train:,} structures to train on, {val:,} to validate; {', '.join(labels)}"
+            for name, train, val, labels in counts
+        ]
+        parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        batches = len(self.train_loader)
+        lines.append(f"{parameters:,} parameters to train on {self.device}, {batches} iterations an epoch")
+        return "\n".join(lines)
+
+
+def build_parts(config: Config, definition: Mapping[str, Any], folder: Path, ranks: Ranks | None = None) -> Parts:
+    """Build everything; the model's initial values and the order of the data depend on the seed alone.
+
+    Reference energies that the run folder holds are used before any others. Loaders give each rank its share of
+    the batches. Nothing is exchanged between ranks. Raises ConfigError, DataError and ModelError.
+    """
+    ranks = ranks or Ranks()
+    _prepare_process(config)
+    names = config.fidelity_names
+    labels = config.labels
+    device = _device(config.device, ranks)
+    data = _load(config, labels, folder / SAES)
+    sampler, train_loader, val_loader = _loaders(config, data, labels, ranks, pin_memory=device.type == "cuda")
+    model = build_model(
+        definition,
+        labels=labels,
+        n_fidelities=len(names),
+        fidelity_offset=config.fidelity_offset,
+        use_fidelity_readouts=config.use_fidelity_readouts,
+    ).to(device)
+    optimizer = build_optimizer(model, _optimizer_section(config))
+    return Parts(
+        labels=labels,
+        device=device,
+        data=data,
+        sampler=sampler,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        model=model,
+        loss_fn=_loss(config, ranks),
+        optimizer=optimizer,
+        schedule=build_scheduler(
+            optimizer,
+            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
+            metrics=metric_info(labels, names, VALIDATION),
+        ),
+        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, ranks=ranks),
+        val_sums=ErrorSums(labels, len(names), device, ranks=ranks),
+    )
+
+
+def keep_saes(parts: Parts, names: Sequence[str], folder: Path) -> None:
+    """Leave the reference energies that are used in the run folder, for those who resume the run."""
+    kept = folder / SAES
+    kept.mkdir(exist_ok=True)
+    for name, sae in zip(names, parts.data.saes, strict=True):
+        if sae:
+            # By rename, so that a resume finds a whole file or none.
+            write_sae(kept / f"{name}.tmp", sae)
+            (kept / f"{name}.tmp").replace(kept / f"{name}.yaml")
+
+
+def _prepare_process(config: Config) -> None:
+    random.seed(config.seed)
+    np.random.seed(config.seed)  # noqa: NPY002 - for libraries that draw from the global generator
+    torch.manual_seed(config.seed)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+def _device(name: str, ranks: Ranks) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch finds no CUDA device here; use device=cpu or auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if ranks.world == 1 else torch.device("cuda", torch.cuda.current_device())
+
+
+def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
+    names = config.fidelity_names
+    sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
+    sae_files |= {i: kept / f"{name}.yaml" for i, name in enumerate(names) if (kept / f"{name}.yaml").is_file()}
+    return load_data(
+        [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
+        labels=labels,
+        val_fraction=config.data.val_fraction,
+        seed=config.seed,
+        batch_size=config.data.samplers.train.batch_size,
+        batch_mode=config.data.samplers.train.batch_mode,
+        sae_files=sae_files,
+        val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
+    )
+
+
+def _loaders(
+    config: Config, data: MixedData, labels: tuple[str, ...], ranks: Ranks, *, pin_memory: bool
+) -> tuple[MixedFidelitySampler, Loader, Loader]:
+    train, val = config.data.samplers.train, config.data.samplers.val
+    sampler = MixedFidelitySampler(
+        data.train,
+        batch_size=train.batch_size,
+        batch_mode=train.batch_mode,
+        batches_per_epoch=train.batches_per_epoch,
+        seed=config.seed,
+        weights=_weights(config, data),
+    )
+    in_order = MixedFidelitySampler(data.val, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
+    loaders = []
+    for part, dataset, order in (("train", data.train, sampler), ("val", data.val, in_order)):
+        options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
+        try:
+            # A loader draws its workers' seed whenever it is started; from the global generator this would make a
+            # resumed run, which starts it once more, another one.
+            generator = torch.Generator().manual_seed(config.seed)
+            given = {"generator": generator, "worker_init_fn": _ignore_sigterm, **options}
+            loader = load_share(dataset, order, x=INPUTS, y=labels, rank=ranks.rank, world=ranks.world, **given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
+        loaders.append(loader)
+    return sampler, loaders[0], loaders[1]
+
+
+def _weights(config: Config, data: MixedData) -> dict[int, float] | None:
+    """Return the share of each fidelity in what is drawn; None to draw every structure once."""
+    weights = config.data.fidelity_weights
+    if not weights or config.data.weights_of == "fidelity":
+        return weights or None
+    return {index: weights.get(index, 1.0) * count for index, count in enumerate(data.train_counts) if count}
+
+
+def _ignore_sigterm(_: int) -> None:
+    """Let a loader's worker outlive a signal to the whole job, which the trainer answers with a checkpoint.
+
+    torch has it end at once, and then fails the training for want of it. A worker sees by itself when its trainer ends.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _optimizer_section(config: Config) -> dict[str, Any]:
+    section: dict[str, Any] = msgspec.to_builtins(config.optimizer)
+    groups = section["param_groups"]
+    section["param_groups"] = {name: group for name, group in groups.items() if group is not None}
+    return section
+
+
+def _loss(config: Config, ranks: Ranks) -> LossFunction:
+    make = load_object(config.loss.cls, "loss.class")
+    try:
+        loss_fn: LossFunction = make(**config.loss.kwargs)
+    except TypeError as error:
+        raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
+    if hasattr(loss_fn, "use_ranks"):
+        loss_fn.use_ranks(ranks)
+    return loss_fn

@@ -1,0 +1,125 @@
+"""What the person at the terminal sees of a training run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from tqdm import tqdm
+
+from aimnet2mult.labels import LABELS
+
+if TYPE_CHECKING:
+    from aimnet2mult.train.reporter import Alert
+
+__all__ = ["Progress", "Silence"]
+
+
+# A terminal that is closed, a pipe without a reader, a log on a full disk: no reason to end a training.
+_UNPRINTABLE = (OSError, ValueError)
+
+
+class Progress:
+    """A bar with the latest values on a terminal, else a line for each epoch.
+
+    Args:
+        units: for each label that is learnt, the unit to show and the factor to it from the source unit.
+        epochs: of the whole run.
+        stream: where it is written.
+    """
+
+    def __init__(
+        self,
+        units: Mapping[str, tuple[str, float]],
+        *,
+        epochs: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._units = units
+        self._epochs = epochs
+        # There is none where the process was started without one.
+        self._stream = stream or sys.stderr or io.StringIO()
+        self._clock = clock
+        self._bar: tqdm[None] | None = None
+        self._tried = False
+        self._shown: Mapping[str, float] = {}
+        self._alerts: Sequence[Alert] = ()
+        self._mark: tuple[int, float] | None = None
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        with contextlib.suppress(*_UNPRINTABLE):
+            if self._bar is None:
+                print(line, file=self._stream, flush=True)
+            else:
+                self._bar.write(line, file=self._stream)
+
+    def iteration(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert] = ()) -> None:
+        """Show that an iteration is done.
+
+        latest has the newest values by full name, in source units; alerts are what is wrong now. Both are looked at
+        when they are other objects than before.
+        """
+        if self._mark is None:
+            self._mark = (step - 1, self._clock())
+        with contextlib.suppress(*_UNPRINTABLE):
+            self._show(step, total, latest, alerts)
+
+    def _show(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert]) -> None:
+        if self._bar is None and not self._tried:
+            self._tried = True
+            if self._stream.isatty():
+                self._bar = tqdm(total=total, initial=step - 1, file=self._stream, unit="it", dynamic_ncols=True)
+        if self._bar is not None:
+            if latest is not self._shown or alerts is not self._alerts:
+                self._shown, self._alerts = latest, alerts
+                texts = [self._text(latest, "train_window"), *(f"! {alert.title}" for alert in alerts)]
+                self._bar.set_postfix_str("; ".join(texts), refresh=False)
+            self._bar.update()
+
+    def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
+        """Show that an epoch is done."""
+        since, began = self._mark or (step, 0.0)
+        now = self._clock()
+        self._mark = (step, now)
+        rate = (step - since) / max(now - began, 1e-9)
+        texts = {"train": self._text(latest, "train_epoch"), "val": self._text(latest, "val")}
+        shown = [f"{name} {text}" for name, text in texts.items() if text]
+        self.say("; ".join([f"epoch {epoch}/{self._epochs}, iteration {step}", *shown, f"{rate:.1f} it/s"]))
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            with contextlib.suppress(*_UNPRINTABLE):
+                self._bar.close()
+            self._bar = None
+
+    def _text(self, latest: Mapping[str, float], stream: str) -> str:
+        shown = [f"loss {latest[f'{stream}/loss']:.4g}"] if f"{stream}/loss" in latest else []
+        for name, (unit, factor) in self._units.items():
+            abbr = LABELS[name].abbr
+            value = latest.get(f"{stream}/{abbr}_rmse")
+            if value is not None:
+                shown.append(f"{abbr} {value * factor:.4g} {unit}")
+        return ", ".join(shown)
+
+
+class Silence(Progress):
+    """Shows nothing: for all ranks but the first."""
+
+    def __init__(self) -> None:
+        super().__init__({}, epochs=0)
+
+    def say(self, line: str) -> None:
+        """Show nothing."""
+
+    def iteration(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert] = ()) -> None:
+        """Show nothing."""
+
+    def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
+        """Show nothing."""

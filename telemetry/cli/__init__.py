@@ -1,0 +1,22 @@
+"""The ``telemetry`` command: one module per subcommand."""
+
+from __future__ import annotations
+
+import click
+
+from telemetry.cli.export import export
+from telemetry.cli.list_runs import list_runs
+from telemetry.cli.show import show
+from telemetry.cli.sinks import sinks
+from telemetry.cli.status import status
+from telemetry.cli.sync import sync
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="aimnet2mult", prog_name="telemetry")
+def main() -> None:
+    """Look after the telemetry of training runs."""
+
+
+for command in (export, list_runs, show, sinks, status, sync):
+    main.add_command(command)

@@ -1,0 +1,1 @@
+"""The sinks' side: deliver the journal to each sink exactly once."""

@@ -1,0 +1,1 @@
+"""Read runs back: curves, summaries, lists and exports."""

@@ -1,0 +1,1 @@
+"""The trainer's side: open a run, publish metrics, write them to the journal."""

@@ -1,0 +1,152 @@
+"""The backends of the chaos: how a run's sink is set up, and which of the journal's points its backend shows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from support.telemetry_fakes import lines_of
+from telemetry import Scalars
+
+Records = Mapping[int, Scalars]
+
+
+class Backend(Protocol):
+    """One sink of a run."""
+
+    name: str
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        """Give the sink's options for a run below ``folder``, with what they lead to in place."""
+
+    def shown(self, run: Path, records: Records) -> list[int]:
+        """Give the number of the record of each point that is shown: twice, if it is shown twice."""
+
+    def check(self, run: Path, valid: Sequence[Scalars]) -> None:
+        """Assert what else has to be true of a backend that has all of these."""
+
+
+class Recording:
+    """A sink that writes a line for each record."""
+
+    def __init__(self, name: str = "file") -> None:
+        self.name = name
+        self.folder = Path()
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        self.folder = folder / self.name
+        return {"backend": str(self.folder)}
+
+    def shown(self, run: Path, records: Records) -> list[int]:
+        rows = [line.split() for line in lines_of(self.folder / "rows")]
+        return [int(row[0]) for row in rows if row[2:] == ["train"]]
+
+    def check(self, run: Path, valid: Sequence[Scalars]) -> None:
+        """Have nothing more to check."""
+
+
+class TensorBoard:
+    """Event files in the run folder."""
+
+    name = "tensorboard"
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        return {}
+
+    def shown(self, run: Path, records: Records) -> list[int]:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        from sinks._event_files import read_frames
+
+        found = []
+        for path in sorted((run / "tensorboard").glob("*tfevents*")):
+            for frame in read_frames(path):
+                event = Event.FromString(frame)
+                _, mark, seq = event.source_metadata.writer.partition("seq=")
+                # The others are restarts, and alerts, which are texts.
+                if mark and any(value.HasField("simple_value") for value in event.summary.value):
+                    found.append(int(seq))
+        return found
+
+    def check(self, run: Path, valid: Sequence[Scalars]) -> None:
+        """Assert that it is one curve in the viewer: no hole, no step twice, each with its last value and its time."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+        accumulator.Reload()
+        events = accumulator.Scalars("train/loss") if valid else []
+        curve = [(e.step, e.value, round(e.wall_time * 1000)) for e in events]
+        assert curve == [(r.step, r.values["loss"], r.time) for r in valid]
+
+
+class WandbOffline:
+    """wandb's own files in the run folder."""
+
+    name = "wandb"
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        return {"mode": "offline"}
+
+    def shown(self, run: Path, records: Records) -> list[int]:
+        from support.wandb_kit import rows
+
+        return [int(row["telemetry/seq"]) for row in rows(run) if "telemetry/seq" in row]
+
+    def check(self, run: Path, valid: Sequence[Scalars]) -> None:
+        """Have nothing more to check."""
+
+
+@dataclass
+class WandbOnline:
+    """A run on a W&B server. The environment leads to it."""
+
+    server: Any
+    name: str = "wandb"
+    project: str = ""
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        self.project = folder.name
+        return {"mode": "online", "project": folder.name}
+
+    def shown(self, run: Path, records: Records) -> list[int]:
+        found = [r for (project, _), r in self.server.runs.items() if project == self.project]
+        assert len(found) <= 1
+        return [int(row["telemetry/seq"]) for r in found for row in r.history if "telemetry/seq" in row]
+
+    def check(self, run: Path, valid: Sequence[Scalars]) -> None:
+        """Have nothing more to check."""
+
+
+@dataclass
+class Mlflow:
+    """An MLflow run: in a copy of ``template`` beside the run folders, or on the server at ``address``."""
+
+    template: Path | None = None
+    address: str | None = None
+    name: str = "mlflow"
+    experiment: str = "Default"
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        if self.template is not None:
+            (folder / "runs").mkdir(exist_ok=True)
+            shutil.copy(self.template, folder / "runs" / "mlflow.db")
+            return {}
+        self.experiment = str(folder)
+        return {"tracking_uri": self.address, "experiment": self.experiment}
+
+    def shown(self, run: Path, records: Records) -> list[int]:
+        from support.mlflow_kit import client_of, history, quiet
+
+        by_point = {(r.step, r.values["loss"], r.time): seq for seq, r in records.items()}
+        with quiet():
+            client = client_of(self.address or f"sqlite:///{run.parent / 'mlflow.db'}")
+            experiment = client.get_experiment_by_name(self.experiment)
+            found = client.search_runs([experiment.experiment_id])
+            assert len(found) == 1, "one run, however often it was created"
+            return [by_point.get(point, -1) for point in history(client, found[0].info.run_id)]
+
+    def check(self, run: Path, valid: Sequence[Scalars]) -> None:
+        """Have nothing more to check."""

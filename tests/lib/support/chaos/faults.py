@@ -1,0 +1,288 @@
+"""Faults inside a process under test. A ``sitecustomize`` on its path calls ``arm`` before anything else runs there.
+
+The environment tells which: ``CHAOS`` holds a ``Plan`` as JSON. Nothing of this is in the product: what is wrapped is
+``os``, ``time`` and pluggy, and a process that is started without ``CHAOS`` is as it always is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import importlib
+import json
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+TRAINER, DELIVERY = "trainer", "delivery"
+POINTS = {
+    "write": "journal-*.jsonl",
+    "sync": "journal-*.jsonl",
+    "rotate": "journal-*.jsonl",
+    "lease": "*.lease-*",
+    "beat": "alive.json",
+    "cursor": "sinks/*.json",
+    "backend": ["rows", "events.out.tfevents.*"],
+    "disk": ["journal-*.jsonl", "alive.json"],
+    "hook": "",
+}
+"""The fault points, and the files whose calls they stand for."""
+OFFERED, PUBLISHED, AT_SYNC, SAFE = range(4)
+"""The counters: points offered, points whose publish has returned, those at the last sync, and see ``Counters``."""
+
+
+class Counters:
+    """Numbers in a file that outlive the process that counts.
+
+    ``SAFE`` is how many points had been published when the writer took up what its last completed write has brought to
+    the journal: these must be there, whatever happens.
+    """
+
+    def __init__(self, path: str) -> None:
+        with Path(path).open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 64)
+
+    def __getitem__(self, index: int) -> int:
+        return int(struct.unpack_from("q", self._map, 8 * index)[0])
+
+    def __setitem__(self, index: int, value: int) -> None:
+        struct.pack_into("q", self._map, 8 * index, value)
+
+
+class Faults:
+    """What happens at which call.
+
+    Args:
+        plan: ``folder`` for what the faults themselves keep; ``faults``, a list of dicts: ``role``, ``point``, ``when``
+            (before, torn, after), ``nth``, ``do`` (kill, job, hang, slow, or a name of errno's), ``times``, ``seconds``
+            for slow, and ``flag``: a file as long as which is there the fault holds, at any call; ``sync``: seconds
+            that stand for an fdatasync; ``clock``: seconds by which the clock jumps to and fro; ``set``: module
+            attributes; ``host``: stands for another machine; ``still``: seconds after which what stands still is dead.
+    """
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.role = DELIVERY if "telemetry.worker" in sys.orig_argv else TRAINER
+        self._folder = Path(plan["folder"])
+        self._plan = plan
+        self._mine = [dict(f, seen=0) for f in plan.get("faults", []) if f["role"] == self.role]
+        self._names: dict[int, str] = {}
+        self._counters = Counters(plan["counters"]) if "counters" in plan and self.role == TRAINER else None
+        self._real = {name: getattr(os, name) for name in ("open", "write", "fdatasync", "fsync", "replace", "link")}
+        self._sink = ""
+
+    def at(self, point: str, when: str, name: str = "") -> dict[str, Any] | None:
+        """Say that a call has come to a fault point; give the fault if it is one that the call itself must make."""
+        if name and not _matches(POINTS[point], name):
+            return None
+        for fault in self._mine:
+            if (fault["point"], fault["when"]) == (point, when) and self._holds(fault):
+                return self._happen(fault)
+        return None
+
+    def _holds(self, fault: dict[str, Any]) -> bool:
+        if "flag" in fault:
+            return Path(fault["flag"]).exists()
+        if "armed" in fault and not Path(fault["armed"]).exists():
+            return False
+        fault["seen"] += 1
+        return bool(fault["seen"] == fault["nth"]) and self._take_token(fault)
+
+    def _take_token(self, fault: dict[str, Any]) -> bool:
+        """Let a fault happen so often in all processes together, and not again and again in each that is started."""
+        for number in range(fault.get("times", 1)):
+            path = self._folder / f"token-{self._plan['faults'].index(_plain(fault))}-{number}"
+            with contextlib.suppress(FileExistsError):
+                os.close(self._real["open"](path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                return True
+        return False
+
+    def _happen(self, fault: dict[str, Any]) -> dict[str, Any] | None:
+        do = fault["do"]
+        if fault["when"] == "torn":
+            return fault
+        if do in {"kill", "job"}:
+            self.kill(fault)
+        if do == "hang":
+            while Path(fault["flag"]).exists():
+                _sleep(0.02)
+            return None
+        if do == "slow":
+            _sleep(fault["seconds"])
+            return None
+        number = getattr(errno, do)
+        raise OSError(number, os.strerror(number))
+
+    def kill(self, fault: dict[str, Any]) -> None:
+        """End this process, or the whole job, as the kernel does: without a word."""
+        line = f"{self.role} {fault['point']} {fault['when']} {fault['do']} {self._sink}\n"
+        fd = self._real["open"](self._folder / "kills", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._real["write"](fd, line.encode())
+        others = job_of(int(os.environ["CHAOS_TRAINER"])) if fault["do"] == "job" else []
+        for pid in [*others, os.getpid()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # What stands in place of the functions of ``os``.
+
+    def open(self, path: Any, flags: int, mode: int = 0o777, **more: Any) -> int:
+        name = _name(path)
+        self._learn(name)
+        point = "lease" if ".lease-" in name else "rotate"
+        new = bool(flags & os.O_EXCL)
+        if new:
+            self.at(point, "before", name)
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            self.at("backend", "before", name)
+        fd = int(self._real["open"](path, flags, mode, **more))
+        self._names[fd] = name
+        if new:
+            self.at(point, "after", name)
+        return fd
+
+    def write(self, fd: int, data: Any) -> int:
+        name = self._names.get(fd, "-")
+        point = "write" if _matches(POINTS["write"], name) else "backend"
+        self.at("disk", "before", name)
+        self.at(point, "before", name)
+        torn = self.at(point, "torn", name)
+        done = int(self._real["write"](fd, bytes(data)[: len(data) // 2] if torn else data))
+        if torn:
+            self.kill(torn)
+        if point == "write" and self._counters:
+            self._counters[SAFE] = self._counters[AT_SYNC]
+        self.at(point, "after", name)
+        return done
+
+    def fdatasync(self, fd: int) -> None:
+        name = self._names.get(fd, "-")
+        self.at("sync", "before", name)
+        # A kill takes nothing from the page cache: what counts is how long it takes.
+        _sleep(self._plan.get("sync", 0.0))
+        if self._counters:
+            self._counters[AT_SYNC] = self._counters[PUBLISHED]
+        self.at("sync", "after", name)
+
+    def fsync(self, fd: int) -> None:
+        self.at("backend", "sync", self._names.get(fd, "-"))
+
+    def replace(self, source: Any, target: Any, **more: Any) -> None:
+        name = _name(target)
+        self._learn(name)
+        point = "beat" if name == "alive.json" else "cursor"
+        self.at(point, "before", name)
+        self._real["replace"](source, target, **more)
+        self.at(point, "after", name)
+
+    def link(self, source: Any, target: Any, **more: Any) -> None:
+        self.at("lease", "before", _name(target))
+        self._real["link"](source, target, **more)
+        self.at("lease", "after", _name(target))
+
+    def _learn(self, name: str) -> None:
+        if name.startswith("sinks/"):
+            self._sink = name.removeprefix("sinks/").removeprefix(".").partition(".")[0]
+
+    def patch(self) -> None:
+        """Put all that in place."""
+        for name in self._real:
+            setattr(os, name, getattr(self, name))
+        for name, value in self._plan.get("set", {}).items():
+            module, _, attribute = name.rpartition(".")
+            setattr(importlib.import_module(module), attribute, value)
+        # On a machine that is busy with tests they would hardly ever run.
+        os.sched_setscheduler = lambda *_: None  # type: ignore[assignment]
+        if still := self._plan.get("still"):
+            _shorten(still)
+        if jump := self._plan.get("clock"):
+            _jump(jump)
+        if host := self._plan.get("host"):
+            _move_to(host)
+        _watch_hooks(self)
+
+
+def arm() -> None:
+    """Arm the faults of this process, if there are any."""
+    if plan := os.environ.get("CHAOS"):
+        faults = Faults(json.loads(plan))
+        if faults.role == TRAINER:
+            os.environ["CHAOS_TRAINER"] = str(os.getpid())
+        faults.patch()
+
+
+def job_of(trainer: int) -> list[int]:
+    """Give a trainer and all that it and its children have started and that lives under it."""
+    if os.getpid() != trainer and os.getppid() != trainer:
+        # An orphan: the trainer is dead, and its number may be another's.
+        return []
+    return list(_tree(trainer))
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                yield from _tree(int(child))
+
+
+def _plain(fault: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fault.items() if key != "seen"}
+
+
+def _name(path: Any) -> str:
+    """Give the last part of a path, with its folder where that is ``sinks``."""
+    parts = os.fspath(path).rsplit("/", 2)
+    return "/".join(parts[-2:]) if len(parts) > 1 and parts[-2] == "sinks" else parts[-1]
+
+
+def _matches(patterns: str | list[str], name: str) -> bool:
+    given = [patterns] if isinstance(patterns, str) else patterns
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in given)
+
+
+_sleep = time.sleep
+
+
+def _jump(seconds: float) -> None:
+    real, real_ns = time.time, time.time_ns
+
+    def offset() -> float:
+        return seconds if int(time.monotonic() * 8) % 2 else 0.0
+
+    time.time = lambda: real() + offset()
+    time.time_ns = lambda: real_ns() + int(offset() * 1e9)
+
+
+def _shorten(still: float) -> None:
+    """Let what stands still for so many seconds be dead."""
+    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.bus")
+    alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
+    alive.TrainerWatch.__init__.__kwdefaults__["still"] = still
+    lease.STILL = still
+    keeper.RENEWAL = bus.BEAT = still / 10
+
+
+def _move_to(host: str) -> None:
+    identity = importlib.import_module("telemetry.run_folder.process_identity")
+    identity._kernel = lambda: f"{host}/1"  # type: ignore[attr-defined]
+
+
+def _watch_hooks(faults: Faults) -> None:
+    import pluggy
+
+    call: Callable[..., Any] = pluggy.HookCaller.__call__
+
+    def watched(caller: Any, **arguments: Any) -> Any:
+        faults.at("hook", "before")
+        answer = call(caller, **arguments)
+        faults.at("hook", "after")
+        return answer
+
+    pluggy.HookCaller.__call__ = watched  # type: ignore[method-assign]

@@ -1,0 +1,74 @@
+"""One life of a run's trainer, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.chaos.faults import OFFERED, Counters
+from support.chaos.run import PATIENCE, ChaosRun
+from support.telemetry_fakes import eventually
+
+GRACE = 1.5
+"""Seconds in which a process comes to its fault point, or never."""
+
+
+@dataclass
+class Life:
+    """One life of the trainer: what is to end it, or its deliveries.
+
+    Attributes:
+        faults: as ``faults.Faults`` takes them.
+        wait: what is waited for before the faults are armed: nothing, or that all sinks deliver.
+        after: seconds from then on until ``whom`` is killed; None: the faults kill.
+        whom: trainer, group (the trainer's process group), delivery, core (wandb-core), job (all of them).
+    """
+
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    wait: bool = False
+    after: float | None = None
+    whom: str = "trainer"
+
+
+def live(run: ChaosRun, life: Life, points: int = 4000) -> None:
+    """Let a trainer begin or go on, and be killed, or its deliveries."""
+    trainer = run.start(life.faults, points=points, stay=PATIENCE)
+    home = run.home()
+    if life.wait:
+        eventually(lambda: trainer.poll() is not None or run.all_deliver(home), PATIENCE)
+    (home / "armed").touch()
+    if life.after is not None:
+        eventually(lambda: _offered(trainer, home) > 0, PATIENCE)
+        time.sleep(life.after)
+        run.kill_of(trainer, life.whom)
+    elif not _is_hit(run, trainer, home, life.faults, points):
+        # What never came to its fault point is killed where it is.
+        run.kill_of(trainer, life.whom)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        # One that kills itself may be at it still: each kill is counted once.
+        trainer.wait(0.2)
+    if trainer.poll() is None:
+        # The next life begins with deliveries that have just been killed, or with orphans.
+        run.kill_of(trainer, run.random.choice(("job", "trainer")))
+    trainer.communicate()
+    run.count(home)
+
+
+def _is_hit(
+    run: ChaosRun, trainer: subprocess.Popen[str], home: Path, faults: list[dict[str, Any]], points: int
+) -> bool:
+    """Wait until the faults have happened, or cannot be expected any more."""
+    wanted = sum(fault.get("times", 1) for fault in faults if fault["do"] in {"kill", "job"})
+    eventually(lambda: _offered(trainer, home) >= points or len(run.kills(home)) >= wanted, PATIENCE)
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: trainer.poll() is not None or len(run.kills(home)) >= wanted, GRACE)
+    return trainer.poll() is not None or len(run.kills(home)) >= wanted
+
+
+def _offered(trainer: subprocess.Popen[str], home: Path) -> float:
+    return Counters(str(home / "counters"))[OFFERED] if trainer.poll() is None else math.inf

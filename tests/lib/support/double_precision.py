@@ -1,0 +1,78 @@
+"""What is trained by several ranks: in double precision, so that their sums can be compared to 1e-9; and mishaps."""
+
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from aimnet.modules import Forces
+from torch import Tensor, nn
+
+from aimnet2mult.errors import ModelError
+from aimnet2mult.train.loss import MTLoss
+
+Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+class Double(nn.Module):
+    """All labels but forces, from an element's embedding, the fidelity and the distance from the origin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = nn.Embedding(64, 4)
+        self.fidelities = nn.Embedding(2, 4)
+        self.mlp = nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 3))
+        # Its output is one of the model's, and in no loss.
+        self.idle = nn.Linear(1, 1)
+        self.double()
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        numbers = data["numbers"].long()
+        features = self.elements(numbers) + self.fidelities(data["fidelity"]).unsqueeze(1)
+        distance = (data["coord"].double().square().sum(-1, keepdim=True) + 1).sqrt()
+        out = self.mlp(torch.cat([features, distance], -1)) * (numbers != 0).unsqueeze(-1)
+        data["energy"], data["charges"], data["spin_charges"] = out[..., 0].sum(-1), out[..., 1], out[..., 2]
+        data["idle"] = self.idle(distance)
+        return data
+
+
+def build(*_: object, **__: object) -> nn.Module:
+    """Stand in for `build_model`, which for several fidelities takes an AIMNet2 alone; a MISHAP has it fail."""
+    if os.environ.get("MISHAP", "").startswith(f"{os.environ.get('RANK')}:build:"):
+        raise ModelError("no such model here")
+    return Forces(Double())
+
+
+def add_masks(x: Mapping[str, Tensor], y: dict[str, Tensor]) -> None:
+    """Mask labels by what the structure itself has, whoever gets it."""
+    y["energy_mask"] = x["coord"][:, 0, 0] > -1
+    y["forces_mask"] = x["coord"][..., 0] > 0
+
+
+class MaskedLoss(MTLoss):
+    """The real loss, of masked labels. MISHAP=rank:call:what has something happen before one of a rank's calls.
+
+    Those of training are 1, 2, …, those of validation v1, v2, ….
+    """
+
+    def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__(components)
+        self.calls = {"": 0, "v": 0}
+
+    def __call__(self, y_pred: Mapping[str, Tensor], y_true: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        kind = "" if torch.is_grad_enabled() else "v"
+        self.calls[kind] += 1
+        rank, call, what = os.environ.get("MISHAP", "::").split(":")
+        if (rank, call) == (os.environ.get("RANK"), f"{kind}{self.calls[kind]}"):
+            if what == "raise":
+                raise ArithmeticError("the sum is wrong")
+            os.kill(os.getpid(), signal.Signals[what])
+        add_masks(y_pred, y_true)
+        return super().__call__(y_pred, y_true)
+
+
+def as_double(batch: Batch, _: torch.device) -> Batch:
+    """Stand in for the copy to the device."""
+    x, y = ({key: value.double() if value.is_floating_point() else value for key, value in p.items()} for p in batch)
+    return x, y

@@ -1,0 +1,73 @@
+"""Segments made by hand, byte by byte, and ways to read a run folder."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from telemetry.journal.reader import JournalReader
+from telemetry.journal.writer import segment_path
+from telemetry.records import SCHEMA, SEGMENT, AnyRecord, Resumed, RunRecord, Scalars, encode
+
+
+def sealed(body: bytes) -> bytes:
+    """The line of a JSON object whose closing brace is left out, with a checksum that fits."""
+    return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
+
+
+def run_record(segment: int = 0, **fields: Any) -> RunRecord:
+    given = {"schema": SCHEMA, "run_id": "water", "name": "water", "attempt": 1, "every": 1, "started": 5}
+    return RunRecord(seq=segment * SEGMENT, time=5, **given | fields)
+
+
+def scalars(seq: int, step: int | None = None) -> Scalars:
+    """A record at iteration ``step``, by default its number within its segment."""
+    step = seq % SEGMENT if step is None else step
+    return Scalars(seq=seq, time=1000 + seq % SEGMENT, stream="train", step=step, values={"loss": 1 / (1 + step)})
+
+
+def numbered(segment: int, first: int, last: int) -> list[Scalars]:
+    """The records ``first`` … ``last`` of a segment."""
+    return [scalars(segment * SEGMENT + n) for n in range(first, last + 1)]
+
+
+def resumed(segment: int, step: int, attempt: int = 2) -> Resumed:
+    return Resumed(seq=segment * SEGMENT + 1, time=7, step=step, attempt=attempt)
+
+
+def lines_of(segment: int, records: Iterable[AnyRecord]) -> list[bytes]:
+    """The lines of a segment, the run record's first."""
+    return [encode(run_record(segment)), *map(encode, records)]
+
+
+def write(folder: Path, segment: int, records: Iterable[AnyRecord | bytes]) -> Path:
+    """Write a segment that begins with its run record; bytes among the records stand there as they are."""
+    path = segment_path(folder, segment)
+    body = (r if isinstance(r, bytes) else encode(r) for r in [run_record(segment), *records])
+    path.write_bytes(b"".join(body))
+    return path
+
+
+def read_all(reader: JournalReader, *, live: bool = False, limit: int = 1000) -> list[AnyRecord]:
+    """Read until there is nothing more for now."""
+    out: list[AnyRecord] = []
+    while batch := reader.read(limit, live=live):
+        assert len(batch) <= limit
+        out += batch
+    return out
+
+
+def seqs(records: Sequence[AnyRecord]) -> list[int]:
+    return [record.seq for record in records]
+
+
+class Clock:
+    """A monotonic clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now

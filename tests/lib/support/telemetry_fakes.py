@@ -1,0 +1,352 @@
+"""What the tests of telemetry share: backends and disks that can be told to fail, a clock, runs made by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from telemetry import Metric, Opened, Record, SinkRejected, SinkUnavailable, Status, hookimpl, testing
+from telemetry.journal.writer import JournalWriter
+from telemetry.plugins.registry import Plugin, Sink
+from telemetry.records import Closed, RunRecord, Scalars
+from telemetry.run_folder.heartbeat import Alive, Counts, write_alive
+from telemetry.run_folder.process_identity import Identity, current
+
+METRICS = {f"{stream}/{name}": Metric() for stream in ("train", "train_window", "val") for name in ("loss", "lr")}
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
+    """Poll until ``condition`` gives something true, and give that; fail after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {condition}"
+        time.sleep(0.02)
+    return value
+
+
+class FakeClock:
+    """A monotonic clock that goes on only when somebody sleeps by it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.sleeps: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+
+@dataclass
+class Backend:
+    """What is on the other side of a sink, in memory: it outlives the sinks that write to it.
+
+    ``faults`` holds what to do at the next calls of ``sink_write``, one each: an exception to raise, or a callable.
+    """
+
+    destination: str = "memory"
+    tells: bool = True
+    buffers: bool = False
+    bad: frozenset[int] = frozenset()
+    down: Exception | None = None
+    refuses: Exception | None = None
+    close_fails: Exception | None = None
+    faults: list[BaseException | Callable[[], None] | None] = field(default_factory=list)
+    held: list[Record] = field(default_factory=list)
+    buffer: list[Record] = field(default_factory=list)
+    runs: list[RunRecord] = field(default_factory=list)
+    closed: list[Status] = field(default_factory=list)
+    ends: list[tuple[int, str]] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
+    sinks: list[object] = field(default_factory=list)
+
+    def seqs(self) -> list[int]:
+        """Give the numbers of the records that it holds, in the order of their coming."""
+        return [record.seq for record in self.held]
+
+    def steps(self) -> list[int]:
+        """Give the iterations of the scalars that it holds, in the order of their coming."""
+        return [record.step for record in self.held if isinstance(record, Scalars)]
+
+    def crash(self) -> None:
+        """Lose what is buffered, as a backend's client does that is killed."""
+        self.buffer.clear()
+
+
+class MemorySink:
+    """A sink that writes to a ``Backend``."""
+
+    def __init__(self, backend: Backend, name: str = "memory") -> None:
+        self.name = name
+        self.backend = backend
+        backend.sinks.append(self)
+
+    @hookimpl
+    def sink_open(self, run: RunRecord) -> Opened:
+        backend = self.backend
+        if backend.refuses is not None:
+            raise backend.refuses
+        if backend.down is not None:
+            raise backend.down
+        backend.runs.append(run)
+        last = max(backend.seqs(), default=0) if backend.tells else None
+        return Opened(backend.destination, last)
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int | None:
+        backend = self.backend
+        backend.calls.append(len(records))
+        fault = backend.faults.pop(0) if backend.faults else None
+        if isinstance(fault, BaseException):
+            raise fault
+        if fault is not None:
+            fault()
+        if backend.down is not None:
+            raise backend.down
+        bad = [record.seq for record in records if record.seq in backend.bad]
+        if bad:
+            msg = f"record {bad[0]} is not to my taste"
+            raise SinkRejected(msg)
+        if backend.buffers:
+            backend.buffer += records
+            return None
+        backend.held += records
+        return records[-1].seq
+
+    @hookimpl
+    def sink_close(self, status: Status, time: int, reason: str) -> None:
+        backend = self.backend
+        if backend.close_fails is not None:
+            raise backend.close_fails
+        backend.held += backend.buffer
+        backend.buffer.clear()
+        backend.closed.append(status)
+        backend.ends.append((time, reason))
+
+
+def sink_for(backend: Backend, name: str = "memory") -> Sink:
+    """Give a sink as ``select`` does, of which delivery makes as many instances as it needs."""
+
+    class Bound(MemorySink):
+        def __init__(self) -> None:
+            super().__init__(backend, name)
+
+    return Sink(name, {}, Plugin(name, Bound, "fakes 1.0"))
+
+
+class FileSink:
+    """A sink for real processes, whose backend is a folder.
+
+    ``rows`` holds a line for each record taken: its number, iteration and stream. Files in the folder tell it how to
+    misbehave as long as they are there: ``down``, ``slow``, ``hang``, ``crash``.
+    """
+
+    @dataclass
+    class Options:
+        backend: str
+        tells: bool = True
+        level: int = 0
+        password: str = ""
+
+    def __init__(self, options: Options) -> None:
+        self._folder = Path(options.backend)
+        self._tells = options.tells
+
+    @hookimpl
+    def sink_open(self, run: RunRecord) -> Opened:
+        self._folder.mkdir(exist_ok=True)
+        self._add("opened", f"{os.getpid()} {run.attempt} {os.sched_getscheduler(0)}")
+        self._misbehave()
+        return Opened(str(self._folder), max(row_seqs(self._folder), default=0) if self._tells else None)
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int:
+        self._misbehave()
+        for record in records:
+            self._add("rows", f"{record.seq} {getattr(record, 'step', -1)} {getattr(record, 'stream', '')}")
+        return records[-1].seq
+
+    @hookimpl
+    def sink_close(self, status: Status) -> None:
+        self._misbehave()
+        self._add("closed", status)
+
+    def _add(self, name: str, line: str) -> None:
+        # One write: a process that is killed leaves a whole line or none.
+        fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, line.encode() + b"\n")
+        finally:
+            os.close(fd)
+
+    def _misbehave(self) -> None:
+        if (self._folder / "down").exists():
+            msg = "the backend is down"
+            raise SinkUnavailable(msg)
+        if (self._folder / "crash").exists():
+            os._exit(139)
+        if (self._folder / "slow").exists():
+            self._add("waits", str(os.getpid()))
+            eventually(lambda: not (self._folder / "slow").exists())
+        if (self._folder / "hang").exists():
+            self._add("hung", str(os.getpid()))
+            threading.Event().wait()
+
+
+class LackingSink(MemorySink):
+    """A sink that needs what nobody has."""
+
+    requires = ("no_such_module",)
+
+    def __init__(self) -> None:
+        super().__init__(Backend())
+
+
+def lines_of(path: Path) -> list[str]:
+    """Give the whole lines of a file; none if it is not there."""
+    try:
+        return path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def row_seqs(backend: Path) -> list[int]:
+    """Give the numbers of the records that a ``FileSink`` took, in order."""
+    return [int(line.split()[0]) for line in lines_of(backend / "rows")]
+
+
+def row_steps(backend: Path) -> list[int]:
+    """Give the iterations of the scalars that a ``FileSink`` took, in order."""
+    return [int(line.split()[1]) for line in lines_of(backend / "rows")]
+
+
+def offer_sinks(folder: Path, **sinks: str) -> None:
+    """Make a distribution that offers sinks, ``name="module:Class"``; ``folder`` belongs on the path."""
+    info = folder / "fakes-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakes\nVersion: 1.0\n")
+    points = "".join(f"{name} = {value}\n" for name, value in sinks.items())
+    (info / "entry_points.txt").write_text(f"[telemetry.sinks]\n{points}")
+
+
+class FaultyDisk:
+    """Stands for the module ``os`` in ``telemetry.journal``, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.write_error: OSError | None = None
+        self.sync_error: OSError | None = None
+        self.hangs: threading.Event | None = None
+        self.hung = threading.Event()
+        self.writes: list[bytes] = []
+        self.syncs = self.tries = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        self.tries += 1
+        if self.write_error is not None:
+            raise self.write_error
+        self.writes.append(bytes(data))
+        return os.write(fd, data)
+
+    def fdatasync(self, fd: int) -> None:
+        if self.hangs is not None:
+            self.hung.set()
+            self.hangs.wait()
+        if self.sync_error is not None:
+            raise self.sync_error
+        os.fdatasync(fd)
+        self.syncs += 1
+
+
+def journal_lines(folder: Path) -> list[dict[str, Any]]:
+    """Read all segments with nothing of telemetry's: each line that ends and whose checksum fits."""
+    out = []
+    for path in sorted(folder.glob("journal-*.jsonl"), key=lambda p: int(p.stem.partition("-")[2])):
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            body, _, crc = line.rpartition(b',"crc":"')
+            assert crc == b'%08x"}' % zlib.crc32(body), line
+            out.append(json.loads(line))
+    return out
+
+
+def journal_steps(folder: Path, stream: str = "train") -> list[int]:
+    """Give the iterations of a stream's records, in the order of the journal."""
+    return [line["step"] for line in journal_lines(folder) if line["kind"] == "scalars" and line["stream"] == stream]
+
+
+DEAD = msgspec.structs.replace(current(), started="1")
+"""A process of this machine that has ended: its id belongs to another by now."""
+FOREIGN = Identity(host="elsewhere", pid=4711, started="12345", kernel="another-boot/1")
+"""A process that cannot be seen from here."""
+
+
+def beat(folder: Path, trainer: Identity, *, beat: int = 1, attempt: int = 1) -> None:
+    """Write what a trainer writes to show that it lives; -1 is its last beat."""
+    write_alive(folder, Alive(trainer=trainer, attempt=attempt, beat=beat, counts=Counts()))
+
+
+def run_record(folder: Path, attempt: int = 1) -> RunRecord:
+    """Give the run record of an attempt."""
+    given = {"name": "a run", "attempt": attempt, "every": 1, "started": 0, "time": 0}
+    return testing.run_record(folder.name, metrics=METRICS, params={}, **given)
+
+
+class HandMadeRun:
+    """A run folder that is written step by step, by a trainer that is alive, dead or foreign as told."""
+
+    def __init__(self, folder: Path, trainer: Identity | None = None) -> None:
+        self.folder = folder
+        self.attempt = 0
+        self.trainer = trainer or current()
+        self.begin()
+
+    def begin(self, resume_step: int | None = None) -> None:
+        """Begin an attempt: a segment of its own."""
+        self.attempt += 1
+        (self.folder / "sinks").mkdir(parents=True, exist_ok=True)
+        beat(self.folder, self.trainer, attempt=self.attempt)
+        self.journal = JournalWriter(self.folder, run_record(self.folder, self.attempt), resumed_step=resume_step)
+
+    def points(self, *steps: int, stream: str = "train") -> list[int]:
+        """Write a record for each of the iterations, and give their numbers."""
+        seqs: list[int] = []
+        for step in steps:
+            self.journal.append(lambda seq, step=step: self._point(seq, step, stream, seqs))
+        self.journal.commit()
+        return seqs
+
+    def _point(self, seq: int, step: int, stream: str, seqs: list[int]) -> Scalars:
+        seqs.append(seq)
+        return Scalars(seq=seq, time=step, stream=stream, step=step, values={"loss": float(step)})
+
+    def close(self, status: Status = "finished") -> None:
+        """End the attempt in an orderly way."""
+        self.journal.append(lambda seq: Closed(seq=seq, time=0, status=status))
+        self.journal.commit()
+        beat(self.folder, self.trainer, beat=-1, attempt=self.attempt)
+
+    def die(self) -> None:
+        """End the attempt without a word."""
+        self.trainer = DEAD
+        beat(self.folder, DEAD, attempt=self.attempt)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that is being written to: at once, as seen by whoever writes."""
+    aside = folder.with_name(folder.name + ".removed")
+    folder.rename(aside)
+    shutil.rmtree(aside)

@@ -1,0 +1,49 @@
+"""Short trainings of the tiny model through the runner, on random data."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from aimnet2mult.train.plan import Request
+from aimnet2mult.train.runner import train
+from telemetry import Scalars
+from telemetry.journal.reader import JournalReader
+
+
+def write_data(path: Path, structures: int, seed: int) -> Path:
+    """Write random structures of three atoms with energies and charges."""
+    rng = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("003")
+        group["coord"] = rng.normal(size=(structures, 3, 3))
+        group["numbers"] = rng.choice([1, 6, 8], size=(structures, 3))
+        group["energy"] = rng.normal(size=structures)
+        group["charges"] = rng.normal(size=(structures, 3))
+    return path
+
+
+def train_tiny(folder: Path, *overrides: str) -> Path:
+    """Train a tiny model on 16 structures, four epochs of three iterations, and return the run folder."""
+    (folder / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
+    given = [
+        f"data.fidelity_datasets.0={write_data(folder / 'a.h5', 16, 0)}",
+        "run_name=tiny",
+        "data.y=[energy, charges]",
+        "data.val_fraction=0.25",
+        "data.samplers.train.batch_size=4",
+        "loss.class=support.tiny_model.StoppingLoss",
+        "optimizer={class: torch.optim.Adam, kwargs: {lr: 0.1}}",
+        "optimizer.param_groups.shifts=null",
+        "trainer.epochs=4",
+        "telemetry.sinks=none",
+        f"telemetry.dir={folder / 'runs'}",
+    ]
+    train(Request(overrides=[*given, *overrides], model=folder / "model.yaml"))
+    return max((folder / "runs").iterdir(), key=lambda path: (len(path.name), path.name))
+
+
+def points(run: Path, stream: str = "val") -> dict[int, dict[str, float]]:
+    """Return the values of a stream by iteration."""
+    records = JournalReader(run).read(1000, live=False)
+    return {r.step: dict(r.values) for r in records if isinstance(r, Scalars) and r.stream == stream}

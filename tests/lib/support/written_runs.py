@@ -1,0 +1,77 @@
+"""Run folders that are written record by record, to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from support.segment_files import run_record
+from telemetry import Alert, Closed, Metric, Resumed, Scalars, Status
+from telemetry.journal.writer import segment_path
+from telemetry.records import SEGMENT, AnyRecord, encode
+
+METRICS = {
+    "train/loss": Metric(label="loss"),
+    "train/E_rmse": Metric(unit="kcal/mol", label="RMSE of energy"),
+    "train/lr": Metric(label="learning rate"),
+    "val/loss": Metric(label="loss"),
+    "val/E_rmse": Metric(unit="kcal/mol", label="RMSE of energy"),
+    "val/gfn1/E_rmse": Metric(unit="kcal/mol", label="RMSE of energy, gfn1"),
+}
+NOON = 1_760_000_000_000
+"""The time of iteration 0; each takes a second."""
+
+
+class WrittenRun:
+    """A run folder; each call adds to its journal. It has no trainer that could be seen."""
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        self.folder = folder
+        self._fields = {"run_id": folder.name, "name": folder.name, "metrics": METRICS} | fields
+        self._segment = -1
+        folder.mkdir(parents=True)
+        self.begin()
+
+    @property
+    def journal(self) -> Path:
+        """The file that is written to now."""
+        return segment_path(self.folder, self._segment)
+
+    @property
+    def last(self) -> int:
+        """The number of the last record."""
+        return self._next - 1
+
+    def begin(self, resume_step: int | None = None, **fields: Any) -> None:
+        """Begin a segment, with an attempt of its own that goes on after an iteration, or after a fault of the disk."""
+        self._segment += 1
+        self._next = self._segment * SEGMENT
+        self._add(run_record(self._segment, **self._fields | fields))
+        if resume_step is not None:
+            self._add(Resumed(seq=self._next, time=NOON, step=resume_step, attempt=self._segment + 1))
+
+    def point(self, name: str, step: int, value: float, *, seq: int | None = None) -> None:
+        """Add one value, in a record of its own."""
+        stream, _, metric = name.partition("/")
+        self.points(stream, step, {metric: value}, seq=seq)
+
+    def points(self, stream: str, step: int, values: dict[str, float], *, seq: int | None = None) -> None:
+        """Add a record of a stream."""
+        number = self._next if seq is None else seq
+        record = Scalars(seq=number, time=NOON + 1000 * step, stream=stream, step=step, values=values)
+        self._add(record, counts=seq is None)
+
+    def alert(self, step: int, title: str, **what: Any) -> None:
+        self._add(Alert(seq=self._next, time=NOON + 1000 * step, step=step, title=title, **what))
+
+    def close(self, status: Status = "finished") -> None:
+        self._add(Closed(seq=self._next, time=NOON + 1_000_000, status=status))
+
+    def raw(self, data: bytes) -> None:
+        """Add bytes as they are."""
+        with self.journal.open("ab") as file:
+            file.write(data)
+
+    def _add(self, record: AnyRecord, *, counts: bool = True) -> None:
+        self.raw(encode(record))
+        self._next += counts
