@@ -55,7 +55,7 @@ test: setup
 		test-mlflow-skinny test-rest test-wandb test-base test-tensorboard
 
 test-rest: setup
-	$(BIN)/pytest $(SINKS:%=--ignore-glob='*/sinks/test_%*.py')
+	$(BIN)/pytest $(SINKS:%=--ignore=tests/sinks/%)
 
 # The base install alone, and a stranger's sink beside it: no torch, no backend.
 test-base: wheel $(VENV)-base/.installed
@@ -67,13 +67,13 @@ test-base: wheel $(VENV)-base/.installed
 $(SINKS:%=test-%): test-%: wheel $(VENV)-%/.installed
 	$(VENV)-$*/bin/python $(PIP) "$(WHEEL)[$*]"
 	$(VENV)-$*/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
-	$(VENV)-$*/bin/pytest tests/sinks/test_$**.py
+	$(VENV)-$*/bin/pytest tests/sinks/$*
 
 # A client without the server and its database; the server is that of the whole MLflow.
 test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	$(VENV)-mlflow-skinny/bin/python $(PIP) $(WHEEL) mlflow-skinny
 	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
-	MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow $(VENV)-mlflow-skinny/bin/pytest tests/sinks/test_mlflow_server.py
+	MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow $(VENV)-mlflow-skinny/bin/pytest tests/sinks/mlflow/test_server.py
 
 # Its figures stand in docs/explanation/reliability.md.
 chaos: setup

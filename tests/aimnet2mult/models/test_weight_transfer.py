@@ -16,7 +16,7 @@ from aimnet2mult.models.weights import load_weights, save_weights
 
 State = dict[str, Tensor]
 
-MODEL = Path(__file__).parents[1] / "cli" / "original" / "model.yaml"
+MODEL = Path(__file__).parents[1] / "config" / "legacy" / "original" / "model.yaml"
 OFFSET = 200
 
 

@@ -17,7 +17,7 @@ from aimnet2mult.models.build import build_model
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
 from support.small_models import OUTPUTS, batch, build, definition, predict
 
-PACKAGE = Path(__file__).parents[2] / "aimnet2mult"
+PACKAGE = Path(__file__).parents[3] / "aimnet2mult"
 OURS = yaml.safe_load((PACKAGE / "models" / "aimnet2.yaml").read_text())
 
 

@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Repeatable training on one thread."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,11 @@ from support import tiny_model
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Train on one thread, and leave no wish to stop behind."""
+def _repeatable() -> Iterator[None]:
+    """Use one thread and a fixed seed; cancel the stop that a test may have requested of the tiny model."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     tiny_model.Stopping.calls_left = None
     yield
     tiny_model.Stopping.calls_left = None

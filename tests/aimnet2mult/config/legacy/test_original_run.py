@@ -13,7 +13,7 @@ from telemetry import Scalars, read_receipt
 from telemetry.journal.reader import JournalReader
 
 FILES = Path(__file__).with_name("original")
-SAMPLE = Path(__file__).parents[2] / "aimnet2mult" / "sample"
+SAMPLE = Path(__file__).parents[4] / "aimnet2mult" / "sample"
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from aimnet2mult.errors import DataError
 from support.small_groups import make_group
 
 ALL = ("energy", "forces", "charges", "spin_charges")
-SAMPLE = Path(__file__).parents[2] / "aimnet2mult" / "sample"
+SAMPLE = Path(__file__).parents[3] / "aimnet2mult" / "sample"
 
 Write = Callable[..., Path]
 

@@ -1,0 +1,75 @@
+"""A training run of an earlier version is resumed from its checkpoint and continues as if never interrupted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from golden_runs import V1, copy, expected, expected_rows, output_of, run_command
+
+from telemetry import read_receipt, read_run
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("aimnet")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return copy(tmp_path) / expected("trained")["folder"]
+
+
+def test_it_continues_from_the_checkpoint_exactly(run: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    output_of(
+        "aimnet2mult", "train", "--resume", run, "--save", weights, "--telemetry-sinks", "none", "trainer.epochs=4"
+    )
+
+    read = read_run(run)
+    assert (read.status, read.header.attempt, read.header.run_id) == ("finished", 2, run.name)
+    assert read.curves["train/loss"].steps.tolist() == list(range(1, 21))
+    before = [row.value for row in expected_rows("trained") if row.name == "train/loss"]
+    assert read.curves["train/loss"].values[:10].tolist() == before
+    whole = json.loads((V1 / "expected" / "trained-whole.json").read_text())
+    loss = read.curves["val/loss"]
+    assert loss.steps.tolist() == [int(step) for step in whole] == [5, 10, 15, 20]
+    assert loss.values.tolist() == pytest.approx(list(whole.values()), rel=1e-4)
+
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["best.pt", "step-00000020.pt"]
+    state = torch.load(weights, weights_only=True)
+    assert state.keys() == torch.load(run / "checkpoints" / "best.pt", weights_only=True).keys()
+    (tensorboard,) = read_receipt(run).sinks
+    assert (tensorboard.name, tensorboard.delivered) == ("tensorboard", 24)
+    assert tensorboard.left == read_receipt(run).journaled - 24
+
+
+def test_its_event_files_are_continued_once(run: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output_of("aimnet2mult", "train", "--resume", run, "trainer.epochs=3", "telemetry.drain_timeout=100")
+    shown = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in shown.Scalars("train/loss")] == list(range(1, 16))
+    assert [event.step for event in shown.Scalars("val/loss")] == [5, 10, 15]
+    (tensorboard,) = read_receipt(run).sinks
+    assert (tensorboard.left, tensorboard.delivered) == (0, read_receipt(run).journaled)
+
+
+def test_what_is_trained_cannot_be_changed(run: Path) -> None:
+    done = run_command("aimnet2mult", "train", "--resume", run, "optimizer.kwargs.lr=1.0", "trainer.epochs=4")
+    assert done.returncode == 2
+    assert "optimizer.kwargs.lr was 0.002" in done.stderr
+    assert not (run / "journal-1.jsonl").exists()
+
+
+def test_without_its_checkpoint_it_starts_again_at_iteration_0(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    output_of("aimnet2mult", "train", "--resume", run, "--telemetry-sinks", "none")
+    read = read_run(run)
+    assert read.skipped.superseded == 24
+    assert read.curves["val/loss"].steps.tolist() == [5, 10]
+    before = [row.value for row in expected_rows("trained") if row.name == "val/loss"]
+    assert read.curves["val/loss"].values.tolist() == pytest.approx(before, rel=1e-3)

@@ -1,0 +1,175 @@
+"""Deliveries that an earlier version began are continued, each record once, as the backends show it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden_runs import DELIVERED, Row, copy, delivered_rows, expected, output_of
+
+from telemetry import read_receipt
+
+Points = Counter[tuple[str, int, str]]
+"""How often each point is there: full name, iteration, value as text."""
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copies of the golden runs, and no settings of the user's."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    return copy(tmp_path)
+
+
+def points_of(rows: Iterable[Row]) -> Points:
+    return Counter((row.name, row.step, str(row.value)) for row in rows)
+
+
+def sync(runs: Path, sink: str, *options: str) -> None:
+    """Deliver what is left of ``water``, and once more, when nothing is."""
+    for _ in range(2):
+        output_of("telemetry", "sync", runs / "water", "--telemetry-sinks", sink, *options)
+        (receipt,) = [each for each in read_receipt(runs / "water").sinks if each.name == sink]
+        assert (receipt.delivered, receipt.left) == (len(expected("water")["seqs"]), 0)
+
+
+class TestTensorBoard:
+    @pytest.fixture(autouse=True)
+    def _needs_it(self) -> None:
+        pytest.importorskip("tensorboard")
+
+    @staticmethod
+    def events(folder: Path) -> Points:
+        """All points in the event files, also those that TensorBoard hides."""
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+        return Counter(
+            (value.tag, event.step, str(value.tensor.float_val[0]))
+            for path in sorted(folder.glob("events.out.tfevents.*"))
+            for event in EventFileLoader(str(path)).Load()
+            for value in event.summary.value
+            if value.metadata.plugin_data.plugin_name == "scalars" or value.tensor.float_val
+        )
+
+    @staticmethod
+    def shown(folder: Path, tag: str) -> list[int]:
+        """The iterations of a curve as TensorBoard shows it."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+        return [event.step for event in accumulator.Scalars(tag)]
+
+    def test_it_is_continued(self, runs: Path) -> None:
+        folder = runs / "water" / "tensorboard"
+        rows = [row._replace(value=float(np.float32(row.value))) for row in delivered_rows()]
+        assert self.events(folder) == points_of(row for row in rows if row.seq <= DELIVERED)
+        sync(runs, "tensorboard")
+        assert self.events(folder) == points_of(rows)
+        assert self.shown(folder, "train/loss") == list(range(10, 131, 10))
+        assert self.shown(folder, "val/loss") == list(range(20, 121, 20))
+
+
+class TestWandb:
+    @pytest.fixture(autouse=True)
+    def _needs_it(self) -> None:
+        pytest.importorskip("wandb")
+
+    @staticmethod
+    def rows(folder: Path) -> list[dict[str, Any]]:
+        """The rows of history in all files of the run, as wandb-core reads them."""
+        import wandb
+
+        core = Path(wandb.__file__).parent / "bin" / "wandb-core"
+        found = []
+        for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+            command = [core, "leet", "inspect", "-no-observability", "-json", "-run-file", path]
+            out = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
+            records = map(json.loads, out.splitlines())
+            found += [record["history"]["item"] for record in records if record["type"] == "history"]
+        return found
+
+    @staticmethod
+    def points(rows: Iterable[dict[str, Any]]) -> Points:
+        own = ("_", "trainer/", "telemetry/")
+        return Counter(
+            (name, row["trainer/iteration"], str(float(value)))
+            for row in rows
+            for name, value in row.items()
+            if not name.startswith(own)
+        )
+
+    def test_it_is_continued(self, runs: Path) -> None:
+        folder, rows = runs / "water", delivered_rows()
+        assert self.points(self.rows(folder)) == points_of(row for row in rows if row.seq <= DELIVERED)
+        sync(runs, "wandb", "-o", "wandb.mode=offline")
+        found = self.rows(folder)
+        assert self.points(found) == points_of(rows)
+        assert [row["telemetry/seq"] for row in found] == sorted({row.seq for row in rows})
+        assert [row["telemetry/attempt"] for row in found] == [
+            {0: 1, 1: 2, 2: 2, 3: 3}[seq // 10**9] for seq in sorted({row.seq for row in rows})
+        ]
+        assert len(list(folder.glob("wandb/offline-run-*"))) == 2
+
+
+class TestMlflow:
+    @pytest.fixture(autouse=True)
+    def _needs_it(self, runs: Path) -> None:
+        """Make the database from its dump; a newer MLflow has to upgrade it first, as it tells its users."""
+        pytest.importorskip("mlflow")
+        pytest.importorskip("sqlalchemy")
+        dump = (runs / "mlflow.sql").read_text(encoding="utf-8")
+        written_with = dump.partition("\n")[0].rpartition(" ")[2]
+        if numbers(version("mlflow")) < numbers(written_with):
+            pytest.skip(f"the database is of MLflow {written_with}, this is {version('mlflow')}")
+        with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as store:
+            store.executescript(dump)
+        if version("mlflow") != written_with:
+            output_of("mlflow", "db", "upgrade", f"sqlite:///{runs / 'mlflow.db'}")
+
+    @staticmethod
+    def rows(runs: Path, table: str, columns: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as store:
+            return store.execute(f"SELECT {columns} FROM {table}").fetchall()  # noqa: S608 - both are literals
+
+    def points(self, runs: Path) -> Points:
+        """All points; an infinity is NaN with its sign in a metric ending in ``.inf``."""
+        rows = self.rows(runs, "metrics", "key, step, value, is_nan")
+        signs = {(key, step): value for key, step, value, _ in rows if key.endswith(".inf")}
+        return Counter(
+            (key, step, str(self.number(value, is_nan, signs.get((f"{key}.inf", step)))))
+            for key, step, value, is_nan in rows
+            if not key.endswith(".inf")
+        )
+
+    @staticmethod
+    def number(value: float, is_nan: int, sign: float | None) -> float:
+        if sign is not None:
+            return sign * math.inf
+        return math.nan if is_nan else value
+
+    @pytest.mark.slow
+    def test_it_is_continued(self, runs: Path) -> None:
+        rows = delivered_rows()
+        assert self.points(runs) == points_of(row for row in rows if row.seq <= DELIVERED)
+        sync(runs, "mlflow")
+        assert self.points(runs) == points_of(rows)
+        ((status,),) = self.rows(runs, "runs", "status")
+        assert status == "FAILED"
+        tags = dict(self.rows(runs, "tags", "key, value"))
+        assert tags["telemetry.seq"] == str(expected("water")["seqs"][-1])
+        assert tags["telemetry.resumed.3"] == "from iteration 80"
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(".") if part.isdecimal()]

@@ -1,0 +1,363 @@
+# ruff: noqa: INP001 - a script, not a package
+"""Write the golden runs of a format version: run folders as this version of the code leaves them.
+
+    python tools/make_golden_runs.py tests/data/golden-runs/v1
+
+The folder must not exist. Only public names and commands are used, so the script stays valid when modules move.
+Everything is made in ``/tmp/golden`` and then copied, because sinks record absolute paths. Run it under a neutral
+hostname, for example as root with ``unshare --uts sh -c 'hostname node01; …'``; it refuses any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from telemetry import Metric, MetricBus, Opened, Record, Scalars, Settings, SinkRejected, hookimpl, open_run
+
+WORK = Path("/tmp/golden")  # noqa: S108 - it is recorded in the runs, and must not reveal the machine
+HOST = "node01"
+BOOT_ID = "00000000-0000-4000-8000-000000000001"
+SEGMENT = 10**9
+INF, NAN = float("inf"), float("nan")
+ENERGY = {"unit": "kcal/mol", "source_unit": "eV/particle"}
+METRICS = {
+    "train/loss": Metric(label="loss"),
+    "train/E_rmse": Metric(**ENERGY, label="RMSE of energy"),
+    "val/loss": Metric(label="loss", watch=True),
+    "val/gfn1/E_rmse": Metric(**ENERGY, label="RMSE of energy, gfn1", watch=True),
+}
+MLP = {"n_in": 4, "n_out": 1, "key_in": "aim", "key_out": "energy"}
+SUM = {"key_in": "energy", "key_out": "energy"}
+MODEL = {
+    "class": "aimnet.models.AIMNet2",
+    "kwargs": {
+        "nfeature": 2,
+        "d2features": True,
+        "ncomb_v": 2,
+        "hidden": [[4], [4]],
+        "aim_size": 4,
+        "num_charge_channels": 2,
+        "aev": {"rc_s": 5.0, "nshifts_s": 2},
+        "outputs": {
+            "energy_mlp": {
+                "class": "aimnet.modules.Output",
+                "kwargs": MLP | {"mlp": {"activation_fn": "torch.nn.GELU", "last_linear": True, "hidden": [4]}},
+            },
+            "atomic_shift": {"class": "aimnet.modules.AtomicShift", "kwargs": SUM},
+            "atomic_sum": {"class": "aimnet.modules.AtomicSum", "kwargs": SUM},
+        },
+    },
+}
+TRAIN = {
+    "run_name": "trained",
+    "project_name": "golden",
+    "threads": 1,
+    "device": "cpu",
+    "data": {
+        "fidelity_datasets": {0: "data/gfn1.h5", 1: "data/spgfn2.h5"},
+        "fidelity_names": {0: "gfn1", 1: "spgfn2"},
+        "samplers": {"train": {"batch_size": 8, "batches_per_epoch": 5}, "val": {"batch_size": 16}},
+    },
+    "optimizer": {"class": "torch.optim.Adam", "kwargs": {"lr": 2.0e-3}},
+    "checkpoint": {"keep": 1, "best": "loss"},
+    "telemetry": {"every": 1},
+}
+
+
+class MemorySink:
+    """A sink that cannot tell what it holds, so that only its progress file knows; it rejects one record."""
+
+    name = "memory"
+
+    @hookimpl
+    def sink_open(self) -> Opened:
+        """Return a destination that is the same everywhere."""
+        return Opened(destination="memory")
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int:
+        """Reject the validation at iteration 60."""
+        if any(isinstance(record, Scalars) and (record.stream, record.step) == ("val", 60) for record in records):
+            msg = "the validation at 60 is not accepted"
+            raise SinkRejected(msg)
+        return records[-1].seq
+
+    @hookimpl
+    def sink_close(self) -> None:
+        """Do nothing."""
+
+
+def main(folder: Path) -> None:
+    """Write the golden runs into ``folder``."""
+    if socket.gethostname() != HOST:
+        sys.exit(f"the hostname is {socket.gethostname()}; it has to be {HOST}")
+    shutil.rmtree(WORK, ignore_errors=True)
+    made = WORK / "runs"
+    made.mkdir(parents=True)
+    os.chdir(WORK)
+    make_water(made / "water")
+    make_killed(made / "killed")
+    trained = make_trained(made)
+    clean(made)
+    write_expected(made / "water", resumed={1: 40, 3: 80})
+    write_expected(made / "killed")
+    write_expected(trained)
+    shutil.copytree(WORK / "expected", made / "expected")
+    shutil.copytree(made, folder)
+
+
+def make_water(run: Path) -> None:
+    """Three attempts: killed, preempted after a fault of the disk, failed; three sinks know the first two."""
+    attempt(first_attempt, run)
+    journal = run / "journal-0.jsonl"
+    os.truncate(journal, journal.stat().st_size - 30)
+    attempt(second_attempt, run)
+    sinks = "tensorboard,wandb,mlflow"
+    call("telemetry", "sync", run, "--telemetry-sinks", sinks, "-o", "wandb.mode=offline")
+    attempt(third_attempt, run)
+
+
+def make_killed(run: Path) -> None:
+    """One attempt that ends without a word, in the middle of a line, while a sink is open."""
+    attempt(killed_attempt, run)
+    with (run / "journal-0.jsonl").open("ab") as file:
+        file.write(b'{"kind":"scalars","seq":9,"time":17')
+
+
+def make_trained(runs: Path) -> Path:
+    """Train two epochs of a very small model; write down how four epochs without a break go."""
+    call("aimnet2mult", "sample-data", "sample")
+    shrink(WORK / "sample", runs / "data")
+    (runs / "train.yaml").write_text(yaml.safe_dump(TRAIN, sort_keys=False))
+    (runs / "model.yaml").write_text(yaml.safe_dump(MODEL, sort_keys=False))
+    train = ("aimnet2mult", "train", "--config", runs / "train.yaml", "--model", runs / "model.yaml")
+    call(*train, "--telemetry-sinks", "none", "--telemetry-dir", WORK / "whole", "trainer.epochs=4")
+    call(*train, "--telemetry-sinks", "tensorboard", "--telemetry-dir", runs, "trainer.epochs=2")
+    (whole,) = (WORK / "whole").iterdir()
+    (run,) = runs.glob("trained-*")
+    points = [line for line in Lines(whole).records if line["kind"] == "scalars" and line["stream"] == "val"]
+    put(WORK / "expected" / "trained-whole.json", {line["step"]: line["values"]["loss"] for line in points})
+    config = run / "train.yaml"
+    config.write_text(config.read_text().replace(str(runs), ".."))
+    return run
+
+
+def shrink(sample: Path, out: Path) -> None:
+    """Keep 24 molecules of four atoms of each file of the sample data."""
+    import h5py
+
+    out.mkdir()
+    for name in ("gfn1.h5", "spgfn2.h5"):
+        with h5py.File(sample / name) as whole, h5py.File(out / name, "w", libver="latest") as part:
+            for key, values in whole["004"].items():
+                part[f"004/{key}"] = values[:24]
+
+
+def attempt(body: Any, run: Path) -> None:
+    """Run one attempt in a process of its own."""
+    if (child := os.fork()) == 0:
+        body(run)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def opened(run: Path, resume_step: int | None = None, sinks: Sequence[object] = ()) -> MetricBus:
+    """Open the run."""
+    return open_run(
+        run,
+        metrics=METRICS,
+        name=run.name,
+        project="golden",
+        params={"seed": 7, "optimizer": {"lr": 1e-3}, "files": ["gfn1.h5", "spgfn2.h5"]},
+        versions={"trainer": "1.0"},
+        settings=Settings(every=10, poll=0.1),
+        resume_step=resume_step,
+        sinks=sinks,
+    )
+
+
+def publish(bus: MetricBus, first: int, last: int, **odd: float) -> None:
+    """Publish a training point every ten iterations and a validation every twenty."""
+    for step in range(first, last + 1, 10):
+        train = {"loss": 100 / step, "E_rmse": odd.get(f"E_rmse_{step}", 10 / step)}
+        bus.publish("train", step, train)
+        if not step % 20:
+            bus.publish("val", step, {"loss": odd.get(f"val_{step}", 120 / step), "gfn1/E_rmse": 11 / step})
+        bus.flush(20)
+
+
+def first_attempt(run: Path) -> None:
+    """Iterations 10 to 60, then killed."""
+    bus = opened(run)
+    publish(bus, 10, 40, val_20=NAN, E_rmse_30=INF)
+    bus.alert("learning rate halved", "no progress since iteration 10", step=40, level="info")
+    publish(bus, 50, 50)
+    bus.alert("superseded by the second attempt", step=50)
+    publish(bus, 60, 60)
+    bus.flush(20)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def second_attempt(run: Path) -> None:
+    """Iterations 50 to 100, with a disk that fails once; then preempted."""
+    bus = opened(run, resume_step=40, sinks=[MemorySink()])
+    publish(bus, 50, 60)
+    with failing_disk():
+        publish(bus, 70, 70, E_rmse_70=-INF)
+    publish(bus, 80, 90)
+    bus.alert("superseded by the third attempt", step=90, level="error")
+    publish(bus, 100, 100, val_100=0.001)
+    bus.close("preempted", reason="SIGTERM", timeout=30)
+
+
+def third_attempt(run: Path) -> None:
+    """Iterations 90 to 130, then an error."""
+    bus = opened(run, resume_step=80)
+    publish(bus, 90, 130)
+    bus.alert("gradient clipped", "norm 12.5, limit 0.3", step=130)
+    bus.close("failed", reason="RuntimeError: out of memory")
+
+
+def killed_attempt(run: Path) -> None:
+    """Iterations 10 to 50, all delivered, then killed."""
+    bus = opened(run, sinks=[MemorySink()])
+    publish(bus, 10, 50)
+    bus.drain(30)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def failing_disk() -> Iterator[None]:
+    """Let one fdatasync fail: its records are written again, to the next segment."""
+    real, faults = os.fdatasync, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fdatasync(fd: int) -> None:
+        if faults:
+            raise faults.pop()
+        real(fd)
+
+    os.fdatasync = fdatasync
+    try:
+        yield
+    finally:
+        os.fdatasync = real
+
+
+def call(*command: object) -> None:
+    """Run a command from PATH, with nothing of the user's in its environment."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    env = kept | {"HOME": str(WORK), "USER": "user", "LOGNAME": "user", "WANDB_ERROR_REPORTING": "false"}
+    subprocess.run(list(map(str, command)), check=True, env=env)
+
+
+def clean(runs: Path) -> None:
+    """Remove what reveals the machine or is not part of the format, and turn the database into text."""
+    for path in runs.rglob("*"):
+        if path.name == "alive.json" or ".lease-" in path.name:
+            path.write_text(re.sub(r'"kernel":"[^/]*/', f'"kernel":"{BOOT_ID}/', path.read_text()))
+    for path in [*runs.rglob("debug*.log"), *runs.rglob("*.tmp"), *runs.rglob("latest-run")]:
+        path.unlink()
+    with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as store:
+        dump = "\n".join(store.iterdump())
+    (runs / "mlflow.sql").write_text(f"-- MLflow {version('mlflow')}\n" + dump.replace("'root'", "'user'") + "\n")
+    for name in ("mlflow.db", "train.yaml", "model.yaml"):
+        (runs / name).unlink()
+    shutil.rmtree(runs / "mlartifacts", ignore_errors=True)
+
+
+class Lines:
+    """The lines of a journal as the json module reads them, without anything of telemetry."""
+
+    def __init__(self, run: Path) -> None:
+        self.heads: list[dict[str, Any]] = []
+        self.damaged = self.repeated = 0
+        found: dict[int, dict[str, Any]] = {}
+        for path in sorted(run.glob("journal-*.jsonl")):
+            for line in path.read_bytes().splitlines(keepends=True):
+                body, _, crc = line.rpartition(b',"crc":')
+                if crc != b'"%08x"}\n' % zlib.crc32(body):
+                    self.damaged += 1
+                    continue
+                record = json.loads(line)
+                if record["kind"] == "run":
+                    self.heads.append(record)
+                elif record["seq"] in found:
+                    self.repeated += 1
+                else:
+                    found[record["seq"]] = record
+        self.records = [found[seq] for seq in sorted(found)]
+
+
+def write_expected(run: Path, resumed: dict[int, int] | None = None) -> None:
+    """Write what a reader has to find, next to the runs.
+
+    Args:
+        run: the run folder.
+        resumed: by segment, the iteration after which an attempt resumed in it.
+    """
+    lines = Lines(run)
+    name = run.name.partition("-")[0]
+
+    def superseded(record: dict[str, Any]) -> bool:
+        later = [step for segment, step in (resumed or {}).items() if segment > record["seq"] // SEGMENT]
+        return record["kind"] in {"scalars", "alert"} and record["step"] > min(later, default=record["step"])
+
+    counting = [record for record in lines.records if not superseded(record)]
+    data = [record for record in counting if record["kind"] != "closed"]
+    end = lines.records[-1]
+    fields = ("step", "title", "text", "level", "cause", "metric")
+    put(
+        WORK / "expected" / f"{name}.json",
+        {
+            "folder": run.name,
+            "run_id": lines.heads[-1]["run_id"],
+            "attempt": lines.heads[-1]["attempt"],
+            "status": end.get("status"),
+            "reason": end.get("reason", ""),
+            "skipped": {
+                "damaged": lines.damaged,
+                "repeated": lines.repeated,
+                "superseded": len(lines.records) - len(counting),
+            },
+            "seqs": [record["seq"] for record in data],
+            "last_step": max(record["step"] for record in data if record["seq"] // SEGMENT == end["seq"] // SEGMENT),
+            "alerts": [{key: record[key] for key in fields if key in record} for record in data if "title" in record],
+        },
+    )
+    with (WORK / "expected" / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["run", "seq", "stream", "step", "time", "name", "value", "unit", "superseded"])
+        for record in lines.records:
+            for key, value in record.get("values", {}).items():
+                full = f"{record['stream']}/{key}"
+                where = [lines.heads[-1]["run_id"], record["seq"], record["stream"], record["step"], record["time"]]
+                unit = lines.heads[-1]["metrics"][full].get("unit", "1")
+                writer.writerow([*where, full, value, unit, superseded(record)])
+
+
+def put(path: Path, value: object) -> None:
+    """Write JSON."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())
