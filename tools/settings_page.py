@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a script, not a package
-"""Write docs/reference/settings.md: every flag, key and option with its default, taken from the code.
+"""Generate docs/reference/settings.md, with every flag, key and option and its default, from the code.
 
-python tools/settings_page.py            # writes the page
-python tools/settings_page.py --check    # says whether it is as the code is
+python tools/settings_page.py            # write the page
+python tools/settings_page.py --check    # fail if the page is out of date
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from telemetry.plugins.registry import installed, load
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 BUILT_IN = "sinks."
-"""The package whose sinks are on the page; others may be installed where it is written."""
+"""Only sinks of this package are on the page; others may be installed where it is generated."""
 
 HEAD = """# Settings
 
-Every flag, key and option, with its default. This page is written by `python tools/settings_page.py` from the code.
+Every flag, key and option, with its default. Generated from the code by `python tools/settings_page.py`; do not edit.
 
-A key is given in YAML (`--config`), or on the command line as `KEY=VALUE` with dots: `trainer.epochs=10`. Later ones
-win: the defaults, each `--config` in order, `TELEMETRY_SINKS`, `KEY=VALUE`, and then the flags.
+Set keys in YAML (`--config`) or on the command line as dotted `KEY=VALUE`, for example `trainer.epochs=10`. Later
+sources override earlier ones: the defaults, each `--config` in order, `TELEMETRY_SINKS`, `KEY=VALUE`, then the flags.
 """
 
 
 def page() -> str:
-    """Give the text of the page."""
+    """Return the text of the page."""
     parts = [HEAD]
     for name, group in (("aimnet2mult", cli), ("telemetry", telemetry_cli)):
         for command in sorted(group.commands):
@@ -47,11 +47,11 @@ def page() -> str:
             parts.append(f"## `{name} {command} {usage}".rstrip() + f"`\n\n{_about(group.commands[command])}\n")
             if flags := list(_flags(group.commands[command])):
                 parts.append(_table(("flag", "default", "meaning"), flags))
-    parts.append("## Keys of a training\n")
+    parts.append("## Training keys\n")
     parts.append(_table(("key", "default", "meaning"), _keys(DEFAULTS.read_text(encoding="utf-8"))))
-    parts.append("## `telemetry.…`\n")
+    parts.append("## Telemetry keys\n")
     parts.append(_table(("key", "default", "meaning"), _telemetry()))
-    parts.append("## Options of the sinks\n")
+    parts.append("## Sink options\n")
     parts.append(_table(("key", "default", "meaning"), _options()))
     return "\n".join(parts)
 
@@ -69,7 +69,7 @@ def _flags(command: click.Command) -> Iterator[tuple[str, str, str]]:
 
 
 def _keys(text: str) -> Iterator[tuple[str, str, str]]:
-    """Give the keys of the defaults that have a value, each with the comments above it."""
+    """Yield each key of the defaults that has a value, with its default and the comment above it."""
     path: list[tuple[int, str]] = []
     comments: list[str] = []
     body = text.partition("\n\n")[2]
@@ -97,7 +97,7 @@ def _telemetry() -> Iterator[tuple[str, str, str]]:
             default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
             shown = ", ".join(default) if isinstance(default, tuple) else default
             yield f"`{prefix}.{field.name}`", f"`{shown}`", texts[field.name]
-    yield "`telemetry.units.LABEL`", "those of the table in the README", "unit in which a label's metrics are shown"
+    yield "`telemetry.units.LABEL`", "see the README", "unit in which the metrics of a label are shown"
 
 
 def _options() -> Iterator[tuple[str, str, str]]:
@@ -114,7 +114,7 @@ def _options() -> Iterator[tuple[str, str, str]]:
 
 
 def _attributes(cls: type) -> Mapping[str, str]:
-    """Read what a docstring says of each attribute, under "Attributes:"."""
+    """Return the descriptions in the "Attributes:" section of a docstring, by attribute."""
     text = inspect.getdoc(cls) or ""
     found: dict[str, str] = {}
     names: list[str] = []
@@ -139,9 +139,7 @@ def main() -> None:
     """Write the page, or check it."""
     text = page()
     if sys.argv[1:] == ["--check"]:
-        sys.exit(
-            None if PAGE.read_text(encoding="utf-8") == text else f"{PAGE} is not as the code is: run {sys.argv[0]}"
-        )
+        sys.exit(None if PAGE.read_text(encoding="utf-8") == text else f"{PAGE} is out of date: run {sys.argv[0]}")
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The API reference has every public name; `make docs` fails for one that it has and the code has not."""
+"""The API reference covers every public name; `make docs` fails if it refers to a name that does not exist."""
 
 import re
 from pathlib import Path

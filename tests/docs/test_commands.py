@@ -1,4 +1,4 @@
-"""Each command that a page shows exists as it is shown, and those on a run do what they say."""
+"""Check that commands shown in the documentation exist with their flags, and run those that need only a run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GROUPS: dict[str, click.Group] = {"aimnet2mult": cli, "telemetry": main}
 RUN_HERE = {"README.md", "first-training.md", "reliability.md"}
-"""Pages whose commands on a run are run by the test; the others have tests of their own."""
+"""Pages whose commands are executed here; the other pages have separate tests."""
 
 
 def blocks(page: Path, kind: str = r"\w*") -> list[str]:
@@ -28,7 +28,7 @@ def blocks(page: Path, kind: str = r"\w*") -> list[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Give the words of each call of our commands, whatever launches it."""
+    """Yield the words of each call of our commands, without a launcher such as torchrun."""
     for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             found = re.search(r"(?:^|\s)(aimnet2mult|telemetry) ([a-z-]+)(?:\s.*)?$", line.partition("  #")[0])
@@ -46,7 +46,7 @@ def test_the_flags_of_each_command_exist(page: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a run that is called RUN, and stand where the pages do."""
+    """Create a run named RUN and change to its parent folder, as the pages assume."""
     folder = tmp_path / "runs" / "RUN"
     folder.mkdir(parents=True)
     metrics = {"train/loss": Metric(), "val/loss": Metric()}
@@ -62,7 +62,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_commands_on_a_run_do_what_they_say(run: Path) -> None:
+def test_the_commands_on_a_run_succeed(run: Path) -> None:
     pytest.importorskip("tensorboard")
     pytest.importorskip("plotext")
     shown = [words for page in PAGES if page.name in RUN_HERE for words in commands(page) if words[0] == "telemetry"]
@@ -74,7 +74,7 @@ def test_the_commands_on_a_run_do_what_they_say(run: Path) -> None:
     assert list((run / "tensorboard").iterdir())
 
 
-def test_the_python_of_the_page_of_alerts_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_code_on_the_alerts_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(ROOT / "docs" / "how-to" / "alerts.md", "python")

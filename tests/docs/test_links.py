@@ -1,4 +1,4 @@
-"""Links between the documents lead to files that exist; `make docs` checks those within the site, and their anchors."""
+"""Relative links point to existing files; `make docs` also checks those within the site, with their anchors."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ PAGES = [
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+def test_relative_links_point_to_existing_files(page: Path) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 

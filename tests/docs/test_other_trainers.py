@@ -1,4 +1,4 @@
-"""What docs/how-to/other-trainers.md shows is the examples, and works as it is shown."""
+"""The code in docs/how-to/other-trainers.md equals the examples and runs as shown."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ FILES = {
 }
 
 
-def test_the_files_of_the_page_are_those_of_the_examples() -> None:
+def test_the_files_on_the_page_equal_the_examples() -> None:
     assert sorted(FILES) == ["aimnet_trainer/train.yaml", "aimnet_trainer/watched.py", "plain_loop.py"]
     for name, text in FILES.items():
         assert text == (ROOT / "examples" / name).read_text(encoding="utf-8"), name
 
 
-def test_the_page_shows_each_file_of_its_examples() -> None:
+def test_the_page_shows_every_file_of_its_examples() -> None:
     there = {path.name for path in (ROOT / "examples" / "aimnet_trainer").iterdir() if path.is_file()}
     assert {f"aimnet_trainer/{name}" for name in there} <= set(FILES)
 
 
-def test_the_ignite_code_of_the_page_runs_and_gives_the_streams_of_its_table(
+def test_the_ignite_code_on_the_page_runs_and_publishes_the_streams_of_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (snippet,) = [block for kind, block in BLOCKS if kind == "python" and not block.startswith("# ")]

@@ -1,4 +1,4 @@
-"""The page about performance shows the figures of the results file, and no others; the benchmark can begin."""
+"""The performance page shows exactly the figures of the results file, and the benchmark can start."""
 
 import importlib.util
 import json
@@ -19,17 +19,17 @@ def load_page() -> Any:
     return page
 
 
-def test_the_page_is_what_the_results_give() -> None:
+def test_the_page_is_generated_from_the_results() -> None:
     page = load_page()
     results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
     assert page.PAGE.read_text(encoding="utf-8") == page.render(results)
 
 
-def test_the_page_has_its_picture() -> None:
+def test_the_figure_of_the_page_exists() -> None:
     page = load_page()
     assert (page.PAGE.parent / page.PICTURE).exists()
 
 
-def test_the_benchmark_finds_all_that_it_is_made_of() -> None:
+def test_the_benchmark_can_import_its_modules() -> None:
     begun = subprocess.run([sys.executable, "-c", "import run"], check=False, capture_output=True, cwd=BENCHMARKS)
     assert not begun.returncode, begun.stderr.decode()

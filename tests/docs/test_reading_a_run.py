@@ -1,4 +1,4 @@
-"""What docs/how-to/reading-a-run.md shows works as it is shown."""
+"""The commands and code in docs/how-to/reading-a-run.md work as shown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_the_page_run(command: str) -> None:
+def test_the_commands_on_the_page_run(command: str) -> None:
     if " show " in command:
         pytest.importorskip("plotext")
         pytest.importorskip("matplotlib")
@@ -51,7 +51,7 @@ def test_the_commands_of_the_page_run(command: str) -> None:
     assert (result.exit_code, result.stderr) == (0, ""), result.output
 
 
-def test_the_page_has_each_command_and_each_option_and_no_other() -> None:
+def test_the_page_lists_exactly_the_existing_commands_and_options() -> None:
     assert {shlex.split(command)[1] for command in COMMANDS} == {"list", "show", "export"}
     offered = {
         option
@@ -65,7 +65,7 @@ def test_the_page_has_each_command_and_each_option_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_the_code_of_the_page_runs(number: int, tmp_path: Path) -> None:
+def test_the_code_on_the_page_runs(number: int, tmp_path: Path) -> None:
     if "frame()" in SNIPPETS[number]:
         pytest.importorskip("pandas")
     path = tmp_path / "snippet.py"
@@ -73,7 +73,7 @@ def test_the_code_of_the_page_runs(number: int, tmp_path: Path) -> None:
     runpy.run_path(str(path))
 
 
-def test_the_table_of_columns_has_those_that_are_written(tmp_path: Path) -> None:
+def test_the_table_of_columns_matches_the_export(tmp_path: Path) -> None:
     table = TEXT.partition("## Export a table")[2].partition("\n## ")[0]
     columns = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert columns == list(Row._fields)
@@ -83,7 +83,7 @@ def test_the_table_of_columns_has_those_that_are_written(tmp_path: Path) -> None
         assert next(csv.reader(file)) == columns
 
 
-def test_the_list_of_the_page_has_the_head_that_is_printed() -> None:
+def test_the_run_list_on_the_page_has_the_printed_header() -> None:
     shown = next(block for _, block in BLOCKS if block.startswith("run  "))
     printed = CliRunner().invoke(main, ["list", "runs"]).stdout
     assert re.split(r" {2,}", shown.splitlines()[0]) == re.split(r" {2,}", printed.splitlines()[0])

@@ -1,4 +1,4 @@
-"""The README says what the command line does."""
+"""The README matches the command line."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,14 @@ from aimnet2mult.cli import cli
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_readme_has_each_flag_of_train_and_no_other() -> None:
+def test_the_readme_lists_exactly_the_flags_of_train() -> None:
     text = README.read_text(encoding="utf-8")
     table = re.findall(r"^\| `(--[a-z-]+)[ `]", text, re.MULTILINE)
     options = {name for parameter in cli.commands["train"].params for name in parameter.opts if name.startswith("--")}
     assert sorted(table) == sorted(options - {"--help"})
 
 
-def test_every_command_of_the_readme_exists() -> None:
+def test_every_command_in_the_readme_exists() -> None:
     from telemetry.cli import main
 
     text = README.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The page on several processes says what the commands do: those that can run here do."""
+"""The launch commands on the page about distributed training work; those for one machine are executed."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "how-to" / "scale.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 ONE, FIRST, SECOND, SCRIPT = BLOCKS
 
-# The real model on the sample data, for as long as it takes to see that it works.
+# The real model on the sample data, for a few iterations.
 SHORT = "--threads 1 --telemetry-sinks none --telemetry-every 2 trainer.epochs=2"
 SHORT += " data.samplers.train.batches_per_epoch=3"
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(folder: Path, command: str) -> subprocess.Popen[bytes]:
-    """Start a command of the page; what it says is in a file."""
+    """Start a command from the page, with its output in a file."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TELEMETRY"))}
     with (folder / "said").open("ab") as said:
@@ -48,7 +48,7 @@ def started(folder: Path, command: str) -> subprocess.Popen[bytes]:
 
 
 def ended(processes: list[subprocess.Popen[bytes]]) -> list[int | None]:
-    """Wait for processes; those that do not end in time are told to, and have the code None."""
+    """Wait for the processes and return their exit codes; terminate those that do not exit in time, with None."""
     deadline = time.monotonic() + 150
     codes: list[int | None] = []
     for process in processes:
@@ -58,14 +58,14 @@ def ended(processes: list[subprocess.Popen[bytes]]) -> list[int | None]:
             codes.append(None)
     for process, code in zip(processes, codes, strict=True):
         if code is None:
-            # torchrun hands it on to what it has started.
+            # torchrun forwards the signal to its workers.
             process.terminate()
             process.wait(60)
     return codes
 
 
 def trained(folder: Path, name: str, *commands: str) -> Points:
-    """Run commands at the same time, in a folder of runs of their own; the points of their run."""
+    """Run the commands concurrently, in a separate folder of runs, and return the points of their run."""
     (folder / "said").write_text("")
     processes = [started(folder, f"{command} {SHORT} --telemetry-dir {name}") for command in commands]
     codes = ended(processes)
@@ -84,7 +84,7 @@ def trained(folder: Path, name: str, *commands: str) -> Points:
 
 
 @pytest.mark.slow
-def test_the_commands_for_one_machine_and_for_several_have_the_curves_of_one_process(folder: Path) -> None:
+def test_one_machine_and_several_machines_produce_the_curves_of_one_process(folder: Path) -> None:
     alone = trained(folder, "alone", ONE.partition("--no-python ")[2])
     assert len(alone) > 100
     one = trained(folder, "one", ONE)
@@ -92,13 +92,13 @@ def test_the_commands_for_one_machine_and_for_several_have_the_curves_of_one_pro
     several = trained(folder, "several", FIRST.replace("29511", port), SECOND.replace("29511", port))
     for points in (one, several):
         assert points.keys() == alone.keys()
-        # The model is in single precision, and a batch of another size is summed up in another order.
+        # In single precision, batches of different sizes are summed in a different order.
         for key, value in alone.items():
             assert points[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
 
 
 @pytest.mark.slow
-def test_a_mistake_is_said_once_and_ends_all(folder: Path) -> None:
+def test_a_configuration_error_is_reported_once_and_ends_all_processes(folder: Path) -> None:
     (folder / "said").write_text("")
     process = started(folder, f"{ONE.strip()} trainer.epoch=3 --telemetry-dir mistaken")
     assert process.wait(60) == 1
@@ -107,7 +107,7 @@ def test_a_mistake_is_said_once_and_ends_all(folder: Path) -> None:
     assert not (folder / "mistaken").exists()
 
 
-def test_the_batch_script_is_one_of_bash_and_names_what_there_is(tmp_path: Path) -> None:
+def test_the_batch_script_is_valid_bash_and_uses_existing_options(tmp_path: Path) -> None:
     from aimnet2mult.cli import cli
 
     script = tmp_path / "script"

@@ -1,4 +1,4 @@
-"""The page on choosing sinks, and the README's section, name what there is."""
+"""The sink page and the README section mention only existing sinks and options."""
 
 import re
 from pathlib import Path
@@ -14,27 +14,27 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SINKS = ("tensorboard", "wandb", "mlflow")
 
 
-def test_every_option_that_is_named_exists() -> None:
+def test_every_mentioned_option_exists() -> None:
     named = set(re.findall(r"telemetry\.(tensorboard|wandb|mlflow)\.(\w+)", PAGE + README))
     assert len(named) > 4
     assert [(sink, name) for sink, name in sorted(named) if name not in load(sink).option_types()] == []
 
 
-def test_the_yaml_of_the_page_is_taken_by_the_settings_and_by_the_sinks() -> None:
+def test_the_yaml_on_the_page_is_accepted() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     settings = Settings.parse(yaml.safe_load(text)["telemetry"])
     chosen = select(settings.sinks, settings.options)
     assert [sink.name for sink in chosen] == ["wandb", "tensorboard", "mlflow"]
 
 
-def test_the_options_of_the_command_line_of_the_page_are_taken() -> None:
+def test_the_options_on_the_command_line_of_the_page_are_accepted() -> None:
     (sinks,) = re.findall(r"train … --telemetry-sinks (\S+) telemetry", PAGE)
     given = re.findall(r"telemetry\.(\w+)\.(\w+)=(\w+)", PAGE)
     assert given
     select(sinks.split(","), {sink: {name: value} for sink, name, value in given})
 
 
-def test_the_table_has_a_column_for_each_built_in_sink_and_the_readme_a_row() -> None:
+def test_every_built_in_sink_has_a_column_on_the_page_and_a_row_in_the_readme() -> None:
     (head,) = re.findall(r"^\| \| (TensorBoard .*) \|$", PAGE, re.MULTILINE)
     assert head.split(" | ") == ["TensorBoard", "Weights & Biases", "MLflow"]
     section = README.partition("## Where the curves go")[2].partition("\n## ")[0]

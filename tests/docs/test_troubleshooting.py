@@ -1,4 +1,4 @@
-"""The messages that the documentation explains are messages of the code."""
+"""The messages explained in the documentation exist in the code."""
 
 import re
 from pathlib import Path
@@ -12,18 +12,18 @@ CODE = "\n".join(
 
 
 def parts(message: str) -> list[str]:
-    """Give what of a quoted message is the same whatever it is about."""
+    """Return the constant parts of a quoted message."""
     return [part.strip() for part in re.split(r"…|'[^']*'|telemetry\.\w+", message) if len(part.strip()) > 4]
 
 
-def test_each_message_that_is_explained_is_one_of_the_code() -> None:
+def test_every_explained_message_exists_in_the_code() -> None:
     page = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
     messages = re.findall(r"\*\*`([^`]*)`\*\*", page)
     assert len(messages) > 15
     assert [part for message in messages for part in parts(message) if part not in CODE] == []
 
 
-def test_what_the_page_of_alerts_says_of_its_settings_is_so() -> None:
+def test_the_defaults_on_the_alerts_page_are_those_of_the_code() -> None:
     from telemetry.alerts.detector import WatchSettings
 
     page = (ROOT / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What docs/how-to/writing-a-sink.md shows is the example, and works as it is shown."""
+"""The code in docs/how-to/writing-a-sink.md equals the example and works as shown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SNIPPETS = [block for kind, block in BLOCKS if kind == "python" and not block.st
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lay out the files of the page as pip would install them."""
+    """Install the files from the page the way pip would."""
     info = tmp_path / "site" / "telemetry_sink_csv-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(
@@ -46,14 +46,14 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "telemetry_sink_csv", raising=False)
 
 
-def test_the_files_of_the_page_are_those_of_the_example() -> None:
+def test_the_files_on_the_page_equal_the_example() -> None:
     assert sorted(FILES) == ["pyproject.toml", "telemetry_sink_csv.py", "tests/test_contract.py"]
     for name, text in FILES.items():
         assert text == (EXAMPLE / name).read_text(encoding="utf-8"), name
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_sink_of_the_page_keeps_the_contract_that_the_page_gives(tmp_path: Path) -> None:
+def test_the_sink_on_the_page_passes_the_contract_tests(tmp_path: Path) -> None:
     path = tmp_path / "test_contract.py"
     path.write_text(FILES["tests/test_contract.py"], encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "--rootdir", tmp_path, path]
@@ -71,14 +71,14 @@ def test_the_sink_of_the_page_keeps_the_contract_that_the_page_gives(tmp_path: P
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_list_of_sinks_has_the_lines_of_the_page() -> None:
+def test_the_list_of_sinks_contains_the_lines_on_the_page() -> None:
     (shown,) = [block for _, block in BLOCKS if block.startswith("csv  (")]
     assert shown in CliRunner().invoke(main, ["sinks"]).stdout
 
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_the_other_code_of_the_page_runs(number: int, tmp_path: Path) -> None:
+def test_the_other_code_on_the_page_runs(number: int, tmp_path: Path) -> None:
     path = tmp_path / "snippet.py"
     path.write_text(SNIPPETS[number], encoding="utf-8")
     runpy.run_path(str(path))
@@ -93,7 +93,7 @@ def test_every_hook_has_a_heading_with_its_arguments() -> None:
     assert dict(headings) == specs
 
 
-def test_everything_that_an_author_can_declare_or_use_is_named() -> None:
+def test_every_name_for_sink_authors_is_mentioned() -> None:
     own = {"open_sink", "deliver", "expected", "shown", "check_shows", "check_claim", "child", "timeout"}
     offered = {name for name in vars(Kit) if not name.startswith("_")} - own
     assert {name for name in {*offered, *testing.__all__} if f"`{name}" not in TEXT and name != "Point"} == set()
