@@ -9,16 +9,29 @@ SINKS := tensorboard wandb mlflow
 CSV := examples/telemetry-sink-csv
 PIP := -m pip install --quiet --constraint constraints.txt
 WHEEL = $$(ls dist/aimnet2mult-*.whl)
+TOOLS := $(VENV)-tools/bin
 
-.PHONY: help setup wheel demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest bench lint docs format clean
+# The unpacked sdist without its packages: tests that run there can only import the installed wheel.
+OUTSIDE := build/outside
+COVERAGE := build/coverage
+# $(call covered,ENVIRONMENT,FOLDER,TESTS) runs pytest and writes the coverage of all its processes to $(COVERAGE)/$@.
+covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
+	&& export COVERAGE_FILE=$(abspath $(COVERAGE))/$@ \
+	&& (cd $(2) && $(abspath $(1))/bin/coverage run $(abspath $(1))/bin/pytest $(3)) \
+	&& $(1)/bin/coverage combine --quiet
+
+.PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest coverage chaos \
+	bench lint docs format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
-	@echo "make test    run all tests"
+	@echo "make test    run all tests and check their coverage"
 	@echo "make test-wandb  (and so on) run the tests of one sink, with its extra alone installed"
+	@echo "make test-lowest  run all tests with the lowest versions that pyproject.toml allows"
+	@echo "make dist    build the wheel and the sdist, and check them"
 	@echo "make chaos   kill, starve and cut off runs, for half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure what telemetry costs, beside others, for a quarter of an hour; BENCH_N=0.1 for a rough run"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff, mypy and codespell"
 	@echo "make docs    build the documentation site into build/site"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
@@ -34,14 +47,26 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile $(CSV)/pyproject.tom
 # Environments that have less, for tests of the built wheel.
 $(VENV)-%/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) pytest hypothesis
+	$(@D)/bin/python $(PIP) pytest hypothesis coverage
 	@touch $@
 
 .PRECIOUS: $(VENV)-%/.installed
 
-wheel: setup
-	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./$(CSV)
+# What builds, checks and resolves; nothing of the project is installed here.
+$(VENV)-tools/.installed: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) build twine uv coverage
+	@touch $@
+
+# The wheel is built from the sdist, so that the sdist is known to be complete.
+dist: $(VENV)-tools/.installed
+	rm -rf dist $(OUTSIDE)
+	$(TOOLS)/python -m build --quiet --outdir dist
+	$(TOOLS)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./$(CSV)
+	$(TOOLS)/twine check --strict dist/*
+	mkdir -p $(OUTSIDE)
+	tar -xzf dist/aimnet2mult-*.tar.gz --strip-components=1 -C $(OUTSIDE)
+	cd $(OUTSIDE) && rm -r telemetry sinks aimnet2mult
 
 demo: setup
 	$(BIN)/aimnet2mult sample-data $(DEMO)/data
@@ -53,27 +78,44 @@ demo: setup
 test: setup
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
 		test-mlflow-skinny test-rest test-wandb test-base test-tensorboard
+	$(MAKE) --no-print-directory coverage
 
 test-rest: setup
-	$(BIN)/pytest $(SINKS:%=--ignore=tests/sinks/%)
+	$(call covered,$(VENV),.,$(SINKS:%=--ignore=tests/sinks/%))
 
-# The base install alone, and a stranger's sink beside it: no torch, no backend.
-test-base: wheel $(VENV)-base/.installed
+# The base install alone, and a third-party sink in it: no torch, no backend.
+test-base: dist $(VENV)-base/.installed
 	$(VENV)-base/bin/python $(PIP) $(WHEEL)
 	$(VENV)-base/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
-	$(VENV)-base/bin/pytest tests/telemetry
-	cd $(CSV) && $(abspath $(VENV))-base/bin/pytest
+	$(call covered,$(VENV)-base,$(OUTSIDE),tests/telemetry)
+	cd $(OUTSIDE)/$(CSV) && $(abspath $(VENV))-base/bin/pytest
 
-$(SINKS:%=test-%): test-%: wheel $(VENV)-%/.installed
+$(SINKS:%=test-%): test-%: dist $(VENV)-%/.installed
 	$(VENV)-$*/bin/python $(PIP) "$(WHEEL)[$*]"
 	$(VENV)-$*/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
-	$(VENV)-$*/bin/pytest tests/sinks/$*
+	$(call covered,$(VENV)-$*,$(OUTSIDE),tests/sinks/$*)
 
 # A client without the server and its database; the server is that of the whole MLflow.
 test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	$(VENV)-mlflow-skinny/bin/python $(PIP) $(WHEEL) mlflow-skinny
 	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
-	MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow $(VENV)-mlflow-skinny/bin/pytest tests/sinks/mlflow/test_server.py
+	export MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow; \
+		$(call covered,$(VENV)-mlflow-skinny,$(OUTSIDE),tests/sinks/mlflow/test_server.py)
+
+# Direct dependencies in their lowest versions, the rest in the newest, which deprecates what the lowest use.
+LOWEST_EXTRAS := train tensorboard wandb mlflow plot testing
+test-lowest: dist
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct \
+		--requirements pyproject.toml $(LOWEST_EXTRAS:%=--extra %)
+	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest hypothesis
+	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --no-deps dist/*.whl
+	cd $(OUTSIDE) && $(abspath $(VENV))-lowest/bin/pytest -W ignore::DeprecationWarning
+
+# The floor is in pyproject.toml. Needs the data that the tests of all environments left in $(COVERAGE).
+coverage: $(VENV)-tools/.installed
+	$(TOOLS)/coverage combine --quiet --keep --data-file=$(COVERAGE).db $(COVERAGE)/*
+	$(TOOLS)/coverage report --data-file=$(COVERAGE).db --skip-covered --sort=cover
 
 # Its figures stand in docs/explanation/reliability.md.
 chaos: setup
@@ -91,6 +133,7 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # The base install is enough: the API reference is read from the sources, without importing torch or a backend.
 docs: $(VENV)-docs/.installed

@@ -1,13 +1,14 @@
 """The messages explained in the documentation exist in the code."""
 
 import re
+from importlib import resources
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CODE = "\n".join(
     re.sub(r'"\s*\n?\s*f?"', "", path.read_text(encoding="utf-8"))
-    for folder in ("telemetry", "sinks", "aimnet2mult")
-    for path in sorted((ROOT / folder).rglob("*.py"))
+    for package in ("telemetry", "sinks", "aimnet2mult")
+    for path in sorted(Path(str(resources.files(package))).rglob("*.py"))
 )
 
 

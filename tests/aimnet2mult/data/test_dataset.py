@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from aimnet.data import SizeGroupedDataset
 
+import aimnet2mult
 from aimnet2mult.data.dataset import INPUTS, MixedData, load_data, read_fidelity
 from aimnet2mult.data.reference_energies import apply_sae, write_sae
 from aimnet2mult.errors import DataError
 from support.small_groups import make_group
 
 ALL = ("energy", "forces", "charges", "spin_charges")
-SAMPLE = Path(__file__).parents[3] / "aimnet2mult" / "sample"
+SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
 
 Write = Callable[..., Path]
 

@@ -11,13 +11,14 @@ import yaml
 from aimnet.models import AIMNet2
 from aimnet.modules import Forces
 
+import aimnet2mult
 from aimnet2mult.errors import ModelError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
 from support.small_models import OUTPUTS, batch, build, definition, predict
 
-PACKAGE = Path(__file__).parents[3] / "aimnet2mult"
+PACKAGE = Path(aimnet2mult.__file__).parent
 OURS = yaml.safe_load((PACKAGE / "models" / "aimnet2.yaml").read_text())
 
 

@@ -1,4 +1,4 @@
-"""The loader's worker processes beside a trainer that is being pre-empted."""
+"""The loader's worker processes beside a trainer that is being preempted."""
 
 import os
 import signal

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import aimnet2mult
 from aimnet2mult.config.merge import read_yaml
 from telemetry import Scalars, read_receipt
 from telemetry.journal.reader import JournalReader
 
 FILES = Path(__file__).with_name("original")
-SAMPLE = Path(__file__).parents[4] / "aimnet2mult" / "sample"
+SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
 
 pytestmark = pytest.mark.slow
 
