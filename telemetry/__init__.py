@@ -5,7 +5,7 @@
 
 from telemetry.alerts.detector import Divergence
 from telemetry.delivery.receipt import Receipt, read_receipt
-from telemetry.display.grouping import Chart, charts, with_unit
+from telemetry.display.grouping import Chart, charts
 from telemetry.errors import (
     JournalError,
     LeaseHeld,
@@ -27,15 +27,17 @@ from telemetry.errors import (
     backend_errors,
 )
 from telemetry.journal.reader import read_header
+from telemetry.metrics import Metric
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run, read_run
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.null_bus import NullBus
 from telemetry.recording.open_run import open_run
-from telemetry.records import Alert, Closed, Metric, Record, Resumed, RunRecord, Scalars, Status
+from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.atomic_write import private
 from telemetry.settings import Settings
+from telemetry.units import with_unit
 
 __all__ = [
     "Alert",

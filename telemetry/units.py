@@ -12,10 +12,13 @@ from telemetry.errors import MetricNotDeclared, UnitError
 if TYPE_CHECKING:
     import pint
 
-    from telemetry.records import Metric
+    from telemetry.metrics import Metric
 
 Transform = Callable[[str, Mapping[str, float]], Mapping[str, float]]
 """A plain callable (stream, values by metric name) → values, run by the bus before the journal."""
+
+NO_UNIT = {"1", ""}
+"""Units that are not shown: there is none, or the run does not tell."""
 
 
 def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
@@ -53,6 +56,11 @@ def convert_by(factor: Mapping[str, float]) -> Transform:
             raise MetricNotDeclared(msg) from error
 
     return transform
+
+
+def with_unit(text: str, unit: str) -> str:
+    """Add the unit in brackets, if there is one."""
+    return text if unit in NO_UNIT else f"{text} [{unit}]"
 
 
 def _factor(name: str, source: str, unit: str) -> float:

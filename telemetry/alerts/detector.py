@@ -15,8 +15,8 @@ from typing import Annotated
 
 import msgspec
 
-from telemetry.journal.writer import now_ms
-from telemetry.records import Alert, Cause, Metric, Scalars, spelt
+from telemetry.metrics import Metric
+from telemetry.records import Alert, Cause, Scalars, json_number, now_ms
 
 FACTOR = 8.0
 """A spike is so many deviations above the median. Medians and deviations of batches of molecules have long tails."""
@@ -293,7 +293,7 @@ class Watch:
             level="error" if cause == "non-finite" else "warning",
             cause=cause,
             metric=name[:250],
-            value=None if trouble.value is None else spelt(trouble.value),
+            value=None if trouble.value is None else json_number(trouble.value),
             baseline=trouble.baseline,
             since=self._step,
         )

@@ -8,8 +8,8 @@ import click
 
 from telemetry.cli.console import FOLDER, exits_with_message, say
 from telemetry.errors import SettingError
-from telemetry.journal.writer import now_ms
 from telemetry.reading.run_list import Catalogue
+from telemetry.records import now_ms
 
 
 @click.command("list")

@@ -16,11 +16,12 @@ from typing import TypeVar
 
 from telemetry.delivery.watchdog import Keeper
 from telemetry.errors import PluginError, SinkRejected
+from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader, read_header
-from telemetry.journal.writer import now_ms, segments
+from telemetry.journal.segments import segments
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Hooks, Sink
-from telemetry.records import SEGMENT, AnyRecord, Closed, encode
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed, now_ms
 from telemetry.run_folder.atomic_write import private, remove_drafts
 from telemetry.run_folder.heartbeat import TrainerWatch
 from telemetry.run_folder.lease import Lease
@@ -262,7 +263,7 @@ class Delivery:
             return False
         header = read_header(self._folder)
         # A segment that has no head yet is looked at again.
-        self._newest = header.seq // SEGMENT
+        self._newest = header.seq // SEQ_PER_SEGMENT
         return header.attempt > self._attempt
 
     def _recovered(self) -> None:

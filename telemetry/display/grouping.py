@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from telemetry.records import Metric
+from telemetry.metrics import Metric
+from telemetry.units import with_unit
 
 OVERALL = "overall"
 """The heading over charts of metrics whose name has no part before the last."""
-NO_UNIT = {"1", ""}
-"""Units that are not shown: there is none, or the run does not tell."""
 
 
 class Chart(NamedTuple):
@@ -37,8 +36,3 @@ def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
         title = labels.pop() if len(labels) == 1 else ""
         headings.setdefault(heading or OVERALL, []).append(Chart(with_unit(title or last, unit), names))
     return headings
-
-
-def with_unit(text: str, unit: str) -> str:
-    """Add the unit in brackets, if there is one."""
-    return text if unit in NO_UNIT else f"{text} [{unit}]"

@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from telemetry.display.grouping import OVERALL, charts
+from telemetry.metrics import Metric
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run
 from telemetry.reading.selection import choose
-from telemetry.records import Alert, Metric
+from telemetry.records import Alert
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,20 +10,11 @@ from pathlib import Path
 import msgspec
 
 from telemetry.errors import JournalError, RunNotFound
+from telemetry.journal.codec import Unknown, is_whole
 from telemetry.journal.segment_lines import lines, open_segment, read_at
-from telemetry.journal.writer import segment_path, segments
-from telemetry.records import (
-    SCHEMA,
-    SEGMENT,
-    Alert,
-    AnyRecord,
-    Metric,
-    Resumed,
-    RunRecord,
-    Scalars,
-    Unknown,
-    is_whole,
-)
+from telemetry.journal.segments import segment_path, segments
+from telemetry.metrics import Metric
+from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
 
 PATIENCE = 60.0
 """Seconds that a reader of a live journal waits for a damaged stretch to heal (NFS shows such for a while)."""
@@ -153,7 +144,7 @@ class JournalReader:
                 self._starts[number] = start
         self._limits.update(limits(listing, self._starts))
         if self._segment < 0 and listing:
-            first = self._after // SEGMENT
+            first = self._after // SEQ_PER_SEGMENT
             self._enter(max((s for s in listing if s <= first), default=listing[0]), after=first - 1)
 
     def _enter(self, segment: int, *, after: int) -> None:
@@ -172,7 +163,7 @@ class JournalReader:
         damaged = 0
         end = self._offset
         for record, end in lines(segment_path(self._folder, self._segment), self._offset, tail=final):
-            if record is None or record.seq // SEGMENT > self._segment:
+            if record is None or record.seq // SEQ_PER_SEGMENT > self._segment:
                 damaged += 1
                 continue
             if not isinstance(record, RunRecord):
@@ -209,12 +200,12 @@ class JournalReader:
     def is_superseded(self, record: AnyRecord) -> bool:
         """Say whether a later attempt, as far as it is known by now, went on from before this record."""
         return isinstance(record, Scalars | Alert) and record.step > self._limits.get(
-            record.seq // SEGMENT, record.step
+            record.seq // SEQ_PER_SEGMENT, record.step
         )
 
     def _is_first(self, record: AnyRecord | Unknown) -> bool:
         """Say whether another numbering begins, so that nobody knows if something is missing of the one before."""
-        return record.seq // SEGMENT > max(self._last, self._after) // SEGMENT
+        return record.seq // SEQ_PER_SEGMENT > max(self._last, self._after) // SEQ_PER_SEGMENT
 
     def _missing_before(self, record: AnyRecord | Unknown) -> tuple[list[AnyRecord | Unknown], int]:
         """Give what belongs before ``record`` and stands in a later segment, and how many stand nowhere."""
@@ -225,7 +216,7 @@ class JournalReader:
         again = [found[seq] for seq in sorted(found)]
         lost = 0
         for each in (*again, record):
-            lost += each.seq - max(known, each.seq // SEGMENT * SEGMENT) - 1
+            lost += each.seq - max(known, each.seq // SEQ_PER_SEGMENT * SEQ_PER_SEGMENT) - 1
             known = each.seq
         return again, lost
 
@@ -237,7 +228,7 @@ class JournalReader:
             for record, _ in lines(segment_path(self._folder, number), 0):
                 if record is None or isinstance(record, RunRecord):
                     continue
-                if record.seq >= number * SEGMENT:
+                if record.seq >= number * SEQ_PER_SEGMENT:
                     break
                 if first <= record.seq < end:
                     again.setdefault(record.seq, record)
@@ -273,7 +264,7 @@ def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
     It is a ``Resumed`` where an attempt that goes on began.
     """
     for record, _ in lines(segment_path(folder, segment), 0):
-        if record is not None and not isinstance(record, RunRecord) and record.seq // SEGMENT == segment:
+        if record is not None and not isinstance(record, RunRecord) and record.seq // SEQ_PER_SEGMENT == segment:
             return record
     return None
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry.errors import RunFolderError
-from telemetry.records import MAX_LINE, AnyRecord, Unknown, decode
+from telemetry.journal.codec import MAX_LINE, Unknown, decode
+from telemetry.records import AnyRecord
 
 _CHUNK = 1 << 20
 _FIRST_CHUNK = 1 << 16

@@ -7,43 +7,14 @@ when ``write`` and ``fdatasync`` have returned. What is not durable stays in mem
 from __future__ import annotations
 
 import os
-import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from telemetry.errors import RunFolderError
-from telemetry.records import SEGMENT, AnyRecord, Resumed, RunRecord, encode
-
-_SEGMENT_NAME = re.compile(r"journal-(0|[1-9][0-9]{0,8})\.jsonl")
-
-
-def segments(folder: Path) -> list[int]:
-    """Give the numbers of the segments in ``folder``, in order; none if the folder is not there.
-
-    Raises:
-        RunFolderError: it is there and cannot be listed.
-    """
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        msg = f"{folder} cannot be read ({error.strerror})"
-        raise RunFolderError(msg) from error
-    return sorted(int(m[1]) for m in map(_SEGMENT_NAME.fullmatch, names) if m)
-
-
-def segment_path(folder: Path, segment: int) -> Path:
-    """Give the path of a segment's file."""
-    return folder / f"journal-{segment}.jsonl"
-
-
-def now_ms() -> int:
-    """Give the wall-clock time in integer milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+from telemetry.journal.codec import encode
+from telemetry.journal.segments import segment_path, segments
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, now_ms
 
 
 class JournalWriter:
@@ -94,7 +65,7 @@ class JournalWriter:
         Raises:
             ValueError: the record is too long for a line; its number is used for the next one.
         """
-        seq = self._segment * SEGMENT + self._next
+        seq = self._segment * SEQ_PER_SEGMENT + self._next
         self._pending.append(encode(make(seq)))
         self._next += 1
         self._last_seq = seq
@@ -138,7 +109,7 @@ class JournalWriter:
     def _open_segment(self, resumed_step: int | None = None) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         segment = max([self._segment, *segments(self._folder)]) + 1
-        first = segment * SEGMENT
+        first = segment * SEQ_PER_SEGMENT
         head = encode(msgspec.structs.replace(self._run, seq=first, time=self._clock()))
         if resumed_step is not None:
             # In one write with the run record: an attempt that has begun has also said where.

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from telemetry.journal.reader import JournalReader, read_header, read_metrics
-from telemetry.records import UNDECLARED, Number, Scalars, spelt
+from telemetry.metrics import UNDECLARED
+from telemetry.records import Number, Scalars, json_number
 
 Format = Literal["csv", "jsonl"]
 _BATCH = 1000
@@ -59,7 +60,7 @@ class Export:
         superseded = self._journal.is_superseded(record)
         for name, value in record.items():
             unit = self._metrics.get(name, UNDECLARED).unit
-            number = spelt(value)
+            number = json_number(value)
             yield Row(self._run, record.seq, record.stream, record.step, record.time, name, number, unit, superseded)
 
     def lines(self, form: Format) -> Iterator[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry.journal.reader import JournalReader, Skipped, first_record, read_header, read_metrics
+from telemetry.metrics import UNDECLARED
 from telemetry.plugins.optional_imports import needed_for
 from telemetry.reading.curve import Curve, Points
-from telemetry.records import SEGMENT, UNDECLARED, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
+from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.heartbeat import TrainerWatch
 from telemetry.run_folder.run_status import State, state
 
@@ -149,7 +150,7 @@ class RunReader:
             self._cut(record.step)
 
     def _begins_attempt(self, record: Resumed) -> bool:
-        return first_record(self._folder, record.seq // SEGMENT) == record
+        return first_record(self._folder, record.seq // SEQ_PER_SEGMENT) == record
 
     def _cut(self, step: int) -> None:
         # Of a run that is followed, they were read before anybody knew that they would be superseded.

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from telemetry.display.grouping import NO_UNIT
 from telemetry.errors import RunFolderError, RunNotFound
-from telemetry.journal.writer import segments
+from telemetry.journal.segments import segments
+from telemetry.metrics import UNDECLARED
 from telemetry.reading.run_summary import Glance, glance
 from telemetry.reading.selection import choose
-from telemetry.records import UNDECLARED
+from telemetry.units import NO_UNIT
 
 BEST = "val/loss"
 """What is shown if nobody says what is to be."""

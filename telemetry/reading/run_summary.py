@@ -13,20 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from telemetry.journal.codec import MAX_LINE, decode
 from telemetry.journal.reader import first_record, limits, read_header
 from telemetry.journal.segment_lines import open_segment, read_at
-from telemetry.journal.writer import segment_path, segments
-from telemetry.records import (
-    MAX_LINE,
-    SEGMENT,
-    Alert,
-    Closed,
-    Resumed,
-    RunRecord,
-    Scalars,
-    Status,
-    decode,
-)
+from telemetry.journal.segments import segment_path, segments
+from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.heartbeat import TrainerWatch
 from telemetry.run_folder.run_status import State, state
 from telemetry.run_folder.sink_progress import delivered_sinks, progress_path, read_progress
@@ -120,7 +111,7 @@ def _tail(path: Path, number: int) -> list[_Told]:
             # What stands before the first newline is the end of a line, unless it is the whole of the first one.
             whole = data if start == 0 else data.partition(b"\n")[2]
             decoded = (decode(line + b"\n") for line in whole.split(b"\n"))
-            records = [r for r in decoded if isinstance(r, _Told) and r.seq // SEGMENT <= number]
+            records = [r for r in decoded if isinstance(r, _Told) and r.seq // SEQ_PER_SEGMENT <= number]
             if start == 0 or any(not isinstance(r, Closed) for r in records):
                 break
     finally:
@@ -156,7 +147,7 @@ def _best(folder: Path, numbers: list[int], metric: str) -> Best | None:
     for number in numbers:
         for record in _of_stream(segment_path(folder, number), stream):
             value = record.values.get(name, math.nan)
-            limit = counts.get(record.seq // SEGMENT, record.step)
+            limit = counts.get(record.seq // SEQ_PER_SEGMENT, record.step)
             if record.step <= limit and math.isfinite(value) and (best is None or value < best.value):
                 best = Best(value=value, step=record.step)
     return best

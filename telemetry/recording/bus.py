@@ -22,8 +22,8 @@ from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt, receipt, unread_receipt
 from telemetry.delivery.supervisor import Workers
 from telemetry.errors import TelemetryError
-from telemetry.journal.writer import JournalWriter, now_ms
-from telemetry.records import LARGEST, LONGEST, Alert, AnyRecord, Closed, Level, Scalars, Status
+from telemetry.journal.writer import JournalWriter
+from telemetry.records import MAX_NAME_LENGTH, MAX_STEP, Alert, AnyRecord, Closed, Level, Scalars, Status, now_ms
 from telemetry.run_folder.heartbeat import BEAT, Alive, Counts, write_alive
 from telemetry.run_folder.process_identity import current
 from telemetry.run_folder.sink_progress import read_progress
@@ -395,13 +395,13 @@ class MetricBus:
 
     def _append(self, item: _Item, stream: str, values: dict[str, float]) -> Scalars:
         step = operator.index(item.step)
-        if not 0 <= step < LARGEST:
-            msg = f"step {step} is not from 0 to {LARGEST - 1}"
+        if not 0 <= step < MAX_STEP:
+            msg = f"step {step} is not from 0 to {MAX_STEP - 1}"
             raise ValueError(msg)
         # A reader would take such a line for damage.
         for name in (stream, *values):
-            if not 0 < len(name) <= LONGEST:
-                msg = f"the name {name[:20]!r} is of {len(name)} characters; it has 1 to {LONGEST}"
+            if not 0 < len(name) <= MAX_NAME_LENGTH:
+                msg = f"the name {name[:20]!r} is of {len(name)} characters; it has 1 to {MAX_NAME_LENGTH}"
                 raise ValueError(msg)
         record = Scalars(seq=0, time=item.time, stream=stream, step=step, values=values)
         self._journal.append(functools.partial(_numbered, record))

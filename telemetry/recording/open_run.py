@@ -16,12 +16,15 @@ from telemetry.alerts.detector import Watch
 from telemetry.cadence import Cadence
 from telemetry.delivery.supervisor import Processes, Threads, Workers
 from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, RunNotFound, SettingError
+from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader, read_header
-from telemetry.journal.writer import JournalWriter, now_ms, segments
+from telemetry.journal.segments import segments
+from telemetry.journal.writer import JournalWriter
+from telemetry.metrics import Metric
 from telemetry.plugins.registry import Sink, select
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.redaction import redact
-from telemetry.records import SCHEMA, Metric, RunRecord, encode
+from telemetry.records import SCHEMA, RunRecord, now_ms
 from telemetry.run_folder.atomic_write import remove_drafts
 from telemetry.run_folder.heartbeat import Alive, Counts, TrainerWatch, alive_path, read_alive, write_alive
 from telemetry.run_folder.lease import Lease

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from telemetry.records import SCHEMA, Metric, Record, Resumed, RunRecord, Scalars
+from telemetry.metrics import Metric
+from telemetry.records import SCHEMA, Record, Resumed, RunRecord, Scalars
 
 STARTED = 1_700_000_000_000
 """When the runs of the kit start, in ms since 1970."""

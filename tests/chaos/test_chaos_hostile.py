@@ -86,8 +86,8 @@ def test_whatever_is_done_to_its_files_a_run_is_delivered_without_a_crash_and_wi
 
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../b", ".", "..", "a\0b", "a\nb", "x" * 300])
 def test_a_name_from_a_journal_leads_nowhere(original: Path, tmp_path: Path, name: str) -> None:
-    from telemetry.journal.writer import segment_path
-    from telemetry.records import encode
+    from telemetry.journal.codec import encode
+    from telemetry.journal.segments import segment_path
     from telemetry.testing import run_record
 
     run = tmp_path / "deep" / "run"

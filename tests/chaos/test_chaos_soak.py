@@ -12,8 +12,8 @@ import pytest
 from support.chaos.backends import Recording, TensorBoard
 from support.chaos.run import PATIENCE, ChaosRun
 from support.telemetry_fakes import eventually
-from telemetry.journal.writer import segments
-from telemetry.records import encode
+from telemetry.journal.codec import encode
+from telemetry.journal.segments import segments
 
 pytestmark = pytest.mark.chaos
 

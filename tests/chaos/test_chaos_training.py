@@ -21,7 +21,7 @@ from support.chaos.processes import kill, named
 from support.telemetry_fakes import eventually
 from telemetry import Scalars, read_receipt
 from telemetry.journal.reader import JournalReader
-from telemetry.journal.writer import segments
+from telemetry.journal.segments import segments
 
 pytest.importorskip("aimnet")
 h5py = pytest.importorskip("h5py")

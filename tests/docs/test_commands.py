@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from aimnet2mult.cli import cli
 from telemetry import Closed, Metric, testing
 from telemetry.cli import main
-from telemetry.records import encode
+from telemetry.journal.codec import encode
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

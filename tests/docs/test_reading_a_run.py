@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from telemetry import Closed, Metric, testing
 from telemetry.cli import main
+from telemetry.journal.codec import encode
 from telemetry.reading.export import Row
-from telemetry.records import encode
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "how-to" / "reading-a-run.md").read_text(encoding="utf-8")

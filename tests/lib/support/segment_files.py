@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader
-from telemetry.journal.writer import segment_path
-from telemetry.records import SCHEMA, SEGMENT, AnyRecord, Resumed, RunRecord, Scalars, encode
+from telemetry.journal.segments import segment_path
+from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, Scalars
 
 
 def sealed(body: bytes) -> bytes:
@@ -19,22 +20,24 @@ def sealed(body: bytes) -> bytes:
 
 def run_record(segment: int = 0, **fields: Any) -> RunRecord:
     given = {"schema": SCHEMA, "run_id": "water", "name": "water", "attempt": 1, "every": 1, "started": 5}
-    return RunRecord(seq=segment * SEGMENT, time=5, **given | fields)
+    return RunRecord(seq=segment * SEQ_PER_SEGMENT, time=5, **given | fields)
 
 
 def scalars(seq: int, step: int | None = None) -> Scalars:
     """A record at iteration ``step``, by default its number within its segment."""
-    step = seq % SEGMENT if step is None else step
-    return Scalars(seq=seq, time=1000 + seq % SEGMENT, stream="train", step=step, values={"loss": 1 / (1 + step)})
+    step = seq % SEQ_PER_SEGMENT if step is None else step
+    return Scalars(
+        seq=seq, time=1000 + seq % SEQ_PER_SEGMENT, stream="train", step=step, values={"loss": 1 / (1 + step)}
+    )
 
 
 def numbered(segment: int, first: int, last: int) -> list[Scalars]:
     """The records ``first`` … ``last`` of a segment."""
-    return [scalars(segment * SEGMENT + n) for n in range(first, last + 1)]
+    return [scalars(segment * SEQ_PER_SEGMENT + n) for n in range(first, last + 1)]
 
 
 def resumed(segment: int, step: int, attempt: int = 2) -> Resumed:
-    return Resumed(seq=segment * SEGMENT + 1, time=7, step=step, attempt=attempt)
+    return Resumed(seq=segment * SEQ_PER_SEGMENT + 1, time=7, step=step, attempt=attempt)
 
 
 def lines_of(segment: int, records: Iterable[AnyRecord]) -> list[bytes]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from support.segment_files import run_record
 from telemetry import Alert, Closed, Metric, Resumed, Scalars, Status
-from telemetry.journal.writer import segment_path
-from telemetry.records import SEGMENT, AnyRecord, encode
+from telemetry.journal.codec import encode
+from telemetry.journal.segments import segment_path
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord
 
 METRICS = {
     "train/loss": Metric(label="loss"),
@@ -45,7 +46,7 @@ class WrittenRun:
     def begin(self, resume_step: int | None = None, **fields: Any) -> None:
         """Begin a segment, with an attempt of its own that goes on after an iteration, or after a fault of the disk."""
         self._segment += 1
-        self._next = self._segment * SEGMENT
+        self._next = self._segment * SEQ_PER_SEGMENT
         self._add(run_record(self._segment, **self._fields | fields))
         if resume_step is not None:
             self._add(Resumed(seq=self._next, time=NOON, step=resume_step, attempt=self._segment + 1))

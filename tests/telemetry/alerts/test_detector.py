@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from telemetry.alerts.detector import LASTING, STEADY, Divergence, Watch, WatchSettings
-from telemetry.records import Alert, Metric, Scalars
+from telemetry.metrics import Metric
+from telemetry.records import Alert, Scalars
 
 METRICS = {
     "window/loss": Metric(watch=True),

@@ -16,7 +16,8 @@ from telemetry import Metric, Resumed, Scalars, Settings, SinkRejected, SinkUnav
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.delivery.receipt import receipt
 from telemetry.journal.reader import read_header
-from telemetry.journal.writer import JournalWriter, segment_path
+from telemetry.journal.segments import segment_path
+from telemetry.journal.writer import JournalWriter
 from telemetry.plugins.registry import Sink
 from telemetry.records import Closed
 from telemetry.run_folder.heartbeat import Counts, TrainerWatch

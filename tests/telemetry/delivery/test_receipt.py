@@ -12,9 +12,10 @@ import pytest
 from support.segment_files import numbered, resumed, run_record, scalars, write
 from telemetry import JournalError
 from telemetry.delivery.receipt import receipt
+from telemetry.journal.codec import encode
 from telemetry.journal.reader import Skipped
-from telemetry.journal.writer import segment_path
-from telemetry.records import SEGMENT, Closed, encode
+from telemetry.journal.segments import segment_path
+from telemetry.records import SEQ_PER_SEGMENT, Closed
 from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.sink_progress import Cursor, Progress, write_progress
 
@@ -43,7 +44,7 @@ def test_a_sink_that_was_named_and_never_delivered_to_is_there_too(tmp_path: Pat
 
 def test_what_was_superseded_is_neither_journaled_nor_left(tmp_path: Path) -> None:
     write(tmp_path, 0, [scalars(n, 100 * n) for n in range(1, 6)])
-    write(tmp_path, 1, [resumed(1, 300), scalars(SEGMENT + 2, 400)])
+    write(tmp_path, 1, [resumed(1, 300), scalars(SEQ_PER_SEGMENT + 2, 400)])
     sink(tmp_path, "foo", 3)
     got = receipt(tmp_path, Counts())
     # 100, 200, 300, where the second attempt began, and its 400.

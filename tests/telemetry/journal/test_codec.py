@@ -12,20 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.segment_files import run_record, scalars, sealed
-from telemetry.records import (
-    MAX_LINE,
-    SEGMENT,
-    Alert,
-    AnyRecord,
-    Closed,
-    Metric,
-    Resumed,
-    RunRecord,
-    Scalars,
-    Unknown,
-    decode,
-    encode,
-)
+from telemetry.journal.codec import MAX_LINE, Unknown, decode, encode
+from telemetry.metrics import Metric
+from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars
 
 SAMPLES: list[AnyRecord] = [
     run_record(
@@ -33,7 +22,7 @@ SAMPLES: list[AnyRecord] = [
     ),
     scalars(17, 3400),
     Scalars(seq=18, time=1, stream="val", step=0, values={"Å": math.nan, "b": -math.inf, "c": math.inf, "d": 0.1}),
-    Resumed(seq=SEGMENT + 1, time=2, step=0, attempt=2),
+    Resumed(seq=SEQ_PER_SEGMENT + 1, time=2, step=0, attempt=2),
     Closed(seq=19, time=3, status="preempted", reason='a "reason"\n\\ with \u2028 in it'),
 ]
 
@@ -108,7 +97,7 @@ jsons = st.recursive(
         schema=st.just(1),
         run_id=names,
         name=names,
-        attempt=st.integers(1, SEGMENT - 1),
+        attempt=st.integers(1, SEQ_PER_SEGMENT - 1),
         every=st.integers(1, 10**6),
         started=counts,
         params=st.dictionaries(names, jsons, max_size=3),

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from support.segment_files import Clock, lines_of, numbered, read_all, resumed, run_record, scalars, sealed, seqs, write
 from telemetry import JournalError, RunFolderError, RunNotFound
 from telemetry.journal import segment_lines as lines_module
+from telemetry.journal.codec import MAX_LINE, encode
 from telemetry.journal.reader import PATIENCE, JournalReader, Skipped, read_header
-from telemetry.journal.writer import segment_path
-from telemetry.records import MAX_LINE, SEGMENT, Alert, AnyRecord, Closed, Resumed, Scalars, encode
+from telemetry.journal.segments import segment_path
+from telemetry.records import SEQ_PER_SEGMENT as SEGMENT
+from telemetry.records import Alert, AnyRecord, Closed, Resumed, Scalars
 
 EVENT = sealed(b'{"kind":"event","seq":2,"text":"a spike"')
 
@@ -50,7 +52,11 @@ def test_a_torn_write_at_any_byte_of_a_segment_loses_only_the_torn_record(tmp_pa
         write(tmp_path, 1, numbered(1, 1, 2))
         assert seqs(read_all(follower, live=True)) == [SEGMENT + 1, SEGMENT + 2], cut
         assert follower.skipped == Skipped(damaged=torn)
-        assert everything(tmp_path, Skipped(damaged=torn)) == [*range(1, whole + 1), SEGMENT + 1, SEGMENT + 2], cut
+        assert everything(tmp_path, Skipped(damaged=torn)) == [
+            *range(1, whole + 1),
+            SEGMENT + 1,
+            SEGMENT + 2,
+        ], cut
 
 
 def test_a_follower_gets_each_record_as_soon_as_its_line_is_ended_at_whatever_bytes_it_looks(tmp_path: Path) -> None:
@@ -256,7 +262,15 @@ def tangled(folder: Path) -> Skipped:
     """A journal with everything in it: a hole filled later, one that is not, an unknown kind, a rewind."""
     write(folder, 0, [scalars(1), EVENT, scalars(3), scalars(6), scalars(7), b"torn"])
     write(folder, 1, [*numbered(0, 4, 8), scalars(SEGMENT + 1), b"x\n", scalars(SEGMENT + 3, 30)])
-    write(folder, 3, [resumed(3, 5), scalars(3 * SEGMENT + 2, 6), Closed(seq=3 * SEGMENT + 3, time=1, status="failed")])
+    write(
+        folder,
+        3,
+        [
+            resumed(3, 5),
+            scalars(3 * SEGMENT + 2, 6),
+            Closed(seq=3 * SEGMENT + 3, time=1, status="failed"),
+        ],
+    )
     return Skipped(damaged=2, lost=1, repeated=4, superseded=4, unknown=1, segments=1)
 
 

@@ -18,9 +18,11 @@ from support.faulty_os import FORGETFUL, FaultyOs, broken
 from support.segment_files import Clock, read_all, run_record, scalars, seqs, write
 from telemetry import RunFolderError, TelemetryError
 from telemetry.journal import writer as journal
+from telemetry.journal.codec import MAX_LINE, decode, encode
 from telemetry.journal.reader import JournalReader, Skipped, read_header
-from telemetry.journal.writer import JournalWriter, segment_path, segments
-from telemetry.records import MAX_LINE, SEGMENT, Resumed, Scalars, decode, encode
+from telemetry.journal.segments import segment_path, segments
+from telemetry.journal.writer import JournalWriter
+from telemetry.records import SEQ_PER_SEGMENT, Resumed, Scalars
 
 
 @pytest.fixture
@@ -116,7 +118,7 @@ def test_a_second_writer_opens_the_next_segment(tmp_path: Path) -> None:
     first.commit()
     second.commit()
     assert segments(tmp_path) == [0, 1]
-    assert seqs(read_all(JournalReader(tmp_path))) == [1, SEGMENT + 1]
+    assert seqs(read_all(JournalReader(tmp_path))) == [1, SEQ_PER_SEGMENT + 1]
 
 
 def test_a_resumed_segment_begins_with_the_run_record_and_where_it_goes_on(tmp_path: Path, disk: FaultyOs) -> None:
@@ -129,8 +131,8 @@ def test_a_resumed_segment_begins_with_the_run_record_and_where_it_goes_on(tmp_p
     writer.commit()
     lines = segment_path(tmp_path, 1).read_bytes().splitlines(keepends=True)
     assert [json.loads(line)["kind"] for line in lines] == ["run", "resumed", "scalars"]
-    assert decode(lines[1]) == Resumed(seq=SEGMENT + 1, time=9, step=200, attempt=2)
-    assert decode(lines[2]) == scalars(SEGMENT + 2, 1)
+    assert decode(lines[1]) == Resumed(seq=SEQ_PER_SEGMENT + 1, time=9, step=200, attempt=2)
+    assert decode(lines[2]) == scalars(SEQ_PER_SEGMENT + 2, 1)
 
 
 def test_only_plain_names_are_segments_and_they_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -144,12 +146,12 @@ def test_only_plain_names_are_segments_and_they_come_in_the_order_of_their_numbe
 
 
 def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
-    tmp_path: Path, disk: FaultyOs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def listdir(path: Path) -> list[str]:
         raise PermissionError(13, "Permission denied")
 
-    disk.listdir = listdir  # type: ignore[attr-defined]
+    monkeypatch.setattr("telemetry.journal.segments.os.listdir", listdir)
     with pytest.raises(RunFolderError, match=r"cannot be read .Permission denied") as raised:
         segments(tmp_path)
     assert isinstance(raised.value, TelemetryError)
@@ -259,7 +261,7 @@ def test_after_a_failed_sync_all_since_the_last_good_one_is_read_once_whatever_t
     # Syncing the head of a new segment fails too, and leaves no segment.
     assert segments(tmp_path) == [0, 1]
     assert steps(tmp_path) == upto(11)
-    assert seqs(read_all(JournalReader(tmp_path)))[-2:] == [SEGMENT + 1, SEGMENT + 2]
+    assert seqs(read_all(JournalReader(tmp_path)))[-2:] == [SEQ_PER_SEGMENT + 1, SEQ_PER_SEGMENT + 2]
 
 
 @pytest.mark.parametrize("forget", FORGETFUL, ids=lambda f: f.__name__)
@@ -453,7 +455,7 @@ def test_the_last_number_is_that_of_a_record_also_when_a_new_segment_has_been_op
     # Whoever waits for the sinks waits for a record that they will see.
     assert writer.last_seq == 2
     add(writer)
-    assert writer.last_seq == SEGMENT + 1
+    assert writer.last_seq == SEQ_PER_SEGMENT + 1
 
 
 FAULTS = st.one_of(

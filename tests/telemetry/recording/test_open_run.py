@@ -44,7 +44,7 @@ from telemetry import (
     open_run,
     read_header,
 )
-from telemetry.records import encode
+from telemetry.journal.codec import encode
 from telemetry.run_folder.heartbeat import TrainerWatch
 
 QUIET: dict[str, Any] = {"metrics": METRICS, "sinks": [], "settings": Settings(every=1)}

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.segment_files import run_record
+from telemetry.journal.codec import decode, encode
 from telemetry.recording.redaction import REDACTED, redact
-from telemetry.records import RunRecord, decode, encode
+from telemetry.records import RunRecord
 
 CREDENTIALS = [
     "api_key",
