@@ -31,7 +31,7 @@ help:
 	@echo "make dist    build the wheel and the sdist, and check them"
 	@echo "make chaos   kill, starve and cut off runs, for half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure what telemetry costs, beside others, for a quarter of an hour; BENCH_N=0.1 for a rough run"
-	@echo "make lint    ruff, mypy and codespell"
+	@echo "make lint    ruff, mypy, import-linter and codespell"
 	@echo "make docs    build the documentation site into build/site"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
@@ -133,6 +133,7 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
 
 # The base install is enough: the API reference is read from the sources, without importing torch or a backend.

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from telemetry import SinkRejected
+from telemetry.sink_api import SinkRejected
 
 
 def own_folder(run: Path, sink: str) -> Path:

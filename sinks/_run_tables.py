@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from telemetry import RunRecord
+from telemetry.sink_api import RunRecord
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#])")
 _SPACES = re.compile(r"\s+")

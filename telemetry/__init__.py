@@ -1,11 +1,12 @@
 """Telemetry for training runs: a durable journal, and sinks that follow it.
 
 >>> from telemetry import Metric, open_run
+
+The names that sink authors need are in ``telemetry.sink_api``.
 """
 
 from telemetry.alerts.detector import Divergence
 from telemetry.delivery.receipt import Receipt, read_receipt
-from telemetry.display.grouping import Chart, charts
 from telemetry.errors import (
     JournalError,
     LeaseHeld,
@@ -20,29 +21,38 @@ from telemetry.errors import (
     SettingError,
     SinkNotFound,
     SinkNotInstalled,
-    SinkRejected,
-    SinkUnavailable,
     TelemetryError,
     UnitError,
-    backend_errors,
 )
 from telemetry.journal.reader import read_header
 from telemetry.metrics import Metric
-from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run, read_run
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.null_bus import NullBus
 from telemetry.recording.open_run import open_run
-from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
-from telemetry.run_folder.atomic_write import private
+from telemetry.records import Alert, RunRecord, Status
 from telemetry.settings import Settings
-from telemetry.units import with_unit
+
+# Sinks written for 0.1 import these from here.
+from telemetry.sink_api import Chart as Chart
+from telemetry.sink_api import Closed as Closed
+from telemetry.sink_api import Opened as Opened
+from telemetry.sink_api import Record as Record
+from telemetry.sink_api import Resumed as Resumed
+from telemetry.sink_api import Scalars as Scalars
+from telemetry.sink_api import SinkRejected as SinkRejected
+from telemetry.sink_api import SinkUnavailable as SinkUnavailable
+from telemetry.sink_api import backend_errors as backend_errors
+from telemetry.sink_api import charts as charts
+from telemetry.sink_api import hookimpl as hookimpl
+from telemetry.sink_api import private_opener
+from telemetry.sink_api import with_unit as with_unit
+
+private = private_opener
 
 __all__ = [
     "Alert",
-    "Chart",
-    "Closed",
     "Curve",
     "Divergence",
     "JournalError",
@@ -52,35 +62,24 @@ __all__ = [
     "MetricNotDeclared",
     "MetricNotFound",
     "NullBus",
-    "Opened",
     "PackageNotInstalled",
     "PluginError",
     "Receipt",
-    "Record",
-    "Resumed",
     "Run",
     "RunAlive",
     "RunExists",
     "RunFolderError",
     "RunNotFound",
     "RunRecord",
-    "Scalars",
     "SettingError",
     "Settings",
     "SinkNotFound",
     "SinkNotInstalled",
-    "SinkRejected",
-    "SinkUnavailable",
     "Status",
     "TelemetryError",
     "UnitError",
-    "backend_errors",
-    "charts",
-    "hookimpl",
     "open_run",
-    "private",
     "read_header",
     "read_receipt",
     "read_run",
-    "with_unit",
 ]

@@ -1,8 +1,9 @@
-"""Every error that telemetry raises: one base, and the builtin that each resembles."""
+"""The errors that telemetry raises, each also the builtin that it resembles, and how messages are worded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -94,5 +95,22 @@ def backend_errors(backend: str) -> Iterator[None]:
         msg = f"{backend} cannot be imported: {error}"
         raise SinkRejected(msg) from error
     except Exception as error:
-        msg = f"{backend}: {type(error).__name__}: {error}"
+        msg = f"{backend}: {format_error(error)}"
         raise SinkUnavailable(msg) from error
+
+
+def format_error(error: BaseException) -> str:
+    """Return the type and message of an error on one line, the message cut after 500 characters."""
+    text = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def closest_match(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name most similar to ``name``; None if none reaches ``cutoff`` (see ``difflib``)."""
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return ``. Did you mean 'energy'?``, to be appended to a message; an empty string if no known name is close."""
+    match = closest_match(name, known)
+    return f". Did you mean {match!r}?" if match else ""

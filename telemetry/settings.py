@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,7 +9,7 @@ import msgspec
 
 from telemetry.alerts.detector import WatchSettings
 from telemetry.cadence import Cadence
-from telemetry.errors import SettingError
+from telemetry.errors import SettingError, closest_match
 from telemetry.plugins.registry import installed
 
 # The upper bound is what timers take.
@@ -73,8 +72,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if key in fields:
                 given[key] = value
             elif key not in sinks:
-                near = difflib.get_close_matches(str(key), [*fields, *sinks], n=1)
-                hint = f"did you mean telemetry.{near[0]}?" if near else f"known are {', '.join([*fields, *sinks])}"
+                match = closest_match(key, [*fields, *sinks])
+                hint = f"did you mean telemetry.{match}?" if match else f"known are {', '.join([*fields, *sinks])}"
                 msg = f"there is no telemetry.{key}; {hint}"
                 raise SettingError(msg)
             elif value is not None and not _names_options(value):

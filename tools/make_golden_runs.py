@@ -30,7 +30,8 @@ from typing import Any
 
 import yaml
 
-from telemetry import Metric, MetricBus, Opened, Record, Scalars, Settings, SinkRejected, hookimpl, open_run
+from telemetry import Metric, MetricBus, Settings, open_run
+from telemetry.sink_api import Opened, Record, Scalars, SinkRejected, hookimpl
 
 WORK = Path("/tmp/golden")  # noqa: S108 - it is recorded in the runs, and must not reveal the machine
 HOST = "node01"

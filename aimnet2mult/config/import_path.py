@@ -1,10 +1,10 @@
 """Finds what a dotted path in the configuration names."""
 
-import difflib
 from importlib import import_module
 from typing import Any
 
 from aimnet2mult.errors import ConfigError
+from telemetry.errors import closest_match
 
 __all__ = ["load_object"]
 
@@ -23,7 +23,7 @@ def load_object(path: object, key: str) -> Any:
     except (ImportError, TypeError) as error:  # a TypeError for a relative path, as in ..loss.fn
         raise ConfigError(f"{key} is {path!r}; cannot import {module_name}: {error}") from error
     if not hasattr(module, name):
-        near = difflib.get_close_matches(name, dir(module), n=1)
-        hint = f"; did you mean {module_name}.{near[0]}?" if near else ""
+        match = closest_match(name, dir(module))
+        hint = f"; did you mean {module_name}.{match}?" if match else ""
         raise ConfigError(f"{key} is {path!r}; {module_name} has no {name}{hint}")
     return getattr(module, name)

@@ -5,7 +5,6 @@ What a key means is not known here, only which keys there are: those of the defa
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from yaml import YAMLError
 
 from aimnet2mult.config.legacy.settings import Original
 from aimnet2mult.errors import ConfigError
+from telemetry.errors import closest_match
+from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["DEFAULTS", "INDEXED", "PATHS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
 
@@ -75,15 +76,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write YAML that `read_yaml` reads back to the same; by rename, so that there is a whole file or none.
-
-    Its owner alone can read it: parameters may hold what is not for everybody.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.touch(mode=0o600)
-    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(content))), encoding="utf-8")
-    temporary.replace(path)
+    """Write YAML that `read_yaml` reads back unchanged, atomically and readable by its owner only; raises OSError."""
+    # Parameters may include what is not for everybody.
+    atomic_write(path, OmegaConf.to_yaml(OmegaConf.create(dict(content))).encode())
 
 
 def flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -136,9 +131,10 @@ def _nearest(name: str, siblings: Iterable[str]) -> str:
     leaves = [leaf for leaf, _ in flatten(read_yaml(DEFAULTS))]
     known = [*FREE, *(leaf for leaf in leaves if not leaf.startswith(tuple(f"{root}." for root in FREE)))]
     by_last_word = {key.rpartition(".")[2]: key for key in reversed(known)}
-    words = difflib.get_close_matches(name.rpartition(".")[2], by_last_word, n=1)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8) or [by_last_word[word] for word in words]
-    return f". Did you mean {close[0]!r}?" if close else f"; keys there: {', '.join(siblings)}"
+    by_name = closest_match(name, known, cutoff=0.8)
+    by_word = closest_match(name.rpartition(".")[2], by_last_word)
+    match = by_name or (by_word and by_last_word[by_word])
+    return f". Did you mean {match!r}?" if match else f"; keys there: {', '.join(siblings)}"
 
 
 def _anchored(layer: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Knows nothing of torch, so that a mistake is answered before anything heavy is i
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from msgspec import Meta, Struct
 from aimnet2mult.config.merge import INDEXED, merge_layers
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
+from telemetry.errors import did_you_mean
 
 __all__ = ["Config", "ConfigError", "load"]
 
@@ -253,9 +253,7 @@ def _is_hdf5(path: Path) -> bool:
 def _check_labels(source: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in LABELS:
-            close = difflib.get_close_matches(name, LABELS, n=1)
-            hint = f". Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{hint}")
+            raise ConfigError(f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{did_you_mean(name, LABELS)}")
 
 
 def _check_units(units: object) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import yaml
 
 from aimnet2mult.errors import DataError
+from telemetry.run_folder.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
@@ -93,7 +94,7 @@ def write_sae(path: Path, sae: Mapping[int, float]) -> None:
     """Write what ``read_sae`` reads back exactly. Raises ``DataError`` where it cannot be written."""
     text = yaml.safe_dump({z: float(sae[z]) for z in sorted(sae)})
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        atomic_write(Path(path), text.encode(), mode=0o666)
     except OSError as error:
         raise DataError(f"cannot write the reference energies to {path}: {error.strerror}") from error
 

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aimnet2mult.distributed.rank_info import Place, Ranks
 from aimnet2mult.errors import ConfigError, RankLost
+from telemetry.errors import format_error
 
 __all__ = ["TIMEOUT", "joined"]
 
@@ -108,7 +109,7 @@ class _Group(Ranks):
             result = function()
         except Exception as caught:  # noqa: BLE001 - raised again, when all have said how it went
             error = caught
-        said = self._gather(None if error is None else f"on {socket.gethostname()}: {_text(error)}")
+        said = self._gather(None if error is None else f"on {socket.gethostname()}: {format_error(error)}")
         if error is not None:
             raise error
         for rank, words in enumerate(said):
@@ -122,7 +123,7 @@ class _Group(Ranks):
             return None
         own = not _is_of_connection(error)
         with contextlib.suppress(RuntimeError):
-            self._words.set(str(self.rank), _text(error) if own else "")
+            self._words.set(str(self.rank), format_error(error) if own else "")
         if own:
             return None
         last = self._last_words()
@@ -208,7 +209,3 @@ def _words() -> dist.Store:
 def _is_of_connection(error: BaseException) -> bool:
     # gloo's errors are no class of their own; its messages have the path of its source in them.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.500}"

@@ -16,6 +16,7 @@ from aimnet.modules import Forces  # noqa: E402
 from aimnet2mult.errors import ModelError  # noqa: E402
 from aimnet2mult.labels import LABELS  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
+from telemetry.errors import format_error  # noqa: E402
 
 __all__ = ["build_model"]
 
@@ -75,7 +76,7 @@ def _build(definition: Mapping[str, Any]) -> nn.Module:
     try:
         model = build_module(dict(definition))
     except (TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelError(f"the model cannot be built: {type(error).__name__}: {error}") from error
+        raise ModelError(f"the model cannot be built: {format_error(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"the definition builds a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -88,7 +89,7 @@ def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
         with torch.no_grad():
             predicted = cast("dict[str, Tensor]", model(_hydrogen()))
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ModelError(f"the model fails for H2: {type(error).__name__}: {error}") from error
+        raise ModelError(f"the model fails for H2: {format_error(error)}") from error
     finally:
         model.train()
     missing = [label for label in labels if label not in predicted]

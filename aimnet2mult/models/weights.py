@@ -1,6 +1,5 @@
 """Files of weights alone: what `--load` starts from and `--save` leaves."""
 
-import os
 import pickle
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 from aimnet2mult.config.legacy.settings import translated_weights
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.weight_transfer import fitted
+from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["are_finite", "load_weights", "save_weights"]
 
@@ -22,12 +22,7 @@ def are_finite(model: nn.Module) -> bool:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's weights, whole or not at all; without the wrapper that makes forces, as aimnet has them."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(_core(model).state_dict(), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic_write(path, lambda file: torch.save(_core(model).state_dict(), file), mode=0o666)
 
 
 def load_weights(model: nn.Module, path: Path) -> str:

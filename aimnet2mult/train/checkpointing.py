@@ -7,7 +7,6 @@ known before torch is imported.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import random
 import re
@@ -16,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aimnet2mult.errors import CheckpointError
+from telemetry.run_folder.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,18 +116,7 @@ def _write(path: Path, step: int, parts: Mapping[str, Stateful], position: Mappi
     buffer = io.BytesIO()
     torch.save(state, buffer)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        # On a full disk it would take the room that the journal needs.
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    atomic_write(path, buffer.getbuffer(), mode=0o666)
 
 
 def load(path: Path, parts: Mapping[str, Stateful], *, device: Any) -> dict[str, Any]:
@@ -200,15 +189,6 @@ def _prune(folder: Path, latest: Path, keep: int, well: int) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*.pt") if PATTERN.fullmatch(path.name)), key=step_of)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _versions() -> dict[str, str]:

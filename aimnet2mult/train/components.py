@@ -112,9 +112,7 @@ def keep_saes(parts: Parts, names: Sequence[str], folder: Path) -> None:
     kept.mkdir(exist_ok=True)
     for name, sae in zip(names, parts.data.saes, strict=True):
         if sae:
-            # By rename, so that a resume finds a whole file or none.
-            write_sae(kept / f"{name}.tmp", sae)
-            (kept / f"{name}.tmp").replace(kept / f"{name}.yaml")
+            write_sae(kept / f"{name}.yaml", sae)
 
 
 def _prepare_process(config: Config) -> None:

@@ -6,7 +6,6 @@ does not count adds exactly nothing to a loss or a gradient, whatever the label 
 holds there. Nothing is read from the device.
 """
 
-import difflib
 import functools
 import inspect
 import math
@@ -22,6 +21,7 @@ from aimnet2mult.distributed.rank_info import Ranks
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
+from telemetry.errors import did_you_mean
 
 __all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]
 
@@ -235,8 +235,7 @@ def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn |
     bound.apply_defaults()
     label = bound.arguments.get("key_true")
     if label is not None and label not in LABELS:
-        near = difflib.get_close_matches(str(label), LABELS, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(label, LABELS)
         raise ConfigError(f"loss component {name!r} has no label {label!r}; labels: {', '.join(LABELS)}{hint}")
     sum_and_count = getattr(function, "sum_and_count", None)
     return partial(function, **kwargs), sum_and_count and partial(sum_and_count, **kwargs)

@@ -26,6 +26,7 @@ from aimnet2mult.labels import LABELS
 from aimnet2mult.train import checkpointing as checkpoint
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
+from telemetry.errors import format_error
 
 if TYPE_CHECKING:
     from aimnet2mult.train.console import Progress
@@ -65,7 +66,7 @@ def _lead(request: Request, place: Place) -> int:
             outcome = _run(plan, bus, stop, place)
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
-            reason = str(error) if isinstance(error, RankLost) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, RankLost) else format_error(error)
             # The launcher soon kills what is left of a job that has lost a rank.
             _close(bus, plan, "killed" if killed else "failed", reason, hurry=killed or place.world > 1)
             if isinstance(error, ConfigError | DataError | ModelError) and plan.resume_step is None:

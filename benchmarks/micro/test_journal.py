@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from basics import NAMES, fill
 
-from telemetry import Scalars, Settings
+from telemetry import Settings
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.journal.reader import JournalReader
 from telemetry.journal.writer import JournalWriter
 from telemetry.plugins.registry import select
 from telemetry.records import Closed
+from telemetry.sink_api import Scalars
 from telemetry.testing import RecordingSink, run_record
 
 VALUES = {name: number + 0.123456789 for number, name in enumerate(NAMES)}

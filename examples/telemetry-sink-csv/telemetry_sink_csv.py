@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from telemetry import Opened, Scalars, SettingError, SinkRejected, backend_errors, hookimpl
+from telemetry.sink_api import Opened, Scalars, SettingError, SinkRejected, backend_errors, hookimpl
 
 HEADER = b"seq,time,step,name,value,unit\n\n"  # an empty line ends each batch; CSV readers skip it
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sinks.mlflow.names import INFINITE, Names
 from sinks.mlflow.tags import TAG_LIMIT, cut
-from telemetry import Alert, Record, Resumed, Scalars
+from telemetry.sink_api import Alert, Record, Resumed, Scalars
 
 METRICS, TAGS = 980, 20
 """In one call: MLflow takes 1000 things, and splits what is more in ways of its own."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sinks.mlflow.tracking_uri import Place
-from telemetry import SinkRejected, SinkUnavailable, TelemetryError, backend_errors
+from telemetry.sink_api import SinkRejected, SinkUnavailable, TelemetryError, backend_errors
 
 Client = Any
 """An ``MlflowClient``, or what behaves as one."""

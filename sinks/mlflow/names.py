@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterable
 
-from telemetry import SinkRejected
+from telemetry.sink_api import SinkRejected
 
 LIMIT = 250
 """Characters that MLflow takes in a name."""

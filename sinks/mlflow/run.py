@@ -11,7 +11,7 @@ from sinks.mlflow import tags
 from sinks.mlflow.batches import Batch, batches
 from sinks.mlflow.client import Client, is_refusal, say
 from sinks.mlflow.names import Names, key
-from telemetry import Record, RunRecord, SinkRejected, SinkUnavailable, Status
+from telemetry.sink_api import Record, RunRecord, SinkRejected, SinkUnavailable, Status
 
 _PER_CALL = 100
 """Parameters or tags that MLflow takes in a call."""

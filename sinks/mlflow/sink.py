@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sinks.mlflow import client
 from sinks.mlflow.names import key
 from sinks.mlflow.tracking_uri import Place, check_option, place
-from telemetry import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl
+from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl
 
 if TYPE_CHECKING:
     from sinks.mlflow.run import Run

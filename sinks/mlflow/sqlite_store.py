@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from telemetry import SinkRejected, SinkUnavailable, private
+from telemetry.sink_api import SinkRejected, SinkUnavailable, private_opener
 
 
 class StoreFile:
@@ -54,7 +54,7 @@ class StoreFile:
         new = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
         try:
             # At once, and not after the many tries that MLflow makes.
-            os.close(private(str(new), os.O_CREAT | os.O_EXCL))
+            os.close(private_opener(str(new), os.O_CREAT | os.O_EXCL))
             build(f"sqlite:///{new}")
             # Whoever comes second finds the store of the first.
             with contextlib.suppress(FileExistsError):

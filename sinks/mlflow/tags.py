@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sinks import _run_tables
 from sinks.mlflow.names import Names, key
-from telemetry import RunRecord
+from telemetry.sink_api import RunRecord
 
 PARAM_LIMIT, TAG_LIMIT = 6000, 8000
 """Characters that MLflow takes as a value."""

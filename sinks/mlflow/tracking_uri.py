@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sinks._paths import command
-from telemetry import SettingError, SinkRejected
+from telemetry.sink_api import SettingError, SinkRejected
 
 _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sinks.tensorboard.events import Event, Events, Held, owner
-from telemetry import Record, RunRecord, SinkRejected
+from telemetry.sink_api import Record, RunRecord, SinkRejected
 
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 _STAMP = re.compile(r"tfevents\.(\d+)")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sinks._run_tables import escape
-from telemetry import Alert, Chart, Metric, Record, Resumed, RunRecord, Scalars, with_unit
+from telemetry.sink_api import Alert, Chart, Metric, Record, Resumed, RunRecord, Scalars, with_unit
 
 _SEQ = re.compile(r"aimnet2mult seq=(\d+)")
 _RUN = re.compile(r"aimnet2mult started=(\d+) run=(.*)", re.DOTALL)

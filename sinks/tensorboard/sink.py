@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sinks._paths import command, own_folder
-from telemetry import (
+from telemetry.sink_api import (
     Opened,
     Record,
     RunRecord,

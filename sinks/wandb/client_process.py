@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from telemetry import private
+from telemetry.sink_api import private_opener
 
 _NAME = b"wandb-core"
 _SERVICE = "WANDB_SERVICE"
@@ -57,7 +57,7 @@ def noticing(note: Path | None = None) -> Iterator[None]:
             _end_with_this_process()
         if ours and note is not None:
             _working[note] = ours[-1]
-            with open(note, "w", encoding="utf-8", opener=private) as file:
+            with open(note, "w", encoding="utf-8", opener=private_opener) as file:
                 file.write(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n")
 
 

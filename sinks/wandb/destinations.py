@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from sinks._paths import command
 from sinks.wandb.offline_files import Held, Segment, segments
 from sinks.wandb.server import ask
-from telemetry import SinkRejected, SinkUnavailable, Status, private
+from telemetry.sink_api import SinkRejected, SinkUnavailable, Status, private_opener
 
 EXIT_CODES: dict[str, int] = {"finished": 0, "failed": 1, "preempted": 143, "killed": 137}
 """W&B knows finished (0) and failed (all others), and takes a failed run that was marked so for preempted."""
@@ -78,7 +78,7 @@ class Files(Place):
     def foresee(self, next_step: int, attempt: int) -> None:
         """Write it down, for when `wandb clean` has removed the rows before; raises OSError."""
         partial = self._rows.with_name(self._rows.name + ".partial")
-        with open(partial, "w", encoding="utf-8", opener=private) as file:
+        with open(partial, "w", encoding="utf-8", opener=private_opener) as file:
             file.write(f"{next_step} {attempt}\n")
         partial.replace(self._rows)
 

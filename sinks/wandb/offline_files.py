@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetry import private
+from telemetry.sink_api import private_opener
 
 SEQ, ATTEMPT = "telemetry/seq", "telemetry/attempt"
 """The keys under which each row says which record it is, and of which attempt."""
@@ -120,7 +120,7 @@ class Segment:
             shutil.rmtree(self.path.parent)
             return
         copy = self.path.with_name(self.path.name + _PARTIAL)
-        with self.path.open("rb") as source, open(copy, "wb", opener=private) as target:
+        with self.path.open("rb") as source, open(copy, "wb", opener=private_opener) as target:
             shutil.copyfileobj(source, target, _BLOCK)
             target.truncate(self.end)
             target.flush()

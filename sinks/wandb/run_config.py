@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import Any
 
-from telemetry import RunRecord
+from telemetry.sink_api import RunRecord
 
 _ID_NAME = 64
 

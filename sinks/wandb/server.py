@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sinks.wandb.offline_files import ALERT, STATUS, Held
-from telemetry import SinkRejected, SinkUnavailable
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 
 _TIMEOUT = 10.0
 """Seconds for an answer."""

@@ -15,7 +15,7 @@ from sinks.wandb.destinations import EXIT_CODES, Files, Place, Server
 from sinks.wandb.offline_files import ALERT, ATTEMPT, SEQ, STATUS, Held
 from sinks.wandb.run_config import config, run_id
 from sinks.wandb.server import has_key
-from telemetry import (
+from telemetry.sink_api import (
     Alert,
     Opened,
     Record,

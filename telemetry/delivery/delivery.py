@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from telemetry.delivery.watchdog import Keeper
-from telemetry.errors import PluginError, SinkRejected
+from telemetry.errors import PluginError, SinkRejected, format_error
 from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader, read_header
 from telemetry.journal.segments import segments
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Hooks, Sink
 from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed, now_ms
-from telemetry.run_folder.atomic_write import private, remove_drafts
+from telemetry.run_folder.atomic_write import private_opener, remove_temporary_files
 from telemetry.run_folder.heartbeat import TrainerWatch
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.sink_progress import Progress, State, own_folder, progress_path, read_progress, write_progress
@@ -107,7 +107,7 @@ class Delivery:
         # Only now: until the lease was taken, another holder moved the cursor.
         self._progress = read_progress(self._folder, self._sink.name) or Progress()
         with contextlib.suppress(OSError):  # what one who was killed has left is in nobody's way
-            remove_drafts(progress_path(self._folder, self._sink.name))
+            remove_temporary_files(progress_path(self._folder, self._sink.name))
         try:
             with self._keeper:
                 while (end := self._turn()) is None:
@@ -217,7 +217,7 @@ class Delivery:
         if record.seq <= cursor.last_rejected:
             return  # it has been offered again after a restart, and stands in the file already
         path = self._folder / "sinks" / f"{self._sink.name}.rejected.jsonl"
-        with open(path, "ab", opener=private) as file:
+        with open(path, "ab", opener=private_opener) as file:
             file.write(encode(record))
         cursor.rejected += 1
         cursor.last_rejected = record.seq
@@ -288,7 +288,7 @@ class Delivery:
         self._note(error)
         self._save("retrying")
         if self._failures == 1:
-            self._say(f"{self._sink.title} cannot take records now ({_say(error)}); it will be tried again")
+            self._say(f"{self._sink.title} cannot take records now ({format_error(error)}); it will be tried again")
         patience = self._patience()
         if patience <= 0 or self._stop():
             return End.GAVE_UP
@@ -311,7 +311,7 @@ class Delivery:
 
     def _note(self, error: BaseException) -> None:
         # With the package, as it may be a stranger's that is at fault.
-        self._progress.last_error = f"{self._sink.title}: {_say(error)}"[:1000]
+        self._progress.last_error = f"{self._sink.title}: {format_error(error)}"[:1000]
         self._progress.last_error_time = now_ms()
 
     def _save(self, state: State | None = None) -> None:
@@ -326,7 +326,3 @@ class Delivery:
             self._keeps_progress = False
         else:
             self._keeps_progress = True
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

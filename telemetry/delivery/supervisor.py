@@ -18,7 +18,7 @@ import msgspec
 from telemetry.delivery.delivery import Delivery
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink
-from telemetry.run_folder.atomic_write import private
+from telemetry.run_folder.atomic_write import private_opener
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.settings import Settings
 
@@ -154,7 +154,7 @@ class _Process:
         self._log.parent.mkdir(exist_ok=True)
         # One core is not ours to take: libraries that a backend brings are kept to one thread each.
         env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        with open(self._log, "ab", opener=private) as output:
+        with open(self._log, "ab", opener=private_opener) as output:
             # -P: a file of the user's in the current folder must not stand in for a module of ours.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "telemetry.worker"],

@@ -7,7 +7,6 @@ own manager, so that a sink that raises costs its neighbours nothing.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import pluggy
 
-from telemetry.errors import PluginError, SettingError, SinkNotFound, SinkNotInstalled
+from telemetry.errors import PluginError, SettingError, SinkNotFound, SinkNotInstalled, did_you_mean, format_error
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
 from telemetry.records import Record, RunRecord, Status
 
@@ -97,7 +96,7 @@ class Sink:
             raise
         except (Exception, SystemExit) as error:
             # A stranger's constructor may raise anything.
-            msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {_say(error)}"
+            msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {format_error(error)}"
             raise PluginError(msg) from error
         return _hooks(self.name, self.plugin.package, instance)
 
@@ -126,9 +125,7 @@ def load(name: str) -> Plugin:
     known = installed()
     points = known.get(name, [])
     if not points:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        msg = f"no sink {name!r}; installed: {', '.join(known) or 'none'}{hint}"
+        msg = f"no sink {name!r}; installed: {', '.join(known) or 'none'}{did_you_mean(name, known)}"
         raise SinkNotFound(msg)
     if len(points) > 1:
         packages = " and ".join(_package(p) for p in points)
@@ -139,7 +136,7 @@ def load(name: str) -> Plugin:
         cls = points[0].load()
     except (Exception, SystemExit) as error:
         # Importing a stranger's module may raise anything.
-        msg = f"sink {name!r} of {package} cannot be imported ({points[0].value}): {_say(error)}"
+        msg = f"sink {name!r} of {package} cannot be imported ({points[0].value}): {format_error(error)}"
         raise PluginError(msg) from error
     if not isinstance(cls, type):
         msg = f"sink {name!r} of {package}: {points[0].value} is no class but {cls!r}"
@@ -213,10 +210,9 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
     known = plugin.option_types()
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             have = ", ".join(known) or "none"
-            msg = f"sink {plugin.name!r} of {plugin.package} has no option {name!r}; it has: {have}.{hint}"
+            hint = did_you_mean(name, known)
+            msg = f"sink {plugin.name!r} of {plugin.package} has no option {name!r}; it has: {have}{hint}"
             raise SettingError(msg)
     cls = getattr(plugin.cls, "Options", None)
     if cls is None:
@@ -242,7 +238,7 @@ def _hooks(name: str, package: str, instance: object) -> Hooks:
         manager.register(instance, name)
         manager.check_pending()
     except (pluggy.PluginValidationError, TypeError, ValueError) as error:
-        msg = f"sink {name!r} of {package} does not fit the hook specifications: {_say(error)}"
+        msg = f"sink {name!r} of {package} does not fit the hook specifications: {format_error(error)}"
         raise PluginError(msg) from error
     missing = [hook for hook in HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
     if missing:
@@ -250,8 +246,3 @@ def _hooks(name: str, package: str, instance: object) -> Hooks:
         raise PluginError(msg)
     hooks: Any = manager.hook
     return hooks  # type: ignore[no-any-return]  # a relay's hooks are looked up by name
-
-
-def _say(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

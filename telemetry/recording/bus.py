@@ -21,7 +21,7 @@ from telemetry.alerts.detector import Divergence, Watch
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt, receipt, unread_receipt
 from telemetry.delivery.supervisor import Workers
-from telemetry.errors import TelemetryError
+from telemetry.errors import TelemetryError, format_error
 from telemetry.journal.writer import JournalWriter
 from telemetry.records import MAX_NAME_LENGTH, MAX_STEP, Alert, AnyRecord, Closed, Level, Scalars, Status, now_ms
 from telemetry.run_folder.heartbeat import BEAT, Alive, Counts, write_alive
@@ -416,7 +416,7 @@ class MetricBus:
         with self._changed:
             self._lost += len(streams)
             self._queued -= len(streams)
-            self._warn("values", f"{', '.join(streams)} at {item.step} is lost: {type(error).__name__}: {error}")
+            self._warn("values", f"{', '.join(streams)} at {item.step} is lost: {format_error(error)}")
             self._changed.notify_all()
 
     def _commit(self) -> None:

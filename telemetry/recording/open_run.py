@@ -25,7 +25,7 @@ from telemetry.plugins.registry import Sink, select
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.redaction import redact
 from telemetry.records import SCHEMA, RunRecord, now_ms
-from telemetry.run_folder.atomic_write import remove_drafts
+from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Alive, Counts, TrainerWatch, alive_path, read_alive, write_alive
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.process_identity import current
@@ -175,7 +175,7 @@ def _open_journal(folder: Path, run: RunRecord, resume_step: int | None, newest:
             if _newest(folder) != newest or (resume_step is None and not _is_blank(folder)):
                 msg = f"another trainer has just opened the run in {folder}; end it, or choose another folder"
                 raise RunAlive(msg)
-            remove_drafts(alive_path(folder))
+            remove_temporary_files(alive_path(folder))
             # Before the segment: whoever sees the segment must see that its trainer lives.
             write_alive(folder, Alive(trainer=current(), attempt=run.attempt, beat=0, counts=Counts()))
             return JournalWriter(folder, run, resumed_step=resume_step)

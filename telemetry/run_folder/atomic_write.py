@@ -1,4 +1,4 @@
-"""Small JSON files beside the journal, replaced whole by rename."""
+"""Write files atomically and durably, and read the small JSON files of a run folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import glob
 import itertools
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -18,10 +19,10 @@ T = TypeVar("T")
 _serial = itertools.count()
 
 
-def private(path: str, flags: int) -> int:
-    """Open a file that holds parameters: ``open(path, "a", opener=private)``.
+def private_opener(path: str, flags: int) -> int:
+    """Open a file that contains parameters: ``open(path, "a", opener=private_opener)``.
 
-    One that is made can be read by its owner only, and a link is not followed.
+    A new file is readable by its owner only, and a symbolic link is not followed.
 
     Raises:
         OSError: it is a link, or cannot be opened.
@@ -29,32 +30,66 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Replace ``path`` by the JSON of ``value``, readable by the owner only.
+def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object], *, mode: int = 0o600) -> None:
+    """Replace ``path`` as a whole; on return, the content and the name are durable.
+
+    A crash leaves the old content, possibly with a temporary file beside it (see ``remove_temporary_files``).
+
+    Args:
+        path: the file; its folder exists.
+        content: the bytes, or a callable that writes them to the file it is given.
+        mode: permissions of the new file, before the umask; by default the owner's only.
 
     Raises:
-        OSError: it could not be written; the old content is then still there.
+        OSError: it could not be written; the old content is still there, the temporary file is not.
     """
-    data = msgspec.json.encode(value) + b"\n"
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
-    fd = os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
-        tmp.replace(path)
-    except OSError:
-        tmp.unlink(missing_ok=True)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        # On a full disk it would take up the room that the journal needs.
+        temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
-def remove_drafts(path: Path) -> None:
-    """Remove what writers of ``path`` left beside it that were killed; one that still writes fails, and may try again.
+def sync_folder(folder: Path) -> None:
+    """Make the names of new and renamed files in ``folder`` durable, where the file system can.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError:
+        # Some file systems refuse to sync a directory; they write names out with the data.
+        return
+    finally:
+        os.close(fd)
+
+
+def remove_temporary_files(path: Path) -> None:
+    """Remove the temporary files that killed writers of ``path`` left; a writer still at work fails and may retry.
 
     Raises:
         OSError: the folder cannot be read or written to.
     """
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        draft.unlink(missing_ok=True)
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace ``path`` by the JSON of ``value``, as ``atomic_write`` does; raises OSError."""
+    atomic_write(path, msgspec.json.encode(value) + b"\n")
 
 
 def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.errors import LeaseHeld
-from telemetry.run_folder.atomic_write import read_json, remove_drafts, write_json
+from telemetry.run_folder.atomic_write import read_json, remove_temporary_files, write_json
 from telemetry.run_folder.heartbeat import STILL
 from telemetry.run_folder.process_identity import Identity, current
 
@@ -76,8 +76,8 @@ class Lease:
         self._number = mine
         for number in numbers:
             self._path(number).unlink(missing_ok=True)
-            remove_drafts(self._path(number))
-        remove_drafts(self._path(mine))
+            remove_temporary_files(self._path(number))
+        remove_temporary_files(self._path(mine))
         return True
 
     def acquire(self, sleep: Callable[[float], None] = time.sleep) -> None:

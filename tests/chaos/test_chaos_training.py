@@ -19,9 +19,10 @@ from aimnet2mult.config.merge import write_yaml
 from support.chaos.backends import Recording, TensorBoard
 from support.chaos.processes import kill, named
 from support.telemetry_fakes import eventually
-from telemetry import Scalars, read_receipt
+from telemetry import read_receipt
 from telemetry.journal.reader import JournalReader
 from telemetry.journal.segments import segments
+from telemetry.sink_api import Scalars
 
 pytest.importorskip("aimnet")
 h5py = pytest.importorskip("h5py")

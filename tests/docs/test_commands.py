@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from aimnet2mult.cli import cli
-from telemetry import Closed, Metric, testing
+from telemetry import Metric, testing
 from telemetry.cli import main
 from telemetry.journal.codec import encode
+from telemetry.sink_api import Closed
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

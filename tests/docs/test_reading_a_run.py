@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from telemetry import Closed, Metric, testing
+from telemetry import Metric, testing
 from telemetry.cli import main
 from telemetry.journal.codec import encode
 from telemetry.reading.export import Row
+from telemetry.sink_api import Closed
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "how-to" / "reading-a-run.md").read_text(encoding="utf-8")

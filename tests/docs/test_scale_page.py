@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from support.ports import free_port
-from telemetry import Closed, Scalars
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Closed, Scalars
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "scale.md").read_text(encoding="utf-8")

@@ -18,8 +18,9 @@ import yaml
 from click.testing import CliRunner
 
 from aimnet2mult.cli import sample_data
-from telemetry import Closed, Scalars, read_header
+from telemetry import read_header
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Closed, Scalars
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KCAL = 96485.33212331 / 4184

@@ -16,8 +16,9 @@ import pytest
 
 from aimnet2mult.cli.sample_data import SAMPLE
 from aimnet2mult.config.merge import write_yaml
-from telemetry import RunRecord, Scalars, read_header, read_receipt
+from telemetry import RunRecord, read_header, read_receipt
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Scalars
 from telemetry.testing import Point
 
 pytest.importorskip("wandb")

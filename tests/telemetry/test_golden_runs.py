@@ -27,21 +27,8 @@ from support.golden_runs import (
     expected_rows,
     output_of,
 )
-from telemetry import (
-    Alert,
-    JournalError,
-    Opened,
-    Record,
-    Resumed,
-    RunExists,
-    Scalars,
-    Settings,
-    hookimpl,
-    open_run,
-    read_header,
-    read_receipt,
-    read_run,
-)
+from telemetry import Alert, JournalError, RunExists, Settings, open_run, read_header, read_receipt, read_run
+from telemetry.sink_api import Opened, Record, Resumed, Scalars, hookimpl
 from telemetry.testing import RecordingSink
 
 SKIPPED = ("damaged", "lost", "repeated", "superseded", "unknown", "segments")

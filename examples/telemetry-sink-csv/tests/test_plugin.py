@@ -7,9 +7,10 @@ from importlib.metadata import version
 import pytest
 from click.testing import CliRunner
 
-from telemetry import Metric, SettingError, Settings, SinkRejected, open_run
+from telemetry import Settings, open_run
 from telemetry.cli import main
 from telemetry.plugins.registry import select
+from telemetry.sink_api import Metric, SettingError, SinkRejected
 from telemetry.testing import run_record
 
 

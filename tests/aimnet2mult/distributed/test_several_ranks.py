@@ -16,8 +16,8 @@ from aimnet2mult.data.dataset import INPUTS, load_data
 from aimnet2mult.train import checkpointing as checkpoint
 from support.double_precision import Double, add_masks
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
-from telemetry import Closed, Scalars
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Closed, Scalars
 
 LABELS = ("energy", "forces", "charges", "spin_charges")
 EPOCHS, EVERY = 2, 3

@@ -15,8 +15,8 @@ from aimnet2mult.train import checkpointing as checkpoint
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
-from telemetry import Closed, Scalars
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Closed, Scalars
 
 PREEMPTED = 128 + signal.SIGTERM
 COMPONENTS = {

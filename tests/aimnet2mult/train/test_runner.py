@@ -21,8 +21,9 @@ from aimnet2mult.train import plan
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
-from telemetry import Closed, JournalError, Scalars, read_header
+from telemetry import JournalError, read_header
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Closed, Scalars
 
 Points = dict[tuple[str, int], dict[str, float]]
 

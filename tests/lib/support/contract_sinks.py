@@ -13,18 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telemetry import (
-    Metric,
-    Opened,
-    Record,
-    Resumed,
-    RunRecord,
-    Scalars,
-    SinkRejected,
-    Status,
-    backend_errors,
-    hookimpl,
-)
+from telemetry import Metric, RunRecord, Status
+from telemetry.sink_api import Opened, Record, Resumed, Scalars, SinkRejected, backend_errors, hookimpl
 from telemetry.testing import Point, SinkContract
 
 Line = dict[str, Any]

@@ -27,7 +27,8 @@ import pytest
 from sinks.mlflow.sink import MlflowSink
 from sinks.mlflow.tags import run_key
 from support.ports import free_port
-from telemetry import Opened, RunRecord
+from telemetry import RunRecord
+from telemetry.sink_api import Opened
 from telemetry.testing import Point
 from telemetry.testing.points import run_record
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
+from telemetry import RunRecord, Status
 from telemetry.plugins.registry import Hooks, Sink
+from telemetry.sink_api import Opened, Record, SinkUnavailable, hookimpl
 
 T = TypeVar("T")
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import msgspec
 
-from telemetry import Metric, Opened, Record, SinkRejected, SinkUnavailable, Status, hookimpl, testing
+from telemetry import Metric, Status, testing
 from telemetry.journal.writer import JournalWriter
 from telemetry.plugins.registry import Plugin, Sink
 from telemetry.records import Closed, RunRecord, Scalars
 from telemetry.run_folder.heartbeat import Alive, Counts, write_alive
 from telemetry.run_folder.process_identity import Identity, current
+from telemetry.sink_api import Opened, Record, SinkRejected, SinkUnavailable, hookimpl
 
 METRICS = {f"{stream}/{name}": Metric() for stream in ("train", "train_window", "val") for name in ("loss", "lr")}
 

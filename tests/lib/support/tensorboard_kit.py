@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sinks.tensorboard.sink import TensorBoardSink
-from telemetry import Metric, Opened, Resumed, RunRecord, Scalars
+from telemetry import Metric, RunRecord
+from telemetry.sink_api import Opened, Resumed, Scalars
 
 STARTED = 1_700_000_000_000
 METRICS = {

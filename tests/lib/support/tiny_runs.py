@@ -7,8 +7,8 @@ import numpy as np
 
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
-from telemetry import Scalars
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Scalars
 
 
 def write_data(path: Path, structures: int, seed: int) -> Path:

@@ -14,7 +14,8 @@ from typing import Any
 import wandb
 
 from sinks.wandb.sink import WandbSink
-from telemetry import Opened, Record, RunRecord
+from telemetry import RunRecord
+from telemetry.sink_api import Opened, Record
 from telemetry.testing import Point, run_record
 
 CORE = Path(wandb.__file__).parent / "bin" / "wandb-core"

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from support.segment_files import run_record
-from telemetry import Alert, Closed, Metric, Resumed, Scalars, Status
+from telemetry import Alert, Metric, Status
 from telemetry.journal.codec import encode
 from telemetry.journal.segments import segment_path
 from telemetry.records import SEQ_PER_SEGMENT, AnyRecord
+from telemetry.sink_api import Closed, Resumed, Scalars
 
 METRICS = {
     "train/loss": Metric(label="loss"),

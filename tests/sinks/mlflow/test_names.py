@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sinks.mlflow.batches import BYTES, METRICS, Value, batches
 from sinks.mlflow.names import Names, key
 from support.fake_mlflow import _check_name
-from telemetry import Alert, Record, SinkRejected
+from telemetry import Alert
+from telemetry.sink_api import Record, SinkRejected
 from telemetry.testing.points import ODD_NAMES, resumed, scalars
 
 

@@ -15,9 +15,10 @@ import pytest
 from sinks.mlflow.sink import MlflowSink
 from support.mlflow_kit import client_of, find_runs, history, opened, points, shared_server
 from support.mlflow_proxy import Fault, Proxy, Request
-from telemetry import Metric, Settings, SinkRejected, SinkUnavailable, open_run
+from telemetry import Metric, Settings, open_run
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.plugins.registry import select
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import METRICS, STARTED, points_of, run_record, sample, scalars
 
 METRICS_AND_MORE = METRICS | {"val/Å": Metric()}

@@ -24,9 +24,10 @@ from support.mlflow_kit import (
     shared_template,
     the_run,
 )
-from telemetry import Metric, Settings, SinkRejected, SinkUnavailable, open_run
+from telemetry import Metric, Settings, open_run
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.plugins.registry import Plugin, Sink, select
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import METRICS, STARTED, points_of, resumed, run_record, sample, scalars
 
 pytestmark = IGNORE_NOLOAD

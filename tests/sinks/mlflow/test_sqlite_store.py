@@ -19,7 +19,7 @@ from sinks.mlflow import client as mlflow_client
 from sinks.mlflow import sink as mlflow_sink
 from sinks.mlflow.tracking_uri import Place
 from support.mlflow_kit import IGNORE_NOLOAD, client_of, find_runs, opened, opened_between, put_store, shared_template
-from telemetry import SinkRejected, SinkUnavailable
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import run_record, scalars
 
 pytestmark = IGNORE_NOLOAD

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from sinks.mlflow.tracking_uri import Place, place
-from telemetry import SettingError, SinkRejected
+from telemetry import SettingError
 from telemetry.plugins.registry import select
+from telemetry.sink_api import SinkRejected
 
 RUNS = Path("/data/runs")
 

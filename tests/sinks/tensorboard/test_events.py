@@ -15,7 +15,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from sinks._run_tables import table
 from support.tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
-from telemetry import Alert, Chart, Metric, charts
+from telemetry import Alert, Metric
+from telemetry.sink_api import Chart, charts
 
 with warnings.catch_warnings():
     # TensorBoard's own copy of html5lib says so when it is imported.

@@ -24,18 +24,10 @@ from tensorboard.util.tensor_util import make_ndarray
 from sinks.tensorboard import event_files as event_file_module
 from sinks.tensorboard.sink import TensorBoardSink
 from support.tensorboard_kit import STARTED, Point, a_run, curve, event_files, opened, resumed, scalars, steps
-from telemetry import (
-    Closed,
-    Metric,
-    Record,
-    SettingError,
-    Settings,
-    SinkRejected,
-    SinkUnavailable,
-    open_run,
-)
+from telemetry import Metric, SettingError, Settings, open_run
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.plugins.registry import select
+from telemetry.sink_api import Closed, Record, SinkRejected, SinkUnavailable
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from support.fake_wandb import WAYS, FakeWandb, install
 from support.retries import persist
 from support.wandb_kit import config, points, rows
 from support.wandb_server import Fault, WandbServer
-from telemetry import Opened, Record, RunRecord, SinkUnavailable, Status, hookimpl
+from telemetry import RunRecord, Status
+from telemetry.sink_api import Opened, Record, SinkUnavailable, hookimpl
 from telemetry.testing import Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks

@@ -16,7 +16,7 @@ import pytest
 from sinks.wandb import client_process
 from sinks.wandb import sink as wandb_sink
 from support.wandb_kit import cores, deliver, exit_codes, in_a_row, opened, rows, seqs, wait_for
-from telemetry import SinkUnavailable
+from telemetry.sink_api import SinkUnavailable
 from telemetry.testing.points import sample
 
 # Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.

@@ -10,7 +10,7 @@ import pytest
 from sinks.wandb import client_process, offline_files
 from support.wandb_kit import deliver, in_a_row, opened, rows, segment_files, seqs, sync, wait_for, wandb_cli
 from support.wandb_server import WandbServer
-from telemetry import SinkUnavailable
+from telemetry.sink_api import SinkUnavailable
 from telemetry.testing.points import sample
 
 # Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.

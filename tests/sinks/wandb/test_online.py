@@ -18,12 +18,13 @@ from sinks.wandb import sink as wandb_sink
 from sinks.wandb.destinations import Server
 from support.wandb_kit import cores, deliver, in_a_row, opened, wait_for
 from support.wandb_server import Fault, Run, WandbServer
-from telemetry import Alert, Metric, Settings, SinkRejected, SinkUnavailable, open_run
+from telemetry import Alert, Metric, Settings, open_run
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.delivery.receipt import read_receipt
 from telemetry.plugins.registry import select
 from telemetry.recording.bus import MetricBus
 from telemetry.run_folder.sink_progress import read_progress
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import STARTED, sample, scalars
 
 # Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.

@@ -15,8 +15,9 @@ import pytest
 from sinks.wandb.sink import WandbSink
 from support.wandb_kit import cores, deliver, opened, records, rows, segment_files, seqs, wandb_cli
 from support.wandb_server import KEY, Fault, WandbServer
-from telemetry import Opened, SettingError, SinkRejected, SinkUnavailable
+from telemetry import SettingError
 from telemetry.plugins.registry import select
+from telemetry.sink_api import Opened, SinkRejected, SinkUnavailable
 from telemetry.testing.points import run_record, sample, scalars
 
 

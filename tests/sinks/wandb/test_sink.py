@@ -25,7 +25,8 @@ from support.wandb_kit import (
     seqs,
     wait_for,
 )
-from telemetry import Alert, Metric, SinkRejected, SinkUnavailable
+from telemetry import Alert, Metric
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import STARTED, resumed, run_record, sample, scalars
 
 

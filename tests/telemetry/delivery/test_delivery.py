@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.telemetry_fakes import DEAD, FOREIGN, METRICS, Backend, FakeClock, HandMadeRun, beat, run_record, sink_for
-from telemetry import Metric, Resumed, Scalars, Settings, SinkRejected, SinkUnavailable
+from telemetry import Metric, Settings
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.delivery.receipt import receipt
 from telemetry.journal.reader import read_header
@@ -23,6 +23,7 @@ from telemetry.records import Closed
 from telemetry.run_folder.heartbeat import Counts, TrainerWatch
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.sink_progress import progress_path, read_progress, write_progress
+from telemetry.sink_api import Resumed, Scalars, SinkRejected, SinkUnavailable
 
 SETTINGS = Settings(poll=2.0, linger=600.0)
 

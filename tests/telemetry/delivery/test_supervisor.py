@@ -33,9 +33,10 @@ from support.telemetry_fakes import (
     row_seqs,
     row_steps,
 )
-from telemetry import MetricBus, Settings, SinkUnavailable, open_run
+from telemetry import MetricBus, Settings, open_run
 from telemetry.cli import main as telemetry_command
 from telemetry.run_folder.sink_progress import read_progress
+from telemetry.sink_api import SinkUnavailable
 
 Trainer = Callable[..., "subprocess.Popen[str]"]
 

@@ -12,16 +12,9 @@ from typing import Any
 
 import pytest
 
-from telemetry import (
-    Opened,
-    PluginError,
-    SettingError,
-    SinkNotFound,
-    SinkNotInstalled,
-    TelemetryError,
-    hookimpl,
-)
+from telemetry import PluginError, SettingError, SinkNotFound, SinkNotInstalled, TelemetryError
 from telemetry.plugins.registry import Plugin, Sink, install_command, installed, load, select
+from telemetry.sink_api import Opened, hookimpl
 
 Install = Callable[..., Path]
 
@@ -272,7 +265,7 @@ def test_options_reach_the_constructor_checked_and_with_their_defaults(install: 
 def test_a_sink_without_options_is_constructed_without_any(install: Install) -> None:
     install(BARE)
     assert chosen().create().sink_write(records=[]) == 7
-    with pytest.raises(SettingError, match=r"sink 'foo' of foo-sink 1\.2 has no option 'path'; it has: none\.$"):
+    with pytest.raises(SettingError, match=r"sink 'foo' of foo-sink 1\.2 has no option 'path'; it has: none$"):
         chosen({"path": "there"})
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from support.telemetry_fakes import FakeClock, HandMadeRun
-from telemetry import Scalars, Settings, SinkRejected
+from telemetry import Settings
 from telemetry.delivery.delivery import Delivery, End
 from telemetry.plugins.registry import Sink, select
+from telemetry.sink_api import Scalars, SinkRejected
 from telemetry.testing import FlakySink, HungSink, RecordingSink, SlowSink, resumed, run_record, scalars
 from telemetry.testing.points import STARTED
 

@@ -10,8 +10,9 @@ import torch
 
 import aimnet2mult
 from aimnet2mult.config.merge import read_yaml
-from telemetry import Scalars, read_receipt
+from telemetry import read_receipt
 from telemetry.journal.reader import JournalReader
+from telemetry.sink_api import Scalars
 
 FILES = Path(__file__).with_name("original")
 SAMPLE = Path(aimnet2mult.__file__).parent / "sample"

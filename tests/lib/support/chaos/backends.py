@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from support.telemetry_fakes import lines_of
-from telemetry import Scalars
+from telemetry.sink_api import Scalars
 
 Records = Mapping[int, Scalars]
 

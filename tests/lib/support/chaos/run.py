@@ -20,9 +20,10 @@ from support.chaos.faults import OFFERED, SAFE, Counters
 from support.chaos.figures import Figures
 from support.chaos.processes import kill, marked, named
 from support.telemetry_fakes import eventually
-from telemetry import Scalars, Settings
+from telemetry import Settings
 from telemetry.journal.reader import JournalReader
 from telemetry.run_folder.sink_progress import read_progress
+from telemetry.sink_api import Scalars
 
 QUICK = {
     "telemetry.recording.bus.TICK": 0.05,

@@ -1,0 +1,44 @@
+"""Everything a sink needs: hooks, records, errors and helpers.
+
+>>> from telemetry.sink_api import Opened, hookimpl
+"""
+
+from telemetry.display.grouping import Chart, charts
+from telemetry.errors import (
+    SettingError,
+    SinkRejected,
+    SinkUnavailable,
+    TelemetryError,
+    backend_errors,
+    format_error,
+)
+from telemetry.metrics import Metric
+from telemetry.plugins.hookspecs import Opened, hookimpl
+from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
+from telemetry.run_folder.atomic_write import atomic_write, private_opener, sync_folder
+from telemetry.units import with_unit
+
+__all__ = [
+    "Alert",
+    "Chart",
+    "Closed",
+    "Metric",
+    "Opened",
+    "Record",
+    "Resumed",
+    "RunRecord",
+    "Scalars",
+    "SettingError",
+    "SinkRejected",
+    "SinkUnavailable",
+    "Status",
+    "TelemetryError",
+    "atomic_write",
+    "backend_errors",
+    "charts",
+    "format_error",
+    "hookimpl",
+    "private_opener",
+    "sync_folder",
+    "with_unit",
+]
