@@ -29,7 +29,7 @@ def main() -> None:
     else:
         backend = "dead" if variant.backend in {"refusing", "silent"} else variant.backend
         ours.run(pace, home, where, sinks=variant.sinks, backend=backend, pausing=job["pausing"])
-    pace.tell(done=True)
+    pace.broadcast(done=True)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,6 @@ def run(
         send(signal.SIGCONT, workers)
     began = time.perf_counter()
     bus.close()
-    pace.tell(closed=time.perf_counter() - began, drain=DRAIN)
+    pace.broadcast(closed=time.perf_counter() - began, drain=DRAIN)
     if backend == "frozen":
         send(signal.SIGCONT, workers)

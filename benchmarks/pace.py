@@ -68,10 +68,10 @@ class Pace:
     def _turn(self, now: int) -> None:
         if self._done:
             self.after()
-            self.tell(gaps=self._gaps, wall=now - self._began)
+            self.broadcast(gaps=self._gaps, wall=now - self._began)
             self._gaps = []
         else:
-            self.tell(ready=True)
+            self.broadcast(ready=True)
         if self._done < self.total - 1:
             sys.stdin.readline()
             self.before()

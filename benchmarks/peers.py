@@ -46,7 +46,7 @@ def _when_due(pace: Pace, log: Log, close: Close, *, each: bool = False) -> None
 def _close(pace: Pace, close: Close) -> None:
     began = time.perf_counter()
     close()
-    pace.tell(closed=time.perf_counter() - began)
+    pace.broadcast(closed=time.perf_counter() - began)
 
 
 def _wandb(home: Path) -> tuple[Log, Close]:

@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from telemetry.alerts.detector import WatchSettings
+from telemetry.alerts.settings import AlertSettings
 from telemetry.cadence import Cadence
 from telemetry.errors import SettingError, closest_match
 from telemetry.plugins.registry import installed
 
 # The upper bound is what timers take.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
-Delivery = Literal["process", "thread"]
+DeliveryMode = Literal["process", "thread"]
 OnDivergence = Literal["warn", "stop"]
-CHOICES = {"delivery": Delivery, "on_divergence": OnDivergence}
+CHOICES = {"delivery": DeliveryMode, "on_divergence": OnDivergence}
 NONE = "none"
 """The name that stands for no sink at all."""
 
@@ -41,13 +41,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sinks: tuple[str, ...] = ("tensorboard",)
     every: int = 200
     dir: str = "runs"
-    delivery: Delivery = "process"
+    delivery: DeliveryMode = "process"
     poll: Seconds = 5.0
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
     linger: Seconds = 600.0
     on_divergence: OnDivergence = "warn"
-    watch: WatchSettings = WatchSettings()
+    watch: AlertSettings = AlertSettings()
     options: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from aimnet2mult.cli import cli
 from aimnet2mult.config.merge import DEFAULTS
 from telemetry import Settings
-from telemetry.alerts.detector import WatchSettings
+from telemetry.alerts.settings import AlertSettings
 from telemetry.cli import main as telemetry_cli
 from telemetry.plugins.registry import installed, load
 
@@ -89,7 +89,7 @@ def _keys(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _telemetry() -> Iterator[tuple[str, str, str]]:
-    for struct, prefix in ((Settings, "telemetry"), (WatchSettings, "telemetry.watch")):
+    for struct, prefix in ((Settings, "telemetry"), (AlertSettings, "telemetry.watch")):
         texts = _attributes(struct)
         for field in msgspec.structs.fields(struct):
             if isinstance(field.default, msgspec.Struct) or field.name == "options":

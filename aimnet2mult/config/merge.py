@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from aimnet2mult.config.legacy.settings import Original
+from aimnet2mult.config.legacy.settings import LegacyConfigTranslator
 from aimnet2mult.errors import ConfigError
 from telemetry.errors import closest_match
 from telemetry.run_folder.atomic_write import atomic_write
@@ -54,7 +54,7 @@ def merge_layers(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, A
     defaults = merged = read_yaml(DEFAULTS)
     layers = [(str(path), read_yaml(path), path.parent) for path in files]
     layers += [(text, _read_override(text), Path()) for text in overrides]
-    original = Original.among((source, layer) for source, layer, _ in layers)
+    original = LegacyConfigTranslator.among((source, layer) for source, layer, _ in layers)
     if original:
         merged = _merge(merged, original.defaults)
     for source, given, folder in layers:

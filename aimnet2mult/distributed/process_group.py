@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aimnet2mult.distributed.rank_info import Place, Ranks
+from aimnet2mult.distributed.rank_info import Communicator, RankInfo
 from aimnet2mult.errors import ConfigError, RankLost
 from telemetry.errors import format_error
 
-__all__ = ["TIMEOUT", "joined"]
+__all__ = ["TIMEOUT", "process_group"]
 
 T = TypeVar("T")
 
@@ -32,18 +32,18 @@ GRACE = 2.0
 
 
 @contextlib.contextmanager
-def joined(place: Place) -> Iterator[Ranks]:
+def process_group(place: RankInfo) -> Iterator[Communicator]:
     """Give the ranks of the job, once all are there; no one leaves before all are done.
 
     An error that another rank is behind becomes a RankLost; so is raised for a rank without a device of its own.
     """
     if place.world == 1:
-        yield Ranks()
+        yield Communicator()
         return
     group = _Group(place)
     try:
         yield group
-        group.largest([0])
+        group.all_reduce_max([0])
     except BaseException as error:
         lost = group.blame(error)
         if lost is None:
@@ -55,13 +55,13 @@ def joined(place: Place) -> Iterator[Ranks]:
             idist.finalize()
 
 
-class _Group(Ranks):
+class _Group(Communicator):
     """The group of all ranks is gloo's, for what is on the host; for CUDA there is one of NCCL's beside it.
 
     So that ranks agree, and notice that one has died, without waiting for a device.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RankInfo) -> None:
         self.rank = place.rank
         self.world = place.world
         self._device: torch.device | None = None
@@ -70,7 +70,7 @@ class _Group(Ranks):
         _initialize(place)
         self._words = _words()
 
-    def use(self, device: torch.device) -> None:
+    def set_device(self, device: torch.device) -> None:
         kinds = self._gather(device.type)
         other = next((rank for rank, kind in enumerate(kinds) if kind != kinds[0]), None)
         if other is not None:
@@ -90,20 +90,20 @@ class _Group(Ranks):
         # same in every iteration, as labels that are missing have gradients of 0.
         return DistributedDataParallel(model, device_ids=ids, process_group=self._device_group, static_graph=True)
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce_sum(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor, group=self._device_group)
 
-    def largest(self, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         tensor = torch.tensor(values)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor.tolist()
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         held = [value]
         dist.broadcast_object_list(held, src=0)
         return held[0]
 
-    def together(self, function: Callable[[], T]) -> T:
+    def run_on_all(self, function: Callable[[], T]) -> T:
         error = result = None
         try:
             result = function()
@@ -152,7 +152,7 @@ class _Group(Ranks):
         return held
 
 
-def _check_device(place: Place) -> None:
+def _check_device(place: RankInfo) -> None:
     found = torch.cuda.device_count()
     if 0 < found <= place.local_rank:
         raise RankLost(
@@ -162,7 +162,7 @@ def _check_device(place: Place) -> None:
         )
 
 
-def _initialize(place: Place) -> None:
+def _initialize(place: RankInfo) -> None:
     # ignite goes by SLURM's numbers in a job of SLURM, also where torchrun has given others.
     job = os.environ.pop("SLURM_JOB_ID", None) if place.by_torchrun else None
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["Place", "Ranks", "find_place"]
+__all__ = ["Communicator", "RankInfo", "find_rank_info"]
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RankInfo:
     """Where this process stands among those that train together."""
 
     rank: int = 0
@@ -32,7 +32,7 @@ class Place:
     by_torchrun: bool = False
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
+def find_rank_info(environment: Mapping[str, str]) -> RankInfo:
     """Read this process's place from what torchrun or a step of SLURM has set; alone without either.
 
     torchrun counts more, since it can be started by SLURM. A batch script is no step: what it starts
@@ -48,11 +48,11 @@ def find_place(environment: Mapping[str, str]) -> Place:
         return _checked(environment, "RANK", "WORLD_SIZE", "LOCAL_RANK", by_torchrun=True)
     if "WORLD_SIZE" not in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return _checked(environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", by_torchrun=False)
-    return Place()
+    return RankInfo()
 
 
-def _checked(environment: Mapping[str, str], rank: str, world: str, local: str, *, by_torchrun: bool) -> Place:
-    place = Place(
+def _checked(environment: Mapping[str, str], rank: str, world: str, local: str, *, by_torchrun: bool) -> RankInfo:
+    place = RankInfo(
         rank=_number(environment, rank),
         world=_number(environment, world),
         local_rank=_number(environment, local),
@@ -72,7 +72,7 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         raise ConfigError(f"{name} is {value!r} in the environment: expected a whole number") from error
 
 
-class Ranks:
+class Communicator:
     """The processes that train together, as one of them sees them; this one is alone and exchanges nothing.
 
     Where there are several, see `group`, each method is to be called by all ranks, in the same order.
@@ -81,7 +81,7 @@ class Ranks:
     rank = 0
     world = 1
 
-    def use(self, device: torch.device) -> None:
+    def set_device(self, device: torch.device) -> None:
         """Say where the tensors are that are added up, and the model. Raises ConfigError where the kinds differ."""
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -91,18 +91,18 @@ class Ranks:
         """
         return model
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce_sum(self, tensor: Tensor) -> None:
         """Let a tensor, of the same shape everywhere, become its sum over the ranks, in place."""
 
-    def largest(self, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """Return the largest of the ranks' values at each place. They are on the host, no device is waited for."""
         return list(values)
 
-    def tell(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Return rank 0's value."""
         return value
 
-    def together(self, function: Callable[[], T]) -> T:
+    def run_on_all(self, function: Callable[[], T]) -> T:
         """Return what a function gives here, unless it raises on a rank, which then raises on all.
 
         Where it raised here, that is raised, elsewhere RankLost. The function must not exchange anything.

@@ -3,16 +3,16 @@
 import time
 from collections.abc import Callable
 
-from aimnet2mult.distributed.rank_info import Ranks
-from aimnet2mult.distributed.stop_signal import Stop
+from aimnet2mult.distributed.rank_info import Communicator
+from aimnet2mult.distributed.stop_signal import StopSignal
 
-__all__ = ["Agreement"]
+__all__ = ["StopConsensus"]
 
 SECONDS = 0.5
 """What lies between two looks at each other, about: a stop then takes less than two seconds and an iteration."""
 
 
-class Agreement:
+class StopConsensus:
     """Whether all ranks know that one of them is to stop.
 
     They look at each other every few iterations. How many is the same on all: rank 0 takes it from its own pace,
@@ -27,8 +27,8 @@ class Agreement:
 
     def __init__(
         self,
-        stop: Stop,
-        ranks: Ranks,
+        stop: StopSignal,
+        ranks: Communicator,
         *,
         has_diverged: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
@@ -40,14 +40,14 @@ class Agreement:
         self._has_diverged = has_diverged
         self._clock = clock
         self._agreed = False
-        self.restart()
+        self.reset_interval()
 
-    def restart(self) -> None:
+    def reset_interval(self) -> None:
         """Look at the next iteration again: those that come now may be slower than those before."""
         self._interval = self._left = 1
         self._since = self._clock()
 
-    def reached(self, *, now: bool = False) -> bool:
+    def should_stop(self, *, now: bool = False) -> bool:
         """Say, after an iteration of any kind, whether all stop here; ``now`` looks in any case.
 
         Called on all ranks alike. From then on the stop has the same signal on each.
@@ -58,7 +58,7 @@ class Agreement:
         self._left -= 1
         if self._agreed or (self._left > 0 and not now):
             return self._agreed
-        signal, diverged, interval = self._ranks.largest(
+        signal, diverged, interval = self._ranks.all_reduce_max(
             [self._stop.signal or 0, int(self._has_diverged()), self._next_interval()]
         )
         if signal or diverged:

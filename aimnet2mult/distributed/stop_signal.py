@@ -4,10 +4,10 @@ import signal
 from types import FrameType
 from typing import Any, Self
 
-__all__ = ["Stop"]
+__all__ = ["StopSignal"]
 
 
-class Stop:
+class StopSignal:
     """Remembers that SIGTERM, SIGINT or SIGHUP came, while it is entered; a SIGINT after that raises KeyboardInterrupt.
 
     Whoever trains looks at ``requested`` between iterations. To be entered in the main thread.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.rank_info import Communicator
 from aimnet2mult.labels import LABELS, Label
 from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
 from aimnet2mult.metrics.statistics import QUANTITIES, Layout
@@ -84,9 +84,9 @@ class ErrorSums:
         device: torch.device | str | None = None,
         quantities: tuple[str, ...] = QUANTITIES,
         *,
-        ranks: Ranks | None = None,
+        ranks: Communicator | None = None,
     ) -> None:
-        self._ranks = ranks or Ranks()
+        self._ranks = ranks or Communicator()
         self.layout = Layout(labels=tuple(labels), fidelities=n_fidelities, quantities=quantities)
         # Labels per structure come first, so that what is done to them alone is done to one block.
         self._labels = sorted((LABELS[name] for name in labels), key=lambda label: label.per_atom)
@@ -198,7 +198,7 @@ class ErrorSums:
         if self._ranks.world == 1:
             return self._sums
         sums = self._sums.clone()
-        self._ranks.add_up(sums)
+        self._ranks.all_reduce_sum(sums)
         # Each rank has a loss of each batch: their mean is the batch's.
         sums[:, -2:].div_(self._ranks.world)
         return sums

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
 
-__all__ = ["fitted"]
+__all__ = ["adapt_weights"]
 
 State = dict[str, Tensor]
 
@@ -19,7 +19,7 @@ TABLES = ("afv.weight", ".shifts.weight")
 ROWS = (64, 128, 129)
 
 
-def fitted(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[State, list[str]]:
+def adapt_weights(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[State, list[str]]:
     """Return a state by the names and with the tables of ``model``, and what was done for that, in words.
 
     ``given`` may be of one fidelity or of several, with a head for each of them or with one for all. A fidelity that
@@ -99,7 +99,7 @@ class _Source:
             fit[offset * fidelity : offset * fidelity + len(part)] = part
             sizes.add(len(given))
         if sizes != {len(own)}:
-            self.notes.append(f"{name} fitted from {max(sizes)} to {len(own)} rows")
+            self.notes.append(f"{name} adapt_weights from {max(sizes)} to {len(own)} rows")
         return fit
 
     def _candidates(self, name: str) -> list[str]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from aimnet2mult.config.legacy.settings import translated_weights
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.models.weight_transfer import fitted
+from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["are_finite", "load_weights", "save_weights"]
@@ -38,7 +38,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
             # A checkpoint has them as the wrapper that makes forces does.
             held = {name.removeprefix("module."): array for name, array in held["parts"]["model"].items()}
         given = translated_weights(held)
-        state, notes = fitted(core, given)
+        state, notes = adapt_weights(core, given)
         missing, unexpected = core.load_state_dict(state, strict=False)
     except ConfigError:
         raise

@@ -74,7 +74,7 @@ def save(
     *,
     position: Mapping[str, Any],
     keep: int,
-    well: int | None = None,
+    last_healthy_step: int | None = None,
 ) -> Path:
     """Write a checkpoint after iteration step; of the others leave the keep - 1 newest before it.
 
@@ -85,7 +85,7 @@ def save(
     """
     path = run / FOLDER / f"step-{step:08d}.pt"
     _write(path, step, parts, position)
-    _prune(path.parent, path, keep, step if well is None else well)
+    _prune(path.parent, path, keep, step if last_healthy_step is None else last_healthy_step)
     return path
 
 
@@ -176,10 +176,10 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _prune(folder: Path, latest: Path, keep: int, well: int) -> None:
+def _prune(folder: Path, latest: Path, keep: int, last_healthy_step: int) -> None:
     found = _checkpoints(folder)
     position = found.index(latest)
-    good = [path for path in found if step_of(path) <= well][-1:]
+    good = [path for path in found if step_of(path) <= last_healthy_step][-1:]
     # Those after the latest are of a stretch that a resume has superseded, or damaged.
     superseded = [*found[position + 1 :], *folder.glob("*.tmp")]
     for path in [*found[: max(0, position + 1 - keep)], *superseded]:

@@ -20,7 +20,7 @@ from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import write_sae
 from aimnet2mult.data.sampler import MixedFidelitySampler
-from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.rank_info import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
@@ -28,7 +28,7 @@ from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 
-__all__ = ["Parts", "build_parts", "keep_saes"]
+__all__ = ["Components", "build_components", "keep_saes"]
 
 Loader = DataLoader[Batch]
 
@@ -36,7 +36,7 @@ SAES = "sae"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class Components:
     """All that is trained, and what it is trained with."""
 
     labels: tuple[str, ...]
@@ -65,13 +65,15 @@ class Parts:
         return "\n".join(lines)
 
 
-def build_parts(config: Config, definition: Mapping[str, Any], folder: Path, ranks: Ranks | None = None) -> Parts:
+def build_components(
+    config: Config, definition: Mapping[str, Any], folder: Path, ranks: Communicator | None = None
+) -> Components:
     """Build everything; the model's initial values and the order of the data depend on the seed alone.
 
     Reference energies that the run folder holds are used before any others. Loaders give each rank its share of
     the batches. Nothing is exchanged between ranks. Raises ConfigError, DataError and ModelError.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or Communicator()
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
@@ -86,7 +88,7 @@ def build_parts(config: Config, definition: Mapping[str, Any], folder: Path, ran
         use_fidelity_readouts=config.use_fidelity_readouts,
     ).to(device)
     optimizer = build_optimizer(model, _optimizer_section(config))
-    return Parts(
+    return Components(
         labels=labels,
         device=device,
         data=data,
@@ -106,7 +108,7 @@ def build_parts(config: Config, definition: Mapping[str, Any], folder: Path, ran
     )
 
 
-def keep_saes(parts: Parts, names: Sequence[str], folder: Path) -> None:
+def keep_saes(parts: Components, names: Sequence[str], folder: Path) -> None:
     """Leave the reference energies that are used in the run folder, for those who resume the run."""
     kept = folder / SAES
     kept.mkdir(exist_ok=True)
@@ -123,7 +125,7 @@ def _prepare_process(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _device(name: str, ranks: Ranks) -> torch.device:
+def _device(name: str, ranks: Communicator) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but torch finds no CUDA device here; use device=cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
@@ -148,7 +150,7 @@ def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
 
 
 def _loaders(
-    config: Config, data: MixedData, labels: tuple[str, ...], ranks: Ranks, *, pin_memory: bool
+    config: Config, data: MixedData, labels: tuple[str, ...], ranks: Communicator, *, pin_memory: bool
 ) -> tuple[MixedFidelitySampler, Loader, Loader]:
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
@@ -198,7 +200,7 @@ def _optimizer_section(config: Config) -> dict[str, Any]:
     return section
 
 
-def _loss(config: Config, ranks: Ranks) -> LossFunction:
+def _loss(config: Config, ranks: Communicator) -> LossFunction:
     make = load_object(config.loss.cls, "loss.class")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)

@@ -16,14 +16,14 @@ from aimnet2mult.labels import LABELS
 if TYPE_CHECKING:
     from aimnet2mult.train.reporter import Alert
 
-__all__ = ["Progress", "Silence"]
+__all__ = ["Console", "NullConsole"]
 
 
 # A terminal that is closed, a pipe without a reader, a log on a full disk: no reason to end a training.
 _UNPRINTABLE = (OSError, ValueError)
 
 
-class Progress:
+class Console:
     """A bar with the latest values on a terminal, else a line for each epoch.
 
     Args:
@@ -109,7 +109,7 @@ class Progress:
         return ", ".join(shown)
 
 
-class Silence(Progress):
+class NullConsole(Console):
     """Shows nothing: for all ranks but the first."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.rank_info import Communicator
 
 __all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "epoch_length", "total_iterations"]
 
@@ -55,7 +55,7 @@ def build_trainer(
     clip_value: float | None = None,
     clip_norm: float | None = None,
     norm_due: Callable[[Engine], bool] = lambda _: False,
-    ranks: Ranks | None = None,
+    ranks: Communicator | None = None,
 ) -> Engine:
     """Return the engine that trains on batches of (inputs, labels).
 
@@ -64,7 +64,7 @@ def build_trainer(
     is set; else None. Of several ranks each has an engine, for its share of the same batches.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    predict = _predictor(model, loss_fn, ranks or Ranks())
+    predict = _predictor(model, loss_fn, ranks or Communicator())
 
     def step(engine: Engine, batch: Batch) -> None:
         x, y = _to_device(batch, device)
@@ -110,7 +110,7 @@ class _Scored(nn.Module):
 
 
 def _predictor(
-    model: nn.Module, loss_fn: LossFunction, ranks: Ranks
+    model: nn.Module, loss_fn: LossFunction, ranks: Communicator
 ) -> Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Tensor]]:
     if ranks.world > 1:
         return ranks.wrap(_Scored(model, loss_fn))

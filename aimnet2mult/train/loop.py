@@ -11,15 +11,15 @@ import torch
 from ignite.engine import Engine, Events
 
 from aimnet2mult.config.schema import Config
-from aimnet2mult.distributed.rank_info import Ranks
-from aimnet2mult.distributed.stop_consensus import Agreement
+from aimnet2mult.distributed.rank_info import Communicator
+from aimnet2mult.distributed.stop_consensus import StopConsensus
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.metrics.error_sums import Slot
 from aimnet2mult.metrics.statistics import VALIDATION, metric_info, statistics
 from aimnet2mult.models.weights import are_finite, save_weights
 from aimnet2mult.train import checkpointing as checkpoint
-from aimnet2mult.train.components import Parts
-from aimnet2mult.train.console import Progress
+from aimnet2mult.train.components import Components
+from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, build_validator, epoch_length, total_iterations
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.validation import Best
@@ -54,13 +54,13 @@ class Training:
     def __init__(
         self,
         config: Config,
-        parts: Parts,
+        parts: Components,
         bus: Bus,
         *,
         folder: Path,
-        ranks: Ranks,
-        agreement: Agreement,
-        progress: Progress,
+        ranks: Communicator,
+        agreement: StopConsensus,
+        progress: Console,
     ) -> None:
         # What goes wrong is raised; ignite would also log it.
         logging.getLogger("ignite").setLevel(logging.CRITICAL)
@@ -117,9 +117,9 @@ class Training:
             self._progress.say(f"all {epochs} epochs are done already; to go on, set trainer.epochs to more")
             # The validation that was owed may tell.
             self._bus.flush()
-            self._agreement.reached(now=True)
-        elif not self._ends_early() and not self._agreement.reached(now=True):
-            self._agreement.restart()
+            self._agreement.should_stop(now=True)
+        elif not self._ends_early() and not self._agreement.should_stop(now=True):
+            self._agreement.reset_interval()
             self.trainer.run(self._parts.train_loader)
         if self._agreement.diverged:
             self._keep_diverged()
@@ -174,7 +174,7 @@ class Training:
         self._progress.iteration(step, total_iterations(engine), self.reporter.latest, self._bus.alerts)
         ends_epoch = step % epoch_length(engine) == 0
         # ignite, told to terminate here, would leave out the end of the epoch, and so would the resumed run.
-        if not ends_epoch and self._agreement.reached():
+        if not ends_epoch and self._agreement.should_stop():
             engine.terminate()
 
     def _complete_epoch(self, engine: Engine) -> None:
@@ -188,7 +188,7 @@ class Training:
             # The newest validation was at an earlier iteration than this line is about.
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._progress.epoch(engine.state.epoch, step, latest)
-        if self._agreement.reached(now=True) or self._ends_early():
+        if self._agreement.should_stop(now=True) or self._ends_early():
             engine.terminate()
 
     def _ends_early(self) -> bool:
@@ -209,9 +209,9 @@ class Training:
         sums, schedule = self._parts.val_sums, self._parts.schedule
         sums.reset(Slot.EPOCH)
         self._owes_validation = False
-        self._agreement.restart()
+        self._agreement.reset_interval()
         self.validator.run(self._parts.val_loader)
-        self._agreement.restart()
+        self._agreement.reset_interval()
         if self._owes_validation:
             return
         # A stopped run is in the epoch that it goes on with, a loaded one counts the epochs that are complete.
@@ -226,7 +226,7 @@ class Training:
             self._write_best()
 
     def _break_off_validation(self, validator: Engine) -> None:
-        if validator.state.iteration < len(self._parts.val_loader) and self._agreement.reached():
+        if validator.state.iteration < len(self._parts.val_loader) and self._agreement.should_stop():
             self._owes_validation = True
             validator.terminate()
 
@@ -239,7 +239,7 @@ class Training:
         self._bus.flush()
         state = self._common_state()
         # A checkpoint that could not be written is tried again at the next place, on all ranks alike.
-        if self._ranks.tell(self._ranks.rank > 0 or self._write_checkpoint(state)):
+        if self._ranks.broadcast(self._ranks.rank > 0 or self._write_checkpoint(state)):
             self._saved = now
 
     def _write_checkpoint(self, state: Mapping[str, checkpoint.Stateful]) -> bool:
@@ -249,7 +249,14 @@ class Training:
             self._progress.say(f"warning: no checkpoint at iteration {step}: the model's weights are not finite")
             return False
         try:
-            checkpoint.save(self._folder, step, state, position=self._position(), keep=keep, well=self._bus.well)
+            checkpoint.save(
+                self._folder,
+                step,
+                state,
+                position=self._position(),
+                keep=keep,
+                last_healthy_step=self._bus.last_healthy_step,
+            )
         except OSError as error:
             self._progress.say(f"warning: no checkpoint at iteration {step}: {error}")
             return False
@@ -260,7 +267,7 @@ class Training:
         if self._ranks.rank:
             return
         try:
-            checkpoint.set_aside(self._folder, after=self._bus.well)
+            checkpoint.set_aside(self._folder, after=self._bus.last_healthy_step)
             path = checkpoint.save_diverged(
                 self._folder, self.trainer.state.iteration, state, position=self._position()
             )

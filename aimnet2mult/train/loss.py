@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aimnet2mult.config.import_path import load_object
-from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.rank_info import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
@@ -62,7 +62,7 @@ class MTLoss:
         if "loss" in components:
             raise ConfigError("a component of the loss cannot be named 'loss'; that is the total's name")
         self._components: dict[str, tuple[LossFn, SumFn | None, float]] = {}
-        self._ranks = Ranks()
+        self._ranks = Communicator()
         weights = {name: _weight(name, component) for name, component in components.items()}
         total = sum(weights.values())
         if not total:
@@ -70,7 +70,7 @@ class MTLoss:
         for name, component in components.items():
             self._components[name] = (*_functions(name, component), weights[name] / total)
 
-    def use_ranks(self, ranks: Ranks) -> None:
+    def use_ranks(self, ranks: Communicator) -> None:
         """From now on give each rank the loss of which the ranks' mean is that of all they have together.
 
         A call then exchanges the numbers of what counts; all ranks make it.
@@ -101,7 +101,7 @@ class MTLoss:
     def _means(self, totals: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Divide each total by the mean of the ranks' counts: the mean of the ranks' quotients is the mean of all."""
         counted = torch.stack(tuple(counts.values()))
-        self._ranks.add_up(counted)
+        self._ranks.all_reduce_sum(counted)
         whole = dict(zip(counts, counted.clamp(min=1).unbind(), strict=True))
         return {name: total * self._ranks.world / whole[name] for name, total in totals.items()}
 

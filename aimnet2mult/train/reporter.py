@@ -27,7 +27,7 @@ class Bus(Protocol):
 
     alerts: tuple[Alert, ...]
     diverged: Divergence | None
-    well: int
+    last_healthy_step: int
 
     def due(self, stream: str, step: int) -> bool: ...
     def publish(self, stream: str, step: int, values: Callable[[], Values]) -> None: ...

@@ -19,8 +19,8 @@ import msgspec
 
 from aimnet2mult.config import resume_rules as resume
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.distributed.rank_info import Place, Ranks, find_place
-from aimnet2mult.distributed.stop_signal import Stop
+from aimnet2mult.distributed.rank_info import Communicator, RankInfo, find_rank_info
+from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
 from aimnet2mult.labels import LABELS
 from aimnet2mult.train import checkpointing as checkpoint
@@ -29,20 +29,20 @@ from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
 from telemetry.errors import format_error
 
 if TYPE_CHECKING:
-    from aimnet2mult.train.console import Progress
+    from aimnet2mult.train.console import Console
     from aimnet2mult.train.loop import Outcome
 
 __all__ = ["train"]
 
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 
-HURRY = 5.0
+PREEMPTED_DRAIN_TIMEOUT = 5.0
 """Seconds that the end of a run that was stopped, or has lost a rank, waits for its sinks."""
 
 DIVERGED = 3
 """The exit code of a training that was to stop when it diverges, and has."""
 
-MENDABLE = (ConfigError, DataError, ModelError, CheckpointError)
+USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
 
 
 def train(request: Request) -> int:
@@ -54,13 +54,13 @@ def train(request: Request) -> int:
 
     Raises ConfigError, DataError, ModelError and TelemetryError for what the user can mend, and RankLost.
     """
-    place = find_place(os.environ)
+    place = find_rank_info(os.environ)
     return _follow(place) if place.rank else _lead(request, place)
 
 
-def _lead(request: Request, place: Place) -> int:
+def _lead(request: Request, place: RankInfo) -> int:
     plan = make_plan(request)
-    with Stop() as stop:
+    with StopSignal() as stop:
         bus = _open(plan)
         try:
             outcome = _run(plan, bus, stop, place)
@@ -86,21 +86,21 @@ def _lead(request: Request, place: Place) -> int:
     return _exit_code(outcome, stop)
 
 
-def _follow(place: Place) -> int:
+def _follow(place: RankInfo) -> int:
     _load_libraries()
-    from aimnet2mult.distributed.process_group import joined
-    from aimnet2mult.train.console import Silence
+    from aimnet2mult.distributed.process_group import process_group
+    from aimnet2mult.train.console import NullConsole
 
     logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
-    stop = Stop()
+    stop = StopSignal()
     with contextlib.ExitStack() as handlers:
         try:
-            with joined(place) as ranks:
+            with process_group(place) as ranks:
                 # Until all are there a signal ends this rank at once: then there is nothing to save.
                 handlers.enter_context(stop)
-                plan: Plan = ranks.tell(None)  # type: ignore[assignment]
-                outcome = _train(plan, NullBus(plan.settings.every), stop, Silence(), ranks)
-        except MENDABLE:
+                plan: Plan = ranks.broadcast(None)  # type: ignore[assignment]
+                outcome = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), ranks)
+        except USER_ERRORS:
             # The first says it, or that this rank has failed.
             return 2
         except RankLost as lost:
@@ -110,7 +110,7 @@ def _follow(place: Place) -> int:
     return _exit_code(outcome, stop)
 
 
-def _exit_code(outcome: Outcome, stop: Stop) -> int:
+def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     if outcome == "diverged":
         return DIVERGED
     return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
@@ -138,25 +138,25 @@ def _open(plan: Plan) -> MetricBus:
     return bus
 
 
-def _run(plan: Plan, bus: MetricBus, stop: Stop, place: Place) -> Outcome:
+def _run(plan: Plan, bus: MetricBus, stop: StopSignal, place: RankInfo) -> Outcome:
     began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
     echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
     write_yaml(plan.folder / resume.MODEL, plan.definition)
     if stop.requested:
         return "preempted"
-    from aimnet2mult.train.console import Progress
+    from aimnet2mult.train.console import Console
 
-    progress = Progress(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
+    progress = Console(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
     progress.say("loading torch and aimnet …")
     _load_libraries()
-    from aimnet2mult.distributed.process_group import TIMEOUT, joined
+    from aimnet2mult.distributed.process_group import TIMEOUT, process_group
 
     if place.world > 1:
         progress.say(f"waiting for the others of {place.world} ranks, for {TIMEOUT.seconds // 60} minutes at most …")
     try:
-        with joined(place) as ranks:
-            return _train(ranks.tell(plan), bus, stop, progress, ranks)
+        with process_group(place) as ranks:
+            return _train(ranks.broadcast(plan), bus, stop, progress, ranks)
     finally:
         progress.close()
 
@@ -176,18 +176,18 @@ def _load_libraries() -> None:
     gc.freeze()
 
 
-def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress, ranks: Ranks) -> Outcome:
-    from aimnet2mult.distributed.stop_consensus import Agreement
+def _train(plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, progress: Console, ranks: Communicator) -> Outcome:
+    from aimnet2mult.distributed.stop_consensus import StopConsensus
     from aimnet2mult.models.weights import are_finite, load_weights, save_weights
-    from aimnet2mult.train.components import build_parts, keep_saes
+    from aimnet2mult.train.components import build_components, keep_saes
     from aimnet2mult.train.loop import Training
 
     stops = plan.settings.on_divergence == "stop"
-    agreement = Agreement(stop, ranks, has_diverged=lambda: stops and bus.diverged is not None)
-    if agreement.reached(now=True):
+    agreement = StopConsensus(stop, ranks, has_diverged=lambda: stops and bus.diverged is not None)
+    if agreement.should_stop(now=True):
         return "preempted"
-    parts = ranks.together(lambda: build_parts(plan.config, plan.definition, plan.folder, ranks))
-    ranks.use(parts.device)
+    parts = ranks.run_on_all(lambda: build_components(plan.config, plan.definition, plan.folder, ranks))
+    ranks.set_device(parts.device)
     if not ranks.rank:
         # Now that no other can find them half made.
         keep_saes(parts, plan.config.fidelity_names, plan.folder)
@@ -199,10 +199,10 @@ def _train(plan: Plan, bus: MetricBus | NullBus, stop: Stop, progress: Progress,
     )
     if plan.checkpoint is not None:
         path = plan.checkpoint
-        ranks.together(lambda: training.resume(path))
+        ranks.run_on_all(lambda: training.resume(path))
     elif plan.config.load is not None:
         weights = Path(plan.config.load)
-        progress.say(ranks.together(lambda: load_weights(parts.model, weights)))
+        progress.say(ranks.run_on_all(lambda: load_weights(parts.model, weights)))
     outcome = training.run()
     if outcome == "finished" and plan.save is not None and not ranks.rank:
         if are_finite(parts.model):
@@ -222,10 +222,10 @@ def _shown_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
 def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, hurry: bool) -> None:
     # Whoever stops a run waits for its end.
     wait = plan.settings.drain_timeout
-    receipt = bus.close(status, reason=reason, timeout=min(HURRY, wait) if hurry else wait)
+    receipt = bus.close(status, reason=reason, timeout=min(PREEMPTED_DRAIN_TIMEOUT, wait) if hurry else wait)
     if status != "failed" or bus.counts().offered:
         echo(str(receipt))
 
 
-def _signal_name(stop: Stop) -> str:
+def _signal_name(stop: StopSignal) -> str:
     return signal.Signals(stop.signal).name if stop.signal else "a signal"

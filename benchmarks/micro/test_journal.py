@@ -10,7 +10,7 @@ import pytest
 from basics import NAMES, fill
 
 from telemetry import Settings
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.journal.reader import JournalReader
 from telemetry.journal.writer import JournalWriter
 from telemetry.plugins.registry import select
@@ -77,7 +77,7 @@ def test_growth_with_the_backlog(benchmark: Any, tmp_path: Path, size: int) -> N
         return (delivery, sink), {}
 
     def deliver(delivery: Delivery, sink: RecordingSink) -> None:
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         assert len(sink.records) == size
 
     benchmark.pedantic(deliver, setup=one, rounds=5)

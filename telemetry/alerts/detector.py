@@ -11,15 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from statistics import median
-from typing import Annotated
 
 import msgspec
 
+from telemetry.alerts.settings import HALF, AlertSettings
 from telemetry.metrics import Metric
 from telemetry.records import Alert, Cause, Scalars, json_number, now_ms
 
-FACTOR = 8.0
-"""A spike is so many deviations above the median. Medians and deviations of batches of molecules have long tails."""
 SCALE = 1.4826
 """Standard deviations in a median absolute deviation of normally distributed values."""
 LEAST, LEAST_EARLY, LEAST_EARLY_LOSS = 0.1, 0.5, 0.125
@@ -30,30 +28,10 @@ FAR, LASTING = 10.0, 5
 """A loss has diverged when it is so many times its usual above it for so many points in a row."""
 STEADY = 5
 """Points in a row that have had a metric before its lack is told of."""
-HALF = 10
-"""Points on each side of which the medians are compared to see which way a metric goes."""
 FALLS, RISES = 0.9, 1.25
 """Ratios of these medians from which on a metric is said to fall or to rise."""
 SILENCE = 20.0
 """Usual intervals between points after which training is said to stand still."""
-
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
-
-
-class WatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When an alert is due.
-
-    Attributes:
-        factor: a value is a spike from so many deviations above the median of the last points on.
-        patience: for so many points in a row.
-        history: points that the median is taken of.
-        stalled: seconds without a point, at least, before training is said to stand still.
-    """
-
-    factor: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = FACTOR
-    patience: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
-    history: Annotated[int, msgspec.Meta(ge=2 * HALF, le=10_000)] = 50
-    stalled: Seconds = 300.0
 
 
 class Divergence(msgspec.Struct, frozen=True):
@@ -74,7 +52,7 @@ class _Trouble(msgspec.Struct, frozen=True):
 class _Series:
     """The last points of one watched metric, and whether it is in a spike."""
 
-    def __init__(self, settings: WatchSettings, least_early: float) -> None:
+    def __init__(self, settings: AlertSettings, least_early: float) -> None:
         self._settings = settings
         self._least_early = least_early
         self._values: deque[float] = deque(maxlen=settings.history)
@@ -118,7 +96,7 @@ class _Series:
         return self.baseline + self._settings.factor * expected if expected else math.inf
 
 
-class Watch:
+class AnomalyDetector:
     """What has been seen of a run, and what is wrong now. Used by one thread.
 
     Args:
@@ -131,7 +109,7 @@ class Watch:
     def __init__(
         self,
         metrics: Mapping[str, Metric],
-        settings: WatchSettings,
+        settings: AlertSettings,
         *,
         start: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -153,7 +131,7 @@ class Watch:
         self._intervals: deque[float] = deque(maxlen=settings.history)
         self._last: float | None = None
         self._step = 0
-        self.well = start
+        self.last_healthy_step = start
         """The last iteration at which no watched metric was not finite, and no loss above its usual."""
 
     @property
@@ -165,11 +143,11 @@ class Watch:
     def diverged(self) -> Divergence | None:
         """Whether the training is to be held for diverged: a watched metric is not finite, or a loss stays far off."""
         for name, trouble in self._not_finite():
-            return Divergence(f"{name} {trouble.what}", self.well)
+            return Divergence(f"{name} {trouble.what}", self.last_healthy_step)
         for name, series in self._losses():
             if series.far >= LASTING:
                 usual = self._shown(name, series.baseline)
-                return Divergence(f"{name} stays far above its usual {usual}", self.well)
+                return Divergence(f"{name} stays far above its usual {usual}", self.last_healthy_step)
         return None
 
     def _not_finite(self) -> list[tuple[str, _Trouble]]:
@@ -179,7 +157,7 @@ class Watch:
     def _losses(self) -> list[tuple[str, _Series]]:
         return [(name, series) for name, series in self._series.items() if _is_loss(name)]
 
-    def see(self, record: Scalars, *, partial: bool = False) -> list[Alert]:
+    def observe(self, record: Scalars, *, partial: bool = False) -> list[Alert]:
         """Look at a point that was written; give what is to be told because of it.
 
         ``partial``: it stands for less than those before it, as the last one of a run may.
@@ -198,7 +176,7 @@ class Watch:
             self._update("unlabelled", *self._missing(record.stream, watched))
         self._update("apart", watched, self._apart(watched))
         if watched and not self._not_finite() and not any(series.above for _, series in self._losses()):
-            self.well = record.step
+            self.last_healthy_step = record.step
         return [*self._changes(), *self._moving()]
 
     def _missing(self, stream: str, watched: Mapping[str, float]) -> tuple[set[str], dict[str, _Trouble]]:
@@ -212,7 +190,7 @@ class Watch:
             streaks[name] = streaks.get(name, 0) + 1 if name in watched else 0
         return set(streaks), gone
 
-    def look(self) -> list[Alert]:
+    def check_silence(self) -> list[Alert]:
         """Look at the time that has passed since the last point; give what is to be told because of it."""
         if self._last is None or not self._intervals or "stalled" in self._since:
             return []

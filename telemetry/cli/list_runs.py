@@ -8,7 +8,7 @@ import click
 
 from telemetry.cli.console import FOLDER, exits_with_message, say
 from telemetry.errors import SettingError
-from telemetry.reading.run_list import Catalogue
+from telemetry.reading.run_list import RunTable
 from telemetry.records import now_ms
 
 
@@ -26,5 +26,5 @@ def list_runs(folder: Path, metric: str | None, quick: bool) -> None:
     if quick and metric is not None:
         msg = f"--quick leaves out what --best {metric} asks for; give one of them"
         raise SettingError(msg)
-    for line in Catalogue(folder, metric, quick=quick).lines(now_ms()):
+    for line in RunTable(folder, metric, quick=quick).lines(now_ms()):
         say(line)

@@ -10,8 +10,8 @@ from telemetry.cli.console import exits_with_message, say, say_skipped, show_sin
 from telemetry.delivery.receipt import Receipt, read_receipt
 from telemetry.display.dashboard import STANDING
 from telemetry.journal.reader import read_header
-from telemetry.run_folder.heartbeat import TrainerWatch, read_alive
-from telemetry.run_folder.run_status import state
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe, read_heartbeat
+from telemetry.run_folder.run_status import run_status
 
 
 @click.command()
@@ -21,7 +21,7 @@ def status(run: Path) -> None:
     """Say how RUN (a run folder) stands, and how far each sink has got."""
     header = read_header(run)
     summary = read_receipt(run)
-    alive = read_alive(run)
+    alive = read_heartbeat(run)
     say(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_state(run, summary)}")
     if alive is not None:
         say(f"trainer: {alive.trainer}{', which has ended' if summary.status else ''}")
@@ -34,5 +34,5 @@ def status(run: Path) -> None:
 
 
 def _state(run: Path, summary: Receipt) -> str:
-    how = state(summary.status, TrainerWatch(run))
+    how = run_status(summary.status, TrainerLivenessProbe(run))
     return STANDING.get(how, how) + (f" ({summary.reason})" if summary.reason else "")

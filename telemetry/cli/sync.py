@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from telemetry.cli.console import exits_with_message, say_skipped, show_sinks
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.receipt import read_receipt
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
@@ -22,7 +22,7 @@ from telemetry.settings import Settings, parse_sinks
 
 BEHIND = 1
 """Exit code of ``sync`` when something could not be delivered."""
-DONE = {End.COMPLETE, End.CAUGHT_UP}
+DONE = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
 HUNG = 75
 """Exit code of ``sync`` when a sink does not return from a hook."""
 
@@ -75,7 +75,7 @@ class _Job:
 
     def __init__(self, run: Path, sink: Sink, settings: Settings, *, follow: bool) -> None:
         self.name = sink.name
-        self.end: End | None = None
+        self.end: DeliveryOutcome | None = None
         self.stop = threading.Event()
         # Until Python 3.13, a join that Ctrl-C interrupts takes the thread for ended.
         self.done = threading.Event()

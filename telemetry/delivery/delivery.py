@@ -23,9 +23,16 @@ from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Hooks, Sink
 from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed, now_ms
 from telemetry.run_folder.atomic_write import private_opener, remove_temporary_files
-from telemetry.run_folder.heartbeat import TrainerWatch
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.sink_progress import Progress, State, own_folder, progress_path, read_progress, write_progress
+from telemetry.run_folder.sink_progress import (
+    SinkProgress,
+    SinkState,
+    progress_path,
+    read_progress,
+    sinks_folder,
+    write_progress,
+)
 from telemetry.settings import Settings
 
 BATCH = 1000
@@ -36,7 +43,7 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 T = TypeVar("T")
 
 
-class End(enum.Enum):
+class DeliveryOutcome(enum.Enum):
     """Why a delivery ended."""
 
     COMPLETE = "everything was delivered and the backend's run was closed"
@@ -68,7 +75,7 @@ class Delivery:
         settings: Settings,
         *,
         follow: bool = True,
-        watch: TrainerWatch | None = None,
+        watch: TrainerLivenessProbe | None = None,
         wait: Callable[[float], None] = time.sleep,
         stop: Callable[[], bool] = lambda: False,
         on_hang: Callable[[], None] = lambda: None,
@@ -76,13 +83,13 @@ class Delivery:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.lease = Lease(own_folder(folder), sink.name, clock=clock)
+        self.lease = Lease(sinks_folder(folder), sink.name, clock=clock)
         self._keeper = Keeper(self.lease, settings.hook_timeout, on_hang)
         self._folder = folder
         self._sink = sink
         self._settings = settings
         self._follow = follow
-        self._watch = watch or TrainerWatch(folder, clock=clock)
+        self._watch = watch or TrainerLivenessProbe(folder, clock=clock)
         self._wait = wait
         self._stop = stop
         self._say = say
@@ -90,7 +97,7 @@ class Delivery:
         self._jitter = jitter
         self._attempt = read_header(folder).attempt
         self._newest = 0
-        self._progress = Progress()
+        self._progress = SinkProgress()
         self._keeps_progress = True
         self._hooks: Hooks | None = None
         self._reader: JournalReader | None = None
@@ -102,10 +109,10 @@ class Delivery:
         self._failed_at = 0
         self._failing_since: float | None = None
 
-    def run(self) -> End:
+    def run(self) -> DeliveryOutcome:
         """Deliver until there is a reason to end. The lease must be held, and is released."""
         # Only now: until the lease was taken, another holder moved the cursor.
-        self._progress = read_progress(self._folder, self._sink.name) or Progress()
+        self._progress = read_progress(self._folder, self._sink.name) or SinkProgress()
         with contextlib.suppress(OSError):  # what one who was killed has left is in nobody's way
             remove_temporary_files(progress_path(self._folder, self._sink.name))
         try:
@@ -117,29 +124,29 @@ class Delivery:
             self.lease.release()
         return end
 
-    def _turn(self) -> End | None:
+    def _turn(self) -> DeliveryOutcome | None:
         """Do what there is to do, and give why delivery ends here if it does."""
         try:
             if not self.lease.is_held() or self._is_overtaken():
-                return End.HANDED_OVER
-            return End.GAVE_UP if self._stop() else self._work()
+                return DeliveryOutcome.HANDED_OVER
+            return DeliveryOutcome.GAVE_UP if self._stop() else self._work()
         except SinkRejected as error:
             return self._refused(error)
         except BaseException as error:  # noqa: BLE001 - a sink may raise anything, and none of it may end delivery
             return self._failed(error)
 
-    def _work(self) -> End | None:
+    def _work(self) -> DeliveryOutcome | None:
         if self._deliver():
             return None
         closed = self._ended()
         if closed is not None:
             self._close(closed)
-            return End.COMPLETE
+            return DeliveryOutcome.COMPLETE
         if self._waiting:
             return None
         self._recovered()
-        if not self._follow and self._watch.lives():
-            return End.CAUGHT_UP
+        if not self._follow and self._watch.is_alive():
+            return DeliveryOutcome.CAUGHT_UP
         self._wait(self._settings.poll)
         return None
 
@@ -176,7 +183,7 @@ class Delivery:
 
     def _read(self) -> None:
         assert self._reader is not None  # noqa: S101 - _open makes it
-        for record in self._reader.read(BATCH, live=self._watch.lives() is not False):
+        for record in self._reader.read(BATCH, live=self._watch.is_alive() is not False):
             self._time = record.time
             if isinstance(record, Closed):
                 self._closed = record
@@ -228,7 +235,7 @@ class Delivery:
         """Give how the training ended, None if it goes on or nobody can tell yet."""
         if self._closed is not None:
             return self._closed
-        if self._watch.lives() is not False:
+        if self._watch.is_alive() is not False:
             return None
         # What came between the last look at the journal and the trainer's end is found by one more.
         self._read()
@@ -271,13 +278,13 @@ class Delivery:
             self._say(f"{self._sink.name} takes records again")
         self._failures, self._failing_since = 0, None
 
-    def _refused(self, error: SinkRejected) -> End:
+    def _refused(self, error: SinkRejected) -> DeliveryOutcome:
         self._note(error)
         self._save("refused")
         self._say(f"{self._sink.title} refuses this run: {error}; the journal keeps it for `telemetry sync`")
-        return End.REFUSED
+        return DeliveryOutcome.REFUSED
 
-    def _failed(self, error: BaseException) -> End | None:
+    def _failed(self, error: BaseException) -> DeliveryOutcome | None:
         self._hooks = None
         self._failures += 1
         cursor = self._progress.cursor
@@ -291,14 +298,14 @@ class Delivery:
             self._say(f"{self._sink.title} cannot take records now ({format_error(error)}); it will be tried again")
         patience = self._patience()
         if patience <= 0 or self._stop():
-            return End.GAVE_UP
+            return DeliveryOutcome.GAVE_UP
         delay = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(self._failures - 1, 30))
         self._wait(min(delay * (0.5 + 0.5 * self._jitter()), patience))
         return None
 
     def _patience(self) -> float:
         """Give for how many more seconds a failing sink is tried."""
-        if self._follow and self._closed is None and self._watch.lives() is not False:
+        if self._follow and self._closed is None and self._watch.is_alive() is not False:
             # A backend that is down may stay so while the trainer lives: that costs nothing. Alone, delivery must end.
             return math.inf
         if self._failing_since is None:
@@ -314,7 +321,7 @@ class Delivery:
         self._progress.last_error = f"{self._sink.title}: {format_error(error)}"[:1000]
         self._progress.last_error_time = now_ms()
 
-    def _save(self, state: State | None = None) -> None:
+    def _save(self, state: SinkState | None = None) -> None:
         self._progress.state = state or self._progress.state
         self._progress.updated = now_ms()
         try:

@@ -11,9 +11,9 @@ import msgspec
 
 from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.records import Alert, Closed, Resumed, Scalars, Status
-from telemetry.run_folder.heartbeat import Counts, read_alive
+from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.sink_progress import Progress, delivered_sinks, read_progress
+from telemetry.run_folder.sink_progress import SinkProgress, delivered_sinks, read_progress
 
 
 class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     delivered: int
     left: int
-    progress: Progress
+    progress: SinkProgress
     holder: str = ""
     """Who delivers to it now; empty if nobody is known to."""
 
@@ -104,7 +104,7 @@ def read_receipt(folder: Path) -> Receipt:
     Raises:
         RunFolderError: the folder, or a file of the journal in it, cannot be read.
     """
-    alive = read_alive(folder)
+    alive = read_heartbeat(folder)
     return receipt(folder, Counts() if alive is None else alive.counts)
 
 
@@ -151,7 +151,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
 
 
 def _sink(folder: Path, name: str, seqs: list[int]) -> SinkReceipt:
-    progress = read_progress(folder, name) or Progress()
+    progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
     delivered = max(0, done - progress.cursor.rejected)
     holder = Lease(folder / "sinks", name).holder()

@@ -52,10 +52,10 @@ class Workers(Protocol):
     def start(self) -> None:
         """Start delivering."""
 
-    def tend(self) -> None:
+    def supervise(self) -> None:
         """Start again what has died. Called every few seconds."""
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Have them look at the journal now."""
 
     def finish(self, timeout: float) -> None:
@@ -74,12 +74,12 @@ class Processes:
         for worker in self._workers:
             worker.start()
 
-    def tend(self) -> None:
+    def supervise(self) -> None:
         """Start again those that have died."""
         for worker in self._workers:
-            worker.tend()
+            worker.supervise()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Have them look at the journal now."""
         for worker in self._workers:
             worker.send(b"\n")
@@ -87,12 +87,12 @@ class Processes:
     def finish(self, timeout: float) -> None:
         """Wait for the processes to end; those that do not in time are left to themselves."""
         deadline = time.monotonic() + timeout
-        self.nudge()
+        self.wake()
         while not all(worker.ended for worker in self._workers) and time.monotonic() < deadline:
-            self.tend()
+            self.supervise()
             time.sleep(0.02)
         for worker in self._workers:
-            worker.leave()
+            worker.detach()
 
 
 class _Process:
@@ -118,7 +118,7 @@ class _Process:
         else:
             self.send(self._job)
 
-    def tend(self) -> None:
+    def supervise(self) -> None:
         if self.ended:
             return
         if self._process is None:
@@ -127,7 +127,7 @@ class _Process:
         elif (code := self._process.poll()) is not None:
             self._bury(code)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         if self._process is None and not self.ended:
             # Its restart was being put off, and nobody will be there to start it later.
             self.start()
@@ -213,10 +213,10 @@ class Threads:
                 # It is the bus's thread that starts them, and it has a journal to write.
                 log.warning("delivery to %s cannot be started: %s; telemetry sync delivers", worker.name, error)
 
-    def tend(self) -> None:
+    def supervise(self) -> None:
         """Do nothing: a thread that delivers does not die."""
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Have them look at the journal now."""
         for worker in self._workers:
             worker.nudge.set()
@@ -224,7 +224,7 @@ class Threads:
     def finish(self, timeout: float) -> None:
         """Wait for the threads; those that do not end in time end with the process."""
         deadline = time.monotonic() + timeout
-        self.nudge()
+        self.wake()
         for worker in self._workers:
             if worker.thread.is_alive():
                 worker.thread.join(max(0.0, deadline - time.monotonic()))

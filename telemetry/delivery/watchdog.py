@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from telemetry.run_folder.lease import RENEWAL, Lease
+from telemetry.run_folder.lease import RENEWAL_INTERVAL, Lease
 
 
 class Keeper:
     """Renew a lease, and watch the hooks, as long as a delivery runs. A context manager.
 
     Args:
-        lease: renewed every ``RENEWAL`` seconds.
+        lease: renewed every ``RENEWAL_INTERVAL`` seconds.
         hook_timeout: seconds that a hook may take.
         on_hang: called once, in the keeper's thread, for a hook that takes longer.
     """
@@ -48,11 +48,11 @@ class Keeper:
         self._thread.join()
 
     def _run(self) -> None:
-        tick = min(RENEWAL, self._hook_timeout / 2)
+        tick = min(RENEWAL_INTERVAL, self._hook_timeout / 2)
         renewed = time.monotonic()
         while not self._done.wait(tick):
             now = time.monotonic()
-            if now - renewed >= RENEWAL:
+            if now - renewed >= RENEWAL_INTERVAL:
                 renewed = now
                 self._renew()
             entered = self._entered

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.supervisor import REFUSED, Job
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
-from telemetry.run_folder.heartbeat import TrainerWatch, read_alive
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe, read_heartbeat
 
 HUNG = 75
 """Exit code after a hook that did not return."""
@@ -37,7 +37,7 @@ def _deliver() -> int:
     """Deliver until the run has ended; give the exit code."""
     job = msgspec.json.decode(_first_line(), type=Job)
     folder = Path(job.folder)
-    watch = TrainerWatch(folder)
+    watch = TrainerLivenessProbe(folder)
     stop = _Stop(folder)
     nudges = _Nudges()
     delivery = Delivery(
@@ -54,7 +54,7 @@ def _deliver() -> int:
     while not delivery.lease.try_acquire():
         # An orphan of the attempt before hands over as soon as it sees this one's segment.
         nudges.wait(job.settings.poll)
-        if watch.lives() is False:
+        if watch.is_alive() is False:
             alone_since = alone_since or time.monotonic()
             if stop.is_set() or time.monotonic() - alone_since > job.settings.linger:
                 _say(f"{delivery.lease.holder()} delivers this run to {job.sink}")
@@ -62,7 +62,7 @@ def _deliver() -> int:
     end = delivery.run()
     _say(f"{job.sink}: {end.value}")
     # Whoever handed over while his trainer lives (a stalled machine lost him the lease) is to ask for it again.
-    return {End.COMPLETE: 0, End.REFUSED: REFUSED}.get(end, FAILED)
+    return {DeliveryOutcome.COMPLETE: 0, DeliveryOutcome.REFUSED: REFUSED}.get(end, FAILED)
 
 
 class _Stop:
@@ -78,7 +78,7 @@ class _Stop:
             signal.signal(number, self._ask)
 
     def _ask(self, *_: object) -> None:
-        alive = read_alive(self._folder)
+        alive = read_heartbeat(self._folder)
         self._asked = self._asked or alive is None or alive.trainer.is_dead()
 
     def is_set(self) -> bool:

@@ -10,7 +10,7 @@ from telemetry.display.printable import printable
 from telemetry.display.terminal_plot import ALERT, beside, draw
 from telemetry.reading.run import Run
 from telemetry.records import Alert
-from telemetry.run_folder.run_status import State
+from telemetry.run_folder.run_status import RunStatus
 
 NARROW = 72
 """Characters of a plot from which on two of them go beside each other."""
@@ -19,7 +19,7 @@ LOWEST, WORDS = 5, 9
 """Lines of a plot, at least; lines that are kept for its title and legend, and for what is said of others."""
 ALERTS = 10
 """Alerts that are listed, the last ones."""
-STANDING: dict[State, str] = {"unseen": "running, or ended without a word (its trainer cannot be seen from here)"}
+STANDING: dict[RunStatus, str] = {"unseen": "running, or ended without a word (its trainer cannot be seen from here)"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from telemetry.display.plot_model import Plot, Series, thinned
 from telemetry.display.printable import printable
 from telemetry.errors import RunFolderError, SettingError
-from telemetry.plugins.optional_imports import needed_for
+from telemetry.plugins.optional_imports import optional_import
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
     if not 0 < len(plots) <= MOST:
         msg = f"{len(plots)} charts in one figure; it takes 1 to {MOST}: choose with --metric"
         raise SettingError(msg)
-    with needed_for("drawing curves", "'aimnet2mult[plot]'"):
+    with optional_import("drawing curves", "'aimnet2mult[plot]'"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from telemetry.display.plot_model import Plot, Series, thinned
 from telemetry.display.printable import printable
-from telemetry.plugins.optional_imports import needed_for
+from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _colour(number: int, *, colours: bool) -> dict[str, str]:
 
 
 def _chart(plot: Plot, scale: _Scale, width: int, height: int, *, colours: bool) -> list[str]:
-    with needed_for("showing curves in the terminal", "'aimnet2mult[plot]'"):
+    with optional_import("showing curves in the terminal", "'aimnet2mult[plot]'"):
         import plotext as plt  # type: ignore[import-untyped]
 
         # Version 6 has nothing of that name.

@@ -142,7 +142,7 @@ class JournalReader:
         for number in listing:
             if number not in self._starts and (start := first_record(self._folder, number)) is not None:
                 self._starts[number] = start
-        self._limits.update(limits(listing, self._starts))
+        self._limits.update(superseded_after(listing, self._starts))
         if self._segment < 0 and listing:
             first = self._after // SEQ_PER_SEGMENT
             self._enter(max((s for s in listing if s <= first), default=listing[0]), after=first - 1)
@@ -240,7 +240,7 @@ class JournalReader:
         return self._clock() - self._held_since >= self._patience
 
 
-def limits(listing: Sequence[int], starts: Mapping[int, AnyRecord | Unknown]) -> dict[int, int]:
+def superseded_after(listing: Sequence[int], starts: Mapping[int, AnyRecord | Unknown]) -> dict[int, int]:
     """Give for each segment that a later attempt went on from the last iteration that counts in it.
 
     Args:

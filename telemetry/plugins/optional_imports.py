@@ -9,7 +9,7 @@ from telemetry.errors import PackageNotInstalled
 
 
 @contextmanager
-def needed_for(what: str, install: str) -> Iterator[None]:
+def optional_import(what: str, install: str) -> Iterator[None]:
     """Around an import: where it fails, say what the package is needed for, and how it is installed.
 
     Raises:

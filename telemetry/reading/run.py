@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from telemetry.journal.reader import JournalReader, Skipped, first_record, read_header, read_metrics
 from telemetry.metrics import UNDECLARED
-from telemetry.plugins.optional_imports import needed_for
+from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, Points
 from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
-from telemetry.run_folder.heartbeat import TrainerWatch
-from telemetry.run_folder.run_status import State, state
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+from telemetry.run_folder.run_status import RunStatus, run_status
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -37,7 +37,7 @@ class Run:
 
     folder: Path
     header: RunRecord
-    status: State
+    status: RunStatus
     curves: Mapping[str, Curve]
     alerts: list[Alert]
     skipped: Skipped
@@ -52,7 +52,7 @@ class Run:
         Raises:
             PackageNotInstalled: pandas is not installed.
         """
-        with needed_for("frame()", "pandas"):
+        with optional_import("frame()", "pandas"):
             import pandas as pd
         import numpy as np
 
@@ -109,15 +109,15 @@ class RunReader:
         self._header = read_header(folder)
         self._keep = superseded
         self._journal = JournalReader(folder, superseded=superseded)
-        self._watch = TrainerWatch(folder)
+        self._watch = TrainerLivenessProbe(folder)
         self._points: dict[str, Points] = {}
         self._alerts: list[Alert] = []
         self._closed: Status | None = None
 
     @property
-    def status(self) -> State:
+    def status(self) -> RunStatus:
         """How the run stands."""
-        return state(self._closed, self._watch)
+        return run_status(self._closed, self._watch)
 
     def read(self, *, live: bool) -> bool:
         """Read what has come; say whether there was anything.

@@ -9,7 +9,7 @@ from pathlib import Path
 from telemetry.errors import RunFolderError, RunNotFound
 from telemetry.journal.segments import segments
 from telemetry.metrics import UNDECLARED
-from telemetry.reading.run_summary import Glance, glance
+from telemetry.reading.run_summary import RunSummary, summarize
 from telemetry.reading.selection import choose
 from telemetry.units import NO_UNIT
 
@@ -18,7 +18,7 @@ BEST = "val/loss"
 AGES = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-class Catalogue:
+class RunTable:
     """The runs in a folder, or the one that the folder is.
 
     Args:
@@ -34,11 +34,11 @@ class Catalogue:
 
     def __init__(self, folder: Path, metric: str | None = None, *, quick: bool = False) -> None:
         self._metric = "" if quick else metric or BEST
-        self._looks: list[Glance] = []
+        self._looks: list[RunSummary] = []
         self._bad: list[tuple[str, str]] = []
         for each in _run_folders(folder):
             try:
-                self._looks.append(glance(each, self._metric or None))
+                self._looks.append(summarize(each, self._metric or None))
             except Exception as error:  # noqa: BLE001 - one bad folder does not hide the others
                 self._bad.append((each.name, str(error)))
         if metric is not None and self._looks and not any(look.best for look in self._looks):
@@ -56,12 +56,12 @@ class Catalogue:
         if any(look.status == "unseen" for look in self._looks):
             yield "unseen: running, or ended without a word; the trainer cannot be seen from here"
 
-    def _row(self, look: Glance, now: int) -> list[str]:
+    def _row(self, look: RunSummary, now: int) -> list[str]:
         age = _age(now - look.time)
         row = [look.folder.name, look.status, str(look.step), age, ", ".join(look.behind) or "-"]
         return [*row, self._best(look)] if self._metric else row
 
-    def _best(self, look: Glance) -> str:
+    def _best(self, look: RunSummary) -> str:
         if look.best is None:
             return "-"
         unit = look.header.metrics.get(self._metric, UNDECLARED).unit

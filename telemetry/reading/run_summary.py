@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from telemetry.journal.codec import MAX_LINE, decode
-from telemetry.journal.reader import first_record, limits, read_header
+from telemetry.journal.reader import first_record, read_header, superseded_after
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
-from telemetry.run_folder.heartbeat import TrainerWatch
-from telemetry.run_folder.run_status import State, state
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.sink_progress import delivered_sinks, progress_path, read_progress
 
 _TAILS = (1 << 16, 4 * MAX_LINE)
@@ -35,8 +35,8 @@ class Best(msgspec.Struct, frozen=True, kw_only=True):
     step: int
 
 
-class Glance(msgspec.Struct, frozen=True, kw_only=True):
-    """A run at a glance.
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run at a summarize.
 
     Attributes:
         folder: the run folder.
@@ -50,14 +50,14 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
 
     folder: Path
     header: RunRecord
-    status: State
+    status: RunStatus
     step: int
     time: int
     best: Best | None
     behind: list[str]
 
 
-def glance(folder: Path, metric: str | None) -> Glance:
+def summarize(folder: Path, metric: str | None) -> RunSummary:
     """Look at a run, and at the best value of a metric (by its full name; None for none).
 
     Raises:
@@ -66,10 +66,10 @@ def glance(folder: Path, metric: str | None) -> Glance:
     header = read_header(folder)
     numbers = segments(folder)
     last = _Last(folder, numbers)
-    return Glance(
+    return RunSummary(
         folder=folder,
         header=header,
-        status=state(last.closed, TrainerWatch(folder)),
+        status=run_status(last.closed, TrainerLivenessProbe(folder)),
         step=last.step,
         time=last.time or header.started,
         best=None if metric is None else _best(folder, numbers, metric),
@@ -142,7 +142,7 @@ def _is_there(path: Path) -> bool:
 def _best(folder: Path, numbers: list[int], metric: str) -> Best | None:
     stream, _, name = metric.partition("/")
     starts = {n: start for n in numbers[1:] if (start := first_record(folder, n)) is not None}
-    counts = limits(numbers, starts)
+    counts = superseded_after(numbers, starts)
     best: Best | None = None
     for number in numbers:
         for record in _of_stream(segment_path(folder, number), stream):

@@ -17,15 +17,15 @@ from types import TracebackType
 
 import msgspec
 
-from telemetry.alerts.detector import Divergence, Watch
+from telemetry.alerts.detector import AnomalyDetector, Divergence
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt, receipt, unread_receipt
 from telemetry.delivery.supervisor import Workers
 from telemetry.errors import TelemetryError, format_error
 from telemetry.journal.writer import JournalWriter
 from telemetry.records import MAX_NAME_LENGTH, MAX_STEP, Alert, AnyRecord, Closed, Level, Scalars, Status, now_ms
-from telemetry.run_folder.heartbeat import BEAT, Alive, Counts, write_alive
-from telemetry.run_folder.process_identity import current
+from telemetry.run_folder.heartbeat import HEARTBEAT_INTERVAL, Counts, Heartbeat, write_heartbeat
+from telemetry.run_folder.process_identity import current_process
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.units import Transform
 
@@ -83,7 +83,7 @@ class MetricBus:
         cadence: Cadence,
         factors: Mapping[str, float],
         transforms: Sequence[Transform],
-        watch: Watch,
+        watch: AnomalyDetector,
         workers: Workers,
         attempt: int,
         drain_timeout: float,
@@ -99,7 +99,7 @@ class MetricBus:
         """What the watch has told of and is not over yet; replaced as a whole, by the bus's thread."""
         self.diverged: Divergence | None = None
         """Why the training is to be held for diverged; None as long as it is not."""
-        self.well = watch.well
+        self.last_healthy_step = watch.last_healthy_step
         """The last iteration at which the training was well, as far as the watch can tell."""
         self._workers = workers
         self._attempt = attempt
@@ -108,7 +108,7 @@ class MetricBus:
         # its way.
         self._deliver_at = time.monotonic() + PATIENCE
         self._delivers = False
-        self._identity = current()
+        self._identity = current_process()
         self._queue: deque[_Item] = deque()
         self._queued = 0
         self._last: dict[str, int] = {}
@@ -204,7 +204,7 @@ class MetricBus:
         if not self.flush(timeout):
             return False
         goal = self._last_seq
-        self._workers.nudge()
+        self._workers.wake()
         while not all(self._has_taken(name, goal) for name in self._workers.names):
             if time.monotonic() >= deadline:
                 return False
@@ -324,10 +324,10 @@ class MetricBus:
                 next_tick = now + TICK
                 if self._status is None:
                     if self._delivers:
-                        self._workers.tend()
-                    self._tell(self._watch.look())
+                        self._workers.supervise()
+                    self._tell(self._watch.check_silence())
             if now >= next_beat:
-                next_beat = now + BEAT
+                next_beat = now + HEARTBEAT_INTERVAL
                 self._write_beat()
             if self._status is not None and not self._queue and not self._journal.pending:
                 if self._ended:
@@ -371,7 +371,7 @@ class MetricBus:
             except BaseException as error:  # noqa: BLE001 - transforms and values are the host's too
                 self._lose(item, (stream,), error)
             else:
-                self._tell(self._watch.see(record, partial=item.final))
+                self._tell(self._watch.observe(record, partial=item.final))
 
     def _tell(self, alerts: Sequence[Alert]) -> None:
         """Write what the watch has to tell; it counts as offered."""
@@ -383,7 +383,7 @@ class MetricBus:
             log.log(logging.INFO if alert.recovered else logging.WARNING, "iteration %d: %s", alert.step, alert.title)
             others = (other for other in self.alerts if other.cause != alert.cause)
             self.alerts = tuple(others) if alert.recovered else (*others, alert)
-        self.diverged, self.well = self._watch.diverged, self._watch.well
+        self.diverged, self.last_healthy_step = self._watch.diverged, self._watch.last_healthy_step
 
     def _journal_alert(self, item: _Item, alert: Alert) -> None:
         try:
@@ -459,9 +459,9 @@ class MetricBus:
         self._beat += 1
         beat = -1 if last else self._beat
         try:
-            write_alive(
+            write_heartbeat(
                 self.folder,
-                Alive(trainer=self._identity, attempt=self._attempt, beat=beat, counts=self.counts()),
+                Heartbeat(trainer=self._identity, attempt=self._attempt, beat=beat, counts=self.counts()),
             )
         except OSError as error:
             self._warn("beat", f"alive.json in {self.folder} cannot be written: {error}")

@@ -19,7 +19,7 @@ class NullBus:
         self.due = self.cadence.due
         self.alerts: tuple[Alert, ...] = ()
         self.diverged: Divergence | None = None
-        self.well = 0
+        self.last_healthy_step = 0
 
     def publish(self, stream: str, step: int, values: Values, *, final: bool = False) -> None:
         """Take nothing."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from telemetry.alerts.detector import Watch
+from telemetry.alerts.detector import AnomalyDetector
 from telemetry.cadence import Cadence
 from telemetry.delivery.supervisor import Processes, Threads, Workers
 from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, RunNotFound, SettingError
@@ -26,10 +26,17 @@ from telemetry.recording.bus import MetricBus
 from telemetry.recording.redaction import redact
 from telemetry.records import SCHEMA, RunRecord, now_ms
 from telemetry.run_folder.atomic_write import remove_temporary_files
-from telemetry.run_folder.heartbeat import Alive, Counts, TrainerWatch, alive_path, read_alive, write_alive
+from telemetry.run_folder.heartbeat import (
+    Counts,
+    Heartbeat,
+    TrainerLivenessProbe,
+    heartbeat_path,
+    read_heartbeat,
+    write_heartbeat,
+)
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.process_identity import current
-from telemetry.run_folder.sink_progress import own_folder
+from telemetry.run_folder.process_identity import current_process
+from telemetry.run_folder.sink_progress import sinks_folder
 from telemetry.settings import Settings
 from telemetry.units import convert_by, factors
 
@@ -109,7 +116,7 @@ def open_run(
         cadence=Cadence(settings.every),
         factors=factor,
         transforms=[] if metrics is None else [convert_by(factor)],
-        watch=Watch(run.metrics, settings.watch, start=resume_step or 0),
+        watch=AnomalyDetector(run.metrics, settings.watch, start=resume_step or 0),
         workers=workers,
         attempt=run.attempt,
         drain_timeout=settings.drain_timeout,
@@ -134,8 +141,8 @@ def _check(run: RunRecord) -> None:
 def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
     """Fit a run record to the attempts before; see ``open_run`` for what is raised."""
     before = read_header(folder)
-    alive = read_alive(folder)
-    if alive is not None and TrainerWatch(folder).wait():
+    alive = read_heartbeat(folder)
+    if alive is not None and TrainerLivenessProbe(folder).wait():
         msg = f"the trainer of {folder} lives ({alive.trainer}); end it before you resume its run"
         raise RunAlive(msg)
     if run.every != before.every:
@@ -169,15 +176,15 @@ def _newest(folder: Path) -> int:
 def _open_journal(folder: Path, run: RunRecord, resume_step: int | None, newest: int) -> JournalWriter:
     """Begin the attempt, if ``newest`` is the newest segment still."""
     try:
-        own_folder(folder).mkdir(parents=True, exist_ok=True)
+        sinks_folder(folder).mkdir(parents=True, exist_ok=True)
         with _sole_opener(folder):
             # Nor may one that was seen without a line have got one.
             if _newest(folder) != newest or (resume_step is None and not _is_blank(folder)):
                 msg = f"another trainer has just opened the run in {folder}; end it, or choose another folder"
                 raise RunAlive(msg)
-            remove_temporary_files(alive_path(folder))
+            remove_temporary_files(heartbeat_path(folder))
             # Before the segment: whoever sees the segment must see that its trainer lives.
-            write_alive(folder, Alive(trainer=current(), attempt=run.attempt, beat=0, counts=Counts()))
+            write_heartbeat(folder, Heartbeat(trainer=current_process(), attempt=run.attempt, beat=0, counts=Counts()))
             return JournalWriter(folder, run, resumed_step=resume_step)
     except OSError as error:
         msg = f"{folder} cannot be written to ({error.strerror or error}); choose another with --telemetry-dir"

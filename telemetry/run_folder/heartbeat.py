@@ -1,7 +1,7 @@
 """Whether a run's trainer lives: told by its process where that can be seen, else by watching its beat.
 
 Clocks of two machines are never compared. The trainer rewrites ``alive.json`` with a growing beat; who cannot see its
-process holds it for dead when the beat has stood still for ``STILL`` seconds of his own monotonic clock.
+process holds it for dead when the beat has stood still for ``HEARTBEAT_TIMEOUT`` seconds of his own monotonic clock.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 
 from telemetry.run_folder.atomic_write import read_json, write_json
-from telemetry.run_folder.process_identity import Identity
+from telemetry.run_folder.process_identity import ProcessIdentity
 
-BEAT = 10.0
+HEARTBEAT_INTERVAL = 10.0
 """Seconds between two beats."""
-STILL = 60.0
+HEARTBEAT_TIMEOUT = 60.0
 """Seconds without a beat after which an unseen process is held for dead."""
 
 
@@ -30,34 +30,34 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     step: int = 0
 
 
-class Alive(msgspec.Struct, frozen=True, kw_only=True):
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``alive.json``. ``beat`` is -1 in the last one, written when the run is closed."""
 
-    trainer: Identity
+    trainer: ProcessIdentity
     attempt: int
     beat: int
     counts: Counts
 
 
-_decoder = msgspec.json.Decoder(Alive)
+_decoder = msgspec.json.Decoder(Heartbeat)
 
 
-def alive_path(folder: Path) -> Path:
+def heartbeat_path(folder: Path) -> Path:
     """Give the path of a run's ``alive.json``."""
     return folder / "alive.json"
 
 
-def read_alive(folder: Path) -> Alive | None:
+def read_heartbeat(folder: Path) -> Heartbeat | None:
     """Give what the trainer wrote last, None if there is nothing to be read."""
-    return read_json(alive_path(folder), _decoder)
+    return read_json(heartbeat_path(folder), _decoder)
 
 
-def write_alive(folder: Path, alive: Alive) -> None:
+def write_heartbeat(folder: Path, alive: Heartbeat) -> None:
     """Write a beat; raises OSError."""
-    write_json(alive_path(folder), alive)
+    write_json(heartbeat_path(folder), alive)
 
 
-class TrainerWatch:
+class TrainerLivenessProbe:
     """Watch the trainer of a run folder from another process.
 
     Args:
@@ -66,7 +66,9 @@ class TrainerWatch:
         clock: a monotonic clock in seconds.
     """
 
-    def __init__(self, folder: Path, *, still: float = STILL, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Path, *, still: float = HEARTBEAT_TIMEOUT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder = folder
         self._still = still
         self._clock = clock
@@ -74,9 +76,9 @@ class TrainerWatch:
         self._moved = False
         self._since = clock()
 
-    def lives(self) -> bool | None:
+    def is_alive(self) -> bool | None:
         """Say whether the trainer lives; None as long as that cannot be told: ask again later."""
-        alive = read_alive(self._folder)
+        alive = read_heartbeat(self._folder)
         if alive is not None:
             if alive.beat < 0 or alive.trainer.is_dead():
                 return False
@@ -92,6 +94,6 @@ class TrainerWatch:
 
     def wait(self, sleep: Callable[[float], None] = time.sleep) -> bool:
         """Watch until it can be told whether the trainer lives (at most ``still`` seconds); say so."""
-        while (answer := self.lives()) is None:
+        while (answer := self.is_alive()) is None:
             sleep(1.0)
         return answer

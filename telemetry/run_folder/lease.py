@@ -1,9 +1,9 @@
-"""Who may do what one at a time may do: agreed on without locks, on any file system with links or O_EXCL.
+"""Mutual exclusion without locks, on any file system that has hard links or honours O_EXCL.
 
-A lease is a file ``<name>.lease-<n>``. Whoever makes number n + 1 (by ``link`` or with O_EXCL: one can) holds it; he
-may do so when the holder of n has released it, is dead, or has not renewed it for ``STILL`` seconds of the taker's own
-monotonic clock. The holder of a number that is no longer the highest has lost it. Numbers are never used again: the
-file of the highest stays, so that a taker who was slow can tell that he is.
+A lease is a file ``<name>.lease-<n>``. The process that creates number n + 1 (by ``link`` or with O_EXCL, which only
+one can) holds it; it may do so when the holder of n has released it, is dead, or has not renewed it for
+``HEARTBEAT_TIMEOUT`` seconds of the taker's own monotonic clock. A holder whose number is no longer the highest has
+lost the lease. Numbers are never reused: the highest file stays, so that a slow taker can tell that it is too late.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import msgspec
 
 from telemetry.errors import LeaseHeld
 from telemetry.run_folder.atomic_write import read_json, remove_temporary_files, write_json
-from telemetry.run_folder.heartbeat import STILL
-from telemetry.run_folder.process_identity import Identity, current
+from telemetry.run_folder.heartbeat import HEARTBEAT_TIMEOUT
+from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 
-RENEWAL = 10.0
+RENEWAL_INTERVAL = 10.0
 """Seconds between two renewals."""
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK}
 
@@ -29,7 +29,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK}
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a lease file."""
 
-    who: Identity
+    who: ProcessIdentity
     beat: int
     released: bool = False
 
@@ -44,13 +44,13 @@ class Lease:
         self._folder = folder
         self._name = name
         self._clock = clock
-        self._me = current()
+        self._me = current_process()
         self._number = 0
         self._beat = 0
         self._watched: tuple[int, int] | None = None
         self._since = clock()
 
-    def holder(self) -> Identity | None:
+    def holder(self) -> ProcessIdentity | None:
         """Give who holds the lease now, None if nobody is known to."""
         found = self._read(max(self._numbers(), default=0))
         return None if found is None or found.released or found.who.is_dead() else found.who
@@ -130,7 +130,7 @@ class Lease:
         seen = (number, -1 if found is None else found.beat)
         if seen != self._watched:
             self._watched, self._since = seen, self._clock()
-        return self._clock() - self._since >= STILL
+        return self._clock() - self._since >= HEARTBEAT_TIMEOUT
 
     def _make(self, number: int) -> bool:
         # Under its name only when it says who: of one who dies between the two nobody could tell that he is dead.

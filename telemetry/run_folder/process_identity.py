@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """A process: where it runs, its id there, and when it started (so that a reused id is told apart).
 
     ``kernel`` is the boot id and the process-id namespace: where two of them are equal, process ids can be compared.
@@ -33,10 +33,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return f"process {self.pid} on {self.host}"
 
 
-def current() -> Identity:
+def current_process() -> ProcessIdentity:
     """Give the identity of this process."""
     pid = os.getpid()
-    return Identity(host=socket.gethostname(), pid=pid, started=_started(pid), kernel=_kernel())
+    return ProcessIdentity(host=socket.gethostname(), pid=pid, started=_started(pid), kernel=_kernel())
 
 
 def _kernel() -> str:

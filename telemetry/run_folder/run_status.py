@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from telemetry.records import Status
-from telemetry.run_folder.heartbeat import TrainerWatch
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 
-State = Literal["running", "unseen", "finished", "failed", "preempted", "killed"]
+RunStatus = Literal["running", "unseen", "finished", "failed", "preempted", "killed"]
 """``unseen``: the journal does not say how the run ended, and its trainer cannot be seen from here (yet)."""
 OPEN = frozenset({"running", "unseen"})
 """States in which records may still come."""
 
 
-def state(closed: Status | None, watch: TrainerWatch) -> State:
+def run_status(closed: Status | None, watch: TrainerLivenessProbe) -> RunStatus:
     """Say how a run stands.
 
     Args:
@@ -22,7 +22,7 @@ def state(closed: Status | None, watch: TrainerWatch) -> State:
     """
     if closed is not None:
         return closed
-    lives = watch.lives()
+    lives = watch.is_alive()
     if lives is None:
         return "unseen"
     return "running" if lives else "killed"

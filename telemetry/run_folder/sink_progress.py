@@ -11,7 +11,7 @@ from telemetry.errors import RunFolderError
 from telemetry.records import Count, Status
 from telemetry.run_folder.atomic_write import read_json, write_json
 
-State = Literal["opening", "delivering", "retrying", "refused", "closed"]
+SinkState = Literal["opening", "delivering", "retrying", "refused", "closed"]
 
 
 class Cursor(msgspec.Struct, kw_only=True):
@@ -32,7 +32,7 @@ class Cursor(msgspec.Struct, kw_only=True):
     closed: Status | None = None
 
 
-class Progress(msgspec.Struct, kw_only=True):
+class SinkProgress(msgspec.Struct, kw_only=True):
     """The content of ``sinks/<name>.json``.
 
     Attributes:
@@ -46,7 +46,7 @@ class Progress(msgspec.Struct, kw_only=True):
         last_error_time, updated: in ms since 1970.
     """
 
-    state: State = "opening"
+    state: SinkState = "opening"
     reopening: bool = False
     destination: str = ""
     view: str = ""
@@ -67,10 +67,10 @@ class Progress(msgspec.Struct, kw_only=True):
         return self.reopening and bool(self.destination)
 
 
-_decoder = msgspec.json.Decoder(Progress)
+_decoder = msgspec.json.Decoder(SinkProgress)
 
 
-def own_folder(folder: Path) -> Path:
+def sinks_folder(folder: Path) -> Path:
     """Give the folder in which a run keeps what is known of its sinks.
 
     Raises:
@@ -89,12 +89,12 @@ def progress_path(folder: Path, name: str) -> Path:
     return folder / "sinks" / f"{name}.json"
 
 
-def read_progress(folder: Path, name: str) -> Progress | None:
+def read_progress(folder: Path, name: str) -> SinkProgress | None:
     """Give a sink's progress, None if it has never been delivered to."""
     return read_json(progress_path(folder, name), _decoder)
 
 
-def write_progress(folder: Path, name: str, progress: Progress) -> None:
+def write_progress(folder: Path, name: str, progress: SinkProgress) -> None:
     """Replace a sink's progress file; raises OSError."""
     progress_path(folder, name).parent.mkdir(exist_ok=True)
     write_json(progress_path(folder, name), progress)

@@ -25,10 +25,10 @@ def test_every_explained_message_exists_in_the_code() -> None:
 
 
 def test_the_defaults_on_the_alerts_page_are_those_of_the_code() -> None:
-    from telemetry.alerts.detector import WatchSettings
+    from telemetry.alerts.settings import AlertSettings
 
     page = (ROOT / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `telemetry\.watch\.(\w+)` \| (\d+)", page, re.MULTILINE))
     assert {name: float(value) for name, value in rows.items()} == {
-        name: float(getattr(WatchSettings(), name)) for name in WatchSettings.__struct_fields__
+        name: float(getattr(AlertSettings(), name)) for name in AlertSettings.__struct_fields__
     }

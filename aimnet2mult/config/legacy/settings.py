@@ -16,7 +16,7 @@ from typing import Any
 
 from aimnet2mult.errors import ConfigError
 
-__all__ = ["Original", "translated_definition", "translated_weights"]
+__all__ = ["LegacyConfigTranslator", "translated_definition", "translated_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ INPUTS = ("coord", "numbers", "charge", "mult")
 PER_ITERATION = ("torch.optim.lr_scheduler.OneCycleLR", "torch.optim.lr_scheduler.CyclicLR")
 
 
-class Original:
+class LegacyConfigTranslator:
     """Turns layers of settings into our keys, where at least one of them is in the original's format.
 
     Keys of ours stay what they are, so that both can be used together: an override of ours beside a file of the
@@ -132,7 +132,7 @@ class Original:
         self._sinks: object = None
 
     @classmethod
-    def among(cls, layers: Iterable[tuple[str, Tree]]) -> Original | None:
+    def among(cls, layers: Iterable[tuple[str, Tree]]) -> LegacyConfigTranslator | None:
         """Return one for these layers, given with their names; None where none is in the original's format."""
         sources = [name for name, layer in layers if sum(_has(layer, mark) for mark in MARKS) >= ENOUGH_MARKS]
         return cls(sources) if sources else None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from aimnet2mult.distributed.rank_info import Place, Ranks, find_place
+from aimnet2mult.distributed.rank_info import Communicator, RankInfo, find_rank_info
 from aimnet2mult.errors import ConfigError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -16,21 +16,21 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
-        ({}, Place()),
-        (TORCHRUN, Place(rank=5, world=8, local_rank=1, by_torchrun=True)),
-        (STEP, Place(rank=3, world=4, local_rank=1)),
+        ({}, RankInfo()),
+        (TORCHRUN, RankInfo(rank=5, world=8, local_rank=1, by_torchrun=True)),
+        (STEP, RankInfo(rank=3, world=4, local_rank=1)),
         # A batch script has the job's numbers, and is not one of its tasks; torchrun is started by one of them.
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),
-        (STEP | TORCHRUN, Place(rank=5, world=8, local_rank=1, by_torchrun=True)),
-        (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Place()),
-        (STEP | {"WORLD_SIZE": "1"}, Place()),
-        ({"WORLD_SIZE": "1", "RANK": "0"}, Place()),
-        ({"RANK": "3"}, Place()),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, RankInfo()),
+        (STEP | TORCHRUN, RankInfo(rank=5, world=8, local_rank=1, by_torchrun=True)),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, RankInfo()),
+        (STEP | {"WORLD_SIZE": "1"}, RankInfo()),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, RankInfo()),
+        ({"RANK": "3"}, RankInfo()),
     ],
     ids=["none", "torchrun", "step", "batch script", "torchrun in a step", "one task", "torchrun of one", "1", "stray"],
 )
-def test_the_place_is_what_the_launcher_says(environment: Mapping[str, str], place: Place) -> None:
-    assert find_place(environment) == place
+def test_the_place_is_what_the_launcher_says(environment: Mapping[str, str], place: RankInfo) -> None:
+    assert find_rank_info(environment) == place
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_the_place_is_what_the_launcher_says(environment: Mapping[str, str], pla
 )
 def test_what_does_not_fit_together_is_said(environment: Mapping[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        find_place(environment)
+        find_rank_info(environment)
 
 
 def test_one_rank_is_left_as_it_is() -> None:
-    ranks, model, tensor = Ranks(), nn.Linear(1, 1), torch.ones(2)
-    ranks.use(torch.device("cpu"))
-    ranks.add_up(tensor)
+    ranks, model, tensor = Communicator(), nn.Linear(1, 1), torch.ones(2)
+    ranks.set_device(torch.device("cpu"))
+    ranks.all_reduce_sum(tensor)
     assert ranks.wrap(model) is model
     assert tensor.tolist() == [1, 1]
-    assert (ranks.largest([3]), ranks.tell("a"), ranks.together(lambda: 4)) == ([3], "a", 4)
+    assert (ranks.all_reduce_max([3]), ranks.broadcast("a"), ranks.run_on_all(lambda: 4)) == ([3], "a", 4)
     assert not torch.distributed.is_initialized()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from aimnet2mult.distributed.rank_info import Ranks
-from aimnet2mult.distributed.stop_consensus import Agreement
-from aimnet2mult.distributed.stop_signal import Stop
+from aimnet2mult.distributed.rank_info import Communicator
+from aimnet2mult.distributed.stop_consensus import StopConsensus
+from aimnet2mult.distributed.stop_signal import StopSignal
 
 
 class Meeting:
@@ -20,7 +20,7 @@ class Meeting:
         self._barrier = threading.Barrier(world, timeout=30)
         self._values: list[list[int]] = [[] for _ in range(world)]
 
-    def largest(self, rank: int, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, rank: int, values: Sequence[int]) -> list[int]:
         self._values[rank] = list(values)
         self._barrier.wait()
         found = [max(column) for column in zip(*self._values, strict=True)]
@@ -29,12 +29,12 @@ class Meeting:
         return found
 
 
-class Rank(Ranks):
+class Rank(Communicator):
     def __init__(self, meeting: Meeting, rank: int) -> None:
         self.rank, self.world, self._meeting = rank, meeting.world, meeting
 
-    def largest(self, values: Sequence[int]) -> list[int]:
-        return self._meeting.largest(self.rank, values)
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        return self._meeting.all_reduce_max(self.rank, values)
 
 
 class Clock:
@@ -49,14 +49,14 @@ def train(
     meeting: Meeting, rank: int, seconds: Sequence[float], asked: tuple[int, int], stops: list[tuple[int, int | None]]
 ) -> None:
     """Go through iterations that take so long; rank ``asked[0]`` is asked to stop in iteration ``asked[1]``."""
-    stop, clock = Stop(), Clock()
-    agreement = Agreement(stop, Rank(meeting, rank), clock=clock)
+    stop, clock = StopSignal(), Clock()
+    agreement = StopConsensus(stop, Rank(meeting, rank), clock=clock)
     for iteration, duration in enumerate(seconds, start=1):
         # The other ranks' clocks do not matter.
         clock.now += duration if rank == 0 else 100.0
         if asked == (rank, iteration):
             stop.signal = signal.SIGTERM
-        if agreement.reached():
+        if agreement.should_stop():
             break
     stops[rank] = iteration, stop.signal
 
@@ -97,35 +97,35 @@ def test_ranks_that_nobody_asks_go_on() -> None:
 def test_a_look_can_be_asked_for_and_a_slower_kind_of_iterations_begins_with_one() -> None:
     clock, asked = Clock(), []
 
-    class Watched(Ranks):
+    class Watched(Communicator):
         world = 2
 
-        def largest(self, values: Sequence[int]) -> list[int]:
+        def all_reduce_max(self, values: Sequence[int]) -> list[int]:
             asked.append(values)
             return list(values)
 
-    agreement = Agreement(Stop(), Watched(), clock=clock)
+    agreement = StopConsensus(StopSignal(), Watched(), clock=clock)
 
     def looks_in(iterations: int) -> list[int]:
         found = []
         for iteration in range(iterations):
             clock.now += 0.001
             before = len(asked)
-            agreement.reached()
+            agreement.should_stop()
             found += [iteration] if len(asked) > before else []
         return found
 
     assert looks_in(20) == [0, 2, 6, 14]
     before = len(asked)
-    agreement.reached(now=True)
+    agreement.should_stop(now=True)
     assert len(asked) == before + 1
-    agreement.restart()
+    agreement.reset_interval()
     assert looks_in(8) == [0, 2, 6]
 
 
 def test_one_rank_stops_when_it_is_asked() -> None:
-    stop = Stop()
-    agreement = Agreement(stop, Ranks())
-    assert not agreement.reached()
+    stop = StopSignal()
+    agreement = StopConsensus(stop, Communicator())
+    assert not agreement.should_stop()
     stop.signal = signal.SIGTERM
-    assert agreement.reached()
+    assert agreement.should_stop()

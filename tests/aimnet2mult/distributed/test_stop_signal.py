@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
-from aimnet2mult.distributed.stop_signal import Stop
+from aimnet2mult.distributed.stop_signal import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_only_sets_the_wish(number: signal.Signals) -> None:
-    with Stop() as stop:
+    with StopSignal() as stop:
         assert not stop.requested
         signal.raise_signal(number)
         assert stop.requested
@@ -18,7 +18,7 @@ def test_a_signal_only_sets_the_wish(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 def test_a_ctrl_c_after_that_raises(first: signal.Signals) -> None:
-    with Stop() as stop:
+    with StopSignal() as stop:
         signal.raise_signal(first)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -26,14 +26,14 @@ def test_a_ctrl_c_after_that_raises(first: signal.Signals) -> None:
 
 
 def test_a_second_sigterm_is_patient() -> None:
-    with Stop() as stop:
+    with StopSignal() as stop:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested
 
 
 def test_former_handlers_come_back() -> None:
-    before = [signal.getsignal(number) for number in Stop.SIGNALS]
-    with Stop():
-        assert [signal.getsignal(number) for number in Stop.SIGNALS] != before
-    assert [signal.getsignal(number) for number in Stop.SIGNALS] == before
+    before = [signal.getsignal(number) for number in StopSignal.SIGNALS]
+    with StopSignal():
+        assert [signal.getsignal(number) for number in StopSignal.SIGNALS] != before
+    assert [signal.getsignal(number) for number in StopSignal.SIGNALS] == before

@@ -1,4 +1,4 @@
-"""Weights of other fidelities, and of the original trainer, are fitted to a model and do there what they did."""
+"""Weights of other fidelities, and of the original trainer, are adapt_weights to a model and do there what they did."""
 
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ def test_weights_of_the_original_do_what_they_did(tmp_path: Path, rows: int, *, 
     state = as_original(trained, rows=rows)
     torch.save(state if bare else {"model": state}, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
-    assert f"afv.weight fitted from {rows} to 264 rows" in line
-    assert f"outputs.atomic_shift.shifts.weight fitted from {rows} to 264 rows" in line
+    assert f"afv.weight adapt_weights from {rows} to 264 rows" in line
+    assert f"outputs.atomic_shift.shifts.weight adapt_weights from {rows} to 264 rows" in line
     assert line.startswith(f"weights: {len(model.state_dict())} of {len(model.state_dict())} arrays")
     assert "initial values" not in line
     assert "not used" not in line
@@ -97,7 +97,7 @@ def test_weights_of_one_fidelity_are_the_beginning_of_all(tmp_path: Path) -> Non
     trained, model = build(1, seed=0), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
-    assert "afv.weight fitted from 64 to 264 rows" in line
+    assert "afv.weight adapt_weights from 64 to 264 rows" in line
     assert "fidelity 1 begins as fidelity 0" in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))

@@ -160,13 +160,13 @@ def test_finding_the_newest_does_not_import_torch(tmp_path: Path) -> None:
 
 def test_the_newest_from_when_all_was_well_is_kept_beside_the_newest(tmp_path: Path) -> None:
     for step, well in ((10, 10), (20, 20), (30, 25), (40, 25), (50, 25)):
-        checkpoint.save(tmp_path, step, {}, position={"epoch": 1}, keep=2, well=well)
+        checkpoint.save(tmp_path, step, {}, position={"epoch": 1}, keep=2, last_healthy_step=well)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "step-00000020.pt",
         "step-00000040.pt",
         "step-00000050.pt",
     ]
-    checkpoint.save(tmp_path, 60, {}, position={"epoch": 1}, keep=2, well=60)
+    checkpoint.save(tmp_path, 60, {}, position={"epoch": 1}, keep=2, last_healthy_step=60)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step-00000050.pt",
         "step-00000060.pt",

@@ -4,7 +4,7 @@ import io
 from itertools import count
 from types import SimpleNamespace
 
-from aimnet2mult.train.console import Progress
+from aimnet2mult.train.console import Console
 
 UNITS = {"energy": ("kcal/mol", 23.0), "charges": ("e", 1.0)}
 LATEST = {
@@ -22,9 +22,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def progress(stream: io.StringIO) -> Progress:
+def progress(stream: io.StringIO) -> Console:
     seconds = count()
-    return Progress(UNITS, epochs=4, stream=stream, clock=lambda: float(next(seconds)))
+    return Console(UNITS, epochs=4, stream=stream, clock=lambda: float(next(seconds)))
 
 
 def test_a_file_gets_a_line_for_each_epoch_and_nothing_in_between() -> None:

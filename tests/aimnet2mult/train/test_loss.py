@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aimnet2mult.distributed.rank_info import Ranks
+from aimnet2mult.distributed.rank_info import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
@@ -326,7 +326,7 @@ def test_what_does_not_fit_at_a_call_is_named(change, message: str) -> None:
 # ---- several ranks ---------------------------------------------------------------------------------
 
 
-class OneOfTwo(Ranks):
+class OneOfTwo(Communicator):
     """Keeps what it is to add up, and then knows what comes of it."""
 
     world = 2
@@ -335,7 +335,7 @@ class OneOfTwo(Ranks):
         self.own: list[Tensor] = []
         self.sums: list[Tensor] = []
 
-    def add_up(self, tensor: Tensor) -> None:
+    def all_reduce_sum(self, tensor: Tensor) -> None:
         self.own.append(tensor.clone())
         if self.sums:
             tensor.copy_(self.sums.pop(0))

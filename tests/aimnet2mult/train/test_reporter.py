@@ -32,7 +32,7 @@ class RecordingBus:
         self.waiting: list[tuple[tuple[str, ...], int, bool, Callable[[], Any]]] = []
         self.alerts: tuple[Any, ...] = ()
         self.diverged = None
-        self.well = 0
+        self.last_healthy_step = 0
 
     def due(self, stream: str, step: int) -> bool:
         return stream in {"train_epoch", "val"} or step % self.every == 0

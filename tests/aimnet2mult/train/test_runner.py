@@ -270,13 +270,13 @@ def test_a_stop_takes_effect_after_the_iteration_and_publishes_no_last_point(tra
 def test_a_stop_before_the_first_iteration_ends_the_run_there(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = parts.build_parts
+    build = parts.build_components
 
-    def stopped(*arguments: Any) -> parts.Parts:
+    def stopped(*arguments: Any) -> parts.Components:
         signal.raise_signal(signal.SIGTERM)
         return build(*arguments)
 
-    monkeypatch.setattr(parts, "build_parts", stopped)
+    monkeypatch.setattr(parts, "build_components", stopped)
     assert trainee.start() == PREEMPTED
     assert trainee.resume() == PREEMPTED
     assert checkpoint.newest(trainee.run) is None

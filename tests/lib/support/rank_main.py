@@ -61,13 +61,13 @@ def become(number: int, environment: dict[str, str], job: dict[str, Any]) -> Non
             seen["imported"].append(arguments[0])
 
     sys.addaudithook(audit)
-    add_up = group._Group.add_up
+    all_reduce_sum = group._Group.all_reduce_sum
 
     def count(self: Any, tensor: torch.Tensor) -> None:
         seen["added up"].append(list(tensor.shape))
-        add_up(self, tensor)
+        all_reduce_sum(self, tensor)
 
-    group._Group.add_up = count  # type: ignore[method-assign]
+    group._Group.all_reduce_sum = count  # type: ignore[method-assign]
     engine._to_device = double_precision.as_double
     parts.build_model = double_precision.build
     try:

@@ -19,8 +19,8 @@ from telemetry import Metric, Status, testing
 from telemetry.journal.writer import JournalWriter
 from telemetry.plugins.registry import Plugin, Sink
 from telemetry.records import Closed, RunRecord, Scalars
-from telemetry.run_folder.heartbeat import Alive, Counts, write_alive
-from telemetry.run_folder.process_identity import Identity, current
+from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
+from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 from telemetry.sink_api import Opened, Record, SinkRejected, SinkUnavailable, hookimpl
 
 METRICS = {f"{stream}/{name}": Metric() for stream in ("train", "train_window", "val") for name in ("loss", "lr")}
@@ -289,15 +289,15 @@ def journal_steps(folder: Path, stream: str = "train") -> list[int]:
     return [line["step"] for line in journal_lines(folder) if line["kind"] == "scalars" and line["stream"] == stream]
 
 
-DEAD = msgspec.structs.replace(current(), started="1")
+DEAD = msgspec.structs.replace(current_process(), started="1")
 """A process of this machine that has ended: its id belongs to another by now."""
-FOREIGN = Identity(host="elsewhere", pid=4711, started="12345", kernel="another-boot/1")
+FOREIGN = ProcessIdentity(host="elsewhere", pid=4711, started="12345", kernel="another-boot/1")
 """A process that cannot be seen from here."""
 
 
-def beat(folder: Path, trainer: Identity, *, beat: int = 1, attempt: int = 1) -> None:
+def beat(folder: Path, trainer: ProcessIdentity, *, beat: int = 1, attempt: int = 1) -> None:
     """Write what a trainer writes to show that it lives; -1 is its last beat."""
-    write_alive(folder, Alive(trainer=trainer, attempt=attempt, beat=beat, counts=Counts()))
+    write_heartbeat(folder, Heartbeat(trainer=trainer, attempt=attempt, beat=beat, counts=Counts()))
 
 
 def run_record(folder: Path, attempt: int = 1) -> RunRecord:
@@ -309,10 +309,10 @@ def run_record(folder: Path, attempt: int = 1) -> RunRecord:
 class HandMadeRun:
     """A run folder that is written step by step, by a trainer that is alive, dead or foreign as told."""
 
-    def __init__(self, folder: Path, trainer: Identity | None = None) -> None:
+    def __init__(self, folder: Path, trainer: ProcessIdentity | None = None) -> None:
         self.folder = folder
         self.attempt = 0
-        self.trainer = trainer or current()
+        self.trainer = trainer or current_process()
         self.begin()
 
     def begin(self, resume_step: int | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from telemetry.alerts.detector import LASTING, STEADY, Divergence, Watch, WatchSettings
+from telemetry.alerts.detector import LASTING, STEADY, AlertSettings, AnomalyDetector, Divergence
 from telemetry.metrics import Metric
 from telemetry.records import Alert, Scalars
 
@@ -33,7 +33,7 @@ class Seen:
 
     def __init__(self, **settings: float) -> None:
         self.clock = Clock()
-        self.watch = Watch(METRICS, WatchSettings(**settings), clock=self.clock)
+        self.watch = AnomalyDetector(METRICS, AlertSettings(**settings), clock=self.clock)
         self.alerts: list[Alert] = []
         self.step = 0
 
@@ -41,7 +41,7 @@ class Seen:
         self.step += 200
         self.clock.now += 10.0
         record = Scalars(seq=1, time=1, stream=stream, step=self.step, values=dict(values))
-        told = self.watch.see(record, partial=partial)
+        told = self.watch.observe(record, partial=partial)
         self.alerts += told
         return told
 
@@ -187,10 +187,10 @@ def test_what_comes_and_goes_is_told_of_once_in_as_many_points_as_the_history_is
 
 def test_a_stream_whose_name_begins_as_anothers_is_another() -> None:
     metrics = {"val/loss": Metric(watch=True), "val/fid0/loss": Metric(watch=True)}
-    watch = Watch(metrics, WatchSettings(), clock=Clock())
+    watch = AnomalyDetector(metrics, AlertSettings(), clock=Clock())
     for step in range(1, 40):
         for stream in ("val", "val/fid0"):
-            assert watch.see(Scalars(seq=1, time=1, stream=stream, step=step, values={"loss": 1.0})) == []
+            assert watch.observe(Scalars(seq=1, time=1, stream=stream, step=step, values={"loss": 1.0})) == []
 
 
 def test_a_last_point_that_stands_for_a_few_batches_may_lack_a_label() -> None:
@@ -218,31 +218,31 @@ def test_no_point_for_long_is_told_and_so_is_the_next_one() -> None:
     seen = Seen(stalled=60.0)
     seen.points(steady(5))
     seen.clock.now += 199.0
-    assert seen.watch.look() == []
+    assert seen.watch.check_silence() == []
     seen.clock.now += 2.0
-    (alert,) = seen.watch.look()
+    (alert,) = seen.watch.check_silence()
     assert alert.cause == "stalled"
     assert alert.title == "no new point for 201 s, after at least one in 10.0 s"
-    assert seen.watch.look() == []
+    assert seen.watch.check_silence() == []
     assert causes(seen.points([1.0])) == [("stalled", True)]
     # What has gone well once is no reason to say it again: a validation takes that long.
     seen.clock.now += 1000.0
-    assert seen.watch.look() == []
+    assert seen.watch.check_silence() == []
 
 
 def test_what_is_quick_is_not_said_to_stand_still_before_the_time_that_was_set() -> None:
     seen = Seen(stalled=1000.0)
     seen.points(steady(5))
     seen.clock.now += 999.0
-    assert seen.watch.look() == []
+    assert seen.watch.check_silence() == []
 
 
 def test_a_run_without_a_second_point_is_not_said_to_stand_still() -> None:
     seen = Seen(stalled=1.0)
-    assert seen.watch.look() == []
+    assert seen.watch.check_silence() == []
     seen.points([1.0])
     seen.clock.now += 1e6
-    assert seen.watch.look() == []
+    assert seen.watch.check_silence() == []
 
 
 def test_diverged_is_what_is_not_finite_of_the_watched_metrics() -> None:
@@ -257,8 +257,8 @@ def test_diverged_is_what_is_not_finite_of_the_watched_metrics() -> None:
 
 
 def test_what_was_well_when_training_went_on_counts_as_well() -> None:
-    watch = Watch(METRICS, WatchSettings(), start=5000, clock=Clock())
-    watch.see(Scalars(seq=1, time=1, stream="window", step=5200, values={"loss": math.nan}))
+    watch = AnomalyDetector(METRICS, AlertSettings(), start=5000, clock=Clock())
+    watch.observe(Scalars(seq=1, time=1, stream="window", step=5200, values={"loss": math.nan}))
     assert watch.diverged == Divergence("window/loss is NaN", after=5000)
 
 
@@ -266,9 +266,9 @@ def test_a_metric_that_is_not_watched_has_no_say_in_what_is_well() -> None:
     seen = Seen()
     seen.point({"loss": math.nan}, "batch")
     seen.points(steady(5))
-    assert seen.watch.well == seen.step
+    assert seen.watch.last_healthy_step == seen.step
     seen.point({"loss": 1.0}, "batch")
-    assert seen.watch.well == seen.step - 200, "a batch says nothing of the window that it is in"
+    assert seen.watch.last_healthy_step == seen.step - 200, "a batch says nothing of the window that it is in"
 
 
 def test_however_patient_the_watch_is_a_spike_is_not_well() -> None:

@@ -29,10 +29,10 @@ from support.telemetry_fakes import (
 from telemetry import Settings, open_run
 from telemetry.cli import main
 from telemetry.journal.writer import JournalWriter
-from telemetry.run_folder.heartbeat import Alive, Counts, write_alive
+from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.process_identity import current
-from telemetry.run_folder.sink_progress import Progress, progress_path, write_progress
+from telemetry.run_folder.process_identity import current_process
+from telemetry.run_folder.sink_progress import SinkProgress, progress_path, write_progress
 
 Command = Callable[..., Result]
 
@@ -400,7 +400,7 @@ def test_the_status_of_a_running_run(telemetry: Command, run: Run) -> None:
     run.points(100, 200)
     lines = status(telemetry, run)
     assert lines[0] == "a run (run), attempt 1: running"
-    assert lines[1] == f"trainer: {current()}"
+    assert lines[1] == f"trainer: {current_process()}"
     assert lines[2] == "last point at iteration 200; 2 records in the journal"
     assert "file: opening; 0 delivered, 2 left" in lines
 
@@ -443,7 +443,7 @@ def test_the_status_of_a_run_whose_trainer_cannot_be_seen(telemetry: Command, tm
 
 def test_the_status_shows_how_a_sink_stands(telemetry: Command, run: Run) -> None:
     seqs = run.points(*range(1, 11))
-    progress = Progress(state="retrying", destination="https://x/y", retries=3, last_error="E: no network")
+    progress = SinkProgress(state="retrying", destination="https://x/y", retries=3, last_error="E: no network")
     progress.cursor.accepted = seqs[6]
     progress.cursor.rejected = 1
     progress.last_error_time = 1_700_000_000_000
@@ -457,12 +457,12 @@ def test_the_status_shows_how_a_sink_stands(telemetry: Command, run: Run) -> Non
 def test_the_status_counts_what_was_offered_and_not_written(telemetry: Command, run: Run) -> None:
     run.points(1)
     lost = Counts(offered=9, journaled=1, lost=5, step=1)
-    write_alive(run.folder, Alive(trainer=current(), attempt=1, beat=3, counts=lost))
+    write_heartbeat(run.folder, Heartbeat(trainer=current_process(), attempt=1, beat=3, counts=lost))
     assert "this attempt: 9 offered, 1 journaled, 5 lost" in status(telemetry, run)
 
 
 def test_an_error_that_has_passed_is_not_shown_any_more(telemetry: Command, run: Run) -> None:
-    write_progress(run.folder, "file", Progress(state="delivering", last_error="E: no network"))
+    write_progress(run.folder, "file", SinkProgress(state="delivering", last_error="E: no network"))
     assert not any("last error" in line for line in status(telemetry, run))
 
 
@@ -470,7 +470,7 @@ def test_what_was_delivered_elsewhere_is_not_taken_for_the_place_that_cannot_be_
     telemetry: Command, run: Run
 ) -> None:
     seqs = run.points(1, 2)
-    progress = Progress(state="retrying", reopening=True, destination="there", last_error="E: refused")
+    progress = SinkProgress(state="retrying", reopening=True, destination="there", last_error="E: refused")
     progress.cursor.accepted, progress.cursor.closed = seqs[-1], "finished"
     write_progress(run.folder, "file", progress)
     lines = status(telemetry, run)
@@ -479,13 +479,13 @@ def test_what_was_delivered_elsewhere_is_not_taken_for_the_place_that_cannot_be_
 
 
 def test_the_status_says_who_delivers_or_that_nobody_does(telemetry: Command, run: Run) -> None:
-    write_progress(run.folder, "file", Progress(state="delivering"))
+    write_progress(run.folder, "file", SinkProgress(state="delivering"))
     assert "    nobody delivers now" in status(telemetry, run)
     lease = Lease(run.folder / "sinks", "file")
     assert lease.try_acquire()
     run.points(1)
     lines = status(telemetry, run)
-    assert f"    {current()} delivers now" in lines
+    assert f"    {current_process()} delivers now" in lines
     assert any(line.startswith("deliver the rest, when nobody delivers any more: ") for line in lines)
 
 
@@ -496,12 +496,12 @@ def test_an_option_of_a_sink_that_is_not_delivered_to_is_an_error(telemetry: Com
 
 
 def test_a_progress_file_with_an_impossible_time_is_no_hindrance(telemetry: Command, run: Run) -> None:
-    write_progress(run.folder, "file", Progress(state="retrying", last_error="E", last_error_time=(1 << 62) - 1))
+    write_progress(run.folder, "file", SinkProgress(state="retrying", last_error="E", last_error_time=(1 << 62) - 1))
     assert any("last error" in line for line in status(telemetry, run))
 
 
 def test_what_a_foreign_file_says_does_not_steer_the_terminal(telemetry: Command, run: Run) -> None:
-    write_progress(run.folder, "file", Progress(destination="\x1b[2Jgone\r", last_error="\x1b]0;x\x07", updated=1))
+    write_progress(run.folder, "file", SinkProgress(destination="\x1b[2Jgone\r", last_error="\x1b]0;x\x07", updated=1))
     result = telemetry("status", run.folder)
     assert result.exit_code == 0
     assert not any(char in result.stdout for char in "\x1b\x07\r")

@@ -16,10 +16,10 @@ from support.written_runs import NOON, WrittenRun
 from telemetry import Metric, read_receipt, read_run
 from telemetry.cli import main
 from telemetry.journal import segment_lines as lines_module
-from telemetry.reading.run_list import Catalogue
-from telemetry.reading.run_summary import glance
-from telemetry.run_folder.process_identity import current
-from telemetry.run_folder.sink_progress import Progress, progress_path, write_progress
+from telemetry.reading.run_list import RunTable
+from telemetry.reading.run_summary import summarize
+from telemetry.run_folder.process_identity import current_process
+from telemetry.run_folder.sink_progress import SinkProgress, progress_path, write_progress
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ class TestTable:
                 run.point("train/loss", step, 1.0)
                 run.point("val/loss", step, 5.0 + step)
         old.close("failed")
-        beat(new.folder, current())
-        lines = list(Catalogue(runs).lines(NOON + 400_000 + 90_000))
+        beat(new.folder, current_process())
+        lines = list(RunTable(runs).lines(NOON + 400_000 + 90_000))
         assert [line.split()[0] for line in lines] == ["run", "old", "new"]
         assert lines[1].split() == ["old", "failed", "200", "0", "s", "ago", "-", "105", "at", "100"]
         assert lines[2].split() == ["new", "running", "400", "1", "min", "ago", "-", "305", "at", "300"]
@@ -72,7 +72,7 @@ class TestTable:
     )
     def test_ages_are_in_one_unit(self, runs: Path, seconds: int, age: str) -> None:
         WrittenRun(runs / "a").point("train/loss", 0, 1.0)
-        assert age in list(Catalogue(runs).lines(NOON + 1000 * seconds))[1]
+        assert age in list(RunTable(runs).lines(NOON + 1000 * seconds))[1]
 
     def test_the_metric_may_be_named_and_has_its_unit(self, runs: Path) -> None:
         run = WrittenRun(runs / "a")
@@ -143,11 +143,11 @@ class TestTable:
             if folder.name == "bad":
                 msg = "surprise"
                 raise RuntimeError(msg)
-            return glance(folder, metric)
+            return summarize(folder, metric)
 
         for name in ("bad", "good"):
             WrittenRun(runs / name).close()
-        monkeypatch.setattr("telemetry.reading.run_list.glance", fail)
+        monkeypatch.setattr("telemetry.reading.run_list.summarize", fail)
         found = rows(listed(runs))
         assert found["bad"] == ["cannot be read: surprise"]
         assert found["good"][0] == "finished"
@@ -168,7 +168,7 @@ class TestGlance:
         for number in range(40):
             folder = tmp_path / str(number)
             a_random_run(folder, rng)
-            look, receipt, run = glance(folder, "val/loss"), read_receipt(folder), read_run(folder)
+            look, receipt, run = summarize(folder, "val/loss"), read_receipt(folder), read_run(folder)
             assert (look.status, look.step) == (run.status, receipt.step)
             assert look.behind == [sink.name for sink in receipt.sinks if sink.is_behind]
             best = None if look.best is None else (look.best.value, look.best.step)
@@ -179,18 +179,18 @@ class TestGlance:
         run.points("val", 7, {"loss": 1.0} | {f"{n:0200}": 1.0 for n in range(600)})
         run.close()
         assert run.journal.stat().st_size > 100_000
-        look = glance(run.folder, "val/loss")
+        look = summarize(run.folder, "val/loss")
         assert (look.status, look.step, look.best is not None) == ("finished", 7, True)
 
     def test_a_torn_last_line_costs_only_that_line(self, tmp_path: Path) -> None:
         run = WrittenRun(tmp_path / "run")
         run.point("val/loss", 7, 1.0)
         run.raw(b'{"kind":"scalars","seq":2,"time":5,"stream":"val","st')
-        look = glance(run.folder, "val/loss")
+        look = summarize(run.folder, "val/loss")
         assert (look.step, look.time) == (7, NOON + 7000)
 
     def test_a_run_without_records_was_last_heard_of_when_it_started(self, tmp_path: Path) -> None:
-        look = glance(WrittenRun(tmp_path / "run", started=77).folder, "val/loss")
+        look = summarize(WrittenRun(tmp_path / "run", started=77).folder, "val/loss")
         assert (look.step, look.time, look.best) == (0, 77, None)
 
     def test_values_on_the_edges_of_what_is_read_at_once_are_found(self, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ class TestGlance:
         for step in range(1, 12_000):
             run.point("val/loss" if step % 3 == 0 else "train/loss", step, 1 / step)
         assert run.journal.stat().st_size > 1 << 20
-        look = glance(run.folder, "val/loss")
+        look = summarize(run.folder, "val/loss")
         assert look.best is not None
         assert (look.best.value, look.best.step) == (1 / 11_997, 11_997)
 
@@ -218,22 +218,22 @@ class TestGlance:
             return data
 
         monkeypatch.setattr(lines_module.os, "pread", counted)
-        assert glance(run.folder, None).step == 19_999
+        assert summarize(run.folder, None).step == 19_999
         assert sum(read) <= 2 * (1 << 16)
         assert run.journal.stat().st_size > 2_000_000
 
     def test_a_sink_whose_progress_cannot_be_read_has_a_question_mark(self, tmp_path: Path) -> None:
         run = WrittenRun(tmp_path / "run", sinks={"file": {}})
         run.point("train/loss", 1, 1.0)
-        assert glance(run.folder, None).behind == ["file"]
-        write_progress(run.folder, "file", Progress())
+        assert summarize(run.folder, None).behind == ["file"]
+        write_progress(run.folder, "file", SinkProgress())
         progress_path(run.folder, "file").write_bytes(b"{")
-        assert glance(run.folder, None).behind == ["file?"]
+        assert summarize(run.folder, None).behind == ["file?"]
 
     def test_looking_writes_nothing(self, tmp_path: Path) -> None:
         run = WrittenRun(tmp_path / "run", sinks={"file": {}})
         run.point("train/loss", 1, 1.0)
-        glance(run.folder, "val/loss")
+        summarize(run.folder, "val/loss")
         assert [path.name for path in run.folder.rglob("*")] == ["journal-0.jsonl"]
 
 
@@ -258,7 +258,7 @@ def a_random_run(folder: Path, rng: random.Random) -> None:
     elif rng.random() < 0.5:
         beat(folder, DEAD)
     if rng.random() < 0.8:
-        progress = Progress(state="delivering", destination="there", reopening=rng.random() < 0.2)
+        progress = SinkProgress(state="delivering", destination="there", reopening=rng.random() < 0.2)
         progress.cursor.accepted = rng.choice([*seqs, seqs[-1]])
         write_progress(folder, "file", progress)
 

@@ -28,7 +28,7 @@ from telemetry.display.plot_model import Plot, plots, run_labels, thinned
 from telemetry.display.png import MOST, draw_figure
 from telemetry.reading.run import RunReader
 from telemetry.reading.selection import choose
-from telemetry.run_folder.process_identity import current
+from telemetry.run_folder.process_identity import current_process
 
 
 @pytest.fixture
@@ -337,7 +337,7 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
 
 class TestFollow:
     def test_it_draws_when_something_has_come_until_the_run_ends(self, run: WrittenRun) -> None:
-        beat(run.folder, current())
+        beat(run.folder, current_process())
         drawn: list[int] = []
         steps: list[Callable[[], None]] = [
             lambda: None,
@@ -356,7 +356,7 @@ class TestFollow:
         assert steps == []
 
     def test_a_run_whose_trainer_dies_has_ended(self, run: WrittenRun) -> None:
-        beat(run.folder, current())
+        beat(run.folder, current_process())
         reader = RunReader(run.folder)
         follow_runs([reader], lambda: None, lambda _: beat(run.folder, DEAD))
         assert reader.status == "killed"
@@ -364,7 +364,7 @@ class TestFollow:
     def test_of_several_runs_it_waits_for_all(self, run: WrittenRun, tmp_path: Path) -> None:
         other = WrittenRun(tmp_path / "ice")
         for each in (run, other):
-            beat(each.folder, current())
+            beat(each.folder, current_process())
         ends = [run, other]
         readers = [RunReader(run.folder), RunReader(other.folder)]
         follow_runs(readers, lambda: None, lambda _: ends.pop(0).close())
@@ -379,7 +379,7 @@ class TestFollow:
     @pytest.mark.usefixtures("plotext")
     def test_ctrl_c_ends_it_without_a_word(self, run: WrittenRun) -> None:
         fill(run)
-        beat(run.folder, current())
+        beat(run.folder, current_process())
         args = [sys.executable, "-m", "telemetry", "show", str(run.folder), "--follow", "--metric", "lr"]
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -395,7 +395,7 @@ class TestFollow:
         self, run: WrittenRun, rows: int
     ) -> None:
         fill(run)
-        beat(run.folder, current())
+        beat(run.folder, current_process())
         with Terminal(rows=rows, columns=80) as terminal:
             terminal.start("show", str(run.folder), "--follow")
             first = terminal.until("that do not fit")

@@ -13,14 +13,14 @@ import pytest
 
 from support.telemetry_fakes import DEAD, FOREIGN, METRICS, Backend, FakeClock, HandMadeRun, beat, run_record, sink_for
 from telemetry import Metric, Settings
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.receipt import receipt
 from telemetry.journal.reader import read_header
 from telemetry.journal.segments import segment_path
 from telemetry.journal.writer import JournalWriter
 from telemetry.plugins.registry import Sink
 from telemetry.records import Closed
-from telemetry.run_folder.heartbeat import Counts, TrainerWatch
+from telemetry.run_folder.heartbeat import Counts, TrainerLivenessProbe
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.sink_progress import progress_path, read_progress, write_progress
 from telemetry.sink_api import Resumed, Scalars, SinkRejected, SinkUnavailable
@@ -58,7 +58,7 @@ class Driver:
             **more,
         )
 
-    def run(self, *then: Callable[[], object]) -> End:
+    def run(self, *then: Callable[[], object]) -> DeliveryOutcome:
         assert self.delivery.lease.try_acquire()
         self.then = iter(then)
         return self.delivery.run()
@@ -83,7 +83,7 @@ def backend() -> Backend:
     return Backend()
 
 
-def sync(run: HandMadeRun, backend: Backend, **more: Any) -> End:
+def sync(run: HandMadeRun, backend: Backend, **more: Any) -> DeliveryOutcome:
     """Deliver what there is, as ``telemetry sync`` does."""
     return Driver(run.folder, backend, follow=False, **more).run()
 
@@ -94,7 +94,7 @@ def sync(run: HandMadeRun, backend: Backend, **more: Any) -> End:
 def test_everything_comes_in_order_and_once_and_the_end_is_told(run: HandMadeRun, backend: Backend) -> None:
     seqs = run.points(*range(1, 2501))
     run.close("finished")
-    assert Driver(run.folder, backend).run() is End.COMPLETE
+    assert Driver(run.folder, backend).run() is DeliveryOutcome.COMPLETE
     assert backend.seqs() == seqs
     assert backend.closed == ["finished"]
     assert backend.calls == [1000, 1000, 500]
@@ -107,7 +107,7 @@ def test_everything_comes_in_order_and_once_and_the_end_is_told(run: HandMadeRun
 def test_what_comes_in_between_two_looks_is_one_batch(run: HandMadeRun, backend: Backend) -> None:
     run.points(1)
     driver = Driver(run.folder, backend)
-    assert driver.run(lambda: run.points(2, 3), lambda: run.points(4, 5, 6), run.close) is End.COMPLETE
+    assert driver.run(lambda: run.points(2, 3), lambda: run.points(4, 5, 6), run.close) is DeliveryOutcome.COMPLETE
     assert backend.calls == [1, 2, 3]
     assert backend.steps() == [1, 2, 3, 4, 5, 6]
     assert driver.waits == [2.0, 2.0, 2.0]
@@ -124,25 +124,25 @@ def test_the_sink_gets_the_run_as_it_was_declared(run: HandMadeRun, backend: Bac
 def test_a_second_sync_delivers_nothing_twice(run: HandMadeRun, backend: Backend) -> None:
     run.points(1, 2, 3)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
 
 
 def test_a_running_run_is_delivered_as_far_as_it_goes(run: HandMadeRun, backend: Backend) -> None:
     run.points(1, 2)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     assert backend.steps() == [1, 2]
     assert backend.closed == []
     run.points(3)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
 
 
 def test_a_run_without_a_record_is_opened_and_closed(run: HandMadeRun, backend: Backend) -> None:
     run.close("failed")
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert (backend.held, backend.closed) == ([], ["failed"])
 
 
@@ -192,27 +192,27 @@ def test_a_crash_before_the_cursor_was_saved_is_healed_by_what_the_sink_holds(
     assert progress is not None
     assert progress.cursor.accepted == 1000
     assert len(backend.held) == 2000
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.seqs() == seqs
 
 
 def test_a_sink_that_cannot_tell_goes_on_at_the_cursor(run: HandMadeRun, backend: Backend) -> None:
     backend.tells = False
     run.points(1, 2)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     run.points(3)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
 
 
 def test_a_sink_that_says_it_is_empty_gets_everything_from_the_start(run: HandMadeRun, backend: Backend) -> None:
     run.points(1, 2)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     backend.held.clear()
     run.points(3)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
 
 
@@ -221,7 +221,7 @@ def test_a_sink_that_holds_less_than_the_cursor_says_gets_the_rest_again(run: Ha
     sync(run, backend)
     del backend.held[2:]
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3, 4]
 
 
@@ -229,21 +229,21 @@ def test_what_was_accepted_and_not_durable_comes_again_after_a_crash(run: HandMa
     backend.buffers = True
     backend.tells = False
     run.points(1, 2)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     progress = read_progress(run.folder, "memory")
     assert progress is not None
     assert (progress.cursor.accepted, progress.cursor.durable) == (2, 0)
     backend.crash()
     run.points(3)
     driver = Driver(run.folder, backend)
-    assert driver.run(lambda: setattr(driver, "stopped", True)) is End.GAVE_UP
+    assert driver.run(lambda: setattr(driver, "stopped", True)) is DeliveryOutcome.GAVE_UP
     assert backend.calls[-1:] == [3]
     backend.crash()
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
     # What a run that was closed in an orderly way has taken is there.
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
 
 
@@ -251,12 +251,12 @@ def test_what_a_crash_may_have_taken_back_counts_as_left(run: HandMadeRun, backe
     backend.buffers = True
     backend.tells = False
     run.points(1, 2)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     assert [(sink.delivered, sink.left) for sink in receipt(run.folder, Counts()).sinks] == [(2, 0)]
     backend.crash()
     backend.faults = [SinkUnavailable("no network")]
     driver = Driver(run.folder, backend)
-    assert driver.run(lambda: setattr(driver, "stopped", True)) is End.GAVE_UP
+    assert driver.run(lambda: setattr(driver, "stopped", True)) is DeliveryOutcome.GAVE_UP
     assert [(sink.delivered, sink.left) for sink in receipt(run.folder, Counts()).sinks] == [(0, 2)]
 
 
@@ -264,12 +264,12 @@ def test_two_destinations_have_a_cursor_each(run: HandMadeRun, backend: Backend)
     other = Backend(destination="elsewhere", tells=False)
     backend.tells = False
     run.points(1, 2)
-    assert sync(run, backend) is End.CAUGHT_UP
-    assert sync(run, other) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
+    assert sync(run, other) is DeliveryOutcome.CAUGHT_UP
     run.points(3)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
-    assert sync(run, other) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
+    assert sync(run, other) is DeliveryOutcome.COMPLETE
     assert backend.steps() == other.steps() == [1, 2, 3]
     progress = read_progress(run.folder, "memory")
     assert progress is not None
@@ -279,11 +279,11 @@ def test_two_destinations_have_a_cursor_each(run: HandMadeRun, backend: Backend)
 @pytest.mark.parametrize("content", [b"", b"{", b"\0" * 50, b'{"cursors": 7}', b"[" * 100_000])
 def test_a_progress_file_that_is_garbage_is_as_none(run: HandMadeRun, backend: Backend, content: bytes) -> None:
     run.points(1, 2)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     progress_path(run.folder, "memory").write_bytes(content)
     run.points(3)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
 
 
@@ -293,7 +293,7 @@ def test_what_killed_processes_left_half_written_is_cleared_away(run: HandMadeRu
         path.touch()
     run.points(1)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert not any(path.exists() for path in left)
 
 
@@ -304,7 +304,7 @@ def test_a_progress_file_that_cannot_be_written_is_said_and_holds_up_nothing(
     run.points(1, 2)
     run.close()
     driver = Driver(run.folder, backend)
-    assert driver.run() is End.COMPLETE
+    assert driver.run() is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2]
     assert len([line for line in driver.said if "progress cannot be written" in line]) == 1
 
@@ -315,9 +315,9 @@ def test_a_sink_that_claims_more_than_it_was_given_is_not_believed(run: HandMade
     boasting = Driver(run.folder, backend, follow=False)
     write = boasting.delivery._write
     boasting.delivery._write = lambda records: (write(records) or 0) + 10**6  # type: ignore[method-assign]
-    assert boasting.run() is End.CAUGHT_UP
+    assert boasting.run() is DeliveryOutcome.CAUGHT_UP
     run.points(3)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     assert backend.steps() == [1, 2, 3]
 
 
@@ -334,7 +334,7 @@ def test_a_failing_sink_is_tried_again_with_growing_pauses_and_a_fresh_instance(
     def heal() -> None:
         backend.down = None
 
-    assert driver.run(*[lambda: None] * 8, heal, run.close) is End.COMPLETE
+    assert driver.run(*[lambda: None] * 8, heal, run.close) is DeliveryOutcome.COMPLETE
     assert driver.waits[:9] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
     assert len(backend.sinks) == 10
     assert backend.steps() == [1, 2]
@@ -379,7 +379,7 @@ def test_whatever_a_sink_raises_is_a_failure_to_be_tried_again(
     run.points(1, 2)
     run.close()
     backend.faults = [error]
-    assert Driver(run.folder, backend).run() is End.COMPLETE
+    assert Driver(run.folder, backend).run() is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2]
 
 
@@ -387,7 +387,7 @@ def test_what_was_taken_before_a_failure_does_not_come_again(run: HandMadeRun, b
     run.points(*range(1, 2501))
     run.close()
     backend.faults = [None, SinkUnavailable("a hiccup"), None]
-    assert Driver(run.folder, backend).run() is End.COMPLETE
+    assert Driver(run.folder, backend).run() is DeliveryOutcome.COMPLETE
     assert backend.steps() == list(range(1, 2501))
 
 
@@ -414,7 +414,7 @@ def test_a_sink_that_cannot_close_is_tried_again_with_growing_pauses_and_given_u
     run.close()
     backend.close_fails = RuntimeError("no")
     driver = Driver(run.folder, backend, settings=Settings(linger=100))
-    assert driver.run() is End.GAVE_UP
+    assert driver.run() is DeliveryOutcome.GAVE_UP
     assert driver.waits[:6] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
     assert backend.steps() == [1]
     assert len([line for line in driver.said if "cannot take records now" in line]) == 1
@@ -441,7 +441,7 @@ def test_a_sink_that_is_well_again_is_said_so_also_without_a_record(run: HandMad
         backend.faults = [SinkUnavailable("another")]
         run.points(1)
 
-    assert driver.run(lambda: None, heal, fail_once, lambda: None, run.close) is End.COMPLETE
+    assert driver.run(lambda: None, heal, fail_once, lambda: None, run.close) is DeliveryOutcome.COMPLETE
     assert driver.waits == [1.0, 2.0, 2.0, 1.0, 2.0]
     assert [line for line in driver.said if "takes records again" in line] == ["memory takes records again"] * 2
 
@@ -454,7 +454,7 @@ def test_a_backend_that_is_down_while_the_trainer_lives_is_never_given_up(run: H
     def heal() -> None:
         backend.down = None
 
-    assert driver.run(*[lambda: None] * 150, heal, run.close) is End.COMPLETE
+    assert driver.run(*[lambda: None] * 150, heal, run.close) is DeliveryOutcome.COMPLETE
     assert sum(driver.waits) > 150 * 50
 
 
@@ -464,7 +464,7 @@ def test_a_dead_backend_is_given_up_when_the_trainer_has_been_gone_for_so_long(
     run.points(1)
     backend.down = SinkUnavailable("no network")
     driver = Driver(run.folder, backend, settings=Settings(linger=300))
-    assert driver.run(*[lambda: None] * 20, run.die) is End.GAVE_UP
+    assert driver.run(*[lambda: None] * 20, run.die) is DeliveryOutcome.GAVE_UP
     alone = sum(driver.waits[21:])
     assert 240 <= alone <= 360
     progress = read_progress(run.folder, "memory")
@@ -476,7 +476,7 @@ def test_a_sync_gives_a_dead_backend_up_after_linger(run: HandMadeRun, backend: 
     run.points(1)
     backend.down = SinkUnavailable("no network")
     driver = Driver(run.folder, backend, follow=False, settings=Settings(linger=30))
-    assert driver.run() is End.GAVE_UP
+    assert driver.run() is DeliveryOutcome.GAVE_UP
     assert 30 <= sum(driver.waits) <= 63
 
 
@@ -487,7 +487,7 @@ def test_delivery_ends_when_it_is_told_to(run: HandMadeRun, backend: Backend) ->
     def stop() -> None:
         driver.stopped = True
 
-    assert driver.run(stop) is End.GAVE_UP
+    assert driver.run(stop) is DeliveryOutcome.GAVE_UP
     assert backend.closed == []
 
 
@@ -500,7 +500,7 @@ def test_of_a_batch_exactly_the_bad_records_are_set_aside(run: HandMadeRun, back
     bad = {seqs[0], seqs[41], seqs[42], seqs[998], seqs[1001], seqs[1499]}
     backend.bad = frozenset(bad)
     driver = Driver(run.folder, backend)
-    assert driver.run() is End.COMPLETE
+    assert driver.run() is DeliveryOutcome.COMPLETE
     assert backend.seqs() == [seq for seq in seqs if seq not in bad]
     aside = (run.folder / "sinks" / "memory.rejected.jsonl").read_text().splitlines()
     assert {json.loads(line)["seq"] for line in aside} == bad
@@ -520,7 +520,7 @@ def test_a_record_that_was_set_aside_is_not_counted_again_by_a_later_sync(run: H
     seqs = run.points(1, 2, 3)
     backend.bad = frozenset(seqs[1:])
     for _ in range(3):
-        assert sync(run, backend) is End.CAUGHT_UP
+        assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     progress = read_progress(run.folder, "memory")
     assert progress is not None
     assert progress.cursor.rejected == 2
@@ -532,7 +532,7 @@ def test_a_sink_that_is_told_off_at_the_first_record_still_gets_the_others(run: 
     run.points(1)
     backend.faults = [SinkRejected("never")]
     driver = Driver(run.folder, backend)
-    assert driver.run(lambda: run.points(2), run.close) is End.COMPLETE
+    assert driver.run(lambda: run.points(2), run.close) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [2]
 
 
@@ -540,7 +540,7 @@ def test_a_sink_that_refuses_the_run_ends_its_delivery_with_the_message(run: Han
     run.points(1)
     backend.refuses = SinkRejected("this project is archived")
     driver = Driver(run.folder, backend)
-    assert driver.run() is End.REFUSED
+    assert driver.run() is DeliveryOutcome.REFUSED
     progress = read_progress(run.folder, "memory")
     assert progress is not None
     assert (progress.state, progress.last_error) == (
@@ -555,9 +555,9 @@ def test_a_refusal_is_not_for_ever(run: HandMadeRun, backend: Backend) -> None:
     run.points(1)
     run.close()
     backend.refuses = SinkRejected("this project is archived")
-    assert sync(run, backend) is End.REFUSED
+    assert sync(run, backend) is DeliveryOutcome.REFUSED
     backend.refuses = None
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1]
 
 
@@ -573,7 +573,7 @@ def test_when_the_trainer_is_killed_all_it_wrote_comes_and_the_run_is_killed(
         run.points(*range(2, 2002))
         run.die()
 
-    assert Driver(run.folder, backend).run(write_and_die) is End.COMPLETE
+    assert Driver(run.folder, backend).run(write_and_die) is DeliveryOutcome.COMPLETE
     assert backend.steps() == list(range(1, 2002))
     assert backend.closed == ["killed"]
 
@@ -609,18 +609,18 @@ def test_what_a_trainer_writes_between_the_last_look_and_its_end_is_delivered(
 ) -> None:
     run.points(1)
 
-    class Watch(TrainerWatch):
+    class Watch(TrainerLivenessProbe):
         looks = 0
 
-        def lives(self) -> bool | None:
+        def is_alive(self) -> bool | None:
             self.looks += 1
             if self.looks == 3:
                 # The journal has just been read, and the trainer was alive.
                 run.points(2)
                 run.die()
-            return super().lives()
+            return super().is_alive()
 
-    assert Driver(run.folder, backend, watch=Watch(run.folder)).run() is End.COMPLETE
+    assert Driver(run.folder, backend, watch=Watch(run.folder)).run() is DeliveryOutcome.COMPLETE
     assert (backend.steps(), backend.closed) == ([1, 2], ["killed"])
 
 
@@ -629,13 +629,13 @@ def test_a_torn_last_line_of_a_killed_trainer_is_no_hindrance(run: HandMadeRun, 
     with segment_path(run.folder, 0).open("ab") as file:
         file.write(b'{"kind":"scalars","seq":3')
     run.die()
-    assert Driver(run.folder, backend).run() is End.COMPLETE
+    assert Driver(run.folder, backend).run() is DeliveryOutcome.COMPLETE
     assert (backend.steps(), backend.closed) == ([1, 2], ["killed"])
 
 
 def test_a_trainer_that_closes_its_run_and_goes_on_living_is_not_killed(run: HandMadeRun, backend: Backend) -> None:
     run.points(1)
-    assert Driver(run.folder, backend).run(lambda: run.close("preempted")) is End.COMPLETE
+    assert Driver(run.folder, backend).run(lambda: run.close("preempted")) is DeliveryOutcome.COMPLETE
     assert backend.closed == ["preempted"]
 
 
@@ -643,7 +643,7 @@ def test_a_trainer_elsewhere_is_watched_for_a_minute_before_its_run_is_killed(tm
     run = HandMadeRun(tmp_path / "run", FOREIGN)
     run.points(1)
     driver = Driver(run.folder, backend, follow=False)
-    assert driver.run() is End.COMPLETE
+    assert driver.run() is DeliveryOutcome.COMPLETE
     assert backend.closed == ["killed"]
     assert 60 <= sum(driver.waits) <= 62
 
@@ -652,7 +652,7 @@ def test_a_trainer_elsewhere_that_beats_is_left_running(tmp_path: Path, backend:
     run = HandMadeRun(tmp_path / "run", FOREIGN)
     run.points(1)
     driver = Driver(run.folder, backend, follow=False)
-    assert driver.run(*[lambda: None] * 9, lambda: beat(run.folder, FOREIGN, beat=2)) is End.CAUGHT_UP
+    assert driver.run(*[lambda: None] * 9, lambda: beat(run.folder, FOREIGN, beat=2)) is DeliveryOutcome.CAUGHT_UP
     assert backend.closed == []
     assert len(driver.waits) == 10
 
@@ -665,7 +665,7 @@ def test_who_watches_a_trainer_elsewhere_can_be_stopped(tmp_path: Path, backend:
     def stop() -> None:
         driver.stopped = True
 
-    assert driver.run(stop) is End.GAVE_UP
+    assert driver.run(stop) is DeliveryOutcome.GAVE_UP
     assert len(driver.waits) == 1
 
 
@@ -681,7 +681,7 @@ def test_delivery_hands_over_to_a_newer_attempt_without_closing(run: HandMadeRun
         run.begin(resume_step=1)
         run.points(2)
 
-    assert Driver(run.folder, backend).run(resume) is End.HANDED_OVER
+    assert Driver(run.folder, backend).run(resume) is DeliveryOutcome.HANDED_OVER
     assert (backend.steps(), backend.closed) == ([1, 2], [])
     assert Lease(run.folder / "sinks", "memory").try_acquire()
 
@@ -698,18 +698,18 @@ def test_a_newer_attempt_is_seen_although_its_segment_had_no_head_at_first(run: 
         run.begin(resume_step=1)
         assert segment_path(run.folder, 1).exists()
 
-    assert Driver(run.folder, backend).run(make_file, resume) is End.HANDED_OVER
+    assert Driver(run.folder, backend).run(make_file, resume) is DeliveryOutcome.HANDED_OVER
 
 
 def test_the_end_of_an_earlier_attempt_is_no_end(run: HandMadeRun, backend: Backend) -> None:
     run.points(1)
     run.close("preempted")
     run.begin(resume_step=1)
-    assert sync(run, backend) is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     assert backend.closed == []
     run.points(2)
     run.close("finished")
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.closed == ["finished"]
     assert backend.steps() == [1, 2]
 
@@ -719,7 +719,7 @@ def test_an_attempt_that_was_killed_after_one_that_ended_well_is_killed(run: Han
     run.close("preempted")
     run.begin(resume_step=1)
     run.die()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.closed == ["killed"]
 
 
@@ -742,9 +742,9 @@ def test_a_later_sync_leaves_out_what_was_superseded(run: HandMadeRun, backend: 
     run.begin(resume_step=2)
     run.points(3, 4, 5)
     run.close()
-    assert sync(run, backend) is End.COMPLETE
+    assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3, 4, 5]
-    assert sync(run, live) is End.COMPLETE
+    assert sync(run, live) is DeliveryOutcome.COMPLETE
     assert live.steps() == [1, 2, 3, 4, 3, 4, 5]
 
 
@@ -756,7 +756,7 @@ def test_a_segment_that_continues_the_same_attempt_is_no_newer_attempt(run: Hand
         run.journal = JournalWriter(run.folder, run_record(run.folder, 1))
         run.points(3)
 
-    assert Driver(run.folder, backend).run(go_on_elsewhere, run.close) is End.COMPLETE
+    assert Driver(run.folder, backend).run(go_on_elsewhere, run.close) is DeliveryOutcome.COMPLETE
     assert backend.seqs() == [*seqs, 1_000_000_001]
     assert backend.closed == ["finished"]
 
@@ -774,7 +774,7 @@ def test_records_of_an_unknown_kind_are_passed_over(run: HandMadeRun, backend: B
     run.journal._next = 3
     run.points(3)
     run.close()
-    assert Driver(run.folder, backend).run() is End.COMPLETE
+    assert Driver(run.folder, backend).run() is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 3]
 
 
@@ -784,7 +784,7 @@ def test_a_holder_that_has_lost_its_lease_ends_without_closing(run: HandMadeRun,
     def lose() -> None:
         (run.folder / "sinks" / "memory.lease-2").write_text("{}")
 
-    assert Driver(run.folder, backend).run(lose) is End.HANDED_OVER
+    assert Driver(run.folder, backend).run(lose) is DeliveryOutcome.HANDED_OVER
     assert backend.closed == []
     assert read_progress(run.folder, "memory") is not None
 
@@ -793,8 +793,8 @@ def test_the_cursor_is_read_when_the_lease_is_held_and_not_before(run: HandMadeR
     backend.tells = False
     run.points(1, 2)
     late = Driver(run.folder, backend, follow=False)
-    assert sync(run, backend) is End.CAUGHT_UP
-    assert late.run() is End.CAUGHT_UP
+    assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
+    assert late.run() is DeliveryOutcome.CAUGHT_UP
     assert backend.steps() == [1, 2]
 
 
@@ -805,7 +805,7 @@ def test_a_folder_that_is_deleted_is_a_failure_like_any_other(
     run.close("finished")
     run.begin(resume_step=1)
     driver = Driver(run.folder, backend, settings=Settings(linger=100))
-    assert driver.run(lambda: run.folder.rename(tmp_path / "gone")) is End.GAVE_UP
+    assert driver.run(lambda: run.folder.rename(tmp_path / "gone")) is DeliveryOutcome.GAVE_UP
     assert backend.steps() == [1]
 
 
@@ -822,7 +822,10 @@ def test_a_folder_that_cannot_be_read_for_a_moment_is_tried_again(
     def heal() -> None:
         monkeypatch.setattr("os.listdir", real)
 
-    assert driver.run(lambda: monkeypatch.setattr("os.listdir", stale), lambda: None, heal, run.close) is End.COMPLETE
+    assert (
+        driver.run(lambda: monkeypatch.setattr("os.listdir", stale), lambda: None, heal, run.close)
+        is DeliveryOutcome.COMPLETE
+    )
     assert backend.steps() == [1]
 
 
@@ -831,7 +834,7 @@ def test_what_a_client_took_and_may_have_lost_is_not_told_as_delivered(run: Hand
     run.points(1, 2)
     run.close()
     backend.close_fails = SinkUnavailable("cannot finish")
-    assert sync(run, backend, settings=Settings(linger=0.001)) is End.GAVE_UP
+    assert sync(run, backend, settings=Settings(linger=0.001)) is DeliveryOutcome.GAVE_UP
     (line,) = receipt(run.folder, Counts()).sinks
     assert (line.delivered, line.left) == (0, 2)
 
@@ -844,7 +847,7 @@ def test_a_place_that_cannot_be_opened_is_not_taken_for_the_one_before(run: Hand
     assert progress is not None
     assert not progress.reopening
     backend.down = SinkUnavailable("nobody there")
-    assert sync(run, backend, settings=Settings(linger=0.001)) is End.GAVE_UP
+    assert sync(run, backend, settings=Settings(linger=0.001)) is DeliveryOutcome.GAVE_UP
     progress = read_progress(run.folder, "memory")
     assert progress is not None
     assert (progress.state, progress.reopening, progress.destination) == ("retrying", True, "memory")
@@ -862,7 +865,7 @@ def test_nothing_but_the_destinations_own_cursor_counts(run: HandMadeRun, backen
     progress.cursors["memory"].durable = 10**9
     write_progress(run.folder, "memory", progress)
     other = Backend(destination="other", tells=False)
-    assert sync(run, other) is End.COMPLETE
+    assert sync(run, other) is DeliveryOutcome.COMPLETE
     assert other.steps() == [1, 2]
 
 
@@ -870,11 +873,11 @@ def test_a_watch_may_be_handed_in(run: HandMadeRun, backend: Backend) -> None:
     run.points(1)
     run.trainer = DEAD
 
-    class Gone(TrainerWatch):
-        def lives(self) -> bool | None:
+    class Gone(TrainerLivenessProbe):
+        def is_alive(self) -> bool | None:
             return False
 
-    assert Driver(run.folder, backend, watch=Gone(run.folder)).run() is End.COMPLETE
+    assert Driver(run.folder, backend, watch=Gone(run.folder)).run() is DeliveryOutcome.COMPLETE
     assert backend.closed == ["killed"]
 
 

@@ -17,13 +17,13 @@ from telemetry.journal.reader import Skipped
 from telemetry.journal.segments import segment_path
 from telemetry.records import SEQ_PER_SEGMENT, Closed
 from telemetry.run_folder.heartbeat import Counts
-from telemetry.run_folder.sink_progress import Cursor, Progress, write_progress
+from telemetry.run_folder.sink_progress import Cursor, SinkProgress, write_progress
 
 
 def sink(folder: Path, name: str, accepted: int, rejected: int = 0, **fields: object) -> None:
     (folder / "sinks").mkdir(exist_ok=True)
     cursors = {"there": Cursor(accepted=accepted, rejected=rejected)}
-    write_progress(folder, name, Progress(destination="there", cursors=cursors, **fields))  # type: ignore[arg-type]
+    write_progress(folder, name, SinkProgress(destination="there", cursors=cursors, **fields))  # type: ignore[arg-type]
 
 
 def test_records_are_counted_as_journaled_delivered_and_left_for_each_sink(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_receipt_says_what_is_left_and_the_command_that_delivers_it(tmp_path: 
 def test_a_journal_of_a_hostile_name_leads_to_no_file_outside_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    outside = Progress(destination="stolen", cursors={"stolen": Cursor(accepted=9)})
+    outside = SinkProgress(destination="stolen", cursors={"stolen": Cursor(accepted=9)})
     (tmp_path / "outside.json").write_bytes(msgspec.json.encode(outside))
     head = encode(run_record(sinks={"../../outside": {}}))
     segment_path(folder, 0).write_bytes(head + encode(scalars(1)))

@@ -382,7 +382,7 @@ def test_a_delivery_that_keeps_dying_is_started_less_and_less_often(
     worker.start()
     for _ in range(600):
         now[0] += 1.0
-        worker.tend()
+        worker.supervise()
     pauses = [round(b - a) for a, b in itertools.pairwise(starts)]
     assert pauses[:7] == sorted(pauses[:7])
     assert set(pauses[6:]) == {61}, "the pause has grown to a minute, and stays there"

@@ -57,7 +57,7 @@ def test_a_hook_that_raises_has_returned(lease: Lease, told: list[str]) -> None:
 def test_the_lease_is_renewed_also_while_a_hook_runs(
     lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.delivery.watchdog.RENEWAL", 0.02)
+    monkeypatch.setattr("telemetry.delivery.watchdog.RENEWAL_INTERVAL", 0.02)
     with Keeper(lease, 30.0, lambda: None) as keeper, keeper.hook():
         eventually(lambda: beat(tmp_path) >= 3)
 
@@ -65,7 +65,7 @@ def test_the_lease_is_renewed_also_while_a_hook_runs(
 def test_a_disk_that_fails_does_not_end_the_keeper(
     lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.delivery.watchdog.RENEWAL", 0.02)
+    monkeypatch.setattr("telemetry.delivery.watchdog.RENEWAL_INTERVAL", 0.02)
     tries: list[int] = []
     renew = lease.renew
 

@@ -14,7 +14,7 @@ from support.telemetry_fakes import DEAD, beat, journal_lines
 from support.written_runs import NOON, WrittenRun
 from telemetry import JournalError, Metric, PackageNotInstalled, RunNotFound, read_run
 from telemetry.reading.run import RunReader
-from telemetry.run_folder.process_identity import current
+from telemetry.run_folder.process_identity import current_process
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_metric_that_only_an_earlier_attempt_declares_keeps_its_unit(run: Writ
     ("prepare", "status"),
     [
         (lambda run: run.close("preempted"), "preempted"),
-        (lambda run: beat(run.folder, current()), "running"),
+        (lambda run: beat(run.folder, current_process()), "running"),
         (lambda run: beat(run.folder, DEAD), "killed"),
         (lambda run: None, "unseen"),
     ],
@@ -144,7 +144,7 @@ def test_the_status_is_told_by_the_journal_else_by_the_trainer(run: WrittenRun, 
 def test_a_run_that_goes_on_after_it_was_closed_is_not_closed(run: WrittenRun) -> None:
     run.close("preempted")
     run.begin(resume_step=0)
-    beat(run.folder, current(), attempt=2)
+    beat(run.folder, current_process(), attempt=2)
     assert read_run(run.folder).status == "running"
 
 

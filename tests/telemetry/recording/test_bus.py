@@ -28,7 +28,7 @@ from support.telemetry_fakes import (
     remove,
 )
 from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
-from telemetry.alerts.detector import Divergence, WatchSettings
+from telemetry.alerts.detector import AlertSettings, Divergence
 from telemetry.testing import RecordingSink
 
 Opener = Callable[..., MetricBus]
@@ -749,11 +749,11 @@ def test_a_child_forked_while_the_bus_is_locked_is_not_held_up_by_it(open_bus: O
 
 
 def test_the_trainer_is_seen_to_live_until_the_run_is_closed(open_bus: Opener, run: Path) -> None:
-    watch = telemetry.run_folder.heartbeat.TrainerWatch(run)
+    watch = telemetry.run_folder.heartbeat.TrainerLivenessProbe(run)
     bus = open_bus()
-    assert watch.lives() is True
+    assert watch.is_alive() is True
     bus.close()
-    assert watch.lives() is False
+    assert watch.is_alive() is False
 
 
 def test_the_last_beat_tells_what_became_of_the_records(open_bus: Opener, run: Path) -> None:
@@ -761,7 +761,7 @@ def test_the_last_beat_tells_what_became_of_the_records(open_bus: Opener, run: P
     bus.publish("train", 7, {"loss": 1.0})
     bus.publish("train", 8, lambda: 1 / 0)
     bus.close()
-    alive = telemetry.run_folder.heartbeat.read_alive(run)
+    alive = telemetry.run_folder.heartbeat.read_heartbeat(run)
     assert alive is not None
     assert (alive.beat, alive.counts.offered, alive.counts.journaled, alive.counts.lost) == (-1, 2, 1, 1)
     assert alive.counts.step == 7
@@ -814,7 +814,7 @@ def test_the_host_can_see_what_is_wrong_now_and_whether_training_has_diverged(ru
 def test_silence_is_told_of_while_the_training_hangs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("telemetry.recording.bus.TICK", 0.01)
     monkeypatch.setattr("telemetry.alerts.detector.SILENCE", 0.0)
-    settings = Settings(every=1, watch=WatchSettings(stalled=0.2))
+    settings = Settings(every=1, watch=AlertSettings(stalled=0.2))
     with open_run(run, metrics={"train/loss": Metric()}, sinks=[], settings=settings) as bus:
         for step in (1, 2):
             bus.publish("train", step, {"loss": 1.0})

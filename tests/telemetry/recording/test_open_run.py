@@ -45,7 +45,7 @@ from telemetry import (
     read_header,
 )
 from telemetry.journal.codec import encode
-from telemetry.run_folder.heartbeat import TrainerWatch
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 
 QUIET: dict[str, Any] = {"metrics": METRICS, "sinks": [], "settings": Settings(every=1)}
 
@@ -345,18 +345,20 @@ def test_a_trainer_on_another_machine_is_watched_before_its_run_is_resumed(
     HandMadeRun(run, FOREIGN).points(1)
     clock = FakeClock()
     monkeypatch.setattr(
-        "telemetry.recording.open_run.TrainerWatch",
+        "telemetry.recording.open_run.TrainerLivenessProbe",
         lambda folder: _Watch(folder, clock, lambda: beat(run, FOREIGN, beat=2)),
     )
     with pytest.raises(RunAlive, match="process 4711 on elsewhere"):
         open_run(run, **QUIET, resume_step=1)
-    monkeypatch.setattr("telemetry.recording.open_run.TrainerWatch", lambda folder: _Watch(folder, clock, lambda: None))
+    monkeypatch.setattr(
+        "telemetry.recording.open_run.TrainerLivenessProbe", lambda folder: _Watch(folder, clock, lambda: None)
+    )
     open_run(run, **QUIET, resume_step=1).close(timeout=0)
     assert read_header(run).attempt == 2
     assert sum(clock.sleeps) >= 60
 
 
-class _Watch(TrainerWatch):
+class _Watch(TrainerLivenessProbe):
     """A watch on a fake clock; something happens at each sleep."""
 
     def __init__(self, folder: Path, clock: FakeClock, happens: Callable[[], None]) -> None:

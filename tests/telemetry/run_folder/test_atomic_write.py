@@ -22,7 +22,7 @@ from telemetry.run_folder.atomic_write import MAX_BYTES, private_opener, read_js
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.sink_progress import (
     Cursor,
-    Progress,
+    SinkProgress,
     delivered_sinks,
     progress_path,
     read_progress,
@@ -137,7 +137,7 @@ def test_what_is_damaged_too_large_or_of_another_type_is_not_there(tmp_path: Pat
     path = tmp_path / "x.json"
     path.write_bytes(content)
     assert read_json(path, msgspec.json.Decoder(int)) is None
-    assert read_json(path, msgspec.json.Decoder(Progress)) is None
+    assert read_json(path, msgspec.json.Decoder(SinkProgress)) is None
 
 
 @pytest.mark.parametrize("what", ["nothing", "symlink", "FIFO", "folder"])
@@ -158,13 +158,13 @@ def test_only_regular_files_are_read(tmp_path: Path, what: str) -> None:
 def test_no_bytes_make_reading_fail(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_bytes(content)
-    read_json(path, msgspec.json.Decoder(Progress))
+    read_json(path, msgspec.json.Decoder(SinkProgress))
 
 
 INTERRUPTED = """
 import os, sys
 from pathlib import Path
-from telemetry.run_folder.heartbeat import read_alive
+from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.journal.reader import read_header
@@ -172,7 +172,7 @@ from telemetry.journal.reader import read_header
 folder = Path(sys.argv[1])
 lease = Lease(folder / "sinks", "sink")
 READS = {
-    "alive": lambda: read_alive(folder),
+    "alive": lambda: read_heartbeat(folder),
     "lease": lease.holder,
     "progress": lambda: read_progress(folder, "sink"),
     "journal": lambda: read_header(folder),
@@ -208,7 +208,7 @@ def test_a_file_may_be_read_in_the_middle_of_its_first_reading_as_by_a_signals_h
     tmp_path: Path, what: str
 ) -> None:
     run = HandMadeRun(tmp_path / "run")
-    write_progress(run.folder, "sink", Progress())
+    write_progress(run.folder, "sink", SinkProgress())
     assert Lease(run.folder / "sinks", "sink").try_acquire()
     subprocess.run([sys.executable, "-c", INTERRUPTED, run.folder, what], check=True, timeout=60)
 
@@ -217,7 +217,7 @@ def test_a_file_may_be_read_in_the_middle_of_its_first_reading_as_by_a_signals_h
 
 
 def test_progress_is_kept_for_each_destination(tmp_path: Path) -> None:
-    progress = Progress(destination="here")
+    progress = SinkProgress(destination="here")
     progress.cursor.accepted = 7
     progress.destination = "there"
     assert progress.cursor.accepted == 0
@@ -236,7 +236,7 @@ def test_a_sink_without_progress_has_none(tmp_path: Path) -> None:
 
 def test_the_sinks_that_were_delivered_to_are_those_with_progress_by_any_name(tmp_path: Path) -> None:
     for name in ("wandb", "my.sink", "tensorboard"):
-        write_progress(tmp_path, name, Progress())
+        write_progress(tmp_path, name, SinkProgress())
     folder = tmp_path / "sinks"
     for other in ("wandb.lease-3", "wandb.rejected.jsonl", ".wandb.json.77.0.tmp", ".hidden.json", "wandb.log"):
         (folder / other).touch()
@@ -245,7 +245,7 @@ def test_the_sinks_that_were_delivered_to_are_those_with_progress_by_any_name(tm
 
 def test_progress_in_a_folder_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        write_progress(tmp_path / "gone", "foo", Progress())
+        write_progress(tmp_path / "gone", "foo", SinkProgress())
     assert not (tmp_path / "gone").exists()
 
 

@@ -18,7 +18,7 @@ from support.telemetry_fakes import DEAD, FOREIGN, FakeClock, eventually
 from telemetry import LeaseHeld
 from telemetry.run_folder.atomic_write import write_json
 from telemetry.run_folder.lease import Holder, Lease
-from telemetry.run_folder.process_identity import Identity, current
+from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def lease(tmp_path: Path, clock: FakeClock) -> Lease:
     return Lease(tmp_path / "sinks", "sink", clock=clock)
 
 
-def hold(folder: Path, who: Identity, beat: int = 1, *, number: int = 1, released: bool = False) -> None:
+def hold(folder: Path, who: ProcessIdentity, beat: int = 1, *, number: int = 1, released: bool = False) -> None:
     """Write a lease file as its holder does."""
     (folder / "sinks").mkdir(exist_ok=True)
     write_json(folder / "sinks" / f"sink.lease-{number}", Holder(who=who, beat=beat, released=released))
@@ -60,7 +60,7 @@ def test_it_says_who_holds_it(tmp_path: Path, lease: Lease) -> None:
     other = Lease(tmp_path / "sinks", "sink")
     assert other.holder() is None
     assert lease.try_acquire()
-    assert other.holder() == current()
+    assert other.holder() == current_process()
     with pytest.raises(LeaseHeld, match=f"process {os.getpid()} on .* delivers this run to 'sink' now"):
         other.acquire()
 
@@ -82,7 +82,7 @@ def test_giving_back_twice_takes_nothing_from_the_next_holder(tmp_path: Path, le
     assert other.try_acquire()
     lease.release()
     assert other.is_held()
-    assert other.holder() == current()
+    assert other.holder() == current_process()
 
 
 def test_the_lease_of_a_process_that_is_dead_is_free_at_once(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
@@ -362,7 +362,7 @@ def test_its_file_is_readable_by_its_owner_only_and_says_who(tmp_path: Path, lea
     (path,) = (tmp_path / "sinks").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
     content = json.loads(path.read_bytes())
-    assert content["who"] == msgspec.to_builtins(current())
+    assert content["who"] == msgspec.to_builtins(current_process())
     lease.renew()
     assert json.loads(path.read_bytes())["beat"] == content["beat"] + 1
 

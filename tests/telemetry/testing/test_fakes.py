@@ -9,7 +9,7 @@ import pytest
 
 from support.telemetry_fakes import FakeClock, HandMadeRun
 from telemetry import Settings
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.plugins.registry import Sink, select
 from telemetry.sink_api import Scalars, SinkRejected
 from telemetry.testing import FlakySink, HungSink, RecordingSink, SlowSink, resumed, run_record, scalars
@@ -42,7 +42,7 @@ def steps(sink: RecordingSink) -> list[int]:
 
 def test_a_recording_sink_keeps_what_it_is_given(run: HandMadeRun, clock: FakeClock) -> None:
     sink = RecordingSink()
-    assert delivery(run, sink, clock).run() is End.COMPLETE
+    assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
     assert steps(sink) == [1, 2, 3]
     assert [opened.name for opened in sink.opened] == ["a run"]
     assert sink.closed == ["finished"]
@@ -64,14 +64,14 @@ def test_a_recording_sink_is_given_nothing_twice_and_all_of_another_run(
 
 def test_a_flaky_sink_fails_at_its_calls_and_gets_everything_once(run: HandMadeRun, clock: FakeClock) -> None:
     sink = FlakySink(fail=[1, 2])
-    assert delivery(run, sink, clock).run() is End.COMPLETE
+    assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
     assert steps(sink) == [1, 2, 3]
     assert (sink.calls, len(clock.sleeps)) == (3, 2)
 
 
 def test_a_flaky_sink_can_fail_with_any_error(run: HandMadeRun, clock: FakeClock) -> None:
     sink = FlakySink(fail=range(1, 6), error=lambda: SinkRejected("not this one"), name="picky")
-    assert delivery(run, sink, clock).run() is End.COMPLETE
+    assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
     # All three together, then halves of what is left, down to each by itself.
     assert steps(sink) == []
     rejected = (run.folder / "sinks" / "picky.rejected.jsonl").read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def test_a_flaky_sink_can_fail_with_any_error(run: HandMadeRun, clock: FakeClock
 
 def test_a_slow_sink_sleeps_by_the_clock_that_it_is_given(run: HandMadeRun, clock: FakeClock) -> None:
     sink = SlowSink(seconds=30.0, sleep=clock.sleep)
-    assert delivery(run, sink, clock).run() is End.COMPLETE
+    assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
     assert clock.sleeps == [30.0]
     assert steps(sink) == [1, 2, 3]
 

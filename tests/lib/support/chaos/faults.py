@@ -264,9 +264,9 @@ def _shorten(still: float) -> None:
     """Let what stands still for so many seconds be dead."""
     names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.bus")
     alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
-    alive.TrainerWatch.__init__.__kwdefaults__["still"] = still
-    lease.STILL = still
-    keeper.RENEWAL = bus.BEAT = still / 10
+    alive.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
+    lease.HEARTBEAT_TIMEOUT = still
+    keeper.RENEWAL_INTERVAL = bus.HEARTBEAT_INTERVAL = still / 10
 
 
 def _move_to(host: str) -> None:

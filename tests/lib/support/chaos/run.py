@@ -27,7 +27,7 @@ from telemetry.sink_api import Scalars
 
 QUICK = {
     "telemetry.recording.bus.TICK": 0.05,
-    "telemetry.recording.bus.BEAT": 0.1,
+    "telemetry.recording.bus.HEARTBEAT_INTERVAL": 0.1,
     "telemetry.recording.bus.FIRST_RETRY": 0.1,
     "telemetry.recording.bus.LAST_RETRY": 0.5,
     "telemetry.delivery.supervisor.FIRST_RESTART": 0.05,
