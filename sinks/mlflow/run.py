@@ -147,7 +147,7 @@ class MlflowRun:
         """Find out whether the records caused a rejection, by repeating a metric that was accepted before."""
         try:
             self._log(self._accepted_metric, {tags.SEQ_TAG: str(confirmed_seq)})
-        except Exception:  # noqa: BLE001 - whatever it is, no record has caused it
+        except Exception:  # noqa: BLE001 - any error shows that no record is the cause
             msg = f"mlflow rejects everything written to run {self.run_id}: {format_error(error)}"
             raise SinkUnavailable(msg) from None
         raise SinkRejected(format_error(error)) from None

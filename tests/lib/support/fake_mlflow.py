@@ -230,8 +230,14 @@ class FaultyMlflow(FakeMlflow):
                 raise _error("API request failed with exception ... Connection refused", "INTERNAL_ERROR")
             if failure == "busy":
                 raise _error("(sqlite3.OperationalError) database is locked", "TEMPORARILY_UNAVAILABLE")
-            self._tears = failure == "torn"
-            answer = call(*args, **kwargs)
+            # Calls within this one do not tear, so they leave the flag alone.
+            if failure == "torn":
+                self._tears = True
+            try:
+                answer = call(*args, **kwargs)
+            finally:
+                if failure == "torn":
+                    self._tears = False
             if failure == "lost":
                 raise _error("API request failed with timeout exception", "INTERNAL_ERROR")
             return answer

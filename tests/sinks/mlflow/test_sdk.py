@@ -11,7 +11,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from sinks.mlflow.client import http_status, is_rejection
-from support.fake_mlflow import FakeMlflow
+from support.fake_mlflow import FakeMlflow, FaultyMlflow
 from support.mlflow_kit import IGNORE_NOLOAD, client_of, copy_store, history, quiet, shared_template
 
 pytestmark = IGNORE_NOLOAD
@@ -139,7 +139,7 @@ def test_an_experiment_can_be_created_once_and_is_found_even_if_deleted(client: 
 
 
 def test_metrics_are_stored_even_if_the_tags_of_the_same_call_fail(
-    client: Any, run_id: str, monkeypatch: pytest.MonkeyPatch
+    client: Any, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The order is that of this store; MLflow guarantees none."""
 
@@ -147,15 +147,10 @@ def test_metrics_are_stored_even_if_the_tags_of_the_same_call_fail(
         raise MlflowException("(sqlite3.OperationalError) disk I/O error")
 
     if isinstance(client, FakeMlflow):
-        monkeypatch.setattr(client, "_take", lambda run, rows, params, tags: _tear(client, run, rows))
+        client = FaultyMlflow(tmp_path / "fake.jsonl", lambda call: "torn" if call == "log_batch" else None)
     else:
         monkeypatch.setattr(type(client._tracking_client.store), "_set_tags", fail)
     with pytest.raises(MlflowException):
         log(client, run_id, ("m", 1.0, 7, 1), tags=[RunTag("t", "1")])
     assert history(client, run_id, "m") == [(1, 1.0, 7)]
     assert "t" not in client.get_run(run_id).data.tags
-
-
-def _tear(client: FakeMlflow, run_id: str, rows: list[list[Any]]) -> None:
-    client._do("batch", run_id, rows, {}, {})
-    raise MlflowException("(sqlite3.OperationalError) disk I/O error")

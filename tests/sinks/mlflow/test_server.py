@@ -118,12 +118,12 @@ def test_status_and_changed_parameters_of_a_later_attempt_are_on_the_server(remo
 def test_a_temporary_fault_is_not_retried_by_mlflow_and_nothing_is_lost_or_duplicated(remote, proxy, fault):
     sink, _ = remote.open(proxy.url)
     sink.sink_write([scalars(1)])
-    asked = proxy.count("runs/log-batch")
+    calls_before = proxy.count("runs/log-batch")
     proxy.fault = when("runs/log-batch", fault)
     began = time.monotonic()
     with pytest.raises(SinkUnavailable, match=r"^mlflow: "):
         sink.sink_write([scalars(2), scalars(3)])
-    assert proxy.count("runs/log-batch") == asked + 1
+    assert proxy.count("runs/log-batch") == calls_before + 1
     assert time.monotonic() - began < 6
     proxy.release()
     proxy.fault = lambda _: None

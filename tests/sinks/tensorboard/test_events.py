@@ -200,14 +200,14 @@ class TestRepetition:
 
 class TestAlerts:
     def test_each_alert_is_shown_once_as_a_text_at_its_iteration(self, tmp_path):
-        given = [
+        records = [
             scalars(1, 200),
             Alert(seq=2, time=5000, step=200, title="loss is *NaN*", text="likewise <b>", level="error"),
             Alert(seq=3, time=6000, step=400, title="recovered", level="info"),
         ]
         for _ in range(2):
             sink, _ = open_sink(tmp_path)
-            assert sink.sink_write(given) == 3
+            assert sink.sink_write(records) == 3
         accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
         accumulator.Reload()
         found = [(e.step, e.wall_time, make_ndarray(e.tensor_proto).item()) for e in accumulator.Tensors("run/alerts")]

@@ -85,14 +85,14 @@ def test_after_kills_of_delivery_and_trainer_each_point_is_present_once_with_its
             for delivery in deliveries_of(trainer.pid) or killed[-1:]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(delivery, signal.SIGKILL)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "telemetry", "sync", str(folder)],
         check=True,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert " 0 left" in told.stdout
+    assert " 0 left" in done.stdout
     assert shown(folder) == journaled(folder)
     assert len(shown(folder)) >= 50
     assert exit_codes(folder)[-1] == 137

@@ -89,11 +89,11 @@ class TestRows:
             open_sink(tmp_path, run_record(metrics={name: Metric()}))
 
     def test_twenty_thousand_rows_are_delivered_and_read_back_in_seconds(self, tmp_path: Path) -> None:
-        given = [scalars(seq, loss=1 / seq, E_rmse=1.0, F_rmse=2.0, q_rmse=3.0) for seq in range(1, 20_001)]
+        batch = [scalars(seq, loss=1 / seq, E_rmse=1.0, F_rmse=2.0, q_rmse=3.0) for seq in range(1, 20_001)]
         started = os.times().elapsed
         sink, _ = open_sink(tmp_path)
-        for first in range(0, len(given), 1000):
-            sink.sink_write(given[first : first + 1000])
+        for first in range(0, len(batch), 1000):
+            sink.sink_write(batch[first : first + 1000])
         sink.sink_close("finished", "")
         delivered = os.times().elapsed
         assert delivered - started < 30
@@ -255,24 +255,24 @@ class TestAlerts:
         assert alert["text"] == f"iteration 20: {title}\nsince 20"
 
     def test_a_lost_alert_is_sent_again(self, tmp_path: Path) -> None:
-        given = [*sample(1, 3), Alert(seq=4, time=STARTED, step=30, title="loss is NaN")]
+        batch = [*sample(1, 3), Alert(seq=4, time=STARTED, step=30, title="loss is NaN")]
         sink, _ = open_sink(tmp_path)
-        sink.sink_write(given)
+        sink.sink_write(batch)
         os.kill(*client_pids(), signal.SIGKILL)
         wait_for(lambda: not client_pids())
         with pytest.raises(SinkUnavailable):
             sink.sink_close("finished", "")
-        deliver(tmp_path, given)
+        deliver(tmp_path, batch)
         assert {alert["title"] for alert in records(tmp_path, "alert")} == {"loss is NaN"}
         assert seqs(tmp_path) == [1, 2, 3]
 
     def test_an_alert_that_was_the_last_record_of_a_run_is_not_sent_again(self, tmp_path: Path) -> None:
-        given = [*sample(1, 3), Alert(seq=4, time=STARTED, step=30, title="loss is NaN")]
-        deliver(tmp_path, given, "failed")
+        batch = [*sample(1, 3), Alert(seq=4, time=STARTED, step=30, title="loss is NaN")]
+        deliver(tmp_path, batch, "failed")
         before = transaction_logs(tmp_path)
-        deliver(tmp_path, given, "failed")
+        deliver(tmp_path, batch, "failed")
         assert transaction_logs(tmp_path) == before
-        deliver(tmp_path, [*given, Alert(seq=5, time=STARTED, step=40, title="again")], "failed")
+        deliver(tmp_path, [*batch, Alert(seq=5, time=STARTED, step=40, title="again")], "failed")
         assert [alert["title"] for alert in records(tmp_path, "alert")] == ["loss is NaN", "again"]
 
     def test_all_alerts_with_the_same_title_are_sent(self, tmp_path: Path) -> None:
