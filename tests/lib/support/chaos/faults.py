@@ -262,11 +262,12 @@ def _jump(seconds: float) -> None:
 
 def _shorten(still: float) -> None:
     """Let what stands still for so many seconds be dead."""
-    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.bus")
-    alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
-    alive.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
+    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.bus")
+    heartbeat, lease, renewer, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
+    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
     lease.HEARTBEAT_TIMEOUT = still
-    keeper.RENEWAL_INTERVAL = bus.HEARTBEAT_INTERVAL = still / 10
+    renewer.LeaseRenewer.__init__.__kwdefaults__["interval"] = still / 10
+    bus.HEARTBEAT_INTERVAL = still / 10
 
 
 def _move_to(host: str) -> None:
