@@ -29,9 +29,14 @@ HOOKS = ("sink_open", "sink_write", "sink_close")
 class Hooks(Protocol):
     """The hooks of one instance, as called through a pluggy hook relay; see ``SinkHooks``."""
 
-    def sink_open(self, *, run: RunRecord, folder: Any) -> Opened: ...
-    def sink_write(self, *, records: Sequence[Record]) -> int | None: ...
-    def sink_close(self, *, status: Status, time: int, reason: str) -> None: ...
+    def sink_open(self, *, run: RunRecord, folder: Any) -> Opened:
+        """Call the hook ``sink_open``."""
+
+    def sink_write(self, *, records: Sequence[Record]) -> int | None:
+        """Call the hook ``sink_write``."""
+
+    def sink_close(self, *, status: Status, time: int, reason: str) -> None:
+        """Call the hook ``sink_close``."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,9 +46,7 @@ class Child:
 
     def __init__(self, cls: type, method: str, *args: Any, timeout: float = 60.0) -> None:
         if "<locals>" in cls.__qualname__:
-            pytest.fail(
-                f"{cls.__qualname__} is defined in a function; move it to the top level for other processes to import it"
-            )
+            pytest.fail(f"{cls.__qualname__} is defined in a function; move it to the top level of a module")
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._buffer = b""

@@ -56,8 +56,8 @@ class ContentChecks(Kit):
         self.check_shows(
             folder,
             records,
-            "Users choose the names of fidelities. Replace characters that the backend rejects, keep names distinct, and "
-            "return the original names in read_back or the replaced ones in shown_name.",
+            "Users choose the names of fidelities. Replace characters that the backend rejects, keep names distinct, "
+            "and return the original names in read_back or the replaced ones in shown_name.",
         )
 
     def test_records_of_unknown_kinds_are_ignored(self, tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def test_a_crashing_sink_affects_neither_another_sink_nor_the_training(
     eventually(lambda: len(row_seqs(other)) == 100)
     receipt = bus.close()
     assert row_steps(other) == list(range(1, 101))
-    assert lines_of(other / "closed") == ["finished"]
+    eventually(lambda: lines_of(other / "closed") == ["finished"])
     assert receipt is not None
     assert [(sink.name, sink.delivered, sink.pending) for sink in receipt.sinks] == [
         ("file", 0, 100),
