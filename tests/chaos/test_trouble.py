@@ -86,7 +86,7 @@ JUMP = (
         pytest.param(["optimizer.kwargs.lr=0.2"], None, 2 * EVERY, id="rate x 100"),
         pytest.param([JUMP], None, AT + EVERY, id="rate x 100 from 300 on"),
         pytest.param([], "a poisoned batch", AT + EVERY, id="a poisoned batch"),
-        pytest.param([], "labels that are gone", AT + EVERY, id="labels that are gone"),
+        pytest.param([], "missing labels", AT + EVERY, id="missing labels"),
     ],
 )
 def test_a_problem_raises_an_alert_within_one_cadence(
@@ -103,7 +103,7 @@ def test_a_problem_raises_an_alert_within_one_cadence(
 
 def test_a_hung_loader_raises_an_alert_while_it_hangs(tmp_path: Path, figures: Callable[[object], None]) -> None:
     until = tmp_path / "until"
-    trouble = {"what": "a loader that hangs", "at": AT, "until": str(until)}
+    trouble = {"what": "a hung loader", "at": AT, "until": str(until)}
     training = Training(tmp_path, "trainer.epochs=1", "telemetry.watch.stalled=5", trouble=trouble, every=5)
     try:
         (alert,) = eventually(training.alerts, LONG)
