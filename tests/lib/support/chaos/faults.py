@@ -222,9 +222,9 @@ def arm() -> None:
 
 
 def job_of(trainer: int) -> list[int]:
-    """Return a trainer and its living descendants, and those of its children."""
+    """Return a trainer and its descendants; nothing if it has died."""
     if os.getpid() != trainer and os.getppid() != trainer:
-        # An orphan: the trainer is dead, and its number may be another's.
+        # This process is an orphan: the trainer is dead, and its ID may have been reused.
         return []
     return list(_tree(trainer))
 
