@@ -178,7 +178,7 @@ class TestRejections:
             Sink("mlflow", {}, Plugin("mlflow", RejectingSink, "tests 1.0")),
             settings,
             follow=False,
-            say=messages.append,
+            log=messages.append,
         )
         delivery.lease.acquire()
         assert delivery.run() is End.COMPLETE
