@@ -35,6 +35,7 @@ from support.telemetry_fakes import (
 )
 from telemetry import MetricBus, Settings, open_run
 from telemetry.cli import main as telemetry_command
+from telemetry.recording.limits import RecordingLimits
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.sink_api import SinkUnavailable
 
@@ -61,7 +62,7 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
-    monkeypatch.setattr("telemetry.recording.bus.TICK", 0.1)
+    monkeypatch.setattr("telemetry.recording.open_run.DEFAULT_LIMITS", RecordingLimits(supervise_interval=0.1))
     monkeypatch.setattr("telemetry.delivery.supervisor.FIRST_RESTART", 0.1)
 
 
@@ -239,7 +240,7 @@ def test_deliveries_are_started_with_the_first_record(open_bus: Callable[..., Me
 def test_deliveries_do_not_wait_for_a_record_for_ever(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.PATIENCE", 0.0)
+    monkeypatch.setattr("telemetry.recording.open_run.DEFAULT_LIMITS", RecordingLimits(delivery_start_delay=0.0))
     open_bus()
     eventually(lambda: pids(backend))
 
@@ -278,7 +279,7 @@ def test_a_delivery_that_is_killed_is_started_again_and_nothing_is_lost_or_doubl
 
 
 def test_a_delivery_that_is_killed_while_the_run_is_being_closed_is_started_again(
-    open_bus: Callable[..., MetricBus], backend: Path
+    open_bus: Callable[..., MetricBus], backend: Path, run: Path
 ) -> None:
     (backend / "hang").touch()
     bus = open_bus()
@@ -286,7 +287,7 @@ def test_a_delivery_that_is_killed_while_the_run_is_being_closed_is_started_agai
     (hung,) = eventually(lambda: lines_of(backend / "hung"))
     closing = threading.Thread(target=bus.close)
     closing.start()
-    eventually(lambda: bus._ended)
+    eventually(lambda: b'"closed"' in (run / "journal-0.jsonl").read_bytes())
     (backend / "hang").unlink()
     os.kill(int(hung), signal.SIGKILL)
     closing.join()

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 TRAINER, DELIVERY = "trainer", "delivery"
@@ -194,8 +195,12 @@ class Faults:
         for name in self._real:
             setattr(os, name, getattr(self, name))
         for name, value in self._plan.get("set", {}).items():
-            module, _, attribute = name.rpartition(".")
-            setattr(importlib.import_module(module), attribute, value)
+            module_name, _, attribute = name.rpartition(".")
+            module = importlib.import_module(module_name)
+            if isinstance(value, dict):
+                _replace(module, attribute, **value)
+            else:
+                setattr(module, attribute, value)
         # On a machine that is busy with tests they would hardly ever run.
         os.sched_setscheduler = lambda *_: None  # type: ignore[assignment]
         if still := self._plan.get("still"):
@@ -262,11 +267,19 @@ def _jump(seconds: float) -> None:
 
 def _shorten(still: float) -> None:
     """Let what stands still for so many seconds be dead."""
-    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.bus")
-    alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
+    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.open_run")
+    alive, lease, keeper, opening = (importlib.import_module(f"telemetry.{name}") for name in names)
     alive.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
     lease.HEARTBEAT_TIMEOUT = still
-    keeper.RENEWAL_INTERVAL = bus.HEARTBEAT_INTERVAL = still / 10
+    keeper.RENEWAL_INTERVAL = still / 10
+    _replace(opening, "DEFAULT_LIMITS", heartbeat_interval=still / 10)
+
+
+def _replace(module: ModuleType, attribute: str, **fields: Any) -> None:
+    """Replace some fields of a struct that is an attribute of a module."""
+    import msgspec
+
+    setattr(module, attribute, msgspec.structs.replace(getattr(module, attribute), **fields))
 
 
 def _move_to(host: str) -> None:
