@@ -46,7 +46,7 @@ def _journal(folder: Path, last: int) -> int:
 
 def _sync(folder: Path, sinks: tuple[str, ...], where: dict[str, str]) -> None:
     deadline = time.monotonic() + REST
-    while time.monotonic() < deadline and str(read_receipt(folder)).count("delivers now"):
+    while time.monotonic() < deadline and str(read_receipt(folder)).count("being delivered by"):
         time.sleep(0.2)
     options = ["-o", f"mlflow.tracking_uri={where['mlflow']}", "-o", f"mlflow.experiment={where['experiment']}"]
     command = [sys.executable, "-m", "telemetry", "sync", str(folder), "--telemetry-sinks", ",".join(sinks)]

@@ -57,7 +57,7 @@ def show_sinks(summary: Receipt, *names: str) -> None:
     for name in names or known:
         for line in known.get(name, [f"{name}: how far it has got could not be kept"]):
             say(line)
-    for line in summary.cure(*names):
+    for line in summary.sync_command(*names):
         say(line)
 
 

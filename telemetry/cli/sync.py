@@ -88,7 +88,7 @@ class _Job:
             wait=self._wait,
             stop=self.stop.is_set,
             on_hang=lambda: _hung(sink.name, settings.hook_timeout),
-            say=lambda line: click.echo(line, err=True),
+            log=lambda line: click.echo(line, err=True),
         )
 
     def _run(self) -> None:

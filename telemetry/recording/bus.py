@@ -134,8 +134,8 @@ class MetricBus:
         deadline = time.monotonic() + timeout
         if not self._queue.flush(timeout):
             return False
-        self._thread.workers.wake()
-        return _wait_accepted(self.folder, self._thread.workers.names, self._queue.last_seq, deadline)
+        self._thread.supervisor.wake()
+        return _wait_accepted(self.folder, self._thread.supervisor.names, self._queue.last_seq, deadline)
 
     def counts(self) -> Counts:
         """Return how many records of this attempt were offered, are durable and were lost, and the highest step."""

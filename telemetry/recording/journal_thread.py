@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from telemetry.backoff import Backoff
-from telemetry.delivery.supervisor import Workers
+from telemetry.delivery.supervisor import DeliverySupervisor
 from telemetry.journal.writer import JournalWriter
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.record_appender import RecordAppender
@@ -21,7 +21,7 @@ log = logging.getLogger("telemetry")
 
 
 class JournalThread(threading.Thread):
-    """Write queued records to the journal, show that the trainer is alive, and supervise the delivery workers.
+    """Write queued records to the journal, show that the trainer is alive, and supervise the deliveries.
 
     The public members are for other threads; everything private runs in this one. The thread ends when the queue has
     been closed and everything in it, followed by the ``Closed`` record, is durable. Until then it retries a failing
@@ -38,7 +38,7 @@ class JournalThread(threading.Thread):
         queue: RecordQueue,
         journal: JournalWriter,
         appender: RecordAppender,
-        workers: Workers,
+        supervisor: DeliverySupervisor,
         *,
         attempt: int = 1,
         limits: RecordingLimits = DEFAULT_LIMITS,
@@ -50,14 +50,14 @@ class JournalThread(threading.Thread):
             queue: where the records come from.
             journal: owned by this thread from now on.
             appender: appends dequeued records to ``journal``.
-            workers: deliver the journal to the sinks.
+            supervisor: delivers the journal to the sinks.
             attempt: number of this attempt of the run, from 1.
             limits: waiting times.
         """
         super().__init__(name="telemetry-journal", daemon=True)
         self.queue = queue
         self.appender = appender
-        self.workers = workers
+        self.supervisor = supervisor
         self.is_committing = False
         self._folder = folder
         self._journal = journal
@@ -76,10 +76,10 @@ class JournalThread(threading.Thread):
         self._closed_appended = False
 
     def start_deliveries(self) -> None:
-        """Start the delivery workers unless they were started before; for a caller that has joined this thread."""
+        """Start the deliveries unless they were started before; for a caller that has joined this thread."""
         if not self._deliveries_started:
             self._deliveries_started = True
-            self.workers.start()
+            self.supervisor.start()
 
     def run(self) -> None:
         """Work until the run is closed and its journal complete."""
@@ -158,7 +158,7 @@ class JournalThread(threading.Thread):
         # While the run is being closed, the closing thread supervises the workers.
         if self.queue.closed is None:
             if self._deliveries_started:
-                self.workers.supervise()
+                self.supervisor.supervise()
             self.appender.check_silence()
 
     def _write_heartbeat(self, beat: int) -> None:

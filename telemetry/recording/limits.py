@@ -15,7 +15,7 @@ class RecordingLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         queue_capacity: maximum number of records waiting to be written; further records are dropped and counted.
-        supervise_interval: time between two checks of the delivery workers and of training that has stalled.
+        supervise_interval: time between two checks of the deliveries and of training that has stalled.
         delivery_start_delay: deliveries start with the first record, but no later than this after the run is opened.
         heartbeat_interval: time between two heartbeats.
         disk_backoff_initial, disk_backoff_max: shortest and longest delay before a failed write is retried.

@@ -11,7 +11,7 @@ from typing import Any
 
 from telemetry.alerts.detector import AnomalyDetector
 from telemetry.cadence import Cadence
-from telemetry.delivery.supervisor import Processes, Threads, Workers
+from telemetry.delivery.supervisor import DeliverySupervisor, ProcessSupervisor, ThreadSupervisor
 from telemetry.errors import RunAlive, RunFolderError
 from telemetry.journal.writer import JournalWriter
 from telemetry.metrics import Metric
@@ -87,13 +87,13 @@ def open_run(
 def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus:
     """Start the attempt: its journal segment, the journal thread, and the bus on top; errors as for ``open_run``."""
     limits = limits or DEFAULT_LIMITS
-    workers = _workers(plan)
+    supervisor = _supervisor(plan)
     journal = _open_journal(plan)
     queue = RecordQueue(plan.folder, limits.queue_capacity)
     detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=plan.resume_step or 0)
     appender = RecordAppender(queue, journal, detector, [convert_by(plan.factors)] if plan.declared else [])
     attempt = plan.record.attempt
-    thread = JournalThread(plan.folder, queue, journal, appender, workers, attempt=attempt, limits=limits)
+    thread = JournalThread(plan.folder, queue, journal, appender, supervisor, attempt=attempt, limits=limits)
     thread.start()
     return MetricBus(
         plan.folder,
@@ -138,8 +138,8 @@ def _only_opener(folder: Path) -> Iterator[None]:
         lease.release()
 
 
-def _workers(plan: RunPlan) -> Workers:
+def _supervisor(plan: RunPlan) -> DeliverySupervisor:
     # A sink object cannot be passed to another process.
     if plan.settings.delivery == "thread" or any(sink.plugin is None for sink in plan.sinks):
-        return Threads(plan.folder, plan.sinks, plan.settings)
-    return Processes(plan.folder, plan.sinks, plan.settings)
+        return ThreadSupervisor(plan.folder, plan.sinks, plan.settings)
+    return ProcessSupervisor(plan.folder, plan.sinks, plan.settings)

@@ -40,7 +40,7 @@ class RunCloser:
                 self._thread.join(self._timeout)
                 # A short run may end before its deliveries were started.
                 self._thread.start_deliveries()
-                self._thread.workers.finish(drain_timeout)
+                self._thread.supervisor.finish(drain_timeout)
                 self._receipt = self._read_receipt()
             return self._receipt
 

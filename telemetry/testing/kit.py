@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from telemetry.delivery.delivery import BATCH
+from telemetry.delivery.sink_connection import MAX_BATCH
 from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Hooks, Sink
@@ -38,8 +38,8 @@ class Driver:
     def write(self, records: Sequence[Record]) -> int | None:
         """Write records in batches of delivery's size; give what the last call returned."""
         durable = None
-        for first in range(0, len(records), BATCH):
-            durable = self._hooks.sink_write(records=records[first : first + BATCH])
+        for first in range(0, len(records), MAX_BATCH):
+            durable = self._hooks.sink_write(records=records[first : first + MAX_BATCH])
             self.durable = max(self.durable, durable or 0)
         return durable
 

@@ -57,7 +57,7 @@ def check(run: ChaosRun) -> str:
     run.compare()
     run.check()
     receipt = read_receipt(run.run)
-    assert [sink.left for sink in receipt.sinks] == [0] * len(run.sinks)
+    assert [sink.pending for sink in receipt.sinks] == [0] * len(run.sinks)
     retries = {sink.name: sink.progress.retries for sink in receipt.sinks}
     return f"{run.figures}; tried again {retries}"
 

@@ -160,7 +160,7 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_has_the_curves_of
     assert killed.train().wait(LONG) == 0, killed.said()
     receipt = read_receipt(killed.run)
     assert receipt.status == "finished"
-    assert [sink.left for sink in receipt.sinks] == [0, 0]
+    assert [sink.pending for sink in receipt.sinks] == [0, 0]
     assert killed.points() == undisturbed.points()
     records = killed.records()
     valid = set(killed.records(superseded=False))

@@ -12,7 +12,7 @@ import pytest
 from support.chaos.backends import Recording, TensorBoard
 from support.chaos.run import PATIENCE, ChaosRun
 from support.telemetry_fakes import eventually, lines_of
-from telemetry.delivery.delivery import BATCH
+from telemetry.delivery.sink_connection import MAX_BATCH
 from telemetry.run_folder.sink_progress import read_progress
 
 pytestmark = pytest.mark.chaos
@@ -77,7 +77,7 @@ def test_a_delivery_that_is_frozen_for_longer_than_its_lease_doubles_at_most_one
     run.sync()
     run.compare()
     assert run.figures.lost["file"] == 0
-    assert run.figures.doubled["file"] <= BATCH
+    assert run.figures.doubled["file"] <= MAX_BATCH
     figures(run.figures)
 
 

@@ -52,9 +52,20 @@ class FakeClock:
 
 @dataclass
 class Backend:
-    """What is on the other side of a sink, in memory: it outlives the sinks that write to it.
+    """An in-memory backend, which outlives the sinks that write to it.
 
-    ``faults`` holds what to do at the next calls of ``sink_write``, one each: an exception to raise, or a callable.
+    Attributes:
+        destination: reported by ``sink_open``.
+        tells: whether ``sink_open`` reports the last record held.
+        buffers: whether records are held only when the run is closed.
+        bad: sequence numbers of records that are rejected.
+        down: raised by ``sink_open`` and ``sink_write``.
+        refuses: raised by ``sink_open``.
+        close_fails: raised by ``sink_close``.
+        faults: for the next calls of ``sink_write``, one each: an exception to raise or a function to call first.
+        fails_after: likewise, exceptions to raise after the records are held.
+        overstates: added to the sequence number that ``sink_write`` returns.
+        held, buffer, runs, closed, ends, calls, sinks: what the backend has received so far.
     """
 
     destination: str = "memory"
@@ -65,6 +76,8 @@ class Backend:
     refuses: Exception | None = None
     close_fails: Exception | None = None
     faults: list[BaseException | Callable[[], None] | None] = field(default_factory=list)
+    fails_after: list[BaseException | None] = field(default_factory=list)
+    overstates: int = 0
     held: list[Record] = field(default_factory=list)
     buffer: list[Record] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
@@ -124,7 +137,9 @@ class MemorySink:
             backend.buffer += records
             return None
         backend.held += records
-        return records[-1].seq
+        if backend.fails_after and (error := backend.fails_after.pop(0)) is not None:
+            raise error
+        return records[-1].seq + backend.overstates
 
     @hookimpl
     def sink_close(self, status: Status, time: int, reason: str) -> None:

@@ -33,13 +33,13 @@ def test_records_are_counted_as_journaled_delivered_and_left_for_each_sink(tmp_p
     sink(tmp_path, "none", 0)
     got = receipt(tmp_path, Counts(offered=5, journaled=5))
     assert (got.status, got.step, got.journaled, got.skipped) == ("finished", 5, 5, Skipped())
-    assert [(s.name, s.delivered, s.left) for s in got.sinks] == [("all", 5, 0), ("none", 0, 5), ("some", 2, 2)]
+    assert [(s.name, s.delivered, s.pending) for s in got.sinks] == [("all", 5, 0), ("none", 0, 5), ("some", 2, 2)]
 
 
 def test_a_sink_that_was_named_and_never_delivered_to_is_there_too(tmp_path: Path) -> None:
     segment_path(tmp_path, 0).write_bytes(encode(run_record(sinks={"wandb": {}})) + encode(scalars(1)))
     got = receipt(tmp_path, Counts(offered=1, journaled=1))
-    assert [(s.name, s.delivered, s.left, s.progress.state) for s in got.sinks] == [("wandb", 0, 1, "opening")]
+    assert [(s.name, s.delivered, s.pending, s.progress.state) for s in got.sinks] == [("wandb", 0, 1, "opening")]
 
 
 def test_what_was_superseded_is_neither_journaled_nor_left(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_what_was_superseded_is_neither_journaled_nor_left(tmp_path: Path) -> No
     got = receipt(tmp_path, Counts())
     # 100, 200, 300, where the second attempt began, and its 400.
     assert (got.step, got.journaled, got.skipped.superseded) == (400, 5, 2)
-    assert [(s.delivered, s.left) for s in got.sinks] == [(3, 2)]
+    assert [(s.delivered, s.pending) for s in got.sinks] == [(3, 2)]
 
 
 def test_the_status_is_that_of_the_newest_attempt(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_a_run_is_delivered_by_a_process_of_its_own_session_and_of_the_lowest_cl
     assert lines_of(backend / "closed") == ["finished"]
     assert not is_running(pid)
     assert receipt is not None
-    assert [(sink.name, sink.delivered, sink.left) for sink in receipt.sinks] == [("file", 100, 0)]
+    assert [(sink.name, sink.delivered, sink.pending) for sink in receipt.sinks] == [("file", 100, 0)]
 
 
 def test_deliveries_are_started_with_the_first_record(open_bus: Callable[..., MetricBus], tmp_path: Path) -> None:
@@ -322,7 +322,10 @@ def test_a_sink_that_crashes_does_not_touch_its_neighbour_nor_the_training(
     assert row_steps(other) == list(range(1, 101))
     assert lines_of(other / "closed") == ["finished"]
     assert receipt is not None
-    assert [(sink.name, sink.delivered, sink.left) for sink in receipt.sinks] == [("file", 0, 100), ("other", 100, 0)]
+    assert [(sink.name, sink.delivered, sink.pending) for sink in receipt.sinks] == [
+        ("file", 0, 100),
+        ("other", 100, 0),
+    ]
     assert "deliver the rest: telemetry sync" in str(receipt)
 
 
@@ -351,7 +354,7 @@ def test_a_delivery_that_refuses_the_run_is_not_started_again_and_says_so(
     receipt = bus.close()
     assert time.monotonic() - began < 5
     assert receipt is not None
-    assert [(sink.delivered, sink.left) for sink in receipt.sinks] == [(0, 1)]
+    assert [(sink.delivered, sink.pending) for sink in receipt.sinks] == [(0, 1)]
     assert "no sink 'file'" in lines_of(bus.folder / "sinks" / "file.log")[-1]
 
 
@@ -529,7 +532,7 @@ def test_a_hung_sink_holds_up_the_end_of_the_run_for_drain_timeout_and_no_longer
     receipt = bus.close()
     assert 1.0 <= time.monotonic() - began < 3.0
     assert receipt is not None
-    assert [(sink.name, sink.left) for sink in receipt.sinks] == [("file", 3), ("other", 0)]
+    assert [(sink.name, sink.pending) for sink in receipt.sinks] == [("file", 3), ("other", 0)]
     assert is_running(int(hung)), "it goes on without its trainer"
 
 
@@ -603,7 +606,7 @@ def test_a_thread_whose_sink_hangs_holds_up_neither_its_neighbour_nor_the_end(
     assert time.monotonic() - began < 2.5
     release.set()
     assert receipt is not None
-    assert [(sink.name, sink.left) for sink in receipt.sinks] == [("hung", 2), ("well", 0)]
+    assert [(sink.name, sink.pending) for sink in receipt.sinks] == [("hung", 2), ("well", 0)]
     assert well.closed == ["finished"]
 
 

@@ -1,4 +1,4 @@
-"""JournalThread: from a queue to a journal, with fake delivery workers and without a bus."""
+"""JournalThread: from a queue to a journal, with a fake delivery supervisor and without a bus."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from telemetry.records import Closed
 from telemetry.run_folder.heartbeat import read_heartbeat
 
 
-class FakeWorkers:
-    """Delivery workers that record what they are asked to do."""
+class FakeSupervisor:
+    """A delivery supervisor that records how often it is called."""
 
     names = ("fake",)
 
@@ -58,12 +58,12 @@ def make(disk: FaultyDisk, tmp_path: Path) -> Iterator[Make]:
     """Return a function that makes a thread over a journal in ``tmp_path``, by default with the production limits."""
     threads: list[JournalThread] = []
 
-    def make_it(workers: FakeWorkers | None = None, **limits: float) -> JournalThread:
+    def make_it(supervisor: FakeSupervisor | None = None, **limits: float) -> JournalThread:
         queue = RecordQueue(tmp_path)
         journal = JournalWriter(tmp_path, run_record(tmp_path))
         appender = RecordAppender(queue, journal, AnomalyDetector({}, AlertSettings()))
         chosen = RecordingLimits(**limits)
-        threads.append(JournalThread(tmp_path, queue, journal, appender, workers or FakeWorkers(), limits=chosen))
+        threads.append(JournalThread(tmp_path, queue, journal, appender, supervisor or FakeSupervisor(), limits=chosen))
         return threads[-1]
 
     yield make_it
@@ -106,8 +106,8 @@ def test_records_are_written_in_order_and_the_closed_record_last(make: Make, tmp
 
 def test_deliveries_start_with_the_first_record_before_it_is_in_the_journal(make: Make, tmp_path: Path) -> None:
     in_journal: list[list[int]] = []
-    workers = FakeWorkers(on_start=lambda: in_journal.append(journal_steps(tmp_path)))
-    thread = make(workers)
+    supervisor = FakeSupervisor(on_start=lambda: in_journal.append(journal_steps(tmp_path)))
+    thread = make(supervisor)
     thread.start()
     put(thread, 1)
     assert thread.queue.flush(60)
@@ -115,33 +115,33 @@ def test_deliveries_start_with_the_first_record_before_it_is_in_the_journal(make
     assert thread.queue.flush(60)
     assert in_journal == [[]]
     thread.start_deliveries()
-    assert workers.starts == 1
+    assert supervisor.starts == 1
 
 
 def test_deliveries_start_without_a_record_after_the_start_delay(make: Make) -> None:
-    workers = FakeWorkers()
-    make(workers, delivery_start_delay=0.0).start()
-    eventually(lambda: workers.starts == 1)
+    supervisor = FakeSupervisor()
+    make(supervisor, delivery_start_delay=0.0).start()
+    eventually(lambda: supervisor.starts == 1)
 
 
 def test_running_deliveries_are_supervised_until_the_run_is_closed(make: Make) -> None:
-    workers = FakeWorkers()
-    thread = make(workers, supervise_interval=0.01)
+    supervisor = FakeSupervisor()
+    thread = make(supervisor, supervise_interval=0.01)
     thread.start()
     put(thread, 1)
-    eventually(lambda: workers.supervisions >= 2)
+    eventually(lambda: supervisor.supervisions >= 2)
     end(thread)
-    assert workers.starts == 1
+    assert supervisor.starts == 1
 
 
 def test_deliveries_of_a_run_without_records_are_left_to_the_closing_thread(make: Make) -> None:
-    workers = FakeWorkers()
-    thread = make(workers)
+    supervisor = FakeSupervisor()
+    thread = make(supervisor)
     thread.start()
     end(thread)
-    assert workers.starts == 0
+    assert supervisor.starts == 0
     thread.start_deliveries()
-    assert workers.starts == 1
+    assert supervisor.starts == 1
 
 
 def test_a_failed_commit_is_retried_until_it_succeeds(

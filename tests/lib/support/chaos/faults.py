@@ -267,11 +267,11 @@ def _jump(seconds: float) -> None:
 
 def _shorten(still: float) -> None:
     """Let what stands still for so many seconds be dead."""
-    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.open_run")
-    alive, lease, keeper, opening = (importlib.import_module(f"telemetry.{name}") for name in names)
-    alive.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
+    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.open_run")
+    heartbeat, lease, renewer, opening = (importlib.import_module(f"telemetry.{name}") for name in names)
+    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
     lease.HEARTBEAT_TIMEOUT = still
-    keeper.RENEWAL_INTERVAL = still / 10
+    renewer.LeaseRenewer.__init__.__kwdefaults__["interval"] = still / 10
     _replace(opening, "DEFAULT_LIMITS", heartbeat_interval=still / 10)
 
 

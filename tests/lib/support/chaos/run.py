@@ -32,10 +32,10 @@ QUICK = {
         "disk_backoff_initial": 0.1,
         "disk_backoff_max": 0.5,
     },
-    "telemetry.delivery.supervisor.FIRST_RESTART": 0.05,
-    "telemetry.delivery.supervisor.LAST_RESTART": 0.2,
-    "telemetry.delivery.delivery.FIRST_RETRY": 0.1,
-    "telemetry.delivery.delivery.LAST_RETRY": 0.5,
+    "telemetry.delivery.process_worker.RESTART_BACKOFF_INITIAL": 0.05,
+    "telemetry.delivery.process_worker.RESTART_BACKOFF_MAX": 0.2,
+    "telemetry.delivery.retries.RETRY_BACKOFF_INITIAL": 0.1,
+    "telemetry.delivery.retries.RETRY_BACKOFF_MAX": 0.5,
 }
 """Times that are seconds and minutes otherwise: what is tested is not how long anything waits."""
 PATIENCE = 90.0
