@@ -22,10 +22,10 @@ from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_plan import RunPlan, is_blank, newest_segment, plan_run
 from telemetry.run_folder.atomic_write import remove_temporary_files
-from telemetry.run_folder.heartbeat import Counts, Heartbeat, heartbeat_path, write_heartbeat
+from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
+from telemetry.run_folder.paths import heartbeat_path, sinks_folder
 from telemetry.run_folder.process_identity import current_process
-from telemetry.run_folder.sink_progress import sinks_folder
 from telemetry.settings import Settings
 from telemetry.units import convert_by
 

@@ -269,7 +269,7 @@ def _shorten(still: float) -> None:
     """Let what stands still for so many seconds be dead."""
     names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.open_run")
     heartbeat, lease, renewer, opening = (importlib.import_module(f"telemetry.{name}") for name in names)
-    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
+    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["timeout"] = still
     lease.HEARTBEAT_TIMEOUT = still
     renewer.LeaseRenewer.__init__.__kwdefaults__["interval"] = still / 10
     _replace(opening, "DEFAULT_LIMITS", heartbeat_interval=still / 10)
