@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import os
@@ -74,7 +75,8 @@ def sync_folder(folder: Path) -> None:
         # Some file systems refuse to sync a directory; they write names out with the data.
         return
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # the descriptor is closed either way
+            os.close(fd)
 
 
 def remove_temporary_files(path: Path) -> None:

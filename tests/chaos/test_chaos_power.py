@@ -1,4 +1,4 @@
-"""Power cuts: what had been synced is there, and nothing is there that was not published."""
+"""Power cuts: synced records survive, and the journal contains nothing that was not published."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from support.faulty_os import use_as_os
 from support.telemetry_fakes import METRICS, Backend, HandMadeRun, sink_for
 from telemetry import Settings, open_run
 from telemetry.delivery.delivery import Delivery
-from telemetry.journal import writer as journal
 from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
@@ -21,10 +21,10 @@ CALLS = ("write", "fdatasync", "fsync", "open", "close")
 
 
 class ForgetfulOs:
-    """An ``os`` for the journal that remembers what has been synced, and calls ``cut`` in the middle of a call.
+    """An ``os`` that remembers what has been synced, and calls ``cut`` in the middle of a call.
 
-    A disk without power keeps of each file what was synced, and of the rest whatever it likes; of files whose folder
-    was not synced since they were made, not even the name.
+    After a power cut a disk has the synced part of each file and anything of the rest; a file whose folder was not
+    synced since its creation may be missing.
     """
 
     def __init__(self, calls: int, cut: Callable[[], None]) -> None:
@@ -43,7 +43,7 @@ class ForgetfulOs:
             self._left -= 1
             if not self._left:
                 self._cut()
-            # A sync would only take time: which bytes are safe is noted here.
+            # A real sync would only take time; which bytes are safe is noted here.
             answer = None if name in {"fdatasync", "fsync"} else real(*args, **more)
             self._note(name, args, answer)
             return answer
@@ -62,7 +62,7 @@ class ForgetfulOs:
             self.named |= {path for path in self._made if Path(path).parent == Path(self._names[args[0]])}
 
     def left_of(self, folder: Path, target: Path, chance: random.Random) -> None:
-        """Write what the disk has kept."""
+        """Write what the disk has after the power cut."""
         (target / "sinks").mkdir(parents=True)
         for path in sorted(folder.glob("journal-*.jsonl")):
             data, safe = path.read_bytes(), self.synced.get(str(path), 0)
@@ -73,7 +73,7 @@ class ForgetfulOs:
 
 
 def published(folder: Path) -> list[int]:
-    """Give the iterations that a journal holds; each value is that of its iteration."""
+    """Return the iterations in a journal; check that each has the value published for it."""
     records = JournalReader(folder).read(100_000, live=False)
     found = [record for record in records if isinstance(record, Scalars)]
     assert all(record.values == {"loss": float(record.step)} for record in found)
@@ -81,7 +81,7 @@ def published(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_what_was_counted_as_journaled_outlives_a_power_cut_at_any_moment(
+def test_records_counted_as_journaled_survive_a_power_cut_at_any_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -94,7 +94,7 @@ def test_what_was_counted_as_journaled_outlives_a_power_cut_at_any_moment(
 
     bus: Any = None
     disk = ForgetfulOs(chance.randint(8, 60), cut)
-    monkeypatch.setattr(journal, "os", disk)
+    use_as_os(monkeypatch, disk)
     bus = open_run(run, metrics=METRICS, sinks=[], settings=Settings(every=1))
     for step in range(1, 200):
         bus.publish("train", step, {"loss": float(step)})
@@ -106,7 +106,7 @@ def test_what_was_counted_as_journaled_outlives_a_power_cut_at_any_moment(
     assert kept == sorted(set(kept))
 
 
-def test_a_backend_that_knows_more_than_the_disk_has_kept_gets_what_follows_and_nothing_twice(tmp_path: Path) -> None:
+def test_a_backend_ahead_of_the_disk_gets_later_records_and_none_twice(tmp_path: Path) -> None:
     backend = Backend()
     run = HandMadeRun(tmp_path / "run")
     run.points(1, 2, 3, 4)
@@ -117,7 +117,7 @@ def test_a_backend_that_knows_more_than_the_disk_has_kept_gets_what_follows_and_
         delivery.run()
 
     deliver()
-    # The disk had not written the last two yet, nor how far the sink had got.
+    # The disk has lost the last two records, and the progress of the sink.
     path = run.folder / "journal-0.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
     (run.folder / "sinks" / "memory.json").write_bytes(b"")
