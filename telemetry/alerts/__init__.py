@@ -1,1 +1,1 @@
-"""Anomaly detection on the recorded metrics."""
+"""Anomaly detection: alerts about problems in the recorded metrics."""

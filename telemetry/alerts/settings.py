@@ -1,4 +1,4 @@
-"""When an alert is due."""
+"""The settings of the anomaly detection."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Annotated
 
 import msgspec
 
-FACTOR = 8.0
-"""A spike is so many deviations above the median. Medians and deviations of batches of molecules have long tails."""
-HALF = 10
-"""Points on each side of which the medians are compared to see which way a metric goes."""
+DEFAULT_FACTOR = 8.0
+"""Deviations above the median; medians and deviations over batches of molecules have long tails."""
+TREND_POINTS = 10
+"""Points in each of the two windows whose medians are compared to determine the trend of a metric."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When an alert is due.
+    """When an alert is raised.
 
     Attributes:
-        factor: a value is a spike from so many deviations above the median of the last points on.
-        patience: for so many points in a row.
-        history: points that the median is taken of.
-        stalled: seconds without a point, at least, before training is said to stand still.
+        factor: a value is a spike if it lies this many deviations above the median of the recent points.
+        patience: points in a row above that limit before a spike is reported.
+        history: number of recent points that the median is computed over.
+        stalled: minimum time in seconds without a point before training counts as stalled.
     """
 
-    factor: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = FACTOR
+    factor: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = DEFAULT_FACTOR
     patience: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
-    history: Annotated[int, msgspec.Meta(ge=2 * HALF, le=10_000)] = 50
+    history: Annotated[int, msgspec.Meta(ge=2 * TREND_POINTS, le=10_000)] = 50
     stalled: Seconds = 300.0

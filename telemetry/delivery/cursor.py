@@ -12,10 +12,10 @@ from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Sink
 from telemetry.records import AnyRecord, Status, now_ms
 from telemetry.run_folder.atomic_write import private_opener, remove_temporary_files
+from telemetry.run_folder.paths import progress_path
 from telemetry.run_folder.sink_progress import (
     SinkProgress,
     SinkState,
-    progress_path,
     read_progress,
     write_progress,
 )

@@ -22,7 +22,7 @@ from telemetry.errors import SinkRejected, format_error
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.sink_progress import sinks_folder
+from telemetry.run_folder.paths import sinks_folder
 from telemetry.settings import Settings
 
 

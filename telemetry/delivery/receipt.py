@@ -13,7 +13,8 @@ from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.records import Alert, Closed, Resumed, Scalars, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.sink_progress import SinkProgress, delivered_sinks, read_progress
+from telemetry.run_folder.paths import delivered_sinks
+from telemetry.run_folder.sink_progress import SinkProgress, read_progress
 
 
 class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):

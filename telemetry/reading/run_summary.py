@@ -19,8 +19,9 @@ from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+from telemetry.run_folder.paths import delivered_sinks, progress_path
 from telemetry.run_folder.run_status import RunStatus, run_status
-from telemetry.run_folder.sink_progress import delivered_sinks, progress_path, read_progress
+from telemetry.run_folder.sink_progress import read_progress
 
 _TAILS = (1 << 16, 4 * MAX_LINE)
 """How much of a segment's end is read; the more only if there is no whole record in the less."""

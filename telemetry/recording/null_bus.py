@@ -1,4 +1,4 @@
-"""The bus of those who publish nothing."""
+"""A bus that publishes nothing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections.abc import Sequence
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import EVENTS, Cadence
-from telemetry.recording.bus import FLUSH_TIMEOUT, Group, Values
+from telemetry.recording.limits import FLUSH_TIMEOUT
+from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.records import Alert, Level, Status
 from telemetry.run_folder.heartbeat import Counts
 
 
 class NullBus:
-    """A bus that answers ``due`` like the real one and takes nothing: for all ranks but the first."""
+    """Answer ``due`` like a ``MetricBus`` with the same cadence, and discard everything: for all ranks but the first.
+
+    Args:
+        every: iterations between two points of the periodic streams.
+        events: streams that are always due.
+    """
 
     def __init__(self, every: int = 200, events: Sequence[str] = EVENTS) -> None:
         self.cadence = Cadence(every, events)
@@ -21,33 +27,35 @@ class NullBus:
         self.diverged: Divergence | None = None
         self.last_healthy_step = 0
 
-    def publish(self, stream: str, step: int, values: Values, *, final: bool = False) -> None:
-        """Take nothing."""
+    def publish(self, stream: str, step: int, values: ValuesSource, *, final: bool = False) -> None:
+        """Do nothing."""
 
-    def publish_group(self, streams: Sequence[str], step: int, values: Group, *, final: bool = False) -> None:
-        """Take nothing."""
+    def publish_group(
+        self, streams: Sequence[str], step: int, values: StreamValuesSource, *, final: bool = False
+    ) -> None:
+        """Do nothing."""
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
-        """Take nothing."""
+        """Do nothing."""
 
-    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - as the real one
-        """Have nothing to wait for."""
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - the signature of MetricBus
+        """Return True."""
         return True
 
-    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - as the real one
-        """Have nothing to wait for."""
+    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - the signature of MetricBus
+        """Return True."""
         return True
 
     def counts(self) -> Counts:
-        """Say that nothing was offered."""
+        """Return zero counts."""
         return Counts()
 
     def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> None:
-        """Have nothing to close."""
+        """Do nothing; there is no receipt."""
 
     def __enter__(self) -> NullBus:
-        """Give the bus."""
+        """Return the bus."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Have nothing to close."""
+        """Do nothing."""

@@ -1,1 +1,1 @@
-"""The small files of a run folder: heartbeat, leases, the progress of each sink."""
+"""The small files of a run folder: heartbeat, leases, and the progress of each sink."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import os
@@ -13,7 +14,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 MAX_BYTES = 1 << 20
-"""A file that is larger than this is not ours, and is not read."""
+"""A larger file was not written by telemetry, and is not read."""
 
 T = TypeVar("T")
 _serial = itertools.count()
@@ -33,7 +34,7 @@ def private_opener(path: str, flags: int) -> int:
 def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object], *, mode: int = 0o600) -> None:
     """Replace ``path`` as a whole; on return, the content and the name are durable.
 
-    A crash leaves the old content, possibly with a temporary file beside it (see ``remove_temporary_files``).
+    A crash leaves the old content, possibly along with a temporary file (see ``remove_temporary_files``).
 
     Args:
         path: the file; its folder exists.
@@ -41,7 +42,7 @@ def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
         mode: permissions of the new file, before the umask; by default the owner's only.
 
     Raises:
-        OSError: it could not be written; the old content is still there, the temporary file is not.
+        OSError: it could not be written; the old content is unchanged, and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -55,7 +56,7 @@ def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        # On a full disk it would take up the room that the journal needs.
+        # On a full disk it would occupy space that the journal needs.
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -74,7 +75,8 @@ def sync_folder(folder: Path) -> None:
         # Some file systems refuse to sync a directory; they write names out with the data.
         return
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # the descriptor is closed either way
+            os.close(fd)
 
 
 def remove_temporary_files(path: Path) -> None:
@@ -93,10 +95,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """Give the content of ``path``; None if it is not there, too large, or not what the decoder is for.
+    """Return the decoded content of ``path``; None if it is missing, too large, or does not fit the decoder.
 
-    The decoder is to be made when its module is imported: to make one, msgspec runs Python code in the middle, and
-    where another thread or a signal's handler then decodes the same type, the process crashes.
+    Create the decoder at import time: while msgspec builds one it runs Python code, and the process crashes if another
+    thread or a signal handler decodes the same type meanwhile.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

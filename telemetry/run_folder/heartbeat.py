@@ -1,7 +1,8 @@
-"""Whether a run's trainer lives: told by its process where that can be seen, else by watching its beat.
+"""Whether the trainer of a run is alive, judged by its process where that is visible, else by its heartbeat.
 
-Clocks of two machines are never compared. The trainer rewrites ``alive.json`` with a growing beat; who cannot see its
-process holds it for dead when the beat has stood still for ``HEARTBEAT_TIMEOUT`` seconds of his own monotonic clock.
+The trainer rewrites ``alive.json`` with an increasing number. An observer that cannot see the process considers it dead
+when the number has not changed for ``HEARTBEAT_TIMEOUT`` seconds of the observer's monotonic clock. The clocks of two
+machines are never compared.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from pathlib import Path
 import msgspec
 
 from telemetry.run_folder.atomic_write import read_json, write_json
+from telemetry.run_folder.paths import heartbeat_path
 from telemetry.run_folder.process_identity import ProcessIdentity
 
 HEARTBEAT_INTERVAL = 10.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 HEARTBEAT_TIMEOUT = 60.0
-"""Seconds without a beat after which an unseen process is held for dead."""
+"""Seconds without a new heartbeat after which a process that is not visible is considered dead."""
+_POLL_INTERVAL = 1.0
+"""Seconds between two looks at the heartbeat."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the bus of an attempt was given and what became of it; in records."""
+    """Records of an attempt that were offered, are durable, and were lost; and the highest step recorded."""
 
     offered: int = 0
     journaled: int = 0
@@ -31,7 +35,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``alive.json``. ``beat`` is -1 in the last one, written when the run is closed."""
+    """The content of ``alive.json``; ``beat`` increases, and is -1 in the last one, when the run is closed."""
 
     trainer: ProcessIdentity
     attempt: int
@@ -42,58 +46,58 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Heartbeat)
 
 
-def heartbeat_path(folder: Path) -> Path:
-    """Give the path of a run's ``alive.json``."""
-    return folder / "alive.json"
-
-
 def read_heartbeat(folder: Path) -> Heartbeat | None:
-    """Give what the trainer wrote last, None if there is nothing to be read."""
+    """Return the last heartbeat; None if there is none, or it is unreadable."""
     return read_json(heartbeat_path(folder), _decoder)
 
 
-def write_heartbeat(folder: Path, alive: Heartbeat) -> None:
-    """Write a beat; raises OSError."""
-    write_json(heartbeat_path(folder), alive)
+def write_heartbeat(folder: Path, heartbeat: Heartbeat) -> None:
+    """Replace the heartbeat.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    write_json(heartbeat_path(folder), heartbeat)
 
 
 class TrainerLivenessProbe:
-    """Watch the trainer of a run folder from another process.
-
-    Args:
-        folder: the run folder.
-        still: after how many seconds without a beat an unseen trainer counts as dead.
-        clock: a monotonic clock in seconds.
-    """
+    """Watch the trainer of a run from another process, possibly on another machine."""
 
     def __init__(
-        self, folder: Path, *, still: float = HEARTBEAT_TIMEOUT, clock: Callable[[], float] = time.monotonic
+        self, folder: Path, *, timeout: float = HEARTBEAT_TIMEOUT, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """Start to watch.
+
+        Args:
+            folder: the run folder.
+            timeout: seconds without a new heartbeat after which a trainer that is not visible counts as dead.
+            clock: monotonic, in seconds.
+        """
         self._folder = folder
-        self._still = still
+        self._timeout = timeout
         self._clock = clock
-        self._seen: tuple[int, int] | None = None
-        self._moved = False
+        self._last_beat: tuple[int, int] | None = None
+        self._has_changed = False
         self._since = clock()
 
     def is_alive(self) -> bool | None:
-        """Say whether the trainer lives; None as long as that cannot be told: ask again later."""
-        alive = read_heartbeat(self._folder)
-        if alive is not None:
-            if alive.beat < 0 or alive.trainer.is_dead():
+        """Return whether the trainer is alive; None while that is unknown and worth asking again."""
+        heartbeat = read_heartbeat(self._folder)
+        if heartbeat is not None:
+            if heartbeat.beat < 0 or heartbeat.trainer.is_dead():
                 return False
-            if alive.trainer.is_local():
+            if heartbeat.trainer.is_local():
                 return True
-            seen = (alive.attempt, alive.beat)
-            if seen != self._seen:
-                self._moved = self._seen is not None
-                self._seen, self._since = seen, self._clock()
-        if self._clock() - self._since >= self._still:
+            beat = (heartbeat.attempt, heartbeat.beat)
+            if beat != self._last_beat:
+                self._has_changed = self._last_beat is not None
+                self._last_beat, self._since = beat, self._clock()
+        if self._clock() - self._since >= self._timeout:
             return False
-        return True if self._moved else None
+        return True if self._has_changed else None
 
     def wait(self, sleep: Callable[[float], None] = time.sleep) -> bool:
-        """Watch until it can be told whether the trainer lives (at most ``still`` seconds); say so."""
+        """Watch until it is known whether the trainer is alive, for up to ``timeout`` seconds, and return it."""
         while (answer := self.is_alive()) is None:
-            sleep(1.0)
+            sleep(_POLL_INTERVAL)
         return answer

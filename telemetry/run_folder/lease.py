@@ -1,9 +1,10 @@
 """Mutual exclusion without locks, on any file system that has hard links or honours O_EXCL.
 
-A lease is a file ``<name>.lease-<n>``. The process that creates number n + 1 (by ``link`` or with O_EXCL, which only
-one can) holds it; it may do so when the holder of n has released it, is dead, or has not renewed it for
-``HEARTBEAT_TIMEOUT`` seconds of the taker's own monotonic clock. A holder whose number is no longer the highest has
-lost the lease. Numbers are never reused: the highest file stays, so that a slow taker can tell that it is too late.
+A lease is a file ``<name>.lease-<n>``. The process that creates number n + 1 holds it; creation by ``link`` or with
+O_EXCL succeeds in one process only. A process may create it when the holder of n has released it, is dead, or has not
+renewed it for ``HEARTBEAT_TIMEOUT`` seconds of the observing process's monotonic clock. A holder whose number is no
+longer the highest has lost the lease. Numbers are never reused: the highest file is kept, so that a slow process
+notices that it is too late.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from telemetry.run_folder.process_identity import ProcessIdentity, current_proce
 
 RENEWAL_INTERVAL = 10.0
 """Seconds between two renewals."""
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK}
+_POLL_INTERVAL = 1.0
+"""Seconds between two attempts to take the lease."""
+_LINKS_UNSUPPORTED = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK}
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of a lease file."""
+    """The content of a lease file: the holder, the number of renewals, and whether it has released the lease."""
 
     who: ProcessIdentity
     beat: int
@@ -38,25 +41,32 @@ _decoder = msgspec.json.Decoder(Holder)
 
 
 class Lease:
-    """The right to do what ``name`` says; its files lie in ``folder``."""
+    """The right of one process at a time to perform a task, such as delivery to a sink."""
 
     def __init__(self, folder: Path, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create an object that does not hold the lease yet.
+
+        Args:
+            folder: where the lease files are.
+            name: the task.
+            clock: monotonic, in seconds.
+        """
         self._folder = folder
         self._name = name
         self._clock = clock
-        self._me = current_process()
+        self._identity = current_process()
         self._number = 0
         self._beat = 0
-        self._watched: tuple[int, int] | None = None
-        self._since = clock()
+        self._observed: tuple[int, int] | None = None
+        self._unchanged_since = clock()
 
     def holder(self) -> ProcessIdentity | None:
-        """Give who holds the lease now, None if nobody is known to."""
+        """Return the process that holds the lease; None if there is none, or it is dead."""
         found = self._read(max(self._numbers(), default=0))
         return None if found is None or found.released or found.who.is_dead() else found.who
 
     def try_acquire(self) -> bool:
-        """Take the lease if it is free, or has been seen standing still for long enough by this object.
+        """Take the lease if it is free, or if this object has observed for long enough that it is not renewed.
 
         Raises:
             OSError: the lease file cannot be written.
@@ -67,10 +77,10 @@ class Lease:
         if highest and not self._is_free(highest):
             return False
         mine = highest + 1
-        if not self._make(mine):
+        if not self._create_file(mine):
             return False
         if max(self._numbers(), default=mine) > mine:
-            # Others came and went since the look at the folder, and took the file of this number with them.
+            # Others have acquired and released it since the folder was listed, and removed the file of this number.
             self._path(mine).unlink(missing_ok=True)
             return False
         self._number = mine
@@ -81,23 +91,23 @@ class Lease:
         return True
 
     def acquire(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Take the lease, watching a holder that cannot be seen for as long as it takes to tell if it lives.
+        """Take the lease; observe a holder on another machine until it is known whether it is alive.
 
         Raises:
-            LeaseHeld: somebody who lives holds it.
+            LeaseHeld: a process that is alive holds it.
             OSError: the lease file cannot be written.
         """
-        first: tuple[int, int] | None = None
+        first_observed: tuple[int, int] | None = None
         while not self.try_acquire():
             holder = self.holder()
-            if holder is not None and (holder.is_local() or first not in {None, self._watched}):
-                msg = f"{holder} delivers this run to {self._name!r} now; wait for it, or end it"
+            if holder is not None and (holder.is_local() or first_observed not in {None, self._observed}):
+                msg = f"{holder} is already delivering this run to {self._name!r}; wait until it is done, or stop it"
                 raise LeaseHeld(msg)
-            first = first or self._watched
-            sleep(1.0)
+            first_observed = first_observed or self._observed
+            sleep(_POLL_INTERVAL)
 
     def renew(self) -> bool:
-        """Show that the holder lives; False if the lease has been lost.
+        """Show that the holder is alive; return False if the lease has been lost.
 
         Raises:
             OSError: the lease file cannot be written.
@@ -105,20 +115,20 @@ class Lease:
         if not self.is_held():
             return False
         self._beat += 1
-        write_json(self._path(self._number), Holder(who=self._me, beat=self._beat))
+        write_json(self._path(self._number), Holder(who=self._identity, beat=self._beat))
         return True
 
     def is_held(self) -> bool:
-        """Say whether nobody else has taken the lease."""
+        """Return whether this object has taken the lease and no other process has taken it since."""
         return self._number > 0 and max(self._numbers(), default=self._number) == self._number
 
     def release(self) -> None:
-        """Give the lease back; without effect if it has been lost."""
+        """Release the lease; does nothing if it has been lost."""
         if self.is_held():
             try:
-                write_json(self._path(self._number), Holder(who=self._me, beat=self._beat + 1, released=True))
+                write_json(self._path(self._number), Holder(who=self._identity, beat=self._beat + 1, released=True))
             except OSError:
-                # Nobody can be told. The next taker finds this process dead, or watches it stand still.
+                # The next process finds this one dead, or waits until the lease has not been renewed for long enough.
                 return
             finally:
                 self._number = 0
@@ -127,19 +137,19 @@ class Lease:
         found = self._read(number)
         if found is not None and (found.released or found.who.is_dead()):
             return True
-        seen = (number, -1 if found is None else found.beat)
-        if seen != self._watched:
-            self._watched, self._since = seen, self._clock()
-        return self._clock() - self._since >= HEARTBEAT_TIMEOUT
+        observed = (number, -1 if found is None else found.beat)
+        if observed != self._observed:
+            self._observed, self._unchanged_since = observed, self._clock()
+        return self._clock() - self._unchanged_since >= HEARTBEAT_TIMEOUT
 
-    def _make(self, number: int) -> bool:
-        # Under its name only when it says who: of one who dies between the two nobody could tell that he is dead.
-        draft = self._folder / f".{self._name}.lease-{number}.{os.urandom(8).hex()}.tmp"
+    def _create_file(self, number: int) -> bool:
+        # The file gets its name when it has its content: without the holder in it, nobody could tell if that is dead.
+        temporary = self._folder / f".{self._name}.lease-{number}.{os.urandom(8).hex()}.tmp"
         try:
-            _create(draft, msgspec.json.encode(Holder(who=self._me, beat=0)) + b"\n")
-            return _link(draft, self._path(number))
+            _create(temporary, msgspec.json.encode(Holder(who=self._identity, beat=0)) + b"\n")
+            return _link(temporary, self._path(number))
         finally:
-            draft.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _numbers(self) -> list[int]:
         prefix = f"{self._name}.lease-"
@@ -163,22 +173,22 @@ def _create(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _link(draft: Path, path: Path) -> bool:
-    """Give a file its name unless somebody has it already; say whether it was given."""
+def _link(temporary: Path, path: Path) -> bool:
+    """Link a file to its final name; return False if another process holds that name."""
     try:
         try:
-            os.link(draft, path)
+            os.link(temporary, path)
         except FileExistsError:
-            # Over NFS a request may be sent again that was answered with success.
-            return draft.stat().st_nlink > 1
+            # Over NFS a successful request may be sent again.
+            return temporary.stat().st_nlink > 1
     except FileNotFoundError:
-        # Somebody else holds it by now, and has cleared away what others left.
+        # Another process holds the lease by now, and has removed the temporary files of others.
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _LINKS_UNSUPPORTED:
             raise
         try:
-            _create(path, draft.read_bytes())
+            _create(path, temporary.read_bytes())
         except FileExistsError:
             return False
     return True

@@ -1,4 +1,4 @@
-"""Which process this is, in a way that another process, perhaps on another host, can check."""
+"""Identify a process so that other processes, possibly on other machines, can check whether it is alive."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import msgspec
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """A process: where it runs, its id there, and when it started (so that a reused id is told apart).
+    """A process.
 
-    ``kernel`` is the boot id and the process-id namespace: where two of them are equal, process ids can be compared.
-    It is empty where the system does not tell.
+    Attributes:
+        host: the hostname.
+        pid: the process ID.
+        started: the start time, which distinguishes processes that reuse an ID.
+        kernel: boot ID and PID namespace; process IDs are comparable where it is equal. Empty where unknown.
     """
 
     host: str
@@ -22,11 +25,11 @@ class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True):
     kernel: str
 
     def is_local(self) -> bool:
-        """Say whether this machine can tell by the process id if the process lives."""
+        """Return whether the process can be checked from here by its ID."""
         return bool(self.kernel) and self.kernel == _kernel()
 
     def is_dead(self) -> bool:
-        """Say whether the process is known to have ended; False also when that cannot be told from here."""
+        """Return whether the process is known to have ended; False if that cannot be checked from here."""
         return self.is_local() and _started(self.pid) != self.started
 
     def __str__(self) -> str:
@@ -34,7 +37,7 @@ class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def current_process() -> ProcessIdentity:
-    """Give the identity of this process."""
+    """Return the identity of this process."""
     pid = os.getpid()
     return ProcessIdentity(host=socket.gethostname(), pid=pid, started=_started(pid), kernel=_kernel())
 
@@ -49,11 +52,11 @@ def _kernel() -> str:
 
 
 def _started(pid: int) -> str:
-    """Give the start time of a process in clock ticks since boot; empty if there is none, or it is a zombie."""
+    """Return the start time of a process in clock ticks since boot; empty if it has ended or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    # The command name, in parentheses, may hold anything; the fields of proc(5) are counted from behind it.
+    # The command name, in parentheses, may contain anything; count the fields of proc(5) after it.
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else fields[19]

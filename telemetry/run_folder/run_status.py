@@ -1,4 +1,4 @@
-"""How a run stands: what its journal says, else what can be seen of its trainer."""
+"""The status of a run: as recorded in its journal, else judged by its trainer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from telemetry.records import Status
 from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 
 RunStatus = Literal["running", "unseen", "finished", "failed", "preempted", "killed"]
-"""``unseen``: the journal does not say how the run ended, and its trainer cannot be seen from here (yet)."""
+"""``unseen``: the journal does not record an end, and whether the trainer is alive is not known (yet)."""
 OPEN = frozenset({"running", "unseen"})
-"""States in which records may still come."""
+"""Statuses in which more records may follow."""
 
 
-def run_status(closed: Status | None, watch: TrainerLivenessProbe) -> RunStatus:
-    """Say how a run stands.
+def run_status(closed: Status | None, trainer: TrainerLivenessProbe) -> RunStatus:
+    """Return the status of a run.
 
     Args:
-        closed: how its newest attempt ended, None if its journal does not say.
-        watch: looks after its trainer; the longer it has, the more it can tell.
+        closed: the status with which its newest attempt was closed; None if the journal does not record it.
+        trainer: watches its trainer; ``unseen`` becomes definite after it has watched for long enough.
     """
     if closed is not None:
         return closed
-    lives = watch.is_alive()
-    if lives is None:
+    alive = trainer.is_alive()
+    if alive is None:
         return "unseen"
-    return "running" if lives else "killed"
+    return "running" if alive else "killed"

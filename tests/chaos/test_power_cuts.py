@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from support.faulty_os import use_as_os
 from support.telemetry_fakes import METRICS, Backend, HandMadeRun, sink_for
 from telemetry import Settings, open_run
 from telemetry.delivery.delivery import Delivery
-from telemetry.journal import writer as journal
 from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
@@ -21,10 +21,10 @@ CALLS = ("write", "fdatasync", "fsync", "open", "close")
 
 
 class ForgetfulOs:
-    """An ``os`` for the journal that remembers what has been synced, and calls ``cut`` in the middle of a call.
+    """An ``os`` that remembers what has been synced, and calls ``cut`` in the middle of a call.
 
-    A disk without power keeps of each file what was synced, and of the rest whatever it likes; of files whose folder
-    was not synced since they were made, not even the name.
+    After a power cut a disk has the synced part of each file and anything of the rest; a file whose folder was not
+    synced since its creation may be missing.
     """
 
     def __init__(self, calls: int, cut: Callable[[], None]) -> None:
@@ -94,7 +94,7 @@ def test_records_counted_as_journaled_survive_a_power_cut_at_any_moment(
 
     bus: Any = None
     disk = ForgetfulOs(chance.randint(8, 60), cut)
-    monkeypatch.setattr(journal, "os", disk)
+    use_as_os(monkeypatch, disk)
     bus = open_run(run, metrics=METRICS, sinks=[], settings=Settings(every=1))
     for step in range(1, 200):
         bus.publish("train", step, {"loss": float(step)})

@@ -47,7 +47,10 @@ def test_of_four_concurrent_syncs_one_delivers_and_the_others_name_it(
     said = [run.said(sync) for sync in syncs]
     (winner,) = [sync for sync in syncs if sync.returncode == 0]
     assert sorted(sync.returncode for sync in syncs) == [0, 2, 2, 2]
-    assert sum(f"process {winner.pid} on" in text and "delivers this run to 'file' now" in text for text in said) == 3
+    assert (
+        sum(f"process {winner.pid} on" in text and "is already delivering this run to 'file'" in text for text in said)
+        == 3
+    )
     run.compare()
     run.check()
     figures(run.figures)

@@ -382,7 +382,7 @@ def test_values_that_fail_cost_their_point_and_not_the_training(
         assert state.iteration == 8
         assert points(bus, "train") == {8: {"loss": 7.0}}
         assert bus.counts().lost == 1 + window
-    assert "at 4 is lost: KeyError: 'no-such-head'" in caplog.text
+    assert "at iteration 4: KeyError: 'no-such-head'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,10 @@ def test_a_terminal_that_is_gone_ends_nothing() -> None:
 def test_a_bar_shows_what_is_wrong_now_and_no_longer_when_it_is_over() -> None:
     stream = Terminal()
     shown = progress(stream)
-    alerts = (SimpleNamespace(title="spike: train_window/loss is 12, its usual is 1"),)
+    alerts = (SimpleNamespace(title="spike: train_window/loss is 12, usually 1"),)
     shown.iteration(1, 40, LATEST, alerts)
     assert shown._bar is not None
-    assert str(shown._bar.postfix).endswith("; ! spike: train_window/loss is 12, its usual is 1")
+    assert str(shown._bar.postfix).endswith("; ! spike: train_window/loss is 12, usually 1")
     shown.iteration(2, 40, LATEST, ())
     assert "!" not in str(shown._bar.postfix)
     shown.close()

@@ -1,4 +1,4 @@
-"""An ``os`` for telemetry.journal whose disk can be told to fail, and to forget what has not been synced."""
+"""An ``os`` for the journal whose disk can be told to fail, and to lose data that has not been synced."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def no_space() -> OSError:
@@ -17,13 +19,19 @@ def broken() -> OSError:
     return OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def use_as_os(monkeypatch: pytest.MonkeyPatch, fake: object) -> None:
+    """Let a fake stand in for ``os`` wherever the journal is written."""
+    for module in ("telemetry.journal.writer", "telemetry.run_folder.atomic_write"):
+        monkeypatch.setattr(f"{module}.os", fake)
+
+
 class FaultyOs:
-    """Everything that ``os`` has, except for what a test breaks.
+    """``os``, except for the calls that a test makes fail.
 
     Attributes:
-        room: bytes that can still be written before the disk is full; None without a limit.
-        sync_faults: how many of the next syncs fail.
-        forget: what a failed sync leaves of a file, from (all bytes, how many of them were synced before).
+        room: bytes that can be written before the disk is full; None for no limit.
+        sync_faults: number of syncs that fail next.
+        forget: computes what a failed sync leaves of a file, from its bytes and how many were synced before.
     """
 
     def __init__(self) -> None:
@@ -37,14 +45,14 @@ class FaultyOs:
         return getattr(os, name)
 
     def open(self, path: Any, flags: int, mode: int = 0o777, **more: Any) -> int:
-        """Open a file; a new one may have the number of one that was deleted."""
+        """Open a file; a new one may have the inode of a deleted one."""
         fd = os.open(path, flags, mode, **more)
         if flags & os.O_EXCL:
             self._synced.pop(os.fstat(fd).st_ino, None)
         return fd
 
     def write(self, fd: int, data: memoryview | bytes) -> int:
-        """Write what there is room for; without any, raise."""
+        """Write as much as there is room for; raise if there is none."""
         size = len(data) if self.room is None else min(len(data), self.room)
         if self.room is not None:
             self.room -= size
@@ -54,7 +62,7 @@ class FaultyOs:
         return os.write(fd, bytes(data[:size]))
 
     def fdatasync(self, fd: int) -> None:
-        """Sync for the tests' purposes: remember how much is safe."""
+        """Remember how much is synced, or fail and lose some of the rest."""
         inode = os.fstat(fd).st_ino
         if self.sync_faults:
             self.sync_faults -= 1
@@ -69,11 +77,11 @@ class FaultyOs:
         self._synced[inode] = os.fstat(fd).st_size
 
     def fsync(self, fd: int) -> None:
-        """Sync a folder: nothing to remember."""
+        """Do nothing; folders lose no names here."""
 
 
 def keep(data: bytes, synced: int) -> bytes:
-    """Leave all that was written, as when only the sync's answer was lost."""
+    """Lose nothing, as when the sync succeeded and only its answer was lost."""
     return data
 
 
@@ -82,7 +90,7 @@ def truncate(data: bytes, synced: int) -> bytes:
 
 
 def tear(data: bytes, synced: int) -> bytes:
-    """Lose the second half of what was not synced, somewhere in a line."""
+    """Lose the second half of the unsynced bytes, tearing a line."""
     return data[: (synced + len(data)) // 2]
 
 
@@ -91,13 +99,13 @@ def to_nuls(data: bytes, synced: int) -> bytes:
 
 
 def hole(data: bytes, synced: int) -> bytes:
-    """Lose the middle third of what was not synced."""
+    """Lose the middle third of the unsynced bytes."""
     third = (len(data) - synced) // 3
     return data[: synced + third] + bytes(third) + data[synced + 2 * third :]
 
 
 def first_lost(data: bytes, synced: int) -> bytes:
-    """Lose the first half of what was not synced, as when a page of it did not get out."""
+    """Lose the first half of the unsynced bytes, as when one page was not written."""
     half = (len(data) - synced) // 2
     return data[:synced] + bytes(half) + data[synced + half :]
 

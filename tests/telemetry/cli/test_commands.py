@@ -222,7 +222,7 @@ def test_who_delivers_already_is_said_and_nothing_else_is_done(telemetry: Comman
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: process {os.getpid()} on ")
-    assert "delivers this run to 'file' now; wait for it, or end it" in result.stderr
+    assert "is already delivering this run to 'file'; wait until it is done, or stop it" in result.stderr
     assert row_seqs(backend) == []
     assert lease.is_held()
 

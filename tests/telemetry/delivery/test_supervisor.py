@@ -30,6 +30,7 @@ from support.telemetry_fakes import (
 )
 from telemetry import MetricBus, Settings, open_run
 from telemetry.cli import main as telemetry_command
+from telemetry.recording.limits import RecordingLimits
 from telemetry.run_folder.sink_progress import read_progress
 
 Trainer = Callable[..., "subprocess.Popen[str]"]
@@ -55,7 +56,7 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
-    monkeypatch.setattr("telemetry.recording.bus.TICK", 0.1)
+    monkeypatch.setattr("telemetry.recording.open_run.DEFAULT_LIMITS", RecordingLimits(supervise_interval=0.1))
     monkeypatch.setattr("telemetry.delivery.process_worker.RESTART_BACKOFF_INITIAL", 0.1)
 
 
@@ -233,7 +234,7 @@ def test_deliveries_start_with_the_first_record(open_bus: Callable[..., MetricBu
 def test_deliveries_do_not_wait_for_a_record_for_ever(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.PATIENCE", 0.0)
+    monkeypatch.setattr("telemetry.recording.open_run.DEFAULT_LIMITS", RecordingLimits(delivery_start_delay=0.0))
     open_bus()
     eventually(lambda: pids(backend))
 
@@ -274,7 +275,7 @@ def test_a_killed_delivery_is_restarted_and_nothing_is_lost_or_duplicated(
 
 
 def test_a_delivery_that_is_killed_while_the_run_is_being_closed_is_started_again(
-    open_bus: Callable[..., MetricBus], backend: Path
+    open_bus: Callable[..., MetricBus], backend: Path, run: Path
 ) -> None:
     (backend / "hang").touch()
     bus = open_bus()
@@ -282,7 +283,7 @@ def test_a_delivery_that_is_killed_while_the_run_is_being_closed_is_started_agai
     (hung,) = eventually(lambda: lines_of(backend / "hung"))
     closing = threading.Thread(target=bus.close)
     closing.start()
-    eventually(lambda: bus._ended)
+    eventually(lambda: b'"closed"' in (run / "journal-0.jsonl").read_bytes())
     (backend / "hang").unlink()
     os.kill(int(hung), signal.SIGKILL)
     closing.join()

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.faulty_os import FORGETFUL, FaultyOs, broken
+from support.faulty_os import FORGETFUL, FaultyOs, broken, use_as_os
 from support.segment_files import Clock, read_all, run_record, scalars, seqs, write
 from telemetry import RunFolderError, TelemetryError
-from telemetry.journal import writer as journal
 from telemetry.journal.codec import MAX_LINE, decode, encode
 from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.journal.segments import segment_path, segments
@@ -28,7 +27,7 @@ from telemetry.records import SEQ_PER_SEGMENT, Resumed, Scalars
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> FaultyOs:
     fake = FaultyOs()
-    monkeypatch.setattr(journal, "os", fake)
+    use_as_os(monkeypatch, fake)
     return fake
 
 
@@ -104,7 +103,7 @@ def test_the_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
 def test_a_segment_that_is_there_is_never_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, 0, [scalars(1)])
     before = path.read_bytes()
-    monkeypatch.setattr(journal, "segments", lambda folder: [])
+    monkeypatch.setattr("telemetry.journal.writer.segments", lambda folder: [])
     with pytest.raises(FileExistsError):
         JournalWriter(tmp_path, run_record())
     assert path.read_bytes() == before
@@ -474,7 +473,7 @@ def test_whatever_the_disk_does_each_record_is_read_once_and_in_order(
     folder = tmp_path_factory.mktemp("run")
     disk = FaultyOs()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal, "os", disk)
+        use_as_os(patch, disk)
         writer = JournalWriter(folder, run_record())
         reader = JournalReader(folder, clock=Clock())
         followed: list[int] = []

@@ -28,7 +28,11 @@ from support.telemetry_fakes import (
     remove,
 )
 from telemetry import Metric, MetricBus, NullBus, Receipt, Settings, TelemetryError, open_run
-from telemetry.alerts.detector import AlertSettings, Divergence
+from telemetry.alerts.detector import Divergence
+from telemetry.alerts.settings import AlertSettings
+from telemetry.recording.limits import RecordingLimits
+from telemetry.recording.open_run import start_run
+from telemetry.recording.run_plan import plan_run
 from telemetry.testing import RecordingSink
 
 Opener = Callable[..., MetricBus]
@@ -36,12 +40,13 @@ Opener = Callable[..., MetricBus]
 
 @pytest.fixture
 def open_bus(tmp_path: Path) -> Iterator[Opener]:
-    """Give a function that opens a run in ``tmp_path / "run"`` without any sink; the bus is closed in the end."""
+    """Return a function that opens a run in ``tmp_path / "run"``, by default without sinks; close it at the end."""
     buses: list[MetricBus] = []
 
-    def open_it(every: int = 1, **more: object) -> MetricBus:
+    def open_it(every: int = 1, *, limits: dict[str, Any] | None = None, **more: Any) -> MetricBus:
         options = {"metrics": METRICS, "sinks": [], "settings": Settings(every=every)} | more
-        buses.append(open_run(tmp_path / "run", **options))
+        chosen = {"disk_backoff_initial": 0.05} | (limits or {})
+        buses.append(start_run(plan_run(tmp_path / "run", **options), RecordingLimits(**chosen)))
         return buses[-1]
 
     yield open_it
@@ -51,10 +56,9 @@ def open_bus(tmp_path: Path) -> Iterator[Opener]:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch, open_bus: Opener) -> Iterator[FaultyDisk]:
-    """Give a disk under the journal that can be told to fail; it is well again before the bus is closed."""
+    """Let the journal write to a disk that can be told to fail; it works again before the bus is closed."""
     disk = FaultyDisk()
     monkeypatch.setattr("telemetry.journal.writer.os", disk)
-    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 0.05)
     yield disk
     disk.write_error = disk.sync_error = None
     if disk.hangs is not None:
@@ -66,8 +70,12 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def journal_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "telemetry-journal"]
+
+
 def counts(bus: MetricBus) -> tuple[int, int, int]:
-    """Give how many records were offered, are durable, and were lost."""
+    """Return how many records were offered, are durable, and were lost."""
     now = bus.counts()
     return now.offered, now.journaled, now.lost
 
@@ -134,7 +142,7 @@ def test_every_rank_gives_the_same_answer_about_what_is_due(open_bus: Opener) ->
 
 
 def test_the_bus_of_other_ranks_has_all_methods_and_takes_nothing(tmp_path: Path) -> None:
-    missing = [m for m in dir(MetricBus) if not m.startswith("_") and not hasattr(NullBus, m)]
+    missing = [m for m in dir(MetricBus) if not m.startswith("_") and not hasattr(NullBus(), m)]
     assert missing == []
     with NullBus(every=1) as null:
         null.publish("train", 1, {"loss": 1.0})
@@ -170,7 +178,7 @@ def test_a_callable_is_run_in_the_thread_of_the_bus(open_bus: Opener, run: Path)
 
     bus.publish("train", 1, values)
     assert bus.flush()
-    assert threads == ["telemetry-writer"]
+    assert threads == ["telemetry-journal"]
     assert journal_lines(run)[1]["values"] == {"loss": 2.5}
 
 
@@ -239,7 +247,7 @@ def test_values_that_cannot_be_had_are_one_lost_record_and_the_next_is_written(
     assert bus.flush()
     assert journal_steps(run) == [2]
     assert counts(bus) == (2, 1, 1)
-    assert "train at 1 is lost" in caplog.text
+    assert "dropping train at iteration 1" in caplog.text
 
 
 def test_a_stream_missing_from_a_group_is_lost_alone(open_bus: Opener, run: Path) -> None:
@@ -294,11 +302,8 @@ def test_records_are_on_the_disk_when_flush_returns(disk: FaultyDisk, open_bus: 
         assert disk.syncs > syncs
 
 
-def test_flush_does_not_take_later_losses_for_earlier_records(
-    disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.QUEUE", 10)
-    bus = open_bus()
+def test_flush_does_not_mistake_later_losses_for_earlier_records(disk: FaultyDisk, open_bus: Opener) -> None:
+    bus = open_bus(limits={"queue_capacity": 10})
     disk.hangs = threading.Event()
     for step in range(1, 11):
         bus.publish("train", step, {"loss": 1.0})
@@ -327,15 +332,13 @@ def test_flush_does_not_take_a_record_that_raises_for_one_before_it(disk: Faulty
     assert counts(bus) == (3, 2, 1)
 
 
-def test_closing_tries_a_disk_again_however_long_the_next_try_was_put_off(
-    disk: FaultyDisk, open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
+def test_closing_retries_a_disk_at_once_however_long_the_next_retry_was_postponed(
+    disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 3600.0)
-    bus = open_bus()
-    bus._retry_delay = 3600.0
+    bus = open_bus(limits={"disk_backoff_initial": 3600.0, "disk_backoff_max": 3600.0})
     disk.write_error = OSError(ENOSPC, "No space left on device")
     bus.publish("train", 1, {"loss": 1.0})
-    eventually(lambda: bus._retry_at > 0)
+    eventually(lambda: "cannot write the journal" in caplog.text)
     disk.write_error = None
     receipt = bus.close()
     assert receipt is not None
@@ -343,11 +346,9 @@ def test_closing_tries_a_disk_again_however_long_the_next_try_was_put_off(
     assert journal_steps(run) == [1]
 
 
-def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(
-    open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.3)
-    bus = open_bus()
+def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(open_bus: Opener, run: Path) -> None:
+    bus = open_bus(limits={"close_timeout": 0.3})
+    (thread,) = journal_threads()
     bus.publish("train", 1, {"loss": 1.0})
     assert bus.flush()
     moved = run.rename(run.with_name("moved"))
@@ -355,11 +356,11 @@ def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(
     receipt = bus.close()
     assert receipt is not None
     assert receipt.counts.journaled == 1
-    # The thread that was left behind ends as soon as it can write.
+    # The thread left behind ends as soon as it can write.
     run.unlink()
     moved.rename(run)
-    bus._thread.join(20)
-    assert not bus._thread.is_alive()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_flush_gives_up_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
@@ -406,14 +407,13 @@ def test_a_full_queue_drops_what_comes_on_top_and_counts_it_exactly(
     assert bus.flush(20)
     assert counts(bus) == (10_051, 10_000, 51)
     assert journal_steps(run) == list(range(10_000))
-    assert len([r for r in caplog.records if "wait for the disk" in r.message]) == 1
+    assert len([r for r in caplog.records if "are waiting for the disk" in r.message]) == 1
 
 
 def test_a_final_point_that_the_full_queue_dropped_may_be_offered_again(
-    disk: FaultyDisk, open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
+    disk: FaultyDisk, open_bus: Opener, run: Path
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.QUEUE", 1)
-    bus = open_bus()
+    bus = open_bus(limits={"queue_capacity": 1})
     disk.hangs = threading.Event()
     bus.publish("val", 1, {"loss": 1.0})
     bus.publish("train", 2, {"loss": 1.0})
@@ -446,8 +446,8 @@ def test_training_goes_on_while_the_disk_fails_and_all_is_written_afterwards(
     by_seq = {line["seq"]: line["step"] for line in journal_lines(run) if line["kind"] == "scalars"}
     assert sorted(by_seq.values()) == list(range(1, 51))
     warnings = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len([w for w in warnings if "cannot be written" in w]) == 1
-    assert len([w for w in warnings if "is written again" in w]) == 1
+    assert len([w for w in warnings if "cannot write the journal" in w]) == 1
+    assert len([w for w in warnings if "works again" in w]) == 1
 
 
 def test_the_sinks_get_each_record_once_after_the_disk_failed(disk: FaultyDisk, open_bus: Opener) -> None:
@@ -469,10 +469,9 @@ def test_the_sinks_get_each_record_once_after_the_disk_failed(disk: FaultyDisk, 
 
 
 def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer(
-    disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
+    disk: FaultyDisk, open_bus: Opener
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.3)
-    bus = open_bus()
+    bus = open_bus(limits={"close_timeout": 0.3})
     disk.hangs = threading.Event()
     began = time.monotonic()
     for step in range(1, 1001):
@@ -489,9 +488,8 @@ def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer
 def test_nothing_else_is_read_from_a_disk_that_hangs_at_the_end(
     disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.2)
-    monkeypatch.setattr("telemetry.recording.bus.receipt", lambda *_: pytest.fail("it was read"))
-    bus = open_bus()
+    monkeypatch.setattr("telemetry.recording.run_closer.receipt", lambda *_: pytest.fail("it was read"))
+    bus = open_bus(limits={"close_timeout": 0.2})
     disk.hangs = threading.Event()
     bus.publish("train", 7, {"loss": 1.0})
     receipt = bus.close(timeout=0)
@@ -500,10 +498,9 @@ def test_nothing_else_is_read_from_a_disk_that_hangs_at_the_end(
 
 
 def test_a_callable_that_hangs_holds_up_the_end_of_the_run_no_longer(
-    open_bus: Opener, monkeypatch: pytest.MonkeyPatch
+    open_bus: Opener,
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.2)
-    bus = open_bus()
+    bus = open_bus(limits={"close_timeout": 0.2})
     release = threading.Event()
     bus.publish("train", 1, lambda: {"loss": float(release.wait(30))})
     began = time.monotonic()
@@ -524,7 +521,7 @@ def test_a_run_that_ends_while_the_disk_fails_for_a_moment_is_closed_as_it_ended
     receipts: list[Receipt | None] = []
     closing = threading.Thread(target=lambda: receipts.append(bus.close("preempted")))
     closing.start()
-    eventually(lambda: "cannot be written" in caplog.text)
+    eventually(lambda: "cannot write the journal" in caplog.text)
     disk.write_error = None
     closing.join()
     assert [line["status"] for line in journal_lines(run) if line["kind"] == "closed"] == ["preempted"]
@@ -532,10 +529,7 @@ def test_a_run_that_ends_while_the_disk_fails_for_a_moment_is_closed_as_it_ended
     assert (receipts[0].status, receipts[0].counts.journaled) == ("preempted", 1)
 
 
-def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(
-    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 0.05)
+def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.publish("train", 1, {"loss": 1.0})
     assert bus.flush()
@@ -551,11 +545,9 @@ def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(
 
 
 def test_a_run_folder_that_cannot_be_made_again_is_a_warning_and_a_receipt(
-    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.FIRST_RETRY", 0.05)
-    monkeypatch.setattr("telemetry.recording.bus.FLUSH_TIMEOUT", 0.5)
-    bus = open_bus(sinks=[MemorySink(Backend())], settings=Settings(every=1, poll=0.02))
+    bus = open_bus(limits={"close_timeout": 0.5}, sinks=[MemorySink(Backend())], settings=Settings(every=1, poll=0.02))
     remove(run)
     run.write_text("a file in its place")
     for step in range(1, 11):
@@ -564,7 +556,7 @@ def test_a_run_folder_that_cannot_be_made_again_is_a_warning_and_a_receipt(
     assert receipt is not None
     assert receipt.counts.offered == 10
     assert "10 NOT WRITTEN" in str(receipt)
-    assert "cannot be written" in caplog.text
+    assert "cannot write the journal" in caplog.text
     run.unlink()
 
 
@@ -602,7 +594,7 @@ def test_an_alert_that_cannot_be_written_is_a_lost_record(
     bus.close()
     assert counts(bus) == (2, 1, 1)
     assert journal_steps(run) == [2]
-    assert any("alert at" in r.message for r in caplog.records)
+    assert any("dropping alert at" in r.message for r in caplog.records)
 
 
 def test_a_sink_gets_the_alerts_and_a_receipt_counts_them(open_bus: Opener) -> None:
@@ -711,7 +703,7 @@ def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(open_
             bus.publish("train", 2, {"loss": 1.0})
             bus.publish("train", 3, lambda: {"loss": 1.0}, final=True)
             quick = bus.flush(60) and bus.drain(60)
-            bus._at_exit()
+            bus._close_at_exit()
             code = 0 if quick and bus.close() is None else 1
         finally:
             os._exit(code)
@@ -723,25 +715,38 @@ def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(open_
     assert [line["kind"] for line in journal_lines(run)] == ["run", "scalars", "scalars"]
 
 
-def test_a_child_forked_while_the_bus_is_locked_is_not_held_up_by_it(open_bus: Opener) -> None:
+def test_a_child_forked_while_the_queue_is_locked_is_not_blocked(open_bus: Opener) -> None:
     bus = open_bus()
-    bus.publish("train", 1, {"loss": 1.0})
-    with bus._changed:
-        child = os.fork()
-        if child == 0:
-            # The lock belongs to a thread that is not in this process.
-            done = threading.Event()
+    children: list[int] = []
 
-            def use() -> None:
-                bus.publish("train", 2, {"loss": 1.0})
-                bus.flush(60)
-                bus.drain(60)
-                bus.counts()
-                bus.close()
-                done.set()
+    def use() -> None:
+        bus.publish("train", 2, {"loss": 1.0})
+        bus.flush(60)
+        bus.drain(60)
+        bus.counts()
+        bus.close()
 
-            threading.Thread(target=use, daemon=True).start()
-            os._exit(0 if done.wait(5) else 1)
+    class ForkingHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if children:
+                return
+            children.append(os.fork())
+            if children[0] == 0:
+                # The lock belongs to the thread that forked; any other would wait for it forever.
+                using = threading.Thread(target=use, daemon=True)
+                using.start()
+                using.join(5)
+                os._exit(1 if using.is_alive() else 0)
+
+    handler = ForkingHandler()
+    logging.getLogger("telemetry").addHandler(handler)
+    try:
+        bus.publish("train", 5, {"loss": 1.0})
+        # The queue warns about the decreasing step while it is locked.
+        bus.publish("train", 1, {"loss": 1.0})
+    finally:
+        logging.getLogger("telemetry").removeHandler(handler)
+    (child,) = children
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -811,11 +816,9 @@ def test_the_host_can_see_what_is_wrong_now_and_whether_training_has_diverged(ru
         assert (bus.alerts, bus.diverged) == ((), None)
 
 
-def test_silence_is_told_of_while_the_training_hangs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telemetry.recording.bus.TICK", 0.01)
-    monkeypatch.setattr("telemetry.alerts.detector.SILENCE", 0.0)
+def test_silence_raises_an_alert_while_the_training_hangs(open_bus: Opener, run: Path) -> None:
     settings = Settings(every=1, watch=AlertSettings(stalled=0.2))
-    with open_run(run, metrics={"train/loss": Metric()}, sinks=[], settings=settings) as bus:
+    with open_bus(limits={"supervise_interval": 0.01}, settings=settings) as bus:
         for step in (1, 2):
             bus.publish("train", step, {"loss": 1.0})
             bus.flush(10)
@@ -846,8 +849,8 @@ def test_a_step_that_goes_back_is_taken_and_said_once(
     bus.publish("val", 3, {"loss": 1.0})
     bus.close()
     assert journal_steps(run) == [1, 5, 3, 2, 6]
-    assert [r.message for r in caplog.records if "go back" in r.message] == [
-        "the steps of train go back, from 5 to 3; a resume says so with resume_step"
+    assert [r.message for r in caplog.records if "decreased" in r.message] == [
+        "step of train decreased from 5 to 3; pass resume_step when resuming a run"
     ]
 
 

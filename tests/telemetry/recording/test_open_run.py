@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,8 @@ from telemetry import (
     read_header,
 )
 from telemetry.journal.codec import encode
+from telemetry.recording.open_run import start_run
+from telemetry.recording.run_plan import plan_run
 from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 
 QUIET: dict[str, Any] = {"metrics": METRICS, "sinks": [], "settings": Settings(every=1)}
@@ -119,14 +120,12 @@ class NoHooks:
             {"metrics": {"train/E": Metric(unit="kg", source_unit="eV")}},
             id="dimension",
         ),
-        pytest.param(
-            SettingError, "cannot be described", {"metrics": {"train/" + "x" * 300: Metric()}}, id="long name"
-        ),
+        pytest.param(SettingError, "cannot be written", {"metrics": {"train/" + "x" * 300: Metric()}}, id="long name"),
         pytest.param(SettingError, "stream/metric", {"metrics": {"loss": Metric()}}, id="no stream"),
         pytest.param(SettingError, "stream/metric", {"metrics": {"train/": Metric()}}, id="no metric"),
         pytest.param(SettingError, "stream/metric", {"metrics": {"/loss": Metric()}}, id="empty stream"),
-        pytest.param(SettingError, "cannot be described", {"params": {"x": ["y" * 1000] * 2000}}, id="parameters"),
-        pytest.param(SettingError, "cannot be described", {"params": {"path": "\udcff"}}, id="no text"),
+        pytest.param(SettingError, "cannot be written", {"params": {"x": ["y" * 1000] * 2000}}, id="parameters"),
+        pytest.param(SettingError, "cannot be written", {"params": {"path": "\udcff"}}, id="no text"),
     ],
 )
 @pytest.mark.usefixtures("installed")
@@ -140,7 +139,7 @@ def test_no_folder_is_left_by_what_is_refused(
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_cure(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file in its place")
-    with pytest.raises(RunFolderError, match=r"cannot be written to \(Not a directory\); choose another with"):
+    with pytest.raises(RunFolderError, match=r"cannot write to .* \(Not a directory\); choose another folder with"):
         open_run(tmp_path / "runs" / "a-run", **QUIET)
 
 
@@ -185,20 +184,13 @@ def test_a_run_whose_trainer_was_killed_before_its_first_line_is_begun_again(run
         open_run(run, **QUIET)
 
 
-def test_a_run_that_gets_its_first_line_while_another_looks_is_left_alone(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_gets_its_first_line_after_the_checks_is_left_alone(run: Path) -> None:
     run.mkdir(parents=True)
     (run / "journal-0.jsonl").touch()
-
-    @contextlib.contextmanager
-    def meanwhile(folder: Path) -> Iterator[None]:
-        (folder / "journal-0.jsonl").write_bytes(encode(run_record(folder)))
-        yield
-
-    monkeypatch.setattr("telemetry.recording.open_run._sole_opener", meanwhile)
-    with pytest.raises(RunAlive, match="another trainer"):
-        open_run(run, **QUIET)
+    plan = plan_run(run, **QUIET)
+    (run / "journal-0.jsonl").write_bytes(encode(run_record(run)))
+    with pytest.raises(RunAlive, match="another process"):
+        start_run(plan)
 
 
 def test_a_folder_that_holds_other_things_may_be_used(run: Path) -> None:
@@ -345,13 +337,13 @@ def test_a_trainer_on_another_machine_is_watched_before_its_run_is_resumed(
     HandMadeRun(run, FOREIGN).points(1)
     clock = FakeClock()
     monkeypatch.setattr(
-        "telemetry.recording.open_run.TrainerLivenessProbe",
+        "telemetry.recording.run_plan.TrainerLivenessProbe",
         lambda folder: _Watch(folder, clock, lambda: beat(run, FOREIGN, beat=2)),
     )
     with pytest.raises(RunAlive, match="process 4711 on elsewhere"):
         open_run(run, **QUIET, resume_step=1)
     monkeypatch.setattr(
-        "telemetry.recording.open_run.TrainerLivenessProbe", lambda folder: _Watch(folder, clock, lambda: None)
+        "telemetry.recording.run_plan.TrainerLivenessProbe", lambda folder: _Watch(folder, clock, lambda: None)
     )
     open_run(run, **QUIET, resume_step=1).close(timeout=0)
     assert read_header(run).attempt == 2
@@ -378,7 +370,7 @@ def test_a_changed_unit_is_an_error_that_names_both(run: Path) -> None:
     metrics = {"train/loss": Metric(), "train/E": Metric(unit="kcal/mol", source_unit="eV/particle")}
     first_attempt(run, 1, metrics=metrics)
     changed = {"train/loss": Metric(), "train/E": Metric(unit="eV", source_unit="eV/particle")}
-    with pytest.raises(JournalError, match=r"train/E was in kcal/mol .* cannot be in eV after a resume"):
+    with pytest.raises(JournalError, match=r"unit of train/E was kcal/mol .* cannot be eV after a resume"):
         open_run(run, **QUIET | {"metrics": changed}, resume_step=1)
     assert len(list(run.glob("journal-*"))) == 1
 

@@ -1,4 +1,4 @@
-"""Small files that are replaced whole, and the progress files that are made of them."""
+"""Atomic writes, and reading small JSON files."""
 
 from __future__ import annotations
 
@@ -20,17 +20,10 @@ from support.telemetry_fakes import HandMadeRun
 from telemetry.run_folder import atomic_write as files
 from telemetry.run_folder.atomic_write import MAX_BYTES, private_opener, read_json, remove_temporary_files, write_json
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.sink_progress import (
-    Cursor,
-    SinkProgress,
-    delivered_sinks,
-    progress_path,
-    read_progress,
-    write_progress,
-)
+from telemetry.run_folder.sink_progress import SinkProgress, write_progress
 
 
-def test_what_was_written_is_read_back_and_belongs_to_its_owner_alone(tmp_path: Path) -> None:
+def test_a_written_value_is_read_back_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})
     write_json(path, {"a": 2})
@@ -41,7 +34,7 @@ def test_what_was_written_is_read_back_and_belongs_to_its_owner_alone(tmp_path: 
 
 
 @pytest.mark.parametrize("fault", ["open", "write", "replace"])
-def test_a_disk_that_is_full_leaves_the_old_content_and_no_litter(
+def test_a_full_disk_leaves_the_old_content_and_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     def fail(*_: object, **__: object) -> Any:
@@ -72,9 +65,7 @@ def test_a_disk_that_is_full_leaves_the_old_content_and_no_litter(
     assert os.listdir(tmp_path) == ["x.json"]
 
 
-def test_the_drafts_of_a_writer_that_was_killed_can_be_cleared_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_temporary_files_of_a_killed_writer_can_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, other = tmp_path / "x[1].json", tmp_path / "x1.json"
     write_json(path, 1)
 
@@ -93,14 +84,14 @@ def test_the_drafts_of_a_writer_that_was_killed_can_be_cleared_away(
     assert read_json(path, msgspec.json.Decoder(int)) == 1
 
 
-def test_what_is_appended_to_is_no_link(tmp_path: Path) -> None:
+def test_a_private_file_is_not_opened_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "outside").touch()
     (tmp_path / "log").symlink_to(tmp_path / "outside")
     with pytest.raises(OSError, match="symbolic"), open(tmp_path / "log", "ab", opener=private_opener):
         pass
 
 
-def test_what_is_no_json_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+def test_a_value_that_is_not_json_is_rejected_before_any_file_is_created(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "x.json", object())
     assert os.listdir(tmp_path) == []
@@ -133,7 +124,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     [b"", b"{", b"null", b'"text"', b"[" * 500_000, b"\xff", b"9" * 5000, b"1" + b" " * MAX_BYTES, b"1e999", b"\x00"],
     ids=lambda content: f"{content[:10]!r}… ({len(content)})",
 )
-def test_what_is_damaged_too_large_or_of_another_type_is_not_there(tmp_path: Path, content: bytes) -> None:
+def test_content_that_is_damaged_too_large_or_of_another_type_is_read_as_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
     assert read_json(path, msgspec.json.Decoder(int)) is None
@@ -155,7 +146,7 @@ def test_only_regular_files_are_read(tmp_path: Path, what: str) -> None:
 
 @given(st.binary(max_size=100))
 @settings(deadline=None, max_examples=100)
-def test_no_bytes_make_reading_fail(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_reading_arbitrary_bytes_never_raises(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_bytes(content)
     read_json(path, msgspec.json.Decoder(SinkProgress))
@@ -204,53 +195,8 @@ for when in range(1, 1200, 70):
 
 
 @pytest.mark.parametrize("what", ["alive", "lease", "progress", "journal"])
-def test_a_file_may_be_read_in_the_middle_of_its_first_reading_as_by_a_signals_handler_or_another_thread(
-    tmp_path: Path, what: str
-) -> None:
+def test_a_signal_handler_or_another_thread_may_read_a_file_during_its_first_reading(tmp_path: Path, what: str) -> None:
     run = HandMadeRun(tmp_path / "run")
     write_progress(run.folder, "sink", SinkProgress())
     assert Lease(run.folder / "sinks", "sink").try_acquire()
     subprocess.run([sys.executable, "-c", INTERRUPTED, run.folder, what], check=True, timeout=60)
-
-
-# --- progress
-
-
-def test_progress_is_kept_for_each_destination(tmp_path: Path) -> None:
-    progress = SinkProgress(destination="here")
-    progress.cursor.accepted = 7
-    progress.destination = "there"
-    assert progress.cursor.accepted == 0
-    progress.cursor.durable = 3
-    write_progress(tmp_path, "foo", progress)
-    read = read_progress(tmp_path, "foo")
-    assert read == progress
-    assert read is not None
-    assert read.cursors == {"here": Cursor(accepted=7), "there": Cursor(durable=3)}
-
-
-def test_a_sink_without_progress_has_none(tmp_path: Path) -> None:
-    assert read_progress(tmp_path, "foo") is None
-    assert delivered_sinks(tmp_path) == []
-
-
-def test_the_sinks_that_were_delivered_to_are_those_with_progress_by_any_name(tmp_path: Path) -> None:
-    for name in ("wandb", "my.sink", "tensorboard"):
-        write_progress(tmp_path, name, SinkProgress())
-    folder = tmp_path / "sinks"
-    for other in ("wandb.lease-3", "wandb.rejected.jsonl", ".wandb.json.77.0.tmp", ".hidden.json", "wandb.log"):
-        (folder / other).touch()
-    assert delivered_sinks(tmp_path) == ["my.sink", "tensorboard", "wandb"]
-
-
-def test_progress_in_a_folder_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        write_progress(tmp_path / "gone", "foo", SinkProgress())
-    assert not (tmp_path / "gone").exists()
-
-
-@pytest.mark.parametrize("change", [{"accepted": -1}, {"accepted": "1"}, {"closed": "done"}, {"durable": 2**63}])
-def test_a_cursor_that_cannot_be_is_as_good_as_none(tmp_path: Path, change: dict[str, Any]) -> None:
-    progress_path(tmp_path, "foo").parent.mkdir()
-    progress_path(tmp_path, "foo").write_bytes(msgspec.json.encode({"cursors": {"x": change}}))
-    assert read_progress(tmp_path, "foo") is None

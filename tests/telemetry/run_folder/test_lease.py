@@ -1,4 +1,4 @@
-"""The lease: one delivery a sink, whatever is killed, stands still or comes at the same time."""
+"""The lease: one delivery per sink, despite killed, stalled and concurrent processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -41,7 +42,7 @@ def files(folder: Path) -> list[str]:
     return sorted(os.listdir(folder / "sinks"))
 
 
-def test_the_first_who_asks_gets_it_and_the_next_does_not(tmp_path: Path, lease: Lease) -> None:
+def test_the_first_to_ask_gets_the_lease_and_the_next_does_not(tmp_path: Path, lease: Lease) -> None:
     other = Lease(tmp_path / "sinks", "sink")
     assert lease.try_acquire()
     assert not other.try_acquire()
@@ -49,23 +50,23 @@ def test_the_first_who_asks_gets_it_and_the_next_does_not(tmp_path: Path, lease:
     assert not other.is_held()
 
 
-def test_another_sink_is_another_lease(tmp_path: Path, lease: Lease) -> None:
+def test_each_sink_has_its_own_lease(tmp_path: Path, lease: Lease) -> None:
     assert lease.try_acquire()
     assert Lease(tmp_path / "sinks", "sink2").try_acquire()
     assert Lease(tmp_path / "sinks", "sin").try_acquire()
     assert lease.is_held()
 
 
-def test_it_says_who_holds_it(tmp_path: Path, lease: Lease) -> None:
+def test_the_holder_is_known_to_others(tmp_path: Path, lease: Lease) -> None:
     other = Lease(tmp_path / "sinks", "sink")
     assert other.holder() is None
     assert lease.try_acquire()
     assert other.holder() == current_process()
-    with pytest.raises(LeaseHeld, match=f"process {os.getpid()} on .* delivers this run to 'sink' now"):
+    with pytest.raises(LeaseHeld, match=f"process {os.getpid()} on .* is already delivering this run to 'sink'"):
         other.acquire()
 
 
-def test_it_can_be_given_back_and_taken_again_by_anybody(tmp_path: Path, lease: Lease) -> None:
+def test_a_released_lease_can_be_acquired_by_any_process(tmp_path: Path, lease: Lease) -> None:
     other = Lease(tmp_path / "sinks", "sink")
     for taker in (lease, other, lease, lease):
         assert taker.try_acquire()
@@ -75,7 +76,7 @@ def test_it_can_be_given_back_and_taken_again_by_anybody(tmp_path: Path, lease: 
     assert len(files(tmp_path)) == 1
 
 
-def test_giving_back_twice_takes_nothing_from_the_next_holder(tmp_path: Path, lease: Lease) -> None:
+def test_a_second_release_does_not_affect_the_next_holder(tmp_path: Path, lease: Lease) -> None:
     other = Lease(tmp_path / "sinks", "sink")
     assert lease.try_acquire()
     lease.release()
@@ -85,14 +86,14 @@ def test_giving_back_twice_takes_nothing_from_the_next_holder(tmp_path: Path, le
     assert other.holder() == current_process()
 
 
-def test_the_lease_of_a_process_that_is_dead_is_free_at_once(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
+def test_the_lease_of_a_dead_process_is_free_at_once(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
     hold(tmp_path, DEAD)
     assert lease.holder() is None
     lease.acquire(clock.sleep)
     assert clock.sleeps == []
 
 
-def test_a_real_process_that_was_killed_loses_it_at_once(tmp_path: Path, lease: Lease) -> None:
+def test_a_killed_process_loses_the_lease_at_once(tmp_path: Path, lease: Lease) -> None:
     code = f"""
 from pathlib import Path
 from telemetry.run_folder.lease import Lease
@@ -106,12 +107,12 @@ input()
         assert not lease.try_acquire()
         assert lease.holder() is not None
         holder.kill()
-        # A zombie, which it is until somebody waits for it, is dead too.
+        # A zombie, which it is until its parent waits for it, is dead too.
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
         assert lease.try_acquire()
 
 
-def test_a_process_that_cannot_be_seen_loses_it_after_standing_still_for_a_minute(
+def test_a_holder_elsewhere_loses_the_lease_after_a_minute_without_renewal(
     tmp_path: Path, lease: Lease, clock: FakeClock
 ) -> None:
     hold(tmp_path, FOREIGN)
@@ -122,7 +123,7 @@ def test_a_process_that_cannot_be_seen_loses_it_after_standing_still_for_a_minut
     assert lease.try_acquire()
 
 
-def test_each_renewal_begins_the_minute_anew(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
+def test_each_renewal_restarts_the_minute(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
     for beat in range(1, 20):
         hold(tmp_path, FOREIGN, beat)
         assert not lease.try_acquire()
@@ -130,13 +131,13 @@ def test_each_renewal_begins_the_minute_anew(tmp_path: Path, lease: Lease, clock
         assert not lease.try_acquire()
 
 
-def test_the_minute_begins_when_the_lease_is_first_looked_at(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
+def test_the_minute_starts_when_the_lease_is_first_observed(tmp_path: Path, lease: Lease, clock: FakeClock) -> None:
     hold(tmp_path, FOREIGN)
     clock.now += 1000
     assert not lease.try_acquire()
 
 
-def test_who_waits_for_a_holder_on_another_host_learns_that_it_lives(
+def test_waiting_ends_with_an_error_once_a_holder_elsewhere_renews(
     tmp_path: Path, lease: Lease, clock: FakeClock
 ) -> None:
     hold(tmp_path, FOREIGN, 1)
@@ -152,7 +153,7 @@ def test_who_waits_for_a_holder_on_another_host_learns_that_it_lives(
     assert not lease.is_held()
 
 
-def test_who_waits_for_a_holder_on_another_host_that_is_gone_gets_it(
+def test_waiting_ends_with_the_lease_if_a_holder_elsewhere_is_gone(
     tmp_path: Path, lease: Lease, clock: FakeClock
 ) -> None:
     hold(tmp_path, FOREIGN)
@@ -161,7 +162,7 @@ def test_who_waits_for_a_holder_on_another_host_that_is_gone_gets_it(
     assert 60 <= sum(clock.sleeps) <= 62
 
 
-def test_the_old_holder_notices_that_it_has_lost_it(tmp_path: Path, lease: Lease) -> None:
+def test_the_old_holder_notices_that_it_has_lost_the_lease(tmp_path: Path, lease: Lease) -> None:
     assert lease.try_acquire()
     assert lease.renew()
     clock = FakeClock()
@@ -177,7 +178,7 @@ def test_the_old_holder_notices_that_it_has_lost_it(tmp_path: Path, lease: Lease
     assert files(tmp_path) == ["sink.lease-2"]
 
 
-def test_a_holder_that_renews_keeps_it_however_long_it_is_watched(tmp_path: Path, lease: Lease) -> None:
+def test_a_holder_that_renews_keeps_the_lease(tmp_path: Path, lease: Lease) -> None:
     assert lease.try_acquire()
     clock = FakeClock()
     other = Lease(tmp_path / "sinks", "sink", clock=clock)
@@ -189,7 +190,7 @@ def test_a_holder_that_renews_keeps_it_however_long_it_is_watched(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\0" * 100, b"[]", b'{"who":1}', b"\xff", b"[" * 100_000])
-def test_a_lease_file_that_is_garbage_is_free_after_a_minute(
+def test_an_unreadable_lease_is_free_after_a_minute(
     tmp_path: Path, lease: Lease, clock: FakeClock, content: bytes
 ) -> None:
     (tmp_path / "sinks").mkdir()
@@ -201,36 +202,45 @@ def test_a_lease_file_that_is_garbage_is_free_after_a_minute(
 
 
 @pytest.mark.parametrize("name", ["sink.lease-", "sink.lease-x", "sink.lease--1", "sink.lease-²", ".sink.lease-9.tmp"])
-def test_files_of_other_names_are_no_leases(tmp_path: Path, lease: Lease, name: str) -> None:
+def test_files_with_other_names_are_ignored(tmp_path: Path, lease: Lease, name: str) -> None:
     (tmp_path / "sinks").mkdir()
     (tmp_path / "sinks" / name).write_text("{}")
     assert lease.try_acquire()
     assert files(tmp_path) == sorted([name, "sink.lease-1"])
 
 
-def test_a_taker_that_was_slow_does_not_slip_in_behind(
+def interrupt_creation(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
+    """Perform ``action`` once, after the next ``try_acquire`` has listed the folder and before it creates its file."""
+    urandom = os.urandom
+
+    def interrupted(size: int) -> bytes:
+        monkeypatch.setattr("telemetry.run_folder.lease.os.urandom", urandom)
+        action()
+        return urandom(size)
+
+    monkeypatch.setattr("telemetry.run_folder.lease.os.urandom", interrupted)
+
+
+def test_a_slow_process_does_not_acquire_a_number_used_since_it_looked(
     tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Lease(tmp_path / "sinks", "sink")
+    third = Lease(tmp_path / "sinks", "sink")
     hold(tmp_path, DEAD)
-    make = slow._make
 
-    def held_up(number: int) -> bool:
-        # Between its look and its move, one comes and goes, and another comes.
+    def overtake() -> None:
         assert lease.try_acquire()
         lease.release()
         assert third.try_acquire()
-        return make(number)
 
-    third = Lease(tmp_path / "sinks", "sink")
-    monkeypatch.setattr(slow, "_make", held_up)
+    interrupt_creation(monkeypatch, overtake)
     assert not slow.try_acquire()
     assert third.is_held()
     assert not slow.is_held()
     assert files(tmp_path) == ["sink.lease-3"]
 
 
-def test_of_many_threads_that_hammer_it_one_at_a_time_has_it_and_none_is_left_out(tmp_path: Path) -> None:
+def test_of_many_competing_threads_one_at_a_time_holds_the_lease_and_none_starves(tmp_path: Path) -> None:
     inside: list[int] = []
     crowds: list[int] = []
 
@@ -251,7 +261,7 @@ def test_of_many_threads_that_hammer_it_one_at_a_time_has_it_and_none_is_left_ou
     assert crowds == [1] * 60
 
 
-def test_of_many_processes_that_come_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_exactly_one_of_many_concurrent_processes_gets_the_lease(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
@@ -302,31 +312,36 @@ Lease(Path(folder), "sink").try_acquire()
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("call", ["open", "link"])
-def test_a_taker_that_is_killed_while_it_takes_it_holds_up_nobody(
+def test_a_process_killed_while_acquiring_does_not_block_others(
     tmp_path: Path, lease: Lease, call: str, when: str
 ) -> None:
     taker = subprocess.run([sys.executable, "-c", TAKER, call, when, tmp_path / "sinks"], check=False)
     assert taker.returncode == -signal.SIGKILL
     assert lease.try_acquire()
     assert lease.is_held()
-    assert files(tmp_path) == [f"sink.lease-{lease._number}"], "what it has left is gone, too"
+    (name,) = files(tmp_path)
+    assert name.startswith("sink.lease-"), "a temporary file is left"
 
 
-def test_where_there_are_no_links_it_is_made_all_the_same(
+def test_without_hard_links_still_only_one_process_gets_the_lease(
     tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
+    def overtake() -> None:
+        assert lease.try_acquire()
+
     monkeypatch.setattr("telemetry.run_folder.lease.os.link", refuse)
     other = Lease(tmp_path / "sinks", "sink")
-    assert lease.try_acquire()
+    interrupt_creation(monkeypatch, overtake)
     assert not other.try_acquire()
-    assert not other._make(1)
+    assert lease.is_held()
+    assert not other.try_acquire()
     assert files(tmp_path) == ["sink.lease-1"]
 
 
-def test_a_link_that_was_made_and_whose_answer_was_lost_counts(
+def test_a_link_request_repeated_by_nfs_still_counts(
     tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link
@@ -340,7 +355,7 @@ def test_a_link_that_was_made_and_whose_answer_was_lost_counts(
     assert lease.is_held()
 
 
-def test_a_slow_taker_whose_draft_was_cleared_away_has_lost(
+def test_a_slow_process_whose_temporary_file_was_removed_does_not_get_the_lease(
     tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Lease(tmp_path / "sinks", "sink")
@@ -357,7 +372,7 @@ def test_a_slow_taker_whose_draft_was_cleared_away_has_lost(
     assert files(tmp_path) == ["sink.lease-1"]
 
 
-def test_its_file_is_readable_by_its_owner_only_and_says_who(tmp_path: Path, lease: Lease) -> None:
+def test_the_lease_file_names_the_holder_and_is_readable_by_its_owner_only(tmp_path: Path, lease: Lease) -> None:
     assert lease.try_acquire()
     (path,) = (tmp_path / "sinks").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
@@ -367,7 +382,7 @@ def test_its_file_is_readable_by_its_owner_only_and_says_who(tmp_path: Path, lea
     assert json.loads(path.read_bytes())["beat"] == content["beat"] + 1
 
 
-def test_a_folder_that_vanishes_under_the_holder_takes_nothing_else_with_it(tmp_path: Path, lease: Lease) -> None:
+def test_a_holder_survives_the_removal_of_the_folder(tmp_path: Path, lease: Lease) -> None:
     assert lease.try_acquire()
     (tmp_path / "sinks" / "sink.lease-1").unlink()
     (tmp_path / "sinks").rmdir()

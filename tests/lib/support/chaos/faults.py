@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 TRAINER, DELIVERY = "trainer", "delivery"
@@ -199,8 +200,12 @@ class Faults:
         for name in self._real:
             setattr(os, name, getattr(self, name))
         for name, value in self._plan.get("set", {}).items():
-            module, _, attribute = name.rpartition(".")
-            setattr(importlib.import_module(module), attribute, value)
+            module_name, _, attribute = name.rpartition(".")
+            module = importlib.import_module(module_name)
+            if isinstance(value, dict):
+                _replace(module, attribute, **value)
+            else:
+                setattr(module, attribute, value)
         # With idle priority, deliveries would hardly ever run on a busy machine.
         os.sched_setscheduler = lambda *_: None  # type: ignore[assignment]
         if still := self._plan.get("still"):
@@ -267,12 +272,19 @@ def _jump(seconds: float) -> None:
 
 def _shorten(still: float) -> None:
     """Set the seconds after which a stale heartbeat or lease counts as dead."""
-    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.bus")
-    heartbeat, lease, renewer, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
-    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
+    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.open_run")
+    heartbeat, lease, renewer, opening = (importlib.import_module(f"telemetry.{name}") for name in names)
+    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["timeout"] = still
     lease.HEARTBEAT_TIMEOUT = still
     renewer.LeaseRenewer.__init__.__kwdefaults__["interval"] = still / 10
-    bus.HEARTBEAT_INTERVAL = still / 10
+    _replace(opening, "DEFAULT_LIMITS", heartbeat_interval=still / 10)
+
+
+def _replace(module: ModuleType, attribute: str, **fields: Any) -> None:
+    """Replace some fields of a struct that is an attribute of a module."""
+    import msgspec
+
+    setattr(module, attribute, msgspec.structs.replace(getattr(module, attribute), **fields))
 
 
 def _move_to(host: str) -> None:

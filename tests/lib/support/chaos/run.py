@@ -26,10 +26,12 @@ from telemetry.run_folder.sink_progress import read_progress
 from telemetry.sink_api import Scalars
 
 QUICK = {
-    "telemetry.recording.bus.TICK": 0.05,
-    "telemetry.recording.bus.HEARTBEAT_INTERVAL": 0.1,
-    "telemetry.recording.bus.FIRST_RETRY": 0.1,
-    "telemetry.recording.bus.LAST_RETRY": 0.5,
+    "telemetry.recording.open_run.DEFAULT_LIMITS": {
+        "supervise_interval": 0.05,
+        "heartbeat_interval": 0.1,
+        "disk_backoff_initial": 0.1,
+        "disk_backoff_max": 0.5,
+    },
     "telemetry.delivery.process_worker.RESTART_BACKOFF_INITIAL": 0.05,
     "telemetry.delivery.process_worker.RESTART_BACKOFF_MAX": 0.2,
     "telemetry.delivery.retries.RETRY_BACKOFF_INITIAL": 0.1,

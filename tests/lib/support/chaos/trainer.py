@@ -15,7 +15,7 @@ import msgspec
 import telemetry
 from support.chaos import faults
 from support.chaos.faults import OFFERED, PUBLISHED
-from telemetry.journal.reader import JournalReader
+from telemetry.journal.reader import JournalReader, read_header
 from telemetry.records import Scalars
 
 WIDTH = 1 << 15
@@ -52,10 +52,11 @@ def main(given: dict[str, Any]) -> None:
         bus = telemetry.open_run(run, metrics=METRICS, settings=settings, resume_step=resume)
     except telemetry.RunNotFound:  # the attempt before was killed before it had begun
         bus = telemetry.open_run(run, metrics=METRICS, settings=settings)
+    attempt = read_header(run).attempt
     first = (resume or 0) + 1
     for step in range(first, first + given["points"]):
         counters[OFFERED] += 1
-        bus.publish("train", step, {"loss": value_of(bus._attempt, step)})
+        bus.publish("train", step, {"loss": value_of(attempt, step)})
         counters[PUBLISHED] += 1
         if given["pause"]:
             time.sleep(given["pause"])

@@ -1,0 +1,75 @@
+"""The recent values of a watched metric."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from itertools import islice
+from statistics import median
+
+from telemetry.alerts.settings import TREND_POINTS, AlertSettings
+
+MAD_TO_STD = 1.4826
+"""Standard deviations per median absolute deviation, for normally distributed values."""
+MIN_DEVIATION, MIN_DEVIATION_EARLY, MIN_DEVIATION_EARLY_LOSS = 0.1, 0.5, 0.125
+"""Lower bounds of the deviation, as fractions of the median: a metric that hardly varied may vary a little more."""
+EARLY_POINTS = 10
+"""With fewer points than this, the early bounds hold. A loss falls there, so a smaller rise is a problem already."""
+DIVERGED_FACTOR = 10.0
+"""A value diverges if it exceeds the median by more than this many medians."""
+
+
+class MetricHistory:
+    """The recent values of one watched metric, without its outliers.
+
+    Attributes:
+        baseline: the median that the last value was compared with; NaN before the second value.
+        outliers: how many of the last values in a row exceeded the limit.
+        diverging: how many of the last values in a row diverged.
+    """
+
+    def __init__(self, settings: AlertSettings, *, is_loss: bool) -> None:
+        """Start without values; a loss has a lower limit than other metrics at first."""
+        self.baseline = math.nan
+        self.outliers = self.diverging = 0
+        self._settings = settings
+        self._min_deviation_early = MIN_DEVIATION_EARLY_LOSS if is_loss else MIN_DEVIATION_EARLY
+        self._values: deque[float] = deque(maxlen=settings.history)
+
+    def add(self, value: float) -> None:
+        """Compare a finite value with the history, and append it unless it is an outlier.
+
+        After ``history`` outliers in a row the history restarts: their level is the new normal.
+        """
+        if not self._values or value <= self._limit():
+            self.outliers = self.diverging = 0
+            self._values.append(value)
+            return
+        self.outliers += 1
+        diverges = value > self.baseline + DIVERGED_FACTOR * abs(self.baseline)
+        self.diverging = self.diverging + 1 if diverges else 0
+        if self.outliers >= self._settings.history:
+            self.outliers = self.diverging = 0
+            self._values.clear()
+            self._values.append(value)
+
+    def is_spike(self) -> bool:
+        """Return whether the last values are a spike."""
+        return self.outliers >= self._settings.patience
+
+    def trend(self) -> float:
+        """Return the median of the last ``TREND_POINTS`` values over that of those before; 1.0 if unknown."""
+        if len(self._values) < 2 * TREND_POINTS or self.outliers:
+            return 1.0
+        newest_first = list(islice(reversed(self._values), 2 * TREND_POINTS))
+        before = median(newest_first[TREND_POINTS:])
+        return median(newest_first[:TREND_POINTS]) / before if before > 0 else 1.0
+
+    def _limit(self) -> float:
+        """Update the baseline, and return the highest value that is no outlier."""
+        self.baseline = median(self._values)
+        deviation = MAD_TO_STD * median(abs(value - self.baseline) for value in self._values)
+        fraction = MIN_DEVIATION if len(self._values) >= EARLY_POINTS else self._min_deviation_early
+        deviation = max(deviation, fraction * abs(self.baseline))
+        # A metric that was always 0 gives no scale to compare with.
+        return self.baseline + self._settings.factor * deviation if deviation else math.inf

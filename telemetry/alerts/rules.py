@@ -1,0 +1,142 @@
+"""The rules that find problems, one per cause of an alert."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from telemetry.alerts.history import MetricHistory
+from telemetry.alerts.settings import AlertSettings
+from telemetry.metrics import Metric
+from telemetry.units import NO_UNIT
+
+MIN_STREAK = 5
+"""Points in a row in which a metric must have had a value before its absence is a problem."""
+FALLING, RISING = 0.9, 1.25
+"""Trends (see ``MetricHistory.trend``) up to which a metric falls, and from which on it rises."""
+STALL_FACTOR = 20.0
+"""Training has stalled if no point arrives for this many times the longest recent interval."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong with one metric: the title of its alert, and the numbers behind it."""
+
+    title: str
+    value: float | None = None
+    baseline: float | None = None
+
+
+Problems = dict[str, Problem]
+"""Problems of one cause, by full name of the metric."""
+
+
+def non_finite(values: Mapping[str, float]) -> Problems:
+    """Find values that are NaN or infinite; losses come first."""
+    return {
+        name: Problem(f"{name} is {'NaN' if math.isnan(value) else 'infinite'}", value=value)
+        for name, value in sorted(values.items(), key=lambda item: not is_loss(item[0]))
+        if not math.isfinite(value)
+    }
+
+
+def spikes(
+    values: Mapping[str, float], histories: Mapping[str, MetricHistory], metrics: Mapping[str, Metric]
+) -> Problems:
+    """Find values far above their history, to which they have been added."""
+    found = {}
+    for name, value in values.items():
+        if histories[name].is_spike():
+            usual = histories[name].baseline
+            title = f"spike: {name} is {shown(value, metrics[name])}, usually {shown(usual, metrics[name])}"
+            found[name] = Problem(title, value=value, baseline=usual)
+    return found
+
+
+def apart(values: Mapping[str, float], histories: Mapping[str, MetricHistory]) -> Problems:
+    """Find metrics of a point that rise while its loss falls, or fall while it rises."""
+    trends = {name: histories[name].trend() for name in values}
+    for loss in filter(is_loss, trends):
+        if trends[loss] <= FALLING:
+            loss_moves, others_move, others = "falls", "rises", [n for n in trends if trends[n] >= RISING]
+        elif trends[loss] >= RISING:
+            loss_moves, others_move, others = "rises", "falls", [n for n in trends if trends[n] <= FALLING]
+        else:
+            continue
+        if others:
+            title = f"loss and error move apart: {loss} {loss_moves} while"
+            return {name: Problem(f"{title} {name} {others_move}", value=values[name]) for name in others}
+    return {}
+
+
+class MissingValues:
+    """Find metrics that had values and have none now, as when a label or a fidelity has gone missing."""
+
+    def __init__(self) -> None:
+        # By stream and metric: points in a row that have had a value.
+        self._streaks: dict[str, dict[str, int]] = {}
+
+    def check(
+        self, stream: str, values: Mapping[str, float], known: Mapping[str, Problem]
+    ) -> tuple[set[str], Problems]:
+        """Compare a point with the earlier ones of its stream.
+
+        Args:
+            stream: the stream of the point.
+            values: its values.
+            known: problems found before; they last until the metric has a value again.
+
+        Returns:
+            All metrics that the stream has had before this point, and the problems among them.
+        """
+        streaks = self._streaks.setdefault(stream, {})
+        earlier = set(streaks)
+        found = {
+            name: Problem(f"no labels: {name} had values before and has none now")
+            for name, streak in streaks.items()
+            if name not in values and (streak >= MIN_STREAK or name in known)
+        }
+        for name in dict.fromkeys([*streaks, *values]):
+            streaks[name] = streaks.get(name, 0) + 1 if name in values else 0
+        return earlier, found
+
+
+class Stall:
+    """Find out that no point has arrived for long."""
+
+    def __init__(self, settings: AlertSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Measure intervals by ``clock``, monotonic and in seconds."""
+        self._min_silence = settings.stalled
+        self._clock = clock
+        self._intervals: deque[float] = deque(maxlen=settings.history)
+        self._last: float | None = None
+
+    def note_point(self) -> None:
+        """Note that a point has arrived now."""
+        now = self._clock()
+        if self._last is not None:
+            # Including stalls that were reported: an interval that ended well, such as a long validation, is normal.
+            self._intervals.append(now - self._last)
+        self._last = now
+
+    def check(self) -> Problems:
+        """Find a silence that is much longer than the intervals so far; there are none before the second point."""
+        if self._last is None or not self._intervals:
+            return {}
+        silence, longest = self._clock() - self._last, max(self._intervals)
+        if silence < max(self._min_silence, STALL_FACTOR * longest):
+            return {}
+        return {"": Problem(f"no new point for {silence:.0f} s; the longest recent interval was {longest:.1f} s")}
+
+
+def is_loss(name: str) -> bool:
+    """Return whether a metric, given by its full name, is a loss."""
+    return name.rpartition("/")[2] == "loss"
+
+
+def shown(value: float, metric: Metric) -> str:
+    """Return a value with its unit."""
+    return f"{value:.4g}" if metric.unit in NO_UNIT else f"{value:.4g} {metric.unit}"

@@ -1,0 +1,169 @@
+"""The thread that empties the queue into the journal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from telemetry.backoff import Backoff
+from telemetry.delivery.supervisor import DeliverySupervisor
+from telemetry.journal.writer import JournalWriter
+from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
+from telemetry.recording.record_appender import RecordAppender
+from telemetry.recording.record_queue import RecordQueue
+from telemetry.recording.warn_once import WarnOnce
+from telemetry.run_folder.heartbeat import Heartbeat, write_heartbeat
+from telemetry.run_folder.process_identity import current_process
+
+log = logging.getLogger("telemetry")
+
+
+class JournalThread(threading.Thread):
+    """Write queued records to the journal, show that the trainer is alive, and supervise the deliveries.
+
+    The public members are for other threads; everything private runs in this one. The thread ends when the queue has
+    been closed and everything in it, followed by the ``Closed`` record, is durable. Until then it retries a failing
+    disk, so ``join`` needs a timeout.
+
+    Attributes:
+        is_committing: whether a write to the disk is in progress. If it still is after ``join``, the disk hangs, and
+            reading from it would hang as well.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        queue: RecordQueue,
+        journal: JournalWriter,
+        appender: RecordAppender,
+        supervisor: DeliverySupervisor,
+        *,
+        attempt: int = 1,
+        limits: RecordingLimits = DEFAULT_LIMITS,
+    ) -> None:
+        """Create the thread without starting it.
+
+        Args:
+            folder: the run folder.
+            queue: where the records come from.
+            journal: owned by this thread from now on.
+            appender: appends dequeued records to ``journal``.
+            supervisor: delivers the journal to the sinks.
+            attempt: number of this attempt of the run, from 1.
+            limits: waiting times.
+        """
+        super().__init__(name="telemetry-journal", daemon=True)
+        self.queue = queue
+        self.appender = appender
+        self.supervisor = supervisor
+        self.is_committing = False
+        self._folder = folder
+        self._journal = journal
+        self._attempt = attempt
+        self._limits = limits
+        self._identity = current_process()
+        self._warn_once = WarnOnce()
+        self._backoff = Backoff(self._limits.disk_backoff_initial, self._limits.disk_backoff_max)
+        self._retry_at = 0.0
+        self._deliveries_started = False
+        # Training starts by importing torch, and deliveries by importing their backends, which would slow it down.
+        self._start_deliveries_at = time.monotonic() + self._limits.delivery_start_delay
+        self._supervise_at = self._heartbeat_at = time.monotonic()
+        self._heartbeats = 0
+        self._is_closing = False
+        self._closed_appended = False
+
+    def start_deliveries(self) -> None:
+        """Start the deliveries unless they were started before; for a caller that has joined this thread."""
+        if not self._deliveries_started:
+            self._deliveries_started = True
+            self.supervisor.start()
+
+    def run(self) -> None:
+        """Work until the run is closed and its journal complete."""
+        while not self._closed_appended or self._journal.pending:
+            self._write_dequeued()
+            now = time.monotonic()
+            if now >= self._supervise_at:
+                self._supervise_at = now + self._limits.supervise_interval
+                self._supervise()
+            if now >= self._heartbeat_at:
+                self._heartbeat_at = now + self._limits.heartbeat_interval
+                self._heartbeats += 1
+                self._write_heartbeat(self._heartbeats)
+            self._append_closed_if_last()
+        self._write_heartbeat(-1)
+        self._journal.close()
+
+    def _write_dequeued(self) -> None:
+        """Wait for records, append and commit them; commit what an earlier call could not."""
+        wake_at = min(self._supervise_at, self._heartbeat_at)
+        if self._journal.pending:
+            wake_at = min(wake_at, self._retry_at)
+        # A closed queue wakes this thread once more, and then only if nothing waits for the disk.
+        wake_on_close = not self._is_closing or not self._journal.pending
+        items = self.queue.take(max(0.0, wake_at - time.monotonic()), wake_on_close=wake_on_close)
+        if self.queue.closed is not None:
+            self._retry_sooner()
+        elif items or time.monotonic() >= self._start_deliveries_at:
+            # Before the first record is durable: if the trainer is killed right after, the workers deliver it.
+            self.start_deliveries()
+        for item in items:
+            self.appender.append(item)
+        self._commit()
+
+    def _append_closed_if_last(self) -> None:
+        closed = self.queue.closed
+        if closed is not None and not self._closed_appended and self.queue.is_drained and not self._journal.pending:
+            self._closed_appended = True
+            self.appender.append_numbered(closed)
+
+    def _retry_sooner(self) -> None:
+        # A disk that was full may have room again, and little time is left to find out.
+        if not self._is_closing:
+            self._is_closing = True
+            self._retry_at = 0.0
+            self._backoff = Backoff(self._limits.close_retry_delay, self._limits.disk_backoff_max)
+
+    def _commit(self) -> None:
+        pending = self._journal.pending
+        if pending and time.monotonic() < self._retry_at:
+            return
+        if pending and not self._try_commit():
+            return
+        # Nobody offered the ``Closed`` record, so it is not counted.
+        self.queue.mark_written(0 if self._closed_appended else pending, self._journal.last_seq)
+
+    def _try_commit(self) -> bool:
+        self.is_committing = True
+        try:
+            self._journal.commit()
+        except OSError as error:
+            self._retry_at = time.monotonic() + self._backoff.next_delay()
+            room = f"up to {self._limits.queue_capacity} records wait in memory"
+            message = f"cannot write the journal in {self._folder} ({error}); training continues, {room}"
+            self._warn_once("disk", f"{message}, and writing is retried")
+            return False
+        finally:
+            self.is_committing = False
+        self._retry_at = 0.0
+        self._backoff.reset()
+        if self._warn_once.clear("disk"):
+            log.warning("writing to the journal in %s works again; no queued records were lost", self._folder)
+        return True
+
+    def _supervise(self) -> None:
+        # While the run is being closed, the closing thread supervises the workers.
+        if self.queue.closed is None:
+            if self._deliveries_started:
+                self.supervisor.supervise()
+            self.appender.check_silence()
+
+    def _write_heartbeat(self, beat: int) -> None:
+        heartbeat = Heartbeat(trainer=self._identity, attempt=self._attempt, beat=beat, counts=self.queue.counts())
+        try:
+            write_heartbeat(self._folder, heartbeat)
+        except OSError as error:
+            self._warn_once("heartbeat", f"cannot write alive.json in {self._folder} ({error})")

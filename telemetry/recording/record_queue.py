@@ -1,0 +1,185 @@
+"""The bounded queue between the threads that publish and the journal thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from telemetry.recording.limits import DEFAULT_LIMITS
+from telemetry.recording.warn_once import WarnOnce
+from telemetry.records import Alert, Closed, now_ms
+from telemetry.run_folder.heartbeat import Counts
+
+ValuesSource = Mapping[str, float] | Callable[[], Mapping[str, float]]
+"""The values of a stream by metric name, or a callable that returns them and is called in the journal thread."""
+StreamValuesSource = Mapping[str, Mapping[str, float]] | Callable[[], Mapping[str, Mapping[str, float]]]
+"""The values of several streams, by stream, or a callable that returns them."""
+
+
+class QueuedRecords(msgspec.Struct, frozen=True):
+    """What one call offered: a record for each of ``streams``, or one alert.
+
+    ``number`` counts all records offered up to and including these; ``time`` is in ms since 1970.
+    """
+
+    streams: tuple[str, ...]
+    step: int
+    time: int
+    values: StreamValuesSource | Alert
+    number: int
+    final: bool = False
+
+
+class RecordQueue:
+    """Pass records from the threads that publish to the journal thread, and count what becomes of them.
+
+    Every method may be called from any thread. The lock is the only one that publishing threads share with the
+    journal thread; it is not held while records are converted or written. It is reentrant, because a signal handler
+    may publish or close while the interrupted code holds it.
+    """
+
+    def __init__(self, folder: Path, capacity: int = DEFAULT_LIMITS.queue_capacity) -> None:
+        """Create an empty queue.
+
+        Args:
+            folder: the run folder, named in warnings.
+            capacity: maximum number of records that are not written yet; further ones are dropped and counted.
+        """
+        self._folder = folder
+        self._capacity = capacity
+        self._changed = threading.Condition(threading.RLock())
+        self._items: deque[QueuedRecords] = deque()
+        self._last_steps: dict[str, int] = {}
+        self._warn_once = WarnOnce()
+        self._closed: Closed | None = None
+        self._offered = self._journaled = self._lost = self._last_step = self._last_seq = 0
+        # Records neither written nor lost: those in the queue, and those that the journal thread is working on.
+        self._unwritten = 0
+        # ``QueuedRecords.number`` of the last item dequeued, and of the last item written or lost.
+        self._dequeued_up_to = self._written_up_to = 0
+
+    def put(self, streams: tuple[str, ...], step: int, values: StreamValuesSource, *, final: bool = False) -> None:
+        """Enqueue a record for each stream; drop and count them if the queue is full or closed.
+
+        Args:
+            streams: the streams.
+            step: the global iteration; a warning is logged once if it decreases within a stream.
+            values: by stream; not to be changed by the caller afterwards.
+            final: leave out streams whose last record has this step.
+        """
+        with self._changed:
+            if final:
+                streams = tuple(stream for stream in streams if self._last_steps.get(stream) != step)
+            if not streams or not self._enqueue(streams, step, values, final=final):
+                return
+            for stream in streams:
+                last = self._last_steps.get(stream, step)
+                if step < last:
+                    message = f"step of {stream} decreased from {last} to {step}; pass resume_step when resuming a run"
+                    self._warn_once("step", message)
+                self._last_steps[stream] = step
+
+    def put_alert(self, alert: Alert) -> None:
+        """Enqueue an alert; drop and count it if the queue is full or closed."""
+        with self._changed:
+            self._enqueue(("alert",), alert.step, alert)
+
+    def _enqueue(
+        self, streams: tuple[str, ...], step: int, values: StreamValuesSource | Alert, *, final: bool = False
+    ) -> bool:
+        self._offered += len(streams)
+        if self._closed is not None or self._unwritten + len(streams) > self._capacity:
+            self._lost += len(streams)
+            self._warn_dropped(step)
+            return False
+        self._items.append(QueuedRecords(streams, step, now_ms(), values, self._offered, final))
+        self._unwritten += len(streams)
+        self._changed.notify_all()
+        return True
+
+    def _warn_dropped(self, step: int) -> None:
+        if self._closed is not None:
+            self._warn_once("closed", f"dropping points from iteration {step}: the run in {self._folder} is closed")
+        else:
+            why = f"the queue is full ({self._capacity} records are waiting for the disk)"
+            self._warn_once("full", f"dropping points from iteration {step}: {why}")
+
+    def take(self, timeout: float, *, wake_on_close: bool = True) -> Sequence[QueuedRecords]:
+        """Dequeue everything; wait up to ``timeout`` seconds for a first item, or for ``close`` if told to wake."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or (wake_on_close and self._closed is not None), timeout)
+            items = tuple(self._items)
+            self._items.clear()
+            if items:
+                self._dequeued_up_to = items[-1].number
+            return items
+
+    def add_generated(self) -> None:
+        """Count a record that the journal thread made itself as offered; it is not limited by the capacity."""
+        with self._changed:
+            self._offered += 1
+            self._unwritten += 1
+
+    def note_step(self, step: int) -> None:
+        """Count ``step`` as reached; ``counts`` reports the highest one."""
+        self._last_step = max(self._last_step, step)
+
+    def count_lost(self, records: int) -> None:
+        """Count dequeued records that could not be converted as lost."""
+        with self._changed:
+            self._lost += records
+            self._unwritten -= records
+
+    def mark_written(self, records: int, last_seq: int) -> None:
+        """Count dequeued records as journaled, and wake ``flush``: every dequeued record is now written or lost.
+
+        Args:
+            records: how many became durable since the last call.
+            last_seq: the sequence number of the last one.
+        """
+        with self._changed:
+            self._journaled += records
+            self._unwritten -= records
+            self._last_seq = last_seq
+            self._written_up_to = self._dequeued_up_to
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until everything offered so far is written or lost; return False after ``timeout`` seconds."""
+        with self._changed:
+            goal = self._items[-1].number if self._items else self._dequeued_up_to
+            return self._changed.wait_for(lambda: self._written_up_to >= goal, timeout)
+
+    def close(self, closed: Closed) -> bool:
+        """Accept no further records, and wake the journal thread; return False if the queue was closed before."""
+        with self._changed:
+            if self._closed is not None:
+                return False
+            self._closed = closed
+            self._changed.notify_all()
+            return True
+
+    @property
+    def closed(self) -> Closed | None:
+        """The record with which the journal of this attempt is to end; None while the queue is open."""
+        return self._closed
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the queue is closed and everything in it has been dequeued."""
+        with self._changed:
+            return self._closed is not None and not self._items
+
+    @property
+    def last_seq(self) -> int:
+        """The sequence number of the last record in the journal, 0 before the first."""
+        return self._last_seq
+
+    def counts(self) -> Counts:
+        """Return how many records were offered, are durable and were lost, and the highest step."""
+        with self._changed:
+            return Counts(offered=self._offered, journaled=self._journaled, lost=self._lost, step=self._last_step)

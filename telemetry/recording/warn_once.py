@@ -1,0 +1,26 @@
+"""Warnings that are not repeated."""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger("telemetry")
+
+
+class WarnOnce:
+    """Log one warning per cause, until the cause is cleared."""
+
+    def __init__(self) -> None:
+        self._causes: set[str] = set()
+
+    def __call__(self, cause: str, message: str) -> None:
+        """Log ``message``, unless a warning of this cause has been logged already."""
+        if cause not in self._causes:
+            self._causes.add(cause)
+            log.warning("%s", message)
+
+    def clear(self, cause: str) -> bool:
+        """Let the cause be logged again; return whether it had been logged."""
+        had_warned = cause in self._causes
+        self._causes.discard(cause)
+        return had_warned

@@ -1,0 +1,54 @@
+"""Names and locations of the small files in a run folder (``journal.segments`` has those of the journal).
+
+alive.json                   heartbeat of the trainer
+sinks/<name>.json            delivery progress of a sink
+sinks/<name>.lease-<n>       process that delivers to the sink (see ``run_folder.lease``)
+sinks/<name>.log             output of its delivery process
+sinks/<name>.rejected.jsonl  records that the sink rejected
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from telemetry.errors import RunFolderError
+
+_SINKS = "sinks"
+
+
+def heartbeat_path(folder: Path) -> Path:
+    """Return the path of a run's heartbeat file."""
+    return folder / "alive.json"
+
+
+def sinks_folder(folder: Path) -> Path:
+    """Return the folder for the files of the sinks.
+
+    Raises:
+        RunFolderError: it is a symbolic link, which in a run folder from elsewhere might lead anywhere.
+    """
+    path = folder / _SINKS
+    if path.is_symlink():
+        msg = f"{path} is a link, and writing there could change files outside the run folder; remove it"
+        raise RunFolderError(msg)
+    return path
+
+
+def progress_path(folder: Path, sink: str) -> Path:
+    """Return the path of a sink's progress file."""
+    return folder / _SINKS / f"{sink}.json"
+
+
+def log_path(folder: Path, sink: str) -> Path:
+    """Return the path of the log of a sink's delivery process."""
+    return folder / _SINKS / f"{sink}.log"
+
+
+def rejected_path(folder: Path, sink: str) -> Path:
+    """Return the path of the records that a sink rejected, one per line as in the journal."""
+    return folder / _SINKS / f"{sink}.rejected.jsonl"
+
+
+def delivered_sinks(folder: Path) -> list[str]:
+    """Return the names of the sinks that have a progress file: those that delivery has been started to."""
+    return sorted(path.stem for path in (folder / _SINKS).glob("*.json") if not path.name.startswith("."))

@@ -1,0 +1,52 @@
+"""Delivery progress of a sink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from telemetry.run_folder.paths import delivered_sinks, progress_path
+from telemetry.run_folder.sink_progress import Cursor, SinkProgress, read_progress, write_progress
+
+
+def test_progress_is_kept_for_each_destination(tmp_path: Path) -> None:
+    progress = SinkProgress(destination="here")
+    progress.cursor.accepted = 7
+    progress.destination = "there"
+    assert progress.cursor.accepted == 0
+    progress.cursor.durable = 3
+    write_progress(tmp_path, "foo", progress)
+    read = read_progress(tmp_path, "foo")
+    assert read == progress
+    assert read is not None
+    assert read.cursors == {"here": Cursor(accepted=7), "there": Cursor(durable=3)}
+
+
+def test_a_sink_without_progress_has_none(tmp_path: Path) -> None:
+    assert read_progress(tmp_path, "foo") is None
+    assert delivered_sinks(tmp_path) == []
+
+
+def test_delivered_sinks_are_those_with_a_progress_file(tmp_path: Path) -> None:
+    for name in ("wandb", "my.sink", "tensorboard"):
+        write_progress(tmp_path, name, SinkProgress())
+    folder = tmp_path / "sinks"
+    for other in ("wandb.lease-3", "wandb.rejected.jsonl", ".wandb.json.77.0.tmp", ".hidden.json", "wandb.log"):
+        (folder / other).touch()
+    assert delivered_sinks(tmp_path) == ["my.sink", "tensorboard", "wandb"]
+
+
+def test_writing_progress_to_a_missing_run_folder_raises_oserror(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        write_progress(tmp_path / "gone", "foo", SinkProgress())
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("change", [{"accepted": -1}, {"accepted": "1"}, {"closed": "done"}, {"durable": 2**63}])
+def test_an_invalid_cursor_is_read_as_no_progress(tmp_path: Path, change: dict[str, Any]) -> None:
+    progress_path(tmp_path, "foo").parent.mkdir()
+    progress_path(tmp_path, "foo").write_bytes(msgspec.json.encode({"cursors": {"x": change}}))
+    assert read_progress(tmp_path, "foo") is None
