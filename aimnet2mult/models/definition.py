@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aimnet2mult.config.legacy.settings import translated_definition
+from aimnet2mult.config.legacy.definition import translate_definition
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.errors import ConfigError
 
@@ -22,7 +22,7 @@ def read_definition(path: Path) -> dict[str, Any]:
     As with aimnet, a text that ends in .yaml or .yml names a file, in the working folder or beside the
     definition. Classes of the original trainer are aimnet's. Raises ConfigError.
     """
-    definition: dict[str, Any] = translated_definition(_expanded(read_yaml(path), path, DEPTH))
+    definition: dict[str, Any] = translate_definition(_expanded(read_yaml(path), path, DEPTH))
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return definition

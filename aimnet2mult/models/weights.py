@@ -7,7 +7,7 @@ import torch
 from aimnet.modules import Forces
 from torch import nn
 
-from aimnet2mult.config.legacy.settings import translated_weights
+from aimnet2mult.config.legacy.weights import translate_weights
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.run_folder.atomic_write import atomic_write
@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
         if isinstance(held, dict) and "parts" in held:
             # A checkpoint has them as the wrapper that makes forces does.
             held = {name.removeprefix("module."): array for name, array in held["parts"]["model"].items()}
-        given = translated_weights(held)
+        given = translate_weights(held)
         state, notes = adapt_weights(core, given)
         missing, unexpected = core.load_state_dict(state, strict=False)
     except ConfigError:
