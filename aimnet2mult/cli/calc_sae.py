@@ -15,7 +15,7 @@ from aimnet2mult.cli.console import EXISTING_FILE, HELP, require_training_packag
 def calc_sae(data: Path, out: Path) -> None:
     """Fit the reference energies of the elements to the energies in DATA, and write them to OUT as YAML."""
     require_training_packages()
-    from aimnet2mult.data.dataset import read_fidelity
+    from aimnet2mult.data.hdf5 import read_fidelity
     from aimnet2mult.data.reference_energies import fit_sae, write_sae
 
     sae = fit_sae(read_fidelity(data, labels=("energy",)))
