@@ -64,7 +64,7 @@ def test_a_plateau_file_trains_and_is_resumed_and_its_weights_are_loaded_again(t
 
     torch.save({"model": weights_of_run}, tmp_path / "m.pt")
     loaded = command(tmp_path, *arguments("plateau"), "run_name=b", "trainer.epochs=1", "--load", "m.pt")
-    assert f"weights: {len(weights_of_run)} of {len(weights_of_run)} arrays" in loaded
+    assert f"weights: {len(weights_of_run)} of {len(weights_of_run)} arrays loaded" in loaded
 
 
 def test_a_cosine_file_trains_with_its_values_ends_below_a_learning_rate_and_leaves_the_best_weights(
