@@ -20,12 +20,12 @@ class CheckpointError(ValueError):
 
 
 class RankLost(RuntimeError):
-    """Another rank failed or died, which ends the job.
+    """The job failed because another rank failed, died or never joined.
 
     Attributes:
-        said: Whether rank 0 knows the reason and reports it to the user.
+        reported: Whether rank 0 knows the reason and reports it to the user.
     """
 
-    def __init__(self, message: str, *, said: bool = False) -> None:
+    def __init__(self, message: str, *, reported: bool = False) -> None:
         super().__init__(message)
-        self.said = said
+        self.reported = reported

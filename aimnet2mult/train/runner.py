@@ -104,7 +104,7 @@ def _follow(place: RankInfo) -> int:
             # The first says it, or that this rank has failed.
             return 2
         except RankLost as lost:
-            if not lost.said:
+            if not lost.reported:
                 raise
             return 1
     return _exit_code(outcome, stop)

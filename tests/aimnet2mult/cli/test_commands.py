@@ -162,12 +162,12 @@ def test_an_interrupt_exits_as_shells_expect(
 def test_missing_packages_are_named_with_the_command_that_installs_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: str
 ) -> None:
-    monkeypatch.setattr("aimnet2mult.cli.console.TRAINING_PACKAGES", ("torch", "no_such_module"))
+    monkeypatch.setitem(sys.modules, "ignite", None)  # makes find_spec return None
     for arguments in (["train", dataset], ["calc-sae", str(tmp_path / "a.h5"), "out.yaml"]):
         code, _, err = run(capsys, *arguments)
         assert (code, err) == (
             2,
-            "error: required packages are not installed: no_such_module; run: pip install 'aimnet2mult[train]'\n",
+            "error: required packages are not installed: ignite; run: pip install 'aimnet2mult[train]'\n",
         )
 
 

@@ -140,7 +140,7 @@ def test_groups_have_all_keys_in_the_types_of_a_batch(files: list[Path]) -> None
     group = load(files).train.groups[0]
     assert set(group.keys()) == {*INPUTS, "energy", "forces", "charges"}
     types = {"numbers": np.int32, "fidelity": np.int64}
-    assert {k: v.dtype for k, v in group.items()} == {k: np.dtype(types.get(k, np.float32)) for k in group.keys()}  # noqa: SIM118  # no dict
+    assert {k: v.dtype for k, v in group.items()} == {k: np.dtype(types.get(k, np.float32)) for k in group.keys()}  # noqa: SIM118 - not a dict
 
 
 def test_small_groups_are_padded_and_merged_into_the_next_larger_one(files: list[Path]) -> None:

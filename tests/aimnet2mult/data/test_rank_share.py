@@ -1,4 +1,4 @@
-"""The shares of all ranks add up to the batches of one."""
+"""The shares of all ranks add up to the batches of a single process."""
 
 from itertools import chain
 

@@ -121,7 +121,7 @@ def test_over_many_epochs_all_structures_of_a_fidelity_are_drawn_equally_often(w
     for fidelity in (0, 1):
         times = [
             found[group, int(row)]
-            for group in data.keys()  # noqa: SIM118  # no dict
+            for group in data.keys()  # noqa: SIM118 - not a dict
             for row in np.flatnonzero(data[group]["fidelity"] == fidelity)
         ]
         assert max(times) - min(times) <= 3, times
