@@ -98,7 +98,7 @@ class FidelityOutput(nn.Module):
         return data
 
 
-class FidelityShift(AtomicShift):
+class FidelityShift(AtomicShift):  # type: ignore[misc] # aimnet has no types
     """An ``AtomicShift`` with one row per shifted atomic number."""
 
     def forward(self, data: Data) -> Data:
