@@ -114,7 +114,7 @@ class _Group(Communicator):
             raise error
         for rank, words in enumerate(said):
             if words is not None:
-                raise RankLost(f"rank {rank} {words}", said=True)
+                raise RankLost(f"rank {rank} {words}", reported=True)
         return result  # type: ignore[return-value]
 
     def blame(self, error: BaseException) -> RankLost | None:
@@ -132,7 +132,7 @@ class _Group(Communicator):
         if not failed:
             reason = " ".join(str(error).split())
             failed = [f"no word from rank {silent}, which has died or is cut off: {reason:.200}"]
-        return RankLost("; ".join(failed), said=0 in last)
+        return RankLost("; ".join(failed), reported=0 in last)
 
     def _last_words(self) -> dict[int, str]:
         """Return what each rank said as it ended: "" where it only noticed that others have."""

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.config.schema import Config
-from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
+from aimnet2mult.data.dataset import MixedData, load_data
+from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import write_sae
 from aimnet2mult.data.sampler import MixedFidelitySampler

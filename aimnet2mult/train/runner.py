@@ -104,7 +104,7 @@ def _follow(place: RankInfo) -> int:
             # The first says it, or that this rank has failed.
             return 2
         except RankLost as lost:
-            if not lost.said:
+            if not lost.reported:
                 raise
             return 1
     return _exit_code(outcome, stop)
@@ -141,8 +141,8 @@ def _open(plan: Plan) -> MetricBus:
 def _run(plan: Plan, bus: MetricBus, stop: StopSignal, place: RankInfo) -> Outcome:
     began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
     echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
-    write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
-    write_yaml(plan.folder / resume.MODEL, plan.definition)
+    write_yaml(plan.folder / resume.CONFIG_FILE, plan.config.to_dict())
+    write_yaml(plan.folder / resume.MODEL_FILE, plan.definition)
     if stop.requested:
         return "preempted"
     from aimnet2mult.train.console import Console

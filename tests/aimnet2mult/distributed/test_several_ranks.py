@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.data.dataset import INPUTS, load_data
+from aimnet2mult.data.dataset import load_data
+from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.train import checkpointing as checkpoint
 from support.double_precision import Double, add_masks
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
