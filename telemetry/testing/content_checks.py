@@ -36,8 +36,7 @@ class ContentChecks(Kit):
 
     def test_nan_and_infinities_are_shown_unchanged(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
-        values = [1.0, math.nan, math.inf, -math.inf, 2.0]
-        records = [scalars(seq, loss=value) for seq, value in enumerate(values, 1)]
+        records = [scalars(seq, loss=value) for seq, value in enumerate((1.0, math.nan, math.inf, -math.inf, 2.0), 1)]
         self.deliver(folder, records)
         self.check_shows(
             folder,
@@ -127,8 +126,7 @@ class ContentChecks(Kit):
         folder = tmp_path / "run"
         before = self.deliver(folder, sample(1, 10)).opened.destination
         sink = self.make_elsewhere(folder)
-        # The same run in another folder.
-        place = folder if sink is not None else tmp_path / "elsewhere" / "run"
+        place = folder if sink is not None else tmp_path / "elsewhere" / "run"  # the same run in another folder
         driver = self.open_sink(place, sink=sink)
         now, last = driver.opened.destination, driver.opened.last_seq
         assert isinstance(now, str), f"destination is {now!r}; it must be a string"
