@@ -7,25 +7,29 @@ from collections.abc import Iterable
 from telemetry.errors import SettingError
 
 EVENTS = ("train_epoch", "val")
-"""Streams that something that happens drives, not the number of the iteration: always due."""
+"""Streams driven by events instead of the iteration number: always due."""
 
 
 class Cadence:
-    """Every ``every``-th iteration of the periodic streams, and every point of the event-driven ones.
+    """Decide which points are recorded: every n-th iteration of periodic streams, and all points of event streams.
+
+    Args:
+        every: iterations between two points of the periodic streams.
+        events: the event-driven streams.
 
     Raises:
-        SettingError: ``every`` is below 1.
+        SettingError: ``every`` is less than 1.
     """
 
     __slots__ = ("events", "every")
 
     def __init__(self, every: int, events: Iterable[str] = EVENTS) -> None:
         if every < 1:
-            msg = f"telemetry.every is {every}; it is a number of iterations, 1 or more"
+            msg = f"telemetry.every is {every}; it must be a number of iterations, at least 1"
             raise SettingError(msg)
         self.every = every
         self.events = frozenset(events)
 
     def due(self, stream: str, step: int) -> bool:
-        """Say whether ``stream`` is due at iteration ``step``. Pure: the same on every rank and after a resume."""
+        """Return whether ``stream`` is due at iteration ``step``; the same on every rank and after a resume."""
         return not step % self.every or stream in self.events

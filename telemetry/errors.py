@@ -1,4 +1,4 @@
-"""The errors that telemetry raises, each also the builtin that it resembles, and how messages are worded."""
+"""The exceptions raised by telemetry, each also a builtin that it resembles, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from contextlib import contextmanager
 
 
 class TelemetryError(Exception):
-    """Base of all errors raised by telemetry; the command line prints it and exits with 2."""
+    """Base class of all errors raised by telemetry; the command line prints the message and exits with code 2."""
 
 
 class SettingError(TelemetryError, ValueError):
-    """A setting or option is unknown, of the wrong type or out of range."""
+    """A setting or option is unknown, has the wrong type or is out of range."""
 
 
 class UnitError(TelemetryError, ValueError):
-    """A unit is unknown, or of another dimension than the metric."""
+    """A unit is unknown, or its dimension differs from that of the metric."""
 
 
 class MetricNotDeclared(TelemetryError, LookupError):
-    """A metric was published that the run does not declare, so that nobody could tell its unit."""
+    """A published metric was not declared, so its unit is unknown."""
 
 
 class MetricNotFound(TelemetryError, LookupError):
-    """A metric was asked for that the run does not have."""
+    """The run has no metric of the requested name."""
 
 
 class PackageNotInstalled(TelemetryError, ImportError):
-    """What was asked for needs a package that is not installed."""
+    """The operation needs a package that is not installed."""
 
 
 class SinkNotFound(TelemetryError, LookupError):
-    """No installed package offers a sink of that name, or more than one does."""
+    """No installed package provides a sink of this name, or more than one does."""
 
 
 class SinkNotInstalled(TelemetryError, ImportError):
-    """The sink is known, but a module that it requires is not installed."""
+    """A module that the sink requires is not installed."""
 
 
 class PluginError(TelemetryError, TypeError):
@@ -44,15 +44,15 @@ class PluginError(TelemetryError, TypeError):
 
 
 class RunNotFound(TelemetryError, LookupError):
-    """The folder holds no journal."""
+    """The folder contains no journal."""
 
 
 class RunExists(TelemetryError, FileExistsError):
-    """A new run was asked for in a folder that already holds a journal."""
+    """A new run was requested in a folder that already contains a journal."""
 
 
 class RunAlive(TelemetryError, RuntimeError):
-    """The run's trainer still lives, so nobody else may write to its journal."""
+    """The trainer of the run is alive, so no other process may write to its journal."""
 
 
 class RunFolderError(TelemetryError, OSError):
@@ -60,32 +60,32 @@ class RunFolderError(TelemetryError, OSError):
 
 
 class JournalError(TelemetryError, ValueError):
-    """The journal cannot be read by this version, or a resume does not fit it."""
+    """The journal was written by a newer version, or a resume is incompatible with it."""
 
 
 class LeaseHeld(TelemetryError, RuntimeError):
-    """Somebody else delivers this run to this sink now."""
+    """Another process is delivering this run to this sink."""
 
 
 class SinkUnavailable(TelemetryError, ConnectionError):
-    """Raised by a sink: it cannot take records now; the same call will be made again later."""
+    """Raised by a sink that cannot accept records at the moment; the same call is repeated later."""
 
 
 class SinkRejected(TelemetryError, ValueError):
-    """Raised by a sink: it will never take this.
+    """Raised by a sink that will never accept this.
 
-    From ``sink_write`` the record concerned is set aside, reported, and delivery goes on; from ``sink_open``
-    delivery to this sink ends with the message.
+    Raised by ``sink_write``, the record concerned is set aside and reported, and delivery continues. Raised by
+    ``sink_open``, delivery to this sink ends with the message.
     """
 
 
 @contextmanager
 def backend_errors(backend: str) -> Iterator[None]:
-    """Raise what passes through as an error of telemetry's. Around a block, or as a decorator of a hook.
+    """Translate a backend's exceptions, as a context manager or as a decorator of a hook.
 
     Raises:
-        SinkRejected: the backend's package cannot be imported, which trying again does not change.
-        SinkUnavailable: for anything else, of the backend or of the file system.
+        SinkRejected: the backend's package cannot be imported, so retrying is useless.
+        SinkUnavailable: any other exception, of the backend or the file system.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a metric is: its units and what it measures."""
+"""The declaration of a metric."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import msgspec
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a metric is: the unit it is shown in, the unit it is published in, and what it measures.
+    """The declaration of a metric.
 
-    ``watch``: it is an error, or a loss, of which a steady course is expected, so that a rise is told as an alert. The
-    mean over many batches is one, a single batch's is not.
+    Attributes:
+        unit: the unit in which it is recorded and displayed; ``1`` if it has none.
+        source_unit: the unit in which it is published.
+        label: what it measures.
+        watch: whether it is a loss or an error that is expected to change steadily, so that a rise raises an alert. A
+            mean over many batches is; the value of a single batch is not.
     """
 
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
@@ -21,4 +25,4 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 UNDECLARED = Metric(unit="")
-"""What is known of a metric that stands in a journal and that its run does not declare."""
+"""Stands in for the declaration of a metric that its run does not declare; its unit is unknown."""

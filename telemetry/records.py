@@ -1,4 +1,4 @@
-"""The records of a journal: frozen, typed and keyword-only."""
+"""The records of a journal."""
 
 from __future__ import annotations
 
@@ -12,36 +12,48 @@ from telemetry.metrics import Metric
 
 SCHEMA = 1
 SEQ_PER_SEGMENT = 10**9
-"""Sequence numbers of segment k run from k·10⁹ (its run record) upwards."""
-
-
-MAX_STEP, MAX_NAME_LENGTH = 1 << 62, 250
-"""Below the one every count is; up to the other a name may have characters."""
+"""The sequence numbers of segment k start at k·10⁹, that of its run record."""
+MAX_STEP = 1 << 62
+"""Exclusive upper bound of steps, and of all other counts."""
+MAX_NAME_LENGTH = 250
+"""Maximum length of a name in characters."""
 Count = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEP)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 Text = Annotated[str, msgspec.Meta(max_length=4000)]
-# A sink's files are named by it, and a journal may come from anywhere.
+# Part of file names; a journal may come from an untrusted source.
 SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 Status = Literal["finished", "failed", "preempted", "killed"]
 Level = Literal["info", "warning", "error"]
 Cause = Literal["non-finite", "spike", "unlabelled", "apart", "stalled"]
-"""What the watch tells of: a value that is not finite, one far above its usual, a metric without a value, a loss and an
-error that go opposite ways, and no point for long."""
+"""The causes of alerts: a value that is not finite, one far above its usual value, a metric without a value, a loss and
+an error that move in opposite directions, and no point for long."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What all records have: a number that is never used twice in a run, and the time in ms since 1970."""
+    """Base of all records: a sequence number that is unique within the run, and the time in ms since 1970."""
 
     seq: Count
     time: Count
 
 
 class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
-    """The first line of each segment: what the run is, and what its metrics mean.
+    """The first record of each segment: a description of the run and its metrics.
 
-    ``metrics`` is keyed by full name, ``stream/metric``. ``attempt`` counts from 1 and grows with each resume.
-    ``sinks`` holds the options that each sink was started with.
+    Attributes:
+        schema: version of the journal format.
+        run_id: the name of the run folder.
+        name: the display name.
+        attempt: 1 for a new run, increased by each resume.
+        every: iterations between two points of the periodic streams.
+        started: start of the first attempt in ms since 1970.
+        project: the project that the run belongs to.
+        metrics: declarations by full name, ``stream/metric``.
+        params: the parameters of the run, without credentials.
+        versions: versions of the software used.
+        sinks: the options that each sink was started with.
+        host: the hostname of the trainer.
+        pid: the process ID of the trainer.
     """
 
     schema: Annotated[int, msgspec.Meta(ge=1)]
@@ -59,10 +71,10 @@ class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
     pid: Count = 0
 
 
-# A journal may hold millions of these: without gc=False Python would look through those that were read, for cycles
-# that they cannot have, again and again while more are read.
+# A journal may contain millions of these. With gc=False the garbage collector does not scan them for cycles, which they
+# cannot have, again and again while more are read.
 class Scalars(Record, frozen=True, kw_only=True, gc=False, tag="scalars"):
-    """The values of one stream at one iteration, in display units.
+    """The values of one stream at iteration ``step``, by metric name and in display units.
 
     Examples:
         >>> Scalars(seq=17, time=1760000000000, stream="train", step=3400, values={"E_rmse": 12.9}).names()
@@ -74,26 +86,34 @@ class Scalars(Record, frozen=True, kw_only=True, gc=False, tag="scalars"):
     values: dict[Name, float]
 
     def names(self) -> list[str]:
-        """Give the full names of the values, in order."""
+        """Return the full names of the values, in order."""
         return [f"{self.stream}/{name}" for name in self.values]
 
     def items(self) -> list[tuple[str, float]]:
-        """Give (full name, value) pairs, in order."""
+        """Return (full name, value) pairs, in order."""
         return [(f"{self.stream}/{name}", value) for name, value in self.values.items()]
 
 
 class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
-    """Something that a person should know of, noticed at iteration ``step``.
+    """A notification raised at iteration ``step``, by the anomaly detection or by the caller.
 
-    Of those that the watch gives, ``cause`` says what it is, ``metric`` which shows it, with its ``value`` and the
-    ``baseline`` that it is held against, and ``since`` from which iteration on; with ``recovered`` it is over.
+    Attributes:
+        title: what happened.
+        text: details.
+        level: the severity.
+        cause: what the anomaly detection found (see ``Cause``); None for alerts published by the caller.
+        metric: full name of the metric concerned.
+        value: its value.
+        baseline: its usual value.
+        since: the iteration at which the problem began.
+        recovered: whether the problem is over.
     """
 
     step: Count
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
     text: Text = ""
     level: Level = "warning"
-    # A later version may know others.
+    # Not a literal: later versions may know other causes.
     cause: Annotated[str, msgspec.Meta(max_length=50)] | None = None
     metric: Annotated[str, msgspec.Meta(max_length=250)] = ""
     value: Number | None = None
@@ -103,14 +123,14 @@ class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
 
 
 class Resumed(Record, frozen=True, kw_only=True, tag="resumed"):
-    """Attempt ``attempt`` goes on after iteration ``step``; earlier records beyond it are superseded."""
+    """Attempt ``attempt`` resumes after iteration ``step``; earlier records with a higher step are superseded."""
 
     step: Count
     attempt: Annotated[int, msgspec.Meta(ge=2)]
 
 
 class Closed(Record, frozen=True, kw_only=True, tag="closed"):
-    """The last record of an attempt that ended in an orderly way."""
+    """The last record of an attempt that was closed properly."""
 
     status: Status
     reason: Text = ""
@@ -120,13 +140,13 @@ AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed
 
 
 def json_number(value: float) -> Number:
-    """Give a number as JSON has it, or the name of one that JSON lacks."""
+    """Return a finite number unchanged, and NaN and infinities as strings, since JSON lacks them."""
     if math.isfinite(value):
         return value
-    # JSON has no such numbers, and null could not be told from a value that is missing.
+    # null would be indistinguishable from a missing value.
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def now_ms() -> int:
-    """Give the wall-clock time in integer milliseconds since 1970."""
+    """Return the wall-clock time in integer milliseconds since 1970."""
     return time.time_ns() // 1_000_000

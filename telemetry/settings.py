@@ -12,30 +12,30 @@ from telemetry.cadence import Cadence
 from telemetry.errors import SettingError, closest_match
 from telemetry.plugins.registry import installed
 
-# The upper bound is what timers take.
+# The upper bound is accepted by all timers.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 DeliveryMode = Literal["process", "thread"]
 OnDivergence = Literal["warn", "stop"]
 CHOICES = {"delivery": DeliveryMode, "on_divergence": OnDivergence}
 NONE = "none"
-"""The name that stands for no sink at all."""
+"""The sink name that means no sinks."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a run is watched. Times are in seconds.
+    """The settings of telemetry; times are in seconds.
 
     Attributes:
-        sinks: names of sinks; none of them: only the journal is written.
+        sinks: names of the sinks; without any, only the journal is written.
         every: iterations between two points of the periodic streams.
-        dir: the folder that run folders are made in.
-        delivery: one process for each sink, or threads of the training process (for notebooks).
-        poll: how often delivery looks for new records.
-        hook_timeout: after this time in one hook a delivery process is ended and started again.
+        dir: the folder in which run folders are created.
+        delivery: one process per sink, or threads of the training process (for notebooks).
+        poll: time between two checks for new records by a delivery.
+        hook_timeout: time after which a delivery process that is stuck in a hook is restarted.
         drain_timeout: how long the end of training waits for the sinks.
-        linger: how long delivery goes on trying after the trainer's death.
-        on_divergence: what a trainer does when its run has diverged: warn, and go on; or stop.
-        watch: when an alert is due.
-        options: each sink's own options, by its name.
+        linger: how long delivery keeps retrying after the trainer has died.
+        on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
+        watch: when an alert is raised.
+        options: the options of each sink, by its name.
     """
 
     sinks: tuple[str, ...] = ("tensorboard",)
@@ -55,15 +55,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @classmethod
     def parse(cls, section: Mapping[str, Any]) -> Settings:
-        """Read a configuration section: settings by name, and a mapping of options for each sink by the sink's name.
+        """Parse a configuration section, with settings by name and a mapping of options under the name of each sink.
 
-        ``sinks`` may be a list or a text of names with commas between them; ``none`` means no sink.
+        ``sinks`` may be a list of names or a comma-separated string; ``none`` means no sinks.
 
         Raises:
-            SettingError: a name is unknown, or a value of the wrong type or out of range.
+            SettingError: a name is unknown, or a value has the wrong type or is out of range.
         """
         if not isinstance(section, Mapping):
-            msg = f"telemetry is {section!r}; it holds settings by name, as in telemetry.every"
+            msg = f"telemetry is {section!r}; it must be a mapping of settings, such as telemetry.every"
             raise SettingError(msg)
         fields = [f for f in cls.__struct_fields__ if f != "options"]
         sinks = installed()
@@ -73,11 +73,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 given[key] = value
             elif key not in sinks:
                 match = closest_match(key, [*fields, *sinks])
-                hint = f"did you mean telemetry.{match}?" if match else f"known are {', '.join([*fields, *sinks])}"
-                msg = f"there is no telemetry.{key}; {hint}"
+                hint = f"did you mean telemetry.{match}?" if match else f"known keys: {', '.join([*fields, *sinks])}"
+                msg = f"unknown key telemetry.{key}; {hint}"
                 raise SettingError(msg)
             elif value is not None and not _names_options(value):
-                msg = f"telemetry.{key} holds the options of the sink {key!r} by name; it cannot be {value!r}"
+                msg = f"telemetry.{key} is {value!r}; it must be a mapping of options of the sink {key!r}"
                 raise SettingError(msg)
             else:
                 given["options"][key] = dict(value or {})
@@ -99,24 +99,24 @@ def _explain(error: str, given: Mapping[str, Any]) -> str:
     if not at or key not in given:
         return error.replace("`$.", "`telemetry.")
     if key in CHOICES:
-        what = f"it is one of {', '.join(get_args(CHOICES[key]))}"
+        what = f"it must be one of {', '.join(get_args(CHOICES[key]))}"
     return f"telemetry.{key} is {given[key]!r}; {what[0].lower()}{what[1:]}"
 
 
 def parse_sinks(value: object) -> tuple[str, ...]:
-    """Read names of sinks from a list, or from a text with commas between them; ``none`` means no sink.
+    """Parse a list of sink names or a comma-separated string; ``none`` means no sinks.
 
     Raises:
-        SettingError: it is neither, or names nothing, or names none beside others.
+        SettingError: it is neither, contains no name, or combines ``none`` with other names.
     """
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
-        msg = f"telemetry.sinks is {value!r}; give names of sinks, as in 'wandb,tensorboard', or 'none'"
+        msg = f"telemetry.sinks is {value!r}; it must contain names of sinks, such as 'wandb,tensorboard', or be 'none'"
         raise SettingError(msg)
     wanted = tuple(name.strip() for name in names if name.strip())
     if wanted == (NONE,) or not names:
         return ()
     if not wanted or NONE in wanted:
-        msg = f"telemetry.sinks is {value!r}; 'none' stands alone, and without any name leave the setting out"
+        msg = f"telemetry.sinks is {value!r}; 'none' excludes other names, and for the default omit the setting"
         raise SettingError(msg)
     return wanted

@@ -1,4 +1,4 @@
-"""Everything a sink needs: hooks, records, errors and helpers.
+"""Everything that a sink needs: hooks, records, errors and helpers.
 
 >>> from telemetry.sink_api import Opened, hookimpl
 """

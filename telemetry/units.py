@@ -1,4 +1,4 @@
-"""Units: checked and turned into factors once, when a run opens."""
+"""Units: checked and turned into conversion factors once, when a run is opened."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ if TYPE_CHECKING:
     from telemetry.metrics import Metric
 
 Transform = Callable[[str, Mapping[str, float]], Mapping[str, float]]
-"""A plain callable (stream, values by metric name) → values, run by the bus before the journal."""
+"""A callable (stream, values by metric name) → values, applied before values are recorded."""
 
 NO_UNIT = {"1", ""}
-"""Units that are not shown: there is none, or the run does not tell."""
+"""Units that are not displayed: dimensionless, or unknown."""
 
 
 def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Give for each metric the factor from its source unit to its unit.
+    """Return the factor from source unit to unit for each metric, by full name.
 
-    The factors are pint's, from the CODATA constants that it carries: 1 eV/particle = 23.060547830619 kcal/mol. A
-    metric that is declared per particle may be shown in a unit that leaves "per particle" out, as ``eV``.
+    The factors come from pint and its CODATA constants: 1 eV/particle = 23.060547830619 kcal/mol. The display unit of
+    a metric per particle may omit "per particle", as in ``eV``.
 
     Raises:
-        UnitError: a unit is unknown, or of another dimension.
+        UnitError: a unit is unknown, or the two units differ in dimension.
     """
     seen: dict[tuple[str, str], float] = {}
     out: dict[str, float] = {}
     for name, metric in metrics.items():
         key = (metric.source_unit, metric.unit)
         if key not in seen:
-            # Most of what is published has no unit to convert, and pint takes 0.5 s to load.
+            # Most metrics have no unit to convert, and importing pint takes 0.5 s.
             seen[key] = 1.0 if key[0] == key[1] == "1" else _factor(name, *key)
         out[name] = seen[key]
     return out
 
 
 def convert_by(factor: Mapping[str, float]) -> Transform:
-    """Give the transform that multiplies each value by its metric's factor.
+    """Return a transform that multiplies each value by the factor of its metric.
 
-    The transform raises MetricNotDeclared for a metric that has none.
+    The transform raises MetricNotDeclared for a metric without a factor.
     """
 
     def transform(stream: str, values: Mapping[str, float]) -> Mapping[str, float]:
         try:
-            # As float first: NumPy's float32 would stay one, and round the product.
+            # Convert to float first: a NumPy float32 would round the product.
             return {name: float(value) * factor[f"{stream}/{name}"] for name, value in values.items()}
         except KeyError as error:
-            msg = f"metric {error} is not declared; give its unit in open_run(metrics={{{error}: Metric(unit=…)}})"
+            msg = f"metric {error} is not declared; declare it in open_run(metrics={{{error}: Metric(unit=…)}})"
             raise MetricNotDeclared(msg) from error
 
     return transform
 
 
 def with_unit(text: str, unit: str) -> str:
-    """Add the unit in brackets, if there is one."""
+    """Return ``text`` with the unit in brackets, if there is one."""
     return text if unit in NO_UNIT else f"{text} [{unit}]"
 
 
@@ -74,15 +74,15 @@ def _factor(name: str, source: str, unit: str) -> float:
         except pint.DimensionalityError:
             continue
         except (ArithmeticError, ValueError, pint.PintError) as error:
-            msg = f"{name} cannot be converted from {source!r} to {unit!r}: {error}"
+            msg = f"cannot convert {name} from {source!r} to {unit!r}: {error}"
             raise UnitError(msg) from error
         if zero or not one or not math.isfinite(one):
-            msg = f"{name} cannot be converted from {source!r} to {unit!r} by a factor; choose units with one zero"
+            msg = f"cannot convert {name} from {source!r} to {unit!r} by a factor; choose units with a common zero"
             raise UnitError(msg)
         return one
     msg = (
-        f"{name} is in {source} and cannot be shown in {unit!r}: it has another dimension; choose a unit of the "
-        "same one (what is shown per mol is declared per particle: eV/particle as kcal/mol)"
+        f"{name} is in {source} and cannot be displayed in {unit!r}, which has another dimension; choose a unit of the "
+        "same dimension (to display a metric per mol, declare it per particle: eV/particle as kcal/mol)"
     )
     raise UnitError(msg)
 
@@ -91,12 +91,12 @@ def _check(name: str, text: str) -> None:
     cause: Exception | None = None
     try:
         _registry().parse_units(text)
-    except Exception as error:  # noqa: BLE001 - pint raises many types here, its tokenizer's too; all mean the same
+    except Exception as error:  # noqa: BLE001 - pint raises many types here, including its tokenizer's; all mean the same
         cause = error
-    # pint takes an empty text for no unit; here it is a unit that was left out.
+    # pint accepts an empty text as dimensionless; here it means that the unit was omitted.
     if cause is not None or not text.strip():
         why = f" ({cause})" if str(cause or "") else ""
-        msg = f"{name}: {text!r} is no unit{why}; units are kcal/mol, eV, kcal/mol/Å, e …, and 1 where there is none"
+        msg = f"{name}: {text!r} is not a unit{why}; use kcal/mol, eV, kcal/mol/Å, e …, or 1 if there is none"
         raise UnitError(msg) from cause
 
 

@@ -1,1 +1,1 @@
-"""The append-only log of a run: its lines, segments, writer and reader."""
+"""The append-only log of a run: lines, segments, writer and reader."""

@@ -1,6 +1,6 @@
-"""The line that each record becomes, and back.
+"""Encode records as journal lines, and decode them.
 
-A line is one JSON object, ended by its checksum: ``{"kind":"scalars","seq":1,…,"crc":"89abcdef"}``. The checksum
+A line is one JSON object that ends with its checksum: ``{"kind":"scalars","seq":1,…,"crc":"89abcdef"}``. The checksum
 is the CRC-32 (zlib) of all bytes before ``,"crc"``, as eight hexadecimal digits.
 """
 
@@ -26,13 +26,13 @@ from telemetry.records import (
 )
 
 MAX_LINE = 1 << 20
-"""Bytes a line may have; a longer one is damage."""
+"""Maximum length of a line in bytes; a longer one is damaged."""
 _CRC = b',"crc":"%08x"}\n'
-_CRC_BYTES = len(_CRC % 0)
+_CRC_LENGTH = len(_CRC % 0)
 
 
 class _ScalarsLine(Record, frozen=True, kw_only=True, tag="scalars"):
-    """Scalars as they stand in a line, where a number that JSON lacks is spelt out."""
+    """Scalars in a line, where NaN and infinities are strings."""
 
     stream: Name
     step: Count
@@ -40,7 +40,7 @@ class _ScalarsLine(Record, frozen=True, kw_only=True, tag="scalars"):
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole record of a kind that this version does not know; it only keeps its place."""
+    """An intact record of a kind that this version does not know; only its number is used."""
 
     kind: str
     seq: Count
@@ -50,48 +50,48 @@ _Line = RunRecord | _ScalarsLine | Alert | Resumed | Closed
 KINDS = frozenset({"run", "scalars", "alert", "resumed", "closed"})
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
-_spelt: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
-_unknown = msgspec.json.Decoder(Unknown)
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_line_decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
+_unknown_decoder = msgspec.json.Decoder(Unknown)
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(record: AnyRecord) -> bytes:
-    """Give the record's line, ended by a newline.
+    """Return the line of a record, including its newline.
 
     Raises:
-        ValueError: the line would be longer than ``MAX_LINE``.
+        ValueError: the line would exceed ``MAX_LINE``.
     """
     if isinstance(record, Scalars) and not all(map(math.isfinite, record.values.values())):
-        body = _encoder.encode(_spell_out(record))[:-1]
+        body = _encoder.encode(_as_line(record))[:-1]
     else:
         body = _encoder.encode(record)[:-1]
     line = body + _CRC % zlib.crc32(body)
     if len(line) > MAX_LINE:
-        msg = f"a {type(record).__name__} of {len(line)} bytes does not fit in a journal line of {MAX_LINE}"
+        msg = f"a {type(record).__name__} record of {len(line)} bytes exceeds the {MAX_LINE} bytes of a journal line"
         raise ValueError(msg)
     return line
 
 
-def is_whole(line: bytes) -> bool:
-    """Say whether a line is ended by its own checksum, and a newline."""
-    cut = len(line) - _CRC_BYTES
-    return 0 < cut <= MAX_LINE - _CRC_BYTES and line[cut:] == _CRC % zlib.crc32(line[:cut])
+def is_intact(line: bytes) -> bool:
+    """Return whether a line ends with its own checksum and a newline."""
+    cut = len(line) - _CRC_LENGTH
+    return 0 < cut <= MAX_LINE - _CRC_LENGTH and line[cut:] == _CRC % zlib.crc32(line[:cut])
 
 
 def decode(line: bytes) -> AnyRecord | Unknown | None:
-    """Give the record of a line that ends with its newline; None if the line is damaged."""
-    if not is_whole(line):
+    """Return the record of a line, given with its newline; None if the line is damaged."""
+    if not is_intact(line):
         return None
     try:
         return _decoder.decode(line)
-    except _BROKEN:
-        return _decode_spelt(line) or _decode_unknown(line)
+    except _DECODE_ERRORS:
+        return _decode_non_finite(line) or _decode_unknown(line)
 
 
-def _decode_spelt(line: bytes) -> Scalars | None:
+def _decode_non_finite(line: bytes) -> Scalars | None:
     try:
-        record = _spelt.decode(line)
-    except _BROKEN:
+        record = _line_decoder.decode(line)
+    except _DECODE_ERRORS:
         return None
     if not isinstance(record, _ScalarsLine):
         return None
@@ -101,12 +101,12 @@ def _decode_spelt(line: bytes) -> Scalars | None:
 
 def _decode_unknown(line: bytes) -> Unknown | None:
     try:
-        record = _unknown.decode(line)
-    except _BROKEN:
+        record = _unknown_decoder.decode(line)
+    except _DECODE_ERRORS:
         return None
     return None if record.kind in KINDS else record
 
 
-def _spell_out(record: Scalars) -> _ScalarsLine:
+def _as_line(record: Scalars) -> _ScalarsLine:
     values = {name: json_number(value) for name, value in record.values.items()}
     return _ScalarsLine(seq=record.seq, time=record.time, stream=record.stream, step=record.step, values=values)

@@ -1,68 +1,73 @@
-"""The journal's reading side: every record once, in order, whatever happened to the files."""
+"""Read the journal: every record once and in order, whatever happened to the files."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from telemetry.errors import JournalError, RunNotFound
-from telemetry.journal.codec import Unknown, is_whole
+from telemetry.journal.attempts import Attempts
+from telemetry.journal.codec import Unknown, is_intact
+from telemetry.journal.gaps import count_missing, rewritten_records, starts_numbering
 from telemetry.journal.segment_lines import lines, open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.metrics import Metric
-from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
+from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, RunRecord
 
-PATIENCE = 60.0
-"""Seconds that a reader of a live journal waits for a damaged stretch to heal (NFS shows such for a while)."""
+GAP_TIMEOUT = 60.0
+"""Seconds that a reader of a live journal waits for a gap to be filled; NFS may show gaps temporarily."""
 
 
 class Skipped(msgspec.Struct):
-    """What a reader passed over, and why; nothing is passed over without being counted here."""
+    """Counts of skipped records by reason; every skipped record is counted.
+
+    Attributes:
+        damaged: lines that are torn, overwritten or too long.
+        lost: records that were written according to the numbering, and that no segment contains.
+        repeated: records that were written again after a disk fault, and had been read already.
+        superseded: scalars and alerts after the iteration from which a later attempt resumed.
+        unknown: records of a kind that this version does not know.
+        segments: files that existed according to the numbering, and are missing.
+    """
 
     damaged: int = 0
-    """Lines that are not whole: torn, overwritten, too long."""
     lost: int = 0
-    """Records that the numbering says were written, and that no segment holds."""
     repeated: int = 0
-    """Records that were written again after a disk fault, and were here already."""
     superseded: int = 0
-    """Scalars and alerts beyond the iteration from which a later attempt went on."""
     unknown: int = 0
-    """Records of a kind that this version does not know."""
     segments: int = 0
-    """Files that the numbering says there were, and that are gone."""
 
 
 def read_header(folder: Path) -> RunRecord:
-    """Give the run record of the newest segment that has one.
+    """Return the run record of the newest segment that has one.
 
     Raises:
-        RunNotFound: there is no segment with a whole run record.
+        RunNotFound: no segment has a complete run record.
         JournalError: it was written by a newer version.
-        RunFolderError: a segment is there and cannot be read.
+        RunFolderError: a segment cannot be read.
     """
     for number in reversed(segments(folder)):
         path = segment_path(folder, number)
         head, _ = next(lines(path, 0), (None, 0))
         if not isinstance(head, RunRecord):
-            _refuse_newer(path)
+            _reject_newer_schema(path)
         elif head.schema > SCHEMA:
-            raise _too_new(path, head.schema)
+            raise _schema_error(path, head.schema)
         else:
             return head
-    msg = f"no run in {folder}: it holds no journal-<k>.jsonl with a run record"
+    msg = f"no run in {folder}: it contains no journal-<k>.jsonl with a run record"
     raise RunNotFound(msg)
 
 
 def read_metrics(folder: Path) -> dict[str, Metric]:
-    """Give what the attempts declare together, by full name; where two differ, what the newer one says.
+    """Return the metrics declared by all attempts, by full name; later declarations override earlier ones.
 
     Raises:
-        RunFolderError: a segment is there and cannot be read.
+        RunFolderError: a segment cannot be read.
     """
     metrics: dict[str, Metric] = {}
     for number in segments(folder):
@@ -73,14 +78,12 @@ def read_metrics(folder: Path) -> dict[str, Metric]:
 
 
 class JournalReader:
-    """Read a journal that may still be written to, from behind sequence number ``after``.
+    """Read the records of a journal that may still be written to.
 
-    Each ``read`` opens the file anew (so that NFS looks again) and goes on where the last one ended.
+    Each ``read`` reopens the file (so that NFS refreshes it) and continues where the last one ended.
 
-    Args:
-        folder: the run folder.
-        after: only records with a higher number are given.
-        superseded: also give scalars and alerts that a later attempt has superseded.
+    Attributes:
+        skipped: what has been skipped so far.
     """
 
     def __init__(
@@ -89,184 +92,141 @@ class JournalReader:
         *,
         after: int = 0,
         superseded: bool = False,
-        patience: float = PATIENCE,
+        gap_timeout: float = GAP_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Start to read after a record.
+
+        Args:
+            folder: the run folder.
+            after: sequence number after which reading starts.
+            superseded: include scalars and alerts that a later attempt has superseded.
+            gap_timeout: seconds that each gap in a live journal is waited for.
+            clock: monotonic, in seconds.
+        """
         self.skipped = Skipped()
         self._folder = folder
         self._after = after
-        self._keep_superseded = superseded
-        self._patience = patience
+        self._include_superseded = superseded
+        self._gap_timeout = gap_timeout
         self._clock = clock
         self._segment = -1
         self._offset = 0
-        self._last = 0
-        self._listing: list[int] = []
-        self._starts: dict[int, AnyRecord | Unknown] = {}
-        self._limits: dict[int, int] = {}
-        self._held_since: float | None = None
+        self._last_seq = 0
+        self._attempts = Attempts(folder)
+        self._gap_since: float | None = None
         self._ready: list[AnyRecord] = []
 
     def read(self, limit: int, *, live: bool) -> list[AnyRecord]:
-        """Give up to ``limit`` further records (run records are not given: see ``read_header``).
+        """Return up to ``limit`` further records, without run records (see ``read_header``).
 
         Args:
-            limit: how many records at most.
-            live: the journal may still grow, so a tail or a hole may yet be filled; without it what is not there
-                now is passed over, and counted.
+            limit: maximum number of records.
+            live: whether the journal may still grow. If so, incomplete last lines and gaps are waited for; if not, they
+                are skipped and counted.
 
         Raises:
-            RunFolderError: a file is there and cannot be read; the next call tries again.
+            RunFolderError: a file cannot be read; the next call tries again.
         """
-        # Listed before the tail is read: a segment seen here means that its forerunner had its last byte.
-        self._list(live=live)
-        out, self._ready = self._ready, []
-        while self._segment >= 0 and len(out) < limit:
-            later = [s for s in self._listing if s > self._segment]
-            # What was not durable in this segment is what a later one begins with, before its own first record.
-            settled = not live or any(s in self._starts for s in later)
-            if not self._read_segment(out, limit, final=bool(later) or not live, settled=settled) or not later:
+        # List before reading: once a newer segment is listed, the previous one is complete.
+        self._attempts.update(recheck_newest=live and bool(self._later_segments()))
+        if self._segment < 0 and self._attempts.segments:
+            wanted = self._after // SEQ_PER_SEGMENT
+            self._enter(self._attempts.segment_at(wanted), after=wanted - 1)
+        records, self._ready = self._ready, []
+        while self._segment >= 0 and len(records) < limit:
+            later = self._later_segments()
+            # A segment with records of its own has all that will be rewritten of this one.
+            gaps_final = not live or any(map(self._attempts.has_own_records, later))
+            complete = bool(later) or not live
+            if not self._read_segment(records, limit, complete=complete, gaps_final=gaps_final) or not later:
                 break
             self._enter(later[0], after=self._segment)
-        # A hole that is filled may bring more than was asked for.
-        self._ready = out[limit:]
-        return out[:limit]
+        # Filling a gap may yield more records than requested.
+        self._ready = records[limit:]
+        return records[:limit]
 
-    def _list(self, *, live: bool) -> None:
-        listing = segments(self._folder)
-        # A segment that has just been made may not say yet where its attempt began: it is asked again.
-        newest = listing[-1] if listing else -1
-        if listing == self._listing and not (live and self._segment < newest):
-            return
-        self._listing = listing
-        for number in listing:
-            if number not in self._starts and (start := first_record(self._folder, number)) is not None:
-                self._starts[number] = start
-        self._limits.update(superseded_after(listing, self._starts))
-        if self._segment < 0 and listing:
-            first = self._after // SEQ_PER_SEGMENT
-            self._enter(max((s for s in listing if s <= first), default=listing[0]), after=first - 1)
+    def is_superseded(self, record: AnyRecord) -> bool:
+        """Return whether an attempt that has begun by now resumed from before this record."""
+        return self._attempts.is_superseded(record)
 
     def _enter(self, segment: int, *, after: int) -> None:
+        """Continue at the start of ``segment``, which follows segment ``after`` or a hole of missing segments."""
         self.skipped.segments += max(0, segment - after - 1)
         self._segment, self._offset = segment, 0
 
-    def _read_segment(self, out: list[AnyRecord], limit: int, *, final: bool, settled: bool) -> bool:
-        """Read on in this segment; say whether its end was reached.
+    def _later_segments(self) -> list[int]:
+        return [s for s in self._attempts.segments if s > self._segment]
+
+    def _read_segment(self, records: list[AnyRecord], limit: int, *, complete: bool, gaps_final: bool) -> bool:
+        """Append further records of the current segment to ``records``; return whether its end was reached.
+
+        Stops before it if ``records`` has reached ``limit``, or at a gap that is to be waited for. Damaged lines before
+        a stop count when a later call gets past them, as they may have healed by then.
 
         Args:
-            out: takes the records.
-            limit: how many there may be in it before reading ends.
-            final: this segment grows no more.
-            settled: nor can a hole in it be filled by what is still to be written.
+            records: extended.
+            limit: when to stop.
+            complete: whether the segment no longer grows, so that an incomplete last line is damage.
+            gaps_final: whether its gaps can no longer be filled.
         """
-        damaged = 0
-        end = self._offset
-        for record, end in lines(segment_path(self._folder, self._segment), self._offset, tail=final):
+        damaged, end = 0, self._offset
+        for record, end in lines(segment_path(self._folder, self._segment), self._offset, tail=complete):
             if record is None or record.seq // SEQ_PER_SEGMENT > self._segment:
                 damaged += 1
                 continue
             if not isinstance(record, RunRecord):
-                again, lost = self._missing_before(record)
-                if (lost or (damaged and self._is_first(record))) and not settled and not self._patience_is_out():
+                rewritten, lost = self._missing_before(record)
+                is_gap = lost > 0 or (damaged > 0 and starts_numbering(record, self._known_up_to()))
+                if is_gap and not gaps_final and not self._gap_timed_out():
                     return False
-                for each in (*again, record):
-                    self._take(each, out)
+                for each in (*rewritten, record):
+                    self._take(each, records)
                 self.skipped.lost += lost
-            self._offset, self._held_since = end, None
-            self.skipped.damaged += damaged
+            self._pass(end, damaged)
             damaged = 0
-            if len(out) >= limit:
+            if len(records) >= limit:
                 return False
-        if final:
-            self._offset = end
-            self.skipped.damaged += damaged
+        if complete:
+            self._pass(end, damaged)
         return True
 
-    def _take(self, record: AnyRecord | Unknown, out: list[AnyRecord]) -> None:
+    def _pass(self, offset: int, damaged: int) -> None:
+        """Continue at ``offset`` from now on; count the damaged lines before it."""
+        self._offset, self._gap_since = offset, None
+        self.skipped.damaged += damaged
+
+    def _take(self, record: AnyRecord | Unknown, records: list[AnyRecord]) -> None:
+        """Append ``record`` to ``records``, or count why it is skipped."""
         if record.seq <= self._after:
             return
-        if record.seq <= self._last:
+        if record.seq <= self._last_seq:
             self.skipped.repeated += 1
             return
-        self._last = record.seq
+        self._last_seq = record.seq
         if isinstance(record, Unknown):
             self.skipped.unknown += 1
-        elif not self._keep_superseded and self.is_superseded(record):
+        elif not self._include_superseded and self.is_superseded(record):
             self.skipped.superseded += 1
         else:
-            out.append(record)
-
-    def is_superseded(self, record: AnyRecord) -> bool:
-        """Say whether a later attempt, as far as it is known by now, went on from before this record."""
-        return isinstance(record, Scalars | Alert) and record.step > self._limits.get(
-            record.seq // SEQ_PER_SEGMENT, record.step
-        )
-
-    def _is_first(self, record: AnyRecord | Unknown) -> bool:
-        """Say whether another numbering begins, so that nobody knows if something is missing of the one before."""
-        return record.seq // SEQ_PER_SEGMENT > max(self._last, self._after) // SEQ_PER_SEGMENT
+            records.append(record)
 
     def _missing_before(self, record: AnyRecord | Unknown) -> tuple[list[AnyRecord | Unknown], int]:
-        """Give what belongs before ``record`` and stands in a later segment, and how many stand nowhere."""
-        known = max(self._last, self._after)
+        """Return the records missing before ``record`` that later segments contain, and how many none contains."""
+        known = self._known_up_to()
         if record.seq <= known + 1:
             return [], 0
-        found = self._written_again(known + 1, record.seq)
-        again = [found[seq] for seq in sorted(found)]
-        lost = 0
-        for each in (*again, record):
-            lost += each.seq - max(known, each.seq // SEQ_PER_SEGMENT * SEQ_PER_SEGMENT) - 1
-            known = each.seq
-        return again, lost
+        rewritten = rewritten_records(self._folder, self._later_segments(), known + 1, record.seq)
+        return rewritten, count_missing(known, [*rewritten, record])
 
-    def _written_again(self, first: int, end: int) -> dict[int, AnyRecord | Unknown]:
-        again: dict[int, AnyRecord | Unknown] = {}
-        for number in self._listing:
-            if number <= self._segment:
-                continue
-            for record, _ in lines(segment_path(self._folder, number), 0):
-                if record is None or isinstance(record, RunRecord):
-                    continue
-                if record.seq >= number * SEQ_PER_SEGMENT:
-                    break
-                if first <= record.seq < end:
-                    again.setdefault(record.seq, record)
-        return again
+    def _known_up_to(self) -> int:
+        return max(self._last_seq, self._after)
 
-    def _patience_is_out(self) -> bool:
-        if self._held_since is None:
-            self._held_since = self._clock()
-        return self._clock() - self._held_since >= self._patience
-
-
-def superseded_after(listing: Sequence[int], starts: Mapping[int, AnyRecord | Unknown]) -> dict[int, int]:
-    """Give for each segment that a later attempt went on from the last iteration that counts in it.
-
-    Args:
-        listing: the segments there are, in order.
-        starts: the first record of each, as ``first_record`` gives it.
-    """
-    out: dict[int, int] = {}
-    step: int | None = None
-    for number in reversed(listing):
-        if step is not None:
-            out[number] = step
-        start = starts.get(number)
-        if isinstance(start, Resumed):
-            step = start.step if step is None else min(step, start.step)
-    return out
-
-
-def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
-    """Give the first record that has its number from this segment, None if there is none yet.
-
-    It is a ``Resumed`` where an attempt that goes on began.
-    """
-    for record, _ in lines(segment_path(folder, segment), 0):
-        if record is not None and not isinstance(record, RunRecord) and record.seq // SEQ_PER_SEGMENT == segment:
-            return record
-    return None
+    def _gap_timed_out(self) -> bool:
+        """Return whether the current gap, noticed now or in an earlier call, has been waited for long enough."""
+        if self._gap_since is None:
+            self._gap_since = self._clock()
+        return self._clock() - self._gap_since >= self._gap_timeout
 
 
 class _Probe(msgspec.Struct):
@@ -277,8 +237,8 @@ class _Probe(msgspec.Struct):
 _probe = msgspec.json.Decoder(_Probe)
 
 
-def _refuse_newer(path: Path) -> None:
-    """Tell a run record of a newer version, which this one cannot decode, from damage."""
+def _reject_newer_schema(path: Path) -> None:
+    """Raise JournalError if a segment begins with a run record of a newer version, as opposed to damage."""
     fd = open_segment(path)
     if fd is None:
         return
@@ -286,15 +246,15 @@ def _refuse_newer(path: Path) -> None:
         line = b"".join(read_at(fd, path, 0).partition(b"\n")[:2])
     finally:
         os.close(fd)
-    if not is_whole(line):
+    if not is_intact(line):
         return
     try:
         probe = _probe.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     if probe.kind == "run" and probe.schema > SCHEMA:
-        raise _too_new(path, probe.schema)
+        raise _schema_error(path, probe.schema)
 
 
-def _too_new(path: Path, schema: int) -> JournalError:
-    return JournalError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update aimnet2mult")
+def _schema_error(path: Path, schema: int) -> JournalError:
+    return JournalError(f"{path} has schema {schema}, but this version reads only up to {SCHEMA}; update aimnet2mult")

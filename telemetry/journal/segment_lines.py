@@ -1,4 +1,4 @@
-"""The lines of one segment, read without trusting what the file is or holds."""
+"""Read the lines of a segment, without trusting the file or its content."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from telemetry.errors import RunFolderError
 from telemetry.journal.codec import MAX_LINE, Unknown, decode
 from telemetry.records import AnyRecord
 
-_CHUNK = 1 << 20
-_FIRST_CHUNK = 1 << 16
-_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+_CHUNK_BYTES = 1 << 20
+_FIRST_CHUNK_BYTES = 1 << 16
+_MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 
 
 def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
-    """Give (record or None for a damaged line, offset behind it) for each line from ``offset`` on.
+    """Yield (record, offset of the next line) for each line from ``offset`` on; the record is None if damaged.
 
-    A last line without its newline is given, as damaged, only if ``tail`` says so.
+    Args:
+        path: the segment; nothing is yielded if it is missing or not a regular file.
+        offset: where a line begins.
+        tail: also yield a last line without its newline, as damaged.
 
     Raises:
-        RunFolderError: the file is there and cannot be read.
+        RunFolderError: the file cannot be read.
     """
     fd = open_segment(path)
     if fd is None:
@@ -31,23 +34,23 @@ def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyR
     try:
         rest = b""
         skipping = False
-        # Whoever wants the first line alone reads little more.
-        size = _FIRST_CHUNK
+        # Callers that need only the first line read little more.
+        size = _FIRST_CHUNK_BYTES
         while chunk := read_at(fd, path, offset + len(rest), size):
-            size = _CHUNK
+            size = _CHUNK_BYTES
             data = rest + chunk
             start = 0
-            while (cut := data.find(b"\n", start)) >= 0:
+            while (newline := data.find(b"\n", start)) >= 0:
                 if skipping:
-                    yield None, offset + cut + 1
-                elif cut > start:
-                    yield decode(data[start : cut + 1]), offset + cut + 1
+                    yield None, offset + newline + 1
+                elif newline > start:
+                    yield decode(data[start : newline + 1]), offset + newline + 1
                 skipping = False
-                start = cut + 1
+                start = newline + 1
             offset += start
             rest = data[start:]
             if len(rest) > MAX_LINE:
-                # No line is that long: it is passed over without being kept.
+                # No line is that long: skip it without keeping it in memory.
                 skipping = True
                 offset += len(rest)
                 rest = b""
@@ -58,17 +61,17 @@ def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyR
 
 
 def open_segment(path: Path) -> int | None:
-    """Open a regular file; None where there is none, or something else stands in its place.
+    """Open a segment for reading; return None if it is missing or not a regular file.
 
     Raises:
-        RunFolderError: it is there and cannot be opened.
+        RunFolderError: it cannot be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in _NO_FILE:
+        if error.errno in _MISSING_ERRNOS:
             return None
-        # Passed over in silence, a file that cannot be opened now would be lost to whoever reads.
+        # If it were skipped silently, a file that cannot be opened just now would be lost to the caller.
         raise _unreadable(path, error) from error
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -76,8 +79,8 @@ def open_segment(path: Path) -> int | None:
     return None
 
 
-def read_at(fd: int, path: Path, offset: int, size: int = _CHUNK) -> bytes:
-    """Give up to ``size`` bytes from ``offset`` on; raises RunFolderError."""
+def read_at(fd: int, path: Path, offset: int, size: int = _CHUNK_BYTES) -> bytes:
+    """Return up to ``size`` bytes at ``offset``; raise RunFolderError if they cannot be read."""
     try:
         return os.pread(fd, size, offset)
     except OSError as error:
@@ -85,4 +88,4 @@ def read_at(fd: int, path: Path, offset: int, size: int = _CHUNK) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{path} cannot be read ({error.strerror})")
+    return RunFolderError(f"cannot read {path} ({error.strerror})")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.journal.reader import JournalReader, Skipped, first_record, read_header, read_metrics
+from telemetry.journal.attempts import first_record
+from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
 from telemetry.metrics import UNDECLARED
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder

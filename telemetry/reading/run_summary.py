@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from telemetry.journal.attempts import first_record, superseded_after
 from telemetry.journal.codec import MAX_LINE, decode
-from telemetry.journal.reader import first_record, read_header, superseded_after
+from telemetry.journal.reader import read_header
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status

@@ -1,4 +1,4 @@
-"""Keep credentials out of the journal, and so out of every sink."""
+"""Keep credentials out of the journal, and thus out of every sink."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 REDACTED = "***"
 
-_NAMES = re.compile(
+_CREDENTIAL_NAMES = re.compile(
     r"(?i)(api[-_]?key|access[-_]?key|private[-_]?key|token|passw(or)?d|passphrase|secret|credential|authorization)"
 )
-# What is between :// and @ names a user and mostly a password too, which may hold an @ of its own.
+# Between :// and @ there is a user name and usually a password, which may contain another @.
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s]+(?=@)")
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """Give a copy of nested dicts, lists and scalars in which what looks like a credential is ``***``.
+    """Return a copy of nested dicts, lists and scalars in which values that look like credentials are ``***``.
 
-    A value counts as one when its name, or that of a mapping it is in, looks like that of a credential, or when it
-    is a URL with a login in it. What JSON does not know becomes its ``str``: infinities and NaN, integers beyond 64
-    bits, objects.
+    A value is redacted if its name, or the name of a mapping that contains it, looks like that of a credential; of a
+    URL, the login is redacted. Values that JSON cannot represent (infinities, NaN, integers beyond 64 bits, objects)
+    become their ``str``.
     """
     if isinstance(value, Mapping):
         return {str(k): redact(v, f"{name}.{k}") for k, v in value.items()}
@@ -30,11 +30,11 @@ def redact(value: Any, name: str = "") -> Any:
         return value
     if isinstance(value, list | tuple):
         return [redact(v, name) for v in value]
-    return REDACTED if _NAMES.search(name) else _scalar(value)
+    return REDACTED if _CREDENTIAL_NAMES.search(name) else _scalar(value)
 
 
 def _scalar(value: Any) -> int | float | str:
-    # NumPy's numbers are Integral and Real, and nothing that msgspec would write.
+    # NumPy numbers are Integral or Real, and msgspec cannot encode them.
     if isinstance(value, Integral):
         number = int(value)
         return number if -(1 << 63) <= number < 1 << 64 else str(number)

@@ -23,14 +23,14 @@ def test_a_resumed_run_is_due_at_the_same_iterations() -> None:
     assert parts == whole
 
 
-def test_asking_is_pure() -> None:
+def test_due_has_no_side_effects() -> None:
     cadence = Cadence(3)
     first = [cadence.due("train", step) for step in (3, 4, 3, 6, 5, 3)]
     assert first == [True, False, True, True, False, True]
     assert first == [cadence.due("train", step) for step in (3, 4, 3, 6, 5, 3)]
 
 
-def test_streams_that_events_drive_are_always_due() -> None:
+def test_event_driven_streams_are_always_due() -> None:
     cadence = Cadence(200)
     assert all(cadence.due(stream, step) for stream in ("val", "train_epoch") for step in (1, 7, 199, 200))
     assert not cadence.due("validation", 7)
@@ -38,19 +38,21 @@ def test_streams_that_events_drive_are_always_due() -> None:
     assert not Cadence(200, events=["weekly"]).due("val", 7)
 
 
-def test_every_iteration_is_due_where_every_is_one() -> None:
+def test_with_every_1_every_iteration_is_due() -> None:
     assert all(Cadence(1).due("train", step) for step in range(1, 50))
 
 
-def test_other_ranks_answer_as_the_first_does() -> None:
+def test_all_ranks_agree_on_what_is_due() -> None:
     bus, cadence = NullBus(every=7), Cadence(7)
     streams = ("train", "train_window", "train_epoch", "val")
     assert all(bus.due(s, step) == cadence.due(s, step) for s in streams for step in range(1, 50))
 
 
 @pytest.mark.parametrize("every", [0, -1, -200])
-def test_fewer_than_one_iteration_between_points_is_refused(every: int) -> None:
-    with pytest.raises(SettingError, match=f"telemetry.every is {every}; it is a number of iterations, 1 or more") as e:
+def test_fewer_than_one_iteration_between_points_is_rejected(every: int) -> None:
+    with pytest.raises(
+        SettingError, match=f"telemetry.every is {every}; it must be a number of iterations, at least 1"
+    ) as e:
         Cadence(every)
     assert isinstance(e.value, TelemetryError)
     assert isinstance(e.value, ValueError)

@@ -15,7 +15,7 @@ from telemetry.settings import parse_sinks
 
 @pytest.fixture(autouse=True)
 def two_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is installed here does not matter: two sinks are."""
+    """Pretend that exactly two sinks are installed."""
     sinks: dict[str, list[EntryPoint]] = {"tensorboard": [], "wandb": []}
     monkeypatch.setattr(settings_module, "installed", lambda: sinks)
 
@@ -25,7 +25,7 @@ def test_an_empty_section_gives_the_defaults() -> None:
     assert Settings().delivery == "process"
 
 
-def test_settings_and_options_of_sinks_stand_side_by_side() -> None:
+def test_settings_and_sink_options_share_one_section() -> None:
     read = Settings.parse(
         {
             "every": 50,
@@ -40,7 +40,7 @@ def test_settings_and_options_of_sinks_stand_side_by_side() -> None:
     assert read.options == {"wandb": {"mode": "offline"}, "tensorboard": {}}
 
 
-def test_the_options_given_are_copied() -> None:
+def test_options_are_copied() -> None:
     options = {"mode": "offline"}
     read = Settings.parse({"wandb": options})
     options["mode"] = "online"
@@ -60,7 +60,7 @@ def test_the_options_given_are_copied() -> None:
         ([], ()),
     ],
 )
-def test_sinks_are_a_list_or_a_text_and_none_stands_for_none(given: Any, expected: tuple[str, ...]) -> None:
+def test_sinks_are_a_list_or_a_comma_separated_string_or_none(given: Any, expected: tuple[str, ...]) -> None:
     assert parse_sinks(given) == expected
     assert Settings.parse({"sinks": given}).sinks == expected
 
@@ -68,7 +68,7 @@ def test_sinks_are_a_list_or_a_text_and_none_stands_for_none(given: Any, expecte
 @pytest.mark.parametrize(
     "given", ["", " , ", ["", " "], "none,wandb", ["wandb", "none"], 5, None, [1], {"wandb": 1}, True]
 )
-def test_sinks_that_are_neither_are_refused(given: Any) -> None:
+def test_other_values_of_sinks_are_rejected(given: Any) -> None:
     with pytest.raises(SettingError, match=r"^telemetry\.sinks is ") as raised:
         Settings.parse({"sinks": given})
     assert repr(given) in str(raised.value)
@@ -78,8 +78,8 @@ def test_sinks_that_are_neither_are_refused(given: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("every", 0, "1 or more"),
-        ("every", -200, "1 or more"),
+        ("every", 0, "at least 1"),
+        ("every", -200, "at least 1"),
         ("every", "200", "expected `int`"),
         ("every", True, "expected `int`"),
         ("every", 1.5, "expected `int`"),
@@ -103,9 +103,7 @@ def test_sinks_that_are_neither_are_refused(given: Any) -> None:
         ("linger", 10**400, "out of range"),
     ],
 )
-def test_a_bad_value_is_refused_by_the_settings_name_with_the_value_and_what_would_be_right(
-    key: str, value: Any, said: str
-) -> None:
+def test_an_invalid_value_is_rejected_with_name_value_and_valid_alternatives(key: str, value: Any, said: str) -> None:
     with pytest.raises(SettingError) as raised:
         Settings.parse({key: value})
     assert str(raised.value).startswith(f"telemetry.{key} is {value!r}; ")
@@ -125,34 +123,34 @@ def test_a_bad_value_is_refused_by_the_settings_name_with_the_value_and_what_wou
         ("sink", "sinks"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_one(key: str, near: str) -> None:
-    with pytest.raises(SettingError, match=rf"^there is no telemetry\.{key}; did you mean telemetry\.{near}\?$"):
+def test_an_unknown_key_is_rejected_with_the_closest_valid_one(key: str, near: str) -> None:
+    with pytest.raises(SettingError, match=rf"^unknown key telemetry\.{key}; did you mean telemetry\.{near}\?$"):
         Settings.parse({key: 1})
 
 
 @pytest.mark.parametrize("key", ["zzz", "options", 7, None])
-def test_a_name_that_is_near_to_nothing_is_refused_with_all_there_are(key: Any) -> None:
+def test_a_key_unlike_any_other_is_rejected_with_all_valid_ones(key: Any) -> None:
     with pytest.raises(SettingError) as raised:
         Settings.parse({key: {}})
     assert str(raised.value) == (
-        f"there is no telemetry.{key}; known are sinks, every, dir, delivery, poll, hook_timeout, drain_timeout, "
+        f"unknown key telemetry.{key}; known keys: sinks, every, dir, delivery, poll, hook_timeout, drain_timeout, "
         "linger, on_divergence, watch, tensorboard, wandb"
     )
 
 
 @pytest.mark.parametrize("value", [3, "offline", ["mode"], True, {1: 2}])
-def test_options_of_a_sink_are_a_mapping_by_name(value: Any) -> None:
+def test_options_of_a_sink_must_be_a_mapping(value: Any) -> None:
     with pytest.raises(SettingError) as raised:
         Settings.parse({"wandb": value})
-    assert str(raised.value) == f"telemetry.wandb holds the options of the sink 'wandb' by name; it cannot be {value!r}"
+    assert str(raised.value) == f"telemetry.wandb is {value!r}; it must be a mapping of options of the sink 'wandb'"
 
 
 @pytest.mark.parametrize("section", [None, 3, "tensorboard", ["every"]])
-def test_a_section_that_is_no_mapping_is_refused(section: Any) -> None:
-    with pytest.raises(SettingError, match=r"^telemetry is .*; it holds settings by name"):
+def test_a_section_that_is_not_a_mapping_is_rejected(section: Any) -> None:
+    with pytest.raises(SettingError, match=r"^telemetry is .*; it must be a mapping of settings"):
         Settings.parse(section)
 
 
-def test_settings_made_directly_are_held_to_the_cadence_as_well() -> None:
+def test_settings_constructed_directly_are_validated_too() -> None:
     with pytest.raises(ValueError, match=r"telemetry\.every is 0"):
         Settings(every=0)

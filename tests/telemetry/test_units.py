@@ -34,7 +34,7 @@ def factor(source: str, unit: str) -> float:
         ("degC", "degC", 1.0),
     ],
 )
-def test_factors_are_those_of_the_constants(source: str, unit: str, expected: float) -> None:
+def test_factors_match_the_codata_constants(source: str, unit: str, expected: float) -> None:
     assert factor(source, unit) == pytest.approx(expected, rel=1e-12 if "hartree" not in source else 1e-10)
 
 
@@ -72,12 +72,12 @@ NONSENSE = [
 
 @pytest.mark.parametrize("text", NONSENSE, ids=lambda text: repr(text[:30]))
 @pytest.mark.parametrize("place", ["unit", "source_unit"])
-def test_what_is_no_unit_is_refused_by_the_metrics_name_with_examples(text: str, place: str) -> None:
+def test_an_invalid_unit_is_rejected_with_the_metric_and_examples(text: str, place: str) -> None:
     with pytest.raises(
-        UnitError, match=r"is no unit.*kcal/mol, eV, kcal/mol/Å, e …, and 1 where there is none"
+        UnitError, match=r"is not a unit.*kcal/mol, eV, kcal/mol/Å, e …, or 1 if there is none"
     ) as raised:
         factors({"train/E_rmse": Metric(**{"unit": "eV", "source_unit": "eV", place: text})})
-    assert str(raised.value).startswith(f"train/E_rmse: {text!r} is no unit")
+    assert str(raised.value).startswith(f"train/E_rmse: {text!r} is not a unit")
     assert isinstance(raised.value, TelemetryError)
     assert isinstance(raised.value, ValueError)
 
@@ -93,17 +93,19 @@ def test_what_is_no_unit_is_refused_by_the_metrics_name_with_examples(text: str,
         ("eV", "furlongs per fortnight"),
     ],
 )
-def test_a_unit_of_another_dimension_is_refused_with_what_to_do(source: str, unit: str) -> None:
+def test_a_unit_of_another_dimension_is_rejected_with_advice(source: str, unit: str) -> None:
     with pytest.raises(UnitError) as raised:
         factor(source, unit)
     message = str(raised.value)
-    assert message.startswith(f"train/x is in {source} and cannot be shown in {unit!r}: it has another dimension")
+    assert message.startswith(
+        f"train/x is in {source} and cannot be displayed in {unit!r}, which has another dimension"
+    )
     assert "eV/particle" in message
 
 
 @pytest.mark.parametrize(("source", "unit"), [("degC", "K"), ("degF", "degC"), ("dB", "1"), ("eV**300", "J**300")])
-def test_a_conversion_that_is_no_finite_factor_is_refused(source: str, unit: str) -> None:
-    with pytest.raises(UnitError, match=r"train/x cannot be converted from .* by a factor"):
+def test_a_conversion_without_a_finite_factor_is_rejected(source: str, unit: str) -> None:
+    with pytest.raises(UnitError, match=r"cannot convert train/x from .* by a factor"):
         factor(source, unit)
 
 
@@ -115,15 +117,13 @@ def test_values_are_multiplied_by_their_metrics_factor_and_keep_their_order() ->
     assert convert("val", {"a": -math.inf}) == {"a": -math.inf}
 
 
-def test_a_value_of_single_precision_is_not_rounded_again_by_its_conversion() -> None:
+def test_converting_a_single_precision_value_does_not_round_it_again() -> None:
     numpy = pytest.importorskip("numpy")
     value = numpy.float32(0.1)
     exact = struct.unpack("<f", struct.pack("<f", 0.1))[0]
     assert convert_by({"train/a": 23.060547830619})("train", {"a": value}) == {"a": exact * 23.060547830619}
 
 
-def test_a_metric_that_was_not_declared_is_named_with_what_to_do() -> None:
-    with pytest.raises(
-        MetricNotDeclared, match=r"metric 'train/c' is not declared; give its unit in open_run.metrics="
-    ):
+def test_an_undeclared_metric_is_reported_with_advice() -> None:
+    with pytest.raises(MetricNotDeclared, match=r"metric 'train/c' is not declared; declare it in open_run.metrics="):
         convert_by({"train/a": 1.0})("train", {"a": 1.0, "c": 1.0})

@@ -71,7 +71,7 @@ MISTAKES = {
     "no model": (["train", "DATASET", "--model", "empty"], "empty has no key 'class'"),
     "unwritable": (["train", "DATASET", "--telemetry-dir", "a.h5/runs"], "choose another with --telemetry-dir"),
     "unwritable weights": (["train", "DATASET", "--save", "nowhere/w.pt"], "--save"),
-    "unknown unit": (["train", "DATASET", "telemetry.units.energy=quatloo"], "'quatloo' is no unit"),
+    "unknown unit": (["train", "DATASET", "telemetry.units.energy=quatloo"], "'quatloo' is not a unit"),
     "unit of another dimension": (["train", "DATASET", "telemetry.units.energy=second"], "another dimension"),
 }
 

@@ -1,4 +1,4 @@
-"""Segments made by hand, byte by byte, and ways to read a run folder."""
+"""Write segments by hand, byte by byte, and read a run folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRe
 
 
 def sealed(body: bytes) -> bytes:
-    """The line of a JSON object whose closing brace is left out, with a checksum that fits."""
+    """Return the line of a JSON object, given without its closing brace, with a correct checksum."""
     return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 
@@ -24,7 +24,7 @@ def run_record(segment: int = 0, **fields: Any) -> RunRecord:
 
 
 def scalars(seq: int, step: int | None = None) -> Scalars:
-    """A record at iteration ``step``, by default its number within its segment."""
+    """Return a record at iteration ``step``, by default its number within its segment."""
     step = seq % SEQ_PER_SEGMENT if step is None else step
     return Scalars(
         seq=seq, time=1000 + seq % SEQ_PER_SEGMENT, stream="train", step=step, values={"loss": 1 / (1 + step)}
@@ -32,7 +32,7 @@ def scalars(seq: int, step: int | None = None) -> Scalars:
 
 
 def numbered(segment: int, first: int, last: int) -> list[Scalars]:
-    """The records ``first`` … ``last`` of a segment."""
+    """Return the records ``first`` to ``last`` of a segment."""
     return [scalars(segment * SEQ_PER_SEGMENT + n) for n in range(first, last + 1)]
 
 
@@ -41,12 +41,12 @@ def resumed(segment: int, step: int, attempt: int = 2) -> Resumed:
 
 
 def lines_of(segment: int, records: Iterable[AnyRecord]) -> list[bytes]:
-    """The lines of a segment, the run record's first."""
+    """Return the lines of a segment, including that of its run record."""
     return [encode(run_record(segment)), *map(encode, records)]
 
 
 def write(folder: Path, segment: int, records: Iterable[AnyRecord | bytes]) -> Path:
-    """Write a segment that begins with its run record; bytes among the records stand there as they are."""
+    """Write a segment: its run record, then the records; bytes among them are written unchanged."""
     path = segment_path(folder, segment)
     body = (r if isinstance(r, bytes) else encode(r) for r in [run_record(segment), *records])
     path.write_bytes(b"".join(body))
@@ -54,12 +54,12 @@ def write(folder: Path, segment: int, records: Iterable[AnyRecord | bytes]) -> P
 
 
 def read_all(reader: JournalReader, *, live: bool = False, limit: int = 1000) -> list[AnyRecord]:
-    """Read until there is nothing more for now."""
-    out: list[AnyRecord] = []
+    """Read until no further record is available."""
+    records: list[AnyRecord] = []
     while batch := reader.read(limit, live=live):
         assert len(batch) <= limit
-        out += batch
-    return out
+        records += batch
+    return records
 
 
 def seqs(records: Sequence[AnyRecord]) -> list[int]:
@@ -67,7 +67,7 @@ def seqs(records: Sequence[AnyRecord]) -> list[int]:
 
 
 class Clock:
-    """A monotonic clock that is set by hand."""
+    """A monotonic clock set by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -50,7 +50,7 @@ HEADS = record(
     attempt=st.just(1),
     every=st.just(1),
 )
-# Each is a record; what is put in the place of one of its fields, if anything; and how far its number is off.
+# Each is a record, the replacement of one of its fields (if any), and the offset of its number.
 LINES = st.tuples(RECORDS, st.none() | st.tuples(st.integers(0, 9), BROKEN), st.sampled_from([0] * 9 + [1, -1, 10**9]))
 SEGMENTS = st.tuples(HEADS, st.lists(LINES | st.binary(max_size=20), max_size=10))
 
@@ -82,7 +82,7 @@ def run(*args: object) -> Result:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SEGMENTS, min_size=1, max_size=3))
-def test_any_journal_can_be_looked_at(segments: list[tuple[dict[str, Any], list[Any]]]) -> None:
+def test_any_journal_can_be_read_and_displayed(segments: list[tuple[dict[str, Any], list[Any]]]) -> None:
     with tempfile.TemporaryDirectory() as runs:
         folder = Path(runs) / "run"
         folder.mkdir()

@@ -36,7 +36,7 @@ def bits(value: float) -> bytes:
 
 
 @pytest.mark.parametrize("record", SAMPLES, ids=lambda r: type(r).__name__)
-def test_a_line_is_one_json_object_that_ends_with_the_crc_of_all_before_it(record: AnyRecord) -> None:
+def test_a_line_is_one_json_object_that_ends_with_its_crc(record: AnyRecord) -> None:
     line = encode(record)
     body, comma, crc = line.rpartition(b',"crc":')
     assert line.count(b"\n") == 1
@@ -48,7 +48,7 @@ def test_a_line_is_one_json_object_that_ends_with_the_crc_of_all_before_it(recor
     assert plain["kind"] in {"run", "scalars", "resumed", "closed"}
 
 
-def test_numbers_that_json_lacks_are_spelt_as_texts_and_read_back() -> None:
+def test_nan_and_infinities_are_strings_and_read_back() -> None:
     line = encode(SAMPLES[2])
     assert json.loads(line)["values"] == {"Å": "NaN", "b": "-Infinity", "c": "Infinity", "d": 0.1}
     read = decode(line)
@@ -59,7 +59,7 @@ def test_numbers_that_json_lacks_are_spelt_as_texts_and_read_back() -> None:
 
 @pytest.mark.parametrize("value", [5e-324, -5e-324, 1.7976931348623157e308, -0.0, 0.1, 2.0**53 + 2, 1e22, 1e23])
 @pytest.mark.parametrize("beside", [1.0, math.nan])
-def test_huge_denormal_and_signed_zero_values_are_read_back_bit_by_bit(value: float, beside: float) -> None:
+def test_huge_denormal_and_signed_zero_values_are_read_back_exactly(value: float, beside: float) -> None:
     read = decode(encode(Scalars(seq=1, time=1, stream="t", step=1, values={"x": value, "y": beside})))
     assert isinstance(read, Scalars)
     assert bits(read.values["x"]) == bits(value)
@@ -67,9 +67,7 @@ def test_huge_denormal_and_signed_zero_values_are_read_back_bit_by_bit(value: fl
 
 @given(st.dictionaries(names, floats, max_size=6), names, counts, counts, counts)
 @settings(deadline=None, max_examples=100)
-def test_scalars_are_read_back_as_they_were(
-    values: dict[str, float], stream: str, seq: int, time: int, step: int
-) -> None:
+def test_scalars_are_read_back_unchanged(values: dict[str, float], stream: str, seq: int, time: int, step: int) -> None:
     record = Scalars(seq=seq, time=time, stream=stream, step=step, values=values)
     line = encode(record)
     read = decode(line)
@@ -122,7 +120,7 @@ jsons = st.recursive(
     )
 )
 @settings(deadline=None, max_examples=100)
-def test_every_other_record_is_read_back_equal(record: AnyRecord) -> None:
+def test_every_other_record_is_read_back_unchanged(record: AnyRecord) -> None:
     assert decode(encode(record)) == record
 
 
@@ -137,7 +135,7 @@ def test_a_flipped_bit_anywhere_makes_a_line_damaged(record: AnyRecord) -> None:
 
 
 @pytest.mark.parametrize("record", SAMPLES, ids=lambda r: type(r).__name__)
-def test_a_line_that_lacks_anything_at_either_end_is_damaged(record: AnyRecord) -> None:
+def test_a_line_truncated_at_either_end_is_damaged(record: AnyRecord) -> None:
     line = encode(record)
     for cut in range(len(line)):
         assert decode(line[:cut]) is None, cut
@@ -149,22 +147,22 @@ def test_a_record_of_an_unknown_kind_keeps_its_number() -> None:
     assert decode(line) == Unknown(kind="event", seq=41)
 
 
-def test_fields_that_a_later_version_added_are_passed_over() -> None:
+def test_fields_of_later_versions_are_ignored() -> None:
     line = sealed(b'{"kind":"closed","seq":4,"time":1,"mood":[],"status":"finished"')
     assert decode(line) == Closed(seq=4, time=1, status="finished")
 
 
-def test_a_line_of_exactly_the_limit_is_written_and_read_and_a_longer_one_refused() -> None:
+def test_a_line_of_the_maximum_length_is_written_and_read_and_a_longer_one_rejected() -> None:
     bare = len(encode(run_record(params={"p": ""})))
     full = run_record(params={"p": "x" * (MAX_LINE - bare)})
     line = encode(full)
     assert len(line) == MAX_LINE
     assert decode(line) == full
-    with pytest.raises(ValueError, match=f"a RunRecord of {MAX_LINE + 1} bytes"):
+    with pytest.raises(ValueError, match=f"a RunRecord record of {MAX_LINE + 1} bytes"):
         encode(run_record(params={"p": "x" * (MAX_LINE - bare + 1)}))
 
 
-def test_a_longer_line_is_damaged_even_if_its_checksum_is_right() -> None:
+def test_a_longer_line_is_damaged_even_with_a_correct_checksum() -> None:
     body = encode(run_record()).rpartition(b',"crc":')[0]
     assert decode(sealed(body + b',"more":"' + b"x" * MAX_LINE + b'"')) is None
 
@@ -213,11 +211,11 @@ RUN = b'{"kind":"run","seq":1,"time":1,"schema":1,"run_id":"a","name":"a","attem
     ],
     ids=lambda body: body[:60].decode("latin-1") + f"… ({len(body)})",
 )
-def test_hostile_json_with_a_right_checksum_is_damaged_and_does_no_harm(body: bytes) -> None:
+def test_hostile_json_with_a_correct_checksum_is_damaged(body: bytes) -> None:
     assert decode(sealed(body)) is None
 
 
-def test_of_values_named_twice_the_last_counts_as_in_any_json() -> None:
+def test_of_duplicate_values_the_last_one_counts() -> None:
     read = decode(sealed(SCALARS % b'1,"x":2'))
     assert isinstance(read, Scalars)
     assert read.values == {"x": 2.0}
@@ -225,21 +223,23 @@ def test_of_values_named_twice_the_last_counts_as_in_any_json() -> None:
 
 @given(st.binary(max_size=200))
 @settings(deadline=None, max_examples=100)
-def test_no_bytes_make_reading_a_line_fail(body: bytes) -> None:
+def test_decoding_arbitrary_bytes_never_raises(body: bytes) -> None:
     decode(body)
     decode(sealed(body))
 
 
 @given(st.sampled_from(SAMPLES), st.data())
 @settings(deadline=None, max_examples=100)
-def test_no_change_to_a_sealed_body_makes_reading_a_line_fail(record: AnyRecord, data: st.DataObject) -> None:
+def test_decoding_any_change_of_a_body_with_a_correct_checksum_never_raises(
+    record: AnyRecord, data: st.DataObject
+) -> None:
     body = bytearray(encode(record).rpartition(b',"crc":')[0])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     decode(sealed(bytes(body)))
 
 
-def test_values_are_named_in_full_by_stream_and_metric() -> None:
+def test_full_names_consist_of_stream_and_metric() -> None:
     record = Scalars(seq=1, time=1, stream="val", step=1, values={"fid1/E_mae": 2.0, "loss": 1.0})
     assert record.names() == ["val/fid1/E_mae", "val/loss"]
     assert record.items() == [("val/fid1/E_mae", 2.0), ("val/loss", 1.0)]

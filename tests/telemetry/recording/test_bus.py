@@ -1,4 +1,4 @@
-"""The bus: what it takes, what it writes, what it loses, and that training never notices."""
+"""The bus: which points it records, what it loses, and that training never waits for it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def counts(bus: MetricBus) -> tuple[int, int, int]:
 # Cadence.
 
 
-def test_a_reason_that_is_no_text_still_closes_the_run(tmp_path: Path) -> None:
+def test_a_reason_that_is_not_valid_unicode_still_closes_the_run(tmp_path: Path) -> None:
     bus = open_run(tmp_path / "run", metrics={"train/loss": Metric()}, sinks=[])
     receipt = bus.close("failed", reason="no file 'a\udcff.h5'")
     assert receipt is not None
@@ -99,7 +99,7 @@ def test_a_periodic_stream_has_points_at_multiples_of_every_and_nowhere_else(ope
     assert counts(bus) == (5, 5, 0)
 
 
-def test_streams_driven_by_events_are_never_limited(open_bus: Opener, run: Path) -> None:
+def test_event_driven_streams_are_always_recorded(open_bus: Opener, run: Path) -> None:
     bus = open_bus(every=200)
     for step in (3, 4, 5):
         bus.publish("val", step, {"loss": 1.0})
@@ -107,7 +107,7 @@ def test_streams_driven_by_events_are_never_limited(open_bus: Opener, run: Path)
     assert journal_steps(run, "val") == [3, 4, 5]
 
 
-def test_the_last_point_is_written_whatever_the_cadence(open_bus: Opener, run: Path) -> None:
+def test_the_final_point_is_recorded_whatever_the_cadence(open_bus: Opener, run: Path) -> None:
     bus = open_bus(every=200)
     for step in range(1, 251):
         bus.publish("train", step, {"loss": 1.0}, final=step == 250)
@@ -115,7 +115,7 @@ def test_the_last_point_is_written_whatever_the_cadence(open_bus: Opener, run: P
     assert journal_steps(run) == [200, 250]
 
 
-def test_the_last_point_is_not_written_twice_when_it_is_due_anyway(open_bus: Opener, run: Path) -> None:
+def test_the_final_point_is_not_recorded_twice_if_it_is_due(open_bus: Opener, run: Path) -> None:
     bus = open_bus(every=200)
     bus.publish("train", 200, {"loss": 1.0})
     bus.publish("train", 200, {"loss": 1.0}, final=True)
@@ -125,7 +125,7 @@ def test_the_last_point_is_not_written_twice_when_it_is_due_anyway(open_bus: Ope
     assert journal_steps(run) == [200, 201]
 
 
-def test_a_final_point_of_one_stream_does_not_stand_for_that_of_another(open_bus: Opener, run: Path) -> None:
+def test_each_stream_has_its_own_final_point(open_bus: Opener, run: Path) -> None:
     bus = open_bus(every=200)
     bus.publish("train", 200, {"loss": 1.0})
     values = {"train": {"loss": 1.0}, "train_window": {"loss": 2.0}}
@@ -135,13 +135,13 @@ def test_a_final_point_of_one_stream_does_not_stand_for_that_of_another(open_bus
     assert journal_steps(run, "train_window") == [200]
 
 
-def test_every_rank_gives_the_same_answer_about_what_is_due(open_bus: Opener) -> None:
+def test_all_ranks_agree_on_what_is_due(open_bus: Opener) -> None:
     bus, null = open_bus(every=7), NullBus(every=7)
     for stream in ("train", "train_window", "train_epoch", "val"):
         assert [bus.due(stream, s) for s in range(100)] == [null.due(stream, s) for s in range(100)]
 
 
-def test_the_bus_of_other_ranks_has_all_methods_and_takes_nothing(tmp_path: Path) -> None:
+def test_the_bus_of_other_ranks_has_all_members_and_does_nothing(tmp_path: Path) -> None:
     missing = [m for m in dir(MetricBus) if not m.startswith("_") and not hasattr(NullBus(), m)]
     assert missing == []
     with NullBus(every=1) as null:
@@ -168,7 +168,7 @@ def test_values_are_in_display_units_in_the_journal(open_bus: Opener, run: Path)
     assert values["loss"] == 1.0
 
 
-def test_a_callable_is_run_in_the_thread_of_the_bus(open_bus: Opener, run: Path) -> None:
+def test_a_callable_is_called_in_the_journal_thread(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     threads: list[str] = []
 
@@ -182,14 +182,14 @@ def test_a_callable_is_run_in_the_thread_of_the_bus(open_bus: Opener, run: Path)
     assert journal_lines(run)[1]["values"] == {"loss": 2.5}
 
 
-def test_a_callable_of_a_point_that_is_not_due_is_never_run(open_bus: Opener) -> None:
+def test_the_callable_of_a_point_that_is_not_due_is_never_called(open_bus: Opener) -> None:
     bus = open_bus(every=10)
-    bus.publish("train", 9, lambda: pytest.fail("it was run"))
+    bus.publish("train", 9, lambda: pytest.fail("it was called"))
     assert bus.flush()
     assert counts(bus) == (0, 0, 0)
 
 
-def test_a_mapping_may_be_used_again_as_soon_as_publish_returns(open_bus: Opener, run: Path) -> None:
+def test_a_mapping_may_be_reused_as_soon_as_publish_returns(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     release = threading.Event()
     bus.publish("val", 1, lambda: {"loss": float(release.wait(10))})
@@ -204,7 +204,7 @@ def test_a_mapping_may_be_used_again_as_soon_as_publish_returns(open_bus: Opener
     assert [line["values"]["loss"] for line in journal_lines(run)[1:]] == [1.0, 2.0, 2.0]
 
 
-def test_the_streams_of_a_group_come_to_the_disk_in_one_write(disk: FaultyDisk, open_bus: Opener, run: Path) -> None:
+def test_the_streams_of_a_group_are_written_in_one_call(disk: FaultyDisk, open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     before = len(disk.writes)
     streams = ("train", "train_window")
@@ -218,7 +218,7 @@ def test_the_streams_of_a_group_come_to_the_disk_in_one_write(disk: FaultyDisk, 
     ]
 
 
-def test_only_the_due_streams_of_a_group_are_taken(open_bus: Opener, run: Path) -> None:
+def test_only_the_due_streams_of_a_group_are_recorded(open_bus: Opener, run: Path) -> None:
     bus = open_bus(every=10)
     bus.publish_group(("train", "val"), 5, {"train": {"loss": 1.0}, "val": {"loss": 2.0}})
     assert bus.flush()
@@ -238,7 +238,7 @@ def test_only_the_due_streams_of_a_group_are_taken(open_bus: Opener, run: Path) 
         pytest.param({"loss": object()}, id="object"),
     ],
 )
-def test_values_that_cannot_be_had_are_one_lost_record_and_the_next_is_written(
+def test_invalid_values_are_one_lost_record_and_the_next_is_written(
     open_bus: Opener, run: Path, values: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus()
@@ -250,7 +250,7 @@ def test_values_that_cannot_be_had_are_one_lost_record_and_the_next_is_written(
     assert "dropping train at iteration 1" in caplog.text
 
 
-def test_a_stream_missing_from_a_group_is_lost_alone(open_bus: Opener, run: Path) -> None:
+def test_of_a_group_only_a_missing_stream_is_lost(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.publish_group(("train", "val"), 1, lambda: {"val": {"loss": 1.0}})
     assert bus.flush()
@@ -265,7 +265,7 @@ def test_a_group_whose_callable_raises_loses_all_its_streams(open_bus: Opener) -
     assert counts(bus) == (2, 0, 2)
 
 
-def test_a_step_below_0_is_a_lost_record(open_bus: Opener, run: Path) -> None:
+def test_a_negative_step_is_a_lost_record(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.publish("train", -1, {"loss": 1.0})
     assert bus.flush()
@@ -273,7 +273,7 @@ def test_a_step_below_0_is_a_lost_record(open_bus: Opener, run: Path) -> None:
     assert counts(bus) == (1, 0, 1)
 
 
-def test_a_step_may_be_any_integer_such_as_numpys(open_bus: Opener, run: Path) -> None:
+def test_a_step_may_be_a_numpy_integer(open_bus: Opener, run: Path) -> None:
     numpy = pytest.importorskip("numpy")
     bus = open_bus(every=2)
     bus.publish("train", numpy.int64(4), {"loss": numpy.float32(0.5)})
@@ -282,7 +282,7 @@ def test_a_step_may_be_any_integer_such_as_numpys(open_bus: Opener, run: Path) -
     assert journal_lines(run)[1]["values"] == {"loss": 0.5}
 
 
-def test_values_that_are_no_finite_numbers_are_spelt_out(open_bus: Opener, run: Path) -> None:
+def test_non_finite_values_are_strings_in_the_journal(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.publish("train", 1, {"loss": float("nan"), "lr": float("-inf")})
     assert bus.flush()
@@ -292,7 +292,7 @@ def test_values_that_are_no_finite_numbers_are_spelt_out(open_bus: Opener, run: 
 # Durability.
 
 
-def test_records_are_on_the_disk_when_flush_returns(disk: FaultyDisk, open_bus: Opener, run: Path) -> None:
+def test_records_are_durable_when_flush_returns(disk: FaultyDisk, open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     for step in range(1, 101):
         syncs = disk.syncs
@@ -316,7 +316,7 @@ def test_flush_does_not_mistake_later_losses_for_earlier_records(disk: FaultyDis
     assert answers == [False]
 
 
-def test_flush_does_not_take_a_record_that_raises_for_one_before_it(disk: FaultyDisk, open_bus: Opener) -> None:
+def test_flush_does_not_mistake_a_record_that_raises_for_an_earlier_one(disk: FaultyDisk, open_bus: Opener) -> None:
     bus = open_bus()
     release, taken = threading.Event(), threading.Event()
     bus.publish("train", 1, lambda: {"loss": float(taken.set() or release.wait(10))})
@@ -332,7 +332,7 @@ def test_flush_does_not_take_a_record_that_raises_for_one_before_it(disk: Faulty
     assert counts(bus) == (3, 2, 1)
 
 
-def test_closing_retries_a_disk_at_once_however_long_the_next_retry_was_postponed(
+def test_closing_retries_the_disk_at_once(
     disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus(limits={"disk_backoff_initial": 3600.0, "disk_backoff_max": 3600.0})
@@ -346,7 +346,7 @@ def test_closing_retries_a_disk_at_once_however_long_the_next_retry_was_postpone
     assert journal_steps(run) == [1]
 
 
-def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(open_bus: Opener, run: Path) -> None:
+def test_a_folder_that_is_unreadable_at_the_end_does_not_fail_the_training(open_bus: Opener, run: Path) -> None:
     bus = open_bus(limits={"close_timeout": 0.3})
     (thread,) = journal_threads()
     bus.publish("train", 1, {"loss": 1.0})
@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_read_at_the_end_does_not_fail_the_training(open
     assert not thread.is_alive()
 
 
-def test_flush_gives_up_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
+def test_flush_returns_false_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
     bus = open_bus()
     disk.hangs = threading.Event()
     bus.publish("train", 1, {"loss": 1.0})
@@ -372,7 +372,7 @@ def test_flush_gives_up_after_its_timeout(disk: FaultyDisk, open_bus: Opener) ->
     assert 0.2 <= time.monotonic() - began < 5
 
 
-def test_many_threads_may_publish_at_once_and_each_record_is_written_once(open_bus: Opener, run: Path) -> None:
+def test_each_record_of_concurrent_threads_is_written_once(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
 
     def publish(first: int) -> None:
@@ -390,10 +390,10 @@ def test_many_threads_may_publish_at_once_and_each_record_is_written_once(open_b
     assert seqs == list(range(1001))
 
 
-# What goes wrong.
+# Failures.
 
 
-def test_a_full_queue_drops_what_comes_on_top_and_counts_it_exactly(
+def test_a_full_queue_drops_further_records_and_counts_them_exactly(
     disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus()
@@ -410,7 +410,7 @@ def test_a_full_queue_drops_what_comes_on_top_and_counts_it_exactly(
     assert len([r for r in caplog.records if "are waiting for the disk" in r.message]) == 1
 
 
-def test_a_final_point_that_the_full_queue_dropped_may_be_offered_again(
+def test_a_final_point_dropped_by_a_full_queue_may_be_offered_again(
     disk: FaultyDisk, open_bus: Opener, run: Path
 ) -> None:
     bus = open_bus(limits={"queue_capacity": 1})
@@ -425,7 +425,7 @@ def test_a_final_point_that_the_full_queue_dropped_may_be_offered_again(
 
 
 @pytest.mark.parametrize("fault", ["write_error", "sync_error"])
-def test_training_goes_on_while_the_disk_fails_and_all_is_written_afterwards(
+def test_training_continues_while_the_disk_fails_and_all_records_are_written_later(
     disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     bus = open_bus()
@@ -436,7 +436,7 @@ def test_training_goes_on_while_the_disk_fails_and_all_is_written_afterwards(
         bus.publish("train", step, {"loss": 1.0})
     tried = disk.tries
     assert not bus.flush(0.3)
-    assert disk.tries - tried < 6, "the pauses between the tries grow"
+    assert disk.tries - tried < 6, "the delays between retries do not grow"
     assert counts(bus) == (49, 1, 0)
     setattr(disk, fault, None)
     assert bus.flush(20)
@@ -450,7 +450,7 @@ def test_training_goes_on_while_the_disk_fails_and_all_is_written_afterwards(
     assert len([w for w in warnings if "works again" in w]) == 1
 
 
-def test_the_sinks_get_each_record_once_after_the_disk_failed(disk: FaultyDisk, open_bus: Opener) -> None:
+def test_sinks_get_each_record_once_after_a_disk_failure(disk: FaultyDisk, open_bus: Opener) -> None:
     backend = Backend()
     bus = open_bus(sinks=[MemorySink(backend)], settings=Settings(every=1, poll=0.02))
     bus.publish("train", 1, {"loss": 1.0})
@@ -460,7 +460,7 @@ def test_the_sinks_get_each_record_once_after_the_disk_failed(disk: FaultyDisk, 
         bus.publish("train", step, {"loss": 1.0})
         assert not bus.flush(0.2)
     disk.sync_error = None
-    assert bus.drain(20), "nothing was left, and drain did not see it"
+    assert bus.drain(20), "everything was delivered, and drain did not notice"
     assert backend.steps() == [1, 2, 3]
     bus.publish("train", 4, {"loss": 1.0})
     bus.close()
@@ -468,9 +468,7 @@ def test_the_sinks_get_each_record_once_after_the_disk_failed(disk: FaultyDisk, 
     assert backend.closed == ["finished"]
 
 
-def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer(
-    disk: FaultyDisk, open_bus: Opener
-) -> None:
+def test_a_hung_disk_delays_the_end_of_the_run_only_up_to_the_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
     bus = open_bus(limits={"close_timeout": 0.3})
     disk.hangs = threading.Event()
     began = time.monotonic()
@@ -485,7 +483,7 @@ def test_a_disk_that_hangs_holds_up_the_end_of_the_run_for_so_long_and_no_longer
     assert "1000 NOT WRITTEN" in str(receipt)
 
 
-def test_nothing_else_is_read_from_a_disk_that_hangs_at_the_end(
+def test_nothing_is_read_from_a_hung_disk_at_the_end(
     disk: FaultyDisk, open_bus: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("telemetry.recording.run_closer.receipt", lambda *_: pytest.fail("it was read"))
@@ -497,7 +495,7 @@ def test_nothing_else_is_read_from_a_disk_that_hangs_at_the_end(
     assert (receipt.status, receipt.sinks, receipt.counts.offered) == (None, [], 1)
 
 
-def test_a_callable_that_hangs_holds_up_the_end_of_the_run_no_longer(
+def test_a_hung_callable_delays_the_end_of_the_run_only_up_to_the_timeout(
     open_bus: Opener,
 ) -> None:
     bus = open_bus(limits={"close_timeout": 0.2})
@@ -511,7 +509,7 @@ def test_a_callable_that_hangs_holds_up_the_end_of_the_run_no_longer(
     release.set()
 
 
-def test_a_run_that_ends_while_the_disk_fails_for_a_moment_is_closed_as_it_ended(
+def test_a_run_that_ends_during_a_short_disk_failure_is_closed_with_its_status(
     disk: FaultyDisk, open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus()
@@ -529,7 +527,7 @@ def test_a_run_that_ends_while_the_disk_fails_for_a_moment_is_closed_as_it_ended
     assert (receipts[0].status, receipts[0].counts.journaled) == ("preempted", 1)
 
 
-def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(open_bus: Opener, run: Path) -> None:
+def test_after_the_run_folder_is_deleted_recording_continues(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.publish("train", 1, {"loss": 1.0})
     assert bus.flush()
@@ -544,7 +542,7 @@ def test_a_run_folder_that_is_deleted_costs_what_was_in_it_and_training_goes_on(
     assert [line["kind"] for line in journal_lines(run)] == ["run", "closed"]
 
 
-def test_a_run_folder_that_cannot_be_made_again_is_a_warning_and_a_receipt(
+def test_a_run_folder_that_cannot_be_recreated_is_a_warning_and_a_receipt(
     open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus(limits={"close_timeout": 0.5}, sinks=[MemorySink(Backend())], settings=Settings(every=1, poll=0.02))
@@ -563,20 +561,20 @@ def test_a_run_folder_that_cannot_be_made_again_is_a_warning_and_a_receipt(
 # Alerts.
 
 
-def test_alerts_are_journaled_in_their_place_among_the_points_whatever_the_cadence(open_bus: Opener, run: Path) -> None:
+def test_alerts_are_recorded_in_order_with_the_points_whatever_the_cadence(open_bus: Opener, run: Path) -> None:
     bus = open_bus(every=10)
     bus.publish("train", 10, {"loss": 1.0})
     bus.alert("spike", "loss 7 after 1", step=13, level="error")
     bus.publish("train", 20, {"loss": 1.0})
     bus.close()
-    told = [(line["kind"], line.get("step")) for line in journal_lines(run)[1:4]]
-    assert told == [("scalars", 10), ("alert", 13), ("scalars", 20)]
+    records = [(line["kind"], line.get("step")) for line in journal_lines(run)[1:4]]
+    assert records == [("scalars", 10), ("alert", 13), ("scalars", 20)]
     alert = journal_lines(run)[2]
     assert (alert["title"], alert["text"], alert["level"]) == ("spike", "loss 7 after 1", "error")
     assert counts(bus) == (3, 3, 0)
 
 
-def test_a_title_and_a_text_that_are_too_long_are_cut_off(open_bus: Opener, run: Path) -> None:
+def test_long_titles_and_texts_are_cut(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.alert("t" * 1000, "x" * 9000, step=1)
     bus.close()
@@ -597,7 +595,7 @@ def test_an_alert_that_cannot_be_written_is_a_lost_record(
     assert any("dropping alert at" in r.message for r in caplog.records)
 
 
-def test_a_sink_gets_the_alerts_and_a_receipt_counts_them(open_bus: Opener) -> None:
+def test_alerts_are_delivered_and_counted_in_the_receipt(open_bus: Opener) -> None:
     sink = RecordingSink()
     bus = open_bus(sinks=[sink])
     bus.alert("spike", step=1)
@@ -610,7 +608,7 @@ def test_a_sink_gets_the_alerts_and_a_receipt_counts_them(open_bus: Opener) -> N
 # The end.
 
 
-def test_what_is_published_after_the_end_is_counted_as_lost(open_bus: Opener, caplog: pytest.LogCaptureFixture) -> None:
+def test_points_published_after_close_are_counted_as_lost(open_bus: Opener, caplog: pytest.LogCaptureFixture) -> None:
     bus = open_bus()
     bus.publish("train", 1, {"loss": 1.0})
     bus.close()
@@ -620,7 +618,7 @@ def test_what_is_published_after_the_end_is_counted_as_lost(open_bus: Opener, ca
     assert len([r for r in caplog.records if "is closed" in r.message]) == 1
 
 
-def test_the_end_writes_all_that_was_offered_and_how_it_ended(open_bus: Opener, run: Path) -> None:
+def test_close_writes_all_offered_records_and_the_status(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     for step in range(1, 501):
         bus.publish("train", step, lambda: {"loss": 1.0})
@@ -633,14 +631,14 @@ def test_the_end_writes_all_that_was_offered_and_how_it_ended(open_bus: Opener, 
     assert "500 records offered, 500 journaled" in str(receipt)
 
 
-def test_closing_twice_gives_the_same_receipt_and_writes_one_end(open_bus: Opener, run: Path) -> None:
+def test_closing_twice_returns_the_same_receipt_and_records_one_end(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     receipt = bus.close("finished")
     assert bus.close("failed") is receipt
     assert [line["status"] for line in journal_lines(run) if line["kind"] == "closed"] == ["finished"]
 
 
-def test_an_exception_that_leaves_the_with_block_closes_the_run_as_failed(open_bus: Opener, run: Path) -> None:
+def test_an_exception_in_the_with_block_closes_the_run_as_failed(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.publish("train", 1, {"loss": 1.0})
     with pytest.raises(RuntimeError), bus:
@@ -649,7 +647,7 @@ def test_an_exception_that_leaves_the_with_block_closes_the_run_as_failed(open_b
     assert (last["kind"], last["status"], last["reason"]) == ("closed", "failed", "RuntimeError: loss exploded")
 
 
-def test_a_with_block_that_ends_well_closes_the_run_as_finished(open_bus: Opener, run: Path) -> None:
+def test_a_with_block_without_exception_closes_the_run_as_finished(open_bus: Opener, run: Path) -> None:
     with open_bus() as bus:
         bus.publish("train", 1, {"loss": 1.0})
     assert journal_lines(run)[-1]["status"] == "finished"
@@ -667,7 +665,7 @@ bus.publish("train", 200, {{"loss": 1.0}})
     assert (last["status"], last["reason"]) == ("failed", "the bus was never closed")
 
 
-def test_a_run_is_closed_with_its_status_by_a_second_thread_that_waits_for_the_first(open_bus: Opener) -> None:
+def test_a_second_thread_that_closes_waits_for_the_first(open_bus: Opener) -> None:
     entered, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -750,10 +748,10 @@ def test_a_child_forked_while_the_queue_is_locked_is_not_blocked(open_bus: Opene
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# The trainer's signs of life.
+# Heartbeats.
 
 
-def test_the_trainer_is_seen_to_live_until_the_run_is_closed(open_bus: Opener, run: Path) -> None:
+def test_the_trainer_counts_as_alive_until_the_run_is_closed(open_bus: Opener, run: Path) -> None:
     watch = telemetry.run_folder.heartbeat.TrainerLivenessProbe(run)
     bus = open_bus()
     assert watch.is_alive() is True
@@ -761,7 +759,7 @@ def test_the_trainer_is_seen_to_live_until_the_run_is_closed(open_bus: Opener, r
     assert watch.is_alive() is False
 
 
-def test_the_last_beat_tells_what_became_of_the_records(open_bus: Opener, run: Path) -> None:
+def test_the_last_heartbeat_has_the_final_counts(open_bus: Opener, run: Path) -> None:
     bus = open_bus()
     bus.publish("train", 7, {"loss": 1.0})
     bus.publish("train", 8, lambda: 1 / 0)
@@ -772,17 +770,17 @@ def test_the_last_beat_tells_what_became_of_the_records(open_bus: Opener, run: P
     assert alive.counts.step == 7
 
 
-def test_every_error_of_the_public_names_has_the_one_base() -> None:
+def test_all_public_errors_have_the_same_base_class() -> None:
     errors = [getattr(telemetry, n) for n in telemetry.__all__]
     errors = [e for e in errors if isinstance(e, type) and issubclass(e, Exception)]
     assert errors
     assert all(issubclass(e, TelemetryError) for e in errors)
 
 
-# The watch.
+# Anomaly detection.
 
 
-def test_what_the_watch_tells_stands_behind_its_point_and_counts_as_offered(
+def test_a_detected_anomaly_follows_its_point_and_counts_as_offered(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = {"train/loss": Metric(watch=True)}
@@ -791,8 +789,8 @@ def test_what_the_watch_tells_stands_behind_its_point_and_counts_as_offered(
             bus.publish("train", step, {"loss": loss})
         bus.flush(10)
         assert counts(bus) == (6, 6, 0)
-    told = [(r["kind"], r.get("step"), r.get("cause"), r.get("recovered")) for r in journal_lines(run)[1:-1]]
-    assert told == [
+    records = [(r["kind"], r.get("step"), r.get("cause"), r.get("recovered")) for r in journal_lines(run)[1:-1]]
+    assert records == [
         ("scalars", 1, None, None),
         ("scalars", 2, None, None),
         ("alert", 2, "non-finite", None),
@@ -804,7 +802,7 @@ def test_what_the_watch_tells_stands_behind_its_point_and_counts_as_offered(
     assert warnings == ["iteration 2: train/loss is NaN"]
 
 
-def test_the_host_can_see_what_is_wrong_now_and_whether_training_has_diverged(run: Path) -> None:
+def test_the_caller_can_read_current_alerts_and_divergence(run: Path) -> None:
     metrics = {"train/loss": Metric(watch=True)}
     with open_run(run, metrics=metrics, sinks=[], settings=Settings(every=1)) as bus:
         bus.publish("train", 1, {"loss": math.nan})
@@ -832,7 +830,7 @@ def test_silence_raises_an_alert_while_the_training_hangs(open_bus: Opener, run:
 # Misuse.
 
 
-def test_without_declared_metrics_values_of_any_name_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_without_declarations_values_of_any_name_are_recorded_unconverted(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
         bus.publish("train", 1, {"anything": 3})
         bus.flush(10)
@@ -840,7 +838,7 @@ def test_without_declared_metrics_values_of_any_name_are_taken_as_they_are(tmp_p
     assert journal_lines(tmp_path / "run")[1]["values"] == {"anything": 3.0}
 
 
-def test_a_step_that_goes_back_is_taken_and_said_once(
+def test_a_decreasing_step_is_recorded_with_one_warning(
     open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus()
@@ -854,7 +852,7 @@ def test_a_step_that_goes_back_is_taken_and_said_once(
     ]
 
 
-def test_a_resume_without_metrics_keeps_those_of_the_run(tmp_path: Path) -> None:
+def test_a_resume_without_metrics_keeps_the_declarations(tmp_path: Path) -> None:
     metrics = {"val/E_rmse": Metric(unit="kcal/mol", source_unit="eV/particle")}
     settings = Settings(every=1)
     with open_run(tmp_path / "run", metrics=metrics, sinks=[], settings=settings) as bus:
@@ -868,7 +866,7 @@ def test_a_resume_without_metrics_keeps_those_of_the_run(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("stream", "name", "step"), [("train", "", 2), ("train", "n" * 251, 2), ("", "loss", 2), ("train", "loss", 1 << 62)]
 )
-def test_what_a_reader_would_take_for_damage_is_lost_and_leaves_no_gap(
+def test_records_that_readers_would_reject_are_lost_and_leave_no_gap(
     tmp_path: Path, stream: str, name: str, step: int
 ) -> None:
     with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
@@ -882,7 +880,7 @@ def test_what_a_reader_would_take_for_damage_is_lost_and_leaves_no_gap(
     assert set(run.curves) == {"train/loss", "val/loss"}
 
 
-def test_a_step_of_another_integer_type_is_a_step_of_an_alert_too(open_bus: Opener, run: Path) -> None:
+def test_the_step_of_an_alert_may_be_of_another_integer_type(open_bus: Opener, run: Path) -> None:
     class Index:
         def __index__(self) -> int:
             return 5
@@ -893,7 +891,7 @@ def test_a_step_of_another_integer_type_is_a_step_of_an_alert_too(open_bus: Open
     assert [r["step"] for r in journal_lines(run) if r["kind"] == "alert"] == [5]
 
 
-def test_a_folder_of_sinks_that_is_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_sinks_folder_that_is_a_link_is_rejected(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
         bus.publish("train", 1, {"loss": 1.0})
     (tmp_path / "run" / "sinks").rename(tmp_path / "elsewhere")

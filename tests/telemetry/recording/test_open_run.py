@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the sinks ``file`` and ``lacking`` for real."""
+    """Install the sinks ``file`` and ``lacking`` as entry points."""
     offer_sinks(
         tmp_path / "site", file="support.telemetry_fakes:FileSink", lacking="support.telemetry_fakes:LackingSink"
     )
@@ -75,7 +75,7 @@ def first_attempt(run: Path, *steps: int, close: bool = True, **more: object) ->
     return bus
 
 
-# Nothing is made after an error.
+# Errors.
 
 
 MEMORY = MemorySink(Backend())
@@ -129,7 +129,7 @@ class NoHooks:
     ],
 )
 @pytest.mark.usefixtures("installed")
-def test_no_folder_is_left_by_what_is_refused(
+def test_rejected_arguments_leave_no_folder(
     run: Path, error: type[Exception], message: str, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(error, match=message):
@@ -137,7 +137,7 @@ def test_no_folder_is_left_by_what_is_refused(
     assert not run.parent.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_with_its_cure(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_with_advice(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file in its place")
     with pytest.raises(RunFolderError, match=r"cannot write to .* \(Not a directory\); choose another folder with"):
         open_run(tmp_path / "runs" / "a-run", **QUIET)
@@ -155,7 +155,7 @@ def test_a_folder_without_room_for_the_journal_is_an_error(run: Path, monkeypatc
     assert journal_steps(run) == [1]
 
 
-def test_a_folder_that_holds_a_run_is_left_as_it_is(run: Path) -> None:
+def test_a_folder_with_a_run_is_left_unchanged(run: Path) -> None:
     first_attempt(run, 1)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(RunExists, match="resume it, or choose another folder"):
@@ -163,7 +163,7 @@ def test_a_folder_that_holds_a_run_is_left_as_it_is(run: Path) -> None:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_resume_clears_away_what_a_killed_trainer_left_half_written(run: Path) -> None:
+def test_a_resume_removes_temporary_files_of_a_killed_trainer(run: Path) -> None:
     first_attempt(run, 1)
     (run / ".alive.json.4711.3.tmp").touch()
     open_run(run, **QUIET, resume_step=1).close(timeout=0)
@@ -171,7 +171,7 @@ def test_a_resume_clears_away_what_a_killed_trainer_left_half_written(run: Path)
 
 
 @pytest.mark.parametrize("left", [b"", b'{"kind":"run","seq":0,"ti'], ids=["nothing", "a part of its first line"])
-def test_a_run_whose_trainer_was_killed_before_its_first_line_is_begun_again(run: Path, left: bytes) -> None:
+def test_a_run_whose_trainer_was_killed_before_its_first_line_can_be_started_again(run: Path, left: bytes) -> None:
     run.mkdir(parents=True)
     (run / "journal-0.jsonl").write_bytes(left)
     with pytest.raises(RunNotFound):
@@ -193,7 +193,7 @@ def test_a_run_that_gets_its_first_line_after_the_checks_is_left_alone(run: Path
         start_run(plan)
 
 
-def test_a_folder_that_holds_other_things_may_be_used(run: Path) -> None:
+def test_a_folder_with_other_files_may_be_used(run: Path) -> None:
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "model.pt").write_bytes(b"weights")
     first_attempt(run, 1)
@@ -201,10 +201,10 @@ def test_a_folder_that_holds_other_things_may_be_used(run: Path) -> None:
     assert (run / "checkpoints" / "model.pt").read_bytes() == b"weights"
 
 
-# What is written.
+# The run record.
 
 
-def test_the_journal_begins_with_what_the_run_is(run: Path) -> None:
+def test_the_journal_begins_with_the_description_of_the_run(run: Path) -> None:
     metrics = {"train/E": Metric(unit="kcal/mol", source_unit="eV/particle", label="energy error")}
     bus = open_run(
         run,
@@ -231,13 +231,13 @@ def test_the_journal_begins_with_what_the_run_is(run: Path) -> None:
     assert header.pid == os.getpid()
 
 
-def test_a_run_without_a_name_is_named_by_its_folder(run: Path) -> None:
+def test_a_run_without_a_name_is_named_after_its_folder(run: Path) -> None:
     first_attempt(run)
     assert read_header(run).name == "a-run"
 
 
 @pytest.mark.usefixtures("installed")
-def test_credentials_do_not_get_into_the_journal(run: Path, tmp_path: Path) -> None:
+def test_credentials_are_not_written_to_the_journal(run: Path, tmp_path: Path) -> None:
     backend = tmp_path / "backend"
     params = {
         "telemetry": {"wandb": {"api_key": "s3cr3t"}},
@@ -255,7 +255,7 @@ def test_credentials_do_not_get_into_the_journal(run: Path, tmp_path: Path) -> N
     assert read_header(run).sinks["file"] == {"backend": str(backend), "password": "***"}
 
 
-def test_sinks_named_none_leave_the_journal_alone(run: Path) -> None:
+def test_with_sinks_none_only_the_journal_is_written(run: Path) -> None:
     bus = open_run(run, metrics=METRICS, settings=Settings.parse({"sinks": "none", "every": 1}))
     bus.publish("train", 1, {"loss": 1.0})
     receipt = bus.close()
@@ -267,7 +267,7 @@ def test_sinks_named_none_leave_the_journal_alone(run: Path) -> None:
 # Resume.
 
 
-def test_a_resume_is_a_new_attempt_in_a_segment_that_says_where_it_goes_on(run: Path) -> None:
+def test_a_resume_is_a_new_attempt_in_a_segment_with_the_resumed_step(run: Path) -> None:
     first_attempt(run, 1, 2, 3, name="the first name", project="p")
     bus = open_run(run, **QUIET, name="another name", project="p", resume_step=2)
     bus.publish("train", 3, {"loss": 1.0})
@@ -283,7 +283,7 @@ def test_a_resume_is_a_new_attempt_in_a_segment_that_says_where_it_goes_on(run: 
     assert journal_steps(run) == [1, 2, 3, 3]
 
 
-def test_each_resume_is_one_attempt_more(run: Path) -> None:
+def test_each_resume_increases_the_attempt_by_one(run: Path) -> None:
     first_attempt(run, 1)
     for attempt in (2, 3, 4):
         open_run(run, **QUIET, resume_step=1).close(timeout=0)
@@ -310,7 +310,7 @@ def test_a_run_that_is_still_open_in_this_process_is_not_resumed(run: Path) -> N
     assert [line["kind"] for line in journal_lines(run)] == ["run", "scalars", "closed"]
 
 
-def test_a_run_whose_trainer_lives_is_not_resumed_until_it_is_dead(run: Path) -> None:
+def test_a_run_whose_trainer_is_alive_is_not_resumed(run: Path) -> None:
     code = f"""
 import telemetry
 bus = telemetry.open_run({str(run)!r}, metrics={{"train/loss": telemetry.Metric()}}, sinks=[],
@@ -338,20 +338,20 @@ def test_a_trainer_on_another_machine_is_watched_before_its_run_is_resumed(
     clock = FakeClock()
     monkeypatch.setattr(
         "telemetry.recording.run_plan.TrainerLivenessProbe",
-        lambda folder: _Watch(folder, clock, lambda: beat(run, FOREIGN, beat=2)),
+        lambda folder: _FakeProbe(folder, clock, lambda: beat(run, FOREIGN, beat=2)),
     )
     with pytest.raises(RunAlive, match="process 4711 on elsewhere"):
         open_run(run, **QUIET, resume_step=1)
     monkeypatch.setattr(
-        "telemetry.recording.run_plan.TrainerLivenessProbe", lambda folder: _Watch(folder, clock, lambda: None)
+        "telemetry.recording.run_plan.TrainerLivenessProbe", lambda folder: _FakeProbe(folder, clock, lambda: None)
     )
     open_run(run, **QUIET, resume_step=1).close(timeout=0)
     assert read_header(run).attempt == 2
     assert sum(clock.sleeps) >= 60
 
 
-class _Watch(TrainerLivenessProbe):
-    """A watch on a fake clock; something happens at each sleep."""
+class _FakeProbe(TrainerLivenessProbe):
+    """A probe with a fake clock that performs an action at each sleep."""
 
     def __init__(self, folder: Path, clock: FakeClock, happens: Callable[[], None]) -> None:
         super().__init__(folder, clock=clock)
@@ -382,7 +382,7 @@ def test_a_changed_cadence_is_an_error_that_names_both(run: Path) -> None:
     assert len(list(run.glob("journal-*"))) == 1
 
 
-def test_a_refused_resume_leaves_the_run_as_it_was(run: Path) -> None:
+def test_a_rejected_resume_leaves_the_run_unchanged(run: Path) -> None:
     first_attempt(run, 1)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(SinkNotFound):
@@ -392,14 +392,14 @@ def test_a_refused_resume_leaves_the_run_as_it_was(run: Path) -> None:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_new_metrics_may_come_with_a_resume(run: Path) -> None:
+def test_a_resume_may_add_metrics(run: Path) -> None:
     first_attempt(run, 1)
     more = METRICS | {"train/spin": Metric()}
     open_run(run, **QUIET | {"metrics": more}, resume_step=1).close(timeout=0)
     assert "train/spin" in read_header(run).metrics
 
 
-# Two at once.
+# Concurrency.
 
 
 def _open_at_once(run: Path, how_many: int, **more: object) -> list[MetricBus | Exception]:
@@ -422,7 +422,7 @@ def _open_at_once(run: Path, how_many: int, **more: object) -> list[MetricBus | 
 
 
 @pytest.mark.parametrize("turn", range(10))
-def test_of_many_who_begin_the_same_run_at_once_one_gets_it(run: Path, turn: int) -> None:
+def test_exactly_one_of_many_concurrent_new_runs_succeeds(run: Path, turn: int) -> None:
     opened = _open_at_once(run, 4)
     buses = [bus for bus in opened if isinstance(bus, MetricBus)]
     for bus in buses:
@@ -433,7 +433,7 @@ def test_of_many_who_begin_the_same_run_at_once_one_gets_it(run: Path, turn: int
 
 
 @pytest.mark.parametrize("turn", range(10))
-def test_of_many_who_resume_a_run_at_once_one_gets_it(run: Path, turn: int) -> None:
+def test_exactly_one_of_many_concurrent_resumes_succeeds(run: Path, turn: int) -> None:
     first_attempt(run, 1)
     opened = _open_at_once(run, 4, resume_step=1)
     buses = [bus for bus in opened if isinstance(bus, MetricBus)]

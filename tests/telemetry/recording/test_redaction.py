@@ -38,7 +38,7 @@ CREDENTIALS = [
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 @pytest.mark.parametrize("value", ["hunter2", 12345, 1.5, ["hunter2"], {"value": "hunter2", "n": [{"x": "hunter2"}]}])
-def test_what_is_named_like_a_credential_is_not_written_however_deep_it_lies(name: str, value: Any) -> None:
+def test_values_named_like_credentials_are_redacted_at_any_depth(name: str, value: Any) -> None:
     written = json.dumps(redact({"outer": {name: value}}))
     assert "hunter2" not in written
     assert "12345" not in written
@@ -60,18 +60,18 @@ def test_what_is_named_like_a_credential_is_not_written_however_deep_it_lies(nam
         ("/data/water.h5", "/data/water.h5"),
     ],
 )
-def test_a_login_in_a_url_is_not_written(text: str, expected: str) -> None:
+def test_a_login_in_a_url_is_redacted(text: str, expected: str) -> None:
     assert redact({"uri": text, "more": [text]}) == {"uri": expected, "more": [expected]}
 
 
-def test_everything_else_is_kept_in_its_order_and_type() -> None:
+def test_everything_else_keeps_its_order_and_type() -> None:
     params = {"b": {"lr": 1e-3, "epochs": 5, "amp": True, "note": None}, "a": [1, "x", [2.5]], "key": "E", "keys": 3}
     assert redact(params) == params
     assert list(redact(params)) == ["b", "a", "key", "keys"]
     assert redact({"use_token": True, "token": None}) == {"use_token": True, "token": None}
 
 
-def test_what_is_given_is_not_changed() -> None:
+def test_the_argument_is_not_modified() -> None:
     params = {"token": "x", "inner": {"password": "y"}}
     redact(params)
     assert params == {"token": "x", "inner": {"password": "y"}}
@@ -81,7 +81,7 @@ class Mode(enum.IntEnum):
     FAST = 3
 
 
-def test_what_json_does_not_know_becomes_a_text_that_says_it() -> None:
+def test_values_that_json_cannot_represent_become_strings() -> None:
     numpy = pytest.importorskip("numpy")
     params = {
         "nan": math.nan,
