@@ -20,11 +20,11 @@ class CheckpointError(ValueError):
 
 
 class RankLost(RuntimeError):
-    """Another rank has failed or died, and with it the job.
+    """The job failed because another rank failed, died or never joined.
 
-    ``said`` is whether rank 0 knows, and so says it to the user.
+    ``reported`` is whether rank 0 knows the reason and reports it to the user.
     """
 
-    def __init__(self, message: str, *, said: bool = False) -> None:
+    def __init__(self, message: str, *, reported: bool = False) -> None:
         super().__init__(message)
-        self.said = said
+        self.reported = reported
