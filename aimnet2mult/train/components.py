@@ -28,7 +28,7 @@ from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 
-__all__ = ["Components", "build_components", "save_reference_energies"]
+__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
 
 Loader = DataLoader[Batch]
 
@@ -169,7 +169,7 @@ def _loaders(
         batch_mode=train.batch_mode,
         batches_per_epoch=train.batches_per_epoch,
         seed=config.seed,
-        weights=_weights(config, data),
+        weights=fidelity_weights(config, data),
     )
     in_order = MixedFidelitySampler(data.val, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
     loaders = []
@@ -179,7 +179,7 @@ def _loaders(
             # A loader draws a seed for its workers whenever it starts. Drawn from the global generator, it would
             # change a resumed run, which starts the loader once more.
             generator = torch.Generator().manual_seed(config.seed)
-            given = {"generator": generator, "worker_init_fn": _ignore_sigterm, **options}
+            given = {"generator": generator, "worker_init_fn": ignore_sigterm, **options}
             loader = load_share(
                 dataset,
                 order,
@@ -195,7 +195,7 @@ def _loaders(
     return sampler, loaders[0], loaders[1]
 
 
-def _weights(config: Config, data: MixedData) -> dict[int, float] | None:
+def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:
     """Return the sampling weight of each fidelity; None to draw every structure once per epoch."""
     weights = config.data.fidelity_weights
     if not weights or config.data.weights_of == "fidelity":
@@ -203,7 +203,7 @@ def _weights(config: Config, data: MixedData) -> dict[int, float] | None:
     return {index: weights.get(index, 1.0) * count for index, count in enumerate(data.train_counts) if count}
 
 
-def _ignore_sigterm(_: int) -> None:
+def ignore_sigterm(_: int) -> None:
     """Keep a loader worker alive when the whole job gets SIGTERM, to which the trainer responds with a checkpoint.
 
     By default the worker would end at once, and torch would then fail the training. Workers notice by themselves when

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
 
-__all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "epoch_length", "total_iterations"]
+__all__ = [
+    "Batch",
+    "LossFunction",
+    "Sums",
+    "build_trainer",
+    "build_validator",
+    "epoch_length",
+    "to_device",
+    "total_iterations",
+]
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 """The model's inputs and the labels."""
@@ -79,7 +88,7 @@ def build_trainer(
     predict = _predictor(model, loss_fn, communicator or Communicator())
 
     def step(engine: Engine, batch: Batch) -> None:
-        x, y = _to_device(batch, device)
+        x, y = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
         pred, loss = predict(dict(x), y)
@@ -139,7 +148,7 @@ def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, devi
     was_training = model.training
 
     def step(engine: Engine, batch: Batch) -> None:
-        x, y = _to_device(batch, device)
+        x, y = to_device(batch, device)
         engine.state.batch = None
         with torch.no_grad():
             pred = model(dict(x))
@@ -160,7 +169,8 @@ def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, devi
     return validator
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a copy of a batch on the device, without waiting for it."""
     x, y = ({key: value.to(device, non_blocking=True) for key, value in part.items()} for part in batch)
     return x, y
 
