@@ -214,16 +214,16 @@ def _default_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _open_error_store() -> "dist.PrefixStore":
+def _open_error_store() -> Any:
     """Open the store in which a failing rank leaves its error message, on the server of the rendezvous store."""
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined] # not declared as exported
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
         wait_for_workers=False,
         timeout=timedelta(seconds=60),
     )
-    return dist.PrefixStore("aimnet2mult/errors", store)
+    return dist.PrefixStore("aimnet2mult/errors", store)  # type: ignore[attr-defined]
 
 
 def _is_connection_error(error: BaseException) -> bool:

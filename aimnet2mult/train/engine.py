@@ -92,11 +92,11 @@ def build_trainer(
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
         pred, loss = predict(dict(x), y)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = None
         if clip_norm is not None or norm_due(engine):
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        engine.state.grad_norm = norm
+        engine.state.grad_norm = norm  # type: ignore[attr-defined] # ignite allows any attribute
         if clip_norm is not None and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         if clip_value is not None:
@@ -108,7 +108,7 @@ def build_trainer(
 
     @trainer.on(Events.STARTED)
     def _start(engine: Engine) -> None:
-        engine.state.grad_norm = None
+        engine.state.grad_norm = None  # type: ignore[attr-defined]
         model.train()
 
     return trainer

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import POOLED, VALIDATION, Selection, statistics
@@ -421,7 +422,7 @@ def test_an_out_of_range_fidelity_is_an_error_and_counted_nowhere(index: int) ->
         (["energy", "dipole"], 1, "expected one or more of"),
         (["energy", "energy"], 1, "each once"),
         ([], 1, "expected one or more of"),
-        (["energy"], 0, "0 fidelities; expected at least one"),
+        (["energy"], 0, "the number of fidelities is 0; expected at least 1"),
     ],
 )
 def test_labels_and_fidelities_are_checked_at_construction(labels: list[str], fidelities: int, message: str) -> None:
@@ -447,6 +448,27 @@ def test_restored_sums_continue_as_if_uninterrupted() -> None:
     for batch in drawn[2:]:
         batch.add_to(second)
     np.testing.assert_array_equal(second.snapshot().wait(), whole.snapshot().wait())
+
+
+class Rank(Communicator):
+    """One of several ranks, when all others have sums of zero."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_restored_sums_are_the_total_of_any_number_of_ranks(world_size: int) -> None:
+    sums = ErrorSums(ALL, 2)
+    for seed in range(3):
+        random_batch(seed, 4, 3).add_to(sums)
+    state = sums.state_dict()
+    for rank in range(world_size):
+        restored = ErrorSums(ALL, 2, communicator=Rank(rank, world_size))
+        random_batch(9, 4, 3).add_to(restored)
+        restored.load_state_dict(state)
+        expected = torch.zeros_like(state["sums"]) if rank else state["sums"]
+        np.testing.assert_allclose(restored.snapshot().wait(), expected, rtol=1e-15)
 
 
 def test_a_saved_state_is_a_copy() -> None:

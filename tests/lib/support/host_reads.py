@@ -27,7 +27,7 @@ class HostReadError(AssertionError):
     """The values of a tensor are needed on the CPU."""
 
 
-class _ForbidReads(TorchDispatchMode):
+class _ForbidReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -47,7 +47,7 @@ def no_host_reads() -> Iterator[None]:
     with ExitStack() as stack:
         for name in METHODS:
             stack.enter_context(mock.patch.object(torch.Tensor, name, _refuse(name)))
-        stack.enter_context(_ForbidReads())
+        stack.enter_context(_ForbidReads())  # type: ignore[no-untyped-call]
         yield
 
 
