@@ -21,9 +21,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from wandb.errors import CommError, UsageError
-from wandb.proto import wandb_internal_pb2 as pb
+from wandb.proto import wandb_internal_pb2
 from wandb.sdk.mailbox import MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
+
+pb: Any = wandb_internal_pb2  # its messages are created at run time
 
 Fault = Callable[[str], "str | None"]
 """Says, by the name of a call, how it fails: one of ``WAYS``; None if it does not."""
@@ -133,7 +135,7 @@ class FakeRun:
     starting_step: int = 0
     _step: int = 0
     _finished: bool = False
-    _buffer: list[pb.Record] = field(default_factory=list)
+    _buffer: list[Any] = field(default_factory=list)
     _waiting: int = 0
 
     def __post_init__(self) -> None:
@@ -204,7 +206,7 @@ class FakeRun:
         self._waiting += self.core.is_frozen()
         return way
 
-    def _add(self, record: pb.Record) -> None:
+    def _add(self, record: Any) -> None:
         self._buffer.append(record)
         if sum(map(pb.Record.ByteSize, self._buffer)) > _BLOCK:
             self._flush()

@@ -161,7 +161,8 @@ def refusal(text: str = "Invalid value") -> Exception:
     """Give the error of a call that MLflow will never take."""
     from mlflow.exceptions import MlflowException
 
-    return MlflowException.invalid_parameter_value(text)
+    error: Exception = MlflowException.invalid_parameter_value(text)
+    return error
 
 
 class Server:

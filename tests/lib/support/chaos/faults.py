@@ -17,7 +17,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ class Faults:
             module, _, attribute = name.rpartition(".")
             setattr(importlib.import_module(module), attribute, value)
         # On a machine that is busy with tests they would hardly ever run.
-        os.sched_setscheduler = lambda *_: None  # type: ignore[assignment]
+        os.sched_setscheduler = lambda *_: None
         if still := self._plan.get("still"):
             _shorten(still)
         if jump := self._plan.get("clock"):
@@ -242,7 +242,7 @@ def _name(path: Any) -> str:
     return "/".join(parts[-2:]) if len(parts) > 1 and parts[-2] == "sinks" else parts[-1]
 
 
-def _matches(patterns: str | list[str], name: str) -> bool:
+def _matches(patterns: str | Sequence[str], name: str) -> bool:
     given = [patterns] if isinstance(patterns, str) else patterns
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in given)
 
@@ -263,7 +263,8 @@ def _jump(seconds: float) -> None:
 def _shorten(still: float) -> None:
     """Let what stands still for so many seconds be dead."""
     names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.bus")
-    alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
+    modules: list[Any] = [importlib.import_module(f"telemetry.{name}") for name in names]
+    alive, lease, keeper, bus = modules
     alive.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
     lease.HEARTBEAT_TIMEOUT = still
     keeper.RENEWAL_INTERVAL = bus.HEARTBEAT_INTERVAL = still / 10
@@ -285,4 +286,4 @@ def _watch_hooks(faults: Faults) -> None:
         faults.at("hook", "after")
         return answer
 
-    pluggy.HookCaller.__call__ = watched  # type: ignore[method-assign]
+    pluggy.HookCaller.__call__ = watched  # type: ignore[method-assign, assignment]
