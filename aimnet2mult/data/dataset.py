@@ -57,7 +57,7 @@ class MixedData:
         crc = 0
         for group in self.train.values():
             for key, values in sorted(group.items()):
-                crc = zlib.crc32(np.ascontiguousarray(values), zlib.crc32(key.encode(), crc))
+                crc = zlib.crc32(np.ascontiguousarray(values).data, zlib.crc32(key.encode(), crc))
         return crc
 
 

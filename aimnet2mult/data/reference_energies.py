@@ -106,7 +106,7 @@ def _counts(numbers: npt.NDArray[np.integer], present: list[int]) -> Floats:
 
 
 def _least_squares(counts: Floats, energy: Floats) -> Floats:
-    return np.linalg.lstsq(counts, energy, rcond=None)[0]
+    return np.linalg.lstsq(counts, energy, rcond=None)[0].astype(np.float64, copy=False)
 
 
 def _element(path: Path, key: object) -> int:

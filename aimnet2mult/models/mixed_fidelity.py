@@ -92,7 +92,7 @@ class FidelityOutput(nn.Module):
         return data
 
 
-class FidelityShift(AtomicShift):
+class FidelityShift(AtomicShift):  # type: ignore[misc] # aimnet has no types
     """An ``AtomicShift`` that is looked up by shifted atomic numbers."""
 
     def forward(self, data: Data) -> Data:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -80,7 +80,7 @@ RENAMED = {
     "log_frequency.train": "telemetry.every",
 }
 # What some of the values are in our terms.
-VALUES = {
+VALUES: dict[str, Callable[[Any], Any]] = {
     "data.samplers.train.batches_per_epoch": lambda number: number if _above_0(number) else None,
     "trainer.stop_below_lr": lambda limit: limit or None,
     "checkpoint.keep": lambda number: 1_000_000 if number is None else number,
