@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Communicator:
-    """Collective operations of a single process, which has nobody to exchange anything with.
+    """Collective operations of a single process, which needs no communication.
 
     `process_group.ProcessGroupCommunicator` implements them for several ranks. There, all ranks must call the same
     methods in the same order.

@@ -16,8 +16,8 @@ class StopConsensus:
     """Whether to stop, decided identically on all ranks.
 
     The ranks exchange their reasons every few iterations. Rank 0 determines the number of iterations from its own
-    speed, at most doubling it each time, and sends it with each exchange, so that it is the same on all ranks. A
-    single process exchanges nothing.
+    speed, increasing it by a factor of up to 2 each time, and sends it with each exchange, so that it is the same on
+    all ranks. A single process exchanges nothing.
 
     Args:
         stop: the stop signal of this rank.

@@ -76,7 +76,7 @@ def build_components(
         config: the configuration of the run.
         definition: the definition of the model.
         folder: the run folder; its reference energies, if there are any, take precedence over all others.
-        communicator: tells which share of the batches the loaders return; by default there is a single rank.
+        communicator: its rank determines which share of each batch the loaders return; by default, all of it.
 
     Raises:
         ConfigError: a setting is invalid or does not fit the others.

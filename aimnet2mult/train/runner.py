@@ -41,7 +41,9 @@ PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 PREEMPTED_DRAIN_TIMEOUT = 5.0
 """Maximum time to wait for the sinks when a run was stopped or has lost a rank, in seconds."""
 
-DIVERGED = 3
+EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
+"""Exit codes of ranks other than the first, which reports the error."""
+EXIT_DIVERGED = 3
 """Exit code of a run that stopped because it has diverged."""
 
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
@@ -52,7 +54,7 @@ def train(request: Request) -> int:
     """Train as requested, and return the exit code.
 
     It is 0 if the run has finished, 128 + signal if a signal stopped it, and 3 if it stopped because it has diverged.
-    With several ranks, rank 0 opens the run and tells the others what to do; they print nothing.
+    With several ranks, rank 0 opens the run and broadcasts its plan to the others, which print nothing.
 
     Raises:
         ConfigError: the configuration is invalid.
@@ -99,18 +101,17 @@ def _run_other_rank(info: RankInfo) -> int:
                 plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
                 outcome = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
         except USER_ERRORS:
-            # Rank 0 reports it.
-            return 2
+            return EXIT_USER_ERROR
         except RankLost as lost:
             if not lost.reported:
                 raise
-            return 1
+            return EXIT_RANK_LOST
     return _exit_code(outcome, stop)
 
 
 def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     if outcome == "diverged":
-        return DIVERGED
+        return EXIT_DIVERGED
     return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
 
 
@@ -168,7 +169,7 @@ def _load_libraries() -> None:
     gc.disable()
     try:
         import aimnet2mult.distributed.process_group
-        import aimnet2mult.train.loop  # noqa: F401 - imported for what it imports
+        import aimnet2mult.train.loop  # noqa: F401 - and everything that it imports
     finally:
         gc.enable()
     gc.freeze()

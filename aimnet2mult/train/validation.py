@@ -73,7 +73,7 @@ class Validation:
         components: their model is validated.
         config: its ``checkpoint.best`` names the metric of the best validation.
         reporter: publishes the metrics.
-        consensus: is asked after each batch whether to stop.
+        consensus: decides after each batch whether to stop.
         communicator: connects the ranks.
         console: shows what goes wrong.
 

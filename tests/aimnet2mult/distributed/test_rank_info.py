@@ -15,7 +15,7 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "expected"),
     [
         ({}, RankInfo()),
         (TORCHRUN, RankInfo(rank=5, world_size=8, local_rank=1, by_torchrun=True)),
@@ -30,8 +30,8 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "
     ],
     ids=["none", "torchrun", "step", "batch script", "torchrun in a step", "one task", "torchrun of one", "1", "stray"],
 )
-def test_the_rank_is_the_one_the_launcher_assigned(environment: Mapping[str, str], place: RankInfo) -> None:
-    assert find_rank_info(environment) == place
+def test_the_rank_is_the_one_the_launcher_assigned(environment: Mapping[str, str], expected: RankInfo) -> None:
+    assert find_rank_info(environment) == expected
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,12 @@ def batches(draw: st.DrawFn, labels: Sequence[str], fidelities: int) -> Batch:
     structures, atoms = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     numbers = rng.integers(1, 100, (structures, atoms))
-    # Padding behind the atoms, among them, or all of a structure.
+    # Padding after the atoms, between them, or a whole structure.
     numbers[rng.random(numbers.shape) < draw(st.sampled_from([0.0, 0.4]))] = 0
     if draw(st.booleans()):
         numbers[rng.integers(structures)] = 0
     fidelity = rng.integers(0, fidelities, structures)
-    # One fidelity is not in this batch, or it has no labels in it.
+    # One fidelity is missing from the batch, or has no labels in it.
     without = draw(st.none() | st.tuples(st.integers(0, fidelities - 1), st.sampled_from(labels)))
 
     pred: dict[str, Tensor] = {}
@@ -150,7 +150,7 @@ def batches(draw: st.DrawFn, labels: Sequence[str], fidelities: int) -> Batch:
 
 
 def counted_values(batch: Batch, name: str, fidelity: int | None) -> tuple[list[float], list[float], list[int]]:
-    """List prediction, label and number of atoms of every component that counts."""
+    """Return prediction, label and number of atoms of every component that counts."""
     label = LABELS[name]
     pred, true, natom = [], [], []
     if name not in batch.true:
@@ -166,7 +166,7 @@ def counted_values(batch: Batch, name: str, fidelity: int | None) -> tuple[list[
         real = np.flatnonzero(numbers[b])
         allowed = np.ones(atoms, dtype=bool)
         if mask is not None:
-            # One flag for a structure, or one for each of its atoms.
+            # One flag per structure or per atom.
             allowed &= mask[b].reshape(-1).astype(bool)
         rows = [(p[b, a], t[b, a], allowed[a]) for a in real] if label.per_atom else []
         if not label.per_atom and len(real):
@@ -328,7 +328,7 @@ def test_without_labels_only_the_loss_is_present() -> None:
     assert computed(sums, Slot.BATCH) == {"loss": 2.0}
 
 
-# ---- what is not finite ----------------------------------------------------------------------------
+# ---- non-finite values -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

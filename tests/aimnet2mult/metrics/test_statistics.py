@@ -1,4 +1,4 @@
-"""The metrics that the sums come to: their names, their units and what is absent."""
+"""Names, units and values of the metrics computed from error sums, and which are absent."""
 
 import math
 import subprocess
@@ -64,7 +64,7 @@ def test_declared_and_computed_metrics_are_the_same(selection) -> None:
     names = ["fid0", "fid1", "fid2"]
     values = statistics(slot, ALL, names, selection)
     assert set(values) <= set(metric_info(ALL, names, selection))
-    # Sums that no values could have: their R² is all that may be absent.
+    # No values have these sums, so R² may be absent, but nothing else.
     assert {n for n in metric_info(ALL, names, selection) if "_r2" not in n} <= set(values)
 
 

@@ -310,7 +310,7 @@ def test_the_state_of_a_diverged_run_is_saved_separately(tmp_path: Path) -> None
 
 
 class Rank1(Communicator):
-    """The second of two ranks, the first of which has just written what it was to write."""
+    """The second of two ranks."""
 
     rank, world_size = 1, 2
 

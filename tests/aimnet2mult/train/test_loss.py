@@ -1,4 +1,4 @@
-"""The loss: its numbers against NumPy, and that what is not labelled adds exactly nothing."""
+"""The loss agrees with NumPy, and unlabelled components contribute exactly nothing."""
 
 import math
 from collections.abc import Callable, Iterator

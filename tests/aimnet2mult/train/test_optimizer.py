@@ -1,4 +1,4 @@
-"""Parameter groups by regular expression, and schedules that step when they are told to."""
+"""Parameter groups by regular expression, and schedules that step after the right events."""
 
 import io
 import math
@@ -150,7 +150,7 @@ def test_a_section_without_a_class_is_rejected() -> None:
 
 
 def scheduled(cfg: dict[str, Any] | None) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return an optimizer with lr 1 and its schedule, after the step that torch wants to be first."""
+    """Return an optimizer with lr 1 and its schedule, after the first step of the optimizer, which torch requires."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = build_scheduler(optimizer, cfg, metrics=METRICS)
     optimizer.step()
@@ -176,25 +176,25 @@ def cosine(**changes: Any) -> dict[str, Any]:
     return {"class": "ignite.handlers.param_scheduler.CosineAnnealingScheduler", "kwargs": kwargs, **changes}
 
 
-def tell(schedule: Schedule, what: str) -> None:
+def report(schedule: Schedule, what: str) -> None:
     if what == "val":
         schedule.step_validation({"loss": 1.0})
     else:
         getattr(schedule, f"step_{what}")()
 
 
-@pytest.mark.parametrize("told", ["iteration", "epoch", "val"])
+@pytest.mark.parametrize("event", ["iteration", "epoch", "val"])
 @pytest.mark.parametrize("step", ["iteration", "epoch", "val", None])
-def test_a_schedule_steps_only_after_its_own_kind_of_event(step: str | None, told: str) -> None:
+def test_a_schedule_steps_only_after_its_own_kind_of_event(step: str | None, event: str) -> None:
     optimizer, schedule = scheduled(halving(step))
-    tell(schedule, told)
-    assert lr(optimizer) == (0.5 if told == (step or "epoch") else 1.0)
+    report(schedule, event)
+    assert lr(optimizer) == (0.5 if event == (step or "epoch") else 1.0)
 
 
-@pytest.mark.parametrize("told", ["iteration", "epoch", "val"])
-def test_without_a_schedule_the_learning_rate_is_constant(told: str) -> None:
+@pytest.mark.parametrize("event", ["iteration", "epoch", "val"])
+def test_without_a_schedule_the_learning_rate_is_constant(event: str) -> None:
     optimizer, schedule = scheduled(None)
-    tell(schedule, told)
+    report(schedule, event)
     assert lr(optimizer) == 1.0
     assert not schedule.needs_validation
 
@@ -255,7 +255,7 @@ def test_an_invalid_schedule_is_rejected(cfg: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize("cfg", [halving("iteration"), plateau(), cosine(), cosine(step="val")])
 def test_a_schedule_continues_from_its_saved_state(cfg: dict[str, Any]) -> None:
-    told = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5]
+    metrics = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5]
 
     def run(schedule: Schedule, values: list[float]) -> None:
         for value in values:
@@ -263,9 +263,9 @@ def test_a_schedule_continues_from_its_saved_state(cfg: dict[str, Any]) -> None:
             schedule.step_validation({"loss": value})
 
     whole, schedule = scheduled(cfg)
-    run(schedule, told)
+    run(schedule, metrics)
     first, schedule = scheduled(cfg)
-    run(schedule, told[:3])
+    run(schedule, metrics[:3])
     file = io.BytesIO()
     torch.save([first.state_dict(), schedule.state_dict()], file)
     file.seek(0)
@@ -273,7 +273,7 @@ def test_a_schedule_continues_from_its_saved_state(cfg: dict[str, Any]) -> None:
     optimizer_state, schedule_state = torch.load(file, weights_only=True)
     second.load_state_dict(optimizer_state)
     resumed.load_state_dict(schedule_state)
-    run(resumed, told[3:])
+    run(resumed, metrics[3:])
     assert lr(second) == lr(whole) < 1.0
 
 
@@ -285,11 +285,11 @@ def test_the_state_of_another_scheduler_is_rejected(saved: Any, here: Any) -> No
 
 
 def test_an_ignite_schedule_starts_with_the_first_iteration_or_epoch() -> None:
-    for changes, told in (({}, "iteration"), ({"step": "epoch"}, "epoch")):
+    for changes, event in (({}, "iteration"), ({"step": "epoch"}, "epoch")):
         optimizer, schedule = scheduled(cosine(**changes))
         rates = [lr(optimizer)]
         for _ in range(4):
-            tell(schedule, told)
+            report(schedule, event)
             rates.append(lr(optimizer))
         assert rates == pytest.approx([0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(4)] + [0.8])
 
@@ -298,8 +298,8 @@ def test_an_ignite_schedule_of_validations_starts_with_the_first_validation() ->
     optimizer, schedule = scheduled(cosine(step="val"))
     rates = [lr(optimizer)]
     for _ in range(2):
-        tell(schedule, "iteration")
-        tell(schedule, "val")
+        report(schedule, "iteration")
+        report(schedule, "val")
         rates.append(lr(optimizer))
     assert rates == pytest.approx([1.0, 0.8, 0.4 * (1 + math.cos(math.pi / 4))])
     assert not schedule.needs_validation
