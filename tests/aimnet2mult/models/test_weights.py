@@ -8,7 +8,8 @@ from aimnet.modules import Forces
 
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.weights import load_weights, save_weights
-from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train.checkpoint_files import checkpoint_path
+from aimnet2mult.train.checkpointing import write_checkpoint
 from support.tiny_model import TinyCore
 
 
@@ -56,6 +57,7 @@ def test_a_file_with_weights_of_another_model_is_refused(tmp_path: Path) -> None
 
 def test_weights_are_loaded_from_a_checkpoint(tmp_path: Path) -> None:
     one, other = TinyCore(), TinyCore()
-    path = checkpoint.save(tmp_path, 7, {"model": Forces(one)}, position={}, keep=1)
+    path = checkpoint_path(tmp_path, 7)
+    write_checkpoint(path, {"model": Forces(one)}, {"iteration": 7})
     assert load_weights(Forces(other), path).startswith("weights: 5 of 5 arrays")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -293,7 +293,7 @@ class LetsImportErrorsPass(LinesSink):
 
 class ReturnsNothing(LinesSink):
     @hookimpl
-    def sink_open(self, run: RunRecord, folder: Path) -> None:
+    def sink_open(self, run: RunRecord, folder: Path) -> None:  # type: ignore[override]
         super().sink_open(run, folder)
 
 

@@ -198,7 +198,7 @@ class FakeMlflow:
     def _did_batch(self, run_id: str, rows: list[list[Any]], params: dict[str, str], tags: dict[str, str]) -> None:
         run = self._runs[run_id]
         for key, *row in rows:
-            run.metrics.setdefault(key, {})[tuple(row)] = None  # type: ignore[index]
+            run.metrics.setdefault(key, {})[tuple(row)] = None
         run.params |= params
         run.tags |= tags
 

@@ -21,9 +21,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from wandb.errors import CommError, UsageError
-from wandb.proto import wandb_internal_pb2 as pb
+from wandb.proto import wandb_internal_pb2
 from wandb.sdk.mailbox import MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
+
+pb: Any = wandb_internal_pb2  # its messages are created at run time
 
 Fault = Callable[[str], "str | None"]
 """Returns how the call with this name fails: one of ``FAILURES``, or None."""
@@ -208,7 +210,7 @@ class FakeRun:
         self._pending += self.core.is_suspended()
         return failure
 
-    def _add(self, record: pb.Record) -> None:
+    def _add(self, record: Any) -> None:
         self._buffer.append(record)
         if sum(map(pb.Record.ByteSize, self._buffer)) > _BLOCK_BYTES:
             self._flush()

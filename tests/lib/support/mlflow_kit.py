@@ -161,7 +161,8 @@ def rejection(text: str = "Invalid value") -> Exception:
     """Return the error of a call that MLflow always rejects."""
     from mlflow.exceptions import MlflowException
 
-    return MlflowException.invalid_parameter_value(text)
+    error: Exception = MlflowException.invalid_parameter_value(text)
+    return error
 
 
 class Server:

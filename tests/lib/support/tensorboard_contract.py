@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from sinks.tensorboard import event_files
 from sinks.tensorboard.sink import TensorBoardSink

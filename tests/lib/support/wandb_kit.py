@@ -34,7 +34,7 @@ def transaction_logs(folder: Path) -> list[Path]:
 
 def inspect(path: Path) -> list[dict[str, Any]]:
     """Return all records of a file, read by wandb-core."""
-    command = [CORE, "leet", "inspect", "-no-observability", "-json", "-run-file", path]
+    command: list[str | Path] = [CORE, "leet", "inspect", "-no-observability", "-json", "-run-file", path]
     out = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
     return [json.loads(line) for line in out.splitlines()]
 
