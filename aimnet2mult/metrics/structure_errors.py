@@ -105,7 +105,7 @@ class StructureErrors:
         """Return which components count: (channels, B, N)."""
         structures, atoms = numbers.shape
         counted = labelled.abs().lt(self._infinity).logical_and_(numbers.ne(self._padding))
-        of_labels = torch.split(counted, self._components)
+        of_labels = counted.split(self._components)  # type: ignore[no-untyped-call]
         for channels, (label, key, what) in zip(of_labels, self._masks, strict=True):
             if key in true:
                 channels.logical_and_(widened_mask(true[key], structures, atoms, what, per_atom=label.per_atom))

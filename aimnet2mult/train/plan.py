@@ -134,7 +134,7 @@ def _new_folder(directory: Path, run_name: str) -> Path:
                 return folder
     except OSError as error:
         raise ConfigError(
-            f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another folder with --telemetry-dir"
+            f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another with --telemetry-dir"
         ) from error
     raise AssertionError
 
