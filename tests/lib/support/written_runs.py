@@ -1,4 +1,4 @@
-"""Run folders that are written record by record, to be looked at."""
+"""Run folders written record by record, for reading."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ METRICS = {
     "val/gfn1/E_rmse": Metric(unit="kcal/mol", label="RMSE of energy, gfn1"),
 }
 NOON = 1_760_000_000_000
-"""The time of iteration 0; each takes a second."""
+"""Time of iteration 0, in ms since 1970; each iteration takes a second."""
 
 
 class WrittenRun:
-    """A run folder; each call adds to its journal. It has no trainer that could be seen."""
+    """A run folder; each call appends to its journal. It has no heartbeat."""
 
     def __init__(self, folder: Path, **fields: Any) -> None:
         self.folder = folder
@@ -36,16 +36,16 @@ class WrittenRun:
 
     @property
     def journal(self) -> Path:
-        """The file that is written to now."""
+        """The current segment."""
         return segment_path(self.folder, self._segment)
 
     @property
     def last(self) -> int:
-        """The number of the last record."""
+        """The sequence number of the last record."""
         return self._next - 1
 
     def begin(self, resume_step: int | None = None, **fields: Any) -> None:
-        """Begin a segment, with an attempt of its own that goes on after an iteration, or after a fault of the disk."""
+        """Start a segment: a new attempt that resumes after an iteration, or the same one after a disk fault."""
         self._segment += 1
         self._next = self._segment * SEQ_PER_SEGMENT
         self._add(run_record(self._segment, **self._fields | fields))
@@ -53,7 +53,7 @@ class WrittenRun:
             self._add(Resumed(seq=self._next, time=NOON, step=resume_step, attempt=self._segment + 1))
 
     def point(self, name: str, step: int, value: float, *, seq: int | None = None) -> None:
-        """Add one value, in a record of its own."""
+        """Add a record with a single value."""
         stream, _, metric = name.partition("/")
         self.points(stream, step, {metric: value}, seq=seq)
 
@@ -70,7 +70,7 @@ class WrittenRun:
         self._add(Closed(seq=self._next, time=NOON + 1_000_000, status=status))
 
     def raw(self, data: bytes) -> None:
-        """Add bytes as they are."""
+        """Append raw bytes."""
         with self.journal.open("ab") as file:
             file.write(data)
 

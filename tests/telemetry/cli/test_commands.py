@@ -212,7 +212,7 @@ def test_a_sync_that_a_newer_attempt_ends_says_so(telemetry: Command, run: Run, 
     run.begin(resume_step=1)
     following.join()
     assert results[0].exit_code == 1
-    assert "file: a newer attempt of the run, or another delivery, goes on" in results[0].stderr
+    assert "file: a newer attempt of the run, or another delivery, has taken over" in results[0].stderr
 
 
 def test_who_delivers_already_is_said_and_nothing_else_is_done(telemetry: Command, run: Run, backend: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_backend_that_is_down_leaves_the_sync_behind_with_exit_code_1(
     assert "last error" in result.stdout
     assert "SinkUnavailable: the backend is down" in result.stdout
     assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in result.stdout
-    assert "file of fakes 1.0 cannot take records now" in result.stderr
+    assert "delivery to file of fakes 1.0 failed" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -255,7 +255,7 @@ def test_a_backend_that_is_down_leaves_the_sync_behind_with_exit_code_1(
         (["--telemetry-sinks", "file", "-o", "file.level=high"], "level"),
         (["--telemetry-sinks", "file", "-o", "backend"], "write it as SINK.NAME=VALUE"),
         (["--telemetry-sinks", "file", "--linger", "-1"], "linger"),
-        (["--telemetry-sinks", "file,file"], "named twice"),
+        (["--telemetry-sinks", "file,file"], "listed twice"),
     ],
 )
 def test_a_usage_error_is_a_message_on_stderr_and_exit_code_2(
@@ -306,7 +306,7 @@ def test_progress_that_cannot_be_written_is_said_and_the_rest_is_delivered(
     monkeypatch.setattr("telemetry.run_folder.sink_progress.write_json", refuse)
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 0
-    assert "its progress cannot be written" in result.stderr
+    assert "cannot save the progress of file" in result.stderr
     assert row_steps(backend) == [1]
 
 
@@ -480,13 +480,13 @@ def test_what_was_delivered_elsewhere_is_not_taken_for_the_place_that_cannot_be_
 
 def test_the_status_says_who_delivers_or_that_nobody_does(telemetry: Command, run: Run) -> None:
     write_progress(run.folder, "file", SinkProgress(state="delivering"))
-    assert "    nobody delivers now" in status(telemetry, run)
+    assert "    no process is delivering" in status(telemetry, run)
     lease = Lease(run.folder / "sinks", "file")
     assert lease.try_acquire()
     run.points(1)
     lines = status(telemetry, run)
-    assert f"    {current_process()} delivers now" in lines
-    assert any(line.startswith("deliver the rest, when nobody delivers any more: ") for line in lines)
+    assert f"    being delivered by {current_process()}" in lines
+    assert any(line.startswith("deliver the rest once no process is delivering: ") for line in lines)
 
 
 def test_an_option_of_a_sink_that_is_not_delivered_to_is_an_error(telemetry: Command, run: Run) -> None:
