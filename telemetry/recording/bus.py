@@ -50,8 +50,10 @@ class MetricBus:
         """Publish through a journal thread that has been started.
 
         Args:
-            folder, cadence, factors: see the class.
+            folder: the run folder.
             journal_thread: writes what is put into its queue.
+            cadence: which iterations are due.
+            factors: see the class.
             drain_timeout: seconds that ``close`` waits for the sinks by default.
             close_timeout: seconds that ``close`` waits for the journal thread.
         """
