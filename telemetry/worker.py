@@ -1,6 +1,6 @@
-"""Entry point of the delivery processes, ``python -m telemetry.worker``.
+"""Entry point of the delivery processes: ``python -m telemetry.worker``.
 
-The name stays wherever the code moves: it appears on the command lines of running jobs.
+This module keeps its name: it appears on the command lines of running jobs.
 """
 
 from telemetry.delivery.worker_main import main

@@ -132,7 +132,7 @@ class _DeliveryThread:
             wait=self._wait,
             stop=self._stop.is_set,
             on_hang=lambda: _exit_hung(sink.name, settings.hook_timeout),
-            say=lambda line: print_line(line, err=True),
+            log=lambda line: print_line(line, err=True),
         )
 
     def acquire_lease(self) -> None:

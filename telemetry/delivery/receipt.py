@@ -1,4 +1,4 @@
-"""What became of a run's records: how many were offered, journaled, delivered, and are left, for each sink."""
+"""The receipt of a run: how many records were offered, journaled, delivered and are pending, for each sink."""
 
 from __future__ import annotations
 
@@ -17,55 +17,62 @@ from telemetry.run_folder.sink_progress import SinkProgress, delivered_sinks, re
 
 
 class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """One sink's part, in records."""
+    """The delivery to one sink.
+
+    Attributes:
+        name: of the sink.
+        delivered: number of records accepted by the sink.
+        pending: number of journaled records that the sink has neither accepted nor rejected.
+        progress: as last saved.
+        holder: the process that is delivering; empty if none is known.
+    """
 
     name: str
     delivered: int
-    left: int
+    pending: int
     progress: SinkProgress
     holder: str = ""
-    """Who delivers to it now; empty if nobody is known to."""
 
     @property
     def is_behind(self) -> bool:
-        """Say whether something is left, or may be, as nobody knows yet where it is delivered to now."""
-        return self.left > 0 or self.progress.is_elsewhere
+        """Whether records are or may be pending: after a change of destination, the number is unknown at first."""
+        return self.pending > 0 or self.progress.is_elsewhere
 
     def lines(self) -> list[str]:
-        """Give how it stands: a line, and indented ones with what more there is to say."""
+        """Return the status as one line, followed by indented lines with details."""
         progress = self.progress
-        told = f"{self.delivered} delivered, {self.left} left"
+        counts = f"{self.delivered} delivered, {self.pending} left"
         if progress.cursor.rejected:
-            told += f", {progress.cursor.rejected} rejected"
+            counts += f", {progress.cursor.rejected} rejected"
         if progress.retries:
-            told += f", {progress.retries} retries"
+            counts += f", {progress.retries} retries"
         if progress.cursor.closed:
-            told += f"; closed as {progress.cursor.closed}"
+            counts += f"; closed as {progress.cursor.closed}"
         before = "not connected; before: " if progress.is_elsewhere else ""
-        lines = [f"{self.name}: {progress.state}; {before}{told}"]
+        lines = [f"{self.name}: {progress.state}; {before}{counts}"]
         if progress.destination:
             lines.append(f"    to {progress.destination}")
         if progress.view:
-            lines.append(f"    see them with: {progress.view}")
+            lines.append(f"    view with: {progress.view}")
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             lines.append(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
         if progress.state in {"opening", "delivering", "retrying"}:
-            lines.append(f"    {self.holder} delivers now" if self.holder else "    nobody delivers now")
+            lines.append(f"    being delivered by {self.holder}" if self.holder else "    no process is delivering")
         return lines
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a run's records.
+    """How many records of a run were offered, journaled and delivered.
 
     Attributes:
         folder: the run folder.
-        status: how the newest attempt ended, None if its journal does not say.
-        step: the last iteration that has a point.
-        journaled: records of all attempts that the journal holds, without those that were superseded.
-        counts: what the newest attempt's bus was given.
-        skipped: what could not be read, and what was passed over.
-        sinks: each sink that is or was delivered to.
-        reason: why the newest attempt ended, where its journal says more than the status.
+        status: how the newest attempt ended; None if that is not in the journal.
+        step: the last iteration with a point.
+        journaled: number of records in the journal, over all attempts, without superseded ones.
+        counts: of the newest attempt, as counted by its bus.
+        skipped: numbers of unreadable and ignored records.
+        sinks: all sinks of the run, past and present.
+        reason: why the newest attempt ended, if the journal gives more than the status.
     """
 
     folder: Path
@@ -78,38 +85,42 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
     def __str__(self) -> str:
-        """Give the receipt as lines of text, with the command that delivers what is left."""
+        """Return the receipt as lines of text, with the command that delivers pending records."""
         counts = self.counts
         lines = [f"telemetry: {counts.offered} records offered, {counts.journaled} journaled in {self.folder}"]
         unwritten = counts.offered - counts.journaled
         if unwritten:
             lines[0] += f"; {unwritten} NOT WRITTEN"
         lines += [f"  {line}" for sink in self.sinks for line in sink.lines()]
-        lines += [f"  {line}" for line in self.cure()]
+        lines += [f"  {line}" for line in self.sync_command()]
         return "\n".join(lines)
 
-    def cure(self, *names: str) -> list[str]:
-        """Give the command that delivers what is left, to the sinks of these names or to all; none if nothing is."""
+    def sync_command(self, *names: str) -> list[str]:
+        """Return a line with the command that delivers pending records to the named sinks, or to all.
+
+        The list is empty if there are none.
+        """
         behind = [sink for sink in self.sinks if sink.is_behind and (not names or sink.name in names)]
         if not behind:
             return []
-        when = ", when nobody delivers any more" if any(sink.holder for sink in behind) else ""
+        when = " once no process is delivering" if any(sink.holder for sink in behind) else ""
         run, wanted = shlex.quote(str(self.folder)), ",".join(sink.name for sink in behind)
         return [f"deliver the rest{when}: telemetry sync {run} --telemetry-sinks {wanted}"]
 
 
 def read_receipt(folder: Path) -> Receipt:
-    """Read what became of a run's records, from outside of its training.
+    """Read the receipt of a run, in training or not.
 
     Raises:
-        RunFolderError: the folder, or a file of the journal in it, cannot be read.
+        RunFolderError: the folder or a segment of the journal cannot be read.
+        JournalError: the journal was written by a newer version.
     """
-    alive = read_heartbeat(folder)
-    return receipt(folder, Counts() if alive is None else alive.counts)
+    heartbeat = read_heartbeat(folder)
+    return receipt(folder, Counts() if heartbeat is None else heartbeat.counts)
 
 
 def unread_receipt(folder: Path, counts: Counts) -> Receipt:
-    """Give what the bus knows by itself, when its disk hangs."""
+    """Return a receipt from the bus's own counts, without touching a disk that may hang."""
     return Receipt(
         folder=folder,
         status=None,
@@ -122,7 +133,12 @@ def unread_receipt(folder: Path, counts: Counts) -> Receipt:
 
 
 def receipt(folder: Path, counts: Counts) -> Receipt:
-    """Read the journal and the progress of each sink."""
+    """Read the journal and the progress of each sink; ``counts`` are those of the bus.
+
+    Raises:
+        RunFolderError: the folder or a segment of the journal cannot be read.
+        JournalError: the journal was written by a newer version.
+    """
     try:
         named = list(read_header(folder).sinks)
     except LookupError:
@@ -158,7 +174,7 @@ def _sink(folder: Path, name: str, seqs: list[int]) -> SinkReceipt:
     return SinkReceipt(
         name=name,
         delivered=delivered,
-        left=len(seqs) - done,
+        pending=len(seqs) - done,
         progress=progress,
         holder="" if holder is None else str(holder),
     )
@@ -167,5 +183,5 @@ def _sink(folder: Path, name: str, seqs: list[int]) -> SinkReceipt:
 def _when(ms: int) -> str:
     try:
         return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError, OSError):  # no clock of ours gives such a time
+    except (ValueError, OverflowError, OSError):  # no valid time; the file may have been edited
         return f"{ms} ms"

@@ -1,4 +1,7 @@
-"""A delivery process: ``python -m telemetry.worker``, started by the bus, told what to do on standard input."""
+"""The entry point of a delivery process: ``python -m telemetry.worker`` delivers to one sink.
+
+The bus starts it and writes its ``Job`` to standard input.
+"""
 
 from __future__ import annotations
 
@@ -13,95 +16,104 @@ from pathlib import Path
 import msgspec
 
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
-from telemetry.delivery.supervisor import REFUSED, Job
+from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REFUSED, Job
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
 from telemetry.run_folder.heartbeat import TrainerLivenessProbe, read_heartbeat
 
-HUNG = 75
-"""Exit code after a hook that did not return."""
-FAILED = 70
-"""Exit code after an end that leaves something to be delivered."""
+READ_SIZE = 1024
+"""Bytes of wake-up calls that are read at once."""
 
 
 def main() -> None:
     """Deliver until the run has ended, then exit."""
     try:
-        sys.exit(_deliver())
+        sys.exit(_run(msgspec.json.decode(_read_line(), type=Job)))
     except TelemetryError as error:
-        _say(f"error: {error}")
-        sys.exit(REFUSED)
+        _log(f"error: {error}")
+        sys.exit(EXIT_REFUSED)
 
 
-def _deliver() -> int:
-    """Deliver until the run has ended; give the exit code."""
-    job = msgspec.json.decode(_first_line(), type=Job)
+def _run(job: Job) -> int:
+    """Deliver until the run has ended; return the exit code."""
     folder = Path(job.folder)
-    watch = TrainerLivenessProbe(folder)
-    stop = _Stop(folder)
-    nudges = _Nudges()
+    liveness = TrainerLivenessProbe(folder)
+    stop = _StopSignal(folder)
+    stdin = _WakeUps()
     delivery = Delivery(
         folder,
         Sink(job.sink, job.options, load(job.sink)),
         job.settings,
-        watch=watch,
-        wait=nudges.wait,
+        liveness=liveness,
+        wait=stdin.wait,
         stop=stop.is_set,
-        on_hang=lambda: _hung(job),
-        say=_say,
+        on_hang=lambda: _exit_hung(job),
+        log=_log,
     )
+    if not _acquire_lease(delivery, job, liveness, stop, stdin):
+        return EXIT_FAILED
+    outcome = delivery.run()
+    _log(f"{job.sink}: {outcome.value}")
+    # After HANDED_OVER a live trainer restarts this process: a stalled machine may have lost it the lease.
+    return {DeliveryOutcome.COMPLETE: 0, DeliveryOutcome.REFUSED: EXIT_REFUSED}.get(outcome, EXIT_FAILED)
+
+
+def _acquire_lease(
+    delivery: Delivery, job: Job, liveness: TrainerLivenessProbe, stop: _StopSignal, stdin: _WakeUps
+) -> bool:
+    """Wait for the lease; return False if another process still holds it ``linger`` seconds after the trainer's end.
+
+    A delivery left over from the previous attempt releases it as soon as it sees the new attempt.
+    """
     alone_since: float | None = None
     while not delivery.lease.try_acquire():
-        # An orphan of the attempt before hands over as soon as it sees this one's segment.
-        nudges.wait(job.settings.poll)
-        if watch.is_alive() is False:
+        stdin.wait(job.settings.poll)
+        if liveness.is_alive() is False:
             alone_since = alone_since or time.monotonic()
             if stop.is_set() or time.monotonic() - alone_since > job.settings.linger:
-                _say(f"{delivery.lease.holder()} delivers this run to {job.sink}")
-                return FAILED
-    end = delivery.run()
-    _say(f"{job.sink}: {end.value}")
-    # Whoever handed over while his trainer lives (a stalled machine lost him the lease) is to ask for it again.
-    return {DeliveryOutcome.COMPLETE: 0, DeliveryOutcome.REFUSED: REFUSED}.get(end, FAILED)
+                _log(f"{delivery.lease.holder()} is delivering this run to {job.sink}")
+                return False
+    return True
 
 
-class _Stop:
-    """SIGTERM and SIGINT end this process only when they come after the end of the trainer's process.
+class _StopSignal:
+    """SIGTERM and SIGINT, which end this process only if they arrive after the trainer has ended.
 
-    Those before it are meant for the trainer, which still has to write how its run ends, and waits for this process.
+    Earlier ones are meant for the trainer, which still has to record how its run ends and waits for this process.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._asked = False
+        self._is_set = False
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+            signal.signal(number, self._handle)
 
-    def _ask(self, *_: object) -> None:
-        alive = read_heartbeat(self._folder)
-        self._asked = self._asked or alive is None or alive.trainer.is_dead()
+    def _handle(self, *_: object) -> None:
+        heartbeat = read_heartbeat(self._folder)
+        self._is_set = self._is_set or heartbeat is None or heartbeat.trainer.is_dead()
 
     def is_set(self) -> bool:
-        return self._asked
+        return self._is_set
 
 
-class _Nudges:
-    """Sleep until the time is over or something comes in on standard input."""
+class _WakeUps:
+    """Sleeps until the time is over or something arrives on standard input."""
 
     def __init__(self) -> None:
-        self._open = True
+        self._is_open = True
 
     def wait(self, seconds: float) -> None:
-        if not self._open:
+        if not self._is_open:
             time.sleep(seconds)
             return
         readable, _, _ = select.select([0], [], [], seconds)
-        # The end of the pipe tells nothing: forked loader workers keep it open, a closed bus closes it.
-        if readable and not os.read(0, 1024):
-            self._open = False
+        # End of file does not mean that the trainer has ended: closing the bus causes it, and forked data loader
+        # workers prevent it.
+        if readable and not os.read(0, READ_SIZE):
+            self._is_open = False
 
 
-def _first_line() -> bytes:
+def _read_line() -> bytes:
     # Unbuffered: later bytes must stay in the pipe for select.
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(0, 1)):
@@ -109,14 +121,14 @@ def _first_line() -> bytes:
     return line
 
 
-def _hung(job: Job) -> None:
-    _say(f"{job.sink} has not returned from a hook for {job.settings.hook_timeout:.0f} s: this process ends")
-    # The thread that hangs cannot be ended in any other way; the lease is free as soon as this process is dead.
-    os._exit(HUNG)
+def _exit_hung(job: Job) -> None:
+    _log(f"a hook of {job.sink} has not returned for {job.settings.hook_timeout:.0f} s: ending this process")
+    # There is no other way to end a hung thread; the lease is free as soon as this process is dead.
+    os._exit(EXIT_HUNG)
 
 
-def _say(line: str) -> None:
-    # Delivery goes on when its log is on a disk that is full.
+def _log(line: str) -> None:
+    # The log may be on a full disk; delivery must continue.
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
         sys.stderr.flush()

@@ -1,1 +1,1 @@
-"""From the name of a sink to its instance: hook specifications, entry points, optional imports."""
+"""From the name of a sink to an instance: hook specifications, entry points, optional imports."""

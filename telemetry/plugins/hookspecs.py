@@ -1,8 +1,8 @@
-"""The hooks that a sink implements. A hook may declare fewer arguments than stand here.
+"""The hooks that a sink implements.
 
-All hooks of one sink are called from one thread. They may block: nothing waits for them but the delivery to this
-sink. What they raise decides what happens next: ``SinkUnavailable`` (or anything unforeseen) means "again later",
-``SinkRejected`` means "never"; see telemetry.errors.
+A hook implementation may omit arguments that it does not need. All hooks of one instance are called from the same
+thread. Hooks may block: only the delivery to this sink waits for them. Exceptions decide what happens next; see the
+hooks, and ``telemetry.errors``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """What ``sink_open`` found.
+    """The result of ``sink_open``.
 
     Attributes:
-        destination: where the sink writes, as a text that is another one for another place. Progress is kept for each
-            destination, so a changed one starts from the beginning of the journal.
-        last_seq: the highest sequence number that the destination holds; 0 if it is known to hold nothing; None if
-            that cannot be told.
-        view: the command or the address that shows the run there, for people; empty if there is none.
+        destination: identifies where the sink writes: different for different places, and the same wherever delivery
+            is started (use absolute paths). Progress is kept per destination; a new one starts at the beginning of the
+            journal.
+        last_seq: the highest sequence number present at the destination; 0 if it is empty, None if unknown. Delivery
+            continues after it.
+        view: a command or URL that shows the run; empty if there is none.
     """
 
     destination: str
@@ -38,43 +39,64 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class SinkHooks:
-    """The specifications."""
+    """The hook specifications."""
 
     @hookspec(firstresult=True)
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        """Connect, find out what is already there, and get ready for records. Import the SDK here, not earlier.
+        """Connect, find out what the backend already holds, and prepare for records.
 
-        Called once before anything else, and again (on a new instance) after a failure.
+        Called once on each instance, before its other hooks; after a failure, on a new instance. Import the SDK here,
+        not earlier.
 
         Args:
-            run: the run's name, parameters, and the unit and label of each metric.
-            folder: the run folder; what belongs to the run is written below it by default.
+            run: the run record of the newest attempt: name, parameters, unit and label of each metric.
+            folder: the run folder; write the data of the run below it by default.
+
+        Returns:
+            The destination, and the position to continue after.
+
+        Raises:
+            SinkRejected: the sink will never accept this run; delivery to it ends with the message.
+            SinkUnavailable: the backend cannot be reached now; retried with a new instance. So is any other exception.
         """
         raise NotImplementedError
 
     @hookspec(firstresult=True)
     def sink_write(self, records: Sequence[Record]) -> int | None:
-        """Write records, in order. Ignore the kinds that you do not know, and records that are there already.
+        """Write records in order.
 
-        Raise SinkRejected only as long as nothing of this call has been taken: the records are then offered again in
-        smaller calls, down to the one concerned. After any other error a new instance is opened, and what follows
-        ``last_seq`` is offered again.
+        Ignore records of unknown kinds, and skip those that were written before.
+
+        Args:
+            records: up to 1,000 records, in order of their sequence numbers.
 
         Returns:
-            The highest sequence number that would still be there after a crash now; None if that cannot be told,
-            which after a crash brings everything again from the last number that was.
+            The highest sequence number that would survive a crash now; None if unknown. After a crash, records after
+            the last number returned are delivered again.
+
+        Raises:
+            SinkRejected: the sink will never accept one of these records. Raise it only if none of them was accepted:
+                they are then offered again in smaller batches, until the offending record is found and set aside.
+            SinkUnavailable: the backend cannot accept records now. As after any other exception, a new instance is
+                opened, and records after its ``last_seq`` are delivered again.
         """
         raise NotImplementedError
 
     @hookspec(firstresult=True)
     def sink_close(self, status: Status, time: int, reason: str) -> None:
-        """End the backend's run. Called after the last record of the run; not when another process goes on.
+        """End the run at the backend.
 
-        A later ``telemetry sync`` calls it again, on a new instance: that must change nothing.
+        Called after the last record of the run, but not when another process takes over or after a failure. A later
+        ``telemetry sync`` may call it again on a new instance, which must not change anything; a closed run may be
+        continued.
 
         Args:
-            status: how the training ended: finished, failed, preempted or killed.
-            time: when, in ms since 1970; of a killed run, that of its last record.
-            reason: in a few words, empty where the status says all.
+            status: how training ended: finished, failed, preempted or killed.
+            time: when it ended, in ms since 1970; for a killed run, the time of its last record.
+            reason: a few words; empty if the status says everything.
+
+        Raises:
+            SinkRejected: the run can never be closed; delivery to this sink ends with the message.
+            SinkUnavailable: the backend cannot be reached now; as for ``sink_write``.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Packages that the base install does without."""
+"""Imports of packages that the base installation does not include."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from telemetry.errors import PackageNotInstalled
 
 @contextmanager
 def optional_import(what: str, install: str) -> Iterator[None]:
-    """Around an import: where it fails, say what the package is needed for, and how it is installed.
+    """Wrap an import; if it fails, report what needs the package and how to install it.
+
+    Args:
+        what: the feature that needs the package, as the subject of the message.
+        install: the argument of ``pip install``.
 
     Raises:
         PackageNotInstalled: the import failed.

@@ -1,7 +1,7 @@
-"""From a sink's name to an instance in a plugin manager of its own.
+"""Find sinks by name, check their options and create instances.
 
-Sinks are found by the entry-point group ``telemetry.sinks``. Only what was named is imported. Each instance gets its
-own manager, so that a sink that raises costs its neighbours nothing.
+Sinks are registered in the entry-point group ``telemetry.sinks``. Only selected sinks are imported. Each instance has
+its own plugin manager, so that an exception in one sink does not affect the others.
 """
 
 from __future__ import annotations
@@ -27,16 +27,27 @@ HOOKS = ("sink_open", "sink_write", "sink_close")
 
 
 class Hooks(Protocol):
-    """The hooks of one sink, as a pluggy hook relay offers them."""
+    """The hooks of one instance, as called through a pluggy hook relay; see ``SinkHooks``."""
 
-    def sink_open(self, *, run: RunRecord, folder: Any) -> Opened: ...
-    def sink_write(self, *, records: Sequence[Record]) -> int | None: ...
-    def sink_close(self, *, status: Status, time: int, reason: str) -> None: ...
+    def sink_open(self, *, run: RunRecord, folder: Any) -> Opened:
+        """Call the hook ``sink_open``."""
+
+    def sink_write(self, *, records: Sequence[Record]) -> int | None:
+        """Call the hook ``sink_write``."""
+
+    def sink_close(self, *, status: Status, time: int, reason: str) -> None:
+        """Call the hook ``sink_close``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plugin:
-    """A sink's class, loaded, and where it comes from."""
+    """The imported class of a sink.
+
+    Attributes:
+        name: of the entry point.
+        cls: the class.
+        package: the distribution and its version.
+    """
 
     name: str
     cls: type
@@ -44,32 +55,47 @@ class Plugin:
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The modules that must be importable before the sink can be opened."""
+        """The modules that the sink needs to be opened.
+
+        Raises:
+            PluginError: ``requires`` is not a tuple of module names.
+        """
         modules = getattr(self.cls, "requires", ())
-        # A text is a sequence of names too, each of one letter.
+        # A string would be taken for a sequence of one-letter names.
         if not isinstance(modules, list | tuple) or not all(m and isinstance(m, str) for m in modules):
-            msg = f"sink {self.name!r} of {self.package}: requires is {modules!r}; it is a tuple of names of modules"
+            msg = f"sink {self.name!r} of {self.package}: requires is {modules!r}; expected a tuple of module names"
             raise PluginError(msg)
         return tuple(modules)
 
     def missing(self) -> list[str]:
-        """Give the required modules that are not installed, without importing any."""
+        """Return the required modules that are not installed, without importing any."""
         return [module for module in self.requires if not _is_installed(module)]
 
     def option_types(self) -> dict[str, dataclasses.Field[Any]]:
-        """Give the sink's options by name."""
+        """Return the options of the sink by name.
+
+        Raises:
+            PluginError: ``Options`` is not a dataclass.
+        """
         options = getattr(self.cls, "Options", None)
         if options is None:
             return {}
         if not dataclasses.is_dataclass(options):
-            msg = f"sink {self.name!r} of {self.package}: Options is {options!r}; it is a dataclass"
+            msg = f"sink {self.name!r} of {self.package}: Options is {options!r}; expected a dataclass"
             raise PluginError(msg)
         return {f.name: f for f in dataclasses.fields(options)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sink:
-    """A sink that has been chosen, with its options: makes as many instances as delivery needs."""
+    """A selected sink with its options; creates an instance for each delivery, and after each failure.
+
+    Attributes:
+        name: unique within the run.
+        options: as configured, by name.
+        plugin: the class of the sink; None for a sink passed as an object.
+        instance: the object passed; None for a sink selected by name.
+    """
 
     name: str
     options: Mapping[str, Any]
@@ -78,14 +104,15 @@ class Sink:
 
     @property
     def title(self) -> str:
-        """The name, with the package and version that it comes from: for messages about what goes wrong in it."""
+        """The name with the package and its version, for error messages."""
         return self.name if self.plugin is None else f"{self.name} of {self.plugin.package}"
 
     def create(self) -> Hooks:
-        """Construct the sink and give its hooks.
+        """Construct an instance and return its hooks.
 
         Raises:
-            PluginError: it cannot be constructed, or does not fit the hook specifications.
+            PluginError: the sink cannot be constructed or does not match the hook specifications.
+            SettingError: an option is unknown or invalid.
         """
         if self.plugin is None:
             return _hooks(self.name, "an object", self.instance)
@@ -95,32 +122,32 @@ class Sink:
         except (SettingError, PluginError):
             raise
         except (Exception, SystemExit) as error:
-            # A stranger's constructor may raise anything.
+            # A third-party constructor may raise anything.
             msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {format_error(error)}"
             raise PluginError(msg) from error
         return _hooks(self.name, self.plugin.package, instance)
 
 
 def installed() -> dict[str, list[EntryPoint]]:
-    """Give the entry points of all installed sinks by name, without importing any."""
-    # It reads e-mail headers, and brings a good part of the standard library for that.
+    """Return the entry points of all installed sinks by name, without importing any."""
+    # Slow to import: it parses e-mail headers.
     from importlib.metadata import entry_points
 
     out: dict[str, list[EntryPoint]] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
         known = out.setdefault(point.name, [])
-        # One distribution may be found twice, when two folders of the path lead to it.
+        # A distribution is found twice if two folders on the path lead to it.
         if all((p.value, _package(p)) != (point.value, _package(point)) for p in known):
             known.append(point)
     return out
 
 
 def load(name: str) -> Plugin:
-    """Import the class that the entry point of that name leads to.
+    """Import the class of the sink with this name.
 
     Raises:
-        SinkNotFound: no package offers it, or several do.
-        PluginError: it cannot be imported, or is no class.
+        SinkNotFound: no package provides it, or several do.
+        PluginError: it cannot be imported or is not a class.
     """
     known = installed()
     points = known.get(name, [])
@@ -129,26 +156,33 @@ def load(name: str) -> Plugin:
         raise SinkNotFound(msg)
     if len(points) > 1:
         packages = " and ".join(_package(p) for p in points)
-        msg = f"sink {name!r} is offered by {packages}: uninstall all but one"
+        msg = f"sink {name!r} is provided by {packages}: uninstall all but one"
         raise SinkNotFound(msg)
     package = _package(points[0])
     try:
         cls = points[0].load()
     except (Exception, SystemExit) as error:
-        # Importing a stranger's module may raise anything.
+        # A third-party module may raise anything.
         msg = f"sink {name!r} of {package} cannot be imported ({points[0].value}): {format_error(error)}"
         raise PluginError(msg) from error
     if not isinstance(cls, type):
-        msg = f"sink {name!r} of {package}: {points[0].value} is no class but {cls!r}"
+        msg = f"sink {name!r} of {package}: {points[0].value} is not a class but {cls!r}"
         raise PluginError(msg)
     return Plugin(name, cls, package)
 
 
 def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any]]) -> list[Sink]:
-    """Turn names (or ready-made objects) into sinks whose options, hooks and requirements have been checked.
+    """Return the named sinks (or sink objects) after checking their options, hooks and requirements.
+
+    Args:
+        sinks: names of installed sinks, or objects that implement the hooks.
+        options: the options of each sink, by name.
 
     Raises:
-        SinkNotFound, SinkNotInstalled, PluginError, SettingError: as their names say.
+        SinkNotFound: a name is unknown or ambiguous.
+        SinkNotInstalled: a required module is missing.
+        PluginError: a sink cannot be imported or constructed, or does not match the hook specifications.
+        SettingError: an option is unknown or invalid, or a sink is listed twice.
     """
     chosen: list[Sink] = []
     for sink in sinks:
@@ -158,29 +192,29 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
         else:
             new = Sink(getattr(sink, "name", type(sink).__name__), {}, None, sink)
         if any(new.name == other.name for other in chosen):
-            msg = f"sink {new.name!r} is named twice"
+            msg = f"sink {new.name!r} is listed twice"
             raise SettingError(msg)
         if new.plugin is not None and (missing := new.plugin.missing()):
             raise SinkNotInstalled(_missing_message(new.plugin, missing))
-        # Misuse shows here, not hours later at the first record.
+        # Fail now, not at the first record hours later.
         new.create()
         chosen.append(new)
     return chosen
 
 
 def type_name(field: dataclasses.Field[Any]) -> str:
-    """Give the type of an option as it is written in Python."""
+    """Return the type of an option in Python notation."""
     if isinstance(field.type, str):
         return field.type
     return field.type.__name__ if type(field.type) is type else str(field.type).replace("typing.", "")
 
 
 def install_command(plugin: Plugin) -> str:
-    """Give the command that installs what a sink needs."""
+    """Return the command that installs the required modules: the extra of that name if there is one."""
     distribution, _, _ = plugin.package.partition(" ")
-    extras = installed()[plugin.name][0].dist
-    offered = extras.metadata.get_all("Provides-Extra") if extras is not None else None
-    if plugin.name in (offered or ()):
+    dist = installed()[plugin.name][0].dist
+    extras = dist.metadata.get_all("Provides-Extra") if dist is not None else None
+    if plugin.name in (extras or ()):
         return f"pip install '{distribution}[{plugin.name}]'"
     return f"pip install {' '.join(dict.fromkeys(module.partition('.')[0] for module in plugin.missing()))}"
 
@@ -192,7 +226,7 @@ def _missing_message(plugin: Plugin, missing: list[str]) -> str:
 
 
 def _is_installed(module: str) -> bool:
-    """Say whether a module can be found. Of a dotted name, ``importlib.util.find_spec`` would import the parents."""
+    """Return whether a module can be found, without importing its parents as ``find_spec`` would."""
     top, *parts = module.split(".")
     spec = find_spec(top)
     for part in parts:
@@ -210,9 +244,9 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
     known = plugin.option_types()
     for name in given:
         if name not in known:
-            have = ", ".join(known) or "none"
+            available = ", ".join(known) or "none"
             hint = did_you_mean(name, known)
-            msg = f"sink {plugin.name!r} of {plugin.package} has no option {name!r}; it has: {have}{hint}"
+            msg = f"sink {plugin.name!r} of {plugin.package} has no option {name!r}; available: {available}{hint}"
             raise SettingError(msg)
     cls = getattr(plugin.cls, "Options", None)
     if cls is None:
@@ -221,16 +255,16 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
         return (msgspec.convert(dict(given), cls),)
     except msgspec.ValidationError as error:
         text = str(error).replace("`$.", f"`telemetry.{plugin.name}.")
-        msg = f"an option of the sink {plugin.name!r} of {plugin.package} is wrong: {text}"
+        msg = f"invalid option of sink {plugin.name!r} of {plugin.package}: {text}"
         name = str(error).partition(" - at `$.")[2].partition("[")[0].rstrip("`")
         if name in given:
-            msg += f"; it is {given[name]!r} and takes {type_name(known[name])}"
+            msg += f"; got {given[name]!r}, expected {type_name(known[name])}"
         raise SettingError(msg) from error
 
 
 def _hooks(name: str, package: str, instance: object) -> Hooks:
     if isinstance(instance, type):
-        msg = f"sink {name!r} of {package} is a class; give an instance of it, or its name"
+        msg = f"sink {name!r} of {package} is a class; pass an instance or the name of the sink"
         raise PluginError(msg)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(SinkHooks)
@@ -238,11 +272,11 @@ def _hooks(name: str, package: str, instance: object) -> Hooks:
         manager.register(instance, name)
         manager.check_pending()
     except (pluggy.PluginValidationError, TypeError, ValueError) as error:
-        msg = f"sink {name!r} of {package} does not fit the hook specifications: {format_error(error)}"
+        msg = f"sink {name!r} of {package} does not match the hook specifications: {format_error(error)}"
         raise PluginError(msg) from error
     missing = [hook for hook in HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
     if missing:
-        msg = f"sink {name!r} of {package} implements no {', '.join(missing)} (is @hookimpl there?)"
+        msg = f"sink {name!r} of {package} does not implement {', '.join(missing)} (is @hookimpl missing?)"
         raise PluginError(msg)
     hooks: Any = manager.hook
-    return hooks  # type: ignore[no-any-return]  # a relay's hooks are looked up by name
+    return hooks  # type: ignore[no-any-return]  # the hooks of a relay are looked up by name

@@ -20,7 +20,7 @@ import msgspec
 from telemetry.alerts.detector import AnomalyDetector, Divergence
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt, receipt, unread_receipt
-from telemetry.delivery.supervisor import Workers
+from telemetry.delivery.supervisor import DeliverySupervisor
 from telemetry.errors import TelemetryError, format_error
 from telemetry.journal.writer import JournalWriter
 from telemetry.records import MAX_NAME_LENGTH, MAX_STEP, Alert, AnyRecord, Closed, Level, Scalars, Status, now_ms
@@ -84,7 +84,7 @@ class MetricBus:
         factors: Mapping[str, float],
         transforms: Sequence[Transform],
         watch: AnomalyDetector,
-        workers: Workers,
+        workers: DeliverySupervisor,
         attempt: int,
         drain_timeout: float,
     ) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from telemetry.alerts.detector import AnomalyDetector
 from telemetry.cadence import Cadence
-from telemetry.delivery.supervisor import Processes, Threads, Workers
+from telemetry.delivery.supervisor import DeliverySupervisor, ProcessSupervisor, ThreadSupervisor
 from telemetry.errors import JournalError, RunAlive, RunExists, RunFolderError, RunNotFound, SettingError
 from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader, read_header
@@ -203,8 +203,8 @@ def _sole_opener(folder: Path) -> Iterator[None]:
         lease.release()
 
 
-def _workers(folder: Path, sinks: list[Sink], settings: Settings) -> Workers:
+def _workers(folder: Path, sinks: list[Sink], settings: Settings) -> DeliverySupervisor:
     # An object cannot be handed to another process.
     if settings.delivery == "thread" or any(sink.plugin is None for sink in sinks):
-        return Threads(folder, sinks, settings)
-    return Processes(folder, sinks, settings)
+        return ThreadSupervisor(folder, sinks, settings)
+    return ProcessSupervisor(folder, sinks, settings)

@@ -1,11 +1,11 @@
-"""For authors of sinks: the contract that a sink has to keep, as a test class, and sinks that behave in known ways.
+"""For authors of sinks: the contract of a sink as a test class, and sinks with known behaviour for other tests.
 
-It needs pytest, which the extra ``testing`` brings.
+Requires pytest; install the extra ``testing``.
 """
 
 import pytest
 
-# Before they are imported: their failures are to be as telling as those of a test.
+# Before they are imported, so that their failures show values as those of a test do.
 pytest.register_assert_rewrite(
     *(
         f"telemetry.testing.{name}"

@@ -1,4 +1,4 @@
-"""A process of its own for a method of a test class, which can be killed at any time."""
+"""Run a method of a test class in a separate process, which can be killed at any time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import pytest
 
 Report = Callable[[Any], None]
-"""Sends something that JSON can hold to the test."""
+"""Sends a JSON-compatible value to the test."""
 
 _START = (
     "import json, sys; job = json.loads(sys.argv[1]); sys.path[:] = job['path']; "
@@ -31,21 +31,27 @@ _START = (
 
 
 class Child:
-    """Call ``method(report, *args)`` of a new instance of ``cls`` in a new process.
+    """Calls ``method(report, *args)`` of a new instance of ``cls`` in a new process. A context manager.
 
-    The process imports the file in which the class stands. It has the search path and the environment of this one,
-    but no fixtures. At the end it and whatever it has started are killed, with what the method returned still alive:
-    what is not safe then is lost.
+    The process imports the file that defines the class. It inherits the search path and the environment, but has no
+    fixtures. At the end of the block, it and all processes it has started are killed while the object returned by the
+    method is still alive: data that is not durable by then is lost.
+
+    Args:
+        cls: defined at the top level of a module.
+        method: its name.
+        args: must be JSON-compatible.
+        timeout: seconds for all reports together.
     """
 
     def __init__(self, cls: type, method: str, *args: Any, timeout: float = 60.0) -> None:
         if "<locals>" in cls.__qualname__:
-            pytest.fail(f"{cls.__qualname__} is defined in a function; other processes find it only in a module")
+            pytest.fail(f"{cls.__qualname__} is defined in a function; move it to the top level of a module")
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
-        self._seen = b""
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end
-        self._pipe, there = os.pipe()
+        self._buffer = b""
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end
+        self._pipe, write_end = os.pipe()
         job = {
             "path": [str(Path(folder).absolute()) for folder in sys.path],
             "module": cls.__module__,
@@ -53,19 +59,19 @@ class Child:
             "class": cls.__qualname__,
             "method": method,
             "args": args,
-            "pipe": there,
+            "pipe": write_end,
         }
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, json.dumps(job)],
-                pass_fds=[there],
+                pass_fds=[write_end],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
+                stdout=self._output,
+                stderr=self._output,
             )
         finally:
-            os.close(there)
+            os.close(write_end)
 
     def __enter__(self) -> Child:
         return self
@@ -75,70 +81,70 @@ class Child:
     ) -> None:
         self.kill()
         os.close(self._pipe)
-        self._said.close()
+        self._output.close()
 
     def read(self) -> Any:
-        """Wait for the next report, and give it."""
-        while b"\n" not in self._seen:
-            # A process that it has forked may hold the pipe open, so that its end tells less than its death.
+        """Wait for the next report and return it."""
+        while b"\n" not in self._buffer:
+            # A forked process may hold the pipe open, so end of file alone does not show that the child has died.
             ended = self._has_ended()
             if select.select([self._pipe], [], [], 0 if ended else 0.05)[0]:
                 more = os.read(self._pipe, 1 << 16)
-                ended, self._seen = not more, self._seen + more
+                ended, self._buffer = not more, self._buffer + more
             if ended:
-                self._fail("ended without a word")
+                self._fail("ended without a report")
             if time.monotonic() > self._deadline:
-                self._fail(f"has not answered within {self._timeout:.0f} s")
-        line, _, self._seen = self._seen.partition(b"\n")
+                self._fail(f"did not report within {self._timeout:.0f} s")
+        line, _, self._buffer = self._buffer.partition(b"\n")
         report = json.loads(line)
         if "error" in report:
-            pytest.fail(f"in a process of its own: {report['error']}")
+            pytest.fail(f"in a separate process: {report['error']}")
         return report["value"]
 
     def kill_alone(self) -> None:
-        """Kill the process, but not what it has started, and wait for its end."""
+        """Kill the process, but not those it has started, and wait for its end."""
         os.kill(self._process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
-        """Kill the process and all that it has started, and wait for its end."""
+        """Kill the process and all processes it has started, and wait for its end."""
         if self._process.returncode is None:
-            # Not reaped yet, so that its group cannot be another's.
+            # Not reaped yet, so its process group ID cannot have been reused.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def _has_ended(self) -> bool:
-        # Not reaped: its id is that of its group, which is still to be killed.
+        # Do not reap it: its process group still has to be killed by its ID.
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
         return found is not None
 
     def _fail(self, what: str) -> NoReturn:
-        self._said.seek(0)
-        said = self._said.read()[-4000:].decode(errors="replace")
-        pytest.fail(f"the process {what}; it said: {said or 'nothing'}")
+        self._output.seek(0)
+        output = self._output.read()[-4000:].decode(errors="replace")
+        pytest.fail(f"the process {what}; its output: {output or 'none'}")
 
 
 def main(job: dict[str, Any]) -> NoReturn:
-    """Do what a test asks for."""
+    """Run the method in the new process, then wait to be killed."""
     pipe = job["pipe"]
     os.set_inheritable(pipe, False)
 
     def send(report: dict[str, Any]) -> None:
         os.write(pipe, json.dumps(report).encode() + b"\n")
 
-    kept: Any = None
+    result: Any = None
     try:
         method = getattr(_find(job)(), job["method"])
-        kept = method(lambda value: send({"value": value}), *job["args"])
-    except BaseException as error:  # noqa: BLE001 - pytest's own ends of a test are no Exceptions
+        result = method(lambda value: send({"value": value}), *job["args"])
+    except BaseException as error:  # noqa: BLE001 - pytest.fail and pytest.skip raise no Exception
         text = str(error) if isinstance(error, AssertionError | pytest.fail.Exception) else traceback.format_exc()
         send({"error": text})
-    # All has been reported. Now the test kills this process; it ends by itself only when nobody is left to do that.
+    # Wait for the test to kill this process; if the test process has died, exit.
     orphaned = select.poll()
     orphaned.register(pipe, 0)
     orphaned.poll()
-    del kept
+    del result
     raise SystemExit
 
 
@@ -147,7 +153,7 @@ def _find(job: dict[str, Any]) -> type:
     assert spec is not None, job["file"]
     assert spec.loader is not None, job["file"]
     found: Any = importlib.util.module_from_spec(spec)
-    # dataclasses and pickles look a class's module up by its name.
+    # dataclasses and pickle look up the module of a class by name.
     sys.modules[job["module"]] = found
     spec.loader.exec_module(found)
     for name in job["class"].split("."):

@@ -1,4 +1,4 @@
-"""The test class that the author of a sink subclasses."""
+"""The test class that authors of sinks subclass."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from telemetry.testing.plugin_checks import PluginChecks
 from telemetry.testing.restart_checks import RestartChecks
 
 
-# pytest runs the checks of the last base first: what is wrong with all points shows there, and not as a fault's result.
+# pytest runs the checks of the last base class first, so that a general defect is not mistaken for a fault's result.
 class SinkContract(PluginChecks, FaultChecks, RestartChecks, ContentChecks):
-    """All that telemetry asks of a sink; see ``telemetry.testing.kit.Kit`` for what can be declared.
+    """The contract of a sink; see ``telemetry.testing.kit.Kit`` for the methods and attributes to define.
 
     Examples:
         >>> class TestMine(SinkContract):

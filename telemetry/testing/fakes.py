@@ -1,4 +1,4 @@
-"""Sinks that behave in known ways, to be handed over as objects: ``open_run(…, sinks=[RecordingSink()])``."""
+"""Sinks with known behaviour, to be passed as objects: ``open_run(…, sinks=[RecordingSink()])``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from telemetry.records import Record, RunRecord, Status
 
 
 class RecordingSink:
-    """Keep in memory what it is given.
+    """Keeps the records in memory.
 
     Args:
-        name: by which it is told from other sinks.
+        name: must be unique within a run.
 
     Attributes:
-        records: all records taken, in order.
+        records: all records accepted, in order.
         opened: the run record of each ``sink_open``.
         closed: the status of each ``sink_close``.
     """
@@ -33,14 +33,14 @@ class RecordingSink:
 
     @hookimpl
     def sink_open(self, run: RunRecord) -> Opened:
-        """Say which record of this run was taken last."""
+        """Return the last record of this run that was accepted."""
         self.opened.append(run)
         self._run = run.run_id, run.started
         return Opened(destination=f"memory of {self.name}", last_seq=self._last.get(self._run, 0))
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int:
-        """Take the records."""
+        """Accept the records."""
         self.before_write()
         self.records += records
         self._last[self._run] = max([self._last.get(self._run, 0), *(record.seq for record in records)])
@@ -48,22 +48,23 @@ class RecordingSink:
 
     @hookimpl
     def sink_close(self, status: Status) -> None:
-        """Note the status."""
+        """Record the status."""
         self.closed.append(status)
 
     def before_write(self) -> None:
-        """Do nothing; the other fakes misbehave here."""
+        """Do nothing; subclasses misbehave here."""
 
 
 class FlakySink(RecordingSink):
-    """Fail at some calls of ``sink_write``, taking nothing of them.
+    """Fails at some calls of ``sink_write``, accepting nothing.
 
     Args:
         fail: the numbers of these calls, from 1.
-        error: what is raised at them.
+        error: creates the exception to raise.
+        name: must be unique within a run.
 
     Attributes:
-        calls: how many calls there were.
+        calls: number of calls so far.
     """
 
     def __init__(
@@ -78,14 +79,20 @@ class FlakySink(RecordingSink):
         self.calls = 0
 
     def before_write(self) -> None:
-        """Raise at the calls that were named."""
+        """Raise at the chosen calls."""
         self.calls += 1
         if self.calls in self._fail:
             raise self._error()
 
 
 class SlowSink(RecordingSink):
-    """Take ``seconds`` for each call of ``sink_write``, by the ``sleep`` given."""
+    """Sleeps in each call of ``sink_write``.
+
+    Args:
+        seconds: per call.
+        sleep: called with the seconds.
+        name: must be unique within a run.
+    """
 
     def __init__(self, seconds: float = 1.0, sleep: Callable[[float], None] = time.sleep, name: str = "slow") -> None:
         super().__init__(name)
@@ -98,10 +105,10 @@ class SlowSink(RecordingSink):
 
 
 class HungSink(RecordingSink):
-    """Return from no ``sink_write`` before ``release`` is called.
+    """Does not return from ``sink_write`` until ``release`` is called.
 
     Attributes:
-        hung: is set as soon as a call hangs.
+        hung: set as soon as a call waits.
     """
 
     def __init__(self, name: str = "hung") -> None:
@@ -115,5 +122,5 @@ class HungSink(RecordingSink):
         self._released.wait()
 
     def release(self) -> None:
-        """Let all calls return, those to come too."""
+        """Let all calls return, including later ones."""
         self._released.set()

@@ -1,4 +1,4 @@
-"""Checks of failures: disks that are full, processes without file descriptors, backends that are down."""
+"""Checks of failures: a full disk, exhausted file descriptors, a backend that is down."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from telemetry.testing.kit import Driver, Kit, drop
 from telemetry.testing.points import sample
 
 _ROOM = (0, 25, 160, 700)
-"""Bytes by which files can still grow when the disk is full: a batch is cut short in several places."""
-_CURE = (
-    'Let nothing of the backend pass as it is: put `with backend_errors("name"):` of telemetry around what a hook '
-    "does, or raise SinkUnavailable (try again) or SinkRejected (never) yourself."
+"""Bytes by which files can still grow before the disk is full: a batch is cut off in several places."""
+_REMEDY = (
+    'Convert all exceptions of the backend: decorate the hook with `backend_errors("name")` of telemetry.sink_api, or '
+    "raise SinkUnavailable (retry) or SinkRejected (never retry) yourself."
 )
-_PASSES = "Raise SinkUnavailable for what may pass; delivery ends at a SinkRejected."
+_TEMPORARY = "Raise SinkUnavailable for temporary faults; SinkRejected ends delivery."
 
 
 class FaultChecks(Kit):
-    """What a sink owes when its backend fails."""
+    """Faults of the backend are reported and lose nothing."""
 
-    def test_a_full_disk_or_no_file_descriptors_are_told_and_cost_nothing(self, tmp_path: Path) -> None:
+    def test_a_full_disk_and_exhausted_file_descriptors_are_reported_and_lose_nothing(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         with self.child("_write_under_limits", folder) as writer:
             last = writer.read()
         self.check_shows(
             folder,
             sample(1, last),
-            "A call that fails may have written a part of its batch. Look what is there when a new instance is opened: "
-            "nothing may be lost, and nothing be there twice.",
+            "A failed call may have written part of its batch. When a new instance is opened, find out which records "
+            "are present: none may be lost or duplicated.",
         )
 
-    def test_an_outage_is_told_and_costs_nothing(self, tmp_path: Path) -> None:
+    def test_an_outage_is_reported_and_loses_nothing(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         self.deliver(folder, sample(1, 10))
         last = 10
         outages = list(self.outages(folder))
         if not outages:
-            pytest.skip("how the backend goes down is not said: give outages(folder)")
+            pytest.skip("no outages are defined: define outages(folder)")
         for outage in outages:
             live = self.open_sink(folder)
             last += 10
             with outage:
                 self._fail(folder, live, last, rejects=True)
             self.deliver(folder, sample(1, last))
-        self.check_shows(folder, sample(1, last), "What an outage has stopped is delivered after it, once.")
+        self.check_shows(folder, sample(1, last), "Records held back by an outage must be delivered once afterwards.")
 
     def _write_under_limits(self, report: Report, folder: str) -> None:
         run = Path(folder)
@@ -73,7 +73,7 @@ class FaultChecks(Kit):
         report(last)
 
     def _fail(self, folder: Path, live: Driver, last: int, *, rejects: bool) -> None:
-        """Call each hook as delivery would; whatever it raises must be an error that delivery can judge."""
+        """Call each hook as delivery would; it may raise only errors that delivery can interpret."""
 
         def write_anew() -> None:
             self.open_sink(folder).write_rest(sample(1, last))
@@ -90,33 +90,33 @@ class FaultChecks(Kit):
                 continue
             except SinkRejected as error:
                 if not rejects:
-                    msg = f"{hook} raised {error!r} on a full disk or without descriptors, which pass. {_PASSES}"
+                    msg = f"{hook} raised {error!r} on a full disk or without file descriptors. {_TEMPORARY}"
                     raise AssertionError(msg) from error
             except Exception as error:
-                msg = f"{hook} raised {type(error).__name__}: {error}. {_CURE}"
+                msg = f"{hook} raised {type(error).__name__}: {error}. {_REMEDY}"
                 raise AssertionError(msg) from error
 
 
 @contextmanager
 def _full_disk(folder: Path, room: int) -> Iterator[None]:
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    # Python ignores SIGXFSZ, so that a write beyond the limit is cut short, and the next one fails.
+    # Python ignores SIGXFSZ: a write beyond the limit is cut off, and the next one fails.
     with _limit(resource.RLIMIT_FSIZE, max(sizes, default=0) + room if room else 0):
         yield
 
 
 @contextmanager
 def _no_descriptors() -> Iterator[None]:
-    taken = [os.open(os.devnull, os.O_RDONLY)]
+    descriptors = [os.open(os.devnull, os.O_RDONLY)]
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
     with _limit(resource.RLIMIT_NOFILE, highest + 1):
         try:
             while True:
-                taken.append(os.dup(taken[0]))
+                descriptors.append(os.dup(descriptors[0]))
         except OSError:
             yield
         finally:
-            for fd in taken:
+            for fd in descriptors:
                 os.close(fd)
 
 

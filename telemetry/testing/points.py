@@ -1,4 +1,4 @@
-"""What a sink is given in a test, and what it must show of it."""
+"""The records that the checks write, and the points that a backend must show for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from telemetry.metrics import Metric
 from telemetry.records import SCHEMA, Record, Resumed, RunRecord, Scalars
 
 STARTED = 1_700_000_000_000
-"""When the runs of the kit start, in ms since 1970."""
+"""Start of the test runs, in ms since 1970."""
 
 _UNITS = {"loss": "1", "E_rmse": "kcal/mol", "F_rmse": "kcal/mol/Å", "q_rmse": "e"}
 ODD_NAMES = (
@@ -23,7 +23,7 @@ ODD_NAMES = (
     "'quoted\"/loss",
     "#/F_rmse",
 )
-"""Names, below a stream, that a user may choose by naming a fidelity so."""
+"""Metric names that result from unusual names of fidelities."""
 METRICS = {
     f"{stream}/{name}": Metric(unit=_UNITS[name.rpartition("/")[2]], label=name)
     for stream in ("train", "train_window", "train_epoch", "val")
@@ -32,14 +32,14 @@ METRICS = {
 
 
 class Point(NamedTuple):
-    """A point of a curve, as a backend shows it.
+    """A point of a curve, as shown by a backend.
 
     Attributes:
         name: the metric's full name, ``stream/metric``.
         step: the iteration.
         value: in ``unit``.
         time: in ms since 1970.
-        unit: the unit that the backend shows for this metric; "1" where there is none.
+        unit: the unit shown for this metric; "1" if there is none.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Point(NamedTuple):
 
 
 def run_record(run_id: str = "water", **fields: Any) -> RunRecord:
-    """Give the record of a run that declares the metrics of the kit; any of its fields can be given."""
+    """Return a run record that declares the metrics of the tests; ``fields`` override its fields."""
     given: dict[str, Any] = {
         "seq": 0,
         "time": STARTED,
@@ -66,7 +66,7 @@ def run_record(run_id: str = "water", **fields: Any) -> RunRecord:
 
 
 def scalars(seq: int, step: int | None = None, stream: str = "train", **values: float) -> Scalars:
-    """Give a record, by default at iteration 10·seq with a loss of 1/seq, 1001 ms after the one before."""
+    """Return a record, by default at iteration 10·seq with a loss of 1/seq, 1001 ms after the previous one."""
     return Scalars(
         seq=seq,
         time=STARTED + 1001 * (seq % 10**9),
@@ -77,12 +77,12 @@ def scalars(seq: int, step: int | None = None, stream: str = "train", **values: 
 
 
 def resumed(seq: int, step: int, attempt: int = 2) -> Resumed:
-    """Give the record that says that an attempt goes on after iteration ``step``."""
+    """Return the record of an attempt that continues after iteration ``step``."""
     return Resumed(seq=seq, time=STARTED + 1001 * (seq % 10**9), step=step, attempt=attempt)
 
 
 def sample(first: int, last: int) -> list[Record]:
-    """Give records ``first`` to ``last``: three values each, every third of them of another stream."""
+    """Return records ``first`` to ``last`` with three values each; every third one belongs to another stream."""
     return [
         scalars(seq, stream="train" if seq % 3 else "val", loss=1 / seq, E_rmse=100 / seq, F_rmse=seq / 7)
         for seq in range(first, last + 1)
@@ -90,7 +90,7 @@ def sample(first: int, last: int) -> list[Record]:
 
 
 def points_of(records: Iterable[Record], metrics: dict[str, Metric] = METRICS) -> list[Point]:
-    """Give the points that records stand for, in their order."""
+    """Return the points that the records contain, in order."""
     return [
         Point(name, record.step, value, record.time, metrics[name].unit)
         for record in records
@@ -100,18 +100,18 @@ def points_of(records: Iterable[Record], metrics: dict[str, Metric] = METRICS) -
 
 
 def difference(found: Iterable[Point], expected: Iterable[Point]) -> str:
-    """Say where the curves found first differ from those expected, in a clause; nothing if they are the same."""
+    """Return the first difference between two sets of curves, as a clause; empty if they are equal."""
     have, want = _curves(found), _curves(expected)
     for name in want:
         text = _difference(name, have.get(name, []), want[name])
         if text:
             return text
-    strange = sorted(have.keys() - want.keys())
-    return f"{strange[0]!r} is shown, which was never written" if strange else ""
+    unexpected = sorted(have.keys() - want.keys())
+    return f"{unexpected[0]!r} is shown but was never written" if unexpected else ""
 
 
 def begins_with(found: Iterable[Point], expected: Iterable[Point]) -> str:
-    """Say where the curves found first differ from those expected, as far as these go."""
+    """Return the first difference within the length of the expected curves; empty if there is none."""
     have, want = _curves(found), _curves(expected)
     cut = [point for name, curve in want.items() for point in have.get(name, [])[: len(curve)]]
     return difference(cut, (point for curve in want.values() for point in curve))
@@ -133,7 +133,7 @@ def _difference(name: str, have: Sequence[Point], want: Sequence[Point]) -> str:
                     f"{getattr(there, field)!r} (found {tuple(here)}, expected {tuple(there)})"
                 )
     if len(have) != len(want):
-        steps = f"the steps end with {[p.step for p in have[-3:]]} instead of {[p.step for p in want[-3:]]}"
+        steps = f"the last steps are {[p.step for p in have[-3:]]} instead of {[p.step for p in want[-3:]]}"
         return f"{name!r} has {len(have)} points instead of {len(want)}; {steps}"
     return ""
 

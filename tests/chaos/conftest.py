@@ -1,4 +1,4 @@
-"""The chaos suite: what it needs of the other tests, how much of it is run, and its figures."""
+"""The chaos suite: shared fixtures, selection of scenarios, and a summary of their figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ faults.arm()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long scenarios out unless ``-m chaos`` asks for them."""
+    """Deselect the long scenarios unless ``-m chaos`` is given."""
     if "chaos" in config.getoption("-m"):
         return
     long = [item for item in items if item.get_closest_marker("chaos")]
@@ -30,34 +30,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the line of each scenario."""
+    """Print the figures of each scenario, one per line."""
     if lines := config.stash.get(FIGURES, []):
-        terminalreporter.section("figures of the chaos")
+        terminalreporter.section("figures of the chaos suite")
         for line in lines:
             terminalreporter.line(line)
 
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Callable[[object], None]:
-    """Take the line of figures of a scenario."""
+    """Record a line of figures for the summary."""
     lines = request.config.stash.setdefault(FIGURES, [])
 
-    def take(line: object) -> None:
+    def record(line: object) -> None:
         name = request.node.name.removeprefix("test_").replace("_", " ")
         lines.append(f"{name}: {line}")
 
-    return take
+    return record
 
 
 @pytest.fixture(scope="session")
 def count() -> int:
-    """How many kills the large scenarios make: CHAOS_N, by default 1000. The others scale with it."""
+    """Number of kills in the large scenarios (CHAOS_N, default 1000); the others scale with it."""
     return int(os.environ.get("CHAOS_N", "1000"))
 
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the recording sink to all processes, and have them look for their faults."""
+    """Install the recording sink and the fault injection for all processes."""
     site = tmp_path / "site"
     offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
     (site / "sitecustomize.py").write_text(SITE)
@@ -69,7 +69,7 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def chaos_run(tmp_path: Path) -> Iterator[Callable[..., ChaosRun]]:
-    """Give a function that makes a run; what is left of its processes is ended."""
+    """Return a function that creates runs; their remaining processes are killed at the end."""
     runs: list[ChaosRun] = []
 
     def make(*sinks: Backend, **options: Any) -> ChaosRun:

@@ -123,7 +123,7 @@ def check_receipt(run: Path, header: RunRecord) -> None:
     receipt = read_receipt(run)
     assert receipt.status == "finished"
     assert header.params["run_name"] == "slices"
-    told = [(s.name, s.delivered, s.left, s.progress.state) for s in receipt.sinks]
+    told = [(s.name, s.delivered, s.pending, s.progress.state) for s in receipt.sinks]
     count = receipt.journaled
     assert told == [(name, count, 0, "closed") for name in ("csv", "mlflow", "tensorboard", "wandb")]
 

@@ -41,7 +41,7 @@ def sync(runs: Path, sink: str, *options: str) -> None:
     for _ in range(2):
         output_of("telemetry", "sync", runs / "water", "--telemetry-sinks", sink, *options)
         (receipt,) = [each for each in read_receipt(runs / "water").sinks if each.name == sink]
-        assert (receipt.delivered, receipt.left) == (len(expected("water")["seqs"]), 0)
+        assert (receipt.delivered, receipt.pending) == (len(expected("water")["seqs"]), 0)
 
 
 class TestTensorBoard:

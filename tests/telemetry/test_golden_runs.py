@@ -178,13 +178,13 @@ class TestReading:
         assert (receipt.journaled, receipt.step) == (len(want["seqs"]), want["last_step"])
 
     def test_the_receipt_contains_the_progress_of_each_sink(self, runs: Path) -> None:
-        water = {sink.name: (sink.delivered, sink.left) for sink in read_receipt(runs / "water").sinks}
+        water = {sink.name: (sink.delivered, sink.pending) for sink in read_receipt(runs / "water").sinks}
         # 18 of the records up to DELIVERED count, and memory has rejected one.
         told = sum(seq <= DELIVERED for seq in expected("water")["seqs"])
         assert (told, len(expected("water")["seqs"]) - told) == (18, 9)
         assert water == {"memory": (17, 9), "mlflow": (18, 9), "tensorboard": (18, 9), "wandb": (18, 9)}
-        assert [(s.name, s.delivered, s.left) for s in read_receipt(runs / "killed").sinks] == [("memory", 7, 0)]
-        assert [(s.name, s.delivered, s.left) for s in read_receipt(folder_of(runs, "trained")).sinks] == [
+        assert [(s.name, s.delivered, s.pending) for s in read_receipt(runs / "killed").sinks] == [("memory", 7, 0)]
+        assert [(s.name, s.delivered, s.pending) for s in read_receipt(folder_of(runs, "trained")).sinks] == [
             ("tensorboard", 24, 0)
         ]
 
@@ -230,7 +230,7 @@ class TestCommands:
         assert f"({want['run_id']}), attempt {want['attempt']}" in told
         assert want["reason"] in told
         for sink in read_receipt(folder_of(runs, name)).sinks:
-            assert re.search(rf"^{sink.name}: .*\b{sink.delivered}\b.*\b{sink.left}\b", told, re.MULTILINE)
+            assert re.search(rf"^{sink.name}: .*\b{sink.delivered}\b.*\b{sink.pending}\b", told, re.MULTILINE)
 
     def test_show_draws_all_runs_and_lists_the_alerts(self, runs: Path) -> None:
         pytest.importorskip("plotext")
@@ -265,7 +265,7 @@ class TestDelivery:
             ]
             assert set(told[9:]) == {"failed"}
         (memory,) = [sink for sink in read_receipt(runs / "water").sinks if sink.name == "memory"]
-        assert (memory.delivered, memory.left) == (26, 0)
+        assert (memory.delivered, memory.pending) == (26, 0)
 
     def test_sync_to_a_new_destination_starts_with_the_first_record(self, runs: Path, tmp_path: Path) -> None:
         put_plugin(tmp_path / "plugin", name="other")

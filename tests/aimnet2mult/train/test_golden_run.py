@@ -43,7 +43,7 @@ def test_it_continues_from_the_checkpoint_exactly(run: Path, tmp_path: Path) -> 
     assert state.keys() == torch.load(run / "checkpoints" / "best.pt", weights_only=True).keys()
     (tensorboard,) = read_receipt(run).sinks
     assert (tensorboard.name, tensorboard.delivered) == ("tensorboard", 24)
-    assert tensorboard.left == read_receipt(run).journaled - 24
+    assert tensorboard.pending == read_receipt(run).journaled - 24
 
 
 def test_its_event_files_are_continued_once(run: Path) -> None:
@@ -55,7 +55,7 @@ def test_its_event_files_are_continued_once(run: Path) -> None:
     assert [event.step for event in shown.Scalars("train/loss")] == list(range(1, 16))
     assert [event.step for event in shown.Scalars("val/loss")] == [5, 10, 15]
     (tensorboard,) = read_receipt(run).sinks
-    assert (tensorboard.left, tensorboard.delivered) == (0, read_receipt(run).journaled)
+    assert (tensorboard.pending, tensorboard.delivered) == (0, read_receipt(run).journaled)
 
 
 def test_what_is_trained_cannot_be_changed(run: Path) -> None:

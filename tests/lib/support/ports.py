@@ -1,4 +1,4 @@
-"""Ports for servers that a test starts."""
+"""Ports for servers started by tests."""
 
 import random
 import socket
@@ -7,9 +7,9 @@ __all__ = ["free_port"]
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free, and stays so until a server of the test takes it.
+    """Return a free port of 127.0.0.1, which stays free until a server of the test binds it.
 
-    It is below those that Linux gives to whoever asks for any, or connects: from 32768 on.
+    It is below 32768, where the ephemeral ports of Linux start.
     """
     while True:
         port = random.randrange(20_000, 32_768)

@@ -1,4 +1,4 @@
-"""What the tests of telemetry share: backends and disks that can be told to fail, a clock, runs made by hand."""
+"""Fakes for the tests of telemetry: backends and disks that fail on request, a clock, hand-made runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METRICS = {f"{stream}/{name}": Metric() for stream in ("train", "train_window", 
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
-    """Poll until ``condition`` gives something true, and give that; fail after ``timeout`` seconds."""
+    """Poll until ``condition`` returns a true value and return it; fail after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {timeout} s: {condition}"
@@ -36,7 +36,7 @@ def eventually(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
 
 
 class FakeClock:
-    """A monotonic clock that goes on only when somebody sleeps by it."""
+    """A monotonic clock that advances only in ``sleep``."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -52,9 +52,20 @@ class FakeClock:
 
 @dataclass
 class Backend:
-    """What is on the other side of a sink, in memory: it outlives the sinks that write to it.
+    """An in-memory backend, which outlives the sinks that write to it.
 
-    ``faults`` holds what to do at the next calls of ``sink_write``, one each: an exception to raise, or a callable.
+    Attributes:
+        destination: reported by ``sink_open``.
+        tells: whether ``sink_open`` reports the last record held.
+        buffers: whether records are held only when the run is closed.
+        bad: sequence numbers of records that are rejected.
+        down: raised by ``sink_open`` and ``sink_write``.
+        refuses: raised by ``sink_open``.
+        close_fails: raised by ``sink_close``.
+        faults: for the next calls of ``sink_write``, one each: an exception to raise or a function to call first.
+        fails_after: likewise, exceptions to raise after the records are held.
+        overstates: added to the sequence number that ``sink_write`` returns.
+        held, buffer, runs, closed, ends, calls, sinks: what the backend has received so far.
     """
 
     destination: str = "memory"
@@ -65,6 +76,8 @@ class Backend:
     refuses: Exception | None = None
     close_fails: Exception | None = None
     faults: list[BaseException | Callable[[], None] | None] = field(default_factory=list)
+    fails_after: list[BaseException | None] = field(default_factory=list)
+    overstates: int = 0
     held: list[Record] = field(default_factory=list)
     buffer: list[Record] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
@@ -74,15 +87,15 @@ class Backend:
     sinks: list[object] = field(default_factory=list)
 
     def seqs(self) -> list[int]:
-        """Give the numbers of the records that it holds, in the order of their coming."""
+        """Return the sequence numbers of the records held, in order of arrival."""
         return [record.seq for record in self.held]
 
     def steps(self) -> list[int]:
-        """Give the iterations of the scalars that it holds, in the order of their coming."""
+        """Return the iterations of the scalars held, in order of arrival."""
         return [record.step for record in self.held if isinstance(record, Scalars)]
 
     def crash(self) -> None:
-        """Lose what is buffered, as a backend's client does that is killed."""
+        """Lose the buffered records, as a killed client would."""
         self.buffer.clear()
 
 
@@ -118,13 +131,15 @@ class MemorySink:
             raise backend.down
         bad = [record.seq for record in records if record.seq in backend.bad]
         if bad:
-            msg = f"record {bad[0]} is not to my taste"
+            msg = f"record {bad[0]} is invalid"
             raise SinkRejected(msg)
         if backend.buffers:
             backend.buffer += records
             return None
         backend.held += records
-        return records[-1].seq
+        if backend.fails_after and (error := backend.fails_after.pop(0)) is not None:
+            raise error
+        return records[-1].seq + backend.overstates
 
     @hookimpl
     def sink_close(self, status: Status, time: int, reason: str) -> None:
@@ -138,7 +153,7 @@ class MemorySink:
 
 
 def sink_for(backend: Backend, name: str = "memory") -> Sink:
-    """Give a sink as ``select`` does, of which delivery makes as many instances as it needs."""
+    """Return a sink as ``select`` does; each instance writes to ``backend``."""
 
     class Bound(MemorySink):
         def __init__(self) -> None:
@@ -150,8 +165,8 @@ def sink_for(backend: Backend, name: str = "memory") -> Sink:
 class FileSink:
     """A sink for real processes, whose backend is a folder.
 
-    ``rows`` holds a line for each record taken: its number, iteration and stream. Files in the folder tell it how to
-    misbehave as long as they are there: ``down``, ``slow``, ``hang``, ``crash``.
+    The file ``rows`` holds one line per record: sequence number, iteration and stream. While one of the files ``down``,
+    ``slow``, ``hang`` or ``crash`` exists in the folder, the sink misbehaves accordingly.
     """
 
     @dataclass
@@ -185,7 +200,7 @@ class FileSink:
         self._add("closed", status)
 
     def _add(self, name: str, line: str) -> None:
-        # One write: a process that is killed leaves a whole line or none.
+        # A single write: a killed process leaves a complete line or none.
         fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(fd, line.encode() + b"\n")
@@ -207,7 +222,7 @@ class FileSink:
 
 
 class LackingSink(MemorySink):
-    """A sink that needs what nobody has."""
+    """A sink that requires a module that does not exist."""
 
     requires = ("no_such_module",)
 
@@ -216,7 +231,7 @@ class LackingSink(MemorySink):
 
 
 def lines_of(path: Path) -> list[str]:
-    """Give the whole lines of a file; none if it is not there."""
+    """Return the lines of a file; none if it does not exist."""
     try:
         return path.read_text().splitlines()
     except FileNotFoundError:
@@ -224,17 +239,17 @@ def lines_of(path: Path) -> list[str]:
 
 
 def row_seqs(backend: Path) -> list[int]:
-    """Give the numbers of the records that a ``FileSink`` took, in order."""
+    """Return the sequence numbers of the records accepted by a ``FileSink``, in order."""
     return [int(line.split()[0]) for line in lines_of(backend / "rows")]
 
 
 def row_steps(backend: Path) -> list[int]:
-    """Give the iterations of the scalars that a ``FileSink`` took, in order."""
+    """Return the iterations of the records accepted by a ``FileSink``, in order."""
     return [int(line.split()[1]) for line in lines_of(backend / "rows")]
 
 
 def offer_sinks(folder: Path, **sinks: str) -> None:
-    """Make a distribution that offers sinks, ``name="module:Class"``; ``folder`` belongs on the path."""
+    """Create a distribution that provides sinks, given as ``name="module:Class"``; add ``folder`` to the path."""
     info = folder / "fakes-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakes\nVersion: 1.0\n")
@@ -243,7 +258,7 @@ def offer_sinks(folder: Path, **sinks: str) -> None:
 
 
 class FaultyDisk:
-    """Stands for the module ``os`` in ``telemetry.journal``, and fails where it is told to."""
+    """Replaces the module ``os`` in ``telemetry.journal`` and fails on request."""
 
     def __init__(self) -> None:
         self.write_error: OSError | None = None
@@ -274,7 +289,7 @@ class FaultyDisk:
 
 
 def journal_lines(folder: Path) -> list[dict[str, Any]]:
-    """Read all segments with nothing of telemetry's: each line that ends and whose checksum fits."""
+    """Read all segments without using telemetry: each complete line, with its checksum verified."""
     out = []
     for path in sorted(folder.glob("journal-*.jsonl"), key=lambda p: int(p.stem.partition("-")[2])):
         for line in path.read_bytes().split(b"\n")[:-1]:
@@ -285,29 +300,29 @@ def journal_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def journal_steps(folder: Path, stream: str = "train") -> list[int]:
-    """Give the iterations of a stream's records, in the order of the journal."""
+    """Return the iterations of the records of a stream, in journal order."""
     return [line["step"] for line in journal_lines(folder) if line["kind"] == "scalars" and line["stream"] == stream]
 
 
 DEAD = msgspec.structs.replace(current_process(), started="1")
-"""A process of this machine that has ended: its id belongs to another by now."""
+"""A process of this machine that has ended; its ID belongs to another process."""
 FOREIGN = ProcessIdentity(host="elsewhere", pid=4711, started="12345", kernel="another-boot/1")
-"""A process that cannot be seen from here."""
+"""A process on another machine."""
 
 
 def beat(folder: Path, trainer: ProcessIdentity, *, beat: int = 1, attempt: int = 1) -> None:
-    """Write what a trainer writes to show that it lives; -1 is its last beat."""
+    """Write the heartbeat of a trainer; -1 is the last one."""
     write_heartbeat(folder, Heartbeat(trainer=trainer, attempt=attempt, beat=beat, counts=Counts()))
 
 
 def run_record(folder: Path, attempt: int = 1) -> RunRecord:
-    """Give the run record of an attempt."""
+    """Return the run record of an attempt."""
     given = {"name": "a run", "attempt": attempt, "every": 1, "started": 0, "time": 0}
     return testing.run_record(folder.name, metrics=METRICS, params={}, **given)
 
 
 class HandMadeRun:
-    """A run folder that is written step by step, by a trainer that is alive, dead or foreign as told."""
+    """A run folder written step by step, with a trainer that is alive, dead or on another machine."""
 
     def __init__(self, folder: Path, trainer: ProcessIdentity | None = None) -> None:
         self.folder = folder
@@ -316,14 +331,14 @@ class HandMadeRun:
         self.begin()
 
     def begin(self, resume_step: int | None = None) -> None:
-        """Begin an attempt: a segment of its own."""
+        """Start an attempt in a new segment."""
         self.attempt += 1
         (self.folder / "sinks").mkdir(parents=True, exist_ok=True)
         beat(self.folder, self.trainer, attempt=self.attempt)
         self.journal = JournalWriter(self.folder, run_record(self.folder, self.attempt), resumed_step=resume_step)
 
     def points(self, *steps: int, stream: str = "train") -> list[int]:
-        """Write a record for each of the iterations, and give their numbers."""
+        """Write a record for each iteration and return their sequence numbers."""
         seqs: list[int] = []
         for step in steps:
             self.journal.append(lambda seq, step=step: self._point(seq, step, stream, seqs))
@@ -335,19 +350,19 @@ class HandMadeRun:
         return Scalars(seq=seq, time=step, stream=stream, step=step, values={"loss": float(step)})
 
     def close(self, status: Status = "finished") -> None:
-        """End the attempt in an orderly way."""
+        """Close the attempt."""
         self.journal.append(lambda seq: Closed(seq=seq, time=0, status=status))
         self.journal.commit()
         beat(self.folder, self.trainer, beat=-1, attempt=self.attempt)
 
     def die(self) -> None:
-        """End the attempt without a word."""
+        """End the attempt without closing it."""
         self.trainer = DEAD
         beat(self.folder, DEAD, attempt=self.attempt)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that is being written to: at once, as seen by whoever writes."""
+    """Remove a folder that is being written to, atomically for the writer."""
     aside = folder.with_name(folder.name + ".removed")
     folder.rename(aside)
     shutil.rmtree(aside)

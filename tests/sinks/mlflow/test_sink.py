@@ -171,7 +171,7 @@ class TestRefusals:
                 bus.publish("val", step, {"loss": 1 / step})
         said: list[str] = []
         delivery = Delivery(
-            folder, Sink("mlflow", {}, Plugin("mlflow", Picky, "tests 1.0")), settings, follow=False, say=said.append
+            folder, Sink("mlflow", {}, Plugin("mlflow", Picky, "tests 1.0")), settings, follow=False, log=said.append
         )
         delivery.lease.acquire()
         assert delivery.run() is End.COMPLETE

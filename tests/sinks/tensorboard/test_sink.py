@@ -150,7 +150,7 @@ class TestOpening:
             select(["tensorboard"], {"tensorboard": {"dir": folder}})
 
     def test_unknown_and_mistyped_options_are_refused_by_name(self):
-        with pytest.raises(SettingError, match=r"'logdir'.*it has: dir"):
+        with pytest.raises(SettingError, match=r"'logdir'.*available: dir"):
             select(["tensorboard"], {"tensorboard": {"logdir": "x"}})
         with pytest.raises(SettingError, match=r"telemetry\.tensorboard.*dir"):
             select(["tensorboard"], {"tensorboard": {"dir": 3}})

@@ -110,7 +110,7 @@ def test_a_run_that_ends_is_delivered_when_close_returns_and_leaves_no_process(t
         receipt = bus.close()
     assert receipt is not None
     (sink,) = receipt.sinks
-    assert (sink.delivered, sink.left, sink.progress.state) == (100, 0, "closed")
+    assert (sink.delivered, sink.pending, sink.progress.state) == (100, 0, "closed")
     assert sink.progress.view.endswith("*")
     assert shown(folder) == journaled(folder)
     assert cores(delivery) == []

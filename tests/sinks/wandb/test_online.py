@@ -300,5 +300,5 @@ class TestDeliveries:
         wandb_server.fail(None)
         assert deliver_run(folder, follow=False) is End.COMPLETE
         (sink,) = read_receipt(folder).sinks
-        assert (sink.left, sink.progress.state) == (0, "closed")
+        assert (sink.pending, sink.progress.state) == (0, "closed")
         assert [row["trainer/iteration"] for row in the_run(wandb_server).history] == in_a_row(20)

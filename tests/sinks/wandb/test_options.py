@@ -23,7 +23,9 @@ from telemetry.testing.points import run_record, sample, scalars
 
 class TestOptions:
     def test_unknown_and_mistyped_options_are_refused_by_name(self) -> None:
-        with pytest.raises(SettingError, match=r"'run_name'.*it has: project, entity, name, group, tags, notes, mode"):
+        with pytest.raises(
+            SettingError, match=r"'run_name'.*available: project, entity, name, group, tags, notes, mode"
+        ):
             select(["wandb"], {"wandb": {"run_name": "x"}})
         with pytest.raises(SettingError, match=r"telemetry\.wandb\.tags"):
             select(["wandb"], {"wandb": {"tags": "a"}})

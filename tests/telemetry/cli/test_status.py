@@ -109,13 +109,13 @@ def test_progress_at_a_previous_destination_does_not_count_for_one_that_cannot_b
 
 def test_the_delivering_process_is_shown_if_there_is_one(run: FileSinkRun) -> None:
     write_progress(run.folder, "file", SinkProgress(state="delivering"))
-    assert "    nobody delivers now" in status(run)
+    assert "    no process is delivering" in status(run)
     lease = Lease(run.folder / "sinks", "file")
     assert lease.try_acquire()
     run.points(1)
     lines = status(run)
-    assert f"    {current_process()} delivers now" in lines
-    assert any(line.startswith("deliver the rest, when nobody delivers any more: ") for line in lines)
+    assert f"    being delivered by {current_process()}" in lines
+    assert any(line.startswith("deliver the rest once no process is delivering: ") for line in lines)
 
 
 def test_an_impossible_time_in_a_progress_file_is_accepted(run: FileSinkRun) -> None:

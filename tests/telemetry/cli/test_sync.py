@@ -87,7 +87,7 @@ def test_delivery_ends_when_a_newer_attempt_starts(
         eventually(lambda: row_steps(backend) == [1])
         run.begin(resume_step=1)
     assert results == [False]
-    assert capsys.readouterr().err.startswith("file: a newer attempt of the run, or another delivery, ")
+    assert capsys.readouterr().err.startswith("file: a newer attempt of the run, or another delivery, has taken over")
 
 
 def test_options_default_to_those_of_the_training_and_can_be_overridden(
@@ -152,7 +152,7 @@ def test_an_unavailable_backend_is_reported_with_exit_code_1(run: FileSinkRun, b
     assert "last error" in result.stdout
     assert "SinkUnavailable: the backend is down" in result.stdout
     assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in result.stdout
-    assert "file of fakes 1.0 cannot take records now" in result.stderr
+    assert "delivery to file of fakes 1.0 failed" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -169,7 +169,7 @@ def test_an_unavailable_backend_is_reported_with_exit_code_1(run: FileSinkRun, b
         (["--telemetry-sinks", "file", "-o", "backend"], "'backend' is not of the form SINK.NAME=VALUE"),
         (["--telemetry-sinks", "file", "-o", "other.dir=x"], "'other.dir=x': sink 'other' is not selected; add it to"),
         (["--telemetry-sinks", "file", "--linger", "-1"], "linger"),
-        (["--telemetry-sinks", "file,file"], "named twice"),
+        (["--telemetry-sinks", "file,file"], "listed twice"),
     ],
 )
 def test_a_usage_error_is_one_line_on_stderr_and_exit_code_2(run: FileSinkRun, args: list[str], message: str) -> None:
@@ -211,7 +211,7 @@ def test_records_are_delivered_even_if_progress_cannot_be_saved(
     fill_disk(monkeypatch)
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 0
-    assert "its progress cannot be written" in result.stderr
+    assert "cannot save the progress of file" in result.stderr
     assert row_steps(backend) == [1]
 
 

@@ -1,4 +1,4 @@
-"""What became of a run's records."""
+"""The receipt of a run."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def sink(folder: Path, name: str, accepted: int, rejected: int = 0, **fields: ob
     write_progress(folder, name, SinkProgress(destination="there", cursors=cursors, **fields))  # type: ignore[arg-type]
 
 
-def test_records_are_counted_as_journaled_delivered_and_left_for_each_sink(tmp_path: Path) -> None:
+def test_journaled_delivered_and_pending_records_are_counted_per_sink(tmp_path: Path) -> None:
     write(tmp_path, 0, [*numbered(0, 1, 5), Closed(seq=6, time=1, status="finished")])
     sink(tmp_path, "all", 5)
     sink(tmp_path, "some", 3, rejected=1)
     sink(tmp_path, "none", 0)
     got = receipt(tmp_path, Counts(offered=5, journaled=5))
     assert (got.status, got.step, got.journaled, got.skipped) == ("finished", 5, 5, Skipped())
-    assert [(s.name, s.delivered, s.left) for s in got.sinks] == [("all", 5, 0), ("none", 0, 5), ("some", 2, 2)]
+    assert [(s.name, s.delivered, s.pending) for s in got.sinks] == [("all", 5, 0), ("none", 0, 5), ("some", 2, 2)]
 
 
-def test_a_sink_that_was_named_and_never_delivered_to_is_there_too(tmp_path: Path) -> None:
+def test_a_sink_that_was_never_delivered_to_is_included(tmp_path: Path) -> None:
     segment_path(tmp_path, 0).write_bytes(encode(run_record(sinks={"wandb": {}})) + encode(scalars(1)))
     got = receipt(tmp_path, Counts(offered=1, journaled=1))
-    assert [(s.name, s.delivered, s.left, s.progress.state) for s in got.sinks] == [("wandb", 0, 1, "opening")]
+    assert [(s.name, s.delivered, s.pending, s.progress.state) for s in got.sinks] == [("wandb", 0, 1, "opening")]
 
 
-def test_what_was_superseded_is_neither_journaled_nor_left(tmp_path: Path) -> None:
+def test_superseded_records_count_neither_as_journaled_nor_as_pending(tmp_path: Path) -> None:
     write(tmp_path, 0, [scalars(n, 100 * n) for n in range(1, 6)])
     write(tmp_path, 1, [resumed(1, 300), scalars(SEQ_PER_SEGMENT + 2, 400)])
     sink(tmp_path, "foo", 3)
     got = receipt(tmp_path, Counts())
-    # 100, 200, 300, where the second attempt began, and its 400.
+    # 100, 200, 300, the resume, and 400 of the second attempt.
     assert (got.step, got.journaled, got.skipped.superseded) == (400, 5, 2)
-    assert [(s.delivered, s.left) for s in got.sinks] == [(3, 2)]
+    assert [(s.delivered, s.pending) for s in got.sinks] == [(3, 2)]
 
 
 def test_the_status_is_that_of_the_newest_attempt(tmp_path: Path) -> None:
@@ -59,13 +59,13 @@ def test_the_status_is_that_of_the_newest_attempt(tmp_path: Path) -> None:
     assert receipt(tmp_path, Counts()).status is None
 
 
-def test_a_folder_without_a_run_has_a_receipt_of_nothing(tmp_path: Path) -> None:
+def test_the_receipt_of_a_folder_without_a_run_is_empty(tmp_path: Path) -> None:
     got = receipt(tmp_path, Counts(offered=3, lost=3))
     assert (got.status, got.step, got.journaled, got.sinks) == (None, 0, 0, [])
     assert str(got) == f"telemetry: 3 records offered, 0 journaled in {tmp_path}; 3 NOT WRITTEN"
 
 
-def test_a_receipt_says_what_is_left_and_the_command_that_delivers_it(tmp_path: Path) -> None:
+def test_the_receipt_shows_what_is_left_and_the_command_that_delivers_it(tmp_path: Path) -> None:
     folder = tmp_path / "a run's folder"
     folder.mkdir()
     write(folder, 0, numbered(0, 1, 5))
@@ -79,7 +79,7 @@ def test_a_receipt_says_what_is_left_and_the_command_that_delivers_it(tmp_path: 
         "  mlflow: retrying; 2 delivered, 3 left",
         "      to there",
         "      last error, then: ConnectionError: refused",
-        "      nobody delivers now",
+        "      no process is delivering",
         "  tensorboard: closed; 5 delivered, 0 left",
         "      to there",
         "  wandb: refused; 0 delivered, 5 left",
@@ -91,7 +91,7 @@ def test_a_receipt_says_what_is_left_and_the_command_that_delivers_it(tmp_path: 
     assert shlex.split(command) == ["telemetry", "sync", str(folder), "--telemetry-sinks", "mlflow,wandb"]
 
 
-def test_a_journal_of_a_hostile_name_leads_to_no_file_outside_the_run(tmp_path: Path) -> None:
+def test_a_malicious_sink_name_in_the_journal_leads_to_no_file_outside_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     outside = SinkProgress(destination="stolen", cursors={"stolen": Cursor(accepted=9)})
@@ -103,7 +103,7 @@ def test_a_journal_of_a_hostile_name_leads_to_no_file_outside_the_run(tmp_path: 
     assert got.skipped.damaged == 1
 
 
-def test_a_journal_of_a_newer_version_has_no_receipt_but_an_error(tmp_path: Path) -> None:
+def test_a_journal_of_a_newer_version_is_an_error(tmp_path: Path) -> None:
     segment_path(tmp_path, 0).write_bytes(encode(run_record(schema=2)))
     with pytest.raises(JournalError, match="schema 2"):
         receipt(tmp_path, Counts())

@@ -1,12 +1,9 @@
-"""Deliveries beside a trainer: real processes that are killed, hang and crash; and threads."""
+"""Delivery processes of a trainer: real processes that are killed, hang and crash."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
 import json
-import logging
 import os
 import signal
 import stat
@@ -23,8 +20,6 @@ import pytest
 
 from support.telemetry_fakes import (
     METRICS,
-    Backend,
-    MemorySink,
     eventually,
     journal_lines,
     journal_steps,
@@ -36,14 +31,13 @@ from support.telemetry_fakes import (
 from telemetry import MetricBus, Settings, open_run
 from telemetry.cli import main as telemetry_command
 from telemetry.run_folder.sink_progress import read_progress
-from telemetry.sink_api import SinkUnavailable
 
 Trainer = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Path:
-    """Give the folder that is the backend of the sink ``file``."""
+    """The folder that serves as the backend of the sink ``file``."""
     folder = tmp_path / "backend"
     folder.mkdir()
     return folder
@@ -56,18 +50,18 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer two sinks for real, to this process and to those that it starts; look after deliveries more often."""
+    """Install two sinks for this process and those it starts; supervise and restart deliveries quickly."""
     site = tmp_path / "site"
     offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
     monkeypatch.setattr("telemetry.recording.bus.TICK", 0.1)
-    monkeypatch.setattr("telemetry.delivery.supervisor.FIRST_RESTART", 0.1)
+    monkeypatch.setattr("telemetry.delivery.process_worker.RESTART_BACKOFF_INITIAL", 0.1)
 
 
 @pytest.fixture(autouse=True)
 def _no_process_left(tmp_path: Path) -> Iterator[None]:
-    """End the deliveries that a test has left, by their ids."""
+    """Kill the deliveries left by a test, by their process IDs."""
     yield
     for pid in deliveries(tmp_path / "site"):
         with contextlib.suppress(ProcessLookupError):
@@ -98,12 +92,12 @@ def publish(bus: MetricBus, *steps: int) -> None:
 
 
 def pids(backend: Path) -> list[int]:
-    """Give the processes that opened the sink, in order."""
+    """Return the IDs of the processes that opened the sink, in order."""
     return [int(line.split()[0]) for line in lines_of(backend / "opened")]
 
 
 def is_running(pid: int) -> bool:
-    """Say whether a process is there, is a delivery, and is no zombie."""
+    """Return whether a process is a running delivery."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -113,7 +107,7 @@ def is_running(pid: int) -> bool:
 
 
 def deliveries(site: Path) -> list[int]:
-    """Give the delivery processes of this test, whichever sink they are for."""
+    """Return the IDs of the delivery processes of this test, for any sink."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -160,7 +154,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start_trainer(run: Path, backend: Path) -> Iterator[Trainer]:
-    """Give a function that starts a trainer of its own process group, which does what it reads."""
+    """Start trainers in separate process groups, which execute the commands they read."""
     trainers: list[subprocess.Popen[str]] = []
 
     def start(resume_step: int | None = None, **more: Any) -> subprocess.Popen[str]:
@@ -184,14 +178,14 @@ def start_trainer(run: Path, backend: Path) -> Iterator[Trainer]:
 
     yield start
     for trainer in trainers:
-        # Its group: a forked child is in it, a delivery is not.
+        # Its process group contains forked children, but not deliveries.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(trainer.pid, signal.SIGKILL)
         trainer.communicate()
 
 
-def tell(trainer: subprocess.Popen[str], line: str) -> None:
-    """Tell a trainer what to do, and wait until it is done."""
+def send(trainer: subprocess.Popen[str], line: str) -> None:
+    """Send a command to a trainer and wait until it has been executed."""
     assert trainer.stdin is not None
     assert trainer.stdout is not None
     trainer.stdin.write(line + "\n")
@@ -204,10 +198,10 @@ def sync(run: Path, *more: str) -> None:
     telemetry_command(["sync", str(run), "--telemetry-sinks", "file", *more], standalone_mode=False)
 
 
-# The usual course.
+# Normal operation.
 
 
-def test_a_run_is_delivered_by_a_process_of_its_own_session_and_of_the_lowest_class(
+def test_a_run_is_delivered_by_a_process_in_a_separate_session_with_the_lowest_priority(
     open_bus: Callable[..., MetricBus], backend: Path, run: Path
 ) -> None:
     bus = open_bus()
@@ -225,10 +219,10 @@ def test_a_run_is_delivered_by_a_process_of_its_own_session_and_of_the_lowest_cl
     assert lines_of(backend / "closed") == ["finished"]
     assert not is_running(pid)
     assert receipt is not None
-    assert [(sink.name, sink.delivered, sink.left) for sink in receipt.sinks] == [("file", 100, 0)]
+    assert [(sink.name, sink.delivered, sink.pending) for sink in receipt.sinks] == [("file", 100, 0)]
 
 
-def test_deliveries_are_started_with_the_first_record(open_bus: Callable[..., MetricBus], tmp_path: Path) -> None:
+def test_deliveries_start_with_the_first_record(open_bus: Callable[..., MetricBus], tmp_path: Path) -> None:
     bus = open_bus()
     assert not deliveries(tmp_path / "site")
     publish(bus, 1)
@@ -244,25 +238,27 @@ def test_deliveries_do_not_wait_for_a_record_for_ever(
     eventually(lambda: pids(backend))
 
 
-def test_a_run_without_a_record_is_delivered_at_its_end(open_bus: Callable[..., MetricBus], backend: Path) -> None:
+def test_a_run_without_records_is_delivered_at_its_end(open_bus: Callable[..., MetricBus], backend: Path) -> None:
     open_bus().close("failed")
     assert lines_of(backend / "closed") == ["failed"]
 
 
 def test_the_end_of_a_run_does_not_wait_for_the_next_poll(open_bus: Callable[..., MetricBus], backend: Path) -> None:
     bus = open_bus(poll=50.0)
-    assert eventually(lambda: pids(backend))
     publish(bus, 1)
+    eventually(lambda: row_steps(backend) == [1])
+    publish(bus, 2)
     began = time.monotonic()
     bus.close()
     assert time.monotonic() - began < 10
+    assert row_steps(backend) == [1, 2]
     assert lines_of(backend / "closed") == ["finished"]
 
 
 # Deliveries that die.
 
 
-def test_a_delivery_that_is_killed_is_started_again_and_nothing_is_lost_or_doubled(
+def test_a_killed_delivery_is_restarted_and_nothing_is_lost_or_duplicated(
     open_bus: Callable[..., MetricBus], backend: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = open_bus()
@@ -274,7 +270,7 @@ def test_a_delivery_that_is_killed_is_started_again_and_nothing_is_lost_or_doubl
     bus.close()
     assert row_steps(backend) == list(range(1, 1000))
     assert lines_of(backend / "closed") == ["finished"]
-    assert "ended with code -9 and will be started again" in caplog.text
+    assert "ended with code -9 and will be restarted" in caplog.text
 
 
 def test_a_delivery_that_is_killed_while_the_run_is_being_closed_is_started_again(
@@ -294,7 +290,7 @@ def test_a_delivery_that_is_killed_while_the_run_is_being_closed_is_started_agai
     assert lines_of(backend / "closed") == ["finished"]
 
 
-def test_a_hook_that_hangs_costs_its_process_and_another_goes_on(
+def test_a_process_with_a_hung_hook_is_replaced_by_another(
     open_bus: Callable[..., MetricBus], backend: Path, run: Path
 ) -> None:
     (backend / "hang").touch()
@@ -304,12 +300,12 @@ def test_a_hook_that_hangs_costs_its_process_and_another_goes_on(
     (backend / "hang").unlink()
     assert bus.drain(30)
     assert not is_running(int(hung))
-    assert "has not returned from a hook" in (run / "sinks" / "file.log").read_text()
+    assert "a hook of file has not returned" in (run / "sinks" / "file.log").read_text()
     bus.close()
     assert row_steps(backend) == [1, 2]
 
 
-def test_a_sink_that_crashes_does_not_touch_its_neighbour_nor_the_training(
+def test_a_crashing_sink_affects_neither_another_sink_nor_the_training(
     open_bus: Callable[..., MetricBus], backend: Path
 ) -> None:
     (backend / "crash").touch()
@@ -319,85 +315,39 @@ def test_a_sink_that_crashes_does_not_touch_its_neighbour_nor_the_training(
     eventually(lambda: len(row_seqs(other)) == 100)
     receipt = bus.close()
     assert row_steps(other) == list(range(1, 101))
-    assert lines_of(other / "closed") == ["finished"]
+    eventually(lambda: lines_of(other / "closed") == ["finished"])
     assert receipt is not None
-    assert [(sink.name, sink.delivered, sink.left) for sink in receipt.sinks] == [("file", 0, 100), ("other", 100, 0)]
+    assert [(sink.name, sink.delivered, sink.pending) for sink in receipt.sinks] == [
+        ("file", 0, 100),
+        ("other", 100, 0),
+    ]
     assert "deliver the rest: telemetry sync" in str(receipt)
 
 
-def test_a_delivery_that_cannot_be_started_is_tried_again(
+def test_a_delivery_that_cannot_load_its_sink_is_not_restarted_and_this_is_logged(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    python = sys.executable
-    monkeypatch.setattr("telemetry.delivery.supervisor.sys.executable", "/no/such/python")
-    bus = open_bus()
-    publish(bus, 1)
-    eventually(lambda: "cannot be started" in caplog.text)
-    monkeypatch.setattr("telemetry.delivery.supervisor.sys.executable", python)
-    bus.close()
-    assert row_steps(backend) == [1]
-
-
-def test_a_delivery_that_refuses_the_run_is_not_started_again_and_says_so(
-    open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    # The delivery does not find the sink that its trainer has found.
+    # The sink is installed for the trainer, but not for the delivery.
     monkeypatch.setenv("PYTHONPATH", "")
     bus = open_bus()
     publish(bus, 1)
-    eventually(lambda: "refuses the run" in caplog.text)
+    eventually(lambda: "rejected the run" in caplog.text)
     began = time.monotonic()
     receipt = bus.close()
     assert time.monotonic() - began < 5
     assert receipt is not None
-    assert [(sink.delivered, sink.left) for sink in receipt.sinks] == [(0, 1)]
+    assert [(sink.delivered, sink.pending) for sink in receipt.sinks] == [(0, 1)]
     assert "no sink 'file'" in lines_of(bus.folder / "sinks" / "file.log")[-1]
 
 
-def test_a_delivery_that_keeps_dying_is_started_less_and_less_often(
-    open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from telemetry.delivery.supervisor import _Process
-    from telemetry.plugins.registry import select
-
-    now = [1000.0]
-    monkeypatch.setattr("telemetry.delivery.supervisor.FIRST_RESTART", 1.0)
-    monkeypatch.setattr("telemetry.delivery.supervisor.time.monotonic", lambda: now[0])
-    (sink,) = select(["file"], {"file": {"backend": str(backend)}})
-    worker = _Process(backend, sink, settings(backend))
-    starts: list[float] = []
-
-    class Dead:
-        stdin = io.BytesIO()
-
-        def poll(self) -> int:
-            return 1
-
-    def spawn() -> Any:
-        starts.append(now[0])
-        Dead.stdin = io.BytesIO()
-        return Dead()
-
-    monkeypatch.setattr(worker, "_spawn", spawn)
-    worker.start()
-    for _ in range(600):
-        now[0] += 1.0
-        worker.supervise()
-    pauses = [round(b - a) for a, b in itertools.pairwise(starts)]
-    assert pauses[:7] == sorted(pauses[:7])
-    assert set(pauses[6:]) == {61}, "the pause has grown to a minute, and stays there"
-    assert len(pauses) > 10
-    assert caplog.text.count("will be started again") == 6, "and from then on it is not said any more"
+# The death of the trainer.
 
 
-# The trainer's death.
-
-
-def test_when_the_trainer_is_killed_its_deliveries_finish_and_mark_the_run_and_end(
+def test_when_the_trainer_is_killed_its_deliveries_finish_close_the_run_as_killed_and_end(
     start_trainer: Trainer, backend: Path, run: Path
 ) -> None:
     trainer = start_trainer()
-    tell(trainer, "publish 1 3000")
+    send(trainer, "publish 1 3000")
     trainer.kill()
     trainer.wait()
     eventually(lambda: lines_of(backend / "closed") == ["killed"])
@@ -409,11 +359,11 @@ def test_when_the_trainer_is_killed_its_deliveries_finish_and_mark_the_run_and_e
     assert (progress.state, progress.cursor.closed) == ("closed", "killed")
 
 
-def test_pipes_that_forked_children_hold_open_do_no_harm(start_trainer: Trainer, backend: Path) -> None:
+def test_pipes_held_open_by_forked_children_are_harmless(start_trainer: Trainer, backend: Path) -> None:
     trainer = start_trainer()
-    tell(trainer, "fork")
-    tell(trainer, "publish 1 10")
-    tell(trainer, "fork")
+    send(trainer, "fork")
+    send(trainer, "publish 1 10")
+    send(trainer, "fork")
     trainer.kill()
     trainer.wait()
     eventually(lambda: lines_of(backend / "closed") == ["killed"])
@@ -422,16 +372,16 @@ def test_pipes_that_forked_children_hold_open_do_no_harm(start_trainer: Trainer,
     eventually(lambda: not is_running(pid))
 
 
-def test_when_the_whole_job_is_killed_a_sync_delivers_the_rest_and_nothing_twice(
+def test_when_the_whole_job_is_killed_a_sync_delivers_the_rest_once(
     start_trainer: Trainer, backend: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (backend / "down").touch()
     trainer = start_trainer()
-    tell(trainer, "publish 1 500")
+    send(trainer, "publish 1 500")
     eventually(lambda: (progress := read_progress(run, "file")) is not None and progress.retries)
     (backend / "down").unlink()
     eventually(lambda: row_seqs(backend))
-    tell(trainer, "publish 500 1000")
+    send(trainer, "publish 500 1000")
     for pid in (trainer.pid, pids(backend)[-1]):
         os.kill(pid, signal.SIGKILL)
     trainer.wait()
@@ -444,30 +394,26 @@ def test_when_the_whole_job_is_killed_a_sync_delivers_the_rest_and_nothing_twice
     assert row_steps(backend) == list(range(1, 1000))
 
 
-def test_signals_that_a_delivery_gets_while_its_trainer_lives_are_ignored(
-    start_trainer: Trainer, backend: Path
-) -> None:
+def test_a_delivery_ignores_signals_while_its_trainer_is_alive(start_trainer: Trainer, backend: Path) -> None:
     trainer = start_trainer()
-    tell(trainer, "publish 1 10")
+    send(trainer, "publish 1 10")
     (pid,) = eventually(lambda: pids(backend))
     os.kill(pid, signal.SIGINT)
-    tell(trainer, "publish 10 20")
+    send(trainer, "publish 10 20")
     eventually(lambda: len(row_seqs(backend)) == 19)
     os.kill(pid, signal.SIGTERM)
-    # As a trainer does that was asked to end together with its deliveries: it writes on, and closes its run.
-    tell(trainer, "publish 20 30")
-    tell(trainer, "close preempted")
+    # A trainer that receives SIGTERM together with its deliveries keeps publishing and then closes its run.
+    send(trainer, "publish 20 30")
+    send(trainer, "close preempted")
     assert row_steps(backend) == list(range(1, 30))
     assert lines_of(backend / "closed") == ["preempted"]
     assert pids(backend) == [pid]
 
 
-def test_a_delivery_that_lingers_with_a_dead_backend_can_be_ended_by_a_signal(
-    start_trainer: Trainer, backend: Path, run: Path
-) -> None:
+def test_a_lingering_delivery_can_be_ended_by_a_signal(start_trainer: Trainer, backend: Path, run: Path) -> None:
     (backend / "down").touch()
     trainer = start_trainer(linger=600.0)
-    tell(trainer, "publish 1 10")
+    send(trainer, "publish 1 10")
     (pid,) = eventually(lambda: set(pids(backend)))
     trainer.kill()
     trainer.wait()
@@ -478,12 +424,12 @@ def test_a_delivery_that_lingers_with_a_dead_backend_can_be_ended_by_a_signal(
     assert lines_of(backend / "closed") == []
 
 
-def test_a_delivery_with_a_dead_backend_ends_by_itself_after_linger(
+def test_a_delivery_to_an_unreachable_backend_ends_after_linger(
     start_trainer: Trainer, backend: Path, run: Path
 ) -> None:
     (backend / "down").touch()
     trainer = start_trainer(linger=0.5)
-    tell(trainer, "publish 1 10")
+    send(trainer, "publish 1 10")
     (pid,) = eventually(lambda: set(pids(backend)))
     trainer.kill()
     trainer.wait()
@@ -493,30 +439,30 @@ def test_a_delivery_with_a_dead_backend_ends_by_itself_after_linger(
     assert row_steps(backend) == list(range(1, 10))
 
 
-def test_the_next_attempts_delivery_takes_over_from_an_orphan_that_cannot_deliver(
+def test_the_delivery_of_the_next_attempt_takes_over_from_an_orphan(
     start_trainer: Trainer, backend: Path, run: Path
 ) -> None:
     (backend / "down").touch()
     trainer = start_trainer(linger=600.0)
-    tell(trainer, "publish 1 10")
+    send(trainer, "publish 1 10")
     (orphan,) = eventually(lambda: set(pids(backend)))
     trainer.kill()
     trainer.wait()
     assert is_running(orphan)
     trainer = start_trainer(resume_step=5)
     (backend / "down").unlink()
-    tell(trainer, "publish 6 12")
-    tell(trainer, "close finished")
+    send(trainer, "publish 6 12")
+    send(trainer, "close finished")
     eventually(lambda: not is_running(orphan))
     assert lines_of(backend / "closed") == ["finished"]
-    # With the record of the resume from 5, and without what it superseded.
+    # Includes the record of the resume from 5, but not the superseded ones.
     assert row_steps(backend) == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 11]
 
 
-# The end, whatever the sinks do.
+# The end of a run with a hung sink.
 
 
-def test_a_hung_sink_holds_up_the_end_of_the_run_for_drain_timeout_and_no_longer(
+def test_a_hung_sink_delays_the_end_of_the_run_by_no_more_than_the_drain_timeout(
     open_bus: Callable[..., MetricBus], backend: Path
 ) -> None:
     (backend / "hang").touch()
@@ -528,16 +474,16 @@ def test_a_hung_sink_holds_up_the_end_of_the_run_for_drain_timeout_and_no_longer
     receipt = bus.close()
     assert 1.0 <= time.monotonic() - began < 3.0
     assert receipt is not None
-    assert [(sink.name, sink.left) for sink in receipt.sinks] == [("file", 3), ("other", 0)]
-    assert is_running(int(hung)), "it goes on without its trainer"
+    assert [(sink.name, sink.pending) for sink in receipt.sinks] == [("file", 3), ("other", 0)]
+    assert is_running(int(hung)), "it outlives its trainer"
 
 
-def test_a_trainer_with_a_hung_sink_that_never_closes_its_run_still_ends(
+def test_a_trainer_with_a_hung_sink_exits_without_closing_its_run(
     start_trainer: Trainer, backend: Path, run: Path
 ) -> None:
     (backend / "hang").touch()
     trainer = start_trainer(drain_timeout=0.5)
-    tell(trainer, "publish 1 10")
+    send(trainer, "publish 1 10")
     eventually(lambda: lines_of(backend / "hung"))
     assert trainer.stdin is not None
     trainer.stdin.write("leave\n")
@@ -546,133 +492,30 @@ def test_a_trainer_with_a_hung_sink_that_never_closes_its_run_still_ends(
     assert journal_lines(run)[-1]["status"] == "failed"
 
 
-# Threads.
-
-
-@pytest.fixture
-def threaded(tmp_path: Path) -> Iterator[Callable[..., MetricBus]]:
-    buses: list[MetricBus] = []
-
-    def open_it(*sinks: object, **more: Any) -> MetricBus:
-        some = Settings(**{"every": 1, "poll": 0.02, "drain_timeout": 5.0} | more)
-        buses.append(open_run(tmp_path / "run", metrics=METRICS, sinks=sinks, settings=some))
-        return buses[-1]
-
-    yield open_it
-    for bus in buses:
-        bus.close(timeout=0)
-
-
-def test_a_sink_object_is_delivered_to_from_a_thread(threaded: Callable[..., MetricBus]) -> None:
-    memory = Backend()
-    bus = threaded(MemorySink(memory))
-    publish(bus, 1, 2, 3)
-    assert bus.drain(10)
-    assert memory.steps() == [1, 2, 3]
-    bus.close()
-    assert memory.closed == ["finished"]
-    assert [t.name for t in threading.enumerate() if t.name.startswith("telemetry-")] == []
-
-
-def test_a_named_sink_is_delivered_to_from_a_thread_on_request(
-    open_bus: Callable[..., MetricBus], backend: Path
-) -> None:
-    bus = open_bus(delivery="thread")
-    publish(bus, 1, 2)
-    bus.close()
-    assert row_steps(backend) == [1, 2]
-    assert pids(backend) == [os.getpid()]
-
-
-def test_a_thread_whose_sink_hangs_holds_up_neither_its_neighbour_nor_the_end(
-    threaded: Callable[..., MetricBus], caplog: pytest.LogCaptureFixture
-) -> None:
-    release = threading.Event()
-
-    def hang() -> None:
-        release.wait(60)
-
-    hung, well = Backend(faults=[hang]), Backend(destination="well")
-    bus = threaded(MemorySink(hung, "hung"), MemorySink(well, "well"), drain_timeout=0.5, hook_timeout=0.1)
-    publish(bus, 1, 2)
-    eventually(lambda: well.steps() == [1, 2])
-    eventually(lambda: "hung has been in a hook" in caplog.text)
-    began = time.monotonic()
-    receipt = bus.close()
-    assert time.monotonic() - began < 2.5
-    release.set()
-    assert receipt is not None
-    assert [(sink.name, sink.left) for sink in receipt.sinks] == [("hung", 2), ("well", 0)]
-    assert well.closed == ["finished"]
-
-
-def test_a_thread_whose_sink_fails_goes_on_when_it_is_well(
-    threaded: Callable[..., MetricBus], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("telemetry.delivery.delivery.FIRST_RETRY", 0.01)
-    memory = Backend(down=SinkUnavailable("no network"))
-    bus = threaded(MemorySink(memory))
-    publish(bus, 1, 2)
-    eventually(lambda: (progress := read_progress(bus.folder, "memory")) is not None and progress.retries > 2)
-    memory.down = None
-    assert bus.drain(10)
-    bus.close()
-    assert memory.steps() == [1, 2]
-
-
-def test_a_thread_that_cannot_be_started_costs_no_point(
-    threaded: Callable[..., MetricBus], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    bus = threaded(MemorySink(Backend()))
-
-    def start(_: threading.Thread) -> None:
-        msg = "can't start new thread"
-        raise RuntimeError(msg)
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    publish(bus, 1, 2)
-    assert bus.flush()
-    monkeypatch.undo()
-    receipt = bus.close()
-    assert "cannot be started: can't start new thread" in caplog.text
-    assert receipt is not None
-    assert receipt.counts.journaled == 2
-
-
-def test_drain_gives_up_after_its_timeout(threaded: Callable[..., MetricBus], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR)
-    memory = Backend(down=SinkUnavailable("no network"))
-    bus = threaded(MemorySink(memory), drain_timeout=0.1)
-    publish(bus, 1)
-    began = time.monotonic()
-    assert not bus.drain(0.3)
-    assert time.monotonic() - began < 5
-
-
-# All of it together.
+# Everything together.
 
 
 @pytest.mark.slow
-def test_in_tensorboard_a_run_that_was_killed_in_all_ways_and_resumed_is_one_curve(
+def test_tensorboard_shows_one_curve_after_kills_of_all_kinds_and_a_resume(
     start_trainer: Trainer, backend: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     site = backend.parent / "site"
     trainer = start_trainer(sinks=("file", "tensorboard"))
-    tell(trainer, "publish 1 400")
+    send(trainer, "publish 1 400")
     eventually(lambda: len(deliveries(site)) == 2 and row_seqs(backend))
     first = deliveries(site)
     for pid in first:
         os.kill(pid, signal.SIGKILL)
-    tell(trainer, "publish 400 900")
+    send(trainer, "publish 400 900")
     eventually(lambda: len(set(deliveries(site)) - set(first)) == 2)
-    # The whole job: the trainer and what delivers for it.
+    # The whole job: the trainer and its deliveries.
     for pid in (trainer.pid, *deliveries(site)):
         os.kill(pid, signal.SIGKILL)
     trainer.wait()
     trainer = start_trainer(resume_step=700, sinks=("file", "tensorboard"))
-    tell(trainer, "publish 701 1200")
-    # Now the trainer alone: what delivers for it outlives it, and ends by itself.
+    send(trainer, "publish 701 1200")
+    # The trainer alone: its deliveries outlive it and end by themselves.
     trainer.kill()
     trainer.wait()
     eventually(lambda: not deliveries(site), timeout=60)

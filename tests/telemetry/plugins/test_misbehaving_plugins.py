@@ -1,4 +1,4 @@
-"""Installed plugins that misbehave: named with package and version, and nothing to those who did not select them."""
+"""Misbehaving plugins are reported with package and version, and do not affect runs that did not select them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,17 @@ class Foo:
 
 
 class Case(NamedTuple):
-    """A misbehaviour: what is replaced in a good plugin, by what, and what is said then."""
+    """A misbehaviour of a plugin.
+
+    Attributes:
+        replaced: a part of a correct plugin.
+        by: what it is replaced with.
+        message: a part of the resulting error message.
+    """
 
     replaced: str
     by: str
-    said: str
+    message: str
 
     def source(self) -> str:
         assert self.replaced in GOOD
@@ -58,12 +64,12 @@ class Case(NamedTuple):
 AT_SELECTION = {
     "import error": Case("from dataclasses", "import zz_sdk\nfrom dataclasses", "cannot be imported (zz_foo:Foo)"),
     "exit at import": Case("class Foo:", "raise SystemExit(3)\nclass Foo:", "SystemExit: 3"),
-    "missing hook": Case("    @hookimpl\n    def sink_close", "    def sink_close", "implements no sink_close"),
+    "missing hook": Case("    @hookimpl\n    def sink_close", "    def sink_close", "does not implement sink_close"),
     "misspelt hook": Case("sink_write", "sink_wriet", "unknown hook 'sink_wriet'"),
     "misspelt argument": Case("(self, records)", "(self, recrods)", "recrods"),
     "cannot be constructed": Case("self.options = options", "1 / 0", "cannot be constructed: ZeroDivisionError"),
     "takes no options": Case("(self, options)", "(self)", "cannot be constructed: TypeError"),
-    "options are no dataclass": Case("@dataclass", "", "Options is <class 'zz_foo.Foo.Options'>; it is a dataclass"),
+    "options are no dataclass": Case("@dataclass", "", "Options is <class 'zz_foo.Foo.Options'>; expected a dataclass"),
     "requires is no tuple": Case("class Foo:", "class Foo:\n    requires = ('',)", "requires is ('',)"),
     "a factory that raises": Case(
         'path: str = "x"', "path: list = __import__('dataclasses').field(default_factory=lambda: 1 / 0)", "ZeroDivision"
@@ -72,7 +78,9 @@ AT_SELECTION = {
 LATER = {
     "raises in open": Case("return Opened(str(folder))", "raise KeyError('token')", "KeyError: 'token'"),
     "exits in open": Case("return Opened(str(folder))", "raise SystemExit(3)", "SystemExit: 3"),
-    "opens nothing": Case("return Opened(str(folder))", "pass", "returned None; it returns telemetry.Opened"),
+    "opens nothing": Case(
+        "return Opened(str(folder))", "pass", "returned None; it must return telemetry.sink_api.Opened"
+    ),
     "raises in write": Case("return records[-1].seq", "raise KeyError('token')", "KeyError: 'token'"),
     "raises in close": Case("        pass", "        raise KeyError('token')", "KeyError: 'token'"),
 }
@@ -80,7 +88,7 @@ LATER = {
 
 @pytest.fixture(name="install")
 def _install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Install the package ``foo-sink 1.2`` with the sink ``foo``, beside ``fakes 1.0`` with the sink ``file``."""
+    """Install the package ``foo-sink 1.2`` with the sink ``foo``, and ``fakes 1.0`` with the sink ``file``."""
     before = set(sys.modules)
     others = tmp_path / "others"
     offer_sinks(others, file="support.telemetry_fakes:FileSink")
@@ -123,74 +131,74 @@ def opened(folder: Path, *sinks: str | object, backend: Path | None = None) -> M
 
 
 @pytest.mark.parametrize("case", AT_SELECTION.values(), ids=AT_SELECTION)
-def test_who_selects_it_is_told_plugin_package_and_version_before_there_is_a_run(
+def test_selecting_a_broken_plugin_is_an_error_with_package_and_version_before_a_run_is_created(
     install: Install, tmp_path: Path, case: Case
 ) -> None:
     install(case.source())
     with pytest.raises(TelemetryError) as raised:
         opened(tmp_path / "run", "file", "foo", backend=tmp_path / "backend")
     assert str(raised.value).startswith("sink 'foo' of foo-sink 1.2")
-    assert case.said in str(raised.value)
+    assert case.message in str(raised.value)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("case", AT_SELECTION.values(), ids=AT_SELECTION)
-def test_the_list_of_sinks_says_what_is_wrong_with_it_and_lists_the_others(install: Install, case: Case) -> None:
+def test_the_list_of_sinks_shows_what_is_wrong_with_it_and_lists_the_others(install: Install, case: Case) -> None:
     install(case.source())
     result = CliRunner().invoke(main, ["sinks"])
     assert result.exit_code == 0
     (broken,) = [line for line in result.stdout.splitlines() if "BROKEN" in line]
     assert broken.startswith("foo  BROKEN: sink 'foo' of foo-sink 1.2")
-    assert case.said in broken
+    assert case.message in broken
     assert "file  (fakes 1.0)  installed" in result.stdout
     assert "\ntensorboard  (aimnet2mult " in result.stdout
 
 
 @pytest.mark.parametrize("case", {**AT_SELECTION, **LATER}.values(), ids={**AT_SELECTION, **LATER})
-def test_a_run_that_did_not_select_it_is_not_touched_by_it(install: Install, tmp_path: Path, case: Case) -> None:
+def test_a_run_that_did_not_select_it_is_unaffected(install: Install, tmp_path: Path, case: Case) -> None:
     install(case.source())
     train(opened(tmp_path / "run", "file", backend=tmp_path / "backend"))
     assert row_steps(tmp_path / "backend") == [1, 2, 3]
     assert lines_of(tmp_path / "backend" / "closed") == ["finished"]
     assert "zz_foo" not in sys.modules
-    # Nor by a section of the configuration that is meant for it.
+    # The same holds with a section for it in the configuration.
     assert Settings.parse({"sinks": "file", "foo": {"path": "y"}}).sinks == ("file",)
     assert "zz_foo" not in sys.modules
 
 
 @pytest.mark.parametrize("case", LATER.values(), ids=LATER)
-def test_one_that_fails_in_a_hook_is_named_with_package_and_version_and_costs_no_neighbour_a_point(
+def test_a_failing_hook_is_reported_with_package_and_version_and_does_not_affect_other_sinks(
     install: Install, tmp_path: Path, case: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(case.source())
-    neighbour = RecordingSink()
-    bus = opened(tmp_path / "run", "foo", neighbour)
+    other = RecordingSink()
+    bus = opened(tmp_path / "run", "foo", other)
     train(bus)
-    assert [record.step for record in neighbour.records] == [1, 2, 3]  # type: ignore[attr-defined]
-    assert neighbour.closed == ["finished"]
+    assert [record.step for record in other.records] == [1, 2, 3]  # type: ignore[attr-defined]
+    assert other.closed == ["finished"]
     receipt = str(read_receipt(tmp_path / "run"))
     assert ": foo of foo-sink 1.2: " in receipt
-    assert case.said in receipt
-    assert "foo of foo-sink 1.2 cannot take records now" in caplog.text
+    assert case.message in receipt
+    assert "delivery to foo of foo-sink 1.2 failed" in caplog.text
 
 
-def test_a_name_that_two_packages_claim_is_listed_with_both_and_refused_to_who_selects_it(
+def test_a_name_provided_by_two_packages_is_listed_with_both_and_cannot_be_selected(
     install: Install, tmp_path: Path
 ) -> None:
     install(GOOD)
     install(GOOD, package="other-foo", module="zz_other")
     listed = CliRunner().invoke(main, ["sinks"]).stdout
-    said = "sink 'foo' is offered by foo-sink 1.2 and other-foo 1.2: uninstall all but one"
-    assert f"foo  BROKEN: {said}\n" in listed
+    message = "sink 'foo' is provided by foo-sink 1.2 and other-foo 1.2: uninstall all but one"
+    assert f"foo  BROKEN: {message}\n" in listed
     assert "file  (fakes 1.0)  installed" in listed
-    with pytest.raises(TelemetryError, match=said):
+    with pytest.raises(TelemetryError, match=message):
         opened(tmp_path / "run", "foo")
     train(opened(tmp_path / "run", "file", backend=tmp_path / "backend"))
     assert row_steps(tmp_path / "backend") == [1, 2, 3]
     assert {"zz_foo", "zz_other"} & set(sys.modules) == set()
 
 
-def test_options_are_listed_with_their_types_and_defaults_however_these_are_written(install: Install) -> None:
+def test_options_are_listed_with_types_and_defaults_in_any_notation(install: Install) -> None:
     options = """path: str
         depth: int = 3
         tags: list[str] = field(default_factory=lambda: ["a"])

@@ -1,4 +1,4 @@
-"""From a sink's name to its hooks, with strangers' packages that are made up for the purpose."""
+"""From the name of a sink to its hooks, with made-up third-party packages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ BARE = """
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Install a package with one module, ``zz_foo``, that offers the sink ``foo``."""
+    """Install a package with one module, ``zz_foo``, that provides the sink ``foo``."""
     before = set(sys.modules)
 
     def install(
@@ -91,10 +91,10 @@ def chosen(options: dict[str, Any] | None = None, name: str = "foo") -> Sink:
     return select([name], {name: options or {}})[0]
 
 
-# --- finding
+# --- finding sinks
 
 
-def test_a_strangers_sink_is_found_by_its_entry_point(install: Install) -> None:
+def test_a_third_party_sink_is_found_by_its_entry_point(install: Install) -> None:
     install()
     assert "foo" in installed()
     plugin = load("foo")
@@ -113,7 +113,7 @@ def test_listing_sinks_imports_none_of_them(install: Install) -> None:
     assert "zz_foo" not in sys.modules
 
 
-def test_only_what_was_named_is_imported(install: Install) -> None:
+def test_only_the_selected_sink_is_imported(install: Install) -> None:
     site = install(points="foo = zz_foo:Foo\nbar = zz_bar:Bar")
     (site / "zz_bar.py").write_text("raise SystemError('imported')", encoding="utf-8")
     chosen()
@@ -121,7 +121,7 @@ def test_only_what_was_named_is_imported(install: Install) -> None:
     assert "zz_bar" not in sys.modules
 
 
-def test_an_unknown_name_is_refused_with_those_there_are_and_the_nearest(install: Install) -> None:
+def test_an_unknown_name_is_an_error_with_the_installed_names_and_the_closest_one(install: Install) -> None:
     install()
     with pytest.raises(
         SinkNotFound, match=r"^no sink 'fooo'; installed: (.*, )?foo, .*tensorboard.*\. Did you mean 'foo'\?$"
@@ -135,18 +135,18 @@ def test_an_unknown_name_is_refused_with_those_there_are_and_the_nearest(install
         load("qqqqqq")
 
 
-def test_a_name_that_two_packages_claim_is_refused_by_both_of_their_names(install: Install) -> None:
+def test_a_name_provided_by_two_packages_is_an_error_that_names_both(install: Install) -> None:
     install()
     install(package="other-foo", version="0.3", module="zz_other", points="foo = zz_other:Foo")
     with pytest.raises(
-        SinkNotFound, match=r"sink 'foo' is offered by foo-sink 1\.2 and other-foo 0\.3: uninstall all but one"
+        SinkNotFound, match=r"sink 'foo' is provided by foo-sink 1\.2 and other-foo 0\.3: uninstall all but one"
     ):
         load("foo")
     assert "zz_foo" not in sys.modules
     assert "zz_other" not in sys.modules
 
 
-def test_a_package_that_is_found_twice_is_one_package(
+def test_a_package_found_twice_on_the_path_counts_once(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = install()
@@ -156,7 +156,7 @@ def test_a_package_that_is_found_twice_is_one_package(
     assert load("foo").package == "foo-sink 1.2"
 
 
-# --- what is wrong with a package
+# --- broken packages
 
 
 @pytest.mark.parametrize(
@@ -167,33 +167,33 @@ def test_a_package_that_is_found_twice_is_one_package(
         ("raise SystemExit(3)\n", "cannot be imported (zz_foo:Foo): SystemExit: 3"),
         ("this is no Python", "cannot be imported (zz_foo:Foo): SyntaxError"),
         ("class Fo: pass", "cannot be imported (zz_foo:Foo): AttributeError"),
-        ("def Foo(options): pass", "zz_foo:Foo is no class but <function Foo"),
-        ("Foo = 3", "zz_foo:Foo is no class but 3"),
+        ("def Foo(options): pass", "zz_foo:Foo is not a class but <function Foo"),
+        ("Foo = 3", "zz_foo:Foo is not a class but 3"),
         (
             GOOD.replace("self.options = options", "raise RuntimeError('out of\\nluck')"),
             "cannot be constructed: RuntimeError: out of luck",
         ),
         (GOOD.replace("self.options = options", "raise SystemExit"), "cannot be constructed: SystemExit"),
         (GOOD.replace("(self, options)", "(self)"), "cannot be constructed: TypeError"),
-        (GOOD.replace("@dataclass", ""), "Options is <class 'zz_foo.Foo.Options'>; it is a dataclass"),
+        (GOOD.replace("@dataclass", ""), "Options is <class 'zz_foo.Foo.Options'>; expected a dataclass"),
         (GOOD.replace("sink_write", "sink_wriet"), "unknown hook 'sink_wriet'"),
         (GOOD.replace("(self, records)", "(self, recrods)"), "recrods"),
         (GOOD.replace("(self, status)", "(self, status, why)"), "why"),
         (
             GOOD.replace("@hookimpl\n        def sink_close", "def sink_close"),
-            "implements no sink_close (is @hookimpl there?)",
+            "does not implement sink_close (is @hookimpl missing?)",
         ),
-        (BARE.replace("@hookimpl", ""), "implements no sink_open, sink_write, sink_close"),
+        (BARE.replace("@hookimpl", ""), "does not implement sink_open, sink_write, sink_close"),
         (
             BARE.replace("class Foo:", "class Foo:\n        requires = 'csv'"),
-            "requires is 'csv'; it is a tuple of names",
+            "requires is 'csv'; expected a tuple of module names",
         ),
         (BARE.replace("class Foo:", "class Foo:\n        requires = (1,)"), "requires is (1,)"),
         (BARE.replace("class Foo:", "class Foo:\n        requires = None"), "requires is None"),
     ],
     ids=lambda text: text if len(text) < 60 else "",
 )
-def test_a_broken_package_is_refused_by_the_names_of_sink_package_and_version(
+def test_a_broken_package_is_an_error_with_the_sink_package_and_version(
     install: Install, source: str, said: str
 ) -> None:
     install(source)
@@ -216,9 +216,9 @@ def test_a_keyboard_interrupt_during_an_import_is_not_swallowed(install: Install
 # --- requirements
 
 
-def test_a_module_that_is_missing_is_named_with_the_command_that_installs_the_extra(install: Install) -> None:
+def test_a_missing_module_is_an_error_with_the_command_that_installs_the_extra(install: Install) -> None:
     source = GOOD.replace("class Foo:", "class Foo:\n        requires = ('csv', 'zz_sdk', 'zz_other')")
-    # Without its SDK a sink may not even be constructible.
+    # Without its SDK, the sink cannot even be constructed.
     install(source.replace("self.options = options", "import zz_sdk"), extras=("foo", "dev"))
     with pytest.raises(SinkNotInstalled) as raised:
         chosen()
@@ -230,7 +230,7 @@ def test_a_module_that_is_missing_is_named_with_the_command_that_installs_the_ex
     assert isinstance(raised.value, ImportError)
 
 
-def test_where_there_is_no_extra_the_modules_themselves_are_to_be_installed(install: Install) -> None:
+def test_without_an_extra_the_command_installs_the_modules_themselves(install: Install) -> None:
     install(GOOD.replace("class Foo:", "class Foo:\n        requires = ('zz_sdk.client', 'zz_sdk.types')"))
     assert install_command(load("foo")) == "pip install zz_sdk"
 
@@ -246,7 +246,7 @@ def test_requirements_are_looked_up_without_importing_anything(install: Install)
     assert "zz_sdk" not in sys.modules
 
 
-def test_no_part_of_a_dotted_requirement_need_be_there(install: Install) -> None:
+def test_a_dotted_requirement_may_be_missing_at_any_level(install: Install) -> None:
     install(GOOD.replace("class Foo:", "class Foo:\n        requires = ('zz_sdk.client.v1', 'csv.reader')"))
     assert load("foo").missing() == ["zz_sdk.client.v1", "csv.reader"]
 
@@ -254,7 +254,7 @@ def test_no_part_of_a_dotted_requirement_need_be_there(install: Install) -> None
 # --- options
 
 
-def test_options_reach_the_constructor_checked_and_with_their_defaults(install: Install) -> None:
+def test_the_constructor_receives_checked_options_with_defaults(install: Install) -> None:
     install()
     hooks = chosen({"path": "there"}).create()
     assert hooks.sink_open(run=None, folder=None) == Opened("there")  # type: ignore[arg-type]
@@ -262,51 +262,51 @@ def test_options_reach_the_constructor_checked_and_with_their_defaults(install: 
     assert chosen({"depth": 9}).create().sink_write(records=[]) == 9
 
 
-def test_a_sink_without_options_is_constructed_without_any(install: Install) -> None:
+def test_a_sink_without_options_is_constructed_without_arguments(install: Install) -> None:
     install(BARE)
     assert chosen().create().sink_write(records=[]) == 7
-    with pytest.raises(SettingError, match=r"sink 'foo' of foo-sink 1\.2 has no option 'path'; it has: none$"):
+    with pytest.raises(SettingError, match=r"sink 'foo' of foo-sink 1\.2 has no option 'path'; available: none$"):
         chosen({"path": "there"})
 
 
-def test_an_unknown_option_is_refused_with_those_there_are_and_the_nearest(install: Install) -> None:
+def test_an_unknown_option_is_an_error_with_the_available_ones_and_the_closest_one(install: Install) -> None:
     install()
-    expected = "sink 'foo' of foo-sink 1.2 has no option 'dept'; it has: path, depth. Did you mean 'depth'?"
+    expected = "sink 'foo' of foo-sink 1.2 has no option 'dept'; available: path, depth. Did you mean 'depth'?"
     with pytest.raises(SettingError, match=f"^{re.escape(expected)}$"):
         chosen({"dept": 3})
 
 
 @pytest.mark.parametrize("value", ["3", 2.5, None, True, [3]])
-def test_an_option_of_the_wrong_type_is_refused_by_its_full_name(install: Install, value: Any) -> None:
+def test_an_option_of_the_wrong_type_is_an_error_with_its_full_name(install: Install, value: Any) -> None:
     install()
     with pytest.raises(
-        SettingError, match=r"sink 'foo' of foo-sink 1\.2 is wrong: Expected `int`.*`telemetry\.foo\.depth`"
+        SettingError, match=r"invalid option of sink 'foo' of foo-sink 1\.2: Expected `int`.*`telemetry\.foo\.depth`"
     ):
         chosen({"depth": value})
 
 
-def test_an_option_of_the_wrong_type_is_told_with_its_value_and_what_it_takes(install: Install) -> None:
+def test_an_option_of_the_wrong_type_is_an_error_with_its_value_and_the_expected_type(install: Install) -> None:
     install(GOOD.replace("path: str | None = None", "path: list[str] | None = None"))
-    with pytest.raises(SettingError, match=r"; it is 'abc' and takes list\[str\] \| None$"):
+    with pytest.raises(SettingError, match=r"; got 'abc', expected list\[str\] \| None$"):
         chosen({"path": "abc"})
-    with pytest.raises(SettingError, match=r"; it is \['a', 3\] and takes list\[str\] \| None$"):
+    with pytest.raises(SettingError, match=r"; got \['a', 3\], expected list\[str\] \| None$"):
         chosen({"path": ["a", 3]})
 
 
-def test_an_option_that_must_be_given_is_asked_for(install: Install) -> None:
+def test_a_missing_required_option_is_an_error(install: Install) -> None:
     install(GOOD.replace("path: str | None = None", "path: str"))
-    with pytest.raises(SettingError, match=r"foo-sink 1\.2 is wrong: .*missing required field `path`"):
+    with pytest.raises(SettingError, match=r"foo-sink 1\.2: .*missing required field `path`"):
         chosen()
 
 
-def test_what_the_options_themselves_refuse_is_said(install: Install) -> None:
+def test_an_error_raised_by_the_options_is_reported(install: Install) -> None:
     check = "depth: int = 3\n\n            def __post_init__(self):\n                raise ValueError('too deep')"
     install(GOOD.replace("depth: int = 3", check))
-    with pytest.raises(SettingError, match=r"foo-sink 1\.2 is wrong: too deep"):
+    with pytest.raises(SettingError, match=r"foo-sink 1\.2: too deep"):
         chosen()
 
 
-def test_a_setting_error_of_the_constructor_is_passed_on_as_it_is(install: Install) -> None:
+def test_a_setting_error_of_the_constructor_is_passed_on_unchanged(install: Install) -> None:
     install(
         GOOD.replace(
             "self.options = options", "from telemetry import SettingError; raise SettingError('no such place')"
@@ -320,7 +320,7 @@ def test_a_setting_error_of_the_constructor_is_passed_on_as_it_is(install: Insta
 
 
 class Here:
-    """A sink of this process, handed over as an object."""
+    """A sink passed as an object."""
 
     @hookimpl
     def sink_open(self) -> Opened:
@@ -334,7 +334,7 @@ class Here:
     def sink_close(self) -> None: ...
 
 
-def test_an_object_can_stand_beside_names_and_is_named_by_itself_or_its_class(install: Install) -> None:
+def test_objects_and_names_can_be_mixed_and_objects_are_named_by_attribute_or_class(install: Install) -> None:
     install()
     named = Here()
     named.name = "mine"  # type: ignore[attr-defined]
@@ -343,35 +343,35 @@ def test_an_object_can_stand_beside_names_and_is_named_by_itself_or_its_class(in
     assert sinks[1].create().sink_open(run=None, folder=None) == Opened("here")  # type: ignore[arg-type]
 
 
-def test_a_class_in_place_of_an_object_is_refused() -> None:
-    with pytest.raises(PluginError, match="is a class; give an instance of it, or its name"):
+def test_a_class_instead_of_an_object_is_an_error() -> None:
+    with pytest.raises(PluginError, match="is a class; pass an instance or the name of the sink"):
         select([Here], {})
 
 
-def test_an_object_that_is_no_sink_is_refused() -> None:
-    with pytest.raises(PluginError, match="sink 'object' of an object implements no sink_open"):
+def test_an_object_that_is_not_a_sink_is_an_error() -> None:
+    with pytest.raises(PluginError, match="sink 'object' of an object does not implement sink_open"):
         select([object()], {})
 
 
-def test_a_sink_that_is_named_twice_is_refused(install: Install) -> None:
+def test_a_sink_listed_twice_is_an_error(install: Install) -> None:
     install()
-    with pytest.raises(SettingError, match="sink 'foo' is named twice"):
+    with pytest.raises(SettingError, match="sink 'foo' is listed twice"):
         select(["foo", "foo"], {})
 
 
-def test_each_instance_has_hooks_of_its_own(install: Install) -> None:
+def test_each_instance_has_separate_hooks(install: Install) -> None:
     install()
     sink = chosen({"depth": 5})
     assert sink.create() is not sink.create()
     assert sink.create().sink_write(records=[]) == 5
 
 
-def test_options_of_other_sinks_are_nothing_to_a_sink(install: Install) -> None:
+def test_options_of_other_sinks_are_ignored(install: Install) -> None:
     install()
     assert select(["foo"], {"bar": {"x": 1}})[0].options == {}
 
 
-def test_a_plugin_can_be_made_by_hand() -> None:
+def test_a_plugin_can_be_constructed_directly() -> None:
     @dataclasses.dataclass
     class Options:
         x: int = 1

@@ -612,7 +612,7 @@ def test_a_sink_gets_the_alerts_and_a_receipt_counts_them(open_bus: Opener) -> N
     receipt = bus.close()
     assert receipt is not None
     assert [type(record).__name__ for record in sink.records] == ["Alert"]
-    assert [(s.delivered, s.left) for s in receipt.sinks] == [(1, 0)]
+    assert [(s.delivered, s.pending) for s in receipt.sinks] == [(1, 0)]
 
 
 # The end.

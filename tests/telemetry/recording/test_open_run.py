@@ -105,11 +105,11 @@ class NoHooks:
         ),
         pytest.param(
             SettingError,
-            "'memory' is named twice",
+            "'memory' is listed twice",
             {"sinks": [MEMORY, MEMORY]},
             id="twice",
         ),
-        pytest.param(PluginError, "implements no sink_open", {"sinks": [NoHooks()]}, id="hooks"),
+        pytest.param(PluginError, "does not implement sink_open", {"sinks": [NoHooks()]}, id="hooks"),
         pytest.param(
             UnitError, "'kcl/mol'", {"metrics": {"train/E": Metric(unit="kcl/mol", source_unit="eV")}}, id="unit"
         ),

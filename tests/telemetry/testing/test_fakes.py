@@ -1,4 +1,4 @@
-"""The sinks for tests behave as they say, when telemetry delivers to them."""
+"""The sinks for tests behave as documented when telemetry delivers to them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def steps(sink: RecordingSink) -> list[int]:
     return [record.step for record in sink.records if isinstance(record, Scalars)]
 
 
-def test_a_recording_sink_keeps_what_it_is_given(run: HandMadeRun, clock: FakeClock) -> None:
+def test_a_recording_sink_keeps_its_records(run: HandMadeRun, clock: FakeClock) -> None:
     sink = RecordingSink()
     assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
     assert steps(sink) == [1, 2, 3]
@@ -48,9 +48,7 @@ def test_a_recording_sink_keeps_what_it_is_given(run: HandMadeRun, clock: FakeCl
     assert sink.closed == ["finished"]
 
 
-def test_a_recording_sink_is_given_nothing_twice_and_all_of_another_run(
-    run: HandMadeRun, clock: FakeClock, tmp_path: Path
-) -> None:
+def test_a_recording_sink_receives_each_record_once_per_run(run: HandMadeRun, clock: FakeClock, tmp_path: Path) -> None:
     sink = RecordingSink()
     delivery(run, sink, clock).run()
     delivery(run, sink, clock).run()
@@ -62,7 +60,9 @@ def test_a_recording_sink_is_given_nothing_twice_and_all_of_another_run(
     assert steps(sink) == [1, 2, 3, 1, 2]
 
 
-def test_a_flaky_sink_fails_at_its_calls_and_gets_everything_once(run: HandMadeRun, clock: FakeClock) -> None:
+def test_a_flaky_sink_fails_at_the_chosen_calls_and_receives_everything_once(
+    run: HandMadeRun, clock: FakeClock
+) -> None:
     sink = FlakySink(fail=[1, 2])
     assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
     assert steps(sink) == [1, 2, 3]
@@ -72,13 +72,13 @@ def test_a_flaky_sink_fails_at_its_calls_and_gets_everything_once(run: HandMadeR
 def test_a_flaky_sink_can_fail_with_any_error(run: HandMadeRun, clock: FakeClock) -> None:
     sink = FlakySink(fail=range(1, 6), error=lambda: SinkRejected("not this one"), name="picky")
     assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
-    # All three together, then halves of what is left, down to each by itself.
+    # All three together, then halves, down to single records.
     assert steps(sink) == []
     rejected = (run.folder / "sinks" / "picky.rejected.jsonl").read_text(encoding="utf-8")
     assert rejected.count('"kind":"scalars"') == 3
 
 
-def test_a_slow_sink_sleeps_by_the_clock_that_it_is_given(run: HandMadeRun, clock: FakeClock) -> None:
+def test_a_slow_sink_uses_the_given_sleep(run: HandMadeRun, clock: FakeClock) -> None:
     sink = SlowSink(seconds=30.0, sleep=clock.sleep)
     assert delivery(run, sink, clock).run() is DeliveryOutcome.COMPLETE
     assert clock.sleeps == [30.0]
@@ -96,12 +96,12 @@ def test_a_hung_sink_returns_when_it_is_released(run: HandMadeRun, clock: FakeCl
     assert steps(sink) == [1, 2, 3]
 
 
-def test_they_can_be_used_side_by_side_under_names_of_their_own() -> None:
+def test_several_fakes_can_be_used_together_under_different_names() -> None:
     sinks = select([RecordingSink(), RecordingSink("another"), FlakySink(), SlowSink(), HungSink()], {})
     assert [sink.name for sink in sinks] == ["recording", "another", "flaky", "slow", "hung"]
 
 
-def test_records_are_made_with_what_matters_to_a_test_and_sound_values_for_the_rest() -> None:
+def test_records_have_the_given_fields_and_reasonable_defaults() -> None:
     assert run_record("ice", every=200).metrics["train/E_rmse"].unit == "kcal/mol"
     assert (run_record().run_id, run_record("ice").name, run_record(attempt=2).attempt) == ("water", "ice", 2)
     point = scalars(4)

@@ -1,1 +1,1 @@
-"""Shared by the chaos suite: runs that are killed, cut off and starved."""
+"""Helpers of the chaos suite: runs that are killed, disconnected and starved."""

@@ -1,4 +1,4 @@
-"""The backends of the chaos: how a run's sink is set up, and which of the journal's points its backend shows."""
+"""The backends of the chaos suite: how each sink is configured, and which points its backend shows."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Backend(Protocol):
     name: str
 
     def options(self, folder: Path) -> dict[str, Any]:
-        """Give the sink's options for a run below ``folder``, with what they lead to in place."""
+        """Return the options of the sink for a run below ``folder``; create whatever they refer to."""
 
     def shown(self, run: Path, records: Records) -> list[int]:
-        """Give the number of the record of each point that is shown: twice, if it is shown twice."""
+        """Return the sequence number of each point shown, including duplicates."""
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
-        """Assert what else has to be true of a backend that has all of these."""
+        """Check further properties of a backend that has received all valid records."""
 
 
 class Recording:
-    """A sink that writes a line for each record."""
+    """A sink that writes one line per record."""
 
     def __init__(self, name: str = "file") -> None:
         self.name = name
@@ -45,7 +45,7 @@ class Recording:
         return [int(row[0]) for row in rows if row[2:] == ["train"]]
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
-        """Have nothing more to check."""
+        """Check nothing more."""
 
 
 class TensorBoard:
@@ -66,13 +66,13 @@ class TensorBoard:
             for frame in read_frames(path):
                 event = Event.FromString(frame)
                 _, mark, seq = event.source_metadata.writer.partition("seq=")
-                # The others are restarts, and alerts, which are texts.
+                # The others are restarts and alerts (texts).
                 if mark and any(value.HasField("simple_value") for value in event.summary.value):
                     found.append(int(seq))
         return found
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
-        """Assert that it is one curve in the viewer: no hole, no step twice, each with its last value and its time."""
+        """Check that the viewer shows one curve without gaps or duplicates, with the latest values and their times."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
@@ -83,7 +83,7 @@ class TensorBoard:
 
 
 class WandbOffline:
-    """wandb's own files in the run folder."""
+    """Offline files of W&B in the run folder."""
 
     name = "wandb"
 
@@ -96,12 +96,12 @@ class WandbOffline:
         return [int(row["telemetry/seq"]) for row in rows(run) if "telemetry/seq" in row]
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
-        """Have nothing more to check."""
+        """Check nothing more."""
 
 
 @dataclass
 class WandbOnline:
-    """A run on a W&B server. The environment leads to it."""
+    """A run on the W&B server given by the environment."""
 
     server: Any
     name: str = "wandb"
@@ -117,12 +117,12 @@ class WandbOnline:
         return [int(row["telemetry/seq"]) for r in found for row in r.history if "telemetry/seq" in row]
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
-        """Have nothing more to check."""
+        """Check nothing more."""
 
 
 @dataclass
 class Mlflow:
-    """An MLflow run: in a copy of ``template`` beside the run folders, or on the server at ``address``."""
+    """An MLflow run in a copy of ``template`` next to the run folders, or on the server at ``address``."""
 
     template: Path | None = None
     address: str | None = None
@@ -145,8 +145,8 @@ class Mlflow:
             client = client_of(self.address or f"sqlite:///{run.parent / 'mlflow.db'}")
             experiment = client.get_experiment_by_name(self.experiment)
             found = client.search_runs([experiment.experiment_id])
-            assert len(found) == 1, "one run, however often it was created"
+            assert len(found) == 1, "a single run, however often it was created"
             return [by_point.get(point, -1) for point in history(client, found[0].info.run_id)]
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
-        """Have nothing more to check."""
+        """Check nothing more."""

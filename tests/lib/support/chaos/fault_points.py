@@ -18,12 +18,12 @@ OF_DELIVERY = [
     ("lease", ("before", "after"), 2),
     ("backend", ("before", "after"), 60),
 ]
-"""The fault points of each process: when, and up to which call."""
+"""The fault points of each process: name, moments, and the last call at which the fault may happen."""
 
 
 def at(role: str, points: list[Any], chance: random.Random, do: str = "kill", times: int = 1) -> dict[str, Any]:
-    """Choose a fault point."""
+    """Return a fault at a random point."""
     point, whens, calls = chance.choice(points)
-    # As often one of the first calls as one of many.
+    # Log-uniform: the first calls are as likely as many later ones together.
     when, nth = chance.choice(whens), int(calls ** chance.random())
     return {"role": role, "point": point, "when": when, "nth": nth, "do": do, "times": times}

@@ -1,7 +1,7 @@
-"""Faults inside a process under test. A ``sitecustomize`` on its path calls ``arm`` before anything else runs there.
+"""Fault injection into a process under test. A ``sitecustomize`` on its path calls ``arm`` before anything else.
 
-The environment tells which: ``CHAOS`` holds a ``Plan`` as JSON. Nothing of this is in the product: what is wrapped is
-``os``, ``time`` and pluggy, and a process that is started without ``CHAOS`` is as it always is.
+The environment variable ``CHAOS`` holds the plan as JSON; see ``Faults``. The product contains none of this: ``os``,
+``time`` and pluggy are wrapped, and a process started without ``CHAOS`` is unaffected.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ POINTS = {
     "disk": ["journal-*.jsonl", "alive.json"],
     "hook": "",
 }
-"""The fault points, and the files whose calls they stand for."""
+"""The fault points, and patterns of the files to whose calls they apply."""
 OFFERED, PUBLISHED, AT_SYNC, SAFE = range(4)
-"""The counters: points offered, points whose publish has returned, those at the last sync, and see ``Counters``."""
+"""The counters: points offered, published (``publish`` returned), published at the last sync; see ``Counters``."""
 
 
 class Counters:
-    """Numbers in a file that outlive the process that counts.
+    """Counters in a file, which survive the process.
 
-    ``SAFE`` is how many points had been published when the writer took up what its last completed write has brought to
-    the journal: these must be there, whatever happens.
+    ``SAFE`` is the number of points that had been published when the writer started its last completed write: these
+    must be in the journal, whatever happens.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,14 +57,19 @@ class Counters:
 
 
 class Faults:
-    """What happens at which call.
+    """Which fault happens at which call.
 
     Args:
-        plan: ``folder`` for what the faults themselves keep; ``faults``, a list of dicts: ``role``, ``point``, ``when``
-            (before, torn, after), ``nth``, ``do`` (kill, job, hang, slow, or a name of errno's), ``times``, ``seconds``
-            for slow, and ``flag``: a file as long as which is there the fault holds, at any call; ``sync``: seconds
-            that stand for an fdatasync; ``clock``: seconds by which the clock jumps to and fro; ``set``: module
-            attributes; ``host``: stands for another machine; ``still``: seconds after which what stands still is dead.
+        plan: a dict with these keys:
+            ``folder``: for the state of the faults;
+            ``faults``: a list of dicts with ``role``, ``point``, ``when`` (before, torn, after), ``nth`` call, ``do``
+            (kill, job, hang, slow, or the name of an errno), ``times``, ``seconds`` (for slow), and ``flag``: the fault
+            happens at every call while this file exists;
+            ``sync``: seconds that an fdatasync takes;
+            ``clock``: seconds by which the clock jumps back and forth;
+            ``set``: module attributes to replace;
+            ``host``: the machine to simulate;
+            ``still``: seconds after which a stale heartbeat or lease counts as dead.
     """
 
     def __init__(self, plan: dict[str, Any]) -> None:
@@ -78,7 +83,7 @@ class Faults:
         self._sink = ""
 
     def at(self, point: str, when: str, name: str = "") -> dict[str, Any] | None:
-        """Say that a call has come to a fault point; give the fault if it is one that the call itself must make."""
+        """Reach a fault point; return the fault if the caller has to carry it out."""
         if name and not _matches(POINTS[point], name):
             return None
         for fault in self._mine:
@@ -95,7 +100,7 @@ class Faults:
         return bool(fault["seen"] == fault["nth"]) and self._take_token(fault)
 
     def _take_token(self, fault: dict[str, Any]) -> bool:
-        """Let a fault happen so often in all processes together, and not again and again in each that is started."""
+        """Limit how often a fault happens in all processes together, not in each new one."""
         for number in range(fault.get("times", 1)):
             path = self._folder / f"token-{self._plan['faults'].index(_plain(fault))}-{number}"
             with contextlib.suppress(FileExistsError):
@@ -120,7 +125,7 @@ class Faults:
         raise OSError(number, os.strerror(number))
 
     def kill(self, fault: dict[str, Any]) -> None:
-        """End this process, or the whole job, as the kernel does: without a word."""
+        """Kill this process, or the whole job, with SIGKILL."""
         line = f"{self.role} {fault['point']} {fault['when']} {fault['do']} {self._sink}\n"
         fd = self._real["open"](self._folder / "kills", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._real["write"](fd, line.encode())
@@ -129,7 +134,7 @@ class Faults:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    # What stands in place of the functions of ``os``.
+    # Replacements of the functions of ``os``.
 
     def open(self, path: Any, flags: int, mode: int = 0o777, **more: Any) -> int:
         name = _name(path)
@@ -163,7 +168,7 @@ class Faults:
     def fdatasync(self, fd: int) -> None:
         name = self._names.get(fd, "-")
         self.at("sync", "before", name)
-        # A kill takes nothing from the page cache: what counts is how long it takes.
+        # A kill does not affect the page cache, so only the duration of a sync matters.
         _sleep(self._plan.get("sync", 0.0))
         if self._counters:
             self._counters[AT_SYNC] = self._counters[PUBLISHED]
@@ -190,13 +195,13 @@ class Faults:
             self._sink = name.removeprefix("sinks/").removeprefix(".").partition(".")[0]
 
     def patch(self) -> None:
-        """Put all that in place."""
+        """Install the replacements."""
         for name in self._real:
             setattr(os, name, getattr(self, name))
         for name, value in self._plan.get("set", {}).items():
             module, _, attribute = name.rpartition(".")
             setattr(importlib.import_module(module), attribute, value)
-        # On a machine that is busy with tests they would hardly ever run.
+        # With idle priority, deliveries would hardly ever run on a busy machine.
         os.sched_setscheduler = lambda *_: None  # type: ignore[assignment]
         if still := self._plan.get("still"):
             _shorten(still)
@@ -217,9 +222,9 @@ def arm() -> None:
 
 
 def job_of(trainer: int) -> list[int]:
-    """Give a trainer and all that it and its children have started and that lives under it."""
+    """Return a trainer and its descendants; nothing if it has died."""
     if os.getpid() != trainer and os.getppid() != trainer:
-        # An orphan: the trainer is dead, and its number may be another's.
+        # This process is an orphan: the trainer is dead, and its ID may have been reused.
         return []
     return list(_tree(trainer))
 
@@ -237,7 +242,7 @@ def _plain(fault: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(path: Any) -> str:
-    """Give the last part of a path, with its folder where that is ``sinks``."""
+    """Return the last part of a path, with its folder if that is ``sinks``."""
     parts = os.fspath(path).rsplit("/", 2)
     return "/".join(parts[-2:]) if len(parts) > 1 and parts[-2] == "sinks" else parts[-1]
 
@@ -261,12 +266,13 @@ def _jump(seconds: float) -> None:
 
 
 def _shorten(still: float) -> None:
-    """Let what stands still for so many seconds be dead."""
-    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.watchdog", "recording.bus")
-    alive, lease, keeper, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
-    alive.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
+    """Set the seconds after which a stale heartbeat or lease counts as dead."""
+    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.bus")
+    heartbeat, lease, renewer, bus = (importlib.import_module(f"telemetry.{name}") for name in names)
+    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["still"] = still
     lease.HEARTBEAT_TIMEOUT = still
-    keeper.RENEWAL_INTERVAL = bus.HEARTBEAT_INTERVAL = still / 10
+    renewer.LeaseRenewer.__init__.__kwdefaults__["interval"] = still / 10
+    bus.HEARTBEAT_INTERVAL = still / 10
 
 
 def _move_to(host: str) -> None:

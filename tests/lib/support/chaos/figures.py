@@ -1,4 +1,4 @@
-"""What became of the records of a run, or of several, in numbers."""
+"""Numbers of offered, journaled and delivered records of one or more runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Figures:
-    """What became of the records of a run, or of several."""
+    """Numbers of records and kills of one or more runs."""
 
     lives: int = 0
     kills: Counter[str] = field(default_factory=Counter)
@@ -21,7 +21,7 @@ class Figures:
     doubled: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Figures) -> None:
-        """Take in those of another run."""
+        """Add the numbers of another run."""
         self.lives += other.lives
         self.offered += other.offered
         self.journaled += other.journaled
@@ -30,14 +30,14 @@ class Figures:
             getattr(self, name).update(getattr(other, name))
 
     def __str__(self) -> str:
-        """Give one line."""
+        """Return one line."""
         kills = ", ".join(f"{what} {n}" for what, n in sorted(self.kills.items()))
         backends = [
-            f"{name}: {n} delivered, {self.lost[name]} lost, {self.doubled[name]} twice"
+            f"{name}: {n} delivered, {self.lost[name]} lost, {self.doubled[name]} duplicated"
             + (f", {self.hits[name]} kills" if self.hits else "")
             for name, n in sorted(self.delivered.items())
         ]
         written = f"{self.offered} offered, {self.journaled} journaled"
         if self.kills:
-            written += f" (at most {self.most_unwritten} not, of one life)"
+            written += f" (up to {self.most_unwritten} lost in one life)"
         return "; ".join([written, *backends, *([f"{self.kills.total()} kills ({kills})"] if kills else [])])

@@ -1,4 +1,4 @@
-"""One life of a run's trainer, and how it ends."""
+"""One life of the trainer of a run, and how it ends."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from support.chaos.run import PATIENCE, ChaosRun
 from support.telemetry_fakes import eventually
 
 GRACE = 1.5
-"""Seconds in which a process comes to its fault point, or never."""
+"""Seconds within which a process must reach its fault point."""
 
 
 @dataclass
 class Life:
-    """One life of the trainer: what is to end it, or its deliveries.
+    """One life of the trainer: what kills it or its deliveries.
 
     Attributes:
-        faults: as ``faults.Faults`` takes them.
-        wait: what is waited for before the faults are armed: nothing, or that all sinks deliver.
-        after: seconds from then on until ``whom`` is killed; None: the faults kill.
+        faults: see ``faults.Faults``.
+        wait: whether to arm the faults only when all sinks are delivering.
+        after: seconds from then until ``whom`` is killed; None if the faults kill.
         whom: trainer, group (the trainer's process group), delivery, core (wandb-core), job (all of them).
     """
 
@@ -36,7 +36,7 @@ class Life:
 
 
 def live(run: ChaosRun, life: Life, points: int = 4000) -> None:
-    """Let a trainer begin or go on, and be killed, or its deliveries."""
+    """Start or resume a run, and kill its trainer or deliveries."""
     trainer = run.start(life.faults, points=points, stay=PATIENCE)
     home = run.home()
     if life.wait:
@@ -47,13 +47,13 @@ def live(run: ChaosRun, life: Life, points: int = 4000) -> None:
         time.sleep(life.after)
         run.kill_of(trainer, life.whom)
     elif not _is_hit(run, trainer, home, life.faults, points):
-        # What never came to its fault point is killed where it is.
+        # It did not reach its fault point: kill it where it is.
         run.kill_of(trainer, life.whom)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        # One that kills itself may be at it still: each kill is counted once.
+        # It may still be killing itself; count each kill once.
         trainer.wait(0.2)
     if trainer.poll() is None:
-        # The next life begins with deliveries that have just been killed, or with orphans.
+        # The next life starts with killed deliveries or with orphans.
         run.kill_of(trainer, run.random.choice(("job", "trainer")))
     trainer.communicate()
     run.count(home)
@@ -62,7 +62,7 @@ def live(run: ChaosRun, life: Life, points: int = 4000) -> None:
 def _is_hit(
     run: ChaosRun, trainer: subprocess.Popen[str], home: Path, faults: list[dict[str, Any]], points: int
 ) -> bool:
-    """Wait until the faults have happened, or cannot be expected any more."""
+    """Wait until the faults have happened, or can no longer happen."""
     wanted = sum(fault.get("times", 1) for fault in faults if fault["do"] in {"kill", "job"})
     eventually(lambda: _offered(trainer, home) >= points or len(run.kills(home)) >= wanted, PATIENCE)
     with contextlib.suppress(AssertionError):

@@ -1,4 +1,4 @@
-"""The processes of a run: found by what started them, or by a mark in their environment, and killed by their ids."""
+"""The processes of a run, found by their parents or their environment, and killed by ID."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def kill(pid: int) -> None:
-    """Kill a process, if it is still there."""
+    """Kill a process if it still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Give the processes that have a setting, as ``NAME=value``, in their environment."""
+    """Yield the processes with a variable, given as ``NAME=value``, in their environment."""
     wanted = mark.encode() + b"\0"
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -25,7 +25,7 @@ def marked(mark: str) -> Iterator[int]:
 
 
 def named(trainer: int, whom: str) -> list[int]:
-    """Give the processes of a job: trainer, delivery, core (wandb-core), or job (all of them)."""
+    """Return the processes of a job: trainer, delivery, core (wandb-core), or job (all of them)."""
     found = list(below(trainer))
     return {
         "trainer": [trainer],
@@ -36,7 +36,7 @@ def named(trainer: int, whom: str) -> list[int]:
 
 
 def below(pid: int) -> Iterator[int]:
-    """Give what a process has started, and what that has."""
+    """Yield the descendants of a process."""
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in path.read_text().split():
@@ -45,7 +45,7 @@ def below(pid: int) -> Iterator[int]:
 
 
 def command(pid: int) -> bytes:
-    """Give the command line of a process; nothing if it has ended."""
+    """Return the command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""One run whose processes are killed again and again, and what is left of it in the end."""
+"""A run whose processes are killed repeatedly, and the comparison of its backends with the journal."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ QUICK = {
     "telemetry.recording.bus.HEARTBEAT_INTERVAL": 0.1,
     "telemetry.recording.bus.FIRST_RETRY": 0.1,
     "telemetry.recording.bus.LAST_RETRY": 0.5,
-    "telemetry.delivery.supervisor.FIRST_RESTART": 0.05,
-    "telemetry.delivery.supervisor.LAST_RESTART": 0.2,
-    "telemetry.delivery.delivery.FIRST_RETRY": 0.1,
-    "telemetry.delivery.delivery.LAST_RETRY": 0.5,
+    "telemetry.delivery.process_worker.RESTART_BACKOFF_INITIAL": 0.05,
+    "telemetry.delivery.process_worker.RESTART_BACKOFF_MAX": 0.2,
+    "telemetry.delivery.retries.RETRY_BACKOFF_INITIAL": 0.1,
+    "telemetry.delivery.retries.RETRY_BACKOFF_MAX": 0.5,
 }
-"""Times that are seconds and minutes otherwise: what is tested is not how long anything waits."""
+"""Shorter delays for the processes under test: the suite does not test how long anything waits."""
 PATIENCE = 90.0
-"""Seconds that anything may take on a machine that is busy."""
+"""Seconds that anything may take on a busy machine."""
 
 
 class ChaosRun:
     """A run folder, its sinks, and the lives of its trainers.
 
     Args:
-        folder: is made; holds the run folder and what the faults keep.
-        sinks: the backends that it is delivered to.
-        seed: of everything that is left to chance.
-        sync: seconds that stand for an fdatasync.
-        clock: seconds by which the clocks of the processes jump to and fro.
-        back: how many iterations a resume goes back at most.
+        folder: created; holds the run folder and the state of the faults.
+        sinks: the backends to deliver to.
+        seed: of all random choices.
+        sync: seconds that an fdatasync takes.
+        clock: seconds by which the clocks of the processes jump back and forth.
+        back: maximum number of iterations by which a resume goes back.
         pause: seconds between two points.
-        place: the folder for the run folder.
-        host: stands for the machine that all but ``sync`` runs on.
-        still: seconds after which what stands still is dead.
+        place: parent of the run folder.
+        host: the machine to simulate for all processes but ``sync``.
+        still: seconds after which a stale heartbeat or lease counts as dead.
         more: further settings of the run.
     """
 
@@ -101,7 +101,7 @@ class ChaosRun:
     def start(
         self, faults: Sequence[dict[str, Any]] = (), *, points: int = 4000, stay: float = 0.0, close: str = "finished"
     ) -> subprocess.Popen[str]:
-        """Start a trainer in a process group of its own, and have it publish."""
+        """Start a trainer in a separate process group, which publishes points."""
         self._lives += 1
         home = self.home()
         home.mkdir()
@@ -127,11 +127,11 @@ class ChaosRun:
         return self._spawn(["-P", "-m", "support.chaos.trainer", json.dumps(given)], plan, home / "trainer.log")
 
     def home(self) -> Path:
-        """Give the folder of the life that began last."""
+        """Return the folder of the current life."""
         return self.folder / f"life-{self._lives}"
 
     def start_code(self, code: str) -> subprocess.Popen[str]:
-        """Start a program of one's own, which finds how to open the run in ``given``, as JSON, on its command line."""
+        """Start a program with the path and settings of the run as JSON on its command line."""
         given = {
             "path": str(self.run),
             "settings": msgspec.to_builtins(Settings(**self._settings)),
@@ -154,11 +154,11 @@ class ChaosRun:
         return process
 
     def said(self, program: subprocess.Popen[str]) -> str:
-        """Give what a program wrote to standard error."""
+        """Return the standard error of a program."""
         return self._logs[program.pid].read_text()
 
     def stop(self, trainer: subprocess.Popen[str], timeout: float = PATIENCE) -> str:
-        """Have a trainer close its run; give what it printed. Fails unless it exits with 0 within ``timeout``."""
+        """Make a trainer close its run and return its output; fail unless it exits with 0 within ``timeout``."""
         out, _ = trainer.communicate("\n", timeout=timeout)
         home = self.home()
         assert trainer.returncode == 0, self.said(trainer)
@@ -166,7 +166,7 @@ class ChaosRun:
         return out
 
     def all_deliver(self, home: Path) -> bool:
-        """Say whether all sinks have begun to deliver since the life of this folder began."""
+        """Return whether all sinks have started to deliver in the life with this folder."""
         since = (home / "given").stat().st_mtime_ns
         paths = [self.run / "sinks" / f"{sink.name}.json" for sink in self.sinks]
         if not all(path.exists() and path.stat().st_mtime_ns > since for path in paths):
@@ -174,7 +174,7 @@ class ChaosRun:
         return all((p := read_progress(self.run, s.name)) is not None and p.state == "delivering" for s in self.sinks)
 
     def kill_of(self, trainer: subprocess.Popen[str], whom: str) -> None:
-        """Kill a trainer, or its group, its deliveries, wandb-core, or the whole job."""
+        """Kill a trainer, its group, its deliveries, wandb-core, or the whole job."""
         if trainer.poll() is not None:
             return
         found = [] if whom == "group" else named(trainer.pid, whom)
@@ -192,14 +192,14 @@ class ChaosRun:
         self.figures.hits.update(sinks or [sink.name for sink in self.sinks])
 
     def kills(self, home: Path) -> list[str]:
-        """Give the kills of a life that the faults themselves have made, a line each."""
+        """Return the kills by faults in a life, one line each."""
         try:
             return (home / "kills").read_text().splitlines()
         except FileNotFoundError:
             return []
 
     def count(self, home: Path) -> None:
-        """Take what became of the records of a life into the figures."""
+        """Add the records and kills of a life to the figures."""
         self.figures.lives += 1
         for line in self.kills(home):
             role, point, when, do, *sink = line.split()
@@ -214,10 +214,10 @@ class ChaosRun:
         if not safe <= journaled <= offered:
             self._unsafe.append(f"{home.name}: {safe} safe, {journaled} journaled, {offered} offered")
 
-    # What is left.
+    # Results.
 
     def records(self, *, superseded: bool = True) -> dict[int, Scalars]:
-        """Give the points of the journal by their numbers."""
+        """Return the points in the journal by sequence number."""
         reader = JournalReader(self.run, superseded=superseded)
         found: dict[int, Scalars] = {}
         while batch := reader.read(10_000, live=False):
@@ -225,21 +225,21 @@ class ChaosRun:
         return found
 
     def rest(self) -> None:
-        """Wait until no process of this run is left."""
+        """Wait until all processes of this run have ended."""
         eventually(lambda: not list(self.processes()), PATIENCE)
 
     def accepted(self, name: str) -> int:
-        """Give the number of the last record that a sink has taken."""
+        """Return the sequence number of the last record accepted by a sink."""
         progress = read_progress(self.run, name)
         return 0 if progress is None else progress.cursor.accepted
 
     def follows(self, name: str) -> None:
-        """Wait until a sink has taken a point that is published from now on."""
+        """Wait until a sink has accepted a point published after this call."""
         goal = max(self.records(), default=0)
         eventually(lambda: self.accepted(name) > goal, PATIENCE)
 
     def sync(self, *names: str, options: Sequence[str] = (), host: str = "") -> str:
-        """Run ``telemetry sync``, and give what it says; fails unless it exits with 0."""
+        """Run ``telemetry sync`` and return its output; fail unless it exits with 0."""
         process = self.start_sync(*names, options=options, host=host)
         out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, out + self.said(process)
@@ -248,7 +248,7 @@ class ChaosRun:
     def start_sync(
         self, *names: str, options: Sequence[str] = (), host: str = "", follow: bool = False
     ) -> subprocess.Popen[str]:
-        """Start ``telemetry sync``, here or as on another machine; ``options`` as ``-o`` takes them."""
+        """Start ``telemetry sync``, here or as if on another machine; ``options`` are arguments of ``-o``."""
         wanted = names or tuple(sink.name for sink in self.sinks)
         given = [f"{name}.{key}={value}" for name in wanted for key, value in self._settings["options"][name].items()]
         more = [word for option in [*given, *options] for word in ("-o", option)] + ["--follow"] * follow
@@ -266,19 +266,19 @@ class ChaosRun:
         return self.figures
 
     def compare(self) -> None:
-        """Hold what each backend shows against the journal."""
+        """Compare each backend with the journal."""
         everything = self.records()
         valid = set(self.records(superseded=False))
         for sink in self.sinks:
             shown = Counter(sink.shown(self.run, everything))
-            assert set(shown) <= set(everything), f"{sink.name} shows what was never journaled"
+            assert set(shown) <= set(everything), f"{sink.name} shows points that were never journaled"
             self.figures.delivered[sink.name] += len(shown)
             self.figures.lost[sink.name] += len(valid - set(shown))
             self.figures.doubled[sink.name] += shown.total() - len(shown)
             sink.check(self.run, [everything[seq] for seq in sorted(valid)])
 
     def check(self) -> None:
-        """Assert that nothing was lost or doubled, and that no process and no lock is left."""
+        """Assert that no record was lost or duplicated, and that no process or lease is left."""
         assert +self.figures.lost == Counter()
         assert +self.figures.doubled == Counter()
         assert not list(self.processes())
@@ -290,11 +290,11 @@ class ChaosRun:
         assert all(lease["released"] for lease in leases)
 
     def processes(self) -> Iterator[int]:
-        """Give the processes that belong to this run."""
+        """Yield the processes of this run."""
         return marked(f"CHAOS_FOLDER={self.folder}")
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill all remaining processes."""
         for pid in self.processes():
             kill(pid)
         for program in self._programs:

@@ -1,4 +1,4 @@
-"""A small trainer: the real bus with real deliveries, and no torch. Run as a program, told what to do by JSON."""
+"""A small trainer with the real bus and real deliveries, without torch; a program controlled by JSON."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 WIDTH = 1 << 15
-"""A value is WIDTH·attempt + step: it tells its record apart, also as a float32."""
+"""A value is WIDTH·attempt + step, which identifies its record even as a float32."""
 OFTEN = 0.01
-"""Seconds between two points from which on it is looked after each whether a line has come in."""
+"""Pause in seconds from which standard input is checked after every point."""
 METRICS = {"train/loss": telemetry.Metric()}
 
 
 def value_of(attempt: int, step: int) -> float:
-    """Give the loss that is published at an iteration."""
+    """Return the loss published at an iteration."""
     return float(WIDTH * attempt + step)
 
 
 def last_step(run: Path) -> int:
-    """Give the last iteration that the journal holds, as a checkpoint would."""
+    """Return the last iteration in the journal, as a checkpoint would."""
     reader = JournalReader(run)
     last = 0
     while batch := reader.read(10_000, live=False):
@@ -40,7 +40,7 @@ def last_step(run: Path) -> int:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Publish until the points are out or a line comes in; then end as told."""
+    """Publish until all points are published or a line arrives on standard input; then close the run."""
     run = Path(given["run"])
     counters = faults.Counters(given["counters"])
     resume = None

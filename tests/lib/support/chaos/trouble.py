@@ -1,6 +1,6 @@
-"""Trouble in the batches of a training that is run as a program: arranged by a ``sitecustomize`` on its path.
+"""Faults in the batches of a training program, installed by a ``sitecustomize`` on its path.
 
-``TROUBLE`` in the environment says what, from which iteration on, as JSON.
+The environment variable ``TROUBLE`` describes the fault and its iteration as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def arm() -> None:
-    """Have the trouble come, if there is any."""
+    """Install the fault, if there is one."""
     if given := os.environ.get("TROUBLE"):
         _patch(**json.loads(given))
 
@@ -29,9 +29,9 @@ def _patch(what: str, at: int, until: str = "") -> None:
         number = next(numbers)
         if what == "a poisoned batch" and number == at:
             y = {name: 1e4 * labels for name, labels in y.items()}
-        elif what == "labels that are gone" and number > at:
+        elif what == "missing labels" and number > at:
             y["spin_charges"].fill_(float("nan"))
-        elif what == "a loader that hangs" and number == at:
+        elif what == "a hung loader" and number == at:
             while not Path(until).exists():
                 time.sleep(0.05)
         return x, y

@@ -1,4 +1,4 @@
-"""A disk that is full, broken, hung or gone under the run folder: training goes on, and what is missing is counted."""
+"""A full, broken or hung disk, and a deleted run folder: training continues, and missing records are counted."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SLOW_EXIT = 40.0
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 512 KiB, where one may."""
+    """Mount a disk of 512 KiB, if permitted."""
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(
         ["/bin/mount", "-t", "tmpfs", "-o", "size=512k", "none", place], check=False, capture_output=True
     )
     if made.returncode:
-        pytest.skip("mounting a small disk takes more rights")
+        pytest.skip("no permission to mount a small disk")
     try:
         yield place
     finally:
@@ -52,13 +52,13 @@ def steps(run: ChaosRun) -> list[int]:
 
 
 def unwritten(receipt: str) -> tuple[int, int, int]:
-    """Give what a receipt says was offered, journaled, and not written."""
+    """Return the numbers of records offered, journaled and not written according to a receipt."""
     found = re.search(r"(\d+) records offered, (\d+) journaled in .*?(?:; (\d+) NOT WRITTEN)?\n", receipt)
     assert found, receipt
     return int(found[1]), int(found[2]), int(found[3] or 0)
 
 
-def test_a_disk_that_fails_in_one_way_after_another_costs_nothing(
+def test_a_disk_that_fails_in_several_ways_loses_nothing(
     chaos_run: Callable[..., ChaosRun], tmp_path: Path, figures: Callable[[object], None]
 ) -> None:
     flags = [tmp_path / f"{point}-{do}" for point, do in WAYS]
@@ -84,12 +84,12 @@ def test_a_disk_that_fails_in_one_way_after_another_costs_nothing(
     run.finish()
     run.check()
     assert run.figures.offered == run.figures.journaled
-    # Each fault is said once, and its end once.
+    # Each fault is logged once.
     assert warnings_of(run) == sum(do != "hang" for _, do in WAYS)
     figures(run.figures)
 
 
-def test_a_full_disk_that_gets_room_again_costs_nothing(
+def test_a_full_disk_that_has_space_again_loses_nothing(
     chaos_run: Callable[..., ChaosRun], small_disk: Path, figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), pause=0.02, place=small_disk)
@@ -108,7 +108,7 @@ def test_a_full_disk_that_gets_room_again_costs_nothing(
     figures(run.figures)
 
 
-def test_a_full_disk_that_stays_full_costs_what_the_receipt_says(
+def test_a_disk_that_stays_full_loses_what_the_receipt_reports(
     chaos_run: Callable[..., ChaosRun], small_disk: Path, figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), place=small_disk, drain_timeout=5.0, linger=2.0)
@@ -123,10 +123,10 @@ def test_a_full_disk_that_stays_full_costs_what_the_receipt_says(
     subprocess.run(["/bin/mount", "-o", "remount,size=4m", small_disk], check=True)
     run.finish()
     run.check()
-    figures(f"{run.figures}; {missing} said to be missing; the end took {took:.1f} s")
+    figures(f"{run.figures}; {missing} reported missing; the end took {took:.1f} s")
 
 
-def test_a_disk_that_hangs_at_the_end_holds_it_up_for_so_long_and_no_longer(
+def test_a_hung_disk_delays_the_end_of_a_run_for_a_limited_time(
     chaos_run: Callable[..., ChaosRun], tmp_path: Path, figures: Callable[[object], None]
 ) -> None:
     flag = tmp_path / "hang"
@@ -144,10 +144,10 @@ def test_a_disk_that_hangs_at_the_end_holds_it_up_for_so_long_and_no_longer(
     assert journaled <= len(run.records()) <= offered
     run.finish()
     run.check()
-    figures(f"{run.figures}; {missing} said to be missing; the end took {took:.1f} s")
+    figures(f"{run.figures}; {missing} reported missing; the end took {took:.1f} s")
 
 
-def test_a_run_folder_that_is_deleted_costs_what_was_in_it(
+def test_a_deleted_run_folder_loses_only_what_was_in_it(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), pause=0.005)
@@ -164,6 +164,6 @@ def test_a_run_folder_that_is_deleted_costs_what_was_in_it(
     assert left[-1] == unwritten(out)[0]
     rows = [row.split() for row in (run.folder / "file" / "rows").read_text().splitlines()]
     shown = [int(row[1]) for row in rows]
-    assert sorted(shown) == sorted(set(shown)), "nothing is shown twice"
+    assert sorted(shown) == sorted(set(shown)), "no record is duplicated"
     assert set(left) <= set(shown)
     figures(f"{unwritten(out)[0]} offered, {len(left)} in the new folder, {len(shown)} delivered")

@@ -1,4 +1,4 @@
-"""The real trainer, killed and stopped again and again: in the end its curves are those of one that nobody touched."""
+"""The real trainer, killed and stopped repeatedly: its curves finally equal those of an undisturbed training."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ pytestmark = pytest.mark.chaos
 
 EPOCHS, BATCHES, EVERY = 250, 7, 5
 ENDS = ("trainer", "job", "SIGTERM", "SIGINT", "trainer", "job", "delivery", "trainer")
-"""What happens to one life after another."""
+"""How each life of the trainer ends."""
 LONG = 600.0
-"""Seconds that a training, or its start, may take on a machine that is busy."""
+"""Seconds that a training, or its start, may take on a busy machine."""
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Give the settings of a training on the first structures of the sample."""
+    """The settings of a training on the first structures of the sample."""
     for name in ("gfn1.h5", "spgfn2.h5"):
         with h5py.File(SAMPLE / name) as whole, h5py.File(tmp_path / name, "w") as part:
             for key, values in whole["003"].items():
@@ -62,7 +62,7 @@ def config(tmp_path: Path) -> Path:
 
 
 class Job:
-    """The trainings of one run folder, one after another."""
+    """Successive trainings in one run folder."""
 
     def __init__(self, config: Path, runs: Path, *options: str) -> None:
         self._words = ["--config", str(config), "--model", str(SAMPLE / "model.yaml"), "--telemetry-dir", str(runs)]
@@ -91,7 +91,7 @@ class Job:
         return (self._runs.parent / f"{self._runs.name}.log").read_text()
 
     def points(self) -> dict[tuple[str, int], dict[str, float]]:
-        """Give what is valid in the journal, by stream and iteration, without the speed."""
+        """Return the valid values in the journal by stream and iteration, without the speed."""
         return {
             (record.stream, record.step): {name: value for name, value in record.values.items() if name != "it_per_s"}
             for record in self.records(superseded=False).values()
@@ -122,8 +122,8 @@ def job(config: Path, tmp_path: Path) -> Iterator[Callable[..., Job]]:
         each.end()
 
 
-def lets_live(job: Job, trainer: subprocess.Popen[bytes], chance: random.Random) -> None:
-    """Wait until a trainer has gone on, or, now and then, only until it is about to."""
+def wait_for_progress(job: Job, trainer: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """Wait until a trainer has continued the run, or sometimes only until it is starting."""
     eventually(lambda: list(job._runs.glob("killed-*/journal-*.jsonl")), LONG)
     before = max(job.records(), default=0)
     if chance.random() < 0.8:
@@ -131,7 +131,7 @@ def lets_live(job: Job, trainer: subprocess.Popen[bytes], chance: random.Random)
     time.sleep(chance.uniform(0.0, 1.5))
 
 
-def test_a_training_that_is_killed_and_resumed_again_and_again_has_the_curves_of_one_that_is_not(
+def test_a_training_killed_and_resumed_repeatedly_has_the_curves_of_an_undisturbed_one(
     job: Callable[..., Job], tmp_path: Path, figures: Callable[[object], None]
 ) -> None:
     undisturbed = job("undisturbed", "--telemetry-sinks", "none")
@@ -143,7 +143,7 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_has_the_curves_of
     ends = Counter[str]()
     for whom in ENDS:
         trainer = killed.train()
-        lets_live(killed, trainer, chance)
+        wait_for_progress(killed, trainer, chance)
         assert trainer.poll() is None, killed.said()
         ends[whom] += 1
         if whom.startswith("SIG"):
@@ -154,13 +154,13 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_has_the_curves_of
         for pid in named(trainer.pid, whom):
             kill(pid)
         if whom == "delivery":
-            # Others are started in their place; the training is ended in its own way.
+            # They are replaced; end the training with SIGTERM.
             os.kill(trainer.pid, signal.SIGTERM)
         trainer.wait(LONG)
     assert killed.train().wait(LONG) == 0, killed.said()
     receipt = read_receipt(killed.run)
     assert receipt.status == "finished"
-    assert [sink.left for sink in receipt.sinks] == [0, 0]
+    assert [sink.pending for sink in receipt.sinks] == [0, 0]
     assert killed.points() == undisturbed.points()
     records = killed.records()
     valid = set(killed.records(superseded=False))
@@ -168,7 +168,7 @@ def test_a_training_that_is_killed_and_resumed_again_and_again_has_the_curves_of
     points = Counter(int(seq) for seq, _, *stream in lines if stream)
     for shown in (points, Counter(tensorboard.shown(killed.run, records))):
         assert valid <= set(shown) <= set(records)
-        assert shown.total() == len(shown), "nothing is shown twice"
+        assert shown.total() == len(shown), "no record is duplicated"
     figures(
         f"{', '.join(f'{n} x {whom}' for whom, n in ends.items())}; {len(segments(killed.run))} attempts, "
         f"{len(records)} records, {len(valid)} of them valid, as in the undisturbed run; each delivered once"

@@ -1,4 +1,4 @@
-"""Two who would deliver, on one machine and on two: one writes, and a run that was handed over is not closed."""
+"""Competing deliveries, on one machine or two: only one writes, and a run that was handed over is not closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from support.chaos.backends import Recording, TensorBoard
 from support.chaos.run import PATIENCE, ChaosRun
 from support.telemetry_fakes import eventually, lines_of
-from telemetry.delivery.delivery import BATCH
+from telemetry.delivery.sink_connection import MAX_BATCH
 from telemetry.run_folder.sink_progress import read_progress
 
 pytestmark = pytest.mark.chaos
@@ -21,7 +21,7 @@ ENDLESS = 20_000
 
 
 def pids(run: ChaosRun) -> list[int]:
-    """Give the processes that opened the recording sink, in order."""
+    """Return the IDs of the processes that opened the recording sink, in order."""
     return [int(line.split()[0]) for line in lines_of(run.folder / "file" / "opened")]
 
 
@@ -32,7 +32,7 @@ def finished_without_sinks(run: ChaosRun, points: int = 3000) -> None:
     run.count(run.home())
 
 
-def test_of_four_syncs_at_once_one_delivers_and_the_others_say_who(
+def test_of_four_concurrent_syncs_one_delivers_and_the_others_name_it(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), sinks=(), pause=0.0)
@@ -53,7 +53,7 @@ def test_of_four_syncs_at_once_one_delivers_and_the_others_say_who(
     figures(run.figures)
 
 
-def test_a_delivery_that_is_frozen_for_longer_than_its_lease_doubles_at_most_one_batch(
+def test_a_delivery_frozen_beyond_its_lease_duplicates_no_more_than_one_batch(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), still=1.0, pause=0.005)
@@ -77,11 +77,11 @@ def test_a_delivery_that_is_frozen_for_longer_than_its_lease_doubles_at_most_one
     run.sync()
     run.compare()
     assert run.figures.lost["file"] == 0
-    assert run.figures.doubled["file"] <= BATCH
+    assert run.figures.doubled["file"] <= MAX_BATCH
     figures(run.figures)
 
 
-def test_the_run_of_a_host_that_is_dead_is_delivered_and_closed_from_another(
+def test_a_run_on_a_dead_machine_is_delivered_and_closed_from_another(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), TensorBoard(), host="elsewhere", still=1.5, pause=0.002)
@@ -97,7 +97,7 @@ def test_the_run_of_a_host_that_is_dead_is_delivered_and_closed_from_another(
 
 
 @pytest.mark.parametrize("end", ["finished", "killed"])
-def test_a_run_is_followed_from_another_host_until_it_ends(
+def test_a_run_is_followed_from_another_machine_until_it_ends(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], end: str
 ) -> None:
     run = chaos_run(Recording(), TensorBoard(), sinks=(), still=2.0, pause=0.01)

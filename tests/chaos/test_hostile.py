@@ -1,4 +1,4 @@
-"""Damaged and forged run folders, handed to the commands: never a crash, never a wrong number, always a report."""
+"""Commands on damaged and forged run folders: no crash, no wrong value, and always a report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(*words: Any) -> Result:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two attempts that has been delivered up to its first."""
+    """A run of two attempts, the first of which has been delivered."""
     run = HandMadeRun(tmp_path_factory.mktemp("original") / "run")
     run.points(*range(1, 21))
     run.die()
@@ -57,7 +57,7 @@ def spoil(path: Path, how: str, at: int, data: bytes) -> None:
 
 @given(damages)
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_done_to_its_files_a_run_is_delivered_without_a_crash_and_without_a_wrong_number(
+def test_a_damaged_run_is_delivered_without_a_crash_and_without_a_wrong_value(
     original: Path, tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[str, str, int, bytes]]
 ) -> None:
     folder = tmp_path_factory.mktemp("hostile")
@@ -77,7 +77,7 @@ def test_whatever_is_done_to_its_files_a_run_is_delivered_without_a_crash_and_wi
     assert len(seqs) == len(set(seqs))
     points = [(seq, step) for seq, step in zip(seqs, steps, strict=True) if seq != 10**9 + 1]
     assert all(step == (seq if seq < 10**9 else seq - 10**9 + 19) for seq, step in points)
-    # Of whole lines that were cut off the end of a segment nobody can know.
+    # Complete lines removed from the end of a segment cannot be detected.
     if any(
         seq + 1 not in seqs and any(seq < n < 2 * 10**9 and n // 10**9 == seq // 10**9 for n in seqs) for seq in seqs
     ):
@@ -85,7 +85,7 @@ def test_whatever_is_done_to_its_files_a_run_is_delivered_without_a_crash_and_wi
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../b", ".", "..", "a\0b", "a\nb", "x" * 300])
-def test_a_name_from_a_journal_leads_nowhere(original: Path, tmp_path: Path, name: str) -> None:
+def test_a_name_in_a_journal_does_not_lead_outside_the_run_folder(original: Path, tmp_path: Path, name: str) -> None:
     from telemetry.journal.codec import encode
     from telemetry.journal.segments import segment_path
     from telemetry.testing import run_record
@@ -117,7 +117,7 @@ def test_a_link_out_of_the_run_folder_is_neither_read_nor_written_to(original: P
 
 
 @pytest.mark.parametrize("what", ["a folder", "nothing"])
-def test_a_folder_of_sinks_that_is_a_link_is_refused(original: Path, tmp_path: Path, what: str) -> None:
+def test_a_sinks_folder_that_is_a_link_is_rejected(original: Path, tmp_path: Path, what: str) -> None:
     run, outside = tmp_path / "run", tmp_path / "outside"
     shutil.copytree(original, run)
     shutil.rmtree(run / "sinks")

@@ -1,4 +1,4 @@
-"""Trouble in real trainings of the sample data: told within one cadence. Ordinary trainings: nothing told."""
+"""Problems in real trainings on the sample data raise an alert within one cadence; ordinary trainings raise none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.chaos
 
 EVERY, AT = 50, 300
 LONG = 600.0
-"""Seconds that a training may take on a machine that is busy."""
+"""Seconds that a training may take on a busy machine."""
 SITE = """
 import sys
 from support.chaos import trouble
@@ -31,7 +31,7 @@ trouble.arm()
 
 
 class Training:
-    """A training of the sample data, as a program, that is run until its end."""
+    """A training on the sample data, run as a program until its end."""
 
     def __init__(
         self, folder: Path, *overrides: str, trouble: dict[str, Any] | None = None, every: int = EVERY
@@ -68,10 +68,10 @@ class Training:
         return self.alerts()
 
 
-def test_ordinary_trainings_raise_no_alarm(tmp_path: Path, figures: Callable[[object], None], count: int) -> None:
+def test_ordinary_trainings_raise_no_alert(tmp_path: Path, figures: Callable[[object], None], count: int) -> None:
     seeds = range(1, max(1, count // 100) + 1)
-    told = {seed: Training(tmp_path / str(seed), f"seed={seed}", "trainer.epochs=2").end() for seed in seeds}
-    assert [alerts for alerts in told.values() if alerts] == []
+    alerts = {seed: Training(tmp_path / str(seed), f"seed={seed}", "trainer.epochs=2").end() for seed in seeds}
+    assert [found for found in alerts.values() if found] == []
     figures(f"{len(seeds)} trainings with different seeds, {1000 // EVERY} points each: no alert")
 
 
@@ -86,10 +86,10 @@ JUMP = (
         pytest.param(["optimizer.kwargs.lr=0.2"], None, 2 * EVERY, id="rate x 100"),
         pytest.param([JUMP], None, AT + EVERY, id="rate x 100 from 300 on"),
         pytest.param([], "a poisoned batch", AT + EVERY, id="a poisoned batch"),
-        pytest.param([], "labels that are gone", AT + EVERY, id="labels that are gone"),
+        pytest.param([], "missing labels", AT + EVERY, id="missing labels"),
     ],
 )
-def test_trouble_is_told_within_one_cadence(
+def test_a_problem_raises_an_alert_within_one_cadence(
     tmp_path: Path, figures: Callable[[object], None], overrides: list[str], trouble: str | None, latest: int
 ) -> None:
     causes = {None: {"spike", "non-finite"}, "a poisoned batch": {"spike"}}.get(trouble, {"unlabelled"})
@@ -98,12 +98,12 @@ def test_trouble_is_told_within_one_cadence(
     first = training.end()[0]
     assert first["cause"] in causes
     assert first["step"] <= latest
-    figures(f"told at {first['step']}: {first['title']}")
+    figures(f"alert at {first['step']}: {first['title']}")
 
 
-def test_a_loader_that_hangs_is_told_of_while_it_hangs(tmp_path: Path, figures: Callable[[object], None]) -> None:
+def test_a_hung_loader_raises_an_alert_while_it_hangs(tmp_path: Path, figures: Callable[[object], None]) -> None:
     until = tmp_path / "until"
-    trouble = {"what": "a loader that hangs", "at": AT, "until": str(until)}
+    trouble = {"what": "a hung loader", "at": AT, "until": str(until)}
     training = Training(tmp_path, "trainer.epochs=1", "telemetry.watch.stalled=5", trouble=trouble, every=5)
     try:
         (alert,) = eventually(training.alerts, LONG)
@@ -113,10 +113,10 @@ def test_a_loader_that_hangs_is_told_of_while_it_hangs(tmp_path: Path, figures: 
     assert alert["cause"] == "stalled"
     assert alert["step"] == AT - 5
     assert training.program.returncode == 0
-    figures(f"told while it hung: {alert['title']}")
+    figures(f"alert while it hung: {alert['title']}")
 
 
-def test_a_training_that_diverges_is_stopped_with_its_last_good_checkpoint(
+def test_a_diverging_training_is_stopped_with_its_last_good_checkpoint(
     tmp_path: Path, figures: Callable[[object], None]
 ) -> None:
     jump = JUMP.replace("gamma: 100", "gamma: 1.0e+30")
@@ -131,4 +131,4 @@ def test_a_training_that_diverges_is_stopped_with_its_last_good_checkpoint(
     closed = json.loads((run / "journal-0.jsonl").read_text().splitlines()[-1])
     assert (closed["kind"], closed["status"]) == ("closed", "failed")
     assert closed["reason"].startswith("diverged: ")
-    figures(f"exit code 3, {closed['reason']}; left are {', '.join(names)}")
+    figures(f"exit code 3, {closed['reason']}; checkpoints: {', '.join(names)}")

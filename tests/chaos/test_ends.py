@@ -1,4 +1,4 @@
-"""Programs that end in every way: what was journaled is delivered, and nothing is left behind."""
+"""Programs that end in many ways: all journaled records are delivered, and no process is left."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ENDS = {
     "sys.exit": (WITH + "    sys.exit(3)", 3, "failed"),
     "os._exit": (WITH + "    os._exit(4)", 4, "killed"),
     "SIGKILL": (WITH + "    os.kill(os.getpid(), signal.SIGKILL)", -9, "killed"),
-    "a SIGTERM that nobody handles": (WITH + "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -15, "killed"),
+    "an unhandled SIGTERM": (WITH + "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -15, "killed"),
     "Ctrl-C": (WITH + "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -2, "failed"),
     "a segmentation fault": (WITH + "    os.kill(os.getpid(), signal.SIGSEGV)", -11, "killed"),
     "a bus that is never closed": ("bus = open_it(); publish(bus)", 0, "failed"),
@@ -52,16 +52,16 @@ ENDS = {
 bus = open_it()
 publish(bus)
 bus.flush(30)
-def on_and_on():
+def publish_more():
     for step in range(101, 1 << 14):
         bus.publish("train", step, {"loss": 32768.0 + step})
-threading.Thread(target=on_and_on, daemon=True).start()
+threading.Thread(target=publish_more, daemon=True).start()
 time.sleep(0.05)
 """,
         0,
         "failed",
     ),
-    "loader workers that are forked": (
+    "forked loader workers": (
         """
 with open_it() as bus:
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -92,7 +92,7 @@ with open_it() as bus:
 
 
 @pytest.mark.parametrize("way", list(ENDS))
-def test_a_program_that_ends_in_some_way_loses_nothing_and_leaves_nothing(
+def test_a_program_loses_no_record_and_leaves_no_process_however_it_ends(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], way: str
 ) -> None:
     code, exit_code, status = ENDS[way]
@@ -110,7 +110,7 @@ def test_a_program_that_ends_in_some_way_loses_nothing_and_leaves_nothing(
     figures(f"exit code {exit_code}, closed as {status}")
 
 
-def test_a_second_ctrl_c_ends_the_waiting_for_a_sink_that_hangs(
+def test_a_second_ctrl_c_stops_waiting_for_a_hung_sink(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
 ) -> None:
     run = chaos_run(Recording(), drain_timeout=600.0, linger=1.0)
@@ -123,7 +123,7 @@ def test_a_second_ctrl_c_ends_the_waiting_for_a_sink_that_hangs(
     program.send_signal(signal.SIGINT)
     eventually(lambda: b'"closed"' in (run.run / "journal-0.jsonl").read_bytes(), PATIENCE)
     began = time.monotonic()
-    # Once more until it listens: between the two it may be where the first is still being handled.
+    # Repeat the signal: the second one may arrive while the first is still being handled.
     while program.poll() is None and time.monotonic() - began < PATIENCE:
         program.send_signal(signal.SIGINT)
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""SIGKILL at every named point and at random moments: each journaled record comes once, to each backend."""
+"""SIGKILL at every fault point and at random times: each journaled record reaches each backend exactly once."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from support.chaos.run import ChaosRun
 pytest.importorskip("tensorboard")
 
 LIVES = 20
-"""Lives of one run."""
+"""Number of lives of one run."""
 
 
 def rotation(chance: random.Random) -> list[dict[str, Any]]:
-    """Have a sync fail, so that a new segment is begun, and kill the trainer while it does that."""
+    """Make a sync fail, and kill the trainer while it starts the new segment that follows."""
     fails = {"role": "trainer", "point": "sync", "when": "before", "nth": chance.randint(2, 30), "do": "EIO"}
     kills = {"role": "trainer", "point": "rotate", "when": chance.choice(("before", "after")), "nth": 2, "do": "kill"}
     return [fails, kills]
 
 
 def a_life(chance: random.Random) -> Life:
-    """Choose who is killed, where."""
+    """Choose what is killed and where."""
     kind = chance.choice(["trainer", "trainer", "rotation", "delivery", "delivery", "both", "job", "random", "random"])
     wait = chance.random() < 0.5
     if kind == "trainer":
@@ -37,7 +37,7 @@ def a_life(chance: random.Random) -> Life:
     if kind == "rotation":
         return Life(rotation(chance), wait=wait)
     if kind == "delivery":
-        # Its two sinks' processes, and those that are started in their place.
+        # The processes of both sinks, and their replacements.
         return Life([at("delivery", OF_DELIVERY, chance, times=4)])
     if kind == "both":
         return Life([at("delivery", OF_DELIVERY, chance, times=2), at("trainer", OF_TRAINER, chance)])
@@ -49,7 +49,7 @@ def a_life(chance: random.Random) -> Life:
 
 
 def a_run(run: ChaosRun, seed: int) -> Figures:
-    """Let a run be killed, resume it, and so on; in the end all there is must be there."""
+    """Kill and resume a run repeatedly; in the end every record must be present."""
     chance = random.Random(seed)
     for _ in range(LIVES):
         live(run, a_life(chance), points=400)
@@ -59,7 +59,7 @@ def a_run(run: ChaosRun, seed: int) -> Figures:
 
 
 def campaign(chaos_run: Callable[..., ChaosRun], kills: int, seed: int) -> Figures:
-    """Make runs, two at a time, until there were so many kills."""
+    """Repeat runs, two at a time, until the number of kills is reached."""
     total = Figures()
     chance = random.Random(seed)
     with ThreadPoolExecutor(2) as pool:
@@ -75,7 +75,7 @@ def campaign(chaos_run: Callable[..., ChaosRun], kills: int, seed: int) -> Figur
     return total
 
 
-def test_a_run_that_was_killed_in_many_ways_is_complete(
+def test_a_run_killed_in_many_ways_is_complete(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None]
 ) -> None:
     figures(campaign(chaos_run, 20, seed=1))
@@ -88,7 +88,7 @@ def test_a_thousand_kills(chaos_run: Callable[..., ChaosRun], figures: Callable[
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("sync", [0.0, 0.015, 0.1])
-def test_what_a_kill_of_the_trainer_costs_at_a_point_a_millisecond(
+def test_records_lost_by_a_kill_of_the_trainer_at_one_point_per_millisecond(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], count: int, sync: float
 ) -> None:
     chance = random.Random(5)

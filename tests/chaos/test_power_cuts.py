@@ -1,4 +1,4 @@
-"""Power cuts: what had been synced is there, and nothing is there that was not published."""
+"""Power cuts: synced records survive, and no other values appear."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ForgetfulOs:
             self._left -= 1
             if not self._left:
                 self._cut()
-            # A sync would only take time: which bytes are safe is noted here.
+            # Skip the real sync, which only takes time; durable bytes are tracked here.
             answer = None if name in {"fdatasync", "fsync"} else real(*args, **more)
             self._note(name, args, answer)
             return answer
@@ -62,7 +62,7 @@ class ForgetfulOs:
             self.named |= {path for path in self._made if Path(path).parent == Path(self._names[args[0]])}
 
     def left_of(self, folder: Path, target: Path, chance: random.Random) -> None:
-        """Write what the disk has kept."""
+        """Write the files as they are on the disk after the power cut."""
         (target / "sinks").mkdir(parents=True)
         for path in sorted(folder.glob("journal-*.jsonl")):
             data, safe = path.read_bytes(), self.synced.get(str(path), 0)
@@ -73,7 +73,7 @@ class ForgetfulOs:
 
 
 def published(folder: Path) -> list[int]:
-    """Give the iterations that a journal holds; each value is that of its iteration."""
+    """Return the iterations in a journal; each value equals its iteration."""
     records = JournalReader(folder).read(100_000, live=False)
     found = [record for record in records if isinstance(record, Scalars)]
     assert all(record.values == {"loss": float(record.step)} for record in found)
@@ -81,7 +81,7 @@ def published(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_what_was_counted_as_journaled_outlives_a_power_cut_at_any_moment(
+def test_records_counted_as_journaled_survive_a_power_cut_at_any_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -106,7 +106,7 @@ def test_what_was_counted_as_journaled_outlives_a_power_cut_at_any_moment(
     assert kept == sorted(set(kept))
 
 
-def test_a_backend_that_knows_more_than_the_disk_has_kept_gets_what_follows_and_nothing_twice(tmp_path: Path) -> None:
+def test_a_backend_ahead_of_the_disk_receives_only_the_following_records(tmp_path: Path) -> None:
     backend = Backend()
     run = HandMadeRun(tmp_path / "run")
     run.points(1, 2, 3, 4)
@@ -117,7 +117,7 @@ def test_a_backend_that_knows_more_than_the_disk_has_kept_gets_what_follows_and_
         delivery.run()
 
     deliver()
-    # The disk had not written the last two yet, nor how far the sink had got.
+    # The disk had not yet written the last two records, nor the progress of the sink.
     path = run.folder / "journal-0.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
     (run.folder / "sinks" / "memory.json").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Four million iterations with a backend that is down: memory stays as it is, and in the end all is there."""
+"""Four million iterations with a backend that is down: memory does not grow, and every record arrives in the end."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ print(bus.close(timeout=1.0))
 
 
 def resident(pid: int) -> float:
-    """Give the memory that a process has, in MiB."""
+    """Return the resident memory of a process, in MiB."""
     found = re.search(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) / 1024
 
 
 def memory(run: ChaosRun, trainer: int) -> dict[str, float]:
-    """Give the memory of each process of a run, by what it does."""
+    """Return the resident memory of each process of a run, by its role."""
     out = {"trainer": resident(trainer)}
     for pid in run.processes():
         if pid != trainer:
@@ -72,7 +72,7 @@ def test_four_million_iterations_with_a_backend_that_is_down(
     seen: list[dict[str, float]] = []
     for _ in range(10):
         assert trainer.stdout.readline()
-        # What a backend's package takes is there with the first record.
+        # The SDK of a backend is loaded with the first record.
         eventually(lambda: run.accepted("tensorboard"), PATIENCE)
         seen.append(memory(run, trainer.pid))
         trainer.stdin.write("\n")

@@ -1,4 +1,4 @@
-"""SIGKILL with the real backends: W&B, offline and on a server, and MLflow, in a file and on a server."""
+"""SIGKILL with real backends: W&B offline and on a server, MLflow with a file and on a server."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from support.wandb_server import KEY, WandbServer
 pytestmark = [
     IGNORE_NOLOAD,
     pytest.mark.chaos,
-    # W&B's client in this process is only used to read files.
+    # The W&B client in this process only reads files.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 POINTS = 1500
 
 
 def a_life(chance: random.Random, whom: tuple[str, ...]) -> Life:
-    """Choose who is killed, where; mostly when the sinks are at work, which takes them seconds."""
+    """Choose what is killed and where; mostly once the sinks are delivering, which takes seconds."""
     kind = chance.choice(["point", "delivery point", "random", "random", "random"])
     if kind == "point":
         return Life([at("trainer", OF_TRAINER, chance)], wait=True)
@@ -42,7 +42,7 @@ def a_life(chance: random.Random, whom: tuple[str, ...]) -> Life:
 def campaign(
     chaos_run: Callable[..., ChaosRun], make: Callable[[], Backend], kills: int, *, core: bool = False
 ) -> Figures:
-    """Make runs of one sink until there were so many kills."""
+    """Repeat runs with one sink until the number of kills is reached."""
     total = Figures()
     chance = random.Random(3)
     whom = ("trainer", "delivery", "job", *(["core"] * 3 if core else ()))
@@ -57,7 +57,7 @@ def campaign(
 
 @pytest.fixture
 def few(count: int) -> int:
-    """A kill with these takes seconds."""
+    """The number of kills with these backends, which take seconds each."""
     return max(5, count // 20)
 
 
@@ -76,7 +76,7 @@ def test_kills_with_wandb_on_a_server(
         figures(campaign(chaos_run, lambda: WandbOnline(server), few, core=True))
 
 
-def test_kills_with_mlflow_in_a_file(
+def test_kills_with_mlflow_with_a_file(
     chaos_run: Callable[..., ChaosRun], figures: Callable[[object], None], few: int, request: pytest.FixtureRequest
 ) -> None:
     template = shared_template(request.config)

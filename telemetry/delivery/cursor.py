@@ -1,0 +1,136 @@
+"""The position of a sink in the journal, saved in ``sinks/<name>.json``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from telemetry.errors import SinkRejected, format_error
+from telemetry.journal.codec import encode
+from telemetry.plugins.hookspecs import Opened
+from telemetry.plugins.registry import Sink
+from telemetry.records import AnyRecord, Status, now_ms
+from telemetry.run_folder.atomic_write import private_opener, remove_temporary_files
+from telemetry.run_folder.sink_progress import (
+    SinkProgress,
+    SinkState,
+    progress_path,
+    read_progress,
+    write_progress,
+)
+
+MAX_ERROR_LENGTH = 1000
+"""Characters of an error message that are saved."""
+
+
+class DeliveryCursor:
+    """Which records a sink has accepted, holds durably or has rejected, per destination.
+
+    Every change is saved at once, so that ``telemetry status`` and the next delivery can read it. A file that cannot be
+    written does not stop delivery: the next ``sink_open`` asks the backend for its position.
+
+    Args:
+        folder: the run folder.
+        sink: the sink delivered to.
+        log: called with one human-readable line.
+    """
+
+    def __init__(self, folder: Path, sink: Sink, log: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._log = log
+        self._progress = SinkProgress()
+        self._saved = True
+
+    @property
+    def accepted(self) -> int:
+        """The last sequence number that the sink accepted at the current destination."""
+        return self._progress.cursor.accepted
+
+    def load(self) -> None:
+        """Read what earlier deliveries saved. The lease must be held: before that, its holder moves the cursor."""
+        self._progress = read_progress(self._folder, self._sink.name) or SinkProgress()
+        with contextlib.suppress(OSError):  # temporary files left by a killed process are harmless
+            remove_temporary_files(progress_path(self._folder, self._sink.name))
+
+    def start_opening(self, state: SinkState) -> None:
+        """Save that the destination is unknown until ``sink_open`` returns."""
+        self._progress.reopening = True
+        self._save(state)
+
+    def move_to(self, opened: Opened) -> int:
+        """Switch to the destination that ``sink_open`` reported; return the sequence number to continue after."""
+        progress = self._progress
+        progress.destination, progress.view, progress.reopening = opened.destination, opened.view, False
+        if opened.last_seq is not None:
+            # Trust the backend over the saved cursor: a power cut may have rolled back either.
+            progress.cursor.durable = opened.last_seq
+        progress.cursor.accepted = progress.cursor.durable
+        self._save("delivering")
+        return progress.cursor.durable
+
+    def advance(self, seq: int, durable: int | None) -> None:
+        """Save that records up to ``seq`` are done with, and those up to ``durable`` would survive a crash."""
+        cursor = self._progress.cursor
+        cursor.accepted = max(cursor.accepted, seq)
+        cursor.durable = max(cursor.durable, min(durable or 0, cursor.accepted))
+        cursor.closed = None
+        self._save("delivering")
+
+    def set_aside(self, record: AnyRecord, error: SinkRejected) -> None:
+        """Append a rejected record to ``sinks/<name>.rejected.jsonl``.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        cursor = self._progress.cursor
+        if record.seq <= cursor.last_rejected:
+            return  # set aside before a restart
+        path = self._folder / "sinks" / f"{self._sink.name}.rejected.jsonl"
+        with open(path, "ab", opener=private_opener) as file:
+            file.write(encode(record))
+        cursor.rejected += 1
+        cursor.last_rejected = record.seq
+        self._note(error)
+        self._log(f"{self._sink.title} rejected record {record.seq} ({error}); it was set aside in {path}")
+
+    def close(self, status: Status) -> None:
+        """Save that the backend's run was closed. A sink that closed it without an error holds what it accepted."""
+        cursor = self._progress.cursor
+        cursor.closed = status
+        cursor.durable = max(cursor.durable, cursor.accepted)
+        self._save("closed")
+
+    def fail(self, error: BaseException) -> None:
+        """Save a failure, and go back to the last durable record.
+
+        Records accepted but not confirmed as durable may be lost; the next ``sink_open`` determines which.
+        """
+        self._progress.cursor.accepted = self._progress.cursor.durable
+        self._progress.retries += 1
+        self._note(error)
+        self._save("retrying")
+
+    def refuse(self, error: SinkRejected) -> None:
+        """Save that the sink rejected the whole run."""
+        self._note(error)
+        self._save("refused")
+
+    def _note(self, error: BaseException) -> None:
+        # Name the package: the fault may be in a third-party sink.
+        self._progress.last_error = f"{self._sink.title}: {format_error(error)}"[:MAX_ERROR_LENGTH]
+        self._progress.last_error_time = now_ms()
+
+    def _save(self, state: SinkState) -> None:
+        self._progress.state = state
+        self._progress.updated = now_ms()
+        try:
+            write_progress(self._folder, self._sink.name, self._progress)
+        except OSError as error:
+            # If the backend does not know its position either, a restart delivers records twice; hence the message.
+            if self._saved:
+                self._log(f"cannot save the progress of {self._sink.name}: {error}")
+            self._saved = False
+        else:
+            self._saved = True

@@ -1,0 +1,102 @@
+"""The part of the journal that a sink has not received yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from telemetry.journal.reader import JournalReader, read_header
+from telemetry.journal.segments import segments
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed
+from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+
+READ_LIMIT = 1000
+"""Maximum number of records read at once."""
+
+
+class JournalTail:
+    """Reads the records after a sink's position, and determines whether and how the run has ended.
+
+    Args:
+        folder: the run folder.
+        liveness: tells whether the trainer is alive.
+        clock: monotonic time in seconds.
+
+    Attributes:
+        pending: records that were read and not delivered yet, in order.
+        closed: the end of the newest attempt, if it was the last record read.
+
+    Raises:
+        RunNotFound: the folder holds no journal.
+    """
+
+    def __init__(self, folder: Path, liveness: TrainerLivenessProbe, clock: Callable[[], float]) -> None:
+        self.pending: list[AnyRecord] = []
+        self.closed: Closed | None = None
+        self._folder = folder
+        self._liveness = liveness
+        self._clock = clock
+        self._reader = JournalReader(folder, clock=clock)
+        self._attempt = read_header(folder).attempt
+        self._newest_segment = 0
+        self._last_record_time: int | None = None
+
+    def start_after(self, seq: int) -> None:
+        """Drop the pending records, and continue reading after a sequence number."""
+        self._reader = JournalReader(self._folder, after=seq, clock=self._clock)
+        self.pending, self.closed = [], None
+
+    def fill(self) -> None:
+        """Read more records, unless some are pending.
+
+        Raises:
+            RunFolderError: a segment cannot be read.
+        """
+        if not self.pending:
+            self._read()
+
+    def end(self) -> Closed | None:
+        """Return how the run ended; None if it has not, if that is unknown, or if more records turn out to be pending.
+
+        A trainer that died without closing its run counts as killed, at the time of its last record.
+        """
+        if self.closed is not None:
+            return self.closed
+        if self._liveness.is_alive() is not False:
+            return None
+        # Records may have been written between the last read and the trainer's end.
+        self._read()
+        return None if self.pending else self.closed or self._killed()
+
+    def has_newer_attempt(self) -> bool:
+        """Return whether a trainer has resumed the run since this object was created."""
+        newest = max(segments(self._folder), default=0)
+        if newest == self._newest_segment:
+            return False
+        header = read_header(self._folder)
+        # The newest segment may have no header yet; then it is checked again.
+        self._newest_segment = header.seq // SEQ_PER_SEGMENT
+        return header.attempt > self._attempt
+
+    def _read(self) -> None:
+        for record in self._reader.read(READ_LIMIT, live=self._liveness.is_alive() is not False):
+            self._last_record_time = record.time
+            if isinstance(record, Closed):
+                self.closed = record
+            else:
+                # An attempt followed by another one was not the end of the run.
+                self.closed = None
+                self.pending.append(record)
+
+    def _killed(self) -> Closed:
+        reason = "the trainer ended without closing the run"
+        return Closed(seq=0, time=self._end_time(), status="killed", reason=reason)
+
+    def _end_time(self) -> int:
+        """Return the time of the last record, in ms since 1970; read the journal if nothing was left to deliver."""
+        if self._last_record_time is None:
+            reader = JournalReader(self._folder, superseded=True)
+            self._last_record_time = read_header(self._folder).time
+            while batch := reader.read(READ_LIMIT, live=False):
+                self._last_record_time = batch[-1].time
+        return self._last_record_time

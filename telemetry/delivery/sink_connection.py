@@ -1,0 +1,111 @@
+"""The connection to a sink: calls its hooks, one batch at a time, under a watchdog."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from telemetry.delivery.watchdog import HookWatchdog
+from telemetry.errors import PluginError, SinkRejected
+from telemetry.journal.reader import read_header
+from telemetry.plugins.hookspecs import Opened
+from telemetry.plugins.registry import Hooks, Sink
+from telemetry.records import AnyRecord, Closed
+
+MAX_BATCH = 1000
+"""Maximum number of records in one call of ``sink_write``."""
+
+
+class WriteResult(NamedTuple):
+    """What one call of ``SinkConnection.write`` achieved.
+
+    Attributes:
+        records: those that need not be offered again; empty if a batch was rejected and is to be halved.
+        durable: the highest sequence number that the sink reported as durable, None if it reported none.
+        rejection: why the sink rejected the only record in ``records``; None if it accepted them.
+    """
+
+    records: Sequence[AnyRecord] = ()
+    durable: int | None = None
+    rejection: SinkRejected | None = None
+
+
+class SinkConnection:
+    """A sink and its current instance, if one is open. All hooks are called from the thread that calls the methods.
+
+    Args:
+        folder: the run folder.
+        sink: creates the instances.
+        watchdog: notified when a hook is entered and left.
+    """
+
+    def __init__(self, folder: Path, sink: Sink, watchdog: HookWatchdog) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._watchdog = watchdog
+        self._hooks: Hooks | None = None
+        self._batch_size = MAX_BATCH
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an instance is open."""
+        return self._hooks is not None
+
+    def open(self) -> Opened:
+        """Create an instance and open it; return the destination and the position that it reports.
+
+        Raises:
+            PluginError: the sink cannot be constructed, or ``sink_open`` returned something else.
+            BaseException: whatever ``sink_open`` raises.
+        """
+        hooks = self._sink.create()
+        run = read_header(self._folder)
+        with self._watchdog.hook():
+            opened = hooks.sink_open(run=run, folder=self._folder)
+        if not isinstance(opened, Opened):
+            msg = f"sink_open of {self._sink.title} returned {opened!r}; it must return telemetry.sink_api.Opened"
+            raise PluginError(msg)
+        self._hooks = hooks
+        return opened
+
+    def write(self, pending: Sequence[AnyRecord]) -> WriteResult:
+        """Offer the first of the pending records to the open instance, in one call.
+
+        A rejected batch is halved: the next call offers half as many records, until the offending record is found.
+        Accepted batches grow again, up to ``MAX_BATCH``.
+
+        Raises:
+            BaseException: whatever ``sink_write`` raises, except SinkRejected.
+        """
+        batch = pending[: self._batch_size]
+        try:
+            durable = self._write(batch)
+        except SinkRejected as error:
+            if len(batch) > 1:
+                self._batch_size = len(batch) // 2
+                return WriteResult()
+            result = WriteResult(batch, rejection=error)
+        else:
+            result = WriteResult(batch, durable)
+        self._batch_size = min(MAX_BATCH, 2 * self._batch_size)
+        return result
+
+    def close(self, closed: Closed) -> None:
+        """End the backend's run.
+
+        Raises:
+            BaseException: whatever ``sink_close`` raises.
+        """
+        assert self._hooks is not None  # noqa: S101 - the caller has opened it
+        with self._watchdog.hook():
+            self._hooks.sink_close(status=closed.status, time=closed.time, reason=closed.reason)
+
+    def drop(self) -> None:
+        """Forget the instance without closing it, after a failure."""
+        self._hooks = None
+
+    def _write(self, batch: Sequence[AnyRecord]) -> int | None:
+        assert self._hooks is not None  # noqa: S101 - the caller has opened it
+        with self._watchdog.hook():
+            return self._hooks.sink_write(records=batch)

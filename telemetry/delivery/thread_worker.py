@@ -1,0 +1,86 @@
+"""A thread of the trainer that delivers to one sink."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from telemetry.delivery.delivery import Delivery
+from telemetry.errors import TelemetryError
+from telemetry.plugins.registry import Sink
+from telemetry.settings import Settings
+
+log = logging.getLogger("telemetry")
+
+
+class ThreadWorker:
+    """Delivers from a daemon thread until the run has ended or ``stop`` is called.
+
+    Args:
+        folder: the run folder.
+        sink: the sink and its options.
+        settings: passed to the delivery.
+        make_delivery: called in the thread, as ``Delivery`` is.
+    """
+
+    def __init__(
+        self, folder: Path, sink: Sink, settings: Settings, *, make_delivery: Callable[..., Delivery] = Delivery
+    ) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._settings = settings
+        self._make_delivery = make_delivery
+        self._wake_up = threading.Event()
+        self._stop_requested = False
+        self._thread = threading.Thread(target=self._run, name=f"telemetry-{sink.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; if that fails, log it."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # Called by the thread that writes the journal, which must continue.
+            log.warning("cannot start delivery to %s: %s; run `telemetry sync`", self._sink.name, error)
+
+    def wake(self) -> None:
+        """Make the thread read the journal now."""
+        self._wake_up.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for the thread to end."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def stop(self) -> None:
+        """Make the thread end as soon as the sink lets it."""
+        self._stop_requested = True
+        self.wake()
+
+    def _run(self) -> None:
+        try:
+            delivery = self._make_delivery(
+                self._folder,
+                self._sink,
+                self._settings,
+                wait=self._wait,
+                stop=lambda: self._stop_requested,
+                on_hang=self._log_hang,
+                log=log.warning,
+            )
+            while not delivery.lease.try_acquire():
+                self._wait(self._settings.poll)
+                if self._stop_requested:
+                    return
+            delivery.run()
+        except (OSError, TelemetryError) as error:
+            log.warning("delivery to %s ended: %s", self._sink.name, error)
+
+    def _wait(self, seconds: float) -> None:
+        self._wake_up.wait(seconds)
+        self._wake_up.clear()
+
+    def _log_hang(self) -> None:
+        timeout = self._settings.hook_timeout
+        log.warning("a hook of %s has not returned for %.0f s", self._sink.name, timeout)
