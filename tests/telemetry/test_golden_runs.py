@@ -178,7 +178,7 @@ class TestReading:
         assert (receipt.journaled, receipt.step) == (len(want["seqs"]), want["last_step"])
 
     def test_the_receipt_contains_the_progress_of_each_sink(self, runs: Path) -> None:
-        water = {sink.name: (sink.delivered, sink.left) for sink in read_receipt(runs / "water").sinks}
+        water = {sink.name: (sink.delivered, sink.pending) for sink in read_receipt(runs / "water").sinks}
         # 18 of the records up to DELIVERED count, and memory has rejected one.
         told = sum(seq <= DELIVERED for seq in expected("water")["seqs"])
         assert (told, len(expected("water")["seqs"]) - told) == (18, 9)
