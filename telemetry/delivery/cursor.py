@@ -12,7 +12,7 @@ from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Sink
 from telemetry.records import AnyRecord, Status, now_ms
 from telemetry.run_folder.atomic_write import private_opener, remove_temporary_files
-from telemetry.run_folder.paths import progress_path
+from telemetry.run_folder.paths import progress_path, rejected_path
 from telemetry.run_folder.sink_progress import (
     SinkProgress,
     SinkState,
@@ -87,7 +87,7 @@ class DeliveryCursor:
         cursor = self._progress.cursor
         if record.seq <= cursor.last_rejected:
             return  # set aside before a restart
-        path = self._folder / "sinks" / f"{self._sink.name}.rejected.jsonl"
+        path = rejected_path(self._folder, self._sink.name)
         with open(path, "ab", opener=private_opener) as file:
             file.write(encode(record))
         cursor.rejected += 1

@@ -18,6 +18,7 @@ from telemetry.backoff import Backoff
 from telemetry.delivery.worker_protocol import EXIT_REFUSED, Job
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.atomic_write import private_opener
+from telemetry.run_folder.paths import log_path
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.settings import Settings
 
@@ -84,7 +85,7 @@ class ProcessWorker:
         self._name = sink.name
         job = Job(folder=str(folder.absolute()), sink=sink.name, options=dict(sink.options), settings=settings)
         self._job = msgspec.json.encode(job) + b"\n"
-        self._log_file = folder / "sinks" / f"{sink.name}.log"
+        self._log_file = log_path(folder, sink.name)
         self._start_process = start_process
         self._backoff = backoff or Backoff(RESTART_BACKOFF_INITIAL, RESTART_BACKOFF_MAX)
         self._clock = clock

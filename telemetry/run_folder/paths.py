@@ -1,10 +1,10 @@
 """Names and locations of the small files in a run folder (``journal.segments`` has those of the journal).
 
-alive.json                   heartbeat of the trainer
-sinks/<name>.json            delivery progress of a sink
-sinks/<name>.lease-<n>       process that delivers to the sink (see ``run_folder.lease``)
-sinks/<name>.log             output of its delivery process
-sinks/<name>.rejected.jsonl  records that the sink rejected
+- ``alive.json``: heartbeat of the trainer
+- ``sinks/<name>.json``: delivery progress of a sink
+- ``sinks/<name>.lease-<n>``: process that delivers to the sink (see ``run_folder.lease``)
+- ``sinks/<name>.log``: output of its delivery process
+- ``sinks/<name>.rejected.jsonl``: records that the sink rejected
 """
 
 from __future__ import annotations
