@@ -164,7 +164,7 @@ def _load_libraries() -> None:
     """Import torch and aimnet without garbage collection.
 
     They create two million permanent objects. Traversing them repeatedly takes longer than the imports themselves, and
-    at exit it takes seconds that a pre-empted run does not have.
+    at exit it takes seconds that a preempted run does not have.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Worker processes of the data loader while the job is being pre-empted."""
+"""Worker processes of the data loader while the job is being preempted."""
 
 import multiprocessing
 import os

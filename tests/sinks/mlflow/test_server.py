@@ -16,7 +16,7 @@ from sinks.mlflow.sink import MlflowSink
 from support.mlflow_kit import client_of, find_runs, history, open_sink, points, shared_server
 from support.mlflow_proxy import Fault, Proxy, Request
 from telemetry import Metric, Settings, open_run
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.plugins.registry import select
 from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import METRICS, STARTED, points_of, run_record, sample, scalars
@@ -166,7 +166,7 @@ def test_a_size_limit_of_the_server_is_met_by_smaller_calls(remote, proxy, serve
     (sink,) = select(["mlflow"], {"mlflow": {"tracking_uri": proxy.url, "experiment": str(remote.folder)}})
     delivery = Delivery(remote.folder, sink, settings, follow=False, wait=lambda _: None)
     delivery.lease.acquire()
-    assert delivery.run() is End.COMPLETE
+    assert delivery.run() is DeliveryOutcome.COMPLETE
     assert not (remote.folder / "sinks" / "mlflow.rejected.jsonl").exists()
     client = client_of(server)
     experiment = client.get_experiment_by_name(str(remote.folder))

@@ -25,7 +25,7 @@ from support.mlflow_kit import (
     shared_template,
 )
 from telemetry import Metric, Settings, open_run
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.plugins.registry import Plugin, Sink, select
 from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import METRICS, STARTED, points_of, resumed, run_record, sample, scalars
@@ -181,7 +181,7 @@ class TestRejections:
             log=messages.append,
         )
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         assert [step for step, _, _ in history(client, only_run(client).info.run_id, "val/loss")] == [
             step for step in range(1, 31) if step != 7
         ]
@@ -231,7 +231,7 @@ class TestWholeRuns:
         before = sorted(points(client, run))
         delivery = Delivery(folder, *select(["mlflow"], {}), settings, follow=False)
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         assert sorted(points(client, only_run(client))) == before
         assert not Path("mlruns").exists()
 

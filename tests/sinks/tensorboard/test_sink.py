@@ -26,7 +26,7 @@ from sinks.tensorboard.sink import TensorBoardSink
 from support.tensorboard_contract import replace_os
 from support.tensorboard_kit import STARTED, Point, curve, event_files, make_run, open_sink, resumed, scalars, steps
 from telemetry import Metric, SettingError, Settings, open_run
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.plugins.registry import select
 from telemetry.sink_api import Closed, Record, SinkRejected, SinkUnavailable
 
@@ -535,7 +535,7 @@ class TestThroughTelemetry:
         (sink,) = select(["tensorboard"], {"tensorboard": {"dir": "replayed"}})
         delivery = Delivery(run_folder, sink, settings, follow=False)
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         for tag in ("train/loss", "train/E_rmse"):
             assert curve(run_folder / "replayed", tag) == curve(run_folder / "tensorboard", tag)
 
@@ -547,7 +547,7 @@ class TestThroughTelemetry:
         (sink,) = select(["tensorboard"], {})
         delivery = Delivery(run_folder, sink, settings, follow=False)
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         assert content() == before
 
     def test_records_lost_from_a_truncated_file_are_delivered_again(self, run_folder, settings):
@@ -557,7 +557,7 @@ class TestThroughTelemetry:
         (sink,) = select(["tensorboard"], {})
         delivery = Delivery(run_folder, sink, settings, follow=False)
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         assert steps(run_folder / "tensorboard") == list(range(1, 21))
 
 

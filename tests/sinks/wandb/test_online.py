@@ -19,7 +19,7 @@ from sinks.wandb.timeouts import Timeouts
 from support.wandb_kit import client_pids, deliver, numbers_up_to, open_sink, wait_for
 from support.wandb_server import Fault, Run, WandbServer
 from telemetry import Alert, Metric, RunRecord, Settings, open_run
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.receipt import read_receipt
 from telemetry.plugins.registry import Plugin, Sink
 from telemetry.recording.bus import MetricBus
@@ -260,7 +260,7 @@ def deliver_run(
     sink: type[WandbSink] = ShortSink,
     linger: float = 0.0,
     follow: bool = True,
-) -> End:
+) -> DeliveryOutcome:
     chosen = Sink("wandb", {"mode": "online"}, Plugin("wandb", sink, "tests 1.0"))
     delivery = Delivery(folder, chosen, Settings(poll=0.01, linger=linger), wait=wait, follow=follow)
     assert delivery.lease.try_acquire()
@@ -280,7 +280,7 @@ class TestDeliveries:
             withdrawn.append(seconds)
 
         folder = tmp_path / "run"
-        assert deliver_run(folder, wait, sink=QueryingSink) is End.REFUSED
+        assert deliver_run(folder, wait, sink=QueryingSink) is DeliveryOutcome.REFUSED
         progress = read_progress(folder, "wandb")
         assert progress is not None
         assert progress.state == "refused"
@@ -288,7 +288,7 @@ class TestDeliveries:
         assert progress.cursor.closed is None
         bus.close()
         wandb_server.fail(None)
-        assert deliver_run(folder, follow=False) is End.COMPLETE
+        assert deliver_run(folder, follow=False) is DeliveryOutcome.COMPLETE
         assert [row["trainer/iteration"] for row in only_run(wandb_server).history] == numbers_up_to(40)
 
     def test_a_key_withdrawn_before_the_end_is_reported(
@@ -299,9 +299,9 @@ class TestDeliveries:
             bus.close()
 
         folder = tmp_path / "run"
-        assert deliver_run(folder, wait, linger=20.0) is End.REFUSED
+        assert deliver_run(folder, wait, linger=20.0) is DeliveryOutcome.REFUSED
         wandb_server.fail(None)
-        assert deliver_run(folder, follow=False) is End.COMPLETE
+        assert deliver_run(folder, follow=False) is DeliveryOutcome.COMPLETE
         assert [row["trainer/iteration"] for row in only_run(wandb_server).history] == numbers_up_to(20)
 
     def test_a_server_that_fails_at_the_end_is_given_up_and_the_receipt_shows_the_rest(
@@ -312,12 +312,12 @@ class TestDeliveries:
             bus.close()
 
         folder = tmp_path / "run"
-        assert deliver_run(folder, wait) is End.GAVE_UP
+        assert deliver_run(folder, wait) is DeliveryOutcome.GAVE_UP
         receipt = read_receipt(folder)
         (sink,) = receipt.sinks
         assert (sink.progress.state, sink.progress.cursor.closed) == ("retrying", None)
         wandb_server.fail(None)
-        assert deliver_run(folder, follow=False) is End.COMPLETE
+        assert deliver_run(folder, follow=False) is DeliveryOutcome.COMPLETE
         (sink,) = read_receipt(folder).sinks
         assert (sink.pending, sink.progress.state) == (0, "closed")
         assert [row["trainer/iteration"] for row in only_run(wandb_server).history] == numbers_up_to(20)
