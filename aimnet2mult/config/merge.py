@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from aimnet2mult.config.legacy.settings import LegacyConfigTranslator
+from aimnet2mult.config.legacy.translator import LegacyConfigTranslator
 from aimnet2mult.errors import ConfigError
 from telemetry.errors import closest_match
 from telemetry.run_folder.atomic_write import atomic_write

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from aimnet2mult.config.merge import BY_FIDELITY, merge_layers
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.labels import LABELS
+from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean
 
 __all__ = ["Config", "ConfigError", "load"]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.errors import DataError
-from aimnet2mult.labels import LABELS
+from aimnet2mult.quantities import LABELS
 
 __all__ = ["MAX_ELEMENT", "OPTIONAL_INPUTS", "check_layout", "check_structures"]
 

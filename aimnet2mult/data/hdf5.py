@@ -1,7 +1,7 @@
 """Reading of HDF5 files: one group per number of atoms, named by it, such as ``007``.
 
 A group contains ``coord`` (B, N, 3) in Å, ``numbers`` (B, N), and optionally ``charge`` (B,) in e, ``mult`` (B,) and
-the labels defined in ``aimnet2mult.labels``. ``numbers`` is 0 for padding.
+the labels defined in ``aimnet2mult.quantities``. ``numbers`` is 0 for padding.
 """
 
 import logging
@@ -13,7 +13,7 @@ import numpy as np
 from aimnet.data import DataGroup, SizeGroupedDataset
 
 from aimnet2mult.data.checks import OPTIONAL_INPUTS, check_layout, check_structures
-from aimnet2mult.labels import LABELS
+from aimnet2mult.quantities import LABELS
 
 __all__ = ["INPUTS", "read_fidelity"]
 

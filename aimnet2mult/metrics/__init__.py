@@ -1,4 +1,4 @@
 """Masked error sums and their statistics.
 
-To add a quantity, edit ``aimnet2mult/labels.py``; everything else follows.
+To add a quantity, edit ``aimnet2mult/quantities.py``; everything else follows.
 """

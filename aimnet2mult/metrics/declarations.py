@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, MetricInfo, Selection, metric_info
+from aimnet2mult.quantities import LABELS
 
 __all__ = ["STREAMS", "declare"]
 
@@ -38,7 +38,7 @@ def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping
     Args:
         labels: names of the labels.
         fidelity_names: one name per fidelity.
-        units: the unit to display for each label; by default, that of `aimnet2mult.labels`.
+        units: the unit to display for each label; by default, that of `aimnet2mult.quantities`.
     """
     shown = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
     metrics = {}

@@ -63,7 +63,7 @@ class ErrorSums:
     and no update keeps a graph.
 
     Args:
-        labels: names of the labels that can occur, from `aimnet2mult.labels.LABELS`.
+        labels: names of the labels that can occur, from `aimnet2mult.quantities.LABELS`.
         n_fidelities: number of fidelities.
         device: where the sums are kept.
         quantities: what is summed: all of `QUANTITIES`, or only squares and counts, which is faster.

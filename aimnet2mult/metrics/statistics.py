@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aimnet2mult.labels import LABELS, Label
+from aimnet2mult.quantities import LABELS, Label
 
 __all__ = [
     "BATCH",

@@ -6,9 +6,9 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from aimnet2mult.labels import LABELS, Label
 from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
 from aimnet2mult.metrics.statistics import QUANTITIES
+from aimnet2mult.quantities import LABELS, Label
 
 __all__ = ["COUNT", "SQUARE", "StructureErrors"]
 

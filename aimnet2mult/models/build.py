@@ -14,8 +14,8 @@ from aimnet.config import build_module, get_module  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402
 
 from aimnet2mult.errors import ModelError  # noqa: E402
-from aimnet2mult.labels import LABELS  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
+from aimnet2mult.quantities import LABELS  # noqa: E402
 from telemetry.errors import format_error  # noqa: E402
 
 __all__ = ["build_model"]

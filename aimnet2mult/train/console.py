@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
-from aimnet2mult.labels import LABELS
+from aimnet2mult.quantities import LABELS
 
 if TYPE_CHECKING:
     from aimnet2mult.train.reporter import Alert

@@ -18,8 +18,8 @@ from torch import Tensor
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
+from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean
 
 __all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]

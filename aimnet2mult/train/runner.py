@@ -22,7 +22,7 @@ from aimnet2mult.config.resume_rules import CONFIG_FILE, MODEL_FILE
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
-from aimnet2mult.labels import LABELS
+from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.checkpoint_files import find_newest
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run

@@ -14,7 +14,7 @@ import click
 
 from telemetry.cli.console import PATH, exits_with_message, print_line, print_skipped, require_outside
 from telemetry.display.dashboard import Dashboard
-from telemetry.display.plot_model import main_plots, plots, run_labels
+from telemetry.display.plot_layout import main_plots, plots, run_labels
 from telemetry.display.png import write_png
 from telemetry.errors import SettingError
 from telemetry.reading.run import Run, RunReader

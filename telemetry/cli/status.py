@@ -10,8 +10,9 @@ from telemetry.cli.console import PATH, exits_with_message, print_line, print_si
 from telemetry.delivery.receipt import Receipt, read_receipt
 from telemetry.display.dashboard import STATUS_TEXTS
 from telemetry.journal.reader import read_header
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe, read_heartbeat
+from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.run_status import run_status
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 
 @click.command()

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from telemetry.backoff import Backoff
 from telemetry.delivery.cursor import DeliveryCursor
+from telemetry.delivery.hook_watchdog import HookWatchdog
 from telemetry.delivery.journal_tail import JournalTail
 from telemetry.delivery.lease_renewer import LeaseRenewer
 from telemetry.delivery.retries import Retries
 from telemetry.delivery.sink_connection import SinkConnection
-from telemetry.delivery.watchdog import HookWatchdog
 from telemetry.errors import SinkRejected, format_error
 from telemetry.plugins.registry import Sink
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import sinks_folder
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from telemetry.journal.reader import JournalReader, read_header
 from telemetry.journal.segments import segments
 from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 READ_LIMIT = 1000
 """Maximum number of records read at once."""

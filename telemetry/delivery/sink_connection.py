@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry.delivery.watchdog import HookWatchdog
+from telemetry.delivery.hook_watchdog import HookWatchdog
 from telemetry.errors import PluginError, SinkRejected
 from telemetry.journal.reader import read_header
 from telemetry.plugins.hookspecs import Opened

@@ -19,7 +19,8 @@ from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REFUSED, Job
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe, read_heartbeat
+from telemetry.run_folder.heartbeat import read_heartbeat
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 READ_SIZE = 1024
 """Bytes of wake-up calls that are read at once."""

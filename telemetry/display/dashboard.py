@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from telemetry.display.plot_model import Plot, main_plots, plots, run_labels
+from telemetry.display.plot_layout import Plot, main_plots, plots, run_labels
 from telemetry.display.printable import printable
 from telemetry.display.terminal_plot import ALERT_MARK, draw, side_by_side
 from telemetry.reading.run import Run

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.display.plot_model import Plot, Series, downsample
+from telemetry.display.plot_layout import Plot, Series, downsample
 from telemetry.display.printable import printable
 from telemetry.errors import RunFolderError, SettingError
 from telemetry.plugins.optional_imports import optional_import

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from telemetry.display.plot_model import Plot, Series, downsample
+from telemetry.display.plot_layout import Plot, Series, downsample
 from telemetry.display.printable import printable
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve

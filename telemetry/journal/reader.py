@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from telemetry.errors import JournalError, RunNotFound
-from telemetry.journal.attempts import Attempts
 from telemetry.journal.codec import Unknown, is_intact
 from telemetry.journal.gaps import count_missing, rewritten_records, starts_numbering
+from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines, open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.metrics import Metric

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.journal.attempts import first_record
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
+from telemetry.journal.run_attempts import first_record
 from telemetry.metrics import UNDECLARED
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 from telemetry.run_folder.run_status import RunStatus, run_status
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]

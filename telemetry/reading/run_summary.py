@@ -1,41 +1,29 @@
 """Summarize a run for a list, from the head and the tail of its journal.
 
-Even of a journal of gigabytes, only little more than the last 64 KiB are read. To find the lowest value of a metric,
-the whole journal is searched for lines that name its stream; no other line is checked or decoded.
+Even of a journal of gigabytes, only little more than the last 64 KiB are read; only ``best_value`` searches all of it.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from telemetry.journal.attempts import first_record, superseded_after
 from telemetry.journal.codec import MAX_LINE, decode
 from telemetry.journal.reader import read_header
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
+from telemetry.reading.best_value import BestValue, find_best_value
 from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 from telemetry.run_folder.paths import delivered_sinks, progress_path
 from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.sink_progress import read_progress
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 _TAIL_SIZES = (1 << 16, 4 * MAX_LINE)
 """Bytes read from the end of a segment; the larger size only if the smaller one contains no whole record."""
-_CHUNK_SIZE = 1 << 20
-"""Bytes read at a time while searching a segment."""
 _KnownRecord = Scalars | Alert | Resumed | Closed
-
-
-class BestValue(msgspec.Struct, frozen=True, kw_only=True):
-    """The lowest finite value of a metric and the first iteration with this value."""
-
-    value: float
-    step: int
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +64,7 @@ def summarize(folder: Path, metric: str | None) -> RunSummary:
         status=run_status(last.closed, TrainerLivenessProbe(folder)),
         step=last.step,
         time=last.time or header.started,
-        best=None if metric is None else _best_value(folder, numbers, metric),
+        best=None if metric is None else find_best_value(folder, numbers, metric),
         behind=[entry for name in _sinks(folder, header) if (entry := _behind_entry(folder, name, last.seq))],
     )
 
@@ -149,51 +137,3 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except PermissionError:
         return True
-
-
-def _best_value(folder: Path, numbers: list[int], metric: str) -> BestValue | None:
-    stream, _, name = metric.partition("/")
-    first_records = {n: first for n in numbers[1:] if (first := first_record(folder, n)) is not None}
-    last_valid_steps = superseded_after(numbers, first_records)
-    best: BestValue | None = None
-    for number in numbers:
-        for record in _scalars_of(segment_path(folder, number), stream):
-            value = record.values.get(name, math.nan)
-            last_valid = last_valid_steps.get(record.seq // SEQ_PER_SEGMENT, record.step)
-            if record.step <= last_valid and math.isfinite(value) and (best is None or value < best.value):
-                best = BestValue(value=value, step=record.step)
-    return best
-
-
-def _scalars_of(path: Path, stream: str) -> Iterator[Scalars]:
-    """Yield the scalars of one stream."""
-    # The encoder writes a stream name in exactly one way, so a byte search finds all its records.
-    mark = b'"stream":' + msgspec.json.encode(stream)
-    for block in _blocks(path):
-        at = block.find(mark)
-        while at >= 0:
-            end = block.find(b"\n", at) + 1
-            record = decode(block[block.rfind(b"\n", 0, at) + 1 : end])
-            if isinstance(record, Scalars) and record.stream == stream:
-                yield record
-            at = block.find(mark, end)
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    """Yield a segment in blocks of whole lines."""
-    fd = open_segment(path)
-    if fd is None:
-        return
-    try:
-        offset, rest = 0, b""
-        while chunk := read_at(fd, path, offset, _CHUNK_SIZE):
-            offset += len(chunk)
-            head, newline, tail = chunk.rpartition(b"\n")
-            if newline:
-                yield rest + head + newline
-                rest = tail
-            else:
-                # Data longer than the longest possible line is damaged.
-                rest = rest + chunk if len(rest) + len(chunk) <= MAX_LINE else b""
-    finally:
-        os.close(fd)

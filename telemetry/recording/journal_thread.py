@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from pathlib import Path
 
-from telemetry.backoff import Backoff
 from telemetry.delivery.supervisor import DeliverySupervisor
 from telemetry.journal.writer import JournalWriter
+from telemetry.recording.disk_failures import JournalCommits
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.run_folder.heartbeat import Heartbeat, write_heartbeat
 from telemetry.run_folder.process_identity import current_process
-
-log = logging.getLogger("telemetry")
 
 
 class JournalThread(threading.Thread):
@@ -26,10 +23,6 @@ class JournalThread(threading.Thread):
     The public members are for other threads; everything private runs in this one. The thread ends when the queue has
     been closed and everything in it, followed by the ``Closed`` record, is durable. Until then it retries a failing
     disk, so ``join`` needs a timeout.
-
-    Attributes:
-        is_committing: whether a write to the disk is in progress. If it still is after ``join``, the disk hangs, and
-            reading from it would hang as well.
     """
 
     def __init__(
@@ -58,22 +51,24 @@ class JournalThread(threading.Thread):
         self.queue = queue
         self.appender = appender
         self.supervisor = supervisor
-        self.is_committing = False
         self._folder = folder
         self._journal = journal
         self._attempt = attempt
         self._limits = limits
         self._identity = current_process()
         self._warn_once = WarnOnce()
-        self._backoff = Backoff(self._limits.disk_backoff_initial, self._limits.disk_backoff_max)
-        self._retry_at = 0.0
+        self._commits = JournalCommits(folder, journal, limits)
         self._deliveries_started = False
         # Training starts by importing torch, and deliveries by importing their backends, which would slow it down.
         self._start_deliveries_at = time.monotonic() + self._limits.delivery_start_delay
         self._supervise_at = self._heartbeat_at = time.monotonic()
         self._heartbeats = 0
-        self._is_closing = False
         self._closed_appended = False
+
+    @property
+    def is_committing(self) -> bool:
+        """Whether a write to the disk is in progress. If it still is after ``join``, the disk hangs."""
+        return self._commits.is_running
 
     def start_deliveries(self) -> None:
         """Start the deliveries unless they were started before; for a caller that has joined this thread."""
@@ -101,12 +96,12 @@ class JournalThread(threading.Thread):
         """Wait for records, append and commit them; commit what an earlier call could not."""
         wake_at = min(self._supervise_at, self._heartbeat_at)
         if self._journal.pending:
-            wake_at = min(wake_at, self._retry_at)
+            wake_at = min(wake_at, self._commits.retry_at)
         # A closed queue wakes this thread once more, and then only if nothing waits for the disk.
-        wake_on_close = not self._is_closing or not self._journal.pending
+        wake_on_close = not self._commits.is_hurrying or not self._journal.pending
         items = self.queue.take(max(0.0, wake_at - time.monotonic()), wake_on_close=wake_on_close)
         if self.queue.closed is not None:
-            self._retry_sooner()
+            self._commits.hurry()
         elif items or time.monotonic() >= self._start_deliveries_at:
             # Before the first record is durable: if the trainer is killed right after, the workers deliver it.
             self.start_deliveries()
@@ -120,39 +115,11 @@ class JournalThread(threading.Thread):
             self._closed_appended = True
             self.appender.append_numbered(closed)
 
-    def _retry_sooner(self) -> None:
-        # A disk that was full may have room again, and little time is left to find out.
-        if not self._is_closing:
-            self._is_closing = True
-            self._retry_at = 0.0
-            self._backoff = Backoff(self._limits.close_retry_delay, self._limits.disk_backoff_max)
-
     def _commit(self) -> None:
         pending = self._journal.pending
-        if pending and time.monotonic() < self._retry_at:
-            return
-        if pending and not self._try_commit():
-            return
-        # Nobody offered the ``Closed`` record, so it is not counted.
-        self.queue.mark_written(0 if self._closed_appended else pending, self._journal.last_seq)
-
-    def _try_commit(self) -> bool:
-        self.is_committing = True
-        try:
-            self._journal.commit()
-        except OSError as error:
-            self._retry_at = time.monotonic() + self._backoff.next_delay()
-            room = f"up to {self._limits.queue_capacity} records wait in memory"
-            message = f"cannot write the journal in {self._folder} ({error}); training continues, {room}"
-            self._warn_once("disk", f"{message}, and writing is retried")
-            return False
-        finally:
-            self.is_committing = False
-        self._retry_at = 0.0
-        self._backoff.reset()
-        if self._warn_once.clear("disk"):
-            log.warning("writing to the journal in %s works again; no queued records were lost", self._folder)
-        return True
+        if self._commits.commit():
+            # Nobody offered the ``Closed`` record, so it is not counted.
+            self.queue.mark_written(0 if self._closed_appended else pending, self._journal.last_seq)
 
     def _supervise(self) -> None:
         # While the run is being closed, the closing thread supervises the workers.

@@ -18,7 +18,8 @@ from telemetry.metrics import Metric
 from telemetry.plugins.registry import Sink, select
 from telemetry.recording.redaction import redact
 from telemetry.records import SCHEMA, RunRecord, now_ms
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe, read_heartbeat
+from telemetry.run_folder.heartbeat import read_heartbeat
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
 from telemetry.units import factors
 

@@ -1,14 +1,7 @@
-"""Whether the trainer of a run is alive, judged by its process where that is visible, else by its heartbeat.
-
-The trainer rewrites ``alive.json`` with an increasing number. An observer that cannot see the process considers it dead
-when the number has not changed for ``HEARTBEAT_TIMEOUT`` seconds of the observer's monotonic clock. The clocks of two
-machines are never compared.
-"""
+"""The heartbeat of a trainer: ``alive.json``, rewritten at intervals with an increasing number."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,8 +14,6 @@ HEARTBEAT_INTERVAL = 10.0
 """Seconds between two heartbeats."""
 HEARTBEAT_TIMEOUT = 60.0
 """Seconds without a new heartbeat after which a process that is not visible is considered dead."""
-_POLL_INTERVAL = 1.0
-"""Seconds between two looks at the heartbeat."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,46 +49,3 @@ def write_heartbeat(folder: Path, heartbeat: Heartbeat) -> None:
         OSError: it could not be written.
     """
     write_json(heartbeat_path(folder), heartbeat)
-
-
-class TrainerLivenessProbe:
-    """Watch the trainer of a run from another process, possibly on another machine."""
-
-    def __init__(
-        self, folder: Path, *, timeout: float = HEARTBEAT_TIMEOUT, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Start to watch.
-
-        Args:
-            folder: the run folder.
-            timeout: seconds without a new heartbeat after which a trainer that is not visible counts as dead.
-            clock: monotonic, in seconds.
-        """
-        self._folder = folder
-        self._timeout = timeout
-        self._clock = clock
-        self._last_beat: tuple[int, int] | None = None
-        self._has_changed = False
-        self._since = clock()
-
-    def is_alive(self) -> bool | None:
-        """Return whether the trainer is alive; None while that is unknown and worth asking again."""
-        heartbeat = read_heartbeat(self._folder)
-        if heartbeat is not None:
-            if heartbeat.beat < 0 or heartbeat.trainer.is_dead():
-                return False
-            if heartbeat.trainer.is_local():
-                return True
-            beat = (heartbeat.attempt, heartbeat.beat)
-            if beat != self._last_beat:
-                self._has_changed = self._last_beat is not None
-                self._last_beat, self._since = beat, self._clock()
-        if self._clock() - self._since >= self._timeout:
-            return False
-        return True if self._has_changed else None
-
-    def wait(self, sleep: Callable[[float], None] = time.sleep) -> bool:
-        """Watch until it is known whether the trainer is alive, for up to ``timeout`` seconds, and return it."""
-        while (answer := self.is_alive()) is None:
-            sleep(_POLL_INTERVAL)
-        return answer

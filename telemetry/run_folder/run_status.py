@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from telemetry.records import Status
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 RunStatus = Literal["running", "unseen", "finished", "failed", "preempted", "killed"]
 """``unseen``: the journal does not record an end, and whether the trainer is alive is not known (yet)."""

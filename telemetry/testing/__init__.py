@@ -13,9 +13,9 @@ pytest.register_assert_rewrite(
     )
 )
 
-from telemetry.testing.contract import SinkContract  # noqa: E402
 from telemetry.testing.fakes import FlakySink, HungSink, RecordingSink, SlowSink  # noqa: E402
 from telemetry.testing.points import Point, resumed, run_record, scalars  # noqa: E402
+from telemetry.testing.sink_contract import SinkContract  # noqa: E402
 
 __all__ = [
     "FlakySink",

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from aimnet2mult.config.legacy import settings as legacy
+from aimnet2mult.config.legacy import translator as legacy
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "moving-over.md").read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, Layout, MetricInfo, metric_info, statistics
+from aimnet2mult.quantities import LABELS
 
 ALL = tuple(LABELS)
 

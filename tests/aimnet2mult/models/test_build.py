@@ -13,9 +13,9 @@ from aimnet.modules import Forces
 
 import aimnet2mult
 from aimnet2mult.errors import ModelError
-from aimnet2mult.labels import LABELS
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
+from aimnet2mult.quantities import LABELS
 from support.small_models import OUTPUTS, batch, build, definition, predict
 
 PACKAGE = Path(aimnet2mult.__file__).parent

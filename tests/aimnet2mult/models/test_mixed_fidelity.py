@@ -7,7 +7,7 @@ import torch
 from aimnet.constants import get_masses
 from torch import Tensor, nn
 
-from aimnet2mult.labels import LABELS
+from aimnet2mult.quantities import LABELS
 from support.small_models import Data, batch, build, definition, predict
 
 DIPOLE = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.labels import LABELS
+from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
 from support.host_reads import no_host_reads
 

@@ -10,7 +10,7 @@ from aimnet2mult.config.schema import Config, load
 
 FILES = Path(__file__).parents[2] / "aimnet2mult" / "config" / "legacy" / "original"
 NAMES = ["run_name=r", "project_name=p"]
-LOGGER = "aimnet2mult.config.legacy.settings"
+LOGGER = "aimnet2mult.config.legacy.translator"
 
 
 def read(name: str, data: Sequence[str], *overrides: str) -> Config:

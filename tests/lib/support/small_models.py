@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimnet2mult.labels import LABELS
 from aimnet2mult.models.build import build_model
+from aimnet2mult.quantities import LABELS
 
 Data = dict[str, Tensor]
 

@@ -30,9 +30,10 @@ from telemetry.journal.segments import segment_path
 from telemetry.journal.writer import JournalWriter
 from telemetry.plugins.registry import Plugin, Sink
 from telemetry.records import Closed, RunRecord
-from telemetry.run_folder.heartbeat import Counts, TrainerLivenessProbe
+from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.sink_progress import progress_path, read_progress, write_progress
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.sink_api import Record, Resumed, Scalars, SinkRejected, SinkUnavailable, hookimpl
 
 SETTINGS = Settings(poll=2.0, linger=600.0)

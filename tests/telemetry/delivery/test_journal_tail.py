@@ -10,7 +10,7 @@ from support.telemetry_fakes import FakeClock, HandMadeRun, run_record
 from telemetry import RunNotFound
 from telemetry.delivery.journal_tail import JournalTail
 from telemetry.journal.writer import JournalWriter
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 
 @pytest.fixture

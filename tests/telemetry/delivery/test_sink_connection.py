@@ -8,8 +8,8 @@ import pytest
 
 from support.telemetry_fakes import Backend, HandMadeRun, run_record, sink_for
 from telemetry import testing
+from telemetry.delivery.hook_watchdog import HookWatchdog
 from telemetry.delivery.sink_connection import SinkConnection
-from telemetry.delivery.watchdog import HookWatchdog
 from telemetry.errors import PluginError, SinkRejected, SinkUnavailable
 from telemetry.plugins.registry import Plugin, Sink
 from telemetry.records import AnyRecord, Closed

@@ -10,7 +10,7 @@ import pytest
 
 from support.written_runs import WrittenRun, add_training
 from telemetry import Metric, RunFolderError, SettingError, read_run
-from telemetry.display.plot_model import Plot, plots
+from telemetry.display.plot_layout import Plot, plots
 from telemetry.display.png import MAX_PLOTS, draw_figure, write_png
 
 pytest.importorskip("matplotlib")

@@ -9,7 +9,7 @@ import pytest
 
 from support.written_runs import WrittenRun
 from telemetry import read_run
-from telemetry.display.plot_model import plots
+from telemetry.display.plot_layout import plots
 from telemetry.display.terminal_plot import draw, side_by_side
 
 pytest.importorskip("plotext")

@@ -752,7 +752,7 @@ def test_a_child_forked_while_the_queue_is_locked_is_not_blocked(open_bus: Opene
 
 
 def test_the_trainer_counts_as_alive_until_the_run_is_closed(open_bus: Opener, run: Path) -> None:
-    watch = telemetry.run_folder.heartbeat.TrainerLivenessProbe(run)
+    watch = telemetry.run_folder.trainer_liveness.TrainerLivenessProbe(run)
     bus = open_bus()
     assert watch.is_alive() is True
     bus.close()

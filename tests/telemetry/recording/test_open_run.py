@@ -46,7 +46,7 @@ from telemetry import (
 from telemetry.journal.codec import encode
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import plan_run
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 QUIET: dict[str, Any] = {"metrics": METRICS, "sinks": [], "settings": Settings(every=1)}
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from support.telemetry_fakes import DEAD, FOREIGN, FakeClock, beat
-from telemetry.run_folder.heartbeat import TrainerLivenessProbe, read_heartbeat
+from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.paths import heartbeat_path
 from telemetry.run_folder.process_identity import current_process
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aimnet2mult.config.legacy.settings import log_notice
+from aimnet2mult.config.legacy.translator import log_notice
 
 
 @pytest.fixture(autouse=True)

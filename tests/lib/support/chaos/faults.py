@@ -272,10 +272,10 @@ def _jump(seconds: float) -> None:
 
 def _shorten(still: float) -> None:
     """Set the seconds after which a stale heartbeat or lease counts as dead."""
-    names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.open_run")
+    names = ("run_folder.trainer_liveness", "run_folder.lease", "delivery.lease_renewer", "recording.open_run")
     modules: list[Any] = [importlib.import_module(f"telemetry.{name}") for name in names]
-    heartbeat, lease, renewer, opening = modules
-    heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["timeout"] = still
+    liveness, lease, renewer, opening = modules
+    liveness.TrainerLivenessProbe.__init__.__kwdefaults__["timeout"] = still
     lease.HEARTBEAT_TIMEOUT = still
     renewer.LeaseRenewer.__init__.__kwdefaults__["interval"] = still / 10
     _replace(opening, "DEFAULT_LIMITS", heartbeat_interval=still / 10)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from telemetry import read_run
 from telemetry.cli import main
-from telemetry.display.plot_model import plots
+from telemetry.display.plot_layout import plots
 
 NUMBERS = st.sampled_from([0, 1, 2, 7, 300, 10**9, 2**53, 2**62 - 1])
 NAMES = st.sampled_from(["train", "val", "a/b", "val/loss", "loss", "\x1b[2J", "\x9b", "$\\frac{", "_x"]) | st.text(

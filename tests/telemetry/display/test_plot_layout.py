@@ -9,7 +9,7 @@ import pytest
 
 from support.written_runs import METRICS, WrittenRun, add_training
 from telemetry import Metric, read_run
-from telemetry.display.plot_model import downsample, plots, run_labels
+from telemetry.display.plot_layout import downsample, plots, run_labels
 
 
 @pytest.fixture

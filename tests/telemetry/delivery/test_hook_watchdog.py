@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from support.telemetry_fakes import eventually
-from telemetry.delivery.watchdog import HookWatchdog
+from telemetry.delivery.hook_watchdog import HookWatchdog
 
 
 @pytest.fixture

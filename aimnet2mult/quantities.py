@@ -1,6 +1,7 @@
-"""Labels that a model can be trained on: names, shapes and units.
+"""The quantities that a model can learn, with their shapes and units: energy, forces, charges, spin charges.
 
-The data sets, the loss, the error statistics and the units of the metrics all use these definitions.
+To add one, such as dipoles, add a `Label` here. Data sets, loss, error sums and the units of the metrics all use these
+definitions.
 """
 
 from collections.abc import Mapping
