@@ -16,12 +16,7 @@ from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.weights import are_finite
-from aimnet2mult.train.checkpoint_files import (
-    checkpoint_path,
-    diverged_path,
-    prune,
-    rename_diverged,
-)
+from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.reporter import Bus

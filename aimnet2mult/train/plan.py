@@ -19,7 +19,7 @@ from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.models.definition import DEFAULT, read_definition
-from aimnet2mult.train.checkpoint_files import find_damaged, find_newest, iteration_of
+from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest, iteration_of
 from telemetry import Metric, Settings, read_receipt
 
 __all__ = ["Plan", "Request", "echo", "make_plan"]

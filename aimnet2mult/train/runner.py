@@ -23,7 +23,7 @@ from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
 from aimnet2mult.quantities import LABELS
-from aimnet2mult.train.checkpoint_files import find_newest
+from aimnet2mult.train.checkpoint_folder import find_newest
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
 from telemetry.errors import format_error

@@ -14,7 +14,7 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import Slot
 from aimnet2mult.metrics.statistics import VALIDATION, metric_info, statistics
 from aimnet2mult.models.weights import save_weights
-from aimnet2mult.train.checkpoint_files import best_path
+from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_validator

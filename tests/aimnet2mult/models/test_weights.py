@@ -8,7 +8,7 @@ from aimnet.modules import Forces
 
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.weights import load_weights, save_weights
-from aimnet2mult.train.checkpoint_files import checkpoint_path
+from aimnet2mult.train.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.checkpointing import write_checkpoint
 from support.tiny_model import TinyCore
 

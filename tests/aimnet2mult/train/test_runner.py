@@ -17,7 +17,7 @@ from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError
 from aimnet2mult.train import components as parts
 from aimnet2mult.train import plan
-from aimnet2mult.train.checkpoint_files import find_newest, iteration_of
+from aimnet2mult.train.checkpoint_folder import find_newest, iteration_of
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
