@@ -50,8 +50,10 @@ class MetricBus:
         """Publish through a journal thread that has been started.
 
         Args:
-            folder, cadence, factors: see the class.
+            folder: see the class.
             journal_thread: writes what is put into its queue.
+            cadence: see the class.
+            factors: see the class.
             drain_timeout: seconds that ``close`` waits for the sinks by default.
             close_timeout: seconds that ``close`` waits for the journal thread.
         """
@@ -92,10 +94,8 @@ class MetricBus:
         """
         if not (final or self.due(stream, step)) or self._is_forked():
             return
-        if callable(values):
-            self._queue.put((stream,), step, lambda: {stream: values()}, final=final)
-        else:
-            self._queue.put((stream,), step, {stream: _copy(values)}, final=final)
+        source = (lambda: {stream: values()}) if callable(values) else {stream: _copy(values)}
+        self._queue.put((stream,), step, source, final=final)
 
     def publish_group(
         self, streams: Sequence[str], step: int, values: StreamValuesSource, *, final: bool = False

@@ -108,7 +108,7 @@ class JournalThread(threading.Thread):
         if self.queue.closed is not None:
             self._retry_sooner()
         elif items or time.monotonic() >= self._start_deliveries_at:
-            # Before the first record is durable: if the trainer is killed right after, the workers deliver it.
+            # Before the first record is durable: a trainer killed right after leaves processes that deliver it.
             self.start_deliveries()
         for item in items:
             self.appender.append(item)
@@ -155,7 +155,7 @@ class JournalThread(threading.Thread):
         return True
 
     def _supervise(self) -> None:
-        # While the run is being closed, the closing thread supervises the workers.
+        # While the run is being closed, the closing thread supervises the deliveries.
         if self.queue.closed is None:
             if self._deliveries_started:
                 self.supervisor.supervise()
