@@ -102,7 +102,7 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	export MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow; \
 		$(call covered,$(VENV)-mlflow-skinny,$(OUTSIDE),tests/sinks/mlflow/test_server.py)
 
-# Direct dependencies in their lowest versions, the rest in the newest, which deprecates what the lowest use.
+# Direct dependencies in their lowest versions, the rest in the newest; old releases warn about new dependencies.
 LOWEST_EXTRAS := train tensorboard wandb mlflow plot testing
 test-lowest: dist
 	$(PYTHON) -m venv --clear $(VENV)-lowest
@@ -110,7 +110,7 @@ test-lowest: dist
 		--requirements pyproject.toml $(LOWEST_EXTRAS:%=--extra %)
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest hypothesis
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --no-deps dist/*.whl
-	cd $(OUTSIDE) && $(abspath $(VENV))-lowest/bin/pytest -W ignore::DeprecationWarning
+	cd $(OUTSIDE) && $(abspath $(VENV))-lowest/bin/pytest -W default
 
 # The floor is in pyproject.toml. Needs the data that the tests of all environments left in $(COVERAGE).
 coverage: $(VENV)-tools/.installed

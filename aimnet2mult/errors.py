@@ -1,30 +1,31 @@
-"""The errors of this package. Each message says what is wrong, with the value and the location, and what to do."""
+"""Exceptions of this package. Messages state the problem with its value and location, and what to do."""
 
 __all__ = ["CheckpointError", "ConfigError", "DataError", "ModelError", "RankLost"]
 
 
 class ConfigError(ValueError):
-    """The configuration is unusable; the message names the key, its value and what is valid."""
+    """A setting is invalid; the message names the key, its value and the valid values."""
 
 
 class DataError(ValueError):
-    """The data are unusable; the message names the file or the argument, its value and the remedy."""
+    """A data file or an argument is invalid; the message names it, its value and the remedy."""
 
 
 class ModelError(ValueError):
-    """The model cannot be built; the message names its definition, what is wrong there and the remedy."""
+    """A model cannot be built from its definition; the message names the part that is invalid and the remedy."""
 
 
 class CheckpointError(ValueError):
-    """The checkpoint does not fit the model or the data it is loaded for."""
+    """A checkpoint does not fit the model or the data."""
 
 
 class RankLost(RuntimeError):
-    """Another rank has failed or died, and with it the job.
+    """The job failed because another rank failed, died or never joined.
 
-    ``said`` is whether rank 0 knows, and so says it to the user.
+    Attributes:
+        reported: Whether rank 0 knows the reason and reports it to the user.
     """
 
-    def __init__(self, message: str, *, said: bool = False) -> None:
+    def __init__(self, message: str, *, reported: bool = False) -> None:
         super().__init__(message)
-        self.said = said
+        self.reported = reported

@@ -1,7 +1,6 @@
-"""The labels that can be learnt: their names, their shapes and their units.
+"""Labels that a model can be trained on: names, shapes and units.
 
-Everything that has to agree on a label (what is read from a data set, what the loss compares,
-what the error statistics are called and in which unit they are shown) takes it from here.
+The data sets, the loss, the error statistics and the units of the metrics all use these definitions.
 """
 
 from collections.abc import Mapping
@@ -13,28 +12,29 @@ __all__ = ["LABELS", "Label"]
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A quantity that a data set can hold and a model can predict.
+    """A quantity that a data set can contain and a model can predict.
 
-    An array of it has the shape ``(B, N)`` with atoms and ``(B,)`` without, followed by
-    ``(components,)`` where there are several. Data sets and models use ``source_unit``; people are
-    shown ``unit``. Energies are per particle, so that they convert to molar units.
+    Its arrays have shape ``(B, N)`` if it is per atom, otherwise ``(B,)``, followed by ``(components,)`` if there are
+    several.
     """
 
     name: str
     """Key in data sets and model outputs."""
     abbr: str
-    """Stands for the label in the names of metrics, as in ``F_rmse``."""
+    """Abbreviation in the names of metrics, as in ``F_rmse``."""
     per_atom: bool
-    """Whether there is one for each atom, rather than one for each structure."""
+    """Whether there is a value for each atom instead of each structure."""
     components: int = 1
-    """Numbers for each atom or structure."""
+    """Numbers per atom or structure."""
     source_unit: str
+    """Unit in data sets and models; energies are per particle, so that they can be converted to molar units."""
     unit: str
+    """Default unit of the metrics."""
     text: str
-    """What a chart's title calls it."""
+    """Name in the titles of charts."""
 
     def shape(self, structures: int, atoms: int) -> tuple[int, ...]:
-        """Return the shape of this label's array for so many structures of so many atoms."""
+        """Return the shape of an array for a number of structures with a number of atoms each."""
         atom_axis = (atoms,) if self.per_atom else ()
         component_axis = (self.components,) if self.components > 1 else ()
         return (structures, *atom_axis, *component_axis)
@@ -70,4 +70,4 @@ _LABELS = (
 )
 
 LABELS: Mapping[str, Label] = MappingProxyType({label.name: label for label in _LABELS})
-"""Every label by its name, in the order in which they are shown."""
+"""All labels by name, in display order."""

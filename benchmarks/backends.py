@@ -1,4 +1,4 @@
-"""The backends of a benchmark: an MLflow server, one that seems far away, one that refuses, one that never answers."""
+"""The MLflow servers of a benchmark: healthy, with high latency, refusing connections, or never answering."""
 
 from __future__ import annotations
 
@@ -15,55 +15,54 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "lib")]
 from support.mlflow_kit import Server, client_of
 from support.mlflow_proxy import Fault, Proxy, Request
 
-DISTANCE = 0.3
-"""Seconds that a server which is far away takes to answer."""
+LATENCY = 0.3
+"""Response time of the slow server, in seconds."""
+LOSS_KEYS = {"train/loss", "train loss"}
+"""Keys under which the variants log the loss."""
 
 
 class Backends:
-    """Where MLflow is, by what it does, and what is asked of it directly. Made by ``backends``."""
+    """The addresses of the MLflow servers, and queries to the healthy one. Created by ``backends``."""
 
     def __init__(self, addresses: dict[str, str]) -> None:
         self.addresses = addresses
 
-    def where(self, backend: str, experiment: str) -> dict[str, str]:
-        """Tell a variant where to write to; makes the experiment."""
+    def destination(self, backend: str, experiment: str) -> dict[str, str]:
+        """Return where a variant has to write to, after creating the experiment."""
         client = client_of(self.addresses["healthy"])
         if client.get_experiment_by_name(experiment) is None:
             client.create_experiment(experiment)
         return {"mlflow": self.addresses.get(backend, self.addresses["healthy"]), "experiment": experiment}
 
-    def points(self, experiment: str) -> int:
-        """Say how many points of the loss there are in an experiment."""
+    def count_points(self, experiment: str) -> int:
+        """Return the number of points of the loss in an experiment."""
         client = client_of(self.addresses["healthy"])
         found = client.get_experiment_by_name(experiment)
         runs = client.search_runs([found.experiment_id])
-        keys = [
-            (run.info.run_id, key) for run in runs for key in run.data.metrics if key in {"train/loss", "train loss"}
-        ]
+        keys = [(run.info.run_id, key) for run in runs for key in run.data.metrics if key in LOSS_KEYS]
         return len({point.step for run_id, key in keys for point in client.get_metric_history(run_id, key)})
 
 
 @contextmanager
 def backends(home: Path) -> Iterator[Backends]:
-    """Have them all as long as this lasts."""
+    """Start all servers, with their files in ``home``, and stop them at the end."""
     home.mkdir()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     with ExitStack() as stack:
         server = stack.enter_context(Server(home))
         url = server.start()
         slow = stack.enter_context(Proxy(url))
-        slow.fault = _wait
+        slow.fault = _delay
         refusing = stack.enter_context(socket.socket())
-        # Bound and not listening: nobody else can listen there, and connections are refused.
+        # Bound but not listening: no other process can take the port, and connections are refused.
         refusing.bind(("127.0.0.1", 0))
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        addresses = {"healthy": url, "slow": slow.url}
-        addresses |= {name: _url(each) for name, each in (("refusing", refusing), ("silent", silent))}
+        addresses = {"healthy": url, "slow": slow.url, "refusing": _url(refusing), "silent": _url(silent)}
         yield Backends(addresses)
 
 
-def _wait(_: Request) -> Fault | None:
-    time.sleep(DISTANCE)
+def _delay(_: Request) -> Fault | None:
+    time.sleep(LATENCY)
     return None
 
 

@@ -1,6 +1,6 @@
-"""Targets of memory: of the trainer, and of the delivery processes beside what their SDKs take by themselves.
+"""Memory targets of the trainer, and of the delivery processes excluding their SDKs.
 
-As a program, ``python benchmarks/memory.py JSON``, it is one of the processes that are measured.
+As a script, ``python benchmarks/memory.py JSON``, this is one of the measured processes.
 """
 
 from __future__ import annotations
@@ -14,100 +14,105 @@ from typing import Any
 
 SINKS = ("tensorboard", "wandb", "mlflow")
 POINTS = 2_000
-"""Due points of each of the trainer's two halves."""
-PER_POINT = 10
-"""Batches between them."""
+"""Due points in each half of the training."""
+BATCHES_PER_POINT = 10
 
 
-def rows(home: Path, where: Any, factor: float) -> list[Any]:
-    """Measure them."""
-    from target import at_most
+def measure(home: Path, backends: Any, factor: float) -> list[Any]:
+    """Measure the memory; ``factor`` scales the number of points."""
+    # Imported here, so that the measured processes do not load it.
+    from targets import at_most
 
     home.mkdir()
-    there = where.where("healthy", "memory")
+    destination = backends.destination("healthy", "memory")
     points = max(200, round(POINTS * factor))
-    job = {"what": "trainer", "home": str(home), "where": there, "points": points}
-    told = _child(job)
-    blank = _child({"what": "blank", "home": str(home)})["rss"]
-    note = f"{points:,} points, {points * PER_POINT:,} batches"
-    targets = [
-        at_most("memory of the trainer, with three sinks", 20, told["half"] - told["before"], "MB more", note),
-        at_most("memory of the trainer, after as much again", 1, told["whole"] - told["half"], "MB more"),
+    job = {"role": "trainer", "home": str(home), "destination": destination, "points": points}
+    trainer = _run_process(job)
+    bare = _run_process({"role": "bare", "home": str(home)})["rss"]
+    note = f"{points:,} points, {points * BATCHES_PER_POINT:,} batches"
+    start, half, end = trainer["start"], trainer["half"], trainer["end"]
+    found = [
+        at_most("additional memory of the trainer with three sinks", 20, half - start, "MB", note),
+        at_most("memory growth of the trainer in the second half", 1, end - half, "MB"),
     ]
     for sink in SINKS:
-        sdk = _child({"what": sink, "home": str(home), "where": there})["rss"] - blank
-        beside = told["workers"][sink] - sdk
-        note = f"{told['workers'][sink]:.0f} MB, of which its SDK takes {sdk:.0f} in a plain loop"
-        targets.append(at_most(f"memory of the delivery process, {sink}", 40, beside, "MB beside its SDK", note))
-    return targets
+        sdk = _run_process({"role": sink, "home": str(home), "destination": destination})["rss"] - bare
+        total = trainer["workers"][sink]
+        note = f"{total:.0f} MB in total, {sdk:.0f} MB for the SDK in a plain loop"
+        found.append(at_most(f"memory of the delivery process without its SDK, {sink}", 40, total - sdk, "MB", note))
+    return found
 
 
-def _child(job: dict[str, Any]) -> dict[str, Any]:
-    home = Path(job["home"]) / job["what"]
+def _run_process(job: dict[str, Any]) -> dict[str, Any]:
+    home = Path(job["home"]) / job["role"]
     home.mkdir()
     env = os.environ | {"WANDB_SILENT": "true"}
     command = [sys.executable, __file__, json.dumps(job | {"home": str(home)})]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env, timeout=300, cwd=home).stdout
-    told: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return told
+    figures: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return figures
 
 
 def rss(pid: int | str = "self") -> float:
-    """Give the resident memory of a process in MB."""
+    """Return the resident memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
     raise SystemExit(f"process {pid} has ended")
 
 
-def trainer(home: Path, where: dict[str, str], points: int) -> dict[str, Any]:
-    """Train with three sinks; give the memory before, after a half and after all, and that of the deliveries."""
-    import ignite.engine  # noqa: F401 - it belongs to the trainer in any case
+def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any]:
+    """Train with three sinks; return the memory at start, half-way and at the end, and that of the deliveries."""
+    import ignite.engine  # noqa: F401 - part of the trainer, with or without telemetry
     import torch
-    from batches import FIDELITIES, LABELS, Step
+    from workload import FIDELITIES, LABELS, TrainingStep
 
     torch.set_num_threads(1)
-    step = Step()
+    step = TrainingStep()
     for _ in range(200):
         batch = step()
-    before = rss()
-    import ours
+    start = rss()
+    import telemetry_runs
     from ignite.engine import Events
 
-    bus = ours.open_bus(home / "run", SINKS, where, PER_POINT)
-    sums = ours.ErrorSums(LABELS, len(FIDELITIES), "cpu", ours.POOLED.quantities)
-    reporter = ours.Reporter(
+    bus = telemetry_runs.open_bus(home / "run", SINKS, destination, BATCHES_PER_POINT)
+    sums = telemetry_runs.ErrorSums(LABELS, len(FIDELITIES), "cpu", telemetry_runs.POOLED.quantities)
+    reporter = telemetry_runs.Reporter(
         bus, train_sums=sums, val_sums=sums, labels=LABELS, fidelity_names=FIDELITIES, optimizer=step.optimizer
     )
-    loop = ours.Loop(2 * points * PER_POINT)
-    reporter.attach(loop)
-    ours.await_start(home / "run", SINKS, lambda state: state == "delivering")
-    seen = []
+    engine = telemetry_runs.MinimalEngine(2 * points * BATCHES_PER_POINT)
+    reporter.attach(engine)
+    telemetry_runs.await_deliveries(home / "run", SINKS, lambda state: state == "delivering")
+    measured = []
     for _ in range(2):
-        for _ in range(points * PER_POINT):
+        for _ in range(points * BATCHES_PER_POINT):
             sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, batch.loss)
-            loop.state.iteration += 1
-            loop.state.grad_norm = batch.loss
-            loop.fire(Events.ITERATION_COMPLETED)
+            engine.state.iteration += 1
+            engine.state.grad_norm = batch.loss
+            engine.fire(Events.ITERATION_COMPLETED)
         bus.drain(120)
-        seen.append(rss())
+        measured.append(rss())
     workers = dict(zip(SINKS, (rss(pid) for pid in _workers()), strict=True))
     bus.close(timeout=60)
-    return {"before": before, "half": seen[0], "whole": seen[1], "workers": workers}
+    return {"start": start, "half": measured[0], "end": measured[1], "workers": workers}
 
 
 def _workers() -> list[int]:
-    """Give the delivery processes, in the order in which they were started."""
-    import ours
+    """Return the process IDs of the delivery processes in the order of their start."""
+    import telemetry_runs
 
     return sorted(
-        (pid for pid in ours.children() if b"telemetry.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()),
+        (
+            pid
+            for pid in telemetry_runs.child_processes()
+            if b"telemetry.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ),
         key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]),
     )
 
 
-def sdk(name: str, home: Path, where: dict[str, str]) -> float:
-    """Give the memory of a process in which an SDK has logged some points."""
+def log_with_sdk(name: str, home: Path, destination: dict[str, str]) -> float:
+    """Log some points with an SDK; return the memory of the process."""
     values = {f"train/m{number}": 0.5 for number in range(6)}
     if name == "tensorboard":
         from tensorboard.compat.proto.event_pb2 import Event
@@ -129,24 +134,24 @@ def sdk(name: str, home: Path, where: dict[str, str]) -> float:
         import mlflow
         from mlflow.entities import Metric
 
-        client = mlflow.MlflowClient(where["mlflow"])
-        run = client.create_run(client.get_experiment_by_name(where["experiment"]).experiment_id)
+        client = mlflow.MlflowClient(destination["mlflow"])
+        run = client.create_run(client.get_experiment_by_name(destination["experiment"]).experiment_id)
         for step in range(20):
             client.log_batch(run.info.run_id, [Metric(key, value, step, step) for key, value in values.items()])
     return rss()
 
 
 def main() -> None:
-    """Be what the job asks for; print the figures as the last line."""
+    """Play the role given by the job; print the figures as the last line."""
     job = json.loads(sys.argv[1])
     home = Path(job["home"])
-    if job["what"] == "trainer":
-        told = trainer(home, job["where"], job["points"])
-    elif job["what"] == "blank":
-        told = {"rss": rss()}
+    if job["role"] == "trainer":
+        figures = train(home, job["destination"], job["points"])
+    elif job["role"] == "bare":
+        figures = {"rss": rss()}
     else:
-        told = {"rss": sdk(job["what"], home, job["where"])}
-    print(json.dumps(told), flush=True)
+        figures = {"rss": log_with_sdk(job["role"], home, job["destination"])}
+    print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many of the points that a variant logged can be read back."""
+"""Count how many of the points logged by a variant can be read back."""
 
 from __future__ import annotations
 
@@ -14,46 +14,52 @@ from telemetry.delivery.receipt import read_receipt
 from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
-REST = 30.0
-"""Seconds that deliveries which outlive their trainer are waited for."""
+LINGER_TIMEOUT = 30.0
+"""Seconds to wait for deliveries that continue after their trainer has ended."""
 
 
-def kept(name: str, home: Path, where: Backends, last: int) -> dict[str, int]:
-    """Say how many points there are, by where they are read; points after iteration ``last`` do not count.
+def read_back(name: str, home: Path, backends: Backends, last: int) -> dict[str, int]:
+    """Return the number of points up to iteration ``last``, by sink.
 
-    What a run of ours could not deliver, as its backend was dead, is delivered to a live one by ``telemetry sync``.
+    If a run of this package could not deliver its points because its backend was unreachable, ``telemetry sync``
+    delivers them to a healthy one first.
     """
     variant = VARIANTS[name]
     counts = {}
     if variant.function is None:
-        counts["journal"] = _journal(home / "run", last)
+        counts["journal"] = _count_journal(home / "run", last)
     if variant.function is None and variant.backend != "healthy":
-        _sync(home / "run", variant.sinks, where.where("healthy", home.name))
-    return counts | {sink: shown(sink, home, home.name, where) for sink in variant.sinks}
+        _sync(home / "run", variant.sinks, backends.destination("healthy", home.name))
+    return counts | {sink: count_points(sink, home, home.name, backends) for sink in variant.sinks}
 
 
-def shown(sink: str, home: Path, experiment: str, where: Backends) -> int:
-    """Say how many points of the loss a backend shows, in files below ``home`` or in an experiment of MLflow's."""
+def count_points(sink: str, home: Path, experiment: str, backends: Backends) -> int:
+    """Return the number of points of the loss in an MLflow experiment, or in files of another backend in ``home``."""
     if sink == "mlflow":
-        return where.points(experiment)
-    return _tensorboard(home) if sink == "tensorboard" else _wandb(home)
+        return backends.count_points(experiment)
+    return _count_tensorboard(home) if sink == "tensorboard" else _count_wandb(home)
 
 
-def _journal(folder: Path, last: int) -> int:
+def _count_journal(folder: Path, last: int) -> int:
     records = JournalReader(folder).read(1_000_000, live=False)
     return sum(isinstance(r, Scalars) and r.stream == "train" and r.step <= last for r in records)
 
 
-def _sync(folder: Path, sinks: tuple[str, ...], where: dict[str, str]) -> None:
-    deadline = time.monotonic() + REST
-    while time.monotonic() < deadline and str(read_receipt(folder)).count("being delivered by"):
+def _sync(folder: Path, sinks: tuple[str, ...], destination: dict[str, str]) -> None:
+    deadline = time.monotonic() + LINGER_TIMEOUT
+    while time.monotonic() < deadline and any(sink.holder for sink in read_receipt(folder).sinks):
         time.sleep(0.2)
-    options = ["-o", f"mlflow.tracking_uri={where['mlflow']}", "-o", f"mlflow.experiment={where['experiment']}"]
+    options = [
+        "-o",
+        f"mlflow.tracking_uri={destination['mlflow']}",
+        "-o",
+        f"mlflow.experiment={destination['experiment']}",
+    ]
     command = [sys.executable, "-m", "telemetry", "sync", str(folder), "--telemetry-sinks", ",".join(sinks)]
     subprocess.run([*command, *options, "-o", "wandb.mode=offline"], check=True, stdout=subprocess.DEVNULL, timeout=300)
 
 
-def _tensorboard(home: Path) -> int:
+def _count_tensorboard(home: Path) -> int:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     steps = set()
@@ -65,7 +71,7 @@ def _tensorboard(home: Path) -> int:
     return len(steps)
 
 
-def _wandb(home: Path) -> int:
+def _count_wandb(home: Path) -> int:
     from support.wandb_kit import inspect
 
     rows = [

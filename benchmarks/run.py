@@ -1,6 +1,7 @@
-"""All benchmarks: ``python benchmarks/run.py``, which writes ``results.json``, the page, and its picture.
+"""Run all benchmarks and write ``results.json``, the page and its figure: ``python benchmarks/run.py``.
 
-BENCH_N makes them shorter or longer: 1 is a quarter of an hour, 0.1 a few minutes, on a machine that is quiet.
+The environment variable BENCH_N scales the duration: 1 is about 15 minutes on an otherwise idle machine, 0.1 a few
+minutes. BENCH_OUT names a folder to write to instead of the repository.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import basics
-import dead
-import finished
-import loops
+import components
+import delivery_time
 import memory
 import startup
-import steps
+import step_time
+import training_loops
+import unreachable_backend
 from backends import Backends, backends
-from ours import DRAIN
-from page import write_page
-from target import Target, at_most, number
+from report import write_page
+from targets import Target, at_most, format_number
+from telemetry_runs import DRAIN_TIMEOUT
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -45,45 +46,46 @@ PACKAGES = (
     "aimnet",
     "numpy",
 )
-STATES = {
+CONDITIONS = {
     "three": "healthy",
-    "three-slow": "MLflow 300 ms away",
+    "three-slow": "MLflow with 300 ms latency",
     "three-refusing": "MLflow refuses connections",
     "three-silent": "MLflow never answers",
-    "three-frozen": "deliveries frozen",
+    "three-suspended": "deliveries suspended",
 }
+"""Conditions of the backends, by variant."""
 
 
 def main() -> None:
-    """Measure everything, and write it down. BENCH_OUT names a folder for it other than the repository's own."""
+    """Measure everything and write the results."""
     factor = float(os.environ.get("BENCH_N", "1"))
     out = Path(os.environ["BENCH_OUT"]) if "BENCH_OUT" in os.environ else None
-    began = time.monotonic()
+    start = time.monotonic()
     results: dict[str, Any] = {"machine": _machine(), "factor": factor}
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        _say("parts")
+        _log("micro-benchmarks")
         results["micro"] = _micro(home / "micro.json", factor)
-        _say("due, error sums, journal")
-        targets = basics.rows(home / "basics", factor)
-        _say("backends")
-        with backends(home / "server") as where:
-            _say("loops, all variants in turns")
-            results["loops"] = loops.run(home / "loops", where, factor)
-            targets += _of_loops(results["loops"])
+        _log("components")
+        targets = components.measure(home / "components", factor)
+        _log("backends")
+        with backends(home / "server") as servers:
+            _log("training loops")
+            results["loops"] = training_loops.measure(home / "loops", servers, factor)
+            targets += _loop_targets(results["loops"])
             parts: dict[str, Callable[[Path, Backends, float], list[Target]]] = {
-                "whole steps": steps.rows,
-                "memory": memory.rows,
-                "start": lambda home, _, factor: startup.rows(home, factor),
-                "finished runs": finished.rows,
+                "step time": step_time.measure,
+                "memory": memory.measure,
+                "startup": lambda home, _, factor: startup.measure(home, factor),
+                "delivery time": delivery_time.measure,
             }
-            for name, rows in parts.items():
-                _say(name)
-                targets += rows(home / name.replace(" ", "-"), where, factor)
-            _say("dead servers")
-            results["dead"] = dead.rows(home / "dead", where, factor)
+            for name, measure in parts.items():
+                _log(name)
+                targets += measure(home / name.replace(" ", "-"), servers, factor)
+            _log("unreachable backends")
+            results["unreachable"] = unreachable_backend.measure(home / "unreachable", servers, factor)
     results["targets"] = [target._asdict() for target in targets]
-    results["minutes"] = round((time.monotonic() - began) / 60, 1)
+    results["minutes"] = round((time.monotonic() - start) / 60, 1)
     (RESULTS if out is None else out / RESULTS.name).write_text(
         json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -92,8 +94,8 @@ def main() -> None:
         print("met   " if target.met else "MISSED", " | ".join(target[:3]))
 
 
-def _say(what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {what} …", file=sys.stderr, flush=True)
+def _log(part: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {part} …", file=sys.stderr, flush=True)
 
 
 def _machine() -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _micro(file: Path, factor: float) -> list[dict[str, Any]]:
-    """Run the measurements of parts; give the group, name, median and 99th percentile of each, in µs."""
+    """Run the micro-benchmarks; return a row for each: group, name, size, median and 99th percentile in µs."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "micro")]
     command += [f"--benchmark-json={file}", f"--benchmark-max-time={max(0.1, factor)}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=900)
@@ -134,21 +136,22 @@ def _micro(file: Path, factor: float) -> list[dict[str, Any]]:
     return found
 
 
-def _of_loops(rows: list[dict[str, Any]]) -> list[Target]:
-    ours = {row["name"]: row for row in rows if row["name"] in STATES}
+def _loop_targets(rows: list[dict[str, Any]]) -> list[Target]:
+    own = {row["name"]: row for row in rows if row["name"] in CONDITIONS}
     (bare,) = (row["due_p99_us"] / 1e3 for row in rows if row["name"] == "bare")
-    note = f"the bare loop's own: {number(bare)}"
-    what = "due point of the training thread, three sinks, p99"
+    note = f"bare loop: {format_number(bare)} ms"
+    quantity = "due point in the training thread, three sinks, p99"
     targets = [
-        at_most(f"{what}: {state}", 0.3, ours[name]["due_p99_us"] / 1e3, "ms", note) for name, state in STATES.items()
+        at_most(f"{quantity}: {condition}", 0.3, own[name]["due_p99_us"] / 1e3, "ms", note)
+        for name, condition in CONDITIONS.items()
     ]
-    late = max(row["closed_s"] for row in ours.values()) - DRAIN
-    note = f"drain_timeout {DRAIN:g} s, the worst of {len(ours)} states"
-    lost = sum(row["points"] - min(row["kept"].values()) for row in ours.values())
+    late = max(row["close_s"] for row in own.values()) - DRAIN_TIMEOUT
+    note = f"drain_timeout {DRAIN_TIMEOUT:g} s; worst of {len(own)} conditions"
+    lost = sum(row["points"] - min(row["read_back"].values()) for row in own.values())
     return [
         *targets,
         at_most("end of the run, beyond `drain_timeout`", 2, late, "s", note),
-        at_most("points lost, of all these runs", 0, lost, "points"),
+        at_most("lost points, in all of these runs", 0, lost, "points"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""All variants of the loop, by name: what each does, to which backends, and what these do."""
+"""All variants of the training loop: what each logs, to which backends, and how these behave."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Variant(NamedTuple):
     """One variant.
 
     Attributes:
-        title: how the page calls it.
-        sinks: where its points are read back from; ``journal`` stands for the run folder.
-        function: of ``peers``; None: it is ours.
-        backend: ``healthy``, ``slow`` (MLflow answers after 300 ms), ``refusing``, ``silent`` (takes connections and
-            never answers), or ``frozen`` (the deliveries are stopped by SIGSTOP).
-        base: the variant whose times are taken off.
+        title: name on the page.
+        sinks: where its points go and are read back from.
+        function: in ``other_loggers``; None for this package.
+        backend: ``healthy``, ``slow`` (MLflow answers after 300 ms), ``refusing``, ``silent`` (accepts connections but
+            never answers), or ``suspended`` (the delivery processes are stopped with SIGSTOP).
+        base: the variant whose times are subtracted.
     """
 
     title: str
@@ -32,21 +32,23 @@ VARIANTS = {
     "none": Variant("this package, no sink"),
     "one": Variant("this package, TensorBoard", (TB,)),
     "three": Variant("this package, three sinks", THREE),
-    "three-slow": Variant("this package, three sinks, MLflow 300 ms away", THREE, backend="slow"),
+    "three-slow": Variant("this package, three sinks, MLflow with 300 ms latency", THREE, backend="slow"),
     "three-refusing": Variant("this package, three sinks, MLflow refuses connections", THREE, backend="refusing"),
     "three-silent": Variant("this package, three sinks, MLflow never answers", THREE, backend="silent"),
-    "three-frozen": Variant("this package, three sinks, deliveries frozen", THREE, backend="frozen"),
-    "item-wandb": Variant("`.item()` of every batch, wandb offline", (WANDB,), "item_wandb"),
-    "due-wandb": Variant("wandb offline, when due", (WANDB,), "due_wandb"),
-    "due-tensorboard": Variant("SummaryWriter, when due", (TB,), "due_tensorboard"),
-    "due-mlflow": Variant("mlflow.log_metrics, when due", (MLFLOW,), "due_mlflow"),
-    "due-mlflow-slow": Variant("mlflow.log_metrics, when due, 300 ms away", (MLFLOW,), "due_mlflow", backend="slow"),
-    "async-mlflow": Variant("mlflow.log_metrics, asynchronous, when due", (MLFLOW,), "async_mlflow"),
-    "accelerate": Variant("accelerate.log, three trackers, when due", THREE, "accelerate"),
-    "bare-ignite": Variant("ignite's engine alone", function="bare_ignite"),
-    "ignite": Variant("ignite's engine and three loggers, when due", THREE, "ignite"),
-    "bare-lightning": Variant("Lightning's trainer alone", function="bare_lightning"),
+    "three-suspended": Variant("this package, three sinks, deliveries suspended", THREE, backend="suspended"),
+    "item-wandb": Variant("`.item()` for every batch, wandb offline", (WANDB,), "item_wandb"),
+    "due-wandb": Variant("wandb offline, at due points", (WANDB,), "due_wandb"),
+    "due-tensorboard": Variant("SummaryWriter, at due points", (TB,), "due_tensorboard"),
+    "due-mlflow": Variant("mlflow.log_metrics, at due points", (MLFLOW,), "due_mlflow"),
+    "due-mlflow-slow": Variant(
+        "mlflow.log_metrics, at due points, 300 ms latency", (MLFLOW,), "due_mlflow", backend="slow"
+    ),
+    "async-mlflow": Variant("mlflow.log_metrics, asynchronous, at due points", (MLFLOW,), "async_mlflow"),
+    "accelerate": Variant("accelerate.log, three trackers, at due points", THREE, "accelerate"),
+    "bare-ignite": Variant("ignite engine without loggers", function="bare_ignite"),
+    "ignite": Variant("ignite engine with three loggers, at due points", THREE, "ignite"),
+    "bare-lightning": Variant("Lightning trainer without loggers", function="bare_lightning"),
     "lightning": Variant(
-        "Lightning's log_dict of every batch, three loggers", THREE, "lightning", base="bare-lightning"
+        "Lightning log_dict for every batch, three loggers", THREE, "lightning", base="bare-lightning"
     ),
 }

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop with telemetry: a model learns energies in eV, its curves are in kcal/mol."""
+"""A plain PyTorch loop with telemetry: a model learns energies in eV, and its curves are in kcal/mol."""
 
 import torch
 

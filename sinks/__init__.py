@@ -1,1 +1,1 @@
-"""The built-in sinks. Each is registered by an entry point in ``telemetry.sinks``, as anybody's is."""
+"""The built-in sinks, registered like any other by entry points in the group ``telemetry.sinks``."""

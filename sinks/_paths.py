@@ -1,4 +1,4 @@
-"""Where a sink writes by default, and where the commands of its backend are."""
+"""The default output folder of a sink, and the command line of its backend."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from telemetry.sink_api import SinkRejected
 
 
-def own_folder(run: Path, sink: str) -> Path:
-    """Give the folder of the run that is called as the sink is, absolute.
+def default_folder(run: Path, sink: str) -> Path:
+    """Return the absolute path of the folder named after the sink in the run folder.
 
     Raises:
-        SinkRejected: it is a link. A run folder may come from elsewhere, and would have the sink write anywhere.
+        SinkRejected: it is a symbolic link. In a run folder from an untrusted source, it could point anywhere.
     """
     path = run.resolve() / sink
     if path.is_symlink():
         msg = (
-            f"{path} is a link to {path.resolve()}, and a run folder from elsewhere could have it lead anywhere; to "
-            f"write there, set telemetry.{sink}.dir to it, or remove the link"
+            f"{path} is a link to {path.resolve()}; links in a run folder are not followed, because a run folder from "
+            f"elsewhere could point them anywhere. Set telemetry.{sink}.dir to the target, or remove the link"
         )
         raise SinkRejected(msg)
     return path
 
 
-def command(name: str) -> str:
-    """Give a command by its name, with its path where that of the shell does not lead to this environment's."""
-    beside = Path(sys.executable).with_name(name)
-    return shlex.quote(str(beside)) if beside.exists() and shutil.which(name) != str(beside) else name
+def shell_command(name: str) -> str:
+    """Return a command of this environment as typed in a shell, with its path if ``PATH`` does not lead to it."""
+    installed = Path(sys.executable).with_name(name)
+    return shlex.quote(str(installed)) if installed.exists() and shutil.which(name) != str(installed) else name

@@ -1,4 +1,4 @@
-"""``python -m telemetry`` is the ``telemetry`` command."""
+"""Run the ``telemetry`` command as ``python -m telemetry``."""
 
 from telemetry.cli import main
 

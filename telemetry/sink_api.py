@@ -15,7 +15,7 @@ from telemetry.errors import (
 from telemetry.metrics import Metric
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
-from telemetry.run_folder.atomic_write import atomic_write, private_opener, sync_folder
+from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
 from telemetry.units import with_unit
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "format_error",
     "hookimpl",
     "private_opener",
+    "remove_temporary_files",
     "sync_folder",
     "with_unit",
 ]

@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
 """Generate the sample data: small molecules at two levels of semi-empirical quantum chemistry.
 
-`gfn1.h5` (fidelity 0, GFN1-xTB) has energy, forces and charges; `spgfn2.h5` (fidelity 1,
-spin-polarised GFN2-xTB) has spin charges as well, and NaN instead of forces for a share of its
-structures, as single points would. Every fifth species is in fidelity 0 only.
+`gfn1.h5` (fidelity 0, GFN1-xTB) contains energies, forces and charges. `spgfn2.h5` (fidelity 1,
+spin-polarised GFN2-xTB) also contains spin charges, and NaN instead of forces for a fraction of its
+structures, like single-point calculations. Every fifth species is in fidelity 0 only.
 
-Structures are the molecules of `ase.collections.g2` and radicals, radical cations and anions made
-from them, relaxed with fidelity 1 and then displaced as at a random temperature, in the harmonic
-approximation. Without arguments the files of the package come out again, byte for byte.
+Species are the molecules of `ase.collections.g2` and radicals, radical cations and anions derived
+from them, relaxed with fidelity 1. Their structures are displaced from the minimum according to a
+random temperature, in the harmonic approximation. The default arguments reproduce the files of the
+package byte for byte.
 
-Units: coordinates Å, energy eV, forces eV/Å, charges and spin charges e. Finished species are kept
-in OUT/cache, so that a run that was broken off goes on where it stopped. Nothing is downloaded.
+Units: coordinates Å, energies eV, forces eV/Å, charges and spin charges e. Finished species are
+cached in OUT/cache, so an interrupted run can be continued. Nothing is downloaded.
 """
 
 import os
 
-# Before numpy starts its threads: the molecules are far too small for any.
+# Set before NumPy starts its threads; the molecules are too small for more than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -49,21 +50,21 @@ Labels = dict[str, Any]
 
 ELEMENTS = {atomic_numbers[symbol] for symbol in ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl")}
 MIN_ATOMS, MAX_ATOMS = 3, 14
-LARGEST_CATION = 10  # atoms
-# In eV/Å²/u, about 285 cm⁻¹: softer modes are taken to be as stiff as this.
-SOFTEST = 0.3
+MAX_CATION_ATOMS = 10
+# In eV/Å²/u, about 285 cm⁻¹; used instead for softer modes.
+MIN_STIFFNESS = 0.3
 TEMPERATURES = (100.0, 1000.0)  # K
-# In eV an atom, relative to the relaxed structure.
+# In eV per atom, relative to the relaxed structure.
 ENERGY_RANGE = (-0.05, 0.15)
-BOND, CLASH = 1.25, 0.6  # times the sum of covalent radii
-TRIES = 20  # for each structure that is wanted
-ONLY_FIRST = 5  # every so many species are in fidelity 0 only
+MAX_BOND, MIN_DISTANCE = 1.25, 0.6  # times the sum of covalent radii
+MAX_TRIES = 20  # per requested structure
+FIRST_ONLY_EVERY = 5  # one in this number of species is in fidelity 0 only
 VERSION = 3
 
 
 @dataclass(frozen=True)
 class Method:
-    """A level of theory, and the file that its labels go to."""
+    """A level of theory and the name of its file."""
 
     name: str
     hamiltonian: str
@@ -75,7 +76,7 @@ class Method:
 
 
 METHODS = (Method("gfn1", "GFN1-xTB", spin=False), Method("spgfn2", "GFN2-xTB", spin=True))
-BEST = METHODS[1]
+REFERENCE = METHODS[1]
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ class Species:
     charge: int
     mult: int
 
-    def label(self, positions: Floats, method: Method = BEST) -> Labels:
-        """Return the labels of a structure: energy (), forces (N, 3), charges (N,), spin_charges (N,) with spin.
+    def label(self, positions: Floats, method: Method = REFERENCE) -> Labels:
+        """Return the labels of a structure: energy (), forces (N, 3), charges (N,) and, with spin, spin_charges (N,).
 
-        Raises RuntimeError if the self-consistent field does not converge.
+        Raises:
+            RuntimeError: the self-consistent field does not converge.
         """
         unpaired = self.mult - 1
         polarised = method.spin and unpaired > 0
@@ -118,12 +120,12 @@ class Species:
 
 @dataclass(frozen=True)
 class Job:
-    """What decides about the structures of one species."""
+    """Everything that determines the structures of one species."""
 
     index: int
     species: Species
     wanted: tuple[int, int]
-    """Structures for each method."""
+    """Requested number of structures, for each method."""
     seed: int
     nan_share: float
     cache: Path
@@ -141,25 +143,25 @@ class Job:
             with np.load(self.path, allow_pickle=False) as stored:
                 return str(stored["_key"]) == self.key
         except (OSError, ValueError, KeyError, BadZipFile):
-            return False  # not there, or torn when a run was broken off
+            return False  # missing, or incomplete after an interruption
 
     def save(self, arrays: Mapping[str, Any]) -> None:
-        torn = self.path.with_suffix(".tmp.npz")
-        np.savez(torn, **{"_key": np.array(self.key), **arrays})
-        torn.replace(self.path)
+        temporary = self.path.with_suffix(".tmp.npz")
+        np.savez(temporary, **{"_key": np.array(self.key), **arrays})
+        temporary.replace(self.path)
 
 
 @dataclass
 class Outcome:
-    """What became of a job."""
+    """The result of a job."""
 
     species: str
-    what: str
+    status: str
     counts: Counter[str] = field(default_factory=Counter)
 
 
 class SpeciesCalculator(Calculator):  # type: ignore[misc]  # ase has no types
-    """What ase's optimizer asks for energy and forces."""
+    """The ase calculator of a species, for the optimizer."""
 
     implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
 
@@ -176,9 +178,9 @@ class SpeciesCalculator(Calculator):  # type: ignore[misc]  # ase has no types
 
 
 def bonds(atoms: Atoms) -> npt.NDArray[np.bool_]:
-    """Return which atoms are bonded, (N, N)."""
+    """Return which atoms are bonded, shape (N, N)."""
     radii = covalent_radii[atoms.numbers]
-    near = atoms.get_all_distances() < BOND * (radii[:, None] + radii[None])
+    near = atoms.get_all_distances() < MAX_BOND * (radii[:, None] + radii[None])
     return np.asarray(near & ~np.eye(len(atoms), dtype=bool))
 
 
@@ -188,7 +190,7 @@ def is_connected(atoms: Atoms) -> bool:
 
 
 def all_species() -> Iterator[Species]:
-    """Yield the G2 molecules, each followed by what is derived from it."""
+    """Yield the G2 molecules, each followed by the species derived from it."""
     for name in sorted(g2.names):
         found = molecule(name)
         if not set(found.numbers) <= ELEMENTS or not MIN_ATOMS <= len(found) <= MAX_ATOMS:
@@ -201,9 +203,9 @@ def all_species() -> Iterator[Species]:
 
 
 def derived(parent: Species) -> Iterator[Species]:
-    """Yield the radical cation, and radicals and anions by taking off one hydrogen of each kind."""
+    """Yield the radical cation, and the radicals and anions that result from removing one hydrogen of each kind."""
     atoms = parent.atoms
-    if len(atoms) <= LARGEST_CATION:
+    if len(atoms) <= MAX_CATION_ATOMS:
         yield Species(parent.name + "+", atoms.copy(), 1, 2)
     bonded = bonds(atoms)
     seen = set()
@@ -224,7 +226,7 @@ def derived(parent: Species) -> Iterator[Species]:
 
 
 def relaxed(species: Species) -> Species:
-    """Return the species in its minimum, from a start that is off every symmetry."""
+    """Return the species at its minimum, starting from a structure without any symmetry."""
     atoms = species.atoms.copy()
     atoms.positions += np.random.default_rng(7).normal(0, 0.01, atoms.positions.shape)
     atoms.calc = SpeciesCalculator(species)
@@ -234,7 +236,7 @@ def relaxed(species: Species) -> Species:
 
 
 def hessian(species: Species, step: float = 0.01) -> Floats:
-    """Return the second derivatives in eV/Å², (3N, 3N), by central differences of forces."""
+    """Return the second derivatives in eV/Å², shape (3N, 3N), from central differences of forces."""
     size = 3 * len(species.atoms)
     second = np.zeros((size, size))
     for i in range(size):
@@ -249,11 +251,12 @@ def hessian(species: Species, step: float = 0.01) -> Floats:
 
 @dataclass(frozen=True)
 class Minimum:
-    """A relaxed species and how it moves: displacements in Å are weights * (root @ z) * sqrt(kT), z standard normal.
+    """A relaxed species and the distribution of its displacements.
 
-    ``root`` (3N, 3N) is the symmetric square root of the mass-weighted covariance without
-    translations and rotations, so that neither the signs of eigenvectors nor the basis of a
-    degenerate mode matter; ``weights`` (3N,) takes the masses off again.
+    Displacements in Å are ``weights * (root @ z) * sqrt(kT)`` with standard normal ``z``. ``root`` (3N, 3N) is the
+    symmetric square root of the mass-weighted covariance without translations and rotations, so the result depends
+    neither on the signs of eigenvectors nor on the basis of a degenerate mode. ``weights`` (3N,) removes the mass
+    weighting.
     """
 
     species: Species
@@ -262,7 +265,7 @@ class Minimum:
     root: Floats
 
     def displaced(self, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        """Return coordinates (N, 3) at a random temperature, on a grid of 1e-4 Å."""
+        """Return coordinates (N, 3) at a random temperature, rounded to 1e-4 Å."""
         temperature = rng.uniform(*TEMPERATURES)
         moved = self.weights * (self.root @ rng.standard_normal(self.weights.size))
         exact = self.species.atoms.positions + moved.reshape(-1, 3) * np.sqrt(kB * temperature)
@@ -291,7 +294,7 @@ def displacement_map(species: Species) -> tuple[Floats, Floats]:
     projector = np.eye(size) - basis @ basis.T
     weighted = weights[:, None] * hessian(species) * weights[None]
     stiffness, modes = np.linalg.eigh(projector @ weighted @ projector)
-    root = projector @ (modes * np.maximum(np.abs(stiffness), SOFTEST) ** -0.5) @ modes.T @ projector
+    root = projector @ (modes * np.maximum(np.abs(stiffness), MIN_STIFFNESS) ** -0.5) @ modes.T @ projector
     return weights, root
 
 
@@ -299,19 +302,19 @@ def make_species(job: Job) -> Outcome:
     """Relax a species and write its labelled structures to the cache."""
     outcome = Outcome(job.species.name, "ok")
     if job.is_done():
-        outcome.what = "cached"
+        outcome.status = "cached"
         return outcome
     try:
         species = relaxed(job.species)
         energy = species.label(species.atoms.positions)["energy"]
         if not is_connected(species.atoms):
             job.save({})
-            outcome.what = "dissociated"
+            outcome.status = "dissociated"
             return outcome
         minimum = Minimum(species, energy, *displacement_map(species))
     except RuntimeError as error:
         job.save({})
-        outcome.what = f"failed: {error}"
+        outcome.status = f"failed: {error}"
         return outcome
     arrays: dict[str, Any] = {"numbers": species.atoms.numbers, "charge": species.charge, "mult": species.mult}
     for fidelity in range(len(METHODS)):
@@ -323,14 +326,14 @@ def make_species(job: Job) -> Outcome:
 
 
 def sample(job: Job, minimum: Minimum, fidelity: int, counts: Counter[str]) -> list[Labels]:
-    """Return labelled structures of one fidelity, as many as are wanted or can be had."""
+    """Return labelled structures of one fidelity: the requested number, or fewer if too many are rejected."""
     species, method = minimum.species, METHODS[fidelity]
     radii = covalent_radii[species.atoms.numbers]
-    nearest = CLASH * (radii[:, None] + radii[None])
+    nearest = MIN_DISTANCE * (radii[:, None] + radii[None])
     np.fill_diagonal(nearest, 0)
     rng = np.random.default_rng([job.seed, zlib.crc32(species.name.encode()), fidelity])
     rows: list[Labels] = []
-    for _ in range(TRIES * job.wanted[fidelity]):
+    for _ in range(MAX_TRIES * job.wanted[fidelity]):
         if len(rows) == job.wanted[fidelity]:
             break
         coord = minimum.displaced(rng)
@@ -339,13 +342,13 @@ def sample(job: Job, minimum: Minimum, fidelity: int, counts: Counter[str]) -> l
             counts["rejected"] += 1
             continue
         try:
-            # The labels belong to the coordinates that are stored, in float32.
+            # Label the coordinates as stored, in float32.
             labels = species.label(coord.astype(float), method)
-            judged = labels if method is BEST else species.label(coord.astype(float))
+            reference = labels if method is REFERENCE else species.label(coord.astype(float))
         except RuntimeError:
             counts["unconverged"] += 1
             continue
-        if not minimum.is_near(judged["energy"]) or not np.isfinite(labels["forces"]).all():
+        if not minimum.is_near(reference["energy"]) or not np.isfinite(labels["forces"]).all():
             counts["rejected"] += 1
             continue
         if method.spin and not with_forces:
@@ -356,7 +359,7 @@ def sample(job: Job, minimum: Minimum, fidelity: int, counts: Counter[str]) -> l
 
 
 def round_mantissa(values: Floats, bits: int) -> npt.NDArray[np.float32]:
-    """Round to float32 with so many bits of mantissa: the rest is noise, and gzip likes zeros."""
+    """Return the values as float32 with ``bits`` mantissa bits; further bits are noise that does not compress."""
     raw = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
     drop = 23 - bits
     raw = (raw + (1 << (drop - 1))) & ~np.uint64((1 << drop) - 1)
@@ -365,7 +368,7 @@ def round_mantissa(values: Floats, bits: int) -> npt.NDArray[np.float32]:
 
 
 def columns(job: Job, fidelity: int, stored: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """Return a species' arrays as they go into the file."""
+    """Return the arrays of a species as written to the file."""
     count = len(stored[f"{fidelity}/coord"])
     names = [f"{job.species.name}/{fidelity}/{i}".encode() for i in range(count)]
     arrays = {
@@ -384,7 +387,7 @@ def columns(job: Job, fidelity: int, stored: Mapping[str, Any]) -> dict[str, npt
 
 
 def write(out: Path, jobs: Iterable[Job], seed: int, fidelity: int) -> None:
-    """Gather one fidelity's structures from the cache and write its file."""
+    """Collect the structures of one fidelity from the cache and write its file."""
     method = METHODS[fidelity]
     groups: dict[int, list[dict[str, npt.NDArray[Any]]]] = {}
     for job in jobs:
@@ -392,8 +395,8 @@ def write(out: Path, jobs: Iterable[Job], seed: int, fidelity: int) -> None:
             if f"{fidelity}/coord" in stored:
                 groups.setdefault(len(stored["numbers"]), []).append(columns(job, fidelity, stored))
     path = out / f"{method.name}.h5"
-    torn = path.with_suffix(".tmp")
-    with h5py.File(torn, "w") as file:
+    temporary = path.with_suffix(".tmp")
+    with h5py.File(temporary, "w") as file:
         file.attrs.update(
             method=method.text,
             fidelity=fidelity,
@@ -405,13 +408,13 @@ def write(out: Path, jobs: Iterable[Job], seed: int, fidelity: int) -> None:
         )
         for size in sorted(groups):
             write_group(file.create_group(f"{size:03d}"), groups[size], np.random.default_rng([seed, size, fidelity]))
-    torn.replace(path)
+    temporary.replace(path)
     count = sum(len(part["energy"]) for parts in groups.values() for part in parts)
     click.echo(f"{path}: {count} structures, {path.stat().st_size / 1e6:.2f} MB")
 
 
 def write_group(group: h5py.Group, parts: list[dict[str, npt.NDArray[Any]]], rng: np.random.Generator) -> None:
-    """Write a size's arrays in random order, so that head and tail are alike; without a time, to be repeatable."""
+    """Write the arrays of one molecule size in random order, without timestamps so that the file is reproducible."""
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     order = rng.permutation(len(arrays["energy"]))
     for key, array in arrays.items():
@@ -421,9 +424,9 @@ def write_group(group: h5py.Group, parts: list[dict[str, npt.NDArray[Any]]], rng
 
 
 def plan(*, n0: int, n1: int, nan_share: float, seed: int, limit: int, cache: Path) -> list[Job]:
-    """Return the jobs that make about ``n0`` and ``n1`` structures."""
+    """Return the jobs that yield about ``n0`` and ``n1`` structures."""
     species = list(all_species())[: limit or None]
-    in_both = [(index + 1) % ONLY_FIRST != 0 for index in range(len(species))]
+    in_both = [(index + 1) % FIRST_ONLY_EVERY != 0 for index in range(len(species))]
     first, second = -(-n0 // len(species)), -(-n1 // sum(in_both))
     return [
         Job(index, one, (first, second if both else 0), seed, nan_share, cache)
@@ -432,13 +435,13 @@ def plan(*, n0: int, n1: int, nan_share: float, seed: int, limit: int, cache: Pa
 
 
 @click.command(help=__doc__)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Folder.")
-@click.option("--n0", type=int, default=6500, show_default=True, help="Structures of fidelity 0, about.")
-@click.option("--n1", type=int, default=4200, show_default=True, help="Structures of fidelity 1, about.")
-@click.option("--nan-share", default=0.25, show_default=True, help="Share of fidelity 1 that has no forces.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Output folder.")
+@click.option("--n0", type=int, default=6500, show_default=True, help="Approximate number of structures of fidelity 0.")
+@click.option("--n1", type=int, default=4200, show_default=True, help="Approximate number of structures of fidelity 1.")
+@click.option("--nan-share", default=0.25, show_default=True, help="Fraction of fidelity 1 without forces.")
 @click.option("--seed", default=20260117, show_default=True)
-@click.option("--workers", default=1, show_default=True, help="Processes.")
-@click.option("--limit", default=0, help="Only the first so many species.")
+@click.option("--workers", default=1, show_default=True, help="Number of processes.")
+@click.option("--limit", default=0, help="Use only this number of species; 0 for all.")
 def main(*, out: Path, n0: int, n1: int, nan_share: float, seed: int, workers: int, limit: int) -> None:
     cache = out / "cache"
     cache.mkdir(parents=True, exist_ok=True)
@@ -446,10 +449,10 @@ def main(*, out: Path, n0: int, n1: int, nan_share: float, seed: int, workers: i
     total: Counter[str] = Counter()
     with Pool(workers) as pool:
         for outcome in tqdm(pool.imap_unordered(make_species, jobs), total=len(jobs), unit="species", mininterval=2):
-            total[outcome.what.partition(":")[0]] += 1
+            total[outcome.status.partition(":")[0]] += 1
             total.update(outcome.counts)
-            if outcome.what not in ("ok", "cached"):
-                click.echo(f"{outcome.species}: {outcome.what}", err=True)
+            if outcome.status not in ("ok", "cached"):
+                click.echo(f"{outcome.species}: {outcome.status}", err=True)
     click.echo(", ".join(f"{key}: {number}" for key, number in sorted(total.items())))
     for fidelity in range(len(METHODS)):
         write(out, jobs, seed, fidelity)

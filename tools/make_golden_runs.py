@@ -1,11 +1,11 @@
 # ruff: noqa: INP001 - a script, not a package
-"""Write the golden runs of a format version: run folders as this version of the code leaves them.
+"""Write the golden runs of a format version: run folders written by this version of the code.
 
     python tools/make_golden_runs.py tests/data/golden-runs/v1
 
-The folder must not exist. Only public names and commands are used, so the script stays valid when modules move.
-Everything is made in ``/tmp/golden`` and then copied, because sinks record absolute paths. Run it under a neutral
-hostname, for example as root with ``unshare --uts sh -c 'hostname node01; …'``; it refuses any other.
+The folder must not exist. Only public names and commands are used, so the script remains valid when modules move.
+The runs are created in ``/tmp/golden`` and then copied, because sinks record absolute paths. The hostname must be
+``node01``: run the script, for example, as root with ``unshare --uts sh -c 'hostname node01; …'``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import yaml
 from telemetry import Metric, MetricBus, Settings, open_run
 from telemetry.sink_api import Opened, Record, Scalars, SinkRejected, hookimpl
 
-WORK = Path("/tmp/golden")  # noqa: S108 - it is recorded in the runs, and must not reveal the machine
+WORK = Path("/tmp/golden")  # noqa: S108 - recorded in the runs, so it must not reveal the machine
 HOST = "node01"
 BOOT_ID = "00000000-0000-4000-8000-000000000001"
 SEGMENT = 10**9
@@ -84,13 +84,13 @@ TRAIN = {
 
 
 class MemorySink:
-    """A sink that cannot tell what it holds, so that only its progress file knows; it rejects one record."""
+    """A sink that cannot report what it holds, so only its progress file knows; it rejects one record."""
 
     name = "memory"
 
     @hookimpl
     def sink_open(self) -> Opened:
-        """Return a destination that is the same everywhere."""
+        """Return a destination that does not depend on the machine."""
         return Opened(destination="memory")
 
     @hookimpl
@@ -109,24 +109,24 @@ class MemorySink:
 def main(folder: Path) -> None:
     """Write the golden runs into ``folder``."""
     if socket.gethostname() != HOST:
-        sys.exit(f"the hostname is {socket.gethostname()}; it has to be {HOST}")
+        sys.exit(f"the hostname is {socket.gethostname()!r}, but must be {HOST!r}: run this script in a UTS namespace")
     shutil.rmtree(WORK, ignore_errors=True)
-    made = WORK / "runs"
-    made.mkdir(parents=True)
+    runs = WORK / "runs"
+    runs.mkdir(parents=True)
     os.chdir(WORK)
-    make_water(made / "water")
-    make_killed(made / "killed")
-    trained = make_trained(made)
-    clean(made)
-    write_expected(made / "water", resumed={1: 40, 3: 80})
-    write_expected(made / "killed")
+    make_water(runs / "water")
+    make_killed(runs / "killed")
+    trained = make_trained(runs)
+    clean(runs)
+    write_expected(runs / "water", resumed={1: 40, 3: 80})
+    write_expected(runs / "killed")
     write_expected(trained)
-    shutil.copytree(WORK / "expected", made / "expected")
-    shutil.copytree(made, folder)
+    shutil.copytree(WORK / "expected", runs / "expected")
+    shutil.copytree(runs, folder)
 
 
 def make_water(run: Path) -> None:
-    """Three attempts: killed, preempted after a fault of the disk, failed; three sinks know the first two."""
+    """Write three attempts: killed, preempted after a disk fault, failed; deliver the first two to three sinks."""
     attempt(first_attempt, run)
     journal = run / "journal-0.jsonl"
     os.truncate(journal, journal.stat().st_size - 30)
@@ -137,14 +137,14 @@ def make_water(run: Path) -> None:
 
 
 def make_killed(run: Path) -> None:
-    """One attempt that ends without a word, in the middle of a line, while a sink is open."""
+    """Write one attempt that is killed while a sink is open and leaves a torn last line."""
     attempt(killed_attempt, run)
     with (run / "journal-0.jsonl").open("ab") as file:
         file.write(b'{"kind":"scalars","seq":9,"time":17')
 
 
 def make_trained(runs: Path) -> Path:
-    """Train two epochs of a very small model; write down how four epochs without a break go."""
+    """Train a very small model for two epochs; also record the losses of four uninterrupted epochs."""
     call("aimnet2mult", "sample-data", "sample")
     shrink(WORK / "sample", runs / "data")
     (runs / "train.yaml").write_text(yaml.safe_dump(TRAIN, sort_keys=False))
@@ -162,7 +162,7 @@ def make_trained(runs: Path) -> Path:
 
 
 def shrink(sample: Path, out: Path) -> None:
-    """Keep 24 molecules of four atoms of each file of the sample data."""
+    """Copy 24 molecules with four atoms from each file of the sample data."""
     import h5py
 
     out.mkdir()
@@ -173,15 +173,15 @@ def shrink(sample: Path, out: Path) -> None:
 
 
 def attempt(body: Any, run: Path) -> None:
-    """Run one attempt in a process of its own."""
+    """Run one attempt in a separate process."""
     if (child := os.fork()) == 0:
         body(run)
         os._exit(0)
     os.waitpid(child, 0)
 
 
-def opened(run: Path, resume_step: int | None = None, sinks: Sequence[object] = ()) -> MetricBus:
-    """Open the run."""
+def open_attempt(run: Path, resume_step: int | None = None, sinks: Sequence[object] = ()) -> MetricBus:
+    """Open a run, or resume it after ``resume_step``."""
     return open_run(
         run,
         metrics=METRICS,
@@ -195,19 +195,19 @@ def opened(run: Path, resume_step: int | None = None, sinks: Sequence[object] = 
     )
 
 
-def publish(bus: MetricBus, first: int, last: int, **odd: float) -> None:
-    """Publish a training point every ten iterations and a validation every twenty."""
+def publish(bus: MetricBus, first: int, last: int, **overrides: float) -> None:
+    """Publish a training point every ten iterations, a validation every twenty; ``overrides`` replace values."""
     for step in range(first, last + 1, 10):
-        train = {"loss": 100 / step, "E_rmse": odd.get(f"E_rmse_{step}", 10 / step)}
+        train = {"loss": 100 / step, "E_rmse": overrides.get(f"E_rmse_{step}", 10 / step)}
         bus.publish("train", step, train)
         if not step % 20:
-            bus.publish("val", step, {"loss": odd.get(f"val_{step}", 120 / step), "gfn1/E_rmse": 11 / step})
+            bus.publish("val", step, {"loss": overrides.get(f"val_{step}", 120 / step), "gfn1/E_rmse": 11 / step})
         bus.flush(20)
 
 
 def first_attempt(run: Path) -> None:
-    """Iterations 10 to 60, then killed."""
-    bus = opened(run)
+    """Publish iterations 10 to 60, then be killed."""
+    bus = open_attempt(run)
     publish(bus, 10, 40, val_20=NAN, E_rmse_30=INF)
     bus.alert("learning rate halved", "no progress since iteration 10", step=40, level="info")
     publish(bus, 50, 50)
@@ -218,8 +218,8 @@ def first_attempt(run: Path) -> None:
 
 
 def second_attempt(run: Path) -> None:
-    """Iterations 50 to 100, with a disk that fails once; then preempted."""
-    bus = opened(run, resume_step=40, sinks=[MemorySink()])
+    """Publish iterations 50 to 100 on a disk that fails once, then be preempted."""
+    bus = open_attempt(run, resume_step=40, sinks=[MemorySink()])
     publish(bus, 50, 60)
     with failing_disk():
         publish(bus, 70, 70, E_rmse_70=-INF)
@@ -230,16 +230,16 @@ def second_attempt(run: Path) -> None:
 
 
 def third_attempt(run: Path) -> None:
-    """Iterations 90 to 130, then an error."""
-    bus = opened(run, resume_step=80)
+    """Publish iterations 90 to 130, then fail."""
+    bus = open_attempt(run, resume_step=80)
     publish(bus, 90, 130)
     bus.alert("gradient clipped", "norm 12.5, limit 0.3", step=130)
     bus.close("failed", reason="RuntimeError: out of memory")
 
 
 def killed_attempt(run: Path) -> None:
-    """Iterations 10 to 50, all delivered, then killed."""
-    bus = opened(run, sinks=[MemorySink()])
+    """Publish and deliver iterations 10 to 50, then be killed."""
+    bus = open_attempt(run, sinks=[MemorySink()])
     publish(bus, 10, 50)
     bus.drain(30)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -247,7 +247,7 @@ def killed_attempt(run: Path) -> None:
 
 @contextlib.contextmanager
 def failing_disk() -> Iterator[None]:
-    """Let one fdatasync fail: its records are written again, to the next segment."""
+    """Make one fdatasync fail; its records are written again, to the next segment."""
     real, faults = os.fdatasync, [OSError(errno.EIO, os.strerror(errno.EIO))]
 
     def fdatasync(fd: int) -> None:
@@ -263,14 +263,14 @@ def failing_disk() -> Iterator[None]:
 
 
 def call(*command: object) -> None:
-    """Run a command from PATH, with nothing of the user's in its environment."""
+    """Run a command from PATH in an environment without the user's settings."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     env = kept | {"HOME": str(WORK), "USER": "user", "LOGNAME": "user", "WANDB_ERROR_REPORTING": "false"}
     subprocess.run(list(map(str, command)), check=True, env=env)
 
 
 def clean(runs: Path) -> None:
-    """Remove what reveals the machine or is not part of the format, and turn the database into text."""
+    """Remove files that are not part of the format and traces of the machine; dump the database as text."""
     for path in runs.rglob("*"):
         if path.name == "alive.json" or ".lease-" in path.name:
             path.write_text(re.sub(r'"kernel":"[^/]*/', f'"kernel":"{BOOT_ID}/', path.read_text()))
@@ -285,7 +285,7 @@ def clean(runs: Path) -> None:
 
 
 class Lines:
-    """The lines of a journal as the json module reads them, without anything of telemetry."""
+    """The records of a journal, read with the json module only."""
 
     def __init__(self, run: Path) -> None:
         self.heads: list[dict[str, Any]] = []
@@ -308,7 +308,7 @@ class Lines:
 
 
 def write_expected(run: Path, resumed: dict[int, int] | None = None) -> None:
-    """Write what a reader has to find, next to the runs.
+    """Write the expected contents of a run.
 
     Args:
         run: the run folder.
@@ -355,7 +355,7 @@ def write_expected(run: Path, resumed: dict[int, int] | None = None) -> None:
 
 
 def put(path: Path, value: object) -> None:
-    """Write JSON."""
+    """Write a value as JSON."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 

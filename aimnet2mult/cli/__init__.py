@@ -1,4 +1,4 @@
-"""The ``aimnet2mult`` command: one module per subcommand, each importing what is heavy after checking its arguments."""
+"""The ``aimnet2mult`` command, with one module per subcommand. Slow imports follow the checks of the arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["calc_sae", "cli", "main", "run", "sample_data", "train"]
 
 
 def main() -> NoReturn:
-    """Run `aimnet2mult`."""
+    """Run the command and exit."""
     run(cli, "aimnet2mult")
 
 
@@ -24,7 +24,7 @@ def main() -> NoReturn:
 @click.version_option(version("aimnet2mult"), prog_name="aimnet2mult")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Train AIMNet2 on data of several fidelities, and watch it."""
+    """Train AIMNet2 on data of several fidelities, and monitor the training."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

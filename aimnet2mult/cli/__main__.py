@@ -1,4 +1,4 @@
-"""``python -m aimnet2mult.cli``: the same as ``aimnet2mult``."""
+"""``python -m aimnet2mult.cli``: equivalent to ``aimnet2mult``."""
 
 from aimnet2mult.cli import main
 

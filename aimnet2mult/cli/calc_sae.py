@@ -1,4 +1,4 @@
-"""``aimnet2mult calc-sae``: fit the reference energies of the elements."""
+"""``aimnet2mult calc-sae``: fit reference energies."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from aimnet2mult.cli.console import EXISTING_FILE, HELP, require_training_packag
 @click.argument("data", type=EXISTING_FILE)
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 def calc_sae(data: Path, out: Path) -> None:
-    """Fit the reference energies of the elements to the energies in DATA, and write them to OUT as YAML."""
+    """Fit a reference energy for each element in DATA, and write them to OUT as YAML."""
     require_training_packages()
-    from aimnet2mult.data.dataset import read_fidelity
+    from aimnet2mult.data.hdf5 import read_fidelity
     from aimnet2mult.data.reference_energies import fit_sae, write_sae
 
     sae = fit_sae(read_fidelity(data, labels=("energy",)))
     write_sae(out, sae)
-    click.echo(f"{out}: reference energies in eV of the elements {', '.join(map(str, sorted(sae)))}")
+    click.echo(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")

@@ -1,4 +1,4 @@
-"""Shared by the commands: how errors end them, and what they require."""
+"""Error handling and requirements of the commands."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ HELP = {"help_option_names": ["-h", "--help"]}
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 TRAINING_PACKAGES = ("torch", "aimnet", "ignite", "h5py", "tqdm")
-"""The import names of what the extra ``train`` installs."""
+"""Import names of the packages that the extra ``train`` installs."""
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: with 2 and one line on stderr for an error that the user can mend."""
-    # Errors of torch and the like are not the user's to fix and keep their traceback.
+    """Run a command and exit.
+
+    Errors that the user can fix exit with code 2 and one line on stderr, the loss of another rank with 1, an interrupt
+    with 130. Other errors keep their traceback.
+    """
     from telemetry import TelemetryError
 
     try:
@@ -44,9 +47,13 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
 
 
 def require_training_packages() -> None:
-    """Raise click.ClickException naming the packages of the extra ``train`` that are not installed."""
+    """Check that the packages of the extra ``train`` are installed.
+
+    Raises:
+        click.ClickException: Some are missing; the message names them and the extra.
+    """
     missing = [name for name in TRAINING_PACKAGES if find_spec(name) is None]
     if missing:
         raise click.ClickException(
-            f"this needs {', '.join(missing)}, not installed here: pip install 'aimnet2mult[train]'"
+            f"required packages are not installed: {', '.join(missing)}; run: pip install 'aimnet2mult[train]'"
         )

@@ -1,4 +1,4 @@
-"""``aimnet2mult sample-data``: write out the sample data set."""
+"""``aimnet2mult sample-data``: copy the sample data set."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ SAMPLE = Path(__file__).parents[1] / "sample"
 @click.command("sample-data", context_settings=HELP)
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 def sample_data(folder: Path) -> None:
-    """Write a small set of real data of two fidelities to DIR, with a configuration that trains it."""
+    """Write a small data set of two fidelities to DIR, with settings and a model to train on it."""
     files = sorted(path for path in SAMPLE.iterdir() if path.suffix in (".h5", ".yaml", ".md"))
     for path in files:
         copy = folder / path.name
         if copy.exists() and copy.read_bytes() != path.read_bytes():
-            raise click.ClickException(f"{copy} exists and is another file; remove it or name another folder")
+            raise click.ClickException(f"{copy} already exists with other content; remove it or choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             shutil.copyfile(path, folder / path.name)
     except OSError as error:
         raise click.ClickException(f"cannot write to {folder}: {error.strerror}") from error
-    click.echo(f"{folder}: {', '.join(path.name for path in files)}")
-    click.echo(f"train it: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")
+    click.echo(f"wrote {', '.join(path.name for path in files)} to {folder}")
+    click.echo(f"to train: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")

@@ -1,4 +1,4 @@
-"""``aimnet2mult train``: check the arguments, then train."""
+"""``aimnet2mult train``: train a model."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 @click.command(context_settings=HELP)
 @click.option(
-    "--config", "configs", type=EXISTING_FILE, multiple=True, help="YAML of settings; later ones win. Repeatable."
+    "--config", "configs", type=EXISTING_FILE, multiple=True, help="YAML file of settings; repeatable. Later files win."
 )
-@click.option("--model", type=EXISTING_FILE, help="YAML of the model; without it, AIMNet2 as published.")
-@click.option("--load", type=EXISTING_FILE, help="Weights to start from.")
-@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Where to put the final weights.")
+@click.option("--model", type=EXISTING_FILE, help="YAML definition of the model; default: AIMNet2 as published.")
+@click.option("--load", type=EXISTING_FILE, help="Initial weights.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the final weights.")
 @click.option(
-    "--resume", metavar="RUN|auto", help="Go on with a run: its folder, its id, or auto: the newest unfinished one."
+    "--resume", metavar="RUN|auto", help="Resume a run, given by folder or ID; auto picks the newest unfinished one."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads used by torch.")
 @click.option(
     "--telemetry-sinks",
     metavar="NAME,...",
-    help="Where the curves go, such as tensorboard; none: the journal alone. [env: TELEMETRY_SINKS]",
+    help="Sinks to deliver to, such as tensorboard; none writes only the journal. [env: TELEMETRY_SINKS]",
 )
-@click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations from point to point.")
-@click.option("--telemetry-dir", metavar="DIR", help="Folder of the run folders.")
+@click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations between two points.")
+@click.option("--telemetry-dir", metavar="DIR", help="Parent folder of the run folders.")
 @click.option(
     "--telemetry-on-divergence",
     type=click.Choice(["warn", "stop"]),
-    help="What to do when the training diverges: warn and go on, or stop and keep the last good checkpoint.",
+    help="When the training diverges: warn and continue, or stop and keep the last good checkpoint.",
 )
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def train(
@@ -55,7 +55,7 @@ def train(
 ) -> int:
     """Train a model.
 
-    Settings come from the defaults, each --config, and KEY=VALUE with dotted keys, the later winning:
+    Settings are merged from the defaults, each --config, and KEY=VALUE with dotted keys; later ones win:
 
         aimnet2mult train --config train.yaml data.fidelity_datasets.0=a.h5 trainer.epochs=10
     """
@@ -74,7 +74,7 @@ def train(
     }
     request = Request(
         configs=configs,
-        # The environment counts more than a file, and less than what is asked for here and now.
+        # The environment overrides files, and the command line overrides the environment.
         overrides=(*_as_overrides(environment), *overrides, *_as_overrides(flags)),
         model=model,
         save=save,
@@ -84,5 +84,5 @@ def train(
 
 
 def _as_overrides(values: Mapping[str, object]) -> list[str]:
-    """Write what was given as overrides; JSON is YAML that quotes what has to be quoted."""
+    """Return values that are not None as overrides; JSON is valid YAML, and quotes strings."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]

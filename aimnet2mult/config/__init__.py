@@ -1,1 +1,1 @@
-"""Settings: their schema, defaults, layers, what a resume may change, and the original trainer's format."""
+"""Settings: schema, defaults, merging of layers, rules for a resume, and the format of the original trainer."""

@@ -1,4 +1,4 @@
-"""Finds what a dotted path in the configuration names."""
+"""Import of the classes and functions that settings name by dotted path."""
 
 from importlib import import_module
 from typing import Any
@@ -10,17 +10,22 @@ __all__ = ["load_object"]
 
 
 def load_object(path: object, key: str) -> Any:
-    """Return the attribute of a module that `path`, as in ``torch.optim.RAdam``, names.
+    """Return the object with a dotted path such as ``torch.optim.RAdam``.
 
-    Raises ConfigError naming the configuration `key` where the path is malformed, or the module or
-    the attribute is not there; another error of the module while it is imported is passed on.
+    Args:
+        path: Module and attribute, joined by a dot.
+        key: Setting that contains the path, for error messages.
+
+    Raises:
+        ConfigError: The path is malformed, or the module or attribute does not exist. Other errors raised while the
+            module is imported are propagated.
     """
     module_name, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     if not module_name or not name:
-        raise ConfigError(f"{key} is {path!r}; expected a dotted path, as in torch.optim.RAdam")
+        raise ConfigError(f"{key} is {path!r}; expected a dotted path such as torch.optim.RAdam")
     try:
         module = import_module(module_name)
-    except (ImportError, TypeError) as error:  # a TypeError for a relative path, as in ..loss.fn
+    except (ImportError, TypeError) as error:  # TypeError for a relative path such as ..loss.fn
         raise ConfigError(f"{key} is {path!r}; cannot import {module_name}: {error}") from error
     if not hasattr(module, name):
         match = closest_match(name, dir(module))

@@ -1,6 +1,6 @@
-"""Layers of configuration: YAML files and dotted overrides as plain nested dictionaries.
+"""Merging of the layers of settings: YAML files and dotted overrides, as plain nested dictionaries.
 
-What a key means is not known here, only which keys there are: those of the defaults.
+This module only knows which keys exist, namely those in the defaults; ``schema`` defines their types.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from aimnet2mult.errors import ConfigError
 from telemetry.errors import closest_match
 from telemetry.run_folder.atomic_write import atomic_write
 
-__all__ = ["DEFAULTS", "INDEXED", "PATHS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
+__all__ = ["BY_FIDELITY", "DEFAULTS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
-# Below these the keys belong to somebody else: a class, the data loader, telemetry.
-FREE = (
+OPEN_SECTIONS = (
     "data.loaders.train",
     "data.loaders.val",
     "loss.kwargs",
@@ -32,57 +31,68 @@ FREE = (
     "scheduler",
     "telemetry",
 )
-# Keyed by fidelity index.
-INDEXED = (
+"""Sections whose keys are defined elsewhere: by a class, the data loader or telemetry."""
+BY_FIDELITY = (
     "data.fidelity_datasets",
     "data.val_fidelity_datasets",
     "data.fidelity_weights",
     "data.fidelity_names",
     "data.sae.energy.files",
 )
-# What goes with a `class` and means nothing to another one.
-OF_A_CLASS = ("kwargs", "step", "metric_name")
-# Files that are read: mappings of paths by fidelity index, and single ones.
-PATHS = ("data.fidelity_datasets", "data.val_fidelity_datasets", "data.sae.energy.files", "load")
+"""Mappings by fidelity index."""
+CLASS_KEYS = ("kwargs", "step", "metric_name")
+"""Keys that belong to a `class`, and are dropped when a higher layer changes it."""
+PATH_KEYS = ("data.fidelity_datasets", "data.val_fidelity_datasets", "data.sae.energy.files", "load")
+"""Paths of input files, and mappings of them by fidelity index."""
 
 
 def merge_layers(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay the files and then the overrides over the defaults, and resolve interpolations.
+    """Merge the files and then the overrides over the defaults, and resolve interpolations.
 
-    Raises ConfigError for a file that cannot be read and for a key that the defaults do not have.
+    Raises:
+        ConfigError: A file cannot be read, or a key is unknown.
     """
     defaults = merged = read_yaml(DEFAULTS)
     layers = [(str(path), read_yaml(path), path.parent) for path in files]
     layers += [(text, _read_override(text), Path()) for text in overrides]
-    original = LegacyConfigTranslator.among((source, layer) for source, layer, _ in layers)
-    if original:
-        merged = _merge(merged, original.defaults)
+    legacy = LegacyConfigTranslator.for_layers((source, layer) for source, layer, _ in layers)
+    if legacy:
+        merged = _merge(merged, legacy.defaults)
     for source, given, folder in layers:
-        layer = original.translated(given) if original else given
-        _refuse_unknown(source, layer, defaults)
-        merged = _merge(merged, _anchored(layer, folder), keep=original is not None)
-    return _resolved(original.settled(merged) if original else merged)
+        layer = legacy.translate_layer(given) if legacy else given
+        _check_keys(source, layer, defaults)
+        # The original trainer kept the kwargs of lower layers when the class changed.
+        merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
+    return _interpolate(legacy.finish(merged) if legacy else merged)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping, interpolations left as they are. Raises ConfigError."""
+    """Read a YAML file that contains a mapping, without resolving interpolations.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or contains something else.
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {_one_line(error)}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} has to hold keys and values, not a {type(content).__name__}")
+        raise ConfigError(f"{path} contains a {type(content).__name__}; expected keys and values")
     return dict(content)
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write YAML that `read_yaml` reads back unchanged, atomically and readable by its owner only; raises OSError."""
-    # Parameters may include what is not for everybody.
+    """Write YAML that ``read_yaml`` reads back unchanged, atomically and readable by its owner only.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    # Settings may contain credentials; the default mode of atomic_write is owner-only.
     atomic_write(path, OmegaConf.to_yaml(OmegaConf.create(dict(content))).encode())
 
 
 def flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of every leaf; an empty mapping is a leaf."""
+    """Yield the dotted key and the value of every leaf; an empty mapping is a leaf."""
     if not isinstance(tree, Mapping) or not tree:
         yield prefix, tree
         return
@@ -98,78 +108,83 @@ def _read_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     names = key.split(".")
     if not equals or not all(names):
-        hint = "; a configuration file is given with --config" if text.endswith((".yaml", ".yml")) else ""
-        raise ConfigError(f"{text!r} is no override: write key=value, such as trainer.epochs=10{hint}")
+        hint = "; pass a file of settings with --config" if text.endswith((".yaml", ".yml")) else ""
+        raise ConfigError(f"{text!r} is not an override: expected KEY=VALUE, for example trainer.epochs=10{hint}")
     try:
-        # OmegaConf reads the value as it would in a file: 1e-3 is a number, [a, b] a list.
+        # Parses the value as in a file: 1e-3 is a number, [a, b] a list.
         tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{key}: {value!r} is not a YAML value: {_one_line(error)}") from error
     tree = tree["value"]
     for depth in reversed(range(len(names))):
-        is_index = ".".join(names[:depth]) in INDEXED and names[depth].isdecimal()
+        is_index = ".".join(names[:depth]) in BY_FIDELITY and names[depth].isdecimal()
         tree = {int(names[depth]) if is_index else names[depth]: tree}
     return dict(tree)
 
 
-def _refuse_unknown(source: str, layer: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise ConfigError for a key that the defaults do not have, as far down as the keys are ours."""
+def _check_keys(source: str, layer: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ConfigError for a key that is not in the defaults, except below open sections."""
     for key, value in layer.items():
         name = f"{prefix}{key}"
         if key not in known:
             leaf = next(flatten(value, name))[0]
-            raise ConfigError(f"no key {leaf!r} (in {source}){_nearest(leaf, known)}")
-        if name in FREE or name in INDEXED or not isinstance(known[key], Mapping):
+            raise ConfigError(f"unknown key {leaf!r} in {source}{_suggest(leaf, known)}")
+        if name in OPEN_SECTIONS or name in BY_FIDELITY or not isinstance(known[key], Mapping):
             continue
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} cannot be {value!r} (in {source}): it has keys of its own below it")
-        _refuse_unknown(source, value, known[key], f"{name}.")
+            raise ConfigError(
+                f"{name} is {value!r} in {source}: expected a section with the keys {', '.join(known[key])}"
+            )
+        _check_keys(source, value, known[key], f"{name}.")
 
 
-def _nearest(name: str, siblings: Iterable[str]) -> str:
-    """Say which key may be meant: the nearest as a whole, else one whose last word is near."""
+def _suggest(name: str, siblings: Iterable[str]) -> str:
+    """Suggest the key closest to a name, else one with a similar last word, else the valid keys of that section."""
     leaves = [leaf for leaf, _ in flatten(read_yaml(DEFAULTS))]
-    known = [*FREE, *(leaf for leaf in leaves if not leaf.startswith(tuple(f"{root}." for root in FREE)))]
+    below_open = tuple(f"{section}." for section in OPEN_SECTIONS)
+    known = [*OPEN_SECTIONS, *(leaf for leaf in leaves if not leaf.startswith(below_open))]
     by_last_word = {key.rpartition(".")[2]: key for key in reversed(known)}
     by_name = closest_match(name, known, cutoff=0.8)
     by_word = closest_match(name.rpartition(".")[2], by_last_word)
     match = by_name or (by_word and by_last_word[by_word])
-    return f". Did you mean {match!r}?" if match else f"; keys there: {', '.join(siblings)}"
+    return f". Did you mean {match!r}?" if match else f"; valid keys: {', '.join(siblings)}"
 
 
-def _anchored(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the paths that this layer names absolute, starting from folder; an interpolation is left."""
-    for section in PATHS:
-        *parents, last = section.split(".")
+def _resolve_paths(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Resolve the paths in a layer against the folder of its file; interpolations are left alone."""
+    for key in PATH_KEYS:
+        *parents, last = key.split(".")
         node: Any = layer
         for word in parents:
             node = node.get(word) if isinstance(node, dict) else None
         if isinstance(node, dict) and last in node:
-            node[last] = _from(folder, node[last])
+            node[last] = _absolute(folder, node[last])
     return layer
 
 
-def _from(folder: Path, value: object) -> object:
+def _absolute(folder: Path, value: object) -> object:
     if isinstance(value, dict):
-        return {key: _from(folder, path) for key, path in value.items()}
+        return {key: _absolute(folder, path) for key, path in value.items()}
     if isinstance(value, str) and not value.startswith("${"):
         return str((folder / Path(value).expanduser()).absolute())
     return value
 
 
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any], *, keep: bool = False) -> dict[str, Any]:
-    """Lay upper over lower: mappings join, all else is replaced; what was for another class is dropped, or kept."""
+def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any], *, keep_kwargs: bool = False) -> dict[str, Any]:
+    """Merge mappings recursively; ``upper`` wins. A changed class drops the lower CLASS_KEYS unless ``keep_kwargs``."""
     merged = dict(lower)
-    if not keep and "class" in upper and "class" in lower and upper["class"] != lower["class"]:
-        merged |= {key: {} if key == "kwargs" else None for key in OF_A_CLASS if key in lower}
+    if not keep_kwargs and "class" in upper and "class" in lower and upper["class"] != lower["class"]:
+        merged |= {key: {} if key == "kwargs" else None for key in CLASS_KEYS if key in lower}
     for key, value in upper.items():
         below = merged.get(key)
-        join = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = _merge(below, value, keep=keep) if join else value  # type: ignore[arg-type]
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = _merge(below, value, keep_kwargs=keep_kwargs)
+        else:
+            merged[key] = value
     return merged
 
 
-def _resolved(merged: dict[str, Any]) -> dict[str, Any]:
+def _interpolate(merged: dict[str, Any]) -> dict[str, Any]:
     try:
         plain: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -1,6 +1,6 @@
-"""Configuration of a training run, typed and validated.
+"""Typed and validated settings of a training run.
 
-Knows nothing of torch, so that a mistake is answered before anything heavy is imported.
+Does not import torch, so that mistakes are reported before anything slow is imported.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from aimnet2mult.config.merge import INDEXED, merge_layers
+from aimnet2mult.config.merge import BY_FIDELITY, merge_layers
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
 from telemetry.errors import did_you_mean
 
 __all__ = ["Config", "ConfigError", "load"]
 
-# What msgspec's own words do not tell: the choices, and a pattern in words.
+# Replaces msgspec's description of a type, where that does not list the choices or explain the pattern.
 EXPECTED = {
     "device": "auto, cpu or cuda",
     "batch_mode": "atoms or molecules",
@@ -31,16 +31,17 @@ EXPECTED = {
     "fidelity_names": "letters, digits and _ . - only",
 }
 
-LARGEST = sys.float_info.max
+MAX_FLOAT = sys.float_info.max
+"""Upper bound that excludes infinity."""
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
-Limit = Annotated[float, Meta(gt=0, le=LARGEST)]
+PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
 Name = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
 Options = dict[str, Any]
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One level of the configuration."""
+    """A mapping with a fixed set of keys."""
 
 
 class EnergyReference(Section, frozen=True):
@@ -75,7 +76,7 @@ class Loaders(Section, frozen=True):
 class Data(Section, frozen=True):
     fidelity_datasets: dict[Natural, str]
     val_fidelity_datasets: dict[Natural, str]
-    fidelity_weights: dict[Natural, Annotated[float, Meta(ge=0, le=LARGEST)]]
+    fidelity_weights: dict[Natural, Annotated[float, Meta(ge=0, le=MAX_FLOAT)]]
     weights_of: Literal["fidelity", "structure"]
     fidelity_names: dict[Natural, Name]
     sae: References
@@ -107,9 +108,9 @@ class Scheduler(Section, frozen=True, rename={"cls": "class"}):
 
 class Trainer(Section, frozen=True):
     epochs: Count
-    clip_grad_value: Limit | None
-    clip_grad_norm: Limit | None
-    stop_below_lr: Limit | None
+    clip_grad_value: PositiveFloat | None
+    clip_grad_norm: PositiveFloat | None
+    stop_below_lr: PositiveFloat | None
 
 
 class Checkpoint(Section, frozen=True):
@@ -122,7 +123,7 @@ class LogFrequency(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """A validated configuration. Fidelity indices count from 0; every data set file exists."""
+    """All settings, validated: fidelity indices count from 0 without gaps, and every input file exists."""
 
     run_name: Name
     project_name: Annotated[str, Meta(min_length=1)]
@@ -143,88 +144,89 @@ class Config(Section, frozen=True):
 
     @property
     def fidelity_names(self) -> tuple[str, ...]:
-        """The fidelities' names in the order of their indices."""
+        """Names of the fidelities, in the order of their indices."""
         given = self.data.fidelity_names
         return tuple(given.get(index, f"fid{index}") for index in sorted(self.data.fidelity_datasets))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that are learnt, in the order in which they are shown."""
+        """Labels to be trained, in display order."""
         return tuple(name for name in LABELS if name in self.data.y)
 
     @property
     def units(self) -> dict[str, str]:
-        """Unit in which each label is shown."""
+        """Unit in which the metrics of each label are recorded."""
         given: Mapping[str, str] = self.telemetry["units"]
         return {name: given.get(name, label.unit) for name, label in LABELS.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as plain nested containers, as `train.yaml` holds it."""
+        """Return the settings as nested dictionaries, as stored in ``train.yaml``."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
 
 def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
-    """Lay the files and then the overrides over the defaults, and validate the result.
+    """Merge the files and then the overrides over the defaults, and validate the result.
 
-    A resume begins the files with the run's own `train.yaml`. Raises ConfigError.
+    For a resume, the first file is the ``train.yaml`` of the run.
+
+    Raises:
+        ConfigError: A file cannot be read, or a key or value is invalid.
     """
-    return _validated(_typed(merge_layers(files, overrides)))
-
-
-def _typed(plain: dict[str, Any]) -> Config:
-    try:
-        return msgspec.convert(plain, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_said_plainly(str(error), plain)) from error
-
-
-def _said_plainly(message: str, plain: dict[str, Any]) -> str:
-    """Turn what msgspec says of its types into a key, its value and what is expected."""
-    what, _, where = message.partition(" - at ")
-    name = re.split(r"[\[`]", where.partition("$.")[2])[0]
-    if what.startswith("Object"):
-        # contains unknown field `x`, or: missing required field `x`
-        field = what.split("`")[1]
-        return f"{name} has no key {field!r}; expected are {', '.join(Scheduler.__struct_encode_fields__)}"
-    value: Any = plain
-    for word in name.split("."):
-        value = value[word]
-    plainly = what.removeprefix("Expected ").replace("`object", "`mapping").replace("`array", "`list")
-    expected = EXPECTED.get(name.rpartition(".")[2], plainly)
-    if where.startswith("`key`"):
-        expected = "fidelity indices 0, 1, … as its keys" if name in INDEXED else f"keys that are {expected}"
-    return f"{name} is {value!r}: expected {expected}"
-
-
-def _validated(config: Config) -> Config:
-    _check_fidelities(config.data)
+    config = _convert(merge_layers(files, overrides))
+    _check_fidelities(config)
     _check_files(config)
-    names = config.fidelity_names
-    if len(set(names)) < len(names):
-        raise ConfigError(f"data.fidelity_names: {', '.join(names)}: every fidelity needs a name of its own")
     _check_labels("data.y", config.data.y)
     if not config.data.y or len(set(config.data.y)) < len(config.data.y):
-        raise ConfigError(f"data.y is {config.data.y!r}: expected one label or more, each once")
+        raise ConfigError(f"data.y is {config.data.y!r}: expected at least one label, and each only once")
     _check_units(config.telemetry.get("units"))
     _check_patterns(config.optimizer)
     return config
 
 
-def _check_fidelities(data: Data) -> None:
+def _convert(plain: dict[str, Any]) -> Config:
+    try:
+        return msgspec.convert(plain, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), plain)) from error
+
+
+def _explain(message: str, plain: dict[str, Any]) -> str:
+    """Turn msgspec's message about a type into one with the key, its value and what is expected."""
+    what, _, where = message.partition(" - at ")
+    name = re.split(r"[\[`]", where.partition("$.")[2])[0]
+    if what.startswith("Object"):
+        # "Object contains unknown field `x`" or "Object missing required field `x`", only possible in the scheduler.
+        key = f"{name}.{what.split('`')[1]}"
+        problem = f"{key} is missing" if "missing" in what else f"unknown key {key!r}"
+        return f"{problem}; valid keys: {', '.join(Scheduler.__struct_encode_fields__)}"
+    value: Any = plain
+    for word in name.split("."):
+        value = value[word]
+    by_msgspec = what.removeprefix("Expected ").replace("`object", "`mapping").replace("`array", "`list")
+    expected = EXPECTED.get(name.rpartition(".")[2], by_msgspec)
+    if where.startswith("`key`"):
+        expected = "fidelity indices 0, 1, … as keys" if name in BY_FIDELITY else f"keys of type {expected}"
+    return f"{name} is {value!r}: expected {expected}"
+
+
+def _check_fidelities(config: Config) -> None:
+    data, names = config.data, config.fidelity_names
     indices = sorted(data.fidelity_datasets)
     if not indices:
-        raise ConfigError("no data set is named: give at least data.fidelity_datasets.0=FILE.h5")
+        raise ConfigError("no data set is given; set at least data.fidelity_datasets.0=FILE.h5")
     if indices != list(range(len(indices))):
-        raise ConfigError(f"data.fidelity_datasets has the indices {indices}: expected 0, 1, … without a gap")
-    for section in INDEXED[1:]:
+        raise ConfigError(f"data.fidelity_datasets has the indices {indices}: expected 0, 1, … without gaps")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"data.fidelity_names: {', '.join(names)}: every fidelity needs a unique name")
+    for section in BY_FIDELITY[1:]:
         given: Any = data
         for word in section.split(".")[1:]:
             given = getattr(given, word)
         for index in sorted(set(given) - set(indices)):
-            raise ConfigError(f"{section}.{index} has no data.fidelity_datasets.{index}")
+            raise ConfigError(f"{section}.{index} is set, but data.fidelity_datasets.{index} is not")
     if not any(data.fidelity_weights.get(index, 1) for index in indices):
-        raise ConfigError("data.fidelity_weights are all 0: nothing would be drawn")
+        raise ConfigError("data.fidelity_weights are all 0; set at least one above 0")
 
 
 def _check_files(config: Config) -> None:
@@ -235,13 +237,13 @@ def _check_files(config: Config) -> None:
         files["load"] = config.load
     for name, path in files.items():
         if not Path(path).is_file():
-            raise ConfigError(f"{name}: there is no file {path}")
+            raise ConfigError(f"{name}: no file {path}")
         if "fidelity_datasets" in name and not _is_hdf5(Path(path)):
             raise ConfigError(f"{name}: {path} is not an HDF5 file")
 
 
 def _is_hdf5(path: Path) -> bool:
-    """Look for the signature where the format allows it: at 0, or after a user block of 512, 1024, … bytes."""
+    """Return whether the HDF5 signature is at offset 0, or after a user block of 512, 1024, … bytes."""
     with path.open("rb") as file:
         for offset in (0, *(512 << n for n in range(8))):
             file.seek(offset)
@@ -258,20 +260,22 @@ def _check_labels(source: str, names: Sequence[str]) -> None:
 
 def _check_units(units: object) -> None:
     if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
-        raise ConfigError(f"telemetry.units is {units!r}: expected units by label, such as energy: eV/particle")
+        raise ConfigError(f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle")
     _check_labels("telemetry.units", list(units))
 
 
 def _check_patterns(optimizer: Optimizer) -> None:
     groups = {name: group for name, group in optimizer.param_groups.items() if group is not None}
-    named = {f"param_groups.{name}.re": group.get("re") for name, group in groups.items()}
-    for section, patterns in (
-        ("force_train", optimizer.force_train),
-        ("force_no_train", optimizer.force_no_train),
-    ):
-        named |= {f"{section}[{position}]": pattern for position, pattern in enumerate(patterns)}
-    for name, pattern in named.items():
-        try:
-            re.compile(pattern if isinstance(pattern, str) else "(")
-        except re.error as error:
-            raise ConfigError(f"optimizer.{name} is {pattern!r}: expected a regular expression") from error
+    patterns: dict[str, object] = {f"param_groups.{name}.re": group.get("re") for name, group in groups.items()}
+    for key in ("force_train", "force_no_train"):
+        patterns |= {f"{key}[{position}]": pattern for position, pattern in enumerate(getattr(optimizer, key))}
+    for key, pattern in patterns.items():
+        if not _is_pattern(pattern):
+            raise ConfigError(f"optimizer.{key} is {pattern!r}: expected a regular expression")
+
+
+def _is_pattern(value: object) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False

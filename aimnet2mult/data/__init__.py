@@ -1,1 +1,1 @@
-"""Data sets of several fidelities: read, shifted, split, merged and drawn from."""
+"""Data sets of several fidelities: reading, reference energies, splitting, merging and sampling."""

@@ -1,4 +1,4 @@
-"""A rank's share of batches that all ranks have in common."""
+"""Distribution of batches over ranks."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,24 @@ from aimnet2mult.data.sampler import MixedFidelitySampler
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
 
-__all__ = ["Share", "load_share"]
+__all__ = ["RankShare", "load_share"]
 
 Item = tuple[int, npt.NDArray[np.int64], bool]
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-class Share:
-    """The rows that rank ``rank`` of ``world`` takes of each batch of a sampler.
+class RankShare:
+    """The share of one rank in the batches of a sampler that is the same on all ranks.
 
-    Iterating yields ``((group, rows, labelled),)``. The shares of a batch differ by one row at most. Where there are
-    fewer rows than ranks some get the batch's first row to be used without its labels (``labelled`` False): so that
-    they take part in all that is exchanged, and add nothing.
+    Iterating yields ``((group, rows, labelled),)``. The shares of a batch differ by up to one row. If a batch has fewer
+    rows than ranks, the remaining ranks get its first row with ``labelled`` False: without labels, they take part in
+    all collectives but contribute nothing.
+
+    Args:
+        sampler: Sampler of the global batches.
+        rank: Index of this rank.
+        world: Number of ranks.
     """
 
     def __init__(self, sampler: MixedFidelitySampler, *, rank: int, world: int) -> None:
@@ -44,7 +49,7 @@ class Share:
 
 
 class _View:
-    """What a loader reads a share from: inputs and labels by ``(group, rows, labelled)``."""
+    """Data set for a loader, indexed by ``(group, rows, labelled)``; items are pairs of inputs and labels."""
 
     def __init__(self, dataset: "SizeGroupedDataset", x: Sequence[str], y: Sequence[str]) -> None:
         self._dataset = dataset
@@ -69,14 +74,21 @@ def load_share(
     world: int,
     **options: Any,
 ) -> DataLoader[Batch]:
-    """Return a loader of a rank's share of a sampler's batches; the whole batches where there is one rank.
+    """Return a loader of a rank's share in the batches of a sampler; with one rank, of the whole batches.
 
-    ``x`` and ``y`` are the keys of inputs and labels, ``options`` those of ``torch.utils.data.DataLoader``.
+    Args:
+        dataset: Data set of the sampler.
+        sampler: Sampler of the global batches.
+        x: Keys of the inputs.
+        y: Keys of the labels.
+        rank: Index of this rank.
+        world: Number of ranks.
+        **options: Options of ``torch.utils.data.DataLoader``.
     """
     if world == 1:
         loader: DataLoader[Batch] = dataset.get_loader(sampler, x=list(x), y=list(y), **options)
         return loader
-    share: Any = Share(sampler, rank=rank, world=world)
+    share: Any = RankShare(sampler, rank=rank, world=world)
     view: Any = _View(dataset, x, y)
     return DataLoader(view, batch_sampler=share, collate_fn=_as_tensors, **options)
 

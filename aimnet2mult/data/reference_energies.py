@@ -1,7 +1,6 @@
-"""Reference energies of atoms: the linear part of the energy, taken off before learning.
+"""Reference energies: the part of the energy that is a sum over atoms, subtracted before training.
 
-A set of reference energies (``Sae``) gives one energy in eV for each atomic number. The energy that
-is learnt is what is left after subtracting those of a structure's atoms; all sums are in float64.
+``Sae`` (self-atomic energies) maps atomic numbers to energies in eV. All sums are computed in float64.
 """
 
 from collections.abc import Mapping
@@ -24,25 +23,25 @@ __all__ = ["Sae", "apply_sae", "elements", "fit_sae", "read_sae", "write_sae"]
 Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
 
-# As in aimnet's calc_sae: energies outside of these are outliers and do not count in the second fit.
 TRIM_PERCENTILES = (2, 98)
+"""Residuals outside of these percentiles are outliers, excluded from the second fit, as in aimnet's calc_sae."""
 
 
 def elements(dataset: "SizeGroupedDataset") -> list[int]:
-    """Return the atomic numbers that occur in ``numbers``, ascending, without the 0 of padding."""
+    """Return the atomic numbers in a data set, in ascending order, without padding (0)."""
     present = np.unique(np.concatenate([np.unique(group["numbers"]) for group in dataset.groups]))
     return [int(z) for z in present if z != 0]
 
 
 def fit_sae(dataset: "SizeGroupedDataset") -> Sae:
-    """Fit one energy an element to ``energy`` by linear least squares; eV, float64.
+    """Fit one energy in eV per element to ``energy`` by linear least squares.
 
-    Structures whose energy is missing (not finite) do not count. Then those outside of the 2nd to
-    98th percentile of the remaining energy are left out, and what is left is fitted again. An
-    element that only those had keeps its value of the first fit. Where the compositions do not
-    determine the energies, the solution of least norm is taken.
+    Structures with a missing (non-finite) energy are ignored. Structures whose residual is outside of the 2nd to 98th
+    percentile are then excluded, and the rest is fitted again; an element that occurs only in excluded structures keeps
+    its value of the first fit. If the compositions do not determine the energies, the minimum-norm solution is used.
 
-    Raises ``DataError`` if an element occurs only in structures without energy.
+    Raises:
+        DataError: An element occurs only in structures without energy.
     """
     present = elements(dataset)
     counts = np.concatenate([_counts(group["numbers"], present) for group in dataset.groups])
@@ -51,33 +50,35 @@ def fit_sae(dataset: "SizeGroupedDataset") -> Sae:
     counts, energy = counts[known], energy[known]
     unknown = [z for z, n in zip(present, counts.sum(axis=0), strict=True) if n == 0]
     if unknown:
-        raise DataError(f"no structure with an energy holds the elements {unknown}: nothing to fit them to")
+        raise DataError(f"cannot fit reference energies: no structure with an energy contains the elements {unknown}")
 
     first = _least_squares(counts, energy)
-    rest = energy - counts @ first
-    low, high = np.percentile(rest, TRIM_PERCENTILES)
-    inner = (rest > low) & (rest < high)
+    residual = energy - counts @ first
+    low, high = np.percentile(residual, TRIM_PERCENTILES)
+    inner = (residual > low) & (residual < high)
     second = _least_squares(counts[inner], energy[inner])
     covered = counts[inner].sum(axis=0) > 0
     return dict(zip(present, np.where(covered, second, first).tolist(), strict=True))
 
 
 def apply_sae(dataset: "SizeGroupedDataset", sae: Mapping[int, float]) -> None:
-    """Subtract the reference energies of its atoms from each ``energy``, in place; float64.
+    """Subtract from each ``energy`` (B,) the reference energies of the atoms in ``numbers`` (B, N), in place; eV.
 
-    Raises ``DataError`` if ``sae`` lacks an element that occurs.
+    Raises:
+        DataError: ``sae`` has no energy for an element in the data set.
     """
     missing = [z for z in elements(dataset) if z not in sae]
     if missing:
-        raise DataError(f"no reference energy for the elements {missing}; given are those of {sorted(sae)}")
-    # aimnet sums over all of a row; the padding's 0 has to add nothing.
+        raise DataError(f"no reference energy for the elements {missing}; there are energies for {sorted(sae)}")
+    # aimnet sums over whole rows, so padding (0) needs an energy too.
     dataset.apply_peratom_shift("energy", "energy", sap_dict={**sae, 0: 0.0})
 
 
 def read_sae(path: Path) -> Sae:
-    """Read a YAML file of lines ``atomic number: energy in eV``.
+    """Read a YAML file with lines ``atomic number: energy in eV``.
 
-    Raises ``DataError`` if there is no such file, or if it holds anything else.
+    Raises:
+        DataError: The file cannot be read or contains anything else.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -91,7 +92,11 @@ def read_sae(path: Path) -> Sae:
 
 
 def write_sae(path: Path, sae: Mapping[int, float]) -> None:
-    """Write what ``read_sae`` reads back exactly. Raises ``DataError`` where it cannot be written."""
+    """Write a file that ``read_sae`` reads back exactly.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
     text = yaml.safe_dump({z: float(sae[z]) for z in sorted(sae)})
     try:
         atomic_write(Path(path), text.encode(), mode=0o666)
@@ -100,13 +105,13 @@ def write_sae(path: Path, sae: Mapping[int, float]) -> None:
 
 
 def _counts(numbers: npt.NDArray[np.integer], present: list[int]) -> Floats:
-    """Count each structure's atoms of each element: (B, N) → (B, elements)."""
+    """Return the number of atoms of each element in each structure: (B, N) → (B, elements)."""
     columns = [(numbers == z).sum(axis=1) for z in present]
     return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _least_squares(counts: Floats, energy: Floats) -> Floats:
-    return np.linalg.lstsq(counts, energy, rcond=None)[0]
+    return np.linalg.lstsq(counts, energy, rcond=None)[0].astype(np.float64, copy=False)
 
 
 def _element(path: Path, key: object) -> int:
@@ -116,9 +121,9 @@ def _element(path: Path, key: object) -> int:
 
 
 def _energy(path: Path, key: object, value: object) -> float:
-    # YAML 1.1 takes 1e-3, without a point, for a string; the numbers of a person are numbers.
+    # YAML 1.1 parses 1e-3, without a decimal point, as a string.
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError):
             if np.isfinite(float(value)):
                 return float(value)
-    raise DataError(f"{path}: the energy of element {key} is {value!r}, not a finite number in eV")
+    raise DataError(f"{path}: the energy of element {key} is {value!r}; expected a finite number in eV")

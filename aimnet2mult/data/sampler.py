@@ -1,4 +1,4 @@
-"""The order in which structures are drawn: batches that mix fidelities, by (seed, epoch) alone."""
+"""Sampling of batches that mix fidelities, in an order that depends on the seed and the epoch only."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,62 +21,67 @@ Batch = tuple[int, Ints]
 
 BATCH_MODES = ("atoms", "molecules")
 
-# What a random stream is for is part of its key, so that no two uses share one.
+# Part of the key of each random generator, so that no two purposes share a stream.
 _PERMUTATION, _ORDER = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Stratum:
-    """The structures of one fidelity in one size group, and how many of them a pass draws."""
+    """The structures of one fidelity in one size group."""
 
     fidelity: int
     size: int
     rows: Ints
     before: int
-    """Structures of the same fidelity in smaller groups."""
+    """Number of structures of the same fidelity in smaller groups."""
     total: int
-    """Structures of the same fidelity in all groups."""
+    """Number of structures of the same fidelity in all groups."""
     quota: int
-    """Structures that a pass draws of the whole fidelity."""
+    """Number of structures that a pass draws from the whole fidelity."""
 
-    def drawn(self, passes: Ints) -> Ints:
-        """Return how many structures each of ``passes`` draws from here.
+    def draws(self, passes: Ints) -> Ints:
+        """Return how many structures each of ``passes`` draws from this stratum.
 
-        Systematic sampling: the fidelity's groups lie on a line of length ``quota``, and a pass
-        counts the ticks of an integer grid on each. So the counts of a pass add up to ``quota``
-        exactly, each is its exact share rounded down or up, and as the grid moves from pass to pass,
-        in the long run every group gets its share, however small.
+        Systematic sampling: the groups of the fidelity are segments of a line of length ``quota``, and a pass counts
+        the points of an integer grid in each segment. The counts of a pass therefore add up to ``quota`` exactly, and
+        each is the exact share rounded down or up. The grid is shifted from pass to pass, so that in the long run every
+        group gets its share, however small.
         """
         grid = passes * _step(self.total) % self.total
         end = (self.quota * (self.before + len(self.rows)) + grid) // self.total
         return end - (self.quota * self.before + grid) // self.total
 
     @property
-    def most(self) -> int:
-        """The largest number that any pass draws from here."""
+    def max_draws(self) -> int:
+        """The largest number of structures that any pass draws from this stratum."""
         return -(-self.quota * len(self.rows) // self.total)
 
 
 class MixedFidelitySampler:
-    """Batches of a ``SizeGroupedDataset`` whose groups hold an integer array ``fidelity`` (B,).
+    """Sampler of a ``SizeGroupedDataset`` whose groups contain an integer array ``fidelity`` (B,).
 
-    To be given to ``SizeGroupedDataset.get_loader``: iterating yields ``((group, rows),)``. All
-    structures of a batch come from one size group; their fidelities are mixed.
+    For ``SizeGroupedDataset.get_loader``: iterating yields ``((group, rows),)``. All structures of a batch come from
+    one size group; their fidelities are mixed.
 
-    Batches come in passes. A pass has as many structures as the data set. Without ``weights`` it
-    has each of them once. With them a share ``weights[f] / sum(weights)`` of a pass, exact up to
-    rounding, is of fidelity f, where a fidelity without a weight has weight 1; the structures of a
-    fidelity are gone through evenly, none of a size group again before all others were drawn, also
-    from one pass to the next. Every pass has the same number of batches.
+    Batches are generated in passes, each with as many structures as the data set. Without ``weights``, a pass contains
+    every structure once. With them, a share ``weights[f] / sum(weights)`` of a pass, exact up to rounding, has fidelity
+    f. Within a fidelity, sampling is even: no structure of a size group is drawn again before all others were, also
+    across passes. Every pass has the same number of batches.
 
-    An epoch is one pass, or the next ``batches_per_epoch`` batches, wherever passes begin and end.
-    Its order is a function of the seed and the epoch alone; ``shuffle=False`` goes through groups
-    and structures in their own order.
+    An epoch is one pass, or the next ``batches_per_epoch`` batches, regardless of where passes begin and end. Its order
+    depends only on the seed and the epoch.
 
-    ``batch_size`` counts structures (``batch_mode="molecules"``) or atoms with their padding
-    (``"atoms"``); it is the most that a batch has, except that a batch has at least one structure.
+    Args:
+        dataset: Data set to sample.
+        batch_size: Maximum size of a batch, which has at least one structure even if that is larger.
+        batch_mode: Unit of ``batch_size``: ``molecules``, or ``atoms`` including padding.
+        shuffle: Whether to shuffle; if not, groups and structures keep the order of the data set.
+        batches_per_epoch: Length of an epoch; by default one pass.
+        seed: Seed of the order.
+        weights: Relative share of each fidelity, 1 for those that are missing.
 
-    Raises ``DataError`` for arguments that mean nothing, and where there is nothing to draw.
+    Raises:
+        DataError: An argument is invalid, or there is nothing to draw.
     """
 
     def __init__(
@@ -91,11 +96,11 @@ class MixedFidelitySampler:
         weights: Mapping[int, float] | None = None,
     ) -> None:
         if batch_mode not in BATCH_MODES:
-            raise DataError(f"batch_mode {batch_mode!r} is none of {', '.join(BATCH_MODES)}")
-        _check_natural("batch_size", batch_size, least=1)
-        _check_natural("seed", seed, least=0)
+            raise DataError(f"batch_mode is {batch_mode!r}; expected {' or '.join(BATCH_MODES)}")
+        _check_integer("batch_size", batch_size, minimum=1)
+        _check_integer("seed", seed, minimum=0)
         if batches_per_epoch is not None:
-            _check_natural("batches_per_epoch", batches_per_epoch, least=1)
+            _check_integer("batches_per_epoch", batches_per_epoch, minimum=1)
         self._shuffle = shuffle
         self._seed = seed
         self._strata = _strata(dataset, weights)
@@ -107,24 +112,24 @@ class MixedFidelitySampler:
         self._last_pass: tuple[int, list[Batch]] | None = None
 
     def __len__(self) -> int:
-        """Return the number of batches of a whole epoch; the same for all, wherever one starts."""
+        """Return the number of batches of a complete epoch, whatever its start."""
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration go through this epoch, from its beginning."""
-        _check_natural("epoch", epoch, least=0)
+        """Select the epoch for the next iteration, from its beginning."""
+        _check_integer("epoch", epoch, minimum=0)
         self._epoch = epoch
         self._start = 0
 
     def set_start(self, index: int) -> None:
-        """Let the next iteration leave out the epoch's first ``index`` batches; to go on with an epoch."""
-        _check_natural("start", index, least=0)
+        """Skip the first ``index`` batches of the epoch in the next iteration, to resume an epoch."""
+        _check_integer("start", index, minimum=0)
         if index > len(self):
-            raise DataError(f"start {index} is beyond the epoch's {len(self)} batches")
+            raise DataError(f"start is {index}, but the epoch has only {len(self)} batches")
         self._start = index
 
     def __iter__(self) -> Iterator[tuple[Batch]]:
-        """Iterate over ``((group, rows),)``; a later ``set_epoch`` does not change an iteration under way."""
+        """Yield ``((group, rows),)``; a later ``set_epoch`` does not affect an iteration in progress."""
         first = self._epoch * len(self)
         return self._batches(first + self._start, first + len(self))
 
@@ -134,7 +139,7 @@ class MixedFidelitySampler:
             yield (self._pass(which)[position],)
 
     def _pass(self, index: int) -> list[Batch]:
-        # Epochs of a few batches each come back to the same pass.
+        # Several short epochs use the same pass.
         if self._last_pass is None or self._last_pass[0] != index:
             self._last_pass = index, self._make_pass(index)
         return self._last_pass[1]
@@ -155,9 +160,9 @@ class MixedFidelitySampler:
         return batches
 
     def _draw(self, stratum: _Stratum, index: int) -> Ints:
-        """Return the rows that a pass takes from a stratum: those after the ones of earlier passes."""
-        earlier = int(stratum.drawn(np.arange(index)).sum())
-        number = int(stratum.drawn(np.array([index]))[0])
+        """Return the rows that a pass draws from a stratum: the next ones after those of earlier passes."""
+        earlier = int(stratum.draws(np.arange(index)).sum())
+        number = int(stratum.draws(np.array([index]))[0])
         cycle, skip = divmod(earlier, len(stratum.rows))
         cycles = range(cycle, cycle + 1 + (skip + number) // len(stratum.rows))
         return np.concatenate([self._cycle(stratum, c) for c in cycles])[skip : skip + number]
@@ -170,8 +175,8 @@ class MixedFidelitySampler:
 
 
 def _step(total: int) -> int:
-    """Return a step that visits every point of a circle of ``total``, evenly from the beginning."""
-    # The golden ratio is what multiples of fill a circle most evenly; a common factor would leave points out.
+    """Return the shift of the grid per pass: coprime to ``total``, so that all shifts occur."""
+    # Multiples of the golden ratio modulo 1 are spread most evenly (three-distance theorem).
     return next(step for step in count(round(0.6180339887498949 * total)) if gcd(step, total) == 1)
 
 
@@ -187,7 +192,7 @@ def _strata(dataset: "SizeGroupedDataset", weights: Mapping[int, float] | None) 
         before[fidelity, size] = totals.get(fidelity, 0)
         totals[fidelity] = before[fidelity, size] + len(rows[fidelity, size])
     if not totals:
-        raise DataError("there are no structures to draw")
+        raise DataError("the data set has no structures to draw")
     quotas = totals if weights is None else _quotas(totals, weights)
     return [
         _Stratum(
@@ -204,19 +209,19 @@ def _strata(dataset: "SizeGroupedDataset", weights: Mapping[int, float] | None) 
 
 
 def _quotas(totals: Mapping[int, int], weights: Mapping[int, float]) -> dict[int, int]:
-    """Share out as many structures as there are by the weights, to the largest remainders first."""
+    """Distribute the structures of a pass over the fidelities by weight, with the largest remainder method."""
     unknown = sorted(set(weights) - set(totals))
     if unknown:
-        raise DataError(f"weights for the fidelities {unknown}; structures are there of {sorted(totals)}")
-    bad = {f: w for f, w in weights.items() if not (isfinite(w) and w >= 0)}
-    if bad:
-        raise DataError(f"fidelity weights {bad} are not finite numbers of at least 0")
+        raise DataError(f"there are weights for the fidelities {unknown}, but structures only for {sorted(totals)}")
+    invalid = {f: w for f, w in weights.items() if not (isfinite(w) and w >= 0)}
+    if invalid:
+        raise DataError(f"fidelity weights are {invalid}; expected finite numbers of at least 0")
     full = {fidelity: float(weights.get(fidelity, 1.0)) for fidelity in totals}
-    whole = sum(full.values())
-    if whole == 0:
-        raise DataError("all fidelity weights are 0: there is nothing to draw; give one fidelity a weight above 0")
+    total_weight = sum(full.values())
+    if total_weight == 0:
+        raise DataError("all fidelity weights are 0; set at least one above 0")
     structures = sum(totals.values())
-    exact = {fidelity: structures * weight / whole for fidelity, weight in full.items()}
+    exact = {fidelity: structures * weight / total_weight for fidelity, weight in full.items()}
     quotas = {fidelity: int(share) for fidelity, share in exact.items()}
     by_remainder = sorted(exact, key=lambda fidelity: (quotas[fidelity] - exact[fidelity], fidelity))
     for fidelity in by_remainder[: structures - sum(quotas.values())]:
@@ -225,25 +230,25 @@ def _quotas(totals: Mapping[int, int], weights: Mapping[int, float]) -> dict[int
 
 
 def _limits(dataset: "SizeGroupedDataset", batch_size: int, batch_mode: str) -> dict[int, int]:
-    """Return the most structures that a batch of each group may have."""
+    """Return the maximum number of structures in a batch, by group."""
     if batch_mode == "molecules":
         return dict.fromkeys(dataset.keys(), batch_size)
     return {size: max(1, batch_size // group["numbers"].shape[1]) for size, group in dataset.items()}
 
 
 def _pass_length(strata: list[_Stratum], limits: Mapping[int, int]) -> int:
-    """Return a number of batches that every pass can be divided into, however its counts fall."""
-    most: dict[int, int] = {}
+    """Return a number of batches that every pass can be divided into, whatever its counts are."""
+    max_draws: dict[int, int] = {}
     for stratum in strata:
-        most[stratum.size] = most.get(stratum.size, 0) + stratum.most
-    fidelities = {stratum.fidelity: stratum.quota for stratum in strata}
-    return min(sum(fidelities.values()), sum(-(-n // limits[size]) for size, n in most.items()))
+        max_draws[stratum.size] = max_draws.get(stratum.size, 0) + stratum.max_draws
+    quotas = {stratum.fidelity: stratum.quota for stratum in strata}
+    return min(sum(quotas.values()), sum(-(-n // limits[size]) for size, n in max_draws.items()))
 
 
 def _divide(counts: Mapping[int, int], limits: Mapping[int, int], length: int) -> dict[int, int]:
-    """Return into how many batches each group's structures go, ``length`` in all.
+    """Return the number of batches for each group, ``length`` in total.
 
-    What the limits do not need goes to the group with the largest batches for its limit.
+    Batches beyond those required by the limits go to the group whose batches are fullest.
     """
     parts = {size: -(-number // limits[size]) for size, number in counts.items() if number}
     for _ in range(length - sum(parts.values())):
@@ -252,6 +257,6 @@ def _divide(counts: Mapping[int, int], limits: Mapping[int, int], length: int) -
     return parts
 
 
-def _check_natural(name: str, value: int, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DataError(f"{name} {value!r} is not a whole number of at least {least}")
+def _check_integer(name: str, value: int, *, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise DataError(f"{name} is {value!r}; expected an integer of at least {minimum}")

@@ -1,1 +1,1 @@
-"""Several processes: ranks, collectives, and when all of them stop."""
+"""Training with several processes: ranks, collective operations, and the decision to stop."""

@@ -1,4 +1,4 @@
-"""Several ranks: a process group of ``ignite.distributed``, and what is exchanged in it."""
+"""The process group of several ranks: the only module in which ranks communicate."""
 
 import contextlib
 import os
@@ -16,166 +16,186 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aimnet2mult.distributed.rank_info import Communicator, RankInfo
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.errors import ConfigError, RankLost
 from telemetry.errors import format_error
 
-__all__ = ["TIMEOUT", "process_group"]
+__all__ = ["TIMEOUT", "ProcessGroupCommunicator", "check_device_types", "process_group"]
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others, as they start and in each exchange: longer than any reads its data."""
+"""How long a rank waits for the others when joining and in each collective; reading the data must take less."""
 
-GRACE = 2.0
-"""Seconds that a rank which has lost the others waits for what they have to say."""
+ERROR_WAIT = 2.0
+"""How long a rank that has lost the others waits for their error messages, in seconds."""
 
 
 @contextlib.contextmanager
-def process_group(place: RankInfo) -> Iterator[Communicator]:
-    """Give the ranks of the job, once all are there; no one leaves before all are done.
+def process_group(info: RankInfo, *, timeout: timedelta = TIMEOUT) -> Iterator[Communicator]:
+    """Join the job's process group, and leave it once all ranks have finished.
 
-    An error that another rank is behind becomes a RankLost; so is raised for a rank without a device of its own.
+    Raises:
+        RankLost: the ranks could not meet, another rank failed, or this one has no CUDA device to itself.
     """
-    if place.world == 1:
+    if info.world_size == 1:
         yield Communicator()
         return
-    group = _Group(place)
+    communicator = ProcessGroupCommunicator(info, timeout)
     try:
-        yield group
-        group.all_reduce_max([0])
+        yield communicator
+        communicator.all_reduce_max([0])
     except BaseException as error:
-        lost = group.blame(error)
+        lost = communicator.find_failed_rank(error)
         if lost is None:
             raise
         raise lost from error
     finally:
-        # At an error this closes the connections, so that the others notice at once.
+        # After an error this closes the connections, so that the other ranks notice at once.
         with contextlib.suppress(RuntimeError):
             idist.finalize()
 
 
-class _Group(Communicator):
-    """The group of all ranks is gloo's, for what is on the host; for CUDA there is one of NCCL's beside it.
+class ProcessGroupCommunicator(Communicator):
+    """Collective operations through Gloo for values on the CPU, and through NCCL for CUDA tensors.
 
-    So that ranks agree, and notice that one has died, without waiting for a device.
+    Gloo is the default group even on GPUs, so that ranks can agree, and notice a dead rank, without waiting for a
+    device.
     """
 
-    def __init__(self, place: RankInfo) -> None:
-        self.rank = place.rank
-        self.world = place.world
+    def __init__(self, info: RankInfo, timeout: timedelta = TIMEOUT) -> None:
+        self.rank = info.rank
+        self.world_size = info.world_size
+        self._timeout = timeout
         self._device: torch.device | None = None
         self._device_group: dist.ProcessGroup | None = None
-        _check_device(place)
-        _initialize(place)
-        self._words = _words()
+        _check_device_count(info)
+        _initialize(info, timeout)
+        self._error_store = _open_error_store()
 
     def set_device(self, device: torch.device) -> None:
-        kinds = self._gather(device.type)
-        other = next((rank for rank, kind in enumerate(kinds) if kind != kinds[0]), None)
-        if other is not None:
-            raise ConfigError(
-                f"rank 0 would train on {kinds[0]} and rank {other} on {kinds[other]}; "
-                "set device=cpu, or leave out the machine without CUDA"
-            )
+        """Set the device, and for CUDA create the NCCL group; see `Communicator.set_device`."""
+        check_device_types(self._gather(device.type))
         self._device = device
         if device.type == "cuda":
-            self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
+            self._device_group = dist.new_group(backend="nccl", timeout=self._timeout)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        # Of one row or column, where strides mean nothing.
+        """Wrap the model in DDP; see `Communicator.wrap`."""
+        # It concerns gradients with a single row or column, whose strides are irrelevant.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         ids = None if self._device is None or self._device.index is None else [self._device.index]
-        # Not every parameter is in the loss: the heads of labels that are not learnt are not. Which ones are is the
-        # same in every iteration, as labels that are missing have gradients of 0.
+        # Parameters that do not contribute to the loss (heads of labels that are not trained) are the same in every
+        # iteration, as missing labels have gradients of 0.
         return DistributedDataParallel(model, device_ids=ids, process_group=self._device_group, static_graph=True)
 
     def all_reduce_sum(self, tensor: Tensor) -> None:
+        """See `Communicator.all_reduce_sum`."""
         dist.all_reduce(tensor, group=self._device_group)
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """See `Communicator.all_reduce_max`."""
         tensor = torch.tensor(values)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return tensor.tolist()
+        maxima: list[int] = tensor.tolist()
+        return maxima
 
     def broadcast(self, value: T) -> T:
-        held = [value]
-        dist.broadcast_object_list(held, src=0)
-        return held[0]
+        """See `Communicator.broadcast`."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def run_on_all(self, function: Callable[[], T]) -> T:
+        """See `Communicator.run_on_all`."""
         error = result = None
         try:
             result = function()
-        except Exception as caught:  # noqa: BLE001 - raised again, when all have said how it went
+        except Exception as caught:  # noqa: BLE001 - raised again once every rank has reported
             error = caught
-        said = self._gather(None if error is None else f"on {socket.gethostname()}: {format_error(error)}")
+        errors = self._gather(None if error is None else f"on {socket.gethostname()}: {format_error(error)}")
         if error is not None:
             raise error
-        for rank, words in enumerate(said):
-            if words is not None:
-                raise RankLost(f"rank {rank} {words}", said=True)
-        return result  # type: ignore[return-value]
+        for rank, message in enumerate(errors):
+            if message is not None:
+                raise RankLost(f"rank {rank} {message}", reported=True)
+        return result  # type: ignore[return-value] # there was no error
 
-    def blame(self, error: BaseException) -> RankLost | None:
-        """Return what to raise for an error that another rank is behind; tell the others of one of one's own."""
+    def find_failed_rank(self, error: BaseException) -> RankLost | None:
+        """Return what to raise if another rank caused the error; publish it to the others if this rank did."""
         if isinstance(error, RankLost):
             return None
-        own = not _is_of_connection(error)
+        caused_here = not _is_connection_error(error)
         with contextlib.suppress(RuntimeError):
-            self._words.set(str(self.rank), format_error(error) if own else "")
-        if own:
+            self._error_store.set(str(self.rank), format_error(error) if caused_here else "")
+        if caused_here:
             return None
-        last = self._last_words()
-        failed = [f"rank {rank} failed: {words}" for rank, words in last.items() if words]
-        silent = ", ".join(str(rank) for rank in range(self.world) if rank not in last)
+        messages = self._collect_errors()
+        failed = [f"rank {rank} failed: {message}" for rank, message in messages.items() if message]
+        silent = ", ".join(str(rank) for rank in range(self.world_size) if rank not in messages)
         if not failed:
             reason = " ".join(str(error).split())
-            failed = [f"no word from rank {silent}, which has died or is cut off: {reason:.200}"]
-        return RankLost("; ".join(failed), said=0 in last)
+            failed = [f"lost contact with rank {silent}, which has died or is disconnected: {reason:.200}"]
+        return RankLost("; ".join(failed), reported=0 in messages)
 
-    def _last_words(self) -> dict[int, str]:
-        """Return what each rank said as it ended: "" where it only noticed that others have."""
-        deadline, last = time.monotonic() + GRACE, dict.fromkeys((self.rank,), "")
+    def _collect_errors(self) -> dict[int, str]:
+        """Return the error message of each rank that has ended: "" if it only noticed the failure of another."""
+        deadline, messages = time.monotonic() + ERROR_WAIT, dict.fromkeys((self.rank,), "")
         with contextlib.suppress(RuntimeError):
             while True:
-                there = [rank for rank in range(self.world) if self._words.check([str(rank)])]
-                last |= {rank: self._words.get(str(rank)).decode(errors="replace") for rank in there}
-                if any(last.values()) or len(last) == self.world or time.monotonic() > deadline:
+                ended = [rank for rank in range(self.world_size) if self._error_store.check([str(rank)])]
+                messages |= {rank: self._error_store.get(str(rank)).decode(errors="replace") for rank in ended}
+                if any(messages.values()) or len(messages) == self.world_size or time.monotonic() > deadline:
                     break
                 time.sleep(0.05)
-        return last
+        return messages
 
     def _gather(self, value: T) -> list[T]:
-        held: list[Any] = [None] * self.world
-        dist.all_gather_object(held, value)
-        return held
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
 
-def _check_device(place: RankInfo) -> None:
-    found = torch.cuda.device_count()
-    if 0 < found <= place.local_rank:
-        raise RankLost(
-            f"rank {place.rank} is number {place.local_rank} of its machine, counted from 0, but torch sees {found} "
-            "CUDA devices there: start as many processes as there are devices; with SLURM ask for them by "
-            "--gpus-per-node, as --gpus-per-task shows each process one; to train on CPUs set CUDA_VISIBLE_DEVICES="
+def check_device_types(types: Sequence[str]) -> None:
+    """Check that all ranks train on the same type of device; ``types`` has one entry per rank.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    other = next((rank for rank, device_type in enumerate(types) if device_type != types[0]), None)
+    if other is not None:
+        raise ConfigError(
+            f"rank 0 would train on {types[0]} and rank {other} on {types[other]}; "
+            "set device=cpu, or leave out the machine without CUDA"
         )
 
 
-def _initialize(place: RankInfo) -> None:
-    # ignite goes by SLURM's numbers in a job of SLURM, also where torchrun has given others.
-    job = os.environ.pop("SLURM_JOB_ID", None) if place.by_torchrun else None
+def _check_device_count(info: RankInfo) -> None:
+    found = torch.cuda.device_count()
+    if 0 < found <= info.local_rank:
+        raise RankLost(
+            f"rank {info.rank} has local rank {info.local_rank}, counted from 0, but torch sees only {found} "
+            "CUDA devices on its machine: start as many processes as there are devices; with SLURM, request them with "
+            "--gpus-per-node, since --gpus-per-task shows a single one to each process; to train on CPUs, set "
+            "CUDA_VISIBLE_DEVICES="
+        )
+
+
+def _initialize(info: RankInfo, timeout: timedelta) -> None:
+    # Inside a SLURM job, ignite would use SLURM's ranks even if torchrun has assigned others.
+    job = os.environ.pop("SLURM_JOB_ID", None) if info.by_torchrun else None
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if place.by_torchrun and restarts:
-        # Torchrun keeps its meeting point, where they would find the addresses of those that have died.
+    if info.by_torchrun and restarts:
+        # torchrun keeps its rendezvous store, which still holds the addresses of the processes that died.
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + restarts)
     try:
         with _default_signals():
-            idist.initialize("gloo", timeout=TIMEOUT)
+            idist.initialize("gloo", timeout=timeout)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise RankLost(f"rank {place.rank} of {place.world} has not met the others: {reason:.500}") from error
+        raise RankLost(f"rank {info.rank} of {info.world_size} could not join the others: {reason:.500}") from error
     finally:
         if job is not None:
             os.environ["SLURM_JOB_ID"] = job
@@ -183,7 +203,7 @@ def _initialize(place: RankInfo) -> None:
 
 @contextlib.contextmanager
 def _default_signals() -> Iterator[None]:
-    """Let a signal end the process: python's handlers would not run before all ranks are there."""
+    """Let a signal end the process: Python's handlers would not run until all ranks have joined."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
         signal.signal(number, signal.SIG_DFL)
@@ -194,18 +214,18 @@ def _default_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _words() -> dist.Store:
-    """Return where a rank leaves its last words: beside what the group itself keeps at its meeting point."""
-    store = dist.TCPStore(
+def _open_error_store() -> Any:
+    """Open the store in which a failing rank leaves its error message, on the server of the rendezvous store."""
+    store = dist.TCPStore(  # type: ignore[attr-defined] # not declared as exported
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
         wait_for_workers=False,
         timeout=timedelta(seconds=60),
     )
-    return dist.PrefixStore("aimnet2mult/words", store)
+    return dist.PrefixStore("aimnet2mult/errors", store)  # type: ignore[attr-defined]
 
 
-def _is_of_connection(error: BaseException) -> bool:
-    # gloo's errors are no class of their own; its messages have the path of its source in them.
+def _is_connection_error(error: BaseException) -> bool:
+    # Gloo's errors have no class of their own, but their messages contain the path of its source.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

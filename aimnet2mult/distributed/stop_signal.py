@@ -1,4 +1,4 @@
-"""The wish to stop: SIGTERM, Ctrl-C, or a terminal that is closed."""
+"""Requests to stop: SIGTERM, Ctrl-C, or a closed terminal."""
 
 import signal
 from types import FrameType
@@ -8,29 +8,31 @@ __all__ = ["StopSignal"]
 
 
 class StopSignal:
-    """Remembers that SIGTERM, SIGINT or SIGHUP came, while it is entered; a SIGINT after that raises KeyboardInterrupt.
+    """A context in which SIGTERM, SIGINT and SIGHUP request a stop; a SIGINT after that raises KeyboardInterrupt.
 
-    Whoever trains looks at ``requested`` between iterations. To be entered in the main thread.
+    The training loop checks the request between iterations. Enter it in the main thread.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._before: dict[int, Any] = {}
+        """The signal that requested the stop, or None."""
+        self._handlers_before: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
+        """Whether a stop has been requested."""
         return self.signal is not None
 
     def __enter__(self) -> Self:
-        # nohup has SIGHUP ignored, a shell SIGINT in the background; so it stays.
-        heeded = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._handle) for number in heeded}
+        # nohup ignores SIGHUP and a shell ignores SIGINT for background jobs; respect that.
+        handled = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        self._handlers_before = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Which metrics each stream has, with their units. Without torch: they are declared before it is imported."""
+"""The metrics of each stream with their units. Without torch, since they are declared before it is imported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,13 +14,13 @@ STREAMS: Mapping[str, Selection] = {
     "train_epoch": POOLED,
     "val": VALIDATION,
 }
-"""What each stream shows of the error sums."""
+"""The error metrics of each stream."""
 
 WATCHED = ("train_window", "train_epoch", "val")
-"""Streams that are means over many batches: a single batch's errors have no steady course."""
+"""Streams that are means over many batches; the errors of a single batch are too noisy to watch."""
 
 _EPOCH = MetricInfo(text="epoch")
-_BESIDE = {
+_OTHER_METRICS = {
     "train": {
         "lr": MetricInfo(text="learning rate"),
         "grad_norm": MetricInfo(text="norm of the gradient before clipping"),
@@ -33,7 +33,13 @@ _BESIDE = {
 
 
 def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str]) -> dict[str, MetricInfo]:
-    """Describe every metric by its full name, ``stream/metric``; units has the unit to show for each label."""
+    """Return a description of every metric by its full name, ``stream/metric``.
+
+    Args:
+        labels: names of the labels.
+        fidelity_names: one name per fidelity.
+        units: the unit to display for each label; by default, that of `aimnet2mult.labels`.
+    """
     shown = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
     metrics = {}
     for stream, selection in STREAMS.items():
@@ -41,7 +47,7 @@ def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping
             in_unit = _shown_in(info, shown.get(_abbreviation(name), info.unit))
             is_error = name == "loss" or name.endswith("_rmse")
             metrics[f"{stream}/{name}"] = replace(in_unit, watch=is_error and stream in WATCHED)
-        metrics |= {f"{stream}/{name}": info for name, info in _BESIDE.get(stream, {}).items()}
+        metrics |= {f"{stream}/{name}": info for name, info in _OTHER_METRICS.get(stream, {}).items()}
     return metrics
 
 
@@ -50,5 +56,5 @@ def _abbreviation(name: str) -> str:
 
 
 def _shown_in(info: MetricInfo, unit: str) -> MetricInfo:
-    # R² and the loss have no unit to choose.
+    # R² and the loss are dimensionless.
     return info if info.source_unit == "1" else replace(info, unit=unit)

@@ -1,7 +1,7 @@
-"""Brings masks and labels to one shape, from what the shapes say and never from the values.
+"""Normalise the shapes of labels and masks, without reading their values.
 
-``(B, 1)`` against ``(B,)`` broadcasts to ``(B, B)`` without a complaint; here it becomes ``(B,)``,
-and whatever does not fit is an error.
+``(B, 1)`` and ``(B,)`` would silently broadcast to ``(B, B)``; here the former becomes ``(B,)``, and a shape that does
+not fit is an error.
 """
 
 from collections.abc import Sequence
@@ -13,28 +13,36 @@ __all__ = ["mask_name", "reshaped", "widened_mask"]
 
 
 def mask_name(label: str) -> str:
-    """Return the key that a label's mask has beside the label: ``forces_mask`` for ``forces``."""
+    """Return the key of a label's mask in a batch: ``forces_mask`` for ``forces``."""
     return f"{label}_mask"
 
 
 def reshaped(array: Tensor, shape: Sequence[int], what: str) -> Tensor:
-    """Return a view in the given shape of an array that has it, or has it with one more axis of 1.
+    """Return a view of the given shape of an array that has this shape, optionally with a trailing axis of 1.
 
-    Raises ValueError naming `what` and both shapes.
+    Raises:
+        ValueError: the array has another shape; the message names ``what`` and both shapes.
     """
-    wanted = tuple(shape)
-    if array.shape == wanted:
+    expected = tuple(shape)
+    if array.shape == expected:
         return array
-    if array.shape == (*wanted, 1):
+    if array.shape == (*expected, 1):
         return array.squeeze(-1)
-    raise ValueError(f"{what} has shape {tuple(array.shape)}; expected {wanted}")
+    raise ValueError(f"{what} has shape {tuple(array.shape)}; expected {expected}")
 
 
 def widened_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_atom: bool) -> Tensor:
-    """Return a mask as booleans of shape (B, 1), or (B, N) if it tells atoms apart.
+    """Return a mask as booleans of shape (B, 1), or (B, N) if it distinguishes atoms.
 
-    Non-zero is True. A mask may have the shape (B,) or (B, 1) and, for a label per atom, also
-    (B, N) or (B, N, 1). Raises ValueError naming `what` for any other.
+    Args:
+        mask: of shape (B,) or (B, 1), and for a per-atom label also (B, N) or (B, N, 1); non-zero is True.
+        structures: B.
+        atoms: N.
+        what: name of the mask in the error message.
+        per_atom: whether the label has a value per atom.
+
+    Raises:
+        ValueError: the mask has another shape.
     """
     if mask.dtype is not torch.bool:
         mask = mask.to(torch.bool)

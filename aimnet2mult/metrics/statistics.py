@@ -1,7 +1,6 @@
-"""What the sums of errors are called, and what they come to, on the host and without torch.
+"""Names and values of the error metrics, computed from error sums on the CPU. Without torch.
 
-The metrics that are declared and the values that are computed are both read off `_metrics`, so
-that neither can have a name that the other lacks.
+`_metrics` defines both the metrics that are declared and the values that are computed, so the two cannot disagree.
 """
 
 import functools
@@ -27,23 +26,23 @@ __all__ = [
 ]
 
 QUANTITIES = ("square", "count", "absolute", "true", "true_square")
-"""What is summed over the components of a label: err², 1, |err|, the true value and its square."""
+"""Sums over the components of a label: squared error, 1, absolute error, true value and its square."""
 
 SPREAD_LIMIT = 1e-12
-"""Smallest (sum of squares about the mean) / (sum of squares) that float64 sums still resolve."""
+"""Smallest ratio of the sum of squares about the mean to the sum of squares that float64 sums resolve."""
 
 KIND_TEXT = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What stands where in a slot of sums: a row of float64 cells.
+    """The order of the float64 cells in a slot of error sums.
 
-    For each fidelity, ``quantities`` of each label, in this order, and then, where energy is a label,
-    the sum of squared energy errors per atom. The last two cells of a slot are the sum of the
-    batches' losses and their number.
+    For each fidelity: ``quantities`` of each label, in this order; then, if energy is a label, the sum of squared
+    energy errors per atom. The last two cells of a slot are the sum of the batch losses and the number of batches.
 
-    Raises ValueError for a label that is unknown or named twice, for no label and for no fidelity.
+    Raises:
+        ValueError: a label is unknown or repeated, or there is no label or no fidelity.
     """
 
     labels: tuple[str, ...]
@@ -54,62 +53,64 @@ class Layout:
     def __post_init__(self) -> None:
         unknown = [name for name in self.labels if name not in LABELS]
         if unknown or not self.labels or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels are {self.labels}; expected some of {tuple(LABELS)}, each once")
+            raise ValueError(f"labels are {self.labels}; expected one or more of {tuple(LABELS)}, each once")
         if self.fidelities < 1:
-            raise ValueError(f"there are {self.fidelities} fidelities; expected at least one")
+            raise ValueError(f"the number of fidelities is {self.fidelities}; expected at least 1")
 
     @property
     def has_energy(self) -> bool:
+        """Whether energy is a label."""
         return "energy" in self.labels
 
     @property
     def stride(self) -> int:
-        """Cells of one fidelity."""
+        """Number of cells of one fidelity."""
         return len(self.quantities) * len(self.labels) + self.has_energy
 
     @property
     def cells(self) -> int:
-        """Cells of a slot."""
+        """Number of cells of a slot."""
         return self.fidelities * self.stride + 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which metrics a stream shows."""
+    """The metrics of a stream."""
 
     kinds: tuple[str, ...] = ("rmse",)
-    """Of each label: ``rmse``, ``mae``, ``r2``."""
+    """Kinds of metrics for each label: ``rmse``, ``mae``, ``r2``."""
     energy_per_atom: bool = False
-    """Also the RMSE of the energy error divided by the structure's number of atoms."""
+    """Whether to add the RMSE of the energy error divided by the number of atoms."""
     per_fidelity: bool = False
-    """Also each fidelity's own, where there are several."""
+    """Whether to add the metrics of each fidelity, if there are several."""
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """What has to be summed for these metrics: for RMSEs alone, squares and counts."""
+        """The sums that these metrics need; for RMSEs only, squares and counts."""
         return QUANTITIES if set(self.kinds) - {"rmse"} else QUANTITIES[:2]
 
 
 BATCH = Selection()
-"""One iteration's batch."""
+"""Metrics of a single batch."""
 POOLED = Selection(energy_per_atom=True, per_fidelity=True)
-"""A window, or an epoch, of training."""
+"""Metrics of a window or an epoch of training."""
 VALIDATION = Selection(kinds=("rmse", "mae", "r2"), energy_per_atom=True, per_fidelity=True)
+"""Metrics of a validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
-    """The unit a metric's values come in, the unit to show, and what a chart's title calls it."""
+    """The unit of a metric's values, the unit to display, and the text for chart titles."""
 
     source_unit: str = "1"
     unit: str = "1"
     text: str
     watch: bool = False
-    """Whether its course is steady enough for a rise to be trouble."""
+    """Whether it changes steadily enough that a rise indicates a problem."""
 
 
 def metric_info(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> dict[str, MetricInfo]:
-    """Describe every metric that `statistics` can return for these arguments, in the order shown."""
+    """Describe every metric that `statistics` can return for these arguments, in display order."""
     return {metric.name: metric.info for metric in _metrics(labels, fidelity_names, selection)}
 
 
@@ -118,31 +119,37 @@ def statistics(
 ) -> dict[str, float]:
     """Compute the metrics of one slot of `ErrorSums`, in source units.
 
-    Names are ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``, ``loss``; those of one fidelity have
-    its name before them, ``fid0/E_rmse``. Pooled metrics are those of all fidelities' sums. What
-    nothing was counted for is absent; a counted error that is not finite shows as such.
+    Names are ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``, ``loss``; those of a single fidelity are prefixed with
+    its name, as in ``fid0/E_rmse``. Metrics without a prefix are computed from the sums of all fidelities. Metrics
+    without any counted component are absent; a counted error that is not finite makes its metrics non-finite.
 
-    R² is 1 - SSE / SST with SST = Σt² - (Σt)²/n, from sums that can be added over batches. The
-    difference cancels: 1 - R² has a relative error of some 1e-16 · Σt²/SST, so 1e-10 where the
-    mean is a thousand times the spread. With fewer than two values, or a spread that is less than
-    a millionth of the values, which rounding cannot tell from none, R² is absent.
+    R² is 1 - SSE / SST with SST = Σt² - (Σt)²/n, from sums that can be added over batches. The difference cancels:
+    1 - R² has a relative error of about 1e-16 · Σt²/SST, which is 1e-10 if the mean is a thousand times the spread.
+    R² is absent with fewer than two values, or if the spread is below a millionth of the values, which rounding errors
+    cannot distinguish from zero.
+
+    Args:
+        slot: float64 of shape (cells,), see `Layout`.
+        labels: names of the labels.
+        fidelity_names: one name per fidelity.
+        selection: which metrics to compute.
 
     Raises:
-        ValueError: the slot has another number of cells than these labels, fidelities and metrics need.
+        ValueError: the slot has a different number of cells than these labels, fidelities and metrics need.
     """
     layout = Layout(labels=tuple(labels), fidelities=len(fidelity_names), quantities=selection.quantities)
     if slot.shape != (layout.cells,):
         raise ValueError(
-            f"the slot has shape {slot.shape}; its metrics need ({layout.cells},) of {len(labels)} labels and"
-            f" {len(fidelity_names)} fidelities"
+            f"the slot has shape {slot.shape}; {len(labels)} labels and {len(fidelity_names)} fidelities need"
+            f" ({layout.cells},)"
         )
     sums = slot[:-2].reshape(layout.fidelities, layout.stride)
     loss = slot[-2:].tolist()
-    # An overflow to infinity is a result that is shown, not a fault of the calculation.
+    # Overflow to infinity is a legitimate result.
     with np.errstate(over="ignore", invalid="ignore"):
         pooled = sums.sum(axis=0)
     values = {}
-    for metric in _chosen(tuple(labels), tuple(fidelity_names), selection):
+    for metric in _cached_metrics(tuple(labels), tuple(fidelity_names), selection):
         row = pooled if metric.fidelity is None else sums[metric.fidelity]
         value = _mean(*loss) if metric.kind == "loss" else _value(metric, row.tolist(), layout)
         if value is not None:
@@ -160,13 +167,15 @@ class _Metric:
 
 
 @functools.cache
-def _chosen(labels: tuple[str, ...], fidelity_names: tuple[str, ...], selection: Selection) -> tuple[_Metric, ...]:
-    """Return what `_metrics` yields; it is the same at each point, and each takes time from the training thread."""
+def _cached_metrics(
+    labels: tuple[str, ...], fidelity_names: tuple[str, ...], selection: Selection
+) -> tuple[_Metric, ...]:
+    """Return the metrics of `_metrics`. Cached: they are the same at each point and would slow down training."""
     return tuple(_metrics(labels, fidelity_names, selection))
 
 
 def _metrics(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> Iterator[_Metric]:
-    """Yield every metric of a selection: this decides which there are and what they are called."""
+    """Yield every metric of a selection; the single definition of which metrics exist and how they are named."""
     yield _Metric(name="loss", kind="loss", info=MetricInfo(text="loss"))
     yield from _label_metrics(labels, selection, prefix="", suffix="", fidelity=None)
     if selection.per_fidelity and len(fidelity_names) > 1:
@@ -201,7 +210,7 @@ def _info(label: Label, kind: str, text: str) -> MetricInfo:
 
 
 def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
-    """Compute a metric from the sums of one fidelity, or of all; None where nothing was counted."""
+    """Compute a metric from the sums of one or all fidelities; None if nothing was counted."""
     start = layout.labels.index(metric.label) * len(layout.quantities)
     square, count, *others = row[start : start + len(layout.quantities)]
     if metric.kind == "rmse":
@@ -211,7 +220,7 @@ def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
     absolute, true, true_square = others
     if metric.kind == "mae":
         return _mean(absolute, count)
-    return _determination(square, true, true_square, count)
+    return _r_squared(square, true, true_square, count)
 
 
 def _mean(total: float, count: float) -> float | None:
@@ -222,8 +231,8 @@ def _root_mean(total: float, count: float) -> float | None:
     return math.sqrt(total / count) if count else None
 
 
-def _determination(square: float, true: float, true_square: float, count: float) -> float | None:
-    if count < 2:  # noqa: PLR2004 - the spread of one value is none
+def _r_squared(square: float, true: float, true_square: float, count: float) -> float | None:
+    if count < 2:  # noqa: PLR2004 - a single value has no spread
         return None
     spread = true_square - true * (true / count)
     return 1.0 - square / spread if spread > SPREAD_LIMIT * true_square else None

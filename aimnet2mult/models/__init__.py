@@ -1,1 +1,1 @@
-"""AIMNet2 from a YAML definition, for one fidelity or for several."""
+"""AIMNet2 from a YAML definition, for one or several fidelities."""

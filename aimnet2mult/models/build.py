@@ -1,4 +1,4 @@
-"""From a definition, as YAML holds it, to a model that predicts the labels that are learnt."""
+"""Building of models from their definitions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -7,7 +7,7 @@ import torch
 import warp
 from torch import Tensor, nn
 
-# aimnet starts warp as it is imported, and warp then prints a page about the machine.
+# Importing aimnet initialises warp, which then prints a page about the machine.
 warp.config.log_level = warp.LOG_WARNING
 
 from aimnet.config import build_module, get_module  # noqa: E402
@@ -29,16 +29,21 @@ def build_model(
     fidelity_offset: int = 100,
     use_fidelity_readouts: bool = False,
 ) -> nn.Module:
-    """Build the model that a definition describes, with initial values from torch's global generator.
+    """Build a model, initialised from torch's global generator.
 
-    ``definition`` is what ``aimnet.config.build_module`` takes: ``class`` and ``kwargs``, nested. One
-    fidelity gives the plain model, several a ``MixedFidelity`` of it. Where ``forces`` are among the
-    labels, an aimnet ``Forces`` is around it.
+    One fidelity gives the plain model, several a ``MixedFidelity`` of it. If ``forces`` are among the labels, the model
+    is wrapped in aimnet's ``Forces``. It maps a dictionary of inputs to the same dictionary with predictions added.
 
-    The model takes a dictionary of a batch's inputs and returns it with the predictions added.
+    Args:
+        definition: Nested ``class`` and ``kwargs``, as accepted by ``aimnet.config.build_module``.
+        labels: Labels that the model must predict.
+        n_fidelities: Number of fidelities.
+        fidelity_offset: Shift of the atomic numbers per fidelity.
+        use_fidelity_readouts: Whether each fidelity has its own output heads.
 
-    Raises ``ModelError`` if the definition cannot be built, if it does not go with several
-    fidelities, or if the model does not predict one of ``labels``, in the shape that it has.
+    Raises:
+        ModelError: The definition cannot be built, does not support several fidelities, or builds a model that does not
+            predict one of ``labels`` in its shape.
     """
     if "class" not in definition:
         raise ModelError("the definition has no key 'class'; expected for example `class: aimnet.models.AIMNet2`")
@@ -54,12 +59,12 @@ def build_model(
 
 
 def _check_classes(definition: Mapping[str, Any]) -> None:
-    """Resolve every class before any is built, so that the error names the one that is not there."""
+    """Resolve all classes before building any, so that the error names the one that does not exist."""
     for path in _classes(definition):
         try:
             get_module(path)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise ModelError(f"there is no class {path!r}: {error}") from error
+            raise ModelError(f"no class {path!r}: {error}") from error
 
 
 def _classes(node: object) -> Iterator[object]:
@@ -76,30 +81,32 @@ def _build(definition: Mapping[str, Any]) -> nn.Module:
     try:
         model = build_module(dict(definition))
     except (TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError) as error:
-        raise ModelError(f"the model cannot be built: {format_error(error)}") from error
+        raise ModelError(f"cannot build the model: {format_error(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"the definition builds a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
 def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
-    """Run a small molecule through the model, so that a missing label is not found by the first batch."""
+    """Predict a small molecule, so that a missing label is reported before the data are read."""
     model.eval()
     try:
         with torch.no_grad():
             predicted = cast("dict[str, Tensor]", model(_hydrogen()))
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ModelError(f"the model fails for H2: {format_error(error)}") from error
+        raise ModelError(f"the model fails to predict H2: {format_error(error)}") from error
     finally:
         model.train()
     missing = [label for label in labels if label not in predicted]
     if missing:
-        cure = "; spin_charges need num_charge_channels: 2" if "spin_charges" in missing else ""
-        raise ModelError(f"the model predicts no {', '.join(missing)}{cure}; take it out of data.y or add it")
+        hint = "; spin_charges require num_charge_channels: 2" if "spin_charges" in missing else ""
+        raise ModelError(
+            f"the model does not predict {', '.join(missing)}{hint}; change the model or remove the label from data.y"
+        )
     for label in labels:
         shape, expected = tuple(predicted[label].shape), LABELS[label].shape(1, 2)
         if shape != expected:
-            raise ModelError(f"the model's {label} of H2 has the shape {shape}, expected {expected}")
+            raise ModelError(f"the model predicts {label} of H2 with shape {shape}, expected {expected}")
 
 
 def _hydrogen() -> dict[str, Tensor]:

@@ -1,41 +1,44 @@
-"""The definition of a model, as YAML. Without torch."""
+"""Reading of model definitions in YAML, without torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aimnet2mult.config.legacy.settings import translated_definition
+from aimnet2mult.config.legacy.definition import translate_definition
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.errors import ConfigError
 
 __all__ = ["DEFAULT", "read_definition"]
 
-DEFAULT = Path(__file__).parents[1] / "models" / "aimnet2.yaml"
+DEFAULT = Path(__file__).with_name("aimnet2.yaml")
 
-# As deep as definitions may name each other; deeper means that they do so in a circle.
-DEPTH = 10
+MAX_DEPTH = 10
+"""Nesting of files above which they are taken to include each other in a cycle."""
 
 
 def read_definition(path: Path) -> dict[str, Any]:
-    """Read a model's definition, with the YAML files that it names put in their places.
+    """Read a model definition and include the YAML files that it names.
 
-    As with aimnet, a text that ends in .yaml or .yml names a file, in the working folder or beside the
-    definition. Classes of the original trainer are aimnet's. Raises ConfigError.
+    As in aimnet, a string that ends in .yaml or .yml is the path of a file to include, relative to the working
+    directory or to the definition. Classes of the original trainer are replaced by those of aimnet.
+
+    Raises:
+        ConfigError: A file cannot be read, files include each other in a cycle, or there is no class.
     """
-    definition: dict[str, Any] = translated_definition(_expanded(read_yaml(path), path, DEPTH))
+    definition: dict[str, Any] = translate_definition(_include(read_yaml(path), path, MAX_DEPTH))
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return definition
 
 
-def _expanded(node: Any, source: Path, depth: int) -> Any:
+def _include(node: Any, source: Path, depth: int) -> Any:
     if isinstance(node, Mapping):
-        return {key: _expanded(value, source, depth) for key, value in node.items()}
+        return {key: _include(value, source, depth) for key, value in node.items()}
     if isinstance(node, list):
-        return [_expanded(value, source, depth) for value in node]
+        return [_include(value, source, depth) for value in node]
     if isinstance(node, str) and node.endswith((".yaml", ".yml")):
         if not depth:
-            raise ConfigError(f"{source}: the definitions name each other in a circle")
+            raise ConfigError(f"{source}: the definitions include each other in a cycle")
         path = Path(node) if Path(node).is_file() else source.parent / node
-        return _expanded(read_yaml(path), path, depth - 1)
+        return _include(read_yaml(path), path, depth - 1)
     return node

@@ -1,7 +1,7 @@
-"""One AIMNet2 for several fidelities, by shifted atomic numbers and heads of their own.
+"""AIMNet2 for several fidelities, which are distinguished by shifted atomic numbers and separate heads.
 
-An atom of element Z in a structure of fidelity f is, to the embedding, the element
-``Z + f * offset``. Everything after the embedding is shared, up to the outputs.
+The embedding treats an atom of element Z in a structure of fidelity f as element ``Z + f * offset``. All layers between
+the embedding and the outputs are shared.
 """
 
 from collections.abc import Sequence
@@ -18,33 +18,37 @@ __all__ = ["FidelityOutput", "FidelityShift", "MixedFidelity"]
 
 Data = dict[str, Tensor]
 
-# Where a batch keeps both kinds of atomic numbers while it goes through the model.
+# Keys of the true and shifted atomic numbers in a batch, while it passes through the model.
 _TRUE, _SHIFTED = "_true_numbers", "_shifted_numbers"
 
 
 class MixedFidelity(nn.Module):
     """An AIMNet2 that reads the fidelity of each structure from ``fidelity`` (B,).
 
-    ``models`` are AIMNet2 of one definition. The first is taken over. The others, one for each
-    further fidelity, lend the initial values of the heads, where each fidelity has its own: every
-    ``Output`` and every row of an ``AtomicShift``. With the first alone heads are shared, and all
-    fidelities begin with the same atomic shifts. All fidelities begin with the same embedding.
+    All fidelities start with the same embedding. ``fidelity`` must be in 0 … ``n_fidelities`` - 1; this is not
+    checked, because that would read from the device. Output modules see true atomic numbers.
 
-    Fidelities outside of 0 … ``n_fidelities`` - 1 are the caller's mistake; they are not looked for,
-    as that would read from the device. Output modules see true atomic numbers.
+    Args:
+        models: AIMNet2 models with the same definition. The first one is modified and used. With one model per
+            fidelity, each fidelity gets its own heads: the others provide their initial values, for every ``Output``
+            and every row of an ``AtomicShift``. With a single model, heads are shared and the atomic shifts of all
+            fidelities start with the same values.
+        n_fidelities: Number of fidelities.
+        offset: Shift of the atomic numbers per fidelity.
 
-    Raises ``ModelError`` if ``models[0]`` is no AIMNet2, if ``offset`` would let the elements of two
-    fidelities collide, or if heads are asked for and there are none.
+    Raises:
+        ModelError: ``models[0]`` is not an AIMNet2, ``offset`` is smaller than the embedding, or there is no head that
+            fidelities could have separately.
     """
 
     def __init__(self, models: Sequence[nn.Module], *, n_fidelities: int, offset: int) -> None:
         super().__init__()
         model = models[0]
         if not isinstance(model, AIMNet2):
-            raise ModelError(f"several fidelities need an aimnet.models.AIMNet2, not a {type(model).__name__}")
+            raise ModelError(f"several fidelities require an aimnet.models.AIMNet2, not a {type(model).__name__}")
         rows = model.afv.num_embeddings
         if offset < rows:
-            raise ModelError(f"fidelity_offset {offset} is too small: the embedding has {rows} elements")
+            raise ModelError(f"fidelity_offset is {offset}; expected at least {rows}, the size of the embedding")
         self.offset = offset
         self.n_fidelities = n_fidelities
         _enlarge(model.afv, [model.afv.weight] * n_fidelities, offset)
@@ -52,24 +56,25 @@ class MixedFidelity(nn.Module):
         self.model = model
 
     def extra_repr(self) -> str:
+        """Return the arguments for ``repr``."""
         return f"n_fidelities: {self.n_fidelities}, offset: {self.offset}"
 
     def forward(self, data: Data) -> Data:
-        """Return ``data`` with the predictions, as AIMNet2 does."""
+        """Add the predictions to ``data``."""
         numbers = data["numbers"].long()
         data[_TRUE] = numbers
-        # The 0 of padding stays: it is what masks are made of.
+        # Padding stays 0, because masks are derived from it.
         data[_SHIFTED] = torch.where(numbers == 0, numbers, numbers + self.offset * _fidelity_of_atoms(data))
         data["numbers"] = data[_SHIFTED]
         return cast("Data", self.model(data))
 
 
 class FidelityOutput(nn.Module):
-    """One ``Output`` a fidelity, of which each structure gets its own.
+    """One ``Output`` per fidelity.
 
-    All heads are computed for all atoms and one is selected, as picking atoms would read from the
-    device. A head is given zeros for the atoms that are not its own, and what it makes of them is
-    dropped: nothing of one fidelity, not even a NaN, reaches another's head, value or gradient.
+    All heads are evaluated for all atoms and one is selected, because indexing atoms would read from the device. The
+    inputs of a head are zero for atoms of other fidelities, and its values for them are discarded: nothing, not even a
+    NaN, leaks from one fidelity to the values or gradients of another.
     """
 
     def __init__(self, heads: Sequence[Output]) -> None:
@@ -79,23 +84,25 @@ class FidelityOutput(nn.Module):
         self.key_out = heads[0].key_out
 
     def forward(self, data: Data) -> Data:
+        """Add the output of each atom's own head to ``data``."""
         inputs = data[self.key_in]
         fidelity = _fidelity_of_atoms(data)
         selected: Tensor | None = None
         for index, head in enumerate(self.heads):
-            own = fidelity == index
-            own_inputs = torch.where(own.unsqueeze(-1), inputs, 0.0)
+            mask = fidelity == index
+            own_inputs = torch.where(mask.unsqueeze(-1), inputs, 0.0)
             value = head({**data, self.key_in: own_inputs})[self.key_out]
-            own = own.reshape(own.shape + (1,) * (value.ndim - own.ndim))
-            selected = torch.where(own, value, 0.0 if selected is None else selected)
+            mask = mask.reshape(mask.shape + (1,) * (value.ndim - mask.ndim))
+            selected = torch.where(mask, value, 0.0 if selected is None else selected)
         data[self.key_out] = cast("Tensor", selected)
         return data
 
 
-class FidelityShift(AtomicShift):
-    """An ``AtomicShift`` that is looked up by shifted atomic numbers."""
+class FidelityShift(AtomicShift):  # type: ignore[misc] # aimnet has no types
+    """An ``AtomicShift`` with one row per shifted atomic number."""
 
     def forward(self, data: Data) -> Data:
+        """Add the shifts to ``data``; the atomic numbers stay the true ones."""
         data["numbers"] = data[_SHIFTED]
         data = super().forward(data)
         data["numbers"] = data[_TRUE]
@@ -103,7 +110,7 @@ class FidelityShift(AtomicShift):
 
 
 class _TrueNumbers(nn.Module):
-    """Gives the output modules after it the atomic numbers that masses and radii go by."""
+    """Restores the true atomic numbers, which determine masses and radii, for the following output modules."""
 
     def forward(self, data: Data) -> Data:
         data["numbers"] = data[_TRUE]
@@ -111,13 +118,13 @@ class _TrueNumbers(nn.Module):
 
 
 def _fidelity_of_atoms(data: Data) -> Tensor:
-    """Return ``fidelity`` so that it broadcasts to atoms: (B, 1), or (atoms,) for flat batches."""
+    """Return ``fidelity`` in a shape that broadcasts to atoms: (B, 1), or (atoms,) for flat batches."""
     fidelity = data["fidelity"].long()
     return fidelity[data["mol_idx"].long()] if data["numbers"].ndim == 1 else fidelity.unsqueeze(-1)
 
 
 def _mixed_outputs(models: Sequence[AIMNet2], n_fidelities: int, offset: int) -> nn.ModuleDict:
-    # Names are kept, and with them the keys of the state: only what is added has a new one.
+    # Existing names, and with them the keys of the state dict, do not change.
     mixed: dict[str, nn.Module] = {"true_numbers": _TrueNumbers()}
     for name, first in models[0].outputs.named_children():
         modules = [model.outputs.get_submodule(name) for model in models]
@@ -128,7 +135,7 @@ def _mixed_outputs(models: Sequence[AIMNet2], n_fidelities: int, offset: int) ->
         else:
             mixed[name] = first
     if len(models) > 1 and not any(isinstance(module, FidelityOutput) for module in mixed.values()):
-        raise ModelError("use_fidelity_readouts is set, but the model has no aimnet.modules.Output among its outputs")
+        raise ModelError("use_fidelity_readouts is true, but the model has no aimnet.modules.Output among its outputs")
     return nn.ModuleDict(mixed)
 
 
@@ -142,7 +149,7 @@ def _mixed_shift(shifts: Sequence[AtomicShift], n_fidelities: int, offset: int) 
 
 
 def _enlarge(table: nn.Embedding, weights: Sequence[Tensor], offset: int) -> None:
-    """Let row ``f * offset + Z`` of the table be row Z of ``weights[f]``; rows between are zero."""
+    """Resize the table such that row ``f * offset + Z`` is row Z of ``weights[f]``; other rows are zero."""
     rows, columns = weights[0].shape
     enlarged = weights[0].new_zeros(offset * (len(weights) - 1) + rows, columns)
     for fidelity, weight in enumerate(weights):

@@ -1,4 +1,4 @@
-"""Fits the weights of one set of fidelities to a model of another."""
+"""Transfer of weights between models with different fidelities."""
 
 from collections.abc import Mapping
 
@@ -10,50 +10,52 @@ from aimnet2mult.models.mixed_fidelity import MixedFidelity
 
 __all__ = ["adapt_weights"]
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
-PREFIX = "model."
+MIXED_PREFIX = "model."
+"""Prefix that ``MixedFidelity`` adds to the names of AIMNet2."""
 TABLES = ("afv.weight", ".shifts.weight")
+"""Endings of the names of tables with one row per element."""
+ROWS_PER_FIDELITY = (64, 128, 129)
+"""Rows in the table of a single fidelity: in aimnet, and in two versions of the original trainer."""
 
-# Rows that the table of a single fidelity has: aimnet's, and two that other versions made.
-ROWS = (64, 128, 129)
 
+def adapt_weights(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
+    """Return the given weights by the names and with the tables of ``model``, and notes on what was changed.
 
-def adapt_weights(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """Return a state by the names and with the tables of ``model``, and what was done for that, in words.
+    ``given`` may be for one or several fidelities, with a head for each of them or a single one. Fidelities that it
+    does not contain are initialised from fidelity 0. Tables are cut to the rows of the model. For a model that is
+    neither an AIMNet2 nor a MixedFidelity, the weights are returned unchanged.
 
-    ``given`` may be of one fidelity or of several, with a head for each of them or with one for all. A fidelity that
-    it does not have gets what its first one has. Of a table of elements those rows are taken that the model has.
-    A model that is no AIMNet2, alone or mixed, gets its state as it is.
-
-    Raises ConfigError for a table that was made with another ``fidelity_offset``.
+    Raises:
+        ConfigError: A table was trained with another ``fidelity_offset``.
     """
     if not isinstance(model, AIMNet2 | MixedFidelity):
         return dict(given), []
-    source = _Source({name.removeprefix(PREFIX): value for name, value in given.items()})
+    source = _SourceWeights({name.removeprefix(MIXED_PREFIX): value for name, value in given.items()})
     mixed = isinstance(model, MixedFidelity)
     fidelities, offset = (model.n_fidelities, model.offset) if mixed else (1, 0)
     source.check_offset(offset)
-    state: State = {}
+    state: StateDict = {}
     for name, own in model.state_dict().items():
-        value = source.find(name.removeprefix(PREFIX) if mixed else name)
+        value = source.find(name.removeprefix(MIXED_PREFIX) if mixed else name)
         if value is None:
             continue
         if name.endswith(TABLES):
-            value = source.table(name.removeprefix(PREFIX), own, fidelities, offset)
+            value = source.table(name.removeprefix(MIXED_PREFIX), own, fidelities, offset)
         state[name] = value
-    unused = {name: source.state[name] for name in source.state if name not in source.used}
+    unused = {name: value for name, value in source.state.items() if name not in source.used}
     notes = source.notes
     new = range(min(source.fidelities, fidelities), fidelities)
     if new:
-        notes.append(f"fidelity {', '.join(map(str, new))} begins as fidelity 0")
+        notes.append(f"fidelity {', '.join(map(str, new))} initialised from fidelity 0")
     return state | unused, notes
 
 
-class _Source:
-    """The weights that are given, by the names of a model without a prefix."""
+class _SourceWeights:
+    """The given weights, by the names of AIMNet2 without a prefix."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: StateDict) -> None:
         self.state = state
         self.used: set[str] = set()
         self.notes: list[str] = []
@@ -61,57 +63,61 @@ class _Source:
         self.fidelities = max(self._heads, default=0) + 1
 
     def check_offset(self, offset: int) -> None:
-        """See that the embedding has so many fidelities as there are heads, that far apart."""
+        """Check that the size of the embedding fits the offset and the number of heads."""
         table = self.state.get("afv.weight")
-        if table is None or not offset or len(table) in ROWS:
+        if table is None or not offset or len(table) in ROWS_PER_FIDELITY:
             return
         rows = len(table)
-        # The first versions of the original had room for one more fidelity.
-        possible = [n + 1 for n in range(1, rows // offset + 1) if rows - n * offset in ROWS]
+        # Early versions of the original trainer allocated rows for one fidelity too many.
+        possible = [n + 1 for n in range(1, rows // offset + 1) if rows - n * offset in ROWS_PER_FIDELITY]
         if not possible or (self._heads and not {self.fidelities, self.fidelities + 1} & {*possible}):
             raise ConfigError(
-                f"load: the embedding has {rows} rows, which are none for fidelity_offset {offset}; give the"
+                f"load: the embedding has {rows} rows, which does not fit fidelity_offset {offset}; set the"
                 " fidelity_offset that the weights were trained with"
             )
         if not self._heads:
             self.fidelities = possible[-1]
 
     def find(self, name: str) -> Tensor | None:
-        """Return what is given for a name, from the head of another fidelity or from one for all if need be."""
-        for candidate in self._candidates(name):
+        """Return the weights for a name, if necessary those of fidelity 0 or of a head shared by all fidelities."""
+        for candidate in _candidates(name):
             if candidate in self.state:
                 self.used.add(candidate)
                 return self.state[candidate]
         return None
 
     def table(self, name: str, own: Tensor, fidelities: int, offset: int) -> Tensor:
-        """Return a table of elements in the shape of ``own``; rows that are not given stay as they are there."""
-        fit = own.clone()
+        """Return a table in the shape of ``own``, whose values are kept in rows that are not given."""
+        adapted = own.clone()
         rows = len(own) - offset * (fidelities - 1)
         sizes = set()
         for fidelity in range(fidelities):
-            given = self.find(_head(name, fidelity))
+            given = self.find(_head_name(name, fidelity))
             start = offset * (fidelity if fidelity < self.fidelities else 0)
             if given is None or given.shape[1:] != own.shape[1:]:
-                # Whoever loads it says what is wrong.
+                # Loading the state dict reports the mismatch.
                 return own if given is None else given
             part = given[start : start + rows]
-            fit[offset * fidelity : offset * fidelity + len(part)] = part
+            adapted[offset * fidelity : offset * fidelity + len(part)] = part
             sizes.add(len(given))
         if sizes != {len(own)}:
-            self.notes.append(f"{name} adapt_weights from {max(sizes)} to {len(own)} rows")
-        return fit
-
-    def _candidates(self, name: str) -> list[str]:
-        module, heads, rest = name.partition(".heads.")
-        if heads:
-            rest = rest.partition(".")[2]
-            return [name, f"{module}.heads.0.{rest}", f"{module}.{rest}"]
-        words = name.split(".")
-        return [name, ".".join([*words[:2], "heads", "0", *words[2:]])]
+            self.notes.append(f"{name} resized from {max(sizes)} to {len(own)} rows")
+        return adapted
 
 
-def _head(name: str, fidelity: int) -> str:
-    """Return the name that a fidelity's own table would have."""
+def _candidates(name: str) -> list[str]:
+    module, heads, rest = name.partition(".heads.")
+    if heads:
+        rest = rest.partition(".")[2]
+        return [name, f"{module}.heads.0.{rest}", f"{module}.{rest}"]
+    return [name, _with_head(name, 0)]
+
+
+def _head_name(name: str, fidelity: int) -> str:
+    """Return the name of the table of one fidelity, if tables of that name can be per fidelity."""
+    return _with_head(name, fidelity) if name.startswith("outputs.") else name
+
+
+def _with_head(name: str, fidelity: int) -> str:
     words = name.split(".")
-    return name if words[0] != "outputs" else ".".join([*words[:2], "heads", str(fidelity), *words[2:]])
+    return ".".join([*words[:2], "heads", str(fidelity), *words[2:]])

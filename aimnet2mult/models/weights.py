@@ -1,4 +1,4 @@
-"""Files of weights alone: what `--load` starts from and `--save` leaves."""
+"""Files that contain only weights: read by ``--load``, written by ``--save``."""
 
 import pickle
 from pathlib import Path
@@ -7,62 +7,68 @@ import torch
 from aimnet.modules import Forces
 from torch import nn
 
-from aimnet2mult.config.legacy.settings import translated_weights
+from aimnet2mult.config.legacy.weights import translate_weights
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["are_finite", "load_weights", "save_weights"]
 
+MAX_NAMES = 4
+"""Number of names listed in a message."""
+
 
 def are_finite(model: nn.Module) -> bool:
-    """Say whether all of a model's parameters are finite; this waits for the device."""
+    """Return whether all parameters of a model are finite; waits for the device."""
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's weights, whole or not at all; without the wrapper that makes forces, as aimnet has them."""
+    """Write the weights of a model atomically, by the names of aimnet: without the wrapper that computes forces."""
     atomic_write(path, lambda file: torch.save(_core(model).state_dict(), file), mode=0o666)
 
 
 def load_weights(model: nn.Module, path: Path) -> str:
-    """Load what a file of weights has for this model, and say in a line what that is.
+    """Load the weights in a file that this model has, and return a one-line summary.
 
-    The file may be a checkpoint, of a model with other fidelities, or of the original trainer. What it lacks keeps its
-    initial values. Raises ConfigError if the file cannot be read, a shape differs, or no name is common.
+    The file may also be a checkpoint, and may be for other fidelities or from the original trainer. Weights that it
+    does not contain keep their initial values.
+
+    Raises:
+        ConfigError: The file cannot be read, a shape differs, or the file has no weights of this model.
     """
     core = _core(model)
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(held, dict) and "parts" in held:
-            # A checkpoint has them as the wrapper that makes forces does.
-            held = {name.removeprefix("module."): array for name, array in held["parts"]["model"].items()}
-        given = translated_weights(held)
-        state, notes = adapt_weights(core, given)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict) and "parts" in content:
+            # In a checkpoint, the names have the prefix of the wrapper that computes forces.
+            content = {name.removeprefix("module."): array for name, array in content["parts"]["model"].items()}
+        state, notes = adapt_weights(core, translate_weights(content))
         missing, unexpected = core.load_state_dict(state, strict=False)
     except ConfigError:
         raise
     except (pickle.UnpicklingError, EOFError) as error:
-        # torch's own words advise to load it in a way that runs code.
-        raise ConfigError(f"load: {path} does not hold weights: it is no file of tensors by name") from error
+        # The message of torch recommends loading the file in a way that executes its code.
+        raise ConfigError(f"load: {path} does not contain weights: expected a state dict of tensors") from error
     except (OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"load: {path} does not hold weights of this model: {reason:.500}") from error
+        raise ConfigError(f"load: {path} does not contain weights of this model: {reason:.500}") from error
     total = len(core.state_dict())
     if len(missing) == total:
-        raise ConfigError(f"load: {path} holds no weight of this model; it has {_some(list(state))}")
-    line = f"weights: {total - len(missing)} of {total} arrays from {path}"
+        raise ConfigError(f"load: {path} contains no weights of this model; it contains {_shorten(list(state))}")
+    summary = f"weights: {total - len(missing)} of {total} arrays loaded from {path}"
     if notes:
-        line += f"; {'; '.join(notes)}"
+        summary += f"; {'; '.join(notes)}"
     if missing:
-        line += f"; initial values for {_some(missing)}"
+        summary += f"; initial values kept for {_shorten(missing)}"
     if unexpected:
-        line += f"; not used: {_some(unexpected)}"
-    return line
+        summary += f"; not used: {_shorten(unexpected)}"
+    return summary
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")  # noqa: PLR2004
+def _shorten(names: list[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _core(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""`python -m aimnet2mult.train.calc_sae`: the same as `aimnet2mult calc-sae`."""
+"""``python -m aimnet2mult.train.calc_sae``: an alias of ``aimnet2mult calc-sae`` for existing scripts."""
 
 from aimnet2mult.cli import calc_sae, run
 

@@ -1,151 +1,236 @@
-"""Checkpoints: all that an exact resume needs, written whole or not at all.
-
-A file is ``checkpoints/step-00001200.pt`` in the run folder; the iteration is in its name, so that it is
-known before torch is imported.
-"""
-
-from __future__ import annotations
+"""Save the state of a training run, and load it for an exact resume."""
 
 import io
 import pickle
 import random
-import re
-import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from aimnet2mult.errors import CheckpointError
+import numpy as np
+import torch
+
+from aimnet2mult.config.schema import Config
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.models.weights import are_finite
+from aimnet2mult.train.checkpoint_files import (
+    checkpoint_path,
+    diverged_path,
+    prune,
+    rename_diverged,
+)
+from aimnet2mult.train.components import Components
+from aimnet2mult.train.console import Console
+from aimnet2mult.train.reporter import Bus
+from aimnet2mult.train.validation import Validation
 from telemetry.run_folder.atomic_write import atomic_write
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+__all__ = ["Checkpointing", "Stateful", "load_checkpoint", "random_state", "set_random_state", "write_checkpoint"]
 
-__all__ = [
-    "Stateful",
-    "damaged",
-    "load",
-    "newest",
-    "random_state",
-    "save",
-    "save_diverged",
-    "set_aside",
-    "set_random_state",
-    "step_of",
-]
-
-FOLDER = "checkpoints"
-DIVERGED = "diverged.pt"
-PATTERN = re.compile(r"step-(\d{8,})\.pt")
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "numpy")
+"""Packages whose versions a checkpoint records."""
 
 
 class Stateful(Protocol):
-    """What a checkpoint holds: anything with a state of tensors and plain values."""
+    """Anything whose state consists of tensors and plain values."""
 
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Any, /) -> object: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for `load_state_dict`."""
+        ...
 
-
-def step_of(path: Path) -> int:
-    """Return the iteration after which the checkpoint was taken."""
-    match = PATTERN.fullmatch(path.name)
-    if match is None:
-        raise CheckpointError(f"{path} is not named as a checkpoint is: step-00001200.pt")
-    return int(match[1])
+    def load_state_dict(self, state_dict: Any, /) -> object:
+        """Restore the state from `state_dict`."""
+        ...
 
 
-def newest(run: Path) -> Path | None:
-    """Return the newest checkpoint of a run that is whole, or None. Does not import torch."""
-    return next((path for path in reversed(_checkpoints(run / FOLDER)) if _whole(path)), None)
+@dataclass(frozen=True)
+class _SavedState:
+    """A state dict captured earlier, in place of the object it came from."""
+
+    state: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state_dict: Any, /) -> None:
+        raise NotImplementedError
 
 
-def damaged(run: Path) -> list[Path]:
-    """Return the checkpoints after the newest one that is whole."""
-    found = _checkpoints(run / FOLDER)
-    last = newest(run)
-    return found if last is None else found[found.index(last) + 1 :]
+class Checkpointing:
+    """Decides what a checkpoint contains, whether one is needed, and whether one fits the run.
 
+    Each rank has one, and all ranks must call the same methods: they sum their error sums, but only rank 0 writes.
+    Failing to write is reported on the console, and does not stop training.
 
-def save(
-    run: Path,
-    step: int,
-    parts: Mapping[str, Stateful],
-    *,
-    position: Mapping[str, Any],
-    keep: int,
-    last_healthy_step: int | None = None,
-) -> Path:
-    """Write a checkpoint after iteration step; of the others leave the keep - 1 newest before it.
-
-    So is the newest of an iteration up to ``well``, if it is given, whether it is one of them or not.
-
-    position is plain values that say where training is. On return the file is on disk; a crash on the way
-    leaves the earlier ones untouched. Raises OSError where it cannot be written.
+    Args:
+        run: the run folder.
+        components: their model, optimizer, schedule and training sums are saved.
+        config: its ``checkpoint.keep`` and ``trainer.epochs`` apply.
+        validation: its progress is saved as well.
+        bus: is flushed before each checkpoint, and knows the last healthy iteration.
+        communicator: connects the ranks.
+        console: shows what goes wrong.
     """
-    path = run / FOLDER / f"step-{step:08d}.pt"
-    _write(path, step, parts, position)
-    _prune(path.parent, path, keep, step if last_healthy_step is None else last_healthy_step)
-    return path
+
+    def __init__(
+        self,
+        run: Path,
+        components: Components,
+        config: Config,
+        *,
+        validation: Validation,
+        bus: Bus,
+        communicator: Communicator,
+        console: Console,
+    ) -> None:
+        self._run = run
+        self._components = components
+        self._config = config
+        self._validation = validation
+        self._bus = bus
+        self._communicator = communicator
+        self._console = console
+        self._data_fingerprint = components.data.fingerprint()
+        self._last_saved: tuple[int, bool] | None = None
+
+    def load(self, path: Path) -> int:
+        """Restore the run from a checkpoint, and return the iteration after which it was taken.
+
+        Raises:
+            CheckpointError: it belongs to another model, optimizer or data.
+            ConfigError: ``trainer.epochs`` is below the epoch of the checkpoint.
+        """
+        position = load_checkpoint(path, self._state(), device=self._components.device)
+        expected = (len(self._components.train_loader), self._data_fingerprint)
+        if (position["epoch_length"], position["data"]) != expected:
+            raise CheckpointError(
+                f"{path} was written with other data: the data sets have changed since; restore them, or start a new "
+                "run with --load"
+            )
+        if position["epoch"] > self._config.trainer.epochs:
+            raise ConfigError(
+                f"trainer.epochs is {self._config.trainer.epochs}, but the run is already in epoch {position['epoch']}"
+            )
+        self._validation.load_state_dict(position)
+        iteration: int = position["iteration"]
+        self._last_saved = (iteration, self._validation.pending)
+        return iteration
+
+    def save(self, iteration: int) -> None:
+        """Write a checkpoint, unless it would equal the last one or nothing has been trained yet."""
+        current = (iteration, self._validation.pending)
+        if current == self._last_saved or not iteration:
+            return
+        # A resume treats everything up to this iteration as published.
+        self._bus.flush()
+        state = self._state_of_all_ranks()
+        # If it fails, all ranks try again at the next occasion.
+        if self._communicator.broadcast(self._communicator.rank > 0 or self._write(iteration, state)):
+            self._last_saved = current
+
+    def save_diverged(self, iteration: int) -> None:
+        """Write the state of a diverged run, and rename the checkpoints since the last healthy iteration."""
+        state = self._state_of_all_ranks()
+        if self._communicator.rank:
+            return
+        path = diverged_path(self._run)
+        try:
+            rename_diverged(self._run, after=self._bus.last_healthy_step)
+            write_checkpoint(path, state, self._position(iteration))
+        except OSError as error:
+            self._console.say(f"warning: cannot save the state of the diverged run: {error}")
+        else:
+            self._console.say(f"state of the diverged run: {path}")
+
+    def _write(self, iteration: int, state: Mapping[str, Stateful]) -> bool:
+        # Non-finite weights cannot be resumed, and would evict a good checkpoint.
+        if not are_finite(self._components.model):
+            self._console.say(f"warning: no checkpoint at iteration {iteration}: the model's weights are not finite")
+            return False
+        path = checkpoint_path(self._run, iteration)
+        try:
+            write_checkpoint(path, state, self._position(iteration))
+            prune(path, keep=self._config.checkpoint.keep, last_healthy_step=self._bus.last_healthy_step)
+        except OSError as error:
+            self._console.say(f"warning: no checkpoint at iteration {iteration}: {error}")
+            return False
+        return True
+
+    def _position(self, iteration: int) -> dict[str, Any]:
+        epoch_length = len(self._components.train_loader)
+        return {
+            "iteration": iteration,
+            "epoch": -(-iteration // epoch_length),
+            "epoch_length": epoch_length,
+            "data": self._data_fingerprint,
+            **self._validation.state_dict(),
+        }
+
+    def _state(self) -> dict[str, Stateful]:
+        components = self._components
+        return {
+            "model": components.model,
+            "optimizer": components.optimizer,
+            "schedule": components.schedule,
+            "sums": components.train_sums,
+        }
+
+    def _state_of_all_ranks(self) -> dict[str, Stateful]:
+        """Return the state to save; summing over the ranks is a collective operation."""
+        return {**self._state(), "sums": _SavedState(self._components.train_sums.state_dict())}
 
 
-def save_diverged(run: Path, step: int, parts: Mapping[str, Stateful], *, position: Mapping[str, Any]) -> Path:
-    """Write the state of a training that has diverged beside the checkpoints, to be looked at; raises OSError."""
-    path = run / FOLDER / DIVERGED
-    _write(path, step, parts, position)
-    return path
+def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically and durably.
 
+    Args:
+        path: the file; its folder is created if necessary.
+        state: the objects to save by name.
+        position: plain values that describe where training is.
 
-def set_aside(run: Path, *, after: int) -> None:
-    """Rename the checkpoints of later iterations, so that a resume goes on with one before; raises OSError."""
-    for path in _checkpoints(run / FOLDER):
-        if step_of(path) > after:
-            path.replace(path.with_name(f"diverged-{path.name}"))
-
-
-def _write(path: Path, step: int, parts: Mapping[str, Stateful], position: Mapping[str, Any]) -> None:
-    import torch
-
-    state = {
-        "parts": {name: part.state_dict() for name, part in parts.items()},
-        "position": {**position, "iteration": step},
+    Raises:
+        OSError: the file cannot be written; an earlier version of it is still there.
+    """
+    content = {
+        "parts": {name: part.state_dict() for name, part in state.items()},
+        "position": dict(position),
         "random": random_state(),
         "versions": _versions(),
     }
-    # Through memory, since torch turns a full disk into errors of other types.
+    # Serialise to memory first: torch turns the errors of a full disk into other types.
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(content, buffer)
     path.parent.mkdir(exist_ok=True)
     atomic_write(path, buffer.getbuffer(), mode=0o666)
 
 
-def load(path: Path, parts: Mapping[str, Stateful], *, device: Any) -> dict[str, Any]:
-    """Load a checkpoint into parts, set the random states, and return its position.
+def load_checkpoint(path: Path, state: Mapping[str, Stateful], *, device: torch.device | str) -> dict[str, Any]:
+    """Restore objects and random states from a checkpoint, and return its position.
 
-    Raises CheckpointError where it does not fit.
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the objects.
     """
-    import torch
-
     try:
-        # Only tensors and plain values: a checkpoint from elsewhere runs no code.
-        state = torch.load(path, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+        # Restricted to tensors and plain values: an untrusted checkpoint cannot run code.
+        content = torch.load(path, map_location=device, weights_only=True)
+        for name, part in state.items():
+            part.load_state_dict(content["parts"][name])
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the checkpoint {path} does not fit this run: {reason:.500}") from error
-    set_random_state(state["random"])
-    position: dict[str, Any] = state["position"]
+    set_random_state(content["random"])
+    position: dict[str, Any] = content["position"]
     return position
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of every random generator of the process: python's, numpy's, torch's, CUDA's."""
-    import numpy as np
-    import torch
-
+    """Return the state of all global random generators: Python, NumPy, torch and CUDA."""
     python_version, python_state, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator
+    name, keys, position, has_gauss, cached = numpy_state
     return {
         "python": (python_version, list(python_state), gauss),
         "numpy": (name, torch.from_numpy(keys.astype("int64")), position, has_gauss, cached),
@@ -155,10 +240,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set every random generator to what `random_state` returned."""
-    import numpy as np
-    import torch
-
+    """Set all global random generators to a state from `random_state`."""
     python_version, python_state, gauss = state["python"]
     random.setstate((python_version, tuple(python_state), gauss))
     name, keys, *rest = state["numpy"]
@@ -166,29 +248,6 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
-
-
-def _whole(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _prune(folder: Path, latest: Path, keep: int, last_healthy_step: int) -> None:
-    found = _checkpoints(folder)
-    position = found.index(latest)
-    good = [path for path in found if step_of(path) <= last_healthy_step][-1:]
-    # Those after the latest are of a stretch that a resume has superseded, or damaged.
-    superseded = [*found[position + 1 :], *folder.glob("*.tmp")]
-    for path in [*found[: max(0, position + 1 - keep)], *superseded]:
-        if path not in good:
-            path.unlink(missing_ok=True)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("step-*.pt") if PATTERN.fullmatch(path.name)), key=step_of)
 
 
 def _versions() -> dict[str, str]:

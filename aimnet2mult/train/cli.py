@@ -1,4 +1,4 @@
-"""`python -m aimnet2mult.train.cli`: the same as `aimnet2mult train`."""
+"""``python -m aimnet2mult.train.cli``: an alias of ``aimnet2mult train`` for existing scripts."""
 
 from aimnet2mult.cli import run, train
 

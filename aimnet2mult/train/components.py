@@ -1,4 +1,4 @@
-"""The parts of a training run, built from its configuration."""
+"""Build the components of a training run from its configuration."""
 
 import random
 import signal
@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.config.schema import Config
-from aimnet2mult.data.dataset import INPUTS, MixedData, load_data
+from aimnet2mult.data.dataset import MixedData, load_data
+from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import write_sae
 from aimnet2mult.data.sampler import MixedFidelitySampler
-from aimnet2mult.distributed.rank_info import Communicator
+from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
@@ -28,16 +29,16 @@ from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 
-__all__ = ["Components", "build_components", "keep_saes"]
+__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
 
 Loader = DataLoader[Batch]
 
-SAES = "sae"
+SAE_FOLDER = "sae"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """All that is trained, and what it is trained with."""
+    """The model, the data, and everything else that training needs."""
 
     labels: tuple[str, ...]
     device: torch.device
@@ -53,33 +54,43 @@ class Components:
     val_sums: ErrorSums
 
     def describe(self, fidelity_names: Sequence[str]) -> str:
-        """Say in a few lines what there is."""
+        """Return a summary of data and model in a few lines."""
         counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
         lines = [
-            f"{name}: {train:,} structures to train on, {val:,} to validate; {', '.join(labels)}"
+            f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}"
             for name, train, val, labels in counts
         ]
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         batches = len(self.train_loader)
-        lines.append(f"{parameters:,} parameters to train on {self.device}, {batches} iterations an epoch")
+        lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
         return "\n".join(lines)
 
 
 def build_components(
-    config: Config, definition: Mapping[str, Any], folder: Path, ranks: Communicator | None = None
+    config: Config, definition: Mapping[str, Any], folder: Path, communicator: Communicator | None = None
 ) -> Components:
-    """Build everything; the model's initial values and the order of the data depend on the seed alone.
+    """Build all components; initial weights and the order of the data depend only on the seed.
 
-    Reference energies that the run folder holds are used before any others. Loaders give each rank its share of
-    the batches. Nothing is exchanged between ranks. Raises ConfigError, DataError and ModelError.
+    Does not communicate with other ranks.
+
+    Args:
+        config: the configuration of the run.
+        definition: the definition of the model.
+        folder: the run folder; its reference energies, if there are any, take precedence over all others.
+        communicator: its rank determines which share of each batch the loaders return; by default, all of it.
+
+    Raises:
+        ConfigError: a setting is invalid or does not fit the others.
+        DataError: the data are unusable.
+        ModelError: the model cannot be built.
     """
-    ranks = ranks or Communicator()
+    communicator = communicator or Communicator()
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
-    device = _device(config.device, ranks)
-    data = _load(config, labels, folder / SAES)
-    sampler, train_loader, val_loader = _loaders(config, data, labels, ranks, pin_memory=device.type == "cuda")
+    device = _device(config.device, communicator)
+    data = _load_data(config, labels, folder / SAE_FOLDER)
+    sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
     model = build_model(
         definition,
         labels=labels,
@@ -96,47 +107,47 @@ def build_components(
         train_loader=train_loader,
         val_loader=val_loader,
         model=model,
-        loss_fn=_loss(config, ranks),
+        loss_fn=_loss(config, communicator),
         optimizer=optimizer,
         schedule=build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
             metrics=metric_info(labels, names, VALIDATION),
         ),
-        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, ranks=ranks),
-        val_sums=ErrorSums(labels, len(names), device, ranks=ranks),
+        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
+        val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
     )
 
 
-def keep_saes(parts: Components, names: Sequence[str], folder: Path) -> None:
-    """Leave the reference energies that are used in the run folder, for those who resume the run."""
-    kept = folder / SAES
-    kept.mkdir(exist_ok=True)
-    for name, sae in zip(names, parts.data.saes, strict=True):
+def save_reference_energies(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
+    """Write the reference energies to the run folder, so that a resume uses the same ones."""
+    saved = folder / SAE_FOLDER
+    saved.mkdir(exist_ok=True)
+    for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
-            write_sae(kept / f"{name}.yaml", sae)
+            write_sae(saved / f"{name}.yaml", sae)
 
 
 def _prepare_process(config: Config) -> None:
     random.seed(config.seed)
-    np.random.seed(config.seed)  # noqa: NPY002 - for libraries that draw from the global generator
+    np.random.seed(config.seed)  # noqa: NPY002 - for libraries that use the global generator
     torch.manual_seed(config.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
 
 
-def _device(name: str, ranks: Communicator) -> torch.device:
+def _device(name: str, communicator: Communicator) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda', but torch finds no CUDA device here; use device=cpu or auto")
+        raise ConfigError("device is 'cuda', but torch finds no CUDA device; set device=cpu or device=auto")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda") if ranks.world == 1 else torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cuda") if communicator.world_size == 1 else torch.device("cuda", torch.cuda.current_device())
 
 
-def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
+def _load_data(config: Config, labels: tuple[str, ...], saved: Path) -> MixedData:
     names = config.fidelity_names
     sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
-    sae_files |= {i: kept / f"{name}.yaml" for i, name in enumerate(names) if (kept / f"{name}.yaml").is_file()}
+    sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
     return load_data(
         [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
         labels=labels,
@@ -150,7 +161,7 @@ def _load(config: Config, labels: tuple[str, ...], kept: Path) -> MixedData:
 
 
 def _loaders(
-    config: Config, data: MixedData, labels: tuple[str, ...], ranks: Communicator, *, pin_memory: bool
+    config: Config, data: MixedData, labels: tuple[str, ...], communicator: Communicator, *, pin_memory: bool
 ) -> tuple[MixedFidelitySampler, Loader, Loader]:
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
@@ -159,36 +170,45 @@ def _loaders(
         batch_mode=train.batch_mode,
         batches_per_epoch=train.batches_per_epoch,
         seed=config.seed,
-        weights=_weights(config, data),
+        weights=fidelity_weights(config, data),
     )
     in_order = MixedFidelitySampler(data.val, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
     loaders = []
     for part, dataset, order in (("train", data.train, sampler), ("val", data.val, in_order)):
         options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
         try:
-            # A loader draws its workers' seed whenever it is started; from the global generator this would make a
-            # resumed run, which starts it once more, another one.
+            # A loader draws a seed for its workers whenever it starts. Drawn from the global generator, it would
+            # change a resumed run, which starts the loader once more.
             generator = torch.Generator().manual_seed(config.seed)
-            given = {"generator": generator, "worker_init_fn": _ignore_sigterm, **options}
-            loader = load_share(dataset, order, x=INPUTS, y=labels, rank=ranks.rank, world=ranks.world, **given)
+            given = {"generator": generator, "worker_init_fn": ignore_sigterm, **options}
+            loader = load_share(
+                dataset,
+                order,
+                x=INPUTS,
+                y=labels,
+                rank=communicator.rank,
+                world=communicator.world_size,
+                **given,
+            )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
     return sampler, loaders[0], loaders[1]
 
 
-def _weights(config: Config, data: MixedData) -> dict[int, float] | None:
-    """Return the share of each fidelity in what is drawn; None to draw every structure once."""
+def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:
+    """Return the sampling weight of each fidelity; None to draw every structure once per epoch."""
     weights = config.data.fidelity_weights
     if not weights or config.data.weights_of == "fidelity":
         return weights or None
     return {index: weights.get(index, 1.0) * count for index, count in enumerate(data.train_counts) if count}
 
 
-def _ignore_sigterm(_: int) -> None:
-    """Let a loader's worker outlive a signal to the whole job, which the trainer answers with a checkpoint.
+def ignore_sigterm(_: int) -> None:
+    """Keep a loader worker alive when the whole job gets SIGTERM, to which the trainer responds with a checkpoint.
 
-    torch has it end at once, and then fails the training for want of it. A worker sees by itself when its trainer ends.
+    By default the worker would end at once, and torch would then fail the training. Workers notice by themselves when
+    the trainer ends.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -200,12 +220,12 @@ def _optimizer_section(config: Config) -> dict[str, Any]:
     return section
 
 
-def _loss(config: Config, ranks: Communicator) -> LossFunction:
+def _loss(config: Config, communicator: Communicator) -> LossFunction:
     make = load_object(config.loss.cls, "loss.class")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)
     except TypeError as error:
         raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
     if hasattr(loss_fn, "use_ranks"):
-        loss_fn.use_ranks(ranks)
+        loss_fn.use_ranks(communicator)
     return loss_fn

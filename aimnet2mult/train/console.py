@@ -1,4 +1,4 @@
-"""What the person at the terminal sees of a training run."""
+"""Show the progress of a training run on the terminal."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Console", "NullConsole"]
 
-
-# A terminal that is closed, a pipe without a reader, a log on a full disk: no reason to end a training.
-_UNPRINTABLE = (OSError, ValueError)
+# A closed terminal, a broken pipe or a log on a full disk must not stop training.
+_OUTPUT_ERRORS = (OSError, ValueError)
 
 
 class Console:
-    """A bar with the latest values on a terminal, else a line for each epoch.
+    """A progress bar with the latest values on a terminal, or a line per epoch otherwise.
 
     Args:
-        units: for each label that is learnt, the unit to show and the factor to it from the source unit.
-        epochs: of the whole run.
-        stream: where it is written.
+        units: for each label that is trained, the unit to display and the factor to it from the source unit.
+        epochs: number of epochs of the run.
+        stream: where to write; by default stderr.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -42,37 +42,40 @@ class Console:
     ) -> None:
         self._units = units
         self._epochs = epochs
-        # There is none where the process was started without one.
+        # A process can be started without stderr.
         self._stream = stream or sys.stderr or io.StringIO()
         self._clock = clock
         self._bar: tqdm[None] | None = None
-        self._tried = False
+        self._bar_decided = False
         self._shown: Mapping[str, float] = {}
         self._alerts: Sequence[Alert] = ()
-        self._mark: tuple[int, float] | None = None
+        self._epoch_start: tuple[int, float] | None = None
 
     def say(self, line: str) -> None:
-        """Show a line."""
-        with contextlib.suppress(*_UNPRINTABLE):
+        """Print a line, above the bar if there is one."""
+        with contextlib.suppress(*_OUTPUT_ERRORS):
             if self._bar is None:
                 print(line, file=self._stream, flush=True)
             else:
                 self._bar.write(line, file=self._stream)
 
     def iteration(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert] = ()) -> None:
-        """Show that an iteration is done.
+        """Show that an iteration is complete.
 
-        latest has the newest values by full name, in source units; alerts are what is wrong now. Both are looked at
-        when they are other objects than before.
+        Args:
+            step: the iteration.
+            total: number of iterations of the run.
+            latest: the newest values by full name, in source units.
+            alerts: the current problems. Like ``latest``, they are displayed when a new object is passed.
         """
-        if self._mark is None:
-            self._mark = (step - 1, self._clock())
-        with contextlib.suppress(*_UNPRINTABLE):
+        if self._epoch_start is None:
+            self._epoch_start = (step - 1, self._clock())
+        with contextlib.suppress(*_OUTPUT_ERRORS):
             self._show(step, total, latest, alerts)
 
     def _show(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert]) -> None:
-        if self._bar is None and not self._tried:
-            self._tried = True
+        if self._bar is None and not self._bar_decided:
+            self._bar_decided = True
             if self._stream.isatty():
                 self._bar = tqdm(total=total, initial=step - 1, file=self._stream, unit="it", dynamic_ncols=True)
         if self._bar is not None:
@@ -83,19 +86,19 @@ class Console:
             self._bar.update()
 
     def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
-        """Show that an epoch is done."""
-        since, began = self._mark or (step, 0.0)
+        """Show that an epoch is complete; ``latest`` has the newest values by full name, in source units."""
+        first, began = self._epoch_start or (step, 0.0)
         now = self._clock()
-        self._mark = (step, now)
-        rate = (step - since) / max(now - began, 1e-9)
+        self._epoch_start = (step, now)
+        rate = (step - first) / max(now - began, 1e-9)
         texts = {"train": self._text(latest, "train_epoch"), "val": self._text(latest, "val")}
         shown = [f"{name} {text}" for name, text in texts.items() if text]
         self.say("; ".join([f"epoch {epoch}/{self._epochs}, iteration {step}", *shown, f"{rate:.1f} it/s"]))
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it on the screen."""
         if self._bar is not None:
-            with contextlib.suppress(*_UNPRINTABLE):
+            with contextlib.suppress(*_OUTPUT_ERRORS):
                 self._bar.close()
             self._bar = None
 
@@ -110,16 +113,16 @@ class Console:
 
 
 class NullConsole(Console):
-    """Shows nothing: for all ranks but the first."""
+    """A console that shows nothing, for all ranks but the first."""
 
     def __init__(self) -> None:
         super().__init__({}, epochs=0)
 
     def say(self, line: str) -> None:
-        """Show nothing."""
+        """Do nothing."""
 
     def iteration(self, step: int, total: int, latest: Mapping[str, float], alerts: Sequence[Alert] = ()) -> None:
-        """Show nothing."""
+        """Do nothing."""
 
     def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
-        """Show nothing."""
+        """Do nothing."""

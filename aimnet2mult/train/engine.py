@@ -1,7 +1,7 @@
 """The ignite engines: one training step and one validation step.
 
-Nothing here reads a value back to the host, so the device is never waited for: the statistics stay in
-``ErrorSums``, and what becomes of them is `reporting`'s business.
+Nothing here reads a value from the device, so training never waits for it: the error sums stay on the device, and
+`reporter` publishes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,19 +11,28 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from aimnet2mult.distributed.rank_info import Communicator
+from aimnet2mult.distributed.communicator import Communicator
 
-__all__ = ["Batch", "LossFunction", "Sums", "build_trainer", "build_validator", "epoch_length", "total_iterations"]
+__all__ = [
+    "Batch",
+    "LossFunction",
+    "Sums",
+    "build_trainer",
+    "build_validator",
+    "epoch_length",
+    "to_device",
+    "total_iterations",
+]
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 """The model's inputs and the labels."""
 
 LossFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""(predictions, labels) → the components of the loss, and their sum as `loss`."""
+"""Function of predictions and labels that returns the components of the loss, and their sum as ``loss``."""
 
 
 class Sums(Protocol):
-    """Where the errors of a batch are added up, on the device."""
+    """Accumulates the errors of batches on the device, as `ErrorSums` does."""
 
     def update(
         self,
@@ -32,16 +41,18 @@ class Sums(Protocol):
         numbers: Tensor,
         fidelity: Tensor,
         loss: Tensor | None,
-    ) -> None: ...
+    ) -> None:
+        """Add the errors of a batch; see `ErrorSums.update`."""
+        ...
 
 
 def epoch_length(engine: Engine) -> int:
-    """Return the iterations of an epoch; to ignite there may be none, to a trainer that has its data there is one."""
+    """Return the number of iterations per epoch, which a trainer always has (ignite declares it optional)."""
     return cast("int", engine.state.epoch_length)
 
 
 def total_iterations(engine: Engine) -> int:
-    """Return the iteration that ends the run."""
+    """Return the number of iterations of the whole run."""
     return cast("int", engine.state.max_epochs) * epoch_length(engine)
 
 
@@ -55,48 +66,58 @@ def build_trainer(
     clip_value: float | None = None,
     clip_norm: float | None = None,
     norm_due: Callable[[Engine], bool] = lambda _: False,
-    ranks: Communicator | None = None,
+    communicator: Communicator | None = None,
 ) -> Engine:
-    """Return the engine that trains on batches of (inputs, labels).
+    """Return an engine that trains on batches of (inputs, labels).
 
-    After a step ``engine.state`` holds neither the batch nor an output. ``state.grad_norm`` is the norm
-    of the gradient before clipping, a scalar on the device, when ``norm_due(engine)`` or when clip_norm
-    is set; else None. Of several ranks each has an engine, for its share of the same batches.
+    After a step, ``engine.state`` holds neither the batch nor the output. ``state.grad_norm`` is the gradient norm
+    before clipping, a scalar on the device, if ``norm_due(engine)`` or ``clip_norm`` is set, else None.
+
+    Args:
+        model: the model to train; with several ranks, each trains it on its share of the batch.
+        optimizer: steps once per batch.
+        loss_fn: its ``loss`` is minimised.
+        sums: accumulates the errors of each batch.
+        device: where the batches are moved to.
+        clip_value: maximum absolute value of a gradient component.
+        clip_norm: maximum norm of the gradient.
+        norm_due: returns whether to compute the gradient norm in this iteration.
+        communicator: connects the ranks that share each batch; by default there is a single one.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    predict = _predictor(model, loss_fn, ranks or Communicator())
+    predict = _predictor(model, loss_fn, communicator or Communicator())
 
     def step(engine: Engine, batch: Batch) -> None:
-        x, y = _to_device(batch, device)
+        x, y = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
         pred, loss = predict(dict(x), y)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = None
         if clip_norm is not None or norm_due(engine):
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        engine.state.grad_norm = norm
+        engine.state.grad_norm = norm  # type: ignore[attr-defined] # ignite allows any attribute
         if clip_norm is not None and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         if clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, clip_value)
         optimizer.step()
-        _add(sums, pred, x, y, loss)
+        _add_errors(sums, pred, x, y, loss)
 
     trainer = Engine(step)
 
     @trainer.on(Events.STARTED)
     def _start(engine: Engine) -> None:
-        engine.state.grad_norm = None
+        engine.state.grad_norm = None  # type: ignore[attr-defined]
         model.train()
 
     return trainer
 
 
-class _Scored(nn.Module):
-    """A model with its loss, by which alone what it returns has a gradient.
+class _ModelWithLoss(nn.Module):
+    """A model together with its loss, which is the only output with a gradient.
 
-    If an output that is in no loss had one, DDP would wait for the gradients of what only it is made of.
+    If an output outside the loss had one, DDP would wait for gradients of parameters that only it depends on.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
@@ -110,10 +131,10 @@ class _Scored(nn.Module):
 
 
 def _predictor(
-    model: nn.Module, loss_fn: LossFunction, ranks: Communicator
+    model: nn.Module, loss_fn: LossFunction, communicator: Communicator
 ) -> Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Tensor]]:
-    if ranks.world > 1:
-        return ranks.wrap(_Scored(model, loss_fn))
+    if communicator.world_size > 1:
+        return communicator.wrap(_ModelWithLoss(model, loss_fn))
 
     def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor]:
         pred = model(x)
@@ -123,15 +144,15 @@ def _predictor(
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:
-    """Return the engine that adds up the errors of a pass; it leaves the model in the mode it found."""
+    """Return an engine that accumulates the errors of a pass, and restores the training mode of the model after it."""
     was_training = model.training
 
     def step(engine: Engine, batch: Batch) -> None:
-        x, y = _to_device(batch, device)
+        x, y = to_device(batch, device)
         engine.state.batch = None
         with torch.no_grad():
             pred = model(dict(x))
-            _add(sums, pred, x, y, loss_fn(pred, y)["loss"])
+            _add_errors(sums, pred, x, y, loss_fn(pred, y)["loss"])
 
     validator = Engine(step)
 
@@ -148,12 +169,13 @@ def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, devi
     return validator
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a copy of a batch on the device, without waiting for it."""
     x, y = ({key: value.to(device, non_blocking=True) for key, value in part.items()} for part in batch)
     return x, y
 
 
-def _add(
+def _add_errors(
     sums: Sums, pred: Mapping[str, Tensor], x: Mapping[str, Tensor], y: Mapping[str, Tensor], loss: Tensor
 ) -> None:
     with torch.no_grad():

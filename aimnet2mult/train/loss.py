@@ -1,9 +1,8 @@
-"""The training loss: a weighted mean of the losses of several labels, over what is labelled.
+"""The training loss: a weighted mean of the losses of several labels.
 
-A component of a label counts when it is finite, its atom is real (atomic number not 0) and the
-label's mask, ``<label>_mask`` beside it, allows it if there is one: the rule of `ErrorSums`. What
-does not count adds exactly nothing to a loss or a gradient, whatever the label or the prediction
-holds there. Nothing is read from the device.
+A component of a label counts if it is finite, its atom is real (atomic number not 0) and the label's mask,
+``<label>_mask``, allows it if there is one; `ErrorSums` applies the same rule. Components that do not count contribute
+exactly zero to loss and gradient, whatever the label and the prediction are. Nothing is read from the device.
 """
 
 import functools
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aimnet2mult.config.import_path import load_object
-from aimnet2mult.distributed.rank_info import Communicator
+from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
@@ -30,10 +29,10 @@ SumFn = Callable[..., tuple[Tensor, Tensor]]
 
 
 def mean(function: SumFn) -> LossFn:
-    """Make a loss function of one that returns a sum and the number of what it is of: their quotient, 0 for none.
+    """Turn a function that returns a sum and a count into a loss function that returns their quotient, 0 for no count.
 
-    Where several ranks share a batch, `MTLoss` takes the sum and the number, so that the loss is the mean over the
-    whole batch. Of a loss function without them it takes the mean of the ranks' means.
+    If several ranks share a batch, `MTLoss` reduces sum and count separately, so that the loss is the mean over the
+    whole batch. For a loss function without them, it is the mean of the ranks' means.
     """
 
     @functools.wraps(function)
@@ -46,43 +45,44 @@ def mean(function: SumFn) -> LossFn:
 
 
 class MTLoss:
-    """A weighted sum of losses, called as ``loss(y_pred, y_true)`` as aimnet's of the same name.
+    """A weighted sum of losses, called as ``loss(y_pred, y_true)`` like aimnet's class of the same name.
 
     Args:
-        components: for each name ``fn``, the dotted path of a function ``(y_pred, y_true, **kwargs)``
-            that returns a scalar, best a `mean`; ``weight``, a number; and ``kwargs``, if it takes any. The weights
-            are divided by their sum.
+        components: for each name, ``fn``, the dotted path of a function ``(y_pred, y_true, **kwargs)`` that returns a
+            scalar, preferably decorated with `mean`; ``weight``, a number; and optionally ``kwargs``. The weights are
+            divided by their sum.
 
     Raises:
-        ConfigError: a component has an unknown key, a function or an argument that is not there, a
-            weight that is no finite number ≥ 0, or a label that nobody knows; or no weight is > 0.
+        ConfigError: a component has an unknown key, function, argument or label, or a weight that is not a finite
+            number ≥ 0; or no weight is > 0.
     """
 
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
         if "loss" in components:
-            raise ConfigError("a component of the loss cannot be named 'loss'; that is the total's name")
+            raise ConfigError("a loss component cannot be named 'loss', which is the name of the total; rename it")
         self._components: dict[str, tuple[LossFn, SumFn | None, float]] = {}
-        self._ranks = Communicator()
+        self._communicator = Communicator()
         weights = {name: _weight(name, component) for name, component in components.items()}
         total = sum(weights.values())
         if not total:
-            raise ConfigError(f"the weights of the loss are {weights}; expected one above 0")
+            raise ConfigError(f"the weights of the loss components are {weights}; expected at least one above 0")
         for name, component in components.items():
             self._components[name] = (*_functions(name, component), weights[name] / total)
 
     def use_ranks(self, ranks: Communicator) -> None:
-        """From now on give each rank the loss of which the ranks' mean is that of all they have together.
+        """Share each batch with other ranks: the mean of the ranks' losses is then the loss of the whole batch.
 
-        A call then exchanges the numbers of what counts; all ranks make it.
+        Each call of the loss then sums the counts over the ranks, so all ranks must make it.
         """
-        self._ranks = ranks
+        self._communicator = ranks
 
     def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the total under ``loss`` and each component, times its weight, under its name.
+        """Return the total as ``loss`` and each component, multiplied by its weight, under its name.
 
-        Raises ValueError, naming the component, for a prediction that is not there or a wrong shape.
+        Raises:
+            ValueError: a prediction is missing or a shape does not fit; the message names the component.
         """
-        shared = self._ranks.world > 1
+        shared = self._communicator.world_size > 1
         values, counts = {}, {}
         for name, (function, sum_and_count, _) in self._components.items():
             try:
@@ -99,11 +99,11 @@ class MTLoss:
         return losses
 
     def _means(self, totals: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Divide each total by the mean of the ranks' counts: the mean of the ranks' quotients is the mean of all."""
+        """Divide each total by the mean count of the ranks; the mean of these quotients is the mean over all ranks."""
         counted = torch.stack(tuple(counts.values()))
-        self._ranks.all_reduce_sum(counted)
+        self._communicator.all_reduce_sum(counted)
         whole = dict(zip(counts, counted.clamp(min=1).unbind(), strict=True))
-        return {name: total * self._ranks.world / whole[name] for name, total in totals.items()}
+        return {name: total * self._communicator.world_size / whole[name] for name, total in totals.items()}
 
 
 @mean
@@ -113,18 +113,19 @@ def energy_loss_fn(
     key_pred: str = "energy",
     key_true: str = "energy",
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean over labelled structures of the squared error over √(number of real atoms).
+    """Return the mean over the labelled structures of the squared error divided by √(number of real atoms).
 
-    The normalisation is that of aimnet's function of the same name: an energy's error grows about as
-    the square root of the number of atoms, so this lies between the errors per structure and per
-    atom. Exactly 0 without a labelled structure. Arrays have the shape (B,) or (B, 1).
+    The normalisation is that of aimnet's function of the same name: since errors of energies grow roughly with the
+    square root of the number of atoms, it lies between errors per structure and per atom. Exactly 0 without a labelled
+    structure. Arrays have shape (B,) or (B, 1).
 
-    Raises ValueError for a prediction that is not there and for any other shape.
+    Raises:
+        ValueError: the prediction is missing, or a shape does not fit.
     """
     numbers = _numbers(y_pred)
     pair = _pair(y_pred, y_true, key_pred, key_true, numbers)
     if pair is None:
-        return _nothing(numbers)
+        return _zero_sum_and_count(numbers)
     pred, true = pair
     natom = (numbers != 0).sum(-1)
     counted = torch.isfinite(true) & (natom > 0)
@@ -139,16 +140,17 @@ def energy_loss_fn(
 def peratom_loss_fn(
     y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean squared error over the labelled components of real atoms; 0 without any.
+    """Return the mean squared error over the labelled components of real atoms; 0 if there are none.
 
-    Arrays have the shape of the label: (B, N), or (B, N, 3) for forces, or one more axis of 1.
+    Arrays have the shape of the label, (B, N) or for forces (B, N, 3), optionally with a trailing axis of 1.
 
-    Raises ValueError for a prediction that is not there and for any other shape.
+    Raises:
+        ValueError: the prediction is missing, or a shape does not fit.
     """
     numbers = _numbers(y_pred)
     pair = _pair(y_pred, y_true, key_pred, key_true, numbers)
     if pair is None:
-        return _nothing(numbers)
+        return _zero_sum_and_count(numbers)
     pred, true = pair
     atoms = numbers != 0
     mask = _mask(y_true, key_true, numbers)
@@ -162,16 +164,16 @@ def _numbers(y_pred: Mapping[str, Tensor]) -> Tensor:
     numbers = y_pred.get("numbers")
     if numbers is None or numbers.ndim != 2:  # noqa: PLR2004 - structures, atoms
         found = "none" if numbers is None else f"shape {tuple(numbers.shape)}"
-        raise ValueError(f"the model has to return the atomic numbers, (B, N); found {found}")
+        raise ValueError(f"the model must return the atomic numbers as 'numbers' of shape (B, N); found {found}")
     return numbers
 
 
 def _pair(
     y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str, numbers: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    """Return prediction and label in one shape and type; None where neither exists.
+    """Return prediction and label in the same shape and dtype; None if neither exists.
 
-    A label that is not there is all NaN, so that the loss has a gradient, of zeros, also then.
+    A missing label is replaced by NaN, so that the loss still has a gradient (of zeros).
     """
     pred, true = y_pred.get(key_pred), y_true.get(key_true)
     if pred is None:
@@ -185,12 +187,12 @@ def _pair(
     return pred, reshaped(true, shape, f"the label {key_true!r}").to(pred.dtype)
 
 
-def _nothing(numbers: Tensor) -> tuple[Tensor, Tensor]:
+def _zero_sum_and_count(numbers: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros((), device=numbers.device), torch.zeros((), dtype=torch.int64, device=numbers.device)
 
 
 def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor) -> Tensor | None:
-    """Return the label's mask as (B, 1) or (B, N), if there is one."""
+    """Return the mask of the label as (B, 1) or (B, N), or None."""
     key = mask_name(key_true)
     mask = y_true.get(key)
     if mask is None:
@@ -202,17 +204,17 @@ def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor) -> Tenso
 def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:
     """Return the error where it counts, and 0 elsewhere.
 
-    It has to be chosen before it is squared: afterwards the gradient elsewhere would be 0 · NaN.
+    Select before squaring: otherwise the gradient elsewhere would be 0 · NaN.
     """
     return torch.where(counted, pred - true, torch.zeros((), dtype=pred.dtype, device=pred.device))
 
 
 def _weight(name: str, component: Mapping[str, Any]) -> float:
-    """Return a component's weight; ConfigError for one that cannot be used, or for an unknown key."""
+    """Return the weight of a component; raise ConfigError if it or a key is invalid."""
     unknown = sorted(set(component) - {"fn", "weight", "kwargs"})
     missing = sorted({"fn", "weight"} - set(component))
     if unknown or missing:
-        wrong = f"has no {missing[0]!r}" if missing else f"has a key {unknown[0]!r}"
+        wrong = f"has no {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
         raise ConfigError(f"loss component {name!r} {wrong}; expected fn, weight and kwargs")
     weight = component["weight"]
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
@@ -221,9 +223,10 @@ def _weight(name: str, component: Mapping[str, Any]) -> float:
 
 
 def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn | None]:
-    """Return a component's function with its arguments, and that of its sum and count if it is a `mean`.
+    """Return the function of a component with its arguments bound, and its sum-and-count function if it is a `mean`.
 
-    Raises ConfigError for arguments that it does not take.
+    Raises:
+        ConfigError: the function does not accept the arguments, or the label is unknown.
     """
     key = f"fn of loss component {name!r}"
     function = load_object(component["fn"], key)
@@ -231,11 +234,13 @@ def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn |
     try:
         bound = inspect.signature(function).bind(y_pred=None, y_true=None, **kwargs)
     except TypeError as error:
-        raise ConfigError(f"{key} is {component['fn']}, with {dict(kwargs)}: {error}") from error
+        raise ConfigError(
+            f"{key} is {component['fn']}, which does not accept kwargs {dict(kwargs)}: {error}"
+        ) from error
     bound.apply_defaults()
     label = bound.arguments.get("key_true")
     if label is not None and label not in LABELS:
         hint = did_you_mean(label, LABELS)
-        raise ConfigError(f"loss component {name!r} has no label {label!r}; labels: {', '.join(LABELS)}{hint}")
+        raise ConfigError(f"loss component {name!r} has an unknown label {label!r}; labels: {', '.join(LABELS)}{hint}")
     sum_and_count = getattr(function, "sum_and_count", None)
     return partial(function, **kwargs), sum_and_count and partial(sum_and_count, **kwargs)

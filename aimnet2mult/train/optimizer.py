@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of its learning rate, as the configuration describes them."""
+"""Build the optimizer and the learning rate schedule from the configuration."""
 
 import inspect
 import re
@@ -16,24 +16,23 @@ __all__ = ["Schedule", "build_optimizer", "build_scheduler"]
 
 Step = Literal["iteration", "epoch", "val"]
 STEPS: tuple[Step, ...] = ("iteration", "epoch", "val")
-IGNITE = ("ignite.handlers.param_scheduler", "ParamScheduler")
+IGNITE_SCHEDULER = ("ignite.handlers.param_scheduler", "ParamScheduler")
 
 
 def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
-    """Build the optimizer that the ``optimizer`` section describes.
+    """Build the optimizer described by the ``optimizer`` section.
 
     Args:
-        model: its parameters whose names match (`re.search`) one of ``force_no_train`` are frozen,
-            then those that match one of ``force_train`` are released.
-        cfg: ``class`` and ``kwargs``; ``force_no_train`` and ``force_train``, lists of regular
-            expressions; ``param_groups``: for each name the regular expression ``re`` and settings
-            that replace those of ``kwargs``. A parameter goes to the first group that it matches,
-            any other to a default group, which comes first. A group whose parameters are all frozen
-            is left out.
+        model: parameters whose names match (`re.search`) one of ``force_no_train`` are frozen, then those that match
+            one of ``force_train`` are unfrozen.
+        cfg: ``class`` and ``kwargs``; ``force_no_train`` and ``force_train``, lists of regular expressions;
+            ``param_groups``: for each name, the regular expression ``re`` and settings that override ``kwargs``. A
+            parameter belongs to the first group that it matches, or else to a default group, which comes first.
+            Groups whose parameters are all frozen are omitted.
 
     Raises:
-        ConfigError: a key, class or setting is not there; a regular expression is none, matches no
-            parameter, or only parameters of groups before it; or nothing is left to train.
+        ConfigError: a key, class or setting is unknown; a regular expression is invalid, matches no parameter, or
+            only parameters of earlier groups; or there is nothing to train.
     """
     _refuse_unknown_keys("optimizer", cfg, ("class", "kwargs", "force_no_train", "force_train", "param_groups"))
     _set_trainable(model, "force_no_train", cfg.get("force_no_train") or (), train=False)
@@ -41,32 +40,31 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
     overrides = cfg.get("param_groups") or {}
     groups = _groups(model, overrides)
     if not groups:
-        raise ConfigError("no parameter of the model is left to train; see optimizer.force_no_train")
+        raise ConfigError("optimizer.force_no_train freezes all parameters of the model; leave some to train")
     cls = _class(cfg, "optimizer", Optimizer)
     optimizer: Optimizer = _built(cls, "optimizer", groups, cfg.get("kwargs") or {})
     for name, override in overrides.items():
-        # torch takes a setting that it does not know without a word.
+        # torch silently accepts unknown settings.
         known = ("re", *optimizer.defaults)
         _refuse_unknown_keys(f"optimizer.param_groups.{name}", override, known)
     return optimizer
 
 
 def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metrics: Collection[str]) -> "Schedule":
-    """Build the schedule that the ``scheduler`` section describes; None leaves the learning rate alone.
+    """Build the schedule described by the ``scheduler`` section; None keeps the learning rate constant.
 
     Args:
-        optimizer: whose learning rates are scheduled.
-        cfg: ``class``, a scheduler of torch or a parameter scheduler of ignite, and ``kwargs``;
-            ``step``, after what it takes a step: each ``iteration``, ``epoch`` or validation,
-            ``val``. By default that is an epoch for torch's and an iteration for ignite's.
-            ReduceLROnPlateau takes its steps after a validation, by ``metric_name``: ``loss`` (the
-            default) or any other metric of the validation, as ``E_rmse``, also written ``val_loss``,
-            ``val/loss``. One of ignite's gives all parameter groups its value; its first one counts
-            from the beginning, or from the first validation.
-        metrics: names of the validation's metrics.
+        optimizer: the optimizer whose learning rates are scheduled.
+        cfg: ``class``, a scheduler of torch or a parameter scheduler of ignite, and ``kwargs``; ``step``, when it
+            steps: after each ``iteration``, ``epoch`` or validation (``val``); by default, after each epoch for torch
+            and after each iteration for ignite. ReduceLROnPlateau steps after validations and uses the metric
+            ``metric_name``: ``loss`` (the default) or another validation metric such as ``E_rmse``; ``val_loss`` and
+            ``val/loss`` are accepted too. A scheduler of ignite sets the same value in all parameter groups, from the
+            first iteration (or the first validation) on.
+        metrics: names of the validation metrics.
 
     Raises:
-        ConfigError: a key, class, argument or metric is not there, or they do not fit together.
+        ConfigError: a key, class, argument or metric is unknown, or they do not fit together.
     """
     if cfg is None:
         return Schedule(None)
@@ -77,7 +75,7 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
     if step not in STEPS:
         raise ConfigError(f"scheduler.step is {step!r}; expected one of {', '.join(STEPS)}")
     if plateau and step != "val":
-        raise ConfigError(f"scheduler.step is {step!r}; {cls.__name__} needs val: it goes by a metric")
+        raise ConfigError(f"scheduler.step is {step!r}; {cls.__name__} needs val, since it uses a validation metric")
     metric = _metric(cfg, metrics, plateau=plateau)
     kwargs = cfg.get("kwargs") or {}
     scheduler = _built(cls, "scheduler", optimizer, {"param_name": "lr", **kwargs} if ignite else kwargs)
@@ -87,7 +85,7 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
 
 
 class Schedule:
-    """A scheduler that is told of every iteration, epoch and validation, and steps after those it is for."""
+    """A scheduler that steps after each iteration, epoch or validation; the loop reports all three to it."""
 
     def __init__(self, scheduler: Any, *, step: Step = "epoch", metric: str | None = None) -> None:
         self._scheduler = scheduler
@@ -96,21 +94,22 @@ class Schedule:
 
     @property
     def needs_validation(self) -> bool:
-        """Whether `step_validation` uses the metrics it is given."""
+        """Whether `step_validation` uses its metrics."""
         return self._metric is not None
 
     def step_iteration(self) -> None:
-        """Step if the scheduler is for iterations; call it after the optimizer's step."""
+        """Step if the scheduler steps after iterations; call this after the optimizer's step."""
         self._advance("iteration")
 
     def step_epoch(self) -> None:
-        """Step if the scheduler is for epochs."""
+        """Step if the scheduler steps after epochs."""
         self._advance("epoch")
 
     def step_validation(self, metrics: Mapping[str, float]) -> None:
-        """Step if the scheduler is for validations, by its metric if it goes by one.
+        """Step if the scheduler steps after validations; ``metrics`` are those of the validation.
 
-        Raises ValueError if nothing was counted for that metric.
+        Raises:
+            ValueError: the scheduler uses a metric for which the validation data has no labels.
         """
         if self._metric is None:
             self._advance("val")
@@ -118,22 +117,26 @@ class Schedule:
             self._advance("val", metrics[self._metric])
         else:
             raise ValueError(
-                f"the scheduler goes by {self._metric!r}, for which the validation data has no labels;"
-                f" it has {', '.join(metrics)}"
+                f"the scheduler uses the metric {self._metric!r}, for which the validation data has no labels;"
+                f" choose one of {', '.join(metrics)}"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that `load_state_dict` needs; empty without a scheduler."""
+        """Return the state for `load_state_dict`; empty without a scheduler."""
         if self._scheduler is None:
             return {}
         return {"class": type(self._scheduler).__name__, "state": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`. Raises ConfigError if it is of another class of scheduler."""
-        there = state.get("class")
-        here = None if self._scheduler is None else type(self._scheduler).__name__
-        if there != here:
-            raise ConfigError(f"the checkpoint has scheduler {there}; the configuration has {here}")
+        """Restore the state from `state_dict`.
+
+        Raises:
+            ConfigError: it is the state of a scheduler of another class.
+        """
+        found = state.get("class")
+        expected = None if self._scheduler is None else type(self._scheduler).__name__
+        if found != expected:
+            raise ConfigError(f"the checkpoint has scheduler {found}; the configuration has {expected}")
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["state"])
 
@@ -143,25 +146,25 @@ class Schedule:
         if _is_ignite(type(self._scheduler)):
             self._scheduler(None)
         else:
-            # ReduceLROnPlateau's step takes the metric, the others' none.
+            # Only ReduceLROnPlateau takes a metric.
             self._scheduler.step(*metric)
 
 
 def _metric(cfg: Mapping[str, Any], metrics: Collection[str], *, plateau: bool) -> str | None:
-    """Return the name of the metric to go by, without what says that it is the validation's."""
+    """Return the name of the metric that the scheduler uses, without a prefix; None if it uses none."""
     name = cfg.get("metric_name")
     if not plateau:
         if name is not None:
-            raise ConfigError(f"scheduler.metric_name is {name!r}; {cfg['class']} goes by no metric")
+            raise ConfigError(f"scheduler.metric_name is {name!r}; {cfg['class']} uses no metric; remove it")
         return None
     metric = str(name or "loss").removeprefix("val/").removeprefix("val_")
     if metric not in metrics:
-        raise ConfigError(f"scheduler.metric_name is {name!r}; the validation has {', '.join(metrics)}")
+        raise ConfigError(f"scheduler.metric_name is {name!r}; expected one of {', '.join(metrics)}")
     return metric
 
 
 def _groups(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the parameter groups that are not empty, the default group first."""
+    """Return the non-empty parameter groups, the default group first."""
     named = list(model.named_parameters())
     members: dict[str | None, list[nn.Parameter]] = {None: [], **{name: [] for name in overrides}}
     matched: dict[str, list[nn.Parameter]] = {}
@@ -169,16 +172,16 @@ def _groups(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> lis
         key = f"optimizer.param_groups.{group}"
         if "re" not in override or "params" in override:
             wrong = "has no 're'" if "re" not in override else "has 'params'"
-            raise ConfigError(f"{key} {wrong}; it takes its parameters by the regular expression 're'")
+            raise ConfigError(f"{key} {wrong}; select its parameters with a regular expression 're'")
         matched[group] = _matching(override["re"], named, f"{key}.re")
     for _, parameter in named:
         if parameter.requires_grad:
-            takers = (group for group, found in matched.items() if any(p is parameter for p in found))
-            members[next(takers, None)].append(parameter)
+            matching = (group for group, found in matched.items() if any(p is parameter for p in found))
+            members[next(matching, None)].append(parameter)
     for group, found in matched.items():
         if not members[group] and any(p.requires_grad for p in found):
             raise ConfigError(
-                f"optimizer.param_groups.{group} gets no parameter: what it matches goes to groups before it"
+                f"optimizer.param_groups.{group} has no parameters: earlier groups match all of them; change the order"
             )
     return [
         {"params": parameters, **_settings(overrides, group)} for group, parameters in members.items() if parameters
@@ -198,11 +201,11 @@ def _set_trainable(model: nn.Module, name: str, expressions: Sequence[str], *, t
 
 
 def _matching(expression: object, named: Sequence[tuple[str, nn.Parameter]], key: str) -> list[nn.Parameter]:
-    """Return the parameters whose names match; ConfigError if there is none or it is no expression."""
+    """Return the parameters whose names match; raise ConfigError if there are none or the expression is invalid."""
     try:
         pattern = re.compile(expression)  # type: ignore[call-overload]
     except (re.error, TypeError) as error:
-        raise ConfigError(f"{key} is {expression!r}, which is no regular expression: {error}") from error
+        raise ConfigError(f"{key} is {expression!r}, which is not a regular expression: {error}") from error
     found = [parameter for name, parameter in named if pattern.search(name)]
     if not found:
         some = ", ".join(name for name, _ in named[:3])
@@ -215,15 +218,15 @@ def _class(cfg: Mapping[str, Any], section: str, base: type) -> Any:
         raise ConfigError(f"{section} has no 'class'; expected the dotted path of a {base.__name__}")
     cls = load_object(cfg["class"], f"{section}.class")
     if not isinstance(cls, type) or not (issubclass(cls, base) or (base is LRScheduler and _is_ignite(cls))):
-        raise ConfigError(f"{section}.class is {cfg['class']}, which is no {base.__module__}.{base.__name__}")
+        raise ConfigError(f"{section}.class is {cfg['class']}, which is not a {base.__module__}.{base.__name__}")
     if "metric_name" in inspect.signature(cls).parameters:
         raise ConfigError(f"{section}.class is {cfg['class']}; use torch.optim.lr_scheduler.ReduceLROnPlateau instead")
     return cls
 
 
 def _is_ignite(cls: type) -> bool:
-    """Say whether it is a parameter scheduler of ignite, without an import that only those who name one need."""
-    return any((base.__module__, base.__name__) == IGNITE for base in cls.__mro__)
+    """Return whether the class is a parameter scheduler of ignite, without importing ignite's schedulers."""
+    return any((base.__module__, base.__name__) == IGNITE_SCHEDULER for base in cls.__mro__)
 
 
 def _built(cls: Any, section: str, first: object, kwargs: Mapping[str, Any]) -> Any:
@@ -236,4 +239,4 @@ def _built(cls: Any, section: str, first: object, kwargs: Mapping[str, Any]) -> 
 def _refuse_unknown_keys(section: str, cfg: Mapping[str, Any], known: Collection[str]) -> None:
     for key in cfg:
         if key not in known:
-            raise ConfigError(f"{section} has no key {key!r}; it has {', '.join(known)}")
+            raise ConfigError(f"{section} has no key {key!r}; its keys are {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What a training run is to do: checked, and its folder found or made, before torch is imported."""
+"""Plan a training run: check the request, and find or create the run folder, before torch is imported."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import click
 
-from aimnet2mult.config import resume_rules as resume
+from aimnet2mult.config import resume_rules
 from aimnet2mult.config.merge import merge_layers
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.models.definition import DEFAULT, read_definition
-from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train.checkpoint_files import find_damaged, find_newest, iteration_of
 from telemetry import Metric, Settings, read_receipt
 
 __all__ = ["Plan", "Request", "echo", "make_plan"]
@@ -27,19 +27,23 @@ __all__ = ["Plan", "Request", "echo", "make_plan"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command was asked for."""
+    """The arguments of ``aimnet2mult train``."""
 
     configs: Sequence[Path] = ()
+    """YAML files of settings; later ones take precedence."""
     overrides: Sequence[str] = ()
+    """``key=value`` with dotted keys; they take precedence over the files."""
     model: Path | None = None
+    """YAML file of the model."""
     save: Path | None = None
+    """Where to write the final weights."""
     resume: str | None = None
-    """A run's folder or name, or ``auto``."""
+    """Folder or name of the run to resume, or ``auto``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be done, checked as far as that goes without torch."""
+    """A checked request; everything that can be checked without torch."""
 
     config: Config
     settings: Settings
@@ -48,11 +52,11 @@ class Plan:
     save: Path | None
     checkpoint: Path | None = None
     resume_step: int | None = None
-    """The iteration after which an existing run goes on; None for a new run."""
+    """The iteration after which an existing run continues; None for a new run."""
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """What is going to be published."""
+        """Declarations of the metrics that will be published."""
         config = self.config
         declared = declare(config.labels, config.fidelity_names, config.units)
         return {
@@ -62,19 +66,24 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """Check the request, and find or make the run's folder."""
+    """Check a request, and find or create the run folder.
+
+    Raises:
+        ConfigError: the request is invalid, or the run cannot be resumed.
+        TelemetryError: a telemetry setting is invalid.
+    """
     _check_writable(request.save)
     if request.resume is None:
         return _plan_new(request)
     if request.resume != "auto":
         asked = merge_layers(request.configs, request.overrides)
-        return _plan_resume(request, resume.find_run(request.resume, Path(_settings(asked["telemetry"]).dir)))
+        return _plan_resume(request, resume_rules.find_run(request.resume, Path(_settings(asked["telemetry"]).dir)))
     config = load(request.configs, request.overrides)
     directory = Path(_settings(config.telemetry).dir)
-    for folder in resume.newest_first(config.run_name, directory):
-        if _can_go_on(folder):
+    for folder in resume_rules.newest_first(config.run_name, directory):
+        if _can_resume(folder):
             return _plan_resume(request, folder)
-    echo(f"no unfinished run {config.run_name!r} in {directory}: this starts a new one", err=True)
+    echo(f"no unfinished run {config.run_name!r} in {directory}: starting a new one", err=True)
     return _plan_new(request)
 
 
@@ -87,28 +96,30 @@ def _plan_new(request: Request) -> Plan:
 
 
 def _plan_resume(request: Request, folder: Path) -> Plan:
-    config = resume.load_config(folder, request.configs, request.overrides)
+    config = resume_rules.load_config(folder, request.configs, request.overrides)
     asked = None if request.model is None else read_definition(request.model)
-    newest = checkpoint.newest(folder)
-    if broken := checkpoint.damaged(folder):
-        names = ", ".join(map(str, broken))
+    newest = find_newest(folder)
+    if damaged := find_damaged(folder):
+        names = ", ".join(map(str, damaged))
         if newest is None:
-            raise ConfigError(f"no checkpoint of {folder} is whole: {names}; remove them to start again at iteration 0")
-        echo(f"warning: damaged and passed over: {names}; the run goes on from {newest.name}", err=True)
+            raise ConfigError(
+                f"all checkpoints of {folder} are damaged: {names}; remove them to restart at iteration 0"
+            )
+        echo(f"warning: ignoring damaged checkpoints: {names}; resuming from {newest.name}", err=True)
     return Plan(
         config=config,
         settings=_settings(config.telemetry),
-        definition=resume.load_definition(folder, asked),
+        definition=resume_rules.load_definition(folder, asked),
         folder=folder,
         save=request.save,
         checkpoint=newest,
-        resume_step=0 if newest is None else checkpoint.step_of(newest),
+        resume_step=0 if newest is None else iteration_of(newest),
     )
 
 
 def _settings(telemetry: object) -> Settings:
     if not isinstance(telemetry, dict):
-        raise ConfigError(f"telemetry is {telemetry!r}: expected `mapping`")
+        raise ConfigError(f"telemetry is {telemetry!r}; expected a mapping")
     return Settings.parse({key: value for key, value in telemetry.items() if key != "units"})
 
 
@@ -117,7 +128,7 @@ def _new_folder(directory: Path, run_name: str) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for number in count(1):
-            folder = directory / resume.run_name_at(run_name, now, number)
+            folder = directory / resume_rules.run_name_at(run_name, now, number)
             with contextlib.suppress(FileExistsError):
                 folder.mkdir()
                 return folder
@@ -130,17 +141,18 @@ def _new_folder(directory: Path, run_name: str) -> Path:
 
 def _check_writable(path: Path | None) -> None:
     if path is not None and not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(f"--save {path}: cannot write to the folder {path.absolute().parent}")
+        raise ConfigError(
+            f"--save {path}: cannot write to the folder {path.absolute().parent}; create it or choose another"
+        )
 
 
-def _can_go_on(folder: Path) -> bool:
-    """Say whether a run is unfinished, and did not fail before its first checkpoint, as it would again."""
+def _can_resume(folder: Path) -> bool:
+    """Return whether a run is unfinished; one that failed before its first checkpoint would only fail again."""
     status = read_receipt(folder).status
-    return status != "finished" and (status != "failed" or checkpoint.newest(folder) is not None)
+    return status != "finished" and (status != "failed" or find_newest(folder) is not None)
 
 
 def echo(line: str, *, err: bool = False) -> None:
-    """Show a line on the terminal."""
-    # What cannot be shown is no reason to fail: the journal has it.
+    """Print a line on the terminal; ignore errors, since the journal has everything that matters."""
     with contextlib.suppress(OSError, ValueError):
         click.echo(line, err=err)

@@ -1,4 +1,4 @@
-"""What of the training is published when: the one file that joins the engine and the bus."""
+"""Publish the statistics of training and validation: the only module that connects the engine to the bus."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,35 +17,65 @@ from telemetry import Alert, Divergence
 
 __all__ = ["Alert", "Bus", "Reporter"]
 
-PERIODIC = ("train", "train_window")
+PERIODIC_STREAMS = ("train", "train_window")
 
-Values = dict[str, float]
+MetricValues = dict[str, float]
 
 
 class Bus(Protocol):
-    """What training needs of `telemetry.MetricBus`."""
+    """The part of `telemetry.MetricBus` that training uses."""
 
-    alerts: tuple[Alert, ...]
-    diverged: Divergence | None
-    last_healthy_step: int
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """The alerts that have not recovered yet."""
+        ...
 
-    def due(self, stream: str, step: int) -> bool: ...
-    def publish(self, stream: str, step: int, values: Callable[[], Values]) -> None: ...
+    @property
+    def diverged(self) -> Divergence | None:
+        """Why the run is considered diverged, or None."""
+        ...
+
+    @property
+    def last_healthy_step(self) -> int:
+        """The last iteration at which no anomaly had been detected."""
+        ...
+
+    def due(self, stream: str, step: int) -> bool:
+        """Return whether the stream has a point at this iteration."""
+        ...
+
+    def publish(self, stream: str, step: int, values: Callable[[], MetricValues]) -> None:
+        """Publish a point, whose values the thread of the bus computes."""
+        ...
+
     def publish_group(
-        self, streams: Sequence[str], step: int, values: Callable[[], dict[str, Values]], *, final: bool = False
-    ) -> None: ...
-    def flush(self) -> bool: ...
+        self, streams: Sequence[str], step: int, values: Callable[[], dict[str, MetricValues]], *, final: bool = False
+    ) -> None:
+        """Publish a point in each of several streams at once; ``final`` if it need not be due."""
+        ...
+
+    def flush(self) -> bool:
+        """Wait until all published points are in the journal."""
+        ...
 
 
 class Reporter:
-    """Publishes the statistics of training and validation, each at the global iteration.
+    """Publishes the statistics of training and validation at the global iteration.
 
-    At a due iteration ``train`` and ``train_window`` travel together, and a new window begins. The last
-    iteration has a point of its own, which leaves the window as it is: a run that is resumed for more epochs
-    then has the windows of one that never ended. Copies to the host are awaited by the bus's thread.
+    At a due iteration, ``train`` and ``train_window`` are published together, and a new window starts. The last
+    iteration has an additional point that leaves the window open, so that a run resumed for more epochs has the same
+    windows as one that never ended. The thread of the bus waits for copies from the device.
 
-    Where there are several ranks each has a reporter, as they add up together what is published; all but one
-    have a bus that takes nothing.
+    Every rank has a reporter, since publishing sums over the ranks; all but one have a `telemetry.NullBus`.
+
+    Args:
+        bus: where points are published.
+        train_sums: error sums of the training batches.
+        val_sums: error sums of the validation.
+        labels: names of the labels.
+        fidelity_names: one name per fidelity.
+        optimizer: its first parameter group has the learning rate to publish.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -60,7 +90,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.latest: Mapping[str, float] = {}
-        """The newest values by full name, in source units; replaced as a whole, by the bus's thread."""
+        """The newest values by full name, in source units. The thread of the bus replaces the mapping as a whole."""
         self._bus = bus
         self._train_sums = train_sums
         self._val_sums = val_sums
@@ -68,58 +98,58 @@ class Reporter:
         self._fidelity_names = tuple(fidelity_names)
         self._optimizer = optimizer
         self._clock = clock
-        self._since = (0, 0.0)
+        self._last_point = (0, 0.0)
 
     def attach(self, trainer: Engine) -> None:
-        """Report on an engine that `build_trainer` made."""
+        """Publish the statistics of an engine returned by `build_trainer`."""
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
 
     def is_due(self, engine: Engine) -> bool:
-        """Say whether the engine's iteration has a point in ``train``, by cadence or as the last."""
+        """Return whether the current iteration has a point in ``train``: it is due, or the last one."""
         step = engine.state.iteration
         return self._bus.due("train", step) or step == total_iterations(engine)
 
     def publish_validation(self, step: int, epoch: int) -> Snapshot:
-        """Publish what the validation sums hold as the validation after iteration step, and return it."""
+        """Publish the validation sums as the validation after iteration ``step``, and return them."""
         sums = self._val_sums.snapshot()
         self._bus.publish("val", step, lambda: self._values("val", sums.wait()[Slot.EPOCH], epoch=epoch))
         return sums
 
     def _start(self, engine: Engine) -> None:
-        self._since = (engine.state.iteration, self._clock())
+        self._last_point = (engine.state.iteration, self._clock())
 
     def _start_epoch(self, engine: Engine) -> None:
-        # An epoch that a resume goes on with keeps its sums.
+        # An epoch that is resumed in the middle keeps its sums.
         if engine.state.iteration % epoch_length(engine) == 0:
             self._train_sums.reset(Slot.EPOCH)
 
     def _complete_iteration(self, engine: Engine) -> None:
         if not self.is_due(engine):
             return
-        step, (since, began), now = engine.state.iteration, self._since, self._clock()
-        beside = {
+        step, (last_step, last_time), now = engine.state.iteration, self._last_point, self._clock()
+        others = {
             "lr": float(self._optimizer.param_groups[0]["lr"]),
-            "it_per_s": (step - since) / max(now - began, 1e-9),
+            "it_per_s": (step - last_step) / max(now - last_time, 1e-9),
             "epoch": engine.state.epoch,
         }
         sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
 
-        def values() -> dict[str, Values]:
+        def values() -> dict[str, MetricValues]:
             slots = sums.wait()
             return {
-                "train": self._values("train", slots[Slot.BATCH], grad_norm=norm.wait().item(), **beside),
+                "train": self._values("train", slots[Slot.BATCH], grad_norm=norm.wait().item(), **others),
                 "train_window": self._values("train_window", slots[Slot.WINDOW]),
             }
 
         final = not self._bus.due("train", step)
         if not final:
             self._train_sums.reset(Slot.WINDOW)
-            self._since = (step, now)
-        # Last of all: torch lets the bus's thread run meanwhile, and would wait for its turn again.
-        self._bus.publish_group(PERIODIC, step, values, final=final)
+            self._last_point = (step, now)
+        # Publish last: afterwards the thread of the bus competes for the interpreter lock with calls to torch.
+        self._bus.publish_group(PERIODIC_STREAMS, step, values, final=final)
 
     def _complete_epoch(self, engine: Engine) -> None:
         sums, epoch = self._train_sums.snapshot(), engine.state.epoch
@@ -129,8 +159,8 @@ class Reporter:
             lambda: self._values("train_epoch", sums.wait()[Slot.EPOCH], epoch=epoch),
         )
 
-    def _values(self, stream: str, slot: NDArray[np.float64], **beside: float) -> Values:
-        """Compute a stream's values, and keep them as the latest."""
-        values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream]) | beside
+    def _values(self, stream: str, slot: NDArray[np.float64], **others: float) -> MetricValues:
+        """Compute the values of a stream, and remember them as the latest."""
+        values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream]) | others
         self.latest = {**self.latest, **{f"{stream}/{name}": value for name, value in values.items()}}
         return values

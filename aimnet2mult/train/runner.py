@@ -1,6 +1,6 @@
-"""A training run from the command's arguments to the receipt.
+"""Run a training from the arguments of the command to the receipt and the exit code.
 
-All that can be checked without torch is checked first; then the run is opened, and torch and aimnet are imported.
+Whatever can be checked without torch is checked first; then the run is opened, and torch and aimnet are imported.
 """
 
 from __future__ import annotations
@@ -17,76 +17,76 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from aimnet2mult.config import resume_rules as resume
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.distributed.rank_info import Communicator, RankInfo, find_rank_info
+from aimnet2mult.config.resume_rules import CONFIG_FILE, MODEL_FILE
+from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
 from aimnet2mult.labels import LABELS
-from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train.checkpoint_files import find_newest
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
 from telemetry.errors import format_error
 
 if TYPE_CHECKING:
+    from aimnet2mult.distributed.communicator import Communicator
     from aimnet2mult.train.console import Console
     from aimnet2mult.train.loop import Outcome
 
 __all__ = ["train"]
 
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
+"""Packages whose versions the run records."""
 
 PREEMPTED_DRAIN_TIMEOUT = 5.0
-"""Seconds that the end of a run that was stopped, or has lost a rank, waits for its sinks."""
+"""Maximum time to wait for the sinks when a run was stopped or has lost a rank, in seconds."""
 
-DIVERGED = 3
-"""The exit code of a training that was to stop when it diverges, and has."""
+EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
+"""Exit codes of ranks other than the first, which reports the error."""
+EXIT_DIVERGED = 3
+"""Exit code of a run that stopped because it has diverged."""
 
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
+"""Errors that the user can fix; their message is shown without a traceback."""
 
 
 def train(request: Request) -> int:
-    """Train as requested, and return the exit code: 0 for a finished run, 128 + signal for one that was stopped.
+    """Train as requested, and return the exit code.
 
-    3 is for one that has diverged, and was to stop then.
+    It is 0 if the run has finished, 128 + signal if a signal stopped it, and 3 if it stopped because it has diverged.
+    With several ranks, rank 0 opens the run and broadcasts its plan to the others, which print nothing.
 
-    Of several ranks the first has the run; the others are told what to do, and say nothing.
-
-    Raises ConfigError, DataError, ModelError and TelemetryError for what the user can mend, and RankLost.
+    Raises:
+        ConfigError: the configuration is invalid.
+        DataError: the data are unusable.
+        ModelError: the model cannot be built.
+        CheckpointError: the checkpoint to resume from does not fit.
+        TelemetryError: the run cannot be opened.
+        RankLost: another rank has failed.
     """
-    place = find_rank_info(os.environ)
-    return _follow(place) if place.rank else _lead(request, place)
+    info = find_rank_info(os.environ)
+    return _run_other_rank(info) if info.rank else _run_first_rank(request, info)
 
 
-def _lead(request: Request, place: RankInfo) -> int:
+def _run_first_rank(request: Request, info: RankInfo) -> int:
     plan = make_plan(request)
     with StopSignal() as stop:
-        bus = _open(plan)
+        bus = _open_run(plan)
         try:
-            outcome = _run(plan, bus, stop, place)
+            outcome = _run(plan, bus, stop, info)
         except BaseException as error:
-            killed = isinstance(error, KeyboardInterrupt)
-            reason = str(error) if isinstance(error, RankLost) else format_error(error)
-            # The launcher soon kills what is left of a job that has lost a rank.
-            _close(bus, plan, "killed" if killed else "failed", reason, hurry=killed or place.world > 1)
-            if isinstance(error, ConfigError | DataError | ModelError) and plan.resume_step is None:
-                # It never began to train: there is nothing in it that the mended command would not make again.
-                shutil.rmtree(plan.folder, ignore_errors=True)
+            _close_failed(bus, plan, error, several_ranks=info.world_size > 1)
             raise
         if outcome == "diverged":
-            reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
-            _close(bus, plan, "failed", reason, hurry=False)
-            good = checkpoint.newest(plan.folder)
-            cure = f" from before it: aimnet2mult train … --load {good}" if good else ""
-            echo(f"{reason}; start again, with other settings{cure}", err=True)
+            _close_diverged(bus, plan)
         else:
-            _close(bus, plan, outcome, hurry=outcome == "preempted")
+            _close(bus, plan, outcome, drain_briefly=outcome == "preempted")
         if outcome == "preempted":
-            echo(f"stopped by {_signal_name(stop)}; go on with: aimnet2mult train --resume {plan.folder}")
+            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
     return _exit_code(outcome, stop)
 
 
-def _follow(place: RankInfo) -> int:
+def _run_other_rank(info: RankInfo) -> int:
     _load_libraries()
     from aimnet2mult.distributed.process_group import process_group
     from aimnet2mult.train.console import NullConsole
@@ -95,28 +95,27 @@ def _follow(place: RankInfo) -> int:
     stop = StopSignal()
     with contextlib.ExitStack() as handlers:
         try:
-            with process_group(place) as ranks:
-                # Until all are there a signal ends this rank at once: then there is nothing to save.
+            with process_group(info) as communicator:
+                # Until all ranks have joined, a signal ends this one at once: there is nothing to save yet.
                 handlers.enter_context(stop)
-                plan: Plan = ranks.broadcast(None)  # type: ignore[assignment]
-                outcome = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), ranks)
+                plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
+                outcome = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
         except USER_ERRORS:
-            # The first says it, or that this rank has failed.
-            return 2
+            return EXIT_USER_ERROR
         except RankLost as lost:
-            if not lost.said:
+            if not lost.reported:
                 raise
-            return 1
+            return EXIT_RANK_LOST
     return _exit_code(outcome, stop)
 
 
 def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     if outcome == "diverged":
-        return DIVERGED
+        return EXIT_DIVERGED
     return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
 
 
-def _open(plan: Plan) -> MetricBus:
+def _open_run(plan: Plan) -> MetricBus:
     config = plan.config
     try:
         bus = open_run(
@@ -131,98 +130,127 @@ def _open(plan: Plan) -> MetricBus:
         )
     except TelemetryError:
         if plan.resume_step is None:
-            # Nothing has been written; a folder with something in it stays.
+            # Nothing has been written yet; a folder that is not empty stays.
             with contextlib.suppress(OSError):
                 plan.folder.rmdir()
         raise
     return bus
 
 
-def _run(plan: Plan, bus: MetricBus, stop: StopSignal, place: RankInfo) -> Outcome:
-    began = "a new run" if plan.resume_step is None else f"goes on after iteration {plan.resume_step}"
-    echo(f"{plan.folder}: {began}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
-    write_yaml(plan.folder / resume.CONFIG, plan.config.to_dict())
-    write_yaml(plan.folder / resume.MODEL, plan.definition)
+def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcome:
+    start = "new run" if plan.resume_step is None else f"resuming after iteration {plan.resume_step}"
+    echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
+    write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
+    write_yaml(plan.folder / MODEL_FILE, plan.definition)
     if stop.requested:
         return "preempted"
     from aimnet2mult.train.console import Console
 
-    progress = Console(_shown_units(plan, bus), epochs=plan.config.trainer.epochs)
-    progress.say("loading torch and aimnet …")
+    console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
+    console.say("loading torch and aimnet …")
     _load_libraries()
     from aimnet2mult.distributed.process_group import TIMEOUT, process_group
 
-    if place.world > 1:
-        progress.say(f"waiting for the others of {place.world} ranks, for {TIMEOUT.seconds // 60} minutes at most …")
+    if info.world_size > 1:
+        console.say(f"waiting up to {TIMEOUT.seconds // 60} minutes for all {info.world_size} ranks …")
     try:
-        with process_group(place) as ranks:
-            return _train(ranks.broadcast(plan), bus, stop, progress, ranks)
+        with process_group(info) as communicator:
+            return _train(communicator.broadcast(plan), bus, stop, console, communicator)
     finally:
-        progress.close()
+        console.close()
 
 
 def _load_libraries() -> None:
-    """Import torch and aimnet, which make two million objects that live as long as the process.
+    """Import torch and aimnet without garbage collection.
 
-    Going through them again and again while there come more takes longer than the imports themselves; and at the exit
-    it takes seconds, which a run that is being pre-empted does not have.
+    They create two million permanent objects. Traversing them repeatedly takes longer than the imports themselves, and
+    at exit it takes seconds that a preempted run does not have.
     """
     gc.disable()
     try:
         import aimnet2mult.distributed.process_group
-        import aimnet2mult.train.loop  # noqa: F401 - all that is imported with it
+        import aimnet2mult.train.loop  # noqa: F401 - and everything that it imports
     finally:
         gc.enable()
     gc.freeze()
 
 
-def _train(plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, progress: Console, ranks: Communicator) -> Outcome:
+def _train(
+    plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, console: Console, communicator: Communicator
+) -> Outcome:
     from aimnet2mult.distributed.stop_consensus import StopConsensus
     from aimnet2mult.models.weights import are_finite, load_weights, save_weights
-    from aimnet2mult.train.components import build_components, keep_saes
-    from aimnet2mult.train.loop import Training
+    from aimnet2mult.train.components import build_components, save_reference_energies
+    from aimnet2mult.train.loop import build_training
 
     stops = plan.settings.on_divergence == "stop"
-    agreement = StopConsensus(stop, ranks, has_diverged=lambda: stops and bus.diverged is not None)
-    if agreement.should_stop(now=True):
+    consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
+    if consensus.should_stop(now=True):
         return "preempted"
-    parts = ranks.run_on_all(lambda: build_components(plan.config, plan.definition, plan.folder, ranks))
-    ranks.set_device(parts.device)
-    if not ranks.rank:
-        # Now that no other can find them half made.
-        keep_saes(parts, plan.config.fidelity_names, plan.folder)
-    progress.say(parts.describe(plan.config.fidelity_names))
-    if ranks.world > 1:
-        progress.say(f"{ranks.world} ranks share each batch")
-    training = Training(
-        plan.config, parts, bus, folder=plan.folder, ranks=ranks, agreement=agreement, progress=progress
+    components = communicator.run_on_all(
+        lambda: build_components(plan.config, plan.definition, plan.folder, communicator)
+    )
+    communicator.set_device(components.device)
+    if not communicator.rank:
+        # Only now, since other ranks may have been looking for these files.
+        save_reference_energies(components, plan.config.fidelity_names, plan.folder)
+    console.say(components.describe(plan.config.fidelity_names))
+    if communicator.world_size > 1:
+        console.say(f"{communicator.world_size} ranks share each batch")
+    training = build_training(
+        plan.config,
+        components,
+        bus,
+        folder=plan.folder,
+        communicator=communicator,
+        consensus=consensus,
+        console=console,
     )
     if plan.checkpoint is not None:
         path = plan.checkpoint
-        ranks.run_on_all(lambda: training.resume(path))
+        communicator.run_on_all(lambda: training.resume(path))
     elif plan.config.load is not None:
         weights = Path(plan.config.load)
-        progress.say(ranks.run_on_all(lambda: load_weights(parts.model, weights)))
+        console.say(communicator.run_on_all(lambda: load_weights(components.model, weights)))
     outcome = training.run()
-    if outcome == "finished" and plan.save is not None and not ranks.rank:
-        if are_finite(parts.model):
-            save_weights(parts.model, plan.save)
-            progress.say(f"weights: {plan.save}")
+    if outcome == "finished" and plan.save is not None and not communicator.rank:
+        if are_finite(components.model):
+            save_weights(components.model, plan.save)
+            console.say(f"weights: {plan.save}")
         else:
-            progress.say(f"warning: nothing is written to {plan.save}: the model's weights are not finite")
+            console.say(f"warning: --save {plan.save} is not written: the model's weights are not finite")
     return outcome
 
 
-def _shown_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
-    """Return for each label that is learnt the unit to show, and the factor to it."""
+def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
+    """Return the display unit of each label that is trained, and the factor to it from the source unit."""
     metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 
 
-def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, hurry: bool) -> None:
-    # Whoever stops a run waits for its end.
-    wait = plan.settings.drain_timeout
-    receipt = bus.close(status, reason=reason, timeout=min(PREEMPTED_DRAIN_TIMEOUT, wait) if hurry else wait)
+def _close_failed(bus: MetricBus, plan: Plan, error: BaseException, *, several_ranks: bool) -> None:
+    killed = isinstance(error, KeyboardInterrupt)
+    reason = str(error) if isinstance(error, RankLost) else format_error(error)
+    # With several ranks, the launcher soon kills the remaining processes of a failed job.
+    _close(bus, plan, "killed" if killed else "failed", reason, drain_briefly=killed or several_ranks)
+    if isinstance(error, ConfigError | DataError | ModelError) and plan.resume_step is None:
+        # Training never started, and the corrected command creates everything again.
+        shutil.rmtree(plan.folder, ignore_errors=True)
+
+
+def _close_diverged(bus: MetricBus, plan: Plan) -> None:
+    reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
+    _close(bus, plan, "failed", reason, drain_briefly=False)
+    newest = find_newest(plan.folder)
+    weights = f" and the weights from before: aimnet2mult train … --load {newest}" if newest else ""
+    echo(f"{reason}; start a new run with other settings{weights}", err=True)
+
+
+def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, drain_briefly: bool) -> None:
+    timeout = plan.settings.drain_timeout
+    if drain_briefly:
+        timeout = min(PREEMPTED_DRAIN_TIMEOUT, timeout)
+    receipt = bus.close(status, reason=reason, timeout=timeout)
     if status != "failed" or bus.counts().offered:
         echo(str(receipt))
 

@@ -1,29 +1,48 @@
-"""Which validation was the best so far."""
+"""Validate the model during training, and keep the weights of the best validation."""
 
 import math
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from ignite.engine import Engine, Events
+
+from aimnet2mult.config.schema import Config
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.distributed.stop_consensus import StopConsensus
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.error_sums import Slot
+from aimnet2mult.metrics.statistics import VALIDATION, metric_info, statistics
+from aimnet2mult.models.weights import save_weights
+from aimnet2mult.train.checkpoint_files import best_path
+from aimnet2mult.train.components import Components
+from aimnet2mult.train.console import Console
+from aimnet2mult.train.engine import build_validator
+from aimnet2mult.train.reporter import Reporter
 
-__all__ = ["Best"]
+__all__ = ["BestValidation", "Validation"]
 
 
-class Best:
-    """The best value of a validation's metric: the lowest, or the highest of an R².
+class BestValidation:
+    """The best value of a validation metric so far: the highest for R², otherwise the lowest.
 
-    ``metric`` may be written ``loss``, ``val_loss`` or ``val/loss``; None watches nothing. Raises ConfigError if
-    it is not in ``metrics``.
+    Args:
+        metric: name of the metric, such as ``loss``; ``val_loss`` and ``val/loss`` are accepted too. None tracks
+            nothing.
+        metrics: names of the validation metrics.
+
+    Raises:
+        ConfigError: ``metric`` is not one of ``metrics``.
     """
 
     def __init__(self, metric: str | None, metrics: Collection[str]) -> None:
         self.metric = None if metric is None else metric.removeprefix("val/").removeprefix("val_")
         if self.metric is not None and self.metric not in metrics:
-            raise ConfigError(f"checkpoint.best is {metric!r}; the validation has {', '.join(metrics)}")
+            raise ConfigError(f"checkpoint.best is {metric!r}; expected one of {', '.join(metrics)}")
         self._value = math.inf
 
-    def improved(self, metrics: Mapping[str, float]) -> bool:
-        """Say whether this validation is better than all before it; one without the metric, or with NaN, is not."""
+    def update(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether this validation is the best so far, and remember it; a missing or NaN value never is."""
         if self.metric is None:
             return False
         value = metrics.get(self.metric, math.nan)
@@ -34,10 +53,103 @@ class Best:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that `load_state_dict` needs."""
+        """Return the state for `load_state_dict`."""
         return {"metric": self.metric, "value": self._value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`; where another metric was watched, from the beginning."""
+        """Restore the state from `state_dict`; ignored if it is for another metric."""
         if state.get("metric") == self.metric:
             self._value = state.get("value", math.inf)
+
+
+class Validation:
+    """Validates the model: publishes the metrics, steps the schedule, and writes ``best.pt`` on rank 0.
+
+    If the run has to stop during a validation, the validation is interrupted and stays pending; run it again first
+    thing after the resume. All ranks must call `run` at the same iterations.
+
+    Args:
+        run: the run folder.
+        components: their model is validated.
+        config: its ``checkpoint.best`` names the metric of the best validation.
+        reporter: publishes the metrics.
+        consensus: decides after each batch whether to stop.
+        communicator: connects the ranks.
+        console: shows what goes wrong.
+
+    Raises:
+        ConfigError: ``checkpoint.best`` is not a validation metric.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        components: Components,
+        config: Config,
+        *,
+        reporter: Reporter,
+        consensus: StopConsensus,
+        communicator: Communicator,
+        console: Console,
+    ) -> None:
+        self.pending = False
+        """Whether the last validation was interrupted and has to be repeated."""
+        self._run = run
+        self._components = components
+        self._fidelity_names = config.fidelity_names
+        self._reporter = reporter
+        self._consensus = consensus
+        self._communicator = communicator
+        self._console = console
+        names = metric_info(components.labels, config.fidelity_names, VALIDATION)
+        self._best = BestValidation(config.checkpoint.best, names)
+        self._validator = build_validator(
+            components.model, components.loss_fn, components.val_sums, device=components.device
+        )
+        self._validator.add_event_handler(Events.ITERATION_COMPLETED, self._interrupt_if_stopping)
+
+    def run(self, iteration: int) -> None:
+        """Validate the model after a training iteration; if interrupted, only set `pending`."""
+        self._components.val_sums.reset(Slot.EPOCH)
+        self.pending = False
+        self._consensus.reset_interval()
+        self._validator.run(self._components.val_loader)
+        self._consensus.reset_interval()
+        if self.pending:
+            return
+        metrics = self._publish(iteration)
+        self._components.schedule.step_validation(metrics)
+        if self._best.update(metrics) and not self._communicator.rank:
+            self._save_best()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for `load_state_dict`, with the keys of a checkpoint's position."""
+        return {"owes_validation": self.pending, "best": self._best.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state from `state_dict`."""
+        self.pending = state["owes_validation"]
+        # Checkpoints of early versions have no best value.
+        self._best.load_state_dict(state.get("best", {}))
+
+    def _interrupt_if_stopping(self, validator: Engine) -> None:
+        if validator.state.iteration < len(self._components.val_loader) and self._consensus.should_stop():
+            self.pending = True
+            validator.terminate()
+
+    def _publish(self, iteration: int) -> dict[str, float]:
+        """Publish the validation, and return its metrics if anything here needs them, which waits for the device."""
+        components = self._components
+        epoch = -(-iteration // len(components.train_loader))
+        published = self._reporter.publish_validation(iteration, epoch)
+        if not components.schedule.needs_validation and self._best.metric is None:
+            return {}
+        return statistics(published.wait()[Slot.EPOCH], components.labels, self._fidelity_names, VALIDATION)
+
+    def _save_best(self) -> None:
+        path = best_path(self._run)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_weights(self._components.model, path)
+        except OSError as error:
+            self._console.say(f"warning: cannot save the weights of the best validation: {error}; training continues")

@@ -1,4 +1,4 @@
-"""For all measurements of parts: the batches of the benchmarks can be imported."""
+"""Make the modules of the benchmarks importable, and use one thread."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The bus: whether an iteration is due, and a point's way to the queue."""
+"""The bus: ``due`` and ``publish``."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def buses(tmp_path: Path) -> Iterator[Any]:
         bus.close()
 
 
-@pytest.mark.benchmark(group="parts of a due point")
-def test_due_at_an_iteration_that_is_not(benchmark: Any) -> None:
+@pytest.mark.benchmark(group="due point")
+def test_due_at_an_iteration_that_is_not_due(benchmark: Any) -> None:
     benchmark(Cadence(200).due, "train", 201)
 
 
 def publish(benchmark: Any, bus: MetricBus) -> None:
     steps = count(1)
-    # The queue is emptied before each round: what is measured is not how it is full.
+    # Flush before each round, so that the queue never fills up.
     benchmark.pedantic(
         lambda step: bus.publish("train", step, VALUES),
         setup=lambda: (bus.flush(), ((next(steps),), {}))[1],
@@ -52,20 +52,20 @@ def publish(benchmark: Any, bus: MetricBus) -> None:
     assert bus.counts().lost == 0
 
 
-@pytest.mark.benchmark(group="parts of a due point")
+@pytest.mark.benchmark(group="due point")
 def test_publish(benchmark: Any, buses: Any) -> None:
     publish(benchmark, buses())
 
 
-@pytest.mark.benchmark(group="growth: publish, sinks")
+@pytest.mark.benchmark(group="publish, by number of sinks")
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
-def test_growth_with_the_sinks(benchmark: Any, buses: Any, size: int) -> None:
+def test_scaling_with_sinks(benchmark: Any, buses: Any, size: int) -> None:
     publish(benchmark, buses(size))
 
 
-@pytest.mark.benchmark(group="growth: publish, points before")
+@pytest.mark.benchmark(group="publish, by number of earlier points")
 @pytest.mark.parametrize("size", [1, 1_000, 30_000])
-def test_growth_with_the_run(benchmark: Any, buses: Any, size: int) -> None:
+def test_scaling_with_earlier_points(benchmark: Any, buses: Any, size: int) -> None:
     bus = buses()
     for step in range(size):
         bus.publish("train", step, VALUES)

@@ -1,4 +1,4 @@
-"""The error sums of a batch: against plain torch, torchmetrics and aimnet's metric; and how they grow."""
+"""The error sums of a batch: compared with plain torch, torchmetrics and the metric of aimnet; and how they scale."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from aimnet.train.metrics import RegMultiMetric
-from batches import COMPONENTS, FIDELITIES, LABELS, Batch, PlainSums, counted_of, make_batch
 from torchmetrics import MeanSquaredError
+from workload import COMPONENTS, FIDELITIES, LABELS, Batch, PlainSums, counted_components, make_batch
 
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import POOLED
@@ -40,40 +40,40 @@ def test_torchmetrics(benchmark: Any) -> None:
         real = batch.numbers > 0
         for (name, fidelity), metric in metrics.items():
             label = batch.true[name]
-            counted = counted_of(label, batch.true[f"{name}_mask"] & (batch.fidelity == fidelity), real)
+            counted = counted_components(label, batch.true[f"{name}_mask"] & (batch.fidelity == fidelity), real)
             metric.update(batch.pred[name][counted], label[counted])
 
     benchmark(update)
 
 
 @pytest.mark.benchmark(group="error sums of a batch")
-def test_metric_of_aimnet_without_masks_or_fidelities(benchmark: Any) -> None:
+def test_aimnet_metric_without_masks_or_fidelities(benchmark: Any) -> None:
     batch = make_batch()
     metric = RegMultiMetric({name: {"abbr": name, "scale": 1.0, "mult": COMPONENTS[name]} for name in LABELS})
     pred = batch.pred | {"_natom": (batch.numbers > 0).sum(-1), "numbers": batch.numbers}
     benchmark(metric.update, (pred, batch.true))
 
 
-@pytest.mark.benchmark(group="growth: error sums, structures of a batch")
+@pytest.mark.benchmark(group="error sums, by structures per batch")
 @pytest.mark.parametrize("size", [16, 64, 256, 1024])
-def test_growth_with_the_batch(benchmark: Any, size: int) -> None:
+def test_scaling_with_batch(benchmark: Any, size: int) -> None:
     benchmark(sums_of(make_batch(size)))
 
 
-@pytest.mark.benchmark(group="growth: error sums, labels")
+@pytest.mark.benchmark(group="error sums, by number of labels")
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_growth_with_the_labels(benchmark: Any, size: int) -> None:
+def test_scaling_with_labels(benchmark: Any, size: int) -> None:
     labels = LABELS[:size]
     benchmark(sums_of(make_batch(labels=labels), labels))
 
 
-@pytest.mark.benchmark(group="growth: error sums, fidelities")
+@pytest.mark.benchmark(group="error sums, by number of fidelities")
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
-def test_growth_with_the_fidelities(benchmark: Any, size: int) -> None:
+def test_scaling_with_fidelities(benchmark: Any, size: int) -> None:
     benchmark(sums_of(make_batch(fidelities=size), fidelities=size))
 
 
-@pytest.mark.benchmark(group="parts of a due point")
+@pytest.mark.benchmark(group="due point")
 def test_snapshot_and_reset(benchmark: Any) -> None:
     sums = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities)
 

@@ -1,4 +1,4 @@
-"""The journal: appending, reading, and delivering from it."""
+"""The journal: appending, reading and delivering."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from basics import NAMES, fill
+from components import NAMES, fill
 
 from telemetry import Settings
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
@@ -22,7 +22,7 @@ VALUES = {name: number + 0.123456789 for number, name in enumerate(NAMES)}
 
 
 @pytest.mark.benchmark(group="journal")
-def test_append_and_commit_of_1000(benchmark: Any, tmp_path: Path) -> None:
+def test_append_and_commit_1000_records(benchmark: Any, tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, run_record())
 
     def append() -> None:
@@ -35,14 +35,14 @@ def test_append_and_commit_of_1000(benchmark: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.benchmark(group="journal")
-def test_read_of_1000(benchmark: Any, tmp_path: Path) -> None:
+def test_read_1000_records(benchmark: Any, tmp_path: Path) -> None:
     fill(tmp_path, 1000)[0].close()
     benchmark(lambda: JournalReader(tmp_path).read(2000, live=False))
 
 
-@pytest.mark.benchmark(group="growth: reading on by one record, records before")
+@pytest.mark.benchmark(group="reading one new record, by number of earlier records")
 @pytest.mark.parametrize("size", [1_000, 10_000, 100_000])
-def test_growth_with_the_journal(benchmark: Any, tmp_path: Path, size: int) -> None:
+def test_scaling_with_journal(benchmark: Any, tmp_path: Path, size: int) -> None:
     writer, _ = fill(tmp_path, size)
     reader = JournalReader(tmp_path)
     while reader.read(10_000, live=True):
@@ -51,17 +51,17 @@ def test_growth_with_the_journal(benchmark: Any, tmp_path: Path, size: int) -> N
     def read() -> None:
         assert len(reader.read(1000, live=True)) == 1
 
-    def one() -> None:
+    def append_one() -> None:
         writer.append(lambda seq: Scalars(seq=seq, time=seq, stream="train", step=seq, values=VALUES))
         writer.commit()
 
-    benchmark.pedantic(read, setup=one, rounds=300)
+    benchmark.pedantic(read, setup=append_one, rounds=300)
     writer.close()
 
 
-@pytest.mark.benchmark(group="growth: delivery, backlog")
+@pytest.mark.benchmark(group="delivery, by backlog")
 @pytest.mark.parametrize("size", [100, 1_000, 10_000])
-def test_growth_with_the_backlog(benchmark: Any, tmp_path: Path, size: int) -> None:
+def test_scaling_with_backlog(benchmark: Any, tmp_path: Path, size: int) -> None:
     writer, _ = fill(tmp_path, size)
     writer.append(lambda seq: Closed(seq=seq, time=seq, status="finished"))
     writer.commit()
@@ -69,7 +69,7 @@ def test_growth_with_the_backlog(benchmark: Any, tmp_path: Path, size: int) -> N
     (tmp_path / "sinks").mkdir()
     numbers = count()
 
-    def one() -> tuple[tuple[Delivery, RecordingSink], dict[str, Any]]:
+    def new_delivery() -> tuple[tuple[Delivery, RecordingSink], dict[str, Any]]:
         sink = RecordingSink(f"sink-{next(numbers)}")
         (chosen,) = select([sink], {})
         delivery = Delivery(tmp_path, chosen, Settings(), follow=False)
@@ -80,4 +80,4 @@ def test_growth_with_the_backlog(benchmark: Any, tmp_path: Path, size: int) -> N
         assert delivery.run() is DeliveryOutcome.COMPLETE
         assert len(sink.records) == size
 
-    benchmark.pedantic(deliver, setup=one, rounds=5)
+    benchmark.pedantic(deliver, setup=new_delivery, rounds=5)

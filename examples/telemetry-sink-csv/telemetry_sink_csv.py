@@ -39,8 +39,8 @@ class CsvSink:
         else:
             self.path.write_bytes(HEADER)
         rows = csv.DictReader(io.StringIO((whole or HEADER).decode(), newline=""))
-        self.held = max((int(row["seq"]) for row in rows), default=0)
-        return Opened(destination=str(self.path), last_seq=self.held)
+        self.last_seq = max((int(row["seq"]) for row in rows), default=0)
+        return Opened(destination=str(self.path), last_seq=self.last_seq)
 
     @hookimpl
     @backend_errors("csv")
@@ -48,7 +48,7 @@ class CsvSink:
         text = io.StringIO(newline="")
         rows = csv.writer(text, lineterminator="\n")
         for record in records:
-            if isinstance(record, Scalars) and record.seq > self.held:
+            if isinstance(record, Scalars) and record.seq > self.last_seq:
                 for name, value in record.items():
                     rows.writerow([record.seq, record.time, record.step, name, value, self.units.get(name, "1")])
         if text.getvalue():
@@ -57,8 +57,8 @@ class CsvSink:
                 file.write(text.getvalue().encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-        self.held = max([self.held, *(record.seq for record in records)])
-        return self.held
+        self.last_seq = max([self.last_seq, *(record.seq for record in records)])
+        return self.last_seq
 
     @hookimpl
     def sink_close(self, status):

@@ -1,4 +1,4 @@
-"""From records to calls of ``log_batch``: which metrics and tags go together."""
+"""Division of records into calls of ``log_batch``, as metrics and tags."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from sinks.mlflow.names import INFINITE, Names
-from sinks.mlflow.tags import TAG_LIMIT, cut
+from sinks.mlflow.names import INFINITY_SUFFIX, MAX_TAG_LENGTH, MetricNames
+from sinks.mlflow.tags import truncate
 from telemetry.sink_api import Alert, Record, Resumed, Scalars
 
-METRICS, TAGS = 980, 20
-"""In one call: MLflow takes 1000 things, and splits what is more in ways of its own."""
-BYTES = 900_000
-"""Of one call's metrics: MLflow takes 1 MB."""
-_FRAME = 120
-"""Bytes of a metric's JSON beside its name."""
+MAX_METRICS_PER_CALL, MAX_TAGS_PER_CALL = 980, 20
+"""MLflow accepts 1000 items per call, and divides larger calls in an order of its own choice."""
+MAX_METRIC_BYTES_PER_CALL = 900_000
+"""MLflow accepts 1 MB per call."""
+_METRIC_OVERHEAD_BYTES = 120
+"""Size of a metric's JSON without its name."""
 
 
-class Value(NamedTuple):
-    """One value of a metric, as MLflow's ``Metric`` takes it."""
+class MetricPoint(NamedTuple):
+    """One value of a metric, with the arguments of MLflow's ``Metric``: ``timestamp`` in ms, ``step`` the iteration."""
 
     key: str
     value: float
@@ -29,58 +29,62 @@ class Value(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What goes into one call. ``last`` is the number of the last record that is whole when it has been taken."""
+    """The content of one call; ``last_seq`` is the number of the last record that is complete after it."""
 
-    values: list[Value]
+    points: list[MetricPoint]
     tags: dict[str, str]
-    last: int
+    last_seq: int
 
 
-def batches(records: Iterable[Record], names: Names, last: int) -> Iterator[Batch]:
-    """Put records together; one is split only if it alone is too much for a call.
+def split_into_batches(records: Iterable[Record], names: MetricNames, last_seq: int) -> Iterator[Batch]:
+    """Combine records into as few calls as possible; a record is divided only if it alone exceeds the limits.
 
     Args:
         records: in order.
         names: of the metrics.
-        last: the number of the record before.
+        last_seq: the number of the record before.
 
     Raises:
-        SinkRejected: a metric that was not declared has the name of another in MLflow.
+        SinkRejected: an undeclared metric would get the name of another one in MLflow.
     """
-    values: list[Value] = []
+    points: list[MetricPoint] = []
     tags: dict[str, str] = {}
     size = 0
     for record in records:
-        new = _values(record, names)
-        new_size = sum(map(_size, new))
+        new = _points(record, names)
+        new_size = sum(map(_json_bytes, new))
         new_tags = _tags(record)
-        full = len(values) + len(new) > METRICS or size + new_size > BYTES or len(tags.keys() | new_tags) > TAGS
-        if full and (values or tags):
-            yield Batch(values, tags, last)
-            values, tags, size = [], {}, 0
-        while len(new) > METRICS or new_size > BYTES:
-            count = min(METRICS, max(1, len(new) * BYTES // new_size))
-            yield Batch(new[:count], {}, last)
+        if (points or tags) and (
+            len(points) + len(new) > MAX_METRICS_PER_CALL
+            or size + new_size > MAX_METRIC_BYTES_PER_CALL
+            or len(tags.keys() | new_tags) > MAX_TAGS_PER_CALL
+        ):
+            yield Batch(points, tags, last_seq)
+            points, tags, size = [], {}, 0
+        while len(new) > MAX_METRICS_PER_CALL or new_size > MAX_METRIC_BYTES_PER_CALL:
+            count = min(MAX_METRICS_PER_CALL, max(1, len(new) * MAX_METRIC_BYTES_PER_CALL // new_size))
+            yield Batch(new[:count], {}, last_seq)
             new = new[count:]
-            new_size = sum(map(_size, new))
-        values, size, last = [*values, *new], size + new_size, record.seq
+            new_size = sum(map(_json_bytes, new))
+        points, size, last_seq = [*points, *new], size + new_size, record.seq
         tags |= new_tags
-    yield Batch(values, tags, last)
+    yield Batch(points, tags, last_seq)
 
 
-def _values(record: Record, names: Names) -> list[Value]:
+def _points(record: Record, names: MetricNames) -> list[MetricPoint]:
     if not isinstance(record, Scalars):
         return []
-    out = []
+    points = []
     for metric, value in record.items():
-        name = names.name(metric)
+        name = names.name_of(metric)
         if math.isinf(value):
-            # MLflow would make 1.8e308 of it, and of the chart's axis.
-            out.append(Value(name, math.nan, record.time, record.step))
-            out.append(Value(f"{name}{INFINITE}", math.copysign(1.0, value), record.time, record.step))
+            # MLflow would replace it by 1.8e308, which would also become the limit of the chart's axis.
+            points.append(MetricPoint(name, math.nan, record.time, record.step))
+            sign = math.copysign(1.0, value)
+            points.append(MetricPoint(f"{name}{INFINITY_SUFFIX}", sign, record.time, record.step))
         else:
-            out.append(Value(name, value, record.time, record.step))
-    return out
+            points.append(MetricPoint(name, value, record.time, record.step))
+    return points
 
 
 def _tags(record: Record) -> dict[str, str]:
@@ -88,9 +92,9 @@ def _tags(record: Record) -> dict[str, str]:
         return {f"telemetry.resumed.{record.attempt}": f"from iteration {record.step}"}
     if isinstance(record, Alert):
         text = f"{record.level} at iteration {record.step}: {record.title}"
-        return {"telemetry.alert": cut(f"{text}: {record.text}" if record.text else text, TAG_LIMIT)}
+        return {"telemetry.alert": truncate(f"{text}: {record.text}" if record.text else text, MAX_TAG_LENGTH)}
     return {}
 
 
-def _size(value: Value) -> int:
-    return len(json.dumps(value.key)) + _FRAME
+def _json_bytes(point: MetricPoint) -> int:
+    return len(json.dumps(point.key)) + _METRIC_OVERHEAD_BYTES

@@ -1,4 +1,4 @@
-"""Calls of MLflow's client: what surrounds them, and what their failures mean."""
+"""The context in which MLflow's client is called: environment, logging, and translation of errors."""
 
 from __future__ import annotations
 
@@ -10,125 +10,123 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sinks.mlflow.tracking_uri import Place
-from telemetry.sink_api import SinkRejected, SinkUnavailable, TelemetryError, backend_errors
+from sinks.mlflow.tracking_uri import TrackingUri
+from telemetry.sink_api import SinkRejected, SinkUnavailable, TelemetryError, backend_errors, format_error
 
 Client = Any
-"""An ``MlflowClient``, or what behaves as one."""
+"""An ``MlflowClient``, or an object that behaves like one."""
 
-# The journal is what tries again: sooner, and without a second run when only the answer to create_run was lost.
-_ALWAYS = {
+_FORCED_ENVIRONMENT = {
+    # Delivery retries by itself: sooner, and without a second run if only the answer to create_run was lost.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # Usage data would go to the internet, which compute nodes do not have.
+    # Usage data would be sent to the internet, which compute nodes cannot reach.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-_UNLESS_SET = {
+_DEFAULT_ENVIRONMENT = {
+    # In seconds.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    # A pooled connection goes on writing to an SQLite file that has been removed.
+    # A pooled connection would keep writing to an SQLite file that has been removed.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
 _LOGGERS = ("mlflow", "alembic", "sqlalchemy.engine")
-_STATUS = re.compile(r"failed with error code (\d{3}) ")
-_REFUSALS = {400, 413, 422}
-_LOGIN_CURE = (
+_STATUS_IN_MESSAGE = re.compile(r"failed with error code (\d{3}) ")
+_REJECTION_STATUSES = {400, 413, 422}
+_CREDENTIALS_HINT = (
     "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, in the environment, and "
     "deliver again"
 )
 
 
 def connect(uri: str) -> Client:
-    """Give a client for a tracking URI. Makes or opens the store of a database, asks a server nothing."""
+    """Return a client for a tracking URI. Creates or opens the store of a database, but does not call a server."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
-def calls(place: Place) -> Iterator[None]:
-    """Surround calls of MLflow: short time-outs, silence, and telemetry's errors instead of MLflow's.
+def mlflow_calls(tracking_uri: TrackingUri) -> Iterator[None]:
+    """Run calls of MLflow with short timeouts and without log output, and translate their errors.
 
     Raises:
-        SinkRejected: MLflow, or what it needs for this place, is not installed.
-        SinkUnavailable: for anything else that is not telemetry's own.
+        SinkRejected: MLflow, or a package it needs for this URI, is not installed.
+        SinkUnavailable: for any other error that is not one of telemetry's.
     """
-    with backend_errors("mlflow"), _environment(), _silence():
+    with backend_errors("mlflow"), _environment(), _silenced_loggers():
         try:
             yield
         except (TelemetryError, ImportError):
             raise
         except Exception as error:  # noqa: BLE001 - a backend may raise anything
-            # Neither its text nor the error itself may bring the login of the address to light.
-            raise SinkUnavailable(f"mlflow: {place.without_login(say(error))}") from None
+            # The original error is suppressed, because its message may contain credentials.
+            raise SinkUnavailable(f"mlflow: {tracking_uri.redact(format_error(error))}") from None
 
 
 @contextmanager
-def opening(place: Place) -> Iterator[None]:
-    """Tell a login that is refused from other failures; within ``calls``.
+def login_errors(tracking_uri: TrackingUri) -> Iterator[None]:
+    """Translate rejected credentials, inside of ``mlflow_calls``; other errors pass through.
 
     Raises:
-        SinkRejected: the server lets nobody in, or not this one.
+        SinkRejected: the server answered 401 or 403.
     """
     try:
         yield
     except Exception as error:
-        if status(error) in {401, 403}:
-            msg = f"{place.shown} refuses the login ({place.without_login(say(error))}): {_LOGIN_CURE}"
+        if http_status(error) in {401, 403}:
+            details = tracking_uri.redact(format_error(error))
+            msg = f"{tracking_uri.shown} rejected the login ({details}): {_CREDENTIALS_HINT}"
             raise SinkRejected(msg) from None
         raise
 
 
-def status(error: Exception) -> int:
-    """Give the HTTP status that an error of MLflow's stands for; 0 for any other error."""
-    # An answer that is no JSON loses its status, unless MLflow has a name for it.
-    told = _STATUS.search(str(error))
-    if told is not None:
-        return int(told[1])
+def http_status(error: Exception) -> int:
+    """Return the HTTP status of an MLflow error; 0 for any other error."""
+    # For an answer that is not JSON, MLflow keeps the status only in the message.
+    match = _STATUS_IN_MESSAGE.search(str(error))
+    if match is not None:
+        return int(match[1])
     get = getattr(error, "get_http_status_code", None)
     return int(get()) if get is not None else 0
 
 
-def is_refusal(error: Exception) -> bool:
-    """Say whether MLflow would refuse the same call again."""
-    return status(error) in _REFUSALS
-
-
-def say(error: Exception) -> str:
-    """Give an error on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
+def is_rejection(error: Exception) -> bool:
+    """Return whether MLflow would reject the same call again."""
+    return http_status(error) in _REJECTION_STATUSES
 
 
 _lock = threading.Lock()
-_inside = 0
-_before: dict[str, str | None] = {}
+_users = 0
+_original_environment: dict[str, str | None] = {}
 
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Set MLflow's settings, which it reads at each call, and put back what was there when the last thread leaves."""
-    global _inside  # noqa: PLW0603 - so is the environment
+    """Set the variables that MLflow reads at each call, and restore them when the last thread leaves."""
+    global _users  # noqa: PLW0603 - so is the environment
     with _lock:
-        if _inside == 0:
-            new = _ALWAYS | {name: value for name, value in _UNLESS_SET.items() if name not in os.environ}
-            _before.clear()
-            _before.update({name: os.environ.get(name) for name in new})
+        if _users == 0:
+            defaults = {name: value for name, value in _DEFAULT_ENVIRONMENT.items() if name not in os.environ}
+            new = _FORCED_ENVIRONMENT | defaults
+            _original_environment.clear()
+            _original_environment.update({name: os.environ.get(name) for name in new})
             os.environ.update(new)
-        _inside += 1
+        _users += 1
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
-                for name, value in _before.items():
+            _users -= 1
+            if _users == 0:
+                for name, value in _original_environment.items():
                     if value is None:
                         os.environ.pop(name, None)
                     else:
                         os.environ[name] = value
 
 
-class _Others(logging.Filter):
-    """Lets through what other threads say."""
+class _OtherThreads(logging.Filter):
+    """Passes only log records of other threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,16 +137,16 @@ class _Others(logging.Filter):
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what MLflow would print of this thread's calls to itself: all of it is in the errors."""
-    import mlflow  # noqa: F401 - its import is what makes the handlers
+def _silenced_loggers() -> Iterator[None]:
+    """Suppress the log output of this thread's MLflow calls: errors contain all of it."""
+    import mlflow  # noqa: F401 - importing it creates the handlers
 
     handlers = {handler for name in _LOGGERS for handler in logging.getLogger(name).handlers}
-    others = _Others()
+    other_threads = _OtherThreads()
     for handler in handlers:
-        handler.addFilter(others)
+        handler.addFilter(other_threads)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(others)
+            handler.removeFilter(other_threads)

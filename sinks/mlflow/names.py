@@ -1,4 +1,4 @@
-"""The names that MLflow takes, made from any others."""
+"""Valid MLflow names for metrics, parameters and tags with any names, and MLflow's limits on lengths."""
 
 from __future__ import annotations
 
@@ -8,63 +8,67 @@ from collections.abc import Iterable
 
 from telemetry.sink_api import SinkRejected
 
-LIMIT = 250
-"""Characters that MLflow takes in a name."""
-INFINITE = ".inf"
-"""Ends the name under which the sign of a metric's infinities is written."""
+MAX_NAME_LENGTH = 250
+"""Characters that MLflow allows in a name."""
+MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000
+"""Characters that MLflow stores of a parameter or tag."""
+INFINITY_SUFFIX = ".inf"
+"""Suffix of the metric that holds the signs of a metric's infinities."""
 
-_REFUSED = re.compile(r"[^\w.\- :/]")
-_CHARACTERS = "letters, digits and _ - . : / and space"
+_INVALID_CHARACTER = re.compile(r"[^\w.\- :/]")
+_VALID_CHARACTERS = "letters, digits and _ - . : / and space"
 
 
-def key(text: str, limit: int = LIMIT) -> str:
-    """Give the name under which MLflow takes a metric, parameter or tag; the text itself where it does.
+def valid_name(text: str, max_length: int = MAX_NAME_LENGTH) -> str:
+    """Return the MLflow name of a metric, parameter or tag: the text itself if it is valid.
 
-    What MLflow refuses becomes ``_``; a name that is too long is cut, and ended by its checksum.
+    Invalid characters become ``_``; a name that is too long is truncated and ends with its checksum.
     """
-    parts = _REFUSED.sub("_", text).split("/")
+    parts = _INVALID_CHARACTER.sub("_", text).split("/")
     name = "/".join("_" * max(1, len(part)) if part in {"", ".", ".."} else part for part in parts)
     if name.startswith(".."):
         name = f"__{name[2:]}"
-    if len(name) > limit:
-        name = f"{name[: limit - 9].rstrip('/.')}_{zlib.crc32(text.encode()):08x}"
+    if len(name) > max_length:
+        name = f"{name[: max_length - 9].rstrip('/.')}_{zlib.crc32(text.encode()):08x}"
     return name
 
 
-class Names:
-    """The names of a run's metrics in MLflow, each with one more for its infinities.
+class MetricNames:
+    """The MLflow names of a run's metrics, each reserving a second name for its infinities.
 
     Raises:
-        SinkRejected: two metrics would have one name, so that nobody could tell their points apart.
+        SinkRejected: two metrics would get the same name, so that their points could not be distinguished.
     """
 
     def __init__(self, metrics: Iterable[str]) -> None:
         self._names: dict[str, str] = {}
         self._owners: dict[str, str] = {}
         for metric in metrics:
-            self.name(metric)
+            self.name_of(metric)
 
-    def name(self, metric: str) -> str:
-        """Give the name of a metric; raises as the constructor does for one that has not been named before."""
+    def name_of(self, metric: str) -> str:
+        """Return the name of a metric, adding it if it is new; raises SinkRejected like the constructor."""
         name = self._names.get(metric)
         if name is None:
-            name = self._names[metric] = self._claim(metric)
+            name = self._names[metric] = self._reserve(metric)
         return name
 
-    def changed(self) -> dict[str, str]:
-        """Give the metrics that have another name in MLflow, by that name."""
+    def renamed(self) -> dict[str, str]:
+        """Return the metrics whose MLflow name differs from their own, by MLflow name."""
         return {name: metric for metric, name in self._names.items() if name != metric}
 
-    def _claim(self, metric: str) -> str:
-        name = key(metric, LIMIT - len(INFINITE))
-        for taken in (name, f"{name}{INFINITE}"):
-            other = self._owners.get(taken)
-            if other is not None:
-                raise SinkRejected(_clash(other, metric, taken))
-        self._owners |= {name: metric, f"{name}{INFINITE}": metric}
+    def _reserve(self, metric: str) -> str:
+        name = valid_name(metric, MAX_NAME_LENGTH - len(INFINITY_SUFFIX))
+        for reserved in (name, f"{name}{INFINITY_SUFFIX}"):
+            owner = self._owners.get(reserved)
+            if owner is not None:
+                raise SinkRejected(_conflict_message(owner, metric, reserved))
+        self._owners |= {name: metric, f"{name}{INFINITY_SUFFIX}": metric}
         return name
 
 
-def _clash(one: str, other: str, name: str) -> str:
-    why = f"a name there has {_CHARACTERS}, and one that ends in {INFINITE} is for the infinities of the one without"
-    return f"the metrics {one!r} and {other!r} would both be {name!r} in MLflow ({why}); rename one of them"
+def _conflict_message(one: str, other: str, name: str) -> str:
+    return (
+        f"the metrics {one!r} and {other!r} would both be named {name!r} in MLflow (names consist of "
+        f"{_VALID_CHARACTERS}, and those ending in {INFINITY_SUFFIX} are reserved for infinities); rename one of them"
+    )

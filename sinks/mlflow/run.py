@@ -1,4 +1,4 @@
-"""One run in MLflow: found or created, described, written to, ended."""
+"""One run in MLflow: found or created, described, written to, and ended."""
 
 from __future__ import annotations
 
@@ -8,158 +8,161 @@ from pathlib import Path
 from typing import Any
 
 from sinks.mlflow import tags
-from sinks.mlflow.batches import Batch, batches
-from sinks.mlflow.client import Client, is_refusal, say
-from sinks.mlflow.names import Names, key
-from telemetry.sink_api import Record, RunRecord, SinkRejected, SinkUnavailable, Status
+from sinks.mlflow.batches import Batch, split_into_batches
+from sinks.mlflow.client import Client, is_rejection
+from sinks.mlflow.names import MAX_TAG_LENGTH, MetricNames, valid_name
+from telemetry.sink_api import Record, RunRecord, SinkRejected, SinkUnavailable, Status, format_error
 
-_PER_CALL = 100
-"""Parameters or tags that MLflow takes in a call."""
-# MLflow knows no other ends; a run that was pre-empted has been killed, and its tag says more.
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "preempted": "KILLED", "killed": "KILLED"}
+_MAX_ITEMS_PER_CALL = 100
+"""Parameters or tags that MLflow accepts per call."""
+_MIN_TIME_MS = 1
+"""The earliest time in ms since 1970: MLflow treats 0 as "now"."""
+# MLflow has no other final states; for a preempted run, a tag holds the status.
+_MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "preempted": "KILLED", "killed": "KILLED"}
 
 
 def open_experiment(client: Client, name: str, artifacts: str | None) -> str:
-    """Give the id of the experiment of that name; make it if there is none.
+    """Return the ID of the experiment with this name, creating it if necessary.
 
     Raises:
-        SinkRejected: it has been deleted.
+        SinkRejected: the experiment has been deleted.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return str(client.create_experiment(name, artifact_location=artifacts))
         except Exception:
-            # Another run's delivery may just have made it.
+            # The delivery of another run may have created it in the meantime.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
         msg = (
             f"the experiment {name!r} has been deleted in MLflow; restore it (mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}), or give another in telemetry.mlflow.experiment"
+            f"--experiment-id {found.experiment_id}), or set telemetry.mlflow.experiment to another one"
         )
         raise SinkRejected(msg)
     return str(found.experiment_id)
 
 
-class Run:
-    """A run in MLflow.
+class MlflowRun:
+    """A run in MLflow, found by its key tag or created.
 
     Args:
         client: an ``MlflowClient``.
-        experiment_id: where it is looked for, and else created.
-        run: what it is.
-        folder: where it is on disk.
-        name: the name that a new one gets.
+        experiment_id: the experiment of the run.
+        record: describes the run.
+        folder: the run folder.
+        name: the displayed name of a new run.
+
+    Attributes:
+        run_id: MLflow's ID of the run.
+        last_seq: the highest sequence number stored in MLflow.
 
     Raises:
-        SinkRejected: two of its metrics would have one name.
+        SinkRejected: two of the run's metrics would get the same name.
     """
 
-    def __init__(self, client: Client, experiment_id: str, run: RunRecord, folder: Path, name: str) -> None:
+    def __init__(self, client: Client, experiment_id: str, record: RunRecord, folder: Path, name: str) -> None:
         self._client = client
-        self._names = Names(run.metrics)
-        self._run = run
+        self._names = MetricNames(record.metrics)
+        self._record = record
         found = self._find(experiment_id) or self._create(experiment_id, folder, name)
         self.run_id: str = found.info.run_id
+        self.last_seq = _stored_seq(found)
         self._status = found.info.status
         self._params: dict[str, str] = found.data.params
         self._tags: dict[str, str] = found.data.tags
-        self.seq = _seq(found)
-        self._known: list[Any] = []
+        self._accepted_metric: list[Any] = []
 
-    def describe(self, more: Mapping[str, str]) -> None:
-        """Bring parameters, tags and status up to those of the newest attempt; ``more`` has further tags."""
-        run = self._run
-        params = tags.params(run)
-        wanted = tags.tags(run, self._names) | dict(more)
-        # MLflow never changes a parameter: what a later attempt has changed stands in a tag.
+    def describe(self, user_tags: Mapping[str, str]) -> None:
+        """Update parameters, tags and status to those of the newest attempt."""
+        record = self._record
+        params = tags.params(record)
+        new_tags = tags.attempt_tags(record, self._names) | dict(user_tags)
+        # MLflow never changes a parameter: a tag holds the value of a later attempt.
         for name, value in params.items():
-            tag = key(f"telemetry.param.{name}")
+            tag = valid_name(f"telemetry.param.{name}")
             if self._params.get(name, value) != value or tag in self._tags:
-                wanted[tag] = value
-        new_params = {name: value for name, value in params.items() if name not in self._params}
-        new_tags = {name: value for name, value in wanted.items() if self._tags.get(name) != value}
-        self._log_each(lambda some: self._log(params=some), new_params)
-        self._log_each(lambda some: self._log(tags=some), new_tags)
-        if self._tags.get(tags.ATTEMPT) != str(run.attempt):
+                new_tags[tag] = value
+        missing_params = {name: value for name, value in params.items() if name not in self._params}
+        changed_tags = {name: value for name, value in new_tags.items() if self._tags.get(name) != value}
+        self._log_accepted(lambda some: self._log(params=some), missing_params)
+        self._log_accepted(lambda some: self._log(tags=some), changed_tags)
+        if self._tags.get(tags.ATTEMPT_TAG) != str(record.attempt):
             if self._status != "RUNNING":
                 self._client.update_run(self.run_id, status="RUNNING")
-            # Last, so that after a kill all of it is done again.
-            self._log(tags={tags.ATTEMPT: str(run.attempt)})
+            # Last, so that after a kill all of the above is repeated.
+            self._log(tags={tags.ATTEMPT_TAG: str(record.attempt)})
 
     def write(self, records: Sequence[Record]) -> int:
-        """Write what is not there yet of the records; give the highest number that is there then.
+        """Write the records that are not stored yet, and return the highest stored number.
 
         Raises:
-            SinkRejected: MLflow refuses what is in them; some may be there.
-            SinkUnavailable: MLflow refuses whatever is written to this run.
+            SinkRejected: MLflow rejects the records; some of them may be stored.
+            SinkUnavailable: MLflow rejects everything written to this run.
         """
-        new = [record for record in records if record.seq > self.seq]
+        new = [record for record in records if record.seq > self.last_seq]
         if not new:
-            return self.seq
-        told = self.seq
-        for batch in batches(new, self._names, self.seq):
-            # MLflow promises no order within a call, so the number goes with the call that follows.
-            self._write(batch, told)
-            self.seq = told = batch.last
-        self._log(tags={tags.SEQ: str(self.seq)})
-        return self.seq
+            return self.last_seq
+        for batch in split_into_batches(new, self._names, self.last_seq):
+            # MLflow guarantees no order within a call, so each call confirms only the calls before it.
+            self._write(batch, self.last_seq)
+            self.last_seq = batch.last_seq
+        self._log(tags={tags.SEQ_TAG: str(self.last_seq)})
+        return self.last_seq
 
     def close(self, status: Status, time: int, reason: str) -> None:
         """End the run; ``time`` in ms since 1970."""
-        self._log(tags={"telemetry.status": status, "telemetry.reason": tags.cut(reason, tags.TAG_LIMIT)})
-        # MLflow takes 0 for "now".
-        self._client.set_terminated(self.run_id, status=_STATUS[status], end_time=max(time, 1))
+        self._log(tags={"telemetry.status": status, "telemetry.reason": tags.truncate(reason, MAX_TAG_LENGTH)})
+        self._client.set_terminated(self.run_id, status=_MLFLOW_STATUS[status], end_time=max(time, _MIN_TIME_MS))
 
     def _find(self, experiment_id: str) -> Any:
-        wanted = f"tags.`{tags.KEY}` = '{tags.run_key(self._run)}'"
-        found = self._client.search_runs([experiment_id], filter_string=wanted)
-        # Should there be two, the one that has the points, and always the same.
-        return max(found, key=lambda run: (_seq(run), run.info.run_id), default=None)
+        has_key = f"tags.`{tags.RUN_KEY_TAG}` = '{tags.run_key(self._record)}'"
+        found = self._client.search_runs([experiment_id], filter_string=has_key)
+        # If there are two, always use the same one, and the one that has points.
+        return max(found, key=lambda run: (_stored_seq(run), run.info.run_id), default=None)
 
     def _create(self, experiment_id: str, folder: Path, name: str) -> Any:
         return self._client.create_run(
             experiment_id,
-            # MLflow takes 0 for "now".
-            start_time=max(self._run.started, 1),
-            tags=tags.first_tags(self._run, folder),
+            start_time=max(self._record.started, _MIN_TIME_MS),
+            tags=tags.creation_tags(self._record, folder),
             run_name=name,
         )
 
-    def _write(self, batch: Batch, told: int) -> None:
+    def _write(self, batch: Batch, confirmed_seq: int) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(*value) for value in batch.values]
+        metrics = [Metric(*point) for point in batch.points]
         try:
-            self._log(metrics, batch.tags | {tags.SEQ: str(told)})
+            self._log(metrics, batch.tags | {tags.SEQ_TAG: str(confirmed_seq)})
         except Exception as error:
-            if is_refusal(error):
-                self._judge(error, told)
+            if is_rejection(error):
+                self._raise_rejection(error, confirmed_seq)
             raise
-        self._known = metrics[-1:] or self._known
+        self._accepted_metric = metrics[-1:] or self._accepted_metric
 
-    def _judge(self, error: Exception, told: int) -> None:
-        """Say whether a refusal is about the records: what was taken before is offered again."""
+    def _raise_rejection(self, error: Exception, confirmed_seq: int) -> None:
+        """Find out whether the records caused a rejection, by repeating a metric that was accepted before."""
         try:
-            self._log(self._known, {tags.SEQ: str(told)})
-        except Exception:  # noqa: BLE001 - whatever it is, no record has caused it
-            msg = f"mlflow refuses all that is written to run {self.run_id}: {say(error)}"
+            self._log(self._accepted_metric, {tags.SEQ_TAG: str(confirmed_seq)})
+        except Exception:  # noqa: BLE001 - any error shows that no record is the cause
+            msg = f"mlflow rejects everything written to run {self.run_id}: {format_error(error)}"
             raise SinkUnavailable(msg) from None
-        raise SinkRejected(say(error)) from None
+        raise SinkRejected(format_error(error)) from None
 
-    def _log_each(self, log: Callable[[dict[str, str]], None], items: dict[str, str]) -> None:
-        """Write parameters or tags; what an MLflow of another version refuses is left out, and costs no curve."""
-        for some in _portions(items, _PER_CALL):
+    def _log_accepted(self, log: Callable[[dict[str, str]], None], items: dict[str, str]) -> None:
+        """Write parameters or tags except those that this version of MLflow rejects: delivery must not end for them."""
+        for some in _portions(items, _MAX_ITEMS_PER_CALL):
             try:
                 log(some)
             except Exception as error:
-                if not is_refusal(error):
+                if not is_rejection(error):
                     raise
                 if len(some) > 1:
-                    self._log_each(log, dict(list(some.items())[: len(some) // 2]))
-                    self._log_each(log, dict(list(some.items())[len(some) // 2 :]))
+                    self._log_accepted(log, dict(list(some.items())[: len(some) // 2]))
+                    self._log_accepted(log, dict(list(some.items())[len(some) // 2 :]))
 
     def _log(
         self,
@@ -184,7 +187,7 @@ def _portions(items: dict[str, str], count: int) -> Iterator[dict[str, str]]:
         yield dict(pairs[first : first + count])
 
 
-def _seq(run: Any) -> int:
+def _stored_seq(run: Any) -> int:
     with contextlib.suppress(ValueError):
-        return int(run.data.tags.get(tags.SEQ, "0"))
+        return int(run.data.tags.get(tags.SEQ_TAG, "0"))
     return 0

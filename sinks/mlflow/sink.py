@@ -1,4 +1,4 @@
-"""The MLflow sink: runs in an SQLite file beside the run folders, or on a tracking server."""
+"""The MLflow sink: runs in an SQLite file next to the run folders, or on a tracking server."""
 
 from __future__ import annotations
 
@@ -10,46 +10,49 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinks.mlflow import client
-from sinks.mlflow.names import key
-from sinks.mlflow.tracking_uri import Place, check_option, place
+from sinks.mlflow.client import connect, login_errors, mlflow_calls
+from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
+from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri, validate_option
 from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl
 
 if TYPE_CHECKING:
-    from sinks.mlflow.run import Run
-    from sinks.mlflow.sqlite_store import StoreFile
+    from sinks.mlflow.run import MlflowRun
+    from sinks.mlflow.sqlite_store import SqliteStore
 
-_TEXT_LIMIT = 500
-_TAG_LIMIT = 8000
+_MAX_OPTION_LENGTH = 500
+"""Characters that MLflow accepts as the name of an experiment or run."""
 
 
 class MlflowSink:
     """Log the metrics of each record at its iteration, with its time.
 
-    The run is found again by the tag ``telemetry.key``, and ``telemetry.seq`` has the number of the last record that is
-    there. Points that a resume has superseded stay, as MLflow cannot take them back; ``telemetry.resumed.<attempt>``
-    says where each attempt went on. An infinite value is NaN, and its sign (1 or -1) is a point of ``<metric>.inf`` at
-    the same iteration. A character that MLflow refuses in a name becomes ``_``, and ``name.<metric>`` has the original.
-    Units are in ``unit.<metric>``, parameters that a later attempt has changed in ``telemetry.param.<name>``.
+    The tag ``telemetry.key`` identifies the run, and ``telemetry.seq`` holds the number of the last stored record.
+    Points superseded by a resume are kept, because MLflow cannot remove them; ``telemetry.resumed.<attempt>`` holds
+    the iteration that each attempt continued from. An infinite value is stored as NaN, and its sign (1 or -1) as a
+    point of ``<metric>.inf`` at the same iteration. Characters that MLflow does not allow in a name become ``_``, and
+    ``name.<metric>`` holds the original name. Units are in ``unit.<metric>``, and parameters changed by a later attempt
+    in ``telemetry.param.<name>``.
 
-    Nothing comes twice on MLflow's own stores, which know a point that they have; another one may show the last call
-    before a kill twice. An SQLite file needs a file system whose locks work; on others use a server.
+    Each point appears once on MLflow's own stores, which recognize identical points; a third-party store may show the
+    points of the last call before a kill twice. An SQLite file needs a file system with working locks; otherwise use a
+    server.
     """
 
     requires = ("mlflow",)
-    connect = staticmethod(client.connect)
+    connect = staticmethod(connect)
 
     @dataclass
     class Options:
         """Options of the sink.
 
         Attributes:
-            tracking_uri: the address of a server or of a database: MLFLOW_TRACKING_URI by default, else
-                ``mlflow.db`` in the folder that holds the run folders; there a relative path of an SQLite file starts,
-                so that whoever delivers, from wherever, comes to the same one. Without a login: options are journaled.
-            experiment: by default MLFLOW_EXPERIMENT_NAME, else the run's project, else ``Default``.
-            run_name: the run's own name by default.
-            tags: further tags of the run.
+            tracking_uri: URI of a server or a database, without credentials, because options are written to the
+                journal; by default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the parent of the run folder. A relative
+                path of an SQLite file starts there, so that it does not depend on where delivery is started.
+            experiment: name of the experiment; by default MLFLOW_EXPERIMENT_NAME, else the run's project, else
+                ``Default``.
+            run_name: displayed name; the run's name by default.
+            tags: additional tags of the run.
         """
 
         tracking_uri: str | None = None
@@ -58,83 +61,84 @@ class MlflowSink:
         tags: dict[str, str] = field(default_factory=dict)
 
     def __init__(self, options: Options) -> None:
-        _check(options)
+        _validate(options)
         self._options = options
-        self._place = Place("", "")
-        self._file: StoreFile | None = None
-        self._run: Run | None = None
+        self._tracking_uri = TrackingUri("", "")
+        self._store: SqliteStore | None = None
+        self._run: MlflowRun | None = None
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        """Find the run, or create it, and describe it."""
-        # However the folder is reached, it is beside the same store.
+        """Find the run, or create it, and update its description."""
+        # Resolved, so that the default store is the same if the folder is reached by a link.
         folder = folder.resolve()
-        self._place = place(self._options.tracking_uri, folder.parent)
-        with client.calls(self._place), client.opening(self._place):
+        self._tracking_uri = resolve_tracking_uri(self._options.tracking_uri, folder.parent)
+        with mlflow_calls(self._tracking_uri), login_errors(self._tracking_uri):
             return self._open(run, folder)
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int:
-        """Log the metrics of the records; those that are there already are not sent again."""
-        with self._attached() as attached:
-            return attached.write(records)
+        """Log the metrics of the records that are not stored yet."""
+        with self._opened_run() as run:
+            return run.write(records)
 
     @hookimpl
     def sink_close(self, status: Status, time: int, reason: str) -> None:
-        """End the run as FINISHED, FAILED or KILLED; tags have what else is known, as that it was pre-empted."""
-        with self._attached() as attached:
-            attached.close(status, time, reason)
+        """End the run as FINISHED, FAILED or KILLED; tags hold the exact status and the reason."""
+        with self._opened_run() as run:
+            run.close(status, time, reason)
 
     def _open(self, run: RunRecord, folder: Path) -> Opened:
-        from sinks.mlflow.run import Run, open_experiment
+        from sinks.mlflow.run import MlflowRun, open_experiment
 
-        where, options = self._place, self._options
-        if where.needs_sqlalchemy and find_spec("sqlalchemy") is None:
+        tracking_uri, options = self._tracking_uri, self._options
+        if tracking_uri.needs_sqlalchemy and find_spec("sqlalchemy") is None:
             msg = (
-                f"{where.shown} is a database, which mlflow-skinny cannot write to: pip install 'aimnet2mult[mlflow]', "
-                "or give the address of a server in telemetry.mlflow.tracking_uri"
+                f"{tracking_uri.shown} is a database, which mlflow-skinny cannot write to: "
+                "pip install 'aimnet2mult[mlflow]', or set telemetry.mlflow.tracking_uri to the URL of a server"
             )
             raise SinkRejected(msg)
-        if where.file is not None:
-            from sinks.mlflow.sqlite_store import StoreFile
+        artifacts = None
+        if tracking_uri.file is not None:
+            from sinks.mlflow.sqlite_store import SqliteStore
 
-            self._file = StoreFile(where.file, self.connect)
-        client = self.connect(where.uri)
+            self._store = SqliteStore(tracking_uri.file, self.connect)
+            # MLflow's own default is relative to the working directory.
+            artifacts = str(tracking_uri.file.with_name("mlartifacts"))
+        client = self.connect(tracking_uri.uri)
         experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.project or "Default"
-        # MLflow's own choice is a folder where the process was started.
-        artifacts = None if where.file is None else str(where.file.with_name("mlartifacts"))
         experiment_id = open_experiment(client, experiment, artifacts)
-        self._run = Run(client, experiment_id, run, folder, options.run_name or run.name)
+        self._run = MlflowRun(client, experiment_id, run, folder, options.run_name or run.name)
         self._run.describe(options.tags)
         return Opened(
-            destination=f"{where.shown}, experiment {experiment_id}, run {self._run.run_id}",
-            last_seq=self._run.seq,
-            view=where.view(experiment_id, self._run.run_id),
+            destination=f"{tracking_uri.shown}, experiment {experiment_id}, run {self._run.run_id}",
+            last_seq=self._run.last_seq,
+            view=tracking_uri.view(experiment_id, self._run.run_id),
         )
 
     @contextmanager
-    def _attached(self) -> Iterator[Run]:
+    def _opened_run(self) -> Iterator[MlflowRun]:
         assert self._run is not None  # noqa: S101 - sink_open comes first
-        with client.calls(self._place):
-            if self._file is not None:
-                self._file.check()
+        with mlflow_calls(self._tracking_uri):
+            if self._store is not None:
+                self._store.check_unchanged()
             yield self._run
 
 
-def _check(options: MlflowSink.Options) -> None:
+def _validate(options: MlflowSink.Options) -> None:
     if options.tracking_uri is not None:
-        check_option(options.tracking_uri)
+        validate_option(options.tracking_uri)
     for name, value in (("experiment", options.experiment), ("run_name", options.run_name)):
-        if value is not None and not (value.strip() and len(value) <= _TEXT_LIMIT):
-            msg = f"telemetry.mlflow.{name} is {value!r}; give up to {_TEXT_LIMIT} characters, or leave it out"
+        if value is not None and not (value.strip() and len(value) <= _MAX_OPTION_LENGTH):
+            msg = f"telemetry.mlflow.{name} is {value!r}; use 1 to {_MAX_OPTION_LENGTH} characters, or leave it out"
             raise SettingError(msg)
     for name, value in options.tags.items():
-        if key(name) != name or name.startswith(("telemetry.", "mlflow.")):
+        if valid_name(name) != name or name.startswith(("telemetry.", "mlflow.")):
             msg = (
-                f"telemetry.mlflow.tags has {name!r}; a tag's name has letters, digits and _ - . : / and space, and "
-                "does not begin with telemetry. or mlflow."
+                f"telemetry.mlflow.tags has {name!r}; the name of a tag consists of letters, digits and _ - . : / and "
+                "space, and does not begin with telemetry. or mlflow."
             )
             raise SettingError(msg)
-        if len(value) > _TAG_LIMIT:
-            msg = f"telemetry.mlflow.tags.{name} has {len(value)} characters; MLflow takes {_TAG_LIMIT}"
+        if len(value) > MAX_TAG_LENGTH:
+            msg = f"telemetry.mlflow.tags.{name} has {len(value)} characters; MLflow accepts up to {MAX_TAG_LENGTH}"
             raise SettingError(msg)

@@ -1,4 +1,4 @@
-"""The SQLite file of an MLflow store: made whole, and watched."""
+"""The SQLite file of an MLflow store: created atomically, and checked for replacement."""
 
 from __future__ import annotations
 
@@ -11,70 +11,75 @@ from pathlib import Path
 
 from telemetry.sink_api import SinkRejected, SinkUnavailable, private_opener
 
+_LOCK_TIMEOUT = 5.0
+"""Seconds to wait for another process that has locked the database; MLflow would retry for two minutes."""
 
-class StoreFile:
-    """A file that has been found, or made, and must stay the same one.
+
+class SqliteStore:
+    """The file of a store, which must remain the same file while it is in use.
 
     Args:
-        path: where it is, absolute.
-        build: makes a store in a file that is not there, by its URI.
+        path: its absolute path; the store is created if the file is missing.
+        create: creates a store in a missing file, given its URI.
 
     Raises:
-        SinkRejected: the file is no database.
+        SinkRejected: the file is not a database.
         SinkUnavailable: the file cannot be opened.
-        OSError: it cannot be made.
+        OSError: the file cannot be created.
     """
 
-    def __init__(self, path: Path, build: Callable[[str], object]) -> None:
+    def __init__(self, path: Path, create: Callable[[str], object]) -> None:
         self._path = path
         if not path.exists():
-            self._make(build)
-        self._check()
-        self._identity = self._look()
+            self._create(create)
+        self._check_is_database()
+        self._file_id = self._current_file_id()
 
-    def check(self) -> None:
-        """Make sure that the file is still the one that was opened.
+    def check_unchanged(self) -> None:
+        """Check that the path still leads to the file that was opened.
 
         Raises:
-            SinkUnavailable: somebody has removed it, or has put another in its place.
+            SinkUnavailable: the file has been removed or replaced.
         """
         with contextlib.suppress(FileNotFoundError):
-            if self._look() == self._identity:
+            if self._current_file_id() == self._file_id:
                 return
-        msg = f"{self._path} has been removed, or replaced by another file; it is opened again"
+        msg = f"{self._path} has been removed or replaced by another file; opening it again"
         raise SinkUnavailable(msg)
 
-    def _make(self, build: Callable[[str], object]) -> None:
-        """Make the store under another name first.
+    def _create(self, create: Callable[[str], object]) -> None:
+        """Create the store under a temporary name first.
 
-        Of several processes that make one in place, each migrates the tables that another is just making, and all
-        fail; a kill leaves half a store.
+        If several processes created it in place, each would migrate tables that another is just creating, and all
+        would fail; a kill would leave an incomplete store.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
+        temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
         try:
-            # At once, and not after the many tries that MLflow makes.
-            os.close(private_opener(str(new), os.O_CREAT | os.O_EXCL))
-            build(f"sqlite:///{new}")
-            # Whoever comes second finds the store of the first.
+            # Fails at once if the folder is not writable; MLflow would retry many times.
+            os.close(private_opener(str(temporary), os.O_CREAT | os.O_EXCL))
+            create(f"sqlite:///{temporary}")
+            # If another process was faster, its store is used.
             with contextlib.suppress(FileExistsError):
-                os.link(new, self._path)
+                os.link(temporary, self._path)
         finally:
-            for left in (new, new.with_name(f"{new.name}-journal")):
-                left.unlink(missing_ok=True)
+            for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+                leftover.unlink(missing_ok=True)
 
-    def _check(self) -> None:
-        # MLflow would try for two minutes.
+    def _check_is_database(self) -> None:
+        uri = f"{self._path.as_uri()}?mode=rw"
         try:
-            with contextlib.closing(sqlite3.connect(f"{self._path.as_uri()}?mode=rw", uri=True, timeout=5)) as store:
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT)) as store:
                 store.execute("PRAGMA schema_version").fetchone()
         except sqlite3.OperationalError as error:
             msg = f"{self._path} cannot be opened: {error}"
             raise SinkUnavailable(msg) from error
         except sqlite3.DatabaseError as error:
-            msg = f"{self._path} is no SQLite database ({error}); give another in telemetry.mlflow.tracking_uri"
+            msg = (
+                f"{self._path} is not an SQLite database ({error}); set telemetry.mlflow.tracking_uri to another store"
+            )
             raise SinkRejected(msg) from error
 
-    def _look(self) -> tuple[int, int]:
+    def _current_file_id(self) -> tuple[int, int]:
         stat = os.stat(self._path)
         return stat.st_dev, stat.st_ino

@@ -1,4 +1,4 @@
-"""What is shown of a run in MLflow beside its curves: parameters and tags."""
+"""Parameters and tags that describe a run in MLflow."""
 
 from __future__ import annotations
 
@@ -7,78 +7,78 @@ import hashlib
 from pathlib import Path
 
 from sinks import _run_tables
-from sinks.mlflow.names import Names, key
+from sinks.mlflow.names import MAX_PARAM_LENGTH, MAX_TAG_LENGTH, MetricNames, valid_name
 from telemetry.sink_api import RunRecord
 
-PARAM_LIMIT, TAG_LIMIT = 6000, 8000
-"""Characters that MLflow takes as a value."""
-NOTE = "mlflow.note.content"
-KEY = "telemetry.key"
+DESCRIPTION_TAG = "mlflow.note.content"
+RUN_KEY_TAG = "telemetry.key"
 """The tag that a run is found by."""
-SEQ = "telemetry.seq"
-"""The tag with the highest sequence number that MLflow holds."""
-ATTEMPT = "telemetry.attempt"
+SEQ_TAG = "telemetry.seq"
+"""The tag that holds the highest sequence number stored in MLflow."""
+ATTEMPT_TAG = "telemetry.attempt"
 
-_CUT = "… (cut)"
+_MAX_PARAM_NAME_LENGTH = 240
+"""Leaves room for the number that distinguishes equal names."""
+_TRUNCATION_MARK = "… (cut)"
 
 
 def run_key(run: RunRecord) -> str:
-    """Give a text that is the same for all attempts of a run, and another for a later run of the same name."""
+    """Return a text that is the same for all attempts of a run, but differs for a later run of the same name."""
     return hashlib.sha256(f"{run.started} {run.run_id}".encode()).hexdigest()[:32]
 
 
 def params(run: RunRecord) -> dict[str, str]:
-    """Give the run's parameters by dotted name; names that fall together are told apart by a number."""
+    """Return the run's parameters by dotted name; parameters that would get the same name are numbered."""
     out: dict[str, str] = {}
-    for dotted, value in _run_tables.leaves(run.params):
-        name = first = key(dotted, 240)
+    for dotted, value in _run_tables.flatten_params(run.params):
+        name = first = valid_name(dotted, _MAX_PARAM_NAME_LENGTH)
         count = 1
         while name in out:
             count += 1
             name = f"{first}:{count}"
-        out[name] = cut(value, PARAM_LIMIT)
+        out[name] = truncate(value, MAX_PARAM_LENGTH)
     return out
 
 
-def first_tags(run: RunRecord, folder: Path) -> dict[str, str]:
-    """Give the tags that a run is created with: what it is found by, whose it is and where it comes from."""
+def creation_tags(run: RunRecord, folder: Path) -> dict[str, str]:
+    """Return the tags that a run is created with: its key, owner, source and description."""
     tags = {
-        KEY: run_key(run),
-        "telemetry.run": cut(run.run_id, TAG_LIMIT),
+        RUN_KEY_TAG: run_key(run),
+        "telemetry.run": truncate(run.run_id, MAX_TAG_LENGTH),
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.name": cut(str(folder), TAG_LIMIT),
-        NOTE: _note(run),
+        "mlflow.source.name": truncate(str(folder), MAX_TAG_LENGTH),
+        DESCRIPTION_TAG: _description(run),
     }
-    # Whoever delivers may be another one than who trained; the folder is the trainer's.
+    # The user who delivers may differ from the one who trained, who owns the folder.
     with contextlib.suppress(KeyError, OSError):
         tags["mlflow.user"] = folder.owner()
     return tags
 
 
-def tags(run: RunRecord, names: Names) -> dict[str, str]:
-    """Give the tags that describe the newest attempt, and the metrics."""
+def attempt_tags(run: RunRecord, names: MetricNames) -> dict[str, str]:
+    """Return the tags that describe the newest attempt and the metrics."""
     out = {"telemetry.every": str(run.every), "host": run.host}
     out |= {f"version.{name}": version for name, version in run.versions.items()}
     if run.project:
         out["project"] = run.project
-    for metric, what in run.metrics.items():
-        name = names.name(metric)
-        if what.unit != "1":
-            out[f"unit.{name}"] = what.unit
-        if what.label:
-            out[f"label.{name}"] = what.label
-    out |= {f"name.{name}": metric for name, metric in names.changed().items()}
-    return {key(name): cut(value, TAG_LIMIT) for name, value in out.items() if value}
+    for metric, declared in run.metrics.items():
+        name = names.name_of(metric)
+        if declared.unit != "1":
+            out[f"unit.{name}"] = declared.unit
+        if declared.label:
+            out[f"label.{name}"] = declared.label
+    out |= {f"name.{name}": metric for name, metric in names.renamed().items()}
+    return {valid_name(name): truncate(value, MAX_TAG_LENGTH) for name, value in out.items() if value}
 
 
-def cut(text: str, limit: int) -> str:
-    """Give the text, cut where it is too long, so that this can be seen."""
-    return text if len(text) <= limit else text[: limit - len(_CUT)] + _CUT
+def truncate(text: str, max_length: int) -> str:
+    """Return the text, truncated and marked as such if it is longer than ``max_length`` characters."""
+    return text if len(text) <= max_length else text[: max_length - len(_TRUNCATION_MARK)] + _TRUNCATION_MARK
 
 
-def _note(run: RunRecord) -> str:
-    text = f"{_run_tables.about(run)}\n\n{_run_tables.units(run)}"
-    if len(text) <= TAG_LIMIT:
+def _description(run: RunRecord) -> str:
+    text = f"{_run_tables.run_table(run)}\n\n{_run_tables.unit_table(run)}"
+    if len(text) <= MAX_TAG_LENGTH:
         return text
-    # Half a row would spoil the table.
-    return f"{text[: TAG_LIMIT - 100].rpartition(chr(10))[0]}\n\n{_CUT}"
+    # Part of a row would break the table.
+    return f"{text[: MAX_TAG_LENGTH - 100].rpartition(chr(10))[0]}\n\n{_TRUNCATION_MARK}"

@@ -1,4 +1,4 @@
-"""Where runs go in MLflow: the tracking URI as it is used, and as it may be shown."""
+"""The tracking URI of MLflow: chosen, checked, and displayed without credentials."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NoReturn
 
-from sinks._paths import command
+from sinks._paths import shell_command
 from telemetry.sink_api import SettingError, SinkRejected
 
 _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _WEB = ("http://", "https://")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_KNOWN = ("http", "https", "databricks", "databricks-uc", "uc", *_DATABASES)
-_SECRET = re.compile(r"(?i)[?&][^=&]*(passw|token|secret|key)[^=&]*=")
-_PLACES = "give the address of a server (http://…) or of a database (sqlite:////absolute/path.db)"
+_KNOWN_SCHEMES = ("http", "https", "databricks", "databricks-uc", "uc", *_DATABASES)
+_SECRET_PARAMETER = re.compile(r"(?i)[?&][^=&]*(passw|token|secret|key)[^=&]*=")
+_VALID = "expected the URL of a server (http://…) or of a database (sqlite:////absolute/path.db)"
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackingUri:
     """A tracking URI.
 
     Attributes:
-        uri: as MLflow takes it, with the login that may be in it.
-        shown: the same for people, without a login.
-        file: the file of an SQLite store.
+        uri: the URI for MLflow, including any credentials.
+        shown: the URI for display, without credentials.
+        file: the file of an SQLite store; None for other stores.
     """
 
     uri: str
@@ -38,103 +38,103 @@ class Place:
 
     @property
     def needs_sqlalchemy(self) -> bool:
-        """Whether it is a database, to which MLflow writes by itself."""
+        """Whether the store is a database that MLflow accesses directly, without a server."""
         return self.uri.startswith(_DATABASES)
 
-    def without_login(self, text: str) -> str:
-        """Give a text in which the URI may occur as it may be shown."""
-        login = _login(self.uri)
-        return text.replace(self.uri, self.shown).replace(login, "") if login else text
+    def redact(self, text: str) -> str:
+        """Return a text in which the URI may occur, without the credentials."""
+        credentials = _credentials(self.uri)
+        return text.replace(self.uri, self.shown).replace(credentials, "") if credentials else text
 
     def view(self, experiment_id: str, run_id: str) -> str:
-        """Give the address of a run there, or the command that shows the store; empty if there is neither."""
+        """Return the URL of a run, or else the command that shows the store; empty if there is neither."""
         if self.shown.startswith(_WEB):
             return f"{self.shown}/#/experiments/{experiment_id}/runs/{run_id}"
         if "://" not in self.shown:
             return ""
-        # What could not be shown came from the environment, and is there for whoever types the command.
+        # A URI with credentials came from the environment, so the user who runs the command has it there.
         uri = shlex.quote(self.shown) if self.shown == self.uri else '"$MLFLOW_TRACKING_URI"'
-        return f"{command('mlflow')} ui --backend-store-uri {uri}"
+        return f"{shell_command('mlflow')} ui --backend-store-uri {uri}"
 
 
-def check_option(uri: str) -> None:
-    """Refuse a URI that cannot be meant, or must not be written to a journal, as options are.
+def validate_option(uri: str) -> None:
+    """Check the option ``tracking_uri``, which is written to the journal like all options.
 
     Raises:
-        SettingError: it has a login in it, or is none.
+        SettingError: it contains credentials, or is not a URI that MLflow can write to.
     """
-    if _login(uri) or _SECRET.search(uri):
+    if _credentials(uri) or _SECRET_PARAMETER.search(uri):
         msg = (
-            "telemetry.mlflow.tracking_uri has a login in it, and options are written to the journal; set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, or the whole address as "
+            "telemetry.mlflow.tracking_uri contains credentials, and options are written to the journal; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, or the whole URI as "
             "MLFLOW_TRACKING_URI"
         )
         raise SettingError(msg)
     try:
-        place(uri, Path("/"))
+        resolve_tracking_uri(uri, Path("/"))
     except SinkRejected as error:
         raise SettingError(str(error)) from None
 
 
-def place(option: str | None, runs: Path) -> Place:
-    """Give where runs go: by the option, else by MLFLOW_TRACKING_URI, else to an SQLite file beside the runs.
+def resolve_tracking_uri(option: str | None, runs: Path) -> TrackingUri:
+    """Return the tracking URI: the option, else MLFLOW_TRACKING_URI, else an SQLite file next to the run folders.
 
     Args:
-        option: the tracking URI that was asked for.
-        runs: the folder that the run folders are in; a relative path of an SQLite file starts there, so that whoever
-            delivers, from wherever, comes to the same one.
+        option: the value of the option ``tracking_uri``.
+        runs: the parent of the run folder. A relative path of an SQLite file starts there, so that it does not depend
+            on where delivery is started.
 
     Raises:
-        SinkRejected: the URI is none that MLflow can write to.
+        SinkRejected: MLflow cannot write to this URI.
     """
-    name = "MLFLOW_TRACKING_URI" if option is None else "telemetry.mlflow.tracking_uri"
+    source = "MLFLOW_TRACKING_URI" if option is None else "telemetry.mlflow.tracking_uri"
     uri = (os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db" if option is None else option).strip()
     scheme = _SCHEME.match(uri)
     if scheme is None and uri != "databricks":
-        _refuse(name, uri, f"that is no address; {_PLACES}")
+        _reject(source, uri, f"not a URI; {_VALID}")
     if scheme is not None and scheme[0] == "file":
-        _refuse(name, uri, f"MLflow does not keep runs in folders any more; {_PLACES}")
+        _reject(source, uri, f"MLflow no longer stores runs in folders; {_VALID}")
     if scheme is not None and not _is_known(scheme[0].partition("+")[0]):
-        _refuse(name, uri, f"MLflow knows nothing that is called {scheme[0]!r}; {_PLACES}")
+        _reject(source, uri, f"MLflow has no store for the scheme {scheme[0]!r}; {_VALID}")
     if scheme is not None and scheme[0] == "sqlite":
-        return _sqlite(name, uri, runs)
+        return _resolve_sqlite(source, uri, runs)
     uri = uri.rstrip("/")
-    shown = uri.replace(_login(uri), "", 1)
-    # A database's query may hold a password as well.
-    return Place(uri, shown if shown.startswith(_WEB) else shown.partition("?")[0])
+    shown = uri.replace(_credentials(uri), "", 1)
+    # The query of a database URI may contain a password, too.
+    return TrackingUri(uri, shown if shown.startswith(_WEB) else shown.partition("?")[0])
 
 
 def _is_known(scheme: str) -> bool:
-    """Say whether MLflow, or a plugin of it, takes addresses of this kind."""
-    return scheme in _KNOWN or scheme in entry_points(group="mlflow.tracking_store").names
+    """Return whether MLflow or one of its plugins has a store for this scheme."""
+    return scheme in _KNOWN_SCHEMES or scheme in entry_points(group="mlflow.tracking_store").names
 
 
-def _sqlite(name: str, uri: str, runs: Path) -> Place:
+def _resolve_sqlite(source: str, uri: str, runs: Path) -> TrackingUri:
     path, _, query = uri.removeprefix(_SQLITE).partition("?")
     if not uri.startswith(_SQLITE) or path in {"", ":memory:"} or path.endswith("/"):
-        _refuse(name, uri, "that names no file; give one, as in sqlite:////absolute/path.db")
+        _reject(source, uri, "no file name; expected for example sqlite:////absolute/path.db")
     try:
         file = (runs / Path(path).expanduser()).resolve()
     except (OSError, RuntimeError) as error:
-        _refuse(name, uri, f"there is no such path ({error}); {_PLACES}")
+        _reject(source, uri, f"the path does not exist ({error}); {_VALID}")
     if "?" in str(file):
-        _refuse(name, f"{_SQLITE}{file}", f"no address can have a question mark in a path; {_PLACES}")
+        _reject(source, f"{_SQLITE}{file}", f"the path of a URI cannot contain a question mark; {_VALID}")
     shown = f"{_SQLITE}{file}"
-    return Place(f"{shown}?{query}" if query else shown, shown, file)
+    return TrackingUri(f"{shown}?{query}" if query else shown, shown, file)
 
 
-def _login(uri: str) -> str:
-    """Give what stands between :// and the host, with its @; empty if nothing does."""
+def _credentials(uri: str) -> str:
+    """Return the part between ``://`` and the host, including ``@``; empty if there is none."""
     scheme, _, rest = uri.partition("://")
     if scheme == "sqlite":
         return ""
-    # In the address of a database a password may hold a slash.
-    host = rest.partition("/")[0] if f"{scheme}://" in _WEB else rest.partition("?")[0]
-    user, at, _ = host.rpartition("@")
+    # In the URI of a database, the password may contain a slash.
+    authority = rest.partition("/")[0] if f"{scheme}://" in _WEB else rest.partition("?")[0]
+    user, at, _ = authority.rpartition("@")
     return f"{user}{at}"
 
 
-def _refuse(name: str, uri: str, why: str) -> NoReturn:
-    login = _login(uri)
-    msg = f"{name} is {uri.replace(login, '') if login else uri!r}: {why}"
+def _reject(source: str, uri: str, reason: str) -> NoReturn:
+    credentials = _credentials(uri)
+    msg = f"{source} is {uri.replace(credentials, '') if credentials else uri!r}: {reason}"
     raise SinkRejected(msg)

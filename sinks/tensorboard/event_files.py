@@ -1,8 +1,8 @@
-"""The event files of one run in a folder: read back, and written to in whole batches.
+"""The event files of one run in a folder: read back on opening, then appended to in whole batches.
 
-A file is a sequence of frames (TFRecord): the length of the data and its checksum, the data and its checksum.
-tensorboard's writer makes them. They are read here, as its reader opens the file again for each part of a frame, which
-on a network disk takes minutes.
+An event file is a sequence of TFRecord frames: the length of the data with its checksum, then the data with its
+checksum. TensorBoard's writer creates the frames. Its reader is not used, because it reopens the file for each part of
+a frame, which takes minutes on a network file system.
 """
 
 from __future__ import annotations
@@ -16,126 +16,125 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sinks.tensorboard.events import Event, Events, Held, owner
-from telemetry.sink_api import Record, RunRecord, SinkRejected
+from sinks.tensorboard.events import Event, EventBuilder, EventFileState, run_identity
+from telemetry.sink_api import Record, RunRecord, SinkRejected, sync_folder
 
-_HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
-_STAMP = re.compile(r"tfevents\.(\d+)")
+_FRAME_HEADER, _FRAME_FOOTER = struct.Struct("<QI"), struct.Struct("<I")
+_TIMESTAMP = re.compile(r"tfevents\.(\d+)")
 
 
 class EventFiles:
-    """What a folder holds of a run, and the file that this object adds to it.
+    """The event files of a run: the events already in the folder, and the file appended to by this instance.
 
-    An object whose method has raised an error of the file system does not know any more what the folder holds:
-    make another.
+    After a method has raised OSError, the content of the folder is unknown: create a new instance.
 
     Args:
-        folder: is made if it is not there.
-        run: the run; a folder that holds events of another run is refused.
+        folder: created if missing.
+        run: the run that the events belong to.
 
     Raises:
-        SinkRejected: the folder has event files of another run.
-        OSError: the folder cannot be made, or not read.
+        SinkRejected: the folder contains event files of another run.
+        OSError: the folder cannot be created or read.
     """
 
     def __init__(self, folder: Path, run: RunRecord) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._events = Events(run)
-        self._held = Held(time=run.started / 1000)
+        self._build = EventBuilder(run)
+        self._state = EventFileState(time=run.started / 1000)
         self._path: Path | None = None
-        self._stamp = 0
+        self._newest_timestamp = 0
         self._read_back((run.run_id, run.started))
 
     @property
-    def held(self) -> Held:
-        """What is there now."""
-        return self._held
+    def state(self) -> EventFileState:
+        """The content of the files, including all events written so far."""
+        return self._state
 
     @property
-    def events(self) -> Events:
-        """Makes the events of this run."""
-        return self._events
+    def build(self) -> EventBuilder:
+        """The builder of this run's events."""
+        return self._build
 
     def write_records(self, records: Sequence[Record]) -> int:
-        """Append what is not there yet of the records, and sync it; give the highest number that is safe then.
+        """Append and sync the records that are missing from the files, and return the highest durable number.
 
         Raises:
-            OSError: some of them may not be there.
+            OSError: some of the records may be missing.
         """
-        last = self._held.last_seq
-        made = (self._events.record(record) for record in records if record.seq > last)
-        self._append([event for event in made if event is not None])
-        return max([last, *(record.seq for record in records)])
+        last_seq = self._state.last_seq
+        events = (self._build.from_record(record) for record in records if record.seq > last_seq)
+        self._append([event for event in events if event is not None])
+        return max([last_seq, *(record.seq for record in records)])
 
-    def write_notes(self, events: Iterable[Event]) -> None:
-        """Append those texts and layouts that are not what was written last under their tag.
+    def write_summaries(self, events: Iterable[Event]) -> None:
+        """Append the texts and layouts that differ from the last ones written under their tags.
 
         Raises:
-            OSError: some of them may not be there.
+            OSError: some of the events may be missing.
         """
-        self._append([event for event in events if self._is_new(event)])
+        self._append([event for event in events if self._is_changed(event)])
 
-    def _is_new(self, event: Event) -> bool:
-        seen = Held()
-        seen.add(event)
-        return any(self._held.notes.get(tag) != note for tag, note in seen.notes.items())
+    def _is_changed(self, event: Event) -> bool:
+        new = EventFileState()
+        new.add(event)
+        return any(self._state.summaries.get(tag) != summary for tag, summary in new.summaries.items())
 
     def _append(self, events: list[Event]) -> None:
         if not events:
             return
-        if not self._held.session:
-            events = [self._events.session(), *events]
+        if not self._state.has_session:
+            events = [self._build.first_session(), *events]
         if self._path is None:
-            self._path = self._create([self._events.head(), *events])
+            self._path = self._create_file([self._build.file_header(), *events])
         else:
-            # Without O_CREAT: a file that somebody has removed is an error, and not a new one without a head.
+            # Without O_CREAT: if the file has been removed, fail instead of creating one without a header.
             _write(self._path, _frames(events), os.O_APPEND)
         for event in events:
-            self._held.add(event)
+            self._state.add(event)
 
-    def _create(self, events: Iterable[Event]) -> Path:
-        # Readers go through the files by name and do not come back, whatever the clocks of two hosts say.
-        stamp = max(int(time.time()), self._stamp + 1)
-        path = self._folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
+    def _create_file(self, events: Iterable[Event]) -> Path:
+        # Viewers read the files once, in the order of their names, even if the clocks of two hosts differ.
+        timestamp = max(int(time.time()), self._newest_timestamp + 1)
+        path = self._folder / f"events.out.tfevents.{timestamp:010d}.{socket.gethostname()}.{os.getpid()}"
         try:
             _write(path, _frames(events), os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             raise
         except OSError:
-            # On a full disk each try would leave a file.
+            # Otherwise each retry on a full disk would leave a file.
             path.unlink(missing_ok=True)
             raise
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         return path
 
     def _read_back(self, run: tuple[str, int]) -> None:
         for name in sorted(os.listdir(self._folder)):
             path = self._folder / name
-            stamp = _STAMP.search(name)
-            if stamp is None or not path.is_file():
+            timestamp = _TIMESTAMP.search(name)
+            if timestamp is None or not path.is_file():
                 continue
-            self._stamp = max(self._stamp, int(stamp[1]))
+            self._newest_timestamp = max(self._newest_timestamp, int(timestamp[1]))
             frames = read_frames(path)
-            found = self._owner(next(frames, b""))
+            found = self._identity(next(frames, b""))
             if found is None:
                 continue
             if found != run:
-                raise SinkRejected(_refusal(path, found, run))
+                raise SinkRejected(_other_run_message(path, found, run))
             for frame in frames:
-                self._held.add(self._events.parse(frame))
+                self._state.add(self._build.parse(frame))
 
-    def _owner(self, frame: bytes) -> tuple[str, int] | None:
+    def _identity(self, frame: bytes) -> tuple[str, int] | None:
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
         try:
-            return owner(self._events.parse(frame))
+            return run_identity(self._build.parse(frame))
         except DecodeError:
             return None
 
 
 def read_frames(path: Path) -> Iterator[bytes]:
-    """Give the data of each frame, up to the end or to the first that is not whole: no reader goes on behind it.
+    """Yield the data of each frame, up to the first incomplete or damaged one, where all readers stop.
 
     Raises:
         OSError: the file cannot be read.
@@ -143,14 +142,14 @@ def read_frames(path: Path) -> Iterator[bytes]:
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c  # type: ignore[import-untyped]
 
     with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size
-        while len(head := file.read(_HEAD.size)) == _HEAD.size:
-            length, crc = _HEAD.unpack(head)
-            left -= _HEAD.size + length + _FOOT.size
-            if left < 0 or crc != masked_crc32c(head[:8]):
+        remaining = os.fstat(file.fileno()).st_size
+        while len(header := file.read(_FRAME_HEADER.size)) == _FRAME_HEADER.size:
+            length, crc = _FRAME_HEADER.unpack(header)
+            remaining -= _FRAME_HEADER.size + length + _FRAME_FOOTER.size
+            if remaining < 0 or crc != masked_crc32c(header[:8]):
                 return
-            data, foot = file.read(length), file.read(_FOOT.size)
-            if foot != _FOOT.pack(masked_crc32c(data)):
+            data, footer = file.read(length), file.read(_FRAME_FOOTER.size)
+            if footer != _FRAME_FOOTER.pack(masked_crc32c(data)):
                 return
             yield data
 
@@ -166,7 +165,8 @@ def _frames(events: Iterable[Event]) -> bytes:
 
 
 def _write(path: Path, data: bytes, flags: int) -> None:
-    # Opened for each batch: closing is what lets NFS show it to other hosts. Its texts are the run's parameters.
+    # Opened for each batch: on NFS, closing a file makes its content visible to other hosts.
+    # Readable by the owner only, because the texts contain the run's parameters.
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
     try:
         done = 0
@@ -177,20 +177,9 @@ def _write(path: Path, data: bytes, flags: int) -> None:
         os.close(fd)
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError:
-        # Some file systems refuse to sync a directory; they write names out with the data.
-        return
-    finally:
-        os.close(fd)
-
-
-def _refusal(path: Path, found: tuple[str, int], run: tuple[str, int]) -> str:
-    whose = f"of run {found[0]!r}" if found[0] != run[0] else f"of an earlier run that was also called {run[0]!r}"
+def _other_run_message(path: Path, found: tuple[str, int], run: tuple[str, int]) -> str:
+    other = f"run {found[0]!r}" if found[0] != run[0] else f"an earlier run that was also called {run[0]!r}"
     return (
-        f"{path} has the curves {whose}, and those of run {run[0]!r} would be drawn into them; "
-        "give telemetry.tensorboard.dir another folder, or remove its event files"
+        f"{path} contains the curves of {other}, which TensorBoard would merge with those of run {run[0]!r}; "
+        "set telemetry.tensorboard.dir to another folder, or remove the event files"
     )

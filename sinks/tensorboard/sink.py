@@ -1,4 +1,4 @@
-"""The TensorBoard sink: event files that ``tensorboard --logdir`` shows. Needs neither torch nor TensorFlow."""
+"""The TensorBoard sink: event files for ``tensorboard --logdir``. Needs neither torch nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinks._paths import command, own_folder
+from sinks._paths import default_folder, shell_command
 from telemetry.sink_api import (
     Opened,
     Record,
@@ -29,10 +29,10 @@ _BACKEND = "tensorboard"
 
 
 class TensorBoardSink:
-    """Write one event for each record, named by its sequence number.
+    """Write one event for each record, identified by its sequence number.
 
-    Steps are iterations, wall times those of the journal, values float32 (the only precision that every viewer reads:
-    beyond 3.4e38 they are shown as infinite).
+    Steps are iterations, wall times those of the journal, and values float32, the only precision that every viewer
+    reads: values beyond 3.4e38 are shown as infinite.
     """
 
     requires = ("tensorboard",)
@@ -42,15 +42,15 @@ class TensorBoardSink:
         """Options of the sink.
 
         Attributes:
-            dir: the folder for the event files: ``tensorboard`` by default. A relative path starts at the run folder,
-                so that whoever delivers, from wherever, comes to the same one.
+            dir: the folder for the event files; ``tensorboard`` by default. A relative path starts at the run folder,
+                so that it does not depend on where delivery is started.
         """
 
         dir: str | None = None
 
     def __init__(self, options: Options) -> None:
         if options.dir is not None and (not options.dir.strip() or "\0" in options.dir):
-            msg = f"telemetry.tensorboard.dir is {options.dir!r}; give a folder, or leave it out"
+            msg = f"telemetry.tensorboard.dir is {options.dir!r}; set it to a folder, or leave it out"
             raise SettingError(msg)
         self._options = options
         self._run: RunRecord | None = None
@@ -59,65 +59,66 @@ class TensorBoardSink:
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        """Read back what the folder holds, and add what is shown beside the curves if it is not there."""
+        """Read the event files back, and write the tables and the chart layout unless they are up to date."""
         self._run = run
         with backend_errors(_BACKEND):
-            self._folder = self._find_folder(folder)
-        with self._attached() as files:
-            _write_notes(files, run)
+            self._folder = self._resolve_folder(folder)
+        with self._open_files() as files:
+            _write_summaries(files, run)
             return Opened(
                 destination=str(self._folder),
-                last_seq=files.held.last_seq,
-                view=f"{command('tensorboard')} --logdir {shlex.quote(str(self._folder))}",
+                last_seq=files.state.last_seq,
+                view=f"{shell_command('tensorboard')} --logdir {shlex.quote(str(self._folder))}",
             )
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int:
-        """Append the records; those that the folder holds already are not written again."""
-        with self._attached() as files:
+        """Append the records that are not in the files yet."""
+        with self._open_files() as files:
             return files.write_records(records)
 
     @hookimpl
     def sink_close(self, status: Status) -> None:
-        """Note how the training ended, at its last iteration."""
-        with self._attached() as files:
-            held = files.held
-            files.write_notes([files.events.text("run/status", status, step=held.step, time=held.time)])
+        """Write how the training ended, at its last iteration."""
+        with self._open_files() as files:
+            state = files.state
+            files.write_summaries([files.build.text("run/status", status, step=state.step, time=state.time)])
 
-    def _find_folder(self, run: Path) -> Path:
-        given = self._options.dir
-        return own_folder(run, _BACKEND) if given is None else (run / Path(given).expanduser()).resolve()
+    def _resolve_folder(self, run: Path) -> Path:
+        chosen = self._options.dir
+        return default_folder(run, _BACKEND) if chosen is None else (run / Path(chosen).expanduser()).resolve()
 
     @contextmanager
-    def _attached(self) -> Iterator[EventFiles]:
+    def _open_files(self) -> Iterator[EventFiles]:
         with backend_errors(_BACKEND):
             if self._files is None:
-                self._files = self._attach()
+                self._files = self._read_files()
             try:
                 yield self._files
             except SinkRejected:
                 raise
             except Exception:
-                # Part of a batch may be there; looking again is what tells.
+                # Part of a batch may have been written: read the files again before the next write.
                 self._files = None
                 raise
 
-    def _attach(self) -> EventFiles:
+    def _read_files(self) -> EventFiles:
         from sinks.tensorboard.event_files import EventFiles
 
         assert self._run is not None  # noqa: S101 - sink_open comes first
         return EventFiles(self._folder, self._run)
 
 
-def _write_notes(files: EventFiles, run: RunRecord) -> None:
+def _write_summaries(files: EventFiles, run: RunRecord) -> None:
     from sinks import _run_tables
 
     time = run.time / 1000
-    events = files.events
-    notes = [
-        events.text("run/about", _run_tables.about(run), time=time),
-        events.text("run/parameters", _run_tables.parameters(run), time=time),
-        events.text("run/units", _run_tables.units(run), time=time),
-        events.layout(charts(run.metrics), time=time),
-    ]
-    files.write_notes(notes)
+    build = files.build
+    files.write_summaries(
+        [
+            build.text("run/about", _run_tables.run_table(run), time=time),
+            build.text("run/parameters", _run_tables.parameter_table(run), time=time),
+            build.text("run/units", _run_tables.unit_table(run), time=time),
+            build.layout(charts(run.metrics), time=time),
+        ]
+    )

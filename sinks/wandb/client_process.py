@@ -1,7 +1,7 @@
-"""wandb-core, the process that wandb starts to write and upload for it: noticed, and ended when it is left behind.
+"""wandb-core, the client process that wandb starts to write and upload for it: tracked, and killed if left over.
 
-One that was frozen, or whose parent was killed, may still write what it had in memory when it wakes up: after somebody
-has looked at what there is, and has begun to deliver the rest.
+A client that was suspended, or whose parent was killed, may later write what it has in memory, when the destination
+has already been inspected and another delivery has begun to send the rest.
 """
 
 from __future__ import annotations
@@ -18,52 +18,54 @@ from pathlib import Path
 
 from telemetry.sink_api import private_opener
 
-_NAME = b"wandb-core"
-_SERVICE = "WANDB_SERVICE"
-_END_TIMEOUT = 5.0
-"""Seconds that a killed process may take to be gone."""
-_LAST_WORDS = 10.0
-"""Seconds that wandb-core may take to write and upload what it has when the process ends that started it."""
+_EXECUTABLE = b"wandb-core"
+_SERVICE_VARIABLE = "WANDB_SERVICE"
+_KILL_TIMEOUT = 5.0
+"""Seconds for a killed process to disappear."""
 
 _started: set[int] = set()
-"""Those that were started for sinks of this process."""
-_working: dict[Path, int] = {}
-"""Which of them works for a run, by its note, which could perhaps not be written."""
+"""Process IDs of the clients started for sinks of this process."""
+_client_of_run: dict[Path, int] = {}
+"""The client of each run by PID file, for the case that the file could not be written."""
 
 
 @contextlib.contextmanager
-def noticing(note: Path | None = None) -> Iterator[None]:
-    """Notice a wandb-core that is started inside, and note in a file, if there is one, which works for the run.
+def record_client_pid(pid_file: Path | None = None, *, exit_timeout: float) -> Iterator[None]:
+    """Detect a client that is started inside the block, and record in a file which client serves the run.
 
-    One that was there before belongs to somebody else, a notebook that uses wandb itself, say, and is left alone.
+    A client that was already running, for example that of a notebook using wandb itself, is left alone.
+
+    Args:
+        pid_file: the file to write; by default none.
+        exit_timeout: seconds for the client to write what it has in memory when this process exits.
 
     Raises:
-        OSError: the note cannot be written.
+        OSError: the PID file cannot be written.
     """
     before = _children()
-    _forget_service_of_others()
+    _leave_inherited_service()
     try:
         yield
     except Exception:
-        # One that died at its start would be asked again and again.
+        # Otherwise wandb would keep calling a client that died at its start.
         if not _children():
-            _reconnect()
+            _disconnect()
         raise
     finally:
-        # One that was started for a run that could not be opened works for the next one.
+        # A client started for a run that could not be opened serves the next run.
         _started.update(_children() - before)
         ours = sorted(_started & _children())
         if ours:
-            _end_with_this_process()
-        if ours and note is not None:
-            _working[note] = ours[-1]
-            with open(note, "w", encoding="utf-8", opener=private_opener) as file:
+            _stop_client_at_exit(exit_timeout)
+        if ours and pid_file is not None:
+            _client_of_run[pid_file] = ours[-1]
+            with open(pid_file, "w", encoding="utf-8", opener=private_opener) as file:
                 file.write(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n")
 
 
 @contextlib.contextmanager
-def answered_within(seconds: float) -> Iterator[None]:
-    """Kill wandb-core if what is inside takes longer, so that it fails: wandb's own time-outs need one that lives."""
+def deadline(seconds: float) -> Iterator[None]:
+    """Kill the client if the block takes longer, so that calls to it fail: wandb's own timeouts need a live client."""
     timer = threading.Timer(seconds, _kill_started)
     timer.daemon = True
     timer.start()
@@ -73,40 +75,40 @@ def answered_within(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def end_noted(note: Path) -> None:
-    """Kill the wandb-core that is noted, if it still lives; without effect where it cannot be seen.
+def kill_recorded_client(pid_file: Path) -> None:
+    """Kill the recorded client if it is still alive on this machine, and remove the PID file.
 
     Raises:
-        OSError: the note cannot be read or removed.
+        OSError: the file cannot be read or removed.
     """
-    if note in _working:
-        _kill(_working[note], str(os.getpid()).encode())
+    if pid_file in _client_of_run:
+        _kill(_client_of_run[pid_file], str(os.getpid()).encode())
     with contextlib.suppress(FileNotFoundError, ValueError, UnicodeDecodeError):
-        host, parent, pid = note.read_text(encoding="utf-8").split()
+        host, parent, pid = pid_file.read_text(encoding="utf-8").split()
         if host == socket.gethostname() and parent.isdecimal() and pid.isdecimal():
             _kill(int(pid), parent.encode())
-    forget(note)
-    _bury()
+    remove_pid_file(pid_file)
+    _reap()
 
 
-def forget(note: Path) -> None:
-    """Take note that no wandb-core works for the run any more; raises OSError."""
-    _working.pop(note, None)
-    note.unlink(missing_ok=True)
+def remove_pid_file(pid_file: Path) -> None:
+    """Record that no client serves the run any more; raises OSError."""
+    _client_of_run.pop(pid_file, None)
+    pid_file.unlink(missing_ok=True)
 
 
-def _end_with_this_process() -> None:
-    # What is registered last is called first, so that wandb has nothing left to do.
-    atexit.unregister(_end_started)
-    atexit.register(_end_started)
+def _stop_client_at_exit(timeout: float) -> None:
+    # Exit handlers run in reverse order of registration: this one must run before wandb's own.
+    atexit.unregister(_stop_started)
+    atexit.register(_stop_started, timeout)
 
 
-def _end_started() -> None:
-    """Have wandb-core write out what it has, for a bounded time: wandb itself waits for a server for ever."""
+def _stop_started(timeout: float) -> None:
+    """Let the client write what it has in memory for up to ``timeout`` seconds; wandb itself would wait forever."""
     if _started & _children():
         signal.signal(signal.SIGALRM, _kill_started)
-        signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS)
-        _reconnect()
+        signal.setitimer(signal.ITIMER_REAL, timeout)
+        _disconnect()
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -116,17 +118,17 @@ def _kill_started(*_: object) -> None:
 
 
 def _kill(pid: int, parent: bytes) -> None:
-    # Its command line names it and who started it, so that a process id that was used again is told apart.
-    if _is_core(pid) and parent in _command(pid):
+    # The command line contains the name and the parent's ID, which distinguishes a reused process ID.
+    if _is_client(pid) and parent in _command_line(pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + _END_TIMEOUT
-        while _is_core(pid) and time.monotonic() < deadline:
+        give_up_at = time.monotonic() + _KILL_TIMEOUT
+        while _is_client(pid) and time.monotonic() < give_up_at:
             time.sleep(0.01)
 
 
-def _bury() -> None:
-    """Forget those of this process that are dead, whoever killed them."""
+def _reap() -> None:
+    """Wait for clients of this process that have died, and disconnect wandb from them."""
     alive = _children()
     dead = _started - alive
     for pid in dead:
@@ -134,23 +136,23 @@ def _bury() -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
     if dead and not alive:
-        _reconnect()
+        _disconnect()
 
 
-def _reconnect() -> None:
-    """Have wandb start another one at its next ``init``."""
+def _disconnect() -> None:
+    """Stop the client, if it is alive, so that wandb starts a new one at the next ``init``."""
     import wandb
 
-    # It tells the dead one to end, first, and exits with that one's code.
+    # teardown first calls the client, which may be dead, and exits with the client's exit code.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
 
 
-def _forget_service_of_others() -> None:
-    """Do not share the wandb-core of a trainer that uses wandb itself, whose address is inherited."""
-    token = os.environ.get(_SERVICE, "")
+def _leave_inherited_service() -> None:
+    """Do not use the client of a trainer that itself uses wandb, and whose environment was inherited."""
+    token = os.environ.get(_SERVICE_VARIABLE, "")
     if token and f"-{os.getpid()}-" not in token:
-        del os.environ[_SERVICE]
+        del os.environ[_SERVICE_VARIABLE]
 
 
 def _children() -> set[int]:
@@ -158,15 +160,15 @@ def _children() -> set[int]:
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
             found.update(int(pid) for pid in path.read_text(encoding="ascii").split())
-    return {pid for pid in found if _is_core(pid)}
+    return {pid for pid in found if _is_client(pid)}
 
 
-def _is_core(pid: int) -> bool:
-    return any(part.endswith(_NAME) for part in _command(pid)[:1])
+def _is_client(pid: int) -> bool:
+    return any(part.endswith(_EXECUTABLE) for part in _command_line(pid)[:1])
 
 
-def _command(pid: int) -> list[bytes]:
-    # That of a zombie is empty.
+def _command_line(pid: int) -> list[bytes]:
+    # Empty for a zombie.
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -1,4 +1,4 @@
-"""Where a W&B run is kept, in files or on a server: what is there before a delivery, and what has come to be there."""
+"""The two destinations of a W&B run, offline files and a server: what they have stored, and what they confirm."""
 
 from __future__ import annotations
 
@@ -7,125 +7,151 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from sinks._paths import command
-from sinks.wandb.offline_files import Held, Segment, segments
-from sinks.wandb.server import ask
-from telemetry.sink_api import SinkRejected, SinkUnavailable, Status, private_opener
-
-EXIT_CODES: dict[str, int] = {"finished": 0, "failed": 1, "preempted": 143, "killed": 137}
-"""W&B knows finished (0) and failed (all others), and takes a failed run that was marked so for preempted."""
-
-_CLOSED = 20.0
-"""Seconds in which a run that was finished has to be seen where it is kept."""
+from sinks._paths import shell_command
+from sinks.wandb.offline_files import TransactionLog, find_transaction_logs
+from sinks.wandb.server import query_run
+from sinks.wandb.stored_run import StoredRun
+from sinks.wandb.timeouts import Timeouts
+from sinks.wandb.user_settings import Mode
+from telemetry.sink_api import SinkRejected, SinkUnavailable, Status, atomic_write, remove_temporary_files
 
 
-class Place(Protocol):
-    """Where the rows of one run go."""
+class Destination(Protocol):
+    """Storage for the rows of one run.
 
-    mode: Literal["online", "offline"]
-    destination: str
+    Call order: ``inspect``, then for each ``wandb.init``: ``run_opened``; before each batch of rows ``expect_rows``,
+    after it ``confirmed_seq``; after ``run.finish``: ``wait_stored``.
+
+    Attributes:
+        mode: the mode of ``wandb.init``.
+        location: a text that identifies the destination and the run in it; final after ``inspect``.
+        view: the command or URL that shows the run; final after ``inspect``.
+    """
+
+    mode: Mode
+    location: str
     view: str
 
-    def look(self) -> Held:
-        """Find out what is there, before anything is written."""
+    def inspect(self) -> StoredRun:
+        """Return what is stored, and keep processes left over from earlier deliveries from adding to it."""
 
-    def begin(self, folder: Path) -> None:
-        """Take note that wandb has opened the run, and keeps its local files in ``folder``."""
+    def run_opened(self, folder: Path) -> None:
+        """Note that wandb has opened the run, with its local files in ``folder``."""
 
-    def foresee(self, next_step: int, attempt: int) -> None:
-        """Take note that the next rows are numbered up to ``next_step``, and are of this attempt."""
+    def expect_rows(self, next_step: int, attempt: int) -> None:
+        """Note that rows numbered below ``next_step`` follow, of this attempt."""
 
-    def confirmed(self, accepted: int) -> int | None:
-        """Give the highest number that is known to be there and to stay, None if that is not known now."""
+    def confirmed_seq(self, accepted_seq: int) -> int | None:
+        """Return the highest sequence number that is durably stored, or None if unknown.
 
-    def await_end(self, accepted: int, status: Status) -> None:
-        """Wait until all that was accepted is there, and the run is finished there."""
+        Args:
+            accepted_seq: the highest sequence number passed to wandb, which may still have it in memory.
+
+        Raises:
+            SinkUnavailable: the destination accepts no further rows from this instance.
+        """
+
+    def wait_stored(self, accepted_seq: int, status: Status) -> None:
+        """Wait until the rows up to ``accepted_seq`` and the end of the run are stored.
+
+        Raises:
+            SinkUnavailable: some of them are still missing after the timeout.
+        """
 
 
-class Files(Place):
-    """Segments below a folder, for ``wandb sync``."""
+class OfflineDestination(Destination):
+    """Transaction logs below a folder, for ``wandb sync``.
 
-    mode: Literal["online", "offline"] = "offline"
+    Args:
+        folder: the parent of wandb's own folder.
+        run_id: the ID of the W&B run.
+        timeouts: ``stored`` limits ``wait_stored``.
+    """
 
-    def __init__(self, folder: Path, run_id: str) -> None:
+    mode: Mode = "offline"
+
+    def __init__(self, folder: Path, run_id: str, timeouts: Timeouts) -> None:
         self._folder = folder / "wandb"
         self._run_id = run_id
-        self._rows = folder / f".{run_id}.rows"
-        self._before: int | None = None
-        self._live: Segment | None = None
-        self.destination = f"{self._folder}, run {run_id}"
-        self.view = f"{command('wandb')} sync {shlex.quote(str(self._folder))}/offline-run-*-{run_id}*"
+        self._timeouts = timeouts
+        self._expected_rows_path = folder / f".{run_id}.rows"
+        self._last_seq_of_sealed_logs: int | None = None
+        self._live_log: TransactionLog | None = None
+        self.location = f"{self._folder}, run {run_id}"
+        self.view = f"{shell_command('wandb')} sync {shlex.quote(str(self._folder))}/offline-run-*-{run_id}*"
 
-    def look(self) -> Held:
-        """Read all segments, and seal those that somebody may still write to; raises OSError."""
-        # Without wandb's folder nothing was ever there. With it, `wandb clean` may have removed what was synced.
-        held = Held(last_seq=None if self._folder.is_dir() else 0)
-        held.next_step, held.attempt = self._foreseen()
-        for segment in segments(self._folder, self._run_id):
-            found = segment.read()
-            if not segment.is_sealed:
-                segment.seal()
-            held = _joined(held, found)
-        self._before = held.last_seq
-        return held
+    def inspect(self) -> StoredRun:
+        """Read all logs of the run, and seal those that a process may still write to; raises OSError."""
+        remove_temporary_files(self._expected_rows_path)
+        # Without wandb's folder, nothing was ever stored. With it, `wandb clean` may have removed synced logs.
+        stored = StoredRun(last_seq=None if self._folder.is_dir() else 0)
+        stored.next_step, stored.attempt = self._read_expected_rows()
+        for log in find_transaction_logs(self._folder, self._run_id):
+            in_log = log.read()
+            if not log.is_sealed:
+                log.seal()
+            stored = _combine(stored, in_log)
+        self._last_seq_of_sealed_logs = stored.last_seq
+        return stored
 
-    def begin(self, folder: Path) -> None:
-        """Follow the new segment."""
-        self._live = Segment(folder / f"run-{self._run_id}.wandb")
+    def run_opened(self, folder: Path) -> None:
+        """Follow the new log."""
+        self._live_log = TransactionLog(folder / f"run-{self._run_id}.wandb")
 
-    def foresee(self, next_step: int, attempt: int) -> None:
-        """Write it down, for when `wandb clean` has removed the rows before; raises OSError."""
-        partial = self._rows.with_name(self._rows.name + ".partial")
-        with open(partial, "w", encoding="utf-8", opener=private_opener) as file:
-            file.write(f"{next_step} {attempt}\n")
-        partial.replace(self._rows)
+    def expect_rows(self, next_step: int, attempt: int) -> None:
+        """Save the numbers for the case that `wandb clean` removes the rows; raises OSError."""
+        atomic_write(self._expected_rows_path, f"{next_step} {attempt}\n".encode())
 
-    def _foreseen(self) -> tuple[int, int]:
+    def _read_expected_rows(self) -> tuple[int, int]:
         try:
-            next_step, attempt = map(int, self._rows.read_text(encoding="utf-8").split())
+            next_step, attempt = map(int, self._expected_rows_path.read_text(encoding="utf-8").split())
         except (FileNotFoundError, ValueError):
             return 0, 1
         return next_step, attempt
 
-    def confirmed(self, accepted: int) -> int | None:  # noqa: ARG002 - the file itself tells
-        """Read what has come to the file of the run that is open, and sync it; raises SinkUnavailable and OSError."""
-        live = self._live
-        assert live is not None  # noqa: S101 - begin comes first
-        if live.seal_what_was_synced():
-            msg = f"wandb: {live.path} was synced and takes no more; what follows goes into another file"
+    def confirmed_seq(self, accepted_seq: int) -> int | None:  # noqa: ARG002 - the log shows what is stored
+        """Read the rows added to the live log, and sync it; raises SinkUnavailable and OSError."""
+        log = self._live_log
+        assert log is not None  # noqa: S101 - run_opened comes first
+        if log.seal_if_synced():
+            msg = f"wandb: {log.path} has been synced and accepts no more rows; the following rows go into a new file"
             raise SinkUnavailable(msg)
-        before = live.end
-        last_seq = live.read().last_seq
-        if live.end > before:
-            live.sync()
-        return self._before if last_seq is None else last_seq
+        end_before = log.end
+        last_seq = log.read().last_seq
+        if log.end > end_before:
+            log.sync()
+        return self._last_seq_of_sealed_logs if last_seq is None else last_seq
 
-    def await_end(self, accepted: int, status: Status) -> None:
-        """Wait for the file to be written out; raises SinkUnavailable if something in it is missing then."""
-        _wait_for(lambda: self._is_closed(accepted, status), "wandb has finished the run, and not written all of it")
+    def wait_stored(self, accepted_seq: int, status: Status) -> None:
+        """Wait until the live log is complete; raises SinkUnavailable if it is not after the timeout."""
+        _wait_for(
+            lambda: self._is_complete(accepted_seq, status),
+            self._timeouts.stored,
+            "wandb has finished the run without writing all of it",
+        )
 
-    def _is_closed(self, accepted: int, status: Status) -> bool:
-        last_seq = self.confirmed(accepted) or 0
-        assert self._live is not None  # noqa: S101 - begin comes first
-        return last_seq >= accepted and self._live.held.status == status
+    def _is_complete(self, accepted_seq: int, status: Status) -> bool:
+        last_seq = self.confirmed_seq(accepted_seq) or 0
+        assert self._live_log is not None  # noqa: S101 - run_opened comes first
+        return last_seq >= accepted_seq and self._live_log.stored.status == status
 
 
-class Server(Place):
+class ServerDestination(Destination):
     """A run on a W&B server.
 
     Args:
-        base_url: the server's API.
-        app_url: its pages.
-        project, entity: whose run it is; the entity is the key's own by default.
-        run_id: the run's id there.
+        base_url: URL of the server's API.
+        app_url: URL of its web pages.
+        project: the project of the run.
+        entity: the owner of the project; by default that of the key.
+        run_id: the ID of the W&B run.
+        timeouts: ``request``, ``query_interval`` and ``stored`` apply.
         clock: a monotonic clock in seconds.
     """
 
-    mode: Literal["online", "offline"] = "online"
-    every = 30.0
-    """Seconds between two questions to the server of what it holds."""
+    mode: Mode = "online"
 
     def __init__(
         self,
@@ -135,78 +161,90 @@ class Server(Place):
         project: str,
         entity: str | None,
         run_id: str,
+        timeouts: Timeouts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base_url, self._app_url = base_url, app_url
         self._project, self._entity, self._run_id = project, entity, run_id
+        self._timeouts = timeouts
         self._clock = clock
-        self._asked = clock()
-        self._held = 0
-        self._waiting = 0
-        self.destination = self.view = ""
+        self._queried_at = clock()
+        self._stored_seq = 0
+        self._pending_seq = 0
+        self.location = self.view = ""
 
-    def look(self) -> Held:
-        """Ask the server; raises SinkRejected and SinkUnavailable."""
-        answer = ask(self._base_url, project=self._project, entity=self._entity, run_id=self._run_id)
-        path = f"{answer.entity}/{self._project}"
-        self.destination = f"{self._base_url}, {path}, run {self._run_id}"
+    def inspect(self) -> StoredRun:
+        """Query the server; raises SinkRejected and SinkUnavailable."""
+        found = query_run(
+            self._base_url,
+            project=self._project,
+            entity=self._entity,
+            run_id=self._run_id,
+            timeout=self._timeouts.request,
+        )
+        path = f"{found.entity}/{self._project}"
+        self.location = f"{self._base_url}, {path}, run {self._run_id}"
         self.view = f"{self._app_url}/{path}/runs/{self._run_id}"
-        self._held = answer.held.last_seq or 0
-        self._asked = self._clock()
-        return answer.held
+        self._stored_seq = found.stored.last_seq or 0
+        self._queried_at = self._clock()
+        return found.stored
 
-    def begin(self, folder: Path) -> None:
-        """Leave the local files to wandb: the server is asked."""
+    def run_opened(self, folder: Path) -> None:
+        """Ignore the local files: the server knows what is stored."""
 
-    def foresee(self, next_step: int, attempt: int) -> None:
-        """Leave that to the server, which keeps all rows."""
+    def expect_rows(self, next_step: int, attempt: int) -> None:
+        """Save nothing: the server keeps all rows."""
 
-    def confirmed(self, accepted: int) -> int | None:
-        """Ask the server now and then; raises SinkUnavailable when uploads stand still, or the key is refused."""
-        if self._clock() - self._asked < self.every:
-            return self._held or None
-        before, waiting = self._held, self._waiting
+    def confirmed_seq(self, accepted_seq: int) -> int | None:
+        """Query the server from time to time; raises SinkUnavailable if uploads stall or the key is rejected."""
+        if self._clock() - self._queried_at < self._timeouts.query_interval:
+            return self._stored_seq or None
+        stored_before, pending_before = self._stored_seq, self._pending_seq
         try:
-            self.look()
+            self.inspect()
         except SinkRejected as error:
-            # It is no single record that is refused. What the next opening meets decides.
+            # The key was rejected and not a single record, so let the next sink_open decide.
             raise SinkUnavailable(str(error)) from error
         except SinkUnavailable:
-            # wandb-core tries again by itself.
-            self._asked, self._waiting = self._clock(), 0
-            return before or None
-        if waiting > before == self._held:
-            msg = f"wandb: nothing has come to {self._base_url} for {self.every:.0f} s, although it answers"
+            # wandb-core retries the upload by itself.
+            self._queried_at, self._pending_seq = self._clock(), 0
+            return stored_before or None
+        if pending_before > stored_before == self._stored_seq:
+            msg = (
+                f"wandb: {self._base_url} has received no rows for {self._timeouts.query_interval:.0f} s, although it "
+                "answers queries"
+            )
             raise SinkUnavailable(msg)
-        self._waiting = accepted
-        return self._held or None
+        self._pending_seq = accepted_seq
+        return self._stored_seq or None
 
-    def await_end(self, accepted: int, status: Status) -> None:  # noqa: ARG002 - rows are what may be missing
-        """Ask the server until it has all; raises SinkUnavailable if it has not in time."""
+    def wait_stored(self, accepted_seq: int, status: Status) -> None:  # noqa: ARG002 - only rows can be missing
+        """Query the server until it has all rows; raises SinkUnavailable if it has not after the timeout."""
         try:
             _wait_for(
-                lambda: (self.look().last_seq or 0) >= accepted,
-                f"wandb has finished the run, and {self._base_url} does not have all of it",
+                lambda: (self.inspect().last_seq or 0) >= accepted_seq,
+                self._timeouts.stored,
+                f"wandb has finished the run, but {self._base_url} has not received all of it",
             )
         except SinkRejected as error:
             raise SinkUnavailable(str(error)) from error
 
 
-def _joined(first: Held, then: Held) -> Held:
-    """Give what is held together by a segment and those before it."""
-    last_alert = max(first.last_alert, then.last_alert)
-    if then.last_seq is None:
-        return replace(first, status=then.status, last_alert=last_alert)
-    last_seq, next_step = max(first.last_seq or 0, then.last_seq), max(first.next_step, then.next_step)
-    return replace(then, last_seq=last_seq, next_step=next_step, last_alert=last_alert)
+def _combine(earlier: StoredRun, later: StoredRun) -> StoredRun:
+    """Return the state of a run whose logs so far are ``earlier``, followed by the log ``later``."""
+    last_alert = max(earlier.last_alert, later.last_alert)
+    if later.last_seq is None:
+        return replace(earlier, status=later.status, last_alert=last_alert)
+    last_seq, next_step = max(earlier.last_seq or 0, later.last_seq), max(earlier.next_step, later.next_step)
+    return replace(later, last_seq=last_seq, next_step=next_step, last_alert=last_alert)
 
 
-def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + _CLOSED
-    pause = 0.01
+def _wait_for(condition: Callable[[], bool], timeout: float, failure: str) -> None:
+    deadline = time.monotonic() + timeout
+    delay = 0.01
     while not condition():
         if time.monotonic() > deadline:
-            msg = f"wandb: {otherwise}"
+            msg = f"wandb: {failure}"
             raise SinkUnavailable(msg)
-        time.sleep(pause)
-        pause = min(1.0, pause * 2)
+        time.sleep(delay)
+        delay = min(1.0, delay * 2)

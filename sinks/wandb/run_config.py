@@ -1,25 +1,31 @@
-"""What W&B is told of a run: its id there, and its configuration."""
+"""The ID, configuration and client settings of a W&B run."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import socket
+from pathlib import Path
 from typing import Any
 
+from sinks.wandb.timeouts import Timeouts
 from telemetry.sink_api import RunRecord
 
-_ID_NAME = 64
+_MAX_NAME_LENGTH = 64
+"""Characters of the run ID that are part of the W&B ID."""
+_FLUSH_INTERVAL = 2.0
+"""Seconds after which wandb-core writes rows from memory to the transaction log."""
 
 
 def run_id(run: RunRecord) -> str:
-    """Give an id that W&B takes, and that another run of the same name does not share."""
-    told = re.sub(r"[^A-Za-z0-9_-]+", "-", run.run_id).strip("-")[:_ID_NAME]
-    made = hashlib.sha256(f"{run.run_id}/{run.started}".encode()).hexdigest()[:8]
-    return f"{told}-{made}" if told else made
+    """Return an ID that W&B accepts, and that differs from those of earlier runs with the same name."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", run.run_id).strip("-")[:_MAX_NAME_LENGTH]
+    digest = hashlib.sha256(f"{run.run_id}/{run.started}".encode()).hexdigest()[:8]
+    return f"{name}-{digest}" if name else digest
 
 
 def config(run: RunRecord) -> dict[str, Any]:
-    """Give the configuration: the parameters, and what the metrics and the run are."""
+    """Return the configuration: the run's parameters, and a description of the run and its metrics."""
     about = {
         "id": run.run_id,
         "every": run.every,
@@ -31,3 +37,28 @@ def config(run: RunRecord) -> dict[str, Any]:
     units = {name: metric.unit for name, metric in run.metrics.items() if metric.unit != "1"}
     labels = {name: metric.label for name, metric in run.metrics.items() if metric.label}
     return {**run.params, "telemetry/run": about, "telemetry/units": units, "telemetry/labels": labels}
+
+
+def client_settings(run: RunRecord, timeouts: Timeouts) -> dict[str, Any]:
+    """Return the arguments of ``wandb.Settings``: no console output, and nothing captured except system metrics."""
+    # System metrics are those of the training process, so they require it to run on this machine.
+    trainer_is_here = run.host == socket.gethostname() and Path(f"/proc/{run.pid}").exists()
+    return {
+        "silent": True,
+        "use_dot_wandb": False,
+        "console": "off",
+        "host": run.host,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "program": "",
+        "init_timeout": timeouts.init,
+        "finish_timeout": timeouts.finish,
+        "finish_timeout_raises": True,
+        "x_save_requirements": False,
+        "x_disable_meta": not trainer_is_here,
+        "x_disable_stats": not trainer_is_here,
+        "x_disable_machine_info": not trainer_is_here,
+        "x_stats_pid": run.pid,
+        "x_transaction_log_flush_interval": _FLUSH_INTERVAL,
+    }

@@ -1,4 +1,4 @@
-"""The ``telemetry`` command: one module per subcommand."""
+"""The ``telemetry`` command, with one module per subcommand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from telemetry.cli.sync import sync
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="aimnet2mult", prog_name="telemetry")
 def main() -> None:
-    """Look after the telemetry of training runs."""
+    """Inspect, export and deliver the telemetry of training runs."""
 
 
 for command in (export, list_runs, show, sinks, status, sync):

@@ -1,4 +1,4 @@
-"""What the commands print, and how they end."""
+"""Output, error handling and checks shared by the commands."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from telemetry.journal.reader import Skipped
 P = ParamSpec("P")
 R = TypeVar("R")
 
-USAGE = 2
-"""Exit code of a usage error; click's own is the same."""
-FOLDER = click.Path(path_type=Path)
+EXIT_USAGE = 2
+"""Exit code for any TelemetryError; click uses the same for usage errors."""
+PATH = click.Path(path_type=Path)
 
 
 def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:
-    """Let a command print telemetry's errors as one line and exit with 2."""
+    """Wrap a command so that it reports a TelemetryError as one line on stderr and exits with code 2."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except TelemetryError as error:
-            say(f"error: {error}", err=True)
-            sys.exit(USAGE)
+            print_line(f"error: {error}", err=True)
+            sys.exit(EXIT_USAGE)
 
     return wrapper
 
 
-def say(line: str, *, err: bool = False) -> None:
-    """Print a line with what files say."""
+def print_line(line: str, *, err: bool = False) -> None:
+    """Print a line that may contain text from a run folder; control characters are removed."""
     click.echo(printable(line), err=err)
 
 
-def say_skipped(skipped: Skipped, *, run: str = "", err: bool = False) -> None:
-    """Print what could not be read of a journal, if anything; ``run`` names its run where there are several."""
-    counts = {what: count for what, count in msgspec.structs.asdict(skipped).items() if count}
+def print_skipped(skipped: Skipped, *, run: str = "", err: bool = False) -> None:
+    """Print the counts of skipped journal records, if any; ``run`` names the run if there are several."""
+    counts = {reason: count for reason, count in msgspec.structs.asdict(skipped).items() if count}
     if counts:
-        listed = ", ".join(f"{count} {what}" for what, count in counts.items())
-        say(f"passed over in the journal{run and f' of {run}'}: {listed}", err=err)
+        listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        print_line(f"skipped in the journal{run and f' of {run}'}: {listed}", err=err)
 
 
-def show_sinks(summary: Receipt, *names: str) -> None:
-    """Print how the sinks of these names stand, or all of them, and what delivers the rest."""
-    known = {sink.name: sink.lines() for sink in summary.sinks}
+def print_sinks(receipt: Receipt, *names: str) -> None:
+    """Print the state of the named sinks (by default, of all) and the command that delivers the remaining records."""
+    known = {sink.name: sink.lines() for sink in receipt.sinks}
     for name in names or known:
-        for line in known.get(name, [f"{name}: how far it has got could not be kept"]):
-            say(line)
-    for line in summary.sync_command(*names):
-        say(line)
+        for line in known.get(name, [f"{name}: delivery progress could not be saved"]):
+            print_line(line)
+    for line in receipt.sync_command(*names):
+        print_line(line)
 
 
-def refuse_inside(path: Path, runs: Sequence[Path]) -> None:
-    """Refuse to write a file into a run folder; raises SettingError."""
+def require_outside(path: Path, runs: Sequence[Path]) -> None:
+    """Raise SettingError if the output file ``path`` is inside one of the run folders."""
     for run in runs:
         if path.resolve().is_relative_to(run.resolve()):
-            msg = f"{path} lies in the run folder {run}, which is only looked at; name another place"
+            msg = f"{path} is inside the run folder {run}, which must not be modified; choose another location"
             raise SettingError(msg)

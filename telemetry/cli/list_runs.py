@@ -6,25 +6,23 @@ from pathlib import Path
 
 import click
 
-from telemetry.cli.console import FOLDER, exits_with_message, say
+from telemetry.cli.console import PATH, exits_with_message, print_line
 from telemetry.errors import SettingError
 from telemetry.reading.run_list import RunTable
 from telemetry.records import now_ms
 
 
 @click.command("list")
-@click.argument("folder", default="runs", metavar="[DIR]", type=FOLDER)
+@click.argument("folder", default="runs", metavar="[DIR]", type=PATH)
 @click.option(
-    "--best", "metric", metavar="METRIC", help="Show the lowest value of this metric, by its full name; else val/loss."
+    "--best", "metric", metavar="METRIC", help="Show the lowest value of this metric (full name); val/loss by default."
 )
-@click.option(
-    "--quick", is_flag=True, help="Leave that value out: only the head and the tail of each journal are read."
-)
+@click.option("--quick", is_flag=True, help="Omit the lowest value; read only the head and tail of each journal.")
 @exits_with_message
 def list_runs(folder: Path, metric: str | None, quick: bool) -> None:
-    """List the runs in DIR (the folder of the run folders; runs by default), the latest first."""
+    """List the runs in DIR (the folder that contains the run folders; by default runs), newest first."""
     if quick and metric is not None:
-        msg = f"--quick leaves out what --best {metric} asks for; give one of them"
+        msg = f"--quick omits the value that --best {metric} requests; use only one of the two"
         raise SettingError(msg)
     for line in RunTable(folder, metric, quick=quick).lines(now_ms()):
-        say(line)
+        print_line(line)

@@ -1,4 +1,4 @@
-"""``telemetry show``: draw the curves of runs in the terminal or as PNG."""
+"""``telemetry show``: draw the curves of runs in the terminal or into a PNG file."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from pathlib import Path
 
 import click
 
-from telemetry.cli.console import FOLDER, exits_with_message, refuse_inside, say, say_skipped
-from telemetry.display.dashboard import Screen
+from telemetry.cli.console import PATH, exits_with_message, print_line, print_skipped, require_outside
+from telemetry.display.dashboard import Dashboard
 from telemetry.display.plot_model import main_plots, plots, run_labels
 from telemetry.display.png import write_png
 from telemetry.errors import SettingError
 from telemetry.reading.run import Run, RunReader
 from telemetry.run_folder.run_status import OPEN
 
-POLL = 2.0
-"""Seconds between two looks at a run that is followed."""
-WIDTH = 80
-"""Characters of a line where there is no terminal to ask."""
-HOME, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
+POLL_INTERVAL = 2.0
+"""Seconds between two reads of a followed run."""
+DEFAULT_WIDTH = 80
+"""Characters per line if the output is not a terminal."""
+CURSOR_HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=FOLDER)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
 @click.option(
     "--metric",
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="A full name, a name within its stream, or a pattern, as in val/loss, loss or 'val/*'; repeatable.",
+    help="A full name, a name without its stream, or a pattern, such as val/loss, loss or 'val/*'; repeatable.",
 )
-@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N iterations of each run.")
-@click.option("--follow", is_flag=True, help="Draw again as points come, until the runs have ended.")
-@click.option("--png", type=FOLDER, metavar="FILE", help="Draw into a PNG file.")
-@click.option("--width", type=click.IntRange(min=20), metavar="N", help="Characters of a line; the terminal's, or 80.")
-@click.option("--height", type=click.IntRange(min=5), default=14, show_default=True, help="Lines of a chart.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N iterations of each run.")
+@click.option("--follow", is_flag=True, help="Redraw as points arrive, until all runs have ended.")
+@click.option("--png", type=PATH, metavar="FILE", help="Draw into a PNG file instead of the terminal.")
+@click.option(
+    "--width",
+    type=click.IntRange(min=20),
+    metavar="N",
+    help="Characters per line; by default the width of the terminal, or 80.",
+)
+@click.option("--height", type=click.IntRange(min=5), default=14, show_default=True, help="Lines per chart.")
 @exits_with_message
 def show(
     *,
@@ -52,23 +57,23 @@ def show(
     width: int | None,
     height: int,
 ) -> None:
-    """Show the curves of RUN (a run folder), or of several on the same charts.
+    """Show the curves of RUN (a run folder), or of several runs in the same charts.
 
-    What the streams of a run call by one name, in one unit, shares a chart. Without --metric, charts of parts of the
-    data are left out.
+    Metrics with the same name and unit share a chart across streams. Without --metric, charts of parts of the data are
+    omitted.
     """
     readers = [RunReader(run) for run in runs]
     if png is not None:
         if follow:
-            msg = "--png draws once; leave out --follow"
+            msg = "--png cannot be combined with --follow: it draws only once"
             raise SettingError(msg)
-        refuse_inside(png, runs)
+        require_outside(png, runs)
         _draw_png(png, _read_all(readers), patterns, last)
         return
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    size = shutil.get_terminal_size((WIDTH, 24))
-    screen = Screen(
-        width=width or (size.columns if sys.stdout.isatty() else WIDTH),
+    size = shutil.get_terminal_size((DEFAULT_WIDTH, 24))
+    dashboard = Dashboard(
+        width=width or (size.columns if sys.stdout.isatty() else DEFAULT_WIDTH),
         height=height,
         rows=size.lines if terminal and follow else None,
         colours=terminal and "NO_COLOR" not in os.environ,
@@ -77,11 +82,11 @@ def show(
     )
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
-            follow_runs(readers, lambda: _print_screen(screen, [r.run() for r in readers], again=terminal), time.sleep)
+            follow_runs(readers, lambda: _draw(dashboard, [r.run() for r in readers], in_place=terminal), time.sleep)
         return
-    read = _read_all(readers)
-    _print_screen(screen, read)
-    _say_skipped(read)
+    loaded = _read_all(readers)
+    _draw(dashboard, loaded)
+    _print_skipped(loaded)
 
 
 def _read_all(readers: Sequence[RunReader]) -> list[Run]:
@@ -90,35 +95,42 @@ def _read_all(readers: Sequence[RunReader]) -> list[Run]:
     return [reader.run() for reader in readers]
 
 
-def _say_skipped(runs: Sequence[Run]) -> None:
+def _print_skipped(runs: Sequence[Run]) -> None:
     for run, label in zip(runs, run_labels(runs), strict=True):
-        say_skipped(run.skipped, run=label if len(runs) > 1 else "", err=True)
+        print_skipped(run.skipped, run=label if len(runs) > 1 else "", err=True)
 
 
 def follow_runs(readers: Sequence[RunReader], draw: Callable[[], None], wait: Callable[[float], None]) -> None:
-    """Draw when there is something new, until no run can grow any more."""
+    """Call ``draw`` whenever there are new records, until all runs have ended; always at least once.
+
+    Args:
+        readers: the runs.
+        draw: called without arguments.
+        wait: called with the seconds to sleep between two reads.
+    """
     drawn = False
     while True:
         new = [reader.read(live=True) for reader in readers]
-        going_on = any(reader.status in OPEN for reader in readers)
-        if not going_on:
+        any_open = any(reader.status in OPEN for reader in readers)
+        if not any_open:
+            # No more records will come, so also read what a live read leaves for later.
             new += [reader.read(live=False) for reader in readers]
-        if any(new) or not (drawn and going_on):
+        if any(new) or not (drawn and any_open):
             draw()
             drawn = True
-        if not going_on:
+        if not any_open:
             return
-        wait(POLL)
+        wait(POLL_INTERVAL)
 
 
-def _print_screen(screen: Screen, runs: Sequence[Run], *, again: bool = False) -> None:
-    lines = screen.lines(runs)
-    text = _encodable("\n".join(line + (CLEAR_LINE if again else "") for line in lines))
-    click.echo(f"{HOME}{text}\n{CLEAR_REST}" if again else text)
+def _draw(dashboard: Dashboard, runs: Sequence[Run], *, in_place: bool = False) -> None:
+    lines = dashboard.lines(runs)
+    text = _encodable("\n".join(line + (CLEAR_LINE if in_place else "") for line in lines))
+    click.echo(f"{CURSOR_HOME}{text}\n{CLEAR_BELOW}" if in_place else text)
 
 
 def _encodable(text: str) -> str:
-    """Give a text that a terminal without Unicode takes too."""
+    """Return the text with characters that standard output cannot encode replaced."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
@@ -129,5 +141,5 @@ def _draw_png(path: Path, runs: Sequence[Run], patterns: Sequence[str], last: in
         msg = f"{', '.join(run_labels(runs))}: no points to draw yet"
         raise SettingError(msg)
     write_png(path, found if patterns else main_plots(found), ", ".join(run_labels(runs)))
-    say(f"wrote {path}")
-    _say_skipped(runs)
+    print_line(f"wrote {path}")
+    _print_skipped(runs)

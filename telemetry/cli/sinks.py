@@ -1,4 +1,4 @@
-"""``telemetry sinks``: list the installed sinks, their options, and what they lack."""
+"""``telemetry sinks``: list the installed sinks, their options and missing packages."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 import click
 
-from telemetry.cli.console import say
+from telemetry.cli.console import print_line
 from telemetry.errors import SettingError, TelemetryError
 from telemetry.plugins.registry import Plugin, Sink, install_command, installed, load, type_name
 
 
 @click.command()
 def sinks() -> None:
-    """List the installed sinks, their options, and what they lack."""
+    """List the installed sinks, their options and missing packages."""
     for name in installed():
         try:
             lines = _describe(load(name))
         except (TelemetryError, OSError) as error:
             lines = [f"{name}  BROKEN: {error}"]
         for line in lines:
-            say(line)
+            print_line(line)
 
 
 def _describe(plugin: Plugin) -> list[str]:
     missing = plugin.missing()
     if not missing:
-        # A sink that does not fit is to show here, and not when somebody trains with it.
-        with contextlib.suppress(SettingError):  # it has options that must be given
+        # Report an invalid plugin here rather than when a training starts.
+        with contextlib.suppress(SettingError):  # some options have no default
             Sink(plugin.name, {}, plugin).create()
     state = f"not installed: {install_command(plugin)}" if missing else "installed"
     options = [

@@ -1,17 +1,24 @@
-"""``telemetry sync``: deliver a run to sinks, from this process."""
+"""``telemetry sync``: deliver a run to sinks from this process.
+
+``deliver`` first acquires the lease of every sink, so if another process already delivers to one of them, nothing is
+delivered at all. Then one thread per sink runs a ``Delivery``, which renews and releases the lease, saves its progress
+and retries. Exit codes: 0 if every sink has all records, 1 if not, 2 for an error before delivery starts, 75 if a sink
+hangs.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from telemetry.cli.console import exits_with_message, say_skipped, show_sinks
+from telemetry.cli.console import PATH, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.receipt import read_receipt
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
@@ -20,132 +27,169 @@ from telemetry.plugins.registry import Sink, select
 from telemetry.recording.redaction import REDACTED
 from telemetry.settings import Settings, parse_sinks
 
-BEHIND = 1
-"""Exit code of ``sync`` when something could not be delivered."""
-DONE = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
-HUNG = 75
-"""Exit code of ``sync`` when a sink does not return from a hook."""
+EXIT_INCOMPLETE = 1
+"""Exit code if some records could not be delivered."""
+EXIT_HUNG = 75
+"""Exit code if a sink does not return from a hook."""
+DELIVERED = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option(
     "--telemetry-sinks",
     "names",
     metavar="NAME,...",
-    help="Sinks to deliver to; without it those that the run was trained with.",
+    help="Sinks to deliver to; by default those the run was trained with.",
 )
-@click.option("--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("--follow", is_flag=True, help="Continue until the run has ended.")
 @click.option(
     "-o",
     "--option",
-    "options",
+    "assignments",
     multiple=True,
     metavar="SINK.NAME=VALUE",
-    help='An option of a sink in use; repeatable. VALUE is JSON, as in 3 or \'["a","b"]\', else a text.',
+    help='Set an option of a sink; repeatable. VALUE is JSON, such as 3 or \'["a","b"]\', or else a string.',
 )
-@click.option("--linger", type=float, default=600.0, show_default=True, help="Seconds to try a failing sink.")
+@click.option(
+    "--linger", type=float, default=600.0, show_default=True, help="Seconds to keep retrying while a sink fails."
+)
 @exits_with_message
-def sync(run: Path, names: str | None, follow: bool, options: tuple[str, ...], linger: float) -> None:
-    """Deliver RUN (a run folder; finished, crashed or still running) to sinks, each record once.
+def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...], linger: float) -> None:
+    """Deliver RUN (a run folder; finished, crashed or still running) to sinks, each record exactly once.
 
-    Options default to those the run was trained with. Several sinks are delivered to side by side.
+    Sink options default to those the run was trained with. All sinks are delivered to in parallel.
     """
     header = read_header(run)
-    trained_with = {
-        name: {key: value for key, value in given.items() if value != REDACTED} for name, given in header.sinks.items()
-    }
-    wanted = tuple(header.sinks) if names is None else parse_sinks(names)
-    if not wanted:
-        msg = "name a sink to deliver to with --telemetry-sinks (see `telemetry sinks`)"
+    selected = tuple(header.sinks) if names is None else parse_sinks(names)
+    if not selected:
+        msg = "no sink to deliver to; select one with --telemetry-sinks (`telemetry sinks` lists them)"
         raise SettingError(msg)
-    chosen = select(wanted, _merge(trained_with, options, wanted))
-    jobs = [_Job(run, sink, Settings.parse({"linger": linger}), follow=follow) for sink in chosen]
-    _acquire_all(jobs, run)
-    _run_all(jobs)
-    summary = read_receipt(run)
-    show_sinks(summary, *wanted)
-    say_skipped(summary.skipped)
-    if any(job.end not in DONE for job in jobs):
-        sys.exit(BEHIND)
+    options = _merge_options(_without_redacted(header.sinks), assignments, selected)
+    complete = deliver(run, select(selected, options), Settings.parse({"linger": linger}), follow=follow)
+    receipt = read_receipt(run)
+    print_sinks(receipt, *selected)
+    print_skipped(receipt.skipped)
+    if not complete:
+        sys.exit(EXIT_INCOMPLETE)
 
 
-class _Job:
-    """One sink's delivery in ``sync``, in a thread."""
+def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: bool) -> bool:
+    """Deliver a run to all sinks in parallel; return whether each of them has all records. Ctrl-C stops delivery.
+
+    Args:
+        run: the run folder.
+        sinks: the sinks with their options.
+        settings: ``poll``, ``linger`` and ``hook_timeout``.
+        follow: continue until the run has ended.
+
+    Raises:
+        LeaseHeld: another process delivers to one of the sinks; nothing has been delivered.
+        RunFolderError: the run folder is not writable.
+    """
+    threads = [_DeliveryThread(run, sink, settings, follow=follow) for sink in sinks]
+    try:
+        for thread in threads:
+            thread.acquire_lease()
+    except OSError as error:
+        msg = f"{run} is not writable ({error.strerror or error}); leases and delivery progress are stored there"
+        raise RunFolderError(msg) from error
+    for thread in threads:
+        thread.start()
+    try:
+        _join(threads)
+    except KeyboardInterrupt:
+        click.echo("stopping; run the same command again to deliver the remaining records", err=True)
+        for thread in threads:
+            thread.stop()
+        _join(threads)
+    return all(thread.outcome in DELIVERED for thread in threads)
+
+
+def _join(threads: Sequence[_DeliveryThread]) -> None:
+    for thread in threads:
+        thread.join()
+
+
+class _DeliveryThread:
+    """Deliver to one sink in a daemon thread, and print why if it does not receive all records.
+
+    ``outcome`` is None until the delivery has ended, and after an error.
+    """
 
     def __init__(self, run: Path, sink: Sink, settings: Settings, *, follow: bool) -> None:
-        self.name = sink.name
-        self.end: DeliveryOutcome | None = None
-        self.stop = threading.Event()
-        # Until Python 3.13, a join that Ctrl-C interrupts takes the thread for ended.
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.delivery = Delivery(
+        self.outcome: DeliveryOutcome | None = None
+        self._name = sink.name
+        self._stop = threading.Event()
+        # Before Python 3.13, a Thread.join interrupted by Ctrl-C marks the thread as ended.
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._delivery = Delivery(
             run,
             sink,
             settings,
             follow=follow,
             wait=self._wait,
-            stop=self.stop.is_set,
-            on_hang=lambda: _hung(sink.name, settings.hook_timeout),
-            log=lambda line: click.echo(line, err=True),
+            stop=self._stop.is_set,
+            on_hang=lambda: _exit_hung(sink.name, settings.hook_timeout),
+            log=lambda line: print_line(line, err=True),
         )
+
+    def acquire_lease(self) -> None:
+        """Acquire the lease that ``start`` requires; raises LeaseHeld."""
+        self._delivery.lease.acquire()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the delivery to end after the current call of the sink."""
+        self._stop.set()
+
+    def join(self) -> None:
+        """Wait until the delivery has ended."""
+        self._done.wait()
 
     def _run(self) -> None:
         try:
-            self.end = self.delivery.run()
-            if self.end not in DONE:
-                click.echo(f"{self.name}: {self.end.value}", err=True)
+            self.outcome = self._delivery.run()
+            if self.outcome not in DELIVERED:
+                print_line(f"{self._name}: {self.outcome.value}", err=True)
         except (OSError, TelemetryError) as error:
-            click.echo(f"error: {error}", err=True)
+            print_line(f"error: {error}", err=True)
         finally:
-            self.done.set()
+            self._done.set()
 
     def _wait(self, seconds: float) -> None:
-        self.stop.wait(seconds)
+        self._stop.wait(seconds)
 
 
-def _acquire_all(jobs: list[_Job], run: Path) -> None:
-    try:
-        for job in jobs:
-            job.delivery.lease.acquire()
-    except OSError as error:
-        msg = f"{run} cannot be written to ({error.strerror or error}): who delivers, and how far, is kept there"
-        raise RunFolderError(msg) from error
-
-
-def _run_all(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.thread.start()
-    try:
-        for job in jobs:
-            job.done.wait()
-    except KeyboardInterrupt:
-        click.echo("stopping; the same command delivers what is left", err=True)
-        for job in jobs:
-            job.stop.set()
-        for job in jobs:
-            job.done.wait()
-
-
-def _hung(name: str, seconds: float) -> None:
-    click.echo(f"error: {name} has not returned from a hook for {seconds:.0f} s", err=True)
+def _exit_hung(sink: str, seconds: float) -> None:
+    click.echo(f"error: {sink} has not returned from a hook for {seconds:.0f} s", err=True)
     # A thread that hangs inside an SDK cannot be ended in any other way.
-    os._exit(HUNG)
+    os._exit(EXIT_HUNG)
 
 
-def _merge(
-    known: dict[str, dict[str, Any]], given: tuple[str, ...], wanted: tuple[str, ...]
+def _without_redacted(sinks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the options saved in a run record, without redacted ones: their values are unknown."""
+    return {
+        sink: {name: value for name, value in options.items() if value != REDACTED} for sink, options in sinks.items()
+    }
+
+
+def _merge_options(
+    saved: Mapping[str, Mapping[str, Any]], assignments: Sequence[str], selected: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    options = {name: dict(values) for name, values in known.items()}
-    for text in given:
+    """Return the saved options overridden by ``SINK.NAME=VALUE`` assignments; raises SettingError for a bad one."""
+    options = {sink: dict(values) for sink, values in saved.items()}
+    for text in assignments:
         key, equals, value = text.partition("=")
         sink, dot, name = key.partition(".")
         if not (equals and dot and sink and name):
-            msg = f"--option {text!r}: write it as SINK.NAME=VALUE, as in tensorboard.dir=/scratch/tb"
+            msg = f"--option {text!r} is not of the form SINK.NAME=VALUE, such as tensorboard.dir=/scratch/tb"
             raise SettingError(msg)
-        if sink not in wanted:
-            msg = f"--option {text!r}: {sink!r} is not delivered to; name it in --telemetry-sinks, or leave it out"
+        if sink not in selected:
+            msg = f"--option {text!r}: sink {sink!r} is not selected; add it to --telemetry-sinks or remove the option"
             raise SettingError(msg)
         options.setdefault(sink, {})[name] = _parse_value(value)
     return options

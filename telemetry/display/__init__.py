@@ -1,1 +1,1 @@
-"""Draw runs: which curves share a chart, terminal plots, PNG files and the live dashboard."""
+"""Draw runs: chart grouping, terminal plots, PNG files and the live dashboard."""

@@ -1,4 +1,4 @@
-"""Runs as they are shown in a terminal: how each stands, its plots, and its alerts."""
+"""Compose the terminal view of runs: status lines, plots and alerts."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ from dataclasses import dataclass
 
 from telemetry.display.plot_model import Plot, main_plots, plots, run_labels
 from telemetry.display.printable import printable
-from telemetry.display.terminal_plot import ALERT, beside, draw
+from telemetry.display.terminal_plot import ALERT_MARK, draw, side_by_side
 from telemetry.reading.run import Run
 from telemetry.records import Alert
 from telemetry.run_folder.run_status import RunStatus
 
-NARROW = 72
-"""Characters of a plot from which on two of them go beside each other."""
-GAP = 2
-LOWEST, WORDS = 5, 9
-"""Lines of a plot, at least; lines that are kept for its title and legend, and for what is said of others."""
-ALERTS = 10
-"""Alerts that are listed, the last ones."""
-STANDING: dict[RunStatus, str] = {"unseen": "running, or ended without a word (its trainer cannot be seen from here)"}
+MIN_PLOT_WIDTH = 72
+"""Minimum width of plots placed side by side, in characters."""
+PLOT_GAP = 2
+"""Columns between plots placed side by side."""
+MIN_PLOT_HEIGHT = 5
+"""Minimum height of a plot, in lines."""
+RESERVED_LINES = 9
+"""Lines reserved for the title and legend of a plot and for the note about charts that do not fit."""
+MAX_ALERTS = 10
+"""Number of alerts listed, newest last."""
+STATUS_TEXTS: dict[RunStatus, str] = {"unseen": "running or killed (its trainer cannot be checked from here)"}
+"""Texts for statuses that do not explain themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Screen:
-    """How runs are shown.
+class Dashboard:
+    """Layout of the terminal view.
 
     Attributes:
-        width: characters of a line.
-        height: lines of a plot.
-        rows: lines that there are room for; None for any number.
-        colours: lines may hold SGR sequences.
+        width: characters per line.
+        height: lines per plot.
+        rows: available lines; None for no limit.
+        colours: whether lines may contain SGR escape sequences.
         patterns, last: see ``plots``.
     """
 
@@ -42,61 +46,63 @@ class Screen:
     last: int | None = None
 
     def lines(self, runs: Sequence[Run]) -> list[str]:
-        """Give the lines that show some runs; see ``plots`` and ``draw`` for what is raised.
+        """Return the lines that show the runs; raises what ``plots`` and ``draw`` raise.
 
-        Without a pattern these are the plots of what belongs to no part of the data, if there are any.
+        Without patterns, only the main plots are shown (see ``main_plots``).
         """
-        head = [self._text(_standing(run)) for run in runs]
+        head = [self._fit(_status_line(run)) for run in runs]
         found = plots(runs, self.patterns, self.last)
         if not found:
-            return [*head, "no points of these metrics yet" if self.patterns else "no points yet"]
-        wanted = found if self.patterns else main_plots(found)
-        foot = [self._text(line) for line in _alerts(runs)]
-        if len(wanted) < len(found):
-            shown = {plot.heading for plot in wanted}
-            others = ", ".join(dict.fromkeys(plot.heading for plot in found if plot.heading not in shown))
-            foot.append(self._text(f"left out: {others}; --metric '*' shows all"))
-        return [*head, "", *self._blocks(wanted, len(head) + 1 + len(foot)), *foot]
+            return [*head, "no points for these metrics yet" if self.patterns else "no points yet"]
+        selected = found if self.patterns else main_plots(found)
+        foot = [self._fit(line) for line in _alert_lines(runs)]
+        if len(selected) < len(found):
+            shown = {plot.heading for plot in selected}
+            hidden = ", ".join(dict.fromkeys(plot.heading for plot in found if plot.heading not in shown))
+            foot.append(self._fit(f"not shown: {hidden} (use --metric '*' to show all)"))
+        return [*head, "", *self._plot_lines(selected, len(head) + 1 + len(foot)), *foot]
 
-    def _text(self, line: str) -> str:
-        # Where there is room for so many lines, none may become two.
+    def _fit(self, line: str) -> str:
+        # With a limited number of rows, a line must not wrap.
         return printable(line)[: None if self.rows is None else self.width]
 
-    def _blocks(self, wanted: Sequence[Plot], used: int) -> list[str]:
-        columns = max(1, min(len(wanted), (self.width + GAP) // (NARROW + GAP)))
-        width = (self.width - GAP * (columns - 1)) // columns
+    def _plot_lines(self, selected: Sequence[Plot], used: int) -> list[str]:
+        columns = max(1, min(len(selected), (self.width + PLOT_GAP) // (MIN_PLOT_WIDTH + PLOT_GAP)))
+        width = (self.width - PLOT_GAP * (columns - 1)) // columns
         height = self.height
         if self.rows is not None:
-            height = max(LOWEST, min(height, self.rows - used - WORDS))
+            height = max(MIN_PLOT_HEIGHT, min(height, self.rows - used - RESERVED_LINES))
         out: list[str] = []
-        for start in range(0, len(wanted), columns):
-            row = wanted[start : start + columns]
-            lines = beside([draw(p, width=width, height=height, colours=self.colours) for p in row], width)
+        for start in range(0, len(selected), columns):
+            row = selected[start : start + columns]
+            blocks = [draw(plot, width=width, height=height, colours=self.colours) for plot in row]
+            lines = side_by_side(blocks, width, PLOT_GAP)
+            # Besides these lines: a blank line, the note below, and the line of the cursor.
             if out and self.rows is not None and used + len(out) + len(lines) + 3 > self.rows:
-                out.append(f"{len(wanted) - start} more that do not fit: choose with --metric, or --height")
+                out.append(f"{len(selected) - start} more do not fit; use --metric or a smaller --height")
                 break
             out += [*lines, ""]
         return out
 
 
-def _standing(run: Run) -> str:
+def _status_line(run: Run) -> str:
     last = max((int(curve.steps.max()) for curve in run.curves.values()), default=0)
     head = run.header
-    status = STANDING.get(run.status, run.status)
+    status = STATUS_TEXTS.get(run.status, run.status)
     return f"{head.name} ({head.run_id}), attempt {head.attempt}: {status}; last point at iteration {last}"
 
 
-def _alerts(runs: Sequence[Run]) -> list[str]:
+def _alert_lines(runs: Sequence[Run]) -> list[str]:
     labels = run_labels(runs)
-    told = [
-        f"{' ' if alert.recovered else ALERT} iteration {alert.step}{f' of {label}' if len(runs) > 1 else ''}, "
-        f"{alert.level}: {_words(alert)}"
+    lines = [
+        f"{' ' if alert.recovered else ALERT_MARK} iteration {alert.step}{f' of {label}' if len(runs) > 1 else ''}, "
+        f"{alert.level}: {_alert_text(alert)}"
         for run, label in zip(runs, labels, strict=True)
         for alert in run.alerts
     ]
-    left = [f"{len(told) - ALERTS} earlier alerts"] if len(told) > ALERTS else []
-    return [*left, *told[-ALERTS:]]
+    earlier = [f"{len(lines) - MAX_ALERTS} earlier alerts"] if len(lines) > MAX_ALERTS else []
+    return [*earlier, *lines[-MAX_ALERTS:]]
 
 
-def _words(alert: Alert) -> str:
+def _alert_text(alert: Alert) -> str:
     return f"{alert.title}: {alert.text}" if alert.text else alert.title

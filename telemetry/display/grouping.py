@@ -1,4 +1,4 @@
-"""Which curves share a chart, and what stands over it; told from the declared metrics alone."""
+"""Group metrics into charts, using only their declarations."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from telemetry.metrics import Metric
 from telemetry.units import with_unit
 
 OVERALL = "overall"
-"""The heading over charts of metrics whose name has no part before the last."""
+"""Heading of the charts of metrics whose name, without the stream, has a single part."""
 
 
 class Chart(NamedTuple):
-    """One chart: its title, and the full names of the metrics in it."""
+    """A chart: its title and the full names of its metrics."""
 
     title: str
     names: list[str]
 
 
 def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
-    """Put what the streams call by one name, in one unit, on one chart; give the charts by heading.
+    """Return charts by heading; metrics with the same name and unit share a chart across streams.
 
-    The heading is the name's part before the last: ``val/gfn1/E_rmse`` is under ``gfn1``. Everything keeps the order
-    of its declaration.
+    The heading is the name without the stream and without its last part: ``val/gfn1/E_rmse`` belongs to ``gfn1``.
+    Headings, charts and metrics keep the order of declaration.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for full, metric in metrics.items():
@@ -32,7 +32,7 @@ def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
     for (name, unit), names in groups.items():
         heading, _, last = name.rpartition("/")
         labels = {metrics[full].label for full in names}
-        # Streams that describe it in different words have only the name in common.
+        # If the streams use different labels, only the name describes all of them.
         title = labels.pop() if len(labels) == 1 else ""
         headings.setdefault(heading or OVERALL, []).append(Chart(with_unit(title or last, unit), names))
     return headings

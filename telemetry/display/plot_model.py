@@ -1,4 +1,4 @@
-"""What is drawn, wherever it is drawn: which curves of which runs share a plot, and on which scale."""
+"""Decide what is drawn, independently of the output: which curves share a plot, on which scale."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from telemetry.display.grouping import OVERALL, charts
 from telemetry.metrics import Metric
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run
-from telemetry.reading.selection import choose
+from telemetry.reading.selection import select_metrics
 from telemetry.records import Alert
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SPREAD = 10.0
-"""A logarithmic scale helps from this ratio of the largest to the smallest value on …"""
-SQUEEZED = 0.25
-"""… if half of the values would lie in this lowest part of a linear one."""
-LARGEST = 1e300
-"""What is larger is drawn as large as this: the difference of two such numbers is still one."""
+LOG_SCALE_MIN_RATIO = 10.0
+"""Smallest ratio of the largest to the smallest value for which a logarithmic scale is used."""
+LOG_SCALE_CLUSTER_FRACTION = 0.25
+"""A logarithmic scale is used if half of the values lie in this lowest fraction of a linear scale."""
+MAX_DRAWN_VALUE = 1e300
+"""Larger values are drawn as this one, so that the difference of two drawn values is finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class Series:
     """A curve on a plot.
 
     Attributes:
-        curve: its points, those that are not finite too.
-        run: which of the runs it is of, counted from 0.
-        stream: what the run calls it.
-        label: tells it from the others on the plot.
+        curve: its points, including non-finite ones.
+        run: index of its run.
+        stream: its stream.
+        label: name that is unique on the plot.
     """
 
     curve: Curve
@@ -49,10 +49,10 @@ class Plot:
     """Curves of one quantity in one unit.
 
     Attributes:
-        heading: what the chart stands under (see ``charts``).
-        title: the quantity, with its unit.
+        heading: heading of the chart (see ``charts``).
+        title: the quantity with its unit.
         series: at least one, each with at least one point.
-        alerts: of the runs, those that are about these curves or about none in particular, and are not over.
+        alerts: alerts about these curves or about no particular curve, without recoveries.
     """
 
     heading: str
@@ -62,79 +62,85 @@ class Plot:
 
     @property
     def is_log(self) -> bool:
-        """Say whether a logarithmic scale shows more."""
+        """Whether a logarithmic scale shows more than a linear one."""
         import numpy as np
 
         values = np.concatenate([each.curve.values for each in self.series])
-        values = np.minimum(values[np.isfinite(values)], LARGEST)
-        if not len(values) or values.min() < 1 / LARGEST or values.max() / SPREAD < values.min():
+        values = np.minimum(values[np.isfinite(values)], MAX_DRAWN_VALUE)
+        if not len(values) or values.min() < 1 / MAX_DRAWN_VALUE:
             return False
-        return bool(np.median(values) - values.min() < SQUEEZED * (values.max() - values.min()))
+        # Divided, not multiplied: the product could overflow.
+        if values.max() / LOG_SCALE_MIN_RATIO < values.min():
+            return False
+        return bool(np.median(values) - values.min() < LOG_SCALE_CLUSTER_FRACTION * (values.max() - values.min()))
 
 
 def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = None) -> list[Plot]:
-    """Give the plots of some runs, those of one heading together.
+    """Return the plots of the runs, sorted by heading.
 
     Args:
-        runs: what is compared.
-        patterns: which metrics (see ``choose``); without one all that have points.
-        last: only the points of so many iterations before the end of each run.
+        runs: the runs to compare.
+        patterns: which metrics to draw (see ``select_metrics``); by default, all that have points.
+        last: draw only this number of iterations before the end of each run.
 
     Raises:
-        MetricNotFound: no run has a metric that a pattern fits.
+        MetricNotFound: a pattern matches no metric of any run.
     """
-    wanted = set(choose(patterns, [name for run in runs for name in (*run.header.metrics, *run.curves)]))
-    names = run_labels(runs)
+    selected = set(select_metrics(patterns, [name for run in runs for name in (*run.header.metrics, *run.curves)]))
+    labels = run_labels(runs)
     found: dict[tuple[str, str, str], Plot] = {}
     for number, run in enumerate(runs):
-        curves = {name: curve for name, curve in _ends(run, last).items() if name in wanted}
+        curves = {name: curve for name, curve in _last_part(run, last).items() if name in selected}
         for heading, group in charts({n: Metric(unit=c.unit, label=c.label) for n, c in curves.items()}).items():
             for chart in group:
-                # By what the streams call it: runs may describe it in different words.
+                # By name rather than title: runs may use different labels for the same metric.
                 key = (heading, chart.names[0].partition("/")[2], curves[chart.names[0]].unit)
                 plot = found.setdefault(key, Plot(heading=heading, title=chart.title))
                 for name in chart.names:
                     stream = name.partition("/")[0]
-                    label = f"{names[number]} {stream}" if len(runs) > 1 else stream
+                    label = f"{labels[number]} {stream}" if len(runs) > 1 else stream
                     plot.series.append(Series(curve=curves[name], run=number, stream=stream, label=label))
-                plot.alerts.extend(_about(run.alerts, chart.names, set(run.curves)))
+                plot.alerts.extend(_alerts_about(run.alerts, chart.names, set(run.curves)))
     headings = list(dict.fromkeys(plot.heading for plot in found.values()))
     return sorted(found.values(), key=lambda plot: headings.index(plot.heading))
 
 
 def main_plots(found: Sequence[Plot]) -> list[Plot]:
-    """Give the plots of what belongs to no part of the data; all where there are none."""
+    """Return the plots that cover the whole data, not just a part such as one fidelity; all plots if there are none."""
     return [plot for plot in found if plot.heading == OVERALL] or list(found)
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Give a name for each run that no other has: the run's name, else its id, else its folder."""
-    for choice in ([r.header.name for r in runs], [r.header.run_id for r in runs], [str(r.folder) for r in runs]):
-        if max(Counter(choice).values(), default=1) == 1:
-            return choice
+    """Return a unique label for each run: the name if all names differ, otherwise the ID or the folder."""
+    for labels in ([r.header.name for r in runs], [r.header.run_id for r in runs], [str(r.folder) for r in runs]):
+        if max(Counter(labels).values(), default=1) == 1:
+            return labels
     return [f"{number} {run.folder}" for number, run in enumerate(runs, 1)]
 
 
-def thinned(curve: Curve, columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Give the steps and values of a curve that show in so many columns: the extremes of each, finite ones alone."""
+def downsample(curve: Curve, columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the steps and values of the finite points needed to draw a curve in the given number of columns.
+
+    Of each column, the lowest and the highest value are kept. Both arrays have the shape (kept points,).
+    """
     import numpy as np
 
     finite = np.isfinite(curve.values)
-    steps, values = curve.steps[finite], np.clip(curve.values[finite], -LARGEST, LARGEST)
+    steps, values = curve.steps[finite], np.clip(curve.values[finite], -MAX_DRAWN_VALUE, MAX_DRAWN_VALUE)
     if len(values) <= 2 * columns:
         return steps, values
     ends = np.linspace(0, len(values), columns + 1).astype(int)
     keep = [start + extreme(values[start:end]) for start, end in pairwise(ends) for extreme in (np.argmin, np.argmax)]
-    # The last point is where the curve has got to.
-    chosen = np.unique([*keep, len(values) - 1])
-    return steps[chosen], values[chosen]
+    # The last point is always kept, since it shows the current value.
+    kept = np.unique([*keep, len(values) - 1])
+    return steps[kept], values[kept]
 
 
-def _ends(run: Run, last: int | None) -> dict[str, Curve]:
+def _last_part(run: Run, last: int | None) -> dict[str, Curve]:
     if last is None or not run.curves:
         return dict(run.curves)
-    after = max(int(curve.steps.max()) for curve in run.curves.values()) - last
-    cut = {name: _after(curve, after) for name, curve in run.curves.items()}
+    end = max(int(curve.steps.max()) for curve in run.curves.values())
+    cut = {name: _after(curve, end - last) for name, curve in run.curves.items()}
     return {name: curve for name, curve in cut.items() if len(curve)}
 
 
@@ -149,5 +155,5 @@ def _after(curve: Curve, step: int) -> Curve:
     )
 
 
-def _about(alerts: Iterable[Alert], names: Iterable[str], known: set[str]) -> list[Alert]:
+def _alerts_about(alerts: Iterable[Alert], names: Iterable[str], known: set[str]) -> list[Alert]:
     return [a for a in alerts if not a.recovered and (a.metric in names or a.metric not in known)]

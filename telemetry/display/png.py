@@ -1,4 +1,4 @@
-"""Plots as a PNG file."""
+"""Draw plots into a PNG file with matplotlib."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.display.plot_model import Plot, Series, thinned
+from telemetry.display.plot_model import Plot, Series, downsample
 from telemetry.display.printable import printable
 from telemetry.errors import RunFolderError, SettingError
 from telemetry.plugins.optional_imports import optional_import
@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 60
-"""Plots that one figure takes; more could not be read."""
-SPARSE = 40
-"""Up to so many points each is marked."""
-DETAIL = 1500
-"""Columns in which the extremes of a curve are drawn."""
-FEW = 1e4
-"""Ratio of the largest to the smallest value from which on a logarithmic axis has ticks at powers of ten alone."""
-STYLES = ("-", "--", "-.", ":")
+MAX_PLOTS = 60
+"""Maximum number of plots in a figure; more would be illegible."""
+MAX_MARKED_POINTS = 40
+"""Each point of a curve with up to this number of points is marked."""
+CURVE_COLUMNS = 1500
+"""Columns to which curves are downsampled."""
+SPARSE_TICKS_MIN_RATIO = 1e4
+"""From this ratio of the upper to the lower axis limit, a logarithmic axis has ticks only at powers of ten."""
+MAX_LABEL_LENGTH, MAX_ALERT_LENGTH = 120, 60
+"""Characters of a title or label, and of an alert."""
+LINE_STYLES = ("-", "--", "-.", ":")
 
 
 def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
-    """Write a figure of some plots to ``path``.
+    """Write a figure with the given plots to ``path``.
 
     Raises:
         RunFolderError: the file cannot be written.
@@ -37,7 +39,7 @@ def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
     figure = draw_figure(plots, title)
     try:
         with warnings.catch_warnings():
-            # A label may be in any script; what the font lacks is drawn as a box.
+            # Labels may be in any script; characters missing from the font are drawn as boxes.
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             figure.savefig(path, format="png")
     except OSError as error:
@@ -48,26 +50,27 @@ def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
 def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
     """Draw plots into one figure.
 
-    Of one run, each stream has a colour of its own; of several, each run has, and each stream a style. The first
-    stream, where another one follows, is drawn pale: it is the noisiest. Alerts are dotted lines with their titles.
+    With one run, each stream has a colour; with several runs, each run has a colour and each stream a line style. If a
+    plot has several curves, the first stream is drawn pale because it is the noisiest. Alerts are dotted lines with
+    their titles.
 
     Raises:
-        SettingError: there are more plots than a figure takes, or none.
+        SettingError: there are no plots, or too many for one figure.
         PackageNotInstalled: matplotlib is not installed.
     """
-    if not 0 < len(plots) <= MOST:
-        msg = f"{len(plots)} charts in one figure; it takes 1 to {MOST}: choose with --metric"
+    if not 0 < len(plots) <= MAX_PLOTS:
+        msg = f"a figure holds 1 to {MAX_PLOTS} charts, not {len(plots)}; select metrics with --metric"
         raise SettingError(msg)
     with optional_import("drawing curves", "'aimnet2mult[plot]'"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-    columns = min(len(plots), 3 if len(plots) > 4 else 2)  # noqa: PLR2004 - two rows of two, else three in a row
+    columns = min(len(plots), 3 if len(plots) > 4 else 2)  # noqa: PLR2004 - up to four plots fit into two rows of two
     rows = -(-len(plots) // columns)
     figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(title))
-    # In all plots one colour stands for one stream, or one run.
+    # Collected over all plots, so that a stream has the same colour in each of them.
     streams = list(dict.fromkeys(each.stream for plot in plots for each in plot.series))
     for number, plot in enumerate(plots):
         _draw(figure.add_subplot(rows, columns, number + 1), plot, streams)
@@ -75,36 +78,44 @@ def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
 
 
 def _draw(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:
-    several = len({each.run for each in plot.series}) > 1
-    for each in plot.series:
-        stream = streams.index(each.stream)
-        steps, values = thinned(each.curve, DETAIL)
-        pale = stream == 0 and len(plot.series) > 1
-        axes.plot(
-            steps,
-            values,
-            color=f"C{(each.run if several else stream) % 10}",
-            linestyle=STYLES[stream % len(STYLES)] if several else "-",
-            alpha=0.45 if pale else 1.0,
-            linewidth=1.0 if pale else 1.5,
-            marker="o" if len(values) <= SPARSE else "",
-            markersize=3.5,
-            label=_plain(_label(each)),
-        )
+    _draw_curves(axes, plot, streams)
     if plot.is_log:
-        _scale_by_logarithm(axes)
+        _use_log_scale(axes)
     axes.set_title(_plain(plot.title), fontsize=10)
     axes.set_xlabel("iteration", fontsize=9)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=8, framealpha=0.7)
+    _draw_alerts(axes, plot)
+
+
+def _draw_curves(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:
+    several_runs = len({each.run for each in plot.series}) > 1
+    for each in plot.series:
+        stream = streams.index(each.stream)
+        steps, values = downsample(each.curve, CURVE_COLUMNS)
+        pale = stream == 0 and len(plot.series) > 1
+        axes.plot(
+            steps,
+            values,
+            color=f"C{(each.run if several_runs else stream) % 10}",
+            linestyle=LINE_STYLES[stream % len(LINE_STYLES)] if several_runs else "-",
+            alpha=0.45 if pale else 1.0,
+            linewidth=1.0 if pale else 1.5,
+            marker="o" if len(values) <= MAX_MARKED_POINTS else "",
+            markersize=3.5,
+            label=_plain(_label(each)),
+        )
+
+
+def _draw_alerts(axes: Axes, plot: Plot) -> None:
     first, last = axes.get_xlim()
     for alert in plot.alerts:
         if not first <= alert.step <= last:
             continue
         axes.axvline(alert.step, color="tab:red", linestyle=":", linewidth=1)
         axes.annotate(
-            _plain(alert.title[:60]),
+            _plain(alert.title[:MAX_ALERT_LENGTH]),
             (alert.step, 0.98),
             xycoords=("data", "axes fraction"),
             rotation=90,
@@ -115,13 +126,13 @@ def _draw(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:
         )
 
 
-def _scale_by_logarithm(axes: Axes) -> None:
+def _use_log_scale(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    # Over few decades, powers of ten alone are too few to read a value by.
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < FEW else (1,)))
+    # Over a few decades, ticks at powers of ten alone are too sparse to read values from.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < SPARSE_TICKS_MIN_RATIO else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -134,6 +145,6 @@ def _label(series: Series) -> str:
 
 
 def _plain(text: str) -> str:
-    """Give a text of which matplotlib takes nothing for mathematics, nor a label for one to be left out."""
-    shown = printable(text)[:120].replace("$", r"\$")
+    """Return the text protected from matplotlib: ``$`` would start a formula, a leading ``_`` would hide a label."""
+    shown = printable(text)[:MAX_LABEL_LENGTH].replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

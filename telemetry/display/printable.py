@@ -1,8 +1,8 @@
-"""Texts of a run as they may be shown: they may come from anywhere, and steer no terminal."""
+"""Make text from a run folder safe to print: a folder may come from anywhere and must not control the terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Give a text in which a space stands for each character that would not show."""
+    """Return the text with each non-printable character replaced by a space."""
     return "".join(char if char.isprintable() else " " for char in text)

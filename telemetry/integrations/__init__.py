@@ -1,1 +1,1 @@
-"""Telemetry for trainers of other frameworks: each module needs its framework, and `import telemetry` loads none."""
+"""Telemetry for trainers of other frameworks. `import telemetry` loads none of these modules or their frameworks."""

@@ -1,4 +1,4 @@
-"""Telemetry for any trainer that is an ignite ``Engine``."""
+"""Telemetry for trainers that are ignite engines."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ignite.engine.events import RemovableEventHandle
 from torch.optim import Optimizer
 
 from telemetry import MetricBus, NullBus
-from telemetry.integrations.pending_values import Held, Means, Number, checked, is_number
+from telemetry.integrations.pending_values import Number, PendingValues, RunningMeans, as_number, is_number
 
 __all__ = ["Attachment", "attach", "output"]
 
-Values = Callable[[Engine], Mapping[str, Number]]
-"""Gives numbers by name, of the engine's newest iteration."""
+MetricValues = Callable[[Engine], Mapping[str, Number]]
+"""A callable that returns the metric values of the engine's current iteration by name."""
 
 
 def output(engine: Engine) -> Mapping[str, Number]:
-    """Give what the engine's step returned: a mapping as it is, one number as ``loss``.
+    """Return the output of the engine's step: a mapping unchanged, a single number as ``loss``.
 
     Raises:
-        TypeError: it returned anything else.
+        TypeError: the output is neither.
     """
-    given: Any = engine.state.output
-    if isinstance(given, Mapping):
-        return given
-    if is_number(given):
-        return {"loss": given}
+    result: Any = engine.state.output
+    if isinstance(result, Mapping):
+        return result
+    if is_number(result):
+        return {"loss": result}
     msg = (
-        f"the engine's output is of type {type(given).__name__}, and neither a number nor numbers by name; "
-        "give attach(values=…), a callable of the engine that returns numbers by name"
+        f"the engine's output has type {type(result).__name__}, but must be a number or a mapping of names to numbers; "
+        "otherwise pass attach(values=…), a callable that takes the engine and returns such a mapping"
     )
     raise TypeError(msg)
 
@@ -43,53 +43,51 @@ def attach(
     bus: MetricBus | NullBus,
     *,
     validator: Engine | None = None,
-    values: Values = output,
+    values: MetricValues = output,
     window: bool = False,
     optimizer: Optimizer | None = None,
 ) -> Attachment:
-    """Publish an ignite trainer's metrics, each at the trainer's iteration.
+    """Publish the metrics of an ignite trainer, each at the trainer's iteration.
 
-    | stream       | when                                        | what                                         |
+    | stream       | published                                   | values                                       |
     |--------------|---------------------------------------------|----------------------------------------------|
-    | train        | at the bus's due iterations and at the last | ``values``; ``lr`` if an optimizer is given  |
-    | train_window | likewise, with ``window=True``              | the mean of ``values`` since the last point  |
+    | train        | at due iterations and at the last one       | ``values``; ``lr`` if an optimizer is given  |
+    | train_window | likewise, with ``window=True``              | mean of ``values`` since the last point      |
     | train_epoch  | when the trainer completes an epoch         | ``trainer.state.metrics``                    |
     | val          | when the validator completes a run          | ``validator.state.metrics``                  |
 
-    No tensor is read in the training thread: it is copied, and the bus's thread awaits the copy. What goes wrong with
-    a value does not end the training: the bus counts the points that are lost by it, and says why.
+    The training thread does not read tensors: it starts a copy, and the thread of the bus waits for it. An error in a
+    value does not stop training: the bus counts the lost points and logs the reason.
 
-    Of several ranks all attach: the first with the bus of ``open_run``, the others with ``NullBus(every)``. They ask
-    for ``values`` at the same iterations, so that it may reduce over ranks. Opening and closing the run is the
-    caller's. A resumed run is opened with the iteration that the trainer goes on after: ``open_run(resume_step=…)``.
+    With several ranks, attach on all of them: on the first with the bus of ``open_run``, on the others with
+    ``NullBus(every)``. All ranks call ``values`` at the same iterations, so it may reduce over ranks. The caller opens
+    and closes the run. To resume a run, open it with the trainer's current iteration: ``open_run(resume_step=…)``.
+
+    Values are numbers of Python or NumPy, or tensors with one element. Anything else is ignored in ``state.metrics``,
+    but an error in ``values``. As in ignite, a metric that is a mapping counts as several metrics.
 
     Args:
-        trainer: other handlers and metrics may be attached before or after.
-        bus: what is published to.
-        validator: an engine that is run before, in or after the trainer's run.
-        values: asked in the training thread, after the iterations that are due and no others.
-        window: ask for ``values`` after every iteration, and add them up in float64 on their device.
-        optimizer: ``lr`` is the learning rate of its first group of parameters.
-
-    Numbers are Python's, NumPy's and tensors of one element. Whatever else is in ``state.metrics`` is left out; of
-    ``values`` it is an error. Metrics of several numbers by name count singly, as in ignite.
+        trainer: the training engine; other handlers and metrics may be attached before or after.
+        bus: the bus to publish to.
+        validator: an engine that is run before, during or after training.
+        values: called in the training thread, only after due iterations and the last one.
+        window: call ``values`` after every iteration, and sum its results in float64 on their devices.
+        optimizer: ``lr`` is the learning rate of its first parameter group.
 
     Raises:
-        TypeError: an engine is not one, or the bus is not one.
-        ValueError: the trainer is attached to this bus already, as when a notebook's cell is run twice.
+        TypeError: ``trainer`` or ``validator`` is not an engine, or ``bus`` is not a bus.
+        ValueError: the trainer is already attached to this bus, for example because a notebook cell was run twice.
     """
     for engine in (trainer, *(() if validator is None else (validator,))):
         if not isinstance(engine, Engine):
-            msg = (
-                f"attach(trainer, bus, validator=…) was given a {type(engine).__name__} where an ignite Engine belongs"
-            )
+            msg = f"attach(trainer, bus, validator=…) requires ignite engines, not {type(engine).__name__}"
             raise TypeError(msg)
     if not hasattr(bus, "due"):
-        msg = f"attach(trainer, bus, validator=…) was given a {type(bus).__name__} as the bus; open_run(…) gives one"
+        msg = f"attach(trainer, bus) requires the bus returned by open_run(…), not {type(bus).__name__}"
         raise TypeError(msg)
     buses = _attached.setdefault(trainer, WeakSet())
     if bus in buses:
-        msg = "the trainer is attached to this bus already; to attach it again, detach() what attach returned before"
+        msg = "the trainer is already attached to this bus; call detach() on the existing attachment first"
         raise ValueError(msg)
     buses.add(bus)
     return Attachment(trainer, bus, validator=validator, values=values, window=window, optimizer=optimizer)
@@ -99,7 +97,7 @@ _attached: WeakKeyDictionary[Engine, WeakSet[MetricBus | NullBus]] = WeakKeyDict
 
 
 class Attachment:
-    """The handlers that publish a trainer's metrics; made by ``attach``."""
+    """The handlers that publish the metrics of a trainer. Created by ``attach``."""
 
     def __init__(
         self,
@@ -107,7 +105,7 @@ class Attachment:
         bus: MetricBus | NullBus,
         *,
         validator: Engine | None,
-        values: Values,
+        values: MetricValues,
         window: bool,
         optimizer: Optimizer | None,
     ) -> None:
@@ -117,8 +115,8 @@ class Attachment:
         self._window = _Window() if window else None
         self._optimizer = optimizer
         self._streams = ("train", "train_window") if window else ("train",)
-        self._newest = trainer.state.iteration
-        self._epoch = self._follow_epochs()
+        self._last_published = trainer.state.iteration
+        self._epoch_handle = self._add_epoch_handler()
         self._handles = [
             trainer.add_event_handler(Events.STARTED, self._start),
             trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration),
@@ -129,21 +127,22 @@ class Attachment:
             self._handles.append(validator.add_event_handler(Events.COMPLETED, self._complete_validation))
 
     def detach(self) -> None:
-        """Publish nothing more of the trainer and its validator. The bus stays open."""
-        for handle in (*self._handles, self._epoch):
+        """Stop publishing metrics of the trainer and its validator. The bus stays open."""
+        for handle in (*self._handles, self._epoch_handle):
             handle.remove()
         _attached[self._trainer].discard(self._bus)
 
-    def _follow_epochs(self) -> RemovableEventHandle:
+    def _add_epoch_handler(self) -> RemovableEventHandle:
         return self._trainer.add_event_handler(Events.EPOCH_COMPLETED, self._publish_metrics, "train_epoch")
 
     def _start(self, engine: Engine) -> None:
-        self._newest = engine.state.iteration
+        self._last_published = engine.state.iteration
         if self._window is not None:
             self._window = _Window()
-        # ignite computes metrics in handlers of the same event, and calls all in the order in which they were added.
-        self._epoch.remove()
-        self._epoch = self._follow_epochs()
+        # ignite computes metrics in handlers of the same event and calls handlers in the order in which they were
+        # added, so move this one to the end.
+        self._epoch_handle.remove()
+        self._epoch_handle = self._add_epoch_handler()
 
     def _complete_iteration(self, engine: Engine) -> None:
         due = self._bus.due("train", engine.state.iteration)
@@ -153,61 +152,61 @@ class Attachment:
             self._window.add(engine, self._values)
 
     def _complete(self, engine: Engine) -> None:
-        # Not all ends are foreseen at their iteration: the data run out, or a handler terminates the run.
-        if engine.state.iteration != self._newest:
+        # The last iteration is not always known in advance: the data may run out, or a handler may end the run.
+        if engine.state.iteration != self._last_published:
             self._publish(engine, final=True)
 
     def _publish(self, engine: Engine, *, final: bool) -> None:
-        self._newest = step = engine.state.iteration
+        self._last_published = step = engine.state.iteration
         window, self._window = self._window, None if self._window is None else _Window()
         try:
             values = self._values(engine)
-            groups = {"train": Held({**values, **self._rate()})}
+            groups = {"train": PendingValues({**values, **self._learning_rate()})}
             if window is not None:
-                groups["train_window"] = window.held(engine, values)
-        except Exception as error:  # noqa: BLE001 - `values` is the host's; the bus counts what is lost by it
-            self._bus.publish_group(self._streams, step, _raise(error), final=final)
+                groups["train_window"] = window.means(engine, values)
+        except Exception as error:  # noqa: BLE001 - `values` is user code; the bus counts and logs lost points
+            self._bus.publish_group(self._streams, step, _raising(error), final=final)
         else:
             self._bus.publish_group(self._streams, step, lambda: {s: g.wait() for s, g in groups.items()}, final=final)
 
-    def _rate(self) -> dict[str, Number]:
+    def _learning_rate(self) -> dict[str, Number]:
         return {} if self._optimizer is None else {"lr": self._optimizer.param_groups[0]["lr"]}
 
     def _complete_validation(self, validator: Engine) -> None:
-        # One that was terminated still has the metrics of the one before.
+        # A terminated validator still holds the metrics of its previous run.
         if not validator.should_terminate:
             self._publish_metrics(validator, "val")
 
     def _publish_metrics(self, engine: Engine, stream: str) -> None:
         metrics = _numbers(engine.state.metrics)
         if metrics:
-            self._bus.publish(stream, self._trainer.state.iteration, Held(metrics).wait)
+            self._bus.publish(stream, self._trainer.state.iteration, PendingValues(metrics).wait)
 
 
 class _Window:
-    """The iterations since the last point."""
+    """The means of ``values`` over the iterations since the last point."""
 
     def __init__(self) -> None:
-        self._means = Means()
-        self._newest = -1
+        self._means = RunningMeans()
+        self._last_added = -1
         self._error: Exception | None = None
 
-    def add(self, engine: Engine, values: Values) -> None:
-        """Add an iteration; if ``values`` fails, so does ``held``, where there is a point to be lost by it."""
-        self._newest = engine.state.iteration
+    def add(self, engine: Engine, values: MetricValues) -> None:
+        """Add the current iteration. An error in ``values`` is raised later by ``means``, which loses the point."""
+        self._last_added = engine.state.iteration
         try:
             self._means.add(values(engine))
         except Exception as error:  # noqa: BLE001 - as in Attachment
             self._error = self._error or error
 
-    def held(self, engine: Engine, values: Mapping[str, Number]) -> Held:
-        """Give the means, with the newest iteration's values."""
-        # It has been added already if it became the last one only afterwards.
-        if engine.state.iteration != self._newest:
+    def means(self, engine: Engine, values: Mapping[str, Number]) -> PendingValues:
+        """Return the means, including ``values`` of the current iteration."""
+        # An iteration that turned out to be the last only afterwards has already been added.
+        if engine.state.iteration != self._last_added:
             self._means.add(values)
         if self._error is not None:
             raise self._error
-        return self._means.held()
+        return self._means.pending()
 
 
 def _is_last(engine: Engine) -> bool:
@@ -219,15 +218,15 @@ def _numbers(metrics: Mapping[Any, Any]) -> dict[str, Number]:
     found: dict[str, Number] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
-            # ignite keeps the mapping that a metric gave, and beside it each of its values.
+            # ignite stores the mapping returned by a metric as well as each of its values.
             found = _numbers(value) | found
         else:
             with contextlib.suppress(TypeError, OverflowError):
-                found[str(name)] = checked(str(name), value)
+                found[str(name)] = as_number(str(name), value)
     return found
 
 
-def _raise(error: Exception) -> Callable[[], NoReturn]:
+def _raising(error: Exception) -> Callable[[], NoReturn]:
     def fail() -> NoReturn:
         raise error
 

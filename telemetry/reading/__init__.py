@@ -1,1 +1,1 @@
-"""Read runs back: curves, summaries, lists and exports."""
+"""Read runs back: curves, summaries, run lists and exports."""

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curve:
-    """The points of one metric, in the order of the journal. All arrays have the shape (points,).
+    """The points of one metric, in journal order. All arrays have the shape (points,).
 
     Attributes:
-        name: in full, ``stream/metric``.
-        unit: of the values; ``1`` where there is none, empty where the run does not declare the metric.
-        label: what is measured, in words; may be empty.
+        name: full name, ``stream/metric``.
+        unit: of the values; ``1`` if dimensionless, empty if the run does not declare the metric.
+        label: description of the quantity; may be empty.
         steps: iterations, int64.
-        times: when the points were taken, UTC, datetime64[ms].
-        values: float64, NaN and infinities as they were published.
-        superseded: bool; the points that a later attempt has superseded, all False unless they were asked for.
+        times: when the points were recorded, UTC, datetime64[ms].
+        values: float64, including NaN and infinities as published.
+        superseded: bool; marks points superseded by a later attempt. All False unless such points were requested.
     """
 
     name: str
@@ -40,38 +40,38 @@ class Curve:
         return f"Curve({self.name!r}, unit={self.unit!r}, {len(self)} points)"
 
 
-class Points:
-    """The points of a curve while they are read: 25 bytes each, however many there are."""
+class CurveBuilder:
+    """Collect the points of a curve while a journal is read, in 25 bytes per point."""
 
     def __init__(self) -> None:
         self._steps, self._times, self._values, self._superseded = array("q"), array("q"), array("d"), array("b")
 
     def add(self, step: int, time: int, value: float, *, superseded: bool) -> None:
-        """Take one more point in."""
+        """Append a point; ``time`` is in milliseconds since 1970."""
         self._steps.append(step)
         self._times.append(time)
         self._values.append(value)
         self._superseded.append(superseded)
 
-    def cut(self, step: int) -> None:
-        """Drop what lies beyond an iteration."""
+    def drop_after(self, step: int) -> None:
+        """Remove the points of later iterations."""
         if not self._steps or max(self._steps) <= step:
             return
         keep = [i for i, each in enumerate(self._steps) if each <= step]
         for name, column in vars(self).items():
             setattr(self, name, array(column.typecode, [column[i] for i in keep]))
 
-    def curve(self, **what: Any) -> Curve | None:
-        """Give them as a curve (``what``: its other attributes), None if there are none."""
+    def build(self, **attributes: Any) -> Curve | None:
+        """Return the curve (``attributes``: name, unit and label), or None if it has no points."""
         import numpy as np
 
         if not self._steps:
             return None
-        # Copies: an array that is looked at from elsewhere cannot grow.
+        # Copies, because an array.array cannot grow while NumPy shares its buffer.
         return Curve(
             steps=np.array(self._steps, dtype=np.int64),
             times=np.array(self._times, dtype=np.int64).view("datetime64[ms]"),
             values=np.array(self._values, dtype=np.float64),
             superseded=np.array(self._superseded, dtype=np.bool_),
-            **what,
+            **attributes,
         )

@@ -1,4 +1,4 @@
-"""The values of a journal as rows, one a value, in the order of the journal; read and written bit by bit."""
+"""Export the values of a journal as rows, one value per row, in journal order. The journal is streamed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from telemetry.records import Number, Scalars, json_number
 
 Format = Literal["csv", "jsonl"]
 _BATCH = 1000
+"""Records read from the journal at a time."""
 
 
 class Row(NamedTuple):
     """One value.
 
-    ``run`` is the run's id, ``time`` in ms since 1970, ``name`` the full name, ``value`` as it stands in the journal:
-    NaN and the infinities are ``NaN``, ``Infinity`` and ``-Infinity``. ``unit`` is ``1`` where there is none, and
-    empty where the run does not declare the metric.
+    ``run`` is the run ID, ``time`` is in milliseconds since 1970, ``name`` is the full name. ``value`` is as in the
+    journal: NaN and the infinities are the strings ``NaN``, ``Infinity`` and ``-Infinity``. ``unit`` is ``1`` if the
+    metric is dimensionless, and empty if the run does not declare it.
     """
 
     run: str
@@ -37,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Export:
-    """The rows of a run, without what a later attempt has superseded, or with it.
+    """Iterate over the rows of a run; values superseded by a later attempt are included only on request.
 
     Raises:
         RunNotFound, JournalError, RunFolderError: see ``read_run``.
@@ -64,23 +65,23 @@ class Export:
             yield Row(self._run, record.seq, record.stream, record.step, record.time, name, number, unit, superseded)
 
     def lines(self, form: Format) -> Iterator[str]:
-        """Give the lines of a file; the first one of a CSV has the names of the columns."""
-        return _csv(self) if form == "csv" else _jsonl(self)
+        """Return the lines of the exported file; a CSV file starts with the column names."""
+        return _csv_lines(self) if form == "csv" else _jsonl_lines(self)
 
 
-class _Line:
-    """What ``csv`` writes to: it holds one line."""
+class _LineBuffer:
+    """A file-like object that keeps the last line written by ``csv``."""
 
     def __init__(self) -> None:
         self.text = ""
 
     def write(self, text: str) -> None:
-        # csv quotes what would end a line for it; all that would end one for anybody is in what it ends lines with.
         self.text = text.removesuffix("\r\n") + "\n"
 
 
-def _csv(export: Export) -> Iterator[str]:
-    line = _Line()
+def _csv_lines(export: Export) -> Iterator[str]:
+    line = _LineBuffer()
+    # csv quotes a field if it contains a character of the terminator: with "\r\n", both line-ending characters.
     writer = csv.writer(line, lineterminator="\r\n")
     writer.writerow(export.columns)
     yield line.text
@@ -89,7 +90,7 @@ def _csv(export: Export) -> Iterator[str]:
         yield line.text
 
 
-def _jsonl(export: Export) -> Iterator[str]:
+def _jsonl_lines(export: Export) -> Iterator[str]:
     encode = msgspec.json.Encoder().encode
     for row in export:
         yield encode(dict(zip(export.columns, row, strict=False))).decode() + "\n"

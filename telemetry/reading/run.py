@@ -1,4 +1,4 @@
-"""A run as its folder tells it: what it is, how it stands, and its curves. Nothing is written, no lease taken."""
+"""Read a run from its folder: header, status, curves and alerts. Nothing is written and no lease is taken."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from telemetry.journal.attempts import first_record
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
 from telemetry.metrics import UNDECLARED
 from telemetry.plugins.optional_imports import optional_import
-from telemetry.reading.curve import Curve, Points
+from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.heartbeat import TrainerLivenessProbe
 from telemetry.run_folder.run_status import RunStatus, run_status
@@ -21,19 +21,21 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
 _BATCH = 1000
+"""Records read from the journal at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What was read of a run.
+    """The contents of a run folder.
 
     Attributes:
         folder: the run folder.
         header: the newest attempt's run record: name, parameters, versions, metrics.
-        status: how the run stands; ``unseen`` where the journal does not say and the trainer cannot be seen from here.
-        curves: by full name (``val/E_rmse``), those that have points, in the order of their declaration.
-        alerts: in the order of the journal.
-        skipped: what could not be read, and what was passed over.
+        status: status of the run; ``unseen`` if the journal does not record the end of the run and the trainer cannot
+            be checked from here.
+        curves: by full name (``val/E_rmse``), in order of declaration; only metrics that have points.
+        alerts: in journal order.
+        skipped: counts of unreadable and skipped records.
     """
 
     folder: Path
@@ -44,11 +46,11 @@ class Run:
     skipped: Skipped
 
     def frame(self) -> pd.DataFrame:
-        """Give the curves as a pandas DataFrame, one row a value.
+        """Return the curves as a pandas DataFrame, one row per value.
 
         The columns are those of ``telemetry export --all`` without ``seq``: run, stream, step, time (as datetime64),
-        name, value, unit, superseded. Unless superseded points were asked for, a step has one value of each metric, and
-        ``frame.pivot(index="step", columns="name", values="value")`` has a column for each.
+        name, value, unit, superseded. Unless superseded points were requested, each metric has one value per step, and
+        ``frame.pivot(index="step", columns="name", values="value")`` returns one column per metric.
 
         Raises:
             PackageNotInstalled: pandas is not installed.
@@ -60,38 +62,38 @@ class Run:
         curves = list(self.curves.values())
         lengths = [len(curve) for curve in curves]
 
-        def spread(texts: list[str]) -> object:
+        def repeated(texts: list[str]) -> object:
             return np.repeat(np.array(texts, dtype=object), lengths)
 
-        def joined(column: str, dtype: str) -> object:
-            # Given in full: there may be no curve at all.
+        def concatenated(column: str, dtype: str) -> object:
+            # The empty array fixes the dtype even if there are no curves.
             return np.concatenate([np.empty(0, dtype), *(getattr(curve, column) for curve in curves)])
 
         return pd.DataFrame(
             {
-                "run": spread([self.header.run_id] * len(curves)),
-                "stream": spread([curve.name.partition("/")[0] for curve in curves]),
-                "step": joined("steps", "int64"),
-                "time": joined("times", "datetime64[ms]"),
-                "name": spread([curve.name for curve in curves]),
-                "value": joined("values", "float64"),
-                "unit": spread([curve.unit for curve in curves]),
-                "superseded": joined("superseded", "bool"),
+                "run": repeated([self.header.run_id] * len(curves)),
+                "stream": repeated([curve.name.partition("/")[0] for curve in curves]),
+                "step": concatenated("steps", "int64"),
+                "time": concatenated("times", "datetime64[ms]"),
+                "name": repeated([curve.name for curve in curves]),
+                "value": concatenated("values", "float64"),
+                "unit": repeated([curve.unit for curve in curves]),
+                "superseded": concatenated("superseded", "bool"),
             }
         )
 
 
 def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
-    """Read a run from its folder: finished, running, killed or damaged, of this host or another.
+    """Read a run from its folder. The run may be finished, running, killed or damaged, on this machine or another.
 
     Args:
         path: the run folder.
-        superseded: also give the points and alerts that a later attempt has superseded (see ``Curve.superseded``).
+        superseded: include the points and alerts superseded by a later attempt (see ``Curve.superseded``).
 
     Raises:
-        RunNotFound: there is no run in the folder.
-        JournalError: it was written by a newer version.
-        RunFolderError: the folder, or a file of the journal in it, cannot be read.
+        RunNotFound: the folder contains no run.
+        JournalError: the journal was written by a newer version.
+        RunFolderError: the folder or one of its journal files cannot be read.
     """
     reader = RunReader(Path(path), superseded=superseded)
     reader.read(live=False)
@@ -99,78 +101,78 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
 
 
 class RunReader:
-    """Read a run that may still grow, bit by bit; ``run`` gives what there is so far.
+    """Read a run incrementally while it may still grow; ``run`` returns what has been read so far.
 
     Raises:
         RunNotFound, JournalError, RunFolderError: see ``read_run``.
     """
 
     def __init__(self, folder: Path, *, superseded: bool = False) -> None:
+        read_header(folder)  # raises if the folder contains no readable run
         self._folder = folder
-        self._header = read_header(folder)
-        self._keep = superseded
+        self._keep_superseded = superseded
         self._journal = JournalReader(folder, superseded=superseded)
-        self._watch = TrainerLivenessProbe(folder)
-        self._points: dict[str, Points] = {}
+        self._trainer = TrainerLivenessProbe(folder)
+        self._builders: dict[str, CurveBuilder] = {}
         self._alerts: list[Alert] = []
         self._closed: Status | None = None
 
     @property
     def status(self) -> RunStatus:
-        """How the run stands."""
-        return run_status(self._closed, self._watch)
+        """Status of the run, from the records read so far and the trainer's heartbeat."""
+        return run_status(self._closed, self._trainer)
 
     def read(self, *, live: bool) -> bool:
-        """Read what has come; say whether there was anything.
+        """Read all new records; return whether there were any.
 
         Args:
-            live: as ``JournalReader.read`` has it.
+            live: as in ``JournalReader.read``.
 
         Raises:
-            RunFolderError: a file is there and cannot be read; the next call tries again.
+            RunFolderError: a file exists but cannot be read; the next call tries again.
         """
         new = False
         while batch := self._journal.read(_BATCH, live=live):
             new = True
             for record in batch:
-                self._take(record)
+                self._add(record)
         return new
 
-    def _take(self, record: AnyRecord) -> None:
+    def _add(self, record: AnyRecord) -> None:
         self._closed = record.status if isinstance(record, Closed) else None
-        superseded = self._keep and self._journal.is_superseded(record)
+        superseded = self._keep_superseded and self._journal.is_superseded(record)
         if isinstance(record, Scalars):
             for name, value in record.items():
-                points = self._points.get(name)
-                if points is None:
-                    points = self._points[name] = Points()
-                points.add(record.step, record.time, value, superseded=superseded)
+                builder = self._builders.get(name)
+                if builder is None:
+                    builder = self._builders[name] = CurveBuilder()
+                builder.add(record.step, record.time, value, superseded=superseded)
         elif isinstance(record, Alert):
             self._alerts.append(record)
-        elif isinstance(record, Resumed) and not self._keep and self._begins_attempt(record):
-            self._cut(record.step)
+        elif isinstance(record, Resumed) and not self._keep_superseded and self._starts_attempt(record):
+            self._drop_after(record.step)
 
-    def _begins_attempt(self, record: Resumed) -> bool:
+    def _starts_attempt(self, record: Resumed) -> bool:
         return first_record(self._folder, record.seq // SEQ_PER_SEGMENT) == record
 
-    def _cut(self, step: int) -> None:
-        # Of a run that is followed, they were read before anybody knew that they would be superseded.
-        for points in self._points.values():
-            points.cut(step)
+    def _drop_after(self, step: int) -> None:
+        # In a followed run, these points were read before the resume that superseded them.
+        for builder in self._builders.values():
+            builder.drop_after(step)
         self._alerts = [alert for alert in self._alerts if alert.step <= step]
 
     def run(self) -> Run:
-        """Give what has been read so far.
+        """Return what has been read so far.
 
         Raises:
             RunNotFound, JournalError, RunFolderError: see ``read_run``.
         """
         metrics = read_metrics(self._folder)
         curves: dict[str, Curve] = {}
-        for name in dict.fromkeys([*metrics, *self._points]):
-            what = metrics.get(name, UNDECLARED)
-            if name in self._points:
-                curve = self._points[name].curve(name=name, unit=what.unit, label=what.label)
+        for name in dict.fromkeys([*metrics, *self._builders]):
+            metric = metrics.get(name, UNDECLARED)
+            if name in self._builders:
+                curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label)
                 if curve is not None:
                     curves[name] = curve
         return Run(

@@ -1,4 +1,4 @@
-"""The runs of a folder as a table."""
+"""List the runs in a folder as a table."""
 
 from __future__ import annotations
 
@@ -10,62 +10,63 @@ from telemetry.errors import RunFolderError, RunNotFound
 from telemetry.journal.segments import segments
 from telemetry.metrics import UNDECLARED
 from telemetry.reading.run_summary import RunSummary, summarize
-from telemetry.reading.selection import choose
+from telemetry.reading.selection import select_metrics
 from telemetry.units import NO_UNIT
 
-BEST = "val/loss"
-"""What is shown if nobody says what is to be."""
-AGES = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+DEFAULT_METRIC = "val/loss"
+"""The metric whose lowest value is shown by default."""
+AGE_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+"""Units of an age: length in seconds and symbol, longest first."""
 
 
 class RunTable:
-    """The runs in a folder, or the one that the folder is.
+    """A table of the runs in a folder, newest first; a run folder is listed by itself.
 
     Args:
-        folder: holds run folders.
-        metric: whose lowest value is shown, by its full name; None for ``val/loss``.
-        quick: leave that value out.
+        folder: folder that contains run folders, or a run folder.
+        metric: full name of the metric whose lowest value is shown; None for ``val/loss``.
+        quick: omit this value.
 
     Raises:
         RunFolderError: the folder cannot be read.
-        RunNotFound: there is no run in it.
-        MetricNotFound: ``metric`` was named, and no run declares it or has a value of it.
+        RunNotFound: it contains no run.
+        MetricNotFound: ``metric`` was given, but no run declares it or has a value of it.
     """
 
     def __init__(self, folder: Path, metric: str | None = None, *, quick: bool = False) -> None:
-        self._metric = "" if quick else metric or BEST
-        self._looks: list[RunSummary] = []
-        self._bad: list[tuple[str, str]] = []
-        for each in _run_folders(folder):
+        self._metric = "" if quick else metric or DEFAULT_METRIC
+        self._summaries: list[RunSummary] = []
+        self._unreadable: list[tuple[str, str]] = []
+        for run in _run_folders(folder):
             try:
-                self._looks.append(summarize(each, self._metric or None))
-            except Exception as error:  # noqa: BLE001 - one bad folder does not hide the others
-                self._bad.append((each.name, str(error)))
-        if metric is not None and self._looks and not any(look.best for look in self._looks):
-            choose([metric], (name for look in self._looks for name in look.header.metrics))
-        self._looks.sort(key=lambda look: (-look.time, look.folder.name))
+                self._summaries.append(summarize(run, self._metric or None))
+            except Exception as error:  # noqa: BLE001 - one bad folder must not hide the others
+                self._unreadable.append((run.name, str(error)))
+        if metric is not None and self._summaries and not any(summary.best for summary in self._summaries):
+            select_metrics([metric], (name for summary in self._summaries for name in summary.header.metrics))
+        self._summaries.sort(key=lambda summary: (-summary.time, summary.folder.name))
 
     def lines(self, now: int) -> Iterator[str]:
-        """Give the table; ``now`` is in ms since 1970, by the clock of whoever looks."""
-        head = ["run", "status", "iteration", "last record", "sinks behind"]
+        """Yield the lines of the table; ``now`` is in milliseconds since 1970."""
+        header = ["run", "status", "iteration", "last record", "sinks behind"]
         if self._metric:
-            head.append(f"lowest {self._metric}")
-        yield from _aligned([head, *(self._row(look, now) for look in self._looks)])
-        for name, error in self._bad:
+            header.append(f"lowest {self._metric}")
+        yield from _aligned([header, *(self._row(summary, now) for summary in self._summaries)])
+        for name, error in self._unreadable:
             yield f"{name}  cannot be read: {error}"
-        if any(look.status == "unseen" for look in self._looks):
-            yield "unseen: running, or ended without a word; the trainer cannot be seen from here"
+        if any(summary.status == "unseen" for summary in self._summaries):
+            yield "unseen: running or killed; the trainer cannot be checked from here"
 
-    def _row(self, look: RunSummary, now: int) -> list[str]:
-        age = _age(now - look.time)
-        row = [look.folder.name, look.status, str(look.step), age, ", ".join(look.behind) or "-"]
-        return [*row, self._best(look)] if self._metric else row
+    def _row(self, summary: RunSummary, now: int) -> list[str]:
+        age = _age(now - summary.time)
+        row = [summary.folder.name, summary.status, str(summary.step), age, ", ".join(summary.behind) or "-"]
+        return [*row, self._best(summary)] if self._metric else row
 
-    def _best(self, look: RunSummary) -> str:
-        if look.best is None:
+    def _best(self, summary: RunSummary) -> str:
+        if summary.best is None:
             return "-"
-        unit = look.header.metrics.get(self._metric, UNDECLARED).unit
-        return f"{look.best.value:.6g}{'' if unit in NO_UNIT else f' {unit}'} at {look.best.step}"
+        unit = summary.header.metrics.get(self._metric, UNDECLARED).unit
+        return f"{summary.best.value:.6g}{'' if unit in NO_UNIT else f' {unit}'} at {summary.best.step}"
 
 
 def _run_folders(folder: Path) -> list[Path]:
@@ -74,12 +75,12 @@ def _run_folders(folder: Path) -> list[Path]:
     try:
         found = [folder / name for name in os.listdir(folder)]
     except OSError as error:
-        msg = f"{folder} cannot be read ({error.strerror}); name the folder of the run folders"
+        msg = f"{folder} cannot be read ({error.strerror}); specify the folder that contains the run folders"
         raise RunFolderError(msg) from error
-    # os.path: a link that leads nowhere is no folder, and no error.
+    # Unlike Path.is_dir, os.path.isdir never raises.
     runs = [each for each in found if os.path.isdir(each) and _may_be_run(each)]  # noqa: PTH112
     if not runs:
-        msg = f"no runs in {folder}: none of its folders holds a journal-<k>.jsonl"
+        msg = f"no runs in {folder}: none of its folders contains a journal-<k>.jsonl"
         raise RunNotFound(msg)
     return sorted(runs)
 
@@ -88,7 +89,7 @@ def _may_be_run(folder: Path) -> bool:
     try:
         return bool(segments(folder))
     except RunFolderError:
-        # It is to show that there is something that cannot be read.
+        # List the folder as unreadable.
         return True
 
 
@@ -100,5 +101,5 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _age(ms: int) -> str:
     seconds = max(0, ms // 1000)
-    size, unit = next(age for age in AGES if seconds >= age[0] or age[0] == 1)
+    size, unit = next(age for age in AGE_UNITS if seconds >= age[0] or age[0] == 1)
     return f"{seconds // size} {unit} ago"

@@ -1,7 +1,7 @@
-"""What a list of runs says of each, read from the head and the tail of its journal.
+"""Summarize a run for a list, from the head and the tail of its journal.
 
-Of a journal of gigabytes, little more than its last 64 KiB are read, and for the best validation those lines that name
-the stream: all others are only searched for it, neither checked nor decoded.
+Even of a journal of gigabytes, only little more than the last 64 KiB are read. To find the lowest value of a metric,
+the whole journal is searched for lines that name its stream; no other line is checked or decoded.
 """
 
 from __future__ import annotations
@@ -24,30 +24,32 @@ from telemetry.run_folder.paths import delivered_sinks, progress_path
 from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.sink_progress import read_progress
 
-_TAILS = (1 << 16, 4 * MAX_LINE)
-"""How much of a segment's end is read; the more only if there is no whole record in the less."""
-_CHUNK = 1 << 20
-_Told = Scalars | Alert | Resumed | Closed
+_TAIL_SIZES = (1 << 16, 4 * MAX_LINE)
+"""Bytes read from the end of a segment; the larger size only if the smaller one contains no whole record."""
+_CHUNK_SIZE = 1 << 20
+"""Bytes read at a time while searching a segment."""
+_KnownRecord = Scalars | Alert | Resumed | Closed
 
 
-class Best(msgspec.Struct, frozen=True, kw_only=True):
-    """The lowest finite value of a metric, and the first iteration that has it."""
+class BestValue(msgspec.Struct, frozen=True, kw_only=True):
+    """The lowest finite value of a metric and the first iteration with this value."""
 
     value: float
     step: int
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A run at a summarize.
+    """A run as one line of a list.
 
     Attributes:
         folder: the run folder.
         header: the newest attempt's run record.
-        status: how the run stands.
+        status: status of the run.
         step: the last iteration that has a point; 0 if there is none.
-        time: of the last record, in ms since 1970; of the start where there is none.
-        best: of the metric that was asked for; None if there is no finite value of it.
-        behind: the sinks that have not got all records; with a question mark where that cannot be read.
+        time: time of the last record, in milliseconds since 1970; of the start of the run if there is none.
+        best: lowest value of the requested metric; None if it has no finite value.
+        behind: sinks to which records are still to be delivered; with a question mark if the progress of the sink
+            cannot be read.
     """
 
     folder: Path
@@ -55,38 +57,45 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     status: RunStatus
     step: int
     time: int
-    best: Best | None
+    best: BestValue | None
     behind: list[str]
 
 
 def summarize(folder: Path, metric: str | None) -> RunSummary:
-    """Look at a run, and at the best value of a metric (by its full name; None for none).
+    """Return the summary of a run, with the lowest value of ``metric`` (full name) unless it is None.
 
     Raises:
         RunNotFound, JournalError, RunFolderError: see ``read_run``.
     """
     header = read_header(folder)
     numbers = segments(folder)
-    last = _Last(folder, numbers)
+    last = _LastRecords(folder, numbers)
     return RunSummary(
         folder=folder,
         header=header,
         status=run_status(last.closed, TrainerLivenessProbe(folder)),
         step=last.step,
         time=last.time or header.started,
-        best=None if metric is None else _best(folder, numbers, metric),
-        behind=[told for name in _sinks(folder, header) if (told := _behind(folder, name, last.seq))],
+        best=None if metric is None else _best_value(folder, numbers, metric),
+        behind=[entry for name in _sinks(folder, header) if (entry := _behind_entry(folder, name, last.seq))],
     )
 
 
-class _Last:
-    """What the last records tell: how the run ended, when, at which iteration, and what sinks are to have got."""
+class _LastRecords:
+    """What the last records of a journal reveal about the run.
+
+    Attributes:
+        closed: how the newest attempt ended; None if the journal does not record it.
+        time: time of the last record, in milliseconds since 1970; 0 if there is none.
+        step: the last iteration that has a point.
+        seq: sequence number of the last record that sinks have to receive.
+    """
 
     def __init__(self, folder: Path, numbers: list[int]) -> None:
         self.closed: Status | None = None
         self.step = self.time = self.seq = 0
         for number in reversed(numbers):
-            records = _tail(segment_path(folder, number), number)
+            records = _read_tail(segment_path(folder, number), number)
             if records and not self.time:
                 end = records[-1]
                 self.time = end.time
@@ -95,25 +104,25 @@ class _Last:
                 if not isinstance(record, Closed):
                     self.seq = max(self.seq, record.seq)
                     self.step = record.step if isinstance(record, Resumed) else max(self.step, record.step)
-            # One that was begun after a fault may have nothing yet.
+            # A segment started after a disk fault may still be empty; then the previous one counts.
             if self.seq:
                 break
 
 
-def _tail(path: Path, number: int) -> list[_Told]:
-    """Give the last records of a segment, at least one where it has any."""
+def _read_tail(path: Path, number: int) -> list[_KnownRecord]:
+    """Return the last records of a segment: at least one, unless it has none."""
     fd = open_segment(path)
     if fd is None:
         return []
     try:
         size = os.fstat(fd).st_size
-        for window in _TAILS:
+        for window in _TAIL_SIZES:
             start = max(0, size - window)
             data = read_at(fd, path, start, window)
-            # What stands before the first newline is the end of a line, unless it is the whole of the first one.
+            # Unless the window starts at the beginning of the file, its first line is incomplete.
             whole = data if start == 0 else data.partition(b"\n")[2]
             decoded = (decode(line + b"\n") for line in whole.split(b"\n"))
-            records = [r for r in decoded if isinstance(r, _Told) and r.seq // SEQ_PER_SEGMENT <= number]
+            records = [r for r in decoded if isinstance(r, _KnownRecord) and r.seq // SEQ_PER_SEGMENT <= number]
             if start == 0 or any(not isinstance(r, Closed) for r in records):
                 break
     finally:
@@ -125,38 +134,40 @@ def _sinks(folder: Path, header: RunRecord) -> list[str]:
     return sorted({*header.sinks, *delivered_sinks(folder)})
 
 
-def _behind(folder: Path, name: str, seq: int) -> str:
+def _behind_entry(folder: Path, name: str, last_seq: int) -> str:
+    """Return the entry for one sink in ``RunSummary.behind``; empty if it has all records."""
     progress = read_progress(folder, name)
-    if progress is None and _is_there(progress_path(folder, name)):
+    if progress is None and _exists(progress_path(folder, name)):
         return f"{name}?"
     if progress is None:
-        return name if seq else ""
-    return name if progress.cursor.accepted < seq or progress.is_elsewhere else ""
+        return name if last_seq else ""
+    return name if progress.cursor.accepted < last_seq or progress.is_elsewhere else ""
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except PermissionError:
         return True
 
 
-def _best(folder: Path, numbers: list[int], metric: str) -> Best | None:
+def _best_value(folder: Path, numbers: list[int], metric: str) -> BestValue | None:
     stream, _, name = metric.partition("/")
-    starts = {n: start for n in numbers[1:] if (start := first_record(folder, n)) is not None}
-    counts = superseded_after(numbers, starts)
-    best: Best | None = None
+    first_records = {n: first for n in numbers[1:] if (first := first_record(folder, n)) is not None}
+    last_valid_steps = superseded_after(numbers, first_records)
+    best: BestValue | None = None
     for number in numbers:
-        for record in _of_stream(segment_path(folder, number), stream):
+        for record in _scalars_of(segment_path(folder, number), stream):
             value = record.values.get(name, math.nan)
-            limit = counts.get(record.seq // SEQ_PER_SEGMENT, record.step)
-            if record.step <= limit and math.isfinite(value) and (best is None or value < best.value):
-                best = Best(value=value, step=record.step)
+            last_valid = last_valid_steps.get(record.seq // SEQ_PER_SEGMENT, record.step)
+            if record.step <= last_valid and math.isfinite(value) and (best is None or value < best.value):
+                best = BestValue(value=value, step=record.step)
     return best
 
 
-def _of_stream(path: Path, stream: str) -> Iterator[Scalars]:
-    """Give the records of one stream; there is no other way of writing its name in a journal's lines."""
+def _scalars_of(path: Path, stream: str) -> Iterator[Scalars]:
+    """Yield the scalars of one stream."""
+    # The encoder writes a stream name in exactly one way, so a byte search finds all its records.
     mark = b'"stream":' + msgspec.json.encode(stream)
     for block in _blocks(path):
         at = block.find(mark)
@@ -169,20 +180,20 @@ def _of_stream(path: Path, stream: str) -> Iterator[Scalars]:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """Give a segment in blocks of whole lines."""
+    """Yield a segment in blocks of whole lines."""
     fd = open_segment(path)
     if fd is None:
         return
     try:
         offset, rest = 0, b""
-        while chunk := read_at(fd, path, offset, _CHUNK):
+        while chunk := read_at(fd, path, offset, _CHUNK_SIZE):
             offset += len(chunk)
             head, newline, tail = chunk.rpartition(b"\n")
             if newline:
                 yield rest + head + newline
                 rest = tail
             else:
-                # What is longer than a line can be is damage.
+                # Data longer than the longest possible line is damaged.
                 rest = rest + chunk if len(rest) + len(chunk) <= MAX_LINE else b""
     finally:
         os.close(fd)

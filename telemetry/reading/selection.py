@@ -1,46 +1,51 @@
-"""Metrics by full name, by name within their stream, or by pattern."""
+"""Select metrics by full name, by name within their stream, or by pattern."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from telemetry.errors import MetricNotFound
+from telemetry.errors import MetricNotFound, did_you_mean
+
+LISTED_NAMES = 12
+"""Number of names listed in the error message for an unknown metric."""
 
 
-def choose(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
-    """Give the full names among ``known`` that a pattern fits, in their order; all of them if there is no pattern.
+def select_metrics(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Return the full names in ``known`` that match a pattern, in their order; all of them without a pattern.
 
-    A pattern is a full name or what follows its stream (``val/loss``, ``loss``), with ``*``, ``?`` and ``[…]`` as in a
-    shell (``val/*``); ``*`` takes slashes too.
+    A pattern is a full name or a name without its stream (``val/loss``, ``loss``). It may contain ``*``, ``?`` and
+    ``[…]`` as in a shell (``val/*``); ``*`` also matches slashes.
 
     Raises:
-        MetricNotFound: a pattern fits none; the message has the names that are close.
+        MetricNotFound: a pattern matches no metric; the message suggests a similar name or lists the known ones.
     """
     names = list(dict.fromkeys(known))
     if not patterns:
         return names
-    found = {pattern: _fitting(pattern, names) for pattern in patterns}
-    for pattern, fitting in found.items():
-        if not fitting:
+    found = {pattern: _matching(pattern, names) for pattern in patterns}
+    for pattern, matching in found.items():
+        if not matching:
             raise MetricNotFound(_message(pattern, names))
-    wanted = set().union(*found.values())
-    return [name for name in names if name in wanted]
+    selected = set().union(*found.values())
+    return [name for name in names if name in selected]
 
 
-def _fitting(pattern: str, names: Iterable[str]) -> set[str]:
-    spellings = {name: (name, name.partition("/")[2]) for name in names}
-    # A name may have brackets of its own.
-    exact = {name for name, spelt in spellings.items() if pattern in spelt}
-    return exact or {name for name, spelt in spellings.items() if any(fnmatchcase(each, pattern) for each in spelt)}
+def _matching(pattern: str, names: Iterable[str]) -> set[str]:
+    spellings = {name: (name, _without_stream(name)) for name in names}
+    # Exact matches first: a metric name may itself contain brackets.
+    exact = {name for name, forms in spellings.items() if pattern in forms}
+    return exact or {name for name, forms in spellings.items() if any(fnmatchcase(form, pattern) for form in forms)}
+
+
+def _without_stream(name: str) -> str:
+    return name.partition("/")[2]
 
 
 def _message(pattern: str, names: Sequence[str]) -> str:
     if not names:
-        return f"no metric {pattern!r}: the run declares none"
-    spellings = dict.fromkeys([*names, *(name.partition("/")[2] for name in names)])
-    near = difflib.get_close_matches(pattern, spellings, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names[:12])}"
-    more = f" and {len(names) - 12} more" if not near and len(names) > 12 else ""  # noqa: PLR2004 - as above
-    return f"no metric {pattern!r}; {hint}{more}"
+        return f"no metric {pattern!r}: the run declares no metrics"
+    if hint := did_you_mean(pattern, [*names, *map(_without_stream, names)]):
+        return f"no metric {pattern!r}{hint}"
+    more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
+    return f"no metric {pattern!r}; the run has {', '.join(names[:LISTED_NAMES])}{more}"

@@ -26,9 +26,9 @@ _DRAIN_POLL_INTERVAL = 0.05
 class MetricBus:
     """Publish the metrics of a run; returned by ``telemetry.open_run``.
 
-    Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block, and no method raises because of a
-    disk or a backend. In a forked child process every method returns at once and does nothing. Use the bus as a
-    context manager, or call ``close``; a run left open at the exit of the interpreter is closed as failed.
+    Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block; no method raises because of a disk or
+    a backend. In a forked child every method returns at once and does nothing. Use the bus as a context manager, or
+    call ``close``; a run left open when the interpreter exits is closed as failed.
 
     Attributes:
         folder: the run folder.
@@ -47,12 +47,12 @@ class MetricBus:
         drain_timeout: float,
         close_timeout: float = DEFAULT_LIMITS.close_timeout,
     ) -> None:
-        """Publish through a journal thread that has been started.
+        """Publish through a started journal thread.
 
         Args:
-            folder: see the class.
+            folder: the run folder.
             journal_thread: writes what is put into its queue.
-            cadence: see the class.
+            cadence: which iterations are due.
             factors: see the class.
             drain_timeout: seconds that ``close`` waits for the sinks by default.
             close_timeout: seconds that ``close`` waits for the journal thread.
@@ -159,11 +159,9 @@ class MetricBus:
         return self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
 
     def __enter__(self) -> MetricBus:
-        """Return the bus."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """Close the run; as failed if the block raised."""
         reason = "" if kind is None else f"{kind.__name__}: {error}"
         self.close("finished" if kind is None else "failed", reason=reason)
 

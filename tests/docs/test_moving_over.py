@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-from aimnet2mult.config.legacy import settings as original
+from aimnet2mult.config.legacy import settings as legacy
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "moving-over.md").read_text(encoding="utf-8")
 
 
 def test_every_translated_or_ineffective_key_is_on_the_page() -> None:
-    keys = [*original.RENAMED.values(), *original.WITHOUT_EFFECT]
+    keys = [*legacy.RENAMED.values(), *legacy.NO_EFFECT]
     missing = [key for key in keys if key not in PAGE and not key.startswith("data.samplers.")]
     assert missing == []
 

@@ -22,7 +22,7 @@ FILES = {
 
 
 def test_the_files_on_the_page_equal_the_examples() -> None:
-    assert sorted(FILES) == ["aimnet_trainer/train.yaml", "aimnet_trainer/watched.py", "plain_loop.py"]
+    assert sorted(FILES) == ["aimnet_trainer/train.yaml", "aimnet_trainer/with_telemetry.py", "plain_loop.py"]
     for name, text in FILES.items():
         assert text == (ROOT / "examples" / name).read_text(encoding="utf-8"), name
 

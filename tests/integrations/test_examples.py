@@ -1,4 +1,4 @@
-"""The examples for other trainers run, and their numbers are those of another calculation."""
+"""The examples for other trainers run, and their values agree with an independent calculation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from telemetry.sink_api import Closed, Scalars
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KCAL = 96485.33212331 / 4184
-"""kcal/mol in an eV: Faraday's constant in C/mol, and the thermochemical calorie in J."""
+"""kcal/mol per eV: Faraday constant in C/mol divided by the thermochemical kilocalorie in J."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def curves(run: Path) -> dict[str, dict[int, Mapping[str, float]]]:
-    """The points of a run that finished, by stream and iteration."""
+    """Return the values of a finished run by stream and iteration."""
     *records, end = JournalReader(run).read(1000, live=False)
     assert isinstance(end, Closed)
     assert end.status == "finished"
@@ -48,7 +48,7 @@ def curves(run: Path) -> dict[str, dict[int, Mapping[str, float]]]:
 
 
 def tags(run: Path) -> set[str]:
-    """What TensorBoard shows of a run."""
+    """Return the tags that TensorBoard shows for a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))
@@ -56,9 +56,7 @@ def tags(run: Path) -> set[str]:
     return set(events.Tags()["scalars"])
 
 
-def test_the_plain_loop_has_its_curves_in_the_units_it_declares(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plain_loop_publishes_values_in_the_declared_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     end = runpy.run_path(str(EXAMPLES / "plain_loop.py"))
     points = curves(Path("runs/plain"))
@@ -74,7 +72,7 @@ def test_the_plain_loop_has_its_curves_in_the_units_it_declares(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.pin_memory. argument is set as true but no accelerator is found")
-def test_the_trainer_of_aimnet_has_its_curves_by_its_configuration(
+def test_the_aimnet_trainer_publishes_its_metrics_when_configured_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "aimnet"
@@ -86,7 +84,7 @@ def test_the_trainer_of_aimnet_has_its_curves_by_its_configuration(
         for name, group in sample.items():
             for key, data in group.items():
                 val[f"{name}/{key}"] = data[::50]
-    # What `aimnet train` runs; a process of its own would take a quarter of a minute to import it all again.
+    # What `aimnet train` runs, in this process: importing everything again would take 15 s.
     command = importlib.import_module("aimnet.train.train").train
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
@@ -97,7 +95,7 @@ def test_the_trainer_of_aimnet_has_its_curves_by_its_configuration(
         ],
         standalone_mode=False,
     )
-    del sys.modules["watched"]
+    del sys.modules["with_telemetry"]
     (run,) = (folder / "runs").iterdir()
     points = curves(run)
     assert list(points["train"]) == list(points["train_window"]) == [20, 40, 50]
@@ -106,12 +104,12 @@ def test_the_trainer_of_aimnet_has_its_curves_by_its_configuration(
     metrics = read_header(run).metrics
     assert [metrics[f"val/{abbr}_rmse"].unit for abbr in "EFq"] == ["kcal/mol", "kcal/mol/Å", "e"]
     for name, value in errors(folder, sae).items():
-        # R² is a difference from 1, and may be next to 0.
+        # R² can be close to 0, where a relative tolerance is too strict.
         assert points["val"][50][name] == pytest.approx(value, rel=1e-5, abs=1e-5 if "r2" in name else 0), name
 
 
 def errors(folder: Path, sae: Mapping[int, float]) -> dict[str, float]:
-    """RMSE, MAE and R² of the weights that were saved, by NumPy in double precision."""
+    """Return RMSE, MAE and R² of the saved weights, computed with NumPy in double precision."""
     from aimnet.train.utils import build_model
     from omegaconf import OmegaConf
 

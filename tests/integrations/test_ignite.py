@@ -1,4 +1,4 @@
-"""Any ignite trainer publishes what its step and its metrics give, without waiting for a device."""
+"""``attach`` publishes the outputs and metrics of ignite engines without waiting for a device."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def open_bus(run: Path, every: int = EVERY, **others: Any) -> MetricBus:
 
 
 def points(bus: MetricBus, stream: str) -> dict[int, Mapping[str, float]]:
-    """What has been journaled of a stream, by iteration."""
+    """Return the journaled values of a stream by iteration."""
     assert bus.flush()
     records = JournalReader(bus.folder).read(1000, live=False)
     return {r.step: r.values for r in records if isinstance(r, Scalars) and r.stream == stream}
 
 
 def engine(step: Callable[[int], Any] = float) -> Engine:
-    """An engine that makes of each batch, a number, what ``step`` does."""
+    """Return an engine whose batches are numbers and whose output is ``step(batch)``."""
     return Engine(lambda _, batch: step(batch))
 
 
 class RecordingBus:
-    """Takes what is due, and keeps the callables until it is asked to run them."""
+    """A bus that keeps published callables until ``written`` runs them."""
 
     def __init__(self, every: int) -> None:
         self.asked: list[int] = []
@@ -77,14 +77,14 @@ class RecordingBus:
         return [(step, values()) for step, _, values in self.waiting]
 
 
-def test_the_outputs_of_due_iterations_and_of_the_last_are_published_as_the_loss(bus: MetricBus) -> None:
+def test_outputs_of_due_iterations_and_of_the_last_are_published_as_loss(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus)
     trainer.run(range(10, 15), max_epochs=2)
     assert points(bus, "train") == {4: {"loss": 13.0}, 8: {"loss": 12.0}, 10: {"loss": 14.0}}
 
 
-def test_a_last_iteration_that_is_due_has_one_point(bus: MetricBus) -> None:
+def test_a_due_last_iteration_has_one_point(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus)
     trainer.run(range(8))
@@ -93,7 +93,7 @@ def test_a_last_iteration_that_is_due_has_one_point(bus: MetricBus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("give", "expected"),
+    ("step", "expected"),
     [
         (lambda x: {"a": x, "b": torch.tensor(x / 2)}, {"a": 4.0, "b": 2.0}),
         (lambda x: torch.tensor([[float(x)]], requires_grad=True), {"loss": 4.0}),
@@ -102,16 +102,16 @@ def test_a_last_iteration_that_is_due_has_one_point(bus: MetricBus) -> None:
         (lambda x: math.nan if x == 4 else x, {"loss": math.nan}),
     ],
 )
-def test_an_output_is_one_number_or_numbers_by_name(
-    bus: MetricBus, give: Callable[[int], Any], expected: dict[str, float]
+def test_an_output_may_be_a_number_or_a_mapping_of_numbers(
+    bus: MetricBus, step: Callable[[int], Any], expected: dict[str, float]
 ) -> None:
-    trainer = engine(give)
+    trainer = engine(step)
     attach(trainer, bus)
     trainer.run(range(1, 5))
     assert points(bus, "train")[4] == pytest.approx(expected, nan_ok=True)
 
 
-def test_values_are_asked_for_at_due_iterations_and_at_the_last_alone() -> None:
+def test_values_is_called_only_at_due_iterations_and_at_the_last() -> None:
     recording, asked = RecordingBus(4), []
 
     def values(engine: Engine) -> dict[str, float]:
@@ -126,14 +126,14 @@ def test_values_are_asked_for_at_due_iterations_and_at_the_last_alone() -> None:
 
 
 @pytest.mark.parametrize("length", [{"max_epochs": 1}, {"max_iters": 6}])
-def test_values_may_look_at_the_batch_of_the_last_iteration_too(bus: MetricBus, length: dict[str, int]) -> None:
+def test_values_can_read_the_batch_of_the_last_iteration(bus: MetricBus, length: dict[str, int]) -> None:
     trainer = engine()
     attach(trainer, bus, values=lambda engine: {"a": engine.state.batch})
     trainer.run(range(10, 16), **length)
     assert points(bus, "train") == {4: {"a": 13.0}, 6: {"a": 15.0}}
 
 
-def test_the_last_point_is_taken_before_what_follows_the_epoch(bus: MetricBus) -> None:
+def test_the_last_point_is_recorded_before_handlers_of_the_end_of_the_epoch(bus: MetricBus) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     trainer = engine()
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: optimizer.param_groups[0].update(lr=0.5))
@@ -151,7 +151,7 @@ def test_the_window_has_the_mean_of_all_iterations_since_the_last_point(bus: Met
     assert list(points(bus, "train")) == list(means)
 
 
-def test_the_window_is_added_up_in_double_precision(bus: MetricBus) -> None:
+def test_the_window_is_summed_in_double_precision(bus: MetricBus) -> None:
     data = [1e8, 1.0, 1.0, 2.0]
     trainer = engine(lambda x: torch.tensor(x, dtype=torch.float32))
     attach(trainer, bus, window=True)
@@ -159,7 +159,7 @@ def test_the_window_is_added_up_in_double_precision(bus: MetricBus) -> None:
     assert points(bus, "train_window")[4]["loss"] == sum(data) / 4
 
 
-def test_what_only_some_iterations_have_is_averaged_over_those(bus: MetricBus) -> None:
+def test_a_value_is_averaged_over_the_iterations_that_have_it(bus: MetricBus) -> None:
     trainer = engine(lambda x: {"a": x} if x % 2 else {"a": x, "b": x})
     attach(trainer, bus, window=True)
     trainer.run(range(1, 5))
@@ -179,10 +179,10 @@ def test_the_learning_rate_is_that_of_the_iteration(bus: MetricBus) -> None:
     assert points(bus, "train") == {4: {"loss": 3.0, "lr": 0.25}, 8: {"loss": 7.0, "lr": 0.125}}
 
 
-def test_metrics_of_the_trainer_are_published_when_an_epoch_is_completed(bus: MetricBus) -> None:
+def test_trainer_metrics_are_published_at_the_end_of_each_epoch(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus)
-    # Attached after the bus: ignite computes it in a handler of its own at the end of the epoch.
+    # Attached after the bus; ignite computes it in a separate handler at the end of the epoch.
     Average().attach(trainer, "mean")
     trainer.run(range(3), max_epochs=2)
     assert points(bus, "train_epoch") == {3: {"mean": 1.0}, 6: {"mean": 1.0}}
@@ -196,7 +196,7 @@ def test_an_epoch_without_metrics_has_no_point(bus: MetricBus) -> None:
     assert bus.counts().lost == 0
 
 
-def test_metrics_of_a_validation_are_published_at_the_iteration_of_the_trainer(bus: MetricBus) -> None:
+def test_validation_metrics_are_published_at_the_iteration_of_the_trainer(bus: MetricBus) -> None:
     trainer, validator = engine(), engine()
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: validator.run(range(7)))
     attach(trainer, bus, validator=validator)
@@ -206,7 +206,7 @@ def test_metrics_of_a_validation_are_published_at_the_iteration_of_the_trainer(b
     assert points(bus, "val") == {0: {"mean": 2.0}, 3: {"mean": 3.0}, 6: {"mean": 3.0}}
 
 
-def test_metrics_of_several_numbers_count_singly_and_what_is_not_one_number_is_left_out(bus: MetricBus) -> None:
+def test_mappings_count_as_several_metrics_and_other_values_are_omitted(bus: MetricBus) -> None:
     trainer, validator = engine(), Engine(lambda _, batch: batch)
     attach(trainer, bus, validator=validator)
     ConfusionMatrix(2).attach(validator, "matrix")
@@ -219,7 +219,7 @@ def test_metrics_of_several_numbers_count_singly_and_what_is_not_one_number_is_l
     assert points(bus, "val") == {0: {"half": 0.5, "one": 1.0}}
 
 
-def test_a_trainer_that_is_terminated_has_its_last_iteration_as_a_point(bus: MetricBus) -> None:
+def test_the_last_iteration_of_a_terminated_trainer_is_published(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus, window=True)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), trainer.terminate)
@@ -228,7 +228,7 @@ def test_a_trainer_that_is_terminated_has_its_last_iteration_as_a_point(bus: Met
     assert points(bus, "train_window") == {4: {"loss": 1.5}, 6: {"loss": 4.5}}
 
 
-def test_a_trainer_that_ends_without_completing_has_its_last_iteration_as_a_point(bus: MetricBus) -> None:
+def test_the_last_iteration_of_a_trainer_that_does_not_complete_is_published(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus)
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), lambda: trainer.terminate(skip_completed=True))
@@ -236,14 +236,14 @@ def test_a_trainer_that_ends_without_completing_has_its_last_iteration_as_a_poin
     assert list(points(bus, "train")) == [4, 6]
 
 
-def test_data_of_a_length_that_nobody_knew_have_their_last_iteration_as_a_point(bus: MetricBus) -> None:
+def test_the_last_iteration_over_data_of_unknown_length_is_published(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus)
     trainer.run(iter(range(6)))
     assert points(bus, "train") == {4: {"loss": 3.0}, 6: {"loss": 5.0}}
 
 
-def test_a_trainer_that_runs_again_goes_on_with_its_iterations(bus: MetricBus) -> None:
+def test_a_second_run_of_a_trainer_continues_the_iterations(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus, window=True)
     trainer.run(range(6), max_epochs=1)
@@ -252,7 +252,7 @@ def test_a_trainer_that_runs_again_goes_on_with_its_iterations(bus: MetricBus) -
     assert points(bus, "train_window")[8] == {"loss": 0.5}
 
 
-def test_a_resumed_run_goes_on_after_the_iteration_of_the_trainer(run: Path) -> None:
+def test_a_resumed_run_continues_after_the_iteration_of_the_trainer(run: Path) -> None:
     trainer = engine()
     with open_bus(run) as bus:
         attach(trainer, bus)
@@ -267,7 +267,7 @@ def test_a_resumed_run_goes_on_after_the_iteration_of_the_trainer(run: Path) -> 
         assert bus.counts().offered == 2
 
 
-def test_a_resumed_run_that_does_nothing_has_no_point(bus: MetricBus) -> None:
+def test_a_resumed_run_without_iterations_has_no_point(bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus)
     trainer.load_state_dict({"iteration": 7, "max_epochs": 2, "epoch_length": 5})
@@ -276,7 +276,7 @@ def test_a_resumed_run_that_does_nothing_has_no_point(bus: MetricBus) -> None:
     assert bus.counts().offered == 0
 
 
-def test_nothing_is_read_from_a_device_in_the_training_thread() -> None:
+def test_the_training_thread_reads_nothing_from_a_device() -> None:
     recording = RecordingBus(3)
     model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.01))
@@ -306,7 +306,7 @@ def test_nothing_is_read_from_a_device_in_the_training_thread() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_nothing_waits_for_the_gpu() -> None:
+def test_the_training_thread_does_not_wait_for_the_gpu() -> None:
     recording, x = RecordingBus(2), torch.ones((), device="cuda")
     trainer = engine(lambda number: x * number)
     attach(trainer, recording, window=True)  # type: ignore[arg-type]
@@ -322,7 +322,7 @@ def test_nothing_waits_for_the_gpu() -> None:
     ]
 
 
-def test_no_graph_is_kept() -> None:
+def test_no_autograd_graph_is_kept_alive() -> None:
     recording, weight = RecordingBus(2), torch.ones(3, requires_grad=True)
     graphs = []
 
@@ -340,7 +340,7 @@ def test_no_graph_is_kept() -> None:
     assert len(recording.waiting) == 3
 
 
-def test_what_a_trainer_does_with_its_tensors_afterwards_is_not_seen() -> None:
+def test_later_changes_of_a_published_tensor_have_no_effect() -> None:
     recording, loss = RecordingBus(1), torch.zeros(())
     trainer = engine(lambda _: loss.add_(1))
     attach(trainer, recording, window=True)  # type: ignore[arg-type]
@@ -349,7 +349,7 @@ def test_what_a_trainer_does_with_its_tensors_afterwards_is_not_seen() -> None:
     assert [values["train_window"]["loss"] for _, values in recording.written()] == [1.0, 2.0, 3.0]
 
 
-def test_the_floats_are_made_in_another_thread_than_the_one_that_trains(run: Path) -> None:
+def test_tensors_are_converted_to_floats_outside_the_training_thread(run: Path) -> None:
     threads = []
 
     class Loss(torch.Tensor):
@@ -367,7 +367,7 @@ def test_the_floats_are_made_in_another_thread_than_the_one_that_trains(run: Pat
 
 
 @pytest.mark.parametrize("window", [False, True])
-def test_values_that_fail_cost_their_point_and_not_the_training(
+def test_an_error_in_values_loses_the_point_but_does_not_stop_training(
     run: Path, caplog: pytest.LogCaptureFixture, window: bool
 ) -> None:
     def values(engine: Engine) -> dict[str, float]:
@@ -386,18 +386,18 @@ def test_values_that_fail_cost_their_point_and_not_the_training(
 
 
 @pytest.mark.parametrize(
-    ("give", "message"),
+    ("step", "message"),
     [
-        (lambda x: (x, x), "the engine's output is of type tuple, and neither a number nor numbers by name"),
-        (lambda _: None, "the engine's output is of type NoneType"),
-        (lambda _: {"y": torch.zeros(3)}, "'y' is a tensor of 3 elements; a metric is one number"),
-        (lambda _: {"y": "high"}, "'y' is of type str; a metric is one number"),
+        (lambda x: (x, x), "the engine's output has type tuple, but must be a number or a mapping of names to numbers"),
+        (lambda _: None, "the engine's output has type NoneType"),
+        (lambda _: {"y": torch.zeros(3)}, "'y' is a tensor with 3 elements, but a metric is a single number"),
+        (lambda _: {"y": "high"}, "'y' is of type str, but a metric is a single number"),
     ],
 )
-def test_an_output_that_is_no_number_is_named_with_the_cure(
-    run: Path, caplog: pytest.LogCaptureFixture, give: Callable[[int], Any], message: str
+def test_the_error_for_an_output_that_is_not_a_number_explains_the_fix(
+    run: Path, caplog: pytest.LogCaptureFixture, step: Callable[[int], Any], message: str
 ) -> None:
-    trainer = engine(give)
+    trainer = engine(step)
     with open_bus(run) as bus:
         attach(trainer, bus)
         trainer.run(range(4))
@@ -405,7 +405,7 @@ def test_an_output_that_is_no_number_is_named_with_the_cure(
     assert "attach(values=…)" in caplog.text
 
 
-def test_ranks_that_publish_nothing_are_asked_for_the_same_values(bus: MetricBus) -> None:
+def test_values_is_called_at_the_same_iterations_on_all_ranks(bus: MetricBus) -> None:
     asked: dict[str, list[int]] = {"first": [], "second": []}
 
     def train(rank: str, bus: MetricBus | NullBus) -> None:
@@ -423,7 +423,7 @@ def test_ranks_that_publish_nothing_are_asked_for_the_same_values(bus: MetricBus
     assert asked["first"] == list(range(1, 11))
 
 
-def test_a_trainer_that_was_detached_publishes_nothing_more(bus: MetricBus) -> None:
+def test_a_detached_trainer_publishes_nothing_more(bus: MetricBus) -> None:
     trainer, validator = engine(), engine()
     attached = attach(trainer, bus, validator=validator)
     Average().attach(trainer, "mean")
@@ -438,26 +438,26 @@ def test_a_trainer_that_was_detached_publishes_nothing_more(bus: MetricBus) -> N
     assert list(points(bus, "train")) == [4, 12]
 
 
-def test_attaching_twice_to_one_bus_is_refused(run: Path, bus: MetricBus) -> None:
+def test_attaching_twice_to_the_same_bus_is_an_error(run: Path, bus: MetricBus) -> None:
     trainer = engine()
     attach(trainer, bus)
-    with pytest.raises(ValueError, match=r"attached to this bus already; .* detach\(\)"):
+    with pytest.raises(ValueError, match=r"already attached to this bus; call detach\(\)"):
         attach(trainer, bus)
     attach(engine(), bus)
     with open_bus(run.parent / "another") as another:
         attach(trainer, another)
 
 
-def test_what_is_no_engine_or_no_bus_is_refused_at_once(bus: MetricBus) -> None:
-    with pytest.raises(TypeError, match="was given a Linear where an ignite Engine belongs"):
+def test_arguments_that_are_not_engines_or_a_bus_are_errors(bus: MetricBus) -> None:
+    with pytest.raises(TypeError, match="requires ignite engines, not Linear"):
         attach(torch.nn.Linear(1, 1), bus)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="was given a function where an ignite Engine belongs"):
+    with pytest.raises(TypeError, match="requires ignite engines, not function"):
         attach(engine(), bus, validator=engine)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"was given a Engine as the bus; open_run\(…\) gives one"):
+    with pytest.raises(TypeError, match=r"requires the bus returned by open_run\(…\), not Engine"):
         attach(engine(), engine())  # type: ignore[arg-type]
 
 
-def test_a_validation_that_is_terminated_gives_no_point(bus: MetricBus) -> None:
+def test_a_terminated_validation_has_no_point(bus: MetricBus) -> None:
     trainer, validator = engine(), engine()
     Average().attach(validator, "mean")
 
@@ -473,16 +473,16 @@ def test_a_validation_that_is_terminated_gives_no_point(bus: MetricBus) -> None:
 
 
 @pytest.mark.parametrize(
-    "strange",
+    "value",
     [torch.ones(1).to_sparse(), torch.tensor(1j), 10**400, "text", None],
     ids=["sparse", "complex", "huge", "text", "none"],
 )
-def test_a_strange_value_among_the_metrics_costs_nothing_else(bus: MetricBus, strange: Any) -> None:
+def test_an_unusual_value_among_the_metrics_does_not_affect_the_others(bus: MetricBus, value: Any) -> None:
     trainer = engine()
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def _compute(engine: Engine) -> None:
-        engine.state.metrics = {"count": 3, "one": strange}
+        engine.state.metrics = {"count": 3, "one": value}
 
     attach(trainer, bus)
     trainer.run([1.0] * 3)

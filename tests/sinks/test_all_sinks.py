@@ -1,4 +1,4 @@
-"""One training run in four backends at once, each read back and compared with the journal, point by point."""
+"""One training run in four backends at once, each read back and compared with the journal point by point."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytest.importorskip("wandb")
 pytest.importorskip("mlflow")
 pytest.importorskip("telemetry_sink_csv", reason="pip install ./examples/telemetry-sink-csv")
 
-from support.mlflow_kit import IGNORE_NOLOAD, client_of, quiet, the_run
+from support.mlflow_kit import IGNORE_NOLOAD, client_of, only_run, quiet
 from support.mlflow_kit import points as mlflow_points
 from support.tensorboard_contract import TensorBoardKit
 from support.wandb_kit import config as wandb_config
@@ -39,7 +39,7 @@ SINKS = "wandb,tensorboard,mlflow,csv"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Slices of the sample data, of which two epochs take a second."""
+    """Return a folder with slices of the sample data, small enough for three epochs in a second."""
     folder = tmp_path_factory.mktemp("slices")
     for name in ("gfn1.h5", "spgfn2.h5"):
         with h5py.File(SAMPLE / name) as whole, h5py.File(folder / name, "w") as part:
@@ -64,8 +64,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_backend_is_set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let no setting of whoever runs the tests choose other places."""
+def _no_user_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep settings of the user from changing the destinations."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
@@ -93,7 +93,7 @@ def journaled(run: Path) -> set[tuple[Any, ...]]:
 
 
 def comparable(points: Iterable[Point]) -> set[tuple[Any, ...]]:
-    """Make a set of points, in which one that comes twice is noticed, and NaN equals itself."""
+    """Return the points as a set in which NaN equals itself; fail if a point occurs twice."""
     listed = [tuple("NaN" if isinstance(x, float) and math.isnan(x) else x for x in point) for point in points]
     assert len(listed) == len(set(listed))
     return set(listed)
@@ -111,7 +111,7 @@ def check_all(run: Path) -> None:
     assert comparable(wandb_points(wandb_rows(run), wandb_config(run)["telemetry/units"])) == expected
     with quiet():
         client = client_of(f"sqlite:///{run.parent}/mlflow.db")
-        mlflow_run = the_run(client)
+        mlflow_run = only_run(client)
         assert comparable(mlflow_points(client, mlflow_run)) == expected
     assert mlflow_run.info.status == "FINISHED"
     assert comparable(csv_points(run)) == expected
@@ -123,9 +123,9 @@ def check_receipt(run: Path, header: RunRecord) -> None:
     receipt = read_receipt(run)
     assert receipt.status == "finished"
     assert header.params["run_name"] == "slices"
-    told = [(s.name, s.delivered, s.pending, s.progress.state) for s in receipt.sinks]
+    states = [(s.name, s.delivered, s.pending, s.progress.state) for s in receipt.sinks]
     count = receipt.journaled
-    assert told == [(name, count, 0, "closed") for name in ("csv", "mlflow", "tensorboard", "wandb")]
+    assert states == [(name, count, 0, "closed") for name in ("csv", "mlflow", "tensorboard", "wandb")]
 
 
 def test_four_backends_at_once_show_the_same_points_as_the_journal(data: Path, tmp_path: Path) -> None:
@@ -134,16 +134,14 @@ def test_four_backends_at_once_show_the_same_points_as_the_journal(data: Path, t
     check_all(run)
 
 
-def test_a_run_that_was_trained_without_sinks_is_delivered_to_all_of_them_afterwards(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_run_trained_without_sinks_is_delivered_to_all_of_them_later(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "runs", "none")
     assert not read_receipt(run).sinks
     sync = [sys.executable, "-m", "telemetry", "sync", run, "--telemetry-sinks", SINKS]
     subprocess.run(sync, check=True, timeout=120, cwd=tmp_path)
     check_receipt(run, read_header(run))
     check_all(run)
-    # Once more changes nothing.
+    # A second delivery changes nothing.
     subprocess.run(sync, check=True, timeout=120, cwd=data)
     check_receipt(run, read_header(run))
     check_all(run)

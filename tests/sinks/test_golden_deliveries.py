@@ -1,4 +1,4 @@
-"""Deliveries that an earlier version began are continued, each record once, as the backends show it."""
+"""Deliveries begun by an earlier version are continued, and the backends show each record once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from support.golden_runs import DELIVERED, Row, copy, delivered_rows, expected, 
 from telemetry import read_receipt
 
 Points = Counter[tuple[str, int, str]]
-"""How often each point is there: full name, iteration, value as text."""
+"""The number of occurrences of each point: full name, iteration, value as text."""
 
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copies of the golden runs, and no settings of the user's."""
+    """Return copies of the golden runs, without settings of the user."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
@@ -37,7 +37,7 @@ def points_of(rows: Iterable[Row]) -> Points:
 
 
 def sync(runs: Path, sink: str, *options: str) -> None:
-    """Deliver what is left of ``water``, and once more, when nothing is."""
+    """Deliver the rest of ``water`` twice; the second time there is nothing left."""
     for _ in range(2):
         output_of("telemetry", "sync", runs / "water", "--telemetry-sinks", sink, *options)
         (receipt,) = [each for each in read_receipt(runs / "water").sinks if each.name == sink]
@@ -46,12 +46,12 @@ def sync(runs: Path, sink: str, *options: str) -> None:
 
 class TestTensorBoard:
     @pytest.fixture(autouse=True)
-    def _needs_it(self) -> None:
+    def _requires_the_backend(self) -> None:
         pytest.importorskip("tensorboard")
 
     @staticmethod
     def events(folder: Path) -> Points:
-        """All points in the event files, also those that TensorBoard hides."""
+        """Return all points in the event files, including those that TensorBoard hides."""
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
         return Counter(
@@ -64,13 +64,13 @@ class TestTensorBoard:
 
     @staticmethod
     def shown(folder: Path, tag: str) -> list[int]:
-        """The iterations of a curve as TensorBoard shows it."""
+        """Return the iterations of a curve as shown by TensorBoard."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
         return [event.step for event in accumulator.Scalars(tag)]
 
-    def test_it_is_continued(self, runs: Path) -> None:
+    def test_delivery_is_continued(self, runs: Path) -> None:
         folder = runs / "water" / "tensorboard"
         rows = [row._replace(value=float(np.float32(row.value))) for row in delivered_rows()]
         assert self.events(folder) == points_of(row for row in rows if row.seq <= DELIVERED)
@@ -82,12 +82,12 @@ class TestTensorBoard:
 
 class TestWandb:
     @pytest.fixture(autouse=True)
-    def _needs_it(self) -> None:
+    def _requires_the_backend(self) -> None:
         pytest.importorskip("wandb")
 
     @staticmethod
     def rows(folder: Path) -> list[dict[str, Any]]:
-        """The rows of history in all files of the run, as wandb-core reads them."""
+        """Return the history rows in all files of the run, read by wandb-core."""
         import wandb
 
         core = Path(wandb.__file__).parent / "bin" / "wandb-core"
@@ -109,7 +109,7 @@ class TestWandb:
             if not name.startswith(own)
         )
 
-    def test_it_is_continued(self, runs: Path) -> None:
+    def test_delivery_is_continued(self, runs: Path) -> None:
         folder, rows = runs / "water", delivered_rows()
         assert self.points(self.rows(folder)) == points_of(row for row in rows if row.seq <= DELIVERED)
         sync(runs, "wandb", "-o", "wandb.mode=offline")
@@ -124,14 +124,14 @@ class TestWandb:
 
 class TestMlflow:
     @pytest.fixture(autouse=True)
-    def _needs_it(self, runs: Path) -> None:
-        """Make the database from its dump; a newer MLflow has to upgrade it first, as it tells its users."""
+    def _requires_the_backend(self, runs: Path) -> None:
+        """Create the database from its dump, and upgrade it if this MLflow is newer."""
         pytest.importorskip("mlflow")
         pytest.importorskip("sqlalchemy")
         dump = (runs / "mlflow.sql").read_text(encoding="utf-8")
         written_with = dump.partition("\n")[0].rpartition(" ")[2]
         if numbers(version("mlflow")) < numbers(written_with):
-            pytest.skip(f"the database is of MLflow {written_with}, this is {version('mlflow')}")
+            pytest.skip(f"the database needs MLflow {written_with}; {version('mlflow')} is installed")
         with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as store:
             store.executescript(dump)
         if version("mlflow") != written_with:
@@ -143,7 +143,7 @@ class TestMlflow:
             return store.execute(f"SELECT {columns} FROM {table}").fetchall()  # noqa: S608 - both are literals
 
     def points(self, runs: Path) -> Points:
-        """All points; an infinity is NaN with its sign in a metric ending in ``.inf``."""
+        """Return all points; an infinity is stored as NaN, with its sign in a metric ending in ``.inf``."""
         rows = self.rows(runs, "metrics", "key, step, value, is_nan")
         signs = {(key, step): value for key, step, value, _ in rows if key.endswith(".inf")}
         return Counter(
@@ -159,7 +159,7 @@ class TestMlflow:
         return math.nan if is_nan else value
 
     @pytest.mark.slow
-    def test_it_is_continued(self, runs: Path) -> None:
+    def test_delivery_is_continued(self, runs: Path) -> None:
         rows = delivered_rows()
         assert self.points(runs) == points_of(row for row in rows if row.seq <= DELIVERED)
         sync(runs, "mlflow")

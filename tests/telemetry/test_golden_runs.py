@@ -1,6 +1,6 @@
-"""Run folders that earlier versions wrote are read, shown, delivered and resumed.
+"""Run folders written by earlier versions can be read, shown, delivered and resumed.
 
-Nothing here depends on where a module is: only public names, the command and files are used.
+Only public names, commands and files are used, so the tests do not depend on the layout of the code.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal, by the json module alone."""
+    """Return the undamaged lines of a journal, parsed with the json module only."""
     found = []
     for path in sorted(folder.glob("journal-*.jsonl")):
         for line in path.read_bytes().splitlines(keepends=True):
@@ -80,13 +80,14 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def same(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether the values are equal, where NaN equals NaN."""
     return len(one) == len(other) and all(
         a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(one, other, strict=True)
     )
 
 
 def check_curves(folder: Path, rows: Sequence[Row], *, superseded: bool = False) -> None:
-    """Compare all curves of a run with rows."""
+    """Check that the curves of a run match the expected rows."""
     curves = read_run(folder, superseded=superseded).curves
     assert set(curves) == {row.name for row in rows}
     for name, curve in curves.items():
@@ -109,7 +110,7 @@ class TestData:
         assert [(row.seq, row.name) for row in rows] == sorted(seen, key=lambda key: key[0])
         assert same([row.value for row in rows], [seen[row.seq, row.name] for row in rows])
 
-    def test_water_has_what_a_reader_must_cope_with(self) -> None:
+    def test_water_contains_every_irregularity_that_a_reader_must_handle(self) -> None:
         folder = V1 / "water"
         assert not (folder / "journal-0.jsonl").read_bytes().endswith(b"\n")
         lines = lines_of(folder)
@@ -121,7 +122,7 @@ class TestData:
         seqs = [line["seq"] for line in lines]
         assert len(seqs) - len(set(seqs)) == 2
 
-    def test_nothing_of_the_machine_that_made_them_is_in_them(self) -> None:
+    def test_no_file_reveals_the_machine_that_wrote_it(self) -> None:
         for name, data in contents(V1).items():
             assert not re.search(rb"/home/|/root|\.venv|site-packages", data), name
             for host in re.findall(rb'"host":"([^"]*)"', data):
@@ -130,7 +131,7 @@ class TestData:
 
 class TestReading:
     @pytest.mark.parametrize("name", NAMES)
-    def test_read_run_gives_what_counts(self, runs: Path, name: str) -> None:
+    def test_read_run_returns_what_is_not_superseded(self, runs: Path, name: str) -> None:
         want, folder = expected(name), folder_of(runs, name)
         run = read_run(folder)
         assert (run.header.run_id, run.header.attempt) == (want["run_id"], want["attempt"])
@@ -144,10 +145,10 @@ class TestReading:
         check_curves(folder, [row for row in expected_rows(name) if not row.superseded])
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_read_run_gives_what_is_superseded_when_asked_for(self, runs: Path, name: str) -> None:
+    def test_read_run_returns_superseded_points_on_request(self, runs: Path, name: str) -> None:
         check_curves(folder_of(runs, name), expected_rows(name), superseded=True)
 
-    def test_the_counts_of_water_are_these(self, runs: Path) -> None:
+    def test_water_has_the_expected_counts_and_values(self, runs: Path) -> None:
         run = read_run(runs / "water")
         assert {key: count for key in SKIPPED if (count := getattr(run.skipped, key))} == {
             "damaged": 1,
@@ -176,7 +177,7 @@ class TestReading:
         assert (receipt.status, receipt.reason) == (want["status"], want["reason"])
         assert (receipt.journaled, receipt.step) == (len(want["seqs"]), want["last_step"])
 
-    def test_the_receipt_knows_how_far_each_sink_is(self, runs: Path) -> None:
+    def test_the_receipt_contains_the_progress_of_each_sink(self, runs: Path) -> None:
         water = {sink.name: (sink.delivered, sink.pending) for sink in read_receipt(runs / "water").sinks}
         # 18 of the records up to DELIVERED count, and memory has rejected one.
         told = sum(seq <= DELIVERED for seq in expected("water")["seqs"])
@@ -240,7 +241,7 @@ class TestCommands:
         assert all(title in told for title in alerts)
         assert "superseded by" not in told
 
-    def test_looking_changes_nothing(self, runs: Path) -> None:
+    def test_read_only_commands_change_nothing(self, runs: Path) -> None:
         before = contents(runs)
         for name in NAMES:
             output_of("telemetry", "export", folder_of(runs, name))
@@ -250,13 +251,13 @@ class TestCommands:
 
 
 class TestDelivery:
-    def test_sync_continues_behind_the_progress_file_where_the_sink_cannot_tell(
+    def test_sync_continues_after_the_saved_cursor_if_the_sink_cannot_report_its_contents(
         self, runs: Path, tmp_path: Path
     ) -> None:
         put_plugin(tmp_path / "plugin")
         path = os.pathsep.join([str(tmp_path / "plugin"), os.environ.get("PYTHONPATH", "")])
         for _ in range(2):
-            # The second time there is nothing left.
+            # The second call has nothing to deliver.
             output_of("telemetry", "sync", runs / "water", "--telemetry-sinks", "memory", PYTHONPATH=path)
             told = (runs / "delivered.txt").read_text().split()
             assert [line for line in told if line.isdecimal()] == [
@@ -266,21 +267,21 @@ class TestDelivery:
         (memory,) = [sink for sink in read_receipt(runs / "water").sinks if sink.name == "memory"]
         assert (memory.delivered, memory.pending) == (26, 0)
 
-    def test_sync_to_a_new_destination_begins_with_the_first_record(self, runs: Path, tmp_path: Path) -> None:
+    def test_sync_to_a_new_destination_starts_with_the_first_record(self, runs: Path, tmp_path: Path) -> None:
         put_plugin(tmp_path / "plugin", name="other")
         path = os.pathsep.join([str(tmp_path / "plugin"), os.environ.get("PYTHONPATH", "")])
         output_of("telemetry", "sync", runs / "water", "--telemetry-sinks", "other", PYTHONPATH=path)
         told = (runs / "delivered.txt").read_text().split()
         assert told == [*map(str, expected("water")["seqs"]), "failed"]
 
-    def test_the_rejected_record_is_a_line_of_the_journal(self) -> None:
+    def test_the_rejected_record_is_identical_to_its_line_in_the_journal(self) -> None:
         (line,) = (V1 / "water" / "sinks" / "memory.rejected.jsonl").read_bytes().splitlines(keepends=True)
         assert line in (V1 / "water" / "journal-1.jsonl").read_bytes().splitlines(keepends=True)
         assert json.loads(line)["step"] == 60
 
 
 class TestResume:
-    def test_a_resumed_run_goes_to_a_new_sink_whole_and_to_a_known_one_once(self, runs: Path) -> None:
+    def test_a_resumed_run_is_delivered_completely_to_a_new_sink_and_continued_at_a_known_one(self, runs: Path) -> None:
         folder, new, known = runs / "water", RecordingSink(), MemorySink()
         settings = Settings(every=10, poll=0.05)
         with open_run(folder, metrics=METRICS, settings=settings, resume_step=110, sinks=[new, known]) as bus:
@@ -297,7 +298,7 @@ class TestResume:
         )
         run = read_run(folder)
         assert run.status == "finished"
-        # Those of before, and 120 and 130 of train, 120 of val, and the alert at 130.
+        # The previous 7, plus train at 120 and 130, val at 120 and the alert at 130.
         assert run.skipped.superseded == 7 + 4
         assert run.curves["train/loss"].steps.tolist() == list(range(10, 141, 10))
         assert run.curves["train/loss"].values.tolist() == [
@@ -319,11 +320,11 @@ class TestResume:
         assert (new.closed, known.closed) == (["finished"], ["finished"])
         assert lines_of(folder)[-1]["kind"] == "closed"
 
-    def test_a_resumed_run_keeps_what_it_had_declared(self, runs: Path) -> None:
+    def test_a_resumed_run_keeps_its_declared_metrics(self, runs: Path) -> None:
         open_run(runs / "water", settings=Settings(every=10), resume_step=130, sinks=[]).close()
         assert read_header(runs / "water").metrics == METRICS
 
-    def test_earlier_segments_are_left_as_they_are(self, runs: Path) -> None:
+    def test_a_resume_does_not_change_earlier_segments(self, runs: Path) -> None:
         before = {name: data for name, data in contents(runs / "water").items() if name.startswith("journal-")}
         open_run(runs / "water", settings=Settings(every=10), resume_step=130, sinks=[]).close()
         after = contents(runs / "water")
@@ -331,14 +332,14 @@ class TestResume:
         assert {name: after[name] for name in before} == before
         assert "journal-4.jsonl" in after
 
-    def test_it_is_not_opened_as_a_new_run_nor_resumed_with_another_cadence(self, runs: Path) -> None:
+    def test_it_cannot_be_opened_as_a_new_run_or_resumed_with_another_cadence(self, runs: Path) -> None:
         with pytest.raises(RunExists):
             open_run(runs / "water", metrics=METRICS, sinks=[])
         with pytest.raises(JournalError):
             open_run(runs / "water", metrics=METRICS, settings=Settings(every=7), resume_step=130, sinks=[])
 
     @pytest.mark.slow
-    def test_a_run_that_was_killed_on_another_machine_is_resumed_after_a_minute(self, runs: Path) -> None:
+    def test_a_run_killed_on_another_machine_can_be_resumed_after_a_minute(self, runs: Path) -> None:
         with open_run(runs / "killed", metrics=METRICS, settings=Settings(every=10), resume_step=40, sinks=[]) as bus:
             bus.publish("train", 50, {"loss": 7.0, "E_rmse": 0.0})
         run = read_run(runs / "killed")
@@ -348,7 +349,7 @@ class TestResume:
 
 
 class MemorySink:
-    """The sink that ``water`` was delivered to: it cannot tell what it holds."""
+    """The third-party sink to which ``water`` was delivered; it cannot report what it holds."""
 
     name = "memory"
 
@@ -371,7 +372,7 @@ class MemorySink:
 
 
 def put_plugin(folder: Path, name: str = "memory") -> None:
-    """Write a distribution with a sink, as it lies on the path when it is installed."""
+    """Write an installed distribution with a sink into ``folder``, which belongs on the import path."""
     info = folder / "golden_sink-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "golden_sink.py").write_text(PLUGIN.replace('"memory"', repr(name)))

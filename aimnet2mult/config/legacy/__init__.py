@@ -1,1 +1,7 @@
-"""The YAML settings, model definitions and weights of the original trainer."""
+"""Translation of the original trainer's settings, model definitions and weights.
+
+This subpackage contains everything that is known about the original trainer; the rest of the code sees only the current
+format. Settings with the same meaning are translated silently, settings without effect are listed in one notice
+together with their replacement, and settings that would silently change the training are errors. None of the modules
+imports torch.
+"""

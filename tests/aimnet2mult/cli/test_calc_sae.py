@@ -15,7 +15,7 @@ from aimnet2mult.errors import DataError
 
 
 def write(path: Path, energies: dict[int, float]) -> Path:
-    """Write structures whose energies are the sums of their atoms', and a little."""
+    """Write structures whose energies are sums over their atoms, with some noise."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for atoms in (2, 3):
@@ -27,11 +27,11 @@ def write(path: Path, energies: dict[int, float]) -> Path:
     return path
 
 
-def test_reference_energies_are_written_as_a_run_reads_them(tmp_path: Path) -> None:
+def test_reference_energies_are_written_in_the_format_of_a_run(tmp_path: Path) -> None:
     data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})
     result = CliRunner().invoke(cli, ["calc-sae", str(data), str(tmp_path / "sae.yaml")], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "sae.yaml: reference energies in eV of the elements 1, 8" in result.output
+    assert "sae.yaml: reference energies (eV) of the elements 1, 8" in result.output
     assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -13.6, 8: -2041.0}, abs=1e-5)
 
 
@@ -45,7 +45,7 @@ def test_a_file_without_energies_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "sae.yaml").exists()
 
 
-def test_it_can_be_run_as_a_module(tmp_path: Path) -> None:
+def test_the_command_can_be_run_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aimnet2mult.train.calc_sae", "nowhere.h5", str(tmp_path / "sae.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

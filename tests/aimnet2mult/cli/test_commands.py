@@ -1,4 +1,4 @@
-"""The command answers mistakes at once, in a line, and without what is heavy."""
+"""The command reports mistakes immediately, in one line, without slow imports."""
 
 import os
 import resource
@@ -28,20 +28,20 @@ def dataset(tmp_path: Path) -> str:
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
-    """Return what training is asked for; it does not happen."""
-    asked: list[Request] = []
+    """Return the requests that reach the training, which is replaced."""
+    received: list[Request] = []
 
     def train(request: Request) -> int:
-        asked.append(request)
+        received.append(request)
         return 7
 
     monkeypatch.setattr(runner, "train", train)
     monkeypatch.delenv("TELEMETRY_SINKS", raising=False)
-    return asked
+    return received
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, command: click.Command = cli.cli) -> tuple[int, str, str]:
-    """Run a command as the entry point does; its exit code, and what it wrote."""
+    """Run a command as the entry point does; return its exit code, stdout and stderr."""
     with pytest.raises(SystemExit) as exit_:
         cli.run(command, "aimnet2mult", list(arguments))
     written = capsys.readouterr()
@@ -77,7 +77,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_answered_with_one_line_and_exit_code_2(
+def test_a_mistake_is_reported_in_one_line_with_exit_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: str, name: str
 ) -> None:
     arguments, message = MISTAKES[name]
@@ -93,8 +93,8 @@ def test_a_mistake_is_answered_with_one_line_and_exit_code_2(
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_mistakes_and_help_import_nothing_heavy(tmp_path: Path, dataset: str) -> None:
-    """All of the above in one process, but the units, which need pint."""
+def test_mistakes_and_help_import_no_slow_packages(tmp_path: Path, dataset: str) -> None:
+    """Run all of the above in one process, except for units, which need pint."""
     (tmp_path / "empty").touch()
     mistakes = [
         [dataset if word == "DATASET" else word for word in arguments]
@@ -121,8 +121,8 @@ print(sorted(set({HEAVY!r}) & set(sys.modules)))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "trainer.epoch=1"]], ids=" ".join)
-def test_answers_take_less_than_a_second(arguments: list[str]) -> None:
-    # Time of the processor, so that a busy machine does not matter.
+def test_help_and_mistakes_take_less_than_a_second(arguments: list[str]) -> None:
+    # CPU time, which does not depend on the load of the machine.
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "aimnet2mult.cli", *arguments], capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -130,14 +130,14 @@ def test_answers_take_less_than_a_second(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("error", [ConfigError, DataError, ModelError, CheckpointError, SinkNotFound])
-def test_errors_that_the_user_can_mend_have_no_traceback(
+def test_errors_that_the_user_can_fix_have_no_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def train(_: Request) -> int:
-        raise error("what is wrong")
+        raise error("the problem")
 
     monkeypatch.setattr(runner, "train", train)
-    assert run(capsys, "train", "a=1") == (2, "", "error: what is wrong\n")
+    assert run(capsys, "train", "a=1") == (2, "", "error: the problem\n")
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,19 +159,19 @@ def test_an_interrupt_exits_as_shells_expect(
     assert run(capsys, "train", "a=1")[0] == 130
 
 
-def test_what_is_not_installed_is_named_with_the_command_that_installs_it(
+def test_missing_packages_are_named_with_the_command_that_installs_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: str
 ) -> None:
-    monkeypatch.setattr("aimnet2mult.cli.console.TRAINING_PACKAGES", ("torch", "no_such_module"))
+    monkeypatch.setitem(sys.modules, "ignite", None)  # makes find_spec return None
     for arguments in (["train", dataset], ["calc-sae", str(tmp_path / "a.h5"), "out.yaml"]):
         code, _, err = run(capsys, *arguments)
         assert (code, err) == (
             2,
-            "error: this needs no_such_module, not installed here: pip install 'aimnet2mult[train]'\n",
+            "error: required packages are not installed: ignite; run: pip install 'aimnet2mult[train]'\n",
         )
 
 
-# ---------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------- options
 
 
 def test_options_reach_the_run(
@@ -208,7 +208,7 @@ def test_options_reach_the_run(
         ({"flag": "a,b"}, ("a", "b")),
     ],
 )
-def test_sinks_come_from_the_command_line_then_the_environment_then_a_file(
+def test_the_command_line_overrides_the_environment_which_overrides_files(
     *,
     monkeypatch: pytest.MonkeyPatch,
     requests: list[Request],
@@ -232,7 +232,7 @@ def test_sinks_come_from_the_command_line_then_the_environment_then_a_file(
     assert plans.make_plan(requests[0]).settings.sinks == wins
 
 
-def test_both_ways_to_start_are_the_same() -> None:
+def test_the_modules_of_the_original_trainer_are_equivalent_commands() -> None:
     for module, command in (("cli", "train"), ("calc_sae", "calc-sae")):
         texts = [
             subprocess.run([sys.executable, "-m", *words, "--help"], capture_output=True, text=True, check=True).stdout
@@ -249,13 +249,13 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(cli.cli, list(arguments))
 
 
-def test_without_a_command_there_is_help() -> None:
+def test_help_is_shown_without_a_command() -> None:
     result = invoke()
     assert result.exit_code == 0
     assert all(command in result.output for command in ("train", "calc-sae", "sample-data"))
 
 
-def test_sample_data_are_written_with_a_configuration_that_is_valid(tmp_path: Path) -> None:
+def test_sample_data_are_written_with_valid_settings(tmp_path: Path) -> None:
     result = invoke("sample-data", str(tmp_path / "s"))
     assert result.exit_code == 0, result.output
     assert f"--config {tmp_path / 's' / 'train.yaml'} --model {tmp_path / 's' / 'model.yaml'}" in result.output
@@ -269,13 +269,13 @@ def test_sample_data_are_written_with_a_configuration_that_is_valid(tmp_path: Pa
     assert plan.config.data.fidelity_datasets[1] == str(tmp_path / "s/spgfn2.h5")
 
 
-def test_sample_data_are_written_twice_but_never_over_something_else(tmp_path: Path) -> None:
+def test_sample_data_are_not_written_over_other_files(tmp_path: Path) -> None:
     assert invoke("sample-data", str(tmp_path)).exit_code == 0
     assert invoke("sample-data", str(tmp_path)).exit_code == 0
     (tmp_path / "train.yaml").write_text("mine")
     result = invoke("sample-data", str(tmp_path))
     assert result.exit_code != 0
-    assert f"{tmp_path / 'train.yaml'} exists and is another file" in result.output
+    assert f"{tmp_path / 'train.yaml'} already exists with other content" in result.output
     assert (tmp_path / "train.yaml").read_text() == "mine"
 
 

@@ -1,6 +1,5 @@
-"""Files of several fidelities become one data set, of which every structure is in exactly one part."""
+"""Files of several fidelities are split and merged, with every structure in exactly one part."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ import pytest
 from aimnet.data import SizeGroupedDataset
 
 import aimnet2mult
-from aimnet2mult.data.dataset import INPUTS, MixedData, load_data, read_fidelity
+from aimnet2mult.data.dataset import MixedData, load_data
+from aimnet2mult.data.hdf5 import INPUTS, read_fidelity
 from aimnet2mult.data.reference_energies import apply_sae, write_sae
 from aimnet2mult.errors import DataError
 from support.small_groups import make_group
@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def files(write: Write) -> list[Path]:
-    """Return two files: one with energies and forces, one with charges alone."""
+    """Return two files: one with energies and forces, one with charges only."""
     first = {n: make_group(n, count, labels=("energy", "forces")) for n, count in ((3, 21), (4, 14), (9, 6))}
     second = {n: make_group(n, count, labels=("charges",), seed=1) for n, count in ((3, 10), (5, 33))}
     return [write(first, "first.h5"), write(second, "second.h5")]
@@ -36,13 +36,13 @@ def load(files: list[Path], **options: Any) -> MixedData:
 
 
 def identities(dataset: SizeGroupedDataset) -> Counter[tuple[int, int]]:
-    """Count the structures by fidelity and by the number that their charge is."""
+    """Count the structures by fidelity and by their charge, which identifies them."""
     return Counter(
         pair for g in dataset.groups for pair in zip(g["fidelity"].tolist(), g["charge"].tolist(), strict=True)
     )
 
 
-def test_every_structure_is_in_training_or_validation_and_not_in_both(files: list[Path]) -> None:
+def test_every_structure_is_either_in_training_or_in_validation(files: list[Path]) -> None:
     data = load(files)
     expected = {
         (f, 1000 * n + i)
@@ -52,24 +52,24 @@ def test_every_structure_is_in_training_or_validation_and_not_in_both(files: lis
     assert identities(data.train) + identities(data.val) == Counter(expected)
 
 
-def test_each_fidelity_gives_its_fraction_to_validation(files: list[Path]) -> None:
+def test_the_fraction_for_validation_holds_for_each_fidelity(files: list[Path]) -> None:
     data = load(files)
     assert data.val_counts == (round(41 / 4), round(43 / 4))
     assert data.train_counts == (41 - 10, 43 - 11)
     assert Counter(f for f, _ in identities(data.val).elements()) == {0: 10, 1: 11}
 
 
-def test_each_size_gives_its_fraction_to_validation(files: list[Path]) -> None:
+def test_the_fraction_for_validation_holds_for_each_size(files: list[Path]) -> None:
     sizes = {n: len(group) for n, group in load(files[:1], labels=("energy",)).val.items()}
     assert all(abs(sizes[n] - count / 4) <= 1 for n, count in ((3, 21), (4, 14), (9, 6)))
 
 
-def test_many_groups_too_small_for_one_structure_each_still_give_the_fraction(write: Write) -> None:
+def test_the_fraction_holds_even_if_every_group_is_too_small_for_one_structure(write: Write) -> None:
     path = write({n: make_group(n, 1) for n in range(2, 42)})
     assert load([path], labels=("energy",), val_fraction=0.1).val_counts == (4,)
 
 
-def test_the_split_is_decided_by_the_seed_alone(files: list[Path]) -> None:
+def test_the_split_depends_on_the_seed_only(files: list[Path]) -> None:
     once = identities(load(files).val)
     assert identities(load(files).val) == once
     assert identities(load(files, batch_size=100).val) == once
@@ -78,31 +78,42 @@ def test_the_split_is_decided_by_the_seed_alone(files: list[Path]) -> None:
     assert alone == Counter({pair: n for pair, n in once.items() if pair[0] == 0})
 
 
-def test_nothing_is_held_back_where_the_fraction_is_zero(files: list[Path]) -> None:
+def test_a_fraction_of_zero_leaves_everything_for_training(files: list[Path]) -> None:
     data = load(files, val_fraction=0)
     assert (data.train_counts, data.val_counts, len(data.val)) == ((41, 43), (0, 0), 0)
 
 
-def test_files_for_validation_leave_all_of_the_others_to_training(files: list[Path], write: Write) -> None:
+def test_validation_files_leave_all_other_data_for_training(files: list[Path], write: Write) -> None:
     own = write({3: make_group(3, 5, seed=7)}, "val.h5")
     data = load(files, val_files={0: own})
     assert data.train_counts == load(files, val_fraction=0.0).train_counts
     assert data.val_counts == (5, 0)
     assert [set(group["fidelity"].tolist()) for group in data.val.groups] == [{0}]
-    # With the reference energies of the training data.
+    # Shifted by the reference energies of the training data.
     raw = read_fidelity(own, labels=("energy",))
     apply_sae(raw, data.saes[0])
     assert np.allclose(data.val[3]["energy"], raw[3]["energy"], atol=1e-5)
     assert data.val[3]["energy"].dtype == np.float32
 
 
-def test_energies_for_validation_without_any_in_training_count_as_missing(files: list[Path], write: Write) -> None:
+def test_validation_energies_are_missing_if_the_training_data_have_none(files: list[Path], write: Write) -> None:
     data = load(files, val_files={1: write({3: make_group(3, 5, labels=("energy", "charges"))}, "val.h5")})
     assert np.isnan(data.val[3]["energy"]).all()
     assert np.isfinite(data.val[3]["charges"]).all()
 
 
-def test_an_element_without_a_reference_energy_in_a_file_for_validation_is_an_error(
+def test_a_validation_file_without_energies_is_used_for_its_other_labels(files: list[Path], write: Write) -> None:
+    data = load(files, val_files={0: write({3: make_group(3, 5, labels=("forces",))}, "val.h5")})
+    assert np.isnan(data.val[3]["energy"]).all()
+    assert np.isfinite(data.val[3]["forces"]).all()
+
+
+def test_a_validation_file_without_structures_is_an_error(files: list[Path], write: Write) -> None:
+    with pytest.raises(DataError, match=r"no structures in the validation data .*val\.h5"):
+        load(files, val_files={0: write({3: make_group(3, 0)}, "val.h5")})
+
+
+def test_an_element_without_a_reference_energy_in_a_validation_file_is_an_error(
     files: list[Path], write: Write
 ) -> None:
     group = make_group(3, 5)
@@ -111,7 +122,7 @@ def test_an_element_without_a_reference_energy_in_a_file_for_validation_is_an_er
         load(files, val_files={0: write({3: group}, "val.h5")})
 
 
-def test_a_label_that_a_fidelity_lacks_is_nan_for_its_structures_and_only_for_those(files: list[Path]) -> None:
+def test_a_label_is_nan_exactly_for_the_fidelities_without_it(files: list[Path]) -> None:
     data = load(files)
     assert data.labels == (("energy", "forces"), ("charges",))
     for dataset in (data.train, data.val):
@@ -125,30 +136,14 @@ def test_a_label_that_a_fidelity_lacks_is_nan_for_its_structures_and_only_for_th
             assert np.isfinite(group["charges"][~first]).all()
 
 
-def test_charge_and_multiplicity_that_a_file_lacks_are_those_of_a_closed_shell(write: Write) -> None:
-    arrays = make_group(4, 6)
-    del arrays["charge"], arrays["mult"]
-    dataset = read_fidelity(write({4: arrays}), labels=("energy",), fidelity=2)
-    assert set(dataset[4]["charge"]) == {0.0}
-    assert set(dataset[4]["mult"]) == {1.0}
-    assert set(dataset[4]["fidelity"]) == {2}
-
-
-def test_charge_and_multiplicity_of_a_file_are_kept(write: Write) -> None:
-    arrays = make_group(4, 6) | {"mult": np.array([1, 2, 3, 1, 2, 3])}
-    dataset = read_fidelity(write({4: arrays}), labels=())
-    assert dataset[4]["charge"].tolist() == [4000, 4001, 4002, 4003, 4004, 4005]
-    assert dataset[4]["mult"].tolist() == [1, 2, 3, 1, 2, 3]
-
-
-def test_batches_have_the_types_that_the_model_and_the_loss_expect(files: list[Path]) -> None:
+def test_groups_have_all_keys_in_the_types_of_a_batch(files: list[Path]) -> None:
     group = load(files).train.groups[0]
     assert set(group.keys()) == {*INPUTS, "energy", "forces", "charges"}
     types = {"numbers": np.int32, "fidelity": np.int64}
-    assert {k: v.dtype for k, v in group.items()} == {k: np.dtype(types.get(k, np.float32)) for k in group.keys()}  # noqa: SIM118  # no dict
+    assert {k: v.dtype for k, v in group.items()} == {k: np.dtype(types.get(k, np.float32)) for k in group.keys()}  # noqa: SIM118 - not a dict
 
 
-def test_small_groups_are_padded_into_the_next_larger_one(files: list[Path]) -> None:
+def test_small_groups_are_padded_and_merged_into_the_next_larger_one(files: list[Path]) -> None:
     data = load(files, val_fraction=0)
     assert {n: len(group) for n, group in data.train.items()} == {4: 45, 9: 39}
     raw = {n: read_fidelity(files[0], labels=("forces",))[n] for n in (3, 4, 9)}
@@ -163,13 +158,13 @@ def test_small_groups_are_padded_into_the_next_larger_one(files: list[Path]) -> 
             assert np.array_equal(group["forces"][row, :atoms], raw[atoms]["forces"][index])
 
 
-def test_groups_that_fill_eight_batches_are_not_padded(files: list[Path]) -> None:
-    """Structures of 3, 4, 5 and 9 atoms: 31, 14, 33 and 6, the last of which join the ones before."""
+def test_groups_of_eight_batches_are_not_padded(files: list[Path]) -> None:
+    """Structures of 3, 4, 5 and 9 atoms: 31, 14, 33 and 6, the last of which are merged into the ones before."""
     assert load(files, val_fraction=0, batch_size=1).train.keys() == [3, 4, 9]
     assert load(files, val_fraction=0, batch_size=9, batch_mode="atoms").train.keys() == [3, 9]
 
 
-def test_energies_are_what_the_given_reference_energies_leave(files: list[Path], tmp_path: Path) -> None:
+def test_given_reference_energies_are_subtracted(files: list[Path], tmp_path: Path) -> None:
     write_sae(tmp_path / "sae.yaml", {1: -10.0, 6: -1000.0, 8: -2000.0, 9: 7.0})
     data = load(files[:1], labels=("energy",), val_fraction=0, batch_size=1, sae_files={0: tmp_path / "sae.yaml"})
     raw = read_fidelity(files[0], labels=("energy",))[3]
@@ -180,7 +175,7 @@ def test_energies_are_what_the_given_reference_energies_leave(files: list[Path],
     assert data.saes == ({1: -10.0, 6: -1000.0, 8: -2000.0, 9: 7.0},)
 
 
-def test_without_a_file_each_fidelity_has_reference_energies_of_its_own(write: Write) -> None:
+def test_without_a_file_reference_energies_are_fitted_per_fidelity(write: Write) -> None:
     files = []
     for index, hydrogen in enumerate((-13.0, -14.0)):
         arrays = make_group(4, 50)
@@ -191,80 +186,17 @@ def test_without_a_file_each_fidelity_has_reference_energies_of_its_own(write: W
     assert np.abs(data.train[4]["energy"]).max() < 1e-4
 
 
-def test_an_infinite_label_counts_as_missing_and_is_reported_once(
-    write: Write, caplog: pytest.LogCaptureFixture
-) -> None:
-    groups = {n: make_group(n, 5, labels=ALL) for n in (3, 4)}
-    groups[3]["forces"][1, 2, 0] = np.inf
-    groups[4]["forces"][0, 0] = -np.inf
-    groups[4]["charges"][0, 0] = np.nan
-    with caplog.at_level(logging.WARNING):
-        dataset = read_fidelity(write(groups), labels=ALL)
-    assert np.isnan(dataset[3]["forces"]).sum() == 1
-    assert np.isnan(dataset[4]["forces"]).sum() == 3
-    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "4 values of forces are infinite and count as missing"
-    ]
-
-
-def test_a_label_of_nan_alone_is_a_label_that_the_fidelity_lacks(write: Write) -> None:
+def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
     arrays = make_group(4, 6) | {"forces": np.full((6, 4, 3), np.nan)}
     with pytest.raises(DataError, match=r"label 'forces' is in none of the data sets"):
         load([write({4: arrays})], labels=("energy", "forces"))
 
 
-def change(**arrays: Any) -> Callable[[], dict[Any, dict[str, Any]]]:
-    """Return what makes two groups of which the second has other arrays, or lacks those that are None."""
-
-    def groups() -> dict[Any, dict[str, Any]]:
-        changed = {**make_group(4, 6), **arrays}
-        return {3: make_group(3, 5), 4: {key: array for key, array in changed.items() if array is not None}}
-
-    return groups
-
-
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        (change(numbers=None), r"group '004' has no 'numbers'; it has charge, coord, energy, mult"),
-        (change(coord=None), r"group '004' has no 'coord'"),
-        (change(energy=None), r"group '003' has 'energy' and .*group '004' does not"),
-        (change(forces=np.zeros((6, 4, 3))), r"group '004' has 'forces' and group '003' does not"),
-        (change(energy=np.zeros((6, 1))), r"'energy' has the shape \(6, 1\), expected \(6,\)"),
-        (change(energy=np.zeros(5)), r"'energy' has the shape \(5,\), expected \(6,\)"),
-        (change(coord=np.zeros((6, 3, 3))), r"'coord' has the shape \(6, 3, 3\), expected \(6, 4, 3\)"),
-        (change(numbers=np.full((6, 4), 64)), r"atomic numbers \[64\]; the model knows 1 to 63"),
-        (change(numbers=np.full((6, 4), -1)), r"atomic numbers \[-1\]"),
-        (change(numbers=np.zeros((6, 4), int)), r"structure 0 has no atoms"),
-        (change(coord=np.full((6, 4, 3), np.nan)), r"structure 0 has coordinates that are not finite"),
-        (lambda: {"x": make_group(3, 5)}, r"'x' is not a group named by its number of atoms"),
-        (lambda: {"004": make_group(3, 5)}, r"'numbers' has the shape \(5, 3\), expected \(5, 4\)"),
-        (lambda: {"003": make_group(3, 5), "3": make_group(3, 5)}, r"several groups have the same number of atoms"),
-        (dict, r"has no groups"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_an_error_that_says_where(
-    write: Write, groups: Callable[[], dict[Any, dict[str, Any]]], message: str
-) -> None:
-    path = write(groups())
-    with pytest.raises(DataError, match=message) as error:
-        read_fidelity(path, labels=("energy", "forces"))
-    assert str(path) in str(error.value)
-
-
-def test_a_file_that_is_not_there_or_not_hdf5_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no data set .*absent\.h5"):
-        read_fidelity(tmp_path / "absent.h5", labels=())
-    (tmp_path / "text.h5").write_text("energy\n")
-    with pytest.raises(DataError, match=r"text\.h5 is not an HDF5 file"):
-        read_fidelity(tmp_path / "text.h5", labels=())
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 1.0}, r"val_fraction 1\.0 is not at least 0 and below 1"),
-        ({"val_fraction": -0.1}, r"val_fraction -0\.1"),
+        ({"val_fraction": 1.0}, r"val_fraction is 1\.0; expected at least 0 and below 1"),
+        ({"val_fraction": -0.1}, r"val_fraction is -0\.1"),
         ({"val_fraction": 1e-6}, r"of 84 structures leaves none for validation"),
         ({"val_fraction": 0.999}, r"leaves none for training"),
         (
@@ -274,9 +206,7 @@ def test_a_file_that_is_not_there_or_not_hdf5_is_an_error(tmp_path: Path) -> Non
         ({"sae_files": {0: "absent.yaml"}}, r"first\.h5: cannot read the reference energies absent\.yaml"),
     ],
 )
-def test_settings_that_do_not_go_with_the_data_are_errors(
-    files: list[Path], options: dict[str, Any], message: str
-) -> None:
+def test_settings_that_do_not_fit_the_data_are_errors(files: list[Path], options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load(files, **options)
 
@@ -286,7 +216,7 @@ def test_no_files_are_an_error() -> None:
         load([])
 
 
-def test_the_sample_data_are_what_their_description_says() -> None:
+def test_the_sample_data_match_their_description() -> None:
     data = load_data([SAMPLE / "gfn1.h5", SAMPLE / "spgfn2.h5"], labels=ALL, val_fraction=0.1, seed=0, batch_size=32)
     assert np.add(data.train_counts, data.val_counts).tolist() == [6700, 4304]
     assert data.labels == (ALL[:3], ALL)

@@ -1,4 +1,4 @@
-"""The shares of the ranks are the batches of one."""
+"""The shares of all ranks add up to the batches of a single process."""
 
 from itertools import chain
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from aimnet.data import SizeGroupedDataset
 
-from aimnet2mult.data.rank_share import Share, load_share
+from aimnet2mult.data.rank_share import RankShare, load_share
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from support.small_groups import make_group
 
@@ -25,12 +25,12 @@ def sampler(**options: object) -> MixedFidelitySampler:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("epoch", "start"), [(0, 0), (2, 4)])
-def test_the_ranks_share_each_batch_out_among_them(world: int, epoch: int, start: int) -> None:
+def test_each_batch_is_distributed_over_the_ranks(world: int, epoch: int, start: int) -> None:
     order = sampler()
     order.set_epoch(epoch)
     order.set_start(start)
     whole = [batch for (batch,) in order]
-    shares = [list(Share(order, rank=rank, world=world)) for rank in range(world)]
+    shares = [list(RankShare(order, rank=rank, world=world)) for rank in range(world)]
     assert [len(share) for share in shares] == [len(whole)] * world
     for (group, rows), parts in zip(whole, zip(*shares, strict=True), strict=True):
         items = [item for (item,) in parts]
@@ -38,16 +38,16 @@ def test_the_ranks_share_each_batch_out_among_them(world: int, epoch: int, start
         labelled = [own.tolist() for _, own, counts in items if counts]
         assert list(chain(*labelled)) == rows.tolist()
         assert max(map(len, labelled)) - min(map(len, labelled)) <= 1
-        # Who has nothing to do gets a structure of the batch.
+        # The other ranks get a structure of the batch.
         assert all(own.tolist() == rows[:1].tolist() for _, own, counts in items if not counts)
 
 
-def test_all_ranks_have_as_many_batches_as_one() -> None:
-    assert len(Share(sampler(), rank=1, world=4)) == len(sampler())
+def test_a_rank_has_as_many_batches_as_a_single_process() -> None:
+    assert len(RankShare(sampler(), rank=1, world=4)) == len(sampler())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_share_without_structures_is_one_without_labels(workers: int) -> None:
+def test_an_empty_share_is_a_structure_without_labels(workers: int) -> None:
     data = dataset()
     order = MixedFidelitySampler(data, batch_size=2, seed=3)
     loaders = [

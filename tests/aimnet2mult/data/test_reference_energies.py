@@ -1,4 +1,4 @@
-"""Reference energies are those of an independent least-squares fit, and their files are checked."""
+"""Reference energies agree with an independent least-squares fit, and their files are checked."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ TRUE = {1: -13.6, 6: -1030.0, 8: -2040.5}
 
 
 def composed(energies: dict[int, float], *, structures: int = 60, noise: float = 0.0) -> SizeGroupedDataset:
-    """Return structures of 3 and 5 atoms, the latter with a column of padding, with such atomic energies."""
+    """Return structures of 3 and 5 atoms, the latter partly padded, with the given atomic energies."""
     rng = np.random.default_rng(5)
     table = np.zeros(64)
     table[list(energies)] = list(energies.values())
@@ -32,7 +32,7 @@ def composed(energies: dict[int, float], *, structures: int = 60, noise: float =
 
 
 def trimmed_least_squares(dataset: SizeGroupedDataset) -> dict[int, float]:
-    """Fit by normal equations, structure by structure, trim, fit again: written without looking at the other."""
+    """Fit by normal equations, exclude outliers, and fit again; independent of the implementation."""
     rows = [
         (numbers, energy) for g in dataset.groups for numbers, energy in zip(g["numbers"], g["energy"], strict=True)
     ]
@@ -49,7 +49,7 @@ def trimmed_least_squares(dataset: SizeGroupedDataset) -> dict[int, float]:
     return dict(zip(kinds, second.tolist(), strict=True))
 
 
-def test_energies_that_are_sums_over_atoms_are_found_exactly() -> None:
+def test_sums_over_atoms_are_fitted_exactly() -> None:
     assert fit_sae(composed(TRUE)) == pytest.approx(TRUE, rel=1e-10)
 
 
@@ -58,7 +58,7 @@ def test_the_fit_agrees_with_an_independent_one() -> None:
     assert fit_sae(dataset) == pytest.approx(trimmed_least_squares(dataset), rel=1e-10)
 
 
-def test_missing_energies_change_nothing() -> None:
+def test_missing_energies_are_ignored() -> None:
     dataset = composed(TRUE, noise=0.7)
     without = fit_sae(SizeGroupedDataset({n: g.sample(np.arange(4, len(g))) for n, g in dataset.items()}))
     for group in dataset.groups:
@@ -72,7 +72,7 @@ def test_an_outlier_hardly_moves_the_fit() -> None:
     assert fit_sae(dataset) == pytest.approx(TRUE, abs=0.01)
 
 
-def test_an_element_that_only_outliers_hold_keeps_the_value_of_the_first_fit() -> None:
+def test_an_element_only_in_outliers_keeps_the_value_of_the_first_fit() -> None:
     dataset = composed(TRUE, noise=1e-3)
     group = dataset.groups[0]
     group["numbers"][:2] = [9, 1, 1]
@@ -90,23 +90,23 @@ def test_an_element_without_any_energy_is_an_error_that_names_it() -> None:
         fit_sae(dataset)
 
 
-def test_padding_is_no_element() -> None:
+def test_padding_is_not_an_element() -> None:
     assert elements(composed(TRUE)) == [1, 6, 8]
 
 
-def test_what_is_left_keeps_the_precision_of_float64() -> None:
+def test_subtraction_keeps_the_precision_of_float64() -> None:
     numbers = np.array([[8, 8, 0]])
     dataset = SizeGroupedDataset({3: {"numbers": numbers, "energy": np.array([-2e6 + 1e-7])}})
     apply_sae(dataset, {8: -1e6, 1: 5.0})
     assert dataset[3]["energy"][0] == pytest.approx(1e-7, rel=1e-2)
 
 
-def test_an_element_that_is_not_covered_is_an_error_that_names_it() -> None:
-    with pytest.raises(DataError, match=r"elements \[6, 8\].*those of \[1, 7\]"):
+def test_an_element_without_a_reference_energy_is_an_error_that_names_it() -> None:
+    with pytest.raises(DataError, match=r"elements \[6, 8\].*energies for \[1, 7\]"):
         apply_sae(composed(TRUE), {1: -13.6, 7: -1.0})
 
 
-def test_numbers_as_people_write_them_are_read(tmp_path: Path) -> None:
+def test_all_notations_of_numbers_are_read(tmp_path: Path) -> None:
     path = tmp_path / "sae.yaml"
     path.write_text("8: -2041\n1: -1361e-2\n6: -1.03e3\n")
     assert read_sae(path) == {1: -13.61, 6: -1030.0, 8: -2041.0}
@@ -114,7 +114,7 @@ def test_numbers_as_people_write_them_are_read(tmp_path: Path) -> None:
 
 @example({1: 5e-324, 2: 1e16, 3: -0.0})
 @given(st.dictionaries(st.integers(1, 118), st.floats(allow_nan=False, allow_infinity=False), min_size=1))
-def test_what_is_written_is_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, sae: dict[int, float]) -> None:
+def test_energies_are_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, sae: dict[int, float]) -> None:
     path = tmp_path_factory.mktemp("sae") / "sae.yaml"
     write_sae(path, sae)
     assert read_sae(path) == sae
@@ -135,7 +135,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path_factory: pytest.TempPathF
         ("1: [\n", r"not YAML"),
     ],
 )
-def test_a_file_of_anything_else_is_an_error_that_says_what(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file_is_an_error_with_the_problem(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "sae.yaml"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as error:
@@ -143,7 +143,7 @@ def test_a_file_of_anything_else_is_an_error_that_says_what(tmp_path: Path, text
     assert str(path) in str(error.value)
 
 
-def test_a_file_that_is_not_there_or_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.yaml: No such file"):
         read_sae(tmp_path / "absent.yaml")
     with pytest.raises(DataError, match="cannot write"):

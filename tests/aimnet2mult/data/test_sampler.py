@@ -1,4 +1,4 @@
-"""Structures are drawn as often as the weights say, in an order that (seed, epoch) alone decides."""
+"""Structures are drawn according to the weights, in an order that depends on the seed and the epoch only."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ COUNTS: Counts = {3: (40, 12), 4: (7, 30), 6: (25, 0), 9: (1, 1)}
 
 
 def dataset(counts: Counts = COUNTS) -> SizeGroupedDataset:
-    """Return groups whose `numbers` have the right shape and whose `fidelity` is in random order."""
+    """Return groups with `numbers` of the right shape and `fidelity` in random order."""
     groups = {}
     for atoms, of_fidelity in counts.items():
         fidelity = np.repeat(np.arange(len(of_fidelity)), of_fidelity)
@@ -58,7 +58,7 @@ def everything(counts: Counts) -> set[tuple[int, int]]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Counts, dict[str, Any]]:
-    """Draw small data sets with up to three fidelities, and settings of any kind for them."""
+    """Draw small data sets with up to three fidelities, and any settings for them."""
     fidelities = draw(st.integers(1, 3))
     number = st.integers(0, 12)
     counts = draw(st.dictionaries(st.integers(2, 9), st.tuples(*[number] * fidelities), min_size=1, max_size=5))
@@ -80,7 +80,7 @@ def cases(draw: st.DrawFn) -> tuple[Counts, dict[str, Any]]:
 
 @given(cases(), st.integers(0, 30))
 @settings(deadline=None)
-def test_every_pass_has_the_shares_the_length_and_the_limits_that_it_should(
+def test_every_pass_has_the_expected_shares_length_and_batch_sizes(
     case: tuple[Counts, dict[str, Any]], epoch: int
 ) -> None:
     counts, options = case
@@ -104,7 +104,7 @@ def test_every_pass_has_the_shares_the_length_and_the_limits_that_it_should(
 
 @pytest.mark.parametrize("weights", [{0: 1, 1: 1}, {0: 1, 1: 5}, {1: 0.2}, {0: 0.0, 1: 3.0}])
 @pytest.mark.parametrize("mode", ["atoms", "molecules"])
-def test_over_many_epochs_each_fidelity_is_drawn_as_often_as_its_weight_says(
+def test_over_many_epochs_the_fidelities_are_drawn_in_proportion_to_their_weights(
     weights: dict[int, float], mode: str
 ) -> None:
     drawn = sampler(weights=weights, batch_mode=mode, batch_size=16, batches_per_epoch=7)
@@ -115,21 +115,21 @@ def test_over_many_epochs_each_fidelity_is_drawn_as_often_as_its_weight_says(
 
 @pytest.mark.parametrize("weights", [{0: 1, 1: 1}, {0: 1, 1: 9}, {0: 30, 1: 1}])
 def test_over_many_epochs_all_structures_of_a_fidelity_are_drawn_equally_often(weights: dict[int, float]) -> None:
-    """Also those of the group with only one structure of each fidelity."""
+    """This includes the group with only one structure of each fidelity."""
     drawn, data, epochs = sampler(weights=weights), dataset(), 150
     found = sum((structures(order(drawn, epoch)) for epoch in range(epochs)), Counter[tuple[int, int]]())
     for fidelity in (0, 1):
         times = [
             found[group, int(row)]
-            for group in data.keys()  # noqa: SIM118  # no dict
+            for group in data.keys()  # noqa: SIM118 - not a dict
             for row in np.flatnonzero(data[group]["fidelity"] == fidelity)
         ]
         assert max(times) - min(times) <= 3, times
         assert min(times) > 0
 
 
-def test_in_as_many_passes_as_a_fidelity_has_structures_each_is_drawn_equally_often() -> None:
-    """One structure a pass, of five in one group and one in another: in six passes each is drawn once."""
+def test_passes_draw_a_rare_fidelity_evenly_across_groups() -> None:
+    """One structure per pass, from five in one group and one in another: each is drawn once in six passes."""
     counts = {3: (5, 6), 4: (1, 0)}
     drawn, data = sampler(counts, weights={0: 1, 1: 11}), dataset(counts)
     found = sum((structures(order(drawn, epoch)) for epoch in range(6)), Counter[tuple[int, int]]())
@@ -137,7 +137,7 @@ def test_in_as_many_passes_as_a_fidelity_has_structures_each_is_drawn_equally_of
     assert sorted(first.values()) == [1] * 6
 
 
-def test_with_weights_that_leave_all_as_it_is_every_structure_comes_once() -> None:
+def test_weights_equal_to_the_counts_draw_every_structure_once() -> None:
     weights = {f: sum(n[f] for n in COUNTS.values()) for f in (0, 1)}
     assert structures(order(sampler(weights=weights), 5)) == Counter(everything(COUNTS))
 
@@ -157,16 +157,16 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert all(groups[i] != groups[j] for i in range(4) for j in range(i))
 
 
-def test_it_does_not_matter_to_the_order_what_else_draws_random_numbers() -> None:
+def test_the_order_is_independent_of_other_random_generators() -> None:
     first = order(sampler())
     np.random.default_rng(0).random(100)
-    np.random.seed(1)  # noqa: NPY002  # the global generator is what is not to matter
+    np.random.seed(1)  # noqa: NPY002  # the global generator must not matter
     assert order(sampler()) == first
 
 
 @given(cases(), st.integers(0, 5), st.data())
 @settings(deadline=None, max_examples=50)
-def test_an_epoch_goes_on_from_any_batch_as_it_would_have(
+def test_an_epoch_can_be_resumed_at_any_batch(
     case: tuple[Counts, dict[str, Any]], epoch: int, data: st.DataObject
 ) -> None:
     counts, options = case
@@ -178,15 +178,15 @@ def test_an_epoch_goes_on_from_any_batch_as_it_would_have(
     assert len(drawn) == len(whole)
 
 
-def test_a_new_epoch_begins_at_its_beginning() -> None:
+def test_a_new_epoch_starts_at_its_first_batch() -> None:
     drawn = sampler()
     order(drawn, 0, start=5)
     drawn.set_epoch(1)
     assert len(list(drawn)) == len(drawn)
 
 
-def test_an_iteration_under_way_is_not_changed_by_a_later_epoch() -> None:
-    """Loader workers ask for batches well ahead of the one that is trained on."""
+def test_an_iteration_in_progress_is_not_affected_by_a_later_epoch() -> None:
+    """Loader workers request batches well ahead of the training."""
     drawn = sampler()
     expected = order(drawn, 0)
     drawn.set_epoch(0)
@@ -197,7 +197,7 @@ def test_an_iteration_under_way_is_not_changed_by_a_later_epoch() -> None:
 
 
 @pytest.mark.parametrize("weights", [None, {0: 1, 1: 4}])
-def test_short_epochs_go_on_where_the_last_one_ended(weights: dict[int, float] | None) -> None:
+def test_a_short_epoch_continues_where_the_last_one_ended(weights: dict[int, float] | None) -> None:
     one_pass = [batch for epoch in range(3) for batch in order(sampler(weights=weights), epoch)]
     short = sampler(weights=weights, batches_per_epoch=5)
     assert len(short) == 5
@@ -205,7 +205,7 @@ def test_short_epochs_go_on_where_the_last_one_ended(weights: dict[int, float] |
     assert batches == one_pass[: len(batches)]
 
 
-def test_long_epochs_go_through_the_structures_again_in_another_order() -> None:
+def test_a_long_epoch_repeats_the_structures_in_another_order() -> None:
     length = len(sampler())
     batches = order(sampler(batches_per_epoch=2 * length + 3))
     assert len(batches) == 2 * length + 3
@@ -222,20 +222,42 @@ def test_without_shuffling_groups_and_structures_keep_their_order() -> None:
     assert order(sampler(shuffle=False), epoch=3) == batches
 
 
-def test_a_batch_of_atoms_counts_their_padding() -> None:
+@pytest.mark.parametrize("weights", [{0: 1, 1: 1}, {0: 1, 1: 9}, {1: 0.1}])
+def test_without_shuffling_weighted_passes_keep_the_order_of_the_structures(weights: dict[int, float]) -> None:
+    drawn = sampler(shuffle=False, weights=weights)
+    for epoch in range(3):
+        batches = order(drawn, epoch)
+        assert [group for group, _ in batches] == sorted(group for group, _ in batches)
+        for atoms in COUNTS:
+            rows = [row for group, rows in batches if group == atoms for row in rows]
+            assert rows == sorted(rows)
+
+
+def test_shuffling_with_weights_mixes_fidelities_and_structures_within_batches() -> None:
+    batches = [(group, rows) for group, rows in order(sampler(weights={0: 1, 1: 1})) if len(rows) > 3]
+    assert len(batches) > 3
+    assert all(rows != sorted(rows) for _, rows in batches)
+    fidelity = dataset()[3]["fidelity"]
+    for group, rows in batches:
+        if group == 3:
+            drawn = [int(fidelity[row]) for row in rows]
+            assert drawn not in (sorted(drawn), sorted(drawn, reverse=True))
+
+
+def test_a_batch_size_in_atoms_includes_padding() -> None:
     data = dataset({10: (20,)})
     data[10]["numbers"][:, 2:] = 0
     drawn = MixedFidelitySampler(data, batch_size=35, batch_mode="atoms")
     assert max(len(rows) for _, rows in order(drawn)) == 3
 
 
-def test_a_single_structure_is_a_batch() -> None:
+def test_a_batch_has_at_least_one_structure() -> None:
     assert order(sampler({5: (1,)})) == [(5, [0])]
     assert order(sampler({5: (1,)}, batch_size=2, batch_mode="atoms")) == [(5, [0])]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_gives_the_batches_of_the_sampler(workers: int) -> None:
+def test_a_loader_yields_the_batches_of_the_sampler(workers: int) -> None:
     data = dataset()
     drawn = MixedFidelitySampler(data, batch_size=8, seed=4)
     loader = data.get_loader(drawn, x=["fidelity", "row"], y=["numbers"], num_workers=workers)
@@ -249,30 +271,30 @@ def test_a_loader_gives_the_batches_of_the_sampler(workers: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, r"batch_size 0 is not a whole number of at least 1"),
-        ({"batch_size": 2.5}, r"batch_size 2\.5"),
-        ({"batch_size": True}, r"batch_size True"),
-        ({"batch_mode": "atom"}, r"batch_mode 'atom' is none of atoms, molecules"),
-        ({"batches_per_epoch": 0}, r"batches_per_epoch 0"),
-        ({"seed": -1}, r"seed -1"),
-        ({"weights": {0: 1, 2: 1}}, r"weights for the fidelities \[2\]; structures are there of \[0, 1\]"),
-        ({"weights": {0: -1.0}}, r"\{0: -1\.0\} are not finite numbers of at least 0"),
-        ({"weights": {1: float("nan")}}, r"\{1: nan\} are not finite"),
-        ({"weights": {1: float("inf")}}, r"\{1: inf\} are not finite"),
+        ({"batch_size": 0}, r"batch_size is 0; expected an integer of at least 1"),
+        ({"batch_size": 2.5}, r"batch_size is 2\.5"),
+        ({"batch_size": True}, r"batch_size is True"),
+        ({"batch_mode": "atom"}, r"batch_mode is 'atom'; expected atoms or molecules"),
+        ({"batches_per_epoch": 0}, r"batches_per_epoch is 0"),
+        ({"seed": -1}, r"seed is -1"),
+        ({"weights": {0: 1, 2: 1}}, r"weights for the fidelities \[2\], but structures only for \[0, 1\]"),
+        ({"weights": {0: -1.0}}, r"weights are \{0: -1\.0\}; expected finite numbers of at least 0"),
+        ({"weights": {1: float("nan")}}, r"weights are \{1: nan\}"),
+        ({"weights": {1: float("inf")}}, r"weights are \{1: inf\}"),
         ({"weights": {0: 0, 1: 0.0}}, r"all fidelity weights are 0"),
         ({"counts": {}}, r"no structures to draw"),
     ],
 )
-def test_arguments_that_mean_nothing_are_errors(options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         sampler(**options)
 
 
-def test_an_epoch_has_no_batches_before_its_first_or_beyond_its_last() -> None:
+def test_an_epoch_and_its_start_must_exist() -> None:
     drawn = sampler()
-    with pytest.raises(DataError, match=r"start -1"):
+    with pytest.raises(DataError, match=r"start is -1"):
         drawn.set_start(-1)
-    with pytest.raises(DataError, match=r"epoch -1"):
+    with pytest.raises(DataError, match=r"epoch is -1"):
         drawn.set_epoch(-1)
-    with pytest.raises(DataError, match=rf"beyond the epoch's {len(drawn)} batches"):
+    with pytest.raises(DataError, match=rf"the epoch has only {len(drawn)} batches"):
         drawn.set_start(len(drawn) + 1)

@@ -1,4 +1,4 @@
-"""Which rank a process is, and what one that is alone does."""
+"""The rank of a process, from the variables of its launcher."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from aimnet2mult.distributed.rank_info import Communicator, RankInfo, find_rank_info
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.errors import ConfigError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -14,14 +15,14 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "expected"),
     [
         ({}, RankInfo()),
-        (TORCHRUN, RankInfo(rank=5, world=8, local_rank=1, by_torchrun=True)),
-        (STEP, RankInfo(rank=3, world=4, local_rank=1)),
-        # A batch script has the job's numbers, and is not one of its tasks; torchrun is started by one of them.
+        (TORCHRUN, RankInfo(rank=5, world_size=8, local_rank=1, by_torchrun=True)),
+        (STEP, RankInfo(rank=3, world_size=4, local_rank=1)),
+        # A batch script has the variables of the job but is not one of its tasks; a task can start torchrun.
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, RankInfo()),
-        (STEP | TORCHRUN, RankInfo(rank=5, world=8, local_rank=1, by_torchrun=True)),
+        (STEP | TORCHRUN, RankInfo(rank=5, world_size=8, local_rank=1, by_torchrun=True)),
         (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, RankInfo()),
         (STEP | {"WORLD_SIZE": "1"}, RankInfo()),
         ({"WORLD_SIZE": "1", "RANK": "0"}, RankInfo()),
@@ -29,8 +30,8 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "
     ],
     ids=["none", "torchrun", "step", "batch script", "torchrun in a step", "one task", "torchrun of one", "1", "stray"],
 )
-def test_the_place_is_what_the_launcher_says(environment: Mapping[str, str], place: RankInfo) -> None:
-    assert find_rank_info(environment) == place
+def test_the_rank_is_the_one_the_launcher_assigned(environment: Mapping[str, str], expected: RankInfo) -> None:
+    assert find_rank_info(environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,17 +41,20 @@ def test_the_place_is_what_the_launcher_says(environment: Mapping[str, str], pla
             {"WORLD_SIZE": "2", "RANK": "1"},
             "WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set",
         ),
-        (TORCHRUN | {"RANK": "8"}, "RANK is 8, WORLD_SIZE is 8, LOCAL_RANK is 1: no process of so many"),
+        (
+            TORCHRUN | {"RANK": "8"},
+            "RANK is 8, WORLD_SIZE is 8, LOCAL_RANK is 1 in the environment: expected 0 ≤ RANK < WORLD_SIZE",
+        ),
         (TORCHRUN | {"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many' in the environment: expected a whole number"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID is None in the environment"),
     ],
 )
-def test_what_does_not_fit_together_is_said(environment: Mapping[str, str], message: str) -> None:
+def test_contradictory_variables_are_rejected(environment: Mapping[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_rank_info(environment)
 
 
-def test_one_rank_is_left_as_it_is() -> None:
+def test_a_single_rank_communicates_with_nobody() -> None:
     ranks, model, tensor = Communicator(), nn.Linear(1, 1), torch.ones(2)
     ranks.set_device(torch.device("cpu"))
     ranks.all_reduce_sum(tensor)

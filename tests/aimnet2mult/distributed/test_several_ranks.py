@@ -1,4 +1,4 @@
-"""Training by several processes: the curves and weights of one, stopped, resumed, and killed."""
+"""Training with several processes: same curves and weights as with one; stopped, resumed and killed."""
 
 import re
 import time
@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.data.dataset import INPUTS, load_data
-from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.data.dataset import load_data
+from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.train.checkpoint_files import find_newest, iteration_of
 from support.double_precision import Double, add_masks
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
+from support.tiny_runs import newest_checkpoint
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Closed, Scalars
 
@@ -64,13 +66,13 @@ def arguments(files: list[Path]) -> list[str]:
             "fidelity_names": {0: "low", 1: "high"},
             "fidelity_weights": {1: 2.0},
             "val_fraction": 0.3,
-            # Less than four ranks can share, and not always the same.
+            # Fewer structures than four ranks, and not always the same number.
             "samplers": {"train": {"batch_size": 3}, "val": {"batch_size": 5}},
         },
         "fidelity_offset": 100,
         "use_fidelity_readouts": False,
         "loss": {"class": "support.double_precision.MaskedLoss", "kwargs": {"components": components}},
-        # Adam would make much of gradients that are all rounding.
+        # Adam would amplify gradients that consist of rounding errors.
         "optimizer": {
             "class": "torch.optim.SGD",
             "kwargs": {"lr": 0.01, "momentum": 0.9},
@@ -93,7 +95,7 @@ def one(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempP
     """Return the run of one process."""
     folder = tmp_path_factory.mktemp("one")
     job = launcher.start(folder / "job", [*arguments, "--telemetry-dir", folder / "runs"])
-    assert job.wait() == [0], job.said(0)
+    assert job.wait() == [0], job.stderr(0)
     return the_run(folder)
 
 
@@ -107,17 +109,17 @@ def two(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempP
         [*arguments, *sink, "--telemetry-dir", folder / "runs", "--save", folder / "weights.pt"],
         torchrun_environments(2),
     )
-    assert job.wait() == [0, 0], job.said(0)
+    assert job.wait() == [0, 0], job.stderr(0)
     return the_run(folder), job
 
 
 @pytest.fixture(scope="module")
 def stopped(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Job]:
-    """Return the run of four processes in a step of SLURM, of which one got a SIGTERM, and the job."""
+    """Return the run of four processes in a SLURM step, one of which got SIGTERM, and the job."""
     folder = tmp_path_factory.mktemp("four")
     environments = [{**environment, "MISHAP": "3:4:SIGTERM"} for environment in slurm_environments(4)]
     job = launcher.start(folder / "job", [*arguments, "--telemetry-dir", folder / "runs"], environments)
-    job.codes = job.wait()  # type: ignore[attr-defined]
+    job.wait()
     return the_run(folder), job
 
 
@@ -145,8 +147,7 @@ def closed(run: Path) -> Closed:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    newest = checkpoint.newest(run)
-    assert newest is not None
+    newest = newest_checkpoint(run)
     state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["parts"]["model"]
     return state
 
@@ -160,32 +161,32 @@ def assert_same(run: Path, other: Path) -> None:
         torch.testing.assert_close(weights(run)[name], values, rtol=1e-9, atol=1e-12)
 
 
-def test_two_ranks_have_the_curves_and_the_weights_of_one(one: Path, two: tuple[Path, Job]) -> None:
+def test_two_ranks_produce_the_curves_and_weights_of_one(one: Path, two: tuple[Path, Job]) -> None:
     run, _ = two
     assert closed(run).status == "finished"
     assert len([key for key in points(run) if key[0] == "train_window"]) > 8
     assert_same(run, one)
 
 
-def test_four_ranks_have_them_though_they_are_more_than_a_batch_has_structures(
+def test_four_ranks_do_too_although_a_batch_has_fewer_structures(
     launcher: Launcher, one: Path, arguments: list[str], tmp_path: Path
 ) -> None:
-    # After a restart by torchrun they do not meet where it says, as those before them did.
+    # After a restart by torchrun, they must not use its old rendezvous store.
     again = {"TORCHELASTIC_RESTART_COUNT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     environments = [environment | again for environment in torchrun_environments(4)]
     job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
-    assert job.wait() == [0] * 4, job.said(0)
+    assert job.wait() == [0] * 4, job.stderr(0)
     assert_same(the_run(tmp_path), one)
 
 
-def test_weights_that_two_ranks_leave_are_those_of_the_model_alone(two: tuple[Path, Job]) -> None:
+def test_weights_saved_by_two_ranks_are_those_of_the_unwrapped_model(two: tuple[Path, Job]) -> None:
     run, job = two
     saved = torch.load(job.folder.parent / "weights.pt", weights_only=True)
     assert saved.keys() == Double().state_dict().keys()
     assert weights(run).keys() == {f"module.{name}" for name in saved}
 
 
-def test_a_validation_is_what_numpy_makes_of_all_its_structures(two: tuple[Path, Job], files: list[Path]) -> None:
+def test_validation_metrics_agree_with_numpy(two: tuple[Path, Job], files: list[Path]) -> None:
     run, _ = two
     step = max(step for stream, step in points(run) if stream == "val")
     model = Double()
@@ -223,19 +224,19 @@ def test_a_validation_is_what_numpy_makes_of_all_its_structures(two: tuple[Path,
     assert "low/s_rmse" not in shown
 
 
-def test_only_the_first_rank_starts_processes_and_speaks(two: tuple[Path, Job]) -> None:
+def test_only_the_first_rank_starts_processes_and_prints(two: tuple[Path, Job]) -> None:
     _, job = two
-    assert job.seen(0)["started"]
-    assert job.seen(1)["started"] == job.seen(1)["imported"] == []
-    assert "epoch 2/2" in job.said(0)
-    assert job.said(1) == (job.folder / "out-1").read_text() == ""
+    assert job.events(0)["started"]
+    assert job.events(1)["started"] == job.events(1)["imported"] == []
+    assert "epoch 2/2" in job.stderr(0)
+    assert job.stderr(1) == (job.folder / "out-1").read_text() == ""
 
 
-def test_sums_are_added_up_where_they_are_due_and_nowhere_else(two: tuple[Path, Job]) -> None:
+def test_sums_are_reduced_only_when_due(two: tuple[Path, Job]) -> None:
     run, job = two
     of = points(run)
-    added = [tuple(shape) for shape in job.seen(1)["added up"]]
-    assert added == [tuple(shape) for shape in job.seen(0)["added up"]]
+    added = [tuple(shape) for shape in job.events(1)["reduced"]]
+    assert added == [tuple(shape) for shape in job.events(0)["reduced"]]
     training = [shape for shape in added if len(shape) == 2 and shape == min(s for s in added if len(s) == 2)]
     validation = [shape for shape in added if len(shape) == 2 and shape not in training]
     due = len([key for key in of if key[0] == "train"])
@@ -245,29 +246,28 @@ def test_sums_are_added_up_where_they_are_due_and_nowhere_else(two: tuple[Path, 
     assert {shape for shape in added if len(shape) < 2} == {(4,)}
 
 
-def test_a_signal_to_one_rank_stops_all_at_one_iteration(stopped: tuple[Path, Job]) -> None:
+def test_a_signal_to_one_rank_stops_all_at_the_same_iteration(stopped: tuple[Path, Job]) -> None:
     run, job = stopped
-    assert job.codes == [143] * 4, job.said(0)  # type: ignore[attr-defined]
-    assert "waiting for the others of 4 ranks, for 10 minutes at most" in job.said(0)
-    newest = checkpoint.newest(run)
-    assert newest is not None
-    assert 4 <= checkpoint.step_of(newest) < 20
+    assert job.codes == [143] * 4, job.stderr(0)
+    assert "waiting up to 10 minutes for all 4 ranks" in job.stderr(0)
+    newest = newest_checkpoint(run)
+    assert 4 <= iteration_of(newest) < 20
     assert closed(run).status == "preempted"
-    assert [job.said(rank) for rank in (1, 2, 3)] == [""] * 3
+    assert [job.stderr(rank) for rank in (1, 2, 3)] == [""] * 3
 
 
-def test_a_run_goes_on_with_another_number_of_ranks_as_it_would_have_on_one(
+def test_a_run_resumed_with_other_numbers_of_ranks_equals_one_on_a_single_rank(
     launcher: Launcher, one: Path, stopped: tuple[Path, Job], arguments: list[str]
 ) -> None:
     run, job = stopped
     resumed = [*arguments, "--telemetry-dir", run.parent, "--resume", "auto"]
-    # The second validation is broken off, and made up for.
+    # The second validation is interrupted, and repeated.
     environments = [{**environment, "MISHAP": "1:v8:SIGTERM"} for environment in torchrun_environments(2)]
     again = launcher.start(job.folder.with_name("again"), resumed, environments)
-    assert again.wait() == [143, 143], again.said(0)
+    assert again.wait() == [143, 143], again.stderr(0)
     assert closed(run).status == "preempted"
     last = launcher.start(job.folder.with_name("last"), resumed, torchrun_environments(3))
-    assert last.wait() == [0, 0, 0], last.said(0)
+    assert last.wait() == [0, 0, 0], last.stderr(0)
     assert closed(run).status == "finished"
     assert_same(run, one)
 
@@ -275,12 +275,12 @@ def test_a_run_goes_on_with_another_number_of_ranks_as_it_would_have_on_one(
 @pytest.mark.parametrize(
     ("mishap", "reason"),
     [
-        ("1:9:SIGKILL", r"no word from rank 1, which has died or is cut off: .*"),
+        ("1:9:SIGKILL", r"lost contact with rank 1, which has died or is disconnected: .*"),
         ("1:9:raise", r"rank 1 failed: ArithmeticError: the sum is wrong"),
         ("0:9:raise", r"ArithmeticError: the sum is wrong"),
     ],
 )
-def test_a_rank_that_ends_ends_the_job_and_the_run_says_so(
+def test_a_failing_rank_ends_the_job_and_the_run_records_the_reason(
     launcher: Launcher, arguments: list[str], tmp_path: Path, mishap: str, reason: str
 ) -> None:
     began = time.monotonic()
@@ -291,48 +291,53 @@ def test_a_rank_that_ends_ends_the_job_and_the_run_says_so(
     last = closed(the_run(tmp_path))
     assert last.status == "failed"
     assert re.fullmatch(reason, last.reason)
-    assert last.reason in job.said(0)
-    # The traceback is where the error was; all else is said once.
-    assert ("Traceback" in job.said(0), "Traceback" in job.said(1)) == (mishap == "0:9:raise", mishap == "1:9:raise")
-    assert job.said(1) == "" or mishap == "1:9:raise"
+    assert last.reason in job.stderr(0)
+    # Only the failing rank prints a traceback; everything else is reported once.
+    assert ("Traceback" in job.stderr(0), "Traceback" in job.stderr(1)) == (
+        mishap == "0:9:raise",
+        mishap == "1:9:raise",
+    )
+    assert job.stderr(1) == "" or mishap == "1:9:raise"
 
 
-def test_a_first_rank_that_is_killed_ends_the_others(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
+def test_killing_the_first_rank_ends_the_others(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
     environments = [{**environment, "MISHAP": "0:9:SIGKILL"} for environment in torchrun_environments(2)]
     job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
     assert job.wait() == [-9, 1]
-    # Beside what torch says.
-    assert re.search(r"^error: no word from rank 0, which has died or is cut off: .*$", job.said(1), re.MULTILINE)
+    # In addition to what torch prints.
+    assert re.search(
+        r"^error: lost contact with rank 0, which has died or is disconnected: .*$", job.stderr(1), re.MULTILINE
+    )
 
 
-def test_what_only_one_rank_lacks_is_said_by_the_first(
+def test_an_error_of_another_rank_is_reported_by_the_first(
     launcher: Launcher, arguments: list[str], tmp_path: Path
 ) -> None:
     environments = [{**environment, "MISHAP": "1:build:raise"} for environment in torchrun_environments(2)]
     job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
     assert job.wait() == [1, 2]
-    assert re.search(r"^error: rank 1 on \S+: ModelError: no such model here$", job.said(0), re.MULTILINE)
-    assert job.said(1) == ""
+    assert re.search(r"^error: rank 1 on \S+: ModelError: no such model here$", job.stderr(0), re.MULTILINE)
+    assert job.stderr(1) == ""
     assert closed(the_run(tmp_path)).status == "failed"
 
 
-def test_what_the_user_can_mend_is_said_once(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
+def test_a_user_error_is_reported_once(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
     wrong = [*arguments, "--telemetry-dir", tmp_path / "runs", "data.val_fraction=1e-9"]
     job = launcher.start(tmp_path / "job", wrong, torchrun_environments(2))
     assert job.wait() == [2, 2]
-    assert "error: val_fraction 1e-09 of 68 structures leaves none for validation" in job.said(0)
-    assert job.said(1) == ""
+    assert "error: val_fraction 1e-09 of 68 structures leaves none for validation" in job.stderr(0)
+    assert job.stderr(1) == ""
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize(("then", "code"), [("warn", 0), ("stop", 3)])
-def test_all_ranks_take_a_divergence_alike(
+def test_all_ranks_handle_a_divergence_alike(
     launcher: Launcher, arguments: list[str], tmp_path: Path, then: str, code: int
 ) -> None:
     wild = ["optimizer.kwargs.lr=1e300", "trainer.clip_grad_value=null"]
     diverging = [*arguments, "--telemetry-dir", tmp_path / "runs", *wild]
     job = launcher.start(tmp_path / "job", [*diverging, "--telemetry-on-divergence", then], torchrun_environments(2))
-    assert job.wait() == [code, code], job.said(0)
+    assert job.wait() == [code, code], job.stderr(0)
     assert closed(the_run(tmp_path)).status == ("failed" if code else "finished")
-    assert checkpoint.newest(the_run(tmp_path)) is None
-    assert job.said(1) == ""
+    assert find_newest(the_run(tmp_path)) is None
+    assert job.stderr(1) == ""

@@ -1,4 +1,4 @@
-"""A signal asks for an end; a second Ctrl-C does not wait for it."""
+"""A signal requests a stop; a second Ctrl-C interrupts at once."""
 
 import signal
 
@@ -8,7 +8,7 @@ from aimnet2mult.distributed.stop_signal import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_only_sets_the_wish(number: signal.Signals) -> None:
+def test_a_signal_only_requests_a_stop(number: signal.Signals) -> None:
     with StopSignal() as stop:
         assert not stop.requested
         signal.raise_signal(number)
@@ -17,7 +17,7 @@ def test_a_signal_only_sets_the_wish(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-def test_a_ctrl_c_after_that_raises(first: signal.Signals) -> None:
+def test_a_second_ctrl_c_raises(first: signal.Signals) -> None:
     with StopSignal() as stop:
         signal.raise_signal(first)
         with pytest.raises(KeyboardInterrupt):
@@ -25,14 +25,14 @@ def test_a_ctrl_c_after_that_raises(first: signal.Signals) -> None:
         assert stop.signal == first
 
 
-def test_a_second_sigterm_is_patient() -> None:
+def test_a_second_sigterm_does_not_raise() -> None:
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested
 
 
-def test_former_handlers_come_back() -> None:
+def test_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in StopSignal.SIGNALS]
     with StopSignal():
         assert [signal.getsignal(number) for number in StopSignal.SIGNALS] != before

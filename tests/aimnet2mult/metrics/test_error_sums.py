@@ -1,4 +1,4 @@
-"""Error sums: against NumPy over real atoms and present labels, and what they do to the device."""
+"""Error sums agree with NumPy over real atoms and present labels, and never wait for the device."""
 
 import gc
 import io
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.labels import LABELS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import POOLED, VALIDATION, Selection, statistics
@@ -59,7 +60,7 @@ class Batch:
 
 
 def missing_labels(draw: st.DrawFn, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Say which components have no label: none, single ones, whole structures, all, or a mixture."""
+    """Draw which components have no label: none, single ones, whole structures, all, or a mixture."""
     missing = np.zeros(shape, dtype=bool)
     if draw(st.booleans()):
         missing |= rng.random(shape) < 0.3
@@ -88,7 +89,7 @@ def arrays(
     if unlabelled is not None:
         missing[unlabelled] = True
     t[missing] = np.nan
-    # A label that is infinite is no label either.
+    # An infinite label does not count either.
     t[missing & (rng.random(shape) < 0.1)] = np.inf
 
     covered = missing.copy()
@@ -119,12 +120,12 @@ def batches(draw: st.DrawFn, labels: Sequence[str], fidelities: int) -> Batch:
     structures, atoms = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     numbers = rng.integers(1, 100, (structures, atoms))
-    # Padding behind the atoms, among them, or all of a structure.
+    # Padding after the atoms, between them, or a whole structure.
     numbers[rng.random(numbers.shape) < draw(st.sampled_from([0.0, 0.4]))] = 0
     if draw(st.booleans()):
         numbers[rng.integers(structures)] = 0
     fidelity = rng.integers(0, fidelities, structures)
-    # One fidelity is not in this batch, or it has no labels in it.
+    # One fidelity is missing from the batch, or has no labels in it.
     without = draw(st.none() | st.tuples(st.integers(0, fidelities - 1), st.sampled_from(labels)))
 
     pred: dict[str, Tensor] = {}
@@ -149,7 +150,7 @@ def batches(draw: st.DrawFn, labels: Sequence[str], fidelities: int) -> Batch:
 
 
 def counted_values(batch: Batch, name: str, fidelity: int | None) -> tuple[list[float], list[float], list[int]]:
-    """List prediction, label and number of atoms of every component that counts."""
+    """Return prediction, label and number of atoms of every component that counts."""
     label = LABELS[name]
     pred, true, natom = [], [], []
     if name not in batch.true:
@@ -165,7 +166,7 @@ def counted_values(batch: Batch, name: str, fidelity: int | None) -> tuple[list[
         real = np.flatnonzero(numbers[b])
         allowed = np.ones(atoms, dtype=bool)
         if mask is not None:
-            # One flag for a structure, or one for each of its atoms.
+            # One flag per structure or per atom.
             allowed &= mask[b].reshape(-1).astype(bool)
         rows = [(p[b, a], t[b, a], allowed[a]) for a in real] if label.per_atom else []
         if not label.per_atom and len(real):
@@ -244,7 +245,7 @@ def test_every_metric_agrees_with_numpy_over_real_atoms_and_present_labels(devic
 @pytest.mark.parametrize("device", DEVICES)
 @settings(FOREVER, max_examples=50)
 @given(data=st.data())
-def test_without_the_sums_that_only_validation_needs_the_rmses_are_the_same(device: str, data: st.DataObject) -> None:
+def test_rmses_do_not_depend_on_the_additional_sums_of_validation(device: str, data: st.DataObject) -> None:
     drawn = data.draw(st.lists(batches(ALL, 2), min_size=1, max_size=3))
     sums = ErrorSums(ALL, 2, device, POOLED.quantities)
     for batch in drawn:
@@ -277,7 +278,7 @@ def random_batch(seed: int, structures: int, atoms: int, fidelities: int = 2, la
     )
 
 
-def test_batches_pool_to_what_one_batch_of_all_structures_gives() -> None:
+def test_pooled_batches_equal_one_batch_of_all_structures() -> None:
     parts = [random_batch(seed, structures=seed + 2, atoms=3 + seed) for seed in range(4)]
     atoms = max(part.numbers.shape[1] for part in parts)
 
@@ -320,19 +321,19 @@ def test_many_small_errors_after_a_large_one_are_not_lost() -> None:
     assert computed(sums, Slot.EPOCH)["E_rmse"] == pytest.approx(exact, rel=1e-15)
 
 
-def test_without_any_label_only_the_loss_is_there() -> None:
+def test_without_labels_only_the_loss_is_present() -> None:
     sums = ErrorSums(ALL, 2)
     batch = random_batch(0, 3, 2)
     sums.update(batch.pred, {}, batch.numbers, batch.fidelity, torch.tensor(2.0))
     assert computed(sums, Slot.BATCH) == {"loss": 2.0}
 
 
-# ---- what is not finite ----------------------------------------------------------------------------
+# ---- non-finite values -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ALL)
-def test_a_bad_prediction_spoils_its_own_label_and_fidelity_only(name: str, bad: float) -> None:
+def test_a_non_finite_prediction_affects_only_its_own_label_and_fidelity(name: str, bad: float) -> None:
     good, spoilt = ErrorSums(ALL, 3), ErrorSums(ALL, 3)
     batch = random_batch(1, structures=12, atoms=4, fidelities=3)
     assert set(batch.fidelity.tolist()) == {0, 1, 2}
@@ -348,7 +349,7 @@ def test_a_bad_prediction_spoils_its_own_label_and_fidelity_only(name: str, bad:
     assert not any(math.isfinite(after[key]) for key in changed)
 
 
-def test_a_loss_that_is_nan_shows_as_nan_until_the_slot_is_reset() -> None:
+def test_a_nan_loss_stays_nan_until_the_slot_is_reset() -> None:
     sums = ErrorSums(ALL, 2)
     for seed, loss in enumerate([1.0, math.nan, 3.0]):
         batch = random_batch(seed, 2, 2)
@@ -382,7 +383,7 @@ def test_a_loss_that_is_nan_shows_as_nan_until_the_slot_is_reset() -> None:
         ({"loss": (1,)}, r"loss has shape \(1,\); expected a scalar"),
     ],
 )
-def test_a_shape_that_does_not_fit_is_named(change: dict[str, tuple[int, ...]], message: str) -> None:
+def test_a_wrong_shape_is_named(change: dict[str, tuple[int, ...]], message: str) -> None:
     batch = random_batch(0, structures=3, atoms=2)
     arguments = {"fidelity": batch.fidelity, "loss": batch.loss}
     for key, shape in change.items():
@@ -401,12 +402,12 @@ def test_a_shape_that_does_not_fit_is_named(change: dict[str, tuple[int, ...]], 
 def test_a_label_without_a_prediction_is_named() -> None:
     batch = random_batch(0, 3, 2)
     del batch.pred["charges"]
-    with pytest.raises(ValueError, match="'charges' has labels and no prediction"):
+    with pytest.raises(ValueError, match="labels 'charges', but the model does not predict them"):
         batch.add_to(ErrorSums(ALL, 2))
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_a_fidelity_out_of_range_is_an_error_and_not_counted_elsewhere(index: int) -> None:
+def test_an_out_of_range_fidelity_is_an_error_and_counted_nowhere(index: int) -> None:
     batch = random_batch(0, 3, 2)
     batch.fidelity[1] = index
     sums = ErrorSums(ALL, 2)
@@ -418,13 +419,13 @@ def test_a_fidelity_out_of_range_is_an_error_and_not_counted_elsewhere(index: in
 @pytest.mark.parametrize(
     ("labels", "fidelities", "message"),
     [
-        (["energy", "dipole"], 1, "expected some of"),
+        (["energy", "dipole"], 1, "expected one or more of"),
         (["energy", "energy"], 1, "each once"),
-        ([], 1, "expected some of"),
-        (["energy"], 0, "0 fidelities; expected at least one"),
+        ([], 1, "expected one or more of"),
+        (["energy"], 0, "the number of fidelities is 0; expected at least 1"),
     ],
 )
-def test_labels_and_fidelities_are_checked_at_once(labels: list[str], fidelities: int, message: str) -> None:
+def test_labels_and_fidelities_are_checked_at_construction(labels: list[str], fidelities: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ErrorSums(labels, fidelities)
 
@@ -432,7 +433,7 @@ def test_labels_and_fidelities_are_checked_at_once(labels: list[str], fidelities
 # ---- the state -------------------------------------------------------------------------------------
 
 
-def test_going_on_from_a_saved_state_equals_not_having_stopped() -> None:
+def test_restored_sums_continue_as_if_uninterrupted() -> None:
     drawn = [random_batch(seed, 4, 3) for seed in range(4)]
     whole, first = ErrorSums(ALL, 2), ErrorSums(ALL, 2)
     for batch in drawn:
@@ -449,6 +450,27 @@ def test_going_on_from_a_saved_state_equals_not_having_stopped() -> None:
     np.testing.assert_array_equal(second.snapshot().wait(), whole.snapshot().wait())
 
 
+class Rank(Communicator):
+    """One of several ranks, when all others have sums of zero."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_restored_sums_are_the_total_of_any_number_of_ranks(world_size: int) -> None:
+    sums = ErrorSums(ALL, 2)
+    for seed in range(3):
+        random_batch(seed, 4, 3).add_to(sums)
+    state = sums.state_dict()
+    for rank in range(world_size):
+        restored = ErrorSums(ALL, 2, communicator=Rank(rank, world_size))
+        random_batch(9, 4, 3).add_to(restored)
+        restored.load_state_dict(state)
+        expected = torch.zeros_like(state["sums"]) if rank else state["sums"]
+        np.testing.assert_allclose(restored.snapshot().wait(), expected, rtol=1e-15)
+
+
 def test_a_saved_state_is_a_copy() -> None:
     sums = ErrorSums(ALL, 2)
     random_batch(0, 4, 3).add_to(sums)
@@ -459,13 +481,13 @@ def test_a_saved_state_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("other", [(ALL[:3], 2), (ALL, 3), (ALL[::-1], 2), (ALL, 2, "cpu", POOLED.quantities)])
-def test_a_state_of_other_sums_is_refused(other: tuple[Any, ...]) -> None:
+def test_the_state_of_other_sums_is_rejected(other: tuple[Any, ...]) -> None:
     state = ErrorSums(ALL, 2).state_dict()
-    with pytest.raises(ValueError, match="the saved sums are of labels"):
+    with pytest.raises(ValueError, match="the saved sums are for labels"):
         ErrorSums(*other).load_state_dict(state)
 
 
-def test_a_reset_leaves_the_other_slots_alone() -> None:
+def test_a_reset_does_not_affect_the_other_slots() -> None:
     sums = ErrorSums(ALL, 2)
     random_batch(0, 4, 3).add_to(sums)
     before = sums.snapshot().wait()
@@ -476,7 +498,7 @@ def test_a_reset_leaves_the_other_slots_alone() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_snapshot_is_not_changed_by_what_comes_after_it(device: str) -> None:
+def test_later_updates_do_not_change_a_snapshot(device: str) -> None:
     sums = ErrorSums(ALL, 2, device)
     random_batch(0, 4, 3).add_to(sums, device)
     kept = sums.snapshot().wait().copy()
@@ -503,7 +525,7 @@ def masked(batch: Batch) -> Batch:
     return batch
 
 
-def test_nothing_is_read_on_the_host() -> None:
+def test_nothing_is_read_from_the_device() -> None:
     sums = ErrorSums(ALL, 2)
     batch = masked(random_batch(0, 4, 3))
     with no_host_reads():
@@ -545,7 +567,7 @@ def test_no_graph_is_kept() -> None:
     assert not torch.from_numpy(snapshot.wait()).requires_grad
 
 
-def test_a_batch_can_be_added_in_inference_mode_too() -> None:
+def test_a_batch_can_be_added_in_inference_mode() -> None:
     sums = ErrorSums(ALL, 2)
     with torch.inference_mode():
         random_batch(0, 4, 3).add_to(sums)
@@ -553,7 +575,7 @@ def test_a_batch_can_be_added_in_inference_mode_too() -> None:
     assert sums.snapshot().wait()[Slot.EPOCH, -1] == 2
 
 
-def test_nothing_grows_with_the_number_of_batches() -> None:
+def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     sums = ErrorSums(ALL, 2)
 
     def tensors_after(updates: int) -> tuple[int, int]:
@@ -561,6 +583,6 @@ def test_nothing_grows_with_the_number_of_batches() -> None:
             random_batch(seed, 1 + seed % 7, 1 + seed % 5).add_to(sums)
         gc.collect()
         alive = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
-        return len(alive), sum(x.nbytes for x in alive)
+        return len(alive), sum(x.numel() * x.element_size() for x in alive)
 
     assert tensors_after(2) == tensors_after(50)

@@ -1,4 +1,4 @@
-"""The metrics that the sums come to: their names, their units and what is absent."""
+"""Names, units and values of the metrics computed from error sums, and which are absent."""
 
 import math
 import subprocess
@@ -27,7 +27,7 @@ def r2(true: np.ndarray, error: np.ndarray) -> float | None:
     return statistics(slot_of(true, error), ["energy"], ["fid0"], VALIDATION).get("E_r2")
 
 
-def test_names_come_in_the_order_in_which_they_are_shown() -> None:
+def test_names_are_in_display_order() -> None:
     assert list(metric_info(ALL, ["gfn1", "fid1"], BATCH)) == ["loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse"]
     assert list(metric_info(["energy", "charges"], ["gfn1", "fid1"], POOLED)) == [
         *("loss", "E_rmse", "q_rmse", "E_atom_rmse"),
@@ -41,11 +41,11 @@ def test_names_come_in_the_order_in_which_they_are_shown() -> None:
     ]
 
 
-def test_a_single_fidelity_has_no_metrics_of_its_own() -> None:
+def test_a_single_fidelity_has_no_separate_metrics() -> None:
     assert list(metric_info(["forces"], ["gfn1"], VALIDATION)) == ["loss", "F_rmse", "F_mae", "F_r2"]
 
 
-def test_units_are_the_labels_and_none_for_ratios() -> None:
+def test_errors_have_the_units_of_their_labels_and_ratios_none() -> None:
     info = metric_info(ALL, ["a", "b"], VALIDATION)
     assert info["E_mae"] == MetricInfo(source_unit="eV/particle", unit="kcal/mol", text="MAE of energy")
     assert info["b/F_rmse"] == MetricInfo(
@@ -57,34 +57,34 @@ def test_units_are_the_labels_and_none_for_ratios() -> None:
 
 
 @pytest.mark.parametrize("selection", [BATCH, POOLED, VALIDATION])
-def test_every_metric_is_declared_and_every_declared_one_computed(selection) -> None:
+def test_declared_and_computed_metrics_are_the_same(selection) -> None:
     layout = Layout(labels=ALL, fidelities=3, quantities=selection.quantities)
     slot = np.random.default_rng(0).random(layout.cells) + 2
     slot[1 :: len(layout.quantities)] = 1e6
     names = ["fid0", "fid1", "fid2"]
     values = statistics(slot, ALL, names, selection)
     assert set(values) <= set(metric_info(ALL, names, selection))
-    # Sums that no values could have: their R² is all that may be absent.
+    # No values have these sums, so R² may be absent, but nothing else.
     assert {n for n in metric_info(ALL, names, selection) if "_r2" not in n} <= set(values)
 
 
-def test_what_was_not_counted_is_absent_and_not_zero() -> None:
+def test_metrics_without_counted_components_are_absent() -> None:
     layout = Layout(labels=ALL, fidelities=2)
     assert statistics(np.zeros(layout.cells), ALL, ["a", "b"], VALIDATION) == {}
 
 
-def test_one_value_has_an_error_and_no_r2() -> None:
+def test_a_single_value_has_an_error_but_no_r2() -> None:
     values = statistics(slot_of(np.array([2.0]), np.array([0.5])), ["energy"], ["fid0"], VALIDATION)
     assert values == {"E_rmse": 0.5, "E_mae": 0.5, "E_atom_rmse": 0.5}
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1234.56789, 1e30])
-def test_equal_labels_have_no_r2_also_where_rounding_gives_them_a_spread(value: float) -> None:
+def test_equal_labels_have_no_r2_despite_rounding(value: float) -> None:
     assert r2(np.full(12345, value), np.full(12345, 0.3)) is None
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 1e2, 1e3])
-def test_r2_holds_1e_9_where_the_mean_is_up_to_a_thousand_times_the_spread(mean: float) -> None:
+def test_r2_is_accurate_to_1e_9_if_the_mean_is_up_to_a_thousand_times_the_spread(mean: float) -> None:
     rng = np.random.default_rng(1)
     true = mean + rng.normal(size=100_000)
     error = 0.3 * rng.normal(size=true.size)
@@ -93,7 +93,7 @@ def test_r2_holds_1e_9_where_the_mean_is_up_to_a_thousand_times_the_spread(mean:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
-def test_a_label_or_an_error_beyond_all_bounds_warns_of_nothing(bad: float) -> None:
+def test_non_finite_sums_raise_no_warning(bad: float) -> None:
     with np.errstate(over="ignore"):
         slot = slot_of(np.array([1.0, 2.0]), np.array([0.5, bad]))
     values = statistics(slot, ["energy"], ["fid0"], VALIDATION)
@@ -101,11 +101,11 @@ def test_a_label_or_an_error_beyond_all_bounds_warns_of_nothing(bad: float) -> N
     assert not math.isfinite(values["E_r2"])
 
 
-def test_a_slot_of_another_layout_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(12,\); its metrics need \(5,\) of 1 labels and 1 fidelities"):
+def test_a_slot_of_another_layout_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"shape \(12,\); 1 labels and 1 fidelities need \(5,\)"):
         statistics(np.zeros(12), ["energy"], ["fid0"], BATCH)
 
 
-def test_it_needs_no_torch() -> None:
+def test_statistics_do_not_import_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import aimnet2mult.metrics.statistics"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

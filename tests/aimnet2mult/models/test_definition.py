@@ -1,4 +1,4 @@
-"""A model's definition is read as aimnet reads it, without torch."""
+"""Model definitions are read as in aimnet, but without torch."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def test_the_default_is_aimnet2() -> None:
     assert read_definition(DEFAULT)["class"] == "aimnet.models.AIMNet2"
 
 
-def test_files_that_it_names_are_put_in_their_places(tmp_path: Path) -> None:
+def test_files_are_included(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "model.yaml").write_text("class: a\nkwargs: {outputs: [parts/head.yaml, {x: parts/head.yaml}]}\n")
     (tmp_path / "parts/head.yaml").write_text("class: b\nkwargs: deep.yml\n")
@@ -27,13 +27,13 @@ def test_a_definition_without_a_class_is_refused(tmp_path: Path) -> None:
         read_definition(tmp_path / "model.yaml")
 
 
-def test_a_circle_is_refused(tmp_path: Path) -> None:
+def test_a_cycle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("class: model.yaml\n")
-    with pytest.raises(ConfigError, match=r"model.yaml: the definitions name each other in a circle"):
+    with pytest.raises(ConfigError, match=r"model.yaml: the definitions include each other in a cycle"):
         read_definition(tmp_path / "model.yaml")
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("class: nowhere.yaml\n")
     with pytest.raises(ConfigError, match=r"nowhere.yaml"):
         read_definition(tmp_path / "model.yaml")

@@ -1,4 +1,4 @@
-"""Several fidelities share one AIMNet2 up to the embedding of their atoms and, if asked for, their heads."""
+"""Several fidelities share one AIMNet2, except for the embedding of their atoms and optionally their heads."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ DIPOLE = {
     "kwargs": {"key_in": "charges", "key_out": "dipole", "center_coord": True},
 }
 COULOMB = {"class": "aimnet.modules.LRCoulomb", "kwargs": {"rc": 4.6, "key_in": "charges", "key_out": "energy"}}
-BOTH = pytest.mark.parametrize("readouts", [False, True], ids=["shared", "own heads"])
+BOTH = pytest.mark.parametrize("readouts", [False, True], ids=["shared heads", "separate heads"])
 
 
 def mixed(*, readouts: bool = True, n_fidelities: int = 2, **options: Any) -> Any:
@@ -23,7 +23,7 @@ def mixed(*, readouts: bool = True, n_fidelities: int = 2, **options: Any) -> An
 
 
 def train_on(model: nn.Module, data: Data, steps: int = 1, lr: float = 0.05) -> None:
-    """Learn an energy of 3 eV and forces of 0."""
+    """Train on an energy of 3 eV and forces of 0."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -69,14 +69,14 @@ def test_training_and_evaluation_mode_predict_the_same(*, readouts: bool, paddin
         torch.testing.assert_close(value, in_training[label], rtol=1e-4, atol=1e-5)
 
 
-def test_all_fidelities_begin_alike_where_they_share_heads() -> None:
-    """Embeddings and shifts of the further fidelities are copies of the first one's."""
+def test_with_shared_heads_all_fidelities_start_equal() -> None:
+    """Embeddings and shifts of all fidelities are copies of the first one."""
     model = mixed(readouts=False, n_fidelities=3)
     first, *others = (predict(model, batch([f, f], padding=1)) for f in range(3))
     assert all(torch.equal(first[label], other[label]) for other in others for label in first)
 
 
-def test_fidelity_0_is_what_the_plain_model_with_the_same_values_predicts() -> None:
+def test_fidelity_0_predicts_the_same_as_the_plain_model() -> None:
     torch.manual_seed(7)
     plain = build(definition=definition(coulomb=COULOMB))
     torch.manual_seed(7)
@@ -87,7 +87,7 @@ def test_fidelity_0_is_what_the_plain_model_with_the_same_values_predicts() -> N
         assert all(torch.equal(found[label], expected[label]) for label in LABELS)
 
 
-def test_fidelities_differ_by_their_heads_and_shifts_from_the_beginning() -> None:
+def test_with_separate_heads_fidelities_start_with_different_heads_and_shifts() -> None:
     model = mixed()
     parameters = dict(model.named_parameters())
     pairs = [(name, name.replace("heads.0", "heads.1")) for name in heads(model, 0) if name.endswith("weight")]
@@ -121,14 +121,14 @@ def test_a_mixed_batch_trains_all_heads() -> None:
     assert heads(model, 0) | heads(model, 1) | heads(model, 2) <= changed(model, before)
 
 
-def test_shared_heads_learn_the_difference_between_fidelities_from_their_atoms() -> None:
+def test_with_shared_heads_fidelities_differ_by_their_embedding() -> None:
     model = mixed(readouts=False)
     train_on(model, batch([1, 1, 1]), steps=3)
     first, second = (predict(model, batch([f])) for f in range(2))
     assert not torch.isclose(first["energy"], second["energy"])
 
 
-def test_the_gradient_of_a_head_that_no_structure_has_is_exactly_zero() -> None:
+def test_the_gradient_of_an_unused_head_is_exactly_zero() -> None:
     model = mixed()
     found = model(batch([0, 0, 0], padding=1))
     (found["energy"].sum() + found["forces"].square().sum()).backward()
@@ -137,7 +137,7 @@ def test_the_gradient_of_a_head_that_no_structure_has_is_exactly_zero() -> None:
     assert any(parameters[name].grad.any() for name in heads(model, 0))
 
 
-def test_a_broken_head_does_not_reach_the_other_fidelity() -> None:
+def test_nan_weights_of_a_head_do_not_affect_other_fidelities() -> None:
     model = mixed()
     data = batch([0, 0, 1], padding=1)
     healthy = predict(model, data)
@@ -150,7 +150,7 @@ def test_a_broken_head_does_not_reach_the_other_fidelity() -> None:
     assert torch.equal(found["forces"][:2], healthy["forces"][:2])
 
 
-def test_a_broken_head_that_no_structure_has_does_not_reach_the_gradients() -> None:
+def test_nan_weights_of_an_unused_head_do_not_affect_gradients() -> None:
     model = mixed()
     with torch.no_grad():
         for name in heads(model, 1):
@@ -162,7 +162,7 @@ def test_a_broken_head_that_no_structure_has_does_not_reach_the_gradients() -> N
     assert all(gradient.isfinite().all() for gradient in others)
 
 
-def test_broken_features_of_one_structure_do_not_reach_the_head_of_another_fidelity() -> None:
+def test_nan_features_of_a_structure_do_not_affect_the_head_of_another_fidelity() -> None:
     data = batch([0, 1])
     data["charge"][1] = float("nan")
     model = mixed()
@@ -188,7 +188,7 @@ def test_forces_are_the_negative_gradient_of_the_energy(*, readouts: bool, paddi
         assert forces[row, atom, axis].item() == pytest.approx(-slope[row].item(), abs=2e-3)
 
 
-def test_padding_feels_and_exerts_no_force() -> None:
+def test_padding_has_no_forces_and_no_effect() -> None:
     model = mixed()
     padded = batch([0, 1], padding=2)
     assert not predict(model, padded)["forces"][1, 2:].any()
@@ -227,7 +227,7 @@ def test_the_long_range_coulomb_energy_is_the_same_for_all_fidelities() -> None:
 
 
 @BOTH
-def test_outputs_in_a_list_are_as_good_as_named_ones(*, readouts: bool) -> None:
+def test_outputs_can_be_a_list(*, readouts: bool) -> None:
     named = definition(coulomb=COULOMB)
     listed = definition(coulomb=COULOMB)
     listed["kwargs"]["outputs"] = list(listed["kwargs"]["outputs"].values())
@@ -239,7 +239,7 @@ def test_outputs_in_a_list_are_as_good_as_named_ones(*, readouts: bool) -> None:
 
 
 @BOTH
-def test_the_state_brings_a_trained_model_back(*, readouts: bool) -> None:
+def test_a_state_dict_restores_a_trained_model(*, readouts: bool) -> None:
     model = mixed(readouts=readouts)
     train_on(model, batch([0, 1, 1]), steps=2)
     other = mixed(readouts=readouts)
@@ -248,7 +248,7 @@ def test_the_state_brings_a_trained_model_back(*, readouts: bool) -> None:
     assert all(torch.equal(value, expected[label]) for label, value in predict(other, batch([1, 0], padding=1)).items())
 
 
-def test_a_head_may_give_several_numbers_an_atom() -> None:
+def test_a_head_may_have_several_outputs_per_atom() -> None:
     volumes = {
         "class": "aimnet.modules.Output",
         "kwargs": {"n_in": 6, "n_out": 3, "key_in": "aim", "key_out": "volumes", "mlp": {"hidden": []}},
@@ -262,8 +262,8 @@ def test_a_head_may_give_several_numbers_an_atom() -> None:
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_flat_batches_with_neighbours_are_predicted_as_padded_ones() -> None:
-    """The layout that aimnet's calculator uses for large systems."""
+def test_flat_batches_with_neighbour_lists_are_supported() -> None:
+    """The calculator of aimnet uses this layout for large systems."""
     model = mixed(labels=("energy", "charges"))
     data = batch([0, 1])
     expected = predict(model, data)

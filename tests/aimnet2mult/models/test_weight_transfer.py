@@ -1,4 +1,4 @@
-"""Weights of other fidelities, and of the original trainer, are adapt_weights to a model and do there what they did."""
+"""Weights for other fidelities, and of the original trainer, predict the same in another model."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def build(fidelities: int, *, seed: int, readouts: bool = True, offset: int = OF
         use_fidelity_readouts=readouts,
     )
     for parameter in model.parameters():
-        # Fidelities begin alike; trained ones differ.
+        # Initially all fidelities are equal.
         parameter.data += 0.1 * torch.randn_like(parameter) if parameter.requires_grad else 0
     return model.eval()
 
@@ -49,7 +49,7 @@ def energies(model: nn.Module, fidelity: int) -> Tensor:
 
 
 def as_original(model: MixedFidelity, *, rows: int) -> State:
-    """Return a model's state as the original trainer has it: a readout and a table of shifts for each fidelity."""
+    """Return a state dict as the original trainer has it: a readout and a table of shifts per fidelity."""
     state: State = {}
     for name, value in model.state_dict().items():
         words = name.removeprefix("model.").split(".")
@@ -63,10 +63,10 @@ def as_original(model: MixedFidelity, *, rows: int) -> State:
         part = table[fidelity * OFFSET : fidelity * OFFSET + 64]
         own[fidelity * OFFSET : fidelity * OFFSET + 64] = part
         state[f"fidelity_readouts.{fidelity}.atomic_shift.shifts.weight"] = own
-        # Copies that are not trained.
+        # Untrained copies.
         state[f"shared_readout.energy_mlp.mlp.0.weight{fidelity}"] = torch.zeros(1)
         state["outputs.atomic_shift.shifts.weight"] = torch.zeros(128, 1)
-    # The versions with the larger tables have it in each readout.
+    # The versions with larger tables have it in each readout.
     coulomb = "shared_readouts" if rows < 2 * OFFSET else "fidelity_readouts.0"
     state[f"{coulomb}.lrcoulomb.rc"] = torch.tensor(4.6)
     afv = torch.randn(rows, state["afv.weight"].shape[1])
@@ -79,49 +79,49 @@ def as_original(model: MixedFidelity, *, rows: int) -> State:
 
 @pytest.mark.parametrize("rows", [OFFSET + 129, 2 * OFFSET + 129])
 @pytest.mark.parametrize("bare", [True, False])
-def test_weights_of_the_original_do_what_they_did(tmp_path: Path, rows: int, *, bare: bool) -> None:
+def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: int, *, bare: bool) -> None:
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=rows)
     torch.save(state if bare else {"model": state}, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
-    assert f"afv.weight adapt_weights from {rows} to 264 rows" in line
-    assert f"outputs.atomic_shift.shifts.weight adapt_weights from {rows} to 264 rows" in line
+    assert f"afv.weight resized from {rows} to 264 rows" in line
+    assert f"outputs.atomic_shift.shifts.weight resized from {rows} to 264 rows" in line
     assert line.startswith(f"weights: {len(model.state_dict())} of {len(model.state_dict())} arrays")
-    assert "initial values" not in line
+    assert "initial" not in line
     assert "not used" not in line
     for fidelity in (0, 1):
         assert torch.equal(energies(model, fidelity), energies(trained, fidelity))
 
 
-def test_weights_of_one_fidelity_are_the_beginning_of_all(tmp_path: Path) -> None:
+def test_weights_of_one_fidelity_initialise_all(tmp_path: Path) -> None:
     trained, model = build(1, seed=0), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
-    assert "afv.weight adapt_weights from 64 to 264 rows" in line
-    assert "fidelity 1 begins as fidelity 0" in line
+    assert "afv.weight resized from 64 to 264 rows" in line
+    assert "fidelity 1 initialised from fidelity 0" in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
 
-def test_the_room_for_one_more_fidelity_in_early_weights_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_spare_rows_in_early_weights_do_not_count_as_a_fidelity(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=OFFSET + 129)
     torch.save({k: v for k, v in state.items() if not k.startswith("fidelity_readouts.1.")}, tmp_path / "w.pt")
-    assert "fidelity 1 begins as fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "fidelity 1 initialised from fidelity 0" in load_weights(model, tmp_path / "w.pt")
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
 
-def test_a_further_fidelity_begins_as_the_first(tmp_path: Path) -> None:
+def test_an_additional_fidelity_is_initialised_from_the_first(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(3, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    assert "; fidelity 2 begins as fidelity 0" in load_weights(model, tmp_path / "w.pt")
-    for fidelity, begun in enumerate((0, 1, 0)):
-        assert torch.allclose(energies(model, fidelity), energies(trained, begun))
+    assert "; fidelity 2 initialised from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    for fidelity, source in enumerate((0, 1, 0)):
+        assert torch.allclose(energies(model, fidelity), energies(trained, source))
 
 
 @pytest.mark.parametrize("fidelities", [1, 2])
-def test_of_more_fidelities_the_first_ones_are_taken(tmp_path: Path, fidelities: int) -> None:
+def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None:
     trained, model = build(3, seed=0), build(fidelities, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
@@ -131,29 +131,29 @@ def test_of_more_fidelities_the_first_ones_are_taken(tmp_path: Path, fidelities:
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
 
 
-def test_heads_for_all_are_loaded_by_a_model_with_heads_of_their_own(tmp_path: Path) -> None:
+def test_a_shared_head_initialises_separate_heads(tmp_path: Path) -> None:
     trained, model = build(2, seed=0, readouts=False), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
-    assert "begins as" not in line
+    assert "initialised" not in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
 
 
-def test_weights_that_fit_are_loaded_without_a_word(tmp_path: Path) -> None:
+def test_weights_that_fit_are_loaded_without_notes(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     assert load_weights(model, tmp_path / "w.pt").endswith(f"from {tmp_path / 'w.pt'}")
     assert torch.equal(energies(model, 1), energies(trained, 1))
 
 
-def test_a_table_of_another_offset_is_refused(tmp_path: Path) -> None:
+def test_a_table_for_another_offset_is_refused(tmp_path: Path) -> None:
     save_weights(build(3, seed=0, offset=150), tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=r"the embedding has 364 rows, .* fidelity_offset 200; give the"):
+    with pytest.raises(ConfigError, match=r"the embedding has 364 rows, .* fidelity_offset 200; set the"):
         load_weights(build(3, seed=1), tmp_path / "w.pt")
 
 
-def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
+def test_a_table_with_another_number_of_columns_is_refused(tmp_path: Path) -> None:
     state = build(1, seed=0).state_dict()
     state["afv.weight"] = torch.zeros(64, 3)
     torch.save(state, tmp_path / "w.pt")
@@ -162,6 +162,6 @@ def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
             load_weights(build(fidelities, seed=1), tmp_path / "w.pt")
 
 
-def test_the_models_are_what_these_tests_are_about() -> None:
+def test_the_models_of_these_tests_have_the_expected_types() -> None:
     assert isinstance(build(1, seed=0), AIMNet2)
     assert isinstance(build(2, seed=0), MixedFidelity)

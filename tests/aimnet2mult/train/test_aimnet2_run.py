@@ -1,4 +1,4 @@
-"""AIMNet2 on slices of the sample data: two fidelities, resumed, and ended by a real signal."""
+"""AIMNet2 on slices of the sample data: two fidelities, resumed, and stopped by a real signal."""
 
 import signal
 import subprocess
@@ -11,10 +11,11 @@ import pytest
 
 from aimnet2mult.cli.sample_data import SAMPLE
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.train.checkpoint_files import iteration_of
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
+from support.tiny_runs import newest_checkpoint
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Closed, Scalars
 
@@ -73,7 +74,7 @@ def request(config: Path, runs: Path, *overrides: str) -> Request:
     )
 
 
-def test_two_fidelities_resumed_equal_two_that_were_never_stopped(config: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_of_two_fidelities_equals_an_uninterrupted_one(config: Path, tmp_path: Path) -> None:
     loss = f"loss={{class: support.tiny_model.StoppingMTLoss, kwargs: {{components: {COMPONENTS}}}}}"
     assert train(request(config, tmp_path / "whole", loss)) == 0
     (whole,) = (tmp_path / "whole").iterdir()
@@ -98,7 +99,7 @@ def test_two_fidelities_resumed_equal_two_that_were_never_stopped(config: Path, 
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_process_after_a_checkpoint_and_the_run_can_go_on(config: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_the_process_after_a_checkpoint_and_the_run_can_be_resumed(config: Path, tmp_path: Path) -> None:
     arguments = ["--config", config, "--model", SAMPLE / "model.yaml", "--telemetry-dir", tmp_path / "runs"]
     arguments += ["--telemetry-sinks", "tensorboard", "trainer.epochs=100000", "telemetry.poll=0.2"]
     command = [sys.executable, "-m", "aimnet2mult.train.cli", *map(str, arguments)]
@@ -118,10 +119,9 @@ def test_sigterm_ends_the_process_after_a_checkpoint_and_the_run_can_go_on(confi
     assert isinstance(last, Closed)
     assert last.status == "preempted"
     assert "records offered" in out
-    newest = checkpoint.newest(run)
-    assert newest is not None
-    step = checkpoint.step_of(newest)
-    # No point beyond the checkpoint: it is where the run goes on.
+    newest = newest_checkpoint(run)
+    step = iteration_of(newest)
+    # The run resumes from the checkpoint, so there are no points after it.
     assert max(point[1] for point in points(run)) <= step
 
     epochs = step // 7 + 1

@@ -1,26 +1,30 @@
-"""Checkpoints are whole or absent, are pruned, and bring everything back."""
+"""Checkpoints are written completely or not at all, restore everything, and are rejected if they do not fit."""
 
+import errno
+import io
+import os
 import random
-import subprocess
-import sys
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from aimnet2mult.errors import CheckpointError
-from aimnet2mult.train import checkpointing as checkpoint
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.train.checkpoint_files import checkpoint_path
+from aimnet2mult.train.checkpointing import Checkpointing, Stateful, load_checkpoint, write_checkpoint
+from aimnet2mult.train.components import Components
+from aimnet2mult.train.console import Console
+from support.tiny_runs import build_tiny
+from telemetry import NullBus
 
-
-def save(run: Path, step: int, keep: int = 10, parts: Any = None) -> Path:
-    return checkpoint.save(run, step, parts or {}, position={"epoch": 1}, keep=keep)
-
-
-def steps(run: Path) -> list[int]:
-    return sorted(checkpoint.step_of(path) for path in (run / "checkpoints").iterdir())
+# ---- files
 
 
 def trained() -> dict[str, Any]:
@@ -36,148 +40,291 @@ def trained() -> dict[str, Any]:
     return {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
 
-def same(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     return bool(one == other)
 
 
-def test_a_checkpoint_brings_every_part_and_the_position_back(tmp_path: Path) -> None:
+def write(run: Path, iteration: int, state: Mapping[str, Stateful] | None = None) -> Path:
+    path = checkpoint_path(run, iteration)
+    write_checkpoint(path, state or {}, {"iteration": iteration, "epoch": 1})
+    return path
+
+
+def test_a_checkpoint_restores_every_object_and_the_position(tmp_path: Path) -> None:
     before, after = trained(), trained()
-    assert not same(before["model"].state_dict(), after["model"].state_dict())
-    path = save(tmp_path, 1200, parts=before)
-    assert path.name == "step-00001200.pt"
-    position = checkpoint.load(path, after, device="cpu")
-    assert position == {"iteration": 1200, "epoch": 1}
+    assert not equal(before["model"].state_dict(), after["model"].state_dict())
+    path = write(tmp_path, 1200, before)
+    assert load_checkpoint(path, after, device="cpu") == {"iteration": 1200, "epoch": 1}
     for name, part in before.items():
-        assert same(part.state_dict(), after[name].state_dict())
+        assert equal(part.state_dict(), after[name].state_dict())
 
 
-def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
+def test_random_generators_continue_where_they_were(tmp_path: Path) -> None:
     def draw() -> list[float]:
         return [random.gauss(), random.random(), np.random.normal(), float(torch.rand(1))]  # noqa: NPY002
 
     random.gauss()  # half of a pair: the generator now holds the other half
     np.random.normal()  # noqa: NPY002
-    path = save(tmp_path, 1)
+    path = write(tmp_path, 1)
     expected = draw()
     draw()
-    checkpoint.load(path, {}, device="cpu")
+    load_checkpoint(path, {}, device="cpu")
     assert draw() == expected
 
 
-def test_the_newest_are_kept(tmp_path: Path) -> None:
-    for step in (5, 90, 100, 1000):
-        save(tmp_path, step, keep=2)
-    assert steps(tmp_path) == [100, 1000]
+def full_disk(*_: object, **__: object) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_saving_deletes_what_a_resume_has_superseded_and_never_what_it_just_wrote(tmp_path: Path) -> None:
-    for step in (100, 200, 300):
-        save(tmp_path, step)
-    (tmp_path / "checkpoints/step-00000400.tmp").touch()
-    save(tmp_path, 150, keep=1)
-    assert steps(tmp_path) == [150]
+@pytest.mark.parametrize("function", ["os.fsync", "pathlib.Path.replace"])
+def test_a_failed_write_raises_and_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    path = write(tmp_path, 100)
+    before = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(function, full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path, 100, trained())
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path, 200)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_steps_beyond_the_width_of_the_name_are_ordered_as_numbers(tmp_path: Path) -> None:
-    for step in (99_999_999, 100_000_000):
-        save(tmp_path, step)
-    newest = checkpoint.newest(tmp_path)
-    assert newest is not None
-    assert checkpoint.step_of(newest) == 100_000_000
+def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    fsync = os.fsync
+
+    def record(fd: int) -> None:
+        synced.append(
+            ("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file", str(Path(f"/proc/self/fd/{fd}").readlink()))
+        )
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    path = write(tmp_path, 100)
+    assert [kind for kind, _ in synced] == ["file", "folder"]
+    assert synced[-1] == ("folder", str(path.parent))
 
 
-@pytest.mark.parametrize("cut", [0, 1, 100, -1], ids=["empty", "one byte", "head", "no end"])
-def test_a_torn_file_is_passed_over(tmp_path: Path, cut: int) -> None:
-    save(tmp_path, 100)
-    torn = save(tmp_path, 200, parts=trained())
-    torn.write_bytes(torn.read_bytes()[:cut])
-    newest = checkpoint.newest(tmp_path)
-    assert newest is not None
-    assert newest.name == "step-00000100.pt"
-
-
-def test_a_file_with_a_changed_byte_is_passed_over(tmp_path: Path) -> None:
-    path = save(tmp_path, 200, parts={"model": nn.Linear(100, 100)})
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert checkpoint.newest(tmp_path) is None
-
-
-def test_a_run_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
-
-
-def test_a_failing_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, 100, keep=1)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        save(tmp_path, 200, keep=1)
-    newest = checkpoint.newest(tmp_path)
-    assert newest is not None
-    assert checkpoint.step_of(newest) == 100
-    assert list((tmp_path / "checkpoints").glob("*.tmp")) == []
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path, 1, parts={"model": nn.Linear(3, 1)})
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
+    path = write(tmp_path, 1, {"model": nn.Linear(3, 1)})
     with pytest.raises(CheckpointError, match=r"step-00000001.pt does not fit this run: .*size mismatch"):
-        checkpoint.load(path, {"model": nn.Linear(4, 1)}, device="cpu")
+        load_checkpoint(path, {"model": nn.Linear(4, 1)}, device="cpu")
     with pytest.raises(CheckpointError, match="optimizer"):
-        checkpoint.load(path, {"optimizer": nn.Linear(3, 1)}, device="cpu")
+        load_checkpoint(path, {"optimizer": nn.Linear(3, 1)}, device="cpu")
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
-    class Evil:
+    class Untrusted:
         def state_dict(self) -> dict[str, Any]:
             return {"a": Path("a")}
 
-        def load_state_dict(self, state_dict: Any) -> None:
+        def load_state_dict(self, state_dict: Any, /) -> None:
             raise AssertionError(state_dict)
 
-    path = save(tmp_path, 1, parts={"evil": Evil()})
+    path = write(tmp_path, 1, {"untrusted": Untrusted()})
     with pytest.raises(CheckpointError, match=r"does not fit"):
-        checkpoint.load(path, {"evil": Evil()}, device="cpu")
+        load_checkpoint(path, {"untrusted": Untrusted()}, device="cpu")
 
 
-def test_finding_the_newest_does_not_import_torch(tmp_path: Path) -> None:
-    save(tmp_path, 7)
-    code = (
-        "import sys; from pathlib import Path; from aimnet2mult.train import checkpointing as checkpoint;"
-        f"print(checkpoint.step_of(checkpoint.newest(Path({str(tmp_path)!r}))), 'torch' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["7", "False"]
+# ---- checkpoints of a run
 
 
-def test_the_newest_from_when_all_was_well_is_kept_beside_the_newest(tmp_path: Path) -> None:
-    for step, well in ((10, 10), (20, 20), (30, 25), (40, 25), (50, 25)):
-        checkpoint.save(tmp_path, step, {}, position={"epoch": 1}, keep=2, last_healthy_step=well)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "step-00000020.pt",
-        "step-00000040.pt",
-        "step-00000050.pt",
-    ]
-    checkpoint.save(tmp_path, 60, {}, position={"epoch": 1}, keep=2, last_healthy_step=60)
-    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
-        "step-00000050.pt",
-        "step-00000060.pt",
-    ]
+class FakeValidation:
+    """The progress of a validation, without any."""
+
+    pending = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"owes_validation": self.pending, "best": {"metric": "loss", "value": 0.5}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.pending = state["owes_validation"]
 
 
-def test_what_is_later_than_an_iteration_is_set_aside_and_not_gone_on_with(tmp_path: Path) -> None:
-    for step in (10, 20, 30):
-        checkpoint.save(tmp_path, step, {}, position={"epoch": 1}, keep=9)
-    checkpoint.set_aside(tmp_path, after=20)
-    newest = checkpoint.newest(tmp_path)
-    assert newest is not None
-    assert newest.name == "step-00000020.pt"
-    assert (tmp_path / "checkpoints" / "diverged-step-00000030.pt").exists()
+class FakeBus(NullBus):
+    """Counts how often it is flushed."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.flushed = 0
+
+    def flush(self, timeout: float | None = None) -> bool:
+        self.flushed += 1
+        return True
+
+
+class TinyRun:
+    """The checkpoints of a tiny model that is never trained."""
+
+    def __init__(self, folder: Path, *overrides: str, communicator: Communicator | None = None) -> None:
+        communicator = communicator or Communicator()
+        self.folder = folder / "run"
+        self.folder.mkdir(exist_ok=True)
+        config, self.components = build_tiny(folder, *overrides, communicator=communicator)
+        self.validation: Any = FakeValidation()
+        self.bus = FakeBus()
+        self.output = io.StringIO()
+        self.checkpointing = Checkpointing(
+            self.folder,
+            self.components,
+            config,
+            validation=self.validation,
+            bus=self.bus,
+            communicator=communicator,
+            console=Console({}, epochs=4, stream=self.output),
+        )
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "checkpoints").glob("*"))
+
+
+def spoil(components: Components) -> None:
+    with torch.no_grad():
+        next(components.model.parameters()).fill_(torch.nan)
+
+
+def test_a_checkpoint_has_the_documented_keys(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.checkpointing.save(5)
+    content = torch.load(checkpoint_path(run.folder, 5), weights_only=True)
+    assert content.keys() == {"parts", "position", "random", "versions"}
+    assert content["parts"].keys() == {"model", "optimizer", "schedule", "sums"}
+    assert content["position"] == {
+        "iteration": 5,
+        "epoch": 2,
+        "epoch_length": 3,
+        "data": run.components.data.fingerprint(),
+        "owes_validation": False,
+        "best": {"metric": "loss", "value": 0.5},
+    }
+
+
+def test_loading_restores_the_weights_and_the_validation_and_returns_the_iteration(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.validation.pending = True
+    run.checkpointing.save(5)
+    other = TinyRun(tmp_path)
+    spoil(other.components)
+    assert other.checkpointing.load(checkpoint_path(run.folder, 5)) == 5
+    assert other.validation.pending
+    assert equal(other.components.model.state_dict(), run.components.model.state_dict())
+
+
+def test_nothing_is_written_twice_or_before_the_first_iteration(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.checkpointing.save(0)
+    assert run.files == []
+    run.checkpointing.save(3)
+    run.checkpointing.save(3)
+    assert (run.files, run.bus.flushed) == (["step-00000003.pt"], 1)
+    # A validation that has been interrupted or repeated since is a difference.
+    run.validation.pending = True
+    run.checkpointing.save(3)
+    assert run.bus.flushed == 2
+    other = TinyRun(tmp_path)
+    other.checkpointing.load(checkpoint_path(run.folder, 3))
+    other.checkpointing.save(3)
+    assert other.bus.flushed == 0
+
+
+def test_the_number_of_checkpoints_is_limited(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, "checkpoint.keep=2")
+    run.bus.last_healthy_step = 12
+    for iteration in (3, 6, 9, 12):
+        run.checkpointing.save(iteration)
+    assert run.files == ["step-00000009.pt", "step-00000012.pt"]
+
+
+def test_a_checkpoint_written_with_other_data_is_rejected(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.checkpointing.save(3)
+    path = checkpoint_path(run.folder, 3)
+    content = torch.load(path, weights_only=True)
+    for change in ({"data": None}, {"data": content["position"]["data"] + 1}, {"epoch_length": 4}):
+        torch.save({**content, "position": content["position"] | change}, path)
+        with pytest.raises(CheckpointError, match=r"step-00000003.pt .* the data sets have changed since"):
+            TinyRun(tmp_path).checkpointing.load(path)
+
+
+def test_the_fingerprint_depends_on_the_values(tmp_path: Path) -> None:
+    before = TinyRun(tmp_path).components.data.fingerprint()
+    assert before == TinyRun(tmp_path).components.data.fingerprint()
+    other = tmp_path / "other.h5"
+    (tmp_path / "a.h5").rename(other)
+    with h5py.File(other, "a") as file:
+        file["003/charges"][0, 0] += 1e-3
+    assert TinyRun(tmp_path, f"data.fidelity_datasets.0={other}").components.data.fingerprint() != before
+
+
+def test_fewer_epochs_than_already_trained_are_rejected(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.checkpointing.save(4)
+    with pytest.raises(ConfigError, match=r"trainer.epochs is 1, but the run is already in epoch 2"):
+        TinyRun(tmp_path, "trainer.epochs=1").checkpointing.load(checkpoint_path(run.folder, 4))
+
+
+def test_non_finite_weights_are_not_saved_and_do_not_count_as_saved(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, "checkpoint.keep=1")
+    run.checkpointing.save(3)
+    weights = {name: value.clone() for name, value in run.components.model.state_dict().items()}
+    spoil(run.components)
+    run.checkpointing.save(6)
+    assert run.files == ["step-00000003.pt"]
+    assert run.output.getvalue() == "warning: no checkpoint at iteration 6: the model's weights are not finite\n"
+    run.components.model.load_state_dict(weights)
+    run.checkpointing.save(6)
+    assert run.files == ["step-00000006.pt"]
+
+
+def test_a_failed_write_is_reported_and_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = TinyRun(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full_disk)
+        run.checkpointing.save(3)
+    assert run.files == []
+    assert "warning: no checkpoint at iteration 3: [Errno 28] No space left on device" in run.output.getvalue()
+    run.checkpointing.save(3)
+    assert run.files == ["step-00000003.pt"]
+
+
+def test_the_state_of_a_diverged_run_is_saved_separately(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    for iteration in (3, 6):
+        run.bus.last_healthy_step = iteration
+        run.checkpointing.save(iteration)
+    run.bus.last_healthy_step = 4
+    spoil(run.components)
+    run.checkpointing.save_diverged(8)
+    assert run.files == ["diverged-step-00000006.pt", "diverged.pt", "step-00000003.pt"]
+    content = torch.load(run.folder / "checkpoints/diverged.pt", weights_only=True)
+    assert content["position"]["iteration"] == 8
+    assert run.output.getvalue() == f"state of the diverged run: {run.folder}/checkpoints/diverged.pt\n"
+
+
+class Rank1(Communicator):
+    """The second of two ranks."""
+
+    rank, world_size = 1, 2
+
+    def __init__(self) -> None:
+        self.reduced = 0
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        self.reduced += 1
+
+
+def test_other_ranks_contribute_their_sums_and_write_nothing(tmp_path: Path) -> None:
+    rank = Rank1()
+    run = TinyRun(tmp_path, communicator=rank)
+    spoil(run.components)
+    run.checkpointing.save(3)
+    run.checkpointing.save_diverged(3)
+    assert (run.files, rank.reduced, run.output.getvalue()) == ([], 2, "")

@@ -1,8 +1,9 @@
-"""A bar for a terminal, a line for each epoch for a file."""
+"""A progress bar on a terminal, a line per epoch in a file."""
 
 import io
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 from aimnet2mult.train.console import Console
 
@@ -22,14 +23,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def progress(stream: io.StringIO) -> Console:
+def console(stream: io.StringIO) -> Console:
     seconds = count()
     return Console(UNITS, epochs=4, stream=stream, clock=lambda: float(next(seconds)))
 
 
-def test_a_file_gets_a_line_for_each_epoch_and_nothing_in_between() -> None:
+def test_a_file_gets_one_line_per_epoch() -> None:
     stream = io.StringIO()
-    shown = progress(stream)
+    shown = console(stream)
     for step in range(1, 11):
         shown.iteration(step, 40, LATEST)
     assert stream.getvalue() == ""
@@ -40,9 +41,9 @@ def test_a_file_gets_a_line_for_each_epoch_and_nothing_in_between() -> None:
     )
 
 
-def test_the_rate_is_that_of_the_epoch() -> None:
+def test_the_rate_is_the_mean_over_the_epoch() -> None:
     stream = io.StringIO()
-    shown = progress(stream)
+    shown = console(stream)
     shown.iteration(101, 400, {})
     shown.epoch(2, 200, {})
     shown.epoch(3, 300, {})
@@ -52,9 +53,9 @@ def test_the_rate_is_that_of_the_epoch() -> None:
     ]
 
 
-def test_a_terminal_gets_a_bar_with_the_window_in_the_units_shown() -> None:
+def test_a_terminal_gets_a_bar_with_the_window_in_display_units() -> None:
     stream = Terminal()
-    shown = progress(stream)
+    shown = console(stream)
     for step in range(31, 41):
         shown.iteration(step, 40, LATEST)
     shown.close()
@@ -63,9 +64,9 @@ def test_a_terminal_gets_a_bar_with_the_window_in_the_units_shown() -> None:
     assert "loss 0.75, E 69 kcal/mol" in last
 
 
-def test_lines_are_shown_before_during_and_after_the_bar() -> None:
+def test_lines_are_printed_before_during_and_after_the_bar() -> None:
     stream = Terminal()
-    shown = progress(stream)
+    shown = console(stream)
     shown.say("before")
     shown.iteration(1, 2, {})
     shown.say("during")
@@ -78,7 +79,7 @@ def test_lines_are_shown_before_during_and_after_the_bar() -> None:
 
 
 class Gone(io.StringIO):
-    """A terminal that has been closed."""
+    """A closed terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -87,8 +88,8 @@ class Gone(io.StringIO):
         raise OSError(5, "Input/output error")
 
 
-def test_a_terminal_that_is_gone_ends_nothing() -> None:
-    shown = progress(Gone())
+def test_a_closed_terminal_raises_no_error() -> None:
+    shown = console(Gone())
     shown.say("a line")
     for step in (1, 2, 3):
         shown.iteration(step, 6, LATEST)
@@ -96,13 +97,13 @@ def test_a_terminal_that_is_gone_ends_nothing() -> None:
     shown.close()
 
 
-def test_a_bar_shows_what_is_wrong_now_and_no_longer_when_it_is_over() -> None:
-    stream = Terminal()
-    shown = progress(stream)
-    alerts = (SimpleNamespace(title="spike: train_window/loss is 12, usually 1"),)
-    shown.iteration(1, 40, LATEST, alerts)
-    assert shown._bar is not None
-    assert str(shown._bar.postfix).endswith("; ! spike: train_window/loss is 12, usually 1")
-    shown.iteration(2, 40, LATEST, ())
-    assert "!" not in str(shown._bar.postfix)
-    shown.close()
+def test_the_bar_shows_alerts_while_they_last() -> None:
+    alert: Any = SimpleNamespace(title="spike: train_window/loss is 12")
+    for alerts_by_iteration, shown in (([(alert,)], True), ([(alert,), ()], False)):
+        stream = Terminal()
+        progress = console(stream)
+        for step, alerts in enumerate(alerts_by_iteration, start=1):
+            progress.iteration(step, 40, LATEST, alerts)
+        progress.close()
+        last = stream.getvalue().rpartition("\r")[2]
+        assert ("; ! spike: train_window/loss is 12" in last) == shown

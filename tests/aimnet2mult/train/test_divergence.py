@@ -1,4 +1,4 @@
-"""A training that diverges: what is kept of it, what it says, and what another start makes of it."""
+"""A run that diverges: which files it keeps, what it reports, and how it can be restarted."""
 
 import re
 from collections.abc import Callable
@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from aimnet2mult.train import checkpointing as checkpoint
 from aimnet2mult.train import engine
 from aimnet2mult.train.engine import Batch
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
-from support.tiny_runs import points, train_tiny
+from support.tiny_runs import newest_checkpoint, points, train_tiny
 
 EVERY = "telemetry.every=1"
 EPOCH = 3
@@ -22,8 +21,8 @@ STOP = "telemetry.on_divergence=stop"
 
 @pytest.fixture
 def labels_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], None]:
-    """Give a function that has all labels of training and validation multiplied from a batch on."""
-    real = engine._to_device
+    """Return a function that multiplies all labels by a factor, from a given batch of training or validation on."""
+    real = engine.to_device
 
     def arrange(factor: float, first: int) -> None:
         count = 0
@@ -34,7 +33,7 @@ def labels_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], None
             x, y = real(batch, device)
             return x, {name: factor * label for name, label in y.items()} if count >= first else y
 
-        monkeypatch.setattr(engine, "_to_device", to_device)
+        monkeypatch.setattr(engine, "to_device", to_device)
 
     return arrange
 
@@ -49,19 +48,17 @@ def the_run(folder: Path) -> Path:
 
 
 def good(run: Path) -> Path:
-    newest = checkpoint.newest(run)
-    assert newest is not None
-    return newest
+    return newest_checkpoint(run)
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_loss_that_stays_far_off_leaves_the_checkpoint_from_before_it(
+def test_a_diverged_loss_keeps_the_checkpoint_from_before_the_divergence(
     tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str], keep: int
 ) -> None:
     labels_times(1e3, 60)
     run = train_tiny(tmp_path, EVERY, LONG, STOP, f"checkpoint.keep={keep}")
     assert "diverged.pt" in kept(run)
-    # Five points make a divergence; each epoch has three of them, and a checkpoint.
+    # A divergence takes five points; each epoch has three, and a checkpoint.
     assert any(name.startswith("diverged-step-") for name in kept(run))
     state = torch.load(good(run), weights_only=True)
     losses = points(run, "train_window")
@@ -70,7 +67,7 @@ def test_a_loss_that_stays_far_off_leaves_the_checkpoint_from_before_it(
     assert Path(named) == good(run)
 
 
-def test_a_run_that_diverges_again_after_each_resume_keeps_where_it_went_on(
+def test_repeated_divergence_after_resumes_keeps_the_same_checkpoint(
     tmp_path: Path, labels_times: Callable[[float, int], None]
 ) -> None:
     labels_times(1e300, 60)
@@ -82,7 +79,7 @@ def test_a_run_that_diverges_again_after_each_resume_keeps_where_it_went_on(
         assert good(run) == before
 
 
-def test_whoever_only_wants_a_warning_has_the_checkpoint_from_before_and_no_weights_that_are_not_finite(
+def test_with_warn_the_healthy_checkpoint_is_kept_and_non_finite_weights_are_never_written(
     tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     labels_times(1e300, 60)
@@ -93,4 +90,4 @@ def test_whoever_only_wants_a_warning_has_the_checkpoint_from_before_and_no_weig
     labels_times(1e300, 1)
     assert train(Request(resume=str(run), overrides=["trainer.epochs=21"], save=weights)) == 0
     assert not weights.exists()
-    assert f"nothing is written to {weights}: the model's weights are not finite" in capfd.readouterr().err
+    assert f"--save {weights} is not written: the model's weights are not finite" in capfd.readouterr().err

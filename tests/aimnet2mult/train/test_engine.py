@@ -1,4 +1,4 @@
-"""The steps read nothing back, keep nothing, and do what a plain loop does."""
+"""Training and validation steps read nothing from the device, keep no tensors, and equal a plain loop."""
 
 import copy
 import gc
@@ -21,7 +21,7 @@ LABELS = ("energy", "forces", "charges")
 
 
 class Recording:
-    """Keeps what it is given to add up."""
+    """Keeps the arguments of each update."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -46,21 +46,21 @@ def trainer_of(model: nn.Module, **options: Any) -> tuple[Engine, torch.optim.Op
 @pytest.mark.parametrize(
     "options", [{}, {"clip_value": 0.4}, {"clip_norm": 0.1}, {"norm_due": lambda _: True}], ids=str
 )
-def test_a_training_step_reads_nothing_back(options: dict[str, Any]) -> None:
+def test_a_training_step_reads_nothing_from_the_device(options: dict[str, Any]) -> None:
     trainer, _, _ = trainer_of(TinyModel(), **options)
     data = batches(3)
     with no_host_reads():
         trainer.run(data)
 
 
-def test_a_validation_step_reads_nothing_back() -> None:
+def test_a_validation_step_reads_nothing_from_the_device() -> None:
     validator = build_validator(TinyModel(), SquaredLoss(), ErrorSums(LABELS, 2), device=CPU)
     data = batches(3)
     with no_host_reads():
         validator.run(data)
 
 
-def test_nothing_of_a_step_survives_it() -> None:
+def test_a_step_keeps_no_tensors_alive() -> None:
     model = TinyModel()
     graph_nodes: list[weakref.ref[Tensor]] = []
 
@@ -86,7 +86,7 @@ def test_nothing_of_a_step_survives_it() -> None:
         assert engine.state.output is None
         assert not engine.state.grad_norm.requires_grad
         gc.collect()
-        # The loop over the data still holds the batch's own tensors; none that was computed.
+        # The data loop still holds the tensors of the batch, but no computed ones.
         alive = [tensor for ref in graph_nodes if (tensor := ref()) is not None]
         assert all(tensor.grad_fn is None for tensor in alive)
 
@@ -94,15 +94,15 @@ def test_nothing_of_a_step_survives_it() -> None:
     assert graph_nodes
 
 
-def test_sums_get_no_graph() -> None:
+def test_sums_keep_no_graph() -> None:
     model = TinyModel()
     sums = ErrorSums(LABELS, 2)
     build_trainer(model, torch.optim.SGD(model.parameters()), SquaredLoss(), sums, device=CPU).run(batches(1))
-    assert not sums._sums.requires_grad
+    assert not torch.from_numpy(sums.snapshot().wait()).requires_grad
 
 
 def plain_loop(model: nn.Module, clip: Callable[[nn.Module], object]) -> list[float]:
-    """Train without an engine; the loss of each batch."""
+    """Train without an engine, and return the loss of each batch."""
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), []
     for x, y in batches(4):
         optimizer.zero_grad()
@@ -123,7 +123,7 @@ def plain_loop(model: nn.Module, clip: Callable[[nn.Module], object]) -> list[fl
     ],
     ids=["free", "value", "norm"],
 )
-def test_training_is_that_of_a_plain_loop(options: dict[str, Any], clip: Callable[[nn.Module], object]) -> None:
+def test_training_equals_a_plain_loop(options: dict[str, Any], clip: Callable[[nn.Module], object]) -> None:
     torch.manual_seed(0)
     model = TinyModel()
     other = copy.deepcopy(model)
@@ -136,7 +136,7 @@ def test_training_is_that_of_a_plain_loop(options: dict[str, Any], clip: Callabl
     assert epoch[-2:].tolist() == pytest.approx([sum(losses), 4])
 
 
-def test_the_norm_is_that_before_clipping_and_only_when_due() -> None:
+def test_the_gradient_norm_is_computed_before_clipping_and_only_when_due() -> None:
     torch.manual_seed(0)
     model = TinyModel()
     other = copy.deepcopy(model)
@@ -159,7 +159,7 @@ def test_the_norm_is_that_before_clipping_and_only_when_due() -> None:
     assert norms == [None, pytest.approx(before[1]), None]
 
 
-def test_frozen_parameters_are_left_alone() -> None:
+def test_frozen_parameters_do_not_change() -> None:
     model = TinyModel()
     model.embedding.requires_grad_(False)
     before = copy.deepcopy(model.embedding.weight)
@@ -168,7 +168,7 @@ def test_frozen_parameters_are_left_alone() -> None:
     assert torch.equal(model.embedding.weight, before)
 
 
-def test_validation_is_without_dropout_and_leaves_the_mode_and_the_weights() -> None:
+def test_validation_disables_dropout_and_changes_neither_mode_nor_weights() -> None:
     model = TinyModel(dropout=0.9)
     before = copy.deepcopy(model.state_dict())
     recordings = []
@@ -186,7 +186,7 @@ def test_validation_is_without_dropout_and_leaves_the_mode_and_the_weights() -> 
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_validation_that_is_broken_off_leaves_the_mode_too() -> None:
+def test_an_interrupted_validation_restores_the_training_mode() -> None:
     model = TinyModel()
     validator = build_validator(model, SquaredLoss(), ErrorSums(LABELS, 2), device=CPU)
     validator.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda engine: engine.terminate())
@@ -196,7 +196,7 @@ def test_a_validation_that_is_broken_off_leaves_the_mode_too() -> None:
     assert model.training
 
 
-def test_the_last_iteration_is_epochs_times_their_length() -> None:
+def test_the_last_iteration_is_epochs_times_epoch_length() -> None:
     trainer, _, _ = trainer_of(TinyModel())
     trainer.run(batches(3), max_epochs=2)
     assert total_iterations(trainer) == trainer.state.iteration == 6

@@ -46,7 +46,7 @@ def test_it_continues_from_the_checkpoint_exactly(run: Path, tmp_path: Path) -> 
     assert tensorboard.pending == read_receipt(run).journaled - 24
 
 
-def test_its_event_files_are_continued_once(run: Path) -> None:
+def test_its_event_files_are_continued_exactly_once(run: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -58,14 +58,14 @@ def test_its_event_files_are_continued_once(run: Path) -> None:
     assert (tensorboard.pending, tensorboard.delivered) == (0, read_receipt(run).journaled)
 
 
-def test_what_is_trained_cannot_be_changed(run: Path) -> None:
+def test_the_training_settings_cannot_be_changed(run: Path) -> None:
     done = run_command("aimnet2mult", "train", "--resume", run, "optimizer.kwargs.lr=1.0", "trainer.epochs=4")
     assert done.returncode == 2
     assert "optimizer.kwargs.lr was 0.002" in done.stderr
     assert not (run / "journal-1.jsonl").exists()
 
 
-def test_without_its_checkpoint_it_starts_again_at_iteration_0(run: Path) -> None:
+def test_without_its_checkpoint_it_restarts_at_iteration_0(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     output_of("aimnet2mult", "train", "--resume", run, "--telemetry-sinks", "none")
     read = read_run(run)

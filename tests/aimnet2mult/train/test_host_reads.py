@@ -1,4 +1,4 @@
-"""The net that other tests catch host reads with has no holes where they are likely."""
+"""`no_host_reads`, which other tests rely on, detects the likely kinds of host reads."""
 
 from collections.abc import Callable
 
@@ -35,14 +35,14 @@ READS: dict[str, Callable[[Tensor], object]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-def test_a_host_read_is_caught(read: str) -> None:
+def test_a_host_read_is_detected(read: str) -> None:
     x = torch.tensor([1.0, 2.0])
     with pytest.raises(HostReadError), no_host_reads():
         READS[read](x)
     READS[read](x)
 
 
-def test_what_stays_on_the_device_is_let_through() -> None:
+def test_operations_that_stay_on_the_device_are_allowed() -> None:
     x = torch.tensor([1.0, -1.0], requires_grad=True)
     with no_host_reads():
         torch.where(x > 0, x, 0.0).sum().clamp(min=1).backward()

@@ -1,20 +1,22 @@
-"""The loader's worker processes beside a trainer that is being preempted."""
+"""Worker processes of the data loader while the job is being preempted."""
 
+import multiprocessing
 import os
 import signal
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from aimnet2mult.train.components import _ignore_sigterm
+from aimnet2mult.train.components import ignore_sigterm
 
 
-def test_a_sigterm_to_the_whole_job_leaves_the_loaders_workers_at_work() -> None:
+def test_loader_workers_keep_working_after_sigterm() -> None:
     data = TensorDataset(torch.arange(40))
-    loader = DataLoader(data, batch_size=1, num_workers=1, prefetch_factor=1, worker_init_fn=_ignore_sigterm)
+    loader = DataLoader(data, batch_size=1, num_workers=1, prefetch_factor=1, worker_init_fn=ignore_sigterm)
     batches = iter(loader)
     got = [int(next(batches)[0])]
-    for worker in batches._workers:  # type: ignore[attr-defined]
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
         os.kill(worker.pid, signal.SIGTERM)
     got += [int(batch[0]) for batch in batches]
     assert got == list(range(40))

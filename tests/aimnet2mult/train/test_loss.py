@@ -1,4 +1,4 @@
-"""The loss: its numbers against NumPy, and that what is not labelled adds exactly nothing."""
+"""The loss agrees with NumPy, and unlabelled components contribute exactly nothing."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aimnet2mult.distributed.rank_info import Communicator
+from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.labels import LABELS
 from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
@@ -66,7 +66,7 @@ def with_gradients(pred: dict[str, Tensor], true: dict[str, Tensor]) -> tuple[di
 # ---- numbers ---------------------------------------------------------------------------------------
 
 
-def test_the_energy_loss_is_the_mean_of_squares_over_the_root_of_the_number_of_atoms() -> None:
+def test_the_energy_loss_divides_squared_errors_by_the_square_root_of_the_number_of_atoms() -> None:
     pred, true = random_batch()
     natom = (pred["numbers"].numpy() != 0).sum(-1)
     error = pred["energy"].numpy() - true["energy"].numpy()
@@ -75,7 +75,7 @@ def test_the_energy_loss_is_the_mean_of_squares_over_the_root_of_the_number_of_a
 
 
 @pytest.mark.parametrize("name", ["forces", "charges", "spin_charges"])
-def test_a_per_atom_loss_is_the_mean_square_over_components_of_real_atoms(name: str) -> None:
+def test_a_per_atom_loss_is_the_mean_squared_error_over_components_of_real_atoms(name: str) -> None:
     pred, true = random_batch()
     real = pred["numbers"].numpy() != 0
     error = (pred[name].numpy() - true[name].numpy())[real]
@@ -88,7 +88,7 @@ MASKED = [(name, shape) for name in ALL for shape in MASK_SHAPES[: None if LABEL
 
 
 @pytest.mark.parametrize(("name", "mask_shape"), MASKED)
-def test_the_mean_is_over_what_is_labelled_and_allowed(name: str, mask_shape: tuple[int, ...]) -> None:
+def test_the_mean_covers_labelled_and_unmasked_components(name: str, mask_shape: tuple[int, ...]) -> None:
     label = LABELS[name]
     pred, true = random_batch()
     rng = np.random.default_rng(3)
@@ -123,7 +123,7 @@ def test_weights_are_divided_by_their_sum() -> None:
 
 
 @pytest.mark.parametrize("where", ["pred", "true"])
-def test_energies_as_columns_give_the_same_loss_as_energies_in_a_row(where: str) -> None:
+def test_energies_of_shape_b1_and_b_give_the_same_loss(where: str) -> None:
     pred, true = random_batch()
     row = energy_loss_fn(pred, true)
     side = pred if where == "pred" else true
@@ -132,7 +132,7 @@ def test_energies_as_columns_give_the_same_loss_as_energies_in_a_row(where: str)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
-def test_the_loss_has_the_precision_of_the_prediction(precision: torch.dtype) -> None:
+def test_the_loss_has_the_dtype_of_the_prediction(precision: torch.dtype) -> None:
     pred, true = random_batch()
     other = torch.float32 if precision is torch.float64 else torch.float64
     pred |= {name: pred[name].to(precision) for name in ALL}
@@ -193,7 +193,7 @@ EDITS: list[Edit] = [
 
 @pytest.mark.parametrize("value", POISON[1:])
 @pytest.mark.parametrize("edit", EDITS)
-def test_what_does_not_count_changes_no_bit_of_loss_or_gradient(edit: Edit, value: float) -> None:
+def test_excluded_components_change_no_bit_of_loss_or_gradient(edit: Edit, value: float) -> None:
     results = []
     for filling in (POISON[0], value):
         pred, true = random_batch()
@@ -207,7 +207,7 @@ def test_what_does_not_count_changes_no_bit_of_loss_or_gradient(edit: Edit, valu
         assert torch.equal(gradients[name], poisoned_gradients[name]), name
 
 
-def test_structures_without_a_label_leave_the_rest_as_it_is_without_them() -> None:
+def test_unlabelled_structures_do_not_affect_the_others() -> None:
     pred, true = random_batch()
     kept = [0, 1, 3, 5]
     _, alone = with_gradients({k: x[kept] for k, x in pred.items()}, {k: x[kept] for k, x in true.items()})
@@ -236,7 +236,7 @@ def test_a_batch_without_any_label_gives_a_loss_and_gradients_of_exactly_zero(ho
     assert not any(gradient.any() for gradient in gradients.values())
 
 
-def test_a_label_that_is_nowhere_adds_nothing_to_the_others() -> None:
+def test_an_absent_label_does_not_affect_the_others() -> None:
     pred, true = random_batch()
     del true["spin_charges"]
     del pred["spin_charges"]
@@ -245,14 +245,14 @@ def test_a_label_that_is_nowhere_adds_nothing_to_the_others() -> None:
     assert losses["loss"].item() == pytest.approx(sum(losses[n].item() for n in ALL[:3]), rel=1e-12)
 
 
-def test_a_prediction_that_counts_and_is_nan_shows_in_its_component_and_the_total() -> None:
+def test_a_counted_nan_prediction_makes_its_component_and_the_total_nan() -> None:
     pred, true = random_batch()
     pred["charges"][3, 0] = math.nan
     losses = all_labels()(pred, true)
     assert {name for name in losses if math.isnan(losses[name].item())} == {"charges", "loss"}
 
 
-def test_nothing_is_read_on_the_host() -> None:
+def test_nothing_is_read_from_the_device() -> None:
     pred, true = random_batch()
     poison_masked_structures(pred, true, math.nan)
     del true["spin_charges"]
@@ -277,24 +277,24 @@ def test_nothing_is_read_on_the_host() -> None:
             {"a": {"fn": f"{MODULE}.energy_loss_fn", "weight": 1, "kwargs": {"kee": 1}}},
             "unexpected keyword argument 'kee'",
         ),
-        ({"a": component("force", 1.0)}, "component 'a' has no label 'force'.*Did you mean 'forces'"),
+        ({"a": component("force", 1.0)}, "component 'a' has an unknown label 'force'.*Did you mean 'forces'"),
         ({"a": {"weight": 1}}, "component 'a' has no 'fn'"),
         ({"a": {"fn": f"{MODULE}.energy_loss_fn"}}, "component 'a' has no 'weight'"),
-        ({"a": {"fn": f"{MODULE}.energy_loss_fn", "wieght": 1, "weight": 1}}, "has a key 'wieght'"),
+        ({"a": {"fn": f"{MODULE}.energy_loss_fn", "wieght": 1, "weight": 1}}, "has an unknown key 'wieght'"),
         ({"a": component("energy", -1.0)}, "weight of loss component 'a' is -1.0; expected a number ≥ 0"),
         ({"a": component("energy", math.nan)}, "is nan; expected a number"),
         ({"a": component("energy", "1")}, "is '1'; expected a number"),
-        ({"a": component("energy", 0.0)}, "expected one above 0"),
-        ({}, "expected one above 0"),
+        ({"a": component("energy", 0.0)}, "expected at least one above 0"),
+        ({}, "expected at least one above 0"),
         ({"loss": component("energy", 1.0)}, "cannot be named 'loss'"),
     ],
 )
-def test_a_component_that_cannot_be_used_is_refused_at_once(components, message: str) -> None:
+def test_an_invalid_component_is_rejected_at_construction(components, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MTLoss(components)
 
 
-def test_a_component_of_weight_zero_is_computed_and_adds_nothing() -> None:
+def test_a_component_of_weight_zero_contributes_zero() -> None:
     pred, true = random_batch()
     both = MTLoss({"e": component("energy", 2.0), "f": component("forces", 0.0)})(pred, true)
     assert both["f"].item() == 0
@@ -308,7 +308,7 @@ def test_a_component_of_weight_zero_is_computed_and_adds_nothing() -> None:
             lambda p, t: p.pop("charges"),
             "loss component 'charges': the model returns no 'charges'; it returns numbers, e",
         ),
-        (lambda p, t: p.pop("numbers"), "loss component 'energy': the model has to return the atomic numbers"),
+        (lambda p, t: p.pop("numbers"), "loss component 'energy': the model must return the atomic numbers"),
         (lambda p, t: p.update(energy=torch.ones(6, 6)), r"prediction 'energy' has shape \(6, 6\); expected \(6,\)"),
         (lambda p, t: t.update(energy=torch.ones(1)), r"the label 'energy' has shape \(1,\); expected \(6,\)"),
         (lambda p, t: t.update(charges=torch.ones(6, 5, 3)), r"the label 'charges' has shape \(6, 5, 3\)"),
@@ -316,7 +316,7 @@ def test_a_component_of_weight_zero_is_computed_and_adds_nothing() -> None:
         (lambda p, t: t.update(forces_mask=torch.ones(6, 5, 3)), r"the mask 'forces_mask' has shape \(6, 5, 3\)"),
     ],
 )
-def test_what_does_not_fit_at_a_call_is_named(change, message: str) -> None:
+def test_an_invalid_argument_is_named_in_the_error(change, message: str) -> None:
     pred, true = random_batch()
     change(pred, true)
     with pytest.raises(ValueError, match=message):
@@ -327,9 +327,9 @@ def test_what_does_not_fit_at_a_call_is_named(change, message: str) -> None:
 
 
 class OneOfTwo(Communicator):
-    """Keeps what it is to add up, and then knows what comes of it."""
+    """Records the tensors to reduce, and replaces them by given sums."""
 
-    world = 2
+    world_size = 2
 
     def __init__(self) -> None:
         self.own: list[Tensor] = []
@@ -352,7 +352,7 @@ def shares(split: int) -> tuple[list[tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 @pytest.mark.parametrize("split", [1, 4])
-def test_the_mean_of_two_ranks_losses_is_the_loss_of_what_they_have_together(split: int) -> None:
+def test_the_mean_of_the_ranks_losses_is_the_loss_of_the_whole_batch(split: int) -> None:
     parts, whole = shares(split)
     first = []
     for pred, true in parts:
@@ -361,7 +361,7 @@ def test_the_mean_of_two_ranks_losses_is_the_loss_of_what_they_have_together(spl
         loss(pred, true)
         first.append(ranks.own)
     sums = [sum(each) for each in zip(*first, strict=True)]
-    # All counts travel together.
+    # All counts are reduced at once.
     assert len(sums) == 1
     losses = []
     for pred, true in parts:
@@ -374,7 +374,7 @@ def test_the_mean_of_two_ranks_losses_is_the_loss_of_what_they_have_together(spl
         assert both.item() == pytest.approx(value.item(), rel=1e-12), name
 
 
-def test_a_function_of_ones_own_gives_each_rank_its_own_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_function_without_sum_and_count_is_not_reduced_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     pred, true = random_batch()
     monkeypatch.setattr("aimnet2mult.train.loss.own", lambda y_pred, y_true: y_pred["energy"].mean(), raising=False)
     loss, ranks = MTLoss({"own": {"fn": f"{MODULE}.own", "weight": 1.0}}), OneOfTwo()

@@ -1,4 +1,4 @@
-"""Parameter groups by regular expression, and schedules that step when they are told to."""
+"""Parameter groups by regular expression, and schedules that step after the right events."""
 
 import io
 import math
@@ -47,7 +47,7 @@ def names_in(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[st
 # ---- the optimizer ---------------------------------------------------------------------------------
 
 
-def test_a_parameter_goes_to_the_first_group_it_matches_and_the_rest_to_the_default_in_front() -> None:
+def test_a_parameter_joins_the_first_matching_group_or_the_default_group() -> None:
     model = Model()
     groups = {
         "shifts": {"re": r"shifts\.weight$", "weight_decay": 0.0},
@@ -64,19 +64,19 @@ def test_a_parameter_goes_to_the_first_group_it_matches_and_the_rest_to_the_defa
     assert "re" not in optimizer.param_groups[1]
 
 
-def test_without_groups_all_parameters_are_in_one() -> None:
+def test_without_groups_all_parameters_form_one_group() -> None:
     model = Model()
     optimizer = build_optimizer(model, section())
     assert names_in(optimizer, model) == [[name for name, _ in model.named_parameters()]]
 
 
-def test_a_name_is_searched_and_not_matched_from_its_start() -> None:
+def test_expressions_match_anywhere_in_a_name() -> None:
     model = Model()
     optimizer = build_optimizer(model, section(param_groups={"bias": {"re": "bias"}}))
     assert names_in(optimizer, model)[1] == ["first.bias", "last.bias"]
 
 
-def test_what_is_frozen_is_not_given_to_the_optimizer_and_what_is_released_afterwards_is() -> None:
+def test_force_train_overrides_force_no_train() -> None:
     model = Model()
     optimizer = build_optimizer(model, section(force_no_train=["first", "last"], force_train=[r"last\.bias"]))
     assert names_in(optimizer, model) == [["shifts.weight", "last.bias"]]
@@ -84,19 +84,19 @@ def test_what_is_frozen_is_not_given_to_the_optimizer_and_what_is_released_after
     assert model.last.bias.requires_grad
 
 
-def test_a_group_whose_parameters_are_all_frozen_is_left_out() -> None:
+def test_a_group_of_frozen_parameters_is_omitted() -> None:
     model = Model()
     groups = {"shifts": {"re": "shifts", "weight_decay": 0.0}}
     optimizer = build_optimizer(model, section(force_no_train=["shifts"], param_groups=groups))
     assert len(optimizer.param_groups) == 1
 
 
-def test_groups_that_take_all_parameters_leave_no_default_group() -> None:
+def test_groups_that_match_all_parameters_leave_no_default_group() -> None:
     optimizer = build_optimizer(Model(), section(param_groups={"all": {"re": "", "lr": 0.5}}))
     assert [group["lr"] for group in optimizer.param_groups] == [0.5]
 
 
-def test_the_settings_of_a_group_are_what_its_parameters_are_trained_with() -> None:
+def test_the_settings_of_a_group_apply_to_its_parameters() -> None:
     model = Model()
     groups = {"still": {"re": "first", "lr": 0.0}}
     optimizer = build_optimizer(
@@ -114,34 +114,34 @@ def test_the_settings_of_a_group_are_what_its_parameters_are_trained_with() -> N
     ("changes", "message"),
     [
         ({"class": "torch.optim.Adamm"}, "optimizer.class is 'torch.optim.Adamm'; .* did you mean torch.optim.Adam"),
-        ({"class": "torch.nn.Linear"}, "optimizer.class is torch.nn.Linear, which is no torch.optim"),
-        ({"class": "torch.optim.sgd.sgd"}, "which is no torch.optim"),
+        ({"class": "torch.nn.Linear"}, "optimizer.class is torch.nn.Linear, which is not a torch.optim"),
+        ({"class": "torch.optim.sgd.sgd"}, "which is not a torch.optim"),
         ({"kwargs": {"lerning_rate": 1}}, "cannot build AdamW with .*lerning_rate"),
         ({"kwargs": {"lr": -1.0}}, "cannot build AdamW with {'lr': -1.0}: Invalid learning rate"),
         ({"kwargs": {"lr": "fast"}}, "cannot build AdamW with {'lr': 'fast'}"),
-        ({"param_group": {}}, "optimizer has no key 'param_group'; it has class, kwargs"),
+        ({"param_group": {}}, "optimizer has no key 'param_group'; its keys are class, kwargs"),
         ({"force_train": ["nowhere"]}, "optimizer.force_train is 'nowhere', which matches no parameter"),
-        ({"force_no_train": ["(first"]}, r"optimizer.force_no_train is '\(first', which is no regular expression"),
+        ({"force_no_train": ["(first"]}, r"optimizer.force_no_train is '\(first', which is not a regular expression"),
         ({"force_no_train": "first"}, "expected a list of regular expressions"),
-        ({"force_no_train": [""]}, "no parameter of the model is left to train"),
+        ({"force_no_train": [""]}, "optimizer.force_no_train freezes all parameters"),
         ({"param_groups": {"a": {"lr": 1.0}}}, "optimizer.param_groups.a has no 're'"),
         ({"param_groups": {"a": {"re": "first", "params": []}}}, "optimizer.param_groups.a has 'params'"),
-        ({"param_groups": {"a": {"re": "[z-a]"}}}, "optimizer.param_groups.a.re is .* no regular expression"),
-        ({"param_groups": {"a": {"re": None}}}, "optimizer.param_groups.a.re is None, which is no regular"),
+        ({"param_groups": {"a": {"re": "[z-a]"}}}, "optimizer.param_groups.a.re is .* not a regular expression"),
+        ({"param_groups": {"a": {"re": None}}}, "optimizer.param_groups.a.re is None, which is not a regular"),
         ({"param_groups": {"a": {"re": "third"}}}, "'third', which matches no parameter of the model .first.weight"),
         ({"param_groups": {"a": {"re": "first", "weigth_decay": 0}}}, "param_groups.a has no key 'weigth_decay'"),
         (
             {"param_groups": {"a": {"re": "weight"}, "b": {"re": r"shifts\.weight"}}},
-            "optimizer.param_groups.b gets no parameter: what it matches goes to groups before it",
+            "optimizer.param_groups.b has no parameters: earlier groups match all of them",
         ),
     ],
 )
-def test_an_optimizer_that_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_optimizer_is_rejected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_optimizer(Model(), section(**changes))
 
 
-def test_a_section_without_a_class_is_refused() -> None:
+def test_a_section_without_a_class_is_rejected() -> None:
     with pytest.raises(ConfigError, match="optimizer has no 'class'"):
         build_optimizer(Model(), {"kwargs": {}})
 
@@ -150,7 +150,7 @@ def test_a_section_without_a_class_is_refused() -> None:
 
 
 def scheduled(cfg: dict[str, Any] | None) -> tuple[torch.optim.Optimizer, Schedule]:
-    """Return an optimizer with lr 1 and its schedule, after the step that torch wants to be first."""
+    """Return an optimizer with lr 1 and its schedule, after the first step of the optimizer, which torch requires."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = build_scheduler(optimizer, cfg, metrics=METRICS)
     optimizer.step()
@@ -176,31 +176,31 @@ def cosine(**changes: Any) -> dict[str, Any]:
     return {"class": "ignite.handlers.param_scheduler.CosineAnnealingScheduler", "kwargs": kwargs, **changes}
 
 
-def tell(schedule: Schedule, what: str) -> None:
+def report(schedule: Schedule, what: str) -> None:
     if what == "val":
         schedule.step_validation({"loss": 1.0})
     else:
         getattr(schedule, f"step_{what}")()
 
 
-@pytest.mark.parametrize("told", ["iteration", "epoch", "val"])
+@pytest.mark.parametrize("event", ["iteration", "epoch", "val"])
 @pytest.mark.parametrize("step", ["iteration", "epoch", "val", None])
-def test_a_schedule_steps_after_what_it_is_for_and_nothing_else(step: str | None, told: str) -> None:
+def test_a_schedule_steps_only_after_its_own_kind_of_event(step: str | None, event: str) -> None:
     optimizer, schedule = scheduled(halving(step))
-    tell(schedule, told)
-    assert lr(optimizer) == (0.5 if told == (step or "epoch") else 1.0)
+    report(schedule, event)
+    assert lr(optimizer) == (0.5 if event == (step or "epoch") else 1.0)
 
 
-@pytest.mark.parametrize("told", ["iteration", "epoch", "val"])
-def test_no_schedule_leaves_the_learning_rate_alone(told: str) -> None:
+@pytest.mark.parametrize("event", ["iteration", "epoch", "val"])
+def test_without_a_schedule_the_learning_rate_is_constant(event: str) -> None:
     optimizer, schedule = scheduled(None)
-    tell(schedule, told)
+    report(schedule, event)
     assert lr(optimizer) == 1.0
     assert not schedule.needs_validation
 
 
 @pytest.mark.parametrize("name", ["E_rmse", "val_E_rmse", "val/E_rmse"])
-def test_a_plateau_is_one_of_its_metric(name: str) -> None:
+def test_a_plateau_is_detected_in_the_chosen_metric(name: str) -> None:
     optimizer, schedule = scheduled(plateau(metric_name=name))
     assert schedule.needs_validation
     for loss, rmse in [(1.0, 4.0), (2.0, 3.0), (3.0, 2.0)]:
@@ -211,7 +211,7 @@ def test_a_plateau_is_one_of_its_metric(name: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"metric_name": "loss"}, {"metric_name": "val_loss", "step": "val"}])
-def test_a_plateau_is_one_of_the_validation_loss_unless_something_else_is_named(
+def test_a_plateau_is_detected_in_the_validation_loss_by_default(
     changes: dict[str, str],
 ) -> None:
     optimizer, schedule = scheduled(plateau(**changes))
@@ -220,9 +220,11 @@ def test_a_plateau_is_one_of_the_validation_loss_unless_something_else_is_named(
         assert lr(optimizer) == expected
 
 
-def test_a_validation_without_the_metric_is_an_error_that_names_it() -> None:
+def test_a_validation_without_the_metric_is_an_error() -> None:
     _, schedule = scheduled(plateau(metric_name="E_rmse"))
-    with pytest.raises(ValueError, match=r"goes by 'E_rmse', for which .* has no labels; it has loss, F_rmse"):
+    with pytest.raises(
+        ValueError, match=r"uses the metric 'E_rmse', for which .* has no labels; choose one of loss, F_rmse"
+    ):
         schedule.step_validation({"loss": 1.0, "F_rmse": 2.0})
 
 
@@ -230,13 +232,13 @@ def test_a_validation_without_the_metric_is_an_error_that_names_it() -> None:
     ("cfg", "message"),
     [
         ({"kwargs": {}}, "scheduler has no 'class'"),
-        ({"class": "torch.optim.SGD"}, "scheduler.class is torch.optim.SGD, which is no torch.optim.lr_scheduler"),
+        ({"class": "torch.optim.SGD"}, "scheduler.class is torch.optim.SGD, which is not a torch.optim.lr_scheduler"),
         ({"class": "torch.optim.lr_scheduler.StepLRR"}, "did you mean torch.optim.lr_scheduler.StepLR"),
         ({"class": "torch.optim.lr_scheduler.StepLR"}, "cannot build StepLR with {}: .*step_size"),
         (halving("batch"), "scheduler.step is 'batch'; expected one of iteration, epoch, val"),
         (plateau(step="epoch"), "scheduler.step is 'epoch'; ReduceLROnPlateau needs val"),
-        (plateau(metric_name="F_rmse"), "metric_name is 'F_rmse'; the validation has loss, E_rmse, gfn1/E_rmse"),
-        ({**halving(), "metric_name": "loss"}, "ExponentialLR goes by no metric"),
+        (plateau(metric_name="F_rmse"), "metric_name is 'F_rmse'; expected one of loss, E_rmse, gfn1/E_rmse"),
+        ({**halving(), "metric_name": "loss"}, "ExponentialLR uses no metric"),
         (
             {"class": "ignite.handlers.ReduceLROnPlateauScheduler"},
             "ignite.handlers.ReduceLROnPlateauScheduler; use torch.optim.lr_scheduler.ReduceLROnPlateau instead",
@@ -246,14 +248,14 @@ def test_a_validation_without_the_metric_is_an_error_that_names_it() -> None:
         ({**halving(), "terminate_on_low_lr": 1e-5}, "scheduler has no key 'terminate_on_low_lr'"),
     ],
 )
-def test_a_schedule_that_cannot_be_built_is_refused(cfg: dict[str, Any], message: str) -> None:
+def test_an_invalid_schedule_is_rejected(cfg: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         scheduled(cfg)
 
 
 @pytest.mark.parametrize("cfg", [halving("iteration"), plateau(), cosine(), cosine(step="val")])
-def test_a_schedule_goes_on_where_its_saved_state_ends(cfg: dict[str, Any]) -> None:
-    told = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5]
+def test_a_schedule_continues_from_its_saved_state(cfg: dict[str, Any]) -> None:
+    metrics = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5]
 
     def run(schedule: Schedule, values: list[float]) -> None:
         for value in values:
@@ -261,9 +263,9 @@ def test_a_schedule_goes_on_where_its_saved_state_ends(cfg: dict[str, Any]) -> N
             schedule.step_validation({"loss": value})
 
     whole, schedule = scheduled(cfg)
-    run(schedule, told)
+    run(schedule, metrics)
     first, schedule = scheduled(cfg)
-    run(schedule, told[:3])
+    run(schedule, metrics[:3])
     file = io.BytesIO()
     torch.save([first.state_dict(), schedule.state_dict()], file)
     file.seek(0)
@@ -271,45 +273,45 @@ def test_a_schedule_goes_on_where_its_saved_state_ends(cfg: dict[str, Any]) -> N
     optimizer_state, schedule_state = torch.load(file, weights_only=True)
     second.load_state_dict(optimizer_state)
     resumed.load_state_dict(schedule_state)
-    run(resumed, told[3:])
+    run(resumed, metrics[3:])
     assert lr(second) == lr(whole) < 1.0
 
 
 @pytest.mark.parametrize(("saved", "here"), [(halving(), None), (None, halving()), (halving(), plateau())])
-def test_a_state_of_another_scheduler_is_refused(saved: Any, here: Any) -> None:
+def test_the_state_of_another_scheduler_is_rejected(saved: Any, here: Any) -> None:
     state = scheduled(saved)[1].state_dict()
     with pytest.raises(ConfigError, match=r"the checkpoint has scheduler .*; the configuration has"):
         scheduled(here)[1].load_state_dict(state)
 
 
-def test_ignites_first_value_counts_from_the_first_iteration_or_epoch_and_ends_a_cycle() -> None:
-    for changes, told in (({}, "iteration"), ({"step": "epoch"}, "epoch")):
+def test_an_ignite_schedule_starts_with_the_first_iteration_or_epoch() -> None:
+    for changes, event in (({}, "iteration"), ({"step": "epoch"}, "epoch")):
         optimizer, schedule = scheduled(cosine(**changes))
         rates = [lr(optimizer)]
         for _ in range(4):
-            tell(schedule, told)
+            report(schedule, event)
             rates.append(lr(optimizer))
         assert rates == pytest.approx([0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(4)] + [0.8])
 
 
-def test_ignites_first_value_is_set_by_the_first_validation_where_it_goes_by_them() -> None:
+def test_an_ignite_schedule_of_validations_starts_with_the_first_validation() -> None:
     optimizer, schedule = scheduled(cosine(step="val"))
     rates = [lr(optimizer)]
     for _ in range(2):
-        tell(schedule, "iteration")
-        tell(schedule, "val")
+        report(schedule, "iteration")
+        report(schedule, "val")
         rates.append(lr(optimizer))
     assert rates == pytest.approx([1.0, 0.8, 0.4 * (1 + math.cos(math.pi / 4))])
     assert not schedule.needs_validation
 
 
-def test_ignites_value_is_that_of_all_groups() -> None:
+def test_an_ignite_schedule_sets_the_value_of_all_groups() -> None:
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.1)]
     optimizer = torch.optim.SGD(groups)
     build_scheduler(optimizer, cosine(), metrics=METRICS)
     assert [group["lr"] for group in optimizer.param_groups] == [0.8, 0.8]
 
 
-def test_a_state_of_no_scheduler_is_loaded_by_none() -> None:
+def test_the_state_of_no_schedule_can_be_restored() -> None:
     _, nothing = scheduled(None)
     nothing.load_state_dict(nothing.state_dict())

@@ -1,4 +1,4 @@
-"""What is published when, and that it is what NumPy makes of the same batches."""
+"""Which points are published when, with values that agree with NumPy."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ Values = Mapping[str, float]
 
 
 class RecordingBus:
-    """Takes what is due, keeps the callables, and runs them when it is asked to."""
+    """Accepts what is due, and computes the values on request."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -56,7 +56,7 @@ class RecordingBus:
 
 
 class Clock:
-    """Goes on by half a second whenever it is looked at."""
+    """Advances by half a second on each reading."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -88,7 +88,7 @@ class Run:
             self.model, self.optimizer, SquaredLoss(), self.train_sums, device=CPU, norm_due=self.reporter.is_due
         )
         self.reporter.attach(self.trainer)
-        # What each iteration predicted, for a calculation of its own.
+        # The predictions of each iteration, for an independent calculation.
         self.seen: list[dict[str, np.ndarray[Any, Any]]] = []
         self.hook = self.model.register_forward_hook(lambda _, args, out: self._keep(args, out))
 
@@ -104,7 +104,7 @@ def steps(points: Mapping[tuple[str, int], Values], stream: str) -> list[int]:
     return [step for name, step in points if name == stream]
 
 
-def test_points_come_at_due_iterations_at_the_last_one_and_at_the_ends_of_epochs() -> None:
+def test_points_are_published_at_due_iterations_the_last_one_and_ends_of_epochs() -> None:
     points = Run(every=3).train(batches(5), epochs=2)
     assert steps(points, "train") == steps(points, "train_window") == [3, 6, 9, 10]
     assert steps(points, "train_epoch") == [5, 10]
@@ -112,20 +112,20 @@ def test_points_come_at_due_iterations_at_the_last_one_and_at_the_ends_of_epochs
     assert [points["train", step]["epoch"] for step in (3, 6, 10)] == [1, 2, 2]
 
 
-def test_a_last_iteration_that_is_due_has_one_point() -> None:
+def test_a_last_iteration_that_is_due_has_a_single_point() -> None:
     run = Run(every=5)
     assert steps(run.train(batches(5), epochs=2), "train") == [5, 10]
     assert not any(final for _, _, final, _ in run.bus.waiting)
 
 
-def test_train_and_train_window_travel_together() -> None:
+def test_train_and_train_window_are_published_together() -> None:
     run = Run(every=2)
     run.train(batches(4))
     assert [streams for streams, *_ in run.bus.waiting if "train" in streams] == [("train", "train_window")] * 2
 
 
 def rmse(seen: list[dict[str, Any]], data: list[Any], label: str, fidelity: int | None = None) -> float:
-    """Pool a label's errors over batches, with NumPy."""
+    """Return the RMSE of a label over batches, computed with NumPy."""
     errors = []
     for outputs, (_, y) in zip(seen, data, strict=True):
         error = outputs[label] - y[label].double().numpy()
@@ -137,7 +137,7 @@ def rmse(seen: list[dict[str, Any]], data: list[Any], label: str, fidelity: int 
     return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
 
-def test_batch_window_and_epoch_are_those_of_their_batches() -> None:
+def test_batch_window_and_epoch_metrics_agree_with_numpy() -> None:
     run, data = Run(every=3), batches(5)
     points = run.train(data, epochs=2)
     data = data * 2
@@ -157,7 +157,7 @@ def test_batch_window_and_epoch_are_those_of_their_batches() -> None:
             assert points["train_window", 6][f"{name}/{abbr}_rmse"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_last_point_leaves_the_window_and_a_due_one_begins_a_new_one() -> None:
+def test_the_last_point_leaves_the_window_open_and_a_due_one_starts_a_new_one() -> None:
     run = Run(every=3)
     run.train(batches(5))
     assert run.train_sums.snapshot().wait()[Slot.WINDOW, -1] == 2
@@ -166,7 +166,7 @@ def test_the_last_point_leaves_the_window_and_a_due_one_begins_a_new_one() -> No
     assert run.train_sums.snapshot().wait()[Slot.WINDOW, -1] == 0
 
 
-def test_what_goes_with_train_is_of_its_iteration() -> None:
+def test_lr_speed_and_gradient_norm_belong_to_the_iteration_of_their_point() -> None:
     run = Run(every=2)
 
     @run.trainer.on(Events.ITERATION_COMPLETED)
@@ -175,12 +175,12 @@ def test_what_goes_with_train_is_of_its_iteration() -> None:
 
     points = run.train(batches(4))
     assert [points["train", step]["lr"] for step in (2, 4)] == [1.0, pytest.approx(1 / 3)]
-    # The clock is looked at when training starts and at each point: half a second for two iterations.
+    # The clock is read at the start and at each point: half a second for two iterations.
     assert [points["train", step]["it_per_s"] for step in (2, 4)] == [4.0, 4.0]
     assert all(points["train", step]["grad_norm"] > 0 for step in (2, 4))
 
 
-def test_publishing_reads_nothing_in_the_training_thread() -> None:
+def test_publishing_reads_nothing_from_the_device_in_the_training_thread() -> None:
     run, data = Run(every=2), batches(4)
     run.hook.remove()
     with no_host_reads():
@@ -188,7 +188,7 @@ def test_publishing_reads_nothing_in_the_training_thread() -> None:
     assert len(run.bus.written()) == 5
 
 
-def test_what_was_published_does_not_change_with_what_comes_after() -> None:
+def test_published_values_do_not_depend_on_when_they_are_computed() -> None:
     run, data = Run(every=2), batches(4)
     run.trainer.run(data)
     late = run.bus.written()
@@ -200,7 +200,7 @@ def test_what_was_published_does_not_change_with_what_comes_after() -> None:
         assert late[point] == values
 
 
-def test_an_epoch_that_is_gone_on_with_keeps_its_sums() -> None:
+def test_a_resumed_epoch_keeps_its_sums() -> None:
     data = batches(4)
     whole = Run(every=3)
     expected = whole.train(data)
@@ -236,7 +236,7 @@ def test_validation_has_rmse_mae_and_r2_and_its_epoch() -> None:
     assert "high/q_r2" in values
 
 
-def test_the_latest_values_are_there_once_they_were_computed() -> None:
+def test_the_latest_values_are_available_once_computed() -> None:
     run = Run(every=3)
     run.trainer.run(batches(5))
     assert run.reporter.latest == {}
@@ -245,7 +245,7 @@ def test_the_latest_values_are_there_once_they_were_computed() -> None:
     assert run.reporter.latest["train_epoch/loss"] == points["train_epoch", 5]["loss"]
 
 
-def test_every_value_that_is_published_was_declared_with_its_unit() -> None:
+def test_every_published_value_is_declared_with_its_unit() -> None:
     run = Run(every=2)
     points = run.train(batches(4))
     build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(4))
@@ -262,12 +262,12 @@ def test_every_value_that_is_published_was_declared_with_its_unit() -> None:
         assert info.text
 
 
-def test_the_errors_of_windows_and_validations_are_watched_and_nothing_else() -> None:
+def test_only_losses_and_rmses_of_windows_epochs_and_validations_are_watched() -> None:
     watched = {name for name, info in declare(LABELS, NAMES, UNITS).items() if info.watch}
     assert {name.partition("/")[0] for name in watched} == {"train_window", "train_epoch", "val"}
     assert {name.rpartition("/")[2].rpartition("_")[2] for name in watched} == {"loss", "rmse"}
     assert {"train_window/loss", "val/E_atom_rmse", f"val/{NAMES[0]}/F_rmse"} <= watched
 
 
-def test_one_fidelity_has_no_metrics_of_its_own() -> None:
+def test_a_single_fidelity_has_no_separate_metrics() -> None:
     assert not [name for name in declare(LABELS, ("fid0",), UNITS) if "fid0" in name]

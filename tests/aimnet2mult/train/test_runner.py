@@ -1,4 +1,4 @@
-"""Runs end to end in this process: what they leave, and that a resumed one equals one that was never stopped."""
+"""Complete runs in this process: their files, and that a resumed run equals an uninterrupted one."""
 
 import itertools
 import os
@@ -15,12 +15,13 @@ import torch
 
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError
-from aimnet2mult.train import checkpointing as checkpoint
 from aimnet2mult.train import components as parts
 from aimnet2mult.train import plan
+from aimnet2mult.train.checkpoint_files import find_newest, iteration_of
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
+from support.tiny_runs import newest_checkpoint
 from telemetry import JournalError, read_header
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Closed, Scalars
@@ -47,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Trainee:
-    """Runs of a tiny model below a folder of their own."""
+    """Runs of a tiny model in a separate folder."""
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.runs = folder / "runs"
@@ -81,7 +82,7 @@ class Trainee:
 
     @property
     def run(self) -> Path:
-        """The folder of the run that was started last."""
+        """The folder of the run started last."""
         return max(self.runs.iterdir(), key=lambda path: (len(path.name), path.name))
 
 
@@ -92,7 +93,7 @@ def trainee(tmp_path: Path, data: Path) -> Trainee:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Callable[..., Points]:
-    """Return a function that gives the points of a run that is never stopped."""
+    """Return a function that returns the points of an uninterrupted run."""
     known: dict[tuple[str, ...], Points] = {}
 
     def points_of(*overrides: str) -> Points:
@@ -110,10 +111,10 @@ def records(run: Path) -> list[Any]:
 
 
 def points(run: Path) -> Points:
-    """Return a run's values by stream and step, without the one that is measured with a clock."""
+    """Return the values of a run by stream and step, without the one that is measured with a clock."""
     scalars = [record for record in records(run) if isinstance(record, Scalars)]
     keys = [(record.stream, record.step) for record in scalars]
-    assert len(set(keys)) == len(keys), "a point is there twice"
+    assert len(set(keys)) == len(keys), "duplicate points"
     return {
         key: {name: value for name, value in record.values.items() if name != "it_per_s"}
         for key, record in zip(keys, scalars, strict=True)
@@ -132,7 +133,7 @@ def steps(of: Points, stream: str) -> list[int]:
 # ---------------------------------------------------------------- one run
 
 
-def test_a_run_publishes_on_one_step_axis_and_leaves_what_a_resume_needs(trainee: Trainee) -> None:
+def test_a_run_publishes_on_one_step_axis_and_writes_the_files_for_a_resume(trainee: Trainee) -> None:
     assert trainee.start() == 0
     of = points(trainee.run)
     length = steps(of, "train_epoch")[0]
@@ -142,13 +143,12 @@ def test_a_run_publishes_on_one_step_axis_and_leaves_what_a_resume_needs(trainee
     assert status(trainee.run) == "finished"
     assert {path.name for path in trainee.run.iterdir()} >= {"train.yaml", "model.yaml", "sae", "checkpoints"}
     assert [path.name for path in (trainee.run / "sae").iterdir()] == ["fid0.yaml"]
-    newest = checkpoint.newest(trainee.run)
-    assert newest is not None
-    assert checkpoint.step_of(newest) == 2 * length
+    newest = newest_checkpoint(trainee.run)
+    assert iteration_of(newest) == 2 * length
     assert read_yaml(trainee.run / "model.yaml")["kwargs"] == {"dropout": 0.3}
 
 
-def test_a_run_is_declared_with_its_parameters_and_units(trainee: Trainee) -> None:
+def test_the_header_records_parameters_and_units(trainee: Trainee) -> None:
     trainee.start("trainer.epochs=1", "project_name=p", "telemetry.units.energy=eV/particle")
     header = read_header(trainee.run)
     assert (header.name, header.project, header.every) == ("tiny", "p", 5)
@@ -159,28 +159,28 @@ def test_a_run_is_declared_with_its_parameters_and_units(trainee: Trainee) -> No
     assert header.versions["torch"] == torch.__version__
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(
-    trainee: Trainee, reference: Callable[..., Points]
-) -> None:
+def test_the_seed_determines_the_run(trainee: Trainee, reference: Callable[..., Points]) -> None:
     trainee.start()
     assert points(trainee.run) == reference()
     trainee.start("seed=1")
     assert points(trainee.run) != reference()
 
 
-def test_validation_comes_at_the_iterations_that_were_asked_for(trainee: Trainee) -> None:
+def test_validation_runs_at_the_configured_iterations(trainee: Trainee) -> None:
     trainee.start("log_frequency.val=4")
     total = steps(points(trainee.run), "train")[-1]
     assert steps(points(trainee.run), "val") == list(range(4, total + 1, 4))
 
 
-def test_training_does_not_depend_on_when_it_is_validated(trainee: Trainee, reference: Callable[..., Points]) -> None:
+def test_training_does_not_depend_on_the_validation_frequency(
+    trainee: Trainee, reference: Callable[..., Points]
+) -> None:
     trainee.start("log_frequency.val=4")
     mine = points(trainee.run)
     assert all(mine[key] == values for key, values in reference().items() if key[0] != "val")
 
 
-def test_a_failing_run_is_closed_as_failed_and_says_why(trainee: Trainee) -> None:
+def test_a_failing_run_is_closed_as_failed_with_the_reason(trainee: Trainee) -> None:
     with pytest.raises(ArithmeticError, match="the third call"):
         trainee.start("loss.class=support.tiny_model.FailingLoss")
     last = records(trainee.run)[-1]
@@ -188,9 +188,7 @@ def test_a_failing_run_is_closed_as_failed_and_says_why(trainee: Trainee) -> Non
     assert (last.status, last.reason) == ("failed", "ArithmeticError: the third call")
 
 
-def test_an_interrupt_that_cannot_wait_closes_the_run_as_killed(
-    trainee: Trainee, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_interrupt_closes_the_run_as_killed(trainee: Trainee, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -201,24 +199,26 @@ def test_an_interrupt_that_cannot_wait_closes_the_run_as_killed(
     assert status(trainee.run) == "killed"
 
 
-def test_handlers_of_signals_are_given_back(trainee: Trainee) -> None:
+def test_signal_handlers_are_restored(trainee: Trainee) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     trainee.start("trainer.epochs=1")
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_data_that_cannot_be_used_leave_no_run_and_the_message_says_what_to_leave_out(trainee: Trainee) -> None:
+def test_unusable_data_leave_no_run_folder(trainee: Trainee) -> None:
     with pytest.raises(DataError, match=r"'spin_charges' is in none of .*; leave it out: data.y=\[energy\]"):
         trainee.start("data.y=[energy, spin_charges]")
     assert list(trainee.runs.iterdir()) == []
 
 
-def test_an_option_that_the_data_loader_does_not_know_is_named(trainee: Trainee) -> None:
+def test_an_unknown_option_of_the_data_loader_is_named(trainee: Trainee) -> None:
     with pytest.raises(ConfigError, match=r"data.loaders.val is .*'num_wrkers': 1.*: .*num_wrkers"):
         trainee.start("data.loaders.val.num_wrkers=1")
 
 
-def test_runs_of_one_second_have_folders_of_their_own(trainee: Trainee, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_started_in_the_same_second_have_separate_folders(
+    trainee: Trainee, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan.time, "time", lambda: 1.0e9)
     for _ in range(3):
         trainee.start("trainer.epochs=1")
@@ -226,7 +226,7 @@ def test_runs_of_one_second_have_folders_of_their_own(trainee: Trainee, monkeypa
     assert (second, third) == (f"{first}-2", f"{first}-3")
 
 
-def test_what_telemetry_refuses_leaves_no_folder(trainee: Trainee) -> None:
+def test_invalid_telemetry_settings_leave_no_run_folder(trainee: Trainee) -> None:
     for override in ("telemetry.units.energy=parsec", "telemetry.sinks=nosuchsink"):
         with pytest.raises((ValueError, LookupError)):
             trainee.start(override)
@@ -241,11 +241,11 @@ PLATEAU = "scheduler={class: torch.optim.lr_scheduler.ReduceLROnPlateau, kwargs:
 
 @pytest.mark.parametrize(
     ("strides", "overrides"),
-    # A validation takes several calls: where there is a stop at every one, it is made up for in the longer stride.
+    # A validation takes several calls: if each of them is interrupted, it completes in the longer stride.
     [((1, 1, 1, 5), ()), ((4,), ()), ((2, 4), (PLATEAU, "log_frequency.val=3"))],
     ids=["at every call", "at every fourth", "with validations in between"],
 )
-def test_a_run_in_pieces_equals_one_that_was_never_stopped(
+def test_a_run_in_pieces_equals_an_uninterrupted_one(
     trainee: Trainee, reference: Callable[..., Points], strides: tuple[int, ...], overrides: tuple[str, ...]
 ) -> None:
     code = trainee.start(*overrides, stop_at=strides[0])
@@ -259,15 +259,14 @@ def test_a_run_in_pieces_equals_one_that_was_never_stopped(
     assert points(trainee.run) == reference(*overrides)
 
 
-def test_a_stop_takes_effect_after_the_iteration_and_publishes_no_last_point(trainee: Trainee) -> None:
+def test_a_stop_takes_effect_after_the_iteration_without_a_last_point(trainee: Trainee) -> None:
     assert trainee.start(stop_at=4) == PREEMPTED
-    newest = checkpoint.newest(trainee.run)
-    assert newest is not None
-    assert checkpoint.step_of(newest) == 4
+    newest = newest_checkpoint(trainee.run)
+    assert iteration_of(newest) == 4
     assert not points(trainee.run)
 
 
-def test_a_stop_before_the_first_iteration_ends_the_run_there(
+def test_a_stop_before_the_first_iteration_trains_nothing(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = parts.build_components
@@ -279,25 +278,25 @@ def test_a_stop_before_the_first_iteration_ends_the_run_there(
     monkeypatch.setattr(parts, "build_components", stopped)
     assert trainee.start() == PREEMPTED
     assert trainee.resume() == PREEMPTED
-    assert checkpoint.newest(trainee.run) is None
+    assert find_newest(trainee.run) is None
     monkeypatch.undo()
     assert trainee.resume() == 0
     assert points(trainee.run) == reference()
 
 
-def test_more_epochs_after_the_end_equal_a_run_that_had_them_from_the_beginning(
+def test_adding_epochs_after_the_end_equals_a_run_that_had_them_from_the_start(
     trainee: Trainee, reference: Callable[..., Points]
 ) -> None:
     assert trainee.start("trainer.epochs=1") == 0
     assert trainee.resume("trainer.epochs=2") == 0
     longer, mine = reference(), points(trainee.run)
-    # The end of the first epoch has a point of its own in the run that ended there.
+    # The run that ended after the first epoch has an additional point there.
     assert {key: values for key, values in mine.items() if key in longer} == longer
     assert {step for _, step in set(mine) - set(longer)} == {steps(mine, "train_epoch")[0]}
     assert read_yaml(trainee.run / "train.yaml")["trainer"]["epochs"] == 2
 
 
-def test_a_finished_run_that_is_resumed_is_finished(trainee: Trainee) -> None:
+def test_resuming_a_finished_run_finishes_it_again(trainee: Trainee) -> None:
     trainee.start()
     before = points(trainee.run)
     assert trainee.resume() == 0
@@ -305,9 +304,7 @@ def test_a_finished_run_that_is_resumed_is_finished(trainee: Trainee) -> None:
     assert status(trainee.run) == "finished"
 
 
-def test_a_run_without_a_checkpoint_begins_again_in_its_folder(
-    trainee: Trainee, reference: Callable[..., Points]
-) -> None:
+def test_a_run_without_a_checkpoint_restarts_in_its_folder(trainee: Trainee, reference: Callable[..., Points]) -> None:
     trainee.start(stop_at=5)
     shutil.rmtree(trainee.run / "checkpoints")
     assert trainee.resume() == 0
@@ -315,7 +312,7 @@ def test_a_run_without_a_checkpoint_begins_again_in_its_folder(
     assert points(trainee.run) == reference()
 
 
-def test_what_came_after_the_last_checkpoint_of_a_crash_is_superseded(
+def test_points_after_the_last_checkpoint_of_a_crashed_run_are_superseded(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = tiny_model.SquaredLoss.__call__, itertools.count(1)
@@ -337,18 +334,17 @@ def test_what_came_after_the_last_checkpoint_of_a_crash_is_superseded(
     assert reader.skipped.superseded == 2
 
 
-def test_a_torn_checkpoint_is_passed_over(trainee: Trainee, reference: Callable[..., Points]) -> None:
+def test_a_resume_ignores_a_torn_checkpoint(trainee: Trainee, reference: Callable[..., Points]) -> None:
     trainee.start(stop_at=8)
     trainee.resume(stop_at=3)
-    newest = checkpoint.newest(trainee.run)
-    assert newest is not None
+    newest = newest_checkpoint(trainee.run)
     newest.write_bytes(newest.read_bytes()[:1000])
-    assert checkpoint.newest(trainee.run) not in {newest, None}
+    assert find_newest(trainee.run) not in {newest, None}
     assert trainee.resume() == 0
     assert points(trainee.run) == reference()
 
 
-def test_a_resume_takes_the_reference_energies_of_the_run(
+def test_a_resume_uses_the_reference_energies_of_the_run(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainee.start(stop_at=5)
@@ -357,7 +353,7 @@ def test_a_resume_takes_the_reference_energies_of_the_run(
     assert points(trainee.run) == reference()
 
 
-def test_data_that_have_changed_in_size_are_noticed(trainee: Trainee, tmp_path: Path, data: Path) -> None:
+def test_data_of_another_size_are_detected(trainee: Trainee, tmp_path: Path, data: Path) -> None:
     own = tmp_path / "own.h5"
     shutil.copy(data, own)
     trainee.start(f"data.fidelity_datasets.0={own}", stop_at=5)
@@ -367,9 +363,7 @@ def test_data_that_have_changed_in_size_are_noticed(trainee: Trainee, tmp_path: 
         trainee.resume()
 
 
-def test_data_that_have_other_values_are_noticed_though_there_are_as_many(
-    trainee: Trainee, tmp_path: Path, data: Path
-) -> None:
+def test_data_with_other_values_are_detected(trainee: Trainee, tmp_path: Path, data: Path) -> None:
     own = tmp_path / "own.h5"
     shutil.copy(data, own)
     trainee.start(f"data.fidelity_datasets.0={own}", stop_at=5)
@@ -390,7 +384,7 @@ REFUSED = [
 ]
 
 
-def test_a_resume_refuses_to_change_what_is_trained(trainee: Trainee, tmp_path: Path) -> None:
+def test_a_resume_rejects_changes_of_the_training_settings(trainee: Trainee, tmp_path: Path) -> None:
     trainee.start(stop_at=10)
     before = (trainee.run / "train.yaml").read_text()
     for override, message in REFUSED:
@@ -402,12 +396,14 @@ def test_a_resume_refuses_to_change_what_is_trained(trainee: Trainee, tmp_path: 
     other.write_text("class: support.tiny_model.TinyCore\nkwargs: {dropout: 0.2}\n")
     with pytest.raises(ConfigError, match=r"the model's kwargs.dropout was 0.3 in .* and cannot be 0.2"):
         trainee.resume(model=other)
-    with pytest.raises(ConfigError, match=r"trainer.epochs is 1, but the run is in epoch 2 already"):
+    with pytest.raises(ConfigError, match=r"trainer.epochs is 1, but the run is already in epoch 2"):
         trainee.resume("trainer.epochs=1")
     assert (trainee.run / "train.yaml").read_text().replace("epochs: 1", "epochs: 2") == before
 
 
-def test_a_resume_takes_what_does_not_change_the_training(trainee: Trainee, reference: Callable[..., Points]) -> None:
+def test_a_resume_accepts_changes_that_do_not_affect_training(
+    trainee: Trainee, reference: Callable[..., Points]
+) -> None:
     trainee.start(stop_at=4)
     same = ["threads=1", "checkpoint.keep=1", "data.loaders.val.num_workers=0", "telemetry.poll=1", "device=cpu"]
     assert trainee.resume(*same, model=trainee.model) == 0
@@ -431,15 +427,13 @@ def test_a_run_is_found_by_its_name_in_the_folder_of_runs(trainee: Trainee) -> N
         train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume="nowhere"))
 
 
-def test_auto_starts_a_run_where_there_is_none_to_go_on_with(
-    trainee: Trainee, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_auto_starts_a_new_run_if_there_is_none_to_resume(trainee: Trainee, capsys: pytest.CaptureFixture[str]) -> None:
     assert trainee.start(resume="auto", stop_at=4) == PREEMPTED
     assert "no unfinished run 'tiny'" in capsys.readouterr().err
     assert len(list(trainee.runs.iterdir())) == 1
 
 
-def test_auto_goes_on_with_the_newest_unfinished_run_of_the_name(
+def test_auto_resumes_the_newest_unfinished_run_of_the_name(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10**9, 2 * 10**9, 10))
@@ -463,34 +457,32 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_name(
     ]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_gone_on_from(
+def test_a_resume_names_a_damaged_checkpoint_and_uses_the_previous_one(
     trainee: Trainee, reference: Callable[..., Points], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainee.start(stop_at=11)
-    newest = checkpoint.newest(trainee.run)
-    assert newest is not None
+    newest = newest_checkpoint(trainee.run)
     newest.write_bytes(newest.read_bytes()[:1000])
     assert trainee.resume() == 0
-    assert f"damaged and passed over: {newest}" in capsys.readouterr().err
+    assert f"ignoring damaged checkpoints: {newest}" in capsys.readouterr().err
     assert points(trainee.run) == reference()
 
 
-def test_a_run_none_of_whose_checkpoints_is_whole_is_not_started_again_unasked(trainee: Trainee) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_restarted_silently(trainee: Trainee) -> None:
     trainee.start(stop_at=8)
     for path in (trainee.run / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=r"no checkpoint of .* is whole: .*step-.*; remove them to start again"):
+    with pytest.raises(ConfigError, match=r"all checkpoints of .* are damaged: .*step-.*; remove them to restart"):
         trainee.start(resume=str(trainee.run))
 
 
 # ---------------------------------------------------------------- weights
 
 
-def test_saved_weights_are_those_of_the_end_and_can_be_started_from(trainee: Trainee, tmp_path: Path) -> None:
+def test_saved_weights_are_the_final_ones_and_can_be_loaded(trainee: Trainee, tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     trainee.start(save=file)
-    newest = checkpoint.newest(trainee.run)
-    assert newest is not None
+    newest = newest_checkpoint(trainee.run)
     state = torch.load(newest, weights_only=True)["parts"]["model"]
     saved = torch.load(file, weights_only=True)
     assert state.keys() == {f"module.{name}" for name in saved}
@@ -501,12 +493,12 @@ def test_saved_weights_are_those_of_the_end_and_can_be_started_from(trainee: Tra
     assert all(torch.allclose(again[name], value, atol=1e-6) for name, value in saved.items())
 
 
-def test_weights_are_not_saved_by_a_run_that_was_stopped(trainee: Trainee, tmp_path: Path) -> None:
+def test_a_stopped_run_does_not_save_weights(trainee: Trainee, tmp_path: Path) -> None:
     trainee.start(save=tmp_path / "weights.pt", stop_at=4)
     assert not (tmp_path / "weights.pt").exists()
 
 
-def test_a_place_for_weights_that_is_not_there_is_refused_at_once(trainee: Trainee) -> None:
+def test_a_missing_folder_for_weights_is_rejected_at_once(trainee: Trainee) -> None:
     with pytest.raises(ConfigError, match=r"--save /nowhere/weights.pt: cannot write"):
         trainee.start(save=Path("/nowhere/weights.pt"))
     assert not trainee.runs.exists()

@@ -1,4 +1,4 @@
-"""A sink that keeps the contract, and sinks that break it, each in one way."""
+"""A sink that fulfils the contract, and sinks that violate it, each in one way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Line = dict[str, Any]
 
 
 class LinesSink:
-    """One line of JSON for each record."""
+    """Fulfils the contract by writing one line of JSON for each record."""
 
     @dataclass
     class Options:
@@ -31,7 +31,7 @@ class LinesSink:
         self.options = options
         self.path = Path()
         self.metrics: dict[str, Metric] = {}
-        self.held = 0
+        self.last_seq = 0
 
     @hookimpl
     @backend_errors("lines")
@@ -42,21 +42,21 @@ class LinesSink:
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
             os.truncate(self.path, len(whole))
-        self.held = max((json.loads(line)["seq"] for line in whole.splitlines()), default=0)
+        self.last_seq = max((json.loads(line)["seq"] for line in whole.splitlines()), default=0)
         return self.opened()
 
     @hookimpl
     @backend_errors("lines")
     def sink_write(self, records: Sequence[Record]) -> int | None:
-        self.append([line for record in records if record.seq > self.held for line in self.lines(record)])
-        self.held = max([self.held, *(record.seq for record in records)])
-        return self.held
+        self.append([line for record in records if record.seq > self.last_seq for line in self.lines(record)])
+        self.last_seq = max([self.last_seq, *(record.seq for record in records)])
+        return self.last_seq
 
     @hookimpl
     def sink_close(self, status: Status) -> None: ...
 
     def opened(self) -> Opened:
-        return Opened(str(self.path), self.held)
+        return Opened(str(self.path), self.last_seq)
 
     def lines(self, record: Record) -> Iterator[Line]:
         if isinstance(record, Resumed):
@@ -120,8 +120,8 @@ class KnowsScalarsOnly(LinesSink):
 
 class Samples(LinesSink):
     def append(self, lines: list[Line]) -> None:
-        # As backends do that thin out long curves.
-        super().append(lines[::2] if 5000 < self.held < 10**9 else lines)
+        # Like backends that downsample long curves.
+        super().append(lines[::2] if 5000 < self.last_seq < 10**9 else lines)
 
 
 class IsGlobal(LinesSink):
@@ -140,12 +140,12 @@ class IsGlobal(LinesSink):
 
 class NamesNoPlace(LinesSink):
     def opened(self) -> Opened:
-        return Opened("lines", self.held)
+        return Opened("lines", self.last_seq)
 
 
 class StaysWhereItStarted(LinesSink):
     def opened(self) -> Opened:
-        return Opened(os.path.relpath(self.path), self.held)
+        return Opened(os.path.relpath(self.path), self.last_seq)
 
 
 class NeedsTheMainThread(LinesSink):
@@ -158,7 +158,7 @@ class NeedsTheMainThread(LinesSink):
 class ClosesBadly(LinesSink):
     @hookimpl
     def sink_close(self, status: Status) -> None:
-        self.append([{"seq": self.held, "time": 0, "step": 0, "points": [["run/closed", 1.0, "1"]]}])
+        self.append([{"seq": self.last_seq, "time": 0, "step": 0, "points": [["run/closed", 1.0, "1"]]}])
 
 
 class EndsForGood(LinesSink):
@@ -181,11 +181,11 @@ class CannotTell(LinesSink):
 
 
 class Doubles(LinesSink):
-    """It tells what it holds, but takes what it is given."""
+    """Reports what is stored, but writes records again."""
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int | None:
-        self.held = 0
+        self.last_seq = 0
         return super().sink_write(records)
 
 
@@ -195,10 +195,10 @@ class CannotTellAndDoubles(Doubles):
 
 
 class SaysTooMuch(LinesSink):
-    """It counts what it was given before, as a cursor of its own in a file would."""
+    """Reports one record too many, as a sink might that keeps its own cursor in a file."""
 
     def opened(self) -> Opened:
-        return Opened(str(self.path), self.held + 1 if self.held else 0)
+        return Opened(str(self.path), self.last_seq + 1 if self.last_seq else 0)
 
 
 class NeverDurable(LinesSink):
@@ -208,23 +208,23 @@ class NeverDurable(LinesSink):
 
 
 class Buffers(LinesSink):
-    """It calls durable what waits in memory."""
+    """Confirms records that are still in memory."""
 
     def __init__(self, options: LinesSink.Options) -> None:
         super().__init__(options)
-        self.waiting: list[Line] = []
+        self.pending: list[Line] = []
 
     def append(self, lines: list[Line]) -> None:
-        self.waiting += lines
+        self.pending += lines
 
     @hookimpl
     def sink_close(self, status: Status) -> None:
-        super().append(self.waiting)
-        self.waiting = []
+        super().append(self.pending)
+        self.pending = []
 
 
 class KeepsTheTorn(LinesSink):
-    """It does not look what a failed call has left."""
+    """Does not check for an incomplete line left by a failed call."""
 
     @hookimpl
     @backend_errors("lines")
@@ -232,7 +232,7 @@ class KeepsTheTorn(LinesSink):
         self.path, self.metrics = folder.absolute() / self.options.file, run.metrics
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:
-                self.held = max(self.held, json.loads(line)["seq"])
+                self.last_seq = max(self.last_seq, json.loads(line)["seq"])
             except ValueError:
                 continue
         return self.opened()
@@ -247,13 +247,13 @@ class IgnoresResumes(LinesSink):
 class RaisesItsOwn(LinesSink):
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int:
-        self.append([line for record in records if record.seq > self.held for line in self.lines(record)])
-        self.held = max([self.held, *(record.seq for record in records)])
-        return self.held
+        self.append([line for record in records if record.seq > self.last_seq for line in self.lines(record)])
+        self.last_seq = max([self.last_seq, *(record.seq for record in records)])
+        return self.last_seq
 
 
 class GivesUp(LinesSink):
-    """It takes a full disk for a reason never to try again."""
+    """Treats a full disk as a permanent error."""
 
     def append(self, lines: list[Line]) -> None:
         try:
@@ -270,13 +270,13 @@ class TakesAnything(LinesSink):
 
 class ImportsWhenMade(LinesSink):
     def __init__(self, options: LinesSink.Options) -> None:
-        import click  # noqa: F401 - stands for an SDK
+        import click  # noqa: F401 - represents an SDK
 
         super().__init__(options)
 
 
 class NeedsMore(LinesSink):
-    """What it says to need it does not."""
+    """Requires a module that it does not use."""
 
     requires = ("click",)
 
@@ -286,14 +286,14 @@ class LetsImportErrorsPass(LinesSink):
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        import click  # noqa: F401 - stands for an SDK
+        import click  # noqa: F401 - represents an SDK
 
         return super().sink_open(run, folder)
 
 
 class ReturnsNothing(LinesSink):
     @hookimpl
-    def sink_open(self, run: RunRecord, folder: Path) -> None:
+    def sink_open(self, run: RunRecord, folder: Path) -> None:  # type: ignore[override]
         super().sink_open(run, folder)
 
 
@@ -303,7 +303,7 @@ class Misspelt(LinesSink):
 
 
 class Contract(SinkContract):
-    """The contract of the sink that the environment names."""
+    """The contract for the sink named by the environment variable CONTRACT_SINK."""
 
     def make_sink(self, folder: Path) -> object:
         kind = getattr(sys.modules[__name__], os.environ["CONTRACT_SINK"])
@@ -327,11 +327,11 @@ class Contract(SinkContract):
         return out
 
     def outages(self, folder: Path) -> list[AbstractContextManager[None]]:
-        return [in_the_way(folder / LinesSink.Options.file)]
+        return [a_folder_in_place_of(folder / LinesSink.Options.file)]
 
 
 @contextmanager
-def in_the_way(path: Path) -> Iterator[None]:
+def a_folder_in_place_of(path: Path) -> Iterator[None]:
     aside = path.with_suffix(".aside")
     path.rename(aside)
     path.mkdir()

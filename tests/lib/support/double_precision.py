@@ -1,4 +1,7 @@
-"""What is trained by several ranks: in double precision, so that their sums can be compared to 1e-9; and mishaps."""
+"""A model and loss in double precision, so that runs can be compared to 1e-9, and failures on request.
+
+The variable ``MISHAP=rank:call:what`` makes a rank fail or get a signal before a call of the loss.
+"""
 
 import os
 import signal
@@ -16,14 +19,14 @@ Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class Double(nn.Module):
-    """All labels but forces, from an element's embedding, the fidelity and the distance from the origin."""
+    """Predicts all labels but forces from the element, the fidelity and the distance from the origin."""
 
     def __init__(self) -> None:
         super().__init__()
         self.elements = nn.Embedding(64, 4)
         self.fidelities = nn.Embedding(2, 4)
         self.mlp = nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 3))
-        # Its output is one of the model's, and in no loss.
+        # Its output is not part of any loss.
         self.idle = nn.Linear(1, 1)
         self.double()
 
@@ -38,22 +41,23 @@ class Double(nn.Module):
 
 
 def build(*_: object, **__: object) -> nn.Module:
-    """Stand in for `build_model`, which for several fidelities takes an AIMNet2 alone; a MISHAP has it fail."""
+    """Replace `build_model`, which supports several fidelities only for AIMNet2; fails for a MISHAP named ``build``."""
     if os.environ.get("MISHAP", "").startswith(f"{os.environ.get('RANK')}:build:"):
         raise ModelError("no such model here")
-    return Forces(Double())
+    model: nn.Module = Forces(Double())
+    return model
 
 
 def add_masks(x: Mapping[str, Tensor], y: dict[str, Tensor]) -> None:
-    """Mask labels by what the structure itself has, whoever gets it."""
+    """Mask labels depending only on the structure, so that all ranks agree."""
     y["energy_mask"] = x["coord"][:, 0, 0] > -1
     y["forces_mask"] = x["coord"][..., 0] > 0
 
 
 class MaskedLoss(MTLoss):
-    """The real loss, of masked labels. MISHAP=rank:call:what has something happen before one of a rank's calls.
+    """The real loss with masked labels. ``MISHAP=rank:call:what`` triggers a failure before a call on a rank.
 
-    Those of training are 1, 2, …, those of validation v1, v2, ….
+    Calls are numbered 1, 2, … in training and v1, v2, … in validation.
     """
 
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
@@ -73,6 +77,6 @@ class MaskedLoss(MTLoss):
 
 
 def as_double(batch: Batch, _: torch.device) -> Batch:
-    """Stand in for the copy to the device."""
+    """Replace the copy to the device by a conversion to double precision."""
     x, y = ({key: value.double() if value.is_floating_point() else value for key, value in p.items()} for p in batch)
     return x, y

@@ -1,7 +1,7 @@
-"""An MLflow in a file: a client that behaves as ``MlflowClient`` does, and fails as it has been seen to.
+"""A fake ``MlflowClient`` that stores runs in a file, and fails in ways observed with the real one.
 
-What it does is held to the real one by tests/sinks/mlflow/test_sdk.py.
-Each call that changes something is one line of the file, written at once, so that what it has taken outlives a kill.
+tests/sinks/mlflow/test_sdk.py runs the same tests on both. Each change is one line of the file, written at once, so
+that it survives a kill.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from types import SimpleNamespace
 from typing import Any
 
 Fault = Callable[[str], "str | None"]
-"""Says, by the name of a call, how it fails: one of ``FaultyClient.WAYS``; None if it does not."""
+"""Returns how the call with this name fails: one of ``FaultyMlflow.FAILURES``, or None."""
 
 _NAME = re.compile(r"[/\w.\- :]*\Z")
 
 
 @dataclass
 class _Run:
-    """What is known of a run."""
+    """A stored run."""
 
     experiment_id: str
     name: str
@@ -39,7 +39,7 @@ class _Run:
 
 
 class FakeMlflow:
-    """The client of an MLflow whose store is a file."""
+    """The client of a store in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -100,7 +100,7 @@ class FakeMlflow:
         )
 
     def search_runs(self, experiment_ids: Sequence[str], filter_string: str = "") -> list[Any]:
-        """Know only the filter that is used: one tag is equal to one value."""
+        """Return the runs for the only filter that the sink uses: one tag equals one value."""
         self._catch_up()
         wanted = re.fullmatch(r"tags\.`(.+)` = '(.+)'", filter_string)
         return [
@@ -126,16 +126,16 @@ class FakeMlflow:
         tags: Sequence[Any] = (),
         synchronous: bool | None = None,
     ) -> None:
-        assert synchronous, "what is logged asynchronously may be lost"
+        assert synchronous, "values logged asynchronously may be lost"
         assert len(metrics) + len(params) + len(tags) <= 1000
         assert len(params) <= 100
         assert len(tags) <= 100
         for each in (*metrics, *params, *tags):
-            _check_name(each.key)
+            check_name(each.key)
         self._check_active(run_id)
-        held = self._runs[run_id].params
+        stored = self._runs[run_id].params
         for param in params:
-            if held.get(param.key, param.value) != param.value:
+            if stored.get(param.key, param.value) != param.value:
                 raise _error("Changing param values is not allowed.", "INVALID_PARAMETER_VALUE")
         rows = [[m.key, *_row(m)] for m in metrics]
         self._take(run_id, rows, {p.key: p.value[:6000] for p in params}, {t.key: t.value[:8000] for t in tags})
@@ -166,7 +166,7 @@ class FakeMlflow:
             size = os.fstat(fd).st_size
             written = os.write(fd, line)
             if written < len(line):
-                # As a database, which takes a change whole or not at all.
+                # Like a database, apply a change completely or not at all.
                 os.ftruncate(fd, size)
                 raise _error("(sqlite3.OperationalError) database or disk is full", "TEMPORARILY_UNAVAILABLE")
         finally:
@@ -198,7 +198,7 @@ class FakeMlflow:
     def _did_batch(self, run_id: str, rows: list[list[Any]], params: dict[str, str], tags: dict[str, str]) -> None:
         run = self._runs[run_id]
         for key, *row in rows:
-            run.metrics.setdefault(key, {})[tuple(row)] = None  # type: ignore[index]
+            run.metrics.setdefault(key, {})[tuple(row)] = None
         run.params |= params
         run.tags |= tags
 
@@ -210,9 +210,9 @@ class FakeMlflow:
 
 
 class FaultyMlflow(FakeMlflow):
-    """The same, of which some calls fail."""
+    """The same client with failing calls."""
 
-    WAYS = ("refused", "lost", "busy", "torn")
+    FAILURES = ("refused", "lost", "busy", "torn")
 
     def __init__(self, path: Path, fault: Fault) -> None:
         super().__init__(path)
@@ -225,14 +225,20 @@ class FaultyMlflow(FakeMlflow):
 
     def _failing(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def failing(*args: Any, **kwargs: Any) -> Any:
-            way = self._fault(name)
-            if way == "refused":
+            failure = self._fault(name)
+            if failure == "refused":
                 raise _error("API request failed with exception ... Connection refused", "INTERNAL_ERROR")
-            if way == "busy":
+            if failure == "busy":
                 raise _error("(sqlite3.OperationalError) database is locked", "TEMPORARILY_UNAVAILABLE")
-            self._tears = way == "torn"
-            answer = call(*args, **kwargs)
-            if way == "lost":
+            # Calls within this one do not tear, so they leave the flag alone.
+            if failure == "torn":
+                self._tears = True
+            try:
+                answer = call(*args, **kwargs)
+            finally:
+                if failure == "torn":
+                    self._tears = False
+            if failure == "lost":
                 raise _error("API request failed with timeout exception", "INTERNAL_ERROR")
             return answer
 
@@ -242,13 +248,13 @@ class FaultyMlflow(FakeMlflow):
         if not self._tears:
             super()._take(run_id, rows, params, tags)
             return
-        # Metrics are committed before tags are written.
+        # Metrics are committed before tags.
         super()._take(run_id, rows, params, {})
         raise _error("(sqlite3.OperationalError) disk I/O error", "TEMPORARILY_UNAVAILABLE")
 
 
 def fake_uri(folder: Path) -> str:
-    """Give the tracking URI that leads to a fake whose file is in a folder."""
+    """Return the tracking URI of a fake whose file is in the folder."""
     return f"http://fake{folder}/fake-mlflow.jsonl"
 
 
@@ -262,7 +268,7 @@ def _row(metric: Any) -> list[Any]:
     return [metric.timestamp, metric.step, value, nan]
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     path = posixpath.normpath(name)
     fits = _NAME.match(name) and path == name and path != "." and not path.startswith(("..", "/"))
     if not fits or len(name) > 250:

@@ -1,7 +1,7 @@
-"""A ``wandb`` that keeps offline runs, behaves as the real one does, and fails as that has been seen to.
+"""A fake ``wandb`` for offline runs, which fails in ways observed with the real one.
 
-What it does is compared with the real one by tests/sinks/wandb/test_sdk.py. Logged values stay in memory until there is
-a block of them or the run is finished; a process stands for wandb-core, and what is in memory is lost with it.
+tests/sinks/wandb/test_sdk.py runs the same tests on both. Logged values stay in memory until they fill a block or the
+run is finished; a process represents wandb-core, and the values in memory are lost with it.
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ from types import SimpleNamespace
 from typing import Any
 
 from wandb.errors import CommError, UsageError
-from wandb.proto import wandb_internal_pb2 as pb
+from wandb.proto import wandb_internal_pb2
 from wandb.sdk.mailbox import MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-Fault = Callable[[str], "str | None"]
-"""Says, by the name of a call, how it fails: one of ``WAYS``; None if it does not."""
+pb: Any = wandb_internal_pb2  # its messages are created at run time
 
-WAYS = ("killed", "torn", "timeout")
-"""wandb-core is dead before the call; it died while it wrote; it does not answer (``init`` and ``finish`` only)."""
+Fault = Callable[[str], "str | None"]
+"""Returns how the call with this name fails: one of ``FAILURES``, or None."""
+
+FAILURES = ("killed", "torn", "timeout")
+"""wandb-core is killed before the call; it is killed while writing; it does not answer (``init`` and ``finish``)."""
 
 _HEADER = b":W&B\xe1\xbe\x00"
-_BLOCK = 1 << 15
-_PIECE = 7
-_ROOM = 400
-"""Rows that a wandb-core that is frozen leaves room for, before ``log`` blocks."""
+_BLOCK_BYTES = 1 << 15
+_FRAGMENT_HEADER_BYTES = 7
+_SUSPENDED_CAPACITY = 400
+"""Rows accepted while wandb-core is suspended, before ``log`` blocks."""
 
 
 class FakeWandb:
-    """What stands in ``sys.modules`` in place of wandb.
+    """The fake module.
 
     Args:
-        fault: says which calls fail.
+        fault: determines which calls fail.
     """
 
     def __init__(self, fault: Fault = lambda _: None) -> None:
@@ -61,27 +63,27 @@ class FakeWandb:
         )
         return SimpleNamespace(settings=settings)
 
-    def init(self, *, id: str, mode: str, dir: str, settings: Any, **about: Any) -> FakeRun:  # noqa: A002 - wandb's
+    def init(self, *, id: str, mode: str, dir: str, settings: Any, **arguments: Any) -> FakeRun:  # noqa: A002 - wandb's
         assert mode == "offline", "the fake has no server"
-        assert about["reinit"] == "create_new", "another run of this process would be finished"
+        assert arguments["reinit"] == "create_new", "wandb would finish other runs of this process"
         if self._core is None:
             self._core = _Core()
         core = self._core
-        way = self._fault("init")
-        if not core.lives() or core.meets(way):
+        failure = self._fault("init")
+        if not core.is_alive() or core.apply(failure):
             raise MailboxClosedError
-        if way == "timeout":
+        if failure == "timeout":
             raise CommError("Run initialization has timed out after 2.0 sec.")
         if id in core.runs:
             raise ServerResponseError(f"run ID {id} is in use")
-        run = FakeRun(core, _new_folder(Path(dir) / "wandb", id), id, about, self._fault)
+        run = FakeRun(core, _new_folder(Path(dir) / "wandb", id), id, arguments, self._fault)
         core.runs[id] = run
         return run
 
     def teardown(self) -> None:
         core, self._core = self._core, None
         if core is not None:
-            if not core.lives():
+            if not core.is_alive():
                 raise ConnectionResetError("Connection lost")
             for run in list(core.runs.values()):
                 run.finish()
@@ -89,32 +91,32 @@ class FakeWandb:
 
 
 class _Core:
-    """The process that stands for wandb-core, and ends with this one; and what it has in memory."""
+    """A process that represents wandb-core, with the open runs; it ends with this process."""
 
     def __init__(self) -> None:
         self.runs: dict[str, FakeRun] = {}
-        # A shell that waits for the end of its input, which is that of this process.
+        # A shell that waits for the end of its input, which comes when this process ends.
         command = ["wandb-core", "-c", "read x", "--pid", str(os.getpid())]
         self._process = subprocess.Popen(command, executable="/bin/sh", stdin=subprocess.PIPE)
-        # For a moment after its start a process has no command line, by which the sink knows it.
-        while self.lives() and not Path(f"/proc/{self._process.pid}/cmdline").read_bytes():
+        # The sink recognizes the process by its command line, which is empty for a moment after the start.
+        while self.is_alive() and not Path(f"/proc/{self._process.pid}/cmdline").read_bytes():
             time.sleep(0.001)
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def is_frozen(self) -> bool:
+    def is_suspended(self) -> bool:
         stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
         return stat.rpartition(")")[2].split()[0] == "T"
 
-    def meets(self, way: str | None) -> bool:
-        """Say whether a call meets a process that has just died."""
-        if way == "torn":
+    def apply(self, failure: str | None) -> bool:
+        """Kill the process if the call is to fail like that, and return whether it was killed."""
+        if failure == "torn":
             for run in self.runs.values():
                 run.tear()
-        if way in {"killed", "torn"}:
+        if failure in {"killed", "torn"}:
             self.end()
-        return way in {"killed", "torn"}
+        return failure in {"killed", "torn"}
 
     def end(self) -> None:
         self._process.kill()
@@ -123,31 +125,31 @@ class _Core:
 
 @dataclass
 class FakeRun:
-    """A run that is open."""
+    """An open run."""
 
     core: _Core
     folder: Path
     id: str
-    about: dict[str, Any]
+    arguments: dict[str, Any]
     fault: Fault
     starting_step: int = 0
     _step: int = 0
     _finished: bool = False
     _buffer: list[pb.Record] = field(default_factory=list)
-    _waiting: int = 0
+    _pending: int = 0
 
     def __post_init__(self) -> None:
         self.dir = str(self.folder / "files")
         self.summary = _Summary(self)
         self._log = _Log(self.folder / f"run-{self.id}.wandb")
         record = pb.Record()
-        record.run.run_id, record.run.project = self.id, self.about["project"]
-        record.run.display_name = self.about["name"]
-        _put(record.run.config.update, self.about["config"])
+        record.run.run_id, record.run.project = self.id, self.arguments["project"]
+        record.run.display_name = self.arguments["name"]
+        _put(record.run.config.update, self.arguments["config"])
         self._add(record)
 
     def log(self, row: dict[str, float], *, step: int, commit: bool) -> None:
-        assert commit, "what is not committed is a part of the next row"
+        assert commit, "values that are not committed become part of the next row"
         self._check("log")
         if step < self._step:
             return
@@ -182,31 +184,35 @@ class FakeRun:
         del self.core.runs[self.id]
 
     def tear(self) -> None:
-        """Write what is in memory, but for its last bytes."""
+        """Write the values in memory except for the last bytes."""
         self._flush(cut=5)
 
     def update(self, values: dict[str, Any]) -> None:
-        """Change the summary."""
+        """Update the summary."""
         self._check("summary")
         record = pb.Record()
         _put(record.summary.update, values)
         self._add(record)
 
     def _check(self, call: str) -> str | None:
-        """Give how the call fails, if wandb-core is there to let it."""
+        """Return how the call fails; raises an error if wandb-core is dead or killed by it."""
         if self._finished:
             raise UsageError(f"Run ({self.id}) is finished. The call to `{call}` will be ignored.")
-        while self.core.lives() and self.core.is_frozen() and (call == "finish" or self._waiting >= _ROOM):
+        while (
+            self.core.is_alive()
+            and self.core.is_suspended()
+            and (call == "finish" or self._pending >= _SUSPENDED_CAPACITY)
+        ):
             time.sleep(0.01)
-        way = self.fault(call)
-        if not self.core.lives() or self.core.meets(way):
+        failure = self.fault(call)
+        if not self.core.is_alive() or self.core.apply(failure):
             raise ConnectionResetError("Connection lost")
-        self._waiting += self.core.is_frozen()
-        return way
+        self._pending += self.core.is_suspended()
+        return failure
 
-    def _add(self, record: pb.Record) -> None:
+    def _add(self, record: Any) -> None:
         self._buffer.append(record)
-        if sum(map(pb.Record.ByteSize, self._buffer)) > _BLOCK:
+        if sum(map(pb.Record.ByteSize, self._buffer)) > _BLOCK_BYTES:
             self._flush()
 
     def _flush(self, cut: int = 0) -> None:
@@ -237,23 +243,23 @@ class _Log:
 
     def write(self, records: list[bytes], cut: int) -> None:
         """Write records, without the last ``cut`` bytes."""
-        data = b"".join(piece for record in records for piece in self._pieces(record))
+        data = b"".join(fragment for record in records for fragment in self._fragments(record))
         kept = data[: len(data) - cut]
         if os.write(self._fd, kept) < len(kept):
-            # As a disk that is full leaves it; wandb-core says so in its own log only.
+            # The disk is full, which wandb-core reports only in its own log.
             return
 
-    def _pieces(self, data: bytes) -> Iterator[bytes]:
+    def _fragments(self, data: bytes) -> Iterator[bytes]:
         first = True
         while True:
-            left = _BLOCK - self._end % _BLOCK
-            if left < _PIECE:
+            left = _BLOCK_BYTES - self._end % _BLOCK_BYTES
+            if left < _FRAGMENT_HEADER_BYTES:
                 self._end += left
                 yield bytes(left)
-                left = _BLOCK
-            part, data = data[: left - _PIECE], data[left - _PIECE :]
+                left = _BLOCK_BYTES
+            part, data = data[: left - _FRAGMENT_HEADER_BYTES], data[left - _FRAGMENT_HEADER_BYTES :]
             kind = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[first, not data]
-            self._end += _PIECE + len(part)
+            self._end += _FRAGMENT_HEADER_BYTES + len(part)
             yield struct.pack("<IHB", zlib.crc32(part, zlib.crc32(bytes([kind]))), len(part), kind) + part
             if not data:
                 return
@@ -278,6 +284,6 @@ def _put(items: Any, values: dict[str, Any]) -> None:
 
 
 def install(wandb: FakeWandb) -> FakeWandb:
-    """Put a fake in place of wandb, in this process."""
+    """Replace wandb by a fake in this process."""
     sys.modules["wandb"] = wandb  # type: ignore[assignment]
     return wandb

@@ -17,7 +17,7 @@ from telemetry import Metric
 V1 = Path(__file__).parents[2] / "data" / "golden-runs" / "v1"
 NAMES = ("water", "killed", "trained")
 
-ENERGY = {"unit": "kcal/mol", "source_unit": "eV/particle"}
+ENERGY: dict[str, Any] = {"unit": "kcal/mol", "source_unit": "eV/particle"}
 METRICS = {
     "train/loss": Metric(label="loss"),
     "train/E_rmse": Metric(**ENERGY, label="RMSE of energy"),

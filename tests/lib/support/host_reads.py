@@ -1,4 +1,4 @@
-"""Forbids reading a tensor's values on the host, the way a GPU would make training wait for it."""
+"""Forbid reading values of tensors on the CPU, which would make training wait for a GPU."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,16 +24,16 @@ METHODS = ("item", "tolist", "numpy", "cpu", "__array__", "__bool__", "__float__
 
 
 class HostReadError(AssertionError):
-    """Something needs a tensor's values on the host."""
+    """The values of a tensor are needed on the CPU."""
 
 
-class _ForbidReads(TorchDispatchMode):
+class _ForbidReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        # How many elements a boolean index picks is known on the host only after a read.
+        # The number of elements selected by a boolean index is only known after a read.
         if name in READERS or (name.startswith(("index", "_index")) and _has_boolean(args[1])):
             raise HostReadError(name)
         if name == "_to_copy" and kwargs.get("device") == torch.device("cpu"):
@@ -43,11 +43,11 @@ class _ForbidReads(TorchDispatchMode):
 
 @contextmanager
 def no_host_reads() -> Iterator[None]:
-    """Make every host read of a tensor in the block a HostReadError."""
+    """Raise HostReadError for every host read of a tensor in the block."""
     with ExitStack() as stack:
         for name in METHODS:
             stack.enter_context(mock.patch.object(torch.Tensor, name, _refuse(name)))
-        stack.enter_context(_ForbidReads())
+        stack.enter_context(_ForbidReads())  # type: ignore[no-untyped-call]
         yield
 
 

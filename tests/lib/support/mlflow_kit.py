@@ -1,6 +1,6 @@
-"""Runs to write, MLflow's stores and servers to write them to, and the way to read them back.
+"""Open the MLflow sink, provide stores and servers for it, and read runs back.
 
-It needs nothing that mlflow-skinny lacks, but for ``shared_template``.
+Only ``shared_template`` needs more than mlflow-skinny.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from telemetry.sink_api import Opened
 from telemetry.testing import Point
 from telemetry.testing.points import run_record
 
-# SQLAlchemy 2.1 says so of MLflow's own tables.
+# Issued by SQLAlchemy 2.1 for MLflow's own tables.
 IGNORE_NOLOAD = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 TEMPLATE = "TEST_MLFLOW_TEMPLATE"
 SERVER = "TEST_MLFLOW_SERVER"
-"""The variables that tell other processes where the template of a store and the server are."""
-_FILE, _ADDRESS = pytest.StashKey[Path](), pytest.StashKey[str]()
-START_TIME = 120.0
-"""Seconds that a server may take to start."""
+"""Environment variables for other processes: the file of the template store, and the URL of the server."""
+_FILE, _URL = pytest.StashKey[Path](), pytest.StashKey[str]()
+START_TIMEOUT = 120.0
+"""Seconds for a server to start."""
 
 
 def shared_template(config: pytest.Config) -> Path:
-    """Make a store with nothing in it, once: it takes seconds, and can be copied."""
+    """Return an empty store to copy, created once because that takes seconds."""
     if _FILE not in config.stash:
         folder = Path(tempfile.mkdtemp(prefix="mlflow-template-"))
         config.add_cleanup(lambda: shutil.rmtree(folder))
@@ -54,18 +54,18 @@ def shared_template(config: pytest.Config) -> Path:
 
 
 def shared_server(config: pytest.Config) -> str:
-    """Start a server, once: it takes seconds. Give its address."""
-    if _ADDRESS not in config.stash:
+    """Return the URL of a server, started once because that takes seconds."""
+    if _URL not in config.stash:
         folder = Path(tempfile.mkdtemp(prefix="mlflow-server-"))
         config.add_cleanup(lambda: shutil.rmtree(folder))
         server = Server(folder)
         config.add_cleanup(server.kill)
-        config.stash[_ADDRESS] = os.environ[SERVER] = server.start()
-    return config.stash[_ADDRESS]
+        config.stash[_URL] = os.environ[SERVER] = server.start()
+    return config.stash[_URL]
 
 
-def put_store(folder: Path) -> str:
-    """Put a store into a folder unless there is one; give its URI."""
+def copy_store(folder: Path) -> str:
+    """Copy the template store into a folder unless it has a store; return its URI."""
     file = folder / "mlflow.db"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def put_store(folder: Path) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep MLflow from the internet, and from waiting long, in what a test itself asks it."""
+    """Set MLflow's environment for a test's own calls: no internet access, no retries, no pooled connections."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -84,14 +84,14 @@ def quiet() -> Iterator[None]:
 
 
 def client_of(uri: str) -> Any:
-    """Give a client, to look at what a sink has done."""
+    """Return a client for reading runs back."""
     with quiet():
         from mlflow import MlflowClient
 
         return MlflowClient(uri)
 
 
-def opened(folder: Path, run: RunRecord | None = None, **options: Any) -> tuple[MlflowSink, Opened]:
+def open_sink(folder: Path, run: RunRecord | None = None, **options: Any) -> tuple[MlflowSink, Opened]:
     """Open a new instance on the run in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     sink = MlflowSink(MlflowSink.Options(**options))
@@ -99,27 +99,27 @@ def opened(folder: Path, run: RunRecord | None = None, **options: Any) -> tuple[
 
 
 def find_runs(client: Any, run: RunRecord | None = None) -> list[Any]:
-    """Give the runs of a store, or those that stand for one run."""
+    """Return all runs of a store, or those with the key of the given run."""
     experiments = [each.experiment_id for each in client.search_experiments()]
-    wanted = "" if run is None else f"tags.`telemetry.key` = '{run_key(run)}'"
-    return list(client.search_runs(experiments, filter_string=wanted))
+    has_key = "" if run is None else f"tags.`telemetry.key` = '{run_key(run)}'"
+    return list(client.search_runs(experiments, filter_string=has_key))
 
 
-def the_run(client: Any) -> Any:
-    """Give the only run of a store."""
+def only_run(client: Any) -> Any:
+    """Return the only run of a store."""
     (run,) = find_runs(client)
     return run
 
 
 def history(client: Any, run_id: str, key: str = "train/loss") -> list[tuple[int, float, int]]:
-    """Give (step, value, time) of each point of a metric, in the order of their times."""
+    """Return (step, value, time in ms) of each point of a metric, ordered by time."""
     points = client.get_metric_history(run_id, key)
-    # MLflow does not keep the order of their coming.
+    # MLflow does not keep the order in which they were logged.
     return [(p.step, p.value, p.timestamp) for p in sorted(points, key=lambda p: (p.timestamp, p.step))]
 
 
 def points(client: Any, run: Any) -> Iterator[Point]:
-    """Give all points of a run, under the names and with the values that it was given."""
+    """Yield all points of a run with their original names and values."""
     tags = run.data.tags
     for key in run.data.metrics:
         if not key.endswith(".inf"):
@@ -132,36 +132,37 @@ def points(client: Any, run: Any) -> Iterator[Point]:
             }
             for step, value, when in history(client, run.info.run_id, key):
                 sign = signs.get((step, when))
-                told = value if sign is None else math.copysign(math.inf, sign)
-                yield Point(name, step, told, when, tags.get(f"unit.{key}", "1"))
+                original = value if sign is None else math.copysign(math.inf, sign)
+                yield Point(name, step, original, when, tags.get(f"unit.{key}", "1"))
 
 
-class Between:
-    """A client of which some calls are made by something else, which is given the client first."""
+class InterceptingClient:
+    """A client with replaced methods, each of which gets the real client as its first argument."""
 
-    def __init__(self, client: Any, **instead: Callable[..., Any]) -> None:
-        self._client, self._instead = client, instead
+    def __init__(self, client: Any, **replaced: Callable[..., Any]) -> None:
+        self._client, self._replaced = client, replaced
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._instead:
-            return functools.partial(self._instead[name], self._client)
+        if name in self._replaced:
+            return functools.partial(self._replaced[name], self._client)
         return getattr(self._client, name)
 
 
-def opened_between(
-    folder: Path, run: RunRecord | None = None, **instead: Callable[..., Any]
+def open_sink_with(
+    folder: Path, run: RunRecord | None = None, **replaced: Callable[..., Any]
 ) -> tuple[MlflowSink, Opened]:
-    """Open a new instance some of whose calls are made by something else."""
+    """Open a new instance whose client has replaced methods."""
     sink = MlflowSink(MlflowSink.Options())
-    sink.connect = lambda uri: Between(MlflowSink.connect(uri), **instead)
+    sink.connect = lambda uri: InterceptingClient(MlflowSink.connect(uri), **replaced)
     return sink, sink.sink_open(run or run_record(folder.name), folder)
 
 
-def refusal(text: str = "Invalid value") -> Exception:
-    """Give the error of a call that MLflow will never take."""
+def rejection(text: str = "Invalid value") -> Exception:
+    """Return the error of a call that MLflow always rejects."""
     from mlflow.exceptions import MlflowException
 
-    return MlflowException.invalid_parameter_value(text)
+    error: Exception = MlflowException.invalid_parameter_value(text)
+    return error
 
 
 class Server:
@@ -173,7 +174,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
-        """Start it, wait until it answers, and give its address."""
+        """Start it, wait until it answers, and return its URL."""
         binary = os.environ.get("MLFLOW_SERVER_BIN") or str(Path(sys.executable).with_name("mlflow"))
         arguments = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--workers", "1"]
         arguments += ["--artifacts-destination", str(self._folder / "artifacts")]
@@ -184,17 +185,17 @@ class Server:
                 stderr=log,
                 cwd=self._folder,
                 env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-                # Its workers are ended with it.
+                # So that its workers can be killed with it.
                 start_new_session=True,
             )
-        address = f"http://127.0.0.1:{self._port}"
-        deadline = time.monotonic() + START_TIME
-        while not _answers(f"{address}/health"):
-            said = (self._folder / "log").read_text()
-            assert self._process.poll() is None, said
-            assert time.monotonic() < deadline, f"no server after {START_TIME} s: {said}"
+        url = f"http://127.0.0.1:{self._port}"
+        deadline = time.monotonic() + START_TIMEOUT
+        while not _answers(f"{url}/health"):
+            log_text = (self._folder / "log").read_text()
+            assert self._process.poll() is None, log_text
+            assert time.monotonic() < deadline, f"no server after {START_TIMEOUT} s: {log_text}"
             threading.Event().wait(0.2)
-        return address
+        return url
 
     def kill(self) -> None:
         """Kill it and its workers."""
@@ -215,7 +216,7 @@ class Server:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - the address is the test's own server
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - the test's own server
             return True
     except OSError:
         return False

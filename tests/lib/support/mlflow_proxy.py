@@ -1,4 +1,4 @@
-"""An HTTP proxy before an MLflow server that spoils some requests, in ways in which networks and servers do."""
+"""An HTTP proxy in front of an MLflow server, with faults as they occur in networks and servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 
 class Request(NamedTuple):
-    """What was asked: the end point, as ``runs/log-batch``, the body, and the login that came with it."""
+    """A request: the endpoint (``what``), for example ``runs/log-batch``, the body, and the Authorization header."""
 
     what: str
     body: dict[str, Any]
@@ -21,13 +21,13 @@ class Request(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is done instead of a plain answer.
+    """A fault that replaces the server's answer.
 
     Attributes:
-        status: answered without asking the server; 0: nothing is answered, and the connection is cut.
-        body: the answer's body.
-        taken: the server is asked before.
-        hangs: nothing happens before ``Proxy.release``.
+        status: the HTTP status of the answer; 0 closes the connection without an answer.
+        body: the body of the answer.
+        taken: whether the request is forwarded to the server first.
+        hangs: whether to wait for ``Proxy.release`` first.
     """
 
     status: int = 0
@@ -37,11 +37,11 @@ class Fault(NamedTuple):
 
 
 class Proxy:
-    """Stands before a server.
+    """A context manager that runs the proxy.
 
     Attributes:
-        fault: gives the fault for a request, or None.
-        requests: all that were asked.
+        fault: returns the fault of a request, or None.
+        requests: all requests so far.
     """
 
     def __init__(self, server: str) -> None:
@@ -58,11 +58,11 @@ class Proxy:
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def count(self, what: str) -> int:
-        """Give how often an end point was asked."""
+        """Return the number of requests to an endpoint."""
         return sum(request.what == what for request in self.requests)
 
     def release(self) -> None:
-        """Let what hangs end."""
+        """Let hanging requests continue."""
         self._released.set()
 
     def __enter__(self) -> Proxy:
@@ -77,7 +77,7 @@ class Proxy:
         self._http.server_close()
         self._thread.join(20)
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the handler's self is another
+    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - self is the handler's
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self._serve()
@@ -114,7 +114,7 @@ class Proxy:
                 finally:
                     server.close()
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
                 pass
 
         return Handler

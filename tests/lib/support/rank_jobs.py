@@ -1,4 +1,4 @@
-"""Jobs of several ranks, as a launcher starts them."""
+"""Start jobs of several ranks as torchrun and SLURM do."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from support.ports import free_port
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could have a port."""
+    """Return whether a server could use a port."""
     with socket.socket() as listener:
         try:
             listener.bind(("127.0.0.1", port))
@@ -26,13 +26,17 @@ def is_free(port: int) -> bool:
 
 
 def torchrun_environments(world: int) -> list[dict[str, str]]:
-    """Return what torchrun sets for each rank."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
-    return [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    """Return the variables that torchrun sets for each rank."""
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
+    return [{**job, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 def slurm_environments(world: int) -> list[dict[str, str]]:
-    """Return what a step of SLURM sets for each rank; they meet at port 15000 + the last four digits of the job."""
+    """Return the variables that a SLURM step sets for each rank.
+
+    ignite lets them meet at port 15000 + the last four digits of the job ID. It would expand the node list with
+    ``scontrol``, which cannot know this job; hence a PATH without it.
+    """
     number = next(number for number in range(os.getpid() % 9000, 10_000) if is_free(15_000 + number))
     job = {
         "SLURM_JOB_ID": f"7{number:04d}",
@@ -40,35 +44,39 @@ def slurm_environments(world: int) -> list[dict[str, str]]:
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_NTASKS": str(world),
         "SLURM_STEP_NUM_TASKS": str(world),
+        "PATH": str(Path(sys.executable).parent),
     }
     return [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(world)]
 
 
 class Job:
-    """A job that has been started."""
+    """A running job."""
 
-    def __init__(self, folder: Path, pids: Sequence[int], endings: Iterator[str]) -> None:
+    def __init__(self, folder: Path, pids: Sequence[int], exit_codes: Iterator[str]) -> None:
         self.folder = folder
+        self.codes: list[int] = []
+        """Exit codes in the order of the ranks, after `wait`."""
         self._pids = pids
-        self._endings = endings
+        self._exit_codes = exit_codes
 
     def wait(self, timeout: float = 120) -> list[int]:
-        """Return the exit code of each rank, -9 for one that had to be killed; in the order of the ranks."""
+        """Return the exit codes in the order of the ranks; a rank still running after ``timeout`` seconds is killed."""
         killer = threading.Timer(timeout, self._kill)
         killer.start()
-        codes = dict(json.loads(next(self._endings)) for _ in self._pids)
+        codes = dict(json.loads(next(self._exit_codes)) for _ in self._pids)
         killer.cancel()
         killer.join()
-        return [codes[rank] for rank in range(len(self._pids))]
+        self.codes = [codes[rank] for rank in range(len(self._pids))]
+        return self.codes
 
-    def said(self, rank: int) -> str:
+    def stderr(self, rank: int) -> str:
         """Return what a rank wrote to stderr."""
         return (self.folder / f"err-{rank}").read_text(encoding="utf-8")
 
-    def seen(self, rank: int) -> dict[str, list[Any]]:
-        """Return what a rank started, imported and added up."""
-        seen: dict[str, list[Any]] = json.loads((self.folder / f"seen-{rank}.json").read_text(encoding="utf-8"))
-        return seen
+    def events(self, rank: int) -> dict[str, list[Any]]:
+        """Return the processes a rank started, the backends it imported, and the shapes it reduced."""
+        events: dict[str, list[Any]] = json.loads((self.folder / f"events-{rank}.json").read_text(encoding="utf-8"))
+        return events
 
     def _kill(self) -> None:
         for pid in self._pids:
@@ -77,7 +85,7 @@ class Job:
 
 
 class Launcher:
-    """Starts jobs, one after another."""
+    """Starts jobs one after another, in processes forked from one that has imported torch and aimnet."""
 
     def __enter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TELEMETRY"))}
@@ -100,7 +108,7 @@ class Launcher:
     def start(
         self, folder: Path, arguments: Sequence[object], environments: Sequence[Mapping[str, str]] = ({},)
     ) -> Job:
-        """Start a job; one environment for each rank, by default one rank that is alone."""
+        """Start a job with one environment per rank; by default, a single rank."""
         folder.mkdir(parents=True)
         job = {"arguments": [str(word) for word in arguments], "folder": str(folder), "environments": environments}
         assert self._process.stdin is not None

@@ -1,4 +1,4 @@
-"""A sink that is tried again after failures, as delivery does, so that the contract can be held to one that fails."""
+"""A sink that retries after failures as delivery does, so that the contract can be checked on a failing backend."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from telemetry.sink_api import Opened, Record, SinkUnavailable, hookimpl
 T = TypeVar("T")
 
 
-class TriedAgain:
-    """A sink of which a new instance is opened after each failure, and given what follows.
+class RetryingSink:
+    """Opens a new instance of a sink after each failure, and writes the missing records to it.
 
     Args:
-        make: gives a new instance.
+        make: returns a new instance.
     """
 
     def __init__(self, make: Callable[[], object]) -> None:
@@ -27,32 +27,32 @@ class TriedAgain:
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         self._run, self._folder = run, folder
-        return persist(self._open)
+        return retry(self._open)
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int | None:
-        return self._persist(lambda: self._hooks.sink_write(records=[r for r in records if r.seq > self._held]))
+        return self._retry(lambda: self._hooks.sink_write(records=[r for r in records if r.seq > self._last_seq]))
 
     @hookimpl
     def sink_close(self, status: Status, time: int, reason: str) -> None:
-        self._persist(lambda: self._hooks.sink_close(status=status, time=time, reason=reason))
+        self._retry(lambda: self._hooks.sink_close(status=status, time=time, reason=reason))
 
-    def _persist(self, call: Callable[[], T]) -> T:
+    def _retry(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except SinkUnavailable:
-            return persist(lambda: (self._open(), call())[1])
+            return retry(lambda: (self._open(), call())[1])
 
     def _open(self) -> Opened:
-        hooks: Hooks = Sink("tried again", {}, None, self._make()).create()
+        hooks: Hooks = Sink("retrying", {}, None, self._make()).create()
         found = hooks.sink_open(run=self._run, folder=self._folder)
-        self._hooks, self._held = hooks, found.last_seq or 0
+        self._hooks, self._last_seq = hooks, found.last_seq or 0
         return found
 
 
-def persist(call: Callable[[], T], tries: int = 50) -> T:
-    """Try again and again; what fails for ever is unavailable."""
-    for _ in range(tries):
+def retry(call: Callable[[], T], attempts: int = 50) -> T:
+    """Return the result of a call, repeating it while it raises SinkUnavailable; raises the last error."""
+    for _ in range(attempts):
         with contextlib.suppress(SinkUnavailable):
             return call()
     return call()

@@ -19,7 +19,14 @@ def sealed(body: bytes) -> bytes:
 
 
 def run_record(segment: int = 0, **fields: Any) -> RunRecord:
-    given = {"schema": SCHEMA, "run_id": "water", "name": "water", "attempt": 1, "every": 1, "started": 5}
+    given: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run_id": "water",
+        "name": "water",
+        "attempt": 1,
+        "every": 1,
+        "started": 5,
+    }
     return RunRecord(seq=segment * SEQ_PER_SEGMENT, time=5, **given | fields)
 
 

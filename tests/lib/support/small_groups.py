@@ -1,4 +1,4 @@
-"""Arrays of small size groups."""
+"""Arrays of small size groups, as in HDF5 files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ Group = dict[str, Any]
 
 
 def make_group(atoms: int, structures: int, *, labels: Sequence[str] = ("energy",), seed: int = 0) -> Group:
-    """Return a group's arrays, with a `charge` that numbers the structures from 1000 * atoms."""
+    """Return the arrays of a group; `charge` identifies the structures, starting at 1000 * atoms."""
     rng = np.random.default_rng([seed, atoms])
     shapes = {"energy": (), "forces": (atoms, 3), "charges": (atoms,), "spin_charges": (atoms,)}
     return {

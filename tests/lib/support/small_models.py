@@ -22,7 +22,7 @@ OUTPUTS: dict[str, Any] = {
 
 
 def definition(*, channels: int = 2, **outputs: Any) -> dict[str, Any]:
-    """Return the definition of a small AIMNet2; outputs replace or follow those above, None takes one away."""
+    """Return the definition of a small AIMNet2; `outputs` are added to or replace `OUTPUTS`, None removes one."""
     chosen = {**OUTPUTS, **outputs}
     return copy.deepcopy(
         {
@@ -42,14 +42,15 @@ def definition(*, channels: int = 2, **outputs: Any) -> dict[str, Any]:
 
 
 def build(*, labels: Any = tuple(LABELS), **options: Any) -> Any:
+    """Build a model with options of `build_model`, by default with the definition above."""
     return build_model(options.pop("definition", definition()), labels=labels, **options)
 
 
 def batch(fidelity: list[int], *, atoms: int = 4, padding: int = 0, seed: int = 0) -> Data:
-    """Return random structures of such fidelities, the last of them with so many atoms of padding."""
+    """Return random structures of the given fidelities, the last one padded by `padding` atoms."""
     generator = torch.Generator().manual_seed(seed)
     count = len(fidelity)
-    # On a line, so that no two atoms are close.
+    # On a line, so that no two atoms are too close.
     line = torch.arange(atoms).unsqueeze(-1) * torch.tensor([1.2, 0.0, 0.0])
     elements = torch.tensor([1, 6, 7, 8])
     data = {
@@ -66,6 +67,6 @@ def batch(fidelity: list[int], *, atoms: int = 4, padding: int = 0, seed: int = 
 
 
 def predict(model: torch.nn.Module, data: Data) -> Data:
-    """Return the predictions without changing the batch."""
+    """Return the predicted labels, without changing the batch."""
     found = model({key: value.detach().clone() for key, value in data.items()})
     return {label: found[label].detach() for label in LABELS if label in found}

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,7 @@ class HandMadeRun:
         """Write a record for each iteration and return their sequence numbers."""
         seqs: list[int] = []
         for step in steps:
-            self.journal.append(lambda seq, step=step: self._point(seq, step, stream, seqs))
+            self.journal.append(partial(self._point, step=step, stream=stream, seqs=seqs))
         self.journal.commit()
         return seqs
 

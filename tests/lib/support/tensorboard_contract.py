@@ -1,4 +1,4 @@
-"""The TensorBoard sink as the sink contract uses it: made, cut off from its files, and read back."""
+"""Subclass helpers for running the sink contract on the TensorBoard sink, and faults in its file access."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from sinks.tensorboard import event_files as event_file_module
+from sinks.tensorboard import event_files
 from sinks.tensorboard.sink import TensorBoardSink
+from telemetry.run_folder import atomic_write
 from telemetry.testing import Point
 from telemetry.testing.kit import Kit
 
 
 class TensorBoardKit(Kit):
-    """How TensorBoard shows a run."""
+    """Creates TensorBoard sinks and reads runs back as TensorBoard shows them."""
 
     def make_sink(self, folder: Path) -> TensorBoardSink:
         return TensorBoardSink(TensorBoardSink.Options())
@@ -31,10 +33,10 @@ class TensorBoardKit(Kit):
 
     def outages(self, folder: Path) -> list[AbstractContextManager[None]]:
         numbers = {"open": errno.EROFS, "write": errno.ENOSPC, "fsync": errno.EIO, "listdir": errno.ESTALE}
-        return [down(name, number) for name, number in numbers.items()]
+        return [failing(name, number) for name, number in numbers.items()]
 
     def round_value(self, value: float) -> float:
-        """Keep what every viewer reads: 32 bits."""
+        """Round to 32 bits, the precision that every viewer reads."""
         with np.errstate(over="ignore"):
             return float(np.float32(value))
 
@@ -47,19 +49,25 @@ class TensorBoardKit(Kit):
                 yield Point(tag, event.step, event.value, round(event.wall_time * 1000), unit)
 
 
+def replace_os(patch: pytest.MonkeyPatch, fake: Any) -> None:
+    """Replace ``os`` in the modules through which the TensorBoard sink accesses files."""
+    patch.setattr(event_files, "os", fake)
+    patch.setattr(atomic_write, "os", fake)
+
+
 @contextlib.contextmanager
-def down(name: str, number: int) -> Iterator[None]:
-    """Let all calls of one function of the file layer fail."""
+def failing(name: str, number: int) -> Iterator[None]:
+    """Let all calls of one function of ``os`` fail with the given error number."""
 
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(event_file_module, "os", SimpleNamespace(**{**vars(os), name: fail}))
+        replace_os(patch, SimpleNamespace(**{**vars(os), name: fail}))
         yield
 
 
 def shown_unit(description: str) -> str:
-    """Give the unit from what stands beside a chart, "label \\[unit\\]" in Markdown."""
+    r"""Return the unit in the description of a chart, ``label \[unit\]`` in Markdown."""
     _, bracket, unit = description.rpartition(r" \[")
     return unit.removesuffix(r"\]").replace("\\", "") if bracket else "1"

@@ -1,4 +1,4 @@
-"""A run to write, and the ways to read it back that TensorBoard has."""
+"""Create runs and records for the TensorBoard sink, and read them back as TensorBoard shows them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +27,8 @@ class Point(NamedTuple):
     time: float
 
 
-def a_run(run_id: str = "water", started: int = STARTED, **fields: Any) -> RunRecord:
-    given: dict[str, Any] = {
+def make_run(run_id: str = "water", started: int = STARTED, **fields: Any) -> RunRecord:
+    defaults: dict[str, Any] = {
         "seq": 0,
         "time": started,
         "schema": 1,
@@ -37,11 +37,11 @@ def a_run(run_id: str = "water", started: int = STARTED, **fields: Any) -> RunRe
         "every": 200,
         "metrics": METRICS,
     }
-    return RunRecord(run_id=run_id, started=started, **given | fields)
+    return RunRecord(run_id=run_id, started=started, **defaults | fields)
 
 
 def scalars(seq: int, step: int | None = None, stream: str = "train", **values: float) -> Scalars:
-    """A record, by default at iteration 200·seq with a loss of 1/seq, one second and 1 ms after the one before."""
+    """Return a record, by default at iteration 200·seq with a loss of 1/seq, 1001 ms after the previous one."""
     return Scalars(
         seq=seq,
         time=STARTED + 1001 * seq,
@@ -55,16 +55,16 @@ def resumed(seq: int, step: int, attempt: int = 2) -> Resumed:
     return Resumed(seq=seq, time=STARTED + 1001 * seq, step=step, attempt=attempt)
 
 
-def opened(
+def open_sink(
     folder: Path, run: RunRecord | None = None, options: Mapping[str, Any] | None = None
 ) -> tuple[TensorBoardSink, Opened]:
     sink = TensorBoardSink(TensorBoardSink.Options(**options or {}))
-    return sink, sink.sink_open(run or a_run(), folder)
+    return sink, sink.sink_open(run or make_run(), folder)
 
 
 def curve(folder: Path, tag: str = "train/loss") -> list[Point]:
-    """What EventAccumulator shows of a tag."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """Return the points that EventAccumulator shows for a tag."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()

@@ -1,4 +1,4 @@
-"""A model, batches and a loss that cost next to nothing, and labels of the shapes that real ones have."""
+"""A tiny model, loss and batches, with labels of realistic shapes."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class TinyCore(nn.Module):
-    """Energy and charges from an element's embedding and its distance from the origin; with dropout."""
+    """Predicts energy and charges from the element and the distance from the origin; with dropout."""
 
     def __init__(self, features: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class TinyCore(nn.Module):
 
 
 class TinyModel(TinyCore):
-    """The same with forces."""
+    """Also predicts forces."""
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.enable_grad():
@@ -41,7 +41,7 @@ class TinyModel(TinyCore):
 
 
 class SquaredLoss:
-    """The mean squared error of every label, NaN left out."""
+    """The sum of the mean squared errors of all labels, where NaN counts as zero error."""
 
     def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = [torch.nan_to_num(y_pred[key] - value).square().mean() for key, value in y_true.items()]
@@ -49,7 +49,7 @@ class SquaredLoss:
 
 
 class Stopping:
-    """Before another loss: sends this process a SIGTERM at one of the calls, in training and validation alike."""
+    """A mixin that sends SIGTERM to this process at one of the calls, whether in training or validation."""
 
     calls_left: ClassVar[int | None] = None
 
@@ -62,15 +62,15 @@ class Stopping:
 
 
 class StoppingLoss(Stopping, SquaredLoss):
-    """A loss of any labels that can stop its process."""
+    """A squared loss that can stop its process."""
 
 
 class StoppingMTLoss(Stopping, MTLoss):
-    """The real loss, that can stop its process."""
+    """The real loss, able to stop its process."""
 
 
 class FailingLoss(SquaredLoss):
-    """Raises at the third call."""
+    """A loss that raises at the third call."""
 
     calls = 0
 
@@ -82,7 +82,7 @@ class FailingLoss(SquaredLoss):
 
 
 def batches(number: int, *, structures: int = 3, atoms: int = 4, seed: int = 0) -> list[Batch]:
-    """Return batches of two fidelities, with padding."""
+    """Return random batches of two fidelities, with padding."""
     return list(_batches(number, structures, atoms, torch.Generator().manual_seed(seed)))
 
 

@@ -1,10 +1,14 @@
-"""Short trainings of the tiny model through the runner, on random data."""
+"""Short runs of the tiny model on random data."""
 
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from aimnet2mult.config.schema import Config, load
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.train.checkpoint_files import find_newest
+from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from telemetry.journal.reader import JournalReader
@@ -26,7 +30,25 @@ def write_data(path: Path, structures: int, seed: int) -> Path:
 def train_tiny(folder: Path, *overrides: str) -> Path:
     """Train a tiny model on 16 structures, four epochs of three iterations, and return the run folder."""
     (folder / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
-    given = [
+    train(Request(overrides=[*_overrides(folder), *overrides], model=folder / "model.yaml"))
+    return max((folder / "runs").iterdir(), key=lambda path: (len(path.name), path.name))
+
+
+def build_tiny(folder: Path, *overrides: str, communicator: Communicator | None = None) -> tuple[Config, Components]:
+    """Return the configuration and the components of the run that `train_tiny` would start."""
+    config = load([], [*_overrides(folder), *overrides])
+    return config, build_components(config, {"class": "support.tiny_model.TinyCore"}, folder, communicator)
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """Return the newest complete checkpoint, of which there must be one."""
+    newest = find_newest(run)
+    assert newest is not None
+    return newest
+
+
+def _overrides(folder: Path) -> list[str]:
+    return [
         f"data.fidelity_datasets.0={write_data(folder / 'a.h5', 16, 0)}",
         "run_name=tiny",
         "data.y=[energy, charges]",
@@ -39,8 +61,6 @@ def train_tiny(folder: Path, *overrides: str) -> Path:
         "telemetry.sinks=none",
         f"telemetry.dir={folder / 'runs'}",
     ]
-    train(Request(overrides=[*given, *overrides], model=folder / "model.yaml"))
-    return max((folder / "runs").iterdir(), key=lambda path: (len(path.name), path.name))
 
 
 def points(run: Path, stream: str = "val") -> dict[int, dict[str, float]]:

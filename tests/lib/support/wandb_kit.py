@@ -1,4 +1,4 @@
-"""A W&B sink that is opened, and what W&B shows then: read from its files by wandb's own tool."""
+"""Open the W&B sink, and read its offline files with wandb's own tool."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from typing import Any
 import wandb
 
 from sinks.wandb.sink import WandbSink
+from sinks.wandb.timeouts import Timeouts
 from telemetry import RunRecord
 from telemetry.sink_api import Opened, Record
 from telemetry.testing import Point, run_record
 
 CORE = Path(wandb.__file__).parent / "bin" / "wandb-core"
-OWN = {"trainer/iteration", "telemetry/seq", "telemetry/attempt"}
+SINK_KEYS = {"trainer/iteration", "telemetry/seq", "telemetry/attempt"}
 
 
-def segment_files(folder: Path) -> list[Path]:
-    """The offline files of the run in a folder, the oldest first."""
-    # Those of one second have -1 to -10 behind their names.
+def transaction_logs(folder: Path) -> list[Path]:
+    """Return the offline files of the run in a folder, oldest first."""
+    # Further runs of the same second have the suffix -1 to -10.
     return sorted(
         (folder / "wandb").glob("offline-run-*/run-*.wandb"),
         key=lambda path: (path.parent.name[:27], len(path.parent.name), path.parent.name),
@@ -32,35 +33,35 @@ def segment_files(folder: Path) -> list[Path]:
 
 
 def inspect(path: Path) -> list[dict[str, Any]]:
-    """All records of a file, read by wandb-core."""
-    command = [CORE, "leet", "inspect", "-no-observability", "-json", "-run-file", path]
+    """Return all records of a file, read by wandb-core."""
+    command: list[str | Path] = [CORE, "leet", "inspect", "-no-observability", "-json", "-run-file", path]
     out = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
     return [json.loads(line) for line in out.splitlines()]
 
 
 def records(folder: Path, kind: str) -> list[Any]:
-    """What the records of one kind hold, in all files of a run."""
-    return [r[kind] for path in segment_files(folder) for r in inspect(path) if r["type"] == kind]
+    """Return the content of all records of one kind, in all files of a run."""
+    return [r[kind] for path in transaction_logs(folder) for r in inspect(path) if r["type"] == kind]
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of history in all files of a run."""
+    """Return the history rows in all files of a run."""
     return [history["item"] for history in records(folder, "history")]
 
 
 def exit_codes(folder: Path) -> list[int]:
-    """With what each file ends that has an end."""
-    return [end.get("exit_code", 0) for end in records(folder, "exit")]
+    """Return the exit code in each finished file."""
+    return [record.get("exit_code", 0) for record in records(folder, "exit")]
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """The configuration, as the file that is the newest has it."""
+    """Return the configuration in the newest file."""
     found = records(folder, "run")
     return found[-1]["config"]["update"] if found else {}
 
 
 def points(history: Iterable[Mapping[str, Any]], units: Mapping[str, str]) -> list[Point]:
-    """The points of some rows."""
+    """Return the points in history rows."""
     return [
         Point(
             name,
@@ -71,61 +72,65 @@ def points(history: Iterable[Mapping[str, Any]], units: Mapping[str, str]) -> li
         )
         for row in history
         for name, value in row.items()
-        if name not in OWN and not name.startswith("_")
+        if name not in SINK_KEYS and not name.startswith("_")
     ]
 
 
-def opened(folder: Path, run: RunRecord | None = None, **options: Any) -> tuple[WandbSink, Opened]:
-    """A sink that is open on a run, offline unless the options say something else."""
+def open_sink(
+    folder: Path, run: RunRecord | None = None, timeouts: Timeouts | None = None, **options: Any
+) -> tuple[WandbSink, Opened]:
+    """Open a new instance on a run, offline by default."""
     folder.mkdir(parents=True, exist_ok=True)
     sink = WandbSink(WandbSink.Options(**{"mode": "offline"} | options))
+    if timeouts is not None:
+        sink.timeouts = timeouts
     return sink, sink.sink_open(run or run_record(folder.name), folder)
 
 
 def deliver(
-    folder: Path, given: Sequence[Record], status: Any = "finished", reason: str = "", **options: Any
+    folder: Path, records: Sequence[Record], status: Any = "finished", reason: str = "", **options: Any
 ) -> WandbSink:
-    """Write with a new instance what W&B does not hold, and close it."""
-    sink, found = opened(folder, **options)
-    sink.sink_write([record for record in given if record.seq > (found.last_seq or 0)])
+    """Write the records that W&B does not hold with a new instance, and close it."""
+    sink, found = open_sink(folder, **options)
+    sink.sink_write([record for record in records if record.seq > (found.last_seq or 0)])
     sink.sink_close(status, reason)
     return sink
 
 
 def seqs(folder: Path) -> list[int]:
-    """The sequence numbers of all rows, in order."""
+    """Return the sequence numbers of all rows, in order."""
     return [row["telemetry/seq"] for row in rows(folder)]
 
 
-def in_a_row(last: int) -> list[int]:
-    """The numbers 1 to ``last``."""
+def numbers_up_to(last: int) -> list[int]:
+    """Return the numbers 1 to ``last``."""
     return list(range(1, last + 1))
 
 
-def cores(parent: int | None = None) -> list[int]:
-    """The wandb-cores that a process has started, this one by default."""
+def client_pids(parent: int | None = None) -> list[int]:
+    """Return the IDs of the wandb-core processes started by a process, this one by default."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             name, *arguments = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        asked = [b"--pid", str(parent or os.getpid()).encode()]
-        if name.endswith(b"wandb-core") and arguments[-3:-1] == asked:
+        parent_argument = [b"--pid", str(parent or os.getpid()).encode()]
+        if name.endswith(b"wandb-core") and arguments[-3:-1] == parent_argument:
             found.append(int(path.parent.name))
     return found
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something is so; fail if it is not in time. A delivery is given no time that others want."""
+    """Wait until the condition is true; fail after the given number of seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        assert time.monotonic() < deadline, f"still false after {seconds} s"
         time.sleep(0.02)
 
 
 def wandb_cli(folder: Path, *arguments: object) -> str:
-    """Run wandb's command in a folder; give what it says."""
+    """Run the command ``wandb`` in a folder, and return its output."""
     command = [str(Path(sys.executable).with_name("wandb")), *map(str, arguments)]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, cwd=folder
@@ -134,5 +139,5 @@ def wandb_cli(folder: Path, *arguments: object) -> str:
 
 
 def sync(folder: Path) -> str:
-    """Sync all files of a run, as its view says."""
+    """Sync all files of a run with ``wandb sync``, and return its output."""
     return wandb_cli(folder, "sync", "--yes", *sorted((folder / "wandb").glob("offline-run-*")))

@@ -1,4 +1,4 @@
-"""A W&B server on 127.0.0.1, as far as wandb asks for one: GraphQL, the stream of files, and faults at will."""
+"""A W&B server on 127.0.0.1 with the GraphQL and file-stream requests that wandb uses, and injectable faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HISTORY = "wandb-history.jsonl"
 
 @dataclass
 class Run:
-    """What the server keeps of a run."""
+    """A run stored by the server."""
 
     name: str
     project: str
@@ -31,22 +31,22 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The rows, in order."""
+        """The history rows, in order."""
         lines = self.files.get(HISTORY, {})
         return [json.loads(lines[number]) for number in sorted(lines)]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The summary that came last."""
+        """The newest summary."""
         lines = self.files.get("wandb-summary.json", {})
         return json.loads(lines[max(lines)]) if lines else {}
 
 
 @dataclass
 class Fault:
-    """What is to go wrong with requests whose path contains ``path``; ``times`` times, or for good.
+    """A fault of requests whose path contains ``path``, the given number of times.
 
-    ``how`` is an HTTP status, or ``hang``, ``cut`` (no answer), ``lost`` (taken, and no answer), or ``slow``
+    ``how`` is an HTTP status, or ``hang``, ``cut`` (no answer), ``lost`` (processed, but no answer), or ``slow``
     (answered after ``seconds``).
     """
 
@@ -57,7 +57,7 @@ class Fault:
 
 
 class WandbServer:
-    """A context manager; ``url`` is what WANDB_BASE_URL has to be."""
+    """A context manager that runs the server; ``url`` is the value for WANDB_BASE_URL."""
 
     def __init__(self) -> None:
         self.runs: dict[tuple[str, str], Run] = {}
@@ -89,19 +89,19 @@ class WandbServer:
         self._thread.join()
 
     def clear(self) -> None:
-        """Forget all runs, and what was asked."""
+        """Remove all runs, alerts and logged requests."""
         with self.lock:
             self.runs.clear()
             self.alerts.clear()
             self.log.clear()
 
     def fail(self, fault: Fault | None) -> None:
-        """Have something go wrong from now on; None for nothing."""
+        """Set the fault of the following requests; None for no fault."""
         with self.lock:
             self._fault = fault
 
     def fault_of(self, path: str) -> Fault | None:
-        """Give the fault that a request meets."""
+        """Return the fault of a request, and count it."""
         with self.lock:
             fault = self._fault
             if fault is None or fault.path not in path or fault.times < 1:
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     state: WandbServer
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log on standard error."""
 
     def handle(self) -> None:
         with suppress(ConnectionError):

@@ -1,7 +1,8 @@
-"""Run folders written record by record, for reading."""
+"""Run folders written record by record, as input for commands and functions that read runs."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ METRICS = {
     "val/gfn1/E_rmse": Metric(unit="kcal/mol", label="RMSE of energy, gfn1"),
 }
 NOON = 1_760_000_000_000
-"""Time of iteration 0, in ms since 1970; each iteration takes a second."""
+"""Time of iteration 0 in milliseconds since 1970; each iteration takes one second."""
 
 
 class WrittenRun:
-    """A run folder; each call appends to its journal. It has no heartbeat."""
+    """A run folder; each call appends to its journal. It has no trainer, so its status is ``unseen`` until closed."""
 
     def __init__(self, folder: Path, **fields: Any) -> None:
         self.folder = folder
@@ -36,16 +37,16 @@ class WrittenRun:
 
     @property
     def journal(self) -> Path:
-        """The current segment."""
+        """The segment being written."""
         return segment_path(self.folder, self._segment)
 
     @property
     def last(self) -> int:
-        """The sequence number of the last record."""
+        """Sequence number of the last record."""
         return self._next - 1
 
     def begin(self, resume_step: int | None = None, **fields: Any) -> None:
-        """Start a segment: a new attempt that resumes after an iteration, or the same one after a disk fault."""
+        """Start a segment: of a new attempt if ``resume_step`` is given, otherwise as after a disk fault."""
         self._segment += 1
         self._next = self._segment * SEQ_PER_SEGMENT
         self._add(run_record(self._segment, **self._fields | fields))
@@ -53,12 +54,12 @@ class WrittenRun:
             self._add(Resumed(seq=self._next, time=NOON, step=resume_step, attempt=self._segment + 1))
 
     def point(self, name: str, step: int, value: float, *, seq: int | None = None) -> None:
-        """Add a record with a single value."""
+        """Append a record with one value."""
         stream, _, metric = name.partition("/")
         self.points(stream, step, {metric: value}, seq=seq)
 
     def points(self, stream: str, step: int, values: dict[str, float], *, seq: int | None = None) -> None:
-        """Add a record of a stream."""
+        """Append a record of a stream."""
         number = self._next if seq is None else seq
         record = Scalars(seq=number, time=NOON + 1000 * step, stream=stream, step=step, values=values)
         self._add(record, counts=seq is None)
@@ -70,10 +71,18 @@ class WrittenRun:
         self._add(Closed(seq=self._next, time=NOON + 1_000_000, status=status))
 
     def raw(self, data: bytes) -> None:
-        """Append raw bytes."""
+        """Append bytes unchanged."""
         with self.journal.open("ab") as file:
             file.write(data)
 
     def _add(self, record: AnyRecord, *, counts: bool = True) -> None:
         self.raw(encode(record))
         self._next += counts
+
+
+def add_training(run: WrittenRun, factor: float = 1.0) -> None:
+    """Append 2000 iterations of a training with validations; ``factor`` scales the losses."""
+    for step in range(100, 2001, 100):
+        run.points("train", step, {"loss": factor * math.exp(-step / 200), "E_rmse": 5 - step / 1000, "lr": 0.1})
+        if not step % 500:
+            run.points("val", step, {"loss": factor * math.exp(-step / 300), "E_rmse": 6.0, "gfn1/E_rmse": 7.0})

@@ -1,4 +1,4 @@
-"""The MLflow sink keeps the contract of telemetry's sinks: on an SQLite store, on a server, on a fake that fails."""
+"""The sink contract on the MLflow sink: with an SQLite store, with a server, and with a fake client that fails."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from support.mlflow_kit import (
     IGNORE_NOLOAD,
     SERVER,
     client_of,
+    copy_store,
     find_runs,
     points,
-    put_store,
     quiet,
     shared_server,
     shared_template,
 )
-from support.retries import TriedAgain
+from support.retries import RetryingSink
 from telemetry.testing import Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
@@ -34,10 +34,10 @@ from telemetry.testing.restart_checks import RestartChecks
 pytestmark = IGNORE_NOLOAD
 
 
-class Shown(Kit):
-    """How MLflow shows a run."""
+class MlflowKit(Kit):
+    """Reads runs back from MLflow."""
 
-    # It cannot take points back.
+    # MLflow cannot remove points.
     rewinds = "kept"
 
     def read_back(self, folder: Path) -> Iterable[Point]:
@@ -54,15 +54,15 @@ class Shown(Kit):
         return True
 
 
-class TestOnAnSqliteStore(Shown, SinkContract):
-    """As it is without options, in a file beside the run folders."""
+class TestOnAnSqliteStore(MlflowKit, SinkContract):
+    """The default: a file next to the run folders."""
 
     @pytest.fixture(autouse=True)
     def _template(self, request: pytest.FixtureRequest) -> None:
         shared_template(request.config)
 
     def make_sink(self, folder: Path) -> MlflowSink:
-        put_store(folder.parent)
+        copy_store(folder.parent)
         return MlflowSink(MlflowSink.Options())
 
     def client(self, folder: Path) -> Any:
@@ -71,11 +71,11 @@ class TestOnAnSqliteStore(Shown, SinkContract):
     def outages(self, folder: Path) -> Iterable[AbstractContextManager[Any]]:
         file = folder.parent / "mlflow.db"
         yield replaced(file, file.mkdir)
-        yield replaced(file, lambda: file.write_text("no database, whatever it is called" * 100))
+        yield replaced(file, lambda: file.write_text("this is not a database" * 100))
 
 
-class TestOnAServer(Shown, SinkContract):
-    """Each test's runs are in experiments of their own."""
+class TestOnAServer(MlflowKit, SinkContract):
+    """Each test has its own experiment."""
 
     @pytest.fixture(autouse=True)
     def _server(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,11 +96,11 @@ class TestOnAServer(Shown, SinkContract):
 
 
 @contextmanager
-def replaced(file: Path, put: Callable[[], object]) -> Iterator[None]:
-    """Put something else where a file is, for a time."""
+def replaced(file: Path, create: Callable[[], object]) -> Iterator[None]:
+    """Replace a file temporarily."""
     aside = file.with_name("aside")
     file.rename(aside)
-    put()
+    create()
     try:
         yield
     finally:
@@ -115,8 +115,8 @@ def elsewhere(uri: str) -> Iterator[None]:
         yield
 
 
-class Stumbles:
-    """Says which calls fail, each in the way whose turn it is."""
+class PeriodicFaults:
+    """Lets every third call fail, cycling through the kinds of failure; or all calls while ``down``."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -131,37 +131,37 @@ class Stumbles:
         self.calls += 1
         if self.calls % 3:
             return None
-        way = FaultyMlflow.WAYS[self.calls // 3 % len(FaultyMlflow.WAYS)]
-        self.failed.add(way)
-        return way
+        failure = FaultyMlflow.FAILURES[self.calls // 3 % len(FaultyMlflow.FAILURES)]
+        self.failed.add(failure)
+        return failure
 
 
-STUMBLES = Stumbles()
+FAULTS = PeriodicFaults()
 
 
 @contextmanager
 def down() -> Iterator[None]:
-    STUMBLES.down = True
+    FAULTS.down = True
     try:
         yield
     finally:
-        STUMBLES.down = False
+        FAULTS.down = False
 
 
-class StumblingSink(MlflowSink):
-    """The sink, on a fake of which each third call fails."""
+class FailingSink(MlflowSink):
+    """The sink with a fake client whose calls fail periodically."""
 
-    connect = staticmethod(lambda uri: FaultyMlflow(fake_path(uri), STUMBLES))
-
-
-class GoodSink(MlflowSink):
-    """The sink, on a fake that fails only when it is down."""
-
-    connect = staticmethod(lambda uri: FaultyMlflow(fake_path(uri), lambda _: "refused" if STUMBLES.down else None))
+    connect = staticmethod(lambda uri: FaultyMlflow(fake_path(uri), FAULTS))
 
 
-class Faked(Shown):
-    """On a fake, whose file is beside the run folders."""
+class WorkingSink(MlflowSink):
+    """The sink with a fake client that fails only while it is down."""
+
+    connect = staticmethod(lambda uri: FaultyMlflow(fake_path(uri), lambda _: "refused" if FAULTS.down else None))
+
+
+class FakeKit(MlflowKit):
+    """Reads runs back from a fake, whose file is next to the run folders."""
 
     def client(self, folder: Path) -> Any:
         return FakeMlflow(fake_path(fake_uri(folder.parent)))
@@ -170,21 +170,21 @@ class Faked(Shown):
         yield down()
 
 
-class TestOnAFake(Faked, ContentChecks, RestartChecks, FaultChecks):
-    """The sink itself is held to the rest of the contract above."""
+class TestOnAFake(FakeKit, ContentChecks, RestartChecks, FaultChecks):
+    """The part of the contract that concerns the client; the rest is checked above."""
 
-    def make_sink(self, folder: Path) -> GoodSink:
-        return GoodSink(GoodSink.Options(tracking_uri=fake_uri(folder.parent)))
+    def make_sink(self, folder: Path) -> WorkingSink:
+        return WorkingSink(WorkingSink.Options(tracking_uri=fake_uri(folder.parent)))
 
 
-class TestOnAFailingFake(Faked, ContentChecks, RestartChecks, FaultChecks):
-    """What is written through all failures is what is written without any."""
+class TestOnAFailingFake(FakeKit, ContentChecks, RestartChecks, FaultChecks):
+    """With retries, a run is written through all failures as it is without any."""
 
-    def make_sink(self, folder: Path) -> TriedAgain:
-        return TriedAgain(lambda: StumblingSink(MlflowSink.Options(tracking_uri=fake_uri(folder.parent))))
+    def make_sink(self, folder: Path) -> RetryingSink:
+        return RetryingSink(lambda: FailingSink(MlflowSink.Options(tracking_uri=fake_uri(folder.parent))))
 
-    def test_its_calls_fail_in_all_ways(self, tmp_path: Path) -> None:
+    def test_calls_have_failed_in_each_way(self, tmp_path: Path) -> None:
         driver = self.open_sink(tmp_path / "run")
         for first in range(1, 100, 5):
             driver.write(sample(first, first + 4))
-        assert STUMBLES.failed == set(FaultyMlflow.WAYS)
+        assert FAULTS.failed == set(FaultyMlflow.FAILURES)

@@ -1,6 +1,6 @@
-"""The MLflow sink on a running server, also through a network that fails. Needs no more than mlflow-skinny has.
+"""The MLflow sink on a running server, and through a failing network. Needs only mlflow-skinny.
 
-MLFLOW_SERVER_BIN names the ``mlflow`` of another environment where that of the tests has no server.
+If the environment of the tests has no server, MLFLOW_SERVER_BIN is the path of another environment's ``mlflow``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from sinks.mlflow.sink import MlflowSink
-from support.mlflow_kit import client_of, find_runs, history, opened, points, shared_server
+from support.mlflow_kit import client_of, find_runs, history, open_sink, points, shared_server
 from support.mlflow_proxy import Fault, Proxy, Request
 from telemetry import Metric, Settings, open_run
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.plugins.registry import select
 from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import METRICS, STARTED, points_of, run_record, sample, scalars
@@ -37,15 +37,15 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         yield proxy
 
 
-class Told:
-    """A run folder and its place on the server, whatever leads there."""
+class RemoteRun:
+    """A run folder, and its run in a separate experiment on the server."""
 
     def __init__(self, folder: Path, server: str) -> None:
         self.folder = folder
         self._client = client_of(server)
 
     def open(self, uri: str, **fields: Any) -> tuple[MlflowSink, Any]:
-        return opened(self.folder, run_record("water", **fields), tracking_uri=uri, experiment=str(self.folder))
+        return open_sink(self.folder, run_record("water", **fields), tracking_uri=uri, experiment=str(self.folder))
 
     def runs(self) -> list[Any]:
         name = str(self.folder)
@@ -62,37 +62,37 @@ class Told:
 
 
 @pytest.fixture
-def told(tmp_path: Path, server: str) -> Told:
-    return Told(tmp_path / "runs" / "water", server)
+def remote(tmp_path: Path, server: str) -> RemoteRun:
+    return RemoteRun(tmp_path / "runs" / "water", server)
 
 
 def when(what: str, fault: Fault) -> Any:
     return lambda request: fault if request.what == what else None
 
 
-def test_all_that_was_sampled_comes_back_with_names_units_and_times(told, server):
+def test_all_points_are_read_back_with_names_units_and_times(remote, server):
     records = [*sample(1, 700), scalars(701, None, "val", **{"[0]/100%/loss": float("inf"), "Å": float("nan")})]
-    sink, found = told.open(server)
+    sink, found = remote.open(server)
     assert sink.sink_write(records) == 701
-    assert str(told.points()) == str(sorted(points_of(records, METRICS_AND_MORE)))
-    (run,) = told.runs()
+    assert str(remote.points()) == str(sorted(points_of(records, METRICS_AND_MORE)))
+    (run,) = remote.runs()
     assert found.view == f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    assert told.open(server)[1].last_seq == 701
+    assert remote.open(server)[1].last_seq == 701
 
 
-def test_the_end_has_its_status_and_its_time(told, server, capsys):
-    sink, _ = told.open(server)
+def test_a_closed_run_has_its_status_and_time(remote, server, capsys):
+    sink, _ = remote.open(server)
     sink.sink_close("failed", STARTED + 5000, "OutOfMemoryError")
-    (run,) = told.runs()
+    (run,) = remote.runs()
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FAILED", STARTED, STARTED + 5000)
     assert capsys.readouterr() == ("", "")
 
 
-def test_parameters_of_a_later_attempt_and_its_status_reach_the_server(told, server):
-    sink, _ = told.open(server, params={"lr": 1})
+def test_status_and_changed_parameters_of_a_later_attempt_are_on_the_server(remote, server):
+    sink, _ = remote.open(server, params={"lr": 1})
     sink.sink_close("preempted", STARTED + 1, "SIGTERM")
-    told.open(server, params={"lr": 2}, attempt=2)
-    (run,) = told.runs()
+    remote.open(server, params={"lr": 2}, attempt=2)
+    (run,) = remote.runs()
     assert (run.info.status, run.data.params) == ("RUNNING", {"lr": "1"})
     assert run.data.tags["telemetry.param.lr"] == "2"
 
@@ -115,47 +115,47 @@ def test_parameters_of_a_later_attempt_and_its_status_reach_the_server(told, ser
     ],
     ids=str,
 )
-def test_what_may_pass_is_unavailable_asked_once_and_afterwards_nothing_is_lost_or_doubled(told, proxy, fault):
-    sink, _ = told.open(proxy.url)
+def test_a_temporary_fault_is_not_retried_by_mlflow_and_nothing_is_lost_or_duplicated(remote, proxy, fault):
+    sink, _ = remote.open(proxy.url)
     sink.sink_write([scalars(1)])
-    asked = proxy.count("runs/log-batch")
+    calls_before = proxy.count("runs/log-batch")
     proxy.fault = when("runs/log-batch", fault)
     began = time.monotonic()
     with pytest.raises(SinkUnavailable, match=r"^mlflow: "):
         sink.sink_write([scalars(2), scalars(3)])
-    assert proxy.count("runs/log-batch") == asked + 1
+    assert proxy.count("runs/log-batch") == calls_before + 1
     assert time.monotonic() - began < 6
     proxy.release()
     proxy.fault = lambda _: None
-    sink, found = told.open(proxy.url)
+    sink, found = remote.open(proxy.url)
     assert found.last_seq == 1
     assert sink.sink_write([scalars(2), scalars(3), scalars(4)]) == 4
-    assert told.steps() == [10, 20, 30, 40]
+    assert remote.steps() == [10, 20, 30, 40]
 
 
 @pytest.mark.parametrize("fault", [Fault(400, "bad"), Fault(413, "<html>Request Entity Too Large</html>")], ids=str)
-def test_a_call_that_is_refused_for_its_records_is_rejected(told, proxy, fault):
-    sink, _ = told.open(proxy.url)
+def test_records_that_the_server_rejects_are_reported_as_rejected(remote, proxy, fault):
+    sink, _ = remote.open(proxy.url)
     sink.sink_write([scalars(1)])
     proxy.fault = lambda request: fault if any(m["step"] == 20 for m in request.body.get("metrics", ())) else None
     with pytest.raises(SinkRejected, match=str(fault.status)):
         sink.sink_write([scalars(2), scalars(3)])
     assert sink.sink_write([scalars(3)]) == 3
-    assert told.steps() == [10, 30]
+    assert remote.steps() == [10, 30]
 
 
 @pytest.mark.parametrize("status", [400, 413])
-def test_a_server_that_refuses_every_call_sets_no_record_aside(told, proxy, status):
-    sink, _ = told.open(proxy.url)
+def test_no_record_is_set_aside_if_the_server_rejects_every_call(remote, proxy, status):
+    sink, _ = remote.open(proxy.url)
     sink.sink_write([scalars(1)])
     proxy.fault = when("runs/log-batch", Fault(status, "no"))
-    with pytest.raises(SinkUnavailable, match="refuses all that is written to run"):
+    with pytest.raises(SinkUnavailable, match="rejects everything written to run"):
         sink.sink_write([scalars(2)])
 
 
-def test_a_limit_on_the_size_of_calls_is_met_by_smaller_ones(told, proxy, server):
+def test_a_size_limit_of_the_server_is_met_by_smaller_calls(remote, proxy, server):
     settings = Settings(sinks=(), delivery="thread", every=1)
-    with open_run(told.folder, metrics=PLAIN, settings=settings) as bus:
+    with open_run(remote.folder, metrics=PLAIN, settings=settings) as bus:
         for step in range(1, 601):
             bus.publish("train", step, {"loss": 1 / step, "lr": 1.0})
 
@@ -163,37 +163,37 @@ def test_a_limit_on_the_size_of_calls_is_met_by_smaller_ones(told, proxy, server
         return Fault(413, "too large") if len(str(request.body)) > 20_000 else None
 
     proxy.fault = limit
-    (sink,) = select(["mlflow"], {"mlflow": {"tracking_uri": proxy.url, "experiment": str(told.folder)}})
-    delivery = Delivery(told.folder, sink, settings, follow=False, wait=lambda _: None)
+    (sink,) = select(["mlflow"], {"mlflow": {"tracking_uri": proxy.url, "experiment": str(remote.folder)}})
+    delivery = Delivery(remote.folder, sink, settings, follow=False, wait=lambda _: None)
     delivery.lease.acquire()
-    assert delivery.run() is End.COMPLETE
-    assert not (told.folder / "sinks" / "mlflow.rejected.jsonl").exists()
+    assert delivery.run() is DeliveryOutcome.COMPLETE
+    assert not (remote.folder / "sinks" / "mlflow.rejected.jsonl").exists()
     client = client_of(server)
-    experiment = client.get_experiment_by_name(str(told.folder))
+    experiment = client.get_experiment_by_name(str(remote.folder))
     (run,) = client.search_runs([experiment.experiment_id])
     assert [step for step, _, _ in history(client, run.info.run_id)] == list(range(1, 601))
 
 
-def test_a_run_whose_creation_was_not_answered_is_found_and_not_created_twice(told, proxy):
+def test_a_run_whose_creation_was_not_acknowledged_is_found_and_not_created_twice(remote, proxy):
     faults = {"experiments/create": Fault(0, taken=True), "runs/create": Fault(0, taken=True)}
     proxy.fault = lambda request: faults.pop(request.what, None)
     with pytest.raises(SinkUnavailable):
-        told.open(proxy.url)
+        remote.open(proxy.url)
     assert faults == {}
-    told.open(proxy.url)
-    assert len(told.runs()) == 1
+    remote.open(proxy.url)
+    assert len(remote.runs()) == 1
 
 
 @pytest.mark.parametrize("fault", [Fault(401, "You are not authenticated"), Fault(403, "Permission denied")], ids=str)
-def test_a_login_that_is_refused_at_the_start_is_refused_with_the_cure(told, proxy, fault):
+def test_credentials_rejected_at_the_start_are_a_permanent_error_that_names_the_fix(remote, proxy, fault):
     proxy.fault = lambda _: fault
-    with pytest.raises(SinkRejected, match=rf"{proxy.url} refuses the login .*MLFLOW_TRACKING_TOKEN"):
-        told.open(proxy.url)
+    with pytest.raises(SinkRejected, match=rf"{proxy.url} rejected the login .*MLFLOW_TRACKING_TOKEN"):
+        remote.open(proxy.url)
 
 
-def test_a_login_in_the_environments_address_is_used_and_shown_nowhere(told, proxy, monkeypatch):
+def test_credentials_in_the_environments_uri_are_used_but_not_shown(remote, proxy, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url.replace("http://", "http://me:se@cret@"))
-    sink, found = opened(told.folder, experiment=str(told.folder))
+    sink, found = open_sink(remote.folder, experiment=str(remote.folder))
     assert {request.login for request in proxy.requests} == {"Basic bWU6c2VAY3JldA=="}
     proxy.fault = lambda _: Fault(200, "{}", hangs=True)
     with pytest.raises(SinkUnavailable) as caught:
@@ -203,24 +203,24 @@ def test_a_login_in_the_environments_address_is_used_and_shown_nowhere(told, pro
         assert proxy.url in text
 
 
-def test_a_server_that_is_not_there_is_unavailable_at_once(told):
+def test_an_unreachable_server_fails_at_once(remote):
     began = time.monotonic()
     with pytest.raises(SinkUnavailable, match=r"127\.0\.0\.1"):
-        told.open("http://127.0.0.1:1")
+        remote.open("http://127.0.0.1:1")
     assert time.monotonic() - began < 5
 
 
-def test_a_server_that_is_no_mlflow_is_unavailable(told, proxy):
+def test_a_server_other_than_mlflow_is_a_temporary_error(remote, proxy):
     proxy.fault = lambda _: Fault(404, "<html>nothing here</html>")
     with pytest.raises(SinkUnavailable, match="404"):
-        told.open(proxy.url)
+        remote.open(proxy.url)
 
 
-def test_twenty_thousand_points_are_there_within_a_minute(told, server):
+def test_twenty_thousand_records_are_delivered_within_a_minute(remote, server):
     names = ("loss", "E_rmse", "F_rmse", "q_rmse", "lr", "it_per_s")
-    sink, _ = told.open(server)
+    sink, _ = remote.open(server)
     began = time.monotonic()
     for first in range(1, 20_001, 1000):
         sink.sink_write([scalars(seq, **dict.fromkeys(names, 1 / seq)) for seq in range(first, first + 1000)])
     assert time.monotonic() - began < 60
-    assert told.steps() == [10 * seq for seq in range(1, 20_001)]
+    assert remote.steps() == [10 * seq for seq in range(1, 20_001)]

@@ -1,4 +1,4 @@
-"""Where the MLflow sink writes: the tracking URI, its logins, and what is shown of it."""
+"""The tracking URI of the MLflow sink: its sources, validation, credentials and display."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sinks.mlflow.tracking_uri import Place, place
+from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri
 from telemetry import SettingError
 from telemetry.plugins.registry import select
 from telemetry.sink_api import SinkRejected
@@ -15,18 +15,18 @@ RUNS = Path("/data/runs")
 
 
 @pytest.fixture(autouse=True)
-def _no_address(monkeypatch):
+def _no_uri_in_the_environment(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def test_the_default_is_a_file_beside_the_runs():
-    assert place(None, RUNS).uri == "sqlite:////data/runs/mlflow.db"
+def test_the_default_is_a_file_next_to_the_run_folders():
+    assert resolve_tracking_uri(None, RUNS).uri == "sqlite:////data/runs/mlflow.db"
 
 
-def test_the_environment_comes_before_the_default_and_the_option_before_it(monkeypatch):
+def test_the_environment_overrides_the_default_and_the_option_overrides_both(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000/")
-    assert place(None, RUNS).uri == "http://there:5000"
-    assert place("https://here/mlflow/", RUNS).uri == "https://here/mlflow"
+    assert resolve_tracking_uri(None, RUNS).uri == "http://there:5000"
+    assert resolve_tracking_uri("https://here/mlflow/", RUNS).uri == "https://here/mlflow"
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_the_environment_comes_before_the_default_and_the_option_before_it(monke
         ("sqlite:////srv/all.db?timeout=60", "/srv/all.db"),
     ],
 )
-def test_a_relative_file_starts_at_the_folder_of_the_runs_whoever_delivers(uri, path, monkeypatch, tmp_path):
+def test_a_relative_file_starts_at_the_parent_of_the_run_folder(uri, path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = place(uri, RUNS)
+    found = resolve_tracking_uri(uri, RUNS)
     assert (found.file, found.shown) == (Path(path), f"sqlite:///{path}")
     assert found.uri == found.shown + ("?timeout=60" if "timeout" in uri else "")
 
@@ -55,11 +55,11 @@ def test_a_relative_file_starts_at_the_folder_of_the_runs_whoever_delivers(uri, 
         ("databricks://profile", "databricks://profile"),
     ],
 )
-def test_a_login_from_the_environment_is_used_and_not_shown(uri, shown, monkeypatch):
+def test_credentials_from_the_environment_are_used_but_not_shown(uri, shown, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    found = place(None, RUNS)
+    found = resolve_tracking_uri(None, RUNS)
     assert (found.uri, found.shown) == (uri, shown)
-    text = found.without_login(f"cannot reach {uri}, nor {uri}/api")
+    text = found.redact(f"cannot reach {uri}, nor {uri}/api")
     assert text == f"cannot reach {shown}, nor {shown}/api"
     assert "secret" not in found.view("1", "r")
     assert "me:" not in found.view("1", "r")
@@ -69,62 +69,65 @@ def test_a_login_from_the_environment_is_used_and_not_shown(uri, shown, monkeypa
     "uri",
     ["https://me:secret@host", "https://me@host", "postgresql://me:se/cret@host/db", "mysql://host/db?password=secret"],
 )
-def test_a_login_in_the_option_is_refused_without_repeating_it(uri):
+def test_credentials_in_the_option_are_rejected_and_not_repeated(uri):
     with pytest.raises(SettingError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as caught:
         select(["mlflow"], {"mlflow": {"tracking_uri": uri}})
     assert "cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("uri", "why"),
+    ("uri", "reason"),
     [
-        ("", "no address"),
-        ("mlruns", "no address"),
-        ("/data/mlruns", "no address"),
-        ("file:///data/mlruns", "does not keep runs in folders"),
-        ("nonsense://x", "knows nothing that is called 'nonsense'"),
-        ("sqlite://", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
-        ("sqlite:////data/", "names no file"),
-        ("sqlite:///~nobody-of-that-name/x.db", "no such path"),
+        ("", "not a URI"),
+        ("mlruns", "not a URI"),
+        ("/data/mlruns", "not a URI"),
+        ("file:///data/mlruns", "no longer stores runs in folders"),
+        ("nonsense://x", "no store for the scheme 'nonsense'"),
+        ("sqlite://", "no file name"),
+        ("sqlite:///:memory:", "no file name"),
+        ("sqlite:////data/", "no file name"),
+        ("sqlite:///~no-such-user/x.db", "the path does not exist"),
     ],
 )
-def test_what_mlflow_cannot_write_to_is_refused_when_the_sink_is_chosen(uri, why):
-    with pytest.raises(SettingError, match=rf"telemetry\.mlflow\.tracking_uri is '{uri}': .*{why}.*sqlite:////"):
+def test_an_invalid_option_is_rejected_when_the_sink_is_selected(uri, reason):
+    with pytest.raises(SettingError, match=rf"telemetry\.mlflow\.tracking_uri is '{uri}': .*{reason}.*sqlite:////"):
         select(["mlflow"], {"mlflow": {"tracking_uri": uri}})
 
 
-def test_what_the_environment_names_is_refused_when_the_sink_is_opened(monkeypatch):
+def test_an_invalid_environment_variable_is_rejected_when_the_sink_is_opened(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file://me:secret@host/x")
     with pytest.raises(SinkRejected, match="MLFLOW_TRACKING_URI is 'file://host/x'"):
-        place(None, RUNS)
+        resolve_tracking_uri(None, RUNS)
 
 
 def test_a_folder_with_a_question_mark_cannot_hold_the_default_file():
     with pytest.raises(SinkRejected, match="question mark"):
-        place(None, Path("/data/why?/runs"))
+        resolve_tracking_uri(None, Path("/data/why?/runs"))
 
 
 @pytest.mark.parametrize(
     ("found", "view"),
     [
-        (Place("http://host", "http://host"), "http://host/#/experiments/3/runs/abc"),
-        (Place("databricks", "databricks"), ""),
-        (place("sqlite:////a b/x.db", RUNS), "mlflow ui --backend-store-uri 'sqlite:////a b/x.db'"),
-        (Place("postgresql://a:b@h/x", "postgresql://h/x"), 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'),
+        (TrackingUri("http://host", "http://host"), "http://host/#/experiments/3/runs/abc"),
+        (TrackingUri("databricks", "databricks"), ""),
+        (resolve_tracking_uri("sqlite:////a b/x.db", RUNS), "mlflow ui --backend-store-uri 'sqlite:////a b/x.db'"),
+        (
+            TrackingUri("postgresql://a:b@h/x", "postgresql://h/x"),
+            'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"',
+        ),
     ],
 )
-def test_people_are_told_how_to_see_the_run(found, view):
+def test_the_view_is_a_url_or_a_command(found, view):
     assert found.view("3", "abc").endswith(view)
     assert bool(found.view("3", "abc")) == bool(view)
 
 
 @pytest.mark.parametrize(
-    ("options", "what"),
+    ("options", "message"),
     [
         ({"experiment": " "}, r"telemetry\.mlflow\.experiment is ' '"),
         ({"run_name": ""}, r"telemetry\.mlflow\.run_name is ''"),
-        ({"experiment": "x" * 501}, "up to 500 characters"),
+        ({"experiment": "x" * 501}, "1 to 500 characters"),
         ({"tags": {"a[0]": "x"}}, r"telemetry\.mlflow\.tags has 'a\[0\]'"),
         ({"tags": {"telemetry.seq": "7"}}, "does not begin with telemetry"),
         ({"tags": {"a": "x" * 8001}}, r"telemetry\.mlflow\.tags\.a has 8001 characters"),
@@ -132,6 +135,6 @@ def test_people_are_told_how_to_see_the_run(found, view):
         ({"uri": "x"}, "has no option 'uri'"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused_by_name(options, what):
-    with pytest.raises(SettingError, match=what):
+def test_invalid_options_are_rejected_by_name(options, message):
+    with pytest.raises(SettingError, match=message):
         select(["mlflow"], {"mlflow": options})

@@ -1,4 +1,4 @@
-"""The TensorBoard sink keeps the contract of telemetry's sinks, on real files and on a file layer that fails."""
+"""The sink contract on the TensorBoard sink, with real files and with failing file access."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sinks.tensorboard import event_files as event_file_module
+from sinks.tensorboard import event_files
 from sinks.tensorboard.sink import TensorBoardSink
-from support.retries import TriedAgain
-from support.tensorboard_contract import TensorBoardKit
+from support.retries import RetryingSink
+from support.tensorboard_contract import TensorBoardKit, replace_os
 from telemetry.testing import SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
@@ -24,8 +24,8 @@ class TestTensorBoard(TensorBoardKit, SinkContract):
     """On real files."""
 
 
-class StumblingOs:
-    """The file layer, which fails in one of some calls as file systems have been seen to."""
+class PeriodicallyFailingOs:
+    """The module ``os``, whose file functions fail periodically, in ways observed on real file systems."""
 
     def __init__(self) -> None:
         self.calls = dict.fromkeys(("open", "write", "fsync", "close", "listdir"), 0)
@@ -47,7 +47,7 @@ class StumblingOs:
         return os.open(*args)
 
     def write(self, fd: int, data: memoryview) -> int:
-        """Write a part of every other batch; for one part of three nothing is left."""
+        """Write only part of every other batch; every third call finds the disk full."""
         if self._fails("write", 3):
             raise OSError(errno.ENOSPC, "No space left on device")
         return os.write(fd, data[: len(data) * 2 // 3 + 1] if self.calls["write"] % 2 else data)
@@ -69,23 +69,24 @@ class StumblingOs:
 
 
 class TestOnAFailingFileSystem(TensorBoardKit, ContentChecks, RestartChecks, FaultChecks):
-    """What is written through all failures is what is written without any."""
+    """With retries, a run is written through all failures as it is without any."""
 
     @pytest.fixture(autouse=True)
-    def _mended(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(event_file_module, "os", os)
+    def _restore_os(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        replace_os(monkeypatch, os)
 
-    def make_sink(self, folder: Path) -> TriedAgain:  # type: ignore[override]
-        # Here, as it is called in other processes too.
-        if not isinstance(event_file_module.os, StumblingOs):
-            event_file_module.os = StumblingOs()
-        return TriedAgain(lambda: TensorBoardSink(TensorBoardSink.Options()))
+    def make_sink(self, folder: Path) -> RetryingSink:  # type: ignore[override]
+        # Not in the fixture, because the contract calls this in other processes, too.
+        if not isinstance(event_files.os, PeriodicallyFailingOs):
+            replace_os(pytest.MonkeyPatch(), PeriodicallyFailingOs())
+        return RetryingSink(lambda: TensorBoardSink(TensorBoardSink.Options()))
 
-    def make_elsewhere(self, folder: Path) -> TriedAgain:  # type: ignore[override]
-        return TriedAgain(lambda: TensorBoardSink(TensorBoardSink.Options(dir=str(folder / "elsewhere"))))
+    def make_elsewhere(self, folder: Path) -> RetryingSink:  # type: ignore[override]
+        return RetryingSink(lambda: TensorBoardSink(TensorBoardSink.Options(dir=str(folder / "elsewhere"))))
 
-    def test_its_calls_fail_in_all_ways(self, tmp_path: Path) -> None:
+    def test_each_function_has_failed(self, tmp_path: Path) -> None:
         driver = self.open_sink(tmp_path / "run")
         for first in range(1, 100, 5):
             driver.write(sample(first, first + 4))
-        assert event_file_module.os.failed == {"open", "write", "fsync", "close", "listdir"}
+        assert isinstance(event_files.os, PeriodicallyFailingOs)
+        assert event_files.os.failed == {"open", "write", "fsync", "close", "listdir"}

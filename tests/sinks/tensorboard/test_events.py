@@ -1,4 +1,4 @@
-"""What the TensorBoard sink shows beside the curves: the layout of charts, and tables about the run."""
+"""The summaries next to the curves: the chart layout, and tables about the run."""
 
 import html
 import re
@@ -13,32 +13,32 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
-from sinks._run_tables import table
-from support.tensorboard_kit import METRICS, a_run, event_files, opened, resumed, scalars
+from sinks._run_tables import markdown_table
+from support.tensorboard_kit import METRICS, event_files, make_run, open_sink, resumed, scalars
 from telemetry import Alert, Metric
 from telemetry.sink_api import Chart, charts
 
 with warnings.catch_warnings():
-    # TensorBoard's own copy of html5lib says so when it is imported.
+    # Issued when TensorBoard's own copy of html5lib is imported.
     warnings.filterwarnings("ignore", "html5lib's sanitizer is deprecated", DeprecationWarning)
     from tensorboard.plugin_util import markdown_to_safe_html
 
 
-def notes(folder: Path, tag: str) -> list[bytes]:
+def tensors(folder: Path, tag: str) -> list[bytes]:
     accumulator = EventAccumulator(str(folder / "tensorboard"))
     accumulator.Reload()
     return [make_ndarray(event.tensor_proto).item() for event in accumulator.Tensors(tag)]
 
 
 def cells(markdown: str) -> list[list[str]]:
-    """The cells of a table as TensorBoard shows them, without the head."""
+    """Return the cells of a table as TensorBoard shows them, without the header row."""
     rows = re.findall(r"<tr>(.*?)</tr>", markdown_to_safe_html(markdown), re.DOTALL)
     return [[html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row, re.DOTALL)] for row in rows][1:]
 
 
 def shown(folder: Path, tag: str) -> list[list[str]]:
-    (note,) = notes(folder, tag)
-    return cells(note.decode())
+    (text,) = tensors(folder, tag)
+    return cells(text.decode())
 
 
 class TestCharts:
@@ -53,7 +53,7 @@ class TestCharts:
             ],
         }
 
-    def test_nothing_is_assumed_of_the_names(self):
+    def test_names_may_have_any_form(self):
         metrics = {
             "rank/a/b/speed": Metric(unit="1/s"),
             "x/T (K)": Metric(unit="K", label="temperature"),
@@ -64,33 +64,33 @@ class TestCharts:
             "overall": [Chart("T (K) [K]", ["x/T (K)", "y/T (K)"])],
         }
 
-    def test_one_name_in_two_units_makes_two_charts(self):
+    def test_a_name_with_two_units_has_two_charts(self):
         metrics = {"train/E": Metric(unit="kcal/mol"), "val/E": Metric(unit="eV"), "test/E": Metric(unit="eV")}
         assert charts(metrics) == {
             "overall": [Chart("E [kcal/mol]", ["train/E"]), Chart("E [eV]", ["val/E", "test/E"])]
         }
 
-    def test_the_layout_finds_exactly_its_own_curves(self, tmp_path):
+    def test_the_layout_matches_exactly_its_own_curves(self, tmp_path):
         names = ["train/E.rmse", "train/E_rmse", "train/E_rmse_max", "train/Ex(2)", "val/E_rmse"]
-        opened(tmp_path, a_run(metrics={name: Metric() for name in names}))
-        (data,) = notes(tmp_path, "custom_scalars__config__")
+        open_sink(tmp_path, make_run(metrics={name: Metric() for name in names}))
+        (data,) = tensors(tmp_path, "custom_scalars__config__")
         layout = layout_pb2.Layout.FromString(data)
         (category,) = layout.category
-        # As the plugin matches them.
+        # Matched as by the plugin.
         found = [[n for n in names for tag in c.multiline.tag if re.match(tag, n)] for c in category.chart]
         assert found == [["train/E.rmse"], ["train/E_rmse", "val/E_rmse"], ["train/E_rmse_max"], ["train/Ex(2)"]]
 
-    def test_only_the_first_heading_is_unfolded(self, tmp_path):
-        opened(tmp_path)
-        (data,) = notes(tmp_path, "custom_scalars__config__")
+    def test_only_the_first_heading_is_expanded(self, tmp_path):
+        open_sink(tmp_path)
+        (data,) = tensors(tmp_path, "custom_scalars__config__")
         layout = layout_pb2.Layout.FromString(data)
         assert [(c.title, c.closed) for c in layout.category] == [("overall", False), ("gfn1", True)]
 
 
 class TestTables:
-    def test_parameters_stand_under_their_dotted_names(self, tmp_path):
+    def test_parameters_are_listed_by_dotted_name(self, tmp_path):
         params: dict[str, Any] = {"optimizer": {"lr": 1e-3, "betas": [0.9, None], "none": {}}, "amp": True, "name": "å"}
-        opened(tmp_path, a_run(params=params))
+        open_sink(tmp_path, make_run(params=params))
         assert shown(tmp_path, "run/parameters") == [
             ["optimizer.lr", "0.001"],
             ["optimizer.betas", "[0.9, null]"],
@@ -99,15 +99,15 @@ class TestTables:
             ["name", "å"],
         ]
 
-    def test_units_stand_beside_each_metric(self, tmp_path):
+    def test_each_metric_is_listed_with_its_units(self, tmp_path):
         metric = Metric(unit="kcal/mol/Å", source_unit="eV/particle/angstrom", label="RMSE of forces")
-        opened(tmp_path, a_run(metrics={"val/gfn1/F_rmse": metric}))
+        open_sink(tmp_path, make_run(metrics={"val/gfn1/F_rmse": metric}))
         assert shown(tmp_path, "run/units") == [
             ["val/gfn1/F_rmse", "kcal/mol/Å", "eV/particle/angstrom", "RMSE of forces"]
         ]
 
     def test_the_run_is_described(self, tmp_path):
-        opened(tmp_path, a_run(name="Water & ice", project="p|q", host="node_1_a", versions={"torch": "2.13.0"}))
+        open_sink(tmp_path, make_run(name="Water & ice", project="p|q", host="node_1_a", versions={"torch": "2.13.0"}))
         assert shown(tmp_path, "run/about") == [
             ["name", "Water & ice"],
             ["run", "water"],
@@ -119,16 +119,16 @@ class TestTables:
             ["torch", "2.13.0"],
         ]
 
-    def test_a_clock_far_off_is_no_obstacle(self, tmp_path):
-        opened(tmp_path, a_run(started=(1 << 62) - 1))
+    def test_a_start_time_in_the_far_future_is_accepted(self, tmp_path):
+        open_sink(tmp_path, make_run(started=(1 << 62) - 1))
         assert ["attempt", "1"] in shown(tmp_path, "run/about")
 
     @settings(max_examples=60, deadline=None)
     @given(
         st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1), min_size=2, max_size=2)
     )
-    def test_a_table_shows_what_it_was_given_whatever_that_is(self, row):
-        assert cells(table(("a", "b"), [row])) == [[" ".join(cell.split()) for cell in row]]
+    def test_a_table_shows_any_text_unchanged(self, row):
+        assert cells(markdown_table(("a", "b"), [row])) == [[" ".join(cell.split()) for cell in row]]
 
     @pytest.mark.parametrize(
         "text",
@@ -141,28 +141,28 @@ class TestTables:
         ],
     )
     def test_markup_in_a_parameter_is_shown_as_text(self, text):
-        assert cells(table(("a", "b"), [("name", text)])) == [["name", " ".join(text.split())]]
+        assert cells(markdown_table(("a", "b"), [("name", text)])) == [["name", " ".join(text.split())]]
 
     @pytest.mark.parametrize("status", ["finished", "failed", "preempted", "killed"])
-    def test_the_end_is_noted(self, tmp_path, status):
-        sink, _ = opened(tmp_path)
+    def test_the_final_status_is_shown(self, tmp_path, status):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         sink.sink_close(status)
-        assert notes(tmp_path, "run/status") == [status.encode()]
+        assert tensors(tmp_path, "run/status") == [status.encode()]
 
-    def test_an_end_right_after_a_resume_is_noted_where_the_resume_began(self, tmp_path):
-        sink, _ = opened(tmp_path)
+    def test_the_status_right_after_a_resume_is_shown_at_the_iteration_resumed_from(self, tmp_path):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1, 1), scalars(2, 2), resumed(10**9 + 1, step=1)])
         sink.sink_close("killed")
         accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
         accumulator.Reload()
         assert [e.step for e in accumulator.Tensors("run/status")] == [1]
 
-    def test_each_attempts_end_is_noted_at_its_last_iteration(self, tmp_path):
-        sink, _ = opened(tmp_path)
+    def test_the_status_of_each_attempt_is_shown_at_its_last_iteration(self, tmp_path):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         sink.sink_close("preempted")
-        sink, _ = opened(tmp_path, a_run(attempt=2))
+        sink, _ = open_sink(tmp_path, make_run(attempt=2))
         sink.sink_write([scalars(2)])
         sink.sink_close("finished")
         accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -172,42 +172,42 @@ class TestTables:
 
 
 class TestRepetition:
-    def test_opening_again_writes_nothing_that_is_there(self, tmp_path):
-        opened(tmp_path)
+    def test_opening_again_writes_nothing(self, tmp_path):
+        open_sink(tmp_path)
         (path,) = event_files(tmp_path / "tensorboard")
         before = path.read_bytes()
-        opened(tmp_path, a_run(time=5, pid=77))
+        open_sink(tmp_path, make_run(time=5, pid=77))
         assert [p.read_bytes() for p in event_files(tmp_path / "tensorboard")] == [before]
 
-    def test_what_a_later_attempt_has_changed_is_written_and_the_rest_is_not(self, tmp_path):
-        opened(tmp_path, a_run(params={"lr": 1}))
-        opened(tmp_path, a_run(params={"lr": 2}, attempt=2))
-        assert [cells(n.decode()) for n in notes(tmp_path, "run/parameters")] == [[["lr", "1"]], [["lr", "2"]]]
-        assert len(notes(tmp_path, "run/units")) == 1
+    def test_a_later_attempt_writes_only_changed_tables(self, tmp_path):
+        open_sink(tmp_path, make_run(params={"lr": 1}))
+        open_sink(tmp_path, make_run(params={"lr": 2}, attempt=2))
+        assert [cells(n.decode()) for n in tensors(tmp_path, "run/parameters")] == [[["lr", "1"]], [["lr", "2"]]]
+        assert len(tensors(tmp_path, "run/units")) == 1
 
-    def test_what_a_torn_first_file_has_lost_is_written_again(self, tmp_path):
-        opened(tmp_path)
+    def test_summaries_lost_from_a_truncated_file_are_written_again(self, tmp_path):
+        open_sink(tmp_path)
         (path,) = event_files(tmp_path / "tensorboard")
         path.write_bytes(path.read_bytes()[:-5])
-        opened(tmp_path)
-        assert len(notes(tmp_path, "custom_scalars__config__")) == 1
-        assert len(notes(tmp_path, "run/about")) == 1
+        open_sink(tmp_path)
+        assert len(tensors(tmp_path, "custom_scalars__config__")) == 1
+        assert len(tensors(tmp_path, "run/about")) == 1
 
-    def test_everything_is_in_one_folder_so_that_it_is_one_run_in_the_viewer(self, tmp_path):
-        opened(tmp_path)[0].sink_write([scalars(1)])
+    def test_there_are_no_subfolders_which_the_viewer_would_show_as_separate_runs(self, tmp_path):
+        open_sink(tmp_path)[0].sink_write([scalars(1)])
         assert [p for p in (tmp_path / "tensorboard").rglob("*") if p.is_dir()] == []
 
 
 class TestAlerts:
-    def test_alerts_are_texts_at_their_iterations_each_once(self, tmp_path):
-        given = [
+    def test_each_alert_is_shown_once_as_a_text_at_its_iteration(self, tmp_path):
+        records = [
             scalars(1, 200),
             Alert(seq=2, time=5000, step=200, title="loss is *NaN*", text="likewise <b>", level="error"),
             Alert(seq=3, time=6000, step=400, title="recovered", level="info"),
         ]
         for _ in range(2):
-            sink, _ = opened(tmp_path)
-            assert sink.sink_write(given) == 3
+            sink, _ = open_sink(tmp_path)
+            assert sink.sink_write(records) == 3
         accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
         accumulator.Reload()
         found = [(e.step, e.wall_time, make_ndarray(e.tensor_proto).item()) for e in accumulator.Tensors("run/alerts")]
@@ -217,7 +217,7 @@ class TestAlerts:
             "<p>info: <strong>recovered</strong></p>",
         ]
 
-    def test_an_alert_that_was_the_last_record_counts_as_held(self, tmp_path):
-        sink, _ = opened(tmp_path)
+    def test_an_alert_counts_as_written_if_it_is_the_last_record(self, tmp_path):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1, 200), Alert(seq=2, time=5000, step=200, title="!")])
-        assert opened(tmp_path)[1].last_seq == 2
+        assert open_sink(tmp_path)[1].last_seq == 2

@@ -1,4 +1,4 @@
-"""What a running TensorBoard server answers about a run that the sink has written."""
+"""A running TensorBoard server shows a run written by the sink."""
 
 import json
 import re
@@ -14,28 +14,29 @@ from typing import Any, TypeVar
 
 import pytest
 
-from support.tensorboard_kit import STARTED, a_run, opened, resumed, scalars
+from support.tensorboard_kit import STARTED, make_run, open_sink, resumed, scalars
 
 T = TypeVar("T")
-PATIENCE = 60.0
+TIMEOUT = 60.0
+"""Seconds."""
 
 
 def wait_for(get: Callable[[], T | None], what: str) -> T:
-    """Ask until there is an answer, with a deadline."""
-    deadline = time.monotonic() + PATIENCE
+    """Poll until the result is not None; fail after the timeout."""
+    deadline = time.monotonic() + TIMEOUT
     while (answer := get()) is None:
-        assert time.monotonic() < deadline, f"no {what} after {PATIENCE:.0f} s"
+        assert time.monotonic() < deadline, f"no {what} after {TIMEOUT:.0f} s"
         threading.Event().wait(0.1)
     return answer
 
 
 @pytest.fixture(scope="module", params=["fast", "own"], ids=lambda name: f"the {name} loader")
 def server(request, tmp_path_factory) -> Iterator[str]:
-    """The address of a server over one run that was resumed after going back."""
+    """Yield the URL of a server with one run, which was resumed from an earlier iteration."""
     root = tmp_path_factory.mktemp("runs")
-    sink, _ = opened(root / "water")
+    sink, _ = open_sink(root / "water")
     sink.sink_write([scalars(1, 1, loss=1.0, E_rmse=4.0), scalars(2, 2, loss=2.0), scalars(3, 3, loss=3.0)])
-    sink, _ = opened(root / "water", a_run(attempt=2, params={"optimizer": {"lr": 0.001}}))
+    sink, _ = open_sink(root / "water", make_run(attempt=2, params={"optimizer": {"lr": 0.001}}))
     sink.sink_write([resumed(10**9 + 1, step=1), scalars(10**9 + 2, 2, loss=20.0), scalars(10**9 + 3, 4, loss=40.0)])
     log = root / "log"
     arguments = ["--logdir", str(root), "--host", "127.0.0.1", "--port", "0", "--reload_interval", "1"]

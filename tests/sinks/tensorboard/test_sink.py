@@ -1,4 +1,4 @@
-"""The TensorBoard sink's curves: what is written, what is read back, and what faults and kills leave."""
+"""The curves of the TensorBoard sink: written, read back, and intact after faults and kills."""
 
 import errno
 import math
@@ -23,16 +23,17 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from sinks.tensorboard import event_files as event_file_module
 from sinks.tensorboard.sink import TensorBoardSink
-from support.tensorboard_kit import STARTED, Point, a_run, curve, event_files, opened, resumed, scalars, steps
+from support.tensorboard_contract import replace_os
+from support.tensorboard_kit import STARTED, Point, curve, event_files, make_run, open_sink, resumed, scalars, steps
 from telemetry import Metric, SettingError, Settings, open_run
-from telemetry.delivery.delivery import Delivery, End
+from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.plugins.registry import select
 from telemetry.sink_api import Closed, Record, SinkRejected, SinkUnavailable
 
 
 @pytest.fixture
 def tb(tmp_path: Path) -> Path:
-    """Where the sink writes by default."""
+    """Return the sink's default folder."""
     return tmp_path / "tensorboard"
 
 
@@ -43,7 +44,7 @@ def clock_at_5(monkeypatch) -> None:
 
 class TestCurves:
     def test_points_have_the_iteration_the_value_and_the_original_time(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         assert sink.sink_write([scalars(1, loss=0.5, E_rmse=12.25), scalars(2, loss=0.25, E_rmse=6.5)]) == 2
         assert curve(tb) == [
             Point(200, 0.5, (STARTED + 1001) / 1000),
@@ -52,7 +53,7 @@ class TestCurves:
         assert [p.value for p in curve(tb, "train/E_rmse")] == [12.25, 6.5]
 
     def test_each_record_is_one_event_with_its_sequence_number(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(17, loss=0.5, E_rmse=12.25)])
         (path,) = event_files(tb)
         events = [
@@ -64,14 +65,14 @@ class TestCurves:
             ("train/E_rmse", 12.25),
         ]
 
-    def test_nan_and_infinities_survive_and_what_float32_cannot_hold_is_infinite(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_nan_and_infinities_are_kept_and_values_beyond_float32_are_infinite(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         values = [math.nan, math.inf, -math.inf, 1e300]
         sink.sink_write([scalars(i + 1, loss=value) for i, value in enumerate(values)])
         np.testing.assert_array_equal([p.value for p in curve(tb)], [math.nan, math.inf, -math.inf, math.inf])
 
-    def test_streams_at_one_iteration_stay_apart(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_streams_at_the_same_iteration_are_separate_curves(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write(
             [scalars(i + 1, 600, stream, loss=i) for i, stream in enumerate(("train", "train_window", "val"))]
         )
@@ -81,31 +82,31 @@ class TestCurves:
             (600, 2),
         ]
 
-    def test_kinds_that_it_does_not_know_are_passed_over_but_count_as_taken(self, tmp_path, tb):
+    def test_unknown_record_kinds_are_skipped_but_confirmed(self, tmp_path, tb):
         class Strange(Record, tag="strange"):
             text: str
 
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         records = [Strange(seq=1, time=1, text="!"), scalars(2), Closed(seq=3, time=3, status="finished")]
         assert sink.sink_write(records) == 3
         assert steps(tb) == [400]
 
-    def test_a_record_without_values_keeps_its_place(self, tmp_path):
-        sink, _ = opened(tmp_path)
+    def test_a_record_without_values_counts_as_written(self, tmp_path):
+        sink, _ = open_sink(tmp_path)
         empty = scalars(1)
         empty.values.clear()
         assert sink.sink_write([empty]) == 1
-        assert opened(tmp_path)[1].last_seq == 1
+        assert open_sink(tmp_path)[1].last_seq == 1
 
     def test_an_empty_batch_writes_nothing(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         (before,) = [path.stat().st_size for path in event_files(tb)]
         assert sink.sink_write([]) == 1
         assert [path.stat().st_size for path in event_files(tb)] == [before]
 
-    def test_each_curve_says_what_it_shows_and_in_which_unit(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_each_curve_is_described_by_its_label_and_unit(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1, E_rmse=1.0), scalars(2, E_rmse=2.0)])
         accumulator = EventAccumulator(str(tb))
         accumulator.Reload()
@@ -113,91 +114,91 @@ class TestCurves:
 
 
 class TestOpening:
-    def test_a_default_folder_that_is_a_link_is_refused_and_a_chosen_one_is_not(self, tmp_path):
+    def test_a_link_is_rejected_as_the_default_folder_but_accepted_as_an_option(self, tmp_path):
         run, outside = tmp_path / "run", tmp_path / "outside"
         run.mkdir()
         outside.mkdir()
         (run / "tensorboard").symlink_to(outside)
-        with pytest.raises(SinkRejected, match=r"tensorboard is a link to .*set telemetry\.tensorboard\.dir"):
-            opened(run)
+        with pytest.raises(SinkRejected, match=r"tensorboard is a link to .*Set telemetry\.tensorboard\.dir"):
+            open_sink(run)
         assert not list(outside.iterdir())
-        sink, _ = opened(run, options={"dir": str(run / "tensorboard")})
+        sink, _ = open_sink(run, options={"dir": str(run / "tensorboard")})
         sink.sink_write([scalars(1)])
         assert event_files(outside)
 
-    def test_its_files_hold_parameters_and_can_be_read_by_their_owner_alone(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_files_are_readable_by_their_owner_only(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         assert {path.stat().st_mode & 0o777 for path in event_files(tb)} == {0o600}
 
     def test_the_default_folder_is_in_the_run_folder(self, tmp_path, tb):
-        _, found = opened(tmp_path)
+        _, found = open_sink(tmp_path)
         assert (found.destination, found.last_seq) == (str(tb), 0)
         assert found.view.endswith(f"tensorboard --logdir {tb}")
 
     @pytest.mark.parametrize("absolute", [True, False])
-    def test_another_folder_can_be_chosen(self, tmp_path, absolute):
+    def test_the_option_dir_sets_the_folder(self, tmp_path, absolute):
         folder = tmp_path / "elsewhere" / "curves"
-        sink, found = opened(tmp_path / "run", options={"dir": str(folder) if absolute else "../elsewhere/curves"})
+        sink, found = open_sink(tmp_path / "run", options={"dir": str(folder) if absolute else "../elsewhere/curves"})
         sink.sink_write([scalars(1)])
         assert found.destination == str(folder)
         assert steps(folder) == [200]
         assert not (tmp_path / "run" / "tensorboard").exists()
 
     @pytest.mark.parametrize("folder", ["", "  ", "a\0b"])
-    def test_a_folder_that_is_none_is_refused_when_the_sink_is_chosen(self, folder):
+    def test_an_invalid_folder_is_rejected_when_the_sink_is_selected(self, folder):
         with pytest.raises(SettingError, match=r"telemetry\.tensorboard\.dir"):
             select(["tensorboard"], {"tensorboard": {"dir": folder}})
 
-    def test_unknown_and_mistyped_options_are_refused_by_name(self):
+    def test_unknown_and_mistyped_options_are_rejected_by_name(self):
         with pytest.raises(SettingError, match=r"'logdir'.*available: dir"):
             select(["tensorboard"], {"tensorboard": {"logdir": "x"}})
         with pytest.raises(SettingError, match=r"telemetry\.tensorboard.*dir"):
             select(["tensorboard"], {"tensorboard": {"dir": 3}})
 
-    def test_what_was_written_is_found_again(self, tmp_path):
-        sink, _ = opened(tmp_path)
+    def test_written_records_are_found_again(self, tmp_path):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1), scalars(2)])
         sink.sink_write([scalars(10**9 + 5)])
-        assert opened(tmp_path)[1].last_seq == 10**9 + 5
+        assert open_sink(tmp_path)[1].last_seq == 10**9 + 5
 
-    def test_files_of_others_are_left_alone(self, tmp_path, tb):
+    def test_other_files_in_the_folder_are_ignored(self, tmp_path, tb):
         other = EventFileWriter(str(tb))
         other.close()
         (tb / "events.out.tfevents.1.empty").touch()
         (tb / "events.out.tfevents.2.garbage").write_bytes(b"\0" * 64)
         (tb / "events.out.tfevents.3.folder").mkdir()
         (tb / "notes.txt").write_text("tfevents")
-        sink, found = opened(tmp_path)
+        sink, found = open_sink(tmp_path)
         assert found.last_seq == 0
         sink.sink_write([scalars(1)])
-        assert opened(tmp_path)[1].last_seq == 1
+        assert open_sink(tmp_path)[1].last_seq == 1
 
-    def test_a_folder_with_another_runs_curves_is_refused(self, tmp_path):
+    def test_a_folder_with_curves_of_another_run_is_rejected(self, tmp_path):
         folder = tmp_path / "shared"
-        sink, _ = opened(tmp_path / "a", a_run("water"), {"dir": str(folder)})
+        sink, _ = open_sink(tmp_path / "a", make_run("water"), {"dir": str(folder)})
         sink.sink_write([scalars(1)])
         with pytest.raises(
             SinkRejected, match=r"curves of run 'water'.*those of run 'ice'.*telemetry\.tensorboard\.dir"
         ):
-            opened(tmp_path / "b", a_run("ice"), {"dir": str(folder)})
+            open_sink(tmp_path / "b", make_run("ice"), {"dir": str(folder)})
         assert steps(folder) == [200]
 
-    def test_an_earlier_run_of_the_same_name_is_another_run(self, tmp_path):
-        opened(tmp_path, a_run(started=STARTED))
+    def test_an_earlier_run_of_the_same_name_is_a_different_run(self, tmp_path):
+        open_sink(tmp_path, make_run(started=STARTED))
         with pytest.raises(SinkRejected, match="an earlier run that was also called 'water'"):
-            opened(tmp_path, a_run(started=STARTED + 1))
+            open_sink(tmp_path, make_run(started=STARTED + 1))
 
     def test_a_later_attempt_is_the_same_run(self, tmp_path, tb):
-        sink, _ = opened(tmp_path, a_run())
+        sink, _ = open_sink(tmp_path, make_run())
         sink.sink_write([scalars(1)])
-        sink, found = opened(tmp_path, a_run(attempt=2, time=STARTED + 10**6, pid=7, host="elsewhere"))
+        sink, found = open_sink(tmp_path, make_run(attempt=2, time=STARTED + 10**6, pid=7, host="elsewhere"))
         assert found.last_seq == 1
         sink.sink_write([scalars(10**9 + 2, 400)])
         assert steps(tb) == [200, 400]
 
-    def test_constructing_it_imports_neither_its_sdk_nor_numpy_and_using_it_no_framework(self, tmp_path):
-        # A TensorFlow that is installed takes seconds to import.
+    def test_construction_imports_neither_tensorboard_nor_numpy_and_use_imports_no_framework(self, tmp_path):
+        # If TensorFlow is installed, importing it takes seconds.
         (tmp_path / "tensorflow.py").write_text("raise SystemExit('tensorflow was imported')")
         script = f"""
 import pathlib, sys
@@ -216,39 +217,40 @@ assert not loaded() & {{"torch", "tensorflow"}}, loaded()
 """
         subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=60)
 
-    def test_tensorboard_that_cannot_be_imported_is_no_reason_to_try_again(self, tmp_path, monkeypatch):
+    def test_a_failed_import_of_tensorboard_is_not_retried(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
         with pytest.raises(SinkRejected, match="tensorboard cannot be imported"):
-            opened(tmp_path)
+            open_sink(tmp_path)
 
 
 class TestKills:
-    def test_a_batch_that_is_offered_again_after_a_kill_is_not_drawn_twice(self, tmp_path, tb):
+    def test_a_batch_delivered_again_after_a_kill_appears_once(self, tmp_path, tb):
         batch = [scalars(1), scalars(2), scalars(3)]
-        opened(tmp_path)[0].sink_write(batch)
-        sink, found = opened(tmp_path)
+        open_sink(tmp_path)[0].sink_write(batch)
+        sink, found = open_sink(tmp_path)
         assert found.last_seq == 3
         assert sink.sink_write([*batch, scalars(4)]) == 4
         assert steps(tb) == [200, 400, 600, 800]
 
-    def test_what_it_called_safe_is_there_after_a_kill_and_everything_is_there_once_after_the_next(self, tmp_path, tb):
+    def test_after_kills_all_confirmed_records_are_present_and_each_appears_once(self, tmp_path, tb):
         script = f"""
 import itertools, pathlib, sys
-from support.tensorboard_kit import opened, scalars
-sink, found = opened(pathlib.Path({str(tmp_path)!r}))
+from support.tensorboard_contract import replace_os
+from support.tensorboard_kit import open_sink, scalars
+sink, found = open_sink(pathlib.Path({str(tmp_path)!r}))
 for first in itertools.count(found.last_seq + 1, 7):
     print(sink.sink_write([scalars(first + i) for i in range(7)]), flush=True)
 """
         for _ in range(2):
             with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
-                safe = [int(process.stdout.readline()) for _ in range(20)][-1]
+                confirmed = [int(process.stdout.readline()) for _ in range(20)][-1]
                 process.send_signal(signal.SIGKILL)
-            assert opened(tmp_path)[1].last_seq >= safe
-        last = opened(tmp_path)[1].last_seq
+            assert open_sink(tmp_path)[1].last_seq >= confirmed
+        last = open_sink(tmp_path)[1].last_seq
         assert steps(tb) == [200 * (i + 1) for i in range(last)]
 
-    def test_a_torn_tail_loses_the_last_event_only_and_the_sink_says_so(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_a_truncated_file_loses_only_the_last_event_and_last_seq_shows_it(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1), scalars(2)])
         (path,) = event_files(tb)
         whole = path.stat().st_size
@@ -256,77 +258,77 @@ for first in itertools.count(found.last_seq + 1, 7):
         data = path.read_bytes()
         for cut in range(whole, len(data)):
             path.write_bytes(data[:cut])
-            assert opened(tmp_path)[1].last_seq == 2, f"cut to {cut} bytes of {len(data)}"
-        sink, _ = opened(tmp_path)
+            assert open_sink(tmp_path)[1].last_seq == 2, f"cut to {cut} bytes of {len(data)}"
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(3), scalars(4)])
         assert steps(tb) == [200, 400, 600, 800]
 
-    def test_damage_to_any_byte_of_the_last_event_is_seen(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_damage_to_any_byte_of_the_last_event_is_detected(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         (path,) = event_files(tb)
         whole = path.stat().st_size
         sink.sink_write([scalars(2)])
         data = path.read_bytes()
-        for place in range(whole, len(data)):
-            path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
-            assert opened(tmp_path)[1].last_seq == 1, f"byte {place} of {len(data)}"
-        sink, _ = opened(tmp_path)
+        for position in range(whole, len(data)):
+            path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
+            assert open_sink(tmp_path)[1].last_seq == 1, f"byte {position} of {len(data)}"
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(2)])
         assert steps(tb) == [200, 400]
 
-    def test_a_file_that_announces_more_than_it_holds_ends_there(self, tmp_path, tb):
+    def test_a_frame_longer_than_the_file_ends_the_file(self, tmp_path, tb):
         tb.mkdir()
         length = (1 << 62).to_bytes(8, "little")
         crc = masked_crc32c(length).to_bytes(4, "little")
         (tb / "events.out.tfevents.1.hostile").write_bytes(length + crc + b"x" * 100)
-        assert opened(tmp_path)[1].last_seq == 0
+        assert open_sink(tmp_path)[1].last_seq == 0
 
-    def test_a_file_torn_in_its_head_is_as_good_as_none(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_a_file_truncated_in_its_header_is_ignored(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         (path,) = event_files(tb)
         path.write_bytes(path.read_bytes()[:20])
-        sink, found = opened(tmp_path)
+        sink, found = open_sink(tmp_path)
         assert found.last_seq == 0
         sink.sink_write([scalars(1), scalars(2)])
         assert steps(tb) == [200, 400]
 
-    def test_a_viewer_that_watches_meets_a_later_file_even_if_the_clock_went_back(self, tmp_path, tb, request):
-        sink, _ = opened(tmp_path)
+    def test_a_running_viewer_reads_later_files_even_if_the_clock_was_set_back(self, tmp_path, tb, request):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         viewer = EventAccumulator(str(tb), size_guidance={"scalars": 0})
         viewer.Reload()
         request.getfixturevalue("clock_at_5")
         for seq in range(2, 13):
-            opened(tmp_path)[0].sink_write([scalars(seq)])
+            open_sink(tmp_path)[0].sink_write([scalars(seq)])
         viewer.Reload()
         assert [e.step for e in viewer.Scalars("train/loss")] == [200 * (i + 1) for i in range(12)]
 
 
 class TestRewinds:
-    def test_a_resume_that_went_back_leaves_one_curve(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_a_resume_from_an_earlier_iteration_leaves_one_curve(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(i, i, loss=i) for i in (1, 2, 3)])
-        sink, _ = opened(tmp_path, a_run(attempt=2))
+        sink, _ = open_sink(tmp_path, make_run(attempt=2))
         sink.sink_write([resumed(10**9 + 1, step=1)])
         sink.sink_write([scalars(10**9 + i, i, loss=10 * i) for i in (2, 3, 4)])
         assert [p[:2] for p in curve(tb)] == [(1, 1), (2, 20), (3, 30), (4, 40)]
         assert server_curve(tb) == [(1, 1), (2, 20), (3, 30), (4, 40)]
-        assert opened(tmp_path)[1].last_seq == 10**9 + 4
+        assert open_sink(tmp_path)[1].last_seq == 10**9 + 4
 
-    def test_a_rewind_reaches_all_streams_and_can_come_twice(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_a_rewind_applies_to_all_streams_and_can_be_repeated(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1, 1), scalars(2, 2, "val"), scalars(3, 3), resumed(4, 2), scalars(5, 3, "val")])
         sink.sink_write([resumed(6, 0), scalars(7, 1, loss=0.25)])
         assert [p[:2] for p in curve(tb)] == [(1, 0.25)]
         assert steps(tb, "val/loss") == []
         assert server_curve(tb) == [(1, 0.25)]
 
-    def test_a_rewind_as_the_last_thing_before_a_kill_is_not_repeated(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_a_rewind_just_before_a_kill_is_not_repeated(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1, 1), scalars(2, 2), resumed(3, 1)])
-        sink, found = opened(tmp_path, a_run(attempt=2))
+        sink, found = open_sink(tmp_path, make_run(attempt=2))
         assert found.last_seq == 3
         sink.sink_write([scalars(4, 2)])
         sink.sink_write([resumed(3, 1)])
@@ -334,14 +336,14 @@ class TestRewinds:
 
 
 def server_curve(folder: Path, tag: str = "train/loss") -> list[tuple[int, float]]:
-    """What the server's own loader shows, which differs from EventAccumulator in what it takes for a restart."""
+    """Return the points shown by the server's own loader, which detects restarts differently from EventAccumulator."""
     accumulator = plugin_event_accumulator.EventAccumulator(str(folder), tensor_size_guidance={"scalars": 0})
     accumulator.Reload()
     return [(e.step, make_ndarray(e.tensor_proto).item()) for e in accumulator.Tensors(tag)]
 
 
 class FaultyOs:
-    """The file layer, which fails in the calls that are still to come."""
+    """The module ``os``, whose next calls raise the errors in ``faults``."""
 
     def __init__(self) -> None:
         self.faults: dict[str, list[OSError]] = {}
@@ -354,7 +356,7 @@ class FaultyOs:
 
         def fail(*args: Any) -> None:
             if name == "close":
-                # The descriptor is gone, whatever close says.
+                # The descriptor is closed even if close fails.
                 real(*args)
             raise fault
 
@@ -364,13 +366,13 @@ class FaultyOs:
 @pytest.fixture
 def disk(monkeypatch) -> FaultyOs:
     faulty = FaultyOs()
-    monkeypatch.setattr(event_file_module, "os", faulty)
+    replace_os(monkeypatch, faulty)
     return faulty
 
 
 @contextmanager
 def full_at(size: int) -> Iterator[None]:
-    """No file can grow beyond ``size`` bytes: a write is cut short there, and the next fails."""
+    """Limit files to ``size`` bytes: a write beyond that is partial, and the next one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -382,39 +384,37 @@ def full_at(size: int) -> Iterator[None]:
 class TestFaults:
     @pytest.mark.parametrize("call", ["open", "write", "fsync", "close"])
     @pytest.mark.parametrize("new_instance", [True, False])
-    def test_a_failing_disk_is_unavailable_and_afterwards_nothing_is_lost_or_doubled(
-        self, tmp_path, disk, call, new_instance
-    ):
+    def test_after_a_disk_error_nothing_is_lost_or_duplicated(self, tmp_path, disk, call, new_instance):
         number = errno.EIO if call in {"fsync", "close"} else errno.ENOSPC
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         disk.faults[call] = [OSError(number, os.strerror(number))]
         with pytest.raises(SinkUnavailable, match=os.strerror(number)):
             sink.sink_write([scalars(2), scalars(3)])
         if new_instance:
-            sink, _ = opened(tmp_path)
+            sink, _ = open_sink(tmp_path)
         assert sink.sink_write([scalars(2), scalars(3)]) == 3
         assert sink.sink_write([scalars(4)]) == 4
         assert steps(tmp_path / "tensorboard") == [200, 400, 600, 800]
 
     @pytest.mark.parametrize("new_instance", [True, False])
-    def test_a_batch_cut_short_at_any_byte_by_a_full_disk_is_completed(self, tmp_path, new_instance):
+    def test_a_batch_truncated_at_any_byte_by_a_full_disk_is_completed(self, tmp_path, new_instance):
         for kept in range(0, 260, 13):
             folder = tmp_path / str(kept)
-            sink, _ = opened(folder)
+            sink, _ = open_sink(folder)
             sink.sink_write([scalars(1)])
             (path,) = event_files(folder / "tensorboard")
             batch = [scalars(i) for i in (2, 3, 4, 5)]
             with full_at(path.stat().st_size + kept), pytest.raises(SinkUnavailable, match="File too large"):
                 sink.sink_write(batch)
             if new_instance:
-                sink, found = opened(folder)
+                sink, found = open_sink(folder)
                 assert 1 <= found.last_seq < 5
             assert sink.sink_write([*batch, scalars(6)]) == 6
             assert steps(folder / "tensorboard") == [200, 400, 600, 800, 1000, 1200]
 
-    def test_trying_again_on_a_full_disk_leaves_no_files_behind(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_retries_on_a_full_disk_leave_no_files(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         for _ in range(3):
             with full_at(100), pytest.raises(SinkUnavailable):
                 sink.sink_write([scalars(1)])
@@ -422,45 +422,45 @@ class TestFaults:
         sink.sink_write([scalars(1)])
         assert steps(tb) == [200]
 
-    def test_opening_on_a_full_disk_is_unavailable_and_leaves_no_file(self, tmp_path, tb):
+    def test_opening_on_a_full_disk_leaves_no_file(self, tmp_path, tb):
         with full_at(100), pytest.raises(SinkUnavailable, match="File too large"):
-            opened(tmp_path)
+            open_sink(tmp_path)
         assert event_files(tb) == []
-        assert opened(tmp_path)[1].last_seq == 0
+        assert open_sink(tmp_path)[1].last_seq == 0
 
-    def test_a_file_where_the_folder_should_be_is_unavailable(self, tmp_path, tb):
+    def test_a_file_in_place_of_the_folder_is_a_temporary_error(self, tmp_path, tb):
         tb.write_text("in the way")
         with pytest.raises(SinkUnavailable, match="tensorboard: FileExistsError"):
-            opened(tmp_path)
+            open_sink(tmp_path)
 
-    def test_a_removed_folder_is_noticed_and_filled_again(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_a_removed_folder_is_detected_and_filled_again(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         for path in event_files(tb):
             path.unlink()
         tb.rmdir()
         with pytest.raises(SinkUnavailable, match="No such file"):
             sink.sink_write([scalars(2)])
-        sink, found = opened(tmp_path)
+        sink, found = open_sink(tmp_path)
         assert found.last_seq == 0
         sink.sink_write([scalars(1), scalars(2)])
         assert steps(tb) == [200, 400]
 
-    def test_a_removed_file_is_noticed_and_written_again(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_a_removed_file_is_detected_and_written_again(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         event_files(tb)[0].unlink()
         with pytest.raises(SinkUnavailable, match="No such file"):
             sink.sink_write([scalars(2)])
-        sink, found = opened(tmp_path)
+        sink, found = open_sink(tmp_path)
         assert found.last_seq == 0
         sink.sink_write([scalars(1), scalars(2)])
         assert steps(tb) == [200, 400]
 
-    def test_another_writers_file_of_the_same_name_is_left_as_it_is(self, tmp_path, tb, clock_at_5):
-        opened(tmp_path)[0].sink_write([scalars(1)])
+    def test_a_file_of_another_writer_with_the_same_name_is_unchanged(self, tmp_path, tb, clock_at_5):
+        open_sink(tmp_path)[0].sink_write([scalars(1)])
         (first,) = event_files(tb)
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         other = tb / first.name.replace("0000000005", "0000000006")
         other.write_text("mine")
         with pytest.raises(SinkUnavailable, match="File exists"):
@@ -469,43 +469,43 @@ class TestFaults:
         sink.sink_write([scalars(2)])
         assert steps(tb) == [200, 400]
 
-    def test_data_and_the_name_of_a_new_file_are_synced_before_they_are_called_safe(self, tmp_path, tb, monkeypatch):
+    def test_the_data_and_name_of_a_new_file_are_synced_before_they_are_confirmed(self, tmp_path, tb, monkeypatch):
         synced = []
         real = os.fsync
         monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(Path(f"/proc/self/fd/{fd}").readlink()), real(fd)))
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         (path,) = event_files(tb)
         assert synced == [path, tb]
         sink.sink_write([scalars(1)])
         assert synced == [path, tb, path]
 
-    def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(self, tmp_path, disk):
-        opened(tmp_path)[0].sink_write([scalars(1)])
+    def test_a_folder_that_cannot_be_listed_is_not_mistaken_for_an_empty_one(self, tmp_path, disk):
+        open_sink(tmp_path)[0].sink_write([scalars(1)])
         disk.faults["listdir"] = [PermissionError(errno.EACCES, "Permission denied")]
         with pytest.raises(SinkUnavailable, match="Permission denied"):
-            opened(tmp_path)
+            open_sink(tmp_path)
 
 
 class TestClosing:
-    def test_closing_twice_is_closing_once_even_from_another_process(self, tmp_path, tb):
-        sink, _ = opened(tmp_path)
+    def test_closing_again_changes_nothing_even_on_a_new_instance(self, tmp_path, tb):
+        sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
         sink.sink_close("finished")
         size = [path.stat().st_size for path in event_files(tb)]
         sink.sink_close("finished")
-        opened(tmp_path)[0].sink_close("finished")
+        open_sink(tmp_path)[0].sink_close("finished")
         assert [path.stat().st_size for path in event_files(tb)] == size
 
     def test_a_run_without_a_point_can_be_closed(self, tmp_path):
-        sink, _ = opened(tmp_path)
+        sink, _ = open_sink(tmp_path)
         sink.sink_close("failed")
-        assert opened(tmp_path)[1].last_seq == 0
+        assert open_sink(tmp_path)[1].last_seq == 0
         accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
         accumulator.Reload()
         assert [(e.step, e.wall_time) for e in accumulator.Tensors("run/status")] == [(0, STARTED / 1000)]
 
-    def test_a_disk_that_fails_then_is_unavailable_and_closing_can_be_tried_again(self, tmp_path, disk):
-        sink, _ = opened(tmp_path)
+    def test_closing_can_be_retried_after_a_disk_error(self, tmp_path, disk):
+        sink, _ = open_sink(tmp_path)
         disk.faults["fsync"] = [OSError(errno.EIO, "Input/output error")]
         with pytest.raises(SinkUnavailable, match="Input/output error"):
             sink.sink_close("finished")
@@ -519,7 +519,7 @@ class TestThroughTelemetry:
 
     @pytest.fixture
     def run_folder(self, tmp_path, settings) -> Path:
-        """A run of 20 iterations, delivered as it went."""
+        """Return the folder of a run of 20 iterations, delivered while it was recorded."""
         folder = tmp_path / "run"
         metrics = {"train/loss": Metric(), "train/E_rmse": Metric(unit="kcal/mol", source_unit="eV/particle")}
         with open_run(folder, metrics=metrics, settings=settings) as bus:
@@ -531,15 +531,15 @@ class TestThroughTelemetry:
         assert steps(run_folder / "tensorboard") == list(range(1, 21))
         assert {p.value for p in curve(run_folder / "tensorboard", "train/E_rmse")} == {np.float32(23.060547830619)}
 
-    def test_a_replay_into_a_new_folder_has_the_same_curves_at_the_same_times(self, run_folder, settings):
+    def test_delivery_to_a_new_folder_shows_the_same_curves_at_the_same_times(self, run_folder, settings):
         (sink,) = select(["tensorboard"], {"tensorboard": {"dir": "replayed"}})
         delivery = Delivery(run_folder, sink, settings, follow=False)
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         for tag in ("train/loss", "train/E_rmse"):
             assert curve(run_folder / "replayed", tag) == curve(run_folder / "tensorboard", tag)
 
-    def test_a_second_delivery_to_the_same_folder_adds_nothing(self, run_folder, settings):
+    def test_a_second_delivery_to_the_same_folder_changes_nothing(self, run_folder, settings):
         def content() -> list[tuple[str, bytes]]:
             return [(p.name, p.read_bytes()) for p in event_files(run_folder / "tensorboard")]
 
@@ -547,21 +547,21 @@ class TestThroughTelemetry:
         (sink,) = select(["tensorboard"], {})
         delivery = Delivery(run_folder, sink, settings, follow=False)
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         assert content() == before
 
-    def test_what_a_torn_file_has_lost_is_delivered_again(self, run_folder, settings):
+    def test_records_lost_from_a_truncated_file_are_delivered_again(self, run_folder, settings):
         (path,) = event_files(run_folder / "tensorboard")
         path.write_bytes(path.read_bytes()[:-600])
         assert steps(run_folder / "tensorboard") != list(range(1, 21))
         (sink,) = select(["tensorboard"], {})
         delivery = Delivery(run_folder, sink, settings, follow=False)
         delivery.lease.acquire()
-        assert delivery.run() is End.COMPLETE
+        assert delivery.run() is DeliveryOutcome.COMPLETE
         assert steps(run_folder / "tensorboard") == list(range(1, 21))
 
 
-def test_the_entry_point_leads_here():
+def test_the_entry_point_refers_to_the_sink():
     (sink,) = select(["tensorboard"], {})
     assert sink.plugin is not None
     assert sink.plugin.cls is TensorBoardSink

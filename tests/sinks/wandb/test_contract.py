@@ -1,4 +1,4 @@
-"""The W&B sink keeps the contract: with wandb's own files, against a server that speaks its protocol, on a fake."""
+"""The sink contract on the W&B sink: with offline files, with a test server, and with a fake wandb."""
 
 import contextlib
 import sys
@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import pytest
 
-from sinks.wandb import sink as wandb_sink
 from sinks.wandb.sink import WandbSink
-from support.fake_wandb import WAYS, FakeWandb, install
-from support.retries import persist
+from sinks.wandb.timeouts import Timeouts
+from support.fake_wandb import FAILURES, FakeWandb, install
+from support.retries import retry
 from support.wandb_kit import config, points, rows
 from support.wandb_server import Fault, WandbServer
 from telemetry import RunRecord, Status
@@ -27,27 +27,27 @@ from telemetry.testing.restart_checks import RestartChecks
 
 T = TypeVar("T")
 
-# Runs that are dropped without a word leave threads of wandb's, which complain when wandb-core is gone.
+# Runs that were never finished leave threads of wandb, which raise errors when wandb-core is gone.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )
 
 
-class Shown(Kit):
-    # wandb writes what it has in memory when there is enough of it, and W&B's history only grows.
+class WandbKit(Kit):
+    # wandb buffers rows in memory, and W&B's history is append-only.
     durable_on_write = False
     rewinds = "kept"
 
 
-class ShownInFiles(Shown):
-    # Where `wandb clean` may have removed files, nobody can tell what was in them.
+class OfflineKit(WandbKit):
+    # `wandb clean` may have removed files with rows.
     tells_last_seq = False
 
     def read_back(self, folder: Path) -> list[Point]:
         return points(rows(folder), config(folder).get("telemetry/units", {}))
 
 
-class TestOffline(ShownInFiles, SinkContract):
+class TestOffline(OfflineKit, SinkContract):
     def make_sink(self, folder: Path) -> WandbSink:
         return WandbSink(WandbSink.Options(mode="offline"))
 
@@ -67,20 +67,26 @@ def a_file_in_place_of(folder: Path) -> Iterator[None]:
         aside.rename(folder)
 
 
-class TestOnline(Shown, SinkContract):
+class TestOnline(WandbKit, SinkContract):
     server: WandbServer
+    timeouts = Timeouts()
 
     @pytest.fixture(autouse=True)
     def _server(self, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
         type(self).server = wandb_server
-        monkeypatch.setattr(wandb_sink, "_FINISH_TIMEOUT", 2.0)
-        monkeypatch.setattr(wandb_sink, "_INIT_TIMEOUT", 2.0)
+        # In this process only: the kills in other processes would be slowed down by a failing init.
+        monkeypatch.setattr(type(self), "timeouts", Timeouts(init=2.0, finish=2.0))
 
     def make_sink(self, folder: Path) -> WandbSink:
-        return WandbSink(WandbSink.Options(mode="online"))
+        return self.with_timeouts(WandbSink.Options(mode="online"))
 
     def make_elsewhere(self, folder: Path) -> WandbSink:
-        return WandbSink(WandbSink.Options(mode="online", project="elsewhere"))
+        return self.with_timeouts(WandbSink.Options(mode="online", project="elsewhere"))
+
+    def with_timeouts(self, options: WandbSink.Options) -> WandbSink:
+        sink = WandbSink(options)
+        sink.timeouts = self.timeouts
+        return sink
 
     def read_back(self, folder: Path) -> list[Point]:
         found = [
@@ -102,56 +108,56 @@ class TestOnline(Shown, SinkContract):
             self.server.fail(None)
 
 
-STUMBLES_AT = {"log": (401, WAYS[:2]), "init": (5, WAYS), "finish": (3, WAYS)}
-"""Which calls fail: each how manieth, and how."""
+PERIODS = {"log": (401, FAILURES[:2]), "init": (5, FAILURES), "finish": (3, FAILURES)}
+"""The period after which each call fails, and the failures to cycle through."""
 
 
-class Stumbles:
-    """Says which calls fail, each in the way whose turn it is."""
+class PeriodicFaults:
+    """Lets calls fail periodically, cycling through the kinds of failure."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self.failed: set[tuple[str, str]] = set()
 
     def __call__(self, name: str) -> str | None:
-        if name not in STUMBLES_AT:
+        if name not in PERIODS:
             return None
         self.calls[name] += 1
-        every, ways = STUMBLES_AT[name]
-        turn, rest = divmod(self.calls[name], every)
+        period, failures = PERIODS[name]
+        turn, rest = divmod(self.calls[name], period)
         if rest:
             return None
-        way = ways[turn % len(ways)]
-        self.failed.add((name, way))
-        return way
+        failure = failures[turn % len(failures)]
+        self.failed.add((name, failure))
+        return failure
 
 
-class TriedAgain:
-    """A sink of which a new instance is opened after each failure, and given what follows, as delivery does."""
+class RetryingSink:
+    """Opens a new instance after each failure, and writes the records after the last durable one to it."""
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         self._run, self._folder, self._durable = run, folder, 0
-        self._given: list[Record] = []
-        return persist(self._open)
+        self._received: list[Record] = []
+        return retry(self._open)
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int | None:
-        self._given += records
-        return self._persist(lambda: self._write_from(records[0].seq if records else 1 << 62))
+        self._received += records
+        return self._retry(lambda: self._write_from(records[0].seq if records else 1 << 62))
 
     @hookimpl
     def sink_close(self, status: Status, time: int, reason: str) -> None:
-        self._persist(lambda: self._sink.sink_close(status, reason))
+        self._retry(lambda: self._sink.sink_close(status, reason))
 
-    def _persist(self, call: Callable[[], T]) -> T:
+    def _retry(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except SinkUnavailable:
-            return persist(lambda: (self._open(), self._write_from(self._durable + 1), call())[2])
+            return retry(lambda: (self._open(), self._write_from(self._durable + 1), call())[2])
 
     def _write_from(self, seq: int) -> int | None:
-        durable = self._sink.sink_write([record for record in self._given if record.seq >= seq])
+        durable = self._sink.sink_write([record for record in self._received if record.seq >= seq])
         self._durable = max(self._durable, durable or 0)
         return durable
 
@@ -163,8 +169,8 @@ class TriedAgain:
         return found
 
 
-class Faked(ShownInFiles, ContentChecks, RestartChecks):
-    """The sink itself is held to the rest of the contract above."""
+class FakeKit(OfflineKit, ContentChecks, RestartChecks):
+    """The part of the contract that concerns wandb; the rest is checked above."""
 
     @pytest.fixture(autouse=True)
     def _install(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -178,31 +184,31 @@ class Faked(ShownInFiles, ContentChecks, RestartChecks):
         return FakeWandb()
 
     def install(self) -> None:
-        # In a process of its own there are no fixtures.
+        # Other processes do not have the fixture.
         if not isinstance(sys.modules["wandb"], FakeWandb):
             install(self.wandb())
 
 
-class TestOnAFake(Faked, FaultChecks):
+class TestOnAFake(FakeKit, FaultChecks):
     def make_sink(self, folder: Path) -> WandbSink:
         self.install()
         return WandbSink(WandbSink.Options(mode="offline"))
 
 
-class TestOnAFailingFake(Faked):
-    """What is written through all failures is what is written without any."""
+class TestOnAFailingFake(FakeKit):
+    """With retries, a run is written through all failures as it is without any."""
 
     def wandb(self) -> FakeWandb:
-        return FakeWandb(STUMBLES)
+        return FakeWandb(FAULTS)
 
-    def make_sink(self, folder: Path) -> TriedAgain:
+    def make_sink(self, folder: Path) -> RetryingSink:
         self.install()
-        return TriedAgain()
+        return RetryingSink()
 
-    def test_its_calls_fail_in_all_ways(self, tmp_path: Path) -> None:
+    def test_each_call_has_failed_in_each_way(self, tmp_path: Path) -> None:
         for last in range(100, 2000, 100):
             self.deliver(tmp_path / "run", sample(1, last))
-        assert STUMBLES.failed == {(name, way) for name, (_, ways) in STUMBLES_AT.items() for way in ways}
+        assert FAULTS.failed == {(name, failure) for name, (_, failures) in PERIODS.items() for failure in failures}
 
 
-STUMBLES = Stumbles()
+FAULTS = PeriodicFaults()

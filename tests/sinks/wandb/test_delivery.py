@@ -1,4 +1,4 @@
-"""A whole run with the W&B sink: a trainer, its delivery process, kills of both, and a sync afterwards."""
+"""Whole runs with the W&B sink: a trainer and its delivery process, kills of both, and a later sync."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.wandb_kit import cores, exit_codes, rows, segment_files, wait_for
+from support.wandb_kit import client_pids, exit_codes, rows, transaction_logs, wait_for
 from telemetry import Metric, Settings, open_run
 from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
@@ -39,7 +39,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def deliveries_of(trainer: int) -> list[int]:
-    """The delivery processes that a trainer has started."""
+    """Return the delivery processes started by a trainer."""
     found = []
     for path in Path(f"/proc/{trainer}/task").glob("*/children"):
         for pid in map(int, path.read_text(encoding="ascii").split()):
@@ -50,7 +50,7 @@ def deliveries_of(trainer: int) -> list[int]:
 
 
 def journaled(folder: Path) -> list[tuple[int, int]]:
-    """Step and time of all points in the journal."""
+    """Return step and time of all points in the journal."""
     reader = JournalReader(folder)
     found = []
     while batch := reader.read(1000, live=False):
@@ -63,7 +63,7 @@ def shown(folder: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.slow
-def test_each_point_is_there_once_with_its_time_after_kills_of_delivery_and_trainer(tmp_path: Path) -> None:
+def test_after_kills_of_delivery_and_trainer_each_point_is_present_once_with_its_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     killed = []
     with subprocess.Popen([sys.executable, "-c", TRAIN, str(folder)], stdout=subprocess.PIPE, text=True) as trainer:
@@ -71,35 +71,35 @@ def test_each_point_is_there_once_with_its_time_after_kills_of_delivery_and_trai
             for _ in range(2):
                 wait_for(lambda: deliveries_of(trainer.pid))
                 (delivery,) = deliveries_of(trainer.pid)
-                wait_for(lambda: cores(delivery))  # noqa: B023 - it is called at once
-                files = len(segment_files(folder))
+                wait_for(lambda: client_pids(delivery))  # noqa: B023 - called at once
+                files = len(transaction_logs(folder))
                 wait_for(lambda: len(rows(folder)) > 20 * files)  # noqa: B023 - likewise
                 os.kill(delivery, signal.SIGKILL)
                 killed.append(delivery)
                 wait_for(lambda: delivery not in deliveries_of(trainer.pid))  # noqa: B023 - likewise
             wait_for(lambda: deliveries_of(trainer.pid))
             killed += deliveries_of(trainer.pid)
-            wait_for(lambda: cores(killed[-1]))
+            wait_for(lambda: client_pids(killed[-1]))
         finally:
             trainer.kill()
             for delivery in deliveries_of(trainer.pid) or killed[-1:]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(delivery, signal.SIGKILL)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "telemetry", "sync", str(folder)],
         check=True,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert " 0 left" in told.stdout
+    assert " 0 left" in done.stdout
     assert shown(folder) == journaled(folder)
     assert len(shown(folder)) >= 50
     assert exit_codes(folder)[-1] == 137
-    wait_for(lambda: not any(cores(delivery) for delivery in killed))
+    wait_for(lambda: not any(client_pids(delivery) for delivery in killed))
 
 
-def test_a_run_that_ends_is_delivered_when_close_returns_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_run_is_delivered_when_close_returns_and_no_process_is_left(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = Settings(every=1, poll=0.2, options={"wandb": {"mode": "offline"}})
     with open_run(folder, metrics={"train/loss": Metric()}, sinks=["wandb"], settings=settings) as bus:
@@ -113,11 +113,11 @@ def test_a_run_that_ends_is_delivered_when_close_returns_and_leaves_no_process(t
     assert (sink.delivered, sink.pending, sink.progress.state) == (100, 0, "closed")
     assert sink.progress.view.endswith("*")
     assert shown(folder) == journaled(folder)
-    assert cores(delivery) == []
+    assert client_pids(delivery) == []
     assert not Path(f"/proc/{delivery}").exists()
 
 
-def test_in_a_thread_it_is_delivered_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_delivery_in_a_thread_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     settings = Settings(every=1, poll=0.05, delivery="thread", options={"wandb": {"mode": "offline"}})
     with open_run(folder, metrics={"train/loss": Metric()}, sinks=["wandb"], settings=settings) as bus:

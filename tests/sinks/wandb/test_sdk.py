@@ -1,4 +1,4 @@
-"""What the sink relies on in wandb: the same tests for the real one, offline, and for the fake."""
+"""The behaviour of wandb that the sink relies on: the same tests for the real one, offline, and the fake."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wandb.errors import CommError, UsageError
 from wandb.sdk.mailbox import MailboxClosedError
 
 from support.fake_wandb import FakeWandb
-from support.wandb_kit import cores, exit_codes, inspect, records, rows, segment_files, wait_for
+from support.wandb_kit import client_pids, exit_codes, inspect, records, rows, transaction_logs, wait_for
 from support.wandb_server import Fault, WandbServer
 
 pytestmark = pytest.mark.filterwarnings(
@@ -70,7 +70,7 @@ def column(folder: Path, name: str) -> list[Any]:
     return [row[name] for row in rows(folder)]
 
 
-def test_a_row_has_its_step_its_values_and_the_time_that_was_given(wandb: Any, tmp_path: Path) -> None:
+def test_a_row_has_the_given_step_values_and_time(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     log(run, 0, 7, **{"train/é [0]": 0.5})
     run.finish()
@@ -81,7 +81,7 @@ def test_a_row_has_its_step_its_values_and_the_time_that_was_given(wandb: Any, t
     ]
 
 
-def test_nan_and_the_infinities_survive(wandb: Any, tmp_path: Path) -> None:
+def test_nan_and_infinities_are_kept(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     for step, value in enumerate([math.nan, math.inf, -math.inf]):
         run.log({"v": value}, step=step, commit=True)
@@ -98,7 +98,7 @@ def test_a_row_with_a_lower_step_is_dropped(wandb: Any, tmp_path: Path) -> None:
     assert column(tmp_path, "a") == [0, 1, 5, 6]
 
 
-def test_what_was_logged_is_not_in_the_file_yet(wandb: Any, tmp_path: Path) -> None:
+def test_logged_rows_are_buffered_before_they_are_written(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     log(run, *range(5))
     time.sleep(0.2)
@@ -107,21 +107,21 @@ def test_what_was_logged_is_not_in_the_file_yet(wandb: Any, tmp_path: Path) -> N
     wait_for(lambda: len(rows(tmp_path)) > 100)
 
 
-def test_the_end_has_its_code_and_follows_all_rows(wandb: Any, tmp_path: Path) -> None:
+def test_the_exit_record_has_its_code_and_follows_all_rows(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     log(run, 0, 1)
     run.summary.update({"telemetry/status": "preempted"})
     run.mark_preempting()
     run.finish(exit_code=143)
     wandb.teardown()
-    kinds = [record["type"] for record in inspect(segment_files(tmp_path)[0])]
+    kinds = [record["type"] for record in inspect(transaction_logs(tmp_path)[0])]
     assert kinds[-1] == "exit"
     assert exit_codes(tmp_path) == [143]
     assert "preempting" in kinds
     assert {"telemetry/status": "preempted"} in [s["update"] for s in records(tmp_path, "summary")]
 
 
-def test_the_file_may_be_written_a_little_after_finish(wandb: Any, tmp_path: Path) -> None:
+def test_the_file_may_be_completed_shortly_after_finish(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     log(run, 0)
     run.finish()
@@ -145,7 +145,7 @@ def test_the_configuration_is_in_the_file(wandb: Any, tmp_path: Path) -> None:
     assert run["config"]["update"]["optimizer"] == {"lr": 0.1}
 
 
-def test_a_later_init_of_the_same_run_is_another_file_that_starts_at_step_0(wandb: Any, tmp_path: Path) -> None:
+def test_a_later_init_of_the_same_run_creates_another_file_starting_at_step_0(wandb: Any, tmp_path: Path) -> None:
     for code in (1, 0):
         run = init(wandb, tmp_path)
         assert run.starting_step == 0
@@ -153,25 +153,25 @@ def test_a_later_init_of_the_same_run_is_another_file_that_starts_at_step_0(wand
         log(run, 0)
         run.finish(exit_code=code)
     wandb.teardown()
-    assert len(segment_files(tmp_path)) == 2
+    assert len(transaction_logs(tmp_path)) == 2
     assert column(tmp_path, "_step") == [0, 0]
 
 
-def test_a_run_that_is_open_cannot_be_opened_twice(wandb: Any, tmp_path: Path) -> None:
+def test_an_open_run_cannot_be_opened_again(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     with pytest.raises(Exception, match="run ID abc is in use"):
         init(wandb, tmp_path)
     run.finish()
 
 
-def test_a_run_that_was_finished_takes_no_more(wandb: Any, tmp_path: Path) -> None:
+def test_a_finished_run_accepts_no_rows(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     run.finish()
     with pytest.raises(UsageError, match="is finished"):
         log(run, 0)
 
 
-def test_teardown_ends_runs_that_are_open_as_if_they_had_succeeded(wandb: Any, tmp_path: Path) -> None:
+def test_teardown_finishes_open_runs_as_successful(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     log(run, 0, 1)
     wandb.teardown()
@@ -179,13 +179,13 @@ def test_teardown_ends_runs_that_are_open_as_if_they_had_succeeded(wandb: Any, t
     assert exit_codes(tmp_path) == [0]
 
 
-def test_after_a_kill_of_wandb_core_all_fails_until_a_teardown_that_fails_too(wandb: Any, tmp_path: Path) -> None:
+def test_after_a_kill_of_the_client_every_call_fails_until_teardown_which_fails_too(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
     log(run, 0)
-    (core,) = cores()
+    (core,) = client_pids()
     os.kill(core, signal.SIGKILL)
-    wait_for(lambda: not cores())
-    with pytest.raises(ConnectionResetError, match="Connection"):  # noqa: PT012 - the first may be lost without a word
+    wait_for(lambda: not client_pids())
+    with pytest.raises(ConnectionResetError, match="Connection"):  # noqa: PT012 - the first call may still succeed
         for step in range(1, 1000):
             log(run, step)
             time.sleep(0.001)
@@ -200,31 +200,31 @@ def test_after_a_kill_of_wandb_core_all_fails_until_a_teardown_that_fails_too(wa
     assert rows(tmp_path) == []
 
 
-def test_a_wandb_core_ends_with_who_started_it_and_what_it_had_is_lost(wandb: Any, tmp_path: Path) -> None:
+def test_the_client_ends_with_its_parent_and_its_buffered_rows_are_lost(wandb: Any, tmp_path: Path) -> None:
     child = os.fork()
     if not child:
-        # The parent's wandb is not the child's, but what was imported is.
+        # The child inherits the imported modules, but not the client process.
         try:
             run = init(FakeWandb() if isinstance(wandb, FakeWandb) else sys.modules["wandb"], tmp_path)
             log(run, *range(5))
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    wait_for(lambda: not cores(child))
-    assert len(segment_files(tmp_path)) == 1
+    wait_for(lambda: not client_pids(child))
+    assert len(transaction_logs(tmp_path)) == 1
     assert rows(tmp_path) == []
 
 
-def test_a_wandb_core_that_is_frozen_takes_some_hundred_rows_and_holds_up_the_next(wandb: Any, tmp_path: Path) -> None:
+def test_a_suspended_client_accepts_some_hundred_rows_and_blocks_the_next(wandb: Any, tmp_path: Path) -> None:
     run = init(wandb, tmp_path)
-    (core,) = cores()
+    (core,) = client_pids()
     os.kill(core, signal.SIGSTOP)
     done: list[int] = []
 
-    def thaw(*_: object) -> None:
+    def resume(*_: object) -> None:
         os.kill(core, signal.SIGCONT)
 
-    before = signal.signal(signal.SIGALRM, thaw)
+    before = signal.signal(signal.SIGALRM, resume)
     signal.setitimer(signal.ITIMER_REAL, 1.5)
     try:
         started, longest = time.monotonic(), 0.0
@@ -236,7 +236,7 @@ def test_a_wandb_core_that_is_frozen_takes_some_hundred_rows_and_holds_up_the_ne
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        thaw()
+        resume()
     assert longest > 0.5
     run.finish()
     wandb.teardown()
@@ -244,7 +244,7 @@ def test_a_wandb_core_that_is_frozen_takes_some_hundred_rows_and_holds_up_the_ne
 
 
 class TestOnline:
-    """Only of the real one: the fake has no server."""
+    """Only for the real wandb, because the fake has no server."""
 
     @pytest.fixture
     def wandb(self) -> Any:
@@ -252,7 +252,7 @@ class TestOnline:
 
         return wandb
 
-    def test_a_run_that_is_resumed_starts_behind_what_the_server_has(
+    def test_a_resumed_run_starts_after_the_rows_on_the_server(
         self, wandb: Any, tmp_path: Path, wandb_server: WandbServer
     ) -> None:
         for first in (0, 5):
@@ -270,7 +270,7 @@ class TestOnline:
         with pytest.raises(CommError, match=str(how) if isinstance(how, int) else "EOF"):
             init(wandb, tmp_path, "online")
 
-    def test_finish_fails_in_time_when_the_server_does_not_answer(
+    def test_finish_times_out_when_the_server_fails(
         self, wandb: Any, tmp_path: Path, wandb_server: WandbServer
     ) -> None:
         run = init(wandb, tmp_path, "online")
@@ -279,10 +279,10 @@ class TestOnline:
         with pytest.raises(TimeoutError, match="Timed out finishing run"):
             run.finish()
         assert wandb_server.runs["p", "abc"].history == []
-        (core,) = cores()
+        (core,) = client_pids()
         os.kill(core, signal.SIGKILL)
 
-    def test_finish_succeeds_after_a_refusal_and_nothing_has_come(
+    def test_finish_succeeds_although_the_key_was_rejected_and_no_rows_arrived(
         self, wandb: Any, tmp_path: Path, wandb_server: WandbServer
     ) -> None:
         run = init(wandb, tmp_path, "online")

@@ -1,4 +1,4 @@
-"""``read_run``: a run from its folder, checked against the lines of its journal."""
+"""``read_run`` and ``RunReader``, checked against the lines of the journal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def run(tmp_path: Path) -> WrittenRun:
 
 
 def columns(folder: Path, name: str) -> tuple[list[int], list[int], list[float]]:
-    """Steps, times and values of a metric, from the lines of the journal alone."""
+    """Return the steps, times and values of a metric, from the lines of the journal."""
     stream, _, metric = name.partition("/")
     lines = [x for x in journal_lines(folder) if x["kind"] == "scalars" and x["stream"] == stream]
     lines = [x for x in lines if metric in x["values"]]
     return [x["step"] for x in lines], [x["time"] for x in lines], [float(x["values"][metric]) for x in lines]
 
 
-def test_the_curves_are_what_the_journal_says(run: WrittenRun) -> None:
+def test_the_curves_match_the_journal(run: WrittenRun) -> None:
     rng = np.random.default_rng(1)
     for step in range(200, 2001, 200):
         run.points("train", step, {"loss": rng.normal(), "E_rmse": 10 ** rng.normal(), "lr": 1e-3})
@@ -51,12 +51,12 @@ def test_the_curves_are_what_the_journal_says(run: WrittenRun) -> None:
     assert (read.header.run_id, read.status, read.alerts) == ("water", "finished", [])
 
 
-def test_a_path_may_be_a_text(run: WrittenRun) -> None:
+def test_a_path_may_be_a_string(run: WrittenRun) -> None:
     run.point("train/loss", 1, 0.5)
     assert read_run(str(run.folder)).curves["train/loss"].values.tolist() == [0.5]
 
 
-def test_what_is_not_finite_stays_as_it_was_published(run: WrittenRun) -> None:
+def test_non_finite_values_are_kept(run: WrittenRun) -> None:
     for step, value in enumerate([1.0, math.nan, math.inf, -math.inf], 1):
         run.point("train/loss", step, value)
     np.testing.assert_array_equal(
@@ -64,7 +64,7 @@ def test_what_is_not_finite_stays_as_it_was_published(run: WrittenRun) -> None:
     )
 
 
-def test_what_a_later_attempt_supersedes_is_left_out_unless_it_is_asked_for(run: WrittenRun) -> None:
+def test_superseded_points_and_alerts_are_returned_only_on_request(run: WrittenRun) -> None:
     for step in (100, 200, 300):
         run.point("train/loss", step, float(step))
     run.alert(300, "a spike")
@@ -80,7 +80,7 @@ def test_what_a_later_attempt_supersedes_is_left_out_unless_it_is_asked_for(run:
     assert [alert.title for alert in everything.alerts] == ["a spike"]
 
 
-def test_a_run_that_is_resumed_while_it_is_followed_has_the_curves_of_one_that_is_read_afterwards(
+def test_a_run_resumed_while_it_is_followed_has_the_same_curves_as_when_read_afterwards(
     run: WrittenRun,
 ) -> None:
     reader = RunReader(run.folder)
@@ -110,13 +110,13 @@ def test_damage_is_counted_and_the_rest_is_read(run: WrittenRun) -> None:
     assert (read.skipped.damaged, read.skipped.lost) == (2, 1)
 
 
-def test_a_metric_that_is_not_declared_has_a_curve_without_a_unit(run: WrittenRun) -> None:
+def test_an_undeclared_metric_has_a_curve_without_a_unit(run: WrittenRun) -> None:
     run.point("other/x", 1, 1.0)
     curve = read_run(run.folder).curves["other/x"]
     assert (curve.unit, curve.label) == ("", "")
 
 
-def test_a_metric_that_only_an_earlier_attempt_declares_keeps_its_unit(run: WrittenRun) -> None:
+def test_a_metric_declared_only_by_an_earlier_attempt_keeps_its_unit(run: WrittenRun) -> None:
     run.point("train/E_rmse", 1, 1.0)
     run.begin(resume_step=1, metrics={"train/new": Metric(unit="e")})
     run.point("train/new", 2, 1.0)
@@ -135,13 +135,13 @@ def test_a_metric_that_only_an_earlier_attempt_declares_keeps_its_unit(run: Writ
         (lambda run: None, "unseen"),
     ],
 )
-def test_the_status_is_told_by_the_journal_else_by_the_trainer(run: WrittenRun, prepare: Any, status: str) -> None:
+def test_the_status_comes_from_the_journal_or_from_the_trainer(run: WrittenRun, prepare: Any, status: str) -> None:
     run.point("train/loss", 1, 1.0)
     prepare(run)
     assert read_run(run.folder).status == status
 
 
-def test_a_run_that_goes_on_after_it_was_closed_is_not_closed(run: WrittenRun) -> None:
+def test_a_resumed_run_is_no_longer_closed(run: WrittenRun) -> None:
     run.close("preempted")
     run.begin(resume_step=0)
     beat(run.folder, current_process(), attempt=2)
@@ -153,12 +153,12 @@ def test_a_run_without_points_has_no_curves(run: WrittenRun) -> None:
     assert (dict(read.curves), read.alerts) == ({}, [])
 
 
-def test_the_largest_numbers_that_a_journal_may_hold_are_read(run: WrittenRun) -> None:
+def test_the_largest_numbers_are_read(run: WrittenRun) -> None:
     run.point("train/loss", (1 << 62) // 1001, 1.7976931348623157e308)
     assert read_run(run.folder).curves["train/loss"].values.tolist() == [1.7976931348623157e308]
 
 
-def test_reading_writes_nothing_and_works_in_a_folder_that_cannot_be_written_to(run: WrittenRun) -> None:
+def test_a_read_only_folder_is_read_and_nothing_is_written(run: WrittenRun) -> None:
     run.point("train/loss", 1, 1.0)
     run.folder.chmod(0o500)
     try:
@@ -175,14 +175,14 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"schema": 99}])
-def test_a_run_of_a_newer_version_is_an_error(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_a_run_written_by_a_newer_version_is_an_error(tmp_path: Path, fields: dict[str, Any]) -> None:
     run = WrittenRun(tmp_path / "run", **fields)
     with pytest.raises(JournalError, match="schema 99"):
         read_run(run.folder)
 
 
 class TestFrame:
-    def test_it_has_a_row_for_each_value(self, run: WrittenRun) -> None:
+    def test_it_has_one_row_per_value(self, run: WrittenRun) -> None:
         pd = pytest.importorskip("pandas")
         for step in (1, 2):
             run.points("train", step, {"loss": step / 2, "E_rmse": float(step)})
@@ -197,12 +197,12 @@ class TestFrame:
         assert wide["train/loss"].tolist() == [0.5, 1.0]
         assert math.isnan(wide["val/loss"][2])
 
-    def test_a_run_without_points_has_an_empty_one(self, run: WrittenRun) -> None:
+    def test_it_is_empty_for_a_run_without_points(self, run: WrittenRun) -> None:
         pytest.importorskip("pandas")
         frame = read_run(run.folder).frame()
         assert (len(frame), str(frame["value"].dtype), str(frame["step"].dtype)) == (0, "float64", "int64")
 
-    def test_without_pandas_the_error_says_how_to_install_it(
+    def test_without_pandas_the_error_contains_the_install_command(
         self, run: WrittenRun, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "pandas", None)

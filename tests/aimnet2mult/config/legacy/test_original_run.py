@@ -1,4 +1,4 @@
-"""Runs from files of the original trainer: the sample data trained, resumed, and loaded again, through the command."""
+"""Files of the original trainer are used to train on the sample data, to resume, and to load the weights."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def command(folder: Path, *arguments: object) -> str:
-    """Train with the module that the original was started by; give what it wrote to stderr."""
+    """Train with the module name of the original trainer; return its stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "aimnet2mult.train.cli", *map(str, arguments)],
         cwd=folder,
@@ -41,15 +41,15 @@ def arguments(name: str) -> list[object]:
 
 
 def points(run: Path, stream: str) -> dict[int, dict[str, float]]:
-    """Return what a stream has at each iteration."""
+    """Return the values of a stream by iteration."""
     records = JournalReader(run).read(1000, live=False)
     return {r.step: dict(r.values) for r in records if isinstance(r, Scalars) and r.stream == stream}
 
 
-def test_a_plateau_file_trains_and_is_resumed_and_its_weights_are_loaded_again(tmp_path: Path) -> None:
+def test_a_plateau_file_trains_resumes_and_its_weights_are_loaded(tmp_path: Path) -> None:
     weights = ["data.fidelity_weights.0=4.0", "data.fidelity_weights.1=1.0"]
     said = command(tmp_path, *arguments("plateau"), *weights, "run_name=a", "--save", "w.pt")
-    assert said.count("in the format of the original trainer") == 1
+    assert said.count("translated from the format of the original trainer") == 1
     (run,) = tmp_path.glob("runs/a-*")
     assert read_receipt(run).status == "finished"
     assert list(points(run, "val")) == [3, 6]
@@ -64,18 +64,18 @@ def test_a_plateau_file_trains_and_is_resumed_and_its_weights_are_loaded_again(t
 
     torch.save({"model": weights_of_run}, tmp_path / "m.pt")
     loaded = command(tmp_path, *arguments("plateau"), "run_name=b", "trainer.epochs=1", "--load", "m.pt")
-    assert f"weights: {len(weights_of_run)} of {len(weights_of_run)} arrays" in loaded
+    assert f"weights: {len(weights_of_run)} of {len(weights_of_run)} arrays loaded" in loaded
 
 
-def test_a_cosine_file_trains_with_its_values_ends_below_a_learning_rate_and_leaves_the_best_weights(
+def test_a_cosine_file_trains_stops_at_its_lowest_learning_rate_and_keeps_the_best_weights(
     tmp_path: Path,
 ) -> None:
     low = ["scheduler.terminate_on_low_lr=4e-5", "checkpoint.save_best=true"]
     said = command(tmp_path, *arguments("cosine"), *low, "telemetry.every=1", "trainer.epochs=5", "--save", "w.pt")
-    assert "takes a step after a validation" in said
+    assert "steps after each validation" in said
     (run,) = tmp_path.glob("runs/early-*")
     rates = [values["lr"] for values in points(run, "train").values()]
-    # Two iterations an epoch. The first validation sets the value that the cycle starts with.
+    # There are two iterations per epoch. The first validation sets the initial value of the cycle.
     assert rates == pytest.approx([1e-4] * 4 + [1e-6 + 0.5 * 99e-6 * 1.5] * 2, rel=1e-6)
     assert "below trainer.stop_below_lr 4e-05: finished" in said
     assert read_receipt(run).status == "finished"

@@ -57,7 +57,7 @@ class TensorBoard:
         return {}
 
     def shown(self, run: Path, records: Records) -> list[int]:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
         from sinks.tensorboard.event_files import read_frames
 
@@ -73,7 +73,7 @@ class TensorBoard:
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
         """Check that the viewer shows one curve without gaps or duplicates, with the latest values and their times."""
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
         accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
         accumulator.Reload()

@@ -17,7 +17,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -207,7 +207,7 @@ class Faults:
             else:
                 setattr(module, attribute, value)
         # With idle priority, deliveries would hardly ever run on a busy machine.
-        os.sched_setscheduler = lambda *_: None  # type: ignore[assignment]
+        os.sched_setscheduler = lambda *_: None
         if still := self._plan.get("still"):
             _shorten(still)
         if jump := self._plan.get("clock"):
@@ -252,7 +252,7 @@ def _name(path: Any) -> str:
     return "/".join(parts[-2:]) if len(parts) > 1 and parts[-2] == "sinks" else parts[-1]
 
 
-def _matches(patterns: str | list[str], name: str) -> bool:
+def _matches(patterns: str | Sequence[str], name: str) -> bool:
     given = [patterns] if isinstance(patterns, str) else patterns
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in given)
 
@@ -273,7 +273,8 @@ def _jump(seconds: float) -> None:
 def _shorten(still: float) -> None:
     """Set the seconds after which a stale heartbeat or lease counts as dead."""
     names = ("run_folder.heartbeat", "run_folder.lease", "delivery.lease_renewer", "recording.open_run")
-    heartbeat, lease, renewer, opening = (importlib.import_module(f"telemetry.{name}") for name in names)
+    modules: list[Any] = [importlib.import_module(f"telemetry.{name}") for name in names]
+    heartbeat, lease, renewer, opening = modules
     heartbeat.TrainerLivenessProbe.__init__.__kwdefaults__["timeout"] = still
     lease.HEARTBEAT_TIMEOUT = still
     renewer.LeaseRenewer.__init__.__kwdefaults__["interval"] = still / 10
@@ -303,4 +304,4 @@ def _watch_hooks(faults: Faults) -> None:
         faults.at("hook", "after")
         return answer
 
-    pluggy.HookCaller.__call__ = watched  # type: ignore[method-assign]
+    pluggy.HookCaller.__call__ = watched  # type: ignore[method-assign, assignment]

@@ -85,7 +85,7 @@ class ChaosRun:
         self._plan = {"folder": str(folder), "sync": sync, "clock": clock, "set": QUICK, "host": host, "still": still}
         self._back, self._pause = back, pause
         options = {sink.name: sink.options(folder) for sink in sinks}
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "every": 1,
             "sinks": tuple(options),
             "poll": 0.02,
@@ -255,7 +255,7 @@ class ChaosRun:
         given = [f"{name}.{key}={value}" for name in wanted for key, value in self._settings["options"][name].items()]
         more = [word for option in [*given, *options] for word in ("-o", option)] + ["--follow"] * follow
         plan = {key: value for key, value in self._plan.items() if key not in {"sync", "clock"}} | {"host": host}
-        words = ["-m", "telemetry", "sync", self.run, "--telemetry-sinks", ",".join(wanted), *more]
+        words = ["-m", "telemetry", "sync", str(self.run), "--telemetry-sinks", ",".join(wanted), *more]
         return self._spawn(words, plan, self.folder / f"sync-{len(self._programs)}.log")
 
     def finish(self) -> Figures:

@@ -22,7 +22,7 @@ def arm() -> None:
 def _patch(what: str, at: int, until: str = "") -> None:
     from aimnet2mult.train import engine
 
-    real, numbers = engine._to_device, count(1)
+    real, numbers = engine.to_device, count(1)
 
     def with_trouble(batch: Any, device: Any) -> Any:
         x, y = real(batch, device)
@@ -36,4 +36,4 @@ def _patch(what: str, at: int, until: str = "") -> None:
                 time.sleep(0.05)
         return x, y
 
-    engine._to_device = with_trouble
+    engine.to_device = with_trouble

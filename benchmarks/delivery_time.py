@@ -1,6 +1,6 @@
-"""Targets of a finished run: how long its delivery takes, beside the same points logged by each SDK in a plain loop.
+"""Time to deliver a finished run, compared with logging the same points with each SDK in a plain loop.
 
-As a program, ``python benchmarks/finished.py JSON``, it is such a loop.
+As a script, ``python benchmarks/delivery_time.py JSON``, this is such a loop.
 """
 
 from __future__ import annotations
@@ -18,30 +18,33 @@ Log = Callable[[dict[str, float], int], None]
 Close = Callable[[], None]
 
 COUNT = 20_000
-WANTED = {"tensorboard": 3, "mlflow": 60, "wandb": 15}
-LOOPS = {"tensorboard": "SummaryWriter.add_scalar", "mlflow": "log_batch for each point", "wandb": "run.log"}
-SHARE = 40
-"""Of the points, MLflow's loop is given one in so many; its time is multiplied."""
+LIMITS = {"tensorboard": 3, "mlflow": 60, "wandb": 15}
+"""Target for each sink, in seconds."""
+LOOPS = {"tensorboard": "SummaryWriter.add_scalar", "mlflow": "log_batch per point", "wandb": "run.log"}
+"""The SDK function called in the plain loop."""
+MLFLOW_SHARE = 40
+"""The loop with MLflow logs one in this number of points; its time is multiplied accordingly."""
 NAMES = ("loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse", "lr")
 
 
-def rows(home: Path, where: Any, factor: float) -> list[Any]:
-    """Measure them."""
-    from target import Target
+def measure(home: Path, backends: Any, factor: float) -> list[Any]:
+    """Measure the delivery to each sink; ``factor`` scales the number of points, up to 1."""
+    # Imported here, so that the measured loops do not load it.
+    from targets import Target
 
     home.mkdir()
     count = max(1000, round(COUNT * min(1.0, factor)))
-    targets = []
-    for sink, wanted in WANTED.items():
-        there = where.where("healthy", f"finished-{sink}")
+    found = []
+    for sink, limit in LIMITS.items():
+        destination = backends.destination("healthy", f"finished-{sink}")
         folder = home / sink
         _write_run(folder / "run", count)
-        ours = _deliver(folder, sink, there, count, where)
-        loop = _loop(folder / "loop", sink, there, count)
-        note = f"{ours / loop:.2f} of {LOOPS[sink]}, {loop:.1f} s"
-        what = f"delivery of a finished run of {count:,} points of {len(NAMES)} metrics, {sink}"
-        targets.append(Target(what, f"≤ {wanted} s", f"{ours:.1f} s ({note})", ours <= wanted))
-    return targets
+        delivery = _deliver(folder, sink, destination, count, backends)
+        loop = _run_loop(folder / "loop", sink, destination, count)
+        note = f"{delivery / loop:.2f} times {LOOPS[sink]}, {loop:.1f} s"
+        quantity = f"delivery of a finished run with {count:,} points of {len(NAMES)} metrics, {sink}"
+        found.append(Target(quantity, f"≤ {limit} s", f"{delivery:.1f} s ({note})", delivery <= limit))
+    return found
 
 
 def _write_run(folder: Path, count: int) -> None:
@@ -66,32 +69,35 @@ def _time(number: int) -> int:
     return 1_700_000_000_000 + 2000 * number
 
 
-def _deliver(folder: Path, sink: str, there: dict[str, str], count: int, where: Any) -> float:
-    from readback import shown
+def _deliver(folder: Path, sink: str, destination: dict[str, str], count: int, backends: Any) -> float:
+    from readback import count_points
 
     options = {
         "wandb": ["-o", "wandb.mode=offline"],
-        "mlflow": ["-o", f"mlflow.tracking_uri={there['mlflow']}", "-o", f"mlflow.experiment={there['experiment']}"],
+        "mlflow": [
+            *("-o", f"mlflow.tracking_uri={destination['mlflow']}"),
+            *("-o", f"mlflow.experiment={destination['experiment']}"),
+        ],
     }
     command = [sys.executable, "-m", "telemetry", "sync", str(folder / "run"), "--telemetry-sinks", sink]
     seconds = _seconds([*command, *options.get(sink, [])])
-    found = shown(sink, folder, there["experiment"], where)
+    found = count_points(sink, folder, destination["experiment"], backends)
     if found != count:
-        raise SystemExit(f"{sink} shows {found} of {count} points: the time means nothing")
+        raise SystemExit(f"{sink} has {found} of {count} points, so the time is meaningless")
     return seconds
 
 
-def _loop(home: Path, sink: str, there: dict[str, str], count: int) -> float:
+def _run_loop(home: Path, sink: str, destination: dict[str, str], count: int) -> float:
     home.mkdir()
-    share = SHARE if sink == "mlflow" else 1
-    job = {"sink": sink, "home": str(home), "where": there, "count": count // share}
+    share = MLFLOW_SHARE if sink == "mlflow" else 1
+    job = {"sink": sink, "home": str(home), "destination": destination, "count": count // share}
     return float(_output([sys.executable, __file__, json.dumps(job)]).splitlines()[-1]) * share
 
 
 def _seconds(command: list[str]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     _output(command)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _output(command: list[str]) -> str:
@@ -100,18 +106,18 @@ def _output(command: list[str]) -> str:
 
 
 def main() -> None:
-    """Log points by an SDK; print the seconds that this took, without its import and its start."""
+    """Log points with an SDK; print the elapsed seconds, without its import and initialisation."""
     job = json.loads(sys.argv[1])
     points = (
         ({f"train/{name}": number * 0.001 + k for k, name in enumerate(NAMES)}, number)
         for number in range(1, job["count"] + 1)
     )
-    log, close = LOGS[job["sink"]](Path(job["home"]), job["where"])
-    began = time.perf_counter()
+    log, close = LOGS[job["sink"]](Path(job["home"]), job["destination"])
+    start = time.perf_counter()
     for values, number in points:
         log(values, number)
     close()
-    print(f"\n{time.perf_counter() - began}")
+    print(f"\n{time.perf_counter() - start}")
 
 
 def _tensorboard(home: Path, _: dict[str, str]) -> tuple[Log, Close]:
@@ -138,12 +144,12 @@ def _wandb(home: Path, _: dict[str, str]) -> tuple[Log, Close]:
     return lambda values, number: run.log(values, step=200 * number), close
 
 
-def _mlflow(_: Path, where: dict[str, str]) -> tuple[Log, Close]:
+def _mlflow(_: Path, destination: dict[str, str]) -> tuple[Log, Close]:
     import mlflow
     from mlflow.entities import Metric
 
-    client = mlflow.MlflowClient(where["mlflow"])
-    run = client.create_run(client.get_experiment_by_name(where["experiment"]).experiment_id)
+    client = mlflow.MlflowClient(destination["mlflow"])
+    run = client.create_run(client.get_experiment_by_name(destination["experiment"]).experiment_id)
 
     def log(values: dict[str, float], number: int) -> None:
         metrics = [Metric(name, value, _time(number), 200 * number) for name, value in values.items()]

@@ -1,4 +1,4 @@
-"""The work that all variants share: a batch of two fidelities, a small step of torch, and the RMSEs in plain torch."""
+"""The work shared by all variants: a batch with two fidelities, a small torch step, and RMSEs in plain torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 16
 
 
 class Batch(NamedTuple):
-    """What ``ErrorSums.update`` takes."""
+    """The arguments of ``ErrorSums.update``."""
 
     pred: dict[str, Tensor]
     true: dict[str, Tensor]
@@ -32,24 +32,24 @@ def make_batch(
     fidelities: int = len(FIDELITIES),
     labels: tuple[str, ...] = LABELS,
 ) -> Batch:
-    """Give a batch with padding, masks, and NaN for a fifth of each label; the same for the same arguments."""
-    dice = torch.Generator().manual_seed(2)
-    sizes = torch.randint(atoms // 2, atoms + 1, (structures,), generator=dice)
-    numbers = torch.randint(1, 9, (structures, atoms), generator=dice)
+    """Return a batch with padding, masks, and NaN for a fifth of each label; deterministic."""
+    rng = torch.Generator().manual_seed(2)
+    sizes = torch.randint(atoms // 2, atoms + 1, (structures,), generator=rng)
+    numbers = torch.randint(1, 9, (structures, atoms), generator=rng)
     numbers[torch.arange(atoms) >= sizes.unsqueeze(-1)] = 0
     true, pred = {}, {}
     for name in labels:
         shape = {"energy": (structures,), "forces": (structures, atoms, 3)}.get(name, (structures, atoms))
-        label = torch.randn(shape, generator=dice)
-        pred[name] = label + 0.1 * torch.randn(shape, generator=dice)
-        label[torch.rand(structures, generator=dice) < 0.2] = torch.nan  # noqa: PLR2004 - a fifth
+        label = torch.randn(shape, generator=rng)
+        pred[name] = label + 0.1 * torch.randn(shape, generator=rng)
+        label[torch.rand(structures, generator=rng) < 0.2] = torch.nan  # noqa: PLR2004 - a fifth
         true[name] = label
-        true[f"{name}_mask"] = torch.rand(structures, generator=dice) < 0.9  # noqa: PLR2004 - nine in ten
-    fidelity = torch.randint(0, fidelities, (structures,), generator=dice)
+        true[f"{name}_mask"] = torch.rand(structures, generator=rng) < 0.9  # noqa: PLR2004 - nine tenths
+    fidelity = torch.randint(0, fidelities, (structures,), generator=rng)
     return Batch(pred, true, numbers, fidelity, torch.tensor(0.25))
 
 
-class Step:
+class TrainingStep:
     """A training step of a small network that predicts all labels: forward, backward, SGD."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Step:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4)
 
     def __call__(self) -> Batch:
-        """Train for a step; give the batch with what was predicted."""
+        """Run the step; return the batch with the predictions."""
         self.optimizer.zero_grad(set_to_none=True)
         out = self.model(self._x)
         pred = {
@@ -77,8 +77,8 @@ class Step:
         return self._batch._replace(pred=detached, loss=loss.detach())
 
 
-class Product:
-    """A step of ``repeats`` products of matrices, on as many threads as torch has, with the batch of ``Step``."""
+class MatrixProduct:
+    """A step of ``repeats`` matrix products on all threads of torch, with the batch of ``TrainingStep``."""
 
     SIZE = 400
 
@@ -89,40 +89,40 @@ class Product:
         self.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
 
     def __call__(self) -> Batch:
-        """Do the work; give the batch."""
+        """Run the step; return the batch."""
         x = self._a
         for _ in range(self._repeats):
             x = x @ self._b
         return self._batch
 
     @classmethod
-    def repeats_of(cls, seconds: float) -> int:
-        """Say how many products take so many seconds here."""
-        work = cls(20)
-        work()
+    def repeats_for(cls, seconds: float) -> int:
+        """Return the number of products that take the given time on this machine."""
+        step = cls(20)
+        step()
         times = []
         for _ in range(10):
-            began = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - began)
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
         return max(1, round(20 * seconds / min(times)))
 
 
 @torch.no_grad()
 def plain_rmses(batch: Batch) -> dict[str, Tensor]:
-    """Give the masked RMSE of each label, as one writes it by hand, and the loss."""
+    """Return the loss and the masked RMSE of each label, written as in a typical training script."""
     real = batch.numbers > 0
     values = {"train/loss": batch.loss}
     for name in LABELS:
         label, error = batch.true[name], batch.pred[name] - batch.true[name]
-        counted = counted_of(label, batch.true[f"{name}_mask"], real)
+        counted = counted_components(label, batch.true[f"{name}_mask"], real)
         square = torch.where(counted, error, 0.0).square()
         values[f"train/{SHORT[name]}_rmse"] = (square.sum() / counted.sum()).sqrt()
     return values
 
 
-def counted_of(label: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-    """Say which components of a label count."""
+def counted_components(label: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+    """Return which components of a label count: known, not masked, and not padding."""
     counted = ~label.isnan()
     if label.ndim == 1:
         return counted & mask
@@ -132,7 +132,7 @@ def counted_of(label: Tensor, mask: Tensor, real: Tensor) -> Tensor:
 
 
 class PlainSums:
-    """The sums that training needs, label by label: squares and counts for each fidelity, and the energy per atom."""
+    """The sums needed for training, label by label: squares and counts per fidelity, and the energy per atom."""
 
     def __init__(self, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES)) -> None:
         self.sums = {name: torch.zeros(2, fidelities, dtype=torch.float64) for name in labels}
@@ -145,7 +145,7 @@ class PlainSums:
         real = batch.numbers > 0
         for name, (squares, counts) in self.sums.items():
             label = batch.true[name]
-            counted = counted_of(label, batch.true[f"{name}_mask"], real)
+            counted = counted_components(label, batch.true[f"{name}_mask"], real)
             square = torch.where(counted, batch.pred[name] - label, 0.0).double().square()
             count = counted.double()
             if name == "energy":

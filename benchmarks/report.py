@@ -1,4 +1,4 @@
-"""Generate ``docs/explanation/performance.md`` from the results of a run."""
+"""Generate ``docs/explanation/performance.md`` and its figure from the results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "explanation" / "performance.md"
-PICTURE = Path("images") / "performance.png"
+FIGURE = Path("images") / "performance.png"
 RESULTS = HERE / "results.json"
 
 Row = dict[str, Any]
 
 BUSY_P99 = 100.0
-"""µs between two steps of the bare loop from which on the page says that the machine had other work."""
-BUSY = """\
+"""From this p99 between two steps of the bare loop, in µs, the page warns that the machine was busy."""
+BUSY_WARNING = """\
 **The machine was busy**: between two steps of the bare loop, which does nothing there, {p99} µs passed at the 99th
 percentile. Times of that magnitude, and ratios of whole steps, are meaningless.
 """
@@ -31,14 +31,14 @@ ABOUT_LOOPS = """\
 All variants run the same small torch step, with batches of 64 structures of 20 atoms, on one core; there are {points}
 due points, one every 200 iterations. Each variant runs in a separate process; the processes alternate in blocks, in a
 different order each round. Times are in µs between the end of a step and the start of the next, minus those of the bare
-loop (for Lightning's log_dict: of Lightning's trainer). "÷ bare" is the duration of a whole block relative to the bare
-loop.
+loop (for Lightning with log_dict, minus those of the Lightning trainer). "÷ bare" is the duration of a whole block
+relative to the bare loop.
 
 This package accumulates the errors of every batch per fidelity, and publishes 9 values of the batch and 16 of the
 window at a due point. The others compute 4 RMSEs of the batch and log them with the loss, at due points unless stated
 otherwise.
 """
-AGAIN = """\
+HOW_TO_REPRODUCE = """\
 ```
 make bench                # about 15 minutes on an otherwise idle machine
 make bench BENCH_N=0.1    # a rough run, a few minutes
@@ -54,11 +54,11 @@ def write_page(results: Row, folder: Path | None = None) -> None:
     """Write the page and its figure into a folder, by default ``docs/explanation``."""
     page = PAGE if folder is None else folder / PAGE.name
     page.write_text(render(results), encoding="utf-8")
-    from plot import draw
+    from figure import draw
 
-    picture = page.parent / PICTURE
-    picture.parent.mkdir(exist_ok=True)
-    draw(results, picture)
+    path = page.parent / FIGURE
+    path.parent.mkdir(exist_ok=True)
+    draw(results, path)
 
 
 def render(results: Row) -> str:
@@ -67,10 +67,10 @@ def render(results: Row) -> str:
         [
             *_head(results),
             *_targets(results["targets"]),
-            *_loops(results["loops"], results["dead"]),
+            *_loops(results["loops"], results["unreachable"]),
             *_micro(results["micro"]),
-            *_growth(results["micro"]),
-            *_again(results),
+            *_scaling(results["micro"]),
+            *_reproduction(results),
         ]
     )
 
@@ -90,8 +90,8 @@ def _head(results: Row) -> list[str]:
         ),
         f"The run took {results['minutes']:g} minutes with `BENCH_N={results['factor']:g}`.",
         "",
-        *([BUSY.format(p99=_us(bare["due_p99_us"]))] if bare["due_p99_us"] >= BUSY_P99 else []),
-        f"![Overhead of each variant in a training loop, and how costs grow]({PICTURE.as_posix()})",
+        *([BUSY_WARNING.format(p99=_us(bare["due_p99_us"]))] if bare["due_p99_us"] >= BUSY_P99 else []),
+        f"![Overhead of each variant in a training loop, and how costs grow]({FIGURE.as_posix()})",
         "",
     ]
 
@@ -105,17 +105,18 @@ def _targets(targets: Sequence[Row]) -> list[str]:
     lines = ["## Targets", ""]
     lines += [f"{len(targets) - missed} of {len(targets)} targets are met.", ""]
     lines += _table(
-        "quantity | target | measured | result", [(r["what"], r["wanted"], r["measured"], _mark(r)) for r in targets]
+        "quantity | target | measured | result",
+        [(row["quantity"], row["target"], row["measured"], _verdict(row)) for row in targets],
     )
     lines += [ABOUT_TARGETS]
     return lines
 
 
-def _mark(row: Row) -> str:
+def _verdict(row: Row) -> str:
     return "met" if row["met"] else "**missed**"
 
 
-def _loops(rows: Sequence[Row], dead: Sequence[Row]) -> list[str]:
+def _loops(rows: Sequence[Row], unreachable: Sequence[Row]) -> list[str]:
     lines = ["## Overhead in a training loop", "", ABOUT_LOOPS.format(points=rows[0]["points"])]
     cells = [
         (
@@ -125,12 +126,12 @@ def _loops(rows: Sequence[Row], dead: Sequence[Row]) -> list[str]:
             _us(row["due_p50_us"]),
             _us(row["due_p99_us"]),
             f"{row['ratio']:.2f}",
-            _kept(row),
+            _read_back(row),
         )
         for row in rows
     ]
     lines += _table("variant | each iteration | not due, p50 | due, p50 | due, p99 | ÷ bare | points read back", cells)
-    lines += [_wrapped(f"Timings of a variant that loses points do not count. {_dead(dead)}"), ""]
+    lines += [_wrapped(f"Timings of a variant that loses points do not count. {_blocking(unreachable)}"), ""]
     return lines
 
 
@@ -138,20 +139,20 @@ def _us(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"  # noqa: PLR2004 - three digits
 
 
-def _kept(row: Row) -> str:
-    if not row["kept"]:
+def _read_back(row: Row) -> str:
+    if not row["read_back"]:
         return ""
-    lost = {name: row["points"] - kept for name, kept in row["kept"].items() if kept != row["points"]}
+    lost = {name: row["points"] - count for name, count in row["read_back"].items() if count != row["points"]}
     return ", ".join(f"**{name}: {number} lost**" for name, number in lost.items()) or "all"
 
 
-def _dead(dead: Sequence[Row]) -> str:
-    told = [
-        f"with a server that {row['how']}, for "
-        + (f"{row['seconds']:.1f} s" if row["seconds"] else f"more than {row['patience']:g} s (given up)")
-        for row in dead
+def _blocking(unreachable: Sequence[Row]) -> str:
+    cases = [
+        f"with a server that {row['server']}, for "
+        + (f"{row['seconds']:.1f} s" if row["seconds"] else f"more than {row['timeout']:g} s (aborted)")
+        for row in unreachable
     ]
-    return f"A single `mlflow.log_metrics` call blocks training: {'; '.join(told)}."
+    return f"A single `mlflow.log_metrics` call blocks training: {'; '.join(cases)}."
 
 
 def _micro(rows: Sequence[Row]) -> list[str]:
@@ -164,22 +165,22 @@ def _micro(rows: Sequence[Row]) -> list[str]:
     return lines + _table("group | operation | median, µs | p99, µs", cells)
 
 
-def _growth(rows: Sequence[Row]) -> list[str]:
+def _scaling(rows: Sequence[Row]) -> list[str]:
     lines = ["## Scaling", ""]
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row["size"] is not None:
-            groups.setdefault(row["group"].removeprefix("growth: "), []).append(row)
+            groups.setdefault(row["group"], []).append(row)
     cells = [
         (group, ", ".join(f"{r['size']:,}: {_us(r['median_us'])}" for r in sorted(found, key=lambda r: r["size"])))
         for group, found in sorted(groups.items())
     ]
-    lines += _table("cost, by size | size: median in µs", cells)
+    lines += _table("operation | size: median in µs", cells)
     return lines
 
 
-def _again(results: Row) -> list[str]:
-    return ["## Reproducing the figures", "", AGAIN.format(points=results["loops"][0]["points"])]
+def _reproduction(results: Row) -> list[str]:
+    return ["## Reproducing the figures", "", HOW_TO_REPRODUCE.format(points=results["loops"][0]["points"])]
 
 
 def _table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:

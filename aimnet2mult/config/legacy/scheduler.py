@@ -1,0 +1,53 @@
+"""Translation of the learning rate schedule."""
+
+from aimnet2mult.config.legacy.nested import Tree
+from aimnet2mult.config.legacy.section import SectionTranslator
+
+__all__ = ["SchedulerTranslator"]
+
+# torch's schedulers that count iterations.
+PER_ITERATION = ("torch.optim.lr_scheduler.OneCycleLR", "torch.optim.lr_scheduler.CyclicLR")
+
+
+class SchedulerTranslator(SectionTranslator):
+    """Translate ``scheduler``, and choose when a scheduler of ignite steps."""
+
+    def translate(self, layer: Tree) -> None:
+        """Replace ignite's plateau scheduler by torch's."""
+        scheduler = layer.get("scheduler")
+        if not isinstance(scheduler, dict) or not isinstance(path := scheduler.get("class"), str):
+            return
+        if path in PER_ITERATION:
+            scheduler.setdefault("step", "iteration")
+        if not path.startswith("ignite."):
+            return
+        kwargs = scheduler.get("kwargs") or {}
+        kwargs.pop("save_history", None)
+        if path.endswith(".ReduceLROnPlateauScheduler"):
+            scheduler["class"] = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+            self._translate_plateau(kwargs)
+
+    def finish(self, merged: Tree) -> None:
+        """Choose what a step of ignite's schedulers is, because versions of the original differ."""
+        scheduler, epochs = merged["scheduler"], merged["trainer"]["epochs"]
+        if not isinstance(scheduler, dict) or not str(scheduler.get("class")).startswith("ignite."):
+            return
+        if scheduler.get("step"):
+            return
+        cycle = (scheduler.get("kwargs") or {}).get("cycle_size")
+        short_cycle = isinstance(cycle, int) and isinstance(epochs, int) and cycle <= epochs
+        step, other = ("val", "iteration") if short_cycle else ("iteration", "val")
+        scheduler["step"] = step
+        names = {"val": "each validation", "iteration": "each iteration"}
+        self.notes["scheduler"] = (
+            f"steps after {names[step]}, because its cycle_size is {cycle} and trainer.epochs is {epochs}; versions of"
+            f" the original trainer differ here: set scheduler.step={other} for a step after {names[other]}"
+        )
+
+    def _translate_plateau(self, kwargs: Tree) -> None:
+        for name in ("trainer", "verbose"):
+            kwargs.pop(name, None)
+        if kwargs.pop("min_lr", None):
+            self.notes["scheduler.kwargs.min_lr"] = "ignored, as ignite did; set it on the command line to apply it"
+        if "min_delta" in kwargs:
+            kwargs |= {"threshold": kwargs.pop("min_delta"), "threshold_mode": "abs"}

@@ -1,0 +1,114 @@
+"""The checkpoint files of a run folder: their names, the newest complete one, and pruning. Without torch.
+
+A checkpoint is ``checkpoints/step-00001200.pt``. The iteration is part of the name, so that it is known before torch
+is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from typing import TYPE_CHECKING
+
+from aimnet2mult.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "best_path",
+    "checkpoint_path",
+    "diverged_path",
+    "find_damaged",
+    "find_newest",
+    "iteration_of",
+    "prune",
+    "rename_diverged",
+]
+
+FOLDER = "checkpoints"
+NAME = re.compile(r"step-(\d{8,})\.pt")
+
+
+def checkpoint_path(run: Path, iteration: int) -> Path:
+    """Return the path of the checkpoint after an iteration."""
+    return run / FOLDER / f"step-{iteration:08d}.pt"
+
+
+def diverged_path(run: Path) -> Path:
+    """Return the path of the state of a diverged run, which is never resumed."""
+    return run / FOLDER / "diverged.pt"
+
+
+def best_path(run: Path) -> Path:
+    """Return the path of the weights with the best validation."""
+    return run / FOLDER / "best.pt"
+
+
+def iteration_of(path: Path) -> int:
+    """Return the iteration after which a checkpoint was taken.
+
+    Raises:
+        CheckpointError: the file is not named like a checkpoint.
+    """
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        raise CheckpointError(f"{path} is not a checkpoint: expected a name like step-00001200.pt")
+    return int(match[1])
+
+
+def find_newest(run: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run, or None."""
+    return next((path for path in reversed(_find_all(run)) if _is_complete(path)), None)
+
+
+def find_damaged(run: Path) -> list[Path]:
+    """Return the checkpoints after the newest complete one."""
+    found = _find_all(run)
+    newest = find_newest(run)
+    return found if newest is None else found[found.index(newest) + 1 :]
+
+
+def prune(latest: Path, *, keep: int, last_healthy_step: int) -> None:
+    """Remove old checkpoints after ``latest`` has been written.
+
+    Args:
+        latest: is kept, with the keep - 1 checkpoints before it. Later ones are damaged, or a resume has superseded
+            them.
+        keep: how many to keep, at least 1.
+        last_healthy_step: the newest checkpoint up to this iteration is kept in any case.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    found = _find_all(latest.parent.parent)
+    position = found.index(latest)
+    healthy = [path for path in found if iteration_of(path) <= last_healthy_step][-1:]
+    outdated, superseded = found[: max(0, position + 1 - keep)], found[position + 1 :]
+    for path in [*outdated, *superseded, *latest.parent.glob("*.tmp")]:
+        if path not in healthy:
+            path.unlink(missing_ok=True)
+
+
+def rename_diverged(run: Path, *, after: int) -> None:
+    """Rename the checkpoints of later iterations to ``diverged-step-….pt``, so that a resume ignores them.
+
+    Raises:
+        OSError: a file cannot be renamed.
+    """
+    for path in _find_all(run):
+        if iteration_of(path) > after:
+            path.replace(path.with_name(f"diverged-{path.name}"))
+
+
+def _find_all(run: Path) -> list[Path]:
+    found = (path for path in (run / FOLDER).glob("step-*.pt") if NAME.fullmatch(path.name))
+    return sorted(found, key=iteration_of)
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False

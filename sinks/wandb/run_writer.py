@@ -1,0 +1,116 @@
+"""Pass the records of one run to wandb as rows and alerts, and finish the W&B run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sinks.wandb.destinations import Destination
+from sinks.wandb.stored_run import ATTEMPT_KEY, LAST_ALERT_KEY, REASON_KEY, SEQ_KEY, STATUS_KEY, StoredRun
+from telemetry.sink_api import Alert, Record, Resumed, Scalars, Status
+
+ITERATION_KEY = "trainer/iteration"
+"""The key of the iteration, the x-axis of all charts."""
+RESERVED_KEYS = (ITERATION_KEY, SEQ_KEY, ATTEMPT_KEY)
+"""Keys that the sink adds to each row."""
+
+_EXIT_CODES: dict[str, int] = {"finished": 0, "failed": 1, "preempted": 143, "killed": 137}
+"""W&B shows 0 as finished and others as failed, or as preempted if the run was marked as such."""
+_ALERT_LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
+_MAX_ALERT_TITLE_LENGTH = 63
+_ALERT_INTERVAL = 0.001
+"""Seconds between alerts with the same title; by default, W&B drops further ones for a minute."""
+
+
+class RunWriter:
+    """Writes each record of one run once, and reports which of them the destination has durably stored.
+
+    The W&B run is opened when there is something to write to it, so that an instance that has nothing new leaves W&B
+    unchanged.
+
+    Args:
+        open_run: calls ``wandb.init`` and returns the open run.
+        destination: storage for the rows, already inspected.
+        stored: the result of ``destination.inspect``.
+    """
+
+    def __init__(self, open_run: Callable[[], Any], destination: Destination, stored: StoredRun) -> None:
+        self._open_run = open_run
+        self._destination = destination
+        self._run: Any = None
+        self._stored_seq = stored.last_seq
+        self._final_status = stored.status
+        self._accepted_seq = stored.last_seq or 0
+        self._last_alert = stored.last_alert
+        self._attempt = stored.attempt
+        self._next_step = stored.next_step
+
+    def write(self, records: Sequence[Record]) -> int | None:
+        """Pass the new records to wandb.
+
+        Returns:
+            The highest sequence number that is durably stored, or None if unknown: wandb may still have later rows in
+            memory.
+        """
+        new_rows = sum(isinstance(record, Scalars) and record.seq > self._accepted_seq for record in records)
+        if new_rows:
+            self._opened()
+            self._destination.expect_rows(self._next_step + new_rows, self._attempt)
+        for record in records:
+            if isinstance(record, Scalars):
+                self._log_row(record)
+            elif isinstance(record, Resumed):
+                self._attempt = record.attempt
+            elif isinstance(record, Alert):
+                self._send_alert(record)
+        return self._stored_seq if self._run is None else self._destination.confirmed_seq(self._accepted_seq)
+
+    def finish(self, status: Status, reason: str) -> None:
+        """Finish the W&B run and wait until all of it is stored; do nothing if it already has this status."""
+        if self._run is None and self._final_status == status:
+            return
+        run = self._opened()
+        # Raises if the destination accepts no more: then the end would be lost, too.
+        self._destination.confirmed_seq(self._accepted_seq)
+        run.summary.update({STATUS_KEY: status, REASON_KEY: reason, LAST_ALERT_KEY: self._last_alert})
+        if status == "preempted":
+            run.mark_preempting()
+        run.finish(exit_code=_EXIT_CODES[status])
+        self._destination.wait_stored(self._accepted_seq, status)
+        self._run = None
+        self._stored_seq, self._final_status = self._accepted_seq, status
+
+    def _opened(self) -> Any:
+        if self._run is None:
+            run = self._open_run()
+            self._destination.run_opened(Path(run.dir).parent)
+            self._next_step = max(self._next_step, run.starting_step)
+            self._run = run
+        return self._run
+
+    def _log_row(self, record: Scalars) -> None:
+        if record.seq <= self._accepted_seq:
+            return
+        row = dict(record.items()) | {
+            ITERATION_KEY: record.step,
+            SEQ_KEY: record.seq,
+            ATTEMPT_KEY: self._attempt,
+            "_timestamp": record.time / 1000,
+        }
+        # The step counts rows and never decreases: wandb would drop a row with a lower one.
+        self._opened().log(row, step=self._next_step, commit=True)
+        self._next_step += 1
+        self._accepted_seq = record.seq
+
+    def _send_alert(self, record: Alert) -> None:
+        # Alerts are not rows, so the alerts after the last row of a run are delivered again each time.
+        if record.seq <= self._last_alert:
+            return
+        self._opened().alert(
+            title=record.title[:_MAX_ALERT_TITLE_LENGTH],
+            text=f"iteration {record.step}: {record.title}\n{record.text}".strip(),
+            level=_ALERT_LEVELS[record.level],
+            wait_duration=_ALERT_INTERVAL,
+        )
+        self._last_alert = record.seq

@@ -1,0 +1,80 @@
+"""The terminal view: which plots it contains and how they are laid out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.written_runs import WrittenRun, add_training
+from telemetry import read_run
+from telemetry.display.dashboard import Dashboard
+
+pytest.importorskip("plotext")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> WrittenRun:
+    return WrittenRun(tmp_path / "water")
+
+
+def lines_of(*runs: WrittenRun, patterns: tuple[str, ...] = (), width: int = 80, height: int = 14) -> list[str]:
+    return Dashboard(width=width, height=height, patterns=patterns).lines([read_run(run.folder) for run in runs])
+
+
+@pytest.mark.parametrize("width", [30, 80, 100, 150, 230])
+def test_plots_fit_the_width_and_are_placed_side_by_side_in_wide_terminals(run: WrittenRun, width: int) -> None:
+    add_training(run)
+    lines = lines_of(run, width=width)
+    assert max(len(line) for line in lines[1:-1]) <= width
+    assert max(line.count("┌") for line in lines) == max(1, width // 74)
+
+
+def test_several_runs_share_the_plots(run: WrittenRun, tmp_path: Path) -> None:
+    other = WrittenRun(tmp_path / "ice")
+    add_training(run)
+    add_training(other, 2.0)
+    lines = lines_of(run, other, patterns=("train/loss",))
+    assert lines[0].startswith("water (water)")
+    assert lines[1].startswith("ice (ice)")
+    legend = [line for line in lines if line.startswith(("* ", "o "))]
+    assert [line.partition(":")[0] for line in legend] == ["* water train", "o ice train"]
+
+
+def test_alerts_are_listed_and_marked_in_the_plot(run: WrittenRun) -> None:
+    add_training(run)
+    run.alert(500, "a spike", text="3 times the median", level="error")
+    run.alert(600, "over", recovered=True)
+    lines = lines_of(run, patterns=("lr",))
+    assert lines[-2:] == ["! iteration 500, error: a spike: 3 times the median", "  iteration 600, warning: over"]
+    assert sum(line.count("!") for line in lines[1:-2]) == 1
+
+
+def test_of_many_alerts_only_the_newest_ten_are_listed(run: WrittenRun) -> None:
+    add_training(run)
+    for step in range(100, 1400, 100):
+        run.alert(step, "a spike")
+    lines = lines_of(run, patterns=("lr",))
+    assert lines[-11:-9] == ["3 earlier alerts", "! iteration 400, warning: a spike"]
+
+
+def test_a_run_without_points_has_a_note_instead_of_plots(run: WrittenRun) -> None:
+    assert lines_of(run)[1:] == ["no points yet"]
+    run.point("train/loss", 1, 1.0)
+    assert lines_of(run, patterns=("val/*",))[1:] == ["no points for these metrics yet"]
+
+
+@pytest.mark.parametrize("height", [5, 14])
+def test_the_largest_and_smallest_numbers_are_drawn(run: WrittenRun, height: int) -> None:
+    largest, smallest = 1.7976931348623157e308, 5e-324
+    for step in range(20):
+        run.points(
+            "train",
+            step,
+            {"loss": (-1) ** step * largest, "E_rmse": smallest * (step % 2), "lr": largest / (step + 1)},
+        )
+    run.point("val/loss", (1 << 62) // 1001, 1.0)
+    run.point("val/E_rmse", 0, 1e-310)
+    run.points("big", 3, {"x": 1e300})
+    lines = lines_of(run, patterns=("*",), height=height)
+    assert sum("┌" in line for line in lines) == 4
