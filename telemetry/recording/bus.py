@@ -94,10 +94,8 @@ class MetricBus:
         """
         if not (final or self.due(stream, step)) or self._is_forked():
             return
-        if callable(values):
-            self._queue.put((stream,), step, lambda: {stream: values()}, final=final)
-        else:
-            self._queue.put((stream,), step, {stream: _copy(values)}, final=final)
+        source = (lambda: {stream: values()}) if callable(values) else {stream: _copy(values)}
+        self._queue.put((stream,), step, source, final=final)
 
     def publish_group(
         self, streams: Sequence[str], step: int, values: StreamValuesSource, *, final: bool = False

@@ -103,7 +103,7 @@ class JournalThread(threading.Thread):
         if self.queue.closed is not None:
             self._commits.hurry()
         elif items or time.monotonic() >= self._start_deliveries_at:
-            # Before the first record is durable: if the trainer is killed right after, the workers deliver it.
+            # Before the first record is durable: a trainer killed right after leaves processes that deliver it.
             self.start_deliveries()
         for item in items:
             self.appender.append(item)
@@ -122,7 +122,7 @@ class JournalThread(threading.Thread):
             self.queue.mark_written(0 if self._closed_appended else pending, self._journal.last_seq)
 
     def _supervise(self) -> None:
-        # While the run is being closed, the closing thread supervises the workers.
+        # While the run is being closed, the closing thread supervises the deliveries.
         if self.queue.closed is None:
             if self._deliveries_started:
                 self.supervisor.supervise()
