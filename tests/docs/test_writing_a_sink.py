@@ -94,7 +94,7 @@ def test_every_hook_has_a_heading_with_its_arguments() -> None:
 
 
 def test_every_name_for_sink_authors_is_mentioned() -> None:
-    own = {"open_sink", "deliver", "expected", "shown", "check_shows", "check_claim", "child", "timeout"}
+    own = {"open_sink", "deliver", "expected", "shown", "check_shows", "check_claim", "child"}
     offered = {name for name in vars(Kit) if not name.startswith("_")} - own
     assert {name for name in {*offered, *testing.__all__} if f"`{name}" not in TEXT and name != "Point"} == set()
     assert "Point(name, step, value, time, unit)" in TEXT
