@@ -1,10 +1,10 @@
-# Needs Python 3.11 or later, with venv, and nothing else; everything is installed into .venv.
+# Requires only Python 3.11 or later with venv; everything is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-# The sinks that have an extra of their own.
+# Sinks, each with an extra of the same name.
 SINKS := tensorboard wandb mlflow
 CSV := examples/telemetry-sink-csv
 PIP := -m pip install --quiet --constraint constraints.txt
@@ -25,16 +25,16 @@ covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
-	@echo "make test    run all tests and check their coverage"
-	@echo "make test-wandb  (and so on) run the tests of one sink, with its extra alone installed"
+	@echo "make test    run all tests and measure coverage"
+	@echo "make test-wandb  (and so on) run the tests of one sink with only its extra installed"
 	@echo "make test-lowest  run all tests with the lowest versions that pyproject.toml allows"
 	@echo "make dist    build the wheel and the sdist, and check them"
-	@echo "make chaos   kill, starve and cut off runs, for half an hour or more; CHAOS_N=100 for a tenth of the kills"
-	@echo "make bench   measure what telemetry costs, beside others, for a quarter of an hour; BENCH_N=0.1 for a rough run"
+	@echo "make chaos   test kills, outages and failing disks; half an hour or more; CHAOS_N=100 for a tenth of the kills"
+	@echo "make bench   measure telemetry overhead against other loggers; about 15 minutes, BENCH_N=0.1 for a rough run"
 	@echo "make lint    ruff, mypy, import-linter and codespell"
 	@echo "make docs    build the documentation site into build/site"
-	@echo "make format  let ruff format the code"
-	@echo "make clean   remove what these commands made"
+	@echo "make format  fix and format the code with ruff"
+	@echo "make clean   remove everything that these targets create"
 
 setup: $(VENV)/.installed
 
@@ -44,7 +44,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile $(CSV)/pyproject.tom
 	$(BIN)/python $(PIP) --editable '.[train,tensorboard,wandb,mlflow,plot,dev]' --editable $(CSV)
 	@touch $@
 
-# Environments that have less, for tests of the built wheel.
+# Smaller environments, for tests of the built wheel.
 $(VENV)-%/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) pytest hypothesis coverage
@@ -52,7 +52,7 @@ $(VENV)-%/.installed: pyproject.toml constraints.txt
 
 .PRECIOUS: $(VENV)-%/.installed
 
-# What builds, checks and resolves; nothing of the project is installed here.
+# Build tools; the project itself is not installed here.
 $(VENV)-tools/.installed: constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) build twine uv coverage
@@ -73,8 +73,8 @@ demo: setup
 	$(BIN)/aimnet2mult train --config $(DEMO)/data/train.yaml --model $(DEMO)/data/model.yaml \
 		--threads 1 --telemetry-dir $(DEMO)/runs
 
-# Each sink is tested where nothing but its extra is installed; what needs them all, or none, in the first environment.
-# Two at a time, the longest first.
+# Each sink is tested in an environment with only its extra; all other tests run in $(VENV), or without any extra.
+# Two targets run at a time, the longest first.
 test: setup
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
 		test-mlflow-skinny test-rest test-wandb test-base test-tensorboard
@@ -83,7 +83,7 @@ test: setup
 test-rest: setup
 	$(call covered,$(VENV),.,$(SINKS:%=--ignore=tests/sinks/%))
 
-# The base install alone, and a third-party sink in it: no torch, no backend.
+# The base installation and a third-party sink: no torch, no backend.
 test-base: dist $(VENV)-base/.installed
 	$(VENV)-base/bin/python $(PIP) $(WHEEL)
 	$(VENV)-base/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
@@ -95,14 +95,15 @@ $(SINKS:%=test-%): test-%: dist $(VENV)-%/.installed
 	$(VENV)-$*/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
 	$(call covered,$(VENV)-$*,$(OUTSIDE),tests/sinks/$*)
 
-# A client without the server and its database; the server is that of the whole MLflow.
+# MLflow's client without its server and database; the server comes from the environment with the complete MLflow.
 test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	$(VENV)-mlflow-skinny/bin/python $(PIP) $(WHEEL) mlflow-skinny
 	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
 	export MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow; \
 		$(call covered,$(VENV)-mlflow-skinny,$(OUTSIDE),tests/sinks/mlflow/test_server.py)
 
-# Direct dependencies in their lowest versions, the rest in the newest; old releases warn about new dependencies.
+# Direct dependencies in their lowest versions, all others in their newest; `-W default` because old releases warn about
+# newer dependencies.
 LOWEST_EXTRAS := train tensorboard wandb mlflow plot testing
 test-lowest: dist
 	$(PYTHON) -m venv --clear $(VENV)-lowest
@@ -112,16 +113,16 @@ test-lowest: dist
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --no-deps dist/*.whl
 	cd $(OUTSIDE) && $(abspath $(VENV))-lowest/bin/pytest -W default
 
-# The floor is in pyproject.toml. Needs the data that the tests of all environments left in $(COVERAGE).
+# The floor is in pyproject.toml. Requires the coverage data of all environments in $(COVERAGE).
 coverage: $(VENV)-tools/.installed
 	$(TOOLS)/coverage combine --quiet --keep --data-file=$(COVERAGE).db $(COVERAGE)/*
 	$(TOOLS)/coverage report --data-file=$(COVERAGE).db --skip-covered --sort=cover
 
-# Its figures stand in docs/explanation/reliability.md.
+# docs/explanation/reliability.md quotes its figures.
 chaos: setup
 	$(BIN)/pytest -m chaos -p no:logging tests/chaos
 
-# Writes benchmarks/results.json, docs/explanation/performance.md and its picture; BENCH_OUT=FOLDER writes them there.
+# Writes benchmarks/results.json, docs/explanation/performance.md and its figure; BENCH_OUT=FOLDER changes the folder.
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
 
@@ -136,11 +137,11 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-# The base install is enough: the API reference is read from the sources, without importing torch or a backend.
+# The base installation is enough: the API reference is read from the sources, without importing torch or a backend.
 docs: $(VENV)-docs/.installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
 	@if grep -rnoE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//[^"]*"' build/site --include='*.html'; \
-		then echo "error: the site must not load anything from elsewhere"; exit 1; fi
+		then echo "error: the site must not load external resources"; exit 1; fi
 	@echo "the site is in build/site"
 
 $(VENV)-docs/.installed: pyproject.toml constraints.txt

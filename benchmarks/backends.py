@@ -22,13 +22,13 @@ LOSS_KEYS = {"train/loss", "train loss"}
 
 
 class Backends:
-    """The addresses of the MLflow servers, and queries to the healthy one. Created by ``backends``."""
+    """Addresses of the MLflow servers, and queries to the healthy one. Created by ``backends``."""
 
     def __init__(self, addresses: dict[str, str]) -> None:
         self.addresses = addresses
 
     def destination(self, backend: str, experiment: str) -> dict[str, str]:
-        """Return where a variant has to write to, after creating the experiment."""
+        """Create the experiment, and return the server and the experiment that a variant writes to."""
         client = client_of(self.addresses["healthy"])
         if client.get_experiment_by_name(experiment) is None:
             client.create_experiment(experiment)
@@ -45,7 +45,7 @@ class Backends:
 
 @contextmanager
 def backends(home: Path) -> Iterator[Backends]:
-    """Start all servers, with their files in ``home``, and stop them at the end."""
+    """Start all servers, with their files in ``home``; stop them on exit."""
     home.mkdir()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     with ExitStack() as stack:
@@ -66,5 +66,5 @@ def _delay(_: Request) -> Fault | None:
     return None
 
 
-def _url(of: socket.socket) -> str:
-    return f"http://127.0.0.1:{of.getsockname()[1]}"
+def _url(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Targets that a single process can measure: ``due``, the error sums, the journal."""
+"""Measure the components in one process: ``due``, the error sums, the journal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def measure(home: Path, factor: float) -> list[Target]:
 
 
 def time_due() -> float:
-    """Return the time of a call in µs, without that of the loop around it."""
+    """Return the time of a call in µs, excluding the loop overhead."""
     scope = {"due": Cadence(200).due, "steps": range(201, 201 + 199)}
     times = {
         code: min(timeit.repeat(f"for step in steps: {code}", globals=scope, number=500, repeat=9))
@@ -52,7 +52,7 @@ def time_due() -> float:
 
 
 def compare_error_sums(rounds: int) -> list[Target]:
-    """Compare the update with plain torch, in alternating blocks."""
+    """Compare ``ErrorSums.update`` with plain torch, in alternating blocks."""
     batch = make_batch()
     sums, plain = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities), PlainSums()
     functions: dict[str, Callable[[], None]] = {
@@ -105,7 +105,7 @@ def fill(folder: Path, count: int) -> tuple[JournalWriter, float]:
 
 
 def journal_rates(home: Path, count: int) -> tuple[float, float]:
-    """Return how many records per second are appended and read; medians of three measurements."""
+    """Return the records appended and read per second; medians of three measurements."""
     appended, read = [], []
     for number in range(3):
         folder = home / f"journal-{number}"

@@ -1,6 +1,6 @@
-"""Time to deliver a finished run, compared with logging the same points with each SDK in a plain loop.
+"""Measure the delivery of a finished run, and compare it with a plain loop that logs the same points with the SDK.
 
-As a script, ``python benchmarks/delivery_time.py JSON``, this is such a loop.
+``python benchmarks/delivery_time.py JSON`` runs such a loop.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LIMITS = {"tensorboard": 3, "mlflow": 60, "wandb": 15}
 LOOPS = {"tensorboard": "SummaryWriter.add_scalar", "mlflow": "log_batch per point", "wandb": "run.log"}
 """The SDK function called in the plain loop."""
 MLFLOW_SHARE = 40
-"""The loop with MLflow logs one in this number of points; its time is multiplied accordingly."""
+"""The MLflow loop logs only every 40th point; its time is multiplied by this number."""
 NAMES = ("loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse", "lr")
 
 
 def measure(home: Path, backends: Any, factor: float) -> list[Any]:
     """Measure the delivery to each sink; ``factor`` scales the number of points, up to 1."""
-    # Imported here, so that the measured loops do not load it.
+    # Not at the top level, so that the measured loops do not import it.
     from targets import Target
 
     home.mkdir()
@@ -106,7 +106,7 @@ def _output(command: list[str]) -> str:
 
 
 def main() -> None:
-    """Log points with an SDK; print the elapsed seconds, without its import and initialisation."""
+    """Log points with an SDK; print the elapsed seconds, excluding its import and initialization."""
     job = json.loads(sys.argv[1])
     points = (
         ({f"train/{name}": number * 0.001 + k for k, name in enumerate(NAMES)}, number)

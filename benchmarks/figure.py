@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 THIS_PACKAGE, OTHERS = "#1f6f8b", "#c8963e"
-"""Colours of the bars."""
+"""Colors of the bars."""
 MIN_DRAWN = 0.1
-"""Smaller times are drawn as this one, in µs."""
+"""Smaller times are drawn as this value, in µs."""
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -27,9 +27,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def _draw_overhead(axes: Axes, rows: list[dict[str, Any]]) -> None:
     places = range(len(rows))
-    colours = [THIS_PACKAGE if row["title"].startswith("this package") else OTHERS for row in rows]
+    colors = [THIS_PACKAGE if row["title"].startswith("this package") else OTHERS for row in rows]
     due = [max(MIN_DRAWN, row["due_p50_us"]) for row in rows]
-    axes.barh(places, due, color=colours, height=0.6)
+    axes.barh(places, due, color=colors, height=0.6)
     for place, row, median in zip(places, rows, due, strict=True):
         idle = max(MIN_DRAWN, row["idle_p50_us"])
         axes.plot([median, max(median, row["due_p99_us"])], [place, place], color="black", linewidth=1)

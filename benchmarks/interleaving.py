@@ -1,4 +1,4 @@
-"""Run variants in parallel, one process each, alternating between their blocks of steps."""
+"""Run variants in separate processes, one block of steps at a time, in alternation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESPONSE_TIMEOUT = 300.0
-"""Seconds that a variant may take to start, for a block, or to end."""
+"""Maximum time in seconds for a variant to start, to run a block, or to end."""
 
 
 class NoResponse(Exception):
@@ -25,12 +25,12 @@ class NoResponse(Exception):
 
 @dataclass
 class Timings:
-    """The times of a variant.
+    """Times of a variant.
 
     Attributes:
-        gaps: for each block, the ns between consecutive steps.
-        walls: for each block, its duration in ns.
-        close_seconds: duration of the end of the run.
+        gaps: for each block, the times between consecutive steps, in ns.
+        walls: duration of each block, in ns.
+        close_seconds: duration of closing the run, in seconds.
     """
 
     gaps: list[list[int]] = field(default_factory=list)
@@ -39,10 +39,10 @@ class Timings:
 
 
 class VariantProcess:
-    """The process of a variant; use as a context manager.
+    """The process of a variant; a context manager that kills it on exit.
 
     Args:
-        job: see ``make_job``; its ``home`` is created.
+        job: the job from ``make_job``; its ``home`` is created.
         env: additional environment variables.
     """
 
@@ -65,7 +65,7 @@ class VariantProcess:
         """Return the next message of the process.
 
         Raises:
-            NoResponse: there is none within ``timeout`` seconds, or the process has ended.
+            NoResponse: no message arrived within ``timeout`` seconds, or the process has ended.
         """
         out = self._process.stdout
         assert out is not None
@@ -82,7 +82,11 @@ class VariantProcess:
         return message
 
     def run_block(self, timeout: float = RESPONSE_TIMEOUT) -> None:
-        """Let the variant run its next block; raises what ``read_message`` raises."""
+        """Let the variant run its next block.
+
+        Raises:
+            NoResponse: the variant did not finish the block within ``timeout`` seconds, or its process has ended.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(b"go\n")
         self._process.stdin.flush()
@@ -91,7 +95,11 @@ class VariantProcess:
         self.timings.walls.append(message["wall"])
 
     def finish(self) -> None:
-        """Wait for the end of the variant."""
+        """Wait until the variant has ended.
+
+        Raises:
+            NoResponse: it did not close its run in time.
+        """
         while not (message := self.read_message()).get("done"):
             self.timings.close_seconds = message["close_seconds"]
         self._process.wait(RESPONSE_TIMEOUT)
@@ -110,12 +118,12 @@ class VariantProcess:
 
 
 def make_job(name: str, home: Path, destination: Mapping[str, str], **options: Any) -> dict[str, Any]:
-    """Return the job of a variant as ``variant_main`` reads it; ``home`` contains the folders of all variants.
+    """Return the job of a variant, to be passed to ``variant_main``.
 
     Args:
-        name: the variant.
-        home: the folder of the benchmark.
-        destination: see ``Backends.destination``.
+        name: name of the variant.
+        home: the folder of the benchmark, which contains the folders of all variants.
+        destination: the result of ``Backends.destination``.
         options: ``block`` and ``rounds``; optionally ``every``, ``threads``, ``repeats`` (see ``MatrixProduct``) and
             ``between_blocks`` (see ``telemetry_runs.run``).
     """
@@ -133,7 +141,7 @@ def environment(destination: Mapping[str, str]) -> dict[str, str]:
 
 
 def interleave(processes: list[VariantProcess], rounds: int) -> None:
-    """Run one block of each variant per round, in an order that changes from round to round."""
+    """Run one block of each variant per round, in a different order each round."""
     for process in processes:
         process.read_message()
     for number in range(rounds):
@@ -141,5 +149,5 @@ def interleave(processes: list[VariantProcess], rounds: int) -> None:
         for process in order if number % 2 == 0 else reversed(order):
             process.run_block()
             if number == rounds - 1:
-                # No other variant may run while this one ends.
+                # Wait here, so that no other variant runs while this one closes its run.
                 process.finish()

@@ -1,4 +1,4 @@
-"""Measure the time that a variant spends between two training steps.
+"""Measure the overhead of a variant between consecutive training steps.
 
 Each variant runs in a separate process and asks an ``IterationTimer`` for every step. The time between the end of a
 step and the request for the next one is the overhead of telemetry, and of the engine around it, in the training thread.
@@ -19,24 +19,24 @@ from workload import Batch
 
 
 class IterationTimer:
-    """Run the steps of a variant and time what happens between them.
+    """Run the steps of a variant and measure the times between them.
 
     Args:
         step: the training step.
         block: steps per block.
         rounds: number of blocks.
-        every: a point is due every this number of iterations.
+        every: iterations between due points.
     """
 
     def __init__(self, step: Callable[[], Batch], *, block: int, rounds: int, every: int) -> None:
         self.step = step
         self.every = every
         self.total = block * rounds + 1
-        """Number of steps; the last one only ends the measurement of the one before."""
+        """Number of steps; the last step only completes the measurement of the previous one."""
         self.before_block: Callable[[], object] = lambda: None
         """Called before each block, outside the measured time."""
         self.after_block: Callable[[], object] = lambda: None
-        """Called after each block, likewise."""
+        """Called after each block, outside the measured time."""
         self._block = block
         self._done = 0
         self._step_end = self._block_start = 0

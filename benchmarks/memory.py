@@ -1,6 +1,6 @@
-"""Memory targets of the trainer, and of the delivery processes excluding their SDKs.
+"""Measure the memory of the trainer, and of the delivery processes excluding their SDKs.
 
-As a script, ``python benchmarks/memory.py JSON``, this is one of the measured processes.
+``python benchmarks/memory.py JSON`` runs one of the measured processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BATCHES_PER_POINT = 10
 
 def measure(home: Path, backends: Any, factor: float) -> list[Any]:
     """Measure the memory; ``factor`` scales the number of points."""
-    # Imported here, so that the measured processes do not load it.
+    # Not at the top level, so that the measured processes do not import it.
     from targets import at_most
 
     home.mkdir()
@@ -62,7 +62,7 @@ def rss(pid: int | str = "self") -> float:
 
 
 def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any]:
-    """Train with three sinks; return the memory at start, half-way and at the end, and that of the deliveries."""
+    """Train with three sinks; return the memory at the start, halfway and at the end, and of each delivery process."""
     import ignite.engine  # noqa: F401 - part of the trainer, with or without telemetry
     import torch
     from workload import FIDELITIES, LABELS, TrainingStep
@@ -112,7 +112,7 @@ def _workers() -> list[int]:
 
 
 def log_with_sdk(name: str, home: Path, destination: dict[str, str]) -> float:
-    """Log some points with an SDK; return the memory of the process."""
+    """Log points with an SDK; return the memory of the process in MB."""
     values = {f"train/m{number}": 0.5 for number in range(6)}
     if name == "tensorboard":
         from tensorboard.compat.proto.event_pb2 import Event
@@ -142,7 +142,7 @@ def log_with_sdk(name: str, home: Path, destination: dict[str, str]) -> float:
 
 
 def main() -> None:
-    """Play the role given by the job; print the figures as the last line."""
+    """Run the process described by the job; print its figures in the last line."""
     job = json.loads(sys.argv[1])
     home = Path(job["home"])
     if job["role"] == "trainer":

@@ -1,8 +1,8 @@
-"""The variants of other loggers: typical code that logs the RMSEs of a batch every 200 iterations.
+"""Variants with other loggers: typical code that logs the RMSEs of a batch every 200 iterations.
 
-The arguments are the timer, the folder of the variant and the destination. The RMSEs are those of ``plain_rmses``,
-computed only at due points unless stated otherwise. MLflow runs belong to the experiment in MLFLOW_EXPERIMENT_NAME on
-the server in MLFLOW_TRACKING_URI.
+Each variant takes the timer, the folder of the variant and the destination. It computes ``plain_rmses``, only at due
+points unless stated otherwise. MLflow runs belong to the experiment in MLFLOW_EXPERIMENT_NAME on the server in
+MLFLOW_TRACKING_URI.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Count how many of the points logged by a variant can be read back."""
+"""Count the points of a variant that can be read back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from telemetry.journal.reader import JournalReader
 from telemetry.records import Scalars
 
 LINGER_TIMEOUT = 30.0
-"""Seconds to wait for deliveries that continue after their trainer has ended."""
+"""Seconds to wait for deliveries that continue after the trainer has ended."""
 
 
 def read_back(name: str, home: Path, backends: Backends, last: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Start-up targets: imports, ``--help`` and the first iteration."""
+"""Measure the start-up: imports, ``--help`` and the first iteration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measure(home: Path, factor: float) -> list[Target]:
     imports = [float(_output([sys.executable, "-c", IMPORT])) for _ in range(repetitions)]
     helps = [_seconds([str(COMMAND), "--help"]) for _ in range(repetitions)]
     pairs = _first_iterations(home, max(2, round(4 * factor)))
-    # The fastest of each, which depends least on other load of the machine.
+    # The minimum depends least on other load of the machine.
     none, three = (min(times) for times in zip(*pairs, strict=True))
     note = f"{none:.2f} s without sinks; fastest of {len(pairs)}"
     return [
@@ -47,7 +47,7 @@ def _seconds(command: list[str]) -> float:
 
 
 def _first_iterations(home: Path, rounds: int) -> list[tuple[float, float]]:
-    """Return for each round the seconds until the first iteration, without sinks and with three; order alternates."""
+    """Return the seconds until the first iteration, without sinks and with three, per round; the order alternates."""
     _output([str(COMMAND), "sample-data", str(home / "data")])
     # The first run creates the MLflow database and loads the modules into the page cache.
     _first_iteration(home, SINKS["three"], "warm-up")

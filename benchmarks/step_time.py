@@ -1,4 +1,4 @@
-"""Slowdown of a whole training step: 10 ms of matrix products, with three sinks and without, interleaved."""
+"""Measure the slowdown of a training step of 10 ms (matrix products) by three sinks, in alternating blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workload import MatrixProduct
 STEP = 0.01
 """Duration of a step, in seconds."""
 BLOCK = 200
-"""Steps per block, with one point."""
+"""Steps per block; each block has one due point."""
 ROUNDS = 16
 PAIR = ("none", "three")
 
@@ -40,7 +40,7 @@ def _target(quantity: str, limit: float, ratios: list[float]) -> Target:
 
 
 def _ratios(home: Path, backends: Backends, rounds: int, *, threads: int) -> list[float]:
-    """Return for each round the duration of a block with three sinks divided by that of one without."""
+    """Return the ratio of the durations of a block with three sinks and a block without, for each round."""
     torch.set_num_threads(threads)
     repeats = MatrixProduct.repeats_for(STEP)
     with ExitStack() as stack:

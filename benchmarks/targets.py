@@ -1,4 +1,4 @@
-"""Performance targets and what was measured."""
+"""Performance targets and measured values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The variants of this package: error sums of every batch, published by the trainer's reporter."""
+"""Variants of this package: error sums of every batch, published by the trainer's reporter."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from telemetry import Metric, MetricBus, Settings, open_run
 from telemetry.run_folder.sink_progress import read_progress
 
 DRAIN_TIMEOUT = 5.0
-"""Seconds that closing a run waits for its sinks."""
+"""Maximum time in seconds that closing a run waits for its sinks."""
 START_TIMEOUT = 60.0
-"""Seconds that the sinks of a run may take to start."""
+"""Maximum time in seconds for the sinks of a run to start."""
 
 
 class MinimalEngine:
-    """The part of an ignite engine that the reporter uses."""
+    """A stand-in for ignite's engine with the methods and state that the reporter uses."""
 
     def __init__(self, total: int) -> None:
         self.state = SimpleNamespace(iteration=0, epoch=1, max_epochs=1, epoch_length=total + 1, grad_norm=None)
@@ -83,7 +83,7 @@ def child_processes() -> list[int]:
 
 
 def send_signal(number: signal.Signals, pids: list[int]) -> None:
-    """Send a signal to processes, some of which may have ended."""
+    """Send a signal to processes; ignore those that have ended."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -101,13 +101,13 @@ def run(
     """Train with a bus.
 
     Args:
-        timer: runs the steps.
+        timer: the timer that runs the steps.
         home: the folder of the variant.
-        destination: see ``Backends.destination``.
+        destination: the result of ``Backends.destination``.
         sinks: names of the sinks.
         backend: ``healthy``, ``slow``, ``unreachable``, or ``suspended`` for stopped delivery processes.
-        between_blocks: what happens to deliveries while other variants run: ``drain`` waits until they are idle,
-            ``stop`` stops them until the next block, so that each block includes the delivery of its points.
+        between_blocks: treatment of deliveries while other variants run: ``drain`` waits until they are idle, ``stop``
+            suspends them until the next block, so that each block includes the delivery of its points.
     """
     folder = home / "run"
     bus = open_bus(folder, sinks, destination, timer.every)

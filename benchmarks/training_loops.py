@@ -1,4 +1,4 @@
-"""Overhead in a training loop: all variants, interleaved."""
+"""Measure the overhead in a training loop for all variants, in alternating blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from readback import read_back
 from variants import VARIANTS, Variant
 
 EVERY = 200
-"""Iterations between two due points."""
+"""Iterations between due points."""
 BLOCK = 4_000
 """Steps per block: 20 points."""
 ROUNDS = 6
@@ -67,7 +67,7 @@ def _row(name: str, variant: Variant, timings: dict[str, Timings], block: int) -
 
 
 def split(timings: Timings) -> tuple[list[int], list[int]]:
-    """Return the gaps after iterations that were not due, and after due ones."""
+    """Return the gaps after iterations that were not due, and the gaps after due iterations, in ns."""
     idle, due = [], []
     for gaps in timings.gaps:
         # Gap n follows step n of the block.

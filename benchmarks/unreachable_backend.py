@@ -1,4 +1,4 @@
-"""How long another logger blocks training: one due point after the MLflow server has become unreachable."""
+"""Measure how long another logger blocks training at a due point when the MLflow server is unreachable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILURES = {"refusing": "refuses connections", "silent": "never answers"}
 
 
 def measure(home: Path, backends: Backends, factor: float) -> list[dict[str, Any]]:
-    """Return for each kind of failure the seconds that a call of mlflow.log_metrics took; None if it timed out."""
+    """Return the duration of a call of mlflow.log_metrics in seconds, or None after a timeout, for each failure."""
     timeout = max(3.0, TIMEOUT * min(1.0, factor))
     found = []
     for failure, description in FAILURES.items():

@@ -1,4 +1,4 @@
-"""The process of one variant: ``python benchmarks/variant_main.py JSON``, started by ``interleaving``."""
+"""Run one variant: ``python benchmarks/variant_main.py JSON``, started by ``interleaving``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All variants of the training loop: what each logs, to which backends, and how these behave."""
+"""The variants of the training loop, with their loggers and the condition of their backends."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ class Variant(NamedTuple):
     """One variant.
 
     Attributes:
-        title: name on the page.
-        sinks: where its points go and are read back from.
-        function: in ``other_loggers``; None for this package.
-        backend: ``healthy``, ``slow`` (MLflow answers after 300 ms), ``refusing``, ``silent`` (accepts connections but
-            never answers), or ``suspended`` (the delivery processes are stopped with SIGSTOP).
-        base: the variant whose times are subtracted.
+        title: name of the variant on the page.
+        sinks: backends that it logs to, and from which its points are read back.
+        function: name of its function in ``other_loggers``; None for this package.
+        backend: condition of the backend: ``healthy``, ``slow`` (MLflow answers after 300 ms), ``refusing``,
+            ``silent`` (accepts connections but never answers), or ``suspended`` (the delivery processes are stopped
+            with SIGSTOP).
+        base: name of the variant whose times are subtracted.
     """
 
     title: str

@@ -122,7 +122,7 @@ def plain_rmses(batch: Batch) -> dict[str, Tensor]:
 
 
 def counted_components(label: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-    """Return which components of a label count: known, not masked, and not padding."""
+    """Return a mask of the components that count: known, not masked, and not padding."""
     counted = ~label.isnan()
     if label.ndim == 1:
         return counted & mask
@@ -132,7 +132,7 @@ def counted_components(label: Tensor, mask: Tensor, real: Tensor) -> Tensor:
 
 
 class PlainSums:
-    """The sums needed for training, label by label: squares and counts per fidelity, and the energy per atom."""
+    """Error sums in plain torch, label by label: squares and counts per fidelity, and the energy error per atom."""
 
     def __init__(self, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES)) -> None:
         self.sums = {name: torch.zeros(2, fidelities, dtype=torch.float64) for name in labels}

@@ -2,7 +2,7 @@
 """Generate the sample data: small molecules at two levels of semi-empirical quantum chemistry.
 
 `gfn1.h5` (fidelity 0, GFN1-xTB) contains energies, forces and charges. `spgfn2.h5` (fidelity 1,
-spin-polarised GFN2-xTB) also contains spin charges, and NaN instead of forces for a fraction of its
+spin-polarized GFN2-xTB) also contains spin charges, and NaN instead of forces for a fraction of its
 structures, like single-point calculations. Every fifth species is in fidelity 0 only.
 
 Species are the molecules of `ase.collections.g2` and radicals, radical cations and anions derived
@@ -58,7 +58,7 @@ TEMPERATURES = (100.0, 1000.0)  # K
 ENERGY_RANGE = (-0.05, 0.15)
 MAX_BOND, MIN_DISTANCE = 1.25, 0.6  # times the sum of covalent radii
 MAX_TRIES = 20  # per requested structure
-FIRST_ONLY_EVERY = 5  # one in this number of species is in fidelity 0 only
+FIRST_ONLY_EVERY = 5  # every fifth species is in fidelity 0 only
 VERSION = 3
 
 
@@ -93,12 +93,12 @@ class Species:
             RuntimeError: the self-consistent field does not converge.
         """
         unpaired = self.mult - 1
-        polarised = method.spin and unpaired > 0
+        polarized = method.spin and unpaired > 0
         numbers = self.atoms.numbers
         tb = TightBinding(method.hamiltonian, numbers, positions / Bohr, self.charge, unpaired)
         for option, value in (("verbosity", 0), ("accuracy", 0.1), ("max-iter", 500), ("save-integrals", 1)):
             tb.set(option, value)
-        if polarised:
+        if polarized:
             tb.add("spin-polarization", 1.0)
         result = tb.singlepoint()
         labels: Labels = {
@@ -108,7 +108,7 @@ class Species:
         }
         if method.spin:
             spins = np.zeros(len(numbers))
-            if polarised:
+            if polarized:
                 # Mulliken: the diagonal of (P_alpha - P_beta) S, summed over the orbitals of an atom.
                 density, overlap = np.asarray(result["density-matrix"]), np.asarray(result["overlap-matrix"])
                 populations = np.einsum("ij,ji->i", density[0] - density[1], overlap)
@@ -178,7 +178,7 @@ class SpeciesCalculator(Calculator):  # type: ignore[misc]  # ase has no types
 
 
 def bonds(atoms: Atoms) -> npt.NDArray[np.bool_]:
-    """Return which atoms are bonded, shape (N, N)."""
+    """Return a mask of bonded pairs of atoms, shape (N, N)."""
     radii = covalent_radii[atoms.numbers]
     near = atoms.get_all_distances() < MAX_BOND * (radii[:, None] + radii[None])
     return np.asarray(near & ~np.eye(len(atoms), dtype=bool))
@@ -199,10 +199,10 @@ def all_species() -> Iterator[Species]:
         parent = Species(name, Atoms(found.numbers, found.positions), 0, mult)
         yield parent
         if mult == 1:
-            yield from derived(parent)
+            yield from derive_species(parent)
 
 
-def derived(parent: Species) -> Iterator[Species]:
+def derive_species(parent: Species) -> Iterator[Species]:
     """Yield the radical cation, and the radicals and anions that result from removing one hydrogen of each kind."""
     atoms = parent.atoms
     if len(atoms) <= MAX_CATION_ATOMS:
@@ -212,20 +212,20 @@ def derived(parent: Species) -> Iterator[Species]:
     for hydrogen in np.flatnonzero(atoms.numbers == 1):
         if len(atoms) - 1 < MIN_ATOMS or bonded[hydrogen].sum() != 1:
             continue
-        neighbour = int(np.flatnonzero(bonded[hydrogen])[0])
-        kind = (int(atoms.numbers[neighbour]), tuple(sorted(atoms.numbers[bonded[neighbour]].tolist())))
+        neighbor = int(np.flatnonzero(bonded[hydrogen])[0])
+        kind = (int(atoms.numbers[neighbor]), tuple(sorted(atoms.numbers[bonded[neighbor]].tolist())))
         if kind in seen:
             continue
         seen.add(kind)
         rest = atoms[[i for i in range(len(atoms)) if i != hydrogen]]
-        symbol = atoms.symbols[neighbour]
-        name = f"{parent.name}-H({symbol}{neighbour})"
+        symbol = atoms.symbols[neighbor]
+        name = f"{parent.name}-H({symbol}{neighbor})"
         yield Species(name, rest, 0, 2)
         if symbol in ("N", "O", "S"):
             yield Species(name + "-", rest.copy(), -1, 1)
 
 
-def relaxed(species: Species) -> Species:
+def relax(species: Species) -> Species:
     """Return the species at its minimum, starting from a structure without any symmetry."""
     atoms = species.atoms.copy()
     atoms.positions += np.random.default_rng(7).normal(0, 0.01, atoms.positions.shape)
@@ -264,7 +264,7 @@ class Minimum:
     weights: Floats
     root: Floats
 
-    def displaced(self, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    def draw_coordinates(self, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Return coordinates (N, 3) at a random temperature, rounded to 1e-4 Å."""
         temperature = rng.uniform(*TEMPERATURES)
         moved = self.weights * (self.root @ rng.standard_normal(self.weights.size))
@@ -282,13 +282,13 @@ def displacement_map(species: Species) -> tuple[Floats, Floats]:
     size = 3 * len(atoms)
     masses = atomic_masses[atoms.numbers]
     weights = np.repeat(masses, 3) ** -0.5
-    centred = atoms.positions - np.average(atoms.positions, axis=0, weights=masses)
+    centered = atoms.positions - np.average(atoms.positions, axis=0, weights=masses)
     rigid = np.zeros((size, 6))
     for axis in range(3):
         unit = np.zeros(3)
         unit[axis] = 1
         rigid[:, axis] = (np.sqrt(masses)[:, None] * unit).ravel()
-        rigid[:, 3 + axis] = (np.sqrt(masses)[:, None] * np.cross(centred, unit)).ravel()
+        rigid[:, 3 + axis] = (np.sqrt(masses)[:, None] * np.cross(centered, unit)).ravel()
     basis, values, _ = np.linalg.svd(rigid, full_matrices=False)
     basis = basis[:, values > 1e-6 * values[0]]
     projector = np.eye(size) - basis @ basis.T
@@ -299,13 +299,13 @@ def displacement_map(species: Species) -> tuple[Floats, Floats]:
 
 
 def make_species(job: Job) -> Outcome:
-    """Relax a species and write its labelled structures to the cache."""
+    """Relax a species and write its labeled structures to the cache."""
     outcome = Outcome(job.species.name, "ok")
     if job.is_done():
         outcome.status = "cached"
         return outcome
     try:
-        species = relaxed(job.species)
+        species = relax(job.species)
         energy = species.label(species.atoms.positions)["energy"]
         if not is_connected(species.atoms):
             job.save({})
@@ -326,7 +326,7 @@ def make_species(job: Job) -> Outcome:
 
 
 def sample(job: Job, minimum: Minimum, fidelity: int, counts: Counter[str]) -> list[Labels]:
-    """Return labelled structures of one fidelity: the requested number, or fewer if too many are rejected."""
+    """Return labeled structures of one fidelity: the requested number, or fewer if too many are rejected."""
     species, method = minimum.species, METHODS[fidelity]
     radii = covalent_radii[species.atoms.numbers]
     nearest = MIN_DISTANCE * (radii[:, None] + radii[None])
@@ -336,7 +336,7 @@ def sample(job: Job, minimum: Minimum, fidelity: int, counts: Counter[str]) -> l
     for _ in range(MAX_TRIES * job.wanted[fidelity]):
         if len(rows) == job.wanted[fidelity]:
             break
-        coord = minimum.displaced(rng)
+        coord = minimum.draw_coordinates(rng)
         with_forces = rng.uniform() >= job.nan_share
         if (np.linalg.norm(coord[:, None] - coord[None], axis=-1) < nearest).any():
             counts["rejected"] += 1

@@ -285,7 +285,7 @@ def clean(runs: Path) -> None:
 
 
 class Lines:
-    """The records of a journal, read with the json module only."""
+    """Return the records of a journal, read with the json module only."""
 
     def __init__(self, run: Path) -> None:
         self.heads: list[dict[str, Any]] = []

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script, not a package
-"""Generate docs/reference/settings.md, with every flag, key and option and its default, from the code.
+"""Generate docs/reference/settings.md, the list of all flags, keys and options with their defaults, from the code.
 
 python tools/settings_page.py            # write the page
 python tools/settings_page.py --check    # fail if the page is out of date
@@ -27,7 +27,7 @@ from telemetry.plugins.registry import installed, load
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 BUILT_IN = "sinks."
-"""Only sinks of this package are on the page; others may be installed where it is generated."""
+"""Prefix of the sinks on the page: third-party sinks may be installed, but are not listed."""
 
 HEAD = """# Settings
 

@@ -1,4 +1,4 @@
-"""Make the modules of the benchmarks importable, and use one thread."""
+"""Add the benchmark modules to the path, and use one thread."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The bus: ``due`` and ``publish``."""
+"""Measure ``due`` and ``publish`` of the bus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error sums of a batch: compared with plain torch, torchmetrics and the metric of aimnet; and how they scale."""
+"""Compare the error sums of a batch with plain torch, torchmetrics and the metric of aimnet; measure their scaling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: appending, reading and delivering."""
+"""Measure appending to the journal, reading it, and delivering it."""
 
 from __future__ import annotations
 

@@ -62,4 +62,4 @@ class CsvSink:
 
     @hookimpl
     def sink_close(self, status):
-        """Nothing stays open between two calls."""
+        """Do nothing: no file stays open between calls."""

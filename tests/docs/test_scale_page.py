@@ -29,25 +29,25 @@ Points = dict[tuple[str, int, str], float]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scale")
-    started(path, "aimnet2mult sample-data data").wait(60)
+    start(path, "aimnet2mult sample-data data").wait(60)
     return path
 
 
-def started(folder: Path, command: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, command: str) -> subprocess.Popen[bytes]:
     """Start a command from the page, with its output in a file."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TELEMETRY"))}
-    with (folder / "said").open("ab") as said:
+    with (folder / "log").open("ab") as log:
         return subprocess.Popen(
             shlex.split(command.replace("\\\n", " ")),
             cwd=folder,
             env={**environment, "PATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=said,
-            stderr=said,
+            stdout=log,
+            stderr=log,
         )
 
 
-def ended(processes: list[subprocess.Popen[bytes]]) -> list[int | None]:
+def wait_for_exit(processes: list[subprocess.Popen[bytes]]) -> list[int | None]:
     """Wait for the processes and return their exit codes; terminate those that do not exit in time, with None."""
     deadline = time.monotonic() + 150
     codes: list[int | None] = []
@@ -64,12 +64,12 @@ def ended(processes: list[subprocess.Popen[bytes]]) -> list[int | None]:
     return codes
 
 
-def trained(folder: Path, name: str, *commands: str) -> Points:
+def train(folder: Path, name: str, *commands: str) -> Points:
     """Run the commands concurrently, in a separate folder of runs, and return the points of their run."""
-    (folder / "said").write_text("")
-    processes = [started(folder, f"{command} {SHORT} --telemetry-dir {name}") for command in commands]
-    codes = ended(processes)
-    assert codes == [0] * len(commands), (folder / "said").read_text()
+    (folder / "log").write_text("")
+    processes = [start(folder, f"{command} {SHORT} --telemetry-dir {name}") for command in commands]
+    codes = wait_for_exit(processes)
+    assert codes == [0] * len(commands), (folder / "log").read_text()
     (run,) = (folder / name).iterdir()
     records = JournalReader(run).read(100_000, live=False)
     assert isinstance(records[-1], Closed)
@@ -85,11 +85,11 @@ def trained(folder: Path, name: str, *commands: str) -> Points:
 
 @pytest.mark.slow
 def test_one_machine_and_several_machines_produce_the_curves_of_one_process(folder: Path) -> None:
-    alone = trained(folder, "alone", ONE.partition("--no-python ")[2])
+    alone = train(folder, "alone", ONE.partition("--no-python ")[2])
     assert len(alone) > 100
-    one = trained(folder, "one", ONE)
+    one = train(folder, "one", ONE)
     port = str(free_port())
-    several = trained(folder, "several", FIRST.replace("29511", port), SECOND.replace("29511", port))
+    several = train(folder, "several", FIRST.replace("29511", port), SECOND.replace("29511", port))
     for points in (one, several):
         assert points.keys() == alone.keys()
         # In single precision, batches of different sizes are summed in a different order.
@@ -99,11 +99,11 @@ def test_one_machine_and_several_machines_produce_the_curves_of_one_process(fold
 
 @pytest.mark.slow
 def test_a_configuration_error_is_reported_once_and_ends_all_processes(folder: Path) -> None:
-    (folder / "said").write_text("")
-    process = started(folder, f"{ONE.strip()} trainer.epoch=3 --telemetry-dir mistaken")
+    (folder / "log").write_text("")
+    process = start(folder, f"{ONE.strip()} trainer.epoch=3 --telemetry-dir mistaken")
     assert process.wait(60) == 1
-    said = (folder / "said").read_text()
-    assert said.count("Did you mean 'trainer.epochs'?") == 1
+    output = (folder / "log").read_text()
+    assert output.count("Did you mean 'trainer.epochs'?") == 1
     assert not (folder / "mistaken").exists()
 
 
@@ -112,7 +112,7 @@ def test_the_batch_script_is_valid_bash_and_uses_existing_options(tmp_path: Path
 
     script = tmp_path / "script"
     script.write_text(SCRIPT)
-    subprocess.run(["bash", "-n", script], check=True)  # noqa: S607 - whichever there is
+    subprocess.run(["bash", "-n", script], check=True)  # noqa: S607 - bash from PATH
     options = {name for parameter in cli.commands["train"].params for name in parameter.opts}
     used = set(re.findall(r"--[a-z-]+", SCRIPT.partition("aimnet2mult train")[2].partition("\n")[0]))
     assert used

@@ -23,11 +23,11 @@ class TestCsv(SinkContract):
         return CsvSink(CsvSink.Options(file="other.csv"))
 
     def outages(self, folder):
-        return [a_folder_in_place_of(folder / "metrics.csv")]
+        return [folder_in_place_of(folder / "metrics.csv")]
 
 
 @contextmanager
-def a_folder_in_place_of(path):
+def folder_in_place_of(path):
     aside = path.with_suffix(".aside")
     path.rename(aside)
     path.mkdir()
