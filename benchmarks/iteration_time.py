@@ -41,7 +41,7 @@ class IterationTimer:
         self._done = 0
         self._step_end = self._block_start = 0
         self._gaps: list[int] = []
-        # Redirect what SDKs print, so that stdout carries only reports.
+        # Redirect the output of SDKs, so that stdout carries only reports.
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
