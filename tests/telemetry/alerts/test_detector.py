@@ -213,7 +213,7 @@ def test_an_error_that_rises_while_the_loss_falls_raises_an_alert() -> None:
         observed.point({"loss": 2.0 * 0.98**n, "s_rmse": 0.1 * 1.03**n, "E_rmse": 5.0})
     (alert,) = observed.alerts
     assert (alert.cause, alert.metric) == ("apart", "window/s_rmse")
-    assert alert.title == "loss and error move apart: window/loss falls while window/s_rmse rises"
+    assert alert.title == "loss and error move in opposite directions: window/loss falls while window/s_rmse rises"
 
 
 def test_a_long_silence_raises_an_alert_and_the_next_point_ends_it() -> None:

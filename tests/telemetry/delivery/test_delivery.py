@@ -355,7 +355,7 @@ def test_a_failure_and_the_recovery_are_each_logged_once(run: HandMadeRun, backe
     driver.run(*[lambda: None] * 3, restore, run.close)
     assert driver.logged == [
         "delivery to memory of fakes 1.0 failed (SinkUnavailable: no network); retrying",
-        "delivery to memory works again",
+        "delivery to memory of fakes 1.0 works again",
     ]
 
 
@@ -461,7 +461,9 @@ def test_recovery_is_logged_even_without_new_records(run: HandMadeRun, backend: 
 
     assert driver.run(lambda: None, restore, fail_once, lambda: None, run.close) is DeliveryOutcome.COMPLETE
     assert driver.waits == [1.0, 2.0, 2.0, 1.0, 2.0]
-    assert [line for line in driver.logged if "works again" in line] == ["delivery to memory works again"] * 2
+    assert [line for line in driver.logged if "works again" in line] == [
+        "delivery to memory of fakes 1.0 works again"
+    ] * 2
 
 
 def test_delivery_never_gives_up_while_the_trainer_is_alive(run: HandMadeRun, backend: Backend) -> None:
@@ -579,7 +581,7 @@ def test_a_rejected_run_ends_its_delivery_with_the_message_of_the_sink(run: Hand
     run.points(1)
     backend.refuses = SinkRejected("this project is archived")
     driver = Driver(run.folder, backend)
-    assert driver.run() is DeliveryOutcome.REFUSED
+    assert driver.run() is DeliveryOutcome.REJECTED
     progress = read_progress(run.folder, "memory")
     assert progress is not None
     assert (progress.state, progress.last_error) == (
@@ -594,7 +596,7 @@ def test_a_rejected_run_can_be_delivered_once_the_cause_is_fixed(run: HandMadeRu
     run.points(1)
     run.close()
     backend.refuses = SinkRejected("this project is archived")
-    assert sync(run, backend) is DeliveryOutcome.REFUSED
+    assert sync(run, backend) is DeliveryOutcome.REJECTED
     backend.refuses = None
     assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1]

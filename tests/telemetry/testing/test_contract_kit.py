@@ -34,7 +34,7 @@ CLOSED_GOES_ON = "test_a_closed_run_can_be_continued_whatever_its_status"
 TOLD = "test_reported_and_durable_positions_match_what_was_written"
 TWICE = "test_a_batch_delivered_twice_is_shown_once"
 DROPPED = "test_a_new_instance_continues_where_a_dropped_one_stopped"
-ACKNOWLEDGED = "test_a_kill_between_write_and_acknowledgement_neither_loses_nor_duplicates_records"
+ACKNOWLEDGED = "test_a_kill_between_write_and_acknowledgment_neither_loses_nor_duplicates_records"
 KILLED = "test_a_kill_at_any_moment_loses_no_durable_record"
 REWOUND = "test_a_new_attempt_that_starts_earlier_is_shown_as_declared"
 FULL = "test_a_full_disk_and_exhausted_file_descriptors_are_reported_and_lose_nothing"
@@ -75,7 +75,7 @@ SEVERAL_FIND = {
     "ClosesBadly": {CLOSED_TWICE: "'run/closed' is shown but was never written"},
     "CannotTell": {TOLD: "declare tells_last_seq = False", DROPPED: "last_seq is None"},
     "SaysTooMuch": {
-        TOLD: "those between would never be delivered",
+        TOLD: "the records in between would never be delivered",
         ACKNOWLEDGED: "sink_open returned last_seq=21, but the last record written is 20",
     },
     "Buffers": {
