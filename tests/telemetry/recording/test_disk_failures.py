@@ -1,4 +1,4 @@
-"""Committing the journal while the disk fails: what stays pending, when it is retried, and what is logged."""
+"""Committing the journal while the disk fails: pending records, retries and log messages."""
 
 from __future__ import annotations
 

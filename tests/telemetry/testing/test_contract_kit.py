@@ -182,25 +182,25 @@ def test_a_sink_with_a_misspelt_hook_is_named(failures: Failures) -> None:
 
 def test_a_process_that_dies_or_hangs_is_reported(tmp_path: Path) -> None:
     with (
-        Child(Behaviour, "die") as child,
+        Child(Behavior, "die") as child,
         pytest.raises(pytest.fail.Exception, match=r"(?s)ended without a report.*the end"),
     ):
         child.read()
     with (
-        Child(Behaviour, "hang", timeout=0.5) as child,
+        Child(Behavior, "hang", timeout=0.5) as child,
         pytest.raises(pytest.fail.Exception, match=r"did not report within 0 s"),
     ):
         child.read()
 
 
 def test_a_process_and_those_it_has_started_end_with_the_test() -> None:
-    with Child(Behaviour, "start_another") as child:
+    with Child(Behavior, "start_another") as child:
         pids = child.read()
     eventually(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_processes_started_by_a_process_can_outlive_it_until_the_test_ends() -> None:
-    with Child(Behaviour, "start_another") as child:
+    with Child(Behavior, "start_another") as child:
         pid, other = child.read()
         child.kill_alone()
         assert (is_alive(pid), is_alive(other)) == (False, True)
@@ -211,15 +211,22 @@ def test_processes_started_by_a_process_can_outlive_it_until_the_test_ends() -> 
 
 
 def test_a_process_ends_when_the_test_process_has_died() -> None:
-    with Child(Behaviour, "pid") as child:
-        pid = child.read()
-        os.close(child._pipe)
-        eventually(lambda: not is_alive(pid))
-        child._pipe = os.open(os.devnull, os.O_RDONLY)
+    read_end, write_end = os.pipe()
+    test_process = os.fork()
+    if test_process == 0:
+        try:
+            os.write(write_end, b"%d" % Child(Behavior, "pid").read())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    os.waitpid(test_process, 0)
+    with open(read_end) as pipe:
+        pid = int(pipe.read())
+    eventually(lambda: not is_alive(pid))
 
 
-class Behaviour:
-    """What a process can be made to do."""
+class Behavior:
+    """Methods to call in a separate process."""
 
     def die(self, report: Report) -> None:
         print("the end", flush=True)  # noqa: T201 - the output of a dying process
