@@ -220,7 +220,7 @@ def test_a_process_ends_when_the_test_process_has_died() -> None:
             os._exit(0)
     os.close(write_end)
     os.waitpid(test_process, 0)
-    with open(read_end) as pipe:
+    with os.fdopen(read_end) as pipe:
         pid = int(pipe.read())
     eventually(lambda: not is_alive(pid))
 
