@@ -34,7 +34,7 @@ from telemetry.recording.open_run import open_run
 from telemetry.records import Alert, RunRecord, Status
 from telemetry.settings import Settings
 
-# Sinks written for 0.1 import these from here.
+# Sinks written for version 0.1 import the following names from here.
 from telemetry.sink_api import Chart as Chart
 from telemetry.sink_api import Closed as Closed
 from telemetry.sink_api import Opened as Opened

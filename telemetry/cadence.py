@@ -14,7 +14,7 @@ class Cadence:
     """Decide which points are recorded: every n-th iteration of periodic streams, and all points of event streams.
 
     Args:
-        every: iterations between two points of the periodic streams.
+        every: interval between points of the periodic streams, in iterations.
         events: the event-driven streams.
 
     Raises:

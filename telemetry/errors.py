@@ -1,4 +1,4 @@
-"""The exceptions raised by telemetry, each also a builtin that it resembles, and helpers for messages."""
+"""The exceptions raised by telemetry, each also derived from the closest built-in exception, and message helpers."""
 
 from __future__ import annotations
 
@@ -68,14 +68,17 @@ class LeaseHeld(TelemetryError, RuntimeError):
 
 
 class SinkUnavailable(TelemetryError, ConnectionError):
-    """Raised by a sink that cannot accept records at the moment; the same call is repeated later."""
+    """Raised by a sink that cannot accept records at the moment.
+
+    Delivery drops the instance, opens a new one after a delay, and sends the records again.
+    """
 
 
 class SinkRejected(TelemetryError, ValueError):
-    """Raised by a sink that will never accept this.
+    """Raised by a sink for a record or a run that it will never accept.
 
-    Raised by ``sink_write``, the record concerned is set aside and reported, and delivery continues. Raised by
-    ``sink_open``, delivery to this sink ends with the message.
+    After ``sink_write``, the record concerned is set aside and reported, and delivery continues. After ``sink_open``
+    or ``sink_close``, delivery to this sink ends with the message.
     """
 
 
@@ -100,7 +103,7 @@ def backend_errors(backend: str) -> Iterator[None]:
 
 
 def format_error(error: BaseException) -> str:
-    """Return the type and message of an error on one line, the message cut after 500 characters."""
+    """Return the type and message of an error on one line, the message truncated to 500 characters."""
     text = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -111,6 +114,6 @@ def closest_match(name: object, known: Iterable[str], *, cutoff: float = 0.6) ->
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return ``. Did you mean 'energy'?``, to be appended to a message; an empty string if no known name is close."""
+    """Return a hint to append to a message, such as ``. Did you mean 'energy'?``; empty if no known name is close."""
     match = closest_match(name, known)
     return f". Did you mean {match!r}?" if match else ""

@@ -13,9 +13,9 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         unit: the unit in which it is recorded and displayed; ``1`` if it has none.
         source_unit: the unit in which it is published.
-        label: what it measures.
-        watch: whether it is a loss or an error that is expected to change steadily, so that a rise raises an alert. A
-            mean over many batches is; the value of a single batch is not.
+        label: description of the quantity.
+        watch: whether it is a loss or an error that is expected to change steadily, so that a rise raises an alert: a
+            mean over many batches, not the value of a single batch.
     """
 
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"

@@ -12,7 +12,7 @@ from telemetry.metrics import Metric
 
 SCHEMA = 1
 SEQ_PER_SEGMENT = 10**9
-"""The sequence numbers of segment k start at k·10⁹, that of its run record."""
+"""Number of sequence numbers per segment: those of segment k start at k·10⁹, the number of its run record."""
 MAX_STEP = 1 << 62
 """Exclusive upper bound of steps, and of all other counts."""
 MAX_NAME_LENGTH = 250
@@ -27,7 +27,7 @@ Status = Literal["finished", "failed", "preempted", "killed"]
 Level = Literal["info", "warning", "error"]
 Cause = Literal["non-finite", "spike", "unlabelled", "apart", "stalled"]
 """The causes of alerts: a value that is not finite, one far above its usual value, a metric without a value, a loss and
-an error that move in opposite directions, and no point for long."""
+an error that move in opposite directions, and no new point for a long time."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -45,7 +45,7 @@ class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
         run_id: the name of the run folder.
         name: the display name.
         attempt: 1 for a new run, increased by each resume.
-        every: iterations between two points of the periodic streams.
+        every: interval between points of the periodic streams, in iterations.
         started: start of the first attempt in ms since 1970.
         project: the project that the run belongs to.
         metrics: declarations by full name, ``stream/metric``.
@@ -71,8 +71,8 @@ class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
     pid: Count = 0
 
 
-# A journal may contain millions of these. With gc=False the garbage collector does not scan them for cycles, which they
-# cannot have, again and again while more are read.
+# A journal may contain millions of these. With gc=False the garbage collector does not repeatedly scan them for cycles,
+# which they cannot have.
 class Scalars(Record, frozen=True, kw_only=True, gc=False, tag="scalars"):
     """The values of one stream at iteration ``step``, by metric name and in display units.
 
@@ -103,17 +103,17 @@ class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
         level: the severity.
         cause: what the anomaly detection found (see ``Cause``); None for alerts published by the caller.
         metric: full name of the metric concerned.
-        value: its value.
-        baseline: its usual value.
+        value: the value of the metric.
+        baseline: the usual value of the metric.
         since: the iteration at which the problem began.
-        recovered: whether the problem is over.
+        recovered: whether the problem has ended.
     """
 
     step: Count
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
     text: Text = ""
     level: Level = "warning"
-    # Not a literal: later versions may know other causes.
+    # Not the type Cause: later versions may add causes.
     cause: Annotated[str, msgspec.Meta(max_length=50)] | None = None
     metric: Annotated[str, msgspec.Meta(max_length=250)] = ""
     value: Number | None = None
@@ -140,7 +140,7 @@ AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed
 
 
 def json_number(value: float) -> Number:
-    """Return a finite number unchanged, and NaN and infinities as strings, since JSON lacks them."""
+    """Return a finite number unchanged, and NaN and infinities as strings, because JSON cannot represent them."""
     if math.isfinite(value):
         return value
     # null would be indistinguishable from a missing value.

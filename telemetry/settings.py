@@ -12,7 +12,7 @@ from telemetry.cadence import Cadence
 from telemetry.errors import SettingError, closest_match
 from telemetry.plugins.registry import installed
 
-# The upper bound is accepted by all timers.
+# All timers accept the upper bound.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 DeliveryMode = Literal["process", "thread"]
 OnDivergence = Literal["warn", "stop"]
@@ -26,16 +26,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         sinks: names of the sinks; without any, only the journal is written.
-        every: iterations between two points of the periodic streams.
+        every: interval between points of the periodic streams, in iterations.
         dir: the folder in which run folders are created.
         delivery: one process per sink, or threads of the training process (for notebooks).
-        poll: time between two checks for new records by a delivery.
+        poll: interval at which a delivery checks for new records.
         hook_timeout: time after which a delivery process that is stuck in a hook is restarted.
         drain_timeout: how long the end of training waits for the sinks.
         linger: how long delivery keeps retrying after the trainer has died.
         on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
-        watch: when an alert is raised.
-        options: the options of each sink, by its name.
+        watch: thresholds for raising an alert.
+        options: the options of each sink, by the name of the sink.
     """
 
     sinks: tuple[str, ...] = ("tensorboard",)

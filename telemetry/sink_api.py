@@ -1,4 +1,4 @@
-"""Everything that a sink needs: hooks, records, errors and helpers.
+"""The API for sinks: hooks, records, errors and helpers.
 
 >>> from telemetry.sink_api import Opened, hookimpl
 """

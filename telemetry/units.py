@@ -1,4 +1,4 @@
-"""Units: checked and turned into conversion factors once, when a run is opened."""
+"""Check units and convert them to factors, once when a run is opened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_UNIT = {"1", ""}
 
 
 def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Return the factor from source unit to unit for each metric, by full name.
+    """Return the conversion factor from the source unit to the unit of each metric, by full name.
 
     The factors come from pint and its CODATA constants: 1 eV/particle = 23.060547830619 kcal/mol. The display unit of
     a metric per particle may omit "per particle", as in ``eV``.
@@ -59,7 +59,7 @@ def convert_by(factor: Mapping[str, float]) -> Transform:
 
 
 def with_unit(text: str, unit: str) -> str:
-    """Return ``text`` with the unit in brackets, if there is one."""
+    """Return ``text`` followed by the unit in brackets, if there is one."""
     return text if unit in NO_UNIT else f"{text} [{unit}]"
 
 

@@ -1,4 +1,4 @@
-"""Anomaly detection: check each recorded point, and raise an alert when a problem begins and when it is over."""
+"""Anomaly detection: check each recorded point, and raise an alert when a problem begins and when it ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from telemetry.metrics import Metric
 from telemetry.records import Alert, Cause, Scalars
 
 DIVERGED_POINTS = 5
-"""Points in a row that a loss must diverge for (see ``MetricHistory.diverging``) before the run has diverged."""
+"""A run has diverged if a loss diverges for this many consecutive points (see ``MetricHistory.diverging``)."""
 
 
 class Divergence(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class Divergence(msgspec.Struct, frozen=True):
 
 
 class AnomalyDetector:
-    """Find problems in the points of a run; used by one thread.
+    """Find problems in the points of a run. Not thread-safe.
 
     Attributes:
         last_healthy_step: the last iteration at which all watched metrics were finite and no loss was an outlier.
@@ -44,10 +44,11 @@ class AnomalyDetector:
         """Start without points.
 
         Args:
-            metrics: by full name. All are checked for non-finite values, and those with ``watch`` by all rules.
-            settings: when an alert is raised.
+            metrics: the declared metrics by full name. All are checked for non-finite values, and those with
+                ``watch`` by all rules.
+            settings: thresholds for raising an alert.
             start: the iteration after which training resumes; it counts as healthy.
-            clock: monotonic, in seconds.
+            clock: monotonic clock in seconds.
         """
         self.last_healthy_step = start
         self._metrics = metrics
@@ -63,21 +64,21 @@ class AnomalyDetector:
 
     @property
     def active(self) -> tuple[Cause, ...]:
-        """The causes of the current problems."""
+        """Causes of the current problems."""
         return self._tracker.active
 
     @property
     def diverged(self) -> Divergence | None:
         """Why the run is considered diverged, or None.
 
-        It has diverged if a watched metric is not finite, or a watched loss stays far above its usual value.
+        A run has diverged if a watched metric is not finite, or a watched loss stays far above its usual value.
         """
         for name, problem in self._tracker.problems("non-finite").items():
             if name in self._histories:
                 return Divergence(problem.title, self.last_healthy_step)
         for name, history in self._losses().items():
             if history.diverging >= DIVERGED_POINTS:
-                usual = rules.shown(history.baseline, self._metrics[name])
+                usual = rules.format_value(history.baseline, self._metrics[name])
                 return Divergence(f"{name} stays far above its usual value {usual}", self.last_healthy_step)
         return None
 
@@ -86,7 +87,7 @@ class AnomalyDetector:
 
         Args:
             record: the point.
-            partial: it covers fewer batches than the earlier points, so metrics may be missing.
+            partial: whether it covers fewer batches than the earlier points, so that metrics may be missing.
         """
         self._step = record.step
         self._tracker.next_point()
@@ -101,7 +102,7 @@ class AnomalyDetector:
         if not partial:
             known = self._tracker.problems("unlabelled")
             update("unlabelled", *self._missing_values.check(record.stream, watched, known))
-        update("apart", watched, rules.apart(watched, self._histories))
+        update("apart", watched, rules.opposite_trends(watched, self._histories))
         self._stall.note_point()
         update("stalled", ("",), {})
         if watched and self._is_healthy():

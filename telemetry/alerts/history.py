@@ -12,9 +12,9 @@ from telemetry.alerts.settings import TREND_POINTS, AlertSettings
 MAD_TO_STD = 1.4826
 """Standard deviations per median absolute deviation, for normally distributed values."""
 MIN_DEVIATION, MIN_DEVIATION_EARLY, MIN_DEVIATION_EARLY_LOSS = 0.1, 0.5, 0.125
-"""Lower bounds of the deviation, as fractions of the median: a metric that hardly varied may vary a little more."""
+"""Lower bounds of the deviation, as fractions of the median, for metrics that have hardly varied so far."""
 EARLY_POINTS = 10
-"""With fewer points than this, the early bounds hold. A loss falls there, so a smaller rise is a problem already."""
+"""The early bounds apply up to this number of points. A loss usually falls there, so even a small rise is a problem."""
 DIVERGED_FACTOR = 10.0
 """A value diverges if it exceeds the median by more than this many medians."""
 
@@ -24,12 +24,12 @@ class MetricHistory:
 
     Attributes:
         baseline: the median that the last value was compared with; NaN before the second value.
-        outliers: how many of the last values in a row exceeded the limit.
-        diverging: how many of the last values in a row diverged.
+        outliers: number of consecutive values, up to the last one, that exceeded the limit.
+        diverging: number of consecutive values, up to the last one, that diverged.
     """
 
     def __init__(self, settings: AlertSettings, *, is_loss: bool) -> None:
-        """Start without values; a loss has a lower limit than other metrics at first."""
+        """Start without values; at first, a loss has a lower limit than other metrics."""
         self.baseline = math.nan
         self.outliers = self.diverging = 0
         self._settings = settings
@@ -39,7 +39,7 @@ class MetricHistory:
     def add(self, value: float) -> None:
         """Compare a finite value with the history, and append it unless it is an outlier.
 
-        After ``history`` outliers in a row the history restarts: their level is the new normal.
+        After ``history`` consecutive outliers the history restarts: their level is the new normal.
         """
         if not self._values or value <= self._limit():
             self.outliers = self.diverging = 0
@@ -58,7 +58,7 @@ class MetricHistory:
         return self.outliers >= self._settings.patience
 
     def trend(self) -> float:
-        """Return the median of the last ``TREND_POINTS`` values over that of those before; 1.0 if unknown."""
+        """Return the median of the last ``TREND_POINTS`` values divided by that of as many before; 1.0 if unknown."""
         if len(self._values) < 2 * TREND_POINTS or self.outliers:
             return 1.0
         newest_first = list(islice(reversed(self._values), 2 * TREND_POINTS))
@@ -66,10 +66,10 @@ class MetricHistory:
         return median(newest_first[:TREND_POINTS]) / before if before > 0 else 1.0
 
     def _limit(self) -> float:
-        """Update the baseline, and return the highest value that is no outlier."""
+        """Update the baseline, and return the highest value that is not an outlier."""
         self.baseline = median(self._values)
         deviation = MAD_TO_STD * median(abs(value - self.baseline) for value in self._values)
         fraction = MIN_DEVIATION if len(self._values) >= EARLY_POINTS else self._min_deviation_early
         deviation = max(deviation, fraction * abs(self.baseline))
-        # A metric that was always 0 gives no scale to compare with.
+        # A metric that was always 0 provides no scale.
         return self.baseline + self._settings.factor * deviation if deviation else math.inf

@@ -1,4 +1,4 @@
-"""From the problems of single metrics to alerts: one per cause when it begins, one when it is over."""
+"""Turn problems of individual metrics into alerts: for each cause, one when it begins and one when it ends."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from telemetry.alerts.rules import Problem
 from telemetry.records import Alert, Cause, json_number, now_ms
 
 ALWAYS_REPORTED: frozenset[Cause] = frozenset({"non-finite", "stalled"})
-"""Causes that are reported each time they begin, however often."""
+"""Causes that are reported each time they begin, however often that is."""
 MAX_METRICS_LISTED = 20
-"""Further metrics with the same problem that an alert lists."""
+"""Maximum number of further metrics with the same problem that an alert lists."""
 
 _RECOVERED: Mapping[Cause, str] = {
     "non-finite": "all values are finite again",
-    "spike": "no metric is far above its usual value any more",
+    "spike": "no metric is far above its usual value anymore",
     "unlabelled": "all metrics have values again",
-    "apart": "loss and errors move together again",
+    "apart": "loss and errors no longer move in opposite directions",
     "stalled": "points arrive again",
 }
 
@@ -25,7 +25,7 @@ _RECOVERED: Mapping[Cause, str] = {
 class ProblemTracker:
     """Keep the current problems of each cause, and turn their beginning and end into alerts.
 
-    A cause that comes and goes is reported once per ``quiet_points`` points, except for ``ALWAYS_REPORTED``.
+    After a cause has ended, it is not reported again for ``quiet_points`` points, except for ``ALWAYS_REPORTED``.
     """
 
     def __init__(self, quiet_points: int) -> None:
@@ -38,7 +38,7 @@ class ProblemTracker:
 
     @property
     def active(self) -> tuple[Cause, ...]:
-        """The causes that have been reported and are not over."""
+        """Causes that have been reported and have not ended."""
         return tuple(self._since)
 
     def problems(self, cause: Cause) -> Mapping[str, Problem]:

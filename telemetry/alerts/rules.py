@@ -15,9 +15,9 @@ from telemetry.metrics import Metric
 from telemetry.units import NO_UNIT
 
 MIN_STREAK = 5
-"""Points in a row in which a metric must have had a value before its absence is a problem."""
+"""Number of consecutive points with a value after which the absence of the metric is a problem."""
 FALLING, RISING = 0.9, 1.25
-"""Trends (see ``MetricHistory.trend``) up to which a metric falls, and from which on it rises."""
+"""At or below the first trend (see ``MetricHistory.trend``) a metric is falling, at or above the second rising."""
 STALL_FACTOR = 20.0
 """Training has stalled if no point arrives for this many times the longest recent interval."""
 
@@ -46,18 +46,19 @@ def non_finite(values: Mapping[str, float]) -> Problems:
 def spikes(
     values: Mapping[str, float], histories: Mapping[str, MetricHistory], metrics: Mapping[str, Metric]
 ) -> Problems:
-    """Find values far above their history, to which they have been added."""
+    """Find values far above their history (which already includes them)."""
     found = {}
     for name, value in values.items():
         if histories[name].is_spike():
             usual = histories[name].baseline
-            title = f"spike: {name} is {shown(value, metrics[name])}, usually {shown(usual, metrics[name])}"
+            text, usual_text = format_value(value, metrics[name]), format_value(usual, metrics[name])
+            title = f"spike: {name} is {text}, usually {usual_text}"
             found[name] = Problem(title, value=value, baseline=usual)
     return found
 
 
-def apart(values: Mapping[str, float], histories: Mapping[str, MetricHistory]) -> Problems:
-    """Find metrics of a point that rise while its loss falls, or fall while it rises."""
+def opposite_trends(values: Mapping[str, float], histories: Mapping[str, MetricHistory]) -> Problems:
+    """Find metrics of a point that rise while its loss falls, or vice versa."""
     trends = {name: histories[name].trend() for name in values}
     for loss in filter(is_loss, trends):
         if trends[loss] <= FALLING:
@@ -67,16 +68,16 @@ def apart(values: Mapping[str, float], histories: Mapping[str, MetricHistory]) -
         else:
             continue
         if others:
-            title = f"loss and error move apart: {loss} {loss_moves} while"
+            title = f"loss and error move in opposite directions: {loss} {loss_moves} while"
             return {name: Problem(f"{title} {name} {others_move}", value=values[name]) for name in others}
     return {}
 
 
 class MissingValues:
-    """Find metrics that had values and have none now, as when a label or a fidelity has gone missing."""
+    """Find metrics that had values and have none now, for example because a label or a fidelity is missing."""
 
     def __init__(self) -> None:
-        # By stream and metric: points in a row that have had a value.
+        # By stream and metric: number of consecutive points with a value.
         self._streaks: dict[str, dict[str, int]] = {}
 
     def check(
@@ -86,8 +87,8 @@ class MissingValues:
 
         Args:
             stream: the stream of the point.
-            values: its values.
-            known: problems found before; they last until the metric has a value again.
+            values: the values of the point.
+            known: problems found before; each lasts until the metric has a value again.
 
         Returns:
             All metrics that the stream has had before this point, and the problems among them.
@@ -105,10 +106,10 @@ class MissingValues:
 
 
 class Stall:
-    """Find out that no point has arrived for long."""
+    """Detect that no point has arrived for a long time."""
 
     def __init__(self, settings: AlertSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Measure intervals by ``clock``, monotonic and in seconds."""
+        """Measure intervals with ``clock``, a monotonic clock in seconds."""
         self._min_silence = settings.stalled
         self._clock = clock
         self._intervals: deque[float] = deque(maxlen=settings.history)
@@ -118,12 +119,12 @@ class Stall:
         """Note that a point has arrived now."""
         now = self._clock()
         if self._last is not None:
-            # Including stalls that were reported: an interval that ended well, such as a long validation, is normal.
+            # Including reported stalls: an interval that resolved by itself, such as a long validation, is normal.
             self._intervals.append(now - self._last)
         self._last = now
 
     def check(self) -> Problems:
-        """Find a silence that is much longer than the intervals so far; there are none before the second point."""
+        """Find a pause that is much longer than the recent intervals; before the second point there is none."""
         if self._last is None or not self._intervals:
             return {}
         silence, longest = self._clock() - self._last, max(self._intervals)
@@ -137,6 +138,6 @@ def is_loss(name: str) -> bool:
     return name.rpartition("/")[2] == "loss"
 
 
-def shown(value: float, metric: Metric) -> str:
+def format_value(value: float, metric: Metric) -> str:
     """Return a value with its unit."""
     return f"{value:.4g}" if metric.unit in NO_UNIT else f"{value:.4g} {metric.unit}"

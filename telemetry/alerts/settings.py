@@ -1,4 +1,4 @@
-"""The settings of the anomaly detection."""
+"""Settings of the anomaly detection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 DEFAULT_FACTOR = 8.0
-"""Deviations above the median; medians and deviations over batches of molecules have long tails."""
+"""Deviations above the median; values over batches of molecules have long tails."""
 TREND_POINTS = 10
 """Points in each of the two windows whose medians are compared to determine the trend of a metric."""
 

@@ -62,7 +62,11 @@ def print_sinks(receipt: Receipt, *names: str) -> None:
 
 
 def require_outside(path: Path, runs: Sequence[Path]) -> None:
-    """Raise SettingError if the output file ``path`` is inside one of the run folders."""
+    """Check that the output file ``path`` is outside all of the run folders.
+
+    Raises:
+        SettingError: it is inside one of them.
+    """
     for run in runs:
         if path.resolve().is_relative_to(run.resolve()):
             msg = f"{path} is inside the run folder {run}, which must not be modified; choose another location"

@@ -21,7 +21,7 @@ from telemetry.reading.run import Run, RunReader
 from telemetry.run_folder.run_status import OPEN
 
 POLL_INTERVAL = 2.0
-"""Seconds between two reads of a followed run."""
+"""Interval between reads of a followed run, in seconds."""
 DEFAULT_WIDTH = 80
 """Characters per line if the output is not a terminal."""
 CURSOR_HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -105,8 +105,8 @@ def follow_runs(readers: Sequence[RunReader], draw: Callable[[], None], wait: Ca
 
     Args:
         readers: the runs.
-        draw: called without arguments.
-        wait: called with the seconds to sleep between two reads.
+        draw: draws all runs.
+        wait: called between reads with the seconds to sleep.
     """
     drawn = False
     while True:

@@ -80,7 +80,7 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
     Args:
         run: the run folder.
         sinks: the sinks with their options.
-        settings: ``poll``, ``linger`` and ``hook_timeout``.
+        settings: settings of telemetry; only ``poll``, ``linger`` and ``hook_timeout`` are used.
         follow: continue until the run has ended.
 
     Raises:
@@ -136,7 +136,12 @@ class _DeliveryThread:
         )
 
     def acquire_lease(self) -> None:
-        """Acquire the lease that ``start`` requires; raises LeaseHeld."""
+        """Acquire the lease that ``start`` requires.
+
+        Raises:
+            LeaseHeld: another process delivers to this sink.
+            OSError: the lease file cannot be written.
+        """
         self._delivery.lease.acquire()
 
     def start(self) -> None:
@@ -166,12 +171,12 @@ class _DeliveryThread:
 
 def _exit_hung(sink: str, seconds: float) -> None:
     click.echo(f"error: {sink} has not returned from a hook for {seconds:.0f} s", err=True)
-    # A thread that hangs inside an SDK cannot be ended in any other way.
+    # There is no other way to end a thread that hangs inside an SDK.
     os._exit(EXIT_HUNG)
 
 
 def _without_redacted(sinks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the options saved in a run record, without redacted ones: their values are unknown."""
+    """Return the options saved in a run record, without redacted ones, whose values are unknown."""
     return {
         sink: {name: value for name, value in options.items() if value != REDACTED} for sink, options in sinks.items()
     }
@@ -180,7 +185,11 @@ def _without_redacted(sinks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
 def _merge_options(
     saved: Mapping[str, Mapping[str, Any]], assignments: Sequence[str], selected: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return the saved options overridden by ``SINK.NAME=VALUE`` assignments; raises SettingError for a bad one."""
+    """Return the saved options overridden by ``SINK.NAME=VALUE`` assignments.
+
+    Raises:
+        SettingError: an assignment has another form, or names a sink that is not selected.
+    """
     options = {sink: dict(values) for sink, values in saved.items()}
     for text in assignments:
         key, equals, value = text.partition("=")

@@ -1,1 +1,1 @@
-"""The sinks' side: deliver the journal to each sink exactly once."""
+"""The delivery side: send the records of the journal to each sink exactly once."""

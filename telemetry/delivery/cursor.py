@@ -21,11 +21,11 @@ from telemetry.run_folder.sink_progress import (
 )
 
 MAX_ERROR_LENGTH = 1000
-"""Characters of an error message that are saved."""
+"""Maximum length of a saved error message, in characters."""
 
 
 class DeliveryCursor:
-    """Which records a sink has accepted, holds durably or has rejected, per destination.
+    """The numbers of the records that a sink has accepted, holds durably or has rejected, per destination.
 
     Every change is saved at once, so that ``telemetry status`` and the next delivery can read it. A file that cannot be
     written does not stop delivery: the next ``sink_open`` asks the backend for its position.
@@ -45,11 +45,11 @@ class DeliveryCursor:
 
     @property
     def accepted(self) -> int:
-        """The last sequence number that the sink accepted at the current destination."""
+        """Sequence number of the last record that the sink accepted at the current destination."""
         return self._progress.cursor.accepted
 
     def load(self) -> None:
-        """Read what earlier deliveries saved. The lease must be held: before that, its holder moves the cursor."""
+        """Read the saved progress. The lease must be held; otherwise its holder may move the cursor."""
         self._progress = read_progress(self._folder, self._sink.name) or SinkProgress()
         with contextlib.suppress(OSError):  # temporary files left by a killed process are harmless
             remove_temporary_files(progress_path(self._folder, self._sink.name))
@@ -71,7 +71,7 @@ class DeliveryCursor:
         return progress.cursor.durable
 
     def advance(self, seq: int, durable: int | None) -> None:
-        """Save that records up to ``seq`` are done with, and those up to ``durable`` would survive a crash."""
+        """Save that records up to ``seq`` were accepted or rejected, and those up to ``durable`` survive a crash."""
         cursor = self._progress.cursor
         cursor.accepted = max(cursor.accepted, seq)
         cursor.durable = max(cursor.durable, min(durable or 0, cursor.accepted))
@@ -86,7 +86,7 @@ class DeliveryCursor:
         """
         cursor = self._progress.cursor
         if record.seq <= cursor.last_rejected:
-            return  # set aside before a restart
+            return  # already set aside before a restart
         path = rejected_path(self._folder, self._sink.name)
         with open(path, "ab", opener=private_opener) as file:
             file.write(encode(record))
@@ -96,7 +96,7 @@ class DeliveryCursor:
         self._log(f"{self._sink.title} rejected record {record.seq} ({error}); it was set aside in {path}")
 
     def close(self, status: Status) -> None:
-        """Save that the backend's run was closed. A sink that closed it without an error holds what it accepted."""
+        """Save that the backend's run was closed; all accepted records are durable then."""
         cursor = self._progress.cursor
         cursor.closed = status
         cursor.durable = max(cursor.durable, cursor.accepted)
@@ -112,7 +112,7 @@ class DeliveryCursor:
         self._note(error)
         self._save("retrying")
 
-    def refuse(self, error: SinkRejected) -> None:
+    def reject(self, error: SinkRejected) -> None:
         """Save that the sink rejected the whole run."""
         self._note(error)
         self._save("refused")

@@ -32,7 +32,7 @@ class DeliveryOutcome(enum.Enum):
     COMPLETE = "all records were delivered and the backend's run was closed"
     CAUGHT_UP = "all records so far were delivered; the run continues"
     HANDED_OVER = "a newer attempt of the run, or another delivery, has taken over"
-    REFUSED = "the sink rejected this run"
+    REJECTED = "the sink rejected this run"
     GAVE_UP = "the sink was unavailable for too long, or delivery was stopped"
 
 
@@ -42,20 +42,20 @@ class Delivery:
     Args:
         folder: the run folder.
         sink: the sink and its options.
-        settings: ``poll``, ``linger`` and ``hook_timeout`` are used.
-        follow: wait for further records while the trainer is alive; otherwise end when all current records are
-            delivered, or could not be within ``linger``.
-        liveness: tells whether the trainer is alive.
-        wait: sleep for up to the given number of seconds; may return early when woken.
-        stop: return whether delivery should end as soon as possible.
-        on_hang: called in another thread when a hook has not returned within ``hook_timeout``.
-        log: called with one human-readable line.
-        clock: monotonic time in seconds.
-        jitter: return a random number from 0 to 1; shortens each retry delay by up to half.
-        backoff: the delays between retries before they are shortened.
+        settings: settings of telemetry; only ``poll``, ``linger`` and ``hook_timeout`` are used.
+        follow: whether to wait for further records while the trainer is alive; otherwise delivery ends when all
+            current records are delivered or ``linger`` expires.
+        liveness: probe that checks whether the trainer is alive.
+        wait: function that sleeps for up to the given number of seconds; may return early when woken.
+        stop: function that returns whether delivery should end as soon as possible.
+        on_hang: function called in another thread when a hook has not returned within ``hook_timeout``.
+        log: function called with one human-readable line.
+        clock: monotonic clock in seconds.
+        jitter: function that returns a random number from 0 to 1; shortens each retry delay by up to half.
+        backoff: delays between retries before they are shortened.
 
     Raises:
-        RunNotFound: the folder holds no journal.
+        RunNotFound: the folder contains no journal.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Delivery:
                 return DeliveryOutcome.HANDED_OVER
             return DeliveryOutcome.GAVE_UP if self._stop() else self._deliver_or_finish()
         except SinkRejected as error:
-            return self._refuse(error)
-        except BaseException as error:  # noqa: BLE001 - a sink may raise anything, and nothing may end delivery
+            return self._end_rejected(error)
+        except BaseException as error:  # noqa: BLE001 - a sink may raise anything; no exception may crash the loop
             return self._retry_later(error)
 
     def _deliver_or_finish(self) -> DeliveryOutcome | None:
@@ -152,16 +152,16 @@ class Delivery:
         self._wait(self._settings.poll)
         return None
 
-    def _refuse(self, error: SinkRejected) -> DeliveryOutcome:
-        self._cursor.refuse(error)
+    def _end_rejected(self, error: SinkRejected) -> DeliveryOutcome:
+        self._cursor.reject(error)
         self._log(
             f"{self._sink.title} rejected this run: {error}. Its records stay in the journal; "
             "fix the cause and run `telemetry sync`."
         )
-        return DeliveryOutcome.REFUSED
+        return DeliveryOutcome.REJECTED
 
     def _retry_later(self, error: BaseException) -> DeliveryOutcome | None:
-        """Drop the instance and wait before the next try; the connection is reopened then."""
+        """Drop the sink instance, wait, and reopen on the next step; return GAVE_UP if it is too late for that."""
         self._connection.drop()
         self._accepted_before_failure = max(self._accepted_before_failure, self._cursor.accepted)
         self._cursor.fail(error)
@@ -179,5 +179,5 @@ class Delivery:
 
     def _note_recovery(self) -> None:
         if self._retries.is_failing:
-            self._log(f"delivery to {self._sink.name} works again")
+            self._log(f"delivery to {self._sink.title} works again")
         self._retries.reset()

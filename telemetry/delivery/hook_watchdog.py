@@ -1,4 +1,4 @@
-"""Notices a hook that does not return."""
+"""Detect hooks that do not return."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 
 MAX_CHECK_INTERVAL = 10.0
-"""Seconds between two checks, at most; shorter for a shorter timeout."""
+"""Maximum interval between checks, in seconds; half the timeout if that is shorter."""
 
 
 class HookWatchdog:
-    """Calls ``on_hang`` if a hook takes too long. A context manager: its thread runs inside the block.
+    """A watchdog that calls ``on_hang`` if a hook takes too long. A context manager: its thread runs in the block.
 
     Args:
-        timeout: seconds that a hook may take.
-        on_hang: called once, in the watchdog's thread, when a hook exceeds the timeout.
+        timeout: maximum duration of a hook, in seconds.
+        on_hang: function called once, in the watchdog's thread, when a hook exceeds the timeout.
     """
 
     def __init__(self, timeout: float, on_hang: Callable[[], None]) -> None:
@@ -28,7 +28,7 @@ class HookWatchdog:
 
     @contextlib.contextmanager
     def hook(self) -> Iterator[None]:
-        """Time the block."""
+        """Apply the timeout to the block."""
         self._entered = time.monotonic()
         try:
             yield

@@ -15,19 +15,19 @@ READ_LIMIT = 1000
 
 
 class JournalTail:
-    """Reads the records after a sink's position, and determines whether and how the run has ended.
+    """Read the records after a sink's position, and determine whether and how the run has ended.
 
     Args:
         folder: the run folder.
-        liveness: tells whether the trainer is alive.
-        clock: monotonic time in seconds.
+        liveness: probe that checks whether the trainer is alive.
+        clock: monotonic clock in seconds.
 
     Attributes:
-        pending: records that were read and not delivered yet, in order.
-        closed: the end of the newest attempt, if it was the last record read.
+        pending: records that were read but not delivered yet, in order.
+        closed: the last record read, if it closes the newest attempt; otherwise None.
 
     Raises:
-        RunNotFound: the folder holds no journal.
+        RunNotFound: the folder contains no journal.
     """
 
     def __init__(self, folder: Path, liveness: TrainerLivenessProbe, clock: Callable[[], float]) -> None:
@@ -56,9 +56,9 @@ class JournalTail:
             self._read()
 
     def end(self) -> Closed | None:
-        """Return how the run ended; None if it has not, if that is unknown, or if more records turn out to be pending.
+        """Return how the run ended; None if it has not ended as far as known, or if more records are pending.
 
-        A trainer that died without closing its run counts as killed, at the time of its last record.
+        A run whose trainer died without closing it counts as killed at the time of its last record.
         """
         if self.closed is not None:
             return self.closed

@@ -1,4 +1,4 @@
-"""Keeps a delivery's lease from expiring."""
+"""Keep the lease of a delivery from expiring."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from telemetry.run_folder.lease import RENEWAL_INTERVAL, Lease
 
 
 class LeaseRenewer:
-    """Renews a lease from a separate thread, so that a slow hook does not lose it. A context manager.
+    """A thread that renews a lease, so that a slow hook does not lose it. A context manager.
 
     Args:
-        lease: held by this process.
-        interval: seconds between two renewals.
+        lease: a lease held by this process.
+        interval: interval between renewals, in seconds.
     """
 
     def __init__(self, lease: Lease, *, interval: float = RENEWAL_INTERVAL) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.backoff import Backoff
-from telemetry.delivery.worker_protocol import EXIT_REFUSED, Job
+from telemetry.delivery.worker_protocol import EXIT_REJECTED, Job
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.atomic_write import private_opener
 from telemetry.run_folder.paths import log_path
@@ -25,13 +25,13 @@ from telemetry.settings import Settings
 log = logging.getLogger("telemetry")
 
 RESTART_BACKOFF_INITIAL, RESTART_BACKOFF_MAX = 1.0, 60.0
-"""Seconds before a delivery process that died is restarted, and the maximum; doubled each time."""
+"""Initial and maximum delay before a delivery process that died is restarted, in seconds; doubled each time."""
 STABLE_AFTER = 60.0
-"""Seconds after which a delivery process that dies is restarted with the initial delay again."""
+"""Runtime in seconds after which a delivery process that dies is restarted with the initial delay again."""
 
 
 def start_process(log_file: Path) -> subprocess.Popen[bytes]:
-    """Start a delivery process in a new session and with the lowest priority; it waits for its job.
+    """Start a delivery process in a new session and with the lowest priority; it waits for its ``Job``.
 
     Raises:
         OSError: the process or its log file cannot be created.
@@ -54,20 +54,20 @@ def start_process(log_file: Path) -> subprocess.Popen[bytes]:
 
 
 class ProcessWorker:
-    """Keeps a process delivering to one sink until everything is delivered.
+    """The delivery process of one sink, restarted until everything is delivered.
 
     ``wake`` may be called from any thread, the other methods from one thread at a time.
 
     Args:
         folder: the run folder.
-        sink: loaded by name in the process.
-        settings: passed to the process.
-        start_process: starts a process that writes to the log file given.
-        backoff: the delays before restarts.
-        clock: monotonic time in seconds.
+        sink: the sink to deliver to; the process loads it by name.
+        settings: the settings for the process.
+        start_process: function that starts a process with the given log file.
+        backoff: delays before restarts.
+        clock: monotonic clock in seconds.
 
     Attributes:
-        has_ended: whether delivery is complete, or was refused for good.
+        has_ended: whether delivery is complete, or the sink has rejected the run.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ProcessWorker:
     def detach(self) -> None:
         """Let the process outlive this one; it ends by itself when everything is delivered."""
         if self._process is None and not self.has_ended:
-            # A restart was pending; this is the last chance for it.
+            # A pending restart has no later opportunity.
             self.start()
         if self._process is None:
             return
@@ -145,12 +145,12 @@ class ProcessWorker:
     def _handle_exit(self, process: subprocess.Popen[bytes], code: int) -> None:
         _close_stdin(process)
         self._process = None
-        self.has_ended = code in {0, EXIT_REFUSED}
-        if code == EXIT_REFUSED:
+        self.has_ended = code in {0, EXIT_REJECTED}
+        if code == EXIT_REJECTED:
             log.warning(
                 "delivery to %s has ended: the sink rejected the run (%s); see %s",
                 self._name,
-                self._refusal(),
+                self._rejection(),
                 self._log_file,
             )
         if self.has_ended:
@@ -163,7 +163,7 @@ class ProcessWorker:
         log.log(level, text, self._name, code, self._log_file)
         self._schedule_restart()
 
-    def _refusal(self) -> str:
+    def _rejection(self) -> str:
         progress = read_progress(self._folder, self._name)
         return progress.last_error if progress is not None and progress.state == "refused" else "reason in the log"
 
@@ -173,7 +173,7 @@ class ProcessWorker:
 
 def _close_stdin(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None  # noqa: S101 - it is a pipe
-    with contextlib.suppress(OSError):  # unsent data is of no use any more
+    with contextlib.suppress(OSError):  # unsent data is no longer needed
         process.stdin.close()
 
 
@@ -183,7 +183,7 @@ def _lower_priority(pid: int) -> None:
     A training thread that loses its core delays its whole OpenMP team, and importing torch at the start of training
     uses every core.
     """
-    with contextlib.suppress(OSError):  # it has died already, or access is denied
+    with contextlib.suppress(OSError):  # it has already ended, or access is denied
         try:
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
         except (AttributeError, PermissionError):

@@ -1,4 +1,4 @@
-"""The receipt of a run: how many records were offered, journaled, delivered and are pending, for each sink."""
+"""The receipt of a run: numbers of records offered, journaled, and delivered to or pending for each sink."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """The delivery to one sink.
 
     Attributes:
-        name: of the sink.
+        name: name of the sink.
         delivered: number of records accepted by the sink.
         pending: number of journaled records that the sink has neither accepted nor rejected.
-        progress: as last saved.
+        progress: the delivery progress as last saved.
         holder: the process that is delivering; empty if none is known.
     """
 
@@ -36,7 +36,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_behind(self) -> bool:
-        """Whether records are or may be pending: after a change of destination, the number is unknown at first."""
+        """Whether records are pending, or may be: after a change of destination, their number is unknown at first."""
         return self.pending > 0 or self.progress.is_elsewhere
 
     def lines(self) -> list[str]:
@@ -63,17 +63,17 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """How many records of a run were offered, journaled and delivered.
+    """The numbers of records of a run that were offered, journaled and delivered.
 
     Attributes:
         folder: the run folder.
-        status: how the newest attempt ended; None if that is not in the journal.
+        status: how the newest attempt ended; None if the journal does not record it.
         step: the last iteration with a point.
         journaled: number of records in the journal, over all attempts, without superseded ones.
-        counts: of the newest attempt, as counted by its bus.
+        counts: the counts of the newest attempt, as reported by its bus.
         skipped: numbers of unreadable and ignored records.
         sinks: all sinks of the run, past and present.
-        reason: why the newest attempt ended, if the journal gives more than the status.
+        reason: why the newest attempt ended; empty if the journal records only the status.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_receipt(folder: Path) -> Receipt:
-    """Read the receipt of a run, in training or not.
+    """Read the receipt of a run, whether or not it is still training.
 
     Raises:
         RunFolderError: the folder or a segment of the journal cannot be read.
@@ -120,8 +120,8 @@ def read_receipt(folder: Path) -> Receipt:
     return receipt(folder, Counts() if heartbeat is None else heartbeat.counts)
 
 
-def unread_receipt(folder: Path, counts: Counts) -> Receipt:
-    """Return a receipt from the bus's own counts, without touching a disk that may hang."""
+def receipt_from_counts(folder: Path, counts: Counts) -> Receipt:
+    """Return a receipt from the counts of the bus, without touching a disk that may hang."""
     return Receipt(
         folder=folder,
         status=None,
@@ -134,7 +134,7 @@ def unread_receipt(folder: Path, counts: Counts) -> Receipt:
 
 
 def receipt(folder: Path, counts: Counts) -> Receipt:
-    """Read the journal and the progress of each sink; ``counts`` are those of the bus.
+    """Read the journal and the progress of each sink, and add the ``counts`` of the bus.
 
     Raises:
         RunFolderError: the folder or a segment of the journal cannot be read.
@@ -184,5 +184,5 @@ def _sink(folder: Path, name: str, seqs: list[int]) -> SinkReceipt:
 def _when(ms: int) -> str:
     try:
         return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError, OSError):  # no valid time; the file may have been edited
+    except (ValueError, OverflowError, OSError):  # not a valid time; the file may have been edited
         return f"{ms} ms"

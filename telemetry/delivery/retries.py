@@ -8,20 +8,20 @@ from collections.abc import Callable
 from telemetry.backoff import Backoff
 
 RETRY_BACKOFF_INITIAL, RETRY_BACKOFF_MAX = 1.0, 60.0
-"""Seconds before the first retry, and the maximum; doubled after each failure."""
+"""Initial and maximum delay before a retry, in seconds; doubled after each failure."""
 
 
 class Retries:
     """The state of a delivery that fails and recovers.
 
     Args:
-        linger: seconds to keep retrying once the time is limited.
-        clock: monotonic time in seconds.
-        jitter: return a random number from 0 to 1; shortens each delay by up to half.
-        backoff: the delays before they are shortened.
+        linger: how long to keep retrying once the time is limited, in seconds.
+        clock: monotonic clock in seconds.
+        jitter: function that returns a random number from 0 to 1; shortens each delay by up to half.
+        backoff: delays before they are shortened.
 
     Attributes:
-        is_failing: whether the last try failed.
+        is_failing: whether the last attempt failed.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Retries:
         self._limited_since: float | None = None
 
     def next_delay(self, *, limited: bool) -> float | None:
-        """Count a failure; return the seconds to wait before the next try, or None to give up.
+        """Count a failure; return the delay before the next attempt in seconds, or None to give up.
 
         Args:
-            limited: give up ``linger`` seconds after the first limited failure since the last recovery.
+            limited: whether to give up ``linger`` seconds after the first limited failure since the last recovery.
         """
         self.is_failing = True
         budget = self._budget() if limited else math.inf

@@ -1,4 +1,4 @@
-"""The connection to a sink: calls its hooks, one batch at a time, under a watchdog."""
+"""The connection to a sink: call its hooks, one batch at a time, under a watchdog."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_BATCH = 1000
 
 
 class WriteResult(NamedTuple):
-    """What one call of ``SinkConnection.write`` achieved.
+    """The result of ``SinkConnection.write``.
 
     Attributes:
-        records: those that need not be offered again; empty if a batch was rejected and is to be halved.
-        durable: the highest sequence number that the sink reported as durable, None if it reported none.
+        records: records that need not be offered again; empty if a batch was rejected and is to be halved.
+        durable: the highest sequence number that the sink reported as durable; None if it reported none.
         rejection: why the sink rejected the only record in ``records``; None if it accepted them.
     """
 
@@ -36,8 +36,8 @@ class SinkConnection:
 
     Args:
         folder: the run folder.
-        sink: creates the instances.
-        watchdog: notified when a hook is entered and left.
+        sink: the sink, which creates the instances.
+        watchdog: watchdog that is notified when a hook is entered and left.
     """
 
     def __init__(self, folder: Path, sink: Sink, watchdog: HookWatchdog) -> None:
@@ -56,8 +56,8 @@ class SinkConnection:
         """Create an instance and open it; return the destination and the position that it reports.
 
         Raises:
-            PluginError: the sink cannot be constructed, or ``sink_open`` returned something else.
-            BaseException: whatever ``sink_open`` raises.
+            PluginError: the sink cannot be constructed, or ``sink_open`` did not return ``Opened``.
+            BaseException: any exception raised by ``sink_open``.
         """
         hooks = self._sink.create()
         run = read_header(self._folder)
@@ -76,7 +76,7 @@ class SinkConnection:
         Accepted batches grow again, up to ``MAX_BATCH``.
 
         Raises:
-            BaseException: whatever ``sink_write`` raises, except SinkRejected.
+            BaseException: any exception raised by ``sink_write``, except SinkRejected.
         """
         batch = pending[: self._batch_size]
         try:
@@ -95,14 +95,14 @@ class SinkConnection:
         """End the backend's run.
 
         Raises:
-            BaseException: whatever ``sink_close`` raises.
+            BaseException: any exception raised by ``sink_close``.
         """
         assert self._hooks is not None  # noqa: S101 - the caller has opened it
         with self._watchdog.hook():
             self._hooks.sink_close(status=closed.status, time=closed.time, reason=closed.reason)
 
     def drop(self) -> None:
-        """Forget the instance without closing it, after a failure."""
+        """Drop the instance without closing it, after a failure."""
         self._hooks = None
 
     def _write(self, batch: Sequence[AnyRecord]) -> int | None:

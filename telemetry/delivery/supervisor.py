@@ -1,4 +1,4 @@
-"""The deliveries of a run in training: one process or thread per sink."""
+"""Start, restart and finish the deliveries of a run during training: one process or thread per sink."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from telemetry.plugins.registry import Sink
 from telemetry.settings import Settings
 
 FINISH_CHECK_INTERVAL = 0.02
-"""Seconds between two looks at the delivery processes while waiting for their end."""
+"""Poll interval in seconds while waiting for the delivery processes to end."""
 
 
 class DeliverySupervisor(Protocol):
-    """What the bus needs from the deliveries. No method raises because of a sink.
+    """The interface between the bus and the deliveries. No method raises because of a sink.
 
     ``wake`` may be called from any thread, the other methods from one thread at a time.
     """
@@ -36,17 +36,17 @@ class DeliverySupervisor(Protocol):
         """Make all deliveries read the journal now."""
 
     def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds until everything is delivered, then let go of the deliveries."""
+        """Wait up to ``timeout`` seconds until everything is delivered, then detach the deliveries."""
 
 
 class ProcessSupervisor:
-    """One delivery process per sink; the processes outlive this one if they are not done.
+    """One delivery process per sink; processes that are not done outlive this one.
 
     Args:
         folder: the run folder.
         sinks: the sinks to deliver to.
-        settings: passed to the processes.
-        make_worker: called once per sink, as ``ProcessWorker`` is.
+        settings: the settings for the processes.
+        make_worker: function called once per sink, with the arguments of ``ProcessWorker``.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class ThreadSupervisor:
     Args:
         folder: the run folder.
         sinks: the sinks to deliver to.
-        settings: passed to the deliveries.
-        make_worker: called once per sink, as ``ThreadWorker`` is.
+        settings: the settings for the deliveries.
+        make_worker: function called once per sink, with the arguments of ``ThreadWorker``.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ThreadSupervisor:
             worker.wake()
 
     def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for the threads to end; those that do not will end with this process."""
+        """Wait up to ``timeout`` seconds for the threads to end; the others end with this process."""
         deadline = time.monotonic() + timeout
         self.wake()
         for worker in self._workers:

@@ -16,13 +16,13 @@ log = logging.getLogger("telemetry")
 
 
 class ThreadWorker:
-    """Delivers from a daemon thread until the run has ended or ``stop`` is called.
+    """A daemon thread that delivers until the run has ended or ``stop`` is called.
 
     Args:
         folder: the run folder.
         sink: the sink and its options.
-        settings: passed to the delivery.
-        make_delivery: called in the thread, as ``Delivery`` is.
+        settings: the settings for the delivery.
+        make_delivery: function called in the thread, with the arguments of ``Delivery``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ThreadWorker:
             self._thread.join(timeout)
 
     def stop(self) -> None:
-        """Make the thread end as soon as the sink lets it."""
+        """Make the thread end as soon as no hook of the sink is running."""
         self._stop_requested = True
         self.wake()
 

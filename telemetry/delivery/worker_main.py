@@ -16,14 +16,14 @@ from pathlib import Path
 import msgspec
 
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
-from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REFUSED, Job
+from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REJECTED, Job
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
 from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 READ_SIZE = 1024
-"""Bytes of wake-up calls that are read at once."""
+"""Bytes read from standard input at a time; each is a wake-up call."""
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         sys.exit(_run(msgspec.json.decode(_read_line(), type=Job)))
     except TelemetryError as error:
         _log(f"error: {error}")
-        sys.exit(EXIT_REFUSED)
+        sys.exit(EXIT_REJECTED)
 
 
 def _run(job: Job) -> int:
@@ -55,8 +55,8 @@ def _run(job: Job) -> int:
         return EXIT_FAILED
     outcome = delivery.run()
     _log(f"{job.sink}: {outcome.value}")
-    # After HANDED_OVER a live trainer restarts this process: a stalled machine may have lost it the lease.
-    return {DeliveryOutcome.COMPLETE: 0, DeliveryOutcome.REFUSED: EXIT_REFUSED}.get(outcome, EXIT_FAILED)
+    # After HANDED_OVER a live trainer restarts this process: it may have lost the lease because the machine stalled.
+    return {DeliveryOutcome.COMPLETE: 0, DeliveryOutcome.REJECTED: EXIT_REJECTED}.get(outcome, EXIT_FAILED)
 
 
 def _acquire_lease(
@@ -64,7 +64,7 @@ def _acquire_lease(
 ) -> bool:
     """Wait for the lease; return False if another process still holds it ``linger`` seconds after the trainer's end.
 
-    A delivery left over from the previous attempt releases it as soon as it sees the new attempt.
+    A delivery left over from the previous attempt releases the lease as soon as it sees the new attempt.
     """
     alone_since: float | None = None
     while not delivery.lease.try_acquire():
@@ -98,7 +98,7 @@ class _StopSignal:
 
 
 class _WakeUps:
-    """Sleeps until the time is over or something arrives on standard input."""
+    """Wake-up calls on standard input, which end ``wait`` before its timeout."""
 
     def __init__(self) -> None:
         self._is_open = True
@@ -124,7 +124,7 @@ def _read_line() -> bytes:
 
 def _exit_hung(job: Job) -> None:
     _log(f"a hook of {job.sink} has not returned for {job.settings.hook_timeout:.0f} s: ending this process")
-    # There is no other way to end a hung thread; the lease is free as soon as this process is dead.
+    # There is no other way to end a hung thread; the lease is free as soon as this process has ended.
     os._exit(EXIT_HUNG)
 
 

@@ -1,4 +1,4 @@
-"""What a delivery process and the process that starts it agree on."""
+"""The protocol between a delivery process and the process that starts it: the job and the exit codes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ EXIT_FAILED = 70
 """Exit code of a delivery process that left records undelivered: start it again."""
 EXIT_HUNG = 75
 """Exit code of a delivery process whose hook did not return: start it again."""
-EXIT_REFUSED = 78
+EXIT_REJECTED = 78
 """Exit code of a delivery process whose sink rejected the run: starting it again would not help."""
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """What to deliver: one line of JSON on the standard input of the delivery process.
+    """The first line on the standard input of a delivery process, as JSON.
 
-    Any later bytes on its standard input wake it up: the journal has new records.
+    Any later byte wakes the process up, because the journal has new records.
     """
 
     folder: str

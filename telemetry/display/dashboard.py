@@ -21,7 +21,7 @@ MIN_PLOT_HEIGHT = 5
 RESERVED_LINES = 9
 """Lines reserved for the title and legend of a plot and for the note about charts that do not fit."""
 MAX_ALERTS = 10
-"""Number of alerts listed, newest last."""
+"""Maximum number of alerts listed, newest last."""
 STATUS_TEXTS: dict[RunStatus, str] = {"unseen": "running or killed (its trainer cannot be checked from here)"}
 """Texts for statuses that do not explain themselves."""
 
@@ -31,11 +31,11 @@ class Dashboard:
     """Layout of the terminal view.
 
     Attributes:
-        width: characters per line.
-        height: lines per plot.
-        rows: available lines; None for no limit.
+        width: number of characters per line.
+        height: number of lines per plot.
+        rows: number of available lines; None for no limit.
         colours: whether lines may contain SGR escape sequences.
-        patterns, last: see ``plots``.
+        patterns, last: arguments of ``plots``.
     """
 
     width: int
@@ -46,9 +46,11 @@ class Dashboard:
     last: int | None = None
 
     def lines(self, runs: Sequence[Run]) -> list[str]:
-        """Return the lines that show the runs; raises what ``plots`` and ``draw`` raise.
+        """Return the lines that show the runs; without patterns, only the main plots (see ``main_plots``).
 
-        Without patterns, only the main plots are shown (see ``main_plots``).
+        Raises:
+            MetricNotFound: a pattern matches no metric of any run.
+            PackageNotInstalled: plotext is not installed.
         """
         head = [self._fit(_status_line(run)) for run in runs]
         found = plots(runs, self.patterns, self.last)
@@ -77,7 +79,7 @@ class Dashboard:
             row = selected[start : start + columns]
             blocks = [draw(plot, width=width, height=height, colours=self.colours) for plot in row]
             lines = side_by_side(blocks, width, PLOT_GAP)
-            # Besides these lines: a blank line, the note below, and the line of the cursor.
+            # Three more lines follow: a blank line, the note below, and the line of the cursor.
             if out and self.rows is not None and used + len(out) + len(lines) + 3 > self.rows:
                 out.append(f"{len(selected) - start} more do not fit; use --metric or a smaller --height")
                 break

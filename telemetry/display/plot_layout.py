@@ -1,4 +1,4 @@
-"""Decide what is drawn, independently of the output: which curves share a plot, on which scale."""
+"""Decide, independently of the output, which curves share a plot and on which scale."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Series:
     """A curve on a plot.
 
     Attributes:
-        curve: its points, including non-finite ones.
-        run: index of its run.
-        stream: its stream.
-        label: name that is unique on the plot.
+        curve: the points, including non-finite ones.
+        run: index of the run.
+        stream: the stream of the metric.
+        label: label that is unique on the plot.
     """
 
     curve: Curve
@@ -80,8 +80,8 @@ def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = 
 
     Args:
         runs: the runs to compare.
-        patterns: which metrics to draw (see ``select_metrics``); by default, all that have points.
-        last: draw only this number of iterations before the end of each run.
+        patterns: the metrics to draw (see ``select_metrics``); by default, all that have points.
+        last: number of iterations before the end of each run to draw; None for all.
 
     Raises:
         MetricNotFound: a pattern matches no metric of any run.
@@ -121,7 +121,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 def downsample(curve: Curve, columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the steps and values of the finite points needed to draw a curve in the given number of columns.
 
-    Of each column, the lowest and the highest value are kept. Both arrays have the shape (kept points,).
+    The lowest and the highest value of each column are kept. Both arrays have the shape (kept points,).
     """
     import numpy as np
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 MAX_PLOTS = 60
 """Maximum number of plots in a figure; more would be illegible."""
 MAX_MARKED_POINTS = 40
-"""Each point of a curve with up to this number of points is marked."""
+"""Curves with up to this number of points have a mark at each point."""
 CURVE_COLUMNS = 1500
-"""Columns to which curves are downsampled."""
+"""Number of columns to which curves are downsampled."""
 SPARSE_TICKS_MIN_RATIO = 1e4
 """From this ratio of the upper to the lower axis limit, a logarithmic axis has ticks only at powers of ten."""
 MAX_LABEL_LENGTH, MAX_ALERT_LENGTH = 120, 60
-"""Characters of a title or label, and of an alert."""
+"""Maximum length of a title or label, and of an alert, in characters."""
 LINE_STYLES = ("-", "--", "-.", ":")
 
 

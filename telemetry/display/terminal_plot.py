@@ -25,7 +25,7 @@ COLOURS = ("blue+", "orange+", "green+", "magenta+", "cyan+", "red+", "white")
 SGR_CODES = ("94", "93", "92", "95", "96", "91", "37")
 """SGR codes of the same colours, for the legend."""
 MIN_LABEL_WIDTH = 12
-"""Characters of a legend line reserved for the label of the curve."""
+"""Number of characters of a legend line reserved for the label of the curve."""
 MARKS = "*o+x#@%&"
 """Marks of the curves in plots without colours."""
 ALERT_MARK = "!"
@@ -142,7 +142,7 @@ def _legend_line(series: Series, number: int, width: int, *, colours: bool) -> s
     if len(finite):
         lowest = finite[np.argmin(curve.values[finite])]
         text = f"last {_point(curve, finite[-1])}, lowest {_point(curve, lowest)}"
-        # A truncated number would be misread, so drop the whole part.
+        # A truncated number would be misread, so omit the lowest value entirely.
         if len(text) > width - MIN_LABEL_WIDTH:
             text = f"last {_point(curve, finite[-1])}"
     mark = "─" if colours else MARKS[number % len(MARKS)]

@@ -1,1 +1,1 @@
-"""Telemetry for trainers of other frameworks. `import telemetry` loads none of these modules or their frameworks."""
+"""Telemetry for trainers of other frameworks. ``import telemetry`` imports neither these modules nor the frameworks."""

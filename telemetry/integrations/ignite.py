@@ -24,7 +24,7 @@ def output(engine: Engine) -> Mapping[str, Number]:
     """Return the output of the engine's step: a mapping unchanged, a single number as ``loss``.
 
     Raises:
-        TypeError: the output is neither.
+        TypeError: the output is neither a mapping nor a single number.
     """
     result: Any = engine.state.output
     if isinstance(result, Mapping):
@@ -63,16 +63,16 @@ def attach(
     ``NullBus(every)``. All ranks call ``values`` at the same iterations, so it may reduce over ranks. The caller opens
     and closes the run. To resume a run, open it with the trainer's current iteration: ``open_run(resume_step=…)``.
 
-    Values are numbers of Python or NumPy, or tensors with one element. Anything else is ignored in ``state.metrics``,
-    but an error in ``values``. As in ignite, a metric that is a mapping counts as several metrics.
+    Values are Python or NumPy numbers, or tensors with one element. Other objects are ignored in ``state.metrics``, but
+    are errors in ``values``. As in ignite, a metric that is a mapping counts as several metrics.
 
     Args:
         trainer: the training engine; other handlers and metrics may be attached before or after.
         bus: the bus to publish to.
         validator: an engine that is run before, during or after training.
         values: called in the training thread, only after due iterations and the last one.
-        window: call ``values`` after every iteration, and sum its results in float64 on their devices.
-        optimizer: ``lr`` is the learning rate of its first parameter group.
+        window: whether to call ``values`` after every iteration, and sum its results in float64 on their devices.
+        optimizer: the optimizer whose first parameter group provides ``lr``.
 
     Raises:
         TypeError: ``trainer`` or ``validator`` is not an engine, or ``bus`` is not a bus.
@@ -201,7 +201,7 @@ class _Window:
 
     def means(self, engine: Engine, values: Mapping[str, Number]) -> PendingValues:
         """Return the means, including ``values`` of the current iteration."""
-        # An iteration that turned out to be the last only afterwards has already been added.
+        # If training ended unexpectedly, its last iteration has already been added like any other.
         if engine.state.iteration != self._last_added:
             self._means.add(values)
         if self._error is not None:

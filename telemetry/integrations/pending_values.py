@@ -1,4 +1,4 @@
-"""Metric values that may still be on a device: copied to the CPU asynchronously, and averaged on their device."""
+"""Metric values that may still be on a device: copy them to the CPU asynchronously, and average them on the device."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ class RunningMeans:
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Number]) -> None:
-        """Add values; a name need not occur in every call. Raises TypeError if a value is not a single number."""
+        """Add values; a name need not occur in every call.
+
+        Raises:
+            TypeError: a value is not a single number.
+        """
         for name, value in values.items():
             number = as_number(name, value)
             number = number.double() if isinstance(number, Tensor) else number
@@ -69,7 +73,7 @@ def as_number(name: str, value: Any) -> Number:
 
 
 def is_number(value: object) -> bool:
-    """Return whether the value is a real number of Python or NumPy, or a dense real tensor with one element."""
+    """Return whether the value is a real Python or NumPy number, or a dense real tensor with one element."""
     if not isinstance(value, Tensor):
         return isinstance(value, Real)
     return value.numel() == 1 and value.layout == torch.strided and not value.is_complex()
@@ -80,7 +84,7 @@ def _start_copy(number: Number) -> Number:
         return number
     if not number.is_cuda:
         return number.clone()
-    # PyTorch caches pinned buffers and reuses one only when the copy into it has finished.
+    # PyTorch caches pinned buffers, and reuses one only after the copy into it has finished.
     return torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
 
 

@@ -32,7 +32,7 @@ _CRC_LENGTH = len(_CRC % 0)
 
 
 class _ScalarsLine(Record, frozen=True, kw_only=True, tag="scalars"):
-    """Scalars in a line, where NaN and infinities are strings."""
+    """Scalars as written in a line, where NaN and infinities are strings."""
 
     stream: Name
     step: Count
@@ -40,7 +40,7 @@ class _ScalarsLine(Record, frozen=True, kw_only=True, tag="scalars"):
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True):
-    """An intact record of a kind that this version does not know; only its number is used."""
+    """An intact record of a kind that this version does not know; only its sequence number is used."""
 
     kind: str
     seq: Count
@@ -79,7 +79,7 @@ def is_intact(line: bytes) -> bool:
 
 
 def decode(line: bytes) -> AnyRecord | Unknown | None:
-    """Return the record of a line, given with its newline; None if the line is damaged."""
+    """Return the record in ``line``, which includes its newline; None if the line is damaged."""
     if not is_intact(line):
         return None
     try:

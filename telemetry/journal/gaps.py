@@ -1,4 +1,8 @@
-"""Gaps in the sequence numbers of a segment: what later segments contain of them, and what is lost."""
+"""Gaps in the sequence numbers of a segment: records rewritten to later segments, and lost records.
+
+A segment ``k`` begins with the records that were not durable in earlier segments (rewritten records), followed by its
+own records, whose numbers start at k·10⁹.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,7 @@ from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, RunRecord
 
 
 def rewritten_records(folder: Path, segments: Iterable[int], first: int, end: int) -> list[AnyRecord | Unknown]:
-    """Return the records numbered ``first`` to ``end - 1`` that the given segments contain, in order.
-
-    A segment begins with the records that were not durable in its predecessor, followed by those numbered for itself.
-    """
+    """Return the records numbered ``first`` to ``end - 1`` that were rewritten to the given segments, in order."""
     found: dict[int, AnyRecord | Unknown] = {}
     for segment in segments:
         for record, _ in lines(segment_path(folder, segment), 0):
@@ -31,7 +32,7 @@ def rewritten_records(folder: Path, segments: Iterable[int], first: int, end: in
 def count_missing(last_seq: int, records: Iterable[AnyRecord | Unknown]) -> int:
     """Return how many numbers are missing after ``last_seq`` and between the records.
 
-    At a change of segments the numbers missing at the end of the old one are unknown, and not counted.
+    Numbers missing at the end of a segment cannot be known, and are not counted.
     """
     missing = 0
     for record in records:
@@ -42,5 +43,8 @@ def count_missing(last_seq: int, records: Iterable[AnyRecord | Unknown]) -> int:
 
 
 def starts_numbering(record: AnyRecord | Unknown, last_seq: int) -> bool:
-    """Return whether ``record`` is the first read of its segment's numbers; damage before it may hide older records."""
+    """Return whether ``record`` is the first one read with the numbers of its segment.
+
+    If so, damage before it may hide records at the end of the previous segment.
+    """
     return record.seq // SEQ_PER_SEGMENT > last_seq // SEQ_PER_SEGMENT

@@ -1,4 +1,9 @@
-"""Read the journal: every record once and in order, whatever happened to the files."""
+"""Read the journal: every record once and in order, whatever happened to the files.
+
+After a disk fault, the writer starts a new segment and rewrites the records that were not durable; its own records,
+with numbers of the new segment, follow them. So a gap in the numbers of a segment may be filled by later segments. It
+is final as soon as one of these has its own records, or the journal no longer grows.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from telemetry.metrics import Metric
 from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, RunRecord
 
 GAP_TIMEOUT = 60.0
-"""Seconds that a reader of a live journal waits for a gap to be filled; NFS may show gaps temporarily."""
+"""Time in seconds that a reader of a live journal waits for a gap to be filled; NFS may show gaps temporarily."""
 
 
 class Skipped(msgspec.Struct):
@@ -27,11 +32,11 @@ class Skipped(msgspec.Struct):
 
     Attributes:
         damaged: lines that are torn, overwritten or too long.
-        lost: records that were written according to the numbering, and that no segment contains.
-        repeated: records that were written again after a disk fault, and had been read already.
+        lost: records missing from all segments according to the sequence numbers.
+        repeated: records that had already been read before they were rewritten after a disk fault.
         superseded: scalars and alerts after the iteration from which a later attempt resumed.
         unknown: records of a kind that this version does not know.
-        segments: files that existed according to the numbering, and are missing.
+        segments: segment files missing according to their numbers.
     """
 
     damaged: int = 0
@@ -83,7 +88,7 @@ class JournalReader:
     Each ``read`` reopens the file (so that NFS refreshes it) and continues where the last one ended.
 
     Attributes:
-        skipped: what has been skipped so far.
+        skipped: counts of the records skipped so far.
     """
 
     def __init__(
@@ -95,14 +100,14 @@ class JournalReader:
         gap_timeout: float = GAP_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start to read after a record.
+        """Prepare to read without opening a file.
 
         Args:
             folder: the run folder.
             after: sequence number after which reading starts.
-            superseded: include scalars and alerts that a later attempt has superseded.
-            gap_timeout: seconds that each gap in a live journal is waited for.
-            clock: monotonic, in seconds.
+            superseded: whether to include scalars and alerts that a later attempt has superseded.
+            gap_timeout: seconds to wait for each gap in a live journal to be filled.
+            clock: monotonic clock in seconds.
         """
         self.skipped = Skipped()
         self._folder = folder
@@ -122,8 +127,8 @@ class JournalReader:
 
         Args:
             limit: maximum number of records.
-            live: whether the journal may still grow. If so, incomplete last lines and gaps are waited for; if not, they
-                are skipped and counted.
+            live: whether the journal may still grow. If so, reading stops at incomplete last lines and new gaps, which
+                may still be completed; if not, they are skipped and counted.
 
         Raises:
             RunFolderError: a file cannot be read; the next call tries again.
@@ -136,7 +141,7 @@ class JournalReader:
         records, self._ready = self._ready, []
         while self._segment >= 0 and len(records) < limit:
             later = self._later_segments()
-            # A segment with records of its own has all that will be rewritten of this one.
+            # Once a segment has its own records, it already contains everything rewritten from earlier ones.
             gaps_final = not live or any(map(self._attempts.has_own_records, later))
             complete = bool(later) or not live
             if not self._read_segment(records, limit, complete=complete, gaps_final=gaps_final) or not later:
@@ -147,11 +152,11 @@ class JournalReader:
         return records[:limit]
 
     def is_superseded(self, record: AnyRecord) -> bool:
-        """Return whether an attempt that has begun by now resumed from before this record."""
+        """Return whether a later attempt, as far as listed, resumed from an iteration before this record."""
         return self._attempts.is_superseded(record)
 
     def _enter(self, segment: int, *, after: int) -> None:
-        """Continue at the start of ``segment``, which follows segment ``after`` or a hole of missing segments."""
+        """Continue at the start of ``segment``; any segments between ``after`` and it are missing."""
         self.skipped.segments += max(0, segment - after - 1)
         self._segment, self._offset = segment, 0
 
@@ -161,14 +166,14 @@ class JournalReader:
     def _read_segment(self, records: list[AnyRecord], limit: int, *, complete: bool, gaps_final: bool) -> bool:
         """Append further records of the current segment to ``records``; return whether its end was reached.
 
-        Stops before it if ``records`` has reached ``limit``, or at a gap that is to be waited for. Damaged lines before
-        a stop count when a later call gets past them, as they may have healed by then.
+        Stops when ``records`` has reached ``limit``, or before a gap that may still be filled. Damaged lines before a
+        stop are counted only once reading passes them, because they may still become readable.
 
         Args:
-            records: extended.
-            limit: when to stop.
-            complete: whether the segment no longer grows, so that an incomplete last line is damage.
-            gaps_final: whether its gaps can no longer be filled.
+            records: the list to extend.
+            limit: length of ``records`` at which to stop.
+            complete: whether the segment no longer grows, so that an incomplete last line is damaged.
+            gaps_final: whether gaps in the segment can no longer be filled.
         """
         damaged, end = 0, self._offset
         for record, end in lines(segment_path(self._folder, self._segment), self._offset, tail=complete):
@@ -192,12 +197,12 @@ class JournalReader:
         return True
 
     def _pass(self, offset: int, damaged: int) -> None:
-        """Continue at ``offset`` from now on; count the damaged lines before it."""
+        """Continue at ``offset``; count the damaged lines before it."""
         self._offset, self._gap_since = offset, None
         self.skipped.damaged += damaged
 
     def _take(self, record: AnyRecord | Unknown, records: list[AnyRecord]) -> None:
-        """Append ``record`` to ``records``, or count why it is skipped."""
+        """Append ``record`` to ``records``, or count it as skipped."""
         if record.seq <= self._after:
             return
         if record.seq <= self._last_seq:
@@ -212,7 +217,7 @@ class JournalReader:
             records.append(record)
 
     def _missing_before(self, record: AnyRecord | Unknown) -> tuple[list[AnyRecord | Unknown], int]:
-        """Return the records missing before ``record`` that later segments contain, and how many none contains."""
+        """Return the records missing before ``record`` that later segments contain, and the number found in none."""
         known = self._known_up_to()
         if record.seq <= known + 1:
             return [], 0
@@ -223,7 +228,7 @@ class JournalReader:
         return max(self._last_seq, self._after)
 
     def _gap_timed_out(self) -> bool:
-        """Return whether the current gap, noticed now or in an earlier call, has been waited for long enough."""
+        """Return whether the current gap was first seen ``gap_timeout`` seconds ago."""
         if self._gap_since is None:
             self._gap_since = self._clock()
         return self._clock() - self._gap_since >= self._gap_timeout
@@ -238,7 +243,7 @@ _probe = msgspec.json.Decoder(_Probe)
 
 
 def _reject_newer_schema(path: Path) -> None:
-    """Raise JournalError if a segment begins with a run record of a newer version, as opposed to damage."""
+    """Raise JournalError if a segment begins with an intact run record of a newer version."""
     fd = open_segment(path)
     if fd is None:
         return

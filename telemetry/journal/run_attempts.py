@@ -1,4 +1,4 @@
-"""Where the attempts of a run begin, and which records later attempts supersede."""
+"""Find where the attempts of a run begin, and which records later attempts supersede."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRec
 
 
 def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
-    """Return the first record numbered for this segment, after its run record; None if there is none yet.
+    """Return the first record with a number of this segment, after its run record; None if there is none yet.
 
     It is a ``Resumed`` record if the segment begins an attempt that resumes the run.
     """
@@ -29,7 +29,7 @@ def superseded_after(
 
     Args:
         segment_numbers: all segments, in order.
-        first_records: what ``first_record`` returns for each of them.
+        first_records: the result of ``first_record`` for each of them that has one.
     """
     last_valid: dict[int, int] = {}
     step: int | None = None
@@ -43,14 +43,14 @@ def superseded_after(
 
 
 class Attempts:
-    """The segments of a journal that may still grow, and what their attempts supersede, as far as known by now.
+    """The segments of a journal that may still grow, and the records that its attempts supersede.
 
     Attributes:
-        segments: the numbers of the segments, in order.
+        segments: the numbers of the segments at the last ``update``, in order.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Know nothing yet; see ``update``."""
+        """Start without segments; ``update`` lists them."""
         self.segments: list[int] = []
         self._folder = folder
         self._first_records: dict[int, AnyRecord | Unknown] = {}
@@ -60,7 +60,8 @@ class Attempts:
         """List the segments again.
 
         Args:
-            recheck_newest: look for first records even if no segment was added: a new segment may not have had one yet.
+            recheck_newest: whether to look for first records even if no segment was added; the newest segment may have
+                received its first record since the last call.
 
         Raises:
             RunFolderError: the folder or a segment cannot be read.
@@ -75,15 +76,15 @@ class Attempts:
         self._last_valid_step.update(superseded_after(listed, self._first_records))
 
     def segment_at(self, number: int) -> int:
-        """Return the last existing segment up to ``number``, else the first one after it."""
+        """Return the last existing segment up to ``number``; if there is none, the first segment."""
         return max((s for s in self.segments if s <= number), default=self.segments[0])
 
     def has_own_records(self, segment: int) -> bool:
-        """Return whether a segment has records numbered for itself, which follow all that it rewrites of others."""
+        """Return whether a segment has records with its own numbers, which follow all rewritten records."""
         return segment in self._first_records
 
     def is_superseded(self, record: AnyRecord) -> bool:
-        """Return whether an attempt resumed from before this record."""
+        """Return whether a later attempt resumed from an iteration before this record."""
         return isinstance(record, Scalars | Alert) and record.step > self._last_valid_step.get(
             record.seq // SEQ_PER_SEGMENT, record.step
         )

@@ -22,8 +22,8 @@ def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyR
 
     Args:
         path: the segment; nothing is yielded if it is missing or not a regular file.
-        offset: where a line begins.
-        tail: also yield a last line without its newline, as damaged.
+        offset: the position of the first line to read, in bytes.
+        tail: whether to also yield a last line without its newline, as damaged.
 
     Raises:
         RunFolderError: the file cannot be read.
@@ -71,7 +71,7 @@ def open_segment(path: Path) -> int | None:
     except OSError as error:
         if error.errno in _MISSING_ERRNOS:
             return None
-        # If it were skipped silently, a file that cannot be opened just now would be lost to the caller.
+        # Skipping a file that temporarily cannot be opened would lose its records.
         raise _unreadable(path, error) from error
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -80,7 +80,11 @@ def open_segment(path: Path) -> int | None:
 
 
 def read_at(fd: int, path: Path, offset: int, size: int = _CHUNK_BYTES) -> bytes:
-    """Return up to ``size`` bytes at ``offset``; raise RunFolderError if they cannot be read."""
+    """Return up to ``size`` bytes at ``offset``; ``path`` is named in errors.
+
+    Raises:
+        RunFolderError: the file cannot be read.
+    """
     try:
         return os.pread(fd, size, offset)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The files of a journal: names and order."""
+"""The names and the order of the files of a journal."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ class JournalWriter:
 
         Args:
             folder: the run folder; created if missing.
-            run: the run record that begins each segment; each gets its own ``seq`` and ``time``.
+            run: the run record that begins each segment, with ``seq`` and ``time`` set for each segment.
             resumed_step: the iteration after which this attempt resumes; None for a new run.
-            clock: the time in ms since 1970.
+            clock: wall clock in ms since 1970.
 
         Raises:
             OSError: the segment cannot be created.
@@ -57,19 +57,19 @@ class JournalWriter:
 
     @property
     def pending(self) -> int:
-        """The number of queued records that are not durable yet."""
+        """Number of queued records that are not durable yet."""
         return len(self._pending)
 
     @property
     def last_seq(self) -> int:
-        """The sequence number of the last queued record, 0 before the first."""
+        """Sequence number of the last queued record; 0 before the first."""
         return self._last_seq
 
     def append(self, make: Callable[[int], AnyRecord]) -> None:
         """Queue the record that ``make`` returns for the next sequence number.
 
         Raises:
-            ValueError: the record is too long for a line; its number is used for the next one.
+            ValueError: the record is too long for a line; the next record gets its number.
         """
         seq = self._segment * SEQ_PER_SEGMENT + self._next_index
         self._pending.append(encode(make(seq)))
@@ -94,15 +94,15 @@ class JournalWriter:
                 msg = f"{segment_path(self._folder, self._segment)} has been removed"
                 raise FileNotFoundError(msg)
         except OSError:
-            # After a failed fdatasync a second one may succeed although the data is lost, so this file cannot be
-            # trusted with anything written since the last success.
+            # After a failed fdatasync a second one may succeed although the data is lost, so everything written to
+            # this file since the last success must be written to another one.
             self.close()
             raise
         self._pending.clear()
         self._written = 0
 
     def close(self) -> None:
-        """Close the file. Records not durable stay queued; a later commit would write them to a new segment."""
+        """Close the file. Records that are not durable stay queued; a later commit writes them to a new segment."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             _close(fd)
@@ -118,19 +118,19 @@ class JournalWriter:
         first_seq = segment * SEQ_PER_SEGMENT
         head = encode(msgspec.structs.replace(self._run, seq=first_seq, time=self._clock()))
         if resumed_step is not None:
-            # In one write with the run record: an attempt never exists without its resumed step.
+            # In the same write as the run record, so that no attempt exists without its resumed step.
             attempt = self._run.attempt
             head += encode(Resumed(seq=first_seq + 1, time=self._clock(), step=resumed_step, attempt=attempt))
         path = segment_path(self._folder, segment)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        # Readable by its owner only, as it contains parameters.
+        # Readable only by its owner, because it contains parameters.
         fd = os.open(path, flags, 0o600)
         try:
             _write_all(fd, head)
             os.fdatasync(fd)
             sync_folder(self._folder)
         except OSError:
-            # Without its head it is no segment, and each further attempt would leave another one.
+            # A file without its run record is not a valid segment, and each retry would leave another one.
             _close(fd)
             path.unlink(missing_ok=True)
             raise
@@ -139,7 +139,7 @@ class JournalWriter:
         self._written, self._ends_in_fragment = 0, False
 
     def _is_current_file(self) -> bool:
-        """Return whether readers that open the segment get the file that this writer has open."""
+        """Return whether the path of the segment still refers to the file that this writer has open."""
         if self._fd is None:
             return False
         try:
@@ -150,8 +150,8 @@ class JournalWriter:
         return opened.st_nlink > 0 and (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
     def _write_pending(self) -> None:
-        """Write the pending lines; after an error, know which are complete and whether a fragment follows them."""
-        # A line after a fragment would be glued to it and lost with it.
+        """Write the pending lines; also after an error, note how many are complete and whether a fragment follows."""
+        # Without a separator, the next line would be joined to the fragment and damaged.
         separator = [b"\n"] if self._ends_in_fragment else []
         lines = [*separator, *self._pending[self._written :]]
         written = 0
@@ -167,7 +167,7 @@ class JournalWriter:
 
 
 def _count_complete(lines: list[bytes], written: int) -> tuple[int, int]:
-    """Return how many of the lines are complete after ``written`` bytes, and how many bytes follow them."""
+    """Return how many of the lines are complete after ``written`` bytes, and the number of bytes after them."""
     complete = 0
     for line in lines:
         if written < len(line):

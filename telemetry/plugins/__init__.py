@@ -1,1 +1,1 @@
-"""From the name of a sink to an instance: hook specifications, entry points, optional imports."""
+"""Find and instantiate sinks by name: hook specifications, entry points, optional imports."""

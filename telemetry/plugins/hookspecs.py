@@ -1,8 +1,8 @@
 """The hooks that a sink implements.
 
 A hook implementation may omit arguments that it does not need. All hooks of one instance are called from the same
-thread. Hooks may block: only the delivery to this sink waits for them. Exceptions decide what happens next; see the
-hooks, and ``telemetry.errors``.
+thread. Hooks may block: only the delivery to this sink waits for them. The type of an exception determines how delivery
+continues; see the hooks, and ``telemetry.errors``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Opened(msgspec.Struct, frozen=True):
     """The result of ``sink_open``.
 
     Attributes:
-        destination: identifies where the sink writes: different for different places, and the same wherever delivery
-            is started (use absolute paths). Progress is kept per destination; a new one starts at the beginning of the
-            journal.
+        destination: identifier of the place where the sink writes: different for different places, and the same
+            wherever delivery is started (use absolute paths). Progress is kept per destination; a new one starts at the
+            beginning of the journal.
         last_seq: the highest sequence number present at the destination; 0 if it is empty, None if unknown. Delivery
             continues after it.
         view: a command or URL that shows the run; empty if there is none.
@@ -43,7 +43,7 @@ class SinkHooks:
 
     @hookspec(firstresult=True)
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        """Connect, find out what the backend already holds, and prepare for records.
+        """Connect, find out which records the backend already has, and prepare for further ones.
 
         Called once on each instance, before its other hooks; after a failure, on a new instance. Import the SDK here,
         not earlier.
@@ -57,7 +57,8 @@ class SinkHooks:
 
         Raises:
             SinkRejected: the sink will never accept this run; delivery to it ends with the message.
-            SinkUnavailable: the backend cannot be reached now; retried with a new instance. So is any other exception.
+            SinkUnavailable: the backend cannot be reached now; delivery retries with a new instance, as after any other
+                exception.
         """
         raise NotImplementedError
 
@@ -71,8 +72,8 @@ class SinkHooks:
             records: up to 1,000 records, in order of their sequence numbers.
 
         Returns:
-            The highest sequence number that would survive a crash now; None if unknown. After a crash, records after
-            the last number returned are delivered again.
+            The highest sequence number whose record would survive a crash now; None if unknown. After a crash, the
+            records after the last number returned are delivered again.
 
         Raises:
             SinkRejected: the sink will never accept one of these records. Raise it only if none of them was accepted:
@@ -88,15 +89,15 @@ class SinkHooks:
 
         Called after the last record of the run, but not when another process takes over or after a failure. A later
         ``telemetry sync`` may call it again on a new instance, which must not change anything; a closed run may be
-        continued.
+        resumed.
 
         Args:
             status: how training ended: finished, failed, preempted or killed.
             time: when it ended, in ms since 1970; for a killed run, the time of its last record.
-            reason: a few words; empty if the status says everything.
+            reason: why training ended, in a few words; may be empty.
 
         Raises:
             SinkRejected: the run can never be closed; delivery to this sink ends with the message.
-            SinkUnavailable: the backend cannot be reached now; as for ``sink_write``.
+            SinkUnavailable: the backend cannot be reached now; delivery continues as after ``sink_write``.
         """
         raise NotImplementedError

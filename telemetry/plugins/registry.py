@@ -44,7 +44,7 @@ class Plugin:
     """The imported class of a sink.
 
     Attributes:
-        name: of the entry point.
+        name: name of the entry point.
         cls: the class.
         package: the distribution and its version.
     """
@@ -61,7 +61,7 @@ class Plugin:
             PluginError: ``requires`` is not a tuple of module names.
         """
         modules = getattr(self.cls, "requires", ())
-        # A string would be taken for a sequence of one-letter names.
+        # A string would be treated as a sequence of one-letter names.
         if not isinstance(modules, list | tuple) or not all(m and isinstance(m, str) for m in modules):
             msg = f"sink {self.name!r} of {self.package}: requires is {modules!r}; expected a tuple of module names"
             raise PluginError(msg)
@@ -91,8 +91,8 @@ class Sink:
     """A selected sink with its options; creates an instance for each delivery, and after each failure.
 
     Attributes:
-        name: unique within the run.
-        options: as configured, by name.
+        name: name of the sink, unique within the run.
+        options: the configured options by name.
         plugin: the class of the sink; None for a sink passed as an object.
         instance: the object passed; None for a sink selected by name.
     """
@@ -130,7 +130,7 @@ class Sink:
 
 def installed() -> dict[str, list[EntryPoint]]:
     """Return the entry points of all installed sinks by name, without importing any."""
-    # Slow to import: it parses e-mail headers.
+    # Imported here because it is slow: it imports the email package.
     from importlib.metadata import entry_points
 
     out: dict[str, list[EntryPoint]] = {}
@@ -176,7 +176,7 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
 
     Args:
         sinks: names of installed sinks, or objects that implement the hooks.
-        options: the options of each sink, by name.
+        options: the options of each sink, by the name of the sink.
 
     Raises:
         SinkNotFound: a name is unknown or ambiguous.

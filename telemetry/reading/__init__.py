@@ -1,1 +1,1 @@
-"""Read runs back: curves, summaries, run lists and exports."""
+"""Read runs from their folders: curves, summaries, run lists and exports."""

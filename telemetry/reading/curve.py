@@ -17,12 +17,13 @@ class Curve:
 
     Attributes:
         name: full name, ``stream/metric``.
-        unit: of the values; ``1`` if dimensionless, empty if the run does not declare the metric.
+        unit: unit of the values; ``1`` if dimensionless, empty if the run does not declare the metric.
         label: description of the quantity; may be empty.
         steps: iterations, int64.
-        times: when the points were recorded, UTC, datetime64[ms].
-        values: float64, including NaN and infinities as published.
-        superseded: bool; marks points superseded by a later attempt. All False unless such points were requested.
+        times: times at which the points were recorded, UTC, datetime64[ms].
+        values: values including NaN and infinities as published, float64.
+        superseded: whether each point is superseded by a later attempt, bool. All False unless such points were
+            requested.
     """
 
     name: str

@@ -33,8 +33,8 @@ class Run:
         header: the newest attempt's run record: name, parameters, versions, metrics.
         status: status of the run; ``unseen`` if the journal does not record the end of the run and the trainer cannot
             be checked from here.
-        curves: by full name (``val/E_rmse``), in order of declaration; only metrics that have points.
-        alerts: in journal order.
+        curves: curves by full name (``val/E_rmse``), in order of declaration; only metrics that have points.
+        alerts: alerts in journal order.
         skipped: counts of unreadable and skipped records.
     """
 
@@ -88,7 +88,7 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
 
     Args:
         path: the run folder.
-        superseded: include the points and alerts superseded by a later attempt (see ``Curve.superseded``).
+        superseded: whether to include the points and alerts superseded by a later attempt (see ``Curve.superseded``).
 
     Raises:
         RunNotFound: the folder contains no run.
@@ -101,7 +101,7 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
 
 
 class RunReader:
-    """Read a run incrementally while it may still grow; ``run`` returns what has been read so far.
+    """Read a run incrementally while it may still grow; ``run`` returns the contents read so far.
 
     Raises:
         RunNotFound, JournalError, RunFolderError: see ``read_run``.
@@ -162,7 +162,7 @@ class RunReader:
         self._alerts = [alert for alert in self._alerts if alert.step <= step]
 
     def run(self) -> Run:
-        """Return what has been read so far.
+        """Return the contents read so far.
 
         Raises:
             RunNotFound, JournalError, RunFolderError: see ``read_run``.

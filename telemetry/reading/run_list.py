@@ -25,7 +25,7 @@ class RunTable:
     Args:
         folder: folder that contains run folders, or a run folder.
         metric: full name of the metric whose lowest value is shown; None for ``val/loss``.
-        quick: omit this value.
+        quick: whether to omit this value.
 
     Raises:
         RunFolderError: the folder cannot be read.
@@ -89,7 +89,7 @@ def _may_be_run(folder: Path) -> bool:
     try:
         return bool(segments(folder))
     except RunFolderError:
-        # List the folder as unreadable.
+        # The table then lists the folder as unreadable.
         return True
 
 

@@ -1,6 +1,7 @@
 """Summarize a run for a list, from the head and the tail of its journal.
 
-Even of a journal of gigabytes, only little more than the last 64 KiB are read; only ``best_value`` searches all of it.
+Even for a journal of several gigabytes, little more than the last 64 KiB is read; only ``best_value`` searches the
+whole journal.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from telemetry.run_folder.sink_progress import read_progress
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 _TAIL_SIZES = (1 << 16, 4 * MAX_LINE)
-"""Bytes read from the end of a segment; the larger size only if the smaller one contains no whole record."""
+"""Bytes read from the end of a segment; the larger size is used only if the smaller one contains no whole record."""
 _KnownRecord = Scalars | Alert | Resumed | Closed
 
 
@@ -34,10 +35,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         header: the newest attempt's run record.
         status: status of the run.
         step: the last iteration that has a point; 0 if there is none.
-        time: time of the last record, in milliseconds since 1970; of the start of the run if there is none.
+        time: time of the last record, in milliseconds since 1970; start of the run if there is none.
         best: lowest value of the requested metric; None if it has no finite value.
-        behind: sinks to which records are still to be delivered; with a question mark if the progress of the sink
-            cannot be read.
+        behind: sinks with pending records; with a question mark if the progress of the sink cannot be read.
     """
 
     folder: Path
@@ -70,13 +70,13 @@ def summarize(folder: Path, metric: str | None) -> RunSummary:
 
 
 class _LastRecords:
-    """What the last records of a journal reveal about the run.
+    """The state of a run according to the last records of its journal.
 
     Attributes:
         closed: how the newest attempt ended; None if the journal does not record it.
         time: time of the last record, in milliseconds since 1970; 0 if there is none.
         step: the last iteration that has a point.
-        seq: sequence number of the last record that sinks have to receive.
+        seq: sequence number of the last record to be delivered to sinks.
     """
 
     def __init__(self, folder: Path, numbers: list[int]) -> None:
@@ -92,7 +92,7 @@ class _LastRecords:
                 if not isinstance(record, Closed):
                     self.seq = max(self.seq, record.seq)
                     self.step = record.step if isinstance(record, Resumed) else max(self.step, record.step)
-            # A segment started after a disk fault may still be empty; then the previous one counts.
+            # A segment started after a disk fault may still be empty; then use the previous one.
             if self.seq:
                 break
 

@@ -1,1 +1,1 @@
-"""The trainer's side: open a run, publish metrics, write them to the journal."""
+"""The recording side: open a run, publish metrics, write them to the journal."""

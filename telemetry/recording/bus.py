@@ -20,7 +20,7 @@ from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.sink_progress import read_progress
 
 _DRAIN_POLL_INTERVAL = 0.05
-"""Seconds between two looks at the sinks' progress while ``drain`` waits."""
+"""Poll interval of ``drain`` in seconds."""
 
 
 class MetricBus:
@@ -32,9 +32,10 @@ class MetricBus:
 
     Attributes:
         folder: the run folder.
-        cadence: which iterations are due.
+        cadence: the rule that decides which iterations are due.
         due: ``due(stream, step)`` returns whether ``publish`` records this stream at this iteration.
-        factors: from the source unit to the unit of each metric, by full name; for callers that display values.
+        factors: conversion factors from the source unit to the unit of each metric, by full name; for callers that
+            display values.
     """
 
     def __init__(
@@ -51,11 +52,11 @@ class MetricBus:
 
         Args:
             folder: the run folder.
-            journal_thread: writes what is put into its queue.
-            cadence: which iterations are due.
-            factors: see the class.
-            drain_timeout: seconds that ``close`` waits for the sinks by default.
-            close_timeout: seconds that ``close`` waits for the journal thread.
+            journal_thread: the thread that writes the records in its queue.
+            cadence: the rule that decides which iterations are due.
+            factors: conversion factors by full name.
+            drain_timeout: how long ``close`` waits for the sinks by default, in seconds.
+            close_timeout: how long ``close`` waits for the journal thread, in seconds.
         """
         self.folder = folder
         self.cadence = cadence
@@ -70,7 +71,7 @@ class MetricBus:
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
-        """The alerts of the anomaly detection that have not recovered yet."""
+        """Active anomaly alerts."""
         return self._thread.appender.alerts
 
     @property
@@ -80,7 +81,7 @@ class MetricBus:
 
     @property
     def last_healthy_step(self) -> int:
-        """The last iteration at which no anomaly had been detected."""
+        """The last iteration at which all watched metrics were finite and no loss was an outlier."""
         return self._thread.appender.last_healthy_step
 
     def publish(self, stream: str, step: int, values: ValuesSource, *, final: bool = False) -> None:
@@ -89,8 +90,10 @@ class MetricBus:
         Args:
             stream: ``train``, ``val`` …
             step: the global iteration. A step lower than the previous one is accepted, with one warning.
-            values: by metric name, in source units; or a callable that returns them, called in the journal thread.
-            final: record them even if the iteration is not due, unless the last record of this stream has this step.
+            values: values by metric name, in source units; or a callable that returns them, called in the journal
+                thread.
+            final: whether to record them even if the iteration is not due, unless the last record of this stream has
+                this step.
         """
         if not (final or self.due(stream, step)) or self._is_forked():
             return
@@ -114,8 +117,8 @@ class MetricBus:
         """Publish an alert to every sink that supports alerts.
 
         Args:
-            title: what happened, in a few words; cut after 250 characters.
-            text: the details; cut after 4,000 characters.
+            title: what happened, in a few words; truncated to 250 characters.
+            text: the details; truncated to 4,000 characters.
             step: the global iteration at which it was noticed.
             level: ``info``, ``warning`` or ``error``.
         """
@@ -142,11 +145,13 @@ class MetricBus:
         return Counts() if self._is_forked() else self._queue.counts()
 
     def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> Receipt | None:
-        """End the run: record its status, wait for the sinks, and return the receipt; again on every further call.
+        """End the run: record its status, wait for the sinks, and return the receipt.
+
+        Subsequent calls return the same receipt.
 
         Args:
             status: how the training ended.
-            reason: why, in a few words; cut after 1,000 characters.
+            reason: why, in a few words; truncated to 1,000 characters.
             timeout: seconds to wait for the sinks, by default the setting ``drain_timeout``. Records not accepted by
                 then are delivered by delivery processes, which outlive this process, or by ``telemetry sync``.
 

@@ -14,27 +14,27 @@ from telemetry.recording.warn_once import WarnOnce
 log = logging.getLogger("telemetry")
 
 
-class JournalCommits:
+class FailureTolerantCommitter:
     """Make appended records durable. If that fails they stay in memory, and later calls retry with growing delays.
 
     For the journal thread alone; other threads may read ``is_running``.
 
     Attributes:
         is_running: whether a write to the disk is in progress.
-        is_hurrying: whether ``hurry`` was called.
-        retry_at: monotonic time of the next try; in the past if none is pending.
+        is_closing: whether ``start_closing`` was called.
+        retry_at: monotonic time of the next attempt; in the past if none is pending.
     """
 
     def __init__(self, folder: Path, journal: JournalWriter, limits: RecordingLimits = DEFAULT_LIMITS) -> None:
-        """Create it without touching the disk.
+        """Prepare without touching the disk.
 
         Args:
             folder: the run folder, named in warnings.
             journal: the writer of the journal.
-            limits: the delays between tries, and the capacity of the queue.
+            limits: the delays between attempts, and the capacity of the queue.
         """
         self.is_running = False
-        self.is_hurrying = False
+        self.is_closing = False
         self.retry_at = 0.0
         self._folder = folder
         self._journal = journal
@@ -48,11 +48,11 @@ class JournalCommits:
             return True
         return time.monotonic() >= self.retry_at and self._try_commit()
 
-    def hurry(self) -> None:
+    def start_closing(self) -> None:
         """Retry at once, and with short delays from now on, because the run is being closed."""
         # A disk that was full may have room again, and little time is left to find out.
-        if not self.is_hurrying:
-            self.is_hurrying = True
+        if not self.is_closing:
+            self.is_closing = True
             self.retry_at = 0.0
             self._backoff = Backoff(self._limits.close_retry_delay, self._limits.disk_backoff_max)
 

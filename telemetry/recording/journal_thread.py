@@ -8,7 +8,7 @@ from pathlib import Path
 
 from telemetry.delivery.supervisor import DeliverySupervisor
 from telemetry.journal.writer import JournalWriter
-from telemetry.recording.disk_failures import JournalCommits
+from telemetry.recording.disk_failures import FailureTolerantCommitter
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
@@ -40,12 +40,12 @@ class JournalThread(threading.Thread):
 
         Args:
             folder: the run folder.
-            queue: where the records come from.
-            journal: owned by this thread from now on.
-            appender: appends dequeued records to ``journal``.
-            supervisor: delivers the journal to the sinks.
+            queue: the queue of published records.
+            journal: the writer of the journal, owned by this thread from now on.
+            appender: the object that appends dequeued records to ``journal``.
+            supervisor: the deliveries of the journal to the sinks.
             attempt: number of this attempt of the run, from 1.
-            limits: waiting times.
+            limits: intervals and delays.
         """
         super().__init__(name="telemetry-journal", daemon=True)
         self.queue = queue
@@ -57,7 +57,7 @@ class JournalThread(threading.Thread):
         self._limits = limits
         self._identity = current_process()
         self._warn_once = WarnOnce()
-        self._commits = JournalCommits(folder, journal, limits)
+        self._committer = FailureTolerantCommitter(folder, journal, limits)
         self._deliveries_started = False
         # Training starts by importing torch, and deliveries by importing their backends, which would slow it down.
         self._start_deliveries_at = time.monotonic() + self._limits.delivery_start_delay
@@ -68,16 +68,16 @@ class JournalThread(threading.Thread):
     @property
     def is_committing(self) -> bool:
         """Whether a write to the disk is in progress. If it still is after ``join``, the disk hangs."""
-        return self._commits.is_running
+        return self._committer.is_running
 
     def start_deliveries(self) -> None:
-        """Start the deliveries unless they were started before; for a caller that has joined this thread."""
+        """Start the deliveries unless they have been started; other threads may call this only after ``join``."""
         if not self._deliveries_started:
             self._deliveries_started = True
             self.supervisor.start()
 
     def run(self) -> None:
-        """Work until the run is closed and its journal complete."""
+        """Process the queue until the run is closed and all its records are durable."""
         while not self._closed_appended or self._journal.pending:
             self._write_dequeued()
             now = time.monotonic()
@@ -93,17 +93,17 @@ class JournalThread(threading.Thread):
         self._journal.close()
 
     def _write_dequeued(self) -> None:
-        """Wait for records, append and commit them; commit what an earlier call could not."""
+        """Wait for records, append and commit them, along with records that an earlier call could not commit."""
         wake_at = min(self._supervise_at, self._heartbeat_at)
         if self._journal.pending:
-            wake_at = min(wake_at, self._commits.retry_at)
-        # A closed queue wakes this thread once more, and then only if nothing waits for the disk.
-        wake_on_close = not self._commits.is_hurrying or not self._journal.pending
+            wake_at = min(wake_at, self._committer.retry_at)
+        # A closed queue wakes this thread once; later, while records are pending, only the time of the retry does.
+        wake_on_close = not self._committer.is_closing or not self._journal.pending
         items = self.queue.take(max(0.0, wake_at - time.monotonic()), wake_on_close=wake_on_close)
         if self.queue.closed is not None:
-            self._commits.hurry()
+            self._committer.start_closing()
         elif items or time.monotonic() >= self._start_deliveries_at:
-            # Before the first record is durable: a trainer killed right after leaves processes that deliver it.
+            # Before the first record is durable, so that it is delivered even if the trainer is killed right after.
             self.start_deliveries()
         for item in items:
             self.appender.append(item)
@@ -117,8 +117,8 @@ class JournalThread(threading.Thread):
 
     def _commit(self) -> None:
         pending = self._journal.pending
-        if self._commits.commit():
-            # Nobody offered the ``Closed`` record, so it is not counted.
+        if self._committer.commit():
+            # The ``Closed`` record was never offered, so it is not counted.
             self.queue.mark_written(0 if self._closed_appended else pending, self._journal.last_seq)
 
     def _supervise(self) -> None:

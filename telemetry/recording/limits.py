@@ -7,19 +7,20 @@ import msgspec
 from telemetry.run_folder.heartbeat import HEARTBEAT_INTERVAL
 
 FLUSH_TIMEOUT = 5.0
-"""Seconds that ``flush``, and the end of a run, wait for the disk by default."""
+"""How long ``flush`` and ``close`` wait for the disk by default, in seconds."""
 
 
 class RecordingLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Capacity and waiting times (in seconds) of the recording side; no settings, only tests override them.
+    """Capacity and waiting times (in seconds) of the recording side. Not settings: only tests override them.
 
     Attributes:
         queue_capacity: maximum number of records waiting to be written; further records are dropped and counted.
-        supervise_interval: time between two checks of the deliveries and of training that has stalled.
-        delivery_start_delay: deliveries start with the first record, but no later than this after the run is opened.
-        heartbeat_interval: time between two heartbeats.
-        disk_backoff_initial, disk_backoff_max: shortest and longest delay before a failed write is retried.
-        close_retry_delay: shortest such delay once the run is being closed.
+        supervise_interval: interval between checks for deliveries that have died and for stalled training.
+        delivery_start_delay: maximum time from the opening of the run to the start of the deliveries, which the first
+            record triggers earlier.
+        heartbeat_interval: interval between heartbeats.
+        disk_backoff_initial, disk_backoff_max: initial and maximum delay before a failed write is retried.
+        close_retry_delay: initial delay once the run is being closed.
         close_timeout: how long ``close`` waits for the journal thread, which a hung disk may block forever.
     """
 

@@ -16,7 +16,7 @@ class NullBus:
     """Answer ``due`` like a ``MetricBus`` with the same cadence, and discard everything: for all ranks but the first.
 
     Args:
-        every: iterations between two points of the periodic streams.
+        every: interval between points of the periodic streams, in iterations.
         events: streams that are always due.
     """
 

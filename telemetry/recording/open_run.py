@@ -1,4 +1,4 @@
-"""Open a run for training: check the request, then create, connect and start the parts."""
+"""Open a run for training: check the request, then create, connect and start the components."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from telemetry.settings import Settings
 from telemetry.units import convert_by
 
 _OPENING_POLL_INTERVAL = 0.05
-"""Seconds between two attempts to become the only process that opens the run."""
+"""Interval in seconds between attempts to acquire the lease for opening the run."""
 
 
 def open_run(
@@ -56,7 +56,7 @@ def open_run(
             a resumed run keeps its earlier declarations.
         name: the display name, by default the run ID.
         project: the project that the run belongs to.
-        params: the parameters of the run, nested as you like; values that look like credentials are redacted.
+        params: the parameters of the run, which may be nested; values that look like credentials are redacted.
         versions: versions of the software used.
         sinks: names of sinks, or sink objects (served by threads of this process); by default those in ``settings``.
         settings: see ``Settings``.
@@ -64,7 +64,7 @@ def open_run(
 
     Raises:
         SinkNotFound, SinkNotInstalled, PluginError, SettingError, UnitError: see ``telemetry.errors``.
-        RunExists: the folder contains a run, and ``resume_step`` is None.
+        RunExists: the folder already contains a run, and ``resume_step`` is None.
         RunNotFound: there is no run to resume.
         RunAlive: the trainer of the run is alive, or another process is opening the run.
         JournalError: units or cadence differ from those of the run to be resumed.
@@ -85,7 +85,11 @@ def open_run(
 
 
 def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus:
-    """Start the attempt: its journal segment, the journal thread, and the bus on top; errors as for ``open_run``."""
+    """Start the attempt: create its journal segment, start the journal thread, and return the bus.
+
+    Raises:
+        RunAlive, RunFolderError: see ``open_run``.
+    """
     limits = limits or DEFAULT_LIMITS
     supervisor = _supervisor(plan)
     journal = _open_journal(plan)
@@ -110,7 +114,7 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
     folder = plan.folder
     try:
         sinks_folder(folder).mkdir(parents=True, exist_ok=True)
-        with _only_opener(folder):
+        with _exclusive_opening(folder):
             # A segment that had no record at the time of the checks may have one by now.
             if newest_segment(folder) != plan.newest_segment or (plan.resume_step is None and not is_blank(folder)):
                 msg = f"another process has just opened the run in {folder}; stop it, or choose another folder"
@@ -127,8 +131,8 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
 
 
 @contextlib.contextmanager
-def _only_opener(folder: Path) -> Iterator[None]:
-    """Exclude other processes that open the same run at the same moment, as when a job was queued twice."""
+def _exclusive_opening(folder: Path) -> Iterator[None]:
+    """Exclude other processes that open the same run at the same time, for example because a job was queued twice."""
     lease = Lease(folder, "opening")
     while not lease.try_acquire():
         time.sleep(_OPENING_POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""From queued values to records in the journal, and the alerts that follow from them."""
+"""Turn queued values into records of the journal, and append the alerts that they cause."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger("telemetry")
 class RecordAppender:
     """Call queued callables, convert units, append the records to the journal and watch them for anomalies.
 
-    The methods belong to the journal thread. The attributes may be read from any thread: each is replaced as a whole.
-    Whatever a callable or a value raises loses the records concerned, which are counted, and nothing else.
+    Only the journal thread may call the methods. Any thread may read the attributes: each is replaced as a whole. An
+    exception raised by a callable or a value affects only the records concerned, which are dropped and counted as lost.
 
     Attributes:
-        alerts: the detector's alerts that have not recovered yet.
+        alerts: active anomaly alerts.
         diverged: why the run is considered diverged, or None.
-        last_healthy_step: the last iteration at which no anomaly had been detected.
+        last_healthy_step: the last iteration at which all watched metrics were finite and no loss was an outlier.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class RecordAppender:
         detector: AnomalyDetector,
         transforms: Sequence[Transform] = (),
     ) -> None:
-        """Connect the parts.
+        """Prepare to append to ``journal``.
 
         Args:
-            queue: counts the records.
-            journal: takes the records; committing them is left to the caller.
-            detector: observes each record.
-            transforms: applied in order to the values of each stream before they are recorded.
+            queue: the queue, which counts the records.
+            journal: the writer to append to; committing is left to the caller.
+            detector: the anomaly detector, which observes each record.
+            transforms: transforms applied in order to the values of each stream before they are recorded.
         """
         self.alerts: tuple[Alert, ...] = ()
         self.diverged: Divergence | None = None
@@ -59,22 +59,26 @@ class RecordAppender:
     def append(self, item: QueuedRecords) -> None:
         """Append the records of a dequeued item, each followed by the alerts that it causes."""
         if isinstance(item.values, Alert):
-            self._append_callers_alert(item, item.values)
+            self._append_published_alert(item, item.values)
         else:
             self._append_scalars(item, item.values)
 
     def check_silence(self) -> None:
-        """Append an alert if training has stalled; to be called every few seconds."""
+        """Append an alert if training has stalled. Called every few seconds."""
         self._append_alerts(self._detector.check_silence())
 
     def append_numbered(self, record: AnyRecord) -> None:
-        """Append a record with the next sequence number; raise ValueError if it is too long for a line."""
+        """Append a record with the next sequence number.
+
+        Raises:
+            ValueError: the record is too long for a line.
+        """
         self._journal.append(functools.partial(_with_seq, record))
 
     def _append_scalars(self, item: QueuedRecords, source: StreamValuesSource) -> None:
         try:
             values_by_stream = source() if callable(source) else source
-        except BaseException as error:  # noqa: BLE001 - the callable is the caller's; the journal thread must survive it
+        except BaseException as error:  # noqa: BLE001 - user code, which must not end the journal thread
             self._count_lost(item, item.streams, error)
             return
         for stream in item.streams:
@@ -84,18 +88,18 @@ class RecordAppender:
                     values = transform(stream, values)
                 record = _scalars(item, stream, {name: float(value) for name, value in values.items()})
                 self.append_numbered(record)
-            except BaseException as error:  # noqa: BLE001 - transforms and values are the caller's too
+            except BaseException as error:  # noqa: BLE001 - transforms and values are user code, too
                 self._count_lost(item, (stream,), error)
             else:
                 self._queue.note_step(record.step)
                 self._append_alerts(self._detector.observe(record, partial=item.final))
 
-    def _append_callers_alert(self, item: QueuedRecords, alert: Alert) -> None:
+    def _append_published_alert(self, item: QueuedRecords, alert: Alert) -> None:
         try:
             alert = msgspec.structs.replace(alert, step=operator.index(alert.step))
             msgspec.convert(msgspec.to_builtins(alert), Alert)
             self.append_numbered(alert)
-        except BaseException as error:  # noqa: BLE001 - its texts and its step are the caller's
+        except BaseException as error:  # noqa: BLE001 - its texts and its step come from the caller
             self._count_lost(item, item.streams, error)
 
     def _append_alerts(self, alerts: Sequence[Alert]) -> None:

@@ -1,4 +1,4 @@
-"""Keep credentials out of the journal, and thus out of every sink."""
+"""Keep credentials out of the journal, and thereby out of every sink."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ REDACTED = "***"
 _CREDENTIAL_NAMES = re.compile(
     r"(?i)(api[-_]?key|access[-_]?key|private[-_]?key|token|passw(or)?d|passphrase|secret|credential|authorization)"
 )
-# Between :// and @ there is a user name and usually a password, which may contain another @.
+# The login between :// and @ is a user name and usually a password, which may contain another @.
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s]+(?=@)")
 
 
 def redact(value: Any, name: str = "") -> Any:
     """Return a copy of nested dicts, lists and scalars in which values that look like credentials are ``***``.
 
-    A value is redacted if its name, or the name of a mapping that contains it, looks like that of a credential; of a
-    URL, the login is redacted. Values that JSON cannot represent (infinities, NaN, integers beyond 64 bits, objects)
-    become their ``str``.
+    A value is redacted if its name, or the name of a mapping that contains it, looks like the name of a credential. In
+    a URL, only the login is redacted. Values that JSON cannot represent (infinities, NaN, integers beyond 64 bits,
+    objects) are replaced by their ``str``.
     """
     if isinstance(value, Mapping):
         return {str(k): redact(v, f"{name}.{k}") for k, v in value.items()}

@@ -1,4 +1,4 @@
-"""The checks before a run is opened."""
+"""Check a request to open a run, and plan the run."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         folder: the run folder.
         record: the run record, with the number of the attempt.
-        sinks: what to deliver to.
-        settings: of the ``telemetry`` section.
-        factors: from the source unit to the unit of each metric, by full name.
+        sinks: the sinks to deliver to.
+        settings: the settings of telemetry.
+        factors: conversion factors from the source unit to the unit of each metric, by full name.
         declared: whether metrics were declared, so that values are converted and others are dropped.
         resume_step: the iteration after which an existing run resumes; None for a new run.
-        newest_segment: number of the newest journal segment when the checks were made; -1 if there was none.
+        newest_segment: number of the newest journal segment at the time of the checks; -1 if there was none.
     """
 
     folder: Path
@@ -60,10 +60,10 @@ def plan_run(
     settings: Settings | None = None,
     resume_step: int | None = None,
 ) -> RunPlan:
-    """Check everything that ``open_run`` checks, without creating anything; arguments and errors as there."""
+    """Check a request without creating anything; arguments and exceptions as for ``open_run``."""
     settings = settings or Settings()
     if metrics is None and resume_step is not None:
-        # Declarations are kept; a run without any remains without.
+        # A resumed run keeps its declarations; if it has none, values of any name are still recorded.
         metrics = read_header(folder).metrics or None
     chosen = select(settings.sinks if sinks is None else sinks, settings.options)
     unit_factors = factors(metrics or {})
@@ -104,7 +104,7 @@ def plan_run(
 
 
 def _check_record(run: RunRecord) -> None:
-    """Reject a run record that readers would treat as damage: invalid names, or parameters that exceed a line."""
+    """Reject a run record that readers would treat as damaged: invalid names, or too many parameters for a line."""
     for name in run.metrics:
         stream, _, metric = name.partition("/")
         if not stream or not metric or metric.endswith("/"):
@@ -119,7 +119,7 @@ def _check_record(run: RunRecord) -> None:
 
 
 def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
-    """Return the run record of the attempt that resumes the run in ``folder``; errors as for ``open_run``."""
+    """Return the run record of the attempt that resumes the run in ``folder``; exceptions as for ``open_run``."""
     before = read_header(folder)
     heartbeat = read_heartbeat(folder)
     if heartbeat is not None and TrainerLivenessProbe(folder).wait():
@@ -139,12 +139,12 @@ def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
 
 
 def newest_segment(folder: Path) -> int:
-    """Return the number of the newest journal segment, -1 if there is none."""
+    """Return the number of the newest journal segment; -1 if there is none."""
     return max(segments(folder), default=-1)
 
 
 def is_blank(folder: Path) -> bool:
-    """Return whether the journal has no record to resume from, as after a trainer killed before its first write."""
+    """Return whether the journal has no record to resume from, for example after a kill before the first write."""
     try:
         read_header(folder)
     except RunNotFound:

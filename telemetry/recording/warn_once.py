@@ -1,4 +1,4 @@
-"""Warnings that are not repeated."""
+"""Log warnings without repeating them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class WarnOnce:
         self._causes: set[str] = set()
 
     def __call__(self, cause: str, message: str) -> None:
-        """Log ``message``, unless a warning of this cause has been logged already."""
+        """Log ``message``, unless a warning with this cause has already been logged."""
         if cause not in self._causes:
             self._causes.add(cause)
             log.warning("%s", message)
 
     def clear(self, cause: str) -> bool:
-        """Let the cause be logged again; return whether it had been logged."""
+        """Allow the cause to be logged again; return whether it had been logged."""
         had_warned = cause in self._causes
         self._causes.discard(cause)
         return had_warned

@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 MAX_BYTES = 1 << 20
-"""A larger file was not written by telemetry, and is not read."""
+"""Maximum size of the files read; telemetry writes no larger ones."""
 
 T = TypeVar("T")
 _serial = itertools.count()
@@ -37,12 +37,12 @@ def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
     A crash leaves the old content, possibly along with a temporary file (see ``remove_temporary_files``).
 
     Args:
-        path: the file; its folder exists.
-        content: the bytes, or a callable that writes them to the file it is given.
-        mode: permissions of the new file, before the umask; by default the owner's only.
+        path: the file; its folder must exist.
+        content: the bytes, or a callable that writes them to the given file.
+        mode: permissions of the new file, before the umask; by default accessible only to the owner.
 
     Raises:
-        OSError: it could not be written; the old content is unchanged, and the temporary file is removed.
+        OSError: the file could not be written; the old content is unchanged, and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -56,14 +56,14 @@ def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        # On a full disk it would occupy space that the journal needs.
+        # On a full disk, it would occupy space that the journal needs.
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of new and renamed files in ``folder`` durable, where the file system can.
+    """Make the names of new and renamed files in ``folder`` durable, if the file system supports it.
 
     Raises:
         OSError: the folder cannot be opened.
@@ -72,7 +72,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError:
-        # Some file systems refuse to sync a directory; they write names out with the data.
+        # Some file systems reject the sync of a directory; they write names along with the data.
         return
     finally:
         with contextlib.suppress(OSError):  # the descriptor is closed either way
@@ -80,7 +80,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporary_files(path: Path) -> None:
-    """Remove the temporary files that killed writers of ``path`` left; a writer still at work fails and may retry.
+    """Remove temporary files left by killed writers of ``path``; a writer that is still running fails and may retry.
 
     Raises:
         OSError: the folder cannot be read or written to.
@@ -90,15 +90,19 @@ def remove_temporary_files(path: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace ``path`` by the JSON of ``value``, as ``atomic_write`` does; raises OSError."""
+    """Replace ``path`` with the JSON of ``value``, as ``atomic_write`` does.
+
+    Raises:
+        OSError: the file could not be written.
+    """
     atomic_write(path, msgspec.json.encode(value) + b"\n")
 
 
 def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """Return the decoded content of ``path``; None if it is missing, too large, or does not fit the decoder.
+    """Return the decoded content of ``path``; None if it is missing, too large, or does not match the decoder's type.
 
-    Create the decoder at import time: while msgspec builds one it runs Python code, and the process crashes if another
-    thread or a signal handler decodes the same type meanwhile.
+    Create the decoder at import time: msgspec runs Python code while it builds one, and the process crashes if another
+    thread or a signal handler decodes the same type in the meantime.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -11,13 +11,13 @@ from telemetry.run_folder.paths import heartbeat_path
 from telemetry.run_folder.process_identity import ProcessIdentity
 
 HEARTBEAT_INTERVAL = 10.0
-"""Seconds between two heartbeats."""
+"""Interval between heartbeats, in seconds."""
 HEARTBEAT_TIMEOUT = 60.0
-"""Seconds without a new heartbeat after which a process that is not visible is considered dead."""
+"""Time without a new heartbeat after which a process that is not visible is considered dead, in seconds."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of an attempt that were offered, are durable, and were lost; and the highest step recorded."""
+    """Numbers of records of an attempt that were offered, are durable, and were lost; and the highest step recorded."""
 
     offered: int = 0
     journaled: int = 0
@@ -26,7 +26,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``alive.json``; ``beat`` increases, and is -1 in the last one, when the run is closed."""
+    """The content of ``alive.json``; ``beat`` increases, and is -1 in the last heartbeat, when the run is closed."""
 
     trainer: ProcessIdentity
     attempt: int
@@ -46,6 +46,6 @@ def write_heartbeat(folder: Path, heartbeat: Heartbeat) -> None:
     """Replace the heartbeat.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     write_json(heartbeat_path(folder), heartbeat)

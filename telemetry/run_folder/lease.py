@@ -1,10 +1,10 @@
-"""Mutual exclusion without locks, on any file system that has hard links or honours O_EXCL.
+"""Mutual exclusion without locks, on any file system that supports hard links or O_EXCL.
 
 A lease is a file ``<name>.lease-<n>``. The process that creates number n + 1 holds it; creation by ``link`` or with
 O_EXCL succeeds in one process only. A process may create it when the holder of n has released it, is dead, or has not
 renewed it for ``HEARTBEAT_TIMEOUT`` seconds of the observing process's monotonic clock. A holder whose number is no
-longer the highest has lost the lease. Numbers are never reused: the highest file is kept, so that a slow process
-notices that it is too late.
+longer the highest has lost the lease. Numbers are never reused: the file with the highest number is kept, so that a
+slow process can detect that it has lost the lease.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from telemetry.run_folder.heartbeat import HEARTBEAT_TIMEOUT
 from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 
 RENEWAL_INTERVAL = 10.0
-"""Seconds between two renewals."""
+"""Interval between renewals, in seconds."""
 _POLL_INTERVAL = 1.0
-"""Seconds between two attempts to take the lease."""
+"""Interval between attempts to acquire the lease, in seconds."""
 _LINKS_UNSUPPORTED = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK}
 
 
@@ -41,15 +41,15 @@ _decoder = msgspec.json.Decoder(Holder)
 
 
 class Lease:
-    """The right of one process at a time to perform a task, such as delivery to a sink."""
+    """The exclusive right of a process to perform a task, such as delivery to a sink."""
 
     def __init__(self, folder: Path, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Create an object that does not hold the lease yet.
 
         Args:
-            folder: where the lease files are.
-            name: the task.
-            clock: monotonic, in seconds.
+            folder: the folder of the lease files.
+            name: name of the task.
+            clock: monotonic clock in seconds.
         """
         self._folder = folder
         self._name = name
@@ -61,12 +61,12 @@ class Lease:
         self._unchanged_since = clock()
 
     def holder(self) -> ProcessIdentity | None:
-        """Return the process that holds the lease; None if there is none, or it is dead."""
+        """Return the process that holds the lease; None if there is none, or if it is known to be dead."""
         found = self._read(max(self._numbers(), default=0))
         return None if found is None or found.released or found.who.is_dead() else found.who
 
     def try_acquire(self) -> bool:
-        """Take the lease if it is free, or if this object has observed for long enough that it is not renewed.
+        """Acquire the lease if it is free, or if this object has seen no renewal for ``HEARTBEAT_TIMEOUT``.
 
         Raises:
             OSError: the lease file cannot be written.
@@ -80,7 +80,8 @@ class Lease:
         if not self._create_file(mine):
             return False
         if max(self._numbers(), default=mine) > mine:
-            # Others have acquired and released it since the folder was listed, and removed the file of this number.
+            # Other processes have acquired and released the lease since the folder was listed, and removed the file
+            # with this number.
             self._path(mine).unlink(missing_ok=True)
             return False
         self._number = mine
@@ -91,10 +92,10 @@ class Lease:
         return True
 
     def acquire(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Take the lease; observe a holder on another machine until it is known whether it is alive.
+        """Acquire the lease; if its holder is on another machine, wait until it is renewed or expires.
 
         Raises:
-            LeaseHeld: a process that is alive holds it.
+            LeaseHeld: a process that is alive holds the lease.
             OSError: the lease file cannot be written.
         """
         first_observed: tuple[int, int] | None = None
@@ -107,7 +108,7 @@ class Lease:
             sleep(_POLL_INTERVAL)
 
     def renew(self) -> bool:
-        """Show that the holder is alive; return False if the lease has been lost.
+        """Renew the lease; return False if it has been lost.
 
         Raises:
             OSError: the lease file cannot be written.
@@ -119,7 +120,7 @@ class Lease:
         return True
 
     def is_held(self) -> bool:
-        """Return whether this object has taken the lease and no other process has taken it since."""
+        """Return whether this object has acquired the lease, and has neither released nor lost it since."""
         return self._number > 0 and max(self._numbers(), default=self._number) == self._number
 
     def release(self) -> None:
@@ -128,7 +129,7 @@ class Lease:
             try:
                 write_json(self._path(self._number), Holder(who=self._identity, beat=self._beat + 1, released=True))
             except OSError:
-                # The next process finds this one dead, or waits until the lease has not been renewed for long enough.
+                # The next process can acquire it when this one is dead or the lease expires.
                 return
             finally:
                 self._number = 0
@@ -143,7 +144,7 @@ class Lease:
         return self._clock() - self._unchanged_since >= HEARTBEAT_TIMEOUT
 
     def _create_file(self, number: int) -> bool:
-        # The file gets its name when it has its content: without the holder in it, nobody could tell if that is dead.
+        # Publish the file only once it names its holder; otherwise others could not check whether the holder is alive.
         temporary = self._folder / f".{self._name}.lease-{number}.{os.urandom(8).hex()}.tmp"
         try:
             _create(temporary, msgspec.json.encode(Holder(who=self._identity, beat=0)) + b"\n")
@@ -179,10 +180,10 @@ def _link(temporary: Path, path: Path) -> bool:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # Over NFS a successful request may be sent again.
+            # NFS may retransmit a request that succeeded.
             return temporary.stat().st_nlink > 1
     except FileNotFoundError:
-        # Another process holds the lease by now, and has removed the temporary files of others.
+        # Another process has acquired the lease and removed the temporary files of others.
         return False
     except OSError as error:
         if error.errno not in _LINKS_UNSUPPORTED:

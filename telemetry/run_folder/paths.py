@@ -1,8 +1,8 @@
-"""Names and locations of the small files in a run folder (``journal.segments`` has those of the journal).
+"""Names and locations of the small files in a run folder (for the journal, see ``journal.segments``).
 
 - ``alive.json``: heartbeat of the trainer
 - ``sinks/<name>.json``: delivery progress of a sink
-- ``sinks/<name>.lease-<n>``: process that delivers to the sink (see ``run_folder.lease``)
+- ``sinks/<name>.lease-<n>``: lease of the process that delivers to the sink (see ``run_folder.lease``)
 - ``sinks/<name>.log``: output of its delivery process
 - ``sinks/<name>.rejected.jsonl``: records that the sink rejected
 """
@@ -25,7 +25,7 @@ def sinks_folder(folder: Path) -> Path:
     """Return the folder for the files of the sinks.
 
     Raises:
-        RunFolderError: it is a symbolic link, which in a run folder from elsewhere might lead anywhere.
+        RunFolderError: it is a symbolic link, which may lead out of a run folder from an untrusted source.
     """
     path = folder / _SINKS
     if path.is_symlink():
@@ -50,5 +50,5 @@ def rejected_path(folder: Path, sink: str) -> Path:
 
 
 def delivered_sinks(folder: Path) -> list[str]:
-    """Return the names of the sinks that have a progress file: those that delivery has been started to."""
+    """Return the names of the sinks that have a progress file, because a delivery to them has been started."""
     return sorted(path.stem for path in (folder / _SINKS).glob("*.json") if not path.name.startswith("."))

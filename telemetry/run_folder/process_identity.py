@@ -10,13 +10,13 @@ import msgspec
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """A process.
+    """The identity of a process.
 
     Attributes:
         host: the hostname.
         pid: the process ID.
         started: the start time, which distinguishes processes that reuse an ID.
-        kernel: boot ID and PID namespace; process IDs are comparable where it is equal. Empty where unknown.
+        kernel: boot ID and PID namespace; process IDs are comparable only if these are equal. Empty if unknown.
     """
 
     host: str

@@ -1,4 +1,4 @@
-"""The status of a run: as recorded in its journal, else judged by its trainer."""
+"""Determine the status of a run from its journal, or else from whether its trainer is alive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from telemetry.records import Status
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 RunStatus = Literal["running", "unseen", "finished", "failed", "preempted", "killed"]
-"""``unseen``: the journal does not record an end, and whether the trainer is alive is not known (yet)."""
+"""``unseen``: the journal does not record an end, and it is not known (yet) whether the trainer is alive."""
 OPEN = frozenset({"running", "unseen"})
 """Statuses in which more records may follow."""
 
@@ -18,7 +18,7 @@ def run_status(closed: Status | None, trainer: TrainerLivenessProbe) -> RunStatu
 
     Args:
         closed: the status with which its newest attempt was closed; None if the journal does not record it.
-        trainer: watches its trainer; ``unseen`` becomes definite after it has watched for long enough.
+        trainer: probe of its trainer; once the probe has watched for long enough, the status is no longer ``unseen``.
     """
     if closed is not None:
         return closed

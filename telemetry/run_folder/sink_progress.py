@@ -12,6 +12,7 @@ from telemetry.run_folder.atomic_write import read_json, write_json
 from telemetry.run_folder.paths import progress_path
 
 SinkState = Literal["opening", "delivering", "retrying", "refused", "closed"]
+"""``refused``: the sink rejected the whole run."""
 
 
 class Cursor(msgspec.Struct, kw_only=True):
@@ -36,14 +37,14 @@ class SinkProgress(msgspec.Struct, kw_only=True):
     """The content of ``sinks/<name>.json``.
 
     Attributes:
-        state: what delivery is doing.
+        state: the state of the delivery.
         reopening: whether the sink has yet to report its destination, so that ``destination`` is the previous one.
-        destination: where the sink writes.
-        view: the URL or command that displays it.
+        destination: the place where the sink writes.
+        view: the URL or command that shows the run there.
         cursors: progress at each destination.
         retries: number of failures so far.
         last_error: message of the last failure.
-        last_error_time, updated: in ms since 1970.
+        last_error_time, updated: time of the last failure and of the last change, in ms since 1970.
     """
 
     state: SinkState = "opening"
@@ -63,7 +64,7 @@ class SinkProgress(msgspec.Struct, kw_only=True):
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the cursor may be that of a previous destination, so that what is pending is unknown."""
+        """Whether the cursor may belong to a previous destination, so that the pending records are unknown."""
         return self.reopening and bool(self.destination)
 
 
@@ -76,6 +77,10 @@ def read_progress(folder: Path, name: str) -> SinkProgress | None:
 
 
 def write_progress(folder: Path, name: str, progress: SinkProgress) -> None:
-    """Replace a sink's progress file; raises OSError."""
+    """Replace a sink's progress file.
+
+    Raises:
+        OSError: the file could not be written.
+    """
     progress_path(folder, name).parent.mkdir(exist_ok=True)
     write_json(progress_path(folder, name), progress)

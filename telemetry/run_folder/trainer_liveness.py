@@ -1,4 +1,4 @@
-"""Whether the trainer of a run is alive, judged by its process where that is visible, else by its heartbeat.
+"""Check whether the trainer of a run is alive: by its process if that is visible, otherwise by its heartbeat.
 
 An observer that cannot see the process considers it dead when the heartbeat has not changed for ``HEARTBEAT_TIMEOUT``
 seconds of the observer's monotonic clock. The clocks of two machines are never compared.
@@ -13,7 +13,7 @@ from pathlib import Path
 from telemetry.run_folder.heartbeat import HEARTBEAT_TIMEOUT, read_heartbeat
 
 _POLL_INTERVAL = 1.0
-"""Seconds between two looks at the heartbeat."""
+"""Poll interval of ``wait`` in seconds."""
 
 
 class TrainerLivenessProbe:
@@ -26,8 +26,8 @@ class TrainerLivenessProbe:
 
         Args:
             folder: the run folder.
-            timeout: seconds without a new heartbeat after which a trainer that is not visible counts as dead.
-            clock: monotonic, in seconds.
+            timeout: seconds without a new heartbeat after which a trainer that is not visible is considered dead.
+            clock: monotonic clock in seconds.
         """
         self._folder = folder
         self._timeout = timeout
@@ -37,7 +37,7 @@ class TrainerLivenessProbe:
         self._since = clock()
 
     def is_alive(self) -> bool | None:
-        """Return whether the trainer is alive; None while that is unknown and worth asking again."""
+        """Return whether the trainer is alive; None if that is not known yet, and a later call may succeed."""
         heartbeat = read_heartbeat(self._folder)
         if heartbeat is not None:
             if heartbeat.beat < 0 or heartbeat.trainer.is_dead():
@@ -53,7 +53,7 @@ class TrainerLivenessProbe:
         return True if self._has_changed else None
 
     def wait(self, sleep: Callable[[float], None] = time.sleep) -> bool:
-        """Watch until it is known whether the trainer is alive, for up to ``timeout`` seconds, and return it."""
+        """Watch for up to ``timeout`` seconds until it is known whether the trainer is alive; return whether it is."""
         while (answer := self.is_alive()) is None:
             sleep(_POLL_INTERVAL)
         return answer

@@ -1,11 +1,11 @@
-"""For authors of sinks: the contract of a sink as a test class, and sinks with known behaviour for other tests.
+"""Test helpers for sink authors: the contract of a sink as a test class, and sinks with known behavior.
 
 Requires pytest; install the extra ``testing``.
 """
 
 import pytest
 
-# Before they are imported, so that their failures show values as those of a test do.
+# Before these modules are imported, so that their assertions show values like those in test modules.
 pytest.register_assert_rewrite(
     *(
         f"telemetry.testing.{name}"

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import pytest
 
 Report = Callable[[Any], None]
-"""Sends a JSON-compatible value to the test."""
+"""A function that sends a JSON-compatible value to the test."""
 
 _START = (
     "import json, sys; job = json.loads(sys.argv[1]); sys.path[:] = job['path']; "
@@ -31,17 +31,17 @@ _START = (
 
 
 class Child:
-    """Calls ``method(report, *args)`` of a new instance of ``cls`` in a new process. A context manager.
+    """A new process that calls ``method(report, *args)`` of a new instance of ``cls``. A context manager.
 
     The process imports the file that defines the class. It inherits the search path and the environment, but has no
     fixtures. At the end of the block, it and all processes it has started are killed while the object returned by the
     method is still alive: data that is not durable by then is lost.
 
     Args:
-        cls: defined at the top level of a module.
-        method: its name.
-        args: must be JSON-compatible.
-        timeout: seconds for all reports together.
+        cls: a class defined at the top level of a module.
+        method: name of the method.
+        args: JSON-compatible arguments.
+        timeout: maximum time for all reports together, in seconds.
     """
 
     def __init__(self, cls: type, method: str, *args: Any, timeout: float = 60.0) -> None:
@@ -102,12 +102,12 @@ class Child:
         return report["value"]
 
     def kill_alone(self) -> None:
-        """Kill the process, but not those it has started, and wait for its end."""
+        """Kill the process, but not those it has started, and wait for it to end."""
         os.kill(self._process.pid, signal.SIGKILL)
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
-        """Kill the process and all processes it has started, and wait for its end."""
+        """Kill the process and all processes it has started, and wait for it to end."""
         if self._process.returncode is None:
             # Not reaped yet, so its process group ID cannot have been reused.
             with contextlib.suppress(ProcessLookupError):
@@ -115,7 +115,7 @@ class Child:
             self._process.wait()
 
     def _has_ended(self) -> bool:
-        # Do not reap it: its process group still has to be killed by its ID.
+        # Do not reap the process: its ID is still needed to kill its process group.
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
         return found is not None
 

@@ -1,4 +1,4 @@
-"""Checks of what the backend shows: points, names, values, record kinds, many records, runs, destinations, ends."""
+"""Checks of the content shown by the backend: points, names, values, record kinds, runs, destinations, status."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ContentChecks(Kit):
         self.check_shows(
             folder,
             records,
-            "A diverging run has such values, and its user must see them. "
+            "A diverging run has such values, and the user must see them. "
             "If the backend converts them, declare how in round_value.",
         )
 

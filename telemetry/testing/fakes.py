@@ -1,4 +1,4 @@
-"""Sinks with known behaviour, to be passed as objects: ``open_run(…, sinks=[RecordingSink()])``."""
+"""Sinks with known behavior, to be passed as objects: ``open_run(…, sinks=[RecordingSink()])``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from telemetry.records import Record, RunRecord, Status
 
 
 class RecordingSink:
-    """Keeps the records in memory.
+    """A sink that keeps the records in memory.
 
     Args:
-        name: must be unique within a run.
+        name: name of the sink, unique within a run.
 
     Attributes:
         records: all records accepted, in order.
@@ -33,7 +33,7 @@ class RecordingSink:
 
     @hookimpl
     def sink_open(self, run: RunRecord) -> Opened:
-        """Return the last record of this run that was accepted."""
+        """Report the last record of this run that was accepted."""
         self.opened.append(run)
         self._run = run.run_id, run.started
         return Opened(destination=f"memory of {self.name}", last_seq=self._last.get(self._run, 0))
@@ -52,16 +52,16 @@ class RecordingSink:
         self.closed.append(status)
 
     def before_write(self) -> None:
-        """Do nothing; subclasses misbehave here."""
+        """Do nothing; subclasses override this method to misbehave."""
 
 
 class FlakySink(RecordingSink):
-    """Fails at some calls of ``sink_write``, accepting nothing.
+    """A sink whose ``sink_write`` fails in some calls, in which it accepts no records.
 
     Args:
         fail: the numbers of these calls, from 1.
-        error: creates the exception to raise.
-        name: must be unique within a run.
+        error: function that creates the exception to raise.
+        name: name of the sink, unique within a run.
 
     Attributes:
         calls: number of calls so far.
@@ -79,19 +79,19 @@ class FlakySink(RecordingSink):
         self.calls = 0
 
     def before_write(self) -> None:
-        """Raise at the chosen calls."""
+        """Raise in the chosen calls."""
         self.calls += 1
         if self.calls in self._fail:
             raise self._error()
 
 
 class SlowSink(RecordingSink):
-    """Sleeps in each call of ``sink_write``.
+    """A sink that sleeps in each call of ``sink_write``.
 
     Args:
-        seconds: per call.
-        sleep: called with the seconds.
-        name: must be unique within a run.
+        seconds: duration of each call.
+        sleep: function called with the seconds.
+        name: name of the sink, unique within a run.
     """
 
     def __init__(self, seconds: float = 1.0, sleep: Callable[[float], None] = time.sleep, name: str = "slow") -> None:
@@ -105,10 +105,10 @@ class SlowSink(RecordingSink):
 
 
 class HungSink(RecordingSink):
-    """Does not return from ``sink_write`` until ``release`` is called.
+    """A sink that does not return from ``sink_write`` until ``release`` is called.
 
     Attributes:
-        hung: set as soon as a call waits.
+        hung: event that is set as soon as a call waits.
     """
 
     def __init__(self, name: str = "hung") -> None:

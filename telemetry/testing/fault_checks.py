@@ -17,7 +17,7 @@ from telemetry.testing.kit import Driver, Kit, drop
 from telemetry.testing.points import sample
 
 _ROOM = (0, 25, 160, 700)
-"""Bytes by which files can still grow before the disk is full: a batch is cut off in several places."""
+"""Bytes by which files can still grow before the disk is full; a batch is truncated at several positions."""
 _REMEDY = (
     'Convert all exceptions of the backend: decorate the hook with `backend_errors("name")` of telemetry.sink_api, or '
     "raise SinkUnavailable (retry) or SinkRejected (never retry) yourself."
@@ -75,12 +75,12 @@ class FaultChecks(Kit):
     def _fail(self, folder: Path, live: Driver, last: int, *, rejects: bool) -> None:
         """Call each hook as delivery would; it may raise only errors that delivery can interpret."""
 
-        def write_anew() -> None:
+        def write_with_new_instance() -> None:
             self.open_sink(folder).write_rest(sample(1, last))
 
         calls: dict[str, Callable[[], object]] = {
             "sink_write": lambda: live.write(sample(last - 9, last)),
-            "sink_open or sink_write": write_anew,
+            "sink_open or sink_write": write_with_new_instance,
             "sink_close": live.close,
         }
         for hook, call in calls.items():
@@ -100,7 +100,7 @@ class FaultChecks(Kit):
 @contextmanager
 def _full_disk(folder: Path, room: int) -> Iterator[None]:
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    # Python ignores SIGXFSZ: a write beyond the limit is cut off, and the next one fails.
+    # Python ignores SIGXFSZ: a write beyond the limit is truncated, and the next one fails.
     with _limit(resource.RLIMIT_FSIZE, max(sizes, default=0) + room if room else 0):
         yield
 

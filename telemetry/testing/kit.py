@@ -1,4 +1,4 @@
-"""What the author of a sink defines for the contract tests, and what all checks use."""
+"""Hooks that a sink author overrides, and helpers shared by the checks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Hooks, Sink
 from telemetry.records import Record, RunRecord, Status
 from telemetry.testing.child import Child
-from telemetry.testing.points import STARTED, Point, begins_with, difference, points_of, run_record
+from telemetry.testing.points import STARTED, Point, difference, points_of, prefix_difference, run_record
 
 EXPECTED_ERRORS = (SinkUnavailable, SinkRejected)
 
 
 class Driver:
-    """An open instance of a sink, called as delivery calls it.
+    """An open instance of a sink, called in the same way as by delivery.
 
     Attributes:
         opened: the result of ``sink_open``.
@@ -57,18 +57,18 @@ class Driver:
 class Kit:
     """A sink under test.
 
-    The attributes declare what the backend can do. The defaults are strict; declare less only if the backend cannot do
-    better, and document it.
+    The attributes declare the capabilities of the backend. The defaults are strict; declare less only if the backend
+    cannot do better, and document it.
 
     Attributes:
-        tells_last_seq: ``sink_open`` finds the highest sequence number present (never None).
-        durable_on_write: records accepted by ``sink_write`` survive a kill, and its result confirms that.
-        exactly_once: records delivered again after a kill are shown once.
-        shows_units: ``read_back`` returns the unit of each metric as shown by the backend.
-        rewinds: what is shown after a resume from an earlier iteration: "replaced" for a single curve, "kept" if
-            superseded points stay visible.
+        tells_last_seq: whether ``sink_open`` finds the highest sequence number present (never None).
+        durable_on_write: whether records accepted by ``sink_write`` survive a kill, and its result confirms that.
+        exactly_once: whether records delivered again after a kill are shown once.
+        shows_units: whether ``read_back`` returns the unit of each metric as shown by the backend.
+        rewinds: the treatment of superseded points after a resume from an earlier iteration: "replaced" if only a
+            single curve is shown, "kept" if they stay visible.
         light_imports: third-party modules that the sink's module may import at the top level.
-        timeout: seconds for each process started by the checks.
+        timeout: maximum runtime of each process started by the checks, in seconds.
     """
 
     tells_last_seq: bool = True
@@ -82,13 +82,13 @@ class Kit:
     def make_sink(self, folder: Path) -> object:
         """Return a new instance for the run in ``folder``, constructed as delivery would.
 
-        Also called in other processes, without pytest fixtures: pass whatever it needs through ``os.environ``.
+        Also called in other processes, without pytest fixtures: pass any data it needs through ``os.environ``.
         """
         msg = f"{type(self).__name__} must define make_sink(folder), which returns a new instance of the sink"
         raise NotImplementedError(msg)
 
     def read_back(self, folder: Path) -> Iterable[Point]:
-        """Return all points that the backend shows for the run in ``folder``; the points of a metric in order."""
+        """Return all points that the backend shows for the run in ``folder``, in order for each metric."""
         msg = f"{type(self).__name__} must define read_back(folder), which returns a Point for each point shown"
         raise NotImplementedError(msg)
 
@@ -141,19 +141,19 @@ class Kit:
         points = [Point(*point) for point in self.read_back(folder)]
         if not self.shows_units:
             points = [point._replace(unit="1") for point in points]
-        # Compare strings, because NaN is not equal to itself.
+        # Strings as keys, because NaN is not equal to itself.
         return points if self.exactly_once else list({str(point): point for point in points}.values())
 
     def check_shows(self, folder: Path, records: Iterable[Record], remedy: str) -> None:
-        """Fail with the first difference and the remedy unless exactly the points of the records are shown."""
+        """Assert that exactly the points of the records are shown; on failure, report the difference and the remedy."""
         wrong = difference(self.shown(folder), self.expected(records))
         assert not wrong, f"{wrong}. {remedy}"
 
     def check_claim(self, folder: Path, records: Sequence[Record], claim: int, claimed_by: str) -> None:
-        """Fail unless all records up to the claimed sequence number are shown."""
+        """Assert that all records up to the claimed sequence number are shown; ``claimed_by`` begins the message."""
         last = records[-1].seq
         assert claim <= last, f"{claimed_by} {claim}, but the last record written is {last}"
-        wrong = begins_with(self.shown(folder), self.expected(r for r in records if r.seq <= claim))
+        wrong = prefix_difference(self.shown(folder), self.expected(r for r in records if r.seq <= claim))
         assert not wrong, (
             f"{claimed_by} {claim}, but after a kill {wrong}. Report only records that have reached the backend."
         )

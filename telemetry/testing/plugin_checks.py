@@ -48,7 +48,7 @@ class _Invalid:
 
 
 class _Importer:
-    """Imports the module of a sink in an otherwise empty process."""
+    """Import the module of a sink in an otherwise empty process."""
 
     def import_sink(self, report: Report, module: str, file: str, qualname: str, folder: str) -> None:
         before = _top_level_modules()
@@ -72,7 +72,7 @@ def _rejection(plugin: Plugin, option: str) -> str:
 
 
 def _open_without(plugin: Plugin, folder: Path) -> str:
-    """Return what is wrong when the sink is opened without the modules it requires; empty if nothing is."""
+    """Open the sink without the modules it requires; return an error message, empty if it fails as it should."""
     required = {name.partition(".")[0] for name in plugin.requires} - set(sys.stdlib_module_names)
     if not required:
         return ""

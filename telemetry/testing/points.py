@@ -23,7 +23,7 @@ ODD_NAMES = (
     "'quoted\"/loss",
     "#/F_rmse",
 )
-"""Metric names that result from unusual names of fidelities."""
+"""Metric names with unusual names of fidelities."""
 METRICS = {
     f"{stream}/{name}": Metric(unit=_UNITS[name.rpartition("/")[2]], label=name)
     for stream in ("train", "train_window", "train_epoch", "val")
@@ -35,10 +35,10 @@ class Point(NamedTuple):
     """A point of a curve, as shown by a backend.
 
     Attributes:
-        name: the metric's full name, ``stream/metric``.
+        name: full name of the metric, ``stream/metric``.
         step: the iteration.
-        value: in ``unit``.
-        time: in ms since 1970.
+        value: the value in ``unit``.
+        time: the time in ms since 1970.
         unit: the unit shown for this metric; "1" if there is none.
     """
 
@@ -110,8 +110,8 @@ def difference(found: Iterable[Point], expected: Iterable[Point]) -> str:
     return f"{unexpected[0]!r} is shown but was never written" if unexpected else ""
 
 
-def begins_with(found: Iterable[Point], expected: Iterable[Point]) -> str:
-    """Return the first difference within the length of the expected curves; empty if there is none."""
+def prefix_difference(found: Iterable[Point], expected: Iterable[Point]) -> str:
+    """Return the first difference within the length of the expected curves, as a clause; empty if there is none."""
     have, want = _curves(found), _curves(expected)
     cut = [point for name, curve in want.items() for point in have.get(name, [])[: len(curve)]]
     return difference(cut, (point for curve in want.values() for point in curve))

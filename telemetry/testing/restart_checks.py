@@ -1,4 +1,4 @@
-"""Checks of continuing: after a restart, a kill, a lost acknowledgement, or a resume from an earlier iteration."""
+"""Checks of continued delivery: after a restart, a kill, a lost acknowledgment, or a resume from an earlier step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ONCE = (
     "skip records up to it."
 )
 _PLANNED = 200
-"""Records that a process would write if it were not killed before."""
+"""Number of records that a process would write if it were not killed."""
 
 
 class RestartChecks(Kit):
@@ -60,9 +60,7 @@ class RestartChecks(Kit):
         again.close()
         self.check_shows(folder, sample(1, 20), "After a failure, delivery opens a new instance and drops the old one.")
 
-    def test_a_kill_between_write_and_acknowledgement_neither_loses_nor_duplicates_records(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_kill_between_write_and_acknowledgment_neither_loses_nor_duplicates_records(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         records = sample(1, 20)
         with self.child("_write_one_batch", folder) as writer:
@@ -80,7 +78,7 @@ class RestartChecks(Kit):
             last = another.read()
             another.read()  # everything is written and closed
         if last is not None:
-            # A backend may show records with a delay, but all that it reports as present.
+            # A backend may show records with a delay, but it must show all records that it reports as present.
             self._check_last_seq(last, durable or 0, 20)
             wrong = difference(shown, self.expected(r for r in records if r.seq <= last))
             assert not (wrong and self.durable_on_write), (
@@ -109,7 +107,7 @@ class RestartChecks(Kit):
         again: list[Record] = [resumed(10**9 + 1, step=3)]
         again += [scalars(10**9 + step + 10, step, loss=10 * step, E_rmse=-step) for step in range(4, 9)]
         self.deliver(folder, first)
-        # The second time as after a kill: records already present are not written again.
+        # Like after a kill, the second instance does not write records that are already present.
         for known in (again[:3], again):
             driver = self.open_sink(folder, attempt=2)
             driver.write_rest([*first, *known])
@@ -159,6 +157,6 @@ class RestartChecks(Kit):
             f"sink_open returned last_seq={last}, but record {lowest} is present; read it back from the backend"
         )
         assert last <= highest, (
-            f"sink_open returned last_seq={last}, but the last record written is {highest}: those between would never "
-            "be delivered"
+            f"sink_open returned last_seq={last}, but the last record written is {highest}: the records in between "
+            "would never be delivered"
         )

@@ -1,4 +1,4 @@
-"""The test class that authors of sinks subclass."""
+"""The test class that sink authors subclass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from telemetry.testing.plugin_checks import PluginChecks
 from telemetry.testing.restart_checks import RestartChecks
 
 
-# pytest runs the checks of the last base class first, so that a general defect is not mistaken for a fault's result.
+# pytest runs the checks of the last base class first, so that a general defect is not mistaken for a mishandled fault.
 class SinkContract(PluginChecks, FaultChecks, RestartChecks, ContentChecks):
     """The contract of a sink; see ``telemetry.testing.kit.Kit`` for the methods and attributes to define.
 

@@ -28,15 +28,15 @@ pytestmark = [
 POINTS = 1500
 
 
-def a_life(chance: random.Random, whom: tuple[str, ...]) -> Life:
-    """Choose what is killed and where; mostly once the sinks are delivering, which takes seconds."""
+def choose_life(chance: random.Random, targets: tuple[str, ...]) -> Life:
+    """Choose the processes to kill and the time; mostly after the sinks have started to deliver, seconds later."""
     kind = chance.choice(["point", "delivery point", "random", "random", "random"])
     if kind == "point":
         return Life([at("trainer", OF_TRAINER, chance)], wait=True)
     if kind == "delivery point":
         points = [point for point in OF_DELIVERY if point[0] != "backend"]
         return Life([at("delivery", points, chance, do=chance.choice(("kill", "job")))])
-    return Life(wait=chance.random() < 0.8, after=chance.uniform(0, 2.0), whom=chance.choice(whom))
+    return Life(wait=chance.random() < 0.8, after=chance.uniform(0, 2.0), target=chance.choice(targets))
 
 
 def campaign(
@@ -45,11 +45,11 @@ def campaign(
     """Repeat runs with one sink until the number of kills is reached."""
     total = Figures()
     chance = random.Random(3)
-    whom = ("trainer", "delivery", "job", *(["core"] * 3 if core else ()))
+    targets = ("trainer", "delivery", "job", *(["core"] * 3 if core else ()))
     while sum(total.kills.values()) < kills:
         run = chaos_run(make(), seed=chance.randrange(1 << 30), back=chance.choice((0, 50)), pause=0.004)
         for _ in range(10):
-            live(run, a_life(chance, whom), points=POINTS)
+            live(run, choose_life(chance, targets), points=POINTS)
         total.add(run.finish())
         run.check()
     return total

@@ -69,7 +69,7 @@ def test_a_disk_that_fails_in_several_ways_loses_nothing(
     run = chaos_run(Recording(), pause=0.01)
     trainer = run.start(faults, points=ENDLESS)
     for flag, (_, do) in zip(flags, WAYS, strict=True):
-        run.follows("file")
+        run.wait_for_new_point("file")
         before, written = warnings_of(run), len(run.records())
         flag.touch()
         if do == "hang":
@@ -78,7 +78,7 @@ def test_a_disk_that_fails_in_several_ways_loses_nothing(
         else:
             eventually(lambda n=before: warnings_of(run) > n, PATIENCE)
         flag.unlink()
-    run.follows("file")
+    run.wait_for_new_point("file")
     assert unwritten(run.stop(trainer))[2] == 0
     assert steps(run) == list(range(1, len(steps(run)) + 1))
     run.finish()
@@ -94,7 +94,7 @@ def test_a_full_disk_that_has_space_again_loses_nothing(
 ) -> None:
     run = chaos_run(Recording(), pause=0.02, place=small_disk)
     trainer = run.start(points=ENDLESS)
-    run.follows("file")
+    run.wait_for_new_point("file")
     with (small_disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while ballast.write(bytes(4096)):
             pass
@@ -133,7 +133,7 @@ def test_a_hung_disk_delays_the_end_of_a_run_for_a_limited_time(
     run = chaos_run(Recording(), pause=0.01, drain_timeout=2.0, linger=2.0)
     hang = {"role": "trainer", "point": "disk", "when": "before", "do": "hang", "flag": str(flag)}
     trainer = run.start([hang], points=ENDLESS)
-    run.follows("file")
+    run.wait_for_new_point("file")
     flag.touch()
     time.sleep(0.3)
     began = time.monotonic()
@@ -152,12 +152,12 @@ def test_a_deleted_run_folder_loses_only_what_was_in_it(
 ) -> None:
     run = chaos_run(Recording(), pause=0.005)
     trainer = run.start(points=ENDLESS)
-    run.follows("file")
+    run.wait_for_new_point("file")
     aside = run.run.with_name("aside")
     run.run.rename(aside)
     shutil.rmtree(aside)
     eventually((run.run / "journal-1.jsonl").exists, PATIENCE)
-    run.follows("file")
+    run.wait_for_new_point("file")
     out = run.stop(trainer)
     left = steps(run)
     assert left == list(range(left[0], left[-1] + 1))

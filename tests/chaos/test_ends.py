@@ -99,8 +99,8 @@ def test_a_program_loses_no_record_and_leaves_no_process_however_it_ends(
     run = chaos_run(Recording())
     program = run.start_code(OPEN + code)
     program.communicate(timeout=PATIENCE)
-    assert program.returncode == exit_code, run.said(program)
-    run.rest()
+    assert program.returncode == exit_code, run.stderr_of(program)
+    run.wait_for_processes()
     steps = [record.step for record in run.records().values()]
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) == 100 or (len(steps) > 100 and "thread" in way)
@@ -133,7 +133,7 @@ def test_a_second_ctrl_c_stops_waiting_for_a_hung_sink(
     (run.folder / "file" / "hang").unlink()
     for pid in run.processes():
         kill(pid)
-    run.rest()
+    run.wait_for_processes()
     run.sync()
     run.compare()
     run.check()

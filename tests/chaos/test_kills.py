@@ -28,8 +28,8 @@ def rotation(chance: random.Random) -> list[dict[str, Any]]:
     return [fails, kills]
 
 
-def a_life(chance: random.Random) -> Life:
-    """Choose what is killed and where."""
+def choose_life(chance: random.Random) -> Life:
+    """Choose the processes to kill and the fault point."""
     kind = chance.choice(["trainer", "trainer", "rotation", "delivery", "delivery", "both", "job", "random", "random"])
     wait = chance.random() < 0.5
     if kind == "trainer":
@@ -44,15 +44,15 @@ def a_life(chance: random.Random) -> Life:
     if kind == "job":
         who, points = chance.choice([("trainer", OF_TRAINER), ("delivery", OF_DELIVERY)])
         return Life([at(who, points, chance, do="job")], wait=wait and who == "trainer")
-    whom = chance.choice(["trainer", "group", "delivery", "job"])
-    return Life(wait=wait, after=chance.uniform(0, 0.4), whom=whom)
+    target = chance.choice(["trainer", "group", "delivery", "job"])
+    return Life(wait=wait, after=chance.uniform(0, 0.4), target=target)
 
 
-def a_run(run: ChaosRun, seed: int) -> Figures:
+def run_lives(run: ChaosRun, seed: int) -> Figures:
     """Kill and resume a run repeatedly; in the end every record must be present."""
     chance = random.Random(seed)
     for _ in range(LIVES):
-        live(run, a_life(chance), points=400)
+        live(run, choose_life(chance), points=400)
     figures = run.finish()
     run.check()
     return figures
@@ -69,7 +69,7 @@ def campaign(chaos_run: Callable[..., ChaosRun], kills: int, seed: int) -> Figur
                 options = {"sync": chance.choice((0.0, 0.0, 0.015)), "clock": chance.choice((0.0, -86400.0, 3600.0))}
                 back = chance.choice((0, 0, 50, 1000))
                 run = chaos_run(Recording(), TensorBoard(), seed=chance.randrange(1 << 30), back=back, **options)
-                jobs.append(pool.submit(a_run, run, chance.randrange(1 << 30)))
+                jobs.append(pool.submit(run_lives, run, chance.randrange(1 << 30)))
             for job in jobs:
                 total.add(job.result())
     return total

@@ -52,7 +52,7 @@ def wandb_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 
 def check(run: ChaosRun) -> str:
     """Assert that each backend has every point exactly once; return the line of figures."""
-    run.rest()
+    run.wait_for_processes()
     run.sync()
     run.compare()
     run.check()
@@ -62,8 +62,8 @@ def check(run: ChaosRun) -> str:
     return f"{run.figures}; retries {retries}"
 
 
-def spoil(proxy: Proxy, run: ChaosRun, how: Callable[[Request], Fault | None], times: int = 2) -> None:
-    """Cause a fault for the given number of times; the sink must then recover by itself."""
+def cause_fault(proxy: Proxy, run: ChaosRun, how: Callable[[Request], Fault | None], times: int = 2) -> None:
+    """Cause a fault the given number of times; the sink must then recover by itself."""
     seen = Counter[str]()
 
     def fault(request: Request) -> Fault | None:
@@ -74,15 +74,15 @@ def spoil(proxy: Proxy, run: ChaosRun, how: Callable[[Request], Fault | None], t
     eventually(lambda: seen["n"] >= times, PATIENCE)
     proxy.fault = lambda _: None
     proxy.release()
-    run.follows("mlflow")
+    run.wait_for_new_point("mlflow")
 
 
-def slowly(seconds: float) -> Callable[[Request], None]:
+def respond_slowly(seconds: float) -> Callable[[Request], None]:
     return lambda _: time.sleep(seconds)
 
 
 def with_status(status: int, **more: Any) -> Callable[[Request], Fault]:
-    return lambda _: Fault(status, "as you wish", **more)
+    return lambda _: Fault(status, "fault on request", **more)
 
 
 def test_mlflow_fails_in_several_ways_and_delivery_continues(
@@ -92,13 +92,13 @@ def test_mlflow_fails_in_several_ways_and_delivery_continues(
     trainer = run.start(points=ENDLESS)
     eventually(lambda: run.accepted("mlflow"), PATIENCE)
     for status in (500, 503, 429, 404, 413, 400):
-        spoil(proxy, run, with_status(status))
-    spoil(proxy, run, with_status(0))
-    spoil(proxy, run, with_status(0, taken=True))
-    spoil(proxy, run, slowly(0.3), times=4)
-    spoil(proxy, run, slowly(3.0), times=1)
-    spoil(proxy, run, with_status(0, hangs=True), times=1)
-    run.follows("file")
+        cause_fault(proxy, run, with_status(status))
+    cause_fault(proxy, run, with_status(0))
+    cause_fault(proxy, run, with_status(0, taken=True))
+    cause_fault(proxy, run, respond_slowly(0.3), times=4)
+    cause_fault(proxy, run, respond_slowly(3.0), times=1)
+    cause_fault(proxy, run, with_status(0, hangs=True), times=1)
+    run.wait_for_new_point("file")
     run.stop(trainer)
     figures(check(run))
 
@@ -111,7 +111,7 @@ def test_mlflow_rejects_everything_from_the_start(
     run = chaos_run(Mlflow(address=proxy.url), Recording(), pause=0.002, drain_timeout=2.0, linger=2.0)
     trainer = run.start(points=ENDLESS)
     eventually(lambda: (p := read_progress(run.run, "mlflow")) is not None and p.last_error, PATIENCE)
-    run.follows("file")
+    run.wait_for_new_point("file")
     began = time.monotonic()
     assert f"telemetry sync {run.run} --telemetry-sinks mlflow" in run.stop(trainer, SLOW_EXIT)
     took = time.monotonic() - began
@@ -137,7 +137,7 @@ def test_mlflow_is_unreachable_for_the_whole_run(
         began = time.monotonic()
         run.stop(trainer, SLOW_EXIT)
         took = time.monotonic() - began
-        run.rest()
+        run.wait_for_processes()
     run.sync("mlflow", options=[f"mlflow.tracking_uri={proxy.url}"])
     run.sinks[0].address = proxy.url
     run.compare()
@@ -151,19 +151,19 @@ def test_an_mlflow_server_starts_late_stops_and_returns_after_the_run(
     folder = tmp_path / "server"
     folder.mkdir()
     with Server(folder) as server:
-        address = f"http://127.0.0.1:{server._port}"
+        address = f"http://127.0.0.1:{server.port}"
         run = chaos_run(Mlflow(address=address), Recording(), pause=0.02, drain_timeout=2.0, linger=2.0)
         trainer = run.start(points=ENDLESS)
         eventually(lambda: (p := read_progress(run.run, "mlflow")) is not None and p.retries, PATIENCE)
         server.start()
-        run.follows("mlflow")
+        run.wait_for_new_point("mlflow")
         server.kill()
         eventually(lambda: read_progress(run.run, "mlflow").state == "retrying", PATIENCE)
         server.start()
-        run.follows("mlflow")
+        run.wait_for_new_point("mlflow")
         server.kill()
         run.stop(trainer, SLOW_EXIT)
-        run.rest()
+        run.wait_for_processes()
         server.start()
         figures(check(run))
 
@@ -176,10 +176,10 @@ def test_a_wandb_server_fails_for_a_while(
     trainer = run.start(points=ENDLESS)
     eventually(lambda: run.accepted("wandb"), PATIENCE)
     wandb_at.fail(WandbFault(how, times=1 if how == "hang" else 6))
-    run.follows("file")
+    run.wait_for_new_point("file")
     time.sleep(3.0)
     wandb_at.fail(None)
-    run.follows("wandb")
+    run.wait_for_new_point("wandb")
     run.stop(trainer, 2 * PATIENCE)
     figures(check(run))
 
@@ -191,8 +191,8 @@ def test_a_wandb_server_answers_slowly_for_the_whole_run(
     wandb_at.fail(WandbFault("slow", seconds=seconds))
     run = chaos_run(WandbOnline(wandb_at), Recording(), **STEADY)
     trainer = run.start(points=ENDLESS)
-    run.follows("file")
-    run.follows("wandb")
+    run.wait_for_new_point("file")
+    run.wait_for_new_point("wandb")
     began = time.monotonic()
     run.stop(trainer, 2 * PATIENCE)
     took = time.monotonic() - began
@@ -205,9 +205,9 @@ def test_a_wandb_server_stops_and_returns_after_the_run(
 ) -> None:
     run = chaos_run(WandbOnline(wandb_at), Recording(), pause=0.02, drain_timeout=2.0, linger=2.0)
     trainer = run.start(points=ENDLESS)
-    run.follows("wandb")
+    run.wait_for_new_point("wandb")
     wandb_at.fail(WandbFault("cut"))
-    run.follows("file")
+    run.wait_for_new_point("file")
     began = time.monotonic()
     run.stop(trainer, SLOW_EXIT)
     took = time.monotonic() - began
@@ -225,7 +225,7 @@ def test_a_wandb_server_rejects_everything_from_the_start(
     run = chaos_run(WandbOnline(wandb_at), Recording(), pause=0.02, drain_timeout=2.0, linger=2.0)
     trainer = run.start(points=ENDLESS)
     eventually(lambda: (p := read_progress(run.run, "wandb")) is not None and p.last_error, PATIENCE)
-    run.follows("file")
+    run.wait_for_new_point("file")
     began = time.monotonic()
     run.stop(trainer, SLOW_EXIT)
     took = time.monotonic() - began
@@ -255,7 +255,7 @@ def test_the_disk_of_tensorboard_fails_in_several_ways(
         else:
             eventually(lambda n=before: read_progress(run.run, "tensorboard").retries > n, PATIENCE)
         flag.unlink()
-        run.follows("tensorboard")
+        run.wait_for_new_point("tensorboard")
     run.stop(trainer)
     figures(check(run))
 
@@ -269,8 +269,8 @@ def test_the_disk_of_tensorboard_is_slow_for_the_whole_run(
     fault = {"role": "delivery", "point": "backend", "when": "sync", "do": "slow", "flag": str(flag)}
     run = chaos_run(TensorBoard(), Recording(), **STEADY)
     trainer = run.start([fault | {"seconds": seconds}], points=ENDLESS)
-    run.follows("file")
-    run.follows("tensorboard")
+    run.wait_for_new_point("file")
+    run.wait_for_new_point("tensorboard")
     began = time.monotonic()
     run.stop(trainer)
     took = time.monotonic() - began

@@ -89,7 +89,7 @@ def test_four_million_iterations_with_a_backend_that_is_down(
     down.unlink()
     eventually(lambda: run.accepted("file") >= points, PATIENCE)
     took = time.monotonic() - began
-    run.rest()
+    run.wait_for_processes()
     assert set(run.sinks[0].shown(run.run, records)) == set(records)
     assert len(run.sinks[1].shown(run.run, records)) == points
     grown = {name: round(seen[-1][name] - seen[0][name], 1) for name in seen[0]}

@@ -67,17 +67,17 @@ class Job:
     def __init__(self, config: Path, runs: Path, *options: str) -> None:
         self._words = ["--config", str(config), "--model", str(SAMPLE / "model.yaml"), "--telemetry-dir", str(runs)]
         self._words += options
-        self._runs = runs
+        self.runs = runs
         self._programs: list[subprocess.Popen[bytes]] = []
 
     @property
     def run(self) -> Path:
-        (run,) = self._runs.glob("killed-*")
+        (run,) = self.runs.glob("killed-*")
         return run
 
     def train(self) -> subprocess.Popen[bytes]:
         resume = ["--resume", "auto"] if self._programs else []
-        with (self._runs.parent / f"{self._runs.name}.log").open("ab") as log:
+        with (self.runs.parent / f"{self.runs.name}.log").open("ab") as log:
             program = subprocess.Popen(
                 [sys.executable, "-m", "aimnet2mult.cli", "train", *self._words, *resume],
                 stdout=log,
@@ -87,8 +87,8 @@ class Job:
         self._programs.append(program)
         return program
 
-    def said(self) -> str:
-        return (self._runs.parent / f"{self._runs.name}.log").read_text()
+    def output(self) -> str:
+        return (self.runs.parent / f"{self.runs.name}.log").read_text()
 
     def points(self) -> dict[tuple[str, int], dict[str, float]]:
         """Return the valid values in the journal by stream and iteration, without the speed."""
@@ -124,7 +124,7 @@ def job(config: Path, tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 def wait_for_progress(job: Job, trainer: subprocess.Popen[bytes], chance: random.Random) -> None:
     """Wait until a trainer has continued the run, or sometimes only until it is starting."""
-    eventually(lambda: list(job._runs.glob("killed-*/journal-*.jsonl")), LONG)
+    eventually(lambda: list(job.runs.glob("killed-*/journal-*.jsonl")), LONG)
     before = max(job.records(), default=0)
     if chance.random() < 0.8:
         eventually(lambda: trainer.poll() is not None or max(job.records(), default=0) > before, LONG)
@@ -135,29 +135,29 @@ def test_a_training_killed_and_resumed_repeatedly_has_the_curves_of_an_undisturb
     job: Callable[..., Job], tmp_path: Path, figures: Callable[[object], None]
 ) -> None:
     undisturbed = job("undisturbed", "--telemetry-sinks", "none")
-    assert undisturbed.train().wait(LONG) == 0, undisturbed.said()
+    assert undisturbed.train().wait(LONG) == 0, undisturbed.output()
     recording, tensorboard = Recording(), TensorBoard()
     backend = recording.options(tmp_path)["backend"]
     killed = job("killed", "--telemetry-sinks", "file,tensorboard", f"telemetry.file.backend={backend}")
     chance = random.Random(11)
     ends = Counter[str]()
-    for whom in ENDS:
+    for target in ENDS:
         trainer = killed.train()
         wait_for_progress(killed, trainer, chance)
-        assert trainer.poll() is None, killed.said()
-        ends[whom] += 1
-        if whom.startswith("SIG"):
-            number = signal.Signals[whom]
+        assert trainer.poll() is None, killed.output()
+        ends[target] += 1
+        if target.startswith("SIG"):
+            number = signal.Signals[target]
             os.kill(trainer.pid, number)
             assert trainer.wait(LONG) == 128 + number
             continue
-        for pid in named(trainer.pid, whom):
+        for pid in named(trainer.pid, target):
             kill(pid)
-        if whom == "delivery":
+        if target == "delivery":
             # They are replaced; end the training with SIGTERM.
             os.kill(trainer.pid, signal.SIGTERM)
         trainer.wait(LONG)
-    assert killed.train().wait(LONG) == 0, killed.said()
+    assert killed.train().wait(LONG) == 0, killed.output()
     receipt = read_receipt(killed.run)
     assert receipt.status == "finished"
     assert [sink.pending for sink in receipt.sinks] == [0, 0]
@@ -170,6 +170,6 @@ def test_a_training_killed_and_resumed_repeatedly_has_the_curves_of_an_undisturb
         assert valid <= set(shown) <= set(records)
         assert shown.total() == len(shown), "no record is duplicated"
     figures(
-        f"{', '.join(f'{n} x {whom}' for whom, n in ends.items())}; {len(segments(killed.run))} attempts, "
+        f"{', '.join(f'{n} x {target}' for target, n in ends.items())}; {len(segments(killed.run))} attempts, "
         f"{len(records)} records, {len(valid)} of them valid, as in the undisturbed run; each delivered once"
     )

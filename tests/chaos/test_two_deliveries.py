@@ -44,11 +44,11 @@ def test_of_four_concurrent_syncs_one_delivers_and_the_others_name_it(
     (run.folder / "file" / "slow").unlink()
     for sync in syncs:
         sync.communicate(timeout=PATIENCE)
-    said = [run.said(sync) for sync in syncs]
+    logs = [run.stderr_of(sync) for sync in syncs]
     (winner,) = [sync for sync in syncs if sync.returncode == 0]
     assert sorted(sync.returncode for sync in syncs) == [0, 2, 2, 2]
     assert (
-        sum(f"process {winner.pid} on" in text and "is already delivering this run to 'file'" in text for text in said)
+        sum(f"process {winner.pid} on" in text and "is already delivering this run to 'file'" in text for text in logs)
         == 3
     )
     run.compare()
@@ -66,7 +66,7 @@ def test_a_delivery_frozen_beyond_its_lease_duplicates_no_more_than_one_batch(
     (frozen,) = eventually(lambda: [int(line) for line in lines_of(run.folder / "file" / "waits")], PATIENCE)
     os.kill(frozen, signal.SIGSTOP)
     (run.folder / "file" / "slow").unlink()
-    run.kill_of(first, "trainer")
+    run.kill_target(first, "trainer")
     first.wait()
     run.count(run.home())
     second = run.start(points=200, stay=PATIENCE)
@@ -75,7 +75,7 @@ def test_a_delivery_frozen_beyond_its_lease_duplicates_no_more_than_one_batch(
     os.kill(frozen, signal.SIGCONT)
     eventually(lambda: not Path(f"/proc/{frozen}/exe").exists(), PATIENCE)
     run.stop(second)
-    run.rest()
+    run.wait_for_processes()
     assert lines_of(run.folder / "file" / "closed") == ["finished"], "a run that was handed over is not closed"
     run.sync()
     run.compare()
@@ -90,8 +90,8 @@ def test_a_run_on_a_dead_machine_is_delivered_and_closed_from_another(
     run = chaos_run(Recording(), TensorBoard(), host="elsewhere", still=1.5, pause=0.002)
     trainer = run.start(points=ENDLESS)
     eventually(lambda: run.accepted("file") and run.accepted("tensorboard"), PATIENCE)
-    run.kill_of(trainer, "job")
-    run.rest()
+    run.kill_target(trainer, "job")
+    run.wait_for_processes()
     run.count(run.home())
     assert "closed as killed" in run.sync()
     run.compare()
@@ -107,12 +107,12 @@ def test_a_run_is_followed_from_another_machine_until_it_ends(
     trainer = run.start(points=ENDLESS)
     eventually((run.run / "journal-0.jsonl").exists, PATIENCE)
     follower = run.start_sync(host="elsewhere", follow=True)
-    run.follows("file")
-    run.follows("tensorboard")
+    run.wait_for_new_point("file")
+    run.wait_for_new_point("tensorboard")
     if end == "finished":
         run.stop(trainer)
     else:
-        run.kill_of(trainer, "trainer")
+        run.kill_target(trainer, "trainer")
         trainer.wait()
         run.count(run.home())
     out, _ = follower.communicate(timeout=PATIENCE)

@@ -349,7 +349,7 @@ class TestResume:
 
 
 class MemorySink:
-    """The third-party sink to which ``water`` was delivered; it cannot report what it holds."""
+    """The third-party sink to which ``water`` was delivered; it cannot report its last record."""
 
     name = "memory"
 
@@ -372,7 +372,7 @@ class MemorySink:
 
 
 def put_plugin(folder: Path, name: str = "memory") -> None:
-    """Write an installed distribution with a sink into ``folder``, which belongs on the import path."""
+    """Write an installed distribution with a sink into ``folder``, which must be on the import path."""
     info = folder / "golden_sink-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "golden_sink.py").write_text(PLUGIN.replace('"memory"', repr(name)))

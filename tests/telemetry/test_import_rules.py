@@ -1,4 +1,4 @@
-"""What the import contracts of pyproject.toml cannot express: read from the source, whatever is installed."""
+"""Import rules that the contracts of pyproject.toml cannot express, checked in the source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``import telemetry`` offers, and what it costs."""
+"""The public names of ``telemetry``, and the modules that importing it loads."""
 
 from __future__ import annotations
 

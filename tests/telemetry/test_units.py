@@ -1,4 +1,4 @@
-"""Units: literal numbers, and what is refused."""
+"""Units: literal conversion factors, and rejected units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ``os`` for the journal whose disk can be told to fail, and to lose data that has not been synced."""
+"""A replacement of ``os`` for the journal, whose disk fails on request and loses data that has not been synced."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ def broken() -> OSError:
 
 
 def use_as_os(monkeypatch: pytest.MonkeyPatch, fake: object) -> None:
-    """Let a fake stand in for ``os`` wherever the journal is written."""
+    """Replace ``os`` with a fake in the modules that write the journal."""
     for module in ("telemetry.journal.writer", "telemetry.run_folder.atomic_write"):
         monkeypatch.setattr(f"{module}.os", fake)
 
 
 class FaultyOs:
-    """``os``, except for the calls that a test makes fail.
+    """The module ``os``, with calls that fail on request.
 
     Attributes:
         room: bytes that can be written before the disk is full; None for no limit.
         sync_faults: number of syncs that fail next.
-        forget: computes what a failed sync leaves of a file, from its bytes and how many were synced before.
+        forget: function that returns the bytes of a file after a failed sync, from its bytes before and the number of
+            synced bytes.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class FaultyOs:
         return os.write(fd, bytes(data[:size]))
 
     def fdatasync(self, fd: int) -> None:
-        """Remember how much is synced, or fail and lose some of the rest."""
+        """Note the number of synced bytes, or fail and lose some of the other bytes."""
         inode = os.fstat(fd).st_ino
         if self.sync_faults:
             self.sync_faults -= 1
@@ -81,7 +82,7 @@ class FaultyOs:
 
 
 def keep(data: bytes, synced: int) -> bytes:
-    """Lose nothing, as when the sync succeeded and only its answer was lost."""
+    """Lose nothing, as if the sync had succeeded and only its result was lost."""
     return data
 
 
@@ -105,7 +106,7 @@ def hole(data: bytes, synced: int) -> bytes:
 
 
 def first_lost(data: bytes, synced: int) -> bytes:
-    """Lose the first half of the unsynced bytes, as when one page was not written."""
+    """Lose the first half of the unsynced bytes, as if one page had not been written."""
     half = (len(data) - synced) // 2
     return data[:synced] + bytes(half) + data[synced + half :]
 

@@ -1,4 +1,4 @@
-"""The golden runs: copies to work on, what they must read as, and the commands, found by their entry points."""
+"""The golden runs: writable copies, expected contents, and the commands, found by their entry points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRICS = {
     "val/loss": Metric(label="loss", watch=True),
     "val/gfn1/E_rmse": Metric(**ENERGY, label="RMSE of energy, gfn1", watch=True),
 }
-"""What the runs ``water`` and ``killed`` declare."""
+"""The metrics declared by the runs ``water`` and ``killed``."""
 DELIVERED = 2_000_000_007
 """The last record of ``water`` that its sinks have; the third attempt is still to be delivered."""
 
@@ -48,7 +48,7 @@ def copy(folder: Path) -> Path:
 
 
 def expected(name: str) -> dict[str, Any]:
-    """Return what was noted of a run when it was made."""
+    """Return the notes made when the run was recorded."""
     content: dict[str, Any] = json.loads((V1 / "expected" / f"{name}.json").read_text(encoding="utf-8"))
     return content
 

@@ -170,7 +170,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
@@ -180,7 +180,7 @@ class Server:
         arguments += ["--artifacts-destination", str(self._folder / "artifacts")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "server", "--host", "127.0.0.1", "--port", str(self._port), *arguments],
+                [binary, "server", "--host", "127.0.0.1", "--port", str(self.port), *arguments],
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
@@ -188,7 +188,7 @@ class Server:
                 # So that its workers can be killed with it.
                 start_new_session=True,
             )
-        url = f"http://127.0.0.1:{self._port}"
+        url = f"http://127.0.0.1:{self.port}"
         deadline = time.monotonic() + START_TIMEOUT
         while not _answers(f"{url}/health"):
             log_text = (self._folder / "log").read_text()

@@ -56,21 +56,21 @@ class Backend:
     """An in-memory backend, which outlives the sinks that write to it.
 
     Attributes:
-        destination: reported by ``sink_open``.
-        tells: whether ``sink_open`` reports the last record held.
-        buffers: whether records are held only when the run is closed.
+        destination: destination reported by ``sink_open``.
+        reports_last_seq: whether ``sink_open`` reports the last record held.
+        buffers: whether records are buffered until the run is closed.
         bad: sequence numbers of records that are rejected.
-        down: raised by ``sink_open`` and ``sink_write``.
-        refuses: raised by ``sink_open``.
-        close_fails: raised by ``sink_close``.
-        faults: for the next calls of ``sink_write``, one each: an exception to raise or a function to call first.
-        fails_after: likewise, exceptions to raise after the records are held.
-        overstates: added to the sequence number that ``sink_write`` returns.
+        down: exception raised by ``sink_open`` and ``sink_write``.
+        refuses: exception raised by ``sink_open``.
+        close_fails: exception raised by ``sink_close``.
+        faults: faults in the next calls of ``sink_write``, one each: an exception to raise or a function to call first.
+        fails_after: exceptions to raise in the next calls of ``sink_write`` after the records are held.
+        durable_excess: amount added to the sequence number that ``sink_write`` returns.
         held, buffer, runs, closed, ends, calls, sinks: what the backend has received so far.
     """
 
     destination: str = "memory"
-    tells: bool = True
+    reports_last_seq: bool = True
     buffers: bool = False
     bad: frozenset[int] = frozenset()
     down: Exception | None = None
@@ -78,7 +78,7 @@ class Backend:
     close_fails: Exception | None = None
     faults: list[BaseException | Callable[[], None] | None] = field(default_factory=list)
     fails_after: list[BaseException | None] = field(default_factory=list)
-    overstates: int = 0
+    durable_excess: int = 0
     held: list[Record] = field(default_factory=list)
     buffer: list[Record] = field(default_factory=list)
     runs: list[RunRecord] = field(default_factory=list)
@@ -116,7 +116,7 @@ class MemorySink:
         if backend.down is not None:
             raise backend.down
         backend.runs.append(run)
-        last = max(backend.seqs(), default=0) if backend.tells else None
+        last = max(backend.seqs(), default=0) if backend.reports_last_seq else None
         return Opened(backend.destination, last)
 
     @hookimpl
@@ -140,7 +140,7 @@ class MemorySink:
         backend.held += records
         if backend.fails_after and (error := backend.fails_after.pop(0)) is not None:
             raise error
-        return records[-1].seq + backend.overstates
+        return records[-1].seq + backend.durable_excess
 
     @hookimpl
     def sink_close(self, status: Status, time: int, reason: str) -> None:
@@ -173,20 +173,20 @@ class FileSink:
     @dataclass
     class Options:
         backend: str
-        tells: bool = True
+        reports_last_seq: bool = True
         level: int = 0
         password: str = ""
 
     def __init__(self, options: Options) -> None:
         self._folder = Path(options.backend)
-        self._tells = options.tells
+        self._reports_last_seq = options.reports_last_seq
 
     @hookimpl
     def sink_open(self, run: RunRecord) -> Opened:
         self._folder.mkdir(exist_ok=True)
         self._add("opened", f"{os.getpid()} {run.attempt} {os.sched_getscheduler(0)}")
         self._misbehave()
-        return Opened(str(self._folder), max(row_seqs(self._folder), default=0) if self._tells else None)
+        return Opened(str(self._folder), max(row_seqs(self._folder), default=0) if self._reports_last_seq else None)
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int:
@@ -259,7 +259,7 @@ def offer_sinks(folder: Path, **sinks: str) -> None:
 
 
 class FaultyDisk:
-    """Replaces the module ``os`` in ``telemetry.journal`` and fails on request."""
+    """A replacement of ``os`` in ``telemetry.journal`` that fails on request."""
 
     def __init__(self) -> None:
         self.write_error: OSError | None = None

@@ -280,7 +280,7 @@ class TestDeliveries:
             withdrawn.append(seconds)
 
         folder = tmp_path / "run"
-        assert deliver_run(folder, wait, sink=QueryingSink) is DeliveryOutcome.REFUSED
+        assert deliver_run(folder, wait, sink=QueryingSink) is DeliveryOutcome.REJECTED
         progress = read_progress(folder, "wandb")
         assert progress is not None
         assert progress.state == "refused"
@@ -299,7 +299,7 @@ class TestDeliveries:
             bus.close()
 
         folder = tmp_path / "run"
-        assert deliver_run(folder, wait, linger=20.0) is DeliveryOutcome.REFUSED
+        assert deliver_run(folder, wait, linger=20.0) is DeliveryOutcome.REJECTED
         wandb_server.fail(None)
         assert deliver_run(folder, follow=False) is DeliveryOutcome.COMPLETE
         assert [row["trainer/iteration"] for row in only_run(wandb_server).history] == numbers_up_to(20)

@@ -1,4 +1,4 @@
-"""Which points raise an alert, once, and which do not."""
+"""Points that raise an alert, and points that do not."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_an_error_that_rises_while_the_loss_falls_raises_an_alert() -> None:
         observed.point({"loss": 2.0 * 0.98**n, "s_rmse": 0.1 * 1.03**n, "E_rmse": 5.0})
     (alert,) = observed.alerts
     assert (alert.cause, alert.metric) == ("apart", "window/s_rmse")
-    assert alert.title == "loss and error move apart: window/loss falls while window/s_rmse rises"
+    assert alert.title == "loss and error move in opposite directions: window/loss falls while window/s_rmse rises"
 
 
 def test_a_long_silence_raises_an_alert_and_the_next_point_ends_it() -> None:
@@ -227,7 +227,7 @@ def test_a_long_silence_raises_an_alert_and_the_next_point_ends_it() -> None:
     assert alert.title == "no new point for 201 s; the longest recent interval was 10.0 s"
     assert observed.detector.check_silence() == []
     assert causes(observed.points([1.0])) == [("stalled", True)]
-    # An interval that ended well, such as a validation, is normal from then on.
+    # An interval that resolved by itself, such as a validation, is normal from then on.
     observed.clock.now += 1000.0
     assert observed.detector.check_silence() == []
 

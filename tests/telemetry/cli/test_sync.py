@@ -1,4 +1,4 @@
-"""``telemetry sync``: what it delivers, its output and its exit codes."""
+"""``telemetry sync``: deliveries, output and exit codes."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_failure_goes_back_to_the_durable_position(cursor: DeliveryCursor, tmp
 
 
 def test_a_rejected_run_is_saved_with_its_reason(cursor: DeliveryCursor, tmp_path: Path) -> None:
-    cursor.refuse(SinkRejected("no key"))
+    cursor.reject(SinkRejected("no key"))
     assert (saved(tmp_path).state, saved(tmp_path).last_error) == (
         "refused",
         "memory of fakes 1.0: SinkRejected: no key",

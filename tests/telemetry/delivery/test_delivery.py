@@ -44,7 +44,7 @@ class StuckError(BaseException):
 
 
 class Driver:
-    """Runs a delivery on a fake clock; the n-th action passed to ``run`` happens at the n-th wait.
+    """A delivery on a fake clock; the n-th action passed to ``run`` happens at the n-th wait.
 
     Attributes:
         waits: the seconds of each wait.
@@ -199,7 +199,7 @@ def test_after_a_crash_before_the_cursor_is_saved_delivery_continues_after_the_l
 
 
 def test_a_sink_that_does_not_know_its_position_continues_at_the_cursor(run: HandMadeRun, backend: Backend) -> None:
-    backend.tells = False
+    backend.reports_last_seq = False
     run.points(1, 2)
     assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     run.points(3)
@@ -231,7 +231,7 @@ def test_a_sink_that_is_behind_the_cursor_receives_the_missing_records_again(
 
 def test_records_accepted_but_not_durable_are_delivered_again_after_a_crash(run: HandMadeRun, backend: Backend) -> None:
     backend.buffers = True
-    backend.tells = False
+    backend.reports_last_seq = False
     run.points(1, 2)
     assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     progress = read_progress(run.folder, "memory")
@@ -246,14 +246,14 @@ def test_records_accepted_but_not_durable_are_delivered_again_after_a_crash(run:
     run.close()
     assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
-    # A sink that closed its run without an error holds what it accepted.
+    # All records accepted by a sink that closed its run without an error are durable.
     assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1, 2, 3]
 
 
 def test_records_that_a_crash_may_have_lost_count_as_pending(run: HandMadeRun, backend: Backend) -> None:
     backend.buffers = True
-    backend.tells = False
+    backend.reports_last_seq = False
     run.points(1, 2)
     assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     assert [(sink.delivered, sink.pending) for sink in receipt(run.folder, Counts()).sinks] == [(2, 0)]
@@ -265,8 +265,8 @@ def test_records_that_a_crash_may_have_lost_count_as_pending(run: HandMadeRun, b
 
 
 def test_each_destination_has_its_own_cursor(run: HandMadeRun, backend: Backend) -> None:
-    other = Backend(destination="elsewhere", tells=False)
-    backend.tells = False
+    other = Backend(destination="elsewhere", reports_last_seq=False)
+    backend.reports_last_seq = False
     run.points(1, 2)
     assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     assert sync(run, other) is DeliveryOutcome.CAUGHT_UP
@@ -314,9 +314,9 @@ def test_a_progress_file_that_cannot_be_written_is_reported_once_and_does_not_st
 
 
 def test_a_durable_number_beyond_the_last_record_written_is_not_trusted(run: HandMadeRun, backend: Backend) -> None:
-    backend.tells = False
+    backend.reports_last_seq = False
     run.points(1, 2)
-    backend.overstates = 10**6
+    backend.durable_excess = 10**6
     assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
     run.points(3)
     assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
@@ -355,7 +355,7 @@ def test_a_failure_and_the_recovery_are_each_logged_once(run: HandMadeRun, backe
     driver.run(*[lambda: None] * 3, restore, run.close)
     assert driver.logged == [
         "delivery to memory of fakes 1.0 failed (SinkUnavailable: no network); retrying",
-        "delivery to memory works again",
+        "delivery to memory of fakes 1.0 works again",
     ]
 
 
@@ -391,7 +391,7 @@ def test_records_accepted_before_a_failure_are_not_delivered_again(run: HandMade
 def test_delays_grow_although_the_sink_accepts_the_same_first_batch_after_each_failure(
     run: HandMadeRun, backend: Backend
 ) -> None:
-    backend.tells = False
+    backend.reports_last_seq = False
     backend.buffers = True
     run.points(*range(1, 1501))
     backend.faults = [None, RuntimeError("poison")] * 5
@@ -437,7 +437,7 @@ def test_a_sink_with_a_constant_backlog_recovers_from_a_failure(run: HandMadeRun
     assert [line.rpartition(" ")[2] for line in driver.logged] == ["retrying", "again", "retrying", "again"]
 
 
-def test_linger_starts_anew_after_a_recovery(run: HandMadeRun, backend: Backend) -> None:
+def test_linger_starts_again_after_a_recovery(run: HandMadeRun, backend: Backend) -> None:
     run.points(*range(1, 3001))
     run.close()
     fault = SinkUnavailable("down")
@@ -461,7 +461,9 @@ def test_recovery_is_logged_even_without_new_records(run: HandMadeRun, backend: 
 
     assert driver.run(lambda: None, restore, fail_once, lambda: None, run.close) is DeliveryOutcome.COMPLETE
     assert driver.waits == [1.0, 2.0, 2.0, 1.0, 2.0]
-    assert [line for line in driver.logged if "works again" in line] == ["delivery to memory works again"] * 2
+    assert [line for line in driver.logged if "works again" in line] == [
+        "delivery to memory of fakes 1.0 works again"
+    ] * 2
 
 
 def test_delivery_never_gives_up_while_the_trainer_is_alive(run: HandMadeRun, backend: Backend) -> None:
@@ -579,7 +581,7 @@ def test_a_rejected_run_ends_its_delivery_with_the_message_of_the_sink(run: Hand
     run.points(1)
     backend.refuses = SinkRejected("this project is archived")
     driver = Driver(run.folder, backend)
-    assert driver.run() is DeliveryOutcome.REFUSED
+    assert driver.run() is DeliveryOutcome.REJECTED
     progress = read_progress(run.folder, "memory")
     assert progress is not None
     assert (progress.state, progress.last_error) == (
@@ -594,7 +596,7 @@ def test_a_rejected_run_can_be_delivered_once_the_cause_is_fixed(run: HandMadeRu
     run.points(1)
     run.close()
     backend.refuses = SinkRejected("this project is archived")
-    assert sync(run, backend) is DeliveryOutcome.REFUSED
+    assert sync(run, backend) is DeliveryOutcome.REJECTED
     backend.refuses = None
     assert sync(run, backend) is DeliveryOutcome.COMPLETE
     assert backend.steps() == [1]
@@ -854,7 +856,7 @@ def test_a_delivery_that_has_lost_its_lease_ends_without_closing_the_run(run: Ha
 
 
 def test_the_cursor_is_read_only_once_the_lease_is_held(run: HandMadeRun, backend: Backend) -> None:
-    backend.tells = False
+    backend.reports_last_seq = False
     run.points(1, 2)
     late = Driver(run.folder, backend, follow=False)
     assert sync(run, backend) is DeliveryOutcome.CAUGHT_UP
@@ -892,7 +894,7 @@ def test_a_run_folder_that_cannot_be_read_for_a_while_is_retried(
 
 
 def test_records_that_a_client_may_have_lost_do_not_count_as_delivered(run: HandMadeRun, backend: Backend) -> None:
-    backend.buffers, backend.tells = True, False
+    backend.buffers, backend.reports_last_seq = True, False
     run.points(1, 2)
     run.close()
     backend.close_fails = SinkUnavailable("cannot finish")
@@ -928,7 +930,7 @@ def test_the_cursor_of_another_destination_is_ignored(run: HandMadeRun, backend:
     progress.cursors["memory"].accepted = 10**9
     progress.cursors["memory"].durable = 10**9
     write_progress(run.folder, "memory", progress)
-    other = Backend(destination="other", tells=False)
+    other = Backend(destination="other", reports_last_seq=False)
     assert sync(run, other) is DeliveryOutcome.COMPLETE
     assert other.steps() == [1, 2]
 

@@ -1,4 +1,4 @@
-"""The watchdog of a delivery: reports a hook that does not return."""
+"""The watchdog of a delivery reports a hook that does not return."""
 
 from __future__ import annotations
 

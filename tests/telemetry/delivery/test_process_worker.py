@@ -1,4 +1,4 @@
-"""A delivery process as its parent sees it: restarts, back-off, refusals."""
+"""A delivery process as seen by its parent: restarts, backoff, rejection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FakeProcess:
 
 
 class Starter:
-    """Starts fake processes and records when; the first ``fail`` starts raise OSError."""
+    """Start fake processes and record the times; the first ``fail`` starts raise OSError."""
 
     def __init__(self, clock: FakeClock, code: int | None = None, fail: int = 0) -> None:
         self.processes: list[FakeProcess] = []

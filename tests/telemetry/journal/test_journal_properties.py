@@ -1,4 +1,4 @@
-"""Whatever is in a journal, those who look at it see something, and nothing in it steers their terminal."""
+"""Any journal can be read and displayed, whatever its content, and its text never controls the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal's reading side: every record once, in order, whatever happened to the files."""
+"""Reading a journal: every record once, in order, whatever happened to the files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_torn_write_at_any_byte_of_a_segment_loses_only_the_torn_record(tmp_pa
 
         follower = JournalReader(tmp_path)
         assert seqs(read_all(follower, live=True)) == list(range(1, whole + 1)), cut
-        assert follower.skipped == Skipped(), "what may still be written is not passed over"
+        assert follower.skipped == Skipped(), "a line that may still be completed is not skipped"
         assert everything(tmp_path, Skipped(damaged=torn)) == list(range(1, whole + 1)), cut
 
         write(tmp_path, 1, numbered(1, 1, 2))

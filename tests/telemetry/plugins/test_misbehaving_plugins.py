@@ -44,7 +44,7 @@ class Foo:
 
 
 class Case(NamedTuple):
-    """A misbehaviour of a plugin.
+    """A misbehavior of a plugin.
 
     Attributes:
         replaced: a part of a correct plugin.

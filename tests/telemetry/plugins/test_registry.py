@@ -1,4 +1,4 @@
-"""From the name of a sink to its hooks, with made-up third-party packages."""
+"""Loading sinks by name, with made-up third-party packages."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def open_bus(tmp_path: Path) -> Iterator[Opener]:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch, open_bus: Opener) -> Iterator[FaultyDisk]:
-    """Let the journal write to a disk that can be told to fail; it works again before the bus is closed."""
+    """Let the journal write to a disk that fails on request; it works again before the bus is closed."""
     disk = FaultyDisk()
     monkeypatch.setattr("telemetry.journal.writer.os", disk)
     yield disk
@@ -690,8 +690,13 @@ def test_a_second_thread_that_closes_waits_for_the_first(open_bus: Opener) -> No
 # Forks.
 
 
-def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(open_bus: Opener, run: Path) -> None:
+def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(
+    open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exit_handlers: list[Callable[[], object]] = []
+    monkeypatch.setattr("atexit.register", exit_handlers.append)
     bus = open_bus(sinks=[MemorySink(Backend())], settings=Settings(every=1, poll=0.02))
+    assert len(exit_handlers) == 1
     bus.publish("train", 1, {"loss": 1.0})
     assert bus.flush()
     child = os.fork()
@@ -701,7 +706,7 @@ def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(open_
             bus.publish("train", 2, {"loss": 1.0})
             bus.publish("train", 3, lambda: {"loss": 1.0}, final=True)
             quick = bus.flush(60) and bus.drain(60)
-            bus._close_at_exit()
+            exit_handlers[0]()
             code = 0 if quick and bus.close() is None else 1
         finally:
             os._exit(code)

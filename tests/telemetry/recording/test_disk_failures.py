@@ -1,4 +1,4 @@
-"""Committing the journal while the disk fails: what stays pending, when it is retried, and what is logged."""
+"""Committing the journal while the disk fails: pending records, retries and log messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from telemetry.recording.disk_failures import JournalCommits
+from telemetry.recording.disk_failures import FailureTolerantCommitter
 from telemetry.recording.limits import RecordingLimits
 
 
@@ -33,36 +33,36 @@ def writer() -> Any:
 
 def test_nothing_pending_needs_no_disk(tmp_path: Path, writer: Any) -> None:
     writer.pending = 0
-    assert JournalCommits(tmp_path, writer).commit()
+    assert FailureTolerantCommitter(tmp_path, writer).commit()
     assert writer.tries == 0
 
 
 def test_a_failed_commit_is_not_retried_before_its_delay(tmp_path: Path, writer: Any) -> None:
-    commits = JournalCommits(tmp_path, writer, RecordingLimits(disk_backoff_initial=3600.0))
-    assert not commits.commit()
+    committer = FailureTolerantCommitter(tmp_path, writer, RecordingLimits(disk_backoff_initial=3600.0))
+    assert not committer.commit()
     writer.is_full = False
-    assert not commits.commit()
+    assert not committer.commit()
     assert (writer.tries, writer.pending) == (1, 1)
 
 
 def test_a_retry_that_succeeds_is_logged_once_and_resets_the_delay(
     tmp_path: Path, writer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    commits = JournalCommits(tmp_path, writer, RecordingLimits(disk_backoff_initial=0.0))
-    assert not commits.commit()
-    assert not commits.commit()
+    committer = FailureTolerantCommitter(tmp_path, writer, RecordingLimits(disk_backoff_initial=0.0))
+    assert not committer.commit()
+    assert not committer.commit()
     writer.is_full = False
-    assert commits.commit()
+    assert committer.commit()
     assert [record.message.count(str(tmp_path)) for record in caplog.records] == [1, 1]
     assert "No space left on device" in caplog.messages[0]
     assert "works again" in caplog.messages[1]
-    assert commits.retry_at == 0.0
+    assert committer.retry_at == 0.0
 
 
 def test_closing_the_run_retries_at_once(tmp_path: Path, writer: Any) -> None:
-    commits = JournalCommits(tmp_path, writer, RecordingLimits(disk_backoff_initial=3600.0))
-    assert not commits.commit()
+    committer = FailureTolerantCommitter(tmp_path, writer, RecordingLimits(disk_backoff_initial=3600.0))
+    assert not committer.commit()
     writer.is_full = False
-    commits.hurry()
-    assert commits.commit()
-    assert commits.is_hurrying
+    committer.start_closing()
+    assert committer.commit()
+    assert committer.is_closing

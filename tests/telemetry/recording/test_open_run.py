@@ -1,4 +1,4 @@
-"""Opening a run: everything is checked before anything is made, and a resume fits what was there."""
+"""Opening a run: all checks precede any write, and a resume is compatible with the existing run."""
 
 from __future__ import annotations
 

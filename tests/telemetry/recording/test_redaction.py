@@ -1,4 +1,4 @@
-"""What is kept out of the journal."""
+"""Credentials are kept out of the journal."""
 
 from __future__ import annotations
 

@@ -46,7 +46,10 @@ def test_a_process_of_another_namespace_or_boot_is_never_considered_dead_by_its_
 
 
 def test_without_a_boot_id_no_process_is_considered_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("telemetry.run_folder.process_identity._kernel", lambda: "")
+    def fail(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", fail)
     ended = msgspec.structs.replace(current_process(), started="1")
     assert not ended.is_local()
     assert not ended.is_dead()

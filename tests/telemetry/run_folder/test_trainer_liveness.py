@@ -1,4 +1,4 @@
-"""Whether a trainer is alive: known at once if it is on this machine, else judged by its heartbeat."""
+"""Whether a trainer is alive: known at once if it is on this machine, otherwise judged by its heartbeat."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ CLOSED_GOES_ON = "test_a_closed_run_can_be_continued_whatever_its_status"
 TOLD = "test_reported_and_durable_positions_match_what_was_written"
 TWICE = "test_a_batch_delivered_twice_is_shown_once"
 DROPPED = "test_a_new_instance_continues_where_a_dropped_one_stopped"
-ACKNOWLEDGED = "test_a_kill_between_write_and_acknowledgement_neither_loses_nor_duplicates_records"
+ACKNOWLEDGED = "test_a_kill_between_write_and_acknowledgment_neither_loses_nor_duplicates_records"
 KILLED = "test_a_kill_at_any_moment_loses_no_durable_record"
 REWOUND = "test_a_new_attempt_that_starts_earlier_is_shown_as_declared"
 FULL = "test_a_full_disk_and_exhausted_file_descriptors_are_reported_and_lose_nothing"
@@ -75,7 +75,7 @@ SEVERAL_FIND = {
     "ClosesBadly": {CLOSED_TWICE: "'run/closed' is shown but was never written"},
     "CannotTell": {TOLD: "declare tells_last_seq = False", DROPPED: "last_seq is None"},
     "SaysTooMuch": {
-        TOLD: "those between would never be delivered",
+        TOLD: "the records in between would never be delivered",
         ACKNOWLEDGED: "sink_open returned last_seq=21, but the last record written is 20",
     },
     "Buffers": {
@@ -182,25 +182,25 @@ def test_a_sink_with_a_misspelt_hook_is_named(failures: Failures) -> None:
 
 def test_a_process_that_dies_or_hangs_is_reported(tmp_path: Path) -> None:
     with (
-        Child(Behaviour, "die") as child,
+        Child(Behavior, "die") as child,
         pytest.raises(pytest.fail.Exception, match=r"(?s)ended without a report.*the end"),
     ):
         child.read()
     with (
-        Child(Behaviour, "hang", timeout=0.5) as child,
+        Child(Behavior, "hang", timeout=0.5) as child,
         pytest.raises(pytest.fail.Exception, match=r"did not report within 0 s"),
     ):
         child.read()
 
 
 def test_a_process_and_those_it_has_started_end_with_the_test() -> None:
-    with Child(Behaviour, "start_another") as child:
+    with Child(Behavior, "start_another") as child:
         pids = child.read()
     eventually(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_processes_started_by_a_process_can_outlive_it_until_the_test_ends() -> None:
-    with Child(Behaviour, "start_another") as child:
+    with Child(Behavior, "start_another") as child:
         pid, other = child.read()
         child.kill_alone()
         assert (is_alive(pid), is_alive(other)) == (False, True)
@@ -211,15 +211,22 @@ def test_processes_started_by_a_process_can_outlive_it_until_the_test_ends() -> 
 
 
 def test_a_process_ends_when_the_test_process_has_died() -> None:
-    with Child(Behaviour, "pid") as child:
-        pid = child.read()
-        os.close(child._pipe)
-        eventually(lambda: not is_alive(pid))
-        child._pipe = os.open(os.devnull, os.O_RDONLY)
+    read_end, write_end = os.pipe()
+    test_process = os.fork()
+    if test_process == 0:
+        try:
+            os.write(write_end, b"%d" % Child(Behavior, "pid").read())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    os.waitpid(test_process, 0)
+    with os.fdopen(read_end) as pipe:
+        pid = int(pipe.read())
+    eventually(lambda: not is_alive(pid))
 
 
-class Behaviour:
-    """What a process can be made to do."""
+class Behavior:
+    """Methods to call in a separate process."""
 
     def die(self, report: Report) -> None:
         print("the end", flush=True)  # noqa: T201 - the output of a dying process

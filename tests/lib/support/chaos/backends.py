@@ -20,7 +20,7 @@ class Backend(Protocol):
     name: str
 
     def options(self, folder: Path) -> dict[str, Any]:
-        """Return the options of the sink for a run below ``folder``; create whatever they refer to."""
+        """Return the options of the sink for a run below ``folder``, and create the folders they refer to."""
 
     def shown(self, run: Path, records: Records) -> list[int]:
         """Return the sequence number of each point shown, including duplicates."""

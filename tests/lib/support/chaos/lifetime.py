@@ -23,16 +23,17 @@ class Life:
     """One life of the trainer: what kills it or its deliveries.
 
     Attributes:
-        faults: see ``faults.Faults``.
+        faults: the faults to inject (see ``faults.Faults``).
         wait: whether to arm the faults only when all sinks are delivering.
-        after: seconds from then until ``whom`` is killed; None if the faults kill.
-        whom: trainer, group (the trainer's process group), delivery, core (wandb-core), job (all of them).
+        after: seconds from then until ``target`` is killed; None if the faults kill.
+        target: the processes to kill: trainer, group (the trainer's process group), delivery, core (wandb-core), or
+            job (all of them).
     """
 
     faults: list[dict[str, Any]] = field(default_factory=list)
     wait: bool = False
     after: float | None = None
-    whom: str = "trainer"
+    target: str = "trainer"
 
 
 def live(run: ChaosRun, life: Life, points: int = 4000) -> None:
@@ -45,16 +46,16 @@ def live(run: ChaosRun, life: Life, points: int = 4000) -> None:
     if life.after is not None:
         eventually(lambda: _offered(trainer, home) > 0, PATIENCE)
         time.sleep(life.after)
-        run.kill_of(trainer, life.whom)
+        run.kill_target(trainer, life.target)
     elif not _is_hit(run, trainer, home, life.faults, points):
         # It did not reach its fault point: kill it where it is.
-        run.kill_of(trainer, life.whom)
+        run.kill_target(trainer, life.target)
     with contextlib.suppress(subprocess.TimeoutExpired):
         # It may still be killing itself; count each kill once.
         trainer.wait(0.2)
     if trainer.poll() is None:
         # The next life starts with killed deliveries or with orphans.
-        run.kill_of(trainer, run.random.choice(("job", "trainer")))
+        run.kill_target(trainer, run.random.choice(("job", "trainer")))
     trainer.communicate()
     run.count(home)
 

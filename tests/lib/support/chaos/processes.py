@@ -24,7 +24,7 @@ def marked(mark: str) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def named(trainer: int, whom: str) -> list[int]:
+def named(trainer: int, target: str) -> list[int]:
     """Return the processes of a job: trainer, delivery, core (wandb-core), or job (all of them)."""
     found = list(below(trainer))
     return {
@@ -32,7 +32,7 @@ def named(trainer: int, whom: str) -> list[int]:
         "delivery": [pid for pid in found if b"telemetry.worker" in command(pid)],
         "core": [pid for pid in found if b"wandb-core" in command(pid)],
         "job": [trainer, *found],
-    }[whom]
+    }[target]
 
 
 def below(pid: int) -> Iterator[int]:

@@ -37,25 +37,25 @@ QUICK = {
     "telemetry.delivery.retries.RETRY_BACKOFF_INITIAL": 0.1,
     "telemetry.delivery.retries.RETRY_BACKOFF_MAX": 0.5,
 }
-"""Shorter delays for the processes under test: the suite does not test how long anything waits."""
+"""Shorter delays for the processes under test; the suite does not test the lengths of delays."""
 PATIENCE = 90.0
-"""Seconds that anything may take on a busy machine."""
+"""Timeout in seconds of every wait, generous for a busy machine."""
 
 
 class ChaosRun:
     """A run folder, its sinks, and the lives of its trainers.
 
     Args:
-        folder: created; holds the run folder and the state of the faults.
+        folder: folder to create, for the run folder and the state of the faults.
         sinks: the backends to deliver to.
-        seed: of all random choices.
-        sync: seconds that an fdatasync takes.
+        seed: seed of all random choices.
+        sync: duration of an fdatasync in seconds.
         clock: seconds by which the clocks of the processes jump back and forth.
         back: maximum number of iterations by which a resume goes back.
-        pause: seconds between two points.
-        place: parent of the run folder.
-        host: the machine to simulate for all processes but ``sync``.
-        still: seconds after which a stale heartbeat or lease counts as dead.
+        pause: interval between points in seconds.
+        place: parent of the run folder; by default below ``folder``.
+        host: the machine to simulate for all processes except ``telemetry sync``.
+        still: seconds after which a stale heartbeat or lease is considered dead.
         more: further settings of the run.
     """
 
@@ -140,8 +140,8 @@ class ChaosRun:
         }
         return self._spawn(["-c", code, json.dumps(given)], self._plan, self.folder / "trainer.log")
 
-    def _spawn(self, words: Sequence[str | Path], plan: dict[str, Any], said: Path) -> subprocess.Popen[str]:
-        with said.open("w") as log:
+    def _spawn(self, words: Sequence[str | Path], plan: dict[str, Any], log_path: Path) -> subprocess.Popen[str]:
+        with log_path.open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, *words],
                 stdin=subprocess.PIPE,
@@ -152,10 +152,10 @@ class ChaosRun:
                 process_group=0,
             )
         self._programs.append(process)
-        self._logs[process.pid] = said
+        self._logs[process.pid] = log_path
         return process
 
-    def said(self, program: subprocess.Popen[str]) -> str:
+    def stderr_of(self, program: subprocess.Popen[str]) -> str:
         """Return the standard error of a program."""
         return self._logs[program.pid].read_text()
 
@@ -163,7 +163,7 @@ class ChaosRun:
         """Make a trainer close its run and return its output; fail unless it exits with 0 within ``timeout``."""
         out, _ = trainer.communicate("\n", timeout=timeout)
         home = self.home()
-        assert trainer.returncode == 0, self.said(trainer)
+        assert trainer.returncode == 0, self.stderr_of(trainer)
         self.count(home)
         return out
 
@@ -175,18 +175,18 @@ class ChaosRun:
             return False
         return all((p := read_progress(self.run, s.name)) is not None and p.state == "delivering" for s in self.sinks)
 
-    def kill_of(self, trainer: subprocess.Popen[str], whom: str) -> None:
+    def kill_target(self, trainer: subprocess.Popen[str], target: str) -> None:
         """Kill a trainer, its group, its deliveries, wandb-core, or the whole job."""
         if trainer.poll() is not None:
             return
-        found = [] if whom == "group" else named(trainer.pid, whom)
-        if whom == "group":
+        found = [] if target == "group" else named(trainer.pid, target)
+        if target == "group":
             os.killpg(trainer.pid, signal.SIGKILL)
         for pid in found:
             kill(pid)
-        if found or whom == "group":
-            self._note(f"{whom} at random")
-        if whom not in {"delivery", "core"}:
+        if found or target == "group":
+            self._note(f"{target} at random")
+        if target not in {"delivery", "core"}:
             trainer.wait(PATIENCE)
 
     def _note(self, what: str, *sinks: str) -> None:
@@ -194,7 +194,7 @@ class ChaosRun:
         self.figures.hits.update(sinks or [sink.name for sink in self.sinks])
 
     def kills(self, home: Path) -> list[str]:
-        """Return the kills by faults in a life, one line each."""
+        """Return the kills caused by faults in a life, one line each."""
         try:
             return (home / "kills").read_text().splitlines()
         except FileNotFoundError:
@@ -226,7 +226,7 @@ class ChaosRun:
             found.update({record.seq: record for record in batch if isinstance(record, Scalars)})
         return found
 
-    def rest(self) -> None:
+    def wait_for_processes(self) -> None:
         """Wait until all processes of this run have ended."""
         eventually(lambda: not list(self.processes()), PATIENCE)
 
@@ -235,7 +235,7 @@ class ChaosRun:
         progress = read_progress(self.run, name)
         return 0 if progress is None else progress.cursor.accepted
 
-    def follows(self, name: str) -> None:
+    def wait_for_new_point(self, name: str) -> None:
         """Wait until a sink has accepted a point published after this call."""
         goal = max(self.records(), default=0)
         eventually(lambda: self.accepted(name) > goal, PATIENCE)
@@ -244,7 +244,7 @@ class ChaosRun:
         """Run ``telemetry sync`` and return its output; fail unless it exits with 0."""
         process = self.start_sync(*names, options=options, host=host)
         out, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, out + self.said(process)
+        assert process.returncode == 0, out + self.stderr_of(process)
         return out
 
     def start_sync(
@@ -259,8 +259,8 @@ class ChaosRun:
         return self._spawn(words, plan, self.folder / f"sync-{len(self._programs)}.log")
 
     def finish(self) -> Figures:
-        """Deliver the rest, and compare each backend with the journal."""
-        self.rest()
+        """Deliver the remaining records, and compare each backend with the journal."""
+        self.wait_for_processes()
         self.sync()
         self.sync()
         self.compare()

@@ -21,7 +21,7 @@ from telemetry.records import Scalars
 WIDTH = 1 << 15
 """A value is WIDTH·attempt + step, which identifies its record even as a float32."""
 OFTEN = 0.01
-"""Pause in seconds from which standard input is checked after every point."""
+"""Minimum pause in seconds with which standard input is checked after every point."""
 METRICS = {"train/loss": telemetry.Metric()}
 
 
