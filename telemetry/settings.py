@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         poll: interval at which a delivery checks for new records.
         hook_timeout: time after which a delivery process that is stuck in a hook is restarted.
         drain_timeout: how long the end of training waits for the sinks.
-        linger: how long delivery keeps retrying after the trainer has died.
+        linger: how long delivery keeps retrying a failing sink after the trainer has ended.
         on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
         watch: thresholds for raising an alert.
         options: the options of each sink, by the name of the sink.
