@@ -25,9 +25,8 @@ class Opened(msgspec.Struct, frozen=True):
     """The result of ``sink_open``.
 
     Attributes:
-        destination: identifier of the place where the sink writes: different for different places, and the same
-            wherever delivery is started (use absolute paths). Progress is kept per destination; a new one starts at the
-            beginning of the journal.
+        destination: uniquely identifies where the sink writes, and does not depend on the working directory (use
+            absolute paths). Progress is kept per destination; a new one starts at the beginning of the journal.
         last_seq: the highest sequence number present at the destination; 0 if it is empty, None if unknown. Delivery
             continues after it.
         view: a command or URL that shows the run; empty if there is none.
@@ -76,8 +75,8 @@ class SinkHooks:
             records after the last number returned are delivered again.
 
         Raises:
-            SinkRejected: the sink will never accept one of these records. Raise it only if none of them was accepted:
-                they are then offered again in smaller batches, until the offending record is found and set aside.
+            SinkRejected: the sink will never accept one of these records. They are offered again in smaller batches
+                until the offending record is found and set aside, so skip those that were stored before the error.
             SinkUnavailable: the backend cannot accept records now. As after any other exception, a new instance is
                 opened, and records after its ``last_seq`` are delivered again.
         """
