@@ -30,7 +30,7 @@ def load_settings() -> Any:
 
 
 def choose_mode(option: Mode | None, settings: Any) -> Mode:
-    """Return the mode: the option, else WANDB_MODE, else that of wandb's files, else online if there is a key.
+    """Return the mode: the option, else WANDB_MODE, else the mode in wandb's files, else online if there is a key.
 
     Raises:
         SinkRejected: W&B is disabled.

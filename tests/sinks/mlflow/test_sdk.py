@@ -1,4 +1,4 @@
-"""The behaviour of MlflowClient that the sink relies on: the same tests for the real one, on SQLite, and the fake."""
+"""The behavior of MlflowClient on which the sink relies, tested on the real client (with SQLite) and on the fake."""
 
 from __future__ import annotations
 
