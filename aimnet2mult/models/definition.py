@@ -1,4 +1,4 @@
-"""Reading of model definitions in YAML, without torch."""
+"""Reading of model definitions in YAML. Does not import torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["DEFAULT", "read_definition"]
 DEFAULT = Path(__file__).with_name("aimnet2.yaml")
 
 MAX_DEPTH = 10
-"""Nesting of files above which they are taken to include each other in a cycle."""
+"""Maximum nesting of included files; deeper nesting is reported as a cycle."""
 
 
 def read_definition(path: Path) -> dict[str, Any]:

@@ -93,12 +93,12 @@ def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: 
         assert torch.equal(energies(model, fidelity), energies(trained, fidelity))
 
 
-def test_weights_of_one_fidelity_initialise_all(tmp_path: Path) -> None:
+def test_weights_of_one_fidelity_initialize_all(tmp_path: Path) -> None:
     trained, model = build(1, seed=0), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
     assert "afv.weight resized from 64 to 264 rows" in line
-    assert "fidelity 1 initialised from fidelity 0" in line
+    assert "fidelity 1 initialized from fidelity 0" in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
@@ -107,15 +107,15 @@ def test_spare_rows_in_early_weights_do_not_count_as_a_fidelity(tmp_path: Path) 
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=OFFSET + 129)
     torch.save({k: v for k, v in state.items() if not k.startswith("fidelity_readouts.1.")}, tmp_path / "w.pt")
-    assert "fidelity 1 initialised from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "fidelity 1 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
 
-def test_an_additional_fidelity_is_initialised_from_the_first(tmp_path: Path) -> None:
+def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(3, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    assert "; fidelity 2 initialised from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "; fidelity 2 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
     for fidelity, source in enumerate((0, 1, 0)):
         assert torch.allclose(energies(model, fidelity), energies(trained, source))
 
@@ -131,11 +131,11 @@ def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
 
 
-def test_a_shared_head_initialises_separate_heads(tmp_path: Path) -> None:
+def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
     trained, model = build(2, seed=0, readouts=False), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
-    assert "initialised" not in line
+    assert "initialized" not in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
 
