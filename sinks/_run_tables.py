@@ -63,5 +63,5 @@ def flatten_params(params: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 
 def _utc(ms: int) -> str:
-    # A wrong clock may be beyond the year 9999, the last one that datetime supports.
+    # A wrong clock may be beyond the year 9999, the last year supported by datetime.
     return str(np.datetime_as_string(np.datetime64(ms, "ms"), unit="s", timezone="UTC"))

@@ -160,7 +160,7 @@ class MixedFidelitySampler:
         return batches
 
     def _draw(self, stratum: _Stratum, index: int) -> Ints:
-        """Return the rows that a pass draws from a stratum: the next ones after those of earlier passes."""
+        """Return the rows that a pass draws from a stratum: the rows following the draws of earlier passes."""
         earlier = int(stratum.draws(np.arange(index)).sum())
         number = int(stratum.draws(np.array([index]))[0])
         cycle, skip = divmod(earlier, len(stratum.rows))

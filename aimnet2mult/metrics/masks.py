@@ -35,9 +35,9 @@ def expand_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_ato
     """Return a mask as booleans of shape (B, 1), or (B, N) if it distinguishes atoms.
 
     Args:
-        mask: of shape (B,) or (B, 1), and for a per-atom label also (B, N) or (B, N, 1); non-zero is True.
-        structures: B.
-        atoms: N.
+        mask: the mask, (B,) or (B, 1), and for a per-atom label also (B, N) or (B, N, 1); non-zero is True.
+        structures: number of structures, B.
+        atoms: number of atoms per structure, N.
         what: name of the mask in the error message.
         per_atom: whether the label has a value per atom.
 

@@ -119,7 +119,7 @@ def statistics(
 ) -> dict[str, float]:
     """Compute the metrics of one slot of `ErrorSums`, in source units.
 
-    Names are ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``, ``loss``; those of a single fidelity are prefixed with
+    Names are ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``, ``loss``; metrics of one fidelity are prefixed with
     its name, as in ``fid0/E_rmse``. Metrics without a prefix are computed from the sums of all fidelities. Metrics
     without any counted component are absent; a counted error that is not finite makes its metrics non-finite.
 

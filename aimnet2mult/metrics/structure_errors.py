@@ -49,7 +49,7 @@ class StructureErrors:
     def sums(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums, (quantities, channels, B), and the number of counted atoms, (per-structure channels, B).
 
-        Arguments are those of `ErrorSums.update`. The sums are float64. A structure counts as at least one atom, so
+        See `ErrorSums.update` for the arguments. The sums are float64. A structure counts as at least one atom, so
         that it is safe to divide by their number.
 
         Raises:

@@ -20,7 +20,7 @@ def read_definition(path: Path) -> dict[str, Any]:
     """Read a model definition and include the YAML files that it names.
 
     As in aimnet, a string that ends in .yaml or .yml is the path of a file to include, relative to the working
-    directory or to the definition. Classes of the original trainer are replaced by those of aimnet.
+    directory or to the definition. Classes of the original trainer are replaced with aimnet's.
 
     Raises:
         ConfigError: A file cannot be read, files include each other in a cycle, or there is no class.

@@ -79,7 +79,7 @@ class _SourceWeights:
             self.fidelities = possible[-1]
 
     def find(self, name: str) -> Tensor | None:
-        """Return the weights for a name, if necessary those of fidelity 0 or of a head shared by all fidelities."""
+        """Return the weights for a name, if necessary from fidelity 0 or from a head shared by all fidelities."""
         for candidate in _candidates(name):
             if candidate in self.state:
                 self.used.add(candidate)

@@ -107,7 +107,7 @@ class Training:
             communicator=self._communicator,
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._set_epoch_order)
-        # Publish first: the learning rate must be the one that the iteration used.
+        # Publish first, while the learning rate is still the one used in the iteration.
         self._reporter.attach(trainer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)

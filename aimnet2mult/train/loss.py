@@ -48,9 +48,9 @@ class MTLoss:
     """A weighted sum of losses, called as ``loss(y_pred, y_true)`` like aimnet's class of the same name.
 
     Args:
-        components: for each name, ``fn``, the dotted path of a function ``(y_pred, y_true, **kwargs)`` that returns a
-            scalar, preferably decorated with `mean`; ``weight``, a number; and optionally ``kwargs``. The weights are
-            divided by their sum.
+        components: settings of each component by name: ``fn``, the dotted path of a function ``(y_pred, y_true,
+            **kwargs)`` that returns a scalar, preferably decorated with `mean`; ``weight``, a number; and optionally
+            ``kwargs``. The weights are divided by their sum.
 
     Raises:
         ConfigError: a component has an unknown key, function, argument or label, or a weight that is not a finite
@@ -115,7 +115,7 @@ def energy_loss_fn(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean over the labeled structures of the squared error divided by √(number of real atoms).
 
-    The normalization is that of aimnet's function of the same name: since errors of energies grow roughly with the
+    The normalization is the same as in aimnet's function of this name: since errors of energies grow roughly with the
     square root of the number of atoms, it lies between errors per structure and per atom. Exactly 0 without a labeled
     structure. Arrays have shape (B,) or (B, 1).
 

@@ -106,7 +106,7 @@ class Schedule:
         self._advance("epoch")
 
     def step_validation(self, metrics: Mapping[str, float]) -> None:
-        """Step if the scheduler steps after validations; ``metrics`` are those of the validation.
+        """Step if the scheduler steps after validations; ``metrics`` are the validation metrics.
 
         Raises:
             ValueError: the scheduler uses a metric for which the validation data has no labels.

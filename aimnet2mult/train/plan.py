@@ -147,7 +147,7 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _can_resume(folder: Path) -> bool:
-    """Return whether a run is unfinished; one that failed before its first checkpoint would only fail again."""
+    """Return whether a run is unfinished; a run that failed before its first checkpoint would only fail again."""
     status = read_receipt(folder).status
     return status != "finished" and (status != "failed" or find_newest(folder) is not None)
 

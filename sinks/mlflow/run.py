@@ -76,7 +76,7 @@ class MlflowRun:
         self._accepted_metric: list[Any] = []
 
     def describe(self, user_tags: Mapping[str, str]) -> None:
-        """Update parameters, tags and status to those of the newest attempt."""
+        """Update parameters, tags and status to the newest attempt."""
         record = self._record
         params = tags.params(record)
         new_tags = tags.attempt_tags(record, self._names) | dict(user_tags)

@@ -33,7 +33,7 @@ _client_of_run: dict[Path, int] = {}
 def record_client_pid(pid_file: Path | None = None, *, exit_timeout: float) -> Iterator[None]:
     """Detect a client that is started inside the block, and record in a file which client serves the run.
 
-    A client that was already running, for example that of a notebook using wandb itself, is left alone.
+    A client that was already running, for example the client of a notebook that uses wandb itself, is not affected.
 
     Args:
         pid_file: the PID file to write; by default none.

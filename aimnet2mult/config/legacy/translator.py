@@ -178,7 +178,7 @@ def log_notice(notice: str) -> None:
 
 
 def _translate_losses(layer: Tree) -> None:
-    """Replace the losses of aimnet, which do not ignore missing labels; those of the original have the same path."""
+    """Replace aimnet's losses, which do not ignore missing labels; the original trainer's losses have the same path."""
     loss = layer.get("loss")
     components = nested.get(layer, "loss.kwargs.components", {})
     functions = [(loss, "class"), *((part, "fn") for part in (components or {}).values())] if loss else []

@@ -69,7 +69,7 @@ def test_the_fraction_holds_even_if_every_group_is_too_small_for_one_structure(w
     assert load([path], labels=("energy",), val_fraction=0.1).val_counts == (4,)
 
 
-def test_the_split_depends_on_the_seed_only(files: list[Path]) -> None:
+def test_the_split_depends_only_on_the_seed(files: list[Path]) -> None:
     once = identities(load(files).val)
     assert identities(load(files).val) == once
     assert identities(load(files, batch_size=100).val) == once

@@ -147,13 +147,13 @@ def test_weights_that_fit_are_loaded_without_notes(tmp_path: Path) -> None:
     assert torch.equal(energies(model, 1), energies(trained, 1))
 
 
-def test_a_table_for_another_offset_is_refused(tmp_path: Path) -> None:
+def test_a_table_for_another_offset_is_rejected(tmp_path: Path) -> None:
     save_weights(build(3, seed=0, offset=150), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"the embedding has 364 rows, .* fidelity_offset 200; set the"):
         load_weights(build(3, seed=1), tmp_path / "w.pt")
 
 
-def test_a_table_with_another_number_of_columns_is_refused(tmp_path: Path) -> None:
+def test_a_table_with_another_number_of_columns_is_rejected(tmp_path: Path) -> None:
     state = build(1, seed=0).state_dict()
     state["afv.weight"] = torch.zeros(64, 3)
     torch.save(state, tmp_path / "w.pt")

@@ -327,7 +327,7 @@ def test_an_invalid_argument_is_named_in_the_error(change, message: str) -> None
 
 
 class OneOfTwo(Communicator):
-    """Records the tensors to reduce, and replaces them by given sums."""
+    """A communicator that records the tensors to reduce, and replaces them with given sums."""
 
     world_size = 2
 

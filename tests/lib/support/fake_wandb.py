@@ -44,7 +44,7 @@ class FakeWandb:
     """The fake module.
 
     Args:
-        fault: determines which calls fail.
+        fault: function that returns how a call fails.
     """
 
     def __init__(self, fault: Fault = lambda _: None) -> None:
