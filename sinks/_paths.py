@@ -1,4 +1,4 @@
-"""The default output folder of a sink, and the command line of its backend."""
+"""The default output folder of a sink, and the command-line tool of its backend."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ def default_folder(run: Path, sink: str) -> Path:
     if path.is_symlink():
         msg = (
             f"{path} is a link to {path.resolve()}; links in a run folder are not followed, because a run folder from "
-            f"elsewhere could point them anywhere. Set telemetry.{sink}.dir to the target, or remove the link"
+            f"an untrusted source could contain links to any path. Set telemetry.{sink}.dir to the target, or remove "
+            "the link"
         )
         raise SinkRejected(msg)
     return path
 
 
 def shell_command(name: str) -> str:
-    """Return a command of this environment as typed in a shell, with its path if ``PATH`` does not lead to it."""
+    """Return the shell command for a program of this environment, with its full path unless ``PATH`` finds it."""
     installed = Path(sys.executable).with_name(name)
     return shlex.quote(str(installed)) if installed.exists() and shutil.which(name) != str(installed) else name

@@ -17,7 +17,7 @@ _WHITESPACE = re.compile(r"\s+")
 
 
 def run_table(run: RunRecord) -> str:
-    """Return a table of what the run is and where it runs."""
+    """Return a table with the names, start, attempt, host and package versions of the run."""
     rows = [
         ("name", run.name),
         ("run", run.run_id),
@@ -37,13 +37,13 @@ def parameter_table(run: RunRecord) -> str:
 
 
 def unit_table(run: RunRecord) -> str:
-    """Return a table of the metrics, with the unit each is shown in and the unit it was published in."""
+    """Return a table of the metrics with their display units, source units and labels."""
     rows = ((name, m.unit, m.source_unit, m.label) for name, m in run.metrics.items())
     return markdown_table(("metric", "unit", "published in", "what"), rows)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose cells render as the given text, with each run of white space as one space."""
+    """Return a table whose cells render as the given text, with white space collapsed."""
     lines = [head, ["---"] * len(head), *([escape_markdown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -63,5 +63,5 @@ def flatten_params(params: Mapping[str, Any], prefix: str = "") -> Iterator[tupl
 
 
 def _utc(ms: int) -> str:
-    # A wrong clock may be beyond the year 9999, the last one that datetime supports.
+    # A wrong clock may be beyond the year 9999, the last year supported by datetime.
     return str(np.datetime_as_string(np.datetime64(ms, "ms"), unit="s", timezone="UTC"))

@@ -1,4 +1,4 @@
-"""The ``aimnet2mult`` command, with one module per subcommand. Slow imports follow the checks of the arguments."""
+"""The ``aimnet2mult`` command, with one module per subcommand. Arguments are checked before slow imports."""
 
 from __future__ import annotations
 

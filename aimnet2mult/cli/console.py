@@ -1,4 +1,4 @@
-"""Error handling and requirements of the commands."""
+"""Error handling and package checks of the commands."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     metavar="NAME,...",
     help="Sinks to deliver to, such as tensorboard; none writes only the journal. [env: TELEMETRY_SINKS]",
 )
-@click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations between two points.")
+@click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations between points.")
 @click.option("--telemetry-dir", metavar="DIR", help="Parent folder of the run folders.")
 @click.option(
     "--telemetry-on-divergence",

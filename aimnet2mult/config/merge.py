@@ -43,7 +43,7 @@ BY_FIDELITY = (
 CLASS_KEYS = ("kwargs", "step", "metric_name")
 """Keys that belong to a `class`, and are dropped when a higher layer changes it."""
 PATH_KEYS = ("data.fidelity_datasets", "data.val_fidelity_datasets", "data.sae.energy.files", "load")
-"""Paths of input files, and mappings of them by fidelity index."""
+"""Keys whose values are paths of input files, or mappings of such paths by fidelity index."""
 
 
 def merge_layers(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping, without resolving interpolations.
 
     Raises:
-        ConfigError: The file cannot be read, is not YAML, or contains something else.
+        ConfigError: The file cannot be read, is not YAML, or does not contain a mapping.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
@@ -151,20 +151,20 @@ def _suggest(name: str, siblings: Iterable[str]) -> str:
 
 
 def _resolve_paths(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Resolve the paths in a layer against the folder of its file; interpolations are left alone."""
+    """Resolve the paths in a layer against the folder of its file; leave interpolations unchanged."""
     for key in PATH_KEYS:
         *parents, last = key.split(".")
         node: Any = layer
         for word in parents:
             node = node.get(word) if isinstance(node, dict) else None
         if isinstance(node, dict) and last in node:
-            node[last] = _absolute(folder, node[last])
+            node[last] = _make_absolute(folder, node[last])
     return layer
 
 
-def _absolute(folder: Path, value: object) -> object:
+def _make_absolute(folder: Path, value: object) -> object:
     if isinstance(value, dict):
-        return {key: _absolute(folder, path) for key, path in value.items()}
+        return {key: _make_absolute(folder, path) for key, path in value.items()}
     if isinstance(value, str) and not value.startswith("${"):
         return str((folder / Path(value).expanduser()).absolute())
     return value

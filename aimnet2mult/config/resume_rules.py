@@ -1,4 +1,4 @@
-"""Which run is resumed, and which settings may change when it is. Without torch."""
+"""Selection of the run to resume, and rules for changing its settings. Does not import torch."""
 
 import re
 import time
@@ -10,7 +10,15 @@ from aimnet2mult.config.merge import flatten, read_yaml
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError
 
-__all__ = ["CONFIG_FILE", "MODEL_FILE", "find_run", "load_config", "load_definition", "newest_first", "run_name_at"]
+__all__ = [
+    "CONFIG_FILE",
+    "MODEL_FILE",
+    "find_run",
+    "list_newest_first",
+    "load_config",
+    "load_definition",
+    "run_name_at",
+]
 
 CONFIG_FILE = "train.yaml"
 MODEL_FILE = "model.yaml"
@@ -37,7 +45,7 @@ def run_name_at(run_name: str, seconds: float, number: int) -> str:
     return f"{run_name}-{stamp}" + (f"-{number}" if number > 1 else "")
 
 
-def newest_first(run_name: str, directory: Path) -> list[Path]:
+def list_newest_first(run_name: str, directory: Path) -> list[Path]:
     """Return the run folders with this run name in ``directory``, newest first."""
     pattern = re.compile(re.escape(run_name) + r"-(\d{8}-\d{6})(?:-(\d+))?")
     found = []
@@ -68,7 +76,7 @@ def load_definition(run: Path, requested: Mapping[str, Any] | None) -> dict[str,
     """Return the model definition of a run.
 
     Raises:
-        ConfigError: ``requested`` is a different one.
+        ConfigError: ``requested`` differs from it.
     """
     definition = read_yaml(run / MODEL_FILE)
     old, new = dict(flatten(definition)), dict(flatten(requested or definition))

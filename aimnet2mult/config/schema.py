@@ -21,7 +21,7 @@ from telemetry.errors import did_you_mean
 
 __all__ = ["Config", "ConfigError", "load"]
 
-# Replaces msgspec's description of a type, where that does not list the choices or explain the pattern.
+# Replaces msgspec's description of a type where it neither lists the choices nor explains the pattern.
 EXPECTED = {
     "device": "auto, cpu or cuda",
     "batch_mode": "atoms or molecules",
@@ -192,7 +192,7 @@ def _convert(plain: dict[str, Any]) -> Config:
 
 
 def _explain(message: str, plain: dict[str, Any]) -> str:
-    """Turn msgspec's message about a type into one with the key, its value and what is expected."""
+    """Rewrite msgspec's message about a type to state the key, its value and the expected type."""
     what, _, where = message.partition(" - at ")
     name = re.split(r"[\[`]", where.partition("$.")[2])[0]
     if what.startswith("Object"):

@@ -15,7 +15,7 @@ from aimnet2mult.errors import DataError
 __all__ = ["MixedData", "load_data"]
 
 MIN_BATCHES_PER_GROUP = 8
-"""Smaller groups are padded and merged into the next larger one; the value is that of aimnet's trainer."""
+"""Minimum size of a group in batches, as in aimnet's trainer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,11 @@ class MixedData:
     val: SizeGroupedDataset
     """Empty if ``val_fraction`` is 0 and there are no validation files."""
     train_counts: tuple[int, ...]
-    """Number of structures."""
+    """Number of training structures."""
     val_counts: tuple[int, ...]
-    """Number of structures."""
+    """Number of validation structures."""
     labels: tuple[tuple[str, ...], ...]
-    """Labels that at least one structure of the fidelity has."""
+    """Labels present in at least one structure of the fidelity."""
     saes: tuple[Sae, ...]
     """Reference energies that were subtracted; empty if the fidelity has no energies or they are not trained."""
 
@@ -60,9 +60,9 @@ def load_data(
 ) -> MixedData:
     """Read one file per fidelity, subtract the reference energies, split and merge.
 
-    Without validation files, each size group is split at random; the split depends on ``seed`` and the size only. Every
-    structure is in exactly one part. Size groups of the training data with fewer than eight batches are merged with the
-    next larger group and padded with zeros.
+    Without validation files, each size group is split at random; the split depends only on ``seed``, ``val_fraction``,
+    the fidelity and the sizes of the groups. Every structure is in exactly one part. Size groups of the training data
+    with fewer than ``MIN_BATCHES_PER_GROUP`` batches are merged with the next larger group and padded with zeros.
 
     Args:
         files: Training data by fidelity.
@@ -79,7 +79,7 @@ def load_data(
             requested.
     """
     if not files:
-        raise DataError("no data sets are given")
+        raise DataError("no data set is given")
     if not 0 <= val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction!r}; expected at least 0 and below 1")
     sets = [read_fidelity(path, labels=labels, fidelity=i) for i, path in enumerate(files)]
@@ -94,9 +94,13 @@ def load_data(
     else:
         pairs = [_split(dataset, val_fraction, (seed, i)) for i, dataset in enumerate(sets)]
         train, val = ([pair[part] for pair in pairs] for part in (0, 1))
-    _round_energies([*train, *val])
+    _energies_to_float32([*train, *val])
     train_counts, val_counts = tuple(map(len, train)), tuple(map(len, val))
-    _check_counts(sum(train_counts), sum(val_counts), val_fraction, val_files)
+    if val_files:
+        _check_not_empty("training", files, sum(train_counts))
+        _check_not_empty("validation", val_files.values(), sum(val_counts))
+    else:
+        _check_split(sum(train_counts), sum(val_counts), val_fraction)
     merged = _merge(train)
     merged.merge_groups(min_size=MIN_BATCHES_PER_GROUP * batch_size, mode_atoms=batch_mode == "atoms")
     return MixedData(
@@ -123,16 +127,19 @@ def _check_labels(labels: Sequence[str], known: Sequence[Sequence[str]], files: 
             )
 
 
-def _check_counts(train: int, val: int, val_fraction: float, val_files: Mapping[int, Path] | None) -> None:
-    if val_files and not val:
-        raise DataError(f"there are no structures in the validation data {', '.join(map(str, val_files.values()))}")
+def _check_not_empty(part: str, files: Iterable[Path], count: int) -> None:
+    if not count:
+        raise DataError(f"there are no structures in the {part} data {', '.join(map(str, files))}")
+
+
+def _check_split(train: int, val: int, val_fraction: float) -> None:
     for part, count in (("training", train), ("validation", val)):
         if not count and (part == "training" or val_fraction > 0):
             raise DataError(f"val_fraction {val_fraction} of {train + val} structures leaves none for {part}")
 
 
 def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sae:
-    """Subtract reference energies from a file or from a fit, in place, and return them."""
+    """Subtract reference energies, read from a file or fitted, in place, and return them."""
     try:
         sae = fit_sae(dataset) if sae_file is None else read_sae(sae_file)
         apply_sae(dataset, sae)
@@ -144,7 +151,7 @@ def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sa
 def _read_validation(path: Path | None, labels: Sequence[str], fidelity: int, sae: Sae) -> SizeGroupedDataset:
     """Read the validation data of a fidelity, and subtract the reference energies of its training data.
 
-    Without any, because the training data have no energies, those of the validation data are treated as missing.
+    If there are none (the training data have no energies), treat the validation energies as missing.
     """
     if path is None:
         return SizeGroupedDataset()
@@ -160,7 +167,7 @@ def _read_validation(path: Path | None, labels: Sequence[str], fidelity: int, sa
     return dataset
 
 
-def _round_energies(sets: Iterable[SizeGroupedDataset]) -> None:
+def _energies_to_float32(sets: Iterable[SizeGroupedDataset]) -> None:
     """Convert energies to float32, which is precise enough once the reference energies are subtracted."""
     for group in (group for dataset in sets for group in dataset.groups if "energy" in group):
         group["energy"] = group["energy"].astype(np.float32)
@@ -169,7 +176,7 @@ def _round_energies(sets: Iterable[SizeGroupedDataset]) -> None:
 def _split(
     dataset: SizeGroupedDataset, val_fraction: float, key: Sequence[int]
 ) -> tuple[SizeGroupedDataset, SizeGroupedDataset]:
-    """Split each group at random into training and validation, by ``key`` and the size of its structures."""
+    """Split each group at random into training and validation, seeded by ``key`` and the group's size."""
     train, val = SizeGroupedDataset(), SizeGroupedDataset()
     # Rounding the cumulative counts, not each group's, gives small groups their share as well.
     ends = np.rint(np.cumsum([len(group) for group in dataset.groups]) * val_fraction).astype(int)

@@ -26,7 +26,7 @@ INPUTS = ("coord", "numbers", "charge", "mult", "fidelity")
 def read_fidelity(path: Path, *, labels: Iterable[str], fidelity: int = 0) -> SizeGroupedDataset:
     """Read a file into a data set with all of ``INPUTS`` and ``labels`` in every group.
 
-    ``charge`` is 0 and ``mult`` 1 if the file has none, and labels that it lacks are NaN. ``coord``, ``charge``,
+    If the file lacks them, ``charge`` is 0, ``mult`` 1, and labels are NaN. ``coord``, ``charge``,
     ``mult`` and the labels are float32, except for ``energy``, which is float64; ``numbers`` is int32, ``fidelity``
     (B,) int64. Infinite labels become NaN, with a warning that states their number.
 

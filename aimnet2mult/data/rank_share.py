@@ -24,8 +24,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 class RankShare:
     """The share of one rank in the batches of a sampler that is the same on all ranks.
 
-    Iterating yields ``((group, rows, labelled),)``. The shares of a batch differ by up to one row. If a batch has fewer
-    rows than ranks, the remaining ranks get its first row with ``labelled`` False: without labels, they take part in
+    Iterating yields ``((group, rows, labeled),)``. The shares of a batch differ by up to one row. If a batch has fewer
+    rows than ranks, the remaining ranks get its first row with ``labeled`` False: without labels, they take part in
     all collectives but contribute nothing.
 
     Args:
@@ -49,7 +49,7 @@ class RankShare:
 
 
 class _View:
-    """Data set for a loader, indexed by ``(group, rows, labelled)``; items are pairs of inputs and labels."""
+    """Data set for a loader, indexed by ``(group, rows, labeled)``; items are pairs of inputs and labels."""
 
     def __init__(self, dataset: "SizeGroupedDataset", x: Sequence[str], y: Sequence[str]) -> None:
         self._dataset = dataset
@@ -57,11 +57,11 @@ class _View:
         self._y = y
 
     def __getitem__(self, item: Item) -> tuple[Arrays, Arrays]:
-        number, rows, labelled = item
+        number, rows, labeled = item
         group = self._dataset[number]
         x = {key: group[key][rows] for key in self._x}
         y = {key: group[key][rows] for key in self._y}
-        return x, y if labelled else {key: np.full_like(values, np.nan) for key, values in y.items()}
+        return x, y if labeled else {key: np.full_like(values, np.nan) for key, values in y.items()}
 
 
 def load_share(
@@ -74,7 +74,7 @@ def load_share(
     world: int,
     **options: Any,
 ) -> DataLoader[Batch]:
-    """Return a loader of a rank's share in the batches of a sampler; with one rank, of the whole batches.
+    """Return a loader of one rank's share of each batch of a sampler; with a single rank, of whole batches.
 
     Args:
         dataset: Data set of the sampler.

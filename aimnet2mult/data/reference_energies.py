@@ -24,7 +24,7 @@ Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
 
 TRIM_PERCENTILES = (2, 98)
-"""Residuals outside of these percentiles are outliers, excluded from the second fit, as in aimnet's calc_sae."""
+"""Residuals outside these percentiles are outliers, excluded from the second fit as in aimnet's calc_sae."""
 
 
 def elements(dataset: "SizeGroupedDataset") -> list[int]:
@@ -36,7 +36,7 @@ def elements(dataset: "SizeGroupedDataset") -> list[int]:
 def fit_sae(dataset: "SizeGroupedDataset") -> Sae:
     """Fit one energy in eV per element to ``energy`` by linear least squares.
 
-    Structures with a missing (non-finite) energy are ignored. Structures whose residual is outside of the 2nd to 98th
+    Structures with a missing (non-finite) energy are ignored. Structures whose residual is outside the 2nd to 98th
     percentile are then excluded, and the rest is fitted again; an element that occurs only in excluded structures keeps
     its value of the first fit. If the compositions do not determine the energies, the minimum-norm solution is used.
 

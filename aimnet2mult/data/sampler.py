@@ -1,4 +1,4 @@
-"""Sampling of batches that mix fidelities, in an order that depends on the seed and the epoch only."""
+"""Sampling of batches that mix fidelities, in an order that depends only on the seed and the epoch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class _Stratum:
     total: int
     """Number of structures of the same fidelity in all groups."""
     quota: int
-    """Number of structures that a pass draws from the whole fidelity."""
+    """Number of structures of the same fidelity that a pass draws from all groups."""
 
     def draws(self, passes: Ints) -> Ints:
         """Return how many structures each of ``passes`` draws from this stratum.
@@ -73,12 +73,12 @@ class MixedFidelitySampler:
 
     Args:
         dataset: Data set to sample.
-        batch_size: Maximum size of a batch, which has at least one structure even if that is larger.
+        batch_size: Maximum size of a batch; a single structure may exceed it.
         batch_mode: Unit of ``batch_size``: ``molecules``, or ``atoms`` including padding.
         shuffle: Whether to shuffle; if not, groups and structures keep the order of the data set.
         batches_per_epoch: Length of an epoch; by default one pass.
         seed: Seed of the order.
-        weights: Relative share of each fidelity, 1 for those that are missing.
+        weights: Relative share of each fidelity; 1 for missing ones.
 
     Raises:
         DataError: An argument is invalid, or there is nothing to draw.
@@ -160,7 +160,7 @@ class MixedFidelitySampler:
         return batches
 
     def _draw(self, stratum: _Stratum, index: int) -> Ints:
-        """Return the rows that a pass draws from a stratum: the next ones after those of earlier passes."""
+        """Return the rows that a pass draws from a stratum: the rows following the draws of earlier passes."""
         earlier = int(stratum.draws(np.arange(index)).sum())
         number = int(stratum.draws(np.array([index]))[0])
         cycle, skip = divmod(earlier, len(stratum.rows))
@@ -237,7 +237,7 @@ def _limits(dataset: "SizeGroupedDataset", batch_size: int, batch_mode: str) -> 
 
 
 def _pass_length(strata: list[_Stratum], limits: Mapping[int, int]) -> int:
-    """Return a number of batches that every pass can be divided into, whatever its counts are."""
+    """Return a number of batches into which every pass can be divided, whatever its counts are."""
     max_draws: dict[int, int] = {}
     for stratum in strata:
         max_draws[stratum.size] = max_draws.get(stratum.size, 0) + stratum.max_draws

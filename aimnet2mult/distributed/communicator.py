@@ -1,4 +1,4 @@
-"""The collective operations that training uses, and their trivial version for a single process. Without torch."""
+"""The collective operations of training, in the trivial version for a single process. Does not import torch."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Communicator:
         """
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a module whose backward pass leaves the mean gradient of all ranks in the model's parameters.
+        """Return a module whose backward pass averages the gradients of the model's parameters over all ranks.
 
         All ranks start with rank 0's parameters. The same parameters must receive gradients in every iteration.
         """
         return model
 
     def all_reduce_sum(self, tensor: Tensor) -> None:
-        """Replace a tensor, which has the same shape on all ranks, by its sum over the ranks, in place."""
+        """Replace a tensor, which has the same shape on all ranks, with its sum over the ranks, in place."""
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """Return the elementwise maximum over the ranks. The values stay on the CPU and never wait for a device."""

@@ -1,4 +1,4 @@
-"""The process group of several ranks: the only module in which ranks communicate."""
+"""Communication between ranks through torch's process groups; no other module communicates."""
 
 import contextlib
 import os
@@ -21,15 +21,15 @@ from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.errors import ConfigError, RankLost
 from telemetry.errors import format_error
 
-__all__ = ["TIMEOUT", "ProcessGroupCommunicator", "check_device_types", "process_group"]
+__all__ = ["TIMEOUT", "ProcessGroupCommunicator", "check_device_types", "describe_lost_connection", "process_group"]
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others when joining and in each collective; reading the data must take less."""
+"""Maximum wait for other ranks, when joining and in each collective; reading the data must take less time."""
 
 ERROR_WAIT = 2.0
-"""How long a rank that has lost the others waits for their error messages, in seconds."""
+"""Maximum wait for the error messages of other ranks after the connection was lost, in seconds."""
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def process_group(info: RankInfo, *, timeout: timedelta = TIMEOUT) -> Iterator[C
     """Join the job's process group, and leave it once all ranks have finished.
 
     Raises:
-        RankLost: the ranks could not meet, another rank failed, or this one has no CUDA device to itself.
+        RankLost: the ranks could not connect to each other, another rank failed, or this one has no CUDA device.
     """
     if info.world_size == 1:
         yield Communicator()
@@ -47,7 +47,7 @@ def process_group(info: RankInfo, *, timeout: timedelta = TIMEOUT) -> Iterator[C
         yield communicator
         communicator.all_reduce_max([0])
     except BaseException as error:
-        lost = communicator.find_failed_rank(error)
+        lost = communicator.exchange_errors(error)
         if lost is None:
             raise
         raise lost from error
@@ -83,11 +83,11 @@ class ProcessGroupCommunicator(Communicator):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Wrap the model in DDP; see `Communicator.wrap`."""
-        # It concerns gradients with a single row or column, whose strides are irrelevant.
+        # The warning concerns gradients with a single row or column, whose strides are irrelevant.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         ids = None if self._device is None or self._device.index is None else [self._device.index]
-        # Parameters that do not contribute to the loss (heads of labels that are not trained) are the same in every
-        # iteration, as missing labels have gradients of 0.
+        # The set of unused parameters (heads of labels that are not trained) is the same in every iteration, because
+        # missing labels have gradients of 0.
         return DistributedDataParallel(model, device_ids=ids, process_group=self._device_group, static_graph=True)
 
     def all_reduce_sum(self, tensor: Tensor) -> None:
@@ -122,8 +122,8 @@ class ProcessGroupCommunicator(Communicator):
                 raise RankLost(f"rank {rank} {message}", reported=True)
         return result  # type: ignore[return-value] # there was no error
 
-    def find_failed_rank(self, error: BaseException) -> RankLost | None:
-        """Return what to raise if another rank caused the error; publish it to the others if this rank did."""
+    def exchange_errors(self, error: BaseException) -> RankLost | None:
+        """Publish an error of this rank to the others, or return the error to raise if another rank caused it."""
         if isinstance(error, RankLost):
             return None
         caused_here = not _is_connection_error(error)
@@ -133,14 +133,13 @@ class ProcessGroupCommunicator(Communicator):
             return None
         messages = self._collect_errors()
         failed = [f"rank {rank} failed: {message}" for rank, message in messages.items() if message]
-        silent = ", ".join(str(rank) for rank in range(self.world_size) if rank not in messages)
         if not failed:
-            reason = " ".join(str(error).split())
-            failed = [f"lost contact with rank {silent}, which has died or is disconnected: {reason:.200}"]
+            silent = [rank for rank in range(self.world_size) if rank not in messages]
+            failed = [describe_lost_connection(silent, error)]
         return RankLost("; ".join(failed), reported=0 in messages)
 
     def _collect_errors(self) -> dict[int, str]:
-        """Return the error message of each rank that has ended: "" if it only noticed the failure of another."""
+        """Return the error message of each rank that has ended; "" if it only lost its connection."""
         deadline, messages = time.monotonic() + ERROR_WAIT, dict.fromkeys((self.rank,), "")
         with contextlib.suppress(RuntimeError):
             while True:
@@ -155,6 +154,17 @@ class ProcessGroupCommunicator(Communicator):
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+
+def describe_lost_connection(silent: Sequence[int], error: BaseException) -> str:
+    """Return the message of a connection error that no rank has caused; ``silent`` ranks reported nothing."""
+    reason = " ".join(str(error).split())
+    if not silent:
+        return f"the ranks lost contact with each other, although none of them has failed: {reason:.200}"
+    ranks = ", ".join(map(str, silent))
+    if len(silent) == 1:
+        return f"lost contact with rank {ranks}, which has died or is disconnected: {reason:.200}"
+    return f"lost contact with ranks {ranks}, which have died or are disconnected: {reason:.200}"
 
 
 def check_device_types(types: Sequence[str]) -> None:
@@ -174,9 +184,10 @@ def check_device_types(types: Sequence[str]) -> None:
 def _check_device_count(info: RankInfo) -> None:
     found = torch.cuda.device_count()
     if 0 < found <= info.local_rank:
+        devices = "1 CUDA device" if found == 1 else f"{found} CUDA devices"
         raise RankLost(
-            f"rank {info.rank} has local rank {info.local_rank}, counted from 0, but torch sees only {found} "
-            "CUDA devices on its machine: start as many processes as there are devices; with SLURM, request them with "
+            f"rank {info.rank} has local rank {info.local_rank}, counted from 0, but torch sees only {devices} on its "
+            "machine: start as many processes as there are devices; with SLURM, request them with "
             "--gpus-per-node, since --gpus-per-task shows a single one to each process; to train on CPUs, set "
             "CUDA_VISIBLE_DEVICES="
         )
@@ -187,7 +198,7 @@ def _initialize(info: RankInfo, timeout: timedelta) -> None:
     job = os.environ.pop("SLURM_JOB_ID", None) if info.by_torchrun else None
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if info.by_torchrun and restarts:
-        # torchrun keeps its rendezvous store, which still holds the addresses of the processes that died.
+        # torchrun keeps its rendezvous store, which still contains the addresses of the processes that died.
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
         os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + restarts)
     try:
@@ -227,5 +238,5 @@ def _open_error_store() -> Any:
 
 
 def _is_connection_error(error: BaseException) -> bool:
-    # Gloo's errors have no class of their own, but their messages contain the path of its source.
+    # Gloo's errors have no separate class, but their messages contain the path of its source.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

@@ -1,4 +1,4 @@
-"""The rank of this process, from the variables that torchrun or SLURM sets. Without torch."""
+"""The rank of this process, from the variables set by torchrun or SLURM. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TORCHRUN_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True, kw_only=True)
 class RankInfo:
-    """The position of this process among those that train together."""
+    """The rank of this process in the job."""
 
     rank: int = 0
     """Index among all processes, from 0."""
@@ -27,10 +27,10 @@ class RankInfo:
 
 
 def find_rank_info(environment: Mapping[str, str]) -> RankInfo:
-    """Read the rank of this process from the variables of torchrun or a SLURM step; without either, it is alone.
+    """Read the rank of this process from the variables of torchrun or a SLURM step; without them, it is rank 0 of 1.
 
-    torchrun takes precedence, since SLURM can start it. A batch script is not a step: what it starts without srun is
-    a single process.
+    torchrun takes precedence, since SLURM can start it. A batch script is not a step: without srun, it starts a single
+    process.
 
     Raises:
         ConfigError: the variables are incomplete or contradict each other.

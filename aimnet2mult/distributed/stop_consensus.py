@@ -9,11 +9,11 @@ from aimnet2mult.distributed.stop_signal import StopSignal
 __all__ = ["StopConsensus"]
 
 EXCHANGE_INTERVAL = 0.5
-"""Approximate time between two exchanges in seconds; a stop then takes less than 2 s plus one iteration."""
+"""Approximate interval between exchanges, in seconds; a stop then takes less than 2 s plus one iteration."""
 
 
 class StopConsensus:
-    """Whether to stop, decided identically on all ranks.
+    """The decision to stop, which is identical on all ranks.
 
     The ranks exchange their reasons every few iterations. Rank 0 determines the number of iterations from its own
     speed, increasing it by a factor of up to 2 each time, and sends it with each exchange, so that it is the same on
@@ -21,8 +21,8 @@ class StopConsensus:
 
     Args:
         stop: the stop signal of this rank.
-        communicator: connects the ranks.
-        has_diverged: returns whether to stop because the run has diverged.
+        communicator: communicator of the ranks.
+        has_diverged: function that returns whether to stop because the run has diverged.
         clock: a monotonic clock in seconds.
     """
 
@@ -44,17 +44,17 @@ class StopConsensus:
         self.reset_interval()
 
     def reset_interval(self) -> None:
-        """Exchange after the next iteration again: iterations may be slower from now on."""
+        """Return to an exchange after the next iteration, because iterations may be slower from now on."""
         self._interval = self._iterations_left = 1
         self._last_exchange = self._clock()
 
     def should_stop(self, *, now: bool = False) -> bool:
-        """Return whether all ranks stop here; to be called by all of them after each iteration.
+        """Return whether all ranks stop now; all of them must call this after each iteration.
+
+        Once this has returned True, ``stop.signal`` and `diverged` are the same on all ranks.
 
         Args:
-            now: exchange in any case.
-
-        Once this has returned True, ``stop.signal`` is the same on all ranks.
+            now: exchange even if no exchange is due.
         """
         if self._communicator.world_size == 1:
             self.diverged = self.diverged or self._has_diverged()

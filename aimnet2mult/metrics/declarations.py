@@ -1,4 +1,4 @@
-"""The metrics of each stream with their units. Without torch, since they are declared before it is imported."""
+"""The metrics of each stream with their units. Does not import torch, because they are declared before it is loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,13 +38,13 @@ def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping
     Args:
         labels: names of the labels.
         fidelity_names: one name per fidelity.
-        units: the unit to display for each label; by default, that of `aimnet2mult.quantities`.
+        units: display unit by label; by default the unit in `aimnet2mult.quantities`.
     """
-    shown = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
+    display_units = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
     metrics = {}
     for stream, selection in STREAMS.items():
         for name, info in metric_info(labels, fidelity_names, selection).items():
-            in_unit = _shown_in(info, shown.get(_abbreviation(name), info.unit))
+            in_unit = _with_display_unit(info, display_units.get(_abbreviation(name), info.unit))
             is_error = name == "loss" or name.endswith("_rmse")
             metrics[f"{stream}/{name}"] = replace(in_unit, watch=is_error and stream in WATCHED)
         metrics |= {f"{stream}/{name}": info for name, info in _OTHER_METRICS.get(stream, {}).items()}
@@ -55,6 +55,6 @@ def _abbreviation(name: str) -> str:
     return name.rpartition("/")[2].partition("_")[0]
 
 
-def _shown_in(info: MetricInfo, unit: str) -> MetricInfo:
+def _with_display_unit(info: MetricInfo, unit: str) -> MetricInfo:
     # R² and the loss are dimensionless.
     return info if info.source_unit == "1" else replace(info, unit=unit)

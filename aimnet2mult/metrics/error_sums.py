@@ -1,4 +1,4 @@
-"""Sums of prediction errors, accumulated on the device without reading anything back."""
+"""Sums of prediction errors, accumulated on the device without reading any values back."""
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
@@ -17,7 +17,7 @@ __all__ = ["ErrorSums", "Slot", "Snapshot"]
 
 
 class Slot(IntEnum):
-    """What a row of sums covers: the last batch, or all batches since the slot was reset."""
+    """The batches covered by a row of sums: the last one, or all since the slot was reset."""
 
     BATCH = 0
     WINDOW = 1
@@ -25,7 +25,7 @@ class Slot(IntEnum):
 
 
 class Snapshot:
-    """A copy of all slots, being transferred to the CPU into a buffer that later updates do not touch."""
+    """A copy of all slots, transferred asynchronously to a CPU buffer that later updates do not change."""
 
     def __init__(self, sums: Tensor) -> None:
         self._done: torch.cuda.Event | None = None
@@ -65,9 +65,9 @@ class ErrorSums:
     Args:
         labels: names of the labels that can occur, from `aimnet2mult.quantities.LABELS`.
         n_fidelities: number of fidelities.
-        device: where the sums are kept.
-        quantities: what is summed: all of `QUANTITIES`, or only squares and counts, which is faster.
-        communicator: connects the ranks that share each batch; by default there is a single one.
+        device: device of the sums.
+        quantities: quantities to sum: all of `QUANTITIES`, or only squares and counts, which is faster.
+        communicator: communicator of the ranks that share each batch; by default, a single process.
 
     Raises:
         ValueError: a label is unknown or repeated, or there is no label or no fidelity.
@@ -100,7 +100,7 @@ class ErrorSums:
             # Allocating the first pinned buffer waits for the device; do it now.
             Snapshot(self._sums).wait()
 
-    # Faster than no_grad: views and versions are not tracked.
+    # Faster than no_grad, because views and versions are not tracked.
     @torch.inference_mode()
     def update(
         self,
@@ -133,7 +133,7 @@ class ErrorSums:
         self._batch.copy_(self._empty if loss is None else self._empty_with_loss)
         if loss is not None:
             self._loss.copy_(loss)
-        # An out-of-range fidelity addresses cells outside the tensor, which is an error, never those of another one.
+        # An out-of-range fidelity addresses cells outside the tensor, which is an error, and never another fidelity's.
         cells = torch.add(self._cells, fidelity, alpha=self.layout.stride)
         self._errors.index_add_(0, cells.view(-1), sums.view(-1))
         if self.layout.has_energy:
@@ -144,7 +144,7 @@ class ErrorSums:
 
     def snapshot(self) -> Snapshot:
         """Start copying all slots, summed over all ranks, to the CPU without waiting for it."""
-        return Snapshot(self._of_all_ranks())
+        return Snapshot(self._sum_over_ranks())
 
     def reset(self, slot: Slot) -> None:
         """Set a slot to zero; snapshots that were requested earlier are not affected."""
@@ -156,14 +156,14 @@ class ErrorSums:
             "labels": list(self.layout.labels),
             "fidelities": self.layout.fidelities,
             "quantities": list(self.layout.quantities),
-            "sums": self._of_all_ranks().to("cpu", copy=True),
+            "sums": self._sum_over_ranks().to("cpu", copy=True),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the sums from `state_dict`, whatever number of ranks wrote them.
+        """Restore the sums from `state_dict`, regardless of the number of ranks that wrote them.
 
         Raises:
-            ValueError: the sums are of other labels, fidelities or quantities.
+            ValueError: the sums are for other labels, fidelities or quantities.
         """
         expected = (list(self.layout.labels), self.layout.fidelities, list(self.layout.quantities))
         found = (list(state["labels"]), state["fidelities"], list(state.get("quantities", ())))
@@ -176,10 +176,10 @@ class ErrorSums:
             self._sums.zero_()
         else:
             self._sums.copy_(state["sums"])
-            # Undoes the division in `_of_all_ranks`.
+            # Undoes the division in `_sum_over_ranks`.
             self._sums[:, -2:].mul_(self._communicator.world_size)
 
-    def _of_all_ranks(self) -> Tensor:
+    def _sum_over_ranks(self) -> Tensor:
         """Return the total over all ranks; with a single rank, the sums themselves and not a copy."""
         if self._communicator.world_size == 1:
             return self._sums
@@ -190,7 +190,7 @@ class ErrorSums:
         return sums
 
     def _first_cells(self) -> Tensor:
-        """Return the cell of each sum of a structure of fidelity 0: (quantities, channels, 1)."""
+        """Return the cell index of each sum of a structure of fidelity 0: (quantities, channels, 1)."""
         rows = [self.layout.labels.index(x.name) for x in self._errors_of.labels for _ in range(x.components)]
         n_quantities = len(self.layout.quantities)
         first = torch.tensor(rows) * n_quantities

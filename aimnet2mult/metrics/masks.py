@@ -1,4 +1,4 @@
-"""Normalise the shapes of labels and masks, without reading their values.
+"""Normalize the shapes of labels and masks, without reading their values.
 
 ``(B, 1)`` and ``(B,)`` would silently broadcast to ``(B, B)``; here the former becomes ``(B,)``, and a shape that does
 not fit is an error.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["mask_name", "reshaped", "widened_mask"]
+__all__ = ["expand_mask", "mask_name", "match_shape"]
 
 
 def mask_name(label: str) -> str:
@@ -17,8 +17,8 @@ def mask_name(label: str) -> str:
     return f"{label}_mask"
 
 
-def reshaped(array: Tensor, shape: Sequence[int], what: str) -> Tensor:
-    """Return a view of the given shape of an array that has this shape, optionally with a trailing axis of 1.
+def match_shape(array: Tensor, shape: Sequence[int], what: str) -> Tensor:
+    """Return an array in the given shape, removing a trailing axis of 1 if there is one.
 
     Raises:
         ValueError: the array has another shape; the message names ``what`` and both shapes.
@@ -31,13 +31,13 @@ def reshaped(array: Tensor, shape: Sequence[int], what: str) -> Tensor:
     raise ValueError(f"{what} has shape {tuple(array.shape)}; expected {expected}")
 
 
-def widened_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_atom: bool) -> Tensor:
+def expand_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_atom: bool) -> Tensor:
     """Return a mask as booleans of shape (B, 1), or (B, N) if it distinguishes atoms.
 
     Args:
-        mask: of shape (B,) or (B, 1), and for a per-atom label also (B, N) or (B, N, 1); non-zero is True.
-        structures: B.
-        atoms: N.
+        mask: the mask, (B,) or (B, 1), and for a per-atom label also (B, N) or (B, N, 1); non-zero is True.
+        structures: number of structures, B.
+        atoms: number of atoms per structure, N.
         what: name of the mask in the error message.
         per_atom: whether the label has a value per atom.
 

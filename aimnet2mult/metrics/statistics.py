@@ -1,4 +1,4 @@
-"""Names and values of the error metrics, computed from error sums on the CPU. Without torch.
+"""Names and values of the error metrics, computed from error sums on the CPU. Does not import torch.
 
 `_metrics` defines both the metrics that are declared and the values that are computed, so the two cannot disagree.
 """
@@ -106,7 +106,7 @@ class MetricInfo:
     unit: str = "1"
     text: str
     watch: bool = False
-    """Whether it changes steadily enough that a rise indicates a problem."""
+    """Whether the metric is steady enough for a rise to indicate a problem."""
 
 
 def metric_info(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> dict[str, MetricInfo]:
@@ -119,7 +119,7 @@ def statistics(
 ) -> dict[str, float]:
     """Compute the metrics of one slot of `ErrorSums`, in source units.
 
-    Names are ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``, ``loss``; those of a single fidelity are prefixed with
+    Names are ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``, ``loss``; metrics of one fidelity are prefixed with
     its name, as in ``fid0/E_rmse``. Metrics without a prefix are computed from the sums of all fidelities. Metrics
     without any counted component are absent; a counted error that is not finite makes its metrics non-finite.
 
@@ -170,7 +170,7 @@ class _Metric:
 def _cached_metrics(
     labels: tuple[str, ...], fidelity_names: tuple[str, ...], selection: Selection
 ) -> tuple[_Metric, ...]:
-    """Return the metrics of `_metrics`. Cached: they are the same at each point and would slow down training."""
+    """Return the metrics of `_metrics`, cached because computing them at each point would slow down training."""
     return tuple(_metrics(labels, fidelity_names, selection))
 
 

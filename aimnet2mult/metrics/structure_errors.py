@@ -6,7 +6,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
+from aimnet2mult.metrics.masks import expand_mask, mask_name, match_shape
 from aimnet2mult.metrics.statistics import QUANTITIES
 from aimnet2mult.quantities import LABELS, Label
 
@@ -16,13 +16,13 @@ SQUARE, COUNT = QUANTITIES.index("square"), QUANTITIES.index("count")
 
 
 class StructureErrors:
-    """Sums the errors of each structure over its atoms, separately for each channel.
+    """Sums of the errors of each structure over its atoms, separately for each channel.
 
-    A channel is one component of a label; `labels` gives their order. See `ErrorSums` for what counts.
+    A channel is one component of a label; `labels` gives their order. See `ErrorSums` for the components that count.
 
     Args:
         labels: names of the labels.
-        device: where batches are.
+        device: device of the batches.
         quantities: all of `QUANTITIES`, or only the first two, squares and counts.
     """
 
@@ -49,7 +49,7 @@ class StructureErrors:
     def sums(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums, (quantities, channels, B), and the number of counted atoms, (per-structure channels, B).
 
-        Arguments are those of `ErrorSums.update`. The sums are float64. A structure counts as at least one atom, so
+        See `ErrorSums.update` for the arguments. The sums are float64. A structure counts as at least one atom, so
         that it is safe to divide by their number.
 
         Raises:
@@ -59,7 +59,7 @@ class StructureErrors:
         # label is repeated for each atom, and its sum over the real atoms is divided by their number.
         structures, atoms = numbers.shape
         arrays = self._arrays(pred, true, structures, atoms)
-        sums = self._summed(torch.cat(arrays).double(), true, numbers)
+        sums = self._sum_counted(torch.cat(arrays).double(), true, numbers)
         per_structure = sums[:, : self._per_structure]
         natom = torch.maximum(per_structure[COUNT], self._one)
         per_structure.div_(natom)
@@ -69,53 +69,53 @@ class StructureErrors:
         self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], structures: int, atoms: int
     ) -> list[Tensor]:
         """Return the predictions of all labels followed by all labels, each as a (components, B, N) view."""
-        predicted, labelled = [], []
+        predicted, labeled = [], []
         for label in self.labels:
             array = true.get(label.name)
             if array is None:
                 absent = self._absent.expand(label.components, structures, atoms)
                 predicted.append(absent)
-                labelled.append(absent)
+                labeled.append(absent)
                 continue
             if label.name not in pred:
                 raise ValueError(f"the batch has labels {label.name!r}, but the model does not predict them")
             shape = label.shape(structures, atoms)
-            predicted.append(_spread(pred[label.name], "prediction", label, shape, atoms))
-            labelled.append(_spread(array, "label", label, shape, atoms))
-        return predicted + labelled
+            predicted.append(_expand(pred[label.name], "prediction", label, shape, atoms))
+            labeled.append(_expand(array, "label", label, shape, atoms))
+        return predicted + labeled
 
-    def _summed(self, both: Tensor, true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+    def _sum_counted(self, both: Tensor, true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Sum the counted components over the atoms; return (quantities, channels, B).
 
         ``both`` holds the predictions followed by the labels. It is overwritten, because memory that was just used is
         faster than new memory.
         """
-        predicted, labelled = both[: self._width], both[self._width :]
-        counted = self._counted(labelled, true, numbers)
+        predicted, labeled = both[: self._width], both[self._width :]
+        counted = self._find_counted(labeled, true, numbers)
         # Select errors before using them: 0 · NaN would be NaN.
-        error = torch.where(counted, predicted.sub_(labelled), self._zero, out=predicted)
+        error = torch.where(counted, predicted.sub_(labeled), self._zero, out=predicted)
         if self._all_quantities:
-            value = torch.where(counted, labelled, self._zero)
+            value = torch.where(counted, labeled, self._zero)
             return torch.stack((error * error, counted.double(), error.abs(), value, value * value)).sum(-1)
         error.square_()
-        labelled.copy_(counted)
+        labeled.copy_(counted)
         return both.sum(-1).view(2, self._width, -1)
 
-    def _counted(self, labelled: Tensor, true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+    def _find_counted(self, labeled: Tensor, true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Return which components count: (channels, B, N)."""
         structures, atoms = numbers.shape
-        counted = labelled.abs().lt(self._infinity).logical_and_(numbers.ne(self._padding))
+        counted = labeled.abs().lt(self._infinity).logical_and_(numbers.ne(self._padding))
         of_labels = counted.split(self._components)  # type: ignore[no-untyped-call]
         for channels, (label, key, what) in zip(of_labels, self._masks, strict=True):
             if key in true:
-                channels.logical_and_(widened_mask(true[key], structures, atoms, what, per_atom=label.per_atom))
+                channels.logical_and_(expand_mask(true[key], structures, atoms, what, per_atom=label.per_atom))
         return counted
 
 
-def _spread(array: Tensor, what: str, label: Label, shape: tuple[int, ...], atoms: int) -> Tensor:
+def _expand(array: Tensor, what: str, label: Label, shape: tuple[int, ...], atoms: int) -> Tensor:
     """Return a prediction or label, which has the given shape, as a (components, B, N) view."""
     if array.shape != shape:
-        array = reshaped(array, shape, f"the {what} of {label.name!r}")
+        array = match_shape(array, shape, f"the {what} of {label.name!r}")
     several = label.components > 1
     if label.per_atom:
         return array.permute(2, 0, 1) if several else array.unsqueeze(0)

@@ -7,7 +7,7 @@ import torch
 import warp
 from torch import Tensor, nn
 
-# Importing aimnet initialises warp, which then prints a page about the machine.
+# Importing aimnet initializes warp, which then prints a long description of the machine.
 warp.config.log_level = warp.LOG_WARNING
 
 from aimnet.config import build_module, get_module  # noqa: E402
@@ -29,9 +29,9 @@ def build_model(
     fidelity_offset: int = 100,
     use_fidelity_readouts: bool = False,
 ) -> nn.Module:
-    """Build a model, initialised from torch's global generator.
+    """Build a model, initialized from torch's global generator.
 
-    One fidelity gives the plain model, several a ``MixedFidelity`` of it. If ``forces`` are among the labels, the model
+    With several fidelities, the model is turned into a ``MixedFidelity``. If ``forces`` are among the labels, the model
     is wrapped in aimnet's ``Forces``. It maps a dictionary of inputs to the same dictionary with predictions added.
 
     Args:
@@ -59,7 +59,7 @@ def build_model(
 
 
 def _check_classes(definition: Mapping[str, Any]) -> None:
-    """Resolve all classes before building any, so that the error names the one that does not exist."""
+    """Resolve all classes before building any, so that the error names the class that does not exist."""
     for path in _classes(definition):
         try:
             get_module(path)

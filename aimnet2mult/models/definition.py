@@ -1,4 +1,4 @@
-"""Reading of model definitions in YAML, without torch."""
+"""Reading of model definitions in YAML. Does not import torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +13,14 @@ __all__ = ["DEFAULT", "read_definition"]
 DEFAULT = Path(__file__).with_name("aimnet2.yaml")
 
 MAX_DEPTH = 10
-"""Nesting of files above which they are taken to include each other in a cycle."""
+"""Maximum nesting of included files; deeper nesting is reported as a cycle."""
 
 
 def read_definition(path: Path) -> dict[str, Any]:
     """Read a model definition and include the YAML files that it names.
 
     As in aimnet, a string that ends in .yaml or .yml is the path of a file to include, relative to the working
-    directory or to the definition. Classes of the original trainer are replaced by those of aimnet.
+    directory or to the definition. Classes of the original trainer are replaced with aimnet's.
 
     Raises:
         ConfigError: A file cannot be read, files include each other in a cycle, or there is no class.

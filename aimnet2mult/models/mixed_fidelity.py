@@ -102,7 +102,7 @@ class FidelityShift(AtomicShift):  # type: ignore[misc] # aimnet has no types
     """An ``AtomicShift`` with one row per shifted atomic number."""
 
     def forward(self, data: Data) -> Data:
-        """Add the shifts to ``data``; the atomic numbers stay the true ones."""
+        """Add the shifts to ``data``, and leave the true atomic numbers in it."""
         data["numbers"] = data[_SHIFTED]
         data = super().forward(data)
         data["numbers"] = data[_TRUE]
@@ -110,7 +110,7 @@ class FidelityShift(AtomicShift):  # type: ignore[misc] # aimnet has no types
 
 
 class _TrueNumbers(nn.Module):
-    """Restores the true atomic numbers, which determine masses and radii, for the following output modules."""
+    """A module that restores the true atomic numbers, which determine masses and radii, for later outputs."""
 
     def forward(self, data: Data) -> Data:
         data["numbers"] = data[_TRUE]
@@ -124,7 +124,7 @@ def _fidelity_of_atoms(data: Data) -> Tensor:
 
 
 def _mixed_outputs(models: Sequence[AIMNet2], n_fidelities: int, offset: int) -> nn.ModuleDict:
-    # Existing names, and with them the keys of the state dict, do not change.
+    # Names, and therefore the keys of the state dict, do not change.
     mixed: dict[str, nn.Module] = {"true_numbers": _TrueNumbers()}
     for name, first in models[0].outputs.named_children():
         modules = [model.outputs.get_submodule(name) for model in models]
@@ -149,7 +149,7 @@ def _mixed_shift(shifts: Sequence[AtomicShift], n_fidelities: int, offset: int) 
 
 
 def _enlarge(table: nn.Embedding, weights: Sequence[Tensor], offset: int) -> None:
-    """Resize the table such that row ``f * offset + Z`` is row Z of ``weights[f]``; other rows are zero."""
+    """Resize the table so that row ``f * offset + Z`` is row Z of ``weights[f]``; other rows are zero."""
     rows, columns = weights[0].shape
     enlarged = weights[0].new_zeros(offset * (len(weights) - 1) + rows, columns)
     for fidelity, weight in enumerate(weights):

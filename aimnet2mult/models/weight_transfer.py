@@ -21,10 +21,10 @@ ROWS_PER_FIDELITY = (64, 128, 129)
 
 
 def adapt_weights(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
-    """Return the given weights by the names and with the tables of ``model``, and notes on what was changed.
+    """Adapt weights to the parameter names and table sizes of ``model``; return them with notes on the changes.
 
     ``given`` may be for one or several fidelities, with a head for each of them or a single one. Fidelities that it
-    does not contain are initialised from fidelity 0. Tables are cut to the rows of the model. For a model that is
+    does not contain are initialized from fidelity 0. Tables are cut to the rows of the model. For a model that is
     neither an AIMNet2 nor a MixedFidelity, the weights are returned unchanged.
 
     Raises:
@@ -48,12 +48,12 @@ def adapt_weights(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[StateD
     notes = source.notes
     new = range(min(source.fidelities, fidelities), fidelities)
     if new:
-        notes.append(f"fidelity {', '.join(map(str, new))} initialised from fidelity 0")
+        notes.append(f"fidelity {', '.join(map(str, new))} initialized from fidelity 0")
     return state | unused, notes
 
 
 class _SourceWeights:
-    """The given weights, by the names of AIMNet2 without a prefix."""
+    """The weights to transfer, keyed by AIMNet2's parameter names without a prefix."""
 
     def __init__(self, state: StateDict) -> None:
         self.state = state
@@ -79,7 +79,7 @@ class _SourceWeights:
             self.fidelities = possible[-1]
 
     def find(self, name: str) -> Tensor | None:
-        """Return the weights for a name, if necessary those of fidelity 0 or of a head shared by all fidelities."""
+        """Return the weights for a name, if necessary from fidelity 0 or from a head shared by all fidelities."""
         for candidate in _candidates(name):
             if candidate in self.state:
                 self.used.add(candidate)
@@ -87,7 +87,7 @@ class _SourceWeights:
         return None
 
     def table(self, name: str, own: Tensor, fidelities: int, offset: int) -> Tensor:
-        """Return a table in the shape of ``own``, whose values are kept in rows that are not given."""
+        """Return a table in the shape of ``own``; rows that the source does not contain keep the values of ``own``."""
         adapted = own.clone()
         rows = len(own) - offset * (fidelities - 1)
         sizes = set()
@@ -114,7 +114,7 @@ def _candidates(name: str) -> list[str]:
 
 
 def _head_name(name: str, fidelity: int) -> str:
-    """Return the name of the table of one fidelity, if tables of that name can be per fidelity."""
+    """Return the name of the table of one fidelity; tables outside the outputs have a single name."""
     return _with_head(name, fidelity) if name.startswith("outputs.") else name
 
 

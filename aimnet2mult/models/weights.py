@@ -15,7 +15,7 @@ from telemetry.run_folder.atomic_write import atomic_write
 __all__ = ["are_finite", "load_weights", "save_weights"]
 
 MAX_NAMES = 4
-"""Number of names listed in a message."""
+"""Maximum number of names listed in a message."""
 
 
 def are_finite(model: nn.Module) -> bool:
@@ -24,12 +24,12 @@ def are_finite(model: nn.Module) -> bool:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the weights of a model atomically, by the names of aimnet: without the wrapper that computes forces."""
+    """Write the weights of a model atomically, without the name prefix of the wrapper that computes forces."""
     atomic_write(path, lambda file: torch.save(_core(model).state_dict(), file), mode=0o666)
 
 
 def load_weights(model: nn.Module, path: Path) -> str:
-    """Load the weights in a file that this model has, and return a one-line summary.
+    """Load those weights in a file that belong to this model, and return a one-line summary.
 
     The file may also be a checkpoint, and may be for other fidelities or from the original trainer. Weights that it
     does not contain keep their initial values.

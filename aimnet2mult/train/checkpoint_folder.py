@@ -1,4 +1,4 @@
-"""The checkpoint files of a run folder: their names, the newest complete one, and pruning. Without torch.
+"""The checkpoint files of a run folder: their names, the newest complete one, and pruning. Does not import torch.
 
 A checkpoint is ``checkpoints/step-00001200.pt``. The iteration is part of the name, so that it is known before torch
 is imported.
@@ -73,10 +73,10 @@ def prune(latest: Path, *, keep: int, last_healthy_step: int) -> None:
     """Remove old checkpoints after ``latest`` has been written.
 
     Args:
-        latest: is kept, with the keep - 1 checkpoints before it. Later ones are damaged, or a resume has superseded
-            them.
-        keep: how many to keep, at least 1.
-        last_healthy_step: the newest checkpoint up to this iteration is kept in any case.
+        latest: the checkpoint that was written; it is kept, together with the keep - 1 checkpoints before it. Later
+            ones are removed, because they are damaged or superseded by a resume.
+        keep: number of checkpoints to keep, at least 1.
+        last_healthy_step: last healthy iteration; the newest checkpoint up to it is always kept.
 
     Raises:
         OSError: a file cannot be removed.

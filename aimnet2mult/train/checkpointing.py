@@ -30,7 +30,7 @@ PACKAGES = ("aimnet2mult", "aimnet", "torch", "numpy")
 
 
 class Stateful(Protocol):
-    """Anything whose state consists of tensors and plain values."""
+    """An object whose state consists of tensors and plain values."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`."""
@@ -55,19 +55,19 @@ class _SavedState:
 
 
 class Checkpointing:
-    """Decides what a checkpoint contains, whether one is needed, and whether one fits the run.
+    """The checkpoints of a run: their content, when to write one, and whether one fits the run.
 
-    Each rank has one, and all ranks must call the same methods: they sum their error sums, but only rank 0 writes.
-    Failing to write is reported on the console, and does not stop training.
+    Each rank has an instance, and all ranks must call the same methods: error sums are reduced over the ranks, and only
+    rank 0 writes. A failure to write is reported on the console, and does not stop training.
 
     Args:
         run: the run folder.
-        components: their model, optimizer, schedule and training sums are saved.
-        config: its ``checkpoint.keep`` and ``trainer.epochs`` apply.
-        validation: its progress is saved as well.
-        bus: is flushed before each checkpoint, and knows the last healthy iteration.
-        communicator: connects the ranks.
-        console: shows what goes wrong.
+        components: components of the run, whose model, optimizer, schedule and training sums are saved.
+        config: configuration of the run, in which ``checkpoint.keep`` and ``trainer.epochs`` apply.
+        validation: the validation, whose progress is saved as well.
+        bus: the bus, which is flushed before each checkpoint and returns the last healthy iteration.
+        communicator: communicator of the ranks.
+        console: console on which problems are reported.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Checkpointing:
         """Restore the run from a checkpoint, and return the iteration after which it was taken.
 
         Raises:
-            CheckpointError: it belongs to another model, optimizer or data.
+            CheckpointError: it belongs to another model, optimizer or data set.
             ConfigError: ``trainer.epochs`` is below the epoch of the checkpoint.
         """
         position = load_checkpoint(path, self._state(), device=self._components.device)
@@ -122,7 +122,7 @@ class Checkpointing:
         # A resume treats everything up to this iteration as published.
         self._bus.flush()
         state = self._state_of_all_ranks()
-        # If it fails, all ranks try again at the next occasion.
+        # If writing fails, all ranks try again at the next opportunity.
         if self._communicator.broadcast(self._communicator.rank > 0 or self._write(iteration, state)):
             self._last_saved = current
 
@@ -141,7 +141,7 @@ class Checkpointing:
             self._console.say(f"state of the diverged run: {path}")
 
     def _write(self, iteration: int, state: Mapping[str, Stateful]) -> bool:
-        # Non-finite weights cannot be resumed, and would evict a good checkpoint.
+        # A run cannot be resumed from non-finite weights, and their checkpoint would evict a good one.
         if not are_finite(self._components.model):
             self._console.say(f"warning: no checkpoint at iteration {iteration}: the model's weights are not finite")
             return False
@@ -174,7 +174,7 @@ class Checkpointing:
         }
 
     def _state_of_all_ranks(self) -> dict[str, Stateful]:
-        """Return the state to save; summing over the ranks is a collective operation."""
+        """Return the state to save; the reduction over the ranks is a collective operation."""
         return {**self._state(), "sums": _SavedState(self._components.train_sums.state_dict())}
 
 
@@ -184,10 +184,10 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
     Args:
         path: the file; its folder is created if necessary.
         state: the objects to save by name.
-        position: plain values that describe where training is.
+        position: the position of the training, as plain values.
 
     Raises:
-        OSError: the file cannot be written; an earlier version of it is still there.
+        OSError: the file cannot be written; an earlier version of it is kept.
     """
     content = {
         "parts": {name: part.state_dict() for name, part in state.items()},
@@ -195,7 +195,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
         "random": random_state(),
         "versions": _versions(),
     }
-    # Serialise to memory first: torch turns the errors of a full disk into other types.
+    # Serialize to memory first, because torch converts the errors of a full disk to other types.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.parent.mkdir(exist_ok=True)

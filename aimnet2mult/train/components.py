@@ -76,8 +76,9 @@ def build_components(
     Args:
         config: the configuration of the run.
         definition: the definition of the model.
-        folder: the run folder; its reference energies, if there are any, take precedence over all others.
-        communicator: its rank determines which share of each batch the loaders return; by default, all of it.
+        folder: the run folder; reference energies in it take precedence over all others.
+        communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
+            they return whole batches.
 
     Raises:
         ConfigError: a setting is invalid or does not fit the others.
@@ -177,7 +178,7 @@ def _loaders(
     for part, dataset, order in (("train", data.train, sampler), ("val", data.val, in_order)):
         options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
         try:
-            # A loader draws a seed for its workers whenever it starts. Drawn from the global generator, it would
+            # A loader draws a seed for its workers whenever it starts. A seed drawn from the global generator would
             # change a resumed run, which starts the loader once more.
             generator = torch.Generator().manual_seed(config.seed)
             given = {"generator": generator, "worker_init_fn": ignore_sigterm, **options}

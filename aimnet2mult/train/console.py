@@ -26,9 +26,9 @@ class Console:
     """A progress bar with the latest values on a terminal, or a line per epoch otherwise.
 
     Args:
-        units: for each label that is trained, the unit to display and the factor to it from the source unit.
+        units: display unit of each trained label, and the factor from its source unit to it.
         epochs: number of epochs of the run.
-        stream: where to write; by default stderr.
+        stream: output stream; by default stderr.
         clock: a monotonic clock in seconds.
     """
 
@@ -66,7 +66,7 @@ class Console:
             step: the iteration.
             total: number of iterations of the run.
             latest: the newest values by full name, in source units.
-            alerts: the current problems. Like ``latest``, they are displayed when a new object is passed.
+            alerts: active anomaly alerts. Like ``latest``, they are displayed when a new object is passed.
         """
         if self._epoch_start is None:
             self._epoch_start = (step - 1, self._clock())
@@ -86,7 +86,7 @@ class Console:
             self._bar.update()
 
     def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
-        """Show that an epoch is complete; ``latest`` has the newest values by full name, in source units."""
+        """Show that an epoch is complete; ``latest`` contains the newest values by full name, in source units."""
         first, began = self._epoch_start or (step, 0.0)
         now = self._clock()
         self._epoch_start = (step, now)

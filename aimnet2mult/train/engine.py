@@ -32,7 +32,7 @@ LossFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[st
 
 
 class Sums(Protocol):
-    """Accumulates the errors of batches on the device, as `ErrorSums` does."""
+    """An accumulator of the errors of batches on the device, such as `ErrorSums`."""
 
     def update(
         self,
@@ -75,14 +75,14 @@ def build_trainer(
 
     Args:
         model: the model to train; with several ranks, each trains it on its share of the batch.
-        optimizer: steps once per batch.
-        loss_fn: its ``loss`` is minimised.
-        sums: accumulates the errors of each batch.
-        device: where the batches are moved to.
+        optimizer: optimizer that steps once per batch.
+        loss_fn: loss function, whose ``loss`` is minimized.
+        sums: accumulator of the errors of each batch.
+        device: device to which batches are moved.
         clip_value: maximum absolute value of a gradient component.
         clip_norm: maximum norm of the gradient.
-        norm_due: returns whether to compute the gradient norm in this iteration.
-        communicator: connects the ranks that share each batch; by default there is a single one.
+        norm_due: function that returns whether to compute the gradient norm in this iteration.
+        communicator: communicator of the ranks that share each batch; by default, a single process.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     predict = _predictor(model, loss_fn, communicator or Communicator())
@@ -117,7 +117,8 @@ def build_trainer(
 class _ModelWithLoss(nn.Module):
     """A model together with its loss, which is the only output with a gradient.
 
-    If an output outside the loss had one, DDP would wait for gradients of parameters that only it depends on.
+    If an output outside the loss had a gradient, DDP would wait for gradients of parameters that affect only this
+    output.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
@@ -144,7 +145,7 @@ def _predictor(
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:
-    """Return an engine that accumulates the errors of a pass, and restores the training mode of the model after it."""
+    """Return an engine that accumulates the errors of a pass, and then restores the training mode of the model."""
     was_training = model.training
 
     def step(engine: Engine, batch: Batch) -> None:

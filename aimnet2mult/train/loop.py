@@ -24,13 +24,13 @@ Outcome = Literal["finished", "preempted", "diverged"]
 
 
 class Training:
-    """Trains from the current position to the end of the run, or until the ranks agree to stop.
+    """The training of a run, from the current position to the end or until the ranks agree to stop.
 
-    A stop takes effect after an iteration. At the end of an epoch, its statistics, validation and checkpoint come
-    first; only a running validation is interrupted, and repeated on resume.
+    A stop takes effect between iterations; at the end of an epoch, only after its statistics, validation and
+    checkpoint. Only a running validation is interrupted, and is repeated on resume.
 
-    Every rank has a `Training`, and all do the same at the same iteration. `build_training` connects one to its
-    collaborators.
+    Every rank has an instance, and all ranks perform the same operations in each iteration. `build_training` creates an
+    instance with its collaborators.
     """
 
     def __init__(
@@ -60,7 +60,12 @@ class Training:
         self._set_position(0)
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint; raises what `Checkpointing.load` raises."""
+        """Continue from a checkpoint.
+
+        Raises:
+            CheckpointError: it belongs to another model, optimizer or data set.
+            ConfigError: ``trainer.epochs`` is below the epoch of the checkpoint.
+        """
         self._set_position(self._checkpointing.load(path))
 
     def run(self) -> Outcome:
@@ -74,11 +79,11 @@ class Training:
             self._validation.run(state.iteration)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
-            self._console.say(f"all {epochs} epochs are already trained; increase trainer.epochs to continue")
-            # A validation that was pending may have shown a divergence.
+            self._console.say(f"all {epochs} epochs are already completed; increase trainer.epochs to continue")
+            # The pending validation may have revealed a divergence: exchange it, which sets `consensus.diverged`.
             self._bus.flush()
             self._consensus.should_stop(now=True)
-        elif not self._lr_is_below_limit() and not self._consensus.should_stop(now=True):
+        elif not self._finish_if_lr_below_limit() and not self._consensus.should_stop(now=True):
             self._consensus.reset_interval()
             self._trainer.run(self._components.train_loader)
         if self._consensus.diverged:
@@ -89,20 +94,20 @@ class Training:
         return "finished" if complete and not self._validation.pending else "preempted"
 
     def _build_trainer(self) -> Engine:
-        limits, components = self._config.trainer, self._components
+        trainer_config, components = self._config.trainer, self._components
         trainer = build_trainer(
             components.model,
             components.optimizer,
             components.loss_fn,
             components.train_sums,
             device=components.device,
-            clip_value=limits.clip_grad_value,
-            clip_norm=limits.clip_grad_norm,
+            clip_value=trainer_config.clip_grad_value,
+            clip_norm=trainer_config.clip_grad_norm,
             norm_due=self._reporter.is_due,
             communicator=self._communicator,
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._set_epoch_order)
-        # Publish first: the learning rate must be the one that the iteration used.
+        # Publish first, while the learning rate is still the one used in the iteration.
         self._reporter.attach(trainer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
@@ -145,16 +150,16 @@ class Training:
         self._checkpointing.save(iteration)
         latest = self._reporter.latest
         if every is not None and iteration % every:
-            # The newest validation is of an earlier iteration than the line to show.
+            # The newest validation is older than this line.
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._console.epoch(engine.state.epoch, iteration, latest)
-        if self._consensus.should_stop(now=True) or self._lr_is_below_limit():
+        if self._consensus.should_stop(now=True) or self._finish_if_lr_below_limit():
             engine.terminate()
 
-    def _lr_is_below_limit(self) -> bool:
-        """Return whether a learning rate has fallen below ``trainer.stop_below_lr``, which ends the run.
+    def _finish_if_lr_below_limit(self) -> bool:
+        """Mark the run as finished if a learning rate is below ``trainer.stop_below_lr``; return whether it is.
 
-        Only checked at the end of an epoch, after its validation.
+        This applies only at the end of an epoch, after its validation.
         """
         limit, state = self._config.trainer.stop_below_lr, self._trainer.state
         # At the start, a schedule may still be warming up.
@@ -182,12 +187,12 @@ def build_training(
 
     Args:
         config: the configuration of the run.
-        components: what is trained, and on which data.
-        bus: where points are published; a `telemetry.NullBus` on all ranks but the first.
+        components: components of the run, including model and data.
+        bus: bus to which points are published; a `telemetry.NullBus` on all ranks but the first.
         folder: the run folder.
-        communicator: connects the ranks.
-        consensus: decides when to stop.
-        console: shows the progress.
+        communicator: communicator of the ranks.
+        consensus: agreement of the ranks on when to stop.
+        console: console that displays the progress.
 
     Raises:
         ConfigError: ``checkpoint.best`` is not a validation metric.

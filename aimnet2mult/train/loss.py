@@ -18,7 +18,7 @@ from torch import Tensor
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.metrics.masks import mask_name, reshaped, widened_mask
+from aimnet2mult.metrics.masks import expand_mask, mask_name, match_shape
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean
 
@@ -32,7 +32,7 @@ def mean(function: SumFn) -> LossFn:
     """Turn a function that returns a sum and a count into a loss function that returns their quotient, 0 for no count.
 
     If several ranks share a batch, `MTLoss` reduces sum and count separately, so that the loss is the mean over the
-    whole batch. For a loss function without them, it is the mean of the ranks' means.
+    whole batch. The loss of a function without this decorator is the mean over the ranks instead.
     """
 
     @functools.wraps(function)
@@ -48,9 +48,9 @@ class MTLoss:
     """A weighted sum of losses, called as ``loss(y_pred, y_true)`` like aimnet's class of the same name.
 
     Args:
-        components: for each name, ``fn``, the dotted path of a function ``(y_pred, y_true, **kwargs)`` that returns a
-            scalar, preferably decorated with `mean`; ``weight``, a number; and optionally ``kwargs``. The weights are
-            divided by their sum.
+        components: settings of each component by name: ``fn``, the dotted path of a function ``(y_pred, y_true,
+            **kwargs)`` that returns a scalar, preferably decorated with `mean`; ``weight``, a number; and optionally
+            ``kwargs``. The weights are divided by their sum.
 
     Raises:
         ConfigError: a component has an unknown key, function, argument or label, or a weight that is not a finite
@@ -70,9 +70,9 @@ class MTLoss:
             self._components[name] = (*_functions(name, component), weights[name] / total)
 
     def use_ranks(self, ranks: Communicator) -> None:
-        """Share each batch with other ranks: the mean of the ranks' losses is then the loss of the whole batch.
+        """Share each batch with other ranks: the mean loss over the ranks is then the loss of the whole batch.
 
-        Each call of the loss then sums the counts over the ranks, so all ranks must make it.
+        Each call of the loss then sums the counts over the ranks, so all ranks must call it.
         """
         self._communicator = ranks
 
@@ -113,10 +113,10 @@ def energy_loss_fn(
     key_pred: str = "energy",
     key_true: str = "energy",
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean over the labelled structures of the squared error divided by √(number of real atoms).
+    """Return the mean over the labeled structures of the squared error divided by √(number of real atoms).
 
-    The normalisation is that of aimnet's function of the same name: since errors of energies grow roughly with the
-    square root of the number of atoms, it lies between errors per structure and per atom. Exactly 0 without a labelled
+    The normalization is the same as in aimnet's function of this name: since errors of energies grow roughly with the
+    square root of the number of atoms, it lies between errors per structure and per atom. Exactly 0 without a labeled
     structure. Arrays have shape (B,) or (B, 1).
 
     Raises:
@@ -140,7 +140,7 @@ def energy_loss_fn(
 def peratom_loss_fn(
     y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean squared error over the labelled components of real atoms; 0 if there are none.
+    """Return the mean squared error over the labeled components of real atoms; 0 if there are none.
 
     Arrays have the shape of the label, (B, N) or for forces (B, N, 3), optionally with a trailing axis of 1.
 
@@ -181,10 +181,10 @@ def _pair(
             return None
         raise ValueError(f"the model returns no {key_pred!r}; it returns {', '.join(y_pred)}")
     shape = LABELS[key_true].shape(*numbers.shape)
-    pred = reshaped(pred, shape, f"the prediction {key_pred!r}")
+    pred = match_shape(pred, shape, f"the prediction {key_pred!r}")
     if true is None:
         return pred, torch.full_like(pred, torch.nan)
-    return pred, reshaped(true, shape, f"the label {key_true!r}").to(pred.dtype)
+    return pred, match_shape(true, shape, f"the label {key_true!r}").to(pred.dtype)
 
 
 def _zero_sum_and_count(numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +198,7 @@ def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor) -> Tenso
     if mask is None:
         return None
     structures, atoms = numbers.shape
-    return widened_mask(mask, structures, atoms, f"the mask {key!r}", per_atom=LABELS[key_true].per_atom)
+    return expand_mask(mask, structures, atoms, f"the mask {key!r}", per_atom=LABELS[key_true].per_atom)
 
 
 def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:

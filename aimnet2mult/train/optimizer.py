@@ -23,8 +23,8 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
     """Build the optimizer described by the ``optimizer`` section.
 
     Args:
-        model: parameters whose names match (`re.search`) one of ``force_no_train`` are frozen, then those that match
-            one of ``force_train`` are unfrozen.
+        model: the model to train. Parameters whose names match (`re.search`) one of ``force_no_train`` are frozen, then
+            those that match one of ``force_train`` are unfrozen.
         cfg: ``class`` and ``kwargs``; ``force_no_train`` and ``force_train``, lists of regular expressions;
             ``param_groups``: for each name, the regular expression ``re`` and settings that override ``kwargs``. A
             parameter belongs to the first group that it matches, or else to a default group, which comes first.
@@ -34,7 +34,7 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
         ConfigError: a key, class or setting is unknown; a regular expression is invalid, matches no parameter, or
             only parameters of earlier groups; or there is nothing to train.
     """
-    _refuse_unknown_keys("optimizer", cfg, ("class", "kwargs", "force_no_train", "force_train", "param_groups"))
+    _reject_unknown_keys("optimizer", cfg, ("class", "kwargs", "force_no_train", "force_train", "param_groups"))
     _set_trainable(model, "force_no_train", cfg.get("force_no_train") or (), train=False)
     _set_trainable(model, "force_train", cfg.get("force_train") or (), train=True)
     overrides = cfg.get("param_groups") or {}
@@ -42,11 +42,11 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
     if not groups:
         raise ConfigError("optimizer.force_no_train freezes all parameters of the model; leave some to train")
     cls = _class(cfg, "optimizer", Optimizer)
-    optimizer: Optimizer = _built(cls, "optimizer", groups, cfg.get("kwargs") or {})
+    optimizer: Optimizer = _instantiate(cls, "optimizer", groups, cfg.get("kwargs") or {})
     for name, override in overrides.items():
         # torch silently accepts unknown settings.
         known = ("re", *optimizer.defaults)
-        _refuse_unknown_keys(f"optimizer.param_groups.{name}", override, known)
+        _reject_unknown_keys(f"optimizer.param_groups.{name}", override, known)
     return optimizer
 
 
@@ -68,7 +68,7 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
     """
     if cfg is None:
         return Schedule(None)
-    _refuse_unknown_keys("scheduler", cfg, ("class", "kwargs", "step", "metric_name"))
+    _reject_unknown_keys("scheduler", cfg, ("class", "kwargs", "step", "metric_name"))
     cls = _class(cfg, "scheduler", LRScheduler)
     plateau, ignite = issubclass(cls, ReduceLROnPlateau), _is_ignite(cls)
     step = cfg.get("step") or ("val" if plateau else "iteration" if ignite else "epoch")
@@ -78,7 +78,7 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
         raise ConfigError(f"scheduler.step is {step!r}; {cls.__name__} needs val, since it uses a validation metric")
     metric = _metric(cfg, metrics, plateau=plateau)
     kwargs = cfg.get("kwargs") or {}
-    scheduler = _built(cls, "scheduler", optimizer, {"param_name": "lr", **kwargs} if ignite else kwargs)
+    scheduler = _instantiate(cls, "scheduler", optimizer, {"param_name": "lr", **kwargs} if ignite else kwargs)
     if ignite and step != "val":
         scheduler(None)
     return Schedule(scheduler, step=step, metric=metric)
@@ -106,7 +106,7 @@ class Schedule:
         self._advance("epoch")
 
     def step_validation(self, metrics: Mapping[str, float]) -> None:
-        """Step if the scheduler steps after validations; ``metrics`` are those of the validation.
+        """Step if the scheduler steps after validations; ``metrics`` are the validation metrics.
 
         Raises:
             ValueError: the scheduler uses a metric for which the validation data has no labels.
@@ -173,7 +173,7 @@ def _groups(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> lis
         if "re" not in override or "params" in override:
             wrong = "has no 're'" if "re" not in override else "has 'params'"
             raise ConfigError(f"{key} {wrong}; select its parameters with a regular expression 're'")
-        matched[group] = _matching(override["re"], named, f"{key}.re")
+        matched[group] = _find_matching(override["re"], named, f"{key}.re")
     for _, parameter in named:
         if parameter.requires_grad:
             matching = (group for group, found in matched.items() if any(p is parameter for p in found))
@@ -196,11 +196,11 @@ def _set_trainable(model: nn.Module, name: str, expressions: Sequence[str], *, t
     if isinstance(expressions, str):
         raise ConfigError(f"optimizer.{name} is {expressions!r}; expected a list of regular expressions")
     for expression in expressions:
-        for parameter in _matching(expression, list(model.named_parameters()), f"optimizer.{name}"):
+        for parameter in _find_matching(expression, list(model.named_parameters()), f"optimizer.{name}"):
             parameter.requires_grad_(train)
 
 
-def _matching(expression: object, named: Sequence[tuple[str, nn.Parameter]], key: str) -> list[nn.Parameter]:
+def _find_matching(expression: object, named: Sequence[tuple[str, nn.Parameter]], key: str) -> list[nn.Parameter]:
     """Return the parameters whose names match; raise ConfigError if there are none or the expression is invalid."""
     try:
         pattern = re.compile(expression)  # type: ignore[call-overload]
@@ -229,14 +229,14 @@ def _is_ignite(cls: type) -> bool:
     return any((base.__module__, base.__name__) == IGNITE_SCHEDULER for base in cls.__mro__)
 
 
-def _built(cls: Any, section: str, first: object, kwargs: Mapping[str, Any]) -> Any:
+def _instantiate(cls: Any, section: str, first: object, kwargs: Mapping[str, Any]) -> Any:
     try:
         return cls(first, **kwargs)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{section}: cannot build {cls.__name__} with {dict(kwargs)}: {error}") from error
 
 
-def _refuse_unknown_keys(section: str, cfg: Mapping[str, Any], known: Collection[str]) -> None:
+def _reject_unknown_keys(section: str, cfg: Mapping[str, Any], known: Collection[str]) -> None:
     for key in cfg:
         if key not in known:
             raise ConfigError(f"{section} has no key {key!r}; its keys are {', '.join(known)}")

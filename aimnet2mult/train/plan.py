@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A checked request; everything that can be checked without torch."""
+    """A request, checked as far as possible without torch."""
 
     config: Config
     settings: Settings
@@ -80,7 +80,7 @@ def make_plan(request: Request) -> Plan:
         return _plan_resume(request, resume_rules.find_run(request.resume, Path(_settings(asked["telemetry"]).dir)))
     config = load(request.configs, request.overrides)
     directory = Path(_settings(config.telemetry).dir)
-    for folder in resume_rules.newest_first(config.run_name, directory):
+    for folder in resume_rules.list_newest_first(config.run_name, directory):
         if _can_resume(folder):
             return _plan_resume(request, folder)
     echo(f"no unfinished run {config.run_name!r} in {directory}: starting a new one", err=True)
@@ -147,12 +147,12 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _can_resume(folder: Path) -> bool:
-    """Return whether a run is unfinished; one that failed before its first checkpoint would only fail again."""
+    """Return whether a run is unfinished; a run that failed before its first checkpoint would only fail again."""
     status = read_receipt(folder).status
     return status != "finished" and (status != "failed" or find_newest(folder) is not None)
 
 
 def echo(line: str, *, err: bool = False) -> None:
-    """Print a line on the terminal; ignore errors, since the journal has everything that matters."""
+    """Print a line on the terminal; ignore errors, because the journal contains all important information."""
     with contextlib.suppress(OSError, ValueError):
         click.echo(line, err=err)

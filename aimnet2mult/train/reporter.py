@@ -27,7 +27,7 @@ class Bus(Protocol):
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
-        """The alerts that have not recovered yet."""
+        """Active anomaly alerts."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class Bus(Protocol):
 
     @property
     def last_healthy_step(self) -> int:
-        """The last iteration at which no anomaly had been detected."""
+        """The last iteration at which all watched metrics were finite and no loss was an outlier."""
         ...
 
     def due(self, stream: str, step: int) -> bool:
@@ -45,13 +45,13 @@ class Bus(Protocol):
         ...
 
     def publish(self, stream: str, step: int, values: Callable[[], MetricValues]) -> None:
-        """Publish a point, whose values the thread of the bus computes."""
+        """Publish a point; the thread of the bus calls ``values`` to compute it."""
         ...
 
     def publish_group(
         self, streams: Sequence[str], step: int, values: Callable[[], dict[str, MetricValues]], *, final: bool = False
     ) -> None:
-        """Publish a point in each of several streams at once; ``final`` if it need not be due."""
+        """Publish a point in each of several streams at once; ``final`` publishes it even if it is not due."""
         ...
 
     def flush(self) -> bool:
@@ -60,21 +60,21 @@ class Bus(Protocol):
 
 
 class Reporter:
-    """Publishes the statistics of training and validation at the global iteration.
+    """A publisher of the statistics of training and validation at the global iteration.
 
     At a due iteration, ``train`` and ``train_window`` are published together, and a new window starts. The last
     iteration has an additional point that leaves the window open, so that a run resumed for more epochs has the same
-    windows as one that never ended. The thread of the bus waits for copies from the device.
+    windows as an uninterrupted one. The thread of the bus waits for copies from the device.
 
     Every rank has a reporter, since publishing sums over the ranks; all but one have a `telemetry.NullBus`.
 
     Args:
-        bus: where points are published.
+        bus: bus to which points are published.
         train_sums: error sums of the training batches.
         val_sums: error sums of the validation.
         labels: names of the labels.
         fidelity_names: one name per fidelity.
-        optimizer: its first parameter group has the learning rate to publish.
+        optimizer: optimizer; the learning rate of its first parameter group is published.
         clock: a monotonic clock in seconds.
     """
 
@@ -160,7 +160,7 @@ class Reporter:
         )
 
     def _values(self, stream: str, slot: NDArray[np.float64], **others: float) -> MetricValues:
-        """Compute the values of a stream, and remember them as the latest."""
+        """Compute the values of a stream, and store them in `latest`."""
         values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream]) | others
         self.latest = {**self.latest, **{f"{stream}/{name}": value for name, value in values.items()}}
         return values

@@ -1,6 +1,6 @@
 """Run a training from the arguments of the command to the receipt and the exit code.
 
-Whatever can be checked without torch is checked first; then the run is opened, and torch and aimnet are imported.
+All checks that do not need torch come first; then the run is opened, and torch and aimnet are imported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
 def train(request: Request) -> int:
     """Train as requested, and return the exit code.
 
-    It is 0 if the run has finished, 128 + signal if a signal stopped it, and 3 if it stopped because it has diverged.
+    The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, and 3 if it has diverged.
     With several ranks, rank 0 opens the run and broadcasts its plan to the others, which print nothing.
 
     Raises:
@@ -163,13 +163,13 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcom
 def _load_libraries() -> None:
     """Import torch and aimnet without garbage collection.
 
-    They create two million permanent objects. Traversing them repeatedly takes longer than the imports themselves, and
-    at exit it takes seconds that a preempted run does not have.
+    The imports create two million permanent objects. Traversing these repeatedly takes longer than the imports
+    themselves, and at exit it takes seconds that a preempted run does not have.
     """
     gc.disable()
     try:
         import aimnet2mult.distributed.process_group
-        import aimnet2mult.train.loop  # noqa: F401 - and everything that it imports
+        import aimnet2mult.train.loop  # noqa: F401 - imports all other libraries
     finally:
         gc.enable()
     gc.freeze()

@@ -42,7 +42,7 @@ class BestValidation:
         self._value = math.inf
 
     def update(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether this validation is the best so far, and remember it; a missing or NaN value never is."""
+        """Record a validation if it is the best so far, and return whether it is; a missing or NaN value never is."""
         if self.metric is None:
             return False
         value = metrics.get(self.metric, math.nan)
@@ -57,25 +57,25 @@ class BestValidation:
         return {"metric": self.metric, "value": self._value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from `state_dict`; ignored if it is for another metric."""
+        """Restore the state from `state_dict`, unless it is for another metric."""
         if state.get("metric") == self.metric:
             self._value = state.get("value", math.inf)
 
 
 class Validation:
-    """Validates the model: publishes the metrics, steps the schedule, and writes ``best.pt`` on rank 0.
+    """The validations of a run: each publishes metrics, steps the schedule, and may write ``best.pt`` on rank 0.
 
-    If the run has to stop during a validation, the validation is interrupted and stays pending; run it again first
-    thing after the resume. All ranks must call `run` at the same iterations.
+    If the run has to stop during a validation, the validation is interrupted and stays pending; repeat it after the
+    resume, before any training. All ranks must call `run` at the same iterations.
 
     Args:
         run: the run folder.
-        components: their model is validated.
-        config: its ``checkpoint.best`` names the metric of the best validation.
-        reporter: publishes the metrics.
-        consensus: decides after each batch whether to stop.
-        communicator: connects the ranks.
-        console: shows what goes wrong.
+        components: components of the run, whose model is validated.
+        config: configuration of the run, in which ``checkpoint.best`` names the metric of the best validation.
+        reporter: publisher of the metrics.
+        consensus: agreement of the ranks, after each batch, on whether to stop.
+        communicator: communicator of the ranks.
+        console: console on which problems are reported.
 
     Raises:
         ConfigError: ``checkpoint.best`` is not a validation metric.
@@ -123,7 +123,10 @@ class Validation:
             self._save_best()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `load_state_dict`, with the keys of a checkpoint's position."""
+        """Return the state for `load_state_dict`; its keys are part of the format of checkpoints.
+
+        ``owes_validation`` is whether a validation is `pending`, and ``best`` the state of the best validation.
+        """
         return {"owes_validation": self.pending, "best": self._best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

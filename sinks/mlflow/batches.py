@@ -1,4 +1,4 @@
-"""Division of records into calls of ``log_batch``, as metrics and tags."""
+"""Conversion of records to metrics and tags, grouped into calls of ``log_batch``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sinks.mlflow.tags import truncate
 from telemetry.sink_api import Alert, Record, Resumed, Scalars
 
 MAX_METRICS_PER_CALL, MAX_TAGS_PER_CALL = 980, 20
-"""MLflow accepts 1000 items per call, and divides larger calls in an order of its own choice."""
+"""MLflow accepts 1000 items per call, and splits larger calls in an unspecified order."""
 MAX_METRIC_BYTES_PER_CALL = 900_000
 """MLflow accepts 1 MB per call."""
 _METRIC_OVERHEAD_BYTES = 120
-"""Size of a metric's JSON without its name."""
+"""Size of the JSON of a metric without its name."""
 
 
 class MetricPoint(NamedTuple):
@@ -29,7 +29,7 @@ class MetricPoint(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The content of one call; ``last_seq`` is the number of the last record that is complete after it."""
+    """The content of one call; all records up to the sequence number ``last_seq`` are complete after it."""
 
     points: list[MetricPoint]
     tags: dict[str, str]
@@ -40,12 +40,12 @@ def split_into_batches(records: Iterable[Record], names: MetricNames, last_seq: 
     """Combine records into as few calls as possible; a record is divided only if it alone exceeds the limits.
 
     Args:
-        records: in order.
-        names: of the metrics.
-        last_seq: the number of the record before.
+        records: the records, in order.
+        names: the MLflow names of the metrics.
+        last_seq: sequence number of the record that precedes ``records``.
 
     Raises:
-        SinkRejected: an undeclared metric would get the name of another one in MLflow.
+        SinkRejected: an undeclared metric would have the same MLflow name as another one.
     """
     points: list[MetricPoint] = []
     tags: dict[str, str] = {}

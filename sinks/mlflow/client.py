@@ -39,7 +39,7 @@ _CREDENTIALS_HINT = (
 
 
 def connect(uri: str) -> Client:
-    """Return a client for a tracking URI. Creates or opens the store of a database, but does not call a server."""
+    """Return a client for a tracking URI; this creates or opens the store of a database, but does not call a server."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -51,7 +51,7 @@ def mlflow_calls(tracking_uri: TrackingUri) -> Iterator[None]:
 
     Raises:
         SinkRejected: MLflow, or a package it needs for this URI, is not installed.
-        SinkUnavailable: for any other error that is not one of telemetry's.
+        SinkUnavailable: MLflow raised any other error; those of telemetry itself pass through.
     """
     with backend_errors("mlflow"), _environment(), _silenced_loggers():
         try:
@@ -65,7 +65,7 @@ def mlflow_calls(tracking_uri: TrackingUri) -> Iterator[None]:
 
 @contextmanager
 def login_errors(tracking_uri: TrackingUri) -> Iterator[None]:
-    """Translate rejected credentials, inside of ``mlflow_calls``; other errors pass through.
+    """Translate the rejection of credentials; use inside ``mlflow_calls``. Other errors pass through.
 
     Raises:
         SinkRejected: the server answered 401 or 403.
@@ -103,7 +103,7 @@ _original_environment: dict[str, str | None] = {}
 @contextmanager
 def _environment() -> Iterator[None]:
     """Set the variables that MLflow reads at each call, and restore them when the last thread leaves."""
-    global _users  # noqa: PLW0603 - so is the environment
+    global _users  # noqa: PLW0603 - the environment is global, too
     with _lock:
         if _users == 0:
             defaults = {name: value for name, value in _DEFAULT_ENVIRONMENT.items() if name not in os.environ}
@@ -126,7 +126,7 @@ def _environment() -> Iterator[None]:
 
 
 class _OtherThreads(logging.Filter):
-    """Passes only log records of other threads."""
+    """A filter that accepts only log records of other threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _OtherThreads(logging.Filter):
 
 @contextmanager
 def _silenced_loggers() -> Iterator[None]:
-    """Suppress the log output of this thread's MLflow calls: errors contain all of it."""
+    """Suppress the log output of this thread's MLflow calls: the exceptions contain the same information."""
     import mlflow  # noqa: F401 - importing it creates the handlers
 
     handlers = {handler for name in _LOGGERS for handler in logging.getLogger(name).handlers}

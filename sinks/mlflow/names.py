@@ -1,4 +1,4 @@
-"""Valid MLflow names for metrics, parameters and tags with any names, and MLflow's limits on lengths."""
+"""Conversion of names of metrics, parameters and tags to valid MLflow names, and MLflow's length limits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from telemetry.sink_api import SinkRejected
 
 MAX_NAME_LENGTH = 250
-"""Characters that MLflow allows in a name."""
+"""Maximum number of characters in a name."""
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000
-"""Characters that MLflow stores of a parameter or tag."""
+"""Maximum number of characters in the value of a parameter or tag."""
 INFINITY_SUFFIX = ".inf"
 """Suffix of the metric that holds the signs of a metric's infinities."""
 
@@ -47,14 +47,18 @@ class MetricNames:
             self.name_of(metric)
 
     def name_of(self, metric: str) -> str:
-        """Return the name of a metric, adding it if it is new; raises SinkRejected like the constructor."""
+        """Return the MLflow name of a metric, adding the metric if it is new.
+
+        Raises:
+            SinkRejected: another metric already has this name.
+        """
         name = self._names.get(metric)
         if name is None:
             name = self._names[metric] = self._reserve(metric)
         return name
 
     def renamed(self) -> dict[str, str]:
-        """Return the metrics whose MLflow name differs from their own, by MLflow name."""
+        """Return the original names of the renamed metrics, by MLflow name."""
         return {name: metric for metric, name in self._names.items() if name != metric}
 
     def _reserve(self, metric: str) -> str:

@@ -14,7 +14,7 @@ from sinks.mlflow.names import MAX_TAG_LENGTH, MetricNames, valid_name
 from telemetry.sink_api import Record, RunRecord, SinkRejected, SinkUnavailable, Status, format_error
 
 _MAX_ITEMS_PER_CALL = 100
-"""Parameters or tags that MLflow accepts per call."""
+"""Maximum number of parameters or tags per call."""
 _MIN_TIME_MS = 1
 """The earliest time in ms since 1970: MLflow treats 0 as "now"."""
 # MLflow has no other final states; for a preempted run, a tag holds the status.
@@ -50,8 +50,8 @@ class MlflowRun:
 
     Args:
         client: an ``MlflowClient``.
-        experiment_id: the experiment of the run.
-        record: describes the run.
+        experiment_id: ID of the experiment of the run.
+        record: the record that describes the run.
         folder: the run folder.
         name: the displayed name of a new run.
 
@@ -60,7 +60,7 @@ class MlflowRun:
         last_seq: the highest sequence number stored in MLflow.
 
     Raises:
-        SinkRejected: two of the run's metrics would get the same name.
+        SinkRejected: two metrics of the run would have the same name.
     """
 
     def __init__(self, client: Client, experiment_id: str, record: RunRecord, folder: Path, name: str) -> None:
@@ -76,7 +76,7 @@ class MlflowRun:
         self._accepted_metric: list[Any] = []
 
     def describe(self, user_tags: Mapping[str, str]) -> None:
-        """Update parameters, tags and status to those of the newest attempt."""
+        """Update parameters, tags and status to the newest attempt."""
         record = self._record
         params = tags.params(record)
         new_tags = tags.attempt_tags(record, self._names) | dict(user_tags)
@@ -113,14 +113,14 @@ class MlflowRun:
         return self.last_seq
 
     def close(self, status: Status, time: int, reason: str) -> None:
-        """End the run; ``time`` in ms since 1970."""
+        """End the run at ``time``, in ms since 1970."""
         self._log(tags={"telemetry.status": status, "telemetry.reason": tags.truncate(reason, MAX_TAG_LENGTH)})
         self._client.set_terminated(self.run_id, status=_MLFLOW_STATUS[status], end_time=max(time, _MIN_TIME_MS))
 
     def _find(self, experiment_id: str) -> Any:
         has_key = f"tags.`{tags.RUN_KEY_TAG}` = '{tags.run_key(self._record)}'"
         found = self._client.search_runs([experiment_id], filter_string=has_key)
-        # If there are two, always use the same one, and the one that has points.
+        # If there are several, always choose the same one, preferably one with points.
         return max(found, key=lambda run: (_stored_seq(run), run.info.run_id), default=None)
 
     def _create(self, experiment_id: str, folder: Path, name: str) -> Any:
@@ -144,7 +144,7 @@ class MlflowRun:
         self._accepted_metric = metrics[-1:] or self._accepted_metric
 
     def _raise_rejection(self, error: Exception, confirmed_seq: int) -> None:
-        """Find out whether the records caused a rejection, by repeating a metric that was accepted before."""
+        """Raise SinkRejected if the records caused the rejection, which is tested by repeating an accepted metric."""
         try:
             self._log(self._accepted_metric, {tags.SEQ_TAG: str(confirmed_seq)})
         except Exception:  # noqa: BLE001 - any error shows that no record is the cause
@@ -153,7 +153,7 @@ class MlflowRun:
         raise SinkRejected(format_error(error)) from None
 
     def _log_accepted(self, log: Callable[[dict[str, str]], None], items: dict[str, str]) -> None:
-        """Write parameters or tags except those that this version of MLflow rejects: delivery must not end for them."""
+        """Write parameters or tags, skipping those that MLflow rejects: delivery must not fail because of one."""
         for some in _portions(items, _MAX_ITEMS_PER_CALL):
             try:
                 log(some)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sinks.mlflow.sqlite_store import SqliteStore
 
 _MAX_OPTION_LENGTH = 500
-"""Characters that MLflow accepts as the name of an experiment or run."""
+"""Maximum number of characters in the name of an experiment or run."""
 
 
 class MlflowSink:
@@ -28,7 +28,7 @@ class MlflowSink:
 
     The tag ``telemetry.key`` identifies the run, and ``telemetry.seq`` holds the number of the last stored record.
     Points superseded by a resume are kept, because MLflow cannot remove them; ``telemetry.resumed.<attempt>`` holds
-    the iteration that each attempt continued from. An infinite value is stored as NaN, and its sign (1 or -1) as a
+    the iteration from which each attempt continued. An infinite value is stored as NaN, and its sign (1 or -1) as a
     point of ``<metric>.inf`` at the same iteration. Characters that MLflow does not allow in a name become ``_``, and
     ``name.<metric>`` holds the original name. Units are in ``unit.<metric>``, and parameters changed by a later attempt
     in ``telemetry.param.<name>``.
@@ -48,10 +48,10 @@ class MlflowSink:
         Attributes:
             tracking_uri: URI of a server or a database, without credentials, because options are written to the
                 journal; by default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the parent of the run folder. A relative
-                path of an SQLite file starts there, so that it does not depend on where delivery is started.
+                path of an SQLite file is resolved against that parent, and not against the working directory.
             experiment: name of the experiment; by default MLFLOW_EXPERIMENT_NAME, else the run's project, else
                 ``Default``.
-            run_name: displayed name; the run's name by default.
+            run_name: displayed name of the run; by default its own name.
             tags: additional tags of the run.
         """
 
@@ -70,7 +70,7 @@ class MlflowSink:
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         """Find the run, or create it, and update its description."""
-        # Resolved, so that the default store is the same if the folder is reached by a link.
+        # Resolve links, so that the default store does not depend on the path given for the folder.
         folder = folder.resolve()
         self._tracking_uri = resolve_tracking_uri(self._options.tracking_uri, folder.parent)
         with mlflow_calls(self._tracking_uri), login_errors(self._tracking_uri):

@@ -16,11 +16,11 @@ _LOCK_TIMEOUT = 5.0
 
 
 class SqliteStore:
-    """The file of a store, which must remain the same file while it is in use.
+    """The SQLite file of a store, which must not be replaced while it is in use.
 
     Args:
-        path: its absolute path; the store is created if the file is missing.
-        create: creates a store in a missing file, given its URI.
+        path: absolute path of the file; the store is created if the file is missing.
+        create: function that creates a store, given its URI.
 
     Raises:
         SinkRejected: the file is not a database.
@@ -36,7 +36,7 @@ class SqliteStore:
         self._file_id = self._current_file_id()
 
     def check_unchanged(self) -> None:
-        """Check that the path still leads to the file that was opened.
+        """Check that the path still refers to the file that was opened.
 
         Raises:
             SinkUnavailable: the file has been removed or replaced.
@@ -50,8 +50,8 @@ class SqliteStore:
     def _create(self, create: Callable[[str], object]) -> None:
         """Create the store under a temporary name first.
 
-        If several processes created it in place, each would migrate tables that another is just creating, and all
-        would fail; a kill would leave an incomplete store.
+        If several processes created it in place, each would migrate tables that another one has only partly created,
+        and all would fail. A kill would leave an incomplete store.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
@@ -59,7 +59,7 @@ class SqliteStore:
             # Fails at once if the folder is not writable; MLflow would retry many times.
             os.close(private_opener(str(temporary), os.O_CREAT | os.O_EXCL))
             create(f"sqlite:///{temporary}")
-            # If another process was faster, its store is used.
+            # If another process was faster, use its store.
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, self._path)
         finally:

@@ -12,7 +12,7 @@ from telemetry.sink_api import RunRecord
 
 DESCRIPTION_TAG = "mlflow.note.content"
 RUN_KEY_TAG = "telemetry.key"
-"""The tag that a run is found by."""
+"""The tag by which a run is found."""
 SEQ_TAG = "telemetry.seq"
 """The tag that holds the highest sequence number stored in MLflow."""
 ATTEMPT_TAG = "telemetry.attempt"
@@ -23,12 +23,12 @@ _TRUNCATION_MARK = "… (cut)"
 
 
 def run_key(run: RunRecord) -> str:
-    """Return a text that is the same for all attempts of a run, but differs for a later run of the same name."""
+    """Return a key that is the same for all attempts of a run, but differs for a later run with the same name."""
     return hashlib.sha256(f"{run.started} {run.run_id}".encode()).hexdigest()[:32]
 
 
 def params(run: RunRecord) -> dict[str, str]:
-    """Return the run's parameters by dotted name; parameters that would get the same name are numbered."""
+    """Return the run's parameters by dotted name; parameters that would have the same name are numbered."""
     out: dict[str, str] = {}
     for dotted, value in _run_tables.flatten_params(run.params):
         name = first = valid_name(dotted, _MAX_PARAM_NAME_LENGTH)
@@ -41,7 +41,7 @@ def params(run: RunRecord) -> dict[str, str]:
 
 
 def creation_tags(run: RunRecord, folder: Path) -> dict[str, str]:
-    """Return the tags that a run is created with: its key, owner, source and description."""
+    """Return the tags of a new run: its key, owner, source and description."""
     tags = {
         RUN_KEY_TAG: run_key(run),
         "telemetry.run": truncate(run.run_id, MAX_TAG_LENGTH),
@@ -49,7 +49,7 @@ def creation_tags(run: RunRecord, folder: Path) -> dict[str, str]:
         "mlflow.source.name": truncate(str(folder), MAX_TAG_LENGTH),
         DESCRIPTION_TAG: _description(run),
     }
-    # The user who delivers may differ from the one who trained, who owns the folder.
+    # Delivery may run as another user; the folder is owned by the user who trained.
     with contextlib.suppress(KeyError, OSError):
         tags["mlflow.user"] = folder.owner()
     return tags

@@ -19,7 +19,10 @@ _WEB = ("http://", "https://")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _KNOWN_SCHEMES = ("http", "https", "databricks", "databricks-uc", "uc", *_DATABASES)
 _SECRET_PARAMETER = re.compile(r"(?i)[?&][^=&]*(passw|token|secret|key)[^=&]*=")
-_VALID = "expected the URL of a server (http://…) or of a database (sqlite:////absolute/path.db)"
+_EXPECTED = (
+    "expected the URL of a server (http://…) or of a database (sqlite:////absolute/path.db), databricks, or a URI of "
+    "an MLflow plugin"
+)
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,17 @@ class TrackingUri:
         return self.uri.startswith(_DATABASES)
 
     def redact(self, text: str) -> str:
-        """Return a text in which the URI may occur, without the credentials."""
+        """Remove the credentials of the URI from a text that may contain it."""
         credentials = _credentials(self.uri)
         return text.replace(self.uri, self.shown).replace(credentials, "") if credentials else text
 
     def view(self, experiment_id: str, run_id: str) -> str:
-        """Return the URL of a run, or else the command that shows the store; empty if there is neither."""
+        """Return the URL of a run, or the command that displays a database; empty for other stores."""
         if self.shown.startswith(_WEB):
             return f"{self.shown}/#/experiments/{experiment_id}/runs/{run_id}"
         if "://" not in self.shown:
             return ""
-        # A URI with credentials came from the environment, so the user who runs the command has it there.
+        # A URI with credentials can only come from the environment, so the command can refer to the variable.
         uri = shlex.quote(self.shown) if self.shown == self.uri else '"$MLFLOW_TRACKING_URI"'
         return f"{shell_command('mlflow')} ui --backend-store-uri {uri}"
 
@@ -81,8 +84,8 @@ def resolve_tracking_uri(option: str | None, runs: Path) -> TrackingUri:
 
     Args:
         option: the value of the option ``tracking_uri``.
-        runs: the parent of the run folder. A relative path of an SQLite file starts there, so that it does not depend
-            on where delivery is started.
+        runs: the parent of the run folder. A relative path of an SQLite file is resolved against it, and not against
+            the working directory.
 
     Raises:
         SinkRejected: MLflow cannot write to this URI.
@@ -91,16 +94,16 @@ def resolve_tracking_uri(option: str | None, runs: Path) -> TrackingUri:
     uri = (os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db" if option is None else option).strip()
     scheme = _SCHEME.match(uri)
     if scheme is None and uri != "databricks":
-        _reject(source, uri, f"not a URI; {_VALID}")
+        _reject(source, uri, f"not a URI; {_EXPECTED}")
     if scheme is not None and scheme[0] == "file":
-        _reject(source, uri, f"MLflow no longer stores runs in folders; {_VALID}")
+        _reject(source, uri, f"MLflow no longer stores runs in folders; {_EXPECTED}")
     if scheme is not None and not _is_known(scheme[0].partition("+")[0]):
-        _reject(source, uri, f"MLflow has no store for the scheme {scheme[0]!r}; {_VALID}")
+        _reject(source, uri, f"MLflow has no store for the scheme {scheme[0]!r}; {_EXPECTED}")
     if scheme is not None and scheme[0] == "sqlite":
         return _resolve_sqlite(source, uri, runs)
     uri = uri.rstrip("/")
     shown = uri.replace(_credentials(uri), "", 1)
-    # The query of a database URI may contain a password, too.
+    # The query of a database URI may contain a password as well.
     return TrackingUri(uri, shown if shown.startswith(_WEB) else shown.partition("?")[0])
 
 
@@ -116,9 +119,9 @@ def _resolve_sqlite(source: str, uri: str, runs: Path) -> TrackingUri:
     try:
         file = (runs / Path(path).expanduser()).resolve()
     except (OSError, RuntimeError) as error:
-        _reject(source, uri, f"the path does not exist ({error}); {_VALID}")
+        _reject(source, uri, f"cannot resolve the path: {error}; {_EXPECTED}")
     if "?" in str(file):
-        _reject(source, f"{_SQLITE}{file}", f"the path of a URI cannot contain a question mark; {_VALID}")
+        _reject(source, f"{_SQLITE}{file}", f"the path of a URI cannot contain a question mark; {_EXPECTED}")
     shown = f"{_SQLITE}{file}"
     return TrackingUri(f"{shown}?{query}" if query else shown, shown, file)
 

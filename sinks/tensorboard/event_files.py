@@ -29,8 +29,8 @@ class EventFiles:
     After a method has raised OSError, the content of the folder is unknown: create a new instance.
 
     Args:
-        folder: created if missing.
-        run: the run that the events belong to.
+        folder: the folder of the files, created if missing.
+        run: the run to which the events belong.
 
     Raises:
         SinkRejected: the folder contains event files of another run.
@@ -40,7 +40,7 @@ class EventFiles:
     def __init__(self, folder: Path, run: RunRecord) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._build = EventBuilder(run)
+        self._builder = EventBuilder(run)
         self._state = EventFileState(time=run.started / 1000)
         self._path: Path | None = None
         self._newest_timestamp = 0
@@ -52,23 +52,23 @@ class EventFiles:
         return self._state
 
     @property
-    def build(self) -> EventBuilder:
+    def builder(self) -> EventBuilder:
         """The builder of this run's events."""
-        return self._build
+        return self._builder
 
     def write_records(self, records: Sequence[Record]) -> int:
-        """Append and sync the records that are missing from the files, and return the highest durable number.
+        """Append and sync the records missing from the files, and return the highest durable sequence number.
 
         Raises:
             OSError: some of the records may be missing.
         """
         last_seq = self._state.last_seq
-        events = (self._build.from_record(record) for record in records if record.seq > last_seq)
+        events = (self._builder.from_record(record) for record in records if record.seq > last_seq)
         self._append([event for event in events if event is not None])
         return max([last_seq, *(record.seq for record in records)])
 
     def write_summaries(self, events: Iterable[Event]) -> None:
-        """Append the texts and layouts that differ from the last ones written under their tags.
+        """Append the texts and layouts that differ from the newest ones in the files under the same tags.
 
         Raises:
             OSError: some of the events may be missing.
@@ -84,9 +84,9 @@ class EventFiles:
         if not events:
             return
         if not self._state.has_session:
-            events = [self._build.first_session(), *events]
+            events = [self._builder.first_session(), *events]
         if self._path is None:
-            self._path = self._create_file([self._build.file_header(), *events])
+            self._path = self._create_file([self._builder.file_header(), *events])
         else:
             # Without O_CREAT: if the file has been removed, fail instead of creating one without a header.
             _write(self._path, _frames(events), os.O_APPEND)
@@ -100,6 +100,7 @@ class EventFiles:
         try:
             _write(path, _frames(events), os.O_CREAT | os.O_EXCL)
         except FileExistsError:
+            # Another process created this file: do not remove it.
             raise
         except OSError:
             # Otherwise each retry on a full disk would leave a file.
@@ -122,13 +123,13 @@ class EventFiles:
             if found != run:
                 raise SinkRejected(_other_run_message(path, found, run))
             for frame in frames:
-                self._state.add(self._build.parse(frame))
+                self._state.add(self._builder.parse(frame))
 
     def _identity(self, frame: bytes) -> tuple[str, int] | None:
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
         try:
-            return run_identity(self._build.parse(frame))
+            return run_identity(self._builder.parse(frame))
         except DecodeError:
             return None
 

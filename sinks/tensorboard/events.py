@@ -29,7 +29,7 @@ class EventFileState:
 
     Attributes:
         last_seq: the highest sequence number.
-        step: the last iteration.
+        step: the iteration of the last record.
         time: the time of the last record, in seconds since 1970.
         has_session: whether the event that begins the first session is present.
         summaries: step and content of the last text or layout under each tag.
@@ -56,13 +56,13 @@ class EventFileState:
 
 
 def run_identity(event: Event) -> tuple[str, int] | None:
-    """Return the run (its ID, and its start in ms since 1970) named by a file's first event; None for other writers."""
+    """Return the run ID and start (ms since 1970) in the first event of a file; None for files of other programs."""
     match = _FILE_WRITER.fullmatch(event.source_metadata.writer)
     return None if match is None else (match[2], int(match[1]))
 
 
 class EventBuilder:
-    """Builds the events of one run, importing TensorBoard's messages but neither TensorFlow nor its stub."""
+    """A builder of one run's events that imports TensorBoard's messages, but neither TensorFlow nor its stub."""
 
     def __init__(self, run: RunRecord) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2  # type: ignore[import-untyped]
@@ -79,7 +79,11 @@ class EventBuilder:
         self._pending_descriptions = _descriptions(run.metrics)
 
     def parse(self, data: bytes) -> Event:
-        """Return the event serialized in ``data``; raises google.protobuf's DecodeError."""
+        """Return the event serialized in ``data``.
+
+        Raises:
+            google.protobuf.message.DecodeError: the data is not an event.
+        """
         return self._event.FromString(data)
 
     def file_header(self) -> Event:
@@ -128,7 +132,7 @@ class EventBuilder:
 
         Args:
             charts: the charts under each heading.
-            time: in seconds since 1970.
+            time: the wall time, in seconds since 1970.
         """
         from tensorboard.plugins.custom_scalar import layout_pb2, metadata  # type: ignore[import-untyped]
 

@@ -1,4 +1,4 @@
-"""The TensorBoard sink: event files for ``tensorboard --logdir``. Needs neither torch nor TensorFlow."""
+"""The TensorBoard sink: event files for ``tensorboard --logdir``. Requires neither torch nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _BACKEND = "tensorboard"
 class TensorBoardSink:
     """Write one event for each record, identified by its sequence number.
 
-    Steps are iterations, wall times those of the journal, and values float32, the only precision that every viewer
-    reads: values beyond 3.4e38 are shown as infinite.
+    Steps are iterations, and wall times are those of the journal. Values are float32, the only precision that all
+    viewers support: values beyond 3.4e38 are shown as infinite.
     """
 
     requires = ("tensorboard",)
@@ -42,8 +42,8 @@ class TensorBoardSink:
         """Options of the sink.
 
         Attributes:
-            dir: the folder for the event files; ``tensorboard`` by default. A relative path starts at the run folder,
-                so that it does not depend on where delivery is started.
+            dir: the folder for the event files; ``tensorboard`` by default. A relative path is resolved against the run
+                folder, and not against the working directory.
         """
 
         dir: str | None = None
@@ -79,10 +79,10 @@ class TensorBoardSink:
 
     @hookimpl
     def sink_close(self, status: Status) -> None:
-        """Write how the training ended, at its last iteration."""
+        """Write the final status at the last iteration."""
         with self._open_files() as files:
             state = files.state
-            files.write_summaries([files.build.text("run/status", status, step=state.step, time=state.time)])
+            files.write_summaries([files.builder.text("run/status", status, step=state.step, time=state.time)])
 
     def _resolve_folder(self, run: Path) -> Path:
         chosen = self._options.dir
@@ -113,12 +113,12 @@ def _write_summaries(files: EventFiles, run: RunRecord) -> None:
     from sinks import _run_tables
 
     time = run.time / 1000
-    build = files.build
+    builder = files.builder
     files.write_summaries(
         [
-            build.text("run/about", _run_tables.run_table(run), time=time),
-            build.text("run/parameters", _run_tables.parameter_table(run), time=time),
-            build.text("run/units", _run_tables.unit_table(run), time=time),
-            build.layout(charts(run.metrics), time=time),
+            builder.text("run/about", _run_tables.run_table(run), time=time),
+            builder.text("run/parameters", _run_tables.parameter_table(run), time=time),
+            builder.text("run/units", _run_tables.unit_table(run), time=time),
+            builder.layout(charts(run.metrics), time=time),
         ]
     )

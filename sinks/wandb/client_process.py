@@ -1,7 +1,7 @@
-"""wandb-core, the client process that wandb starts to write and upload for it: tracked, and killed if left over.
+"""wandb-core, the client process in which wandb writes and uploads: tracked, and killed if left over.
 
-A client that was suspended, or whose parent was killed, may later write what it has in memory, when the destination
-has already been inspected and another delivery has begun to send the rest.
+A client that was suspended, or whose parent was killed, may write the rows in its memory at any later time, even after
+another delivery has inspected the destination and begun to send the missing rows.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _KILL_TIMEOUT = 5.0
 _started: set[int] = set()
 """Process IDs of the clients started for sinks of this process."""
 _client_of_run: dict[Path, int] = {}
-"""The client of each run by PID file, for the case that the file could not be written."""
+"""The client of each run by PID file, in case the file could not be written."""
 
 
 @contextlib.contextmanager
 def record_client_pid(pid_file: Path | None = None, *, exit_timeout: float) -> Iterator[None]:
     """Detect a client that is started inside the block, and record in a file which client serves the run.
 
-    A client that was already running, for example that of a notebook using wandb itself, is left alone.
+    A client that was already running, for example the client of a notebook that uses wandb itself, is not affected.
 
     Args:
-        pid_file: the file to write; by default none.
-        exit_timeout: seconds for the client to write what it has in memory when this process exits.
+        pid_file: the PID file to write; by default none.
+        exit_timeout: seconds that the client may take to write the rows in its memory when this process exits.
 
     Raises:
         OSError: the PID file cannot be written.
@@ -47,7 +47,7 @@ def record_client_pid(pid_file: Path | None = None, *, exit_timeout: float) -> I
     try:
         yield
     except Exception:
-        # Otherwise wandb would keep calling a client that died at its start.
+        # Otherwise wandb would keep calling a client that died on startup.
         if not _children():
             _disconnect()
         raise
@@ -92,7 +92,11 @@ def kill_recorded_client(pid_file: Path) -> None:
 
 
 def remove_pid_file(pid_file: Path) -> None:
-    """Record that no client serves the run any more; raises OSError."""
+    """Record that no client serves the run any more.
+
+    Raises:
+        OSError: the file cannot be removed.
+    """
     _client_of_run.pop(pid_file, None)
     pid_file.unlink(missing_ok=True)
 
@@ -104,7 +108,7 @@ def _stop_client_at_exit(timeout: float) -> None:
 
 
 def _stop_started(timeout: float) -> None:
-    """Let the client write what it has in memory for up to ``timeout`` seconds; wandb itself would wait forever."""
+    """Let the client write the rows in its memory for up to ``timeout`` seconds; wandb itself would wait forever."""
     if _started & _children():
         signal.signal(signal.SIGALRM, _kill_started)
         signal.setitimer(signal.ITIMER_REAL, timeout)
@@ -118,7 +122,7 @@ def _kill_started(*_: object) -> None:
 
 
 def _kill(pid: int, parent: bytes) -> None:
-    # The command line contains the name and the parent's ID, which distinguishes a reused process ID.
+    # The command line contains the executable and the parent's ID, which reveals a reused process ID.
     if _is_client(pid) and parent in _command_line(pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
@@ -149,7 +153,7 @@ def _disconnect() -> None:
 
 
 def _leave_inherited_service() -> None:
-    """Do not use the client of a trainer that itself uses wandb, and whose environment was inherited."""
+    """Ignore the client of a parent process that itself uses wandb, inherited through the environment."""
     token = os.environ.get(_SERVICE_VARIABLE, "")
     if token and f"-{os.getpid()}-" not in token:
         del os.environ[_SERVICE_VARIABLE]

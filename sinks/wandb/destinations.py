@@ -1,4 +1,4 @@
-"""The two destinations of a W&B run, offline files and a server: what they have stored, and what they confirm."""
+"""The two destinations of a W&B run, offline files and a server, which report the rows they have stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Destination(Protocol):
 
     Attributes:
         mode: the mode of ``wandb.init``.
-        location: a text that identifies the destination and the run in it; final after ``inspect``.
+        location: description of the destination and of the run in it; final after ``inspect``.
         view: the command or URL that shows the run; final after ``inspect``.
     """
 
@@ -35,13 +35,13 @@ class Destination(Protocol):
     view: str
 
     def inspect(self) -> StoredRun:
-        """Return what is stored, and keep processes left over from earlier deliveries from adding to it."""
+        """Return the stored part of the run, and keep processes left over from earlier deliveries from adding to it."""
 
     def run_opened(self, folder: Path) -> None:
         """Note that wandb has opened the run, with its local files in ``folder``."""
 
     def expect_rows(self, next_step: int, attempt: int) -> None:
-        """Note that rows numbered below ``next_step`` follow, of this attempt."""
+        """Note that rows of this attempt, with steps below ``next_step``, will follow."""
 
     def confirmed_seq(self, accepted_seq: int) -> int | None:
         """Return the highest sequence number that is durably stored, or None if unknown.
@@ -67,7 +67,7 @@ class OfflineDestination(Destination):
     Args:
         folder: the parent of wandb's own folder.
         run_id: the ID of the W&B run.
-        timeouts: ``stored`` limits ``wait_stored``.
+        timeouts: the time limits, of which ``stored`` applies.
     """
 
     mode: Mode = "offline"
@@ -83,7 +83,11 @@ class OfflineDestination(Destination):
         self.view = f"{shell_command('wandb')} sync {shlex.quote(str(self._folder))}/offline-run-*-{run_id}*"
 
     def inspect(self) -> StoredRun:
-        """Read all logs of the run, and seal those that a process may still write to; raises OSError."""
+        """Read all logs of the run, and seal those to which a process may still write.
+
+        Raises:
+            OSError: a log cannot be read or sealed.
+        """
         remove_temporary_files(self._expected_rows_path)
         # Without wandb's folder, nothing was ever stored. With it, `wandb clean` may have removed synced logs.
         stored = StoredRun(last_seq=None if self._folder.is_dir() else 0)
@@ -101,7 +105,11 @@ class OfflineDestination(Destination):
         self._live_log = TransactionLog(folder / f"run-{self._run_id}.wandb")
 
     def expect_rows(self, next_step: int, attempt: int) -> None:
-        """Save the numbers for the case that `wandb clean` removes the rows; raises OSError."""
+        """Save the numbers in case `wandb clean` removes the rows.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         atomic_write(self._expected_rows_path, f"{next_step} {attempt}\n".encode())
 
     def _read_expected_rows(self) -> tuple[int, int]:
@@ -112,11 +120,16 @@ class OfflineDestination(Destination):
         return next_step, attempt
 
     def confirmed_seq(self, accepted_seq: int) -> int | None:  # noqa: ARG002 - the log shows what is stored
-        """Read the rows added to the live log, and sync it; raises SinkUnavailable and OSError."""
+        """Read the rows added to the live log, and sync it.
+
+        Raises:
+            SinkUnavailable: the log has been synced with the server, and accepts no further rows.
+            OSError: the log cannot be read or synced.
+        """
         log = self._live_log
         assert log is not None  # noqa: S101 - run_opened comes first
         if log.seal_if_synced():
-            msg = f"wandb: {log.path} has been synced and accepts no more rows; the following rows go into a new file"
+            msg = f"wandb: {log.path} has been synced and accepts no further rows; new rows go to another file"
             raise SinkUnavailable(msg)
         end_before = log.end
         last_seq = log.read().last_seq
@@ -125,11 +138,15 @@ class OfflineDestination(Destination):
         return self._last_seq_of_sealed_logs if last_seq is None else last_seq
 
     def wait_stored(self, accepted_seq: int, status: Status) -> None:
-        """Wait until the live log is complete; raises SinkUnavailable if it is not after the timeout."""
+        """Wait until the live log is complete.
+
+        Raises:
+            SinkUnavailable: it is still incomplete after the timeout.
+        """
         _wait_for(
             lambda: self._is_complete(accepted_seq, status),
             self._timeouts.stored,
-            "wandb has finished the run without writing all of it",
+            "wandb has finished the run without writing all of its rows",
         )
 
     def _is_complete(self, accepted_seq: int, status: Status) -> bool:
@@ -145,9 +162,9 @@ class ServerDestination(Destination):
         base_url: URL of the server's API.
         app_url: URL of its web pages.
         project: the project of the run.
-        entity: the owner of the project; by default that of the key.
+        entity: the owner of the project; by default the owner of the API key.
         run_id: the ID of the W&B run.
-        timeouts: ``request``, ``query_interval`` and ``stored`` apply.
+        timeouts: the time limits, of which ``request``, ``query_interval`` and ``stored`` apply.
         clock: a monotonic clock in seconds.
     """
 
@@ -174,7 +191,12 @@ class ServerDestination(Destination):
         self.location = self.view = ""
 
     def inspect(self) -> StoredRun:
-        """Query the server; raises SinkRejected and SinkUnavailable."""
+        """Query the server.
+
+        Raises:
+            SinkRejected: the key is missing or rejected.
+            SinkUnavailable: the server cannot be reached.
+        """
         found = query_run(
             self._base_url,
             project=self._project,
@@ -196,14 +218,18 @@ class ServerDestination(Destination):
         """Save nothing: the server keeps all rows."""
 
     def confirmed_seq(self, accepted_seq: int) -> int | None:
-        """Query the server from time to time; raises SinkUnavailable if uploads stall or the key is rejected."""
+        """Query the server at intervals of ``query_interval``.
+
+        Raises:
+            SinkUnavailable: uploads have stalled, or the key was rejected.
+        """
         if self._clock() - self._queried_at < self._timeouts.query_interval:
             return self._stored_seq or None
         stored_before, pending_before = self._stored_seq, self._pending_seq
         try:
             self.inspect()
         except SinkRejected as error:
-            # The key was rejected and not a single record, so let the next sink_open decide.
+            # It was the key that was rejected, not a record; let the next sink_open decide.
             raise SinkUnavailable(str(error)) from error
         except SinkUnavailable:
             # wandb-core retries the upload by itself.
@@ -219,19 +245,23 @@ class ServerDestination(Destination):
         return self._stored_seq or None
 
     def wait_stored(self, accepted_seq: int, status: Status) -> None:  # noqa: ARG002 - only rows can be missing
-        """Query the server until it has all rows; raises SinkUnavailable if it has not after the timeout."""
+        """Query the server until it has all rows.
+
+        Raises:
+            SinkUnavailable: rows are still missing after the timeout.
+        """
         try:
             _wait_for(
                 lambda: (self.inspect().last_seq or 0) >= accepted_seq,
                 self._timeouts.stored,
-                f"wandb has finished the run, but {self._base_url} has not received all of it",
+                f"wandb has finished the run, but {self._base_url} has not received all of its rows",
             )
         except SinkRejected as error:
             raise SinkUnavailable(str(error)) from error
 
 
 def _combine(earlier: StoredRun, later: StoredRun) -> StoredRun:
-    """Return the state of a run whose logs so far are ``earlier``, followed by the log ``later``."""
+    """Combine the state of earlier logs with that of the next one."""
     last_alert = max(earlier.last_alert, later.last_alert)
     if later.last_seq is None:
         return replace(earlier, status=later.status, last_alert=last_alert)

@@ -34,7 +34,7 @@ class TransactionLog:
 
     Attributes:
         stored: the part of the run in this file.
-        end: the offset after the last complete record; 0 if there is none.
+        end: offset of the end of the last complete record; 0 if there is none.
         is_finished: whether the file contains the end of the run.
     """
 
@@ -72,7 +72,11 @@ class TransactionLog:
         return self.stored
 
     def sync(self) -> None:
-        """Make the content of the file durable; raises OSError."""
+        """Make the content of the file durable.
+
+        Raises:
+            OSError: the file cannot be opened or synced.
+        """
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -124,9 +128,12 @@ class TransactionLog:
 
 
 def find_transaction_logs(folder: Path, run_id: str) -> list[TransactionLog]:
-    """Return the transaction logs of a run in wandb's folder, oldest first; raises OSError.
+    """Return the transaction logs of a run in wandb's folder, oldest first.
 
-    Symbolic links are ignored: wandb creates none there, so they lead to files of other origin.
+    Symbolic links are ignored: wandb creates none there, so their targets are not its files.
+
+    Raises:
+        OSError: the folder cannot be read.
     """
     if not folder.is_dir():
         return []
@@ -151,7 +158,7 @@ def _decode_items(items: Iterable[Any], keys: Collection[str]) -> dict[str, Any]
 
 
 def _read_records(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each complete record from ``offset`` on with the offset after it, up to the first incomplete one."""
+    """Yield each complete record from ``offset`` on and the offset of its end, up to the first incomplete one."""
     with path.open("rb") as file:
         file.seek(offset)
         fragments = b""

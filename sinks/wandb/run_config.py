@@ -12,13 +12,13 @@ from sinks.wandb.timeouts import Timeouts
 from telemetry.sink_api import RunRecord
 
 _MAX_NAME_LENGTH = 64
-"""Characters of the run ID that are part of the W&B ID."""
+"""Maximum number of characters of the run ID that become part of the W&B ID."""
 _FLUSH_INTERVAL = 2.0
 """Seconds after which wandb-core writes rows from memory to the transaction log."""
 
 
 def run_id(run: RunRecord) -> str:
-    """Return an ID that W&B accepts, and that differs from those of earlier runs with the same name."""
+    """Return a valid W&B ID that differs from the IDs of earlier runs with the same name."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", run.run_id).strip("-")[:_MAX_NAME_LENGTH]
     digest = hashlib.sha256(f"{run.run_id}/{run.started}".encode()).hexdigest()[:8]
     return f"{name}-{digest}" if name else digest

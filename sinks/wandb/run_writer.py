@@ -16,7 +16,7 @@ RESERVED_KEYS = (ITERATION_KEY, SEQ_KEY, ATTEMPT_KEY)
 """Keys that the sink adds to each row."""
 
 _EXIT_CODES: dict[str, int] = {"finished": 0, "failed": 1, "preempted": 143, "killed": 137}
-"""W&B shows 0 as finished and others as failed, or as preempted if the run was marked as such."""
+"""W&B displays 0 as finished, and other codes as failed, or as preempted if the run was marked as preempting."""
 _ALERT_LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 _MAX_ALERT_TITLE_LENGTH = 63
 _ALERT_INTERVAL = 0.001
@@ -24,13 +24,12 @@ _ALERT_INTERVAL = 0.001
 
 
 class RunWriter:
-    """Writes each record of one run once, and reports which of them the destination has durably stored.
+    """A writer that passes each record of one run to wandb once, and reports which records are durably stored.
 
-    The W&B run is opened when there is something to write to it, so that an instance that has nothing new leaves W&B
-    unchanged.
+    The W&B run is opened by the first write, so that an instance without new records leaves W&B unchanged.
 
     Args:
-        open_run: calls ``wandb.init`` and returns the open run.
+        open_run: function that calls ``wandb.init`` and returns the open run.
         destination: storage for the rows, already inspected.
         stored: the result of ``destination.inspect``.
     """
@@ -67,11 +66,11 @@ class RunWriter:
         return self._stored_seq if self._run is None else self._destination.confirmed_seq(self._accepted_seq)
 
     def finish(self, status: Status, reason: str) -> None:
-        """Finish the W&B run and wait until all of it is stored; do nothing if it already has this status."""
+        """Finish the W&B run and wait until it is stored completely; do nothing if it already has this status."""
         if self._run is None and self._final_status == status:
             return
         run = self._opened()
-        # Raises if the destination accepts no more: then the end would be lost, too.
+        # Raises if the destination accepts no further rows, because the end of the run would be lost as well.
         self._destination.confirmed_seq(self._accepted_seq)
         run.summary.update({STATUS_KEY: status, REASON_KEY: reason, LAST_ALERT_KEY: self._last_alert})
         if status == "preempted":

@@ -24,7 +24,7 @@ query RunResumeStatus($project: String, $entity: String, $name: String!) {
 
 @dataclass(frozen=True)
 class ServerRun:
-    """The server's answer: the entity that owns the run, and the stored part of it."""
+    """The server's answer: the entity that owns the run, and the part of the run that is stored."""
 
     entity: str
     stored: StoredRun = field(default_factory=StoredRun)

@@ -37,7 +37,7 @@ class WandbSink:
     """Write one row of W&B's history for each record, with its iteration, number, attempt and original time.
 
     W&B's own row number (``_step``) counts rows; the x-axis of all metrics is ``trainer/iteration``. Rows superseded by
-    a resume are kept, distinguished by ``telemetry/attempt``. Rows that wandb has in memory do not count as delivered:
+    a resume are kept, distinguished by ``telemetry/attempt``. Rows still in wandb's memory do not count as delivered:
     after a kill, delivery continues after the last row in the file or on the server.
     """
 
@@ -51,13 +51,13 @@ class WandbSink:
         Attributes:
             project: W&B project; by default WANDB_PROJECT, else the run's project.
             entity: owner of the project; by default WANDB_ENTITY, else the owner of the key.
-            name: displayed name; the run's name by default.
+            name: displayed name of the run; by default its own name.
             group: W&B group of the run.
             tags: W&B tags of the run.
             notes: W&B notes of the run.
             mode: ``online`` or ``offline``; by default WANDB_MODE, else online if there is a key for the server.
-            dir: parent of the folder ``wandb`` with W&B's files; the run folder by default. A relative path starts at
-                the run folder.
+            dir: parent of the folder ``wandb`` with W&B's files; the run folder by default. A relative path is resolved
+                against the run folder.
         """
 
         project: str | None = None
@@ -84,7 +84,7 @@ class WandbSink:
     @hookimpl
     @backend_errors(_BACKEND)
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        """Query what W&B already holds. The W&B run itself is opened lazily, on the first write."""
+        """Query the rows that W&B already has. The W&B run itself is opened lazily, on the first write."""
         reserved = [name for name in RESERVED_KEYS if name in run.metrics]
         if reserved:
             msg = f"metric name {reserved[0]!r} is reserved by the W&B sink; rename the metric"
@@ -98,7 +98,7 @@ class WandbSink:
         kill_recorded_client(self._pid_file)
         with record_client_pid(exit_timeout=self.timeouts.exit):
             settings = load_settings()
-        # wandb's own default is the name of the folder that the process was started in.
+        # wandb's own default is the name of the working directory.
         self._project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _DEFAULT_PROJECT
         self._destination = self._choose_destination(settings)
         stored = self._destination.inspect()
@@ -108,14 +108,14 @@ class WandbSink:
     @hookimpl
     @backend_errors(_BACKEND)
     def sink_write(self, records: Sequence[Record]) -> int | None:
-        """Pass the records to wandb, and return the last one that it has written to disk or uploaded."""
+        """Pass the records to wandb, and return the highest sequence number written to disk or uploaded."""
         with deadline(self.timeouts.write):
             return self._writer.write(records)
 
     @hookimpl
     @backend_errors(_BACKEND)
     def sink_close(self, status: Status, reason: str) -> None:
-        """Finish the W&B run, and wait until all of it is stored."""
+        """Finish the W&B run, and wait until it is stored completely."""
         with deadline(self.timeouts.init + self.timeouts.finish):
             self._writer.finish(status, reason)
         # The client has nothing left in memory.

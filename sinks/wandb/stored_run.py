@@ -8,7 +8,7 @@ from typing import Any
 SEQ_KEY, ATTEMPT_KEY = "telemetry/seq", "telemetry/attempt"
 """Keys of each row: the sequence number of its record, and the attempt that recorded it."""
 STATUS_KEY, REASON_KEY, LAST_ALERT_KEY = "telemetry/status", "telemetry/reason", "telemetry/alert"
-"""Keys of the summary: how and why the run ended, and the sequence number of the last alert before that."""
+"""Keys of the summary: the final status, its reason, and the sequence number of the last alert before the end."""
 
 
 @dataclass
@@ -19,8 +19,8 @@ class StoredRun:
         last_seq: the highest sequence number of a row; 0 if there are no rows, None if unknown.
         attempt: the attempt of the last row.
         next_step: W&B's number (``_step``) for the next row.
-        status: the status that the run was finished with; not a final status while the run is open.
-        last_alert: the highest sequence number of an alert that preceded an end of the run.
+        status: the final status of the run; empty or not a final status while the run is open.
+        last_alert: the highest sequence number of the alerts before the last end of the run.
     """
 
     last_seq: int | None = None

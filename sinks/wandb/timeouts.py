@@ -10,13 +10,13 @@ class Timeouts:
     """Time limits in seconds.
 
     Attributes:
-        init: for ``wandb.init``.
-        write: for passing one batch of records to the wandb client.
-        finish: for ``run.finish``, including the upload of pending rows.
-        stored: after ``run.finish``, until the destination has stored the whole run.
-        exit: for the wandb client to write and upload what it has in memory when this process exits.
-        request: for the server to answer a query.
-        query_interval: between two queries of what the server has stored.
+        init: time limit of ``wandb.init``.
+        write: time limit for passing one batch of records to the wandb client.
+        finish: time limit of ``run.finish``, including the upload of pending rows.
+        stored: time after ``run.finish`` until the destination must have stored the whole run.
+        exit: time that the wandb client has to write and upload its rows in memory when this process exits.
+        request: time limit for the server's answer to a query.
+        query_interval: interval between queries of the rows stored on the server.
     """
 
     init: float = 30.0

@@ -30,7 +30,7 @@ def load_settings() -> Any:
 
 
 def choose_mode(option: Mode | None, settings: Any) -> Mode:
-    """Return the mode: the option, else WANDB_MODE, else that of wandb's files, else online if there is a key.
+    """Return the mode: the option, else WANDB_MODE, else the mode in wandb's files, else online if there is a key.
 
     Raises:
         SinkRejected: W&B is disabled.
@@ -52,7 +52,7 @@ def api_key(base_url: str) -> str | None:
 
     if key := os.environ.get("WANDB_API_KEY") or wandb.setup().settings.api_key:
         return str(key)
-    # wandb's own lookup distinguishes servers by port, and knows the former names of its own server.
+    # wandb's own lookup distinguishes servers by port, and includes former names of W&B's own server.
     try:
         from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
     except ImportError:

@@ -1,7 +1,6 @@
 """Translation of the original trainer's settings, model definitions and weights.
 
-This subpackage contains everything that is known about the original trainer; the rest of the code sees only the current
-format. Settings with the same meaning are translated silently, settings without effect are listed in one notice
-together with their replacement, and settings that would silently change the training are errors. None of the modules
-imports torch.
+All knowledge of the original trainer is in this subpackage; the rest of the code sees only the current format.
+Settings with the same meaning are translated silently, settings without effect are listed in one notice together with
+their replacement, and settings that would silently change the training are errors. None of the modules imports torch.
 """

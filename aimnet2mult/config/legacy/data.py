@@ -38,7 +38,7 @@ class DataTranslator(SectionTranslator):
             data["val_fidelity_datasets"] = data["fidelity_datasets"]
         elif data["val_fidelity_datasets"]:
             self.notes["data.val_fidelity_datasets"] = (
-                "takes effect here, unlike in the original trainer; remove it for the original behaviour"
+                "takes effect here, unlike in the original trainer; remove it for the original behavior"
             )
 
     def _check_inputs(self, inputs: object) -> None:

@@ -26,7 +26,7 @@ def has(tree: object, key: str) -> bool:
 
 
 def pop(tree: object, key: str) -> Any:
-    """Remove a key and the sections that this leaves empty; return its value or MISSING."""
+    """Remove a key and any section that becomes empty; return the value of the key or MISSING."""
     first, _, rest = key.partition(".")
     if not isinstance(tree, dict) or first not in tree:
         return MISSING

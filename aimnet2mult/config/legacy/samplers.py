@@ -9,13 +9,13 @@ from aimnet2mult.errors import ConfigError
 
 __all__ = ["SamplerTranslator"]
 
-# Keys with a fixed value: that value, and the note for any other one.
+# Keys with a fixed value: the value, and the note logged for any other value.
 FIXED = {
     "data.ddp_load_full_dataset": (True, "every rank loads all data and processes its share of each batch"),
     "data.samplers.val.kwargs.sampling_strategy": ("uniform", "a validation uses each structure once"),
     "data.samplers.val.kwargs.batches_per_epoch": (-1, "a validation uses all its structures"),
 }
-# Keys of which only one value is supported: that value, and the reason.
+# Keys with a single supported value: the value, and the reason.
 SUPPORTED = {
     "data.samplers.train.kwargs.shuffle": (True, "training data are always shuffled; remove the key"),
     "data.sae.energy.mode": ("linreg", "only linreg is supported, the linear fit of reference energies"),
@@ -33,7 +33,7 @@ class SamplerTranslator(SectionTranslator):
         self._strategy = "weighted"
 
     def translate(self, layer: Tree) -> None:
-        """Check the settings of the samplers that cannot be chosen, and read the sampling strategy."""
+        """Check the sampler settings that have no current equivalent, and read the sampling strategy."""
         for key, (supported, reason) in SUPPORTED.items():
             if (value := nested.pop(layer, key)) not in (MISSING, None, supported):
                 raise ConfigError(f"{key} is {value!r}: {reason}")
@@ -47,7 +47,7 @@ class SamplerTranslator(SectionTranslator):
             self._strategy = strategy
 
     def finish(self, merged: Tree) -> None:
-        """Replace the weights by those that the original effectively sampled with."""
+        """Replace the weights with the effective sampling weights of the original trainer."""
         data = merged["data"]
         weights, fidelities = data["fidelity_weights"], data["fidelity_datasets"]
         if data["weights_of"] != "structure" or not isinstance(weights, dict) or not isinstance(fidelities, dict):

@@ -13,7 +13,7 @@ class SchedulerTranslator(SectionTranslator):
     """Translate ``scheduler``, and choose when a scheduler of ignite steps."""
 
     def translate(self, layer: Tree) -> None:
-        """Replace ignite's plateau scheduler by torch's."""
+        """Replace ignite's plateau scheduler with torch's."""
         scheduler = layer.get("scheduler")
         if not isinstance(scheduler, dict) or not isinstance(path := scheduler.get("class"), str):
             return
@@ -28,7 +28,7 @@ class SchedulerTranslator(SectionTranslator):
             self._translate_plateau(kwargs)
 
     def finish(self, merged: Tree) -> None:
-        """Choose what a step of ignite's schedulers is, because versions of the original differ."""
+        """Choose when ignite's schedulers step, because versions of the original trainer differ."""
         scheduler, epochs = merged["scheduler"], merged["trainer"]["epochs"]
         if not isinstance(scheduler, dict) or not str(scheduler.get("class")).startswith("ignite."):
             return

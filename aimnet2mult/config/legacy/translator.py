@@ -1,4 +1,4 @@
-"""Translation of the settings: plain renames, and the sections that need more than that."""
+"""Translation of the settings: renamed keys, and sections that need more than renaming."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ RENAMED = {
     "wandb.log_frequency.train": "telemetry.every",
     "log_frequency.train": "telemetry.every",
 }
-"""Original keys and the current ones; if two have the same current key, the last one that is given wins."""
+"""Current keys by original key; if two are given that have the same current key, the last one wins."""
 
 KEEP_ALL = 1_000_000
 """Replaces ``n_saved: null``; more checkpoints than any run writes."""
@@ -73,7 +73,7 @@ NO_EFFECT = {
     "checkpoint.dirname": "checkpoints are in the run folder; --telemetry-dir sets where run folders are created",
     "checkpoint.filename_prefix": "checkpoints are named by iteration; --save FILE writes the final weights",
 }
-"""Original keys without effect, and what to use instead."""
+"""Original keys without effect, and their replacements."""
 
 
 class LegacyConfigTranslator:
@@ -84,7 +84,7 @@ class LegacyConfigTranslator:
     """
 
     defaults = DEFAULTS
-    """To be merged over the current defaults, below all layers."""
+    """Settings to merge over the current defaults, below all layers."""
 
     def __init__(self, sources: list[str]) -> None:
         self._sources = sources
@@ -139,7 +139,7 @@ class LegacyConfigTranslator:
         for name in ("force_no_train", "force_train"):
             if merged["optimizer"][name]:
                 self._notes[f"optimizer.{name}"] = (
-                    "takes effect here, unlike in the original trainer; remove it for the original behaviour"
+                    "takes effect here, unlike in the original trainer; remove it for the original behavior"
                 )
         log_notice(self._notice())
         return merged
@@ -178,7 +178,7 @@ def log_notice(notice: str) -> None:
 
 
 def _translate_losses(layer: Tree) -> None:
-    """Replace the losses of aimnet, which do not ignore missing labels; those of the original have the same path."""
+    """Replace aimnet's losses, which do not ignore missing labels; the original trainer's losses have the same path."""
     loss = layer.get("loss")
     components = nested.get(layer, "loss.kwargs.components", {})
     functions = [(loss, "class"), *((part, "fn") for part in (components or {}).values())] if loss else []

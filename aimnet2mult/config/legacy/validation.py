@@ -19,7 +19,7 @@ class ValidationTranslator(SectionTranslator):
         self._frequency: Tree = {"mode": None, "every": None}
 
     def translate(self, layer: Tree) -> None:
-        """Translate frequencies in iterations; those in epochs have to wait for ``finish``."""
+        """Translate frequencies in iterations; ``finish`` translates frequencies in epochs."""
         for key in ("log_frequency", "val_frequency"):
             if nested.get(layer, key) is None:
                 nested.pop(layer, key)

@@ -8,7 +8,7 @@ __all__ = ["translate_weights"]
 
 
 def translate_weights(content: Any) -> Any:
-    """Return the state dict in a file of weights, by the current names.
+    """Return the state dict in a file of weights, with the current names.
 
     ``content`` is a state dict or a mapping with one as ``model``; anything else is returned unchanged. The original
     keeps its heads in ``fidelity_readouts``, each with a complete table of atomic shifts, of which it uses only the
@@ -29,5 +29,5 @@ def _rename(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         elif name.startswith("shared_readouts."):
             yield name.replace("shared_readouts.", "outputs."), value
         elif not name.startswith(("shared_readout.", "outputs.")):
-            # The excluded ones are copies that were never trained.
+            # The excluded names are copies that were never trained.
             yield name, value

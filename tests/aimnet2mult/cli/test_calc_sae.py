@@ -35,7 +35,7 @@ def test_reference_energies_are_written_in_the_format_of_a_run(tmp_path: Path) -
     assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -13.6, 8: -2041.0}, abs=1e-5)
 
 
-def test_a_file_without_energies_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_energies_is_rejected(tmp_path: Path) -> None:
     data = write(tmp_path / "a.h5", {1: 0.0})
     with h5py.File(data, "a") as file:
         for group in file.values():

@@ -122,7 +122,7 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("override", "name", "suggested"), UNKNOWN)
-def test_an_unknown_key_is_refused_with_the_closest_valid_one(
+def test_an_unknown_key_is_rejected_with_the_closest_valid_one(
     tmp_path: Path, dataset: str, override: str, name: str, suggested: str
 ) -> None:
     wanted = re.escape(f"unknown key {name!r}") + ".*" + re.escape(f"Did you mean {suggested!r}?")
@@ -133,7 +133,7 @@ def test_an_unknown_key_is_refused_with_the_closest_valid_one(
         load([write(tmp_path / "c.yaml", text)], [dataset])
 
 
-def test_an_unknown_key_without_a_close_one_is_refused_with_the_valid_keys(dataset: str) -> None:
+def test_an_unknown_key_without_a_close_one_is_rejected_with_the_valid_keys(dataset: str) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'checkpoint.zzz' .*; valid keys: keep, best$"):
         load([], [dataset, "checkpoint.zzz=1"])
 
@@ -207,7 +207,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("override", "message"), REFUSED)
-def test_an_invalid_value_is_refused_with_its_key(dataset: str, override: str, message: str) -> None:
+def test_an_invalid_value_is_rejected_with_its_key(dataset: str, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load([], [dataset, override])
     assert "\n" not in str(caught.value)
@@ -241,12 +241,12 @@ BAD_FILES = {"a list": "[1, 2]", "no YAML": "a: [", "a repeated key": "seed: 1\n
 
 
 @pytest.mark.parametrize("text", BAD_FILES.values(), ids=BAD_FILES)
-def test_a_file_without_a_mapping_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_mapping_is_rejected_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load([write(tmp_path / "bad.yaml", text)])
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_rejected_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load([tmp_path / "nowhere.yaml"])
 

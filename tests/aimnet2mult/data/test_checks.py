@@ -15,7 +15,7 @@ Write = Callable[..., Path]
 
 
 def change(**arrays: Any) -> Callable[[], dict[Any, dict[str, Any]]]:
-    """Return a function that makes two groups, the second with other arrays, and without those that are None."""
+    """Return a function that writes two groups, replacing arrays of the second one, or removing them if None."""
 
     def groups() -> dict[Any, dict[str, Any]]:
         changed = {**make_group(4, 6), **arrays}

@@ -69,7 +69,7 @@ def test_the_fraction_holds_even_if_every_group_is_too_small_for_one_structure(w
     assert load([path], labels=("energy",), val_fraction=0.1).val_counts == (4,)
 
 
-def test_the_split_depends_on_the_seed_only(files: list[Path]) -> None:
+def test_the_split_depends_only_on_the_seed(files: list[Path]) -> None:
     once = identities(load(files).val)
     assert identities(load(files).val) == once
     assert identities(load(files, batch_size=100).val) == once
@@ -111,6 +111,12 @@ def test_a_validation_file_without_energies_is_used_for_its_other_labels(files: 
 def test_a_validation_file_without_structures_is_an_error(files: list[Path], write: Write) -> None:
     with pytest.raises(DataError, match=r"no structures in the validation data .*val\.h5"):
         load(files, val_files={0: write({3: make_group(3, 0)}, "val.h5")})
+
+
+def test_a_training_file_without_structures_is_an_error_that_does_not_blame_the_split(write: Write) -> None:
+    validation = write({3: make_group(3, 5)}, "val.h5")
+    with pytest.raises(DataError, match=r"no structures in the training data .*train\.h5"):
+        load([write({3: make_group(3, 0)}, "train.h5")], labels=(), val_files={0: validation})
 
 
 def test_an_element_without_a_reference_energy_in_a_validation_file_is_an_error(
@@ -212,7 +218,7 @@ def test_settings_that_do_not_fit_the_data_are_errors(files: list[Path], options
 
 
 def test_no_files_are_an_error() -> None:
-    with pytest.raises(DataError, match="no data sets"):
+    with pytest.raises(DataError, match="no data set is given"):
         load([])
 
 

@@ -35,9 +35,9 @@ def test_each_batch_is_distributed_over_the_ranks(world: int, epoch: int, start:
     for (group, rows), parts in zip(whole, zip(*shares, strict=True), strict=True):
         items = [item for (item,) in parts]
         assert {number for number, *_ in items} == {group}
-        labelled = [own.tolist() for _, own, counts in items if counts]
-        assert list(chain(*labelled)) == rows.tolist()
-        assert max(map(len, labelled)) - min(map(len, labelled)) <= 1
+        labeled = [own.tolist() for _, own, counts in items if counts]
+        assert list(chain(*labeled)) == rows.tolist()
+        assert max(map(len, labeled)) - min(map(len, labeled)) <= 1
         # The other ranks get a structure of the batch.
         assert all(own.tolist() == rows[:1].tolist() for _, own, counts in items if not counts)
 

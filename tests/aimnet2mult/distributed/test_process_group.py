@@ -1,4 +1,4 @@
-"""Errors that keep a rank from joining the others; test_several_ranks covers what works."""
+"""Errors of ranks that cannot join the others, and their messages; test_several_ranks covers whole jobs."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import aimnet2mult
-from aimnet2mult.distributed.process_group import check_device_types, process_group
+from aimnet2mult.distributed.process_group import check_device_types, describe_lost_connection, process_group
 from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.errors import ConfigError, RankLost
 from support.ports import free_port
@@ -38,7 +38,7 @@ def test_joining_times_out(alone: RankInfo) -> None:
 
 def test_a_rank_without_its_own_device_is_rejected(alone: RankInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RankLost, match=r"rank 1 has local rank 1, .*sees only 1 CUDA .*--gpus-per-node"):
+    with pytest.raises(RankLost, match=r"rank 1 has local rank 1, .*sees only 1 CUDA device on .*--gpus-per-node"):
         process_group(alone).__enter__()
 
 
@@ -46,6 +46,18 @@ def test_ranks_on_devices_of_different_types_are_rejected() -> None:
     check_device_types(["cuda", "cuda"])
     with pytest.raises(ConfigError, match="rank 0 would train on cuda and rank 2 on cpu; set device=cpu"):
         check_device_types(["cuda", "cuda", "cpu"])
+
+
+@pytest.mark.parametrize(
+    ("silent", "message"),
+    [
+        ([1], "lost contact with rank 1, which has died or is disconnected: Connection reset by peer"),
+        ([1, 2], "lost contact with ranks 1, 2, which have died or are disconnected: Connection reset by peer"),
+        ([], "the ranks lost contact with each other, although none of them has failed: Connection reset by peer"),
+    ],
+)
+def test_a_lost_connection_names_the_ranks_that_reported_nothing(silent: list[int], message: str) -> None:
+    assert describe_lost_connection(silent, RuntimeError("Connection reset\n by peer")) == message
 
 
 def test_only_process_group_uses_torch_distributed() -> None:

@@ -54,7 +54,7 @@ def test_contradictory_variables_are_rejected(environment: Mapping[str, str], me
         find_rank_info(environment)
 
 
-def test_a_single_rank_communicates_with_nobody() -> None:
+def test_a_single_rank_does_not_communicate() -> None:
     ranks, model, tensor = Communicator(), nn.Linear(1, 1), torch.ones(2)
     ranks.set_device(torch.device("cpu"))
     ranks.all_reduce_sum(tensor)

@@ -12,7 +12,7 @@ from aimnet2mult.distributed.stop_signal import StopSignal
 
 
 class Meeting:
-    """Lets ranks that are threads exchange the maxima of their values."""
+    """An exchange of the maxima of values between ranks that are threads."""
 
     def __init__(self, world: int) -> None:
         self.world = world

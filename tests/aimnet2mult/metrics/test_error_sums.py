@@ -78,7 +78,7 @@ def arrays(
     *,
     rng: np.random.Generator,
     numbers: np.ndarray,
-    unlabelled: np.ndarray | None,
+    unlabeled: np.ndarray | None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Draw predictions and labels of one name, and perhaps a mask."""
     label = LABELS[name]
@@ -86,8 +86,8 @@ def arrays(
     t = rng.integers(-64, 65, shape) / 8
     p = t + rng.normal(size=shape) * draw(st.sampled_from([1e-6, 1.0, 1e3]))
     missing = missing_labels(draw, rng, shape)
-    if unlabelled is not None:
-        missing[unlabelled] = True
+    if unlabeled is not None:
+        missing[unlabeled] = True
     t[missing] = np.nan
     # An infinite label does not count either.
     t[missing & (rng.random(shape) < 0.1)] = np.inf
@@ -132,8 +132,8 @@ def batches(draw: st.DrawFn, labels: Sequence[str], fidelities: int) -> Batch:
     true: dict[str, Tensor] = {}
     for name in labels:
         if draw(st.sampled_from([True] * 9 + [False])):
-            unlabelled = fidelity == without[0] if without is not None and without[1] == name else None
-            drawn = arrays(name, rng=rng, numbers=numbers, unlabelled=unlabelled)
+            unlabeled = fidelity == without[0] if without is not None and without[1] == name else None
+            drawn = arrays(name, rng=rng, numbers=numbers, unlabeled=unlabeled)
             pred[name], true[name], masks = draw(drawn)
             true |= masks
     loss = draw(st.none() | st.floats(-1e3, 1e3))
@@ -171,10 +171,10 @@ def counted_values(batch: Batch, name: str, fidelity: int | None) -> tuple[list[
         rows = [(p[b, a], t[b, a], allowed[a]) for a in real] if label.per_atom else []
         if not label.per_atom and len(real):
             rows = [(p[b], t[b], allowed[0])]
-        for predicted, labelled, allow in rows:
-            chosen = np.isfinite(labelled) & allow
+        for predicted, labeled, allow in rows:
+            chosen = np.isfinite(labeled) & allow
             pred += list(predicted[chosen])
-            true += list(labelled[chosen])
+            true += list(labeled[chosen])
             natom += [len(real)] * int(chosen.sum())
     return pred, true, natom
 

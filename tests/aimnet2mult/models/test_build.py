@@ -41,7 +41,7 @@ def test_a_model_is_in_training_mode_without_gradients() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_default_is_that_of_aimnet_with_two_charge_channels() -> None:
+def test_the_default_is_the_definition_of_aimnet_with_two_charge_channels() -> None:
     theirs = yaml.safe_load((Path(aimnet.models.__file__).parent / "aimnet2.yaml").read_text())
     theirs["kwargs"]["num_charge_channels"] = 2
     assert theirs == OURS

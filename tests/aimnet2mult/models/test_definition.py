@@ -21,13 +21,13 @@ def test_files_are_included(tmp_path: Path) -> None:
     assert read_definition(tmp_path / "model.yaml") == {"class": "a", "kwargs": {"outputs": [head, {"x": head}]}}
 
 
-def test_a_definition_without_a_class_is_refused(tmp_path: Path) -> None:
+def test_a_definition_without_a_class_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("kwargs: {}\n")
     with pytest.raises(ConfigError, match=r"model.yaml has no key 'class'"):
         read_definition(tmp_path / "model.yaml")
 
 
-def test_a_cycle_is_refused(tmp_path: Path) -> None:
+def test_a_cycle_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("class: model.yaml\n")
     with pytest.raises(ConfigError, match=r"model.yaml: the definitions include each other in a cycle"):
         read_definition(tmp_path / "model.yaml")

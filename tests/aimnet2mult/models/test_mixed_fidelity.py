@@ -262,7 +262,7 @@ def test_a_head_may_have_several_outputs_per_atom() -> None:
     torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_flat_batches_with_neighbour_lists_are_supported() -> None:
+def test_flat_batches_with_neighbor_lists_are_supported() -> None:
     """The calculator of aimnet uses this layout for large systems."""
     model = mixed(labels=("energy", "charges"))
     data = batch([0, 1])

@@ -93,12 +93,12 @@ def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: 
         assert torch.equal(energies(model, fidelity), energies(trained, fidelity))
 
 
-def test_weights_of_one_fidelity_initialise_all(tmp_path: Path) -> None:
+def test_weights_of_one_fidelity_initialize_all(tmp_path: Path) -> None:
     trained, model = build(1, seed=0), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
     assert "afv.weight resized from 64 to 264 rows" in line
-    assert "fidelity 1 initialised from fidelity 0" in line
+    assert "fidelity 1 initialized from fidelity 0" in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
@@ -107,15 +107,15 @@ def test_spare_rows_in_early_weights_do_not_count_as_a_fidelity(tmp_path: Path) 
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=OFFSET + 129)
     torch.save({k: v for k, v in state.items() if not k.startswith("fidelity_readouts.1.")}, tmp_path / "w.pt")
-    assert "fidelity 1 initialised from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "fidelity 1 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
 
-def test_an_additional_fidelity_is_initialised_from_the_first(tmp_path: Path) -> None:
+def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(3, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    assert "; fidelity 2 initialised from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "; fidelity 2 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
     for fidelity, source in enumerate((0, 1, 0)):
         assert torch.allclose(energies(model, fidelity), energies(trained, source))
 
@@ -131,11 +131,11 @@ def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
 
 
-def test_a_shared_head_initialises_separate_heads(tmp_path: Path) -> None:
+def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
     trained, model = build(2, seed=0, readouts=False), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
-    assert "initialised" not in line
+    assert "initialized" not in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
 
@@ -147,13 +147,13 @@ def test_weights_that_fit_are_loaded_without_notes(tmp_path: Path) -> None:
     assert torch.equal(energies(model, 1), energies(trained, 1))
 
 
-def test_a_table_for_another_offset_is_refused(tmp_path: Path) -> None:
+def test_a_table_for_another_offset_is_rejected(tmp_path: Path) -> None:
     save_weights(build(3, seed=0, offset=150), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"the embedding has 364 rows, .* fidelity_offset 200; set the"):
         load_weights(build(3, seed=1), tmp_path / "w.pt")
 
 
-def test_a_table_with_another_number_of_columns_is_refused(tmp_path: Path) -> None:
+def test_a_table_with_another_number_of_columns_is_rejected(tmp_path: Path) -> None:
     state = build(1, seed=0).state_dict()
     state["afv.weight"] = torch.zeros(64, 3)
     torch.save(state, tmp_path / "w.pt")

@@ -33,20 +33,20 @@ def test_arrays_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert torch.equal(model.embedding.weight, before)
 
 
-def test_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_another_shape_are_rejected(tmp_path: Path) -> None:
     save_weights(TinyCore(features=5), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"w.pt does not contain weights of this model: .*size mismatch"):
         load_weights(TinyCore(), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04"])
-def test_a_file_without_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_weights_is_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pt").write_bytes(content)
     with pytest.raises(ConfigError, match=r"w.pt does not contain weights"):
         load_weights(TinyCore(), tmp_path / "w.pt")
 
 
-def test_a_file_with_weights_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_weights_of_another_model_is_rejected(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"contains no weights of this model; it contains a"):
         load_weights(TinyCore(), tmp_path / "w.pt")

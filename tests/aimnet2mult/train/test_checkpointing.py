@@ -149,7 +149,7 @@ class FakeValidation:
 
 
 class FakeBus(NullBus):
-    """Counts how often it is flushed."""
+    """A bus that counts its flushes."""
 
     def __init__(self) -> None:
         super().__init__(1)

@@ -1,4 +1,4 @@
-"""A run that diverges: which files it keeps, what it reports, and how it can be restarted."""
+"""A run that diverges: the files it keeps, its messages, and how to restart it."""
 
 import re
 from collections.abc import Callable

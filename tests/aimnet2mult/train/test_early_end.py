@@ -73,7 +73,7 @@ def test_best_weights_are_saved_only_on_request(tmp_path: Path) -> None:
     assert not (train_tiny(tmp_path) / "checkpoints" / "best.pt").exists()
 
 
-def test_a_metric_that_the_validation_does_not_have_is_refused(tmp_path: Path) -> None:
+def test_a_metric_that_the_validation_does_not_have_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"checkpoint.best is 'F_rmse'; expected one of loss"):
         train_tiny(tmp_path, "checkpoint.best=F_rmse")
 

@@ -21,7 +21,7 @@ LABELS = ("energy", "forces", "charges")
 
 
 class Recording:
-    """Keeps the arguments of each update."""
+    """Error sums that record the arguments of each update."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []

@@ -133,12 +133,12 @@ def test_a_run_whose_last_validation_is_interrupted_is_not_finished(tmp_path: Pa
     assert harness.training.run() == "preempted"
 
 
-def test_resuming_a_complete_run_only_says_so(tmp_path: Path) -> None:
+def test_resuming_a_complete_run_only_reports_that_it_is_complete(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     harness.training.resume(Path(str(LAST)))
     assert harness.training.run() == "finished"
     assert harness.iterations == 0
-    assert "all 4 epochs are already trained; increase trainer.epochs to continue" in harness.output.getvalue()
+    assert "all 4 epochs are already completed; increase trainer.epochs to continue" in harness.output.getvalue()
 
 
 def test_a_diverged_run_saves_only_its_diverged_state(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The loss agrees with NumPy, and unlabelled components contribute exactly nothing."""
+"""The loss agrees with NumPy, and unlabeled components contribute exactly nothing."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -88,7 +88,7 @@ MASKED = [(name, shape) for name in ALL for shape in MASK_SHAPES[: None if LABEL
 
 
 @pytest.mark.parametrize(("name", "mask_shape"), MASKED)
-def test_the_mean_covers_labelled_and_unmasked_components(name: str, mask_shape: tuple[int, ...]) -> None:
+def test_the_mean_covers_labeled_and_unmasked_components(name: str, mask_shape: tuple[int, ...]) -> None:
     label = LABELS[name]
     pred, true = random_batch()
     rng = np.random.default_rng(3)
@@ -207,7 +207,7 @@ def test_excluded_components_change_no_bit_of_loss_or_gradient(edit: Edit, value
         assert torch.equal(gradients[name], poisoned_gradients[name]), name
 
 
-def test_unlabelled_structures_do_not_affect_the_others() -> None:
+def test_unlabeled_structures_do_not_affect_the_others() -> None:
     pred, true = random_batch()
     kept = [0, 1, 3, 5]
     _, alone = with_gradients({k: x[kept] for k, x in pred.items()}, {k: x[kept] for k, x in true.items()})
@@ -327,7 +327,7 @@ def test_an_invalid_argument_is_named_in_the_error(change, message: str) -> None
 
 
 class OneOfTwo(Communicator):
-    """Records the tensors to reduce, and replaces them by given sums."""
+    """A communicator that records the tensors to reduce, and replaces them with given sums."""
 
     world_size = 2
 

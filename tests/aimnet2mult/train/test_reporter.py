@@ -25,7 +25,7 @@ Values = Mapping[str, float]
 
 
 class RecordingBus:
-    """Accepts what is due, and computes the values on request."""
+    """A bus that accepts due points, and computes their values on request."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -56,7 +56,7 @@ class RecordingBus:
 
 
 class Clock:
-    """Advances by half a second on each reading."""
+    """A clock that advances by half a second on each reading."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -111,7 +111,7 @@ def records(run: Path) -> list[Any]:
 
 
 def points(run: Path) -> Points:
-    """Return the values of a run by stream and step, without the one that is measured with a clock."""
+    """Return the values of a run by stream and step, except the iteration rate, which depends on the clock."""
     scalars = [record for record in records(run) if isinstance(record, Scalars)]
     keys = [(record.stream, record.step) for record in scalars]
     assert len(set(keys)) == len(keys), "duplicate points"

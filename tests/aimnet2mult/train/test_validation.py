@@ -63,7 +63,7 @@ def test_an_unknown_metric_is_rejected() -> None:
 
 
 class RecordingBus(NullBus):
-    """Computes values when they are published, and keeps them."""
+    """A bus that computes values when they are published, and records them."""
 
     def __init__(self) -> None:
         super().__init__(1)

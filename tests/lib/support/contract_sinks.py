@@ -1,4 +1,4 @@
-"""A sink that fulfils the contract, and sinks that violate it, each in one way."""
+"""A sink that fulfills the contract, and sinks that each violate it in one way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Line = dict[str, Any]
 
 
 class LinesSink:
-    """Fulfils the contract by writing one line of JSON for each record."""
+    """A sink that fulfills the contract by writing one line of JSON for each record."""
 
     @dataclass
     class Options:
@@ -181,7 +181,7 @@ class CannotTell(LinesSink):
 
 
 class Doubles(LinesSink):
-    """Reports what is stored, but writes records again."""
+    """A sink that reports the stored records, but writes them again."""
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int | None:
@@ -195,7 +195,7 @@ class CannotTellAndDoubles(Doubles):
 
 
 class SaysTooMuch(LinesSink):
-    """Reports one record too many, as a sink might that keeps its own cursor in a file."""
+    """A sink that reports one record too many, like a sink with its own cursor in a file might."""
 
     def opened(self) -> Opened:
         return Opened(str(self.path), self.last_seq + 1 if self.last_seq else 0)
@@ -208,7 +208,7 @@ class NeverDurable(LinesSink):
 
 
 class Buffers(LinesSink):
-    """Confirms records that are still in memory."""
+    """A sink that confirms records that are still in memory."""
 
     def __init__(self, options: LinesSink.Options) -> None:
         super().__init__(options)
@@ -224,7 +224,7 @@ class Buffers(LinesSink):
 
 
 class KeepsTheTorn(LinesSink):
-    """Does not check for an incomplete line left by a failed call."""
+    """A sink that does not check for an incomplete line left by a failed call."""
 
     @hookimpl
     @backend_errors("lines")
@@ -253,7 +253,7 @@ class RaisesItsOwn(LinesSink):
 
 
 class GivesUp(LinesSink):
-    """Treats a full disk as a permanent error."""
+    """A sink that treats a full disk as a permanent error."""
 
     def append(self, lines: list[Line]) -> None:
         try:
@@ -276,7 +276,7 @@ class ImportsWhenMade(LinesSink):
 
 
 class NeedsMore(LinesSink):
-    """Requires a module that it does not use."""
+    """A sink that requires a module it does not use."""
 
     requires = ("click",)
 

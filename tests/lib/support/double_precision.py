@@ -19,7 +19,7 @@ Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class Double(nn.Module):
-    """Predicts all labels but forces from the element, the fidelity and the distance from the origin."""
+    """A model of all labels except forces, from the element, the fidelity and the distance from the origin."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 Fault = Callable[[str], "str | None"]
-"""Returns how the call with this name fails: one of ``FaultyMlflow.FAILURES``, or None."""
+"""Function that returns how the call with this name fails: one of ``FaultyMlflow.FAILURES``, or None."""
 
 _NAME = re.compile(r"[/\w.\- :]*\Z")
 
@@ -210,7 +210,7 @@ class FakeMlflow:
 
 
 class FaultyMlflow(FakeMlflow):
-    """The same client with failing calls."""
+    """A fake client whose calls fail."""
 
     FAILURES = ("refused", "lost", "busy", "torn")
 
@@ -230,7 +230,7 @@ class FaultyMlflow(FakeMlflow):
                 raise _error("API request failed with exception ... Connection refused", "INTERNAL_ERROR")
             if failure == "busy":
                 raise _error("(sqlite3.OperationalError) database is locked", "TEMPORARILY_UNAVAILABLE")
-            # Calls within this one do not tear, so they leave the flag alone.
+            # Nested calls do not tear, so they leave the flag unchanged.
             if failure == "torn":
                 self._tears = True
             try:

@@ -28,7 +28,7 @@ from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 pb: Any = wandb_internal_pb2  # its messages are created at run time
 
 Fault = Callable[[str], "str | None"]
-"""Returns how the call with this name fails: one of ``FAILURES``, or None."""
+"""Function that returns how the call with this name fails: one of ``FAILURES``, or None."""
 
 FAILURES = ("killed", "torn", "timeout")
 """wandb-core is killed before the call; it is killed while writing; it does not answer (``init`` and ``finish``)."""
@@ -44,7 +44,7 @@ class FakeWandb:
     """The fake module.
 
     Args:
-        fault: determines which calls fail.
+        fault: function that returns how a call fails.
     """
 
     def __init__(self, fault: Fault = lambda _: None) -> None:
@@ -95,7 +95,7 @@ class _Core:
 
     def __init__(self) -> None:
         self.runs: dict[str, FakeRun] = {}
-        # A shell that waits for the end of its input, which comes when this process ends.
+        # A shell that waits for the end of its input, which is closed when this process ends.
         command = ["wandb-core", "-c", "read x", "--pid", str(os.getpid())]
         self._process = subprocess.Popen(command, executable="/bin/sh", stdin=subprocess.PIPE)
         # The sink recognizes the process by its command line, which is empty for a moment after the start.
@@ -110,7 +110,7 @@ class _Core:
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def apply(self, failure: str | None) -> bool:
-        """Kill the process if the call is to fail like that, and return whether it was killed."""
+        """Kill the process if the failure requires it, and return whether it was killed."""
         if failure == "torn":
             for run in self.runs.values():
                 run.tear()
@@ -195,7 +195,12 @@ class FakeRun:
         self._add(record)
 
     def _check(self, call: str) -> str | None:
-        """Return how the call fails; raises an error if wandb-core is dead or killed by it."""
+        """Return how the call fails.
+
+        Raises:
+            UsageError: the run is finished.
+            ConnectionResetError: wandb-core is dead, or killed by the call.
+        """
         if self._finished:
             raise UsageError(f"Run ({self.id}) is finished. The call to `{call}` will be ignored.")
         while (

@@ -46,16 +46,16 @@ def no_host_reads() -> Iterator[None]:
     """Raise HostReadError for every host read of a tensor in the block."""
     with ExitStack() as stack:
         for name in METHODS:
-            stack.enter_context(mock.patch.object(torch.Tensor, name, _refuse(name)))
+            stack.enter_context(mock.patch.object(torch.Tensor, name, _reject(name)))
         stack.enter_context(_ForbidReads())  # type: ignore[no-untyped-call]
         yield
 
 
-def _refuse(name: str) -> Callable[..., Any]:
-    def refuse(*_args: object, **_kwargs: object) -> Any:
+def _reject(name: str) -> Callable[..., Any]:
+    def reject(*_args: object, **_kwargs: object) -> Any:
         raise HostReadError(name)
 
-    return refuse
+    return reject
 
 
 def _has_boolean(indices: object) -> bool:

@@ -65,7 +65,7 @@ def shared_server(config: pytest.Config) -> str:
 
 
 def copy_store(folder: Path) -> str:
-    """Copy the template store into a folder unless it has a store; return its URI."""
+    """Copy the template store into a folder unless it already contains a store; return its URI."""
     file = folder / "mlflow.db"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def quiet() -> Iterator[None]:
 
 
 def client_of(uri: str) -> Any:
-    """Return a client for reading runs back."""
+    """Return a client that reads runs back."""
     with quiet():
         from mlflow import MlflowClient
 
@@ -185,7 +185,7 @@ class Server:
                 stderr=log,
                 cwd=self._folder,
                 env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-                # So that its workers can be killed with it.
+                # A separate process group, so that its workers can be killed with it.
                 start_new_session=True,
             )
         url = f"http://127.0.0.1:{self.port}"

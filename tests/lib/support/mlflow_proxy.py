@@ -26,13 +26,13 @@ class Fault(NamedTuple):
     Attributes:
         status: the HTTP status of the answer; 0 closes the connection without an answer.
         body: the body of the answer.
-        taken: whether the request is forwarded to the server first.
+        forwarded: whether the request is forwarded to the server first.
         hangs: whether to wait for ``Proxy.release`` first.
     """
 
     status: int = 0
     body: str = ""
-    taken: bool = False
+    forwarded: bool = False
     hangs: bool = False
 
 
@@ -40,7 +40,7 @@ class Proxy:
     """A context manager that runs the proxy.
 
     Attributes:
-        fault: returns the fault of a request, or None.
+        fault: function that returns the fault of a request, or None.
         requests: all requests so far.
     """
 
@@ -93,7 +93,7 @@ class Proxy:
                 fault = proxy.fault(request)
                 if fault is not None and fault.hangs:
                     proxy._released.wait(60)
-                if fault is None or fault.taken:
+                if fault is None or fault.forwarded:
                     status, body = self._forward(data)
                 if fault is not None:
                     status, body = fault.status, fault.body.encode()

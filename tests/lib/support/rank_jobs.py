@@ -34,8 +34,8 @@ def torchrun_environments(world: int) -> list[dict[str, str]]:
 def slurm_environments(world: int) -> list[dict[str, str]]:
     """Return the variables that a SLURM step sets for each rank.
 
-    ignite lets them meet at port 15000 + the last four digits of the job ID. It would expand the node list with
-    ``scontrol``, which cannot know this job; hence a PATH without it.
+    ignite derives the port of the rendezvous from the job ID: 15000 + its last four digits. It would expand the node
+    list with ``scontrol``, which does not know this job, so PATH does not contain it.
     """
     number = next(number for number in range(os.getpid() % 9000, 10_000) if is_free(15_000 + number))
     job = {
@@ -74,7 +74,7 @@ class Job:
         return (self.folder / f"err-{rank}").read_text(encoding="utf-8")
 
     def events(self, rank: int) -> dict[str, list[Any]]:
-        """Return the processes a rank started, the backends it imported, and the shapes it reduced."""
+        """Return the processes started, the backends imported and the shapes reduced by a rank."""
         events: dict[str, list[Any]] = json.loads((self.folder / f"events-{rank}.json").read_text(encoding="utf-8"))
         return events
 
@@ -85,7 +85,7 @@ class Job:
 
 
 class Launcher:
-    """Starts jobs one after another, in processes forked from one that has imported torch and aimnet."""
+    """A launcher of consecutive jobs, in processes forked from one that has imported torch and aimnet."""
 
     def __enter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TELEMETRY"))}

@@ -2,7 +2,7 @@
 
 Each line on stdin is a job: ``{"arguments", "folder", "environments"}`` with one environment per rank. For each process
 that ends, a line ``[rank, exit code]`` is written to stdout. A rank writes its output to ``out-<rank>`` and
-``err-<rank>`` in the folder, and what it did to ``events-<rank>.json``.
+``err-<rank>`` in the folder, and the events that `Job.events` returns to ``events-<rank>.json``.
 """
 
 import json

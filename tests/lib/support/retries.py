@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class RetryingSink:
-    """Opens a new instance of a sink after each failure, and writes the missing records to it.
+    """A sink that opens a new instance of another one after each failure, and writes the missing records to it.
 
     Args:
-        make: returns a new instance.
+        make: function that returns a new instance.
     """
 
     def __init__(self, make: Callable[[], object]) -> None:
@@ -51,7 +51,7 @@ class RetryingSink:
 
 
 def retry(call: Callable[[], T], attempts: int = 50) -> T:
-    """Return the result of a call, repeating it while it raises SinkUnavailable; raises the last error."""
+    """Return the result of a call, repeating it while it raises SinkUnavailable; the last attempt may raise it."""
     for _ in range(attempts):
         with contextlib.suppress(SinkUnavailable):
             return call()

@@ -1,4 +1,4 @@
-"""Subclass helpers for running the sink contract on the TensorBoard sink, and faults in its file access."""
+"""A kit for the sink contract on the TensorBoard sink, and faults in its file access."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from telemetry.testing.kit import Kit
 
 
 class TensorBoardKit(Kit):
-    """Creates TensorBoard sinks and reads runs back as TensorBoard shows them."""
+    """A kit that creates TensorBoard sinks, and reads runs back as TensorBoard displays them."""
 
     def make_sink(self, folder: Path) -> TensorBoardSink:
         return TensorBoardSink(TensorBoardSink.Options())
@@ -57,7 +57,7 @@ def replace_os(patch: pytest.MonkeyPatch, fake: Any) -> None:
 
 @contextlib.contextmanager
 def failing(name: str, number: int) -> Iterator[None]:
-    """Let all calls of one function of ``os`` fail with the given error number."""
+    """Make all calls of one function of ``os`` fail with the given error number."""
 
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))

@@ -14,7 +14,7 @@ Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class TinyCore(nn.Module):
-    """Predicts energy and charges from the element and the distance from the origin; with dropout."""
+    """A model with dropout that predicts energy and charges from the element and the distance from the origin."""
 
     def __init__(self, features: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class TinyCore(nn.Module):
 
 
 class TinyModel(TinyCore):
-    """Also predicts forces."""
+    """A `TinyCore` that also predicts forces."""
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.enable_grad():
@@ -49,7 +49,7 @@ class SquaredLoss:
 
 
 class Stopping:
-    """A mixin that sends SIGTERM to this process at one of the calls, whether in training or validation."""
+    """A mixin that sends SIGTERM to this process at a chosen call, in training or validation."""
 
     calls_left: ClassVar[int | None] = None
 

@@ -90,7 +90,7 @@ def open_sink(
 def deliver(
     folder: Path, records: Sequence[Record], status: Any = "finished", reason: str = "", **options: Any
 ) -> WandbSink:
-    """Write the records that W&B does not hold with a new instance, and close it."""
+    """Write the records that W&B does not have yet with a new instance, and close it."""
     sink, found = open_sink(folder, **options)
     sink.sink_write([record for record in records if record.seq > (found.last_seq or 0)])
     sink.sink_close(status, reason)

@@ -44,7 +44,7 @@ class Run:
 
 @dataclass
 class Fault:
-    """A fault of requests whose path contains ``path``, the given number of times.
+    """A fault of the next ``times`` requests whose path contains ``path``.
 
     ``how`` is an HTTP status, or ``hang``, ``cut`` (no answer), ``lost`` (processed, but no answer), or ``slow``
     (answered after ``seconds``).

@@ -35,7 +35,7 @@ pytestmark = IGNORE_NOLOAD
 
 
 class MlflowKit(Kit):
-    """Reads runs back from MLflow."""
+    """A kit that reads runs back from MLflow."""
 
     # MLflow cannot remove points.
     rewinds = "kept"
@@ -116,7 +116,7 @@ def elsewhere(uri: str) -> Iterator[None]:
 
 
 class PeriodicFaults:
-    """Lets every third call fail, cycling through the kinds of failure; or all calls while ``down``."""
+    """Faults of every third call, cycling through the kinds of failure; of every call while ``down``."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -161,7 +161,7 @@ class WorkingSink(MlflowSink):
 
 
 class FakeKit(MlflowKit):
-    """Reads runs back from a fake, whose file is next to the run folders."""
+    """A kit that reads runs back from a fake, whose file is next to the run folders."""
 
     def client(self, folder: Path) -> Any:
         return FakeMlflow(fake_path(fake_uri(folder.parent)))

@@ -1,4 +1,4 @@
-"""The behaviour of MlflowClient that the sink relies on: the same tests for the real one, on SQLite, and the fake."""
+"""The behavior of MlflowClient on which the sink relies, tested on the real client (with SQLite) and on the fake."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_an_experiment_can_be_created_once_and_is_found_even_if_deleted(client: 
 def test_metrics_are_stored_even_if_the_tags_of_the_same_call_fail(
     client: Any, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order is that of this store; MLflow guarantees none."""
+    """This store writes metrics first; MLflow guarantees no order."""
 
     def fail(*_: Any) -> None:
         raise MlflowException("(sqlite3.OperationalError) disk I/O error")

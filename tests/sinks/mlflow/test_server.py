@@ -109,9 +109,9 @@ def test_status_and_changed_parameters_of_a_later_attempt_are_on_the_server(remo
         Fault(404, '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run"}'),
         Fault(200, "<html>please log in</html>"),
         Fault(0),
-        Fault(0, taken=True),
+        Fault(0, forwarded=True),
         Fault(200, "{}", hangs=True),
-        Fault(500, "lost", taken=True),
+        Fault(500, "lost", forwarded=True),
     ],
     ids=str,
 )
@@ -175,7 +175,7 @@ def test_a_size_limit_of_the_server_is_met_by_smaller_calls(remote, proxy, serve
 
 
 def test_a_run_whose_creation_was_not_acknowledged_is_found_and_not_created_twice(remote, proxy):
-    faults = {"experiments/create": Fault(0, taken=True), "runs/create": Fault(0, taken=True)}
+    faults = {"experiments/create": Fault(0, forwarded=True), "runs/create": Fault(0, forwarded=True)}
     proxy.fault = lambda request: faults.pop(request.what, None)
     with pytest.raises(SinkUnavailable):
         remote.open(proxy.url)

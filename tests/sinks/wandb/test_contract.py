@@ -113,7 +113,7 @@ PERIODS = {"log": (401, FAILURES[:2]), "init": (5, FAILURES), "finish": (3, FAIL
 
 
 class PeriodicFaults:
-    """Lets calls fail periodically, cycling through the kinds of failure."""
+    """Periodic faults of calls, cycling through the kinds of failure."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -133,7 +133,7 @@ class PeriodicFaults:
 
 
 class RetryingSink:
-    """Opens a new instance after each failure, and writes the records after the last durable one to it."""
+    """A sink that opens a new instance after each failure, and writes the records after the last durable one to it."""
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:

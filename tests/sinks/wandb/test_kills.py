@@ -36,7 +36,7 @@ for seq in itertools.count(first, 7):
 
 @contextmanager
 def writer(folder: Path, durable: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that keeps writing after the last row found, or if that is unknown, after ``durable``."""
+    """Run a process that keeps writing after the last stored row or, if that is unknown, after ``durable``."""
     command = [sys.executable, "-c", KEEP_WRITING, str(folder), str(durable)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:

@@ -129,7 +129,7 @@ class TestWandbCommands:
         sink.sink_write(sample(1, 20))
         wait_for(lambda: len(rows(tmp_path)) == 20)
         sync(tmp_path)
-        with pytest.raises(SinkUnavailable, match="has been synced and accepts no more rows"):
+        with pytest.raises(SinkUnavailable, match="has been synced and accepts no further rows"):
             sink.sink_write(sample(21, 40))
         sink, found = open_sink(tmp_path)
         assert found.last_seq == 20

@@ -1,4 +1,4 @@
-"""The behaviour of wandb that the sink relies on: the same tests for the real one, offline, and the fake."""
+"""The behavior of wandb on which the sink relies, tested on the real package (offline) and on the fake."""
 
 from __future__ import annotations
 

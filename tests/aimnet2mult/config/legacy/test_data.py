@@ -22,7 +22,7 @@ def test_missing_inputs_are_noted(data: list[str], caplog: pytest.LogCaptureFixt
     assert "mult will also be used" in notes(caplog)["data.x"]
 
 
-def test_inputs_that_a_model_does_not_have_are_refused(data: list[str]) -> None:
+def test_inputs_that_a_model_does_not_have_are_rejected(data: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"data.x contains cell; the inputs of a model are coord"):
         read("plateau", data, "data.x=[coord, numbers, charge, mult, cell]")
 

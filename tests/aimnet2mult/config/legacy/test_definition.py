@@ -16,6 +16,6 @@ def test_classes_become_those_of_aimnet() -> None:
     assert outputs["lrcoulomb"]["kwargs"] == {"key_in": "charges", "key_out": "energy", "method": "simple", "rc": 4.6}
 
 
-def test_the_size_of_the_embedding_is_that_of_aimnet(tmp_path: Path) -> None:
+def test_the_size_of_the_embedding_agrees_with_aimnet(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text("class: aimnet2mult.models.aimnet2.AIMNet2\nkwargs: {max_z: 128, nfeature: 4}\n")
     assert read_definition(tmp_path / "m.yaml")["kwargs"] == {"nfeature": 4}

@@ -12,7 +12,7 @@ from support.legacy_settings import FILES
 
 
 @pytest.mark.parametrize("name", ["plateau", "cosine", "iterations"])
-def test_original_files_are_recognised(name: str) -> None:
+def test_original_files_are_recognized(name: str) -> None:
     assert is_legacy(read_yaml(FILES / f"{name}.yaml"))
 
 

@@ -48,8 +48,8 @@ def points(run: Path, stream: str) -> dict[int, dict[str, float]]:
 
 def test_a_plateau_file_trains_resumes_and_its_weights_are_loaded(tmp_path: Path) -> None:
     weights = ["data.fidelity_weights.0=4.0", "data.fidelity_weights.1=1.0"]
-    said = command(tmp_path, *arguments("plateau"), *weights, "run_name=a", "--save", "w.pt")
-    assert said.count("translated from the format of the original trainer") == 1
+    output = command(tmp_path, *arguments("plateau"), *weights, "run_name=a", "--save", "w.pt")
+    assert output.count("translated from the format of the original trainer") == 1
     (run,) = tmp_path.glob("runs/a-*")
     assert read_receipt(run).status == "finished"
     assert list(points(run, "val")) == [3, 6]
@@ -71,13 +71,13 @@ def test_a_cosine_file_trains_stops_at_its_lowest_learning_rate_and_keeps_the_be
     tmp_path: Path,
 ) -> None:
     low = ["scheduler.terminate_on_low_lr=4e-5", "checkpoint.save_best=true"]
-    said = command(tmp_path, *arguments("cosine"), *low, "telemetry.every=1", "trainer.epochs=5", "--save", "w.pt")
-    assert "steps after each validation" in said
+    output = command(tmp_path, *arguments("cosine"), *low, "telemetry.every=1", "trainer.epochs=5", "--save", "w.pt")
+    assert "steps after each validation" in output
     (run,) = tmp_path.glob("runs/early-*")
     rates = [values["lr"] for values in points(run, "train").values()]
     # There are two iterations per epoch. The first validation sets the initial value of the cycle.
     assert rates == pytest.approx([1e-4] * 4 + [1e-6 + 0.5 * 99e-6 * 1.5] * 2, rel=1e-6)
-    assert "below trainer.stop_below_lr 4e-05: finished" in said
+    assert "below trainer.stop_below_lr 4e-05: finished" in output
     assert read_receipt(run).status == "finished"
     best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
     assert best.keys() == torch.load(tmp_path / "w.pt", weights_only=True).keys()

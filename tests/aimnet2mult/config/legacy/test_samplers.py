@@ -40,7 +40,7 @@ def test_weights_can_be_those_of_whole_fidelities(data: list[str]) -> None:
     assert read("plateau", data, *weights).data.fidelity_weights == {0: 0.25}
 
 
-def test_a_weight_that_is_not_a_number_is_refused(data: list[str]) -> None:
+def test_a_weight_that_is_not_a_number_is_rejected(data: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"data.fidelity_weights is {0: 'many'}: expected `float`"):
         read("plateau", data, "data.fidelity_weights.0=many")
 
@@ -74,6 +74,6 @@ def test_sampling_for_a_validation_cannot_be_changed(
         ("data.samplers.train.kwargs.drop_last=true", r"unknown key 'data.samplers.train.kwargs.drop_last'"),
     ],
 )
-def test_settings_that_would_change_the_training_are_refused(data: list[str], override: str, message: str) -> None:
+def test_settings_that_would_change_the_training_are_rejected(data: list[str], override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read("plateau", data, override)

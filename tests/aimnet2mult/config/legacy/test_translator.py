@@ -155,6 +155,6 @@ def test_a_key_with_another_effect_is_listed(
         ("project_name='???'", r"project_name is \?\?\? in .*plateau.yaml; set it, for example project_name="),
     ],
 )
-def test_unknown_keys_and_placeholders_are_refused(data: list[str], override: str, message: str) -> None:
+def test_unknown_keys_and_placeholders_are_rejected(data: list[str], override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read("plateau", data, override)

@@ -23,7 +23,7 @@ def test_the_validation_frequency_is_kept(data: list[str], overrides: list[str],
     assert read("plateau", data, *overrides).log_frequency.val == iterations
 
 
-def test_several_epochs_of_unknown_length_are_refused(data: list[str]) -> None:
+def test_several_epochs_of_unknown_length_are_rejected(data: list[str]) -> None:
     several = ["val_frequency={mode: epochs, every: 4}", "data.samplers.train.kwargs.batches_per_epoch=-1"]
     with pytest.raises(ConfigError, match=r"val_frequency.every is 4 epochs.*; set log_frequency.val"):
         read("plateau", data, *several)

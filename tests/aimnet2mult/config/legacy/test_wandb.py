@@ -35,6 +35,6 @@ def test_an_option_that_the_sink_does_not_have_is_noted(data: list[str], caplog:
         ("wandb.log=1", r"unknown key 'wandb.log'"),
     ],
 )
-def test_an_unknown_mode_or_key_is_refused(data: list[str], override: str, message: str) -> None:
+def test_an_unknown_mode_or_key_is_rejected(data: list[str], override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read("plateau", data, override)
