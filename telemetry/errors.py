@@ -103,8 +103,8 @@ def backend_errors(backend: str) -> Iterator[None]:
 
 
 def format_error(error: BaseException) -> str:
-    """Return the type and message of an error on one line, the message truncated to 500 characters."""
-    text = " ".join(str(error).split())[:500]
+    """Return the type and message of an error on one line, the message truncated to 1,000 characters."""
+    text = " ".join(str(error).split())[:1000]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

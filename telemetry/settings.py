@@ -29,10 +29,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         every: interval between points of the periodic streams, in iterations.
         dir: the folder in which run folders are created.
         delivery: one process per sink, or threads of the training process (for notebooks).
-        poll: interval at which a delivery checks for new records.
-        hook_timeout: time after which a delivery process that is stuck in a hook is restarted.
-        drain_timeout: how long the end of training waits for the sinks.
-        linger: how long delivery keeps retrying a failing sink after the trainer has ended.
+        poll: interval, in seconds, at which a delivery checks for new records.
+        hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted.
+        drain_timeout: seconds that the end of training waits for the sinks.
+        linger: seconds that delivery keeps retrying a failing sink after the trainer has ended.
         on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
         watch: thresholds for raising an alert.
         options: the options of each sink, by the name of the sink.

@@ -23,20 +23,24 @@ if TYPE_CHECKING:
 @click.option("--load", type=EXISTING_FILE, help="Initial weights.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the final weights.")
 @click.option(
-    "--resume", metavar="RUN|auto", help="Resume a run, given by folder or ID; auto picks the newest unfinished one."
+    "--resume",
+    metavar="RUN|auto",
+    help="Resume a run, given by folder or ID, with its settings; auto: the newest unfinished one of this name.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads used by torch.")
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Number of CPU threads used by torch.")
 @click.option(
     "--telemetry-sinks",
     metavar="NAME,...",
-    help="Sinks to deliver to, such as tensorboard; none writes only the journal. [env: TELEMETRY_SINKS]",
+    help="Sinks to deliver to (default: tensorboard); none writes only the journal. [env: TELEMETRY_SINKS]",
 )
-@click.option("--telemetry-every", type=click.IntRange(min=1), help="Iterations between points.")
-@click.option("--telemetry-dir", metavar="DIR", help="Parent folder of the run folders.")
+@click.option(
+    "--telemetry-every", metavar="N", type=click.IntRange(min=1), help="Iterations between points (default: 200)."
+)
+@click.option("--telemetry-dir", metavar="DIR", help="Parent folder of the run folders (default: runs).")
 @click.option(
     "--telemetry-on-divergence",
     type=click.Choice(["warn", "stop"]),
-    help="When the training diverges: warn and continue, or stop and keep the last good checkpoint.",
+    help="When the run diverges: warn and continue (default), or stop with exit code 3.",
 )
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def train(

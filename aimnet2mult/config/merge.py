@@ -16,7 +16,7 @@ from yaml import YAMLError
 from aimnet2mult.config.legacy.translator import LegacyConfigTranslator
 from aimnet2mult.errors import ConfigError
 from telemetry.errors import closest_match
-from telemetry.run_folder.atomic_write import atomic_write
+from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
 __all__ = ["BY_FIDELITY", "DEFAULTS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
 
@@ -87,6 +87,7 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    remove_temporary_files(path)
     # Settings may contain credentials; the default mode of atomic_write is owner-only.
     atomic_write(path, OmegaConf.to_yaml(OmegaConf.create(dict(content))).encode())
 

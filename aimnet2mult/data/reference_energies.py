@@ -13,12 +13,11 @@ import numpy.typing as npt
 import yaml
 
 from aimnet2mult.errors import DataError
-from telemetry.run_folder.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
 
-__all__ = ["Sae", "apply_sae", "elements", "fit_sae", "read_sae", "write_sae"]
+__all__ = ["Sae", "apply_sae", "elements", "fit_sae", "read_sae", "sae_to_yaml", "write_sae"]
 
 Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
@@ -91,15 +90,20 @@ def read_sae(path: Path) -> Sae:
     return {_element(path, key): _energy(path, key, value) for key, value in content.items()}
 
 
+def sae_to_yaml(sae: Mapping[int, float]) -> str:
+    """Return the content of the file that ``write_sae`` writes."""
+    text: str = yaml.safe_dump({z: float(sae[z]) for z in sorted(sae)})
+    return text
+
+
 def write_sae(path: Path, sae: Mapping[int, float]) -> None:
-    """Write a file that ``read_sae`` reads back exactly.
+    """Write a file that ``read_sae`` reads back exactly; in place, since it may be a pipe or a link.
 
     Raises:
         DataError: The file cannot be written.
     """
-    text = yaml.safe_dump({z: float(sae[z]) for z in sorted(sae)})
     try:
-        atomic_write(Path(path), text.encode(), mode=0o666)
+        Path(path).write_text(sae_to_yaml(sae), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write the reference energies to {path}: {error.strerror}") from error
 

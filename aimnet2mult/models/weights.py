@@ -10,7 +10,7 @@ from torch import nn
 from aimnet2mult.config.legacy.weights import translate_weights
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.weight_transfer import adapt_weights
-from telemetry.run_folder.atomic_write import atomic_write
+from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
 __all__ = ["are_finite", "load_weights", "save_weights"]
 
@@ -25,6 +25,7 @@ def are_finite(model: nn.Module) -> bool:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the weights of a model atomically, without the name prefix of the wrapper that computes forces."""
+    remove_temporary_files(path)
     atomic_write(path, lambda file: torch.save(_core(model).state_dict(), file), mode=0o666)
 
 

@@ -19,7 +19,7 @@ from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_share
-from aimnet2mult.data.reference_energies import write_sae
+from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
@@ -28,6 +28,7 @@ from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
 
@@ -126,7 +127,7 @@ def save_reference_energies(components: Components, fidelity_names: Sequence[str
     saved.mkdir(exist_ok=True)
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
-            write_sae(saved / f"{name}.yaml", sae)
+            atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode(), mode=0o666)
 
 
 def _prepare_process(config: Config) -> None:

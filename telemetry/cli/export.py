@@ -30,9 +30,10 @@ from telemetry.reading.export import Export, Format
 )
 @exits_with_message
 def export(run: Path, form: Format, output: Path | None, superseded: bool) -> None:
-    """Write the values of RUN (a run folder), one per line, in journal order.
+    """Write the values of a run as CSV or JSON lines.
 
-    The columns are run, seq, stream, step, time (milliseconds since 1970), name, value, unit.
+    RUN is a run folder. There is one value per line, in journal order. The columns are run, seq, stream, step, time
+    (milliseconds since 1970), name, value, unit.
     """
     rows = Export(run, superseded=superseded)
     if output is not None:

@@ -20,7 +20,10 @@ from telemetry.records import now_ms
 @click.option("--quick", is_flag=True, help="Omit the lowest value; read only the head and tail of each journal.")
 @exits_with_message
 def list_runs(folder: Path, metric: str | None, quick: bool) -> None:
-    """List the runs in DIR (the folder that contains the run folders; by default runs), newest first."""
+    """List the runs in a folder, newest first.
+
+    DIR contains the run folders (default: runs).
+    """
     if quick and metric is not None:
         msg = f"--quick omits the value that --best {metric} requests; use only one of the two"
         raise SettingError(msg)

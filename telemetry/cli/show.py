@@ -45,7 +45,9 @@ CURSOR_HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
     metavar="N",
     help="Characters per line; by default the width of the terminal, or 80.",
 )
-@click.option("--height", type=click.IntRange(min=5), default=14, show_default=True, help="Lines per chart.")
+@click.option(
+    "--height", metavar="N", type=click.IntRange(min=5), default=14, show_default=True, help="Lines per chart."
+)
 @exits_with_message
 def show(
     *,
@@ -57,10 +59,10 @@ def show(
     width: int | None,
     height: int,
 ) -> None:
-    """Show the curves of RUN (a run folder), or of several runs in the same charts.
+    """Plot the curves of runs.
 
-    Metrics with the same name and unit share a chart across streams. Without --metric, charts of parts of the data are
-    omitted.
+    RUN is a run folder; several runs share the same charts. Metrics with the same name and unit share a chart across
+    streams. Without --metric, charts of parts of the data are omitted.
     """
     readers = [RunReader(run) for run in runs]
     if png is not None:

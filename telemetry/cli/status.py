@@ -19,7 +19,10 @@ from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 @click.argument("run", type=PATH)
 @exits_with_message
 def status(run: Path) -> None:
-    """Show the status of RUN (a run folder) and the delivery progress of each sink."""
+    """Show the status of a run and of its sinks.
+
+    RUN is a run folder.
+    """
     header = read_header(run)
     receipt = read_receipt(run)
     heartbeat = read_heartbeat(run)

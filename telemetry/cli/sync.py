@@ -52,13 +52,19 @@ DELIVERED = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
     help='Set an option of a sink; repeatable. VALUE is JSON, such as 3 or \'["a","b"]\', or else a string.',
 )
 @click.option(
-    "--linger", type=float, default=600.0, show_default=True, help="Seconds to keep retrying while a sink fails."
+    "--linger",
+    metavar="SECONDS",
+    type=float,
+    default=600.0,
+    show_default=True,
+    help="Seconds to keep retrying while a sink fails.",
 )
 @exits_with_message
 def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...], linger: float) -> None:
-    """Deliver RUN (a run folder; finished, crashed or still running) to sinks, each record exactly once.
+    """Deliver a run to sinks, each record exactly once.
 
-    Sink options default to those the run was trained with. All sinks are delivered to in parallel.
+    RUN is the folder of a finished, crashed or running run. Sink options default to those the run was trained with.
+    Delivers to all sinks in parallel.
     """
     header = read_header(run)
     selected = tuple(header.sinks) if names is None else parse_sinks(names)

@@ -160,8 +160,10 @@ class MetricBus:
         """
         if self._is_forked():
             return None
+        receipt = self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
+        # Only now: a close that is interrupted before it takes effect is made up for at exit.
         atexit.unregister(self._close_at_exit)
-        return self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
+        return receipt
 
     def __enter__(self) -> MetricBus:
         return self

@@ -31,7 +31,13 @@ def private_opener(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], object], *, mode: int = 0o600) -> None:
+def atomic_write(
+    path: Path,
+    content: bytes | memoryview | Callable[[BinaryIO], object],
+    *,
+    mode: int = 0o600,
+    sync: bool = True,
+) -> None:
     """Replace ``path`` as a whole; on return, the content and the name are durable.
 
     A crash leaves the old content, possibly along with a temporary file (see ``remove_temporary_files``).
@@ -40,6 +46,7 @@ def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
         path: the file; its folder must exist.
         content: the bytes, or a callable that writes them to the given file.
         mode: permissions of the new file, before the umask; by default accessible only to the owner.
+        sync: whether to wait until the disk has the file. Without it, a power cut may leave an empty file.
 
     Raises:
         OSError: the file could not be written; the old content is unchanged, and the temporary file is removed.
@@ -52,14 +59,16 @@ def atomic_write(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
                 content(file)
             else:
                 file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         # On a full disk, it would occupy space that the journal needs.
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -89,13 +98,13 @@ def remove_temporary_files(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Replace ``path`` with the JSON of ``value``, as ``atomic_write`` does.
+def write_json(path: Path, value: object, *, sync: bool = True) -> None:
+    """Replace ``path`` with the JSON of ``value``; ``sync`` as for ``atomic_write``.
 
     Raises:
         OSError: the file could not be written.
     """
-    atomic_write(path, msgspec.json.encode(value) + b"\n")
+    atomic_write(path, msgspec.json.encode(value) + b"\n", sync=sync)
 
 
 def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T | None:

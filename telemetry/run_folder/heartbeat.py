@@ -48,4 +48,5 @@ def write_heartbeat(folder: Path, heartbeat: Heartbeat) -> None:
     Raises:
         OSError: the file could not be written.
     """
-    write_json(heartbeat_path(folder), heartbeat)
+    # Not synced: that could stall the journal thread, and after a power cut the trainer is dead anyway.
+    write_json(heartbeat_path(folder), heartbeat, sync=False)

@@ -116,7 +116,8 @@ class Lease:
         if not self.is_held():
             return False
         self._beat += 1
-        write_json(self._path(self._number), Holder(who=self._identity, beat=self._beat))
+        # Not synced: after a power cut the holder is dead, and its lease expires.
+        write_json(self._path(self._number), Holder(who=self._identity, beat=self._beat), sync=False)
         return True
 
     def is_held(self) -> bool:
@@ -127,7 +128,8 @@ class Lease:
         """Release the lease; does nothing if it has been lost."""
         if self.is_held():
             try:
-                write_json(self._path(self._number), Holder(who=self._identity, beat=self._beat + 1, released=True))
+                holder = Holder(who=self._identity, beat=self._beat + 1, released=True)
+                write_json(self._path(self._number), holder, sync=False)
             except OSError:
                 # The next process can acquire it when this one is dead or the lease expires.
                 return

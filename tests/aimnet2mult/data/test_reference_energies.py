@@ -148,3 +148,13 @@ def test_a_file_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> No
         read_sae(tmp_path / "absent.yaml")
     with pytest.raises(DataError, match="cannot write"):
         write_sae(tmp_path / "no" / "such" / "folder.yaml", {1: 1.0})
+
+
+def test_a_file_is_written_in_place_with_its_mode_and_through_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.yaml", tmp_path / "link.yaml"
+    target.touch(mode=0o600)
+    link.symlink_to(target)
+    write_sae(link, {1: -13.5})
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert read_sae(target) == {1: -13.5}

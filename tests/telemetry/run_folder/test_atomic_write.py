@@ -200,3 +200,12 @@ def test_a_signal_handler_or_another_thread_may_read_a_file_during_its_first_rea
     write_progress(run.folder, "sink", SinkProgress())
     assert Lease(run.folder / "sinks", "sink").try_acquire()
     subprocess.run([sys.executable, "-c", INTERRUPTED, run.folder, what], check=True, timeout=60)
+
+
+def test_only_a_synced_file_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    write_json(tmp_path / "x.json", 1, sync=False)
+    assert synced == []
+    write_json(tmp_path / "x.json", 2)
+    assert len(synced) == 2, "the file and its folder"
