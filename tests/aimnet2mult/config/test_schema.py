@@ -1,4 +1,4 @@
-"""Layers are merged in order, and unknown keys and invalid values are refused."""
+"""Layers are merged in order, and unknown keys and invalid values are rejected."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files with another layout are refused, with the location of the problem."""
+"""Files with another layout are rejected, with the location of the problem."""
 
 from collections.abc import Callable
 from pathlib import Path

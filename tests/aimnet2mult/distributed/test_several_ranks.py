@@ -168,7 +168,7 @@ def test_two_ranks_produce_the_curves_and_weights_of_one(one: Path, two: tuple[P
     assert_same(run, one)
 
 
-def test_four_ranks_do_too_although_a_batch_has_fewer_structures(
+def test_four_ranks_produce_the_same_although_a_batch_has_fewer_structures(
     launcher: Launcher, one: Path, arguments: list[str], tmp_path: Path
 ) -> None:
     # After a restart by torchrun, they must not use its old rendezvous store.

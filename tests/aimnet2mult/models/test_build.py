@@ -1,4 +1,4 @@
-"""A definition is built into a model that predicts the labels, or is refused with the reason."""
+"""A definition is built into a model that predicts the labels, or is rejected with the reason."""
 
 import warnings
 from pathlib import Path
