@@ -141,7 +141,7 @@ class Validation:
             validator.terminate()
 
     def _publish(self, iteration: int) -> dict[str, float]:
-        """Publish the validation, and return its metrics if anything here needs them, which waits for the device."""
+        """Publish the validation, and return its metrics if anything here needs them; that waits for the device."""
         components = self._components
         epoch = -(-iteration // len(components.train_loader))
         published = self._reporter.publish_validation(iteration, epoch)

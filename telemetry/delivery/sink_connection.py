@@ -73,7 +73,7 @@ class SinkConnection:
         """Offer the first of the pending records to the open instance, in one call.
 
         A rejected batch is halved: the next call offers half as many records, until the offending record is found.
-        Accepted batches grow again, up to ``MAX_BATCH``.
+        After that, the batch size doubles again with each call, up to ``MAX_BATCH``.
 
         Raises:
             BaseException: any exception raised by ``sink_write``, except SinkRejected.
