@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_USAGE = 2
-"""Exit code for any TelemetryError; click uses the same for usage errors."""
+"""Exit code for any TelemetryError; click uses the same code for usage errors."""
 PATH = click.Path(path_type=Path)
 
 
@@ -39,7 +39,7 @@ def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def print_line(line: str, *, err: bool = False) -> None:
-    """Print a line that may contain text from a run folder; control characters are removed."""
+    """Print a line that may contain text from a run folder; control characters are replaced with spaces."""
     click.echo(printable(line), err=err)
 
 

@@ -108,7 +108,7 @@ def follow_runs(readers: Sequence[RunReader], draw: Callable[[], None], wait: Ca
     Args:
         readers: the runs.
         draw: draws all runs.
-        wait: called between reads with the seconds to sleep.
+        wait: called between reads with the number of seconds to sleep.
     """
     drawn = False
     while True:
@@ -132,7 +132,7 @@ def _draw(dashboard: Dashboard, runs: Sequence[Run], *, in_place: bool = False) 
 
 
 def _encodable(text: str) -> str:
-    """Return the text with characters that standard output cannot encode replaced."""
+    """Replace the characters that standard output cannot encode."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 

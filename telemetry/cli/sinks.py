@@ -28,7 +28,7 @@ def sinks() -> None:
 def _describe(plugin: Plugin) -> list[str]:
     missing = plugin.missing()
     if not missing:
-        # Report an invalid plugin here rather than when a training starts.
+        # Report an invalid plugin here rather than when training starts.
         with contextlib.suppress(SettingError):  # some options have no default
             Sink(plugin.name, {}, plugin).create()
     state = f"not installed: {install_command(plugin)}" if missing else "installed"

@@ -87,10 +87,10 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
         run: the run folder.
         sinks: the sinks with their options.
         settings: settings of telemetry; only ``poll``, ``linger`` and ``hook_timeout`` are used.
-        follow: continue until the run has ended.
+        follow: whether to continue until the run has ended.
 
     Raises:
-        LeaseHeld: another process delivers to one of the sinks; nothing has been delivered.
+        LeaseHeld: another process is delivering to one of the sinks; nothing has been delivered.
         RunFolderError: the run folder is not writable.
     """
     threads = [_DeliveryThread(run, sink, settings, follow=follow) for sink in sinks]
@@ -118,7 +118,7 @@ def _join(threads: Sequence[_DeliveryThread]) -> None:
 
 
 class _DeliveryThread:
-    """Deliver to one sink in a daemon thread, and print why if it does not receive all records.
+    """Deliver to one sink in a daemon thread; if the sink does not receive all records, print why.
 
     ``outcome`` is None until the delivery has ended, and after an error.
     """
@@ -145,7 +145,7 @@ class _DeliveryThread:
         """Acquire the lease that ``start`` requires.
 
         Raises:
-            LeaseHeld: another process delivers to this sink.
+            LeaseHeld: another process is delivering to this sink.
             OSError: the lease file cannot be written.
         """
         self._delivery.lease.acquire()
@@ -154,7 +154,7 @@ class _DeliveryThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the delivery to end after the current call of the sink."""
+        """Ask the delivery to end after the current call to the sink."""
         self._stop.set()
 
     def join(self) -> None:
@@ -194,7 +194,7 @@ def _merge_options(
     """Return the saved options overridden by ``SINK.NAME=VALUE`` assignments.
 
     Raises:
-        SettingError: an assignment has another form, or names a sink that is not selected.
+        SettingError: an assignment has a different form or names a sink that is not selected.
     """
     options = {sink: dict(values) for sink, values in saved.items()}
     for text in assignments:

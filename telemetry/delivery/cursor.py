@@ -49,13 +49,13 @@ class DeliveryCursor:
         return self._progress.cursor.accepted
 
     def load(self) -> None:
-        """Read the saved progress. The lease must be held; otherwise its holder may move the cursor."""
+        """Read the saved progress. The caller must hold the lease; otherwise its holder may move the cursor."""
         self._progress = read_progress(self._folder, self._sink.name) or SinkProgress()
         with contextlib.suppress(OSError):  # temporary files left by a killed process are harmless
             remove_temporary_files(progress_path(self._folder, self._sink.name))
 
     def start_opening(self, state: SinkState) -> None:
-        """Save that the destination is unknown until ``sink_open`` returns."""
+        """Record that the destination is unknown until ``sink_open`` returns."""
         self._progress.reopening = True
         self._save(state)
 
@@ -71,7 +71,7 @@ class DeliveryCursor:
         return progress.cursor.durable
 
     def advance(self, seq: int, durable: int | None) -> None:
-        """Save that records up to ``seq`` were accepted or rejected, and those up to ``durable`` survive a crash."""
+        """Note that records up to ``seq`` were accepted or rejected and those up to ``durable`` survive a crash."""
         cursor = self._progress.cursor
         cursor.accepted = max(cursor.accepted, seq)
         cursor.durable = max(cursor.durable, min(durable or 0, cursor.accepted))
@@ -96,14 +96,14 @@ class DeliveryCursor:
         self._log(f"{self._sink.title} rejected record {record.seq} ({error}); it was set aside in {path}")
 
     def close(self, status: Status) -> None:
-        """Save that the backend's run was closed; all accepted records are durable then."""
+        """Record that the backend's run was closed; all accepted records are then durable."""
         cursor = self._progress.cursor
         cursor.closed = status
         cursor.durable = max(cursor.durable, cursor.accepted)
         self._save("closed")
 
     def fail(self, error: BaseException) -> None:
-        """Save a failure, and go back to the last durable record.
+        """Record a failure and go back to the last durable record.
 
         Records accepted but not confirmed as durable may be lost; the next ``sink_open`` determines which.
         """
@@ -113,7 +113,7 @@ class DeliveryCursor:
         self._save("retrying")
 
     def reject(self, error: SinkRejected) -> None:
-        """Save that the sink rejected the whole run."""
+        """Record that the sink rejected the whole run."""
         self._note(error)
         self._save("refused")
 

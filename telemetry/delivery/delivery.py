@@ -1,4 +1,4 @@
-"""Deliver a run to one sink: read records after the cursor, call the sink, advance the cursor, repeat.
+"""Deliver a run to one sink: read the records after the cursor, call the sink, advance the cursor, repeat.
 
 The same loop runs in a delivery process, in a thread of the trainer, and in ``telemetry sync``.
 """
@@ -52,7 +52,7 @@ class Delivery:
         log: function called with one human-readable line.
         clock: monotonic clock in seconds.
         jitter: function that returns a random number from 0 to 1; shortens each retry delay by up to half.
-        backoff: delays between retries before they are shortened.
+        backoff: delays between retries, before shortening.
 
     Raises:
         RunNotFound: the folder contains no journal.
@@ -90,14 +90,14 @@ class Delivery:
         self._accepted_before_failure = 0
 
     def run(self) -> DeliveryOutcome:
-        """Deliver until there is a reason to end. The lease must be held; it is released at the end."""
+        """Deliver until there is a reason to end. The caller must hold the lease; it is released at the end."""
         self._cursor.load()
         try:
             with self._watchdog, LeaseRenewer(self.lease):
                 while (outcome := self._step()) is None:
                     pass
         finally:
-            # Only now has the renewer stopped, so that no renewal can undo the release.
+            # Only now has the renewer stopped, so no renewal can undo the release.
             self.lease.release()
         return outcome
 

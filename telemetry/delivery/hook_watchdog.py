@@ -12,7 +12,7 @@ MAX_CHECK_INTERVAL = 10.0
 
 
 class HookWatchdog:
-    """A watchdog that calls ``on_hang`` if a hook takes too long. A context manager: its thread runs in the block.
+    """A watchdog that calls ``on_hang`` if a hook takes too long. A context manager: its thread runs during the block.
 
     Args:
         timeout: maximum duration of a hook, in seconds.

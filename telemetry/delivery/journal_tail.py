@@ -23,7 +23,7 @@ class JournalTail:
         clock: monotonic clock in seconds.
 
     Attributes:
-        pending: records that were read but not delivered yet, in order.
+        pending: records that have been read but not delivered yet, in order.
         closed: the last record read, if it closes the newest attempt; otherwise None.
 
     Raises:
@@ -42,7 +42,7 @@ class JournalTail:
         self._last_record_time: int | None = None
 
     def start_after(self, seq: int) -> None:
-        """Drop the pending records, and continue reading after a sequence number."""
+        """Drop the pending records and continue reading after a sequence number."""
         self._reader = JournalReader(self._folder, after=seq, clock=self._clock)
         self.pending, self.closed = [], None
 
@@ -56,7 +56,7 @@ class JournalTail:
             self._read()
 
     def end(self) -> Closed | None:
-        """Return how the run ended; None if it has not ended as far as known, or if more records are pending.
+        """Return how the run ended; None if it is not known to have ended, or if more records are pending.
 
         A run whose trainer died without closing it counts as killed at the time of its last record.
         """
@@ -74,7 +74,7 @@ class JournalTail:
         if newest == self._newest_segment:
             return False
         header = read_header(self._folder)
-        # The newest segment may have no header yet; then it is checked again.
+        # The newest segment may have no header yet; if so, it is checked again.
         self._newest_segment = header.seq // SEQ_PER_SEGMENT
         return header.attempt > self._attempt
 

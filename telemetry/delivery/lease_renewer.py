@@ -9,7 +9,7 @@ from telemetry.run_folder.lease import RENEWAL_INTERVAL, Lease
 
 
 class LeaseRenewer:
-    """A thread that renews a lease, so that a slow hook does not lose it. A context manager.
+    """A thread that renews a lease, so that it is not lost during a slow hook. A context manager.
 
     Args:
         lease: a lease held by this process.

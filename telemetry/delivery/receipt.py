@@ -69,7 +69,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         folder: the run folder.
         status: how the newest attempt ended; None if the journal does not record it.
         step: the last iteration with a point.
-        journaled: number of records in the journal, over all attempts, without superseded ones.
+        journaled: number of records in the journal, across all attempts, without superseded ones.
         counts: the counts of the newest attempt, as reported by its bus.
         skipped: numbers of unreadable and ignored records.
         sinks: all sinks of the run, past and present.
@@ -99,7 +99,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def sync_command(self, *names: str) -> list[str]:
         """Return a line with the command that delivers pending records to the named sinks, or to all.
 
-        The list is empty if there are none.
+        The list is empty if no such sink is behind.
         """
         behind = [sink for sink in self.sinks if sink.is_behind and (not names or sink.name in names)]
         if not behind:

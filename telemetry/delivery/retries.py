@@ -18,7 +18,7 @@ class Retries:
         linger: how long to keep retrying once the time is limited, in seconds.
         clock: monotonic clock in seconds.
         jitter: function that returns a random number from 0 to 1; shortens each delay by up to half.
-        backoff: delays before they are shortened.
+        backoff: the delays before shortening.
 
     Attributes:
         is_failing: whether the last attempt failed.
@@ -40,7 +40,7 @@ class Retries:
         self._limited_since: float | None = None
 
     def next_delay(self, *, limited: bool) -> float | None:
-        """Count a failure; return the delay before the next attempt in seconds, or None to give up.
+        """Count a failure; return the delay in seconds before the next attempt, or None to give up.
 
         Args:
             limited: whether to give up ``linger`` seconds after the first limited failure since the last recovery.

@@ -70,7 +70,7 @@ class SinkConnection:
         return opened
 
     def write(self, pending: Sequence[AnyRecord]) -> WriteResult:
-        """Offer the first of the pending records to the open instance, in one call.
+        """Offer the first pending records to the open instance, in one call.
 
         A rejected batch is halved: the next call offers half as many records, until the offending record is found.
         After that, the batch size doubles again with each call, up to ``MAX_BATCH``.

@@ -36,7 +36,7 @@ class DeliverySupervisor(Protocol):
         """Make all deliveries read the journal now."""
 
     def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds until everything is delivered, then detach the deliveries."""
+        """Wait up to ``timeout`` seconds for everything to be delivered, then detach the deliveries."""
 
 
 class ProcessSupervisor:
@@ -76,7 +76,7 @@ class ProcessSupervisor:
             worker.wake()
 
     def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for the processes to end, restarting those that die; detach the others."""
+        """Wait up to ``timeout`` seconds for the processes to end, restarting those that die, then detach the rest."""
         deadline = time.monotonic() + timeout
         self.wake()
         while not all(worker.has_ended for worker in self._workers) and time.monotonic() < deadline:
@@ -121,7 +121,7 @@ class ThreadSupervisor:
             worker.wake()
 
     def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for the threads to end; the others end with this process."""
+        """Wait up to ``timeout`` seconds for the threads to end; those still running end with this process."""
         deadline = time.monotonic() + timeout
         self.wake()
         for worker in self._workers:

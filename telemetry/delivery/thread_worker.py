@@ -41,7 +41,7 @@ class ThreadWorker:
         try:
             self._thread.start()
         except RuntimeError as error:
-            # Called by the thread that writes the journal, which must continue.
+            # The caller is the thread that writes the journal; it must continue.
             log.warning("cannot start delivery to %s: %s; run `telemetry sync`", self._sink.name, error)
 
     def wake(self) -> None:

@@ -98,7 +98,7 @@ class _StopSignal:
 
 
 class _WakeUps:
-    """Wake-up calls on standard input, which end ``wait`` before its timeout."""
+    """Wake-up calls on standard input; each ends ``wait`` before its timeout."""
 
     def __init__(self) -> None:
         self._is_open = True

@@ -19,7 +19,7 @@ EXIT_REJECTED = 78
 class Job(msgspec.Struct, kw_only=True):
     """The first line on the standard input of a delivery process, as JSON.
 
-    Any later byte wakes the process up, because the journal has new records.
+    Any later byte wakes the process up to read new records from the journal.
     """
 
     folder: str

@@ -79,7 +79,7 @@ class Dashboard:
             row = selected[start : start + columns]
             blocks = [draw(plot, width=width, height=height, colours=self.colours) for plot in row]
             lines = side_by_side(blocks, width, PLOT_GAP)
-            # Three more lines follow: a blank line, the note below, and the line of the cursor.
+            # Three more lines follow: a blank line, the note below, and the cursor line.
             if out and self.rows is not None and used + len(out) + len(lines) + 3 > self.rows:
                 out.append(f"{len(selected) - start} more do not fit; use --metric or a smaller --height")
                 break

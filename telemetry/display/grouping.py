@@ -20,7 +20,7 @@ class Chart(NamedTuple):
 
 
 def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
-    """Return charts by heading; metrics with the same name and unit share a chart across streams.
+    """Return charts keyed by heading; metrics with the same name and unit share a chart across streams.
 
     The heading is the name without the stream and without its last part: ``val/gfn1/E_rmse`` belongs to ``gfn1``.
     Headings, charts and metrics keep the order of declaration.

@@ -1,4 +1,4 @@
-"""Decide, independently of the output, which curves share a plot and on which scale."""
+"""Decide, independently of the output, which curves share a plot and which scale it uses."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = 
     Args:
         runs: the runs to compare.
         patterns: the metrics to draw (see ``select_metrics``); by default, all that have points.
-        last: number of iterations before the end of each run to draw; None for all.
+        last: number of iterations to draw at the end of each run; None for all.
 
     Raises:
         MetricNotFound: a pattern matches no metric of any run.
@@ -106,7 +106,7 @@ def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = 
 
 
 def main_plots(found: Sequence[Plot]) -> list[Plot]:
-    """Return the plots that cover the whole data, not just a part such as one fidelity; all plots if there are none."""
+    """Return the plots that cover all the data, not just a part such as one fidelity; all plots if there are none."""
     return [plot for plot in found if plot.heading == OVERALL] or list(found)
 
 

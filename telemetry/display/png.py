@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 MAX_PLOTS = 60
 """Maximum number of plots in a figure; more would be illegible."""
 MAX_MARKED_POINTS = 40
-"""Curves with up to this number of points have a mark at each point."""
+"""Curves with up to this many points have a mark at each point."""
 CURVE_COLUMNS = 1500
 """Number of columns to which curves are downsampled."""
 SPARSE_TICKS_MIN_RATIO = 1e4
-"""From this ratio of the upper to the lower axis limit, a logarithmic axis has ticks only at powers of ten."""
+"""At or above this ratio of the upper to the lower axis limit, a logarithmic axis has ticks only at powers of ten."""
 MAX_LABEL_LENGTH, MAX_ALERT_LENGTH = 120, 60
 """Maximum length of a title or label, and of an alert, in characters."""
 LINE_STYLES = ("-", "--", "-.", ":")
@@ -70,7 +70,7 @@ def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
     figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(title))
-    # Collected over all plots, so that a stream has the same colour in each of them.
+    # Collected across all plots, so that a stream has the same colour in each of them.
     streams = list(dict.fromkeys(each.stream for plot in plots for each in plot.series))
     for number, plot in enumerate(plots):
         _draw(figure.add_subplot(rows, columns, number + 1), plot, streams)
@@ -131,7 +131,7 @@ def _use_log_scale(axes: Axes) -> None:
 
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    # Over a few decades, ticks at powers of ten alone are too sparse to read values from.
+    # If an axis spans only a few decades, ticks at powers of ten alone are too sparse to read values from.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < SPARSE_TICKS_MIN_RATIO else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return the text with each non-printable character replaced by a space."""
+    """Return the text with each non-printable character replaced with a space."""
     return "".join(char if char.isprintable() else " " for char in text)

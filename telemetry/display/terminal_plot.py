@@ -64,7 +64,7 @@ def _pad(line: str, width: int) -> str:
 
 
 def _visible_length(line: str) -> int:
-    """Return the number of characters without SGR sequences."""
+    """Return the number of characters, not counting SGR sequences."""
     return sum(len(part.partition("m")[2] if number else part) for number, part in enumerate(line.split("\x1b[")))
 
 

@@ -17,7 +17,7 @@ from telemetry.integrations.pending_values import Number, PendingValues, Running
 __all__ = ["Attachment", "attach", "output"]
 
 MetricValues = Callable[[Engine], Mapping[str, Number]]
-"""A callable that returns the metric values of the engine's current iteration by name."""
+"""A callable that returns the metric values of the engine's current iteration, keyed by name."""
 
 
 def output(engine: Engine) -> Mapping[str, Number]:
@@ -60,10 +60,10 @@ def attach(
     value does not stop training: the bus counts the lost points and logs the reason.
 
     With several ranks, attach on all of them: on the first with the bus of ``open_run``, on the others with
-    ``NullBus(every)``. All ranks call ``values`` at the same iterations, so it may reduce over ranks. The caller opens
-    and closes the run. To resume a run, open it with the trainer's current iteration: ``open_run(resume_step=…)``.
+    ``NullBus(every)``. All ranks call ``values`` at the same iterations, so it may reduce across ranks. The caller
+    opens and closes the run. To resume a run, pass the trainer's current iteration: ``open_run(resume_step=…)``.
 
-    Values are Python or NumPy numbers, or tensors with one element. Other objects are ignored in ``state.metrics``, but
+    Values are Python or NumPy numbers, or tensors with one element. Other objects are ignored in ``state.metrics`` but
     are errors in ``values``. As in ignite, a metric that is a mapping counts as several metrics.
 
     Args:
@@ -71,7 +71,7 @@ def attach(
         bus: the bus to publish to.
         validator: an engine that is run before, during or after training.
         values: called in the training thread, only after due iterations and the last one.
-        window: whether to call ``values`` after every iteration, and sum its results in float64 on their devices.
+        window: whether to call ``values`` after every iteration and sum its results in float64 on their devices.
         optimizer: the optimizer whose first parameter group provides ``lr``.
 
     Raises:
@@ -127,7 +127,7 @@ class Attachment:
             self._handles.append(validator.add_event_handler(Events.COMPLETED, self._complete_validation))
 
     def detach(self) -> None:
-        """Stop publishing metrics of the trainer and its validator. The bus stays open."""
+        """Stop publishing the metrics of the trainer and its validator. The bus stays open."""
         for handle in (*self._handles, self._epoch_handle):
             handle.remove()
         _attached[self._trainer].discard(self._bus)
@@ -192,7 +192,7 @@ class _Window:
         self._error: Exception | None = None
 
     def add(self, engine: Engine, values: MetricValues) -> None:
-        """Add the current iteration. An error in ``values`` is raised later by ``means``, which loses the point."""
+        """Add the current iteration. An error in ``values`` is raised later by ``means``, and the point is lost."""
         self._last_added = engine.state.iteration
         try:
             self._means.add(values(engine))

@@ -1,4 +1,4 @@
-"""Metric values that may still be on a device: copy them to the CPU asynchronously, and average them on the device."""
+"""Metric values that may still be on a device: copy them to the CPU asynchronously and average them on the device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Number = float | Tensor
 class PendingValues:
     """Values being copied to the CPU into private buffers, so that the trainer may overwrite its tensors.
 
-    Create in the training thread, which does not wait; call ``wait`` in another one.
+    Create an instance in the training thread, which does not wait; call ``wait`` in another thread.
 
     Raises:
         TypeError: a value is not a single number.
@@ -36,7 +36,7 @@ class PendingValues:
 
 
 class RunningMeans:
-    """Means of values by name, summed in float64 on the device of each value."""
+    """Means of named values, summed in float64 on the device of each value."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Number] = {}
@@ -84,7 +84,7 @@ def _start_copy(number: Number) -> Number:
         return number
     if not number.is_cuda:
         return number.clone()
-    # PyTorch caches pinned buffers, and reuses one only after the copy into it has finished.
+    # PyTorch caches pinned buffers and reuses one only after the copy into it has finished.
     return torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
 
 

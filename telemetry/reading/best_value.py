@@ -30,7 +30,7 @@ class BestValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_best_value(folder: Path, numbers: list[int], metric: str) -> BestValue | None:
-    """Return the lowest finite value of a metric in the segments ``numbers``; None if it has none.
+    """Return the lowest finite value of a metric in the segments ``numbers``; None if there is none.
 
     ``metric`` is a full name, ``stream/name``. Superseded records do not count.
     """

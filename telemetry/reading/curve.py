@@ -21,7 +21,7 @@ class Curve:
         label: description of the quantity; may be empty.
         steps: iterations, int64.
         times: times at which the points were recorded, UTC, datetime64[ms].
-        values: values including NaN and infinities as published, float64.
+        values: values as published, including NaN and infinities, float64.
         superseded: whether each point is superseded by a later attempt, bool. All False unless such points were
             requested.
     """
@@ -42,7 +42,7 @@ class Curve:
 
 
 class CurveBuilder:
-    """Collect the points of a curve while a journal is read, in 25 bytes per point."""
+    """Collect the points of a curve while a journal is read, using 25 bytes per point."""
 
     def __init__(self) -> None:
         self._steps, self._times, self._values, self._superseded = array("q"), array("q"), array("d"), array("b")

@@ -81,7 +81,7 @@ class _LineBuffer:
 
 def _csv_lines(export: Export) -> Iterator[str]:
     line = _LineBuffer()
-    # csv quotes a field if it contains a character of the terminator: with "\r\n", both line-ending characters.
+    # csv quotes a field that contains a character of the terminator; "\r\n" covers both line-ending characters.
     writer = csv.writer(line, lineterminator="\r\n")
     writer.writerow(export.columns)
     yield line.text

@@ -33,7 +33,7 @@ class Run:
         header: the newest attempt's run record: name, parameters, versions, metrics.
         status: status of the run; ``unseen`` if the journal does not record the end of the run and the trainer cannot
             be checked from here.
-        curves: curves by full name (``val/E_rmse``), in order of declaration; only metrics that have points.
+        curves: curves keyed by full name (``val/E_rmse``), in order of declaration; only metrics that have points.
         alerts: alerts in journal order.
         skipped: counts of unreadable and skipped records.
     """
@@ -84,7 +84,7 @@ class Run:
 
 
 def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
-    """Read a run from its folder. The run may be finished, running, killed or damaged, on this machine or another.
+    """Read a run from its folder. The run may be finished, running, killed or damaged, on this or another machine.
 
     Args:
         path: the run folder.

@@ -37,7 +37,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         step: the last iteration that has a point; 0 if there is none.
         time: time of the last record, in milliseconds since 1970; start of the run if there is none.
         best: lowest value of the requested metric; None if it has no finite value.
-        behind: sinks with pending records; with a question mark if the progress of the sink cannot be read.
+        behind: sinks with pending records; a question mark follows the name of a sink whose progress cannot be read.
     """
 
     folder: Path
@@ -92,7 +92,7 @@ class _LastRecords:
                 if not isinstance(record, Closed):
                     self.seq = max(self.seq, record.seq)
                     self.step = record.step if isinstance(record, Resumed) else max(self.step, record.step)
-            # A segment started after a disk fault may still be empty; then use the previous one.
+            # A segment started after a disk fault may still be empty; if so, use the previous one.
             if self.seq:
                 break
 

@@ -12,7 +12,7 @@ LISTED_NAMES = 12
 
 
 def select_metrics(patterns: Sequence[str], known: Iterable[str]) -> list[str]:
-    """Return the full names in ``known`` that match a pattern, in their order; all of them without a pattern.
+    """Return the full names in ``known`` that match a pattern, in the same order; all of them if no pattern is given.
 
     A pattern is a full name or a name without its stream (``val/loss``, ``loss``). It may contain ``*``, ``?`` and
     ``[…]`` as in a shell (``val/*``); ``*`` also matches slashes.

@@ -5,7 +5,7 @@ Requires pytest; install the extra ``testing``.
 
 import pytest
 
-# Before these modules are imported, so that their assertions show values like those in test modules.
+# Register before importing these modules, so that their assertions show values as those in test modules do.
 pytest.register_assert_rewrite(
     *(
         f"telemetry.testing.{name}"

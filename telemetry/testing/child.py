@@ -31,7 +31,7 @@ _START = (
 
 
 class Child:
-    """A new process that calls ``method(report, *args)`` of a new instance of ``cls``. A context manager.
+    """A new process that calls ``method(report, *args)`` on a new instance of ``cls``. A context manager.
 
     The process imports the file that defines the class. It inherits the search path and the environment, but has no
     fixtures. At the end of the block, it and all processes it has started are killed while the object returned by the
@@ -86,7 +86,7 @@ class Child:
     def read(self) -> Any:
         """Wait for the next report and return it."""
         while b"\n" not in self._buffer:
-            # A forked process may hold the pipe open, so end of file alone does not show that the child has died.
+            # A forked process may hold the pipe open, so end of file may never show that the child has died.
             ended = self._has_ended()
             if select.select([self._pipe], [], [], 0 if ended else 0.05)[0]:
                 more = os.read(self._pipe, 1 << 16)

@@ -33,7 +33,7 @@ class RecordingSink:
 
     @hookimpl
     def sink_open(self, run: RunRecord) -> Opened:
-        """Report the last record of this run that was accepted."""
+        """Report the last accepted record of this run."""
         self.opened.append(run)
         self._run = run.run_id, run.started
         return Opened(destination=f"memory of {self.name}", last_seq=self._last.get(self._run, 0))
@@ -56,10 +56,10 @@ class RecordingSink:
 
 
 class FlakySink(RecordingSink):
-    """A sink whose ``sink_write`` fails in some calls, in which it accepts no records.
+    """A sink whose ``sink_write`` fails in some calls; those accept no records.
 
     Args:
-        fail: the numbers of these calls, from 1.
+        fail: the numbers of these calls, counted from 1.
         error: function that creates the exception to raise.
         name: name of the sink, unique within a run.
 
@@ -90,7 +90,7 @@ class SlowSink(RecordingSink):
 
     Args:
         seconds: duration of each call.
-        sleep: function called with the seconds.
+        sleep: function called with ``seconds``.
         name: name of the sink, unique within a run.
     """
 
@@ -108,7 +108,7 @@ class HungSink(RecordingSink):
     """A sink that does not return from ``sink_write`` until ``release`` is called.
 
     Attributes:
-        hung: event that is set as soon as a call waits.
+        hung: event that is set as soon as a call starts waiting.
     """
 
     def __init__(self, name: str = "hung") -> None:

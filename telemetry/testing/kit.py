@@ -21,7 +21,7 @@ EXPECTED_ERRORS = (SinkUnavailable, SinkRejected)
 
 
 class Driver:
-    """An open instance of a sink, called in the same way as by delivery.
+    """An open instance of a sink, called as delivery would call it.
 
     Attributes:
         opened: the result of ``sink_open``.
@@ -62,10 +62,10 @@ class Kit:
 
     Attributes:
         tells_last_seq: whether ``sink_open`` finds the highest sequence number present (never None).
-        durable_on_write: whether records accepted by ``sink_write`` survive a kill, and its result confirms that.
+        durable_on_write: whether records accepted by ``sink_write`` survive a kill and its result confirms this.
         exactly_once: whether records delivered again after a kill are shown once.
         shows_units: whether ``read_back`` returns the unit of each metric as shown by the backend.
-        rewinds: the treatment of superseded points after a resume from an earlier iteration: "replaced" if only a
+        rewinds: how superseded points are treated after a resume from an earlier iteration: "replaced" if only a
             single curve is shown, "kept" if they stay visible.
         light_imports: third-party modules that the sink's module may import at the top level.
         timeout: maximum runtime of each process started by the checks, in seconds.
@@ -80,7 +80,7 @@ class Kit:
     timeout: float = 120.0
 
     def make_sink(self, folder: Path) -> object:
-        """Return a new instance for the run in ``folder``, constructed as delivery would.
+        """Return a new instance for the run in ``folder``, constructed as delivery would construct it.
 
         Also called in other processes, without pytest fixtures: pass any data it needs through ``os.environ``.
         """
@@ -100,7 +100,7 @@ class Kit:
         return None
 
     def outages(self, folder: Path) -> Iterable[AbstractContextManager[Any]]:  # noqa: ARG002 - likewise
-        """Return context managers in which the backend of the run is down, each in a different way."""
+        """Return context managers during which the run's backend is down, each in a different way."""
         return ()
 
     def round_value(self, value: float) -> float:
@@ -117,7 +117,7 @@ class Kit:
         return Driver(self.make_sink(folder) if sink is None else sink, run, folder)
 
     def deliver(self, folder: Path, records: Sequence[Record], *, attempt: int = 1) -> Driver:
-        """Write the records that are not present yet with a new instance, and close it."""
+        """With a new instance, write the records that are not present yet, then close it."""
         driver = self.open_sink(folder, attempt=attempt)
         driver.write_rest(records)
         driver.close()
@@ -166,7 +166,7 @@ class Kit:
 def drop(drivers: list[Driver]) -> None:
     """Drop instances without closing them, as delivery does after a failure."""
     with warnings.catch_warnings():
-        # They may hold open files.
+        # The instances may hold open files.
         warnings.simplefilter("ignore", ResourceWarning)
         drivers.clear()
         gc.collect()

@@ -1,4 +1,4 @@
-"""Checks of the class itself: options and imports."""
+"""Checks of the sink class itself: options and imports."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ ODD_NAMES = (
     "'quoted\"/loss",
     "#/F_rmse",
 )
-"""Metric names with unusual names of fidelities."""
+"""Metric names that contain unusual fidelity names."""
 METRICS = {
     f"{stream}/{name}": Metric(unit=_UNITS[name.rpartition("/")[2]], label=name)
     for stream in ("train", "train_window", "train_epoch", "val")

@@ -107,7 +107,7 @@ class RestartChecks(Kit):
         again: list[Record] = [resumed(10**9 + 1, step=3)]
         again += [scalars(10**9 + step + 10, step, loss=10 * step, E_rmse=-step) for step in range(4, 9)]
         self.deliver(folder, first)
-        # Like after a kill, the second instance does not write records that are already present.
+        # As after a kill, the second instance does not write records that are already present.
         for known in (again[:3], again):
             driver = self.open_sink(folder, attempt=2)
             driver.write_rest([*first, *known])

@@ -8,7 +8,7 @@ from telemetry.testing.plugin_checks import PluginChecks
 from telemetry.testing.restart_checks import RestartChecks
 
 
-# pytest runs the checks of the last base class first, so that a general defect is not mistaken for a mishandled fault.
+# ContentChecks is last: pytest runs the last base class first, so no general defect is mistaken for a mishandled fault.
 class SinkContract(PluginChecks, FaultChecks, RestartChecks, ContentChecks):
     """The contract of a sink; see ``telemetry.testing.kit.Kit`` for the methods and attributes to define.
 
