@@ -26,7 +26,7 @@ class Label:
     per_atom: bool
     """Whether there is a value for each atom instead of each structure."""
     components: int = 1
-    """Numbers per atom or structure."""
+    """Number of values per atom or structure."""
     source_unit: str
     """Unit in data sets and models; energies are per particle, so that they can be converted to molar units."""
     unit: str

@@ -28,6 +28,6 @@ def default_folder(run: Path, sink: str) -> Path:
 
 
 def shell_command(name: str) -> str:
-    """Return the shell command for a program of this environment, with its full path unless ``PATH`` finds it."""
+    """Return the shell command for a program in this environment, with its full path unless ``PATH`` finds it."""
     installed = Path(sys.executable).with_name(name)
     return shlex.quote(str(installed)) if installed.exists() and shutil.which(name) != str(installed) else name

@@ -32,7 +32,7 @@ def run_table(run: RunRecord) -> str:
 
 
 def parameter_table(run: RunRecord) -> str:
-    """Return a table of the run's parameters by dotted name."""
+    """Return a table of the run's parameters with dotted names."""
     return markdown_table(("parameter", "value"), flatten_params(run.params))
 
 

@@ -24,8 +24,8 @@ TRAINING_PACKAGES = ("torch", "aimnet", "ignite", "h5py", "tqdm")
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    Errors that the user can fix exit with code 2 and one line on stderr, the loss of another rank with 1, an interrupt
-    with 130. Other errors keep their traceback.
+    Errors that the user can fix give exit code 2 and one line on stderr; the loss of another rank gives 1, and an
+    interrupt 130. Other errors keep their traceback.
     """
     from telemetry import TelemetryError
 

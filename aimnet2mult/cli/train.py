@@ -88,5 +88,5 @@ def train(
 
 
 def _as_overrides(values: Mapping[str, object]) -> list[str]:
-    """Return values that are not None as overrides; JSON is valid YAML, and quotes strings."""
+    """Return the values that are not None as overrides, in JSON, which is valid YAML and quotes strings."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]

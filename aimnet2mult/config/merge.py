@@ -1,6 +1,6 @@
 """Merging of the layers of settings: YAML files and dotted overrides, as plain nested dictionaries.
 
-This module only knows which keys exist, namely those in the defaults; ``schema`` defines their types.
+This module knows only which keys exist, namely those in the defaults; ``schema`` defines their types.
 """
 
 from __future__ import annotations

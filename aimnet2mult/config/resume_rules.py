@@ -40,7 +40,7 @@ def find_run(name: str, directory: Path) -> Path:
 
 
 def run_name_at(run_name: str, seconds: float, number: int) -> str:
-    """Return the folder name of a run started at a Unix time; ``number`` distinguishes runs of the same second."""
+    """Return the folder name of a run started at a Unix time; ``number`` distinguishes those of the same second."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(seconds))
     return f"{run_name}-{stamp}" + (f"-{number}" if number > 1 else "")
 

@@ -17,14 +17,14 @@ MAX_ELEMENT = 63
 """Largest atomic number with a row in the embedding of aimnet."""
 
 OPTIONAL_INPUTS: Mapping[str, float] = {"charge": 0.0, "mult": 1.0}
-"""Inputs that a file may omit, with their default: total charge in e, and spin multiplicity."""
+"""Inputs that a file may omit, with their defaults: total charge in e, and spin multiplicity."""
 
 
 def check_layout(path: Path, labels: Sequence[str]) -> None:
     """Check the names and shapes in a file, without reading the arrays.
 
     Raises:
-        DataError: The file cannot be read or has another layout; the message has the path, the group and the key.
+        DataError: The file cannot be read or has a different layout; the message has the path, the group and the key.
     """
     if not Path(path).is_file():
         raise DataError(f"no data set {path}")

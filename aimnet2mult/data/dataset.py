@@ -22,7 +22,7 @@ MIN_BATCHES_PER_GROUP = 8
 class MixedData:
     """Training and validation data; tuples have one entry per fidelity.
 
-    Every group of a data set has all inputs and all labels, NaN for missing ones. ``energy`` is in eV, less the
+    Every group of a data set has all inputs and labels, with NaN for missing ones. ``energy`` is in eV, less the
     reference energies.
     """
 
@@ -151,7 +151,7 @@ def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sa
 def _read_validation(path: Path | None, labels: Sequence[str], fidelity: int, sae: Sae) -> SizeGroupedDataset:
     """Read the validation data of a fidelity, and subtract the reference energies of its training data.
 
-    If there are none (the training data have no energies), treat the validation energies as missing.
+    If there are none, because the training data have no energies, treat the validation energies as missing.
     """
     if path is None:
         return SizeGroupedDataset()
@@ -178,7 +178,7 @@ def _split(
 ) -> tuple[SizeGroupedDataset, SizeGroupedDataset]:
     """Split each group at random into training and validation, seeded by ``key`` and the group's size."""
     train, val = SizeGroupedDataset(), SizeGroupedDataset()
-    # Rounding the cumulative counts, not each group's, gives small groups their share as well.
+    # Rounding the cumulative counts, rather than each group's, gives small groups their share as well.
     ends = np.rint(np.cumsum([len(group) for group in dataset.groups]) * val_fraction).astype(int)
     for (size, group), number in zip(dataset.items(), np.diff(ends, prepend=0), strict=True):
         order = np.random.default_rng([*key, size]).permutation(len(group))

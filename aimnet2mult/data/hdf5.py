@@ -1,4 +1,4 @@
-"""Reading of HDF5 files: one group per number of atoms, named by it, such as ``007``.
+"""Reading of HDF5 files: one group per number of atoms, named after it, such as ``007``.
 
 A group contains ``coord`` (B, N, 3) in Å, ``numbers`` (B, N), and optionally ``charge`` (B,) in e, ``mult`` (B,) and
 the labels defined in ``aimnet2mult.quantities``. ``numbers`` is 0 for padding.
@@ -26,9 +26,9 @@ INPUTS = ("coord", "numbers", "charge", "mult", "fidelity")
 def read_fidelity(path: Path, *, labels: Iterable[str], fidelity: int = 0) -> SizeGroupedDataset:
     """Read a file into a data set with all of ``INPUTS`` and ``labels`` in every group.
 
-    If the file lacks them, ``charge`` is 0, ``mult`` 1, and labels are NaN. ``coord``, ``charge``,
-    ``mult`` and the labels are float32, except for ``energy``, which is float64; ``numbers`` is int32, ``fidelity``
-    (B,) int64. Infinite labels become NaN, with a warning that states their number.
+    If the file lacks them, ``charge`` is 0, ``mult`` is 1, and labels are NaN. ``coord``, ``charge``, ``mult`` and the
+    labels are float32, except for ``energy``, which is float64; ``numbers`` is int32, and ``fidelity`` (B,) int64.
+    Infinite labels become NaN, with a warning that states their number.
 
     Raises:
         DataError: The file cannot be used; the message has the path and the location in the file.

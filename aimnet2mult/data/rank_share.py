@@ -22,7 +22,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class RankShare:
-    """The share of one rank in the batches of a sampler that is the same on all ranks.
+    """One rank's share of the batches of a sampler; the sampler is the same on all ranks.
 
     Iterating yields ``((group, rows, labeled),)``. The shares of a batch differ by up to one row. If a batch has fewer
     rows than ranks, the remaining ranks get its first row with ``labeled`` False: without labels, they take part in
@@ -74,7 +74,7 @@ def load_share(
     world: int,
     **options: Any,
 ) -> DataLoader[Batch]:
-    """Return a loader of one rank's share of each batch of a sampler; with a single rank, of whole batches.
+    """Return a loader that yields one rank's share of each batch of a sampler: whole batches with a single rank.
 
     Args:
         dataset: Data set of the sampler.

@@ -37,7 +37,7 @@ def fit_sae(dataset: "SizeGroupedDataset") -> Sae:
 
     Structures with a missing (non-finite) energy are ignored. Structures whose residual is outside the 2nd to 98th
     percentile are then excluded, and the rest is fitted again; an element that occurs only in excluded structures keeps
-    its value of the first fit. If the compositions do not determine the energies, the minimum-norm solution is used.
+    its value from the first fit. If the compositions do not determine the energies, the minimum-norm solution is used.
 
     Raises:
         DataError: An element occurs only in structures without energy.

@@ -65,8 +65,8 @@ class MixedFidelitySampler:
 
     Batches are generated in passes, each with as many structures as the data set. Without ``weights``, a pass contains
     every structure once. With them, a share ``weights[f] / sum(weights)`` of a pass, exact up to rounding, has fidelity
-    f. Within a fidelity, sampling is even: no structure of a size group is drawn again before all others were, also
-    across passes. Every pass has the same number of batches.
+    f. Within a fidelity, sampling is even: no structure of a size group is drawn again before all others have been,
+    even across passes. Every pass has the same number of batches.
 
     An epoch is one pass, or the next ``batches_per_epoch`` batches, regardless of where passes begin and end. Its order
     depends only on the seed and the epoch.
@@ -209,7 +209,7 @@ def _strata(dataset: "SizeGroupedDataset", weights: Mapping[int, float] | None) 
 
 
 def _quotas(totals: Mapping[int, int], weights: Mapping[int, float]) -> dict[int, int]:
-    """Distribute the structures of a pass over the fidelities by weight, with the largest remainder method."""
+    """Distribute the structures of a pass among the fidelities by weight, with the largest remainder method."""
     unknown = sorted(set(weights) - set(totals))
     if unknown:
         raise DataError(f"there are weights for the fidelities {unknown}, but structures only for {sorted(totals)}")

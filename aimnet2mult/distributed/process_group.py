@@ -29,7 +29,7 @@ TIMEOUT = timedelta(minutes=10)
 """Maximum wait for other ranks, when joining and in each collective; reading the data must take less time."""
 
 ERROR_WAIT = 2.0
-"""Maximum wait for the error messages of other ranks after the connection was lost, in seconds."""
+"""Maximum wait, in seconds, for the error messages of other ranks after the connection is lost."""
 
 
 @contextlib.contextmanager
@@ -157,7 +157,7 @@ class ProcessGroupCommunicator(Communicator):
 
 
 def describe_lost_connection(silent: Sequence[int], error: BaseException) -> str:
-    """Return the message of a connection error that no rank has caused; ``silent`` ranks reported nothing."""
+    """Return the message of a connection error that no rank caused; ``silent`` ranks reported nothing."""
     reason = " ".join(str(error).split())
     if not silent:
         return f"the ranks lost contact with each other, although none of them has failed: {reason:.200}"

@@ -44,7 +44,7 @@ class StopConsensus:
         self.reset_interval()
 
     def reset_interval(self) -> None:
-        """Return to an exchange after the next iteration, because iterations may be slower from now on."""
+        """Make the next exchange due after one iteration, because iterations may be slower from now on."""
         self._interval = self._iterations_left = 1
         self._last_exchange = self._clock()
 
@@ -74,7 +74,7 @@ class StopConsensus:
         return self._agreed
 
     def _next_interval(self) -> int:
-        """Return the number of iterations until the next exchange on rank 0; 0, which never wins, on the others."""
+        """Return rank 0's number of iterations until the next exchange; on the other ranks 0, which never wins."""
         if self._communicator.rank:
             return 0
         done = max(1, self._interval - self._iterations_left)

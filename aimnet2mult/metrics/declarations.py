@@ -33,7 +33,7 @@ _OTHER_METRICS = {
 
 
 def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str]) -> dict[str, MetricInfo]:
-    """Return a description of every metric by its full name, ``stream/metric``.
+    """Return a description of every metric, keyed by its full name, ``stream/metric``.
 
     Args:
         labels: names of the labels.

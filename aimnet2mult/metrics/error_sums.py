@@ -40,7 +40,7 @@ class Snapshot:
             self._buffer = sums.clone()
 
     def wait(self) -> NDArray[np.float64]:
-        """Wait for the copy and return it: float64 of shape (slots, cells), rows by `Slot`, cells by `Layout`.
+        """Wait for the copy and return it: float64 of shape (slots, cells), rows as in `Slot`, cells as in `Layout`.
 
         On CUDA this blocks until the device has reached the copy, so do not call it from the training thread.
         """

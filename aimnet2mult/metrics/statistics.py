@@ -29,7 +29,7 @@ QUANTITIES = ("square", "count", "absolute", "true", "true_square")
 """Sums over the components of a label: squared error, 1, absolute error, true value and its square."""
 
 SPREAD_LIMIT = 1e-12
-"""Smallest ratio of the sum of squares about the mean to the sum of squares that float64 sums resolve."""
+"""Smallest ratio of the sum of squares about the mean to the sum of squares that float64 sums can resolve."""
 
 KIND_TEXT = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 

@@ -88,7 +88,7 @@ def _build(definition: Mapping[str, Any]) -> nn.Module:
 
 
 def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
-    """Predict a small molecule, so that a missing label is reported before the data are read."""
+    """Run the model on a small molecule, so that a missing label is reported before the data are read."""
     model.eval()
     try:
         with torch.no_grad():

@@ -25,12 +25,12 @@ _TRUE, _SHIFTED = "_true_numbers", "_shifted_numbers"
 class MixedFidelity(nn.Module):
     """An AIMNet2 that reads the fidelity of each structure from ``fidelity`` (B,).
 
-    All fidelities start with the same embedding. ``fidelity`` must be in 0 … ``n_fidelities`` - 1; this is not
+    All fidelities start with the same embedding. ``fidelity`` must be from 0 to ``n_fidelities`` - 1; this is not
     checked, because that would read from the device. Output modules see true atomic numbers.
 
     Args:
         models: AIMNet2 models with the same definition. The first one is modified and used. With one model per
-            fidelity, each fidelity gets its own heads: the others provide their initial values, for every ``Output``
+            fidelity, each fidelity gets its own heads: the models provide the initial values, for every ``Output``
             and every row of an ``AtomicShift``. With a single model, heads are shared and the atomic shifts of all
             fidelities start with the same values.
         n_fidelities: Number of fidelities.
@@ -110,7 +110,7 @@ class FidelityShift(AtomicShift):  # type: ignore[misc] # aimnet has no types
 
 
 class _TrueNumbers(nn.Module):
-    """A module that restores the true atomic numbers, which determine masses and radii, for later outputs."""
+    """A module that restores the true atomic numbers for later outputs, because they determine masses and radii."""
 
     def forward(self, data: Data) -> Data:
         data["numbers"] = data[_TRUE]

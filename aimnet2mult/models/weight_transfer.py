@@ -23,12 +23,12 @@ ROWS_PER_FIDELITY = (64, 128, 129)
 def adapt_weights(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
     """Adapt weights to the parameter names and table sizes of ``model``; return them with notes on the changes.
 
-    ``given`` may be for one or several fidelities, with a head for each of them or a single one. Fidelities that it
+    ``given`` may be for one or several fidelities, with a head for each of them or a single head. Fidelities that it
     does not contain are initialized from fidelity 0. Tables are cut to the rows of the model. For a model that is
     neither an AIMNet2 nor a MixedFidelity, the weights are returned unchanged.
 
     Raises:
-        ConfigError: A table was trained with another ``fidelity_offset``.
+        ConfigError: A table was trained with a different ``fidelity_offset``.
     """
     if not isinstance(model, AIMNet2 | MixedFidelity):
         return dict(given), []
@@ -79,7 +79,7 @@ class _SourceWeights:
             self.fidelities = possible[-1]
 
     def find(self, name: str) -> Tensor | None:
-        """Return the weights for a name, if necessary from fidelity 0 or from a head shared by all fidelities."""
+        """Return the weights for a name, taken if necessary from fidelity 0 or from a head shared by all fidelities."""
         for candidate in _candidates(name):
             if candidate in self.state:
                 self.used.add(candidate)

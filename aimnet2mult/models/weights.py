@@ -30,7 +30,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> str:
-    """Load those weights in a file that belong to this model, and return a one-line summary.
+    """Load the weights in a file that belong to this model, and return a one-line summary.
 
     The file may also be a checkpoint, and may be for other fidelities or from the original trainer. Weights that it
     does not contain keep their initial values.

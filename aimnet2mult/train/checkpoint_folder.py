@@ -36,12 +36,12 @@ def checkpoint_path(run: Path, iteration: int) -> Path:
 
 
 def diverged_path(run: Path) -> Path:
-    """Return the path of the state of a diverged run, which is never resumed."""
+    """Return the path of the state of a diverged run; no run is resumed from it."""
     return run / FOLDER / "diverged.pt"
 
 
 def best_path(run: Path) -> Path:
-    """Return the path of the weights with the best validation."""
+    """Return the path of the weights of the best validation."""
     return run / FOLDER / "best.pt"
 
 
@@ -91,7 +91,7 @@ def prune(latest: Path, *, keep: int, last_healthy_step: int) -> None:
 
 
 def rename_diverged(run: Path, *, after: int) -> None:
-    """Rename the checkpoints of later iterations to ``diverged-step-….pt``, so that a resume ignores them.
+    """Rename the checkpoints later than iteration ``after`` to ``diverged-step-….pt``, so that a resume ignores them.
 
     Raises:
         OSError: a file cannot be renamed.

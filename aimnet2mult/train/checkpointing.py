@@ -63,9 +63,9 @@ class Checkpointing:
     Args:
         run: the run folder.
         components: components of the run, whose model, optimizer, schedule and training sums are saved.
-        config: configuration of the run, in which ``checkpoint.keep`` and ``trainer.epochs`` apply.
+        config: configuration of the run; ``checkpoint.keep`` and ``trainer.epochs`` are used.
         validation: the validation, whose progress is saved as well.
-        bus: the bus, which is flushed before each checkpoint and returns the last healthy iteration.
+        bus: the bus, which is flushed before each checkpoint and provides the last healthy iteration.
         communicator: communicator of the ranks.
         console: console on which problems are reported.
     """
@@ -141,7 +141,7 @@ class Checkpointing:
             self._console.say(f"state of the diverged run: {path}")
 
     def _write(self, iteration: int, state: Mapping[str, Stateful]) -> bool:
-        # A run cannot be resumed from non-finite weights, and their checkpoint would evict a good one.
+        # A run cannot be resumed from non-finite weights, and a checkpoint of them would evict a good one.
         if not are_finite(self._components.model):
             self._console.say(f"warning: no checkpoint at iteration {iteration}: the model's weights are not finite")
             return False
@@ -183,8 +183,8 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
 
     Args:
         path: the file; its folder is created if necessary.
-        state: the objects to save by name.
-        position: the position of the training, as plain values.
+        state: the objects to save, keyed by name.
+        position: the position in the training run, as plain values.
 
     Raises:
         OSError: the file cannot be written; an earlier version of it is kept.
@@ -195,7 +195,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
         "random": random_state(),
         "versions": _versions(),
     }
-    # Serialize to memory first, because torch converts the errors of a full disk to other types.
+    # Serialize to memory first, because torch converts disk-full errors to other types.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.parent.mkdir(exist_ok=True)

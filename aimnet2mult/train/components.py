@@ -180,7 +180,7 @@ def _loaders(
         options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
         try:
             # A loader draws a seed for its workers whenever it starts. A seed drawn from the global generator would
-            # change a resumed run, which starts the loader once more.
+            # change a resumed run, which starts the loader one more time.
             generator = torch.Generator().manual_seed(config.seed)
             given = {"generator": generator, "worker_init_fn": ignore_sigterm, **options}
             loader = load_share(

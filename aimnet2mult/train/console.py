@@ -23,10 +23,10 @@ _OUTPUT_ERRORS = (OSError, ValueError)
 
 
 class Console:
-    """A progress bar with the latest values on a terminal, or a line per epoch otherwise.
+    """On a terminal, a progress bar with the latest values; otherwise, a line per epoch.
 
     Args:
-        units: display unit of each trained label, and the factor from its source unit to it.
+        units: display unit of each trained label, and the factor that converts its source unit to it.
         epochs: number of epochs of the run.
         stream: output stream; by default stderr.
         clock: a monotonic clock in seconds.
@@ -113,7 +113,7 @@ class Console:
 
 
 class NullConsole(Console):
-    """A console that shows nothing, for all ranks but the first."""
+    """A console that shows nothing, used on all ranks but the first."""
 
     def __init__(self) -> None:
         super().__init__({}, epochs=0)

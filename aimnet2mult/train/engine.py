@@ -71,7 +71,7 @@ def build_trainer(
     """Return an engine that trains on batches of (inputs, labels).
 
     After a step, ``engine.state`` holds neither the batch nor the output. ``state.grad_norm`` is the gradient norm
-    before clipping, a scalar on the device, if ``norm_due(engine)`` or ``clip_norm`` is set, else None.
+    before clipping, a scalar on the device, if ``norm_due(engine)`` is true or ``clip_norm`` is set, else None.
 
     Args:
         model: the model to train; with several ranks, each trains it on its share of the batch.

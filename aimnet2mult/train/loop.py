@@ -27,7 +27,7 @@ class Training:
     """The training of a run, from the current position to the end or until the ranks agree to stop.
 
     A stop takes effect between iterations; at the end of an epoch, only after its statistics, validation and
-    checkpoint. Only a running validation is interrupted, and is repeated on resume.
+    checkpoint. Only a running validation is interrupted; it is repeated on resume.
 
     Every rank has an instance, and all ranks perform the same operations in each iteration. `build_training` creates an
     instance with its collaborators.
@@ -80,7 +80,7 @@ class Training:
         if state.iteration == total:
             epochs = self._config.trainer.epochs
             self._console.say(f"all {epochs} epochs are already completed; increase trainer.epochs to continue")
-            # The pending validation may have revealed a divergence: exchange it, which sets `consensus.diverged`.
+            # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
             self._bus.flush()
             self._consensus.should_stop(now=True)
         elif not self._finish_if_lr_below_limit() and not self._consensus.should_stop(now=True):
@@ -138,7 +138,7 @@ class Training:
             self._validation.run(iteration)
         self._console.iteration(iteration, total_iterations(engine), self._reporter.latest, self._bus.alerts)
         ends_epoch = iteration % epoch_length(engine) == 0
-        # If terminated here, ignite would skip the end of the epoch, and so would the resumed run.
+        # If the trainer were terminated here, ignite would skip the end of the epoch, and so would the resumed run.
         if not ends_epoch and self._consensus.should_stop():
             engine.terminate()
 

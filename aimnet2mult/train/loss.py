@@ -1,7 +1,7 @@
 """The training loss: a weighted mean of the losses of several labels.
 
 A component of a label counts if it is finite, its atom is real (atomic number not 0) and the label's mask,
-``<label>_mask``, allows it if there is one; `ErrorSums` applies the same rule. Components that do not count contribute
+``<label>_mask``, if there is one, allows it; `ErrorSums` applies the same rule. Components that do not count contribute
 exactly zero to loss and gradient, whatever the label and the prediction are. Nothing is read from the device.
 """
 
@@ -29,7 +29,7 @@ SumFn = Callable[..., tuple[Tensor, Tensor]]
 
 
 def mean(function: SumFn) -> LossFn:
-    """Turn a function that returns a sum and a count into a loss function that returns their quotient, 0 for no count.
+    """Turn a function that returns a sum and a count into a loss function that returns sum / count, or 0 if count is 0.
 
     If several ranks share a batch, `MTLoss` reduces sum and count separately, so that the loss is the mean over the
     whole batch. The loss of a function without this decorator is the mean over the ranks instead.
@@ -116,8 +116,8 @@ def energy_loss_fn(
     """Return the mean over the labeled structures of the squared error divided by √(number of real atoms).
 
     The normalization is the same as in aimnet's function of this name: since errors of energies grow roughly with the
-    square root of the number of atoms, it lies between errors per structure and per atom. Exactly 0 without a labeled
-    structure. Arrays have shape (B,) or (B, 1).
+    square root of the number of atoms, it lies between errors per structure and per atom. The loss is exactly 0 if
+    there is no labeled structure. Arrays have shape (B,) or (B, 1).
 
     Raises:
         ValueError: the prediction is missing, or a shape does not fit.

@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
     """Build the optimizer described by the ``optimizer`` section.
 
     Args:
-        model: the model to train. Parameters whose names match (`re.search`) one of ``force_no_train`` are frozen, then
+        model: the model to train. Parameters whose names match (`re.search`) one of ``force_no_train`` are frozen; then
             those that match one of ``force_train`` are unfrozen.
         cfg: ``class`` and ``kwargs``; ``force_no_train`` and ``force_train``, lists of regular expressions;
             ``param_groups``: for each name, the regular expression ``re`` and settings that override ``kwargs``. A
@@ -109,7 +109,7 @@ class Schedule:
         """Step if the scheduler steps after validations; ``metrics`` are the validation metrics.
 
         Raises:
-            ValueError: the scheduler uses a metric for which the validation data has no labels.
+            ValueError: the scheduler uses a metric for which the validation data have no labels.
         """
         if self._metric is None:
             self._advance("val")

@@ -108,7 +108,7 @@ class Reporter:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
 
     def is_due(self, engine: Engine) -> bool:
-        """Return whether the current iteration has a point in ``train``: it is due, or the last one."""
+        """Return whether the current iteration has a point in ``train``: it is due or is the last one."""
         step = engine.state.iteration
         return self._bus.due("train", step) or step == total_iterations(engine)
 

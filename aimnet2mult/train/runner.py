@@ -39,7 +39,7 @@ PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 """Packages whose versions the run records."""
 
 PREEMPTED_DRAIN_TIMEOUT = 5.0
-"""Maximum time to wait for the sinks when a run was stopped or has lost a rank, in seconds."""
+"""Maximum time, in seconds, to wait for the sinks of a run that was stopped or has lost a rank."""
 
 EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
@@ -223,7 +223,7 @@ def _train(
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
-    """Return the display unit of each label that is trained, and the factor to it from the source unit."""
+    """Return the display unit of each label that is trained, and the factor that converts the source unit to it."""
     metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 

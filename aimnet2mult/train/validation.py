@@ -71,7 +71,7 @@ class Validation:
     Args:
         run: the run folder.
         components: components of the run, whose model is validated.
-        config: configuration of the run, in which ``checkpoint.best`` names the metric of the best validation.
+        config: configuration of the run; ``checkpoint.best`` names the metric of the best validation.
         reporter: publisher of the metrics.
         consensus: agreement of the ranks, after each batch, on whether to stop.
         communicator: communicator of the ranks.

@@ -29,7 +29,7 @@ class MetricPoint(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The content of one call; all records up to the sequence number ``last_seq`` are complete after it."""
+    """The content of one call; all records up to the sequence number ``last_seq`` are complete once it returns."""
 
     points: list[MetricPoint]
     tags: dict[str, str]
@@ -78,7 +78,7 @@ def _points(record: Record, names: MetricNames) -> list[MetricPoint]:
     for metric, value in record.items():
         name = names.name_of(metric)
         if math.isinf(value):
-            # MLflow would replace it by 1.8e308, which would also become the limit of the chart's axis.
+            # MLflow would replace it with 1.8e308, which would also become the limit of the chart's axis.
             points.append(MetricPoint(name, math.nan, record.time, record.step))
             sign = math.copysign(1.0, value)
             points.append(MetricPoint(f"{name}{INFINITY_SUFFIX}", sign, record.time, record.step))

@@ -17,7 +17,7 @@ Client = Any
 """An ``MlflowClient``, or an object that behaves like one."""
 
 _FORCED_ENVIRONMENT = {
-    # Delivery retries by itself: sooner, and without a second run if only the answer to create_run was lost.
+    # Delivery does its own retries: sooner, and without a second run if only the answer to create_run was lost.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Usage data would be sent to the internet, which compute nodes cannot reach.
@@ -47,11 +47,11 @@ def connect(uri: str) -> Client:
 
 @contextmanager
 def mlflow_calls(tracking_uri: TrackingUri) -> Iterator[None]:
-    """Run calls of MLflow with short timeouts and without log output, and translate their errors.
+    """Run MLflow calls with short timeouts and without log output, and translate their errors.
 
     Raises:
         SinkRejected: MLflow, or a package it needs for this URI, is not installed.
-        SinkUnavailable: MLflow raised any other error; those of telemetry itself pass through.
+        SinkUnavailable: MLflow raised any other error; telemetry's own errors pass through.
     """
     with backend_errors("mlflow"), _environment(), _silenced_loggers():
         try:

@@ -58,7 +58,7 @@ class MetricNames:
         return name
 
     def renamed(self) -> dict[str, str]:
-        """Return the original names of the renamed metrics, by MLflow name."""
+        """Return the original names of the renamed metrics, keyed by MLflow name."""
         return {name: metric for metric, name in self._names.items() if name != metric}
 
     def _reserve(self, metric: str) -> str:

@@ -76,7 +76,7 @@ class MlflowRun:
         self._accepted_metric: list[Any] = []
 
     def describe(self, user_tags: Mapping[str, str]) -> None:
-        """Update parameters, tags and status to the newest attempt."""
+        """Update parameters, tags and status to those of the newest attempt."""
         record = self._record
         params = tags.params(record)
         new_tags = tags.attempt_tags(record, self._names) | dict(user_tags)
@@ -92,11 +92,11 @@ class MlflowRun:
         if self._tags.get(tags.ATTEMPT_TAG) != str(record.attempt):
             if self._status != "RUNNING":
                 self._client.update_run(self.run_id, status="RUNNING")
-            # Last, so that after a kill all of the above is repeated.
+            # Written last, so that after a kill all of the above is repeated.
             self._log(tags={tags.ATTEMPT_TAG: str(record.attempt)})
 
     def write(self, records: Sequence[Record]) -> int:
-        """Write the records that are not stored yet, and return the highest stored number.
+        """Write the records that are not stored yet, and return the highest stored sequence number.
 
         Raises:
             SinkRejected: MLflow rejects the records; some of them may be stored.

@@ -33,7 +33,7 @@ class MlflowSink:
     ``name.<metric>`` holds the original name. Units are in ``unit.<metric>``, and parameters changed by a later attempt
     in ``telemetry.param.<name>``.
 
-    Each point appears once on MLflow's own stores, which recognize identical points; a third-party store may show the
+    Each point appears once in MLflow's own stores, which recognize identical points; a third-party store may show the
     points of the last call before a kill twice. An SQLite file needs a file system with working locks; otherwise use a
     server.
     """
@@ -48,7 +48,7 @@ class MlflowSink:
         Attributes:
             tracking_uri: URI of a server or a database, without credentials, because options are written to the
                 journal; by default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the parent of the run folder. A relative
-                path of an SQLite file is resolved against that parent, and not against the working directory.
+                path of an SQLite file is resolved against that parent, not against the working directory.
             experiment: name of the experiment; by default MLFLOW_EXPERIMENT_NAME, else the run's project, else
                 ``Default``.
             run_name: displayed name of the run; by default its own name.

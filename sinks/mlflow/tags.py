@@ -28,7 +28,7 @@ def run_key(run: RunRecord) -> str:
 
 
 def params(run: RunRecord) -> dict[str, str]:
-    """Return the run's parameters by dotted name; parameters that would have the same name are numbered."""
+    """Return the run's parameters, keyed by dotted name; parameters that would have the same name are numbered."""
     out: dict[str, str] = {}
     for dotted, value in _run_tables.flatten_params(run.params):
         name = first = valid_name(dotted, _MAX_PARAM_NAME_LENGTH)

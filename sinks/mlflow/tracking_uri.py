@@ -84,7 +84,7 @@ def resolve_tracking_uri(option: str | None, runs: Path) -> TrackingUri:
 
     Args:
         option: the value of the option ``tracking_uri``.
-        runs: the parent of the run folder. A relative path of an SQLite file is resolved against it, and not against
+        runs: the parent of the run folder. A relative path of an SQLite file is resolved against it, not against
             the working directory.
 
     Raises:

@@ -24,7 +24,7 @@ _TIMESTAMP = re.compile(r"tfevents\.(\d+)")
 
 
 class EventFiles:
-    """The event files of a run: the events already in the folder, and the file appended to by this instance.
+    """The event files of a run: the events already in the folder, and the file to which this instance appends.
 
     After a method has raised OSError, the content of the folder is unknown: create a new instance.
 
@@ -68,7 +68,7 @@ class EventFiles:
         return max([last_seq, *(record.seq for record in records)])
 
     def write_summaries(self, events: Iterable[Event]) -> None:
-        """Append the texts and layouts that differ from the newest ones in the files under the same tags.
+        """Append the texts and layouts that differ from the newest ones under the same tags in the files.
 
         Raises:
             OSError: some of the events may be missing.
@@ -94,7 +94,7 @@ class EventFiles:
             self._state.add(event)
 
     def _create_file(self, events: Iterable[Event]) -> Path:
-        # Viewers read the files once, in the order of their names, even if the clocks of two hosts differ.
+        # Viewers read the files once, in order of name: newer files need later names even if two hosts' clocks differ.
         timestamp = max(int(time.time()), self._newest_timestamp + 1)
         path = self._folder / f"events.out.tfevents.{timestamp:010d}.{socket.gethostname()}.{os.getpid()}"
         try:

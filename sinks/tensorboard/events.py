@@ -124,7 +124,7 @@ class EventBuilder:
         return None
 
     def text(self, tag: str, markdown: str, *, step: int = 0, time: float) -> Event:
-        """Return an event that shows a text; ``time`` in seconds since 1970."""
+        """Return an event that shows a text; ``time`` is in seconds since 1970."""
         return self._tensor_event(tag, "text", markdown.encode(), step, time)
 
     def layout(self, charts: Mapping[str, Iterable[Chart]], *, time: float) -> Event:
@@ -162,7 +162,7 @@ class EventBuilder:
     def _tensor_event(self, tag: str, plugin: str, data: bytes, step: int, time: float) -> Event:
         value = self._value(tag=tag)
         value.metadata.plugin_data.plugin_name = plugin
-        # Rank 0: the text plugin shows it as Markdown, and not as a column of texts.
+        # Rank 0: the text plugin shows it as Markdown, not as a column of texts.
         value.tensor.CopyFrom(self._tensor(dtype=self._string, tensor_shape={}, string_val=[data]))
         return self._event(wall_time=time, step=step, summary=self._summary(value=[value]))
 

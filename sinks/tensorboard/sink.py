@@ -43,7 +43,7 @@ class TensorBoardSink:
 
         Attributes:
             dir: the folder for the event files; ``tensorboard`` by default. A relative path is resolved against the run
-                folder, and not against the working directory.
+                folder, not against the working directory.
         """
 
         dir: str | None = None

@@ -26,7 +26,7 @@ _KILL_TIMEOUT = 5.0
 _started: set[int] = set()
 """Process IDs of the clients started for sinks of this process."""
 _client_of_run: dict[Path, int] = {}
-"""The client of each run by PID file, in case the file could not be written."""
+"""The client of each run, keyed by PID file, in case the file could not be written."""
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def record_client_pid(pid_file: Path | None = None, *, exit_timeout: float) -> I
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Kill the client if the block takes longer, so that calls to it fail: wandb's own timeouts need a live client."""
+    """Kill the client if the block exceeds ``seconds``, so that calls fail: wandb's own timeouts need it alive."""
     timer = threading.Timer(seconds, _kill_started)
     timer.daemon = True
     timer.start()
@@ -122,7 +122,7 @@ def _kill_started(*_: object) -> None:
 
 
 def _kill(pid: int, parent: bytes) -> None:
-    # The command line contains the executable and the parent's ID, which reveals a reused process ID.
+    # The command line contains the executable and the parent's ID, so a reused process ID is detected.
     if _is_client(pid) and parent in _command_line(pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
@@ -153,7 +153,7 @@ def _disconnect() -> None:
 
 
 def _leave_inherited_service() -> None:
-    """Ignore the client of a parent process that itself uses wandb, inherited through the environment."""
+    """Ignore a client inherited, through the environment, from a parent process that itself uses wandb."""
     token = os.environ.get(_SERVICE_VARIABLE, "")
     if token and f"-{os.getpid()}-" not in token:
         del os.environ[_SERVICE_VARIABLE]

@@ -21,8 +21,8 @@ from telemetry.sink_api import SinkRejected, SinkUnavailable, Status, atomic_wri
 class Destination(Protocol):
     """Storage for the rows of one run.
 
-    Call order: ``inspect``, then for each ``wandb.init``: ``run_opened``; before each batch of rows ``expect_rows``,
-    after it ``confirmed_seq``; after ``run.finish``: ``wait_stored``.
+    Call order: ``inspect`` first; ``run_opened`` after each ``wandb.init``; ``expect_rows`` before each batch of rows
+    and ``confirmed_seq`` after it; ``wait_stored`` after ``run.finish``.
 
     Attributes:
         mode: the mode of ``wandb.init``.
@@ -35,7 +35,7 @@ class Destination(Protocol):
     view: str
 
     def inspect(self) -> StoredRun:
-        """Return the stored part of the run, and keep processes left over from earlier deliveries from adding to it."""
+        """Return the stored part of the run, and stop processes left over from earlier deliveries from adding to it."""
 
     def run_opened(self, folder: Path) -> None:
         """Note that wandb has opened the run, with its local files in ``folder``."""
@@ -67,7 +67,7 @@ class OfflineDestination(Destination):
     Args:
         folder: the parent of wandb's own folder.
         run_id: the ID of the W&B run.
-        timeouts: the time limits, of which ``stored`` applies.
+        timeouts: the time limits, of which only ``stored`` is used.
     """
 
     mode: Mode = "offline"
@@ -164,7 +164,7 @@ class ServerDestination(Destination):
         project: the project of the run.
         entity: the owner of the project; by default the owner of the API key.
         run_id: the ID of the W&B run.
-        timeouts: the time limits, of which ``request``, ``query_interval`` and ``stored`` apply.
+        timeouts: the time limits, of which ``request``, ``query_interval`` and ``stored`` are used.
         clock: a monotonic clock in seconds.
     """
 

@@ -24,7 +24,7 @@ _HEADER_BYTES = 7
 _BLOCK_BYTES = 1 << 15
 _FRAGMENT_HEADER = struct.Struct("<IHB")
 _FULL, _LAST = 1, 4
-"""Types of the fragment that completes a record."""
+"""Types of the fragments that complete a record."""
 _TIMESTAMPED_LENGTH = len("offline-run-20260131_235959")
 _ROW_KEYS = frozenset({SEQ_KEY, ATTEMPT_KEY, "_step"})
 
@@ -84,7 +84,7 @@ class TransactionLog:
             os.close(fd)
 
     def seal(self) -> None:
-        """Replace the file by a read-only copy without an incomplete record at its end.
+        """Replace the file with a read-only copy, leaving out any incomplete record at the end.
 
         A process that still has the old file open writes to a deleted file from then on. A file that does not identify
         its run is removed together with its folder, because ``wandb sync`` would stop at it.
@@ -146,7 +146,7 @@ def find_transaction_logs(folder: Path, run_id: str) -> list[TransactionLog]:
 
 
 def _creation_order(path: Path) -> tuple[str, int, str]:
-    # offline-run-20260131_235959-<id>; further runs of the same second have the suffix -1 to -10.
+    # offline-run-20260131_235959-<id>; further runs started in the same second have the suffix -1 to -10.
     name = path.parent.name
     return name[:_TIMESTAMPED_LENGTH], len(name), name
 

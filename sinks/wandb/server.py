@@ -34,7 +34,7 @@ def query_run(base_url: str, *, project: str, entity: str | None, run_id: str, t
     """Query the server for the stored part of a run, waiting up to ``timeout`` seconds for its answer.
 
     Raises:
-        SinkRejected: the key is missing, or rejected, or has no access to the project.
+        SinkRejected: the key is missing or rejected, or has no access to the project.
         SinkUnavailable: the server cannot be reached, or its answer cannot be used.
     """
     import requests

@@ -34,7 +34,7 @@ _FORBIDDEN_IN_PROJECT = "/\\#?%:"
 
 
 class WandbSink:
-    """Write one row of W&B's history for each record, with its iteration, number, attempt and original time.
+    """Write one row of W&B's history for each record, with its iteration, sequence number, attempt and original time.
 
     W&B's own row number (``_step``) counts rows; the x-axis of all metrics is ``trainer/iteration``. Rows superseded by
     a resume are kept, distinguished by ``telemetry/attempt``. Rows still in wandb's memory do not count as delivered:

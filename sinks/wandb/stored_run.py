@@ -20,7 +20,7 @@ class StoredRun:
         attempt: the attempt of the last row.
         next_step: W&B's number (``_step``) for the next row.
         status: the final status of the run; empty or not a final status while the run is open.
-        last_alert: the highest sequence number of the alerts before the last end of the run.
+        last_alert: the highest sequence number among the alerts before the run last ended.
     """
 
     last_seq: int | None = None
@@ -30,7 +30,7 @@ class StoredRun:
     last_alert: int = 0
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """Update the state with the next row, given as a dict of its keys."""
+        """Update the state with the next row, given as a dict."""
         if SEQ_KEY in row:
             self.last_seq = max(self.last_seq or 0, int(row[SEQ_KEY]))
         self.attempt = int(row.get(ATTEMPT_KEY, self.attempt))

@@ -13,8 +13,8 @@ class Timeouts:
         init: time limit of ``wandb.init``.
         write: time limit for passing one batch of records to the wandb client.
         finish: time limit of ``run.finish``, including the upload of pending rows.
-        stored: time after ``run.finish`` until the destination must have stored the whole run.
-        exit: time that the wandb client has to write and upload its rows in memory when this process exits.
+        stored: time after ``run.finish`` within which the destination must have stored the whole run.
+        exit: time that the wandb client has, when this process exits, to write and upload the rows in its memory.
         request: time limit for the server's answer to a query.
         query_interval: interval between queries of the rows stored on the server.
     """

@@ -10,7 +10,7 @@ PER_ITERATION = ("torch.optim.lr_scheduler.OneCycleLR", "torch.optim.lr_schedule
 
 
 class SchedulerTranslator(SectionTranslator):
-    """Translate ``scheduler``, and choose when a scheduler of ignite steps."""
+    """Translate ``scheduler``, and choose when an ignite scheduler steps."""
 
     def translate(self, layer: Tree) -> None:
         """Replace ignite's plateau scheduler with torch's."""

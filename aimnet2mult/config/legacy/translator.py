@@ -54,7 +54,7 @@ RENAMED = {
     "wandb.log_frequency.train": "telemetry.every",
     "log_frequency.train": "telemetry.every",
 }
-"""Current keys by original key; if two are given that have the same current key, the last one wins."""
+"""Current keys by original key; of two original keys with the same current key, the last one given wins."""
 
 KEEP_ALL = 1_000_000
 """Replaces ``n_saved: null``; more checkpoints than any run writes."""
@@ -65,7 +65,7 @@ CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "checkpoint.keep": lambda n: KEEP_ALL if n is None else n,
     "checkpoint.best": lambda enabled: "loss" if enabled else None,
 }
-"""Conversions of values, by the current key."""
+"""Conversions of values, by current key."""
 
 NO_EFFECT = {
     "metrics": "the set of metrics is fixed, in kcal/mol and e; change units with telemetry.units.energy=eV",
@@ -99,7 +99,7 @@ class LegacyConfigTranslator:
 
     @classmethod
     def for_layers(cls, layers: Iterable[tuple[str, Tree]]) -> LegacyConfigTranslator | None:
-        """Return a translator for layers given with their names, or None if none is in the original format."""
+        """Return a translator for named layers, or None if no layer is in the original format."""
         sources = [name for name, layer in layers if is_legacy(layer)]
         return cls(sources) if sources else None
 
@@ -178,7 +178,7 @@ def log_notice(notice: str) -> None:
 
 
 def _translate_losses(layer: Tree) -> None:
-    """Replace aimnet's losses, which do not ignore missing labels; the original trainer's losses have the same path."""
+    """Replace aimnet's losses, which do not ignore missing labels; the original trainer's have the same paths."""
     loss = layer.get("loss")
     components = nested.get(layer, "loss.kwargs.components", {})
     functions = [(loss, "class"), *((part, "fn") for part in (components or {}).values())] if loss else []
