@@ -102,8 +102,8 @@ class Checkpointing:
         expected = (len(self._components.train_loader), self._data_fingerprint)
         if (position["epoch_length"], position["data"]) != expected:
             raise CheckpointError(
-                f"{path} was written with other data: the data sets have changed since; restore them, or start a new "
-                "run with --load"
+                f"{path} was written with different data: the data sets have changed since then; restore them, or "
+                "start a new run with --load"
             )
         if position["epoch"] > self._config.trainer.epochs:
             raise ConfigError(
