@@ -12,7 +12,7 @@ class Backoff:
         self._delay = initial
 
     def next_delay(self) -> float:
-        """Return the delay before the next retry, in seconds; each call doubles the following delay."""
+        """Return the delay before the next retry, in seconds, and double the one after it."""
         delay = self._delay
         self._delay = min(self._maximum, 2 * delay)
         return delay

@@ -31,5 +31,8 @@ class Cadence:
         self.events = frozenset(events)
 
     def due(self, stream: str, step: int) -> bool:
-        """Return whether ``stream`` is due at iteration ``step``; the same on every rank and after a resume."""
+        """Return whether ``stream`` is due at iteration ``step``.
+
+        The answer is the same on every rank and after a resume.
+        """
         return not step % self.every or stream in self.events

@@ -1,4 +1,4 @@
-"""The exceptions raised by telemetry, each also derived from the closest built-in exception, and message helpers."""
+"""Exceptions raised by telemetry, each also derived from the closest built-in exception; and helpers for messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MetricNotDeclared(TelemetryError, LookupError):
 
 
 class MetricNotFound(TelemetryError, LookupError):
-    """The run has no metric of the requested name."""
+    """The run has no metric with the requested name."""
 
 
 class PackageNotInstalled(TelemetryError, ImportError):
@@ -32,7 +32,7 @@ class PackageNotInstalled(TelemetryError, ImportError):
 
 
 class SinkNotFound(TelemetryError, LookupError):
-    """No installed package provides a sink of this name, or more than one does."""
+    """No installed package provides a sink with this name, or more than one does."""
 
 
 class SinkNotInstalled(TelemetryError, ImportError):
@@ -77,18 +77,18 @@ class SinkUnavailable(TelemetryError, ConnectionError):
 class SinkRejected(TelemetryError, ValueError):
     """Raised by a sink for a record or a run that it will never accept.
 
-    After ``sink_write``, the record concerned is set aside and reported, and delivery continues. After ``sink_open``
-    or ``sink_close``, delivery to this sink ends with the message.
+    If ``sink_write`` raises it, the record concerned is set aside and reported, and delivery continues. If
+    ``sink_open`` or ``sink_close`` does, delivery to this sink ends with the message.
     """
 
 
 @contextmanager
 def backend_errors(backend: str) -> Iterator[None]:
-    """Translate a backend's exceptions, as a context manager or as a decorator of a hook.
+    """Translate a backend's exceptions; for use as a context manager, or as a decorator on a hook.
 
     Raises:
         SinkRejected: the backend's package cannot be imported, so retrying is useless.
-        SinkUnavailable: any other exception, of the backend or the file system.
+        SinkUnavailable: any other exception was raised, by the backend or the file system.
     """
     try:
         yield

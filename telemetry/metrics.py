@@ -14,8 +14,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         unit: the unit in which it is recorded and displayed; ``1`` if it has none.
         source_unit: the unit in which it is published.
         label: description of the quantity.
-        watch: whether it is a loss or an error that is expected to change steadily, so that a rise raises an alert: a
-            mean over many batches, not the value of a single batch.
+        watch: whether it is a loss or an error that is expected to change steadily, so that a rise triggers an
+            alert; it should be a mean over many batches, not the value of a single batch.
     """
 
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
@@ -25,4 +25,4 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 UNDECLARED = Metric(unit="")
-"""Stands in for the declaration of a metric that its run does not declare; its unit is unknown."""
+"""Stands in for the declaration of a metric that the run does not declare; its unit is unknown."""

@@ -12,7 +12,7 @@ from telemetry.metrics import Metric
 
 SCHEMA = 1
 SEQ_PER_SEGMENT = 10**9
-"""Number of sequence numbers per segment: those of segment k start at k·10⁹, the number of its run record."""
+"""Number of sequence numbers per segment: those of segment k start at k·10⁹, which is the number of its run record."""
 MAX_STEP = 1 << 62
 """Exclusive upper bound of steps, and of all other counts."""
 MAX_NAME_LENGTH = 250
@@ -48,7 +48,7 @@ class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
         every: interval between points of the periodic streams, in iterations.
         started: start of the first attempt in ms since 1970.
         project: the project that the run belongs to.
-        metrics: declarations by full name, ``stream/metric``.
+        metrics: declarations, keyed by full name, ``stream/metric``.
         params: the parameters of the run, without credentials.
         versions: versions of the software used.
         sinks: the options that each sink was started with.
@@ -95,13 +95,13 @@ class Scalars(Record, frozen=True, kw_only=True, gc=False, tag="scalars"):
 
 
 class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
-    """A notification raised at iteration ``step``, by the anomaly detection or by the caller.
+    """A notification raised at iteration ``step``, by anomaly detection or by the caller.
 
     Attributes:
         title: what happened.
         text: details.
         level: the severity.
-        cause: what the anomaly detection found (see ``Cause``); None for alerts published by the caller.
+        cause: what anomaly detection found (see ``Cause``); None for alerts published by the caller.
         metric: full name of the metric concerned.
         value: the value of the metric.
         baseline: the usual value of the metric.

@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @classmethod
     def parse(cls, section: Mapping[str, Any]) -> Settings:
-        """Parse a configuration section, with settings by name and a mapping of options under the name of each sink.
+        """Parse a configuration section: settings by name and, under the name of each sink, a mapping of its options.
 
         ``sinks`` may be a list of names or a comma-separated string; ``none`` means no sinks.
 
@@ -107,7 +107,7 @@ def parse_sinks(value: object) -> tuple[str, ...]:
     """Parse a list of sink names or a comma-separated string; ``none`` means no sinks.
 
     Raises:
-        SettingError: it is neither, contains no name, or combines ``none`` with other names.
+        SettingError: the value is neither, contains no name, or combines ``none`` with other names.
     """
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):

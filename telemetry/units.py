@@ -1,4 +1,4 @@
-"""Check units and convert them to factors, once when a run is opened."""
+"""Check units and turn them into factors, once, when a run is opened."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NO_UNIT = {"1", ""}
 
 
 def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Return the conversion factor from the source unit to the unit of each metric, by full name.
+    """Return the conversion factor of each metric from its source unit to its unit, keyed by full name.
 
     The factors come from pint and its CODATA constants: 1 eV/particle = 23.060547830619 kcal/mol. The display unit of
-    a metric per particle may omit "per particle", as in ``eV``.
+    a per-particle metric may omit "per particle", as in ``eV``.
 
     Raises:
-        UnitError: a unit is unknown, or the two units differ in dimension.
+        UnitError: a unit is unknown, or the two units of a metric differ in dimension.
     """
     seen: dict[tuple[str, str], float] = {}
     out: dict[str, float] = {}
@@ -93,7 +93,7 @@ def _check(name: str, text: str) -> None:
         _registry().parse_units(text)
     except Exception as error:  # noqa: BLE001 - pint raises many types here, including its tokenizer's; all mean the same
         cause = error
-    # pint accepts an empty text as dimensionless; here it means that the unit was omitted.
+    # pint accepts an empty string as dimensionless; here it means that the unit was omitted.
     if cause is not None or not text.strip():
         why = f" ({cause})" if str(cause or "") else ""
         msg = f"{name}: {text!r} is not a unit{why}; use kcal/mol, eV, kcal/mol/Å, e …, or 1 if there is none"

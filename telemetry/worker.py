@@ -1,6 +1,6 @@
 """Entry point of the delivery processes: ``python -m telemetry.worker``.
 
-This module keeps its name: it appears on the command lines of running jobs.
+Do not rename this module: its name appears on the command lines of running jobs.
 """
 
 from telemetry.delivery.worker_main import main

@@ -45,7 +45,7 @@ class AnomalyDetector:
 
         Args:
             metrics: the declared metrics by full name. All are checked for non-finite values, and those with
-                ``watch`` by all rules.
+                ``watch`` are checked by all rules.
             settings: thresholds for raising an alert.
             start: the iteration after which training resumes; it counts as healthy.
             clock: monotonic clock in seconds.

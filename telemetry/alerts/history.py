@@ -14,9 +14,9 @@ MAD_TO_STD = 1.4826
 MIN_DEVIATION, MIN_DEVIATION_EARLY, MIN_DEVIATION_EARLY_LOSS = 0.1, 0.5, 0.125
 """Lower bounds of the deviation, as fractions of the median, for metrics that have hardly varied so far."""
 EARLY_POINTS = 10
-"""The early bounds apply up to this number of points. A loss usually falls there, so even a small rise is a problem."""
+"""The early bounds apply up to this many points. A loss usually falls at first, so even a small rise is a problem."""
 DIVERGED_FACTOR = 10.0
-"""A value diverges if it exceeds the median by more than this many medians."""
+"""A value diverges if it exceeds the median by more than this many times the median."""
 
 
 class MetricHistory:
@@ -39,7 +39,7 @@ class MetricHistory:
     def add(self, value: float) -> None:
         """Compare a finite value with the history, and append it unless it is an outlier.
 
-        After ``history`` consecutive outliers the history restarts: their level is the new normal.
+        After ``history`` consecutive outliers, the history restarts: their level is the new normal.
         """
         if not self._values or value <= self._limit():
             self.outliers = self.diverging = 0
@@ -54,7 +54,7 @@ class MetricHistory:
             self._values.append(value)
 
     def is_spike(self) -> bool:
-        """Return whether the last values are a spike."""
+        """Return whether the last values form a spike."""
         return self.outliers >= self._settings.patience
 
     def trend(self) -> float:

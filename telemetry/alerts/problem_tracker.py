@@ -25,7 +25,7 @@ _RECOVERED: Mapping[Cause, str] = {
 class ProblemTracker:
     """Keep the current problems of each cause, and turn their beginning and end into alerts.
 
-    After a cause has ended, it is not reported again for ``quiet_points`` points, except for ``ALWAYS_REPORTED``.
+    Once a cause has ended, it is not reported again for ``quiet_points`` points, unless it is in ``ALWAYS_REPORTED``.
     """
 
     def __init__(self, quiet_points: int) -> None:

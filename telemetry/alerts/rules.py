@@ -17,7 +17,8 @@ from telemetry.units import NO_UNIT
 MIN_STREAK = 5
 """Number of consecutive points with a value after which the absence of the metric is a problem."""
 FALLING, RISING = 0.9, 1.25
-"""At or below the first trend (see ``MetricHistory.trend``) a metric is falling, at or above the second rising."""
+"""A metric is falling if its trend (see ``MetricHistory.trend``) is at most the first number, and rising if it is at
+least the second."""
 STALL_FACTOR = 20.0
 """Training has stalled if no point arrives for this many times the longest recent interval."""
 
@@ -58,7 +59,7 @@ def spikes(
 
 
 def opposite_trends(values: Mapping[str, float], histories: Mapping[str, MetricHistory]) -> Problems:
-    """Find metrics of a point that rise while its loss falls, or vice versa."""
+    """Find metrics of a point that rise while the loss of that point falls, or vice versa."""
     trends = {name: histories[name].trend() for name in values}
     for loss in filter(is_loss, trends):
         if trends[loss] <= FALLING:
@@ -91,7 +92,7 @@ class MissingValues:
             known: problems found before; each lasts until the metric has a value again.
 
         Returns:
-            All metrics that the stream has had before this point, and the problems among them.
+            All metrics that the stream had before this point, and the problems among them.
         """
         streaks = self._streaks.setdefault(stream, {})
         earlier = set(streaks)
@@ -116,10 +117,10 @@ class Stall:
         self._last: float | None = None
 
     def note_point(self) -> None:
-        """Note that a point has arrived now."""
+        """Record that a point has just arrived."""
         now = self._clock()
         if self._last is not None:
-            # Including reported stalls: an interval that resolved by itself, such as a long validation, is normal.
+            # Reported stalls are included: a pause that ended by itself, such as a long validation, is normal.
             self._intervals.append(now - self._last)
         self._last = now
 

@@ -1,4 +1,4 @@
-"""Settings of the anomaly detection."""
+"""Settings of anomaly detection."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from telemetry.records import (
 )
 
 MAX_LINE = 1 << 20
-"""Maximum length of a line in bytes; a longer one is damaged."""
+"""Maximum length of a line in bytes; a longer one counts as damaged."""
 _CRC = b',"crc":"%08x"}\n'
 _CRC_LENGTH = len(_CRC % 0)
 

@@ -1,6 +1,6 @@
 """Gaps in the sequence numbers of a segment: records rewritten to later segments, and lost records.
 
-A segment ``k`` begins with the records that were not durable in earlier segments (rewritten records), followed by its
+Segment ``k`` begins with the records that were not durable in earlier segments (rewritten records), followed by its
 own records, whose numbers start at k·10⁹.
 """
 
@@ -16,7 +16,7 @@ from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, RunRecord
 
 
 def rewritten_records(folder: Path, segments: Iterable[int], first: int, end: int) -> list[AnyRecord | Unknown]:
-    """Return the records numbered ``first`` to ``end - 1`` that were rewritten to the given segments, in order."""
+    """Return, in order, the records numbered ``first`` to ``end - 1`` that were rewritten to the given segments."""
     found: dict[int, AnyRecord | Unknown] = {}
     for segment in segments:
         for record, _ in lines(segment_path(folder, segment), 0):
@@ -43,7 +43,7 @@ def count_missing(last_seq: int, records: Iterable[AnyRecord | Unknown]) -> int:
 
 
 def starts_numbering(record: AnyRecord | Unknown, last_seq: int) -> bool:
-    """Return whether ``record`` is the first one read with the numbers of its segment.
+    """Return whether ``record`` is the first one read whose number belongs to a new segment.
 
     If so, damage before it may hide records at the end of the previous segment.
     """

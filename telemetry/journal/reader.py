@@ -1,8 +1,8 @@
 """Read the journal: every record once and in order, whatever happened to the files.
 
-After a disk fault, the writer starts a new segment and rewrites the records that were not durable; its own records,
-with numbers of the new segment, follow them. So a gap in the numbers of a segment may be filled by later segments. It
-is final as soon as one of these has its own records, or the journal no longer grows.
+After a disk fault, the writer starts a new segment and rewrites the records that were not durable; the new segment's
+own records, with its own numbers, follow them. So a gap in the numbers of a segment may be filled by later segments. A
+gap is final as soon as one of these has its own records, or the journal no longer grows.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Skipped(msgspec.Struct):
 
     Attributes:
         damaged: lines that are torn, overwritten or too long.
-        lost: records missing from all segments according to the sequence numbers.
-        repeated: records that had already been read before they were rewritten after a disk fault.
+        lost: records that, judging by the sequence numbers, are missing from all segments.
+        repeated: records that had already been read and appear again, rewritten after a disk fault.
         superseded: scalars and alerts after the iteration from which a later attempt resumed.
         unknown: records of a kind that this version does not know.
-        segments: segment files missing according to their numbers.
+        segments: segment files that are missing, judging by the segment numbers.
     """
 
     damaged: int = 0
@@ -52,7 +52,7 @@ def read_header(folder: Path) -> RunRecord:
 
     Raises:
         RunNotFound: no segment has a complete run record.
-        JournalError: it was written by a newer version.
+        JournalError: the journal was written by a newer version.
         RunFolderError: a segment cannot be read.
     """
     for number in reversed(segments(folder)):
@@ -127,8 +127,8 @@ class JournalReader:
 
         Args:
             limit: maximum number of records.
-            live: whether the journal may still grow. If so, reading stops at incomplete last lines and new gaps, which
-                may still be completed; if not, they are skipped and counted.
+            live: whether the journal may still grow. If so, reading stops at an incomplete last line or a new gap,
+                which may still be completed; otherwise, such lines and gaps are skipped and counted.
 
         Raises:
             RunFolderError: a file cannot be read; the next call tries again.
@@ -152,11 +152,11 @@ class JournalReader:
         return records[:limit]
 
     def is_superseded(self, record: AnyRecord) -> bool:
-        """Return whether a later attempt, as far as listed, resumed from an iteration before this record."""
+        """Return whether a later attempt, among those listed so far, resumed from an iteration before this record."""
         return self._attempts.is_superseded(record)
 
     def _enter(self, segment: int, *, after: int) -> None:
-        """Continue at the start of ``segment``; any segments between ``after`` and it are missing."""
+        """Continue at the start of ``segment``; any segments between ``after`` and ``segment`` are missing."""
         self.skipped.segments += max(0, segment - after - 1)
         self._segment, self._offset = segment, 0
 
@@ -217,7 +217,7 @@ class JournalReader:
             records.append(record)
 
     def _missing_before(self, record: AnyRecord | Unknown) -> tuple[list[AnyRecord | Unknown], int]:
-        """Return the records missing before ``record`` that later segments contain, and the number found in none."""
+        """Return the records missing before ``record`` that later segments contain, and the number of those lost."""
         known = self._known_up_to()
         if record.seq <= known + 1:
             return [], 0
@@ -228,7 +228,7 @@ class JournalReader:
         return max(self._last_seq, self._after)
 
     def _gap_timed_out(self) -> bool:
-        """Return whether the current gap was first seen ``gap_timeout`` seconds ago."""
+        """Return whether the current gap was first seen at least ``gap_timeout`` seconds ago."""
         if self._gap_since is None:
             self._gap_since = self._clock()
         return self._clock() - self._gap_since >= self._gap_timeout

@@ -12,7 +12,7 @@ from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRec
 
 
 def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
-    """Return the first record with a number of this segment, after its run record; None if there is none yet.
+    """Return the first record, after the run record, whose number belongs to this segment; None if there is none yet.
 
     It is a ``Resumed`` record if the segment begins an attempt that resumes the run.
     """
@@ -29,7 +29,7 @@ def superseded_after(
 
     Args:
         segment_numbers: all segments, in order.
-        first_records: the result of ``first_record`` for each of them that has one.
+        first_records: by segment, the results of ``first_record`` that are not None.
     """
     last_valid: dict[int, int] = {}
     step: int | None = None

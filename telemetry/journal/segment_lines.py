@@ -18,12 +18,12 @@ _MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 
 
 def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
-    """Yield (record, offset of the next line) for each line from ``offset`` on; the record is None if damaged.
+    """Yield (record, offset of the next line) for each line from ``offset`` on; the record is None if it is damaged.
 
     Args:
         path: the segment; nothing is yielded if it is missing or not a regular file.
         offset: the position of the first line to read, in bytes.
-        tail: whether to also yield a last line without its newline, as damaged.
+        tail: whether to also yield an incomplete last line (one without a newline), as a damaged one.
 
     Raises:
         RunFolderError: the file cannot be read.

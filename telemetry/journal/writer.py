@@ -1,6 +1,6 @@
-"""Append records to the journal, in segments that one writer creates and never changes.
+"""Append records to the journal, in segments, each created and extended by one writer and never rewritten.
 
-A segment ``journal-<k>.jsonl`` is created with O_EXCL and begins with the run record. A record is durable when
+Segment ``journal-<k>.jsonl`` is created with O_EXCL and begins with the run record. A record is durable when
 ``write`` and ``fdatasync`` have returned; records that are not durable stay in memory and are written again.
 """
 
@@ -19,7 +19,7 @@ from telemetry.run_folder.atomic_write import sync_folder
 
 
 class JournalWriter:
-    """Append records to the journal of a run: ``append`` queues a record, ``commit`` makes the queue durable.
+    """Append records to the journal of a run: ``append`` queues a record, and ``commit`` makes the queue durable.
 
     Not thread-safe: one thread owns a writer.
     """
@@ -36,7 +36,7 @@ class JournalWriter:
 
         Args:
             folder: the run folder; created if missing.
-            run: the run record that begins each segment, with ``seq`` and ``time`` set for each segment.
+            run: the run record that begins each segment; ``seq`` and ``time`` are set anew for each one.
             resumed_step: the iteration after which this attempt resumes; None for a new run.
             clock: wall clock in ms since 1970.
 
@@ -94,7 +94,7 @@ class JournalWriter:
                 msg = f"{segment_path(self._folder, self._segment)} has been removed"
                 raise FileNotFoundError(msg)
         except OSError:
-            # After a failed fdatasync a second one may succeed although the data is lost, so everything written to
+            # After a failed fdatasync, a second one may succeed although the data is lost, so everything written to
             # this file since the last success must be written to another one.
             self.close()
             raise
@@ -150,7 +150,7 @@ class JournalWriter:
         return opened.st_nlink > 0 and (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
     def _write_pending(self) -> None:
-        """Write the pending lines; also after an error, note how many are complete and whether a fragment follows."""
+        """Write the pending lines; even after an error, note how many are complete and whether a fragment follows."""
         # Without a separator, the next line would be joined to the fragment and damaged.
         separator = [b"\n"] if self._ends_in_fragment else []
         lines = [*separator, *self._pending[self._written :]]

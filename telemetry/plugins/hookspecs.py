@@ -48,7 +48,7 @@ class SinkHooks:
         not earlier.
 
         Args:
-            run: the run record of the newest attempt: name, parameters, unit and label of each metric.
+            run: the run record of the newest attempt: its name and parameters, and the unit and label of each metric.
             folder: the run folder; write the data of the run below it by default.
 
         Returns:
@@ -87,7 +87,7 @@ class SinkHooks:
         """End the run at the backend.
 
         Called after the last record of the run, but not when another process takes over or after a failure. A later
-        ``telemetry sync`` may call it again on a new instance, which must not change anything; a closed run may be
+        ``telemetry sync`` may call it again on a new instance; that must not change anything. A closed run may be
         resumed.
 
         Args:

@@ -14,7 +14,7 @@ def optional_import(what: str, install: str) -> Iterator[None]:
 
     Args:
         what: the feature that needs the package, as the subject of the message.
-        install: the package to install, as an argument of ``pip install``.
+        install: the package to install, as an argument to ``pip install``.
 
     Raises:
         PackageNotInstalled: the import failed.

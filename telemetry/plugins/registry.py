@@ -55,7 +55,7 @@ class Plugin:
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The modules that the sink needs to be opened.
+        """The modules without which the sink cannot be opened.
 
         Raises:
             PluginError: ``requires`` is not a tuple of module names.
@@ -72,7 +72,7 @@ class Plugin:
         return [module for module in self.requires if not _is_installed(module)]
 
     def option_types(self) -> dict[str, dataclasses.Field[Any]]:
-        """Return the options of the sink by name.
+        """Return the options of the sink, keyed by name.
 
         Raises:
             PluginError: ``Options`` is not a dataclass.
@@ -92,7 +92,7 @@ class Sink:
 
     Attributes:
         name: name of the sink, unique within the run.
-        options: the configured options by name.
+        options: the configured options, keyed by name.
         plugin: the class of the sink; None for a sink passed as an object.
         instance: the object passed; None for a sink selected by name.
     """
@@ -129,7 +129,7 @@ class Sink:
 
 
 def installed() -> dict[str, list[EntryPoint]]:
-    """Return the entry points of all installed sinks by name, without importing any."""
+    """Return the entry points of all installed sinks, keyed by name, without importing any."""
     # Imported here because it is slow: it imports the email package.
     from importlib.metadata import entry_points
 
@@ -210,7 +210,7 @@ def type_name(field: dataclasses.Field[Any]) -> str:
 
 
 def install_command(plugin: Plugin) -> str:
-    """Return the command that installs the required modules: the extra of that name if there is one."""
+    """Return the command that installs the required modules, through the extra named after the sink if there is one."""
     distribution, _, _ = plugin.package.partition(" ")
     dist = installed()[plugin.name][0].dist
     extras = dist.metadata.get_all("Provides-Extra") if dist is not None else None

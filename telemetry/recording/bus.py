@@ -26,9 +26,9 @@ _DRAIN_POLL_INTERVAL = 0.05
 class MetricBus:
     """Publish the metrics of a run; returned by ``telemetry.open_run``.
 
-    Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block; no method raises because of a disk or
-    a backend. In a forked child every method returns at once and does nothing. Use the bus as a context manager, or
-    call ``close``; a run left open when the interpreter exits is closed as failed.
+    Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block; no method raises because a disk or a
+    backend fails. In a forked child, every method returns at once and does nothing. Use the bus as a context manager,
+    or call ``close``; a run left open when the interpreter exits is closed as failed.
 
     Attributes:
         folder: the run folder.
@@ -85,15 +85,15 @@ class MetricBus:
         return self._thread.appender.last_healthy_step
 
     def publish(self, stream: str, step: int, values: ValuesSource, *, final: bool = False) -> None:
-        """Offer the values of one stream at an iteration; does nothing unless the iteration is due.
+        """Offer the values of one stream at an iteration; do nothing unless the iteration is due.
 
         Args:
             stream: ``train``, ``val`` …
             step: the global iteration. A step lower than the previous one is accepted, with one warning.
             values: values by metric name, in source units; or a callable that returns them, called in the journal
                 thread.
-            final: whether to record them even if the iteration is not due, unless the last record of this stream has
-                this step.
+            final: whether to record them even if the iteration is not due, unless the last record of this stream
+                already has this step.
         """
         if not (final or self.due(stream, step)) or self._is_forked():
             return
@@ -105,7 +105,7 @@ class MetricBus:
     ) -> None:
         """Offer the values of several streams at one iteration, to be written together.
 
-        ``values`` is a mapping by stream, or a callable that returns one; otherwise as for ``publish``.
+        ``values`` is a mapping by stream, or a callable that returns one; everything else is as for ``publish``.
         """
         due = tuple(stream for stream in streams if final or self.due(stream, step))
         if due and not self._is_forked():
@@ -127,7 +127,10 @@ class MetricBus:
             self._queue.put_alert(alert)
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
-        """Wait until everything offered so far is durable (or counted as lost); False after ``timeout`` seconds."""
+        """Wait until everything offered so far is durable or counted as lost.
+
+        Return False after ``timeout`` seconds.
+        """
         return self._is_forked() or self._queue.flush(timeout)
 
     def drain(self, timeout: float) -> bool:
@@ -161,7 +164,7 @@ class MetricBus:
         if self._is_forked():
             return None
         receipt = self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
-        # Only now: a close that is interrupted before it takes effect is made up for at exit.
+        # Only now, so that a close interrupted before it takes effect is made up for at exit.
         atexit.unregister(self._close_at_exit)
         return receipt
 
@@ -181,7 +184,7 @@ class MetricBus:
 
 
 def _copy(values: Mapping[str, float]) -> Mapping[str, float]:
-    """Return a copy that does not change when the caller reuses its mapping; anything else is rejected later."""
+    """Return a copy that does not change when the caller reuses its mapping; any other object is rejected later."""
     return dict(values) if isinstance(values, Mapping) else values
 
 

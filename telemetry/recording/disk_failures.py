@@ -15,7 +15,7 @@ log = logging.getLogger("telemetry")
 
 
 class FailureTolerantCommitter:
-    """Make appended records durable. If that fails they stay in memory, and later calls retry with growing delays.
+    """Make appended records durable. If that fails, they stay in memory, and later calls retry with growing delays.
 
     For the journal thread alone; other threads may read ``is_running``.
 
@@ -43,7 +43,7 @@ class FailureTolerantCommitter:
         self._warn_once = WarnOnce()
 
     def commit(self) -> bool:
-        """Commit unless a retry is not due yet; return whether all appended records are durable now."""
+        """Commit, unless it is too early for a retry; return whether all appended records are now durable."""
         if not self._journal.pending:
             return True
         return time.monotonic() >= self.retry_at and self._try_commit()

@@ -44,7 +44,7 @@ class JournalThread(threading.Thread):
             journal: the writer of the journal, owned by this thread from now on.
             appender: the object that appends dequeued records to ``journal``.
             supervisor: the deliveries of the journal to the sinks.
-            attempt: number of this attempt of the run, from 1.
+            attempt: number of this attempt of the run, counted from 1.
             limits: intervals and delays.
         """
         super().__init__(name="telemetry-journal", daemon=True)
@@ -59,7 +59,7 @@ class JournalThread(threading.Thread):
         self._warn_once = WarnOnce()
         self._committer = FailureTolerantCommitter(folder, journal, limits)
         self._deliveries_started = False
-        # Training starts by importing torch, and deliveries by importing their backends, which would slow it down.
+        # Training starts by importing torch; deliveries that import their backends meanwhile would slow it down.
         self._start_deliveries_at = time.monotonic() + self._limits.delivery_start_delay
         self._supervise_at = self._heartbeat_at = time.monotonic()
         self._heartbeats = 0
@@ -71,7 +71,7 @@ class JournalThread(threading.Thread):
         return self._committer.is_running
 
     def start_deliveries(self) -> None:
-        """Start the deliveries unless they have been started; other threads may call this only after ``join``."""
+        """Start the deliveries unless they were started before; other threads may call this only after ``join``."""
         if not self._deliveries_started:
             self._deliveries_started = True
             self.supervisor.start()
@@ -93,11 +93,11 @@ class JournalThread(threading.Thread):
         self._journal.close()
 
     def _write_dequeued(self) -> None:
-        """Wait for records, append and commit them, along with records that an earlier call could not commit."""
+        """Wait for records, then append and commit them, along with any that an earlier call could not commit."""
         wake_at = min(self._supervise_at, self._heartbeat_at)
         if self._journal.pending:
             wake_at = min(wake_at, self._committer.retry_at)
-        # A closed queue wakes this thread once; later, while records are pending, only the time of the retry does.
+        # A closed queue wakes this thread once; after that, while records are pending, only the retry time does.
         wake_on_close = not self._committer.is_closing or not self._journal.pending
         items = self.queue.take(max(0.0, wake_at - time.monotonic()), wake_on_close=wake_on_close)
         if self.queue.closed is not None:

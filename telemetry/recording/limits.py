@@ -16,11 +16,11 @@ class RecordingLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         queue_capacity: maximum number of records waiting to be written; further records are dropped and counted.
         supervise_interval: interval between checks for deliveries that have died and for stalled training.
-        delivery_start_delay: maximum time from the opening of the run to the start of the deliveries, which the first
-            record triggers earlier.
+        delivery_start_delay: maximum time from the opening of the run to the start of the deliveries; the first record
+            starts them earlier.
         heartbeat_interval: interval between heartbeats.
-        disk_backoff_initial, disk_backoff_max: initial and maximum delay before a failed write is retried.
-        close_retry_delay: initial delay once the run is being closed.
+        disk_backoff_initial, disk_backoff_max: initial and maximum delays before a failed write is retried.
+        close_retry_delay: initial delay before a retry once the run is being closed.
         close_timeout: how long ``close`` waits for the journal thread, which a hung disk may block forever.
     """
 

@@ -13,7 +13,7 @@ from telemetry.run_folder.heartbeat import Counts
 
 
 class NullBus:
-    """Answer ``due`` like a ``MetricBus`` with the same cadence, and discard everything: for all ranks but the first.
+    """Answer ``due`` like a ``MetricBus`` with the same cadence, and discard everything; for all ranks but the first.
 
     Args:
         every: interval between points of the periodic streams, in iterations.

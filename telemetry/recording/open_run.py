@@ -51,9 +51,9 @@ def open_run(
 
     Args:
         path: the run folder; its last component is the run ID.
-        metrics: the declaration of each metric by its full name ``stream/metric``. Values of any other metric are
-            dropped, with a warning. Without declarations, values of any name are recorded as they are, without a unit;
-            a resumed run keeps its earlier declarations.
+        metrics: the declaration of each metric, keyed by its full name ``stream/metric``. Values of any other metric
+            are dropped, with a warning. Without declarations, values of any name are recorded as they are, without a
+            unit; a resumed run keeps its earlier declarations.
         name: the display name, by default the run ID.
         project: the project that the run belongs to.
         params: the parameters of the run, which may be nested; values that look like credentials are redacted.

@@ -99,7 +99,7 @@ class RecordAppender:
             alert = msgspec.structs.replace(alert, step=operator.index(alert.step))
             msgspec.convert(msgspec.to_builtins(alert), Alert)
             self.append_numbered(alert)
-        except BaseException as error:  # noqa: BLE001 - its texts and its step come from the caller
+        except BaseException as error:  # noqa: BLE001 - its title, text and step come from the caller
             self._count_lost(item, item.streams, error)
 
     def _append_alerts(self, alerts: Sequence[Alert]) -> None:
@@ -120,8 +120,8 @@ def _scalars(item: QueuedRecords, stream: str, values: dict[str, float]) -> Scal
     """Return the record of a stream.
 
     Raises:
-        ValueError: readers would reject the line as damaged, because the step is out of range or a name is empty or
-            too long.
+        ValueError: readers would reject the line as damaged, because the step is out of range, or a name is empty
+            or too long.
     """
     step = operator.index(item.step)
     if not 0 <= step < MAX_STEP:

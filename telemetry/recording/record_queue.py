@@ -23,7 +23,7 @@ StreamValuesSource = Mapping[str, Mapping[str, float]] | Callable[[], Mapping[st
 class QueuedRecords(msgspec.Struct, frozen=True):
     """The records offered by one call: one for each of ``streams``, or one alert.
 
-    ``number`` is the number of all records offered up to and including these; ``time`` is in ms since 1970.
+    ``number`` is the total number of records offered up to and including these; ``time`` is in ms since 1970.
     """
 
     streams: tuple[str, ...]
@@ -37,9 +37,9 @@ class QueuedRecords(msgspec.Struct, frozen=True):
 class RecordQueue:
     """Pass records from the publishing threads to the journal thread, and count those offered, journaled and lost.
 
-    Any thread may publish, flush and close; the other methods are for the journal thread. The lock is the only one that
-    they share; it is not held while records are converted or written. It is reentrant, because a signal handler may
-    publish or close while the interrupted code holds it.
+    Any thread may publish, flush and close; the other methods are for the journal thread. The lock is the only one
+    shared by these threads; it is not held while records are converted or written. It is reentrant, because a signal
+    handler may publish or close while the interrupted code holds it.
     """
 
     def __init__(self, folder: Path, capacity: int = DEFAULT_LIMITS.queue_capacity) -> None:
@@ -69,7 +69,7 @@ class RecordQueue:
             streams: the names of the streams.
             step: the global iteration; a warning is logged once if it decreases within a stream.
             values: the values by stream; the caller must not change them afterwards.
-            final: whether to leave out streams whose last record has this step.
+            final: whether to leave out streams whose last record already has this step.
         """
         with self._changed:
             if final:
@@ -130,11 +130,11 @@ class RecordQueue:
             self._unwritten += 1
 
     def note_step(self, step: int) -> None:
-        """Note that ``step`` has been recorded; ``counts`` reports the highest one."""
+        """Register ``step`` as recorded; ``counts`` reports the highest one."""
         self._last_step = max(self._last_step, step)
 
     def count_lost(self, records: int) -> None:
-        """Count dequeued records that could not be converted as lost."""
+        """Count dequeued records as lost because they could not be converted."""
         with self._changed:
             self._lost += records
             self._unwritten -= records
@@ -160,7 +160,7 @@ class RecordQueue:
             return self._changed.wait_for(lambda: self._written_up_to >= goal, timeout)
 
     def close(self, closed: Closed) -> bool:
-        """Accept no further records, and wake the journal thread; return False if it was already closed."""
+        """Accept no further records, and wake the journal thread; return False if the queue was already closed."""
         with self._changed:
             if self._closed is not None:
                 return False

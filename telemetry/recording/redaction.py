@@ -13,7 +13,7 @@ REDACTED = "***"
 _CREDENTIAL_NAMES = re.compile(
     r"(?i)(api[-_]?key|access[-_]?key|private[-_]?key|token|passw(or)?d|passphrase|secret|credential|authorization)"
 )
-# The login between :// and @ is a user name and usually a password, which may contain another @.
+# The login between :// and @ consists of a user name and, usually, a password, which may contain another @.
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s]+(?=@)")
 
 

@@ -30,13 +30,13 @@ class RunCloser:
     def close(self, status: Status, reason: str, drain_timeout: float) -> Receipt | None:
         """End the run and return its receipt; subsequent calls wait for the first one and return the same receipt.
 
-        Takes no longer than both timeouts together. Returns None in a signal handler that interrupts another call.
+        Takes no longer than the two timeouts together. Returns None in a signal handler that interrupts another call.
         """
         with self._lock:
             # A reason may quote a file name that is not valid Unicode.
             text = reason[:1000].encode(errors="replace").decode()
             if self._thread.queue.close(Closed(seq=0, time=now_ms(), status=status, reason=text)):
-                # The thread may be stuck on a hung disk; it is then abandoned.
+                # The thread may be stuck on a hung disk; if so, it is abandoned.
                 self._thread.join(self._timeout)
                 # A short run may end before its deliveries have been started.
                 self._thread.start_deliveries()
@@ -46,7 +46,7 @@ class RunCloser:
 
     def _read_receipt(self) -> Receipt:
         counts = self._thread.queue.counts()
-        # Reading from a hung disk would hang, too, and an unreadable run folder must not make a finished training fail.
+        # Reading from a hung disk would hang, too, and an unreadable run folder must not make a finished run fail.
         if not self._thread.is_committing:
             with contextlib.suppress(OSError, TelemetryError):
                 return receipt(self._folder, counts)

@@ -33,7 +33,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         sinks: the sinks to deliver to.
         settings: the settings of telemetry.
         factors: conversion factors from the source unit to the unit of each metric, by full name.
-        declared: whether metrics were declared, so that values are converted and others are dropped.
+        declared: whether metrics were declared; if so, their values are converted and all others are dropped.
         resume_step: the iteration after which an existing run resumes; None for a new run.
         newest_segment: number of the newest journal segment at the time of the checks; -1 if there was none.
     """

@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 MAX_BYTES = 1 << 20
-"""Maximum size of the files read; telemetry writes no larger ones."""
+"""Maximum size of a file to be read, in bytes; telemetry writes no larger ones."""
 
 T = TypeVar("T")
 _serial = itertools.count()
@@ -26,7 +26,7 @@ def private_opener(path: str, flags: int) -> int:
     A new file is readable by its owner only, and a symbolic link is not followed.
 
     Raises:
-        OSError: it is a link, or cannot be opened.
+        OSError: the path is a link, or cannot be opened.
     """
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
@@ -89,7 +89,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporary_files(path: Path) -> None:
-    """Remove temporary files left by killed writers of ``path``; a writer that is still running fails and may retry.
+    """Remove temporary files left by killed writers of ``path``; a writer still running then fails and may retry.
 
     Raises:
         OSError: the folder cannot be read or written to.

@@ -13,11 +13,11 @@ from telemetry.run_folder.process_identity import ProcessIdentity
 HEARTBEAT_INTERVAL = 10.0
 """Interval between heartbeats, in seconds."""
 HEARTBEAT_TIMEOUT = 60.0
-"""Time without a new heartbeat after which a process that is not visible is considered dead, in seconds."""
+"""Seconds without a new heartbeat after which a process that is not visible is considered dead."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of records of an attempt that were offered, are durable, and were lost; and the highest step recorded."""
+    """How many records of an attempt were offered, are durable and were lost; and the highest step recorded."""
 
     offered: int = 0
     journaled: int = 0

@@ -2,7 +2,7 @@
 
 A lease is a file ``<name>.lease-<n>``. The process that creates number n + 1 holds it; creation by ``link`` or with
 O_EXCL succeeds in one process only. A process may create it when the holder of n has released it, is dead, or has not
-renewed it for ``HEARTBEAT_TIMEOUT`` seconds of the observing process's monotonic clock. A holder whose number is no
+renewed it for ``HEARTBEAT_TIMEOUT`` seconds on the observing process's monotonic clock. A holder whose number is no
 longer the highest has lost the lease. Numbers are never reused: the file with the highest number is kept, so that a
 slow process can detect that it has lost the lease.
 """
@@ -66,7 +66,7 @@ class Lease:
         return None if found is None or found.released or found.who.is_dead() else found.who
 
     def try_acquire(self) -> bool:
-        """Acquire the lease if it is free, or if this object has seen no renewal for ``HEARTBEAT_TIMEOUT``.
+        """Acquire the lease if it is free, or if this object has seen no renewal for ``HEARTBEAT_TIMEOUT`` seconds.
 
         Raises:
             OSError: the lease file cannot be written.
@@ -131,7 +131,7 @@ class Lease:
                 holder = Holder(who=self._identity, beat=self._beat + 1, released=True)
                 write_json(self._path(self._number), holder, sync=False)
             except OSError:
-                # The next process can acquire it when this one is dead or the lease expires.
+                # The next process can acquire the lease once this one is dead or the lease has expired.
                 return
             finally:
                 self._number = 0
@@ -177,12 +177,12 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Link a file to its final name; return False if another process holds that name."""
+    """Link a file to its final name; return False if another process has taken that name."""
     try:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # NFS may retransmit a request that succeeded.
+            # NFS may retransmit a request that has already succeeded.
             return temporary.stat().st_nlink > 1
     except FileNotFoundError:
         # Another process has acquired the lease and removed the temporary files of others.

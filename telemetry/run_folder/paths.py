@@ -25,7 +25,7 @@ def sinks_folder(folder: Path) -> Path:
     """Return the folder for the files of the sinks.
 
     Raises:
-        RunFolderError: it is a symbolic link, which may lead out of a run folder from an untrusted source.
+        RunFolderError: it is a symbolic link; in a run folder from an untrusted source, it may lead outside.
     """
     path = folder / _SINKS
     if path.is_symlink():
@@ -45,7 +45,7 @@ def log_path(folder: Path, sink: str) -> Path:
 
 
 def rejected_path(folder: Path, sink: str) -> Path:
-    """Return the path of the records that a sink rejected, one per line as in the journal."""
+    """Return the path of the file of records that a sink rejected, one per line as in the journal."""
     return folder / _SINKS / f"{sink}.rejected.jsonl"
 
 

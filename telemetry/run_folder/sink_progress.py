@@ -44,7 +44,7 @@ class SinkProgress(msgspec.Struct, kw_only=True):
         cursors: progress at each destination.
         retries: number of failures so far.
         last_error: message of the last failure.
-        last_error_time, updated: time of the last failure and of the last change, in ms since 1970.
+        last_error_time, updated: times of the last failure and of the last change, in ms since 1970.
     """
 
     state: SinkState = "opening"

@@ -1,7 +1,7 @@
 """Check whether the trainer of a run is alive: by its process if that is visible, otherwise by its heartbeat.
 
 An observer that cannot see the process considers it dead when the heartbeat has not changed for ``HEARTBEAT_TIMEOUT``
-seconds of the observer's monotonic clock. The clocks of two machines are never compared.
+seconds on the observer's monotonic clock. The clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class TrainerLivenessProbe:
     def __init__(
         self, folder: Path, *, timeout: float = HEARTBEAT_TIMEOUT, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start to watch.
+        """Start watching.
 
         Args:
             folder: the run folder.
@@ -37,7 +37,7 @@ class TrainerLivenessProbe:
         self._since = clock()
 
     def is_alive(self) -> bool | None:
-        """Return whether the trainer is alive; None if that is not known yet, and a later call may succeed."""
+        """Return whether the trainer is alive; None if that is not known yet, but may be at a later call."""
         heartbeat = read_heartbeat(self._folder)
         if heartbeat is not None:
             if heartbeat.beat < 0 or heartbeat.trainer.is_dead():
