@@ -111,12 +111,12 @@ def parse_sinks(value: object) -> tuple[str, ...]:
     """
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
-        msg = f"telemetry.sinks is {value!r}; it must contain names of sinks, such as 'wandb,tensorboard', or be 'none'"
+        msg = f"telemetry.sinks is {value!r}; it must list sink names, such as 'wandb,tensorboard', or be 'none'"
         raise SettingError(msg)
     wanted = tuple(name.strip() for name in names if name.strip())
     if wanted == (NONE,) or not names:
         return ()
     if not wanted or NONE in wanted:
-        msg = f"telemetry.sinks is {value!r}; 'none' excludes other names, and for the default omit the setting"
+        msg = f"telemetry.sinks is {value!r}; 'none' cannot be combined with other names; omit the setting for the default"
         raise SettingError(msg)
     return wanted
