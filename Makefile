@@ -102,7 +102,7 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 	export MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow; \
 		$(call covered,$(VENV)-mlflow-skinny,$(OUTSIDE),tests/sinks/mlflow/test_server.py)
 
-# Direct dependencies in their lowest versions, all others in their newest; `-W default` because old releases warn about
+# Direct dependencies at their lowest versions, all others at their newest; `-W default` because old releases warn about
 # newer dependencies.
 LOWEST_EXTRAS := train tensorboard wandb mlflow plot testing
 test-lowest: dist
