@@ -117,6 +117,6 @@ def parse_sinks(value: object) -> tuple[str, ...]:
     if wanted == (NONE,) or not names:
         return ()
     if not wanted or NONE in wanted:
-        msg = f"telemetry.sinks is {value!r}; 'none' cannot be combined with other names; omit the setting for the default"
+        msg = f"telemetry.sinks is {value!r}; 'none' excludes other names; omit the setting to use the default"
         raise SettingError(msg)
     return wanted
