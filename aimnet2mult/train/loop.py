@@ -79,7 +79,7 @@ class Training:
             self._validation.run(state.iteration)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
-            self._console.say(f"all {epochs} epochs are already completed; increase trainer.epochs to continue")
+            self._console.say(f"all {epochs} epochs have already been completed; increase trainer.epochs to continue")
             # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
             self._bus.flush()
             self._consensus.should_stop(now=True)
@@ -183,7 +183,7 @@ def build_training(
     consensus: StopConsensus,
     console: Console,
 ) -> Training:
-    """Return a training at iteration 0.
+    """Return a `Training` at iteration 0.
 
     Args:
         config: the configuration of the run.

@@ -79,7 +79,7 @@ class AnomalyDetector:
         for name, history in self._losses().items():
             if history.diverging >= DIVERGED_POINTS:
                 usual = rules.format_value(history.baseline, self._metrics[name])
-                return Divergence(f"{name} stays far above its usual value {usual}", self.last_healthy_step)
+                return Divergence(f"{name} stays far above its usual value of {usual}", self.last_healthy_step)
         return None
 
     def observe(self, record: Scalars, *, partial: bool = False) -> list[Alert]:

@@ -30,7 +30,7 @@ class DeliveryOutcome(enum.Enum):
     """Why a delivery ended."""
 
     COMPLETE = "all records were delivered and the backend's run was closed"
-    CAUGHT_UP = "all records so far were delivered; the run continues"
+    CAUGHT_UP = "all records so far have been delivered; the run continues"
     HANDED_OVER = "a newer attempt of the run, or another delivery, has taken over"
     REJECTED = "the sink rejected this run"
     GAVE_UP = "the sink was unavailable for too long, or delivery was stopped"
@@ -42,7 +42,7 @@ class Delivery:
     Args:
         folder: the run folder.
         sink: the sink and its options.
-        settings: settings of telemetry; only ``poll``, ``linger`` and ``hook_timeout`` are used.
+        settings: telemetry settings; only ``poll``, ``linger`` and ``hook_timeout`` are used.
         follow: whether to wait for further records while the trainer is alive; otherwise delivery ends when all
             current records are delivered or ``linger`` expires.
         liveness: probe that checks whether the trainer is alive.

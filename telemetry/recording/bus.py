@@ -164,7 +164,7 @@ class MetricBus:
         if self._is_forked():
             return None
         receipt = self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
-        # Only now, so that a close interrupted before it takes effect is made up for at exit.
+        # Only now, so that the run is still closed at exit if this call is interrupted before it takes effect.
         atexit.unregister(self._close_at_exit)
         return receipt
 
