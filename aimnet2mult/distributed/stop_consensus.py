@@ -1,4 +1,4 @@
-"""Agreement between the ranks to stop at the same iteration, soon after one of them has a reason to."""
+"""Agreement between the ranks to stop at the same iteration, soon after one of them gets a reason to."""
 
 import time
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class StopConsensus:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.diverged = False
-        """Whether the ranks stop because the run has diverged."""
+        """Whether the ranks are stopping because the run has diverged."""
         self._stop = stop
         self._communicator = communicator
         self._has_diverged = has_diverged
@@ -49,7 +49,7 @@ class StopConsensus:
         self._last_exchange = self._clock()
 
     def should_stop(self, *, now: bool = False) -> bool:
-        """Return whether all ranks stop now; all of them must call this after each iteration.
+        """Return whether all ranks should stop now; all of them must call this after each iteration.
 
         Once this has returned True, ``stop.signal`` and `diverged` are the same on all ranks.
 
@@ -74,7 +74,7 @@ class StopConsensus:
         return self._agreed
 
     def _next_interval(self) -> int:
-        """Return rank 0's number of iterations until the next exchange; on the other ranks 0, which never wins."""
+        """Return rank 0's number of iterations until the next exchange; on other ranks, return 0, which never wins."""
         if self._communicator.rank:
             return 0
         done = max(1, self._interval - self._iterations_left)

@@ -123,7 +123,7 @@ class TransactionLog:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether no process writes to the file any more."""
+        """Whether the file is no longer being written to."""
         return self.is_finished or not self.path.stat().st_mode & stat.S_IWUSR
 
 
@@ -158,7 +158,7 @@ def _decode_items(items: Iterable[Any], keys: Collection[str]) -> dict[str, Any]
 
 
 def _read_records(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each complete record from ``offset`` on and the offset of its end, up to the first incomplete one."""
+    """Yield each complete record from ``offset`` on, with the offset of its end, up to the first incomplete one."""
     with path.open("rb") as file:
         file.seek(offset)
         fragments = b""

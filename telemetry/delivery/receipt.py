@@ -110,7 +110,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_receipt(folder: Path) -> Receipt:
-    """Read the receipt of a run, whether or not it is still training.
+    """Read the receipt of a run, whether or not the run is still in progress.
 
     Raises:
         RunFolderError: the folder or a segment of the journal cannot be read.

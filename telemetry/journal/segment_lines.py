@@ -18,7 +18,7 @@ _MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 
 
 def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
-    """Yield (record, offset of the next line) for each line from ``offset`` on; the record is None if it is damaged.
+    """Yield (record, offset of the next line) for each line from ``offset`` on; record is None if the line is damaged.
 
     Args:
         path: the segment; nothing is yielded if it is missing or not a regular file.
