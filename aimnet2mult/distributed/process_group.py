@@ -30,6 +30,8 @@ TIMEOUT = timedelta(minutes=10)
 
 ERROR_WAIT = 2.0
 """Maximum wait, in seconds, for the error messages of other ranks after the connection is lost."""
+ERROR_POLL_INTERVAL = 0.05
+"""Seconds between checks for the error messages of other ranks."""
 
 
 @contextlib.contextmanager
@@ -147,7 +149,8 @@ class ProcessGroupCommunicator(Communicator):
                 messages |= {rank: self._error_store.get(str(rank)).decode(errors="replace") for rank in ended}
                 if any(messages.values()) or len(messages) == self.world_size or time.monotonic() > deadline:
                     break
-                time.sleep(0.05)
+                # The store cannot wait for whichever rank reports first.
+                time.sleep(ERROR_POLL_INTERVAL)
         return messages
 
     def _gather(self, value: T) -> list[T]:
@@ -234,7 +237,7 @@ def _open_error_store() -> Any:
         wait_for_workers=False,
         timeout=timedelta(seconds=60),
     )
-    return dist.PrefixStore("aimnet2mult/errors", store)  # type: ignore[attr-defined]
+    return dist.PrefixStore("aimnet2mult/errors", store)  # type: ignore[attr-defined] # likewise
 
 
 def _is_connection_error(error: BaseException) -> bool:

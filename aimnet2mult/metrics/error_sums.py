@@ -34,7 +34,7 @@ class Snapshot:
             self._buffer = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
             self._buffer.copy_(sums, non_blocking=True)
             # With a blocking event, the waiting thread sleeps instead of spinning.
-            self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # torch
             self._done.record(torch.cuda.current_stream(sums.device))
         else:
             self._buffer = sums.clone()

@@ -105,7 +105,7 @@ class StructureErrors:
         """Return which components count: (channels, B, N)."""
         structures, atoms = numbers.shape
         counted = labeled.abs().lt(self._infinity).logical_and_(numbers.ne(self._padding))
-        of_labels = counted.split(self._components)  # type: ignore[no-untyped-call]
+        of_labels = counted.split(self._components)  # type: ignore[no-untyped-call] # torch
         for channels, (label, key, what) in zip(of_labels, self._masks, strict=True):
             if key in true:
                 channels.logical_and_(expand_mask(true[key], structures, atoms, what, per_atom=label.per_atom))

@@ -645,8 +645,9 @@ def test_a_killed_run_without_records_ends_when_it_started(run: HandMadeRun, bac
     assert backend.ends == [(read_header(run.folder).time, "the trainer ended without closing the run")]
 
 
-def test_records_written_between_the_last_read_and_the_death_of_the_trainer_are_delivered(
-    run: HandMadeRun, backend: Backend
+@pytest.mark.parametrize(("end", "status"), [(HandMadeRun.die, "killed"), (HandMadeRun.close, "finished")])
+def test_records_written_after_the_last_read_are_delivered_before_the_run_is_closed(
+    run: HandMadeRun, backend: Backend, end: Callable[[HandMadeRun], object], status: str
 ) -> None:
     run.points(1)
 
@@ -656,33 +657,13 @@ def test_records_written_between_the_last_read_and_the_death_of_the_trainer_are_
         def is_alive(self) -> bool | None:
             self.calls += 1
             if self.calls == 3:
-                # The journal has just been read, and the trainer was alive.
+                # The journal has just been read; the trainer ends before this check.
                 run.points(2)
-                run.die()
+                end(run)
             return super().is_alive()
 
     assert Driver(run.folder, backend, liveness=Probe(run.folder)).run() is DeliveryOutcome.COMPLETE
-    assert (backend.steps(), backend.closed) == ([1, 2], ["killed"])
-
-
-def test_records_written_together_with_the_end_of_the_run_are_delivered_before_it_is_closed(
-    run: HandMadeRun, backend: Backend
-) -> None:
-    run.points(1)
-
-    class Probe(TrainerLivenessProbe):
-        calls = 0
-
-        def is_alive(self) -> bool | None:
-            self.calls += 1
-            if self.calls == 3:
-                # The journal has just been read; the trainer closes its run and exits before this check.
-                run.points(2)
-                run.close()
-            return super().is_alive()
-
-    assert Driver(run.folder, backend, liveness=Probe(run.folder)).run() is DeliveryOutcome.COMPLETE
-    assert (backend.steps(), backend.closed) == ([1, 2], ["finished"])
+    assert (backend.steps(), backend.closed) == ([1, 2], [status])
 
 
 def test_a_torn_last_line_of_a_killed_trainer_is_ignored(run: HandMadeRun, backend: Backend) -> None:
