@@ -91,9 +91,14 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         if len(names) > 1
     ]
     problems += _uneven(path, groups, [*OPTIONAL_INPUTS, *labels], file_format)
-    found = [_size_group(path, name, group, labels, file_format, problems) for name, group in groups.items()]
-    usable = sorted((group for group in found if group is not None), key=lambda group: group.atoms)
-    return Layout(groups=usable, problems=problems)
+    usable = []
+    for name, group in groups.items():
+        arrays, own_problems = _arrays(int(name), group, labels, file_format)
+        problems += [f"{path}, group {name}{problem}" for problem in own_problems]
+        if "numbers" in arrays:
+            rows = len(arrays["numbers"])
+            usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
+    return Layout(groups=sorted(usable, key=lambda group: group.atoms), problems=problems)
 
 
 def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) -> npt.NDArray[Any]:
@@ -147,34 +152,30 @@ def _uneven(path: Path, groups: Mapping[str, h5py.Group], keys: Sequence[str], f
     return problems
 
 
-def _size_group(
-    path: Path, name: str, group: h5py.Group, labels: Sequence[str], file_format: FileFormat, problems: list[str]
-) -> SizeGroup | None:
-    """Return a group with its valid arrays, and append the problems of the others; None if it cannot be used."""
+def _arrays(
+    atoms: int, group: h5py.Group, labels: Sequence[str], file_format: FileFormat
+) -> tuple[dict[str, h5py.Dataset], list[str]]:
+    """Return the valid arrays of a group, and the problems of the others."""
     arrays: dict[str, h5py.Dataset] = {}
-    where = f"{path}, group {name}"
+    problems = []
     for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels):
-        array_name = file_format.name(key)
-        if array_name not in group:
-            if key in REQUIRED_INPUTS:
-                members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
-                problems.append(f"{where} has no {array_name!r}; {members}")
-            continue
-        array = _member(group, array_name)
-        problem = _type_problem(array)
-        if problem:
-            problems.append(f"{where}: {array_name!r} {problem}")
-        else:
-            arrays[key] = array
-    if "numbers" not in arrays:
-        return None
-    shape = arrays["numbers"].shape
-    rows, atoms = shape[0] if shape else 0, int(name)
-    for key, expected in _shapes(rows, atoms, labels).items():
-        if key in arrays and arrays[key].shape != expected:
-            problems.append(f"{where}: {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
+        name = file_format.name(key)
+        if name in group:
+            array = _member(group, name)
+            if problem := _type_problem(array):
+                problems.append(f": {name!r} {problem}")
+            else:
+                arrays[key] = array
+        elif key in REQUIRED_INPUTS:
+            members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
+            problems.append(f" has no {name!r}; {members}")
+    # All arrays have as many rows as the atomic numbers.
+    shape = arrays["numbers"].shape if "numbers" in arrays else ()
+    for key, expected in _shapes(shape[0] if shape else 0, atoms, labels).items():
+        if key in arrays and "numbers" in arrays and arrays[key].shape != expected:
+            problems.append(f": {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
             del arrays[key]
-    return SizeGroup(path=path, name=name, rows=rows, atoms=atoms, arrays=arrays) if "numbers" in arrays else None
+    return arrays, problems
 
 
 def _type_problem(array: object) -> str:
