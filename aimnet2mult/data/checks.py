@@ -105,8 +105,7 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
 
 
 def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
-    example = " and ".join(map(places.describe, pairs[0]))
-    count = f"{len(pairs):,} structure{'s' if len(pairs) > 1 else ''}"
+    example = f"{len(pairs):,}, such as {' and '.join(map(places.describe, pairs[0]))}"
     if first is second:
-        return f"{count} of {first.path} repeat others, which may leak into validation; the first is {example}"
-    return f"{count} of {second.path} are also in {first.path}; the first is {example}"
+        return f"{first.path}: repeated structures, which may be both in training and in validation: {example}"
+    return f"{second.path}: structures that are also in {first.path}: {example}"
