@@ -87,7 +87,7 @@ def test_settings_of_training_apply(data: h5py.File) -> None:
     path = data_path(result)
     assert invoke(path, *words, "--min-distance", "0.55").exit_code == 1
     assert "label 'energy' is in none of the data sets" in invoke(path, "data.y=[energy]").output
-    with pytest.raises(ConfigError, match=r"data.keys: no array 'energi'.*did you mean energy"):
+    with pytest.raises(ConfigError, match=r"data.keys: no array 'energi'.*Did you mean .energy.\?"):
         invoke(path, "data.keys.energi=E")
     with pytest.raises(ConfigError, match=r"data.units.energy is 'second'"):
         invoke(path, "data.units.energy=second")
