@@ -71,6 +71,11 @@ class AnomalyDetector:
         return self._tracker.active
 
     @property
+    def loss_streams(self) -> list[str]:
+        """Streams with a watched loss."""
+        return sorted({name.partition("/")[0] for name in self._losses})
+
+    @property
     def diverged(self) -> Divergence | None:
         """Why the run is considered diverged, or None.
 
