@@ -39,7 +39,7 @@ def summarize_labels(
         subtracted = compositions.counts @ np.array([sae[z] for z in compositions.elements])
         energy_unit = find_energy_unit(compositions, compositions.mean(energy) + subtracted)
     if forces.rms is not None:
-        texts.append(f"forces {forces.rms:.3g} eV/Å rms")
+        texts.append(f"forces rms {forces.rms:.3g} eV/Å")
     return "; ".join(texts), unit_hints(energy_unit, forces)
 
 
@@ -50,7 +50,7 @@ def describe_energies(compositions: Compositions, residual: Floats) -> str:
     worst = int(np.abs(mean).argmax())
     rms = float(np.sqrt(np.mean(np.square(residual))))
     return (
-        f"energies less reference energies {per_atom.min():.3g} to {per_atom.max():.3g} eV/atom, {rms:.3g} eV rms; worst "
-        f"composition {compositions.formula(worst)}, {mean[worst]:.3g} eV in the mean of "
+        f"energies after subtracting reference energies {per_atom.min():.3g} to {per_atom.max():.3g} eV/atom, rms "
+        f"{rms:.3g} eV; worst composition {compositions.formula(worst)}, mean {mean[worst]:.3g} eV, "
         f"{compositions.structures[worst]:,.0f} structures"
     )

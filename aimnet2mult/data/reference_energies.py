@@ -26,7 +26,7 @@ __all__ = [
     "fit_sae",
     "read_sae",
     "sae_to_yaml",
-    "subtract_sae",
+    "_subtract",
     "unseparated_elements",
     "write_sae",
 ]
@@ -50,8 +50,9 @@ def fit_sae(groups: Iterable[Group], source: object = "data") -> Sae:
     part.
 
     Structures whose residual is outside the 2nd to 98th percentile are excluded, and the residuals of the others are
-    fitted. If the remaining compositions separate fewer elements than all of them, the excluded compositions with the
-    smallest residuals take part again, each with its median residual, until the same elements are separated.
+    fitted. If the remaining compositions separate fewer elements than all of them, the excluded compositions take part
+    again with their median residuals: those with the smallest ones that separate the same elements, and all others up
+    to twice as large. An outlier that has a composition to itself thus stays excluded.
 
     If the compositions of all structures do not separate some elements, such as H and O in water, the minimum-norm
     solution is used and a warning names the elements.
@@ -104,8 +105,8 @@ def unseparated_elements(compositions: Compositions) -> list[tuple[int, ...]]:
     """
     values, vectors = np.linalg.eigh(_gram(compositions.counts))
     null = vectors[:, values < values[-1] * len(values) * np.finfo(float).eps]
-    # Elements that occur together in a null vector are linked.
-    linked = np.abs(null @ null.T) > 1e-6
+    # Elements that occur together in a null vector are linked, directly or through others.
+    linked = ~np.isclose(null @ null.T, 0, atol=1e-6)
     groups: list[tuple[int, ...]] = []
     for position, z in enumerate(compositions.elements):
         if linked[position, position] and not any(z in group for group in groups):
@@ -125,19 +126,11 @@ def apply_sae(dataset: "SizeGroupedDataset", sae: Mapping[int, float], source: o
     problems = [text for size, group in dataset.items() if (text := _find_missing(group, size, sae))]
     if problems:
         raise DataError(
-            f"{source}: {'; '.join(problems)}; there are reference energies for {join_symbols(sorted(sae))}; leave these "
-            "structures out, set their energy to NaN, or set data.sae.energy.files"
+            f"{source}: {'; '.join(problems)}; there are reference energies for {join_symbols(sorted(sae))}; leave "
+            "these structures out, set their energies to NaN, or add the elements to data.sae.energy.files"
         )
     for group in dataset.groups:
-        group["energy"] = subtract_sae(group, sae)
-
-
-def subtract_sae(group: Group, sae: Mapping[int, float]) -> Floats:
-    """Return ``energy`` (B,) less the reference energies of the atoms in ``numbers`` (B, N); 0 for unknown elements."""
-    table = np.zeros(max([group["numbers"].max(initial=0), *sae]) + 1)
-    table[list(sae)] = list(sae.values())
-    shifted: Floats = group["energy"] - table[group["numbers"]].sum(axis=-1)
-    return shifted
+        group["energy"] = _subtract(group, sae)
 
 
 def read_sae(path: Path) -> Sae:
@@ -182,7 +175,11 @@ def _least_squares(counts: Floats, number: Floats, mean: Floats) -> Floats:
 
 
 def _needed_for_rank(counts: Floats, kept: npt.NDArray[np.bool_], residual: Floats) -> npt.NDArray[np.int64]:
-    """Return the compositions with the smallest residuals that give those in ``kept`` the rank of all of them."""
+    """Return the compositions that must be added to ``kept`` to separate as many elements as all compositions do.
+
+    These are the compositions with the smallest residuals (M,), and all others up to twice as large, which are no less
+    plausible.
+    """
     excluded = np.flatnonzero(~kept)
     excluded = excluded[np.argsort(np.abs(residual[excluded]), kind="stable")]
     inner = _gram(counts[kept])
@@ -190,12 +187,21 @@ def _needed_for_rank(counts: Floats, kept: npt.NDArray[np.bool_], residual: Floa
     def rank(number: int) -> int:
         return int(np.linalg.matrix_rank(inner + _gram(counts[excluded[:number]]), hermitian=True))
 
-    return excluded[: bisect_left(range(len(excluded)), rank(len(excluded)), key=rank)]
+    needed = np.abs(residual[excluded[: bisect_left(range(len(excluded)), rank(len(excluded)), key=rank)]])
+    return excluded[np.abs(residual[excluded]) <= 2 * needed.max(initial=-1)]
 
 
 def _gram(counts: Floats) -> Floats:
     # Products of whole numbers are exact in float64.
     return counts.T @ counts
+
+
+def _subtract(group: Group, sae: Mapping[int, float]) -> Floats:
+    """Return ``energy`` (B,) less the reference energies of the atoms in ``numbers`` (B, N); 0 for unknown elements."""
+    table = np.zeros(max([group["numbers"].max(initial=0), *sae]) + 1)
+    table[list(sae)] = list(sae.values())
+    shifted: Floats = group["energy"] - table[group["numbers"]].sum(axis=-1)
+    return shifted
 
 
 def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
@@ -205,7 +211,7 @@ def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
     if not len(rows):
         return ""
     symbols = join_symbols(np.unique(group["numbers"][unknown]).tolist())
-    return f"no reference energy for {symbols} in {len(rows)} structures of group {size:03d}, first in row {rows[0]}"
+    return f"no reference energy for {symbols} in {len(rows)} structures of group {size:03d}"
 
 
 def _element(path: Path, key: object) -> int:

@@ -5,9 +5,9 @@ Three rules, which stay silent in case of doubt:
 1. **Total energies** are compared with those of free atoms. Of the structures that consist of elements up to Ne and
    contain one from B on, 90 % must agree with the same unit within 4 %. Binding energies are below 2 % of the total, so
    all-electron energies pass; formation energies, and those of pseudopotentials and semi-empirical methods, do not.
-2. **The work of the forces** between a structure and the most similar one with the same atoms,
-   −½(F₁ + F₂)·(x₂ − x₁), is their energy difference if one is a small distortion of the other. If the quotient of the
-   two is nearly constant (70 % of the pairs within 20 % of the median), it is the quotient of the units.
+2. **The energy difference** between a structure and the most similar one with the same atoms is the work done against
+   the forces, (F1 + F2)(x1 - x2) / 2, if one is a small distortion of the other. If the quotient of difference and work
+   is nearly constant (70 % of the pairs within 20 % of the median), it is the quotient of the units.
 3. **Typical forces** above 10 eV/Å (median component) do not occur in molecules, but are usual in kcal/mol/Å.
 """
 
@@ -39,15 +39,24 @@ FORCE_UNITS = {
 }
 """Units of force in eV/Å."""
 
+TOTAL_TOLERANCE, TOTAL_SHARE = 0.04, 0.9
+"""Rule 1: relative deviation of a total energy, and the share of structures that must be within it."""
+LIGHTEST, HEAVIEST = 5, 10
+"""Rule 1: atomic numbers between which the estimate is good and pseudopotentials are far from all-electron energies."""
+MIN_PAIRS, QUOTIENT_TOLERANCE, QUOTIENT_SHARE = 20, 0.2, 0.7
+"""Rule 2: number of pairs, relative deviation from the median, and the share of pairs that must be within it."""
+MATCH = 0.8, 1.25
+"""Rule 2: range of the quotient if energies and forces fit together."""
+UNIT_TOLERANCE = 0.08
+"""Rule 2: relative deviation from the quotient of two units; these differ by 17 % or more."""
+MAX_BLOCKS, MAX_BLOCK = 20, 100
+"""Rule 2: number of sets of structures with the same atoms in a group, and of structures in a set."""
 MAX_COMPONENT = 10.0
-"""Largest plausible median of the force components, in eV/Å."""
-MAX_SPACING = 0.05
-"""Largest spacing of stored energies, in kcal/mol, that does not matter in training."""
-MIN_PAIRS = 20
-MAX_BLOCKS, BLOCK = 20, 100
-"""Maximum number of sets of structures with the same atoms in a group, and of structures in a set, for the second rule."""
+"""Rule 3: median of the force components, in eV/Å."""
 CHUNK = 10_000
-"""Number of structures processed at a time; the first of them are the sample for the third rule."""
+"""Number of structures processed at a time; the first of them are the sample for rule 3."""
+MAX_SPACING = 0.05
+"""Spacing of stored energies, in kcal/mol, that does not matter in training."""
 
 
 @dataclass
@@ -98,8 +107,8 @@ class ForceEvidence:
         if len(quotients) < MIN_PAIRS:
             return None
         middle = float(np.median(quotients))
-        near = np.abs(quotients - middle) < 0.2 * abs(middle)
-        return middle if np.mean(near) > 0.7 else None
+        near = np.abs(quotients - middle) < QUOTIENT_TOLERANCE * abs(middle)
+        return middle if np.mean(near) > QUOTIENT_SHARE else None
 
 
 def find_energy_unit(compositions: Compositions, total: Floats) -> str | None:
@@ -110,14 +119,14 @@ def find_energy_unit(compositions: Compositions, total: Floats) -> str | None:
         total: mean total energy of each composition, (M,).
     """
     elements = np.array(compositions.elements)
-    usable = (compositions.counts[:, elements > 10] == 0).all(axis=1)
-    usable &= (compositions.counts[:, elements >= 5] > 0).any(axis=1)
+    usable = (compositions.counts[:, elements > HEAVIEST] == 0).all(axis=1)
+    usable &= (compositions.counts[:, elements >= LIGHTEST] > 0).any(axis=1)
     if not usable.any():
         return None
     quotient = total[usable] / (compositions.counts[usable] @ _free_atom(elements))
     weight = compositions.structures[usable]
     for name, unit in ENERGY_UNITS.items():
-        if weight[np.abs(quotient * unit - 1) < 0.04].sum() > 0.9 * weight.sum():
+        if weight[np.abs(quotient * unit - 1) < TOTAL_TOLERANCE].sum() > TOTAL_SHARE * weight.sum():
             return name
     return None
 
@@ -129,27 +138,35 @@ def unit_hints(energy_unit: str | None, forces: ForceEvidence) -> list[str]:
         energy_unit: result of `find_energy_unit`.
         forces: the forces of the same structures.
     """
-    hints = []
-    force_unit = None
-    quotient = forces.quotient
-    if quotient is not None and not 0.8 < quotient < 1.25:
-        pairs = [(e, f) for e in ENERGY_UNITS if energy_unit in (None, e) for f in FORCE_UNITS]
-        fits = [(e, f) for e, f in pairs if abs(quotient * ENERGY_UNITS[e] / FORCE_UNITS[f] - 1) < 0.08]
-        if len(fits) != 1:
-            remedy = "the forces must be negative gradients of the energies; check data.units"
-            hints.append(f"energy differences are {quotient:.3g} times the work of the forces; {remedy}")
+    hints, force_unit, quotient = [], None, forces.quotient
+    if quotient is not None and not (energy_unit in (None, "eV") and MATCH[0] < quotient < MATCH[1]):
+        pairs = _fitting_units(quotient, energy_unit)
+        if len(pairs) == 1:
+            ((energy_unit, force_unit),) = pairs
         else:
-            ((energy_unit, force_unit),) = fits
-    elif energy_unit not in (None, "eV") and quotient is not None:
-        force_unit = f"{energy_unit}/Å"
-    if energy_unit not in (None, "eV"):
-        also = "" if force_unit or not forces.components else ", and check the unit of the forces"
-        hints.append(f"the energies look like {energy_unit} instead of eV; set data.units.energy={energy_unit}{also}")
+            hints.append(
+                f"energy differences are {quotient:.3g} times the work done against the forces; the forces must be the "
+                "negative gradients of the energies: check their sign and data.units"
+            )
     if force_unit is None and forces.typical > MAX_COMPONENT:
         force_unit = "kcal/mol/Å"
+    if energy_unit not in (None, "eV"):
+        also = ", and check the unit of the forces" if forces.components and force_unit is None else ""
+        hints.append(f"the energies look like {energy_unit} instead of eV; set data.units.energy={energy_unit}{also}")
     if force_unit not in (None, "eV/Å"):
         hints.append(f"the forces look like {force_unit} instead of eV/Å; set data.units.forces={force_unit}")
     return hints
+
+
+def _fitting_units(quotient: float, energy_unit: str | None) -> list[tuple[str, str]]:
+    """Return the pairs of units of energy and force with this quotient."""
+    return [
+        (energy, force)
+        for energy in ENERGY_UNITS
+        for force in FORCE_UNITS
+        if energy_unit in (None, energy)
+        and abs(quotient * ENERGY_UNITS[energy] / FORCE_UNITS[force] - 1) < UNIT_TOLERANCE
+    ]
 
 
 def find_precision_loss(energies: Iterable[Array], kcal_per_mol: float = 23.060547830619) -> str | None:
@@ -192,7 +209,7 @@ def _blocks(group: Mapping[str, Array]) -> Iterator[npt.NDArray[np.int64]]:
     blocks = np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
     for rows in sorted(blocks, key=len, reverse=True)[:MAX_BLOCKS]:
         if len(rows) > 1:
-            yield rows[:BLOCK]
+            yield rows[:MAX_BLOCK]
 
 
 def _quotients(group: Mapping[str, Array], rows: npt.NDArray[np.int64]) -> Floats:
