@@ -21,6 +21,7 @@ def calc_sae(data: Path, out: Path) -> None:
 
     dataset = read_fidelity(data, labels=("energy",))
     sae = fit_sae(dataset.groups, data)
+    out = out.expanduser()
     write_sae(out, sae)
     click.echo(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
     apply_sae(dataset, sae, data)

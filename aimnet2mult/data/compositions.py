@@ -72,7 +72,8 @@ class Compositions:
         ordered = values[np.lexsort((values, self.index))]
         number = self.structures.astype(np.int64)
         first = np.cumsum(number) - number
-        return (ordered[first + (number - 1) // 2] + ordered[first + number // 2]) / 2
+        middle: Floats = (ordered[first + (number - 1) // 2] + ordered[first + number // 2]) / 2
+        return middle
 
     def formula(self, composition: int) -> str:
         """Return the formula of a composition, such as ``C2H6O``."""

@@ -48,9 +48,10 @@ def describe_energies(compositions: Compositions, residual: Floats) -> str:
     per_atom = residual / compositions.counts.sum(axis=1)[compositions.index]
     mean = compositions.mean(residual)
     worst = int(np.abs(mean).argmax())
+    number = int(compositions.structures[worst])
     rms = float(np.sqrt(np.mean(np.square(residual))))
     return (
         f"energies after subtracting reference energies {per_atom.min():.3g} to {per_atom.max():.3g} eV/atom, rms "
         f"{rms:.3g} eV; worst composition {compositions.formula(worst)}, mean {mean[worst]:.3g} eV, "
-        f"{compositions.structures[worst]:,.0f} structures"
+        f"{number:,} structure{'s' if number > 1 else ''}"
     )

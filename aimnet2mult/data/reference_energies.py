@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Sae",
     "apply_sae",
+    "fit_compositions",
     "fit_sae",
     "read_sae",
     "sae_to_yaml",
-    "_subtract",
     "unseparated_elements",
     "write_sae",
 ]
@@ -127,7 +127,7 @@ def apply_sae(dataset: "SizeGroupedDataset", sae: Mapping[int, float], source: o
     if problems:
         raise DataError(
             f"{source}: {'; '.join(problems)}; there are reference energies for {join_symbols(sorted(sae))}; leave "
-            "these structures out, set their energies to NaN, or add the elements to data.sae.energy.files"
+            "these structures out, set their energies to NaN, or give all reference energies in data.sae.energy.files"
         )
     for group in dataset.groups:
         group["energy"] = _subtract(group, sae)
@@ -188,7 +188,8 @@ def _needed_for_rank(counts: Floats, kept: npt.NDArray[np.bool_], residual: Floa
         return int(np.linalg.matrix_rank(inner + _gram(counts[excluded[:number]]), hermitian=True))
 
     needed = np.abs(residual[excluded[: bisect_left(range(len(excluded)), rank(len(excluded)), key=rank)]])
-    return excluded[np.abs(residual[excluded]) <= 2 * needed.max(initial=-1)]
+    restored: npt.NDArray[np.int64] = excluded[np.abs(residual[excluded]) <= 2 * needed.max(initial=-1)]
+    return restored
 
 
 def _gram(counts: Floats) -> Floats:
