@@ -150,6 +150,9 @@ def unit_hints(energy_unit: str | None, forces: ForceEvidence) -> list[str]:
             )
     if force_unit is None and forces.typical > MAX_COMPONENT:
         force_unit = "kcal/mol/Å"
+        if quotient is not None and not hints:
+            # Energies that fit such forces are in the same unit.
+            energy_unit = energy_unit or "kcal/mol"
     if energy_unit not in (None, "eV"):
         also = ", and check the unit of the forces" if forces.components and force_unit is None else ""
         hints.append(f"the energies look like {energy_unit} instead of eV; set data.units.energy={energy_unit}{also}")
