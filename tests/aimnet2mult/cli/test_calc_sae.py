@@ -42,10 +42,8 @@ def test_what_remains_after_subtraction_is_printed(tmp_path: Path) -> None:
         file["003/energy"][...] += np.where(water, 0.001, 0.0)
     result = CliRunner().invoke(cli, ["calc-sae", str(data), str(tmp_path / "sae.yaml")], catch_exceptions=False)
     sae = read_sae(tmp_path / "sae.yaml")
-    left = []
     with h5py.File(data) as file:
-        for group in file.values():
-            left.append(group["energy"][()] - np.vectorize(sae.get)(group["numbers"][()]).sum(axis=1))
+        left = [g["energy"][()] - np.vectorize(sae.get)(g["numbers"][()]).sum(axis=1) for g in file.values()]
     rms = np.sqrt(np.mean(np.concatenate(left) ** 2))
     worst = f"worst composition H2O, mean {left[1][water].mean():.3g} eV, {water.sum()} structures"
     assert f"eV/atom, rms {rms:.3g} eV; {worst}\n" in result.output
