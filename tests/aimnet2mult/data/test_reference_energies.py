@@ -184,7 +184,7 @@ def test_with_one_composition_the_mean_remains_zero_and_a_warning_names_the_elem
 
 def test_elements_in_a_constant_proportion_do_not_disturb_the_others(caplog: pytest.LogCaptureFixture) -> None:
     energy = {"h": -13.6, "c": -1030.0, "o": -2042.0, "a": -4415.0, "l": -12520.0}
-    names = ["chhhh", "cchhhhhh", "oh", "coo", "al", "aallo", "alohh"]
+    names = ["chhhh", "cchhhhhh", "oh", "oco", "al", "aallo", "alohh"]
     fitted = fit_sae([group_of([(name, [sum(energy[letter] for letter in name)] * 3) for name in names])])
     assert [fitted[z] for z in (1, 6, 8)] == pytest.approx([-13.6, -1030.0, -2042.0])
     assert fitted[11] + fitted[17] == pytest.approx(-4415.0 - 12520.0)
