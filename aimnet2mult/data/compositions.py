@@ -84,7 +84,7 @@ class Compositions:
 
 def join_symbols(elements: Iterable[int]) -> str:
     """Return the symbols of elements, separated by commas."""
-    return ", ".join(SYMBOLS[z] for z in elements)
+    return ", ".join(SYMBOLS[z] if z < len(SYMBOLS) else str(z) for z in elements)
 
 
 def unique_rows(rows: Array) -> tuple[Array, npt.NDArray[np.int64]]:

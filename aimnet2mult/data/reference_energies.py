@@ -91,7 +91,8 @@ def fit_compositions(compositions: Compositions, energy: Floats) -> Sae:
     inner = (residual > low) & (residual < high)
     number = np.bincount(index[inner], minlength=len(counts)).astype(np.float64)
     mean = np.bincount(index[inner], weights=residual[inner], minlength=len(counts)) / np.maximum(number, 1)
-    restored = _needed_for_rank(counts, number > 0, median := compositions.median(residual))
+    median = compositions.median(residual)
+    restored = _needed_for_rank(counts, number > 0, median)
     number[restored], mean[restored] = compositions.structures[restored], median[restored]
     # The minimum-norm solution for a residual is small; for total energies it could be off by hundreds of eV.
     fitted = first + _least_squares(counts, number, mean)

@@ -192,6 +192,18 @@ def test_without_a_file_reference_energies_are_fitted_per_fidelity(write: Write)
     assert np.abs(data.train[4]["energy"]).max() < 1e-4
 
 
+def test_fidelities_with_different_elements_have_different_reference_energies(write: Write) -> None:
+    files, energies = [], {1: -13.0, 6: -1030.0, 17: -12520.0}
+    for index, elements in enumerate(([1, 6], [1, 17])):
+        arrays = make_group(4, 50)
+        arrays["numbers"] = np.random.default_rng(index).choice(elements, size=(50, 4))
+        arrays["energy"] = np.vectorize(energies.get)(arrays["numbers"]).sum(axis=1)
+        files.append(write({4: arrays}, f"{index}.h5"))
+    first, second = load(files, labels=("energy",)).saes
+    assert first == pytest.approx({1: -13.0, 6: -1030.0})
+    assert second == pytest.approx({1: -13.0, 17: -12520.0})
+
+
 def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
     arrays = make_group(4, 6) | {"forces": np.full((6, 4, 3), np.nan)}
     with pytest.raises(DataError, match=r"label 'forces' is in none of the data sets"):
