@@ -140,11 +140,8 @@ def _check_split(train: int, val: int, val_fraction: float) -> None:
 
 def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sae:
     """Subtract reference energies, read from a file or fitted, in place, and return them."""
-    try:
-        sae = fit_sae(dataset) if sae_file is None else read_sae(sae_file)
-        apply_sae(dataset, sae)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    sae = fit_sae(dataset.groups, path) if sae_file is None else read_sae(sae_file)
+    apply_sae(dataset, sae, path)
     return sae
 
 
@@ -156,14 +153,11 @@ def _read_validation(path: Path | None, labels: Sequence[str], fidelity: int, sa
     if path is None:
         return SizeGroupedDataset()
     dataset = read_fidelity(path, labels=labels, fidelity=fidelity)
-    try:
-        if sae:
-            apply_sae(dataset, sae)
-        elif "energy" in labels:
-            for group in dataset.groups:
-                group["energy"][:] = np.nan
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    if sae:
+        apply_sae(dataset, sae, path)
+    elif "energy" in labels:
+        for group in dataset.groups:
+            group["energy"][:] = np.nan
     return dataset
 
 
