@@ -2,13 +2,14 @@
 
 import random
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
@@ -26,10 +28,11 @@ from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
-from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
+from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
@@ -55,14 +58,16 @@ class Components:
     schedule: Schedule
     train_sums: ErrorSums
     val_sums: ErrorSums
+    val_metrics: ValidationMetrics
 
     def describe(self, fidelity_names: Sequence[str]) -> str:
         """Return a summary of data and model in a few lines."""
         counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
-        lines = [
-            f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}"
-            for name, train, val, labels in counts
-        ]
+        lines = []
+        for index, (name, train, val, labels) in enumerate(counts):
+            lines.append(f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}")
+            summary = summarize_labels(_structures_of(self.data, index))
+            lines += [f"{name}: {summary}"] if summary else []
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         batches = len(self.train_loader)
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
@@ -108,6 +113,7 @@ def build_components(
         use_fidelity_readouts=config.use_fidelity_readouts,
     ).to(device)
     optimizer = build_optimizer(model, _optimizer_section(config))
+    val_metrics = find_validation_metrics(data, labels, names)
     return Components(
         labels=labels,
         device=device,
@@ -121,10 +127,11 @@ def build_components(
         schedule=build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(labels, names, VALIDATION),
+            metrics=val_metrics,
         ),
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
+        val_metrics=val_metrics,
     )
 
 
@@ -135,6 +142,14 @@ def save_reference_energies(components: Components, fidelity_names: Sequence[str
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
             atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode(), mode=0o666)
+
+
+def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield the arrays of each training and validation group, with the structures of one fidelity only."""
+    for group in (*data.train.groups, *data.val.groups):
+        rows = group["fidelity"] == fidelity
+        if rows.any():
+            yield {key: values if rows.all() else values[rows] for key, values in group.items()}
 
 
 def _prepare_process(config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,14 +14,17 @@ from telemetry.alerts.detector import AnomalyDetector
 from telemetry.cadence import Cadence
 from telemetry.delivery.supervisor import DeliverySupervisor, ProcessSupervisor, ThreadSupervisor
 from telemetry.errors import RunAlive, RunFolderError
+from telemetry.journal.segments import segments
 from telemetry.journal.writer import JournalWriter
 from telemetry.metrics import Metric
+from telemetry.reading.stream_points import read_stream
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_plan import RunPlan, is_blank, newest_segment, plan_run
+from telemetry.records import Scalars
 from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
@@ -92,9 +96,11 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
     """
     limits = limits or DEFAULT_LIMITS
     supervisor = _supervisor(plan)
+    detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=plan.resume_step or 0)
+    if plan.resume_step is not None:
+        detector.replay(_earlier_losses(plan.folder, detector.loss_streams, plan.resume_step))
     journal = _open_journal(plan)
     queue = RecordQueue(plan.folder, limits.queue_capacity)
-    detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=plan.resume_step or 0)
     appender = RecordAppender(queue, journal, detector, [convert_by(plan.factors)] if plan.declared else [])
     attempt = plan.record.attempt
     thread = JournalThread(plan.folder, queue, journal, appender, supervisor, attempt=attempt, limits=limits)
@@ -107,6 +113,13 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
         drain_timeout=plan.settings.drain_timeout,
         close_timeout=limits.close_timeout,
     )
+
+
+def _earlier_losses(folder: Path, streams: Iterable[str], resume_step: int) -> Iterator[Scalars]:
+    """Yield the points of these streams that an attempt resuming after ``resume_step`` continues, in order."""
+    numbers = segments(folder)
+    points = heapq.merge(*(read_stream(folder, numbers, stream) for stream in streams), key=lambda point: point.seq)
+    return (point for point in points if point.step <= resume_step)
 
 
 def _open_journal(plan: RunPlan) -> JournalWriter:
