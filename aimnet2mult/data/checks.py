@@ -71,7 +71,9 @@ def _scan(scan: FileScan, report: Report) -> None:
     if not layout.problems and not any(segment.rows for segment in scan.segments):
         report.errors.add("files without structures", [f"{path} has no structures"])
     elif scan.summary.structures and scan.summary.structures == scan.summary.bad_structures:
-        report.errors.add("files without good structures", [f"{path} has no structures without problems"])
+        report.errors.add(
+            "files without good structures", [f"{path}: all structures are bad; check data.units and data.keys"]
+        )
 
 
 def _check_labels(report: Report, labels: Sequence[str], found: Sequence[tuple[Path, Mapping[str, int]]]) -> None:

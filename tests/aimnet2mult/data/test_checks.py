@@ -172,6 +172,16 @@ def test_a_damaged_chunk_is_an_error_with_its_place(write: Write, key: str) -> N
         read_fidelity(path, labels=LABELS, skipped={})
 
 
+def test_damage_anywhere_in_the_headers_never_ends_in_another_exception(write: Write) -> None:
+    path = write({3: make_group(3, 5), 4: make_group(4, 5)})
+    whole = path.read_bytes()
+    reported = 0
+    for offset in range(0, 4000, 40):
+        path.write_bytes(whole[:offset] + b"\xa5" * 12 + whole[offset + 12 :])
+        reported += not check(path).ok
+    assert reported > 20
+
+
 # ---------------------------------------------------------------- structures
 
 
@@ -263,7 +273,7 @@ def test_errors_of_files_remain_if_bad_structures_are_skipped(write: Write) -> N
     check(bad).raise_errors(skip=True)
     with pytest.raises(DataError, match=r"none\.h5 has no structures"):
         check(bad, write({4: make_group(4, 0)}, "none.h5")).raise_errors(skip=True)
-    with pytest.raises(DataError, match=r"only\.h5 has no structures without problems"):
+    with pytest.raises(DataError, match=r"only\.h5: all structures are bad"):
         check(write({4: make_group(4, 6) | {"charge": np.full(6, np.nan)}}, "only.h5")).raise_errors(skip=True)
 
 
