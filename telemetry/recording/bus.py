@@ -123,8 +123,10 @@ class MetricBus:
             level: ``info``, ``warning`` or ``error``.
         """
         if not self._is_forked():
-            alert = Alert(seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level)
-            self._queue.put_alert(alert)
+            reported = Alert(
+                seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level, cause="reported"
+            )
+            self._queue.put_alert(reported)
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Wait until everything offered so far is durable or counted as lost.

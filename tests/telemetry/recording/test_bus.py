@@ -571,6 +571,7 @@ def test_alerts_are_recorded_in_order_with_the_points_whatever_the_cadence(open_
     assert records == [("scalars", 10), ("alert", 13), ("scalars", 20)]
     alert = journal_lines(run)[2]
     assert (alert["title"], alert["text"], alert["level"]) == ("spike", "loss 7 after 1", "error")
+    assert alert["cause"] == "reported"
     assert counts(bus) == (3, 3, 0)
 
 
