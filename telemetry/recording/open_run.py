@@ -100,7 +100,7 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
     step = plan.resume_step
     recorded = set() if step is None else {(stream, step) for stream in streams_at(plan.folder, step)}
     journal = _open_journal(plan)
-    appender = RecordAppender(queue, journal, detector, plan.factors if plan.declared else None, recorded)
+    appender = RecordAppender(queue.tally, journal, detector, plan.factors if plan.declared else None, recorded)
     attempt = plan.record.attempt
     thread = JournalThread(plan.folder, queue, journal, appender, supervisor, attempt=attempt, limits=limits)
     try:

@@ -158,6 +158,7 @@ def test_a_line_of_the_maximum_length_is_written_and_read_and_a_longer_one_rejec
     line = encode(full)
     assert len(line) == MAX_LINE
     assert decode(line) == full
+    assert decode(line) == full
     with pytest.raises(ValueError, match=f"a RunRecord record of {MAX_LINE + 1} bytes"):
         encode(run_record(params={"p": "x" * (MAX_LINE - bare + 1)}))
 
