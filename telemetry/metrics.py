@@ -12,7 +12,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         unit: the unit in which it is recorded and displayed; ``1`` if it has none.
-        source_unit: the unit in which it is published.
+        source_unit: the unit in which it is published, by default ``unit``.
         label: description of the quantity.
         direction: ``min`` if lower values are better, ``max`` if higher ones are; None if neither, or unknown.
         watch: whether it is a loss or an error that is expected to change steadily, so that a rise triggers an
@@ -21,10 +21,14 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
-    source_unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
+    source_unit: Annotated[str, msgspec.Meta(max_length=100)] = ""
     label: Annotated[str, msgspec.Meta(max_length=250)] = ""
     direction: Literal["min", "max"] | None = None
     watch: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.source_unit:
+            msgspec.structs.force_setattr(self, "source_unit", self.unit)
 
 
 def is_better_when_higher(name: str, metric: Metric) -> bool:

@@ -314,6 +314,30 @@ def test_a_run_without_a_checkpoint_restarts_in_its_folder(trainee: Trainee, ref
     assert points(trainee.run) == reference()
 
 
+def test_a_validation_made_up_before_a_crash_is_published_once(
+    trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first epoch has 6 iterations and 2 batches of validation, of which the first is interrupted.
+    assert trainee.start(stop_at=7) == PREEMPTED
+    assert steps(points(trainee.run), "val") == []
+    real, calls = tiny_model.SquaredLoss.__call__, itertools.count(1)
+
+    def crash(*arguments: Any) -> dict[str, torch.Tensor]:
+        if next(calls) == 2 + 1:
+            raise MemoryError
+        return real(*arguments)
+
+    for _ in range(2):
+        calls = itertools.count(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(tiny_model.SquaredLoss, "__call__", crash)
+            with pytest.raises(MemoryError):
+                trainee.resume()
+        assert steps(points(trainee.run), "val") == [6]
+    assert trainee.resume() == 0
+    assert points(trainee.run) == reference()
+
+
 def test_points_after_the_last_checkpoint_of_a_crashed_run_are_superseded(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
