@@ -25,6 +25,7 @@ __all__ = ["Config", "ConfigError", "load"]
 EXPECTED = {
     "device": "auto, cpu or cuda",
     "batch_mode": "atoms or molecules",
+    "on_bad_step": "skip or stop",
     "step": "iteration, epoch or val",
     "weights_of": "fidelity or structure",
     "run_name": "letters, digits and _ . - only",
@@ -111,6 +112,8 @@ class Trainer(Section, frozen=True):
     clip_grad_value: PositiveFloat | None
     clip_grad_norm: PositiveFloat | None
     stop_below_lr: PositiveFloat | None
+    on_bad_step: Literal["skip", "stop"]
+    max_bad_steps: Count
 
 
 class Checkpoint(Section, frozen=True):

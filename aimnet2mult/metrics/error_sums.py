@@ -39,6 +39,11 @@ class Snapshot:
         else:
             self._buffer = sums.clone()
 
+    @property
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._done is None or self._done.query()  # type: ignore[no-untyped-call] # torch
+
     def wait(self) -> NDArray[np.float64]:
         """Wait for the copy and return it: float64 of shape (slots, cells), rows as in `Slot`, cells as in `Layout`.
 
@@ -109,6 +114,8 @@ class ErrorSums:
         numbers: Tensor,
         fidelity: Tensor,
         loss: Tensor | None = None,
+        *,
+        applied: Tensor | None = None,
     ) -> None:
         """Store the sums of a batch in the slot BATCH, and add them to WINDOW and EPOCH.
 
@@ -119,6 +126,7 @@ class ErrorSums:
             numbers: atomic numbers, (B, N), 0 for padding.
             fidelity: fidelity indices, (B,), in [0, n_fidelities).
             loss: scalar; None leaves the batch out of the mean loss.
+            applied: False if the step was skipped, a scalar boolean: WINDOW and EPOCH then leave the batch out.
 
         Raises:
             ValueError: a shape does not fit, or a label has no prediction.
@@ -140,7 +148,7 @@ class ErrorSums:
             energy = self._errors_of.energy_channel
             natom = natom[energy]
             self._energy_per_atom.index_add_(0, fidelity, sums[SQUARE, energy] / (natom * natom))
-        self._pooled.add_(self._batch)
+        self._pooled.add_(self._batch if applied is None else torch.where(applied, self._batch, self._empty))
 
     def snapshot(self) -> Snapshot:
         """Start copying all slots, summed over all ranks, to the CPU without waiting for it."""

@@ -30,7 +30,14 @@ from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 from telemetry.run_folder.atomic_write import atomic_write
 
-__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
+__all__ = [
+    "Components",
+    "build_components",
+    "build_loss",
+    "fidelity_weights",
+    "ignore_sigterm",
+    "save_reference_energies",
+]
 
 Loader = DataLoader[Batch]
 
@@ -109,7 +116,7 @@ def build_components(
         train_loader=train_loader,
         val_loader=val_loader,
         model=model,
-        loss_fn=_loss(config, communicator),
+        loss_fn=build_loss(config, communicator),
         optimizer=optimizer,
         schedule=build_scheduler(
             optimizer,
@@ -222,7 +229,12 @@ def _optimizer_section(config: Config) -> dict[str, Any]:
     return section
 
 
-def _loss(config: Config, communicator: Communicator) -> LossFunction:
+def build_loss(config: Config, communicator: Communicator) -> LossFunction:
+    """Build the loss function, for batches that the ranks of ``communicator`` share.
+
+    Raises:
+        ConfigError: a setting is invalid.
+    """
     make = load_object(config.loss.cls, "loss.class")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)

@@ -1,7 +1,7 @@
 """The ignite engines: one training step and one validation step.
 
-Nothing here reads a value from the device, so training never waits for it: the error sums stay on the device, and
-`reporter` publishes them.
+Nothing here reads a value from a GPU, so training never waits for it: the error sums stay on the device, and `reporter`
+publishes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
 
 __all__ = [
     "Batch",
@@ -41,6 +42,8 @@ class Sums(Protocol):
         numbers: Tensor,
         fidelity: Tensor,
         loss: Tensor | None,
+        *,
+        applied: Tensor | None = None,
     ) -> None:
         """Add the errors of a batch; see `ErrorSums.update`."""
         ...
@@ -65,13 +68,14 @@ def build_trainer(
     device: torch.device,
     clip_value: float | None = None,
     clip_norm: float | None = None,
-    norm_due: Callable[[Engine], bool] = lambda _: False,
     communicator: Communicator | None = None,
+    make_step: Callable[[torch.optim.Optimizer, torch.device], GuardedStep] = guarded_step,
 ) -> Engine:
     """Return an engine that trains on batches of (inputs, labels).
 
-    After a step, ``engine.state`` holds neither the batch nor the output. ``state.grad_norm`` is the gradient norm
-    before clipping, a scalar on the device, if ``norm_due(engine)`` is true or ``clip_norm`` is set, else None.
+    A step is applied only if loss and gradient are finite, on all ranks or on none. After a step, ``engine.state``
+    holds neither the batch nor the output, but two scalars on the device: ``state.grad_norm``, the gradient norm before
+    clipping, and ``state.applied``, whether the step was applied.
 
     Args:
         model: the model to train; with several ranks, each trains it on its share of the batch.
@@ -81,34 +85,35 @@ def build_trainer(
         device: device to which batches are moved.
         clip_value: maximum absolute value of a gradient component.
         clip_norm: maximum norm of the gradient.
-        norm_due: function that returns whether to compute the gradient norm in this iteration.
         communicator: communicator of the ranks that share each batch; by default, a single process.
+        make_step: function of optimizer and device that returns the step to use.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     predict = _predictor(model, loss_fn, communicator or Communicator())
+    apply_step = make_step(optimizer, device)
 
     def step(engine: Engine, batch: Batch) -> None:
         x, y = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
         pred, loss = predict(dict(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = None
-        if clip_norm is not None or norm_due(engine):
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        engine.state.grad_norm = norm  # type: ignore[attr-defined] # ignite allows any attribute
-        if clip_norm is not None and norm is not None:
+        # The gradient of the loss is 1, or NaN if the loss is not finite: on several ranks, averaging then spreads the
+        # NaN to all of them.
+        loss.backward(1 + 0 * loss.detach())  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        applied = norm.isfinite()
+        engine.state.grad_norm, engine.state.applied = norm, applied  # type: ignore[attr-defined] # ignite allows any
+        if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         if clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, clip_value)
-        optimizer.step()
-        _add_errors(sums, pred, x, y, loss)
+        apply_step(applied)
+        _add_errors(sums, pred, x, y, loss, applied)
 
     trainer = Engine(step)
 
     @trainer.on(Events.STARTED)
-    def _start(engine: Engine) -> None:
-        engine.state.grad_norm = None  # type: ignore[attr-defined]
+    def _start(_: Engine) -> None:
         model.train()
 
     return trainer
@@ -177,7 +182,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _add_errors(
-    sums: Sums, pred: Mapping[str, Tensor], x: Mapping[str, Tensor], y: Mapping[str, Tensor], loss: Tensor
+    sums: Sums,
+    pred: Mapping[str, Tensor],
+    x: Mapping[str, Tensor],
+    y: Mapping[str, Tensor],
+    loss: Tensor,
+    applied: Tensor | None = None,
 ) -> None:
     with torch.no_grad():
-        sums.update(pred, y, x["numbers"], x["fidelity"], loss.detach())
+        sums.update(pred, y, x["numbers"], x["fidelity"], loss.detach(), applied=applied)

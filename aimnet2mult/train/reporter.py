@@ -54,6 +54,10 @@ class Bus(Protocol):
         """Publish a point in each of several streams at once; ``final`` publishes it even if it is not due."""
         ...
 
+    def alert(self, title: str, text: str = "", *, step: int) -> None:
+        """Publish an alert to every sink."""
+        ...
+
     def flush(self) -> bool:
         """Wait until all published points are in the journal."""
         ...
