@@ -91,6 +91,12 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
     cls: str
     kwargs: Options
 
+    @property
+    def components(self) -> list[str]:
+        """Names of the components, if ``kwargs`` has any, as those of `MTLoss` do."""
+        components = self.kwargs.get("components")
+        return [str(name) for name in components] if isinstance(components, dict) else []
+
 
 class Optimizer(Section, frozen=True, rename={"cls": "class"}):
     cls: str

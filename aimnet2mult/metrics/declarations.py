@@ -32,20 +32,23 @@ _OTHER_METRICS = {
 }
 
 
-def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str]) -> dict[str, MetricInfo]:
+def declare(
+    labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str], components: Sequence[str] = ()
+) -> dict[str, MetricInfo]:
     """Return a description of every metric, keyed by its full name, ``stream/metric``.
 
     Args:
         labels: names of the labels.
         fidelity_names: one name per fidelity.
         units: display unit by label; by default the unit in `aimnet2mult.quantities`.
+        components: names of the components of the loss.
     """
     display_units = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
     metrics = {}
     for stream, selection in STREAMS.items():
-        for name, info in metric_info(labels, fidelity_names, selection).items():
+        for name, info in metric_info(labels, fidelity_names, selection, components).items():
             in_unit = _with_display_unit(info, display_units.get(_abbreviation(name), info.unit))
-            is_error = name == "loss" or name.endswith("_rmse")
+            is_error = name.startswith("loss") or name.endswith("_rmse")
             metrics[f"{stream}/{name}"] = replace(in_unit, watch=is_error and stream in WATCHED)
         metrics |= {f"{stream}/{name}": info for name, info in _OTHER_METRICS.get(stream, {}).items()}
     return metrics

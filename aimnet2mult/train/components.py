@@ -24,9 +24,11 @@ from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
+from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 from telemetry.run_folder.atomic_write import atomic_write
 
@@ -97,6 +99,8 @@ def build_components(
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
+    loss_fn = build_loss(config, communicator)
+    terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     device = _device(config.device, communicator)
     data = _load_data(config, labels, folder / SAE_FOLDER)
     sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
@@ -116,15 +120,15 @@ def build_components(
         train_loader=train_loader,
         val_loader=val_loader,
         model=model,
-        loss_fn=build_loss(config, communicator),
+        loss_fn=loss_fn,
         optimizer=optimizer,
         schedule=build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(labels, names, VALIDATION),
+            metrics=metric_info(labels, names, VALIDATION, terms.names),
         ),
-        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
-        val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
+        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
+        val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
     )
 
 

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
 
 __all__ = [
@@ -29,7 +30,10 @@ Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 """The model's inputs and the labels."""
 
 LossFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""Function of predictions and labels that returns the components of the loss, and their sum as ``loss``."""
+"""Function of predictions and labels that returns the components of the loss, and their sum as ``loss``.
+
+See `ErrorSums.update` for the pooling of the loss over several batches.
+"""
 
 
 class Sums(Protocol):
@@ -41,11 +45,15 @@ class Sums(Protocol):
         true: Mapping[str, Tensor],
         numbers: Tensor,
         fidelity: Tensor,
-        loss: Tensor | None,
+        loss: Mapping[str, Tensor] | None = None,
         *,
         applied: Tensor | None = None,
     ) -> None:
         """Add the errors of a batch; see `ErrorSums.update`."""
+        ...
+
+    def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+        """Return which structures have finite predictions; see `ErrorSums.find_finite`."""
         ...
 
 
@@ -96,7 +104,8 @@ def build_trainer(
         x, y = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
-        pred, loss = predict(dict(x), y)
+        pred, losses = predict(dict(x), y)
+        loss = losses["loss"]
         # The gradient of the loss is 1, or NaN if the loss is not finite: on several ranks, averaging then spreads the
         # NaN to all of them.
         loss.backward(1 + 0 * loss.detach())  # type: ignore[no-untyped-call]
@@ -108,7 +117,7 @@ def build_trainer(
         if clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, clip_value)
         apply_step(applied)
-        _add_errors(sums, pred, x, y, loss, applied)
+        _add_errors(sums, pred, (x, y), losses, applied)
 
     trainer = Engine(step)
 
@@ -131,26 +140,32 @@ class _ModelWithLoss(nn.Module):
         self.model = model
         self._loss_fn = loss_fn
 
-    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         pred = self.model(x)
-        return {key: value.detach() for key, value in pred.items()}, self._loss_fn(pred, y)["loss"]
+        losses = self._loss_fn(pred, y)
+        others = {key: value.detach() for key, value in losses.items() if key != "loss"}
+        return {key: value.detach() for key, value in pred.items()}, {"loss": losses["loss"], **others}
 
 
 def _predictor(
     model: nn.Module, loss_fn: LossFunction, communicator: Communicator
-) -> Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Tensor]]:
+) -> Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]:
     if communicator.world_size > 1:
         return communicator.wrap(_ModelWithLoss(model, loss_fn))
 
-    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor]:
+    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         pred = model(x)
-        return pred, loss_fn(pred, y)["loss"]
+        return pred, loss_fn(pred, y)
 
     return predict
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:
-    """Return an engine that accumulates the errors of a pass, and then restores the training mode of the model."""
+    """Return an engine that accumulates the errors of a pass, and then restores the training mode of the model.
+
+    Structures without finite predictions have no effect on the loss; ``sums`` leaves them out and counts them. After
+    each batch, ``engine.state.finite`` tells which have finite predictions: booleans of shape (B,) on the device.
+    """
     was_training = model.training
 
     def step(engine: Engine, batch: Batch) -> None:
@@ -158,7 +173,12 @@ def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, devi
         engine.state.batch = None
         with torch.no_grad():
             pred = model(dict(x))
-            _add_errors(sums, pred, x, y, loss_fn(pred, y)["loss"])
+            finite = sums.find_finite(pred, y, x["numbers"])
+            labels = _labels_of(finite, y)
+            losses = loss_fn(pred, labels)
+            # A loss may have added masks.
+            _add_errors(sums, pred, (x, {**labels, **y}), losses)
+        engine.state.finite = finite  # type: ignore[attr-defined] # ignite allows any attribute
 
     validator = Engine(step)
 
@@ -181,13 +201,21 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return x, y
 
 
+def _labels_of(chosen: Tensor, y: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the labels with NaN in place of those of all other structures; masks are unchanged."""
+    return {
+        key: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value, torch.nan) if key in LABELS else value
+        for key, value in y.items()
+    }
+
+
 def _add_errors(
     sums: Sums,
     pred: Mapping[str, Tensor],
-    x: Mapping[str, Tensor],
-    y: Mapping[str, Tensor],
-    loss: Tensor,
+    batch: Batch,
+    losses: Mapping[str, Tensor],
     applied: Tensor | None = None,
 ) -> None:
+    x, y = batch
     with torch.no_grad():
-        sums.update(pred, y, x["numbers"], x["fidelity"], loss.detach(), applied=applied)
+        sums.update(pred, y, x["numbers"], x["fidelity"], losses, applied=applied)

@@ -58,7 +58,7 @@ class Plan:
     def metrics(self) -> dict[str, Metric]:
         """Declarations of the metrics that will be published."""
         config = self.config
-        declared = declare(config.labels, config.fidelity_names, config.units)
+        declared = declare(config.labels, config.fidelity_names, config.units, config.loss.components)
         return {
             name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text, watch=info.watch)
             for name, info in declared.items()

@@ -165,6 +165,7 @@ class Reporter:
 
     def _values(self, stream: str, slot: NDArray[np.float64], **others: float) -> MetricValues:
         """Compute the values of a stream, and store them in `latest`."""
-        values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream]) | others
+        loss = self._train_sums.layout.loss
+        values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream], loss) | others
         self.latest = {**self.latest, **{f"{stream}/{name}": value for name, value in values.items()}}
         return values

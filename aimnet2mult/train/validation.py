@@ -101,7 +101,8 @@ class Validation:
         self._consensus = consensus
         self._communicator = communicator
         self._console = console
-        names = metric_info(components.labels, config.fidelity_names, VALIDATION)
+        loss = components.val_sums.layout.loss
+        names = metric_info(components.labels, config.fidelity_names, VALIDATION, loss.names)
         self._best = BestValidation(config.checkpoint.best, names)
         self._validator = build_validator(
             components.model, components.loss_fn, components.val_sums, device=components.device
@@ -147,7 +148,8 @@ class Validation:
         published = self._reporter.publish_validation(iteration, epoch)
         if not components.schedule.needs_validation and self._best.metric is None:
             return {}
-        return statistics(published.wait()[Slot.EPOCH], components.labels, self._fidelity_names, VALIDATION)
+        slot, loss = published.wait()[Slot.EPOCH], components.val_sums.layout.loss
+        return statistics(slot, components.labels, self._fidelity_names, VALIDATION, loss)
 
     def _save_best(self) -> None:
         path = best_path(self._run)
