@@ -58,7 +58,7 @@ def test_a_checkpoint_restores_every_object_and_the_position(tmp_path: Path) -> 
     before, after = trained(), trained()
     assert not equal(before["model"].state_dict(), after["model"].state_dict())
     path = write(tmp_path, 1200, before)
-    assert load_checkpoint(path, after, device="cpu") == {"iteration": 1200, "epoch": 1}
+    assert load_checkpoint(path, after) == {"iteration": 1200, "epoch": 1}
     for name, part in before.items():
         assert equal(part.state_dict(), after[name].state_dict())
 
@@ -72,7 +72,7 @@ def test_random_generators_continue_where_they_were(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     expected = draw()
     draw()
-    load_checkpoint(path, {}, device="cpu")
+    load_checkpoint(path, {})
     assert draw() == expected
 
 
@@ -115,9 +115,9 @@ def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, 1, {"model": nn.Linear(3, 1)})
     with pytest.raises(CheckpointError, match=r"step-00000001.pt does not fit this run: .*size mismatch"):
-        load_checkpoint(path, {"model": nn.Linear(4, 1)}, device="cpu")
+        load_checkpoint(path, {"model": nn.Linear(4, 1)})
     with pytest.raises(CheckpointError, match="optimizer"):
-        load_checkpoint(path, {"optimizer": nn.Linear(3, 1)}, device="cpu")
+        load_checkpoint(path, {"optimizer": nn.Linear(3, 1)})
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
     path = write(tmp_path, 1, {"untrusted": Untrusted()})
     with pytest.raises(CheckpointError, match=r"does not fit"):
-        load_checkpoint(path, {"untrusted": Untrusted()}, device="cpu")
+        load_checkpoint(path, {"untrusted": Untrusted()})
 
 
 # ---- checkpoints of a run

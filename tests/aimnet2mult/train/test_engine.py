@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
+from aimnet2mult.train.guarded_step import MaskedStep
 from support.host_reads import no_host_reads
 from support.tiny_model import SquaredLoss, TinyModel, batches
 
@@ -32,9 +33,11 @@ class Recording:
         true: Mapping[str, Tensor],
         numbers: Tensor,
         fidelity: Tensor,
-        loss: Tensor | None,
+        loss: Mapping[str, Tensor] | None = None,
+        *,
+        applied: Tensor | None = None,
     ) -> None:
-        self.calls.append({"pred": pred, "true": true, "numbers": numbers, "fidelity": fidelity, "loss": loss})
+        self.calls.append({"pred": pred, "loss": loss, "applied": applied})
 
 
 def trainer_of(model: nn.Module, **options: Any) -> tuple[Engine, torch.optim.Optimizer, ErrorSums]:
@@ -43,14 +46,14 @@ def trainer_of(model: nn.Module, **options: Any) -> tuple[Engine, torch.optim.Op
     return build_trainer(model, optimizer, SquaredLoss(), sums, device=CPU, **options), optimizer, sums
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"clip_value": 0.4}, {"clip_norm": 0.1}, {"norm_due": lambda _: True}], ids=str
-)
-def test_a_training_step_reads_nothing_from_the_device(options: dict[str, Any]) -> None:
-    trainer, _, _ = trainer_of(TinyModel(), **options)
-    data = batches(3)
+@pytest.mark.parametrize("options", [{}, {"clip_value": 0.4}, {"clip_norm": 0.1}], ids=str)
+def test_a_training_step_reads_nothing_from_a_gpu(options: dict[str, Any]) -> None:
+    trainer, _, _ = trainer_of(TinyModel(), make_step=lambda optimizer, _: MaskedStep(optimizer), **options)
+    data = batches(4)
+    # Reads the flag.
+    trainer.run(data[:1])
     with no_host_reads():
-        trainer.run(data)
+        trainer.run(data[1:])
 
 
 def test_a_validation_step_reads_nothing_from_the_device() -> None:
@@ -77,7 +80,6 @@ def test_a_step_keeps_no_tensors_alive() -> None:
         Spy(),
         ErrorSums(LABELS, 2),
         device=CPU,
-        norm_due=lambda _: True,
     )
 
     @trainer.on(Events.ITERATION_COMPLETED)
@@ -136,17 +138,16 @@ def test_training_equals_a_plain_loop(options: dict[str, Any], clip: Callable[[n
     assert epoch[-2:].tolist() == pytest.approx([sum(losses), 4])
 
 
-def test_the_gradient_norm_is_computed_before_clipping_and_only_when_due() -> None:
+def test_the_gradient_norm_is_computed_before_clipping() -> None:
     torch.manual_seed(0)
     model = TinyModel()
     other = copy.deepcopy(model)
-    trainer, _, _ = trainer_of(model, clip_value=1e-6, norm_due=lambda engine: engine.state.iteration == 2)
-    norms: list[float | None] = []
+    trainer, _, _ = trainer_of(model, clip_value=1e-6)
+    norms: list[float] = []
 
     @trainer.on(Events.ITERATION_COMPLETED)
     def _keep(engine: Engine) -> None:
-        norm = engine.state.grad_norm
-        norms.append(None if norm is None else norm.item())
+        norms.append(engine.state.grad_norm.item())
 
     trainer.run(batches(3))
     before: list[float] = []
@@ -156,7 +157,7 @@ def test_the_gradient_norm_is_computed_before_clipping_and_only_when_due() -> No
         torch.nn.utils.clip_grad_value_(plain.parameters(), 1e-6)
 
     plain_loop(other, clip)
-    assert norms == [None, pytest.approx(before[1]), None]
+    assert norms == pytest.approx(before[:3])
 
 
 def test_frozen_parameters_do_not_change() -> None:

@@ -84,9 +84,7 @@ class Run:
             optimizer=self.optimizer,
             clock=Clock(),
         )
-        self.trainer = build_trainer(
-            self.model, self.optimizer, SquaredLoss(), self.train_sums, device=CPU, norm_due=self.reporter.is_due
-        )
+        self.trainer = build_trainer(self.model, self.optimizer, SquaredLoss(), self.train_sums, device=CPU)
         self.reporter.attach(self.trainer)
         # The predictions of each iteration, for an independent calculation.
         self.seen: list[dict[str, np.ndarray[Any, Any]]] = []
