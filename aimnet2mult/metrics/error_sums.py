@@ -15,10 +15,20 @@ from aimnet2mult.metrics.layout import NO_TERMS, QUANTITIES, Layout, LossTerms
 from aimnet2mult.metrics.masks import count_labeled
 from aimnet2mult.metrics.structure_errors import COUNT, SQUARE, StructureErrors
 
-__all__ = ["SUMS_AND_COUNTS", "ErrorSums", "Slot", "Snapshot"]
+__all__ = ["ErrorSums", "Losses", "Slot", "Snapshot"]
 
-SUMS_AND_COUNTS = "sums_and_counts"
-"""Key under which a loss function returns the sums and counts of its components: (2, components), without a graph."""
+
+class Losses(dict[str, Tensor]):
+    """The losses of a batch by name, of which ``loss`` is the total, with the sums and counts of its components.
+
+    Args:
+        losses: the losses, scalars.
+        sums_and_counts: float64 of shape (2, components), without a graph; None if they are unknown.
+    """
+
+    def __init__(self, losses: Mapping[str, Tensor], sums_and_counts: Tensor | None = None) -> None:
+        super().__init__(losses)
+        self.sums_and_counts = sums_and_counts
 
 
 class Slot(IntEnum):
@@ -138,8 +148,8 @@ class ErrorSums:
                 also (B, N) or (B, N, 1). An absent label does not count anywhere.
             numbers: atomic numbers, (B, N), 0 for padding.
             fidelity: fidelity indices, (B,), in [0, n_fidelities).
-            loss: what the loss function returned, such as `MTLoss`. Without the key `SUMS_AND_COUNTS`, the scalar
-                ``loss`` is summed, weighted by the number of structures with any label. None leaves the batch out.
+            loss: what the loss function returned: `Losses` with sums and counts; otherwise the scalar ``loss`` is
+                summed, weighted by the number of structures with any label. None leaves the batch out.
             applied: False if the step was skipped, a scalar boolean: WINDOW and EPOCH then only count it as skipped.
 
         Raises:
@@ -234,10 +244,8 @@ class ErrorSums:
 
     def _check_loss(self, loss: Mapping[str, Tensor] | None) -> Tensor | None:
         """Return the sums and counts of the loss, if it has any; raise ValueError if a shape does not fit."""
-        if loss is None:
-            return None
-        terms = loss.get(SUMS_AND_COUNTS)
-        if terms is None and loss["loss"].ndim:
+        terms: Tensor | None = getattr(loss, "sums_and_counts", None)
+        if terms is None and loss is not None and loss["loss"].ndim:
             raise ValueError(f"loss has shape {tuple(loss['loss'].shape)}; expected a scalar")
         if terms is not None and terms.shape != self._terms.shape:
             raise ValueError(

@@ -166,13 +166,13 @@ def _metrics(
         for name in components:
             info = MetricInfo(text=f"loss component {name}, not weighted")
             yield _Metric(name=f"loss_{name}", kind="other", info=info)
-    if selection.skipped is not None:
-        info = MetricInfo(text=f"skipped {selection.skipped}")
-        yield _Metric(name=f"skipped_{selection.skipped}", kind="other", info=info)
     yield from _label_metrics(labels, selection, prefix="", suffix="", fidelity=None)
     if selection.per_fidelity and len(fidelity_names) > 1:
         for index, name in enumerate(fidelity_names):
             yield from _label_metrics(labels, selection, prefix=f"{name}/", suffix=f", {name}", fidelity=index)
+    if selection.skipped is not None:
+        info = MetricInfo(text=f"skipped {selection.skipped}")
+        yield _Metric(name=f"skipped_{selection.skipped}", kind="other", info=info)
 
 
 def _label_metrics(

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.metrics.error_sums import Losses
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
 
@@ -34,6 +35,8 @@ LossFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[st
 
 See `ErrorSums.update` for the pooling of the loss over several batches.
 """
+
+Outputs = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 class Sums(Protocol):
@@ -140,24 +143,36 @@ class _ModelWithLoss(nn.Module):
         self.model = model
         self._loss_fn = loss_fn
 
-    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the predictions, and the loss followed by its sums and counts, if it has any."""
         pred = self.model(x)
         losses = self._loss_fn(pred, y)
-        others = {key: value.detach() for key, value in losses.items() if key != "loss"}
-        return {key: value.detach() for key, value in pred.items()}, {"loss": losses["loss"], **others}
+        terms = getattr(losses, "sums_and_counts", None)
+        # DDP does not look into other classes than lists, tuples and dictionaries.
+        return {key: value.detach() for key, value in pred.items()}, [
+            losses["loss"],
+            *([] if terms is None else [terms]),
+        ]
 
 
-def _predictor(
-    model: nn.Module, loss_fn: LossFunction, communicator: Communicator
-) -> Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]:
-    if communicator.world_size > 1:
-        return communicator.wrap(_ModelWithLoss(model, loss_fn))
+def _predictor(model: nn.Module, loss_fn: LossFunction, communicator: Communicator) -> Callable[..., Outputs]:
+    """Return a function of inputs and labels that returns the predictions and the losses."""
 
-    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> Outputs:
         pred = model(x)
         return pred, loss_fn(pred, y)
 
-    return predict
+    if communicator.world_size == 1:
+        return predict
+    wrapped = communicator.wrap(_ModelWithLoss(model, loss_fn))
+
+    def predict_on_ranks(
+        x: dict[str, Tensor], y: dict[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        pred, (loss, *terms) = wrapped(x, y)
+        return pred, Losses({"loss": loss}, *terms)
+
+    return predict_on_ranks
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:

@@ -18,7 +18,7 @@ from torch import Tensor
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.metrics.error_sums import SUMS_AND_COUNTS
+from aimnet2mult.metrics.error_sums import Losses
 from aimnet2mult.metrics.layout import LossTerms
 from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
 from aimnet2mult.quantities import LABELS
@@ -64,8 +64,8 @@ class MTLoss:
     """
 
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
-        for name in {"loss", SUMS_AND_COUNTS} & set(components):
-            raise ConfigError(f"a loss component cannot be named {name!r}, which MTLoss returns in addition; rename it")
+        if "loss" in components:
+            raise ConfigError("a loss component cannot be named 'loss', which is the name of the total; rename it")
         self._communicator = Communicator()
         weights = {name: _weight(name, component) for name, component in components.items()}
         total = sum(weights.values())
@@ -89,8 +89,8 @@ class MTLoss:
     def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the total as ``loss`` and each component, multiplied by its weight, under its name.
 
-        ``sums_and_counts``, float64 of shape (2, components), has no graph, and covers only this rank's share of the
-        batch. A subclass that changes the total must remove it; the mean of the total over several batches is then
+        The result is `Losses` with sums and counts, which cover only this rank's share of the batch. A subclass that
+        changes the total must return a plain dictionary instead; the mean of the total over several batches is then
         weighted by structures.
 
         Raises:
@@ -109,8 +109,7 @@ class MTLoss:
         values |= self._means(sums, counts)
         losses = {name: values[name] * weight for name, weight in self._weights.items()}
         losses["loss"] = torch.stack(tuple(losses.values())).sum()
-        losses[SUMS_AND_COUNTS] = terms
-        return losses
+        return Losses(losses, terms)
 
     @torch.no_grad()
     def _terms(
