@@ -167,5 +167,7 @@ class Reporter:
         """Compute the values of a stream, and store them in `latest`."""
         loss = self._train_sums.layout.loss
         values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream], loss) | others
-        self.latest = {**self.latest, **{f"{stream}/{name}": value for name, value in values.items()}}
+        # Values that are absent now, because all steps were skipped, must not be shown as if they were new.
+        others_latest = {name: value for name, value in self.latest.items() if not name.startswith(f"{stream}/")}
+        self.latest = others_latest | {f"{stream}/{name}": value for name, value in values.items()}
         return values
