@@ -19,7 +19,7 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean
 
-__all__ = ["Config", "ConfigError", "load"]
+__all__ = ["Config", "ConfigError", "load", "load_data_settings"]
 
 # Replaces msgspec's description of a type where it neither lists the choices nor explains the pattern.
 EXPECTED = {
@@ -27,10 +27,13 @@ EXPECTED = {
     "batch_mode": "atoms or molecules",
     "step": "iteration, epoch or val",
     "weights_of": "fidelity or structure",
+    "on_bad_structure": "error or skip",
     "run_name": "letters, digits and _ . - only",
     "fidelity_names": "letters, digits and _ . - only",
 }
 
+INPUT_NAMES = ("coord", "numbers", "charge", "mult")
+"""Arrays of the data sets besides the labels."""
 MAX_FLOAT = sys.float_info.max
 """Upper bound that excludes infinity."""
 Count = Annotated[int, Meta(ge=1)]
@@ -73,6 +76,17 @@ class Loaders(Section, frozen=True):
     val: Options
 
 
+class DataUnits(Section, frozen=True):
+    energy: str
+    forces: str
+    coord: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the unit by input or label."""
+        plain: dict[str, str] = msgspec.to_builtins(self)
+        return plain
+
+
 class Data(Section, frozen=True):
     fidelity_datasets: dict[Natural, str]
     val_fidelity_datasets: dict[Natural, str]
@@ -80,6 +94,10 @@ class Data(Section, frozen=True):
     weights_of: Literal["fidelity", "structure"]
     fidelity_names: dict[Natural, Name]
     sae: References
+    keys: dict[str, str]
+    units: DataUnits
+    min_distance: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
+    on_bad_structure: Literal["error", "skip"]
     y: list[str]
     val_fraction: Annotated[float, Meta(gt=0, lt=1)]
     samplers: Samplers
@@ -185,9 +203,22 @@ def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
     _check_labels("data.y", config.data.y)
     if not config.data.y or len(set(config.data.y)) < len(config.data.y):
         raise ConfigError(f"data.y is {config.data.y!r}: expected at least one label, and each only once")
+    _check_keys(config.data.keys)
     _check_units(config.telemetry.get("units"))
     _check_patterns(config.optimizer)
     return config
+
+
+def load_data_settings(overrides: Sequence[str]) -> Data:
+    """Return the section ``data`` of the defaults with overrides, without checking any files.
+
+    Raises:
+        ConfigError: A key or value is invalid.
+    """
+    data = _convert(merge_layers((), overrides)).data
+    _check_labels("data.y", data.y)
+    _check_keys(data.keys)
+    return data
 
 
 def _convert(plain: dict[str, Any]) -> Config:
@@ -244,13 +275,17 @@ def _check_files(config: Config) -> None:
     for name, path in files.items():
         if not Path(path).is_file():
             raise ConfigError(f"{name}: no file {path}")
-        if "fidelity_datasets" in name and not _is_hdf5(Path(path)):
+        if "fidelity_datasets" in name and not _is_hdf5(name, Path(path)):
             raise ConfigError(f"{name}: {path} is not an HDF5 file")
 
 
-def _is_hdf5(path: Path) -> bool:
+def _is_hdf5(name: str, path: Path) -> bool:
     """Return whether the HDF5 signature is at offset 0, or after a user block of 512, 1024, … bytes."""
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from error
+    with opened as file:
         for offset in (0, *(512 << n for n in range(8))):
             file.seek(offset)
             if file.read(8) == b"\x89HDF\r\n\x1a\n":
@@ -262,6 +297,13 @@ def _check_labels(source: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in LABELS:
             raise ConfigError(f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{did_you_mean(name, LABELS)}")
+
+
+def _check_keys(keys: Mapping[str, str]) -> None:
+    known = (*INPUT_NAMES, *LABELS)
+    for name in keys:
+        if name not in known:
+            raise ConfigError(f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}")
 
 
 def _check_units(units: object) -> None:

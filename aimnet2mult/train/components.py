@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
+from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
+from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
@@ -70,7 +72,11 @@ class Components:
 
 
 def build_components(
-    config: Config, definition: Mapping[str, Any], folder: Path, communicator: Communicator | None = None
+    config: Config,
+    definition: Mapping[str, Any],
+    folder: Path,
+    communicator: Communicator | None = None,
+    skipped: SkippedRows | None = None,
 ) -> Components:
     """Build all components; initial weights and the order of the data depend only on the seed.
 
@@ -82,6 +88,7 @@ def build_components(
         folder: the run folder; reference energies in it take precedence over all others.
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
+        skipped: structures to leave out, if the data have been checked; by default, they are checked here.
 
     Raises:
         ConfigError: a setting is invalid or does not fit the others.
@@ -95,7 +102,7 @@ def build_components(
     loss_fn = _loss(config, communicator)
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     device = _device(config.device, communicator)
-    data = _load_data(config, labels, folder / SAE_FOLDER)
+    data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
     sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
     model = build_model(
         definition,
@@ -150,7 +157,7 @@ def _device(name: str, communicator: Communicator) -> torch.device:
     return torch.device("cuda") if communicator.world_size == 1 else torch.device("cuda", torch.cuda.current_device())
 
 
-def _load_data(config: Config, labels: tuple[str, ...], saved: Path) -> MixedData:
+def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: SkippedRows | None) -> MixedData:
     names = config.fidelity_names
     sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
     sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
@@ -163,6 +170,8 @@ def _load_data(config: Config, labels: tuple[str, ...], saved: Path) -> MixedDat
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
         val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
+        file_format=FileFormat.from_settings(config.data.keys, config.data.units.to_dict()),
+        skipped=skipped,
     )
 
 

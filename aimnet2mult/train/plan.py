@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest, iteration_of
 from telemetry import Metric, Settings, read_receipt
+
+if TYPE_CHECKING:
+    from aimnet2mult.data.report import Report
 
 __all__ = ["Plan", "Request", "echo", "make_plan"]
 
@@ -53,6 +56,8 @@ class Plan:
     checkpoint: Path | None = None
     resume_step: int | None = None
     """The iteration after which an existing run continues; None for a new run."""
+    report: Report | None = None
+    """Result of checking the data; None before."""
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -11,6 +11,8 @@ import logging
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +26,12 @@ from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.checkpoint_folder import find_newest
+from aimnet2mult.train.data_check import check_data, write_skipped
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
-from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
+from telemetry import MetricBus, NullBus, Status
 from telemetry.errors import format_error
+from telemetry.recording.open_run import start_run
+from telemetry.recording.run_plan import RunPlan, plan_run
 
 if TYPE_CHECKING:
     from aimnet2mult.distributed.communicator import Communicator
@@ -69,9 +74,9 @@ def train(request: Request) -> int:
 
 
 def _run_first_rank(request: Request, info: RankInfo) -> int:
-    plan = make_plan(request)
+    plan, run = _check(make_plan(request))
     with StopSignal() as stop:
-        bus = _open_run(plan)
+        bus = _start_run(plan, run)
         try:
             outcome = _run(plan, bus, stop, info)
         except BaseException as error:
@@ -115,26 +120,43 @@ def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
 
 
-def _open_run(plan: Plan) -> MetricBus:
+def _check(plan: Plan) -> tuple[Plan, RunPlan]:
+    """Check telemetry and then, which may take minutes, the data; only a signal's default action interrupts it."""
     config = plan.config
-    try:
-        bus = open_run(
+    params = {**msgspec.to_builtins(config, str_keys=True), "model": plan.definition}
+    with _removing_blank_folder(plan):
+        run = plan_run(
             plan.folder,
             name=config.run_name,
             project=config.project_name,
-            params={**msgspec.to_builtins(config, str_keys=True), "model": plan.definition},
+            params=params,
             metrics=plan.metrics,
             versions={package: version(package) for package in PACKAGES},
             settings=plan.settings,
             resume_step=plan.resume_step,
         )
-    except TelemetryError:
+        report = check_data(config, resumes=plan.checkpoint is not None)
+    if report.bad_rows:
+        params = {**run.record.params, "skipped_structures": report.bad_count}
+        run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
+    return replace(plan, report=report), run
+
+
+def _start_run(plan: Plan, run: RunPlan) -> MetricBus:
+    with _removing_blank_folder(plan):
+        return start_run(run)
+
+
+@contextlib.contextmanager
+def _removing_blank_folder(plan: Plan) -> Iterator[None]:
+    """Remove the folder of a new run in case of an error; one that is not empty stays."""
+    try:
+        yield
+    except BaseException:
         if plan.resume_step is None:
-            # Nothing has been written yet; a folder that is not empty stays.
             with contextlib.suppress(OSError):
                 plan.folder.rmdir()
         raise
-    return bus
 
 
 def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcome:
@@ -142,6 +164,7 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcom
     echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
     write_yaml(plan.folder / MODEL_FILE, plan.definition)
+    write_skipped(plan)
     if stop.requested:
         return "preempted"
     from aimnet2mult.train.console import Console
@@ -188,7 +211,9 @@ def _train(
     if consensus.should_stop(now=True):
         return "preempted"
     components = communicator.run_on_all(
-        lambda: build_components(plan.config, plan.definition, plan.folder, communicator)
+        lambda: build_components(
+            plan.config, plan.definition, plan.folder, communicator, plan.report and plan.report.skipped
+        )
     )
     communicator.set_device(components.device)
     if not communicator.rank:
