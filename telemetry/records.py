@@ -25,9 +25,10 @@ SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 Status = Literal["finished", "failed", "preempted", "killed"]
 Level = Literal["info", "warning", "error"]
-Cause = Literal["non-finite", "spike", "unlabelled", "apart", "stalled", "reported"]
-"""The causes of alerts: a value that is not finite, one far above its usual value, a metric without a value, a loss and
-an error that move in opposite directions, no new point for a long time, and a report by the trainer (``bus.alert``)."""
+Cause = Literal["non-finite", "spike", "diverging", "unlabelled", "apart", "stalled", "reported"]
+"""The causes of alerts: a value that is not finite, one far above its usual value, a training loss far above its lowest
+level, a metric without a value, a loss and an error that move in opposite directions, no new point for a long time, and
+a report by the trainer (``bus.alert``)."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):

@@ -27,11 +27,12 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
-from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
+from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
@@ -57,6 +58,7 @@ class Components:
     schedule: Schedule
     train_sums: ErrorSums
     val_sums: ErrorSums
+    val_metrics: ValidationMetrics
 
     def describe(self, fidelity_names: Sequence[str]) -> str:
         """Return a summary of data and model in a few lines."""
@@ -112,6 +114,7 @@ def build_components(
         use_fidelity_readouts=config.use_fidelity_readouts,
     ).to(device)
     optimizer = build_optimizer(model, _optimizer_section(config))
+    val_metrics = find_validation_metrics(data, labels, names, terms.names)
     return Components(
         labels=labels,
         device=device,
@@ -125,10 +128,11 @@ def build_components(
         schedule=build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(labels, names, VALIDATION, terms.names),
+            metrics=val_metrics,
         ),
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
+        val_metrics=val_metrics,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
 from telemetry.journal.run_attempts import first_record
-from telemetry.metrics import UNDECLARED
+from telemetry.metrics import UNDECLARED, is_better_when_higher
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
@@ -176,7 +176,8 @@ class RunReader:
         for name in dict.fromkeys([*metrics, *self._builders]):
             metric = metrics.get(name, UNDECLARED)
             if name in self._builders:
-                curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label)
+                direction = "max" if is_better_when_higher(name, metric) else "min"
+                curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label, direction=direction)
                 if curve is not None:
                     curves[name] = curve
         return Run(

@@ -86,7 +86,7 @@ class MetricBus:
 
     @property
     def last_healthy_step(self) -> int:
-        """The last iteration at which all watched metrics were finite and no loss was an outlier."""
+        """The last iteration with finite watched metrics and no loss far above its usual or lowest level."""
         return self._thread.appender.last_healthy_step
 
     def publish(self, stream: str, step: int, values: ValuesSource, *, final: bool = False) -> None:

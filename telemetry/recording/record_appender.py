@@ -31,7 +31,8 @@ class RecordAppender:
     Attributes:
         alerts: active anomaly alerts.
         diverged: why the run is considered diverged, or None.
-        last_healthy_step: the last iteration at which all watched metrics were finite and no loss was an outlier.
+        last_healthy_step: the last iteration with finite watched metrics and no loss far above its usual or lowest
+            level.
     """
 
     def __init__(

@@ -317,6 +317,22 @@ def test_each_resume_increases_the_attempt_by_one(run: Path) -> None:
         assert read_header(run).attempt == attempt
 
 
+def test_a_resumed_run_knows_whether_its_earlier_attempts_had_diverged(run: Path) -> None:
+    watched = QUIET | {"metrics": {f"{stream}/loss": Metric(watch=True) for stream in ("train", "val")}}
+    with open_run(run, **watched) as bus:
+        for step in range(1, 101):
+            for stream in ("train", "val"):
+                bus.publish(stream, step, {"loss": 1.0 if step <= 60 else 30.0})
+    for resume_step, last_healthy in ((100, 60), (90, 60), (50, 50)):
+        with open_run(run, **watched, resume_step=resume_step) as bus:
+            assert bus.last_healthy_step == last_healthy
+    with open_run(run, **watched, resume_step=50) as bus:
+        for step in range(51, 101):
+            bus.publish("train", step, {"loss": 1.0})
+    with open_run(run, **watched, resume_step=100) as bus:
+        assert bus.last_healthy_step == 100, "superseded points do not count"
+
+
 def test_a_run_may_be_resumed_from_its_very_beginning(run: Path) -> None:
     first_attempt(run, 1)
     open_run(run, **QUIET, resume_step=0).close(timeout=0)
