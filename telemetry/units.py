@@ -84,4 +84,7 @@ def _check(name: str, text: str) -> None:
 def _registry() -> pint.UnitRegistry[float]:
     import pint
 
-    return pint.UnitRegistry()
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry()
+    # As in kcal/mol/atom; it counts the atoms of a molecule and is not an amount of substance.
+    registry.define("atom = count")
+    return registry

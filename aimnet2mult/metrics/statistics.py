@@ -6,7 +6,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -189,6 +189,7 @@ def _label_metrics(
     if selection.energy_per_atom and "energy" in labels:
         label = LABELS["energy"]
         info = _info(label, "rmse", f"RMSE of {label.text} per atom{suffix}")
+        info = replace(info, source_unit=f"{info.source_unit}/atom", unit=f"{info.unit}/atom")
         yield _Metric(
             name=f"{prefix}{label.abbr}_atom_rmse",
             kind="atom_rmse",

@@ -51,6 +51,7 @@ class Components:
     data: MixedData
     sampler: MixedFidelitySampler
     train_loader: Loader
+    val_sampler: MixedFidelitySampler
     val_loader: Loader
     model: nn.Module
     loss_fn: LossFunction
@@ -105,7 +106,9 @@ def build_components(
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     device = _device(config.device, communicator)
     data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
-    sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
+    (sampler, val_sampler), (train_loader, val_loader) = _loaders(
+        config, data, labels, communicator, pin_memory=device.type == "cuda"
+    )
     model = build_model(
         definition,
         labels=labels,
@@ -121,6 +124,7 @@ def build_components(
         data=data,
         sampler=sampler,
         train_loader=train_loader,
+        val_sampler=val_sampler,
         val_loader=val_loader,
         model=model,
         loss_fn=loss_fn,
@@ -181,7 +185,8 @@ def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: Sk
 
 def _loaders(
     config: Config, data: MixedData, labels: tuple[str, ...], communicator: Communicator, *, pin_memory: bool
-) -> tuple[MixedFidelitySampler, Loader, Loader]:
+) -> tuple[tuple[MixedFidelitySampler, MixedFidelitySampler], tuple[Loader, Loader]]:
+    """Return the samplers and the loaders, each for training and validation."""
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
         data.train,
@@ -212,7 +217,7 @@ def _loaders(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
-    return sampler, loaders[0], loaders[1]
+    return (sampler, in_order), (loaders[0], loaders[1])
 
 
 def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.metrics.batch_rmse import BatchRmse
 from aimnet2mult.metrics.error_sums import Losses
 from aimnet2mult.quantities import LABELS
 
@@ -54,6 +55,10 @@ class Sums(Protocol):
         """Add the errors of a batch; see `ErrorSums.update`."""
         ...
 
+    def batch_rmse(self) -> dict[str, float]:
+        """Return the RMSE of each label over the last batch; see `ErrorSums.batch_rmse`."""
+        ...
+
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Return which structures have finite predictions; see `ErrorSums.find_finite`."""
         ...
@@ -85,6 +90,7 @@ def build_trainer(
 
     After a step, ``engine.state`` holds neither the batch nor the output. ``state.grad_norm`` is the gradient norm
     before clipping, a scalar on the device, if ``norm_due(engine)`` is true or ``clip_norm`` is set, else None.
+    ``state.batch_rmse`` is the `BatchRmse` of the last batch.
 
     Args:
         model: the model to train; with several ranks, each trains it on its share of the batch.
@@ -122,6 +128,7 @@ def build_trainer(
     @trainer.on(Events.STARTED)
     def _start(engine: Engine) -> None:
         engine.state.grad_norm = None  # type: ignore[attr-defined]
+        engine.state.batch_rmse = BatchRmse(sums.batch_rmse)  # type: ignore[attr-defined]
         model.train()
 
     return trainer

@@ -57,7 +57,8 @@ def find_validation_metrics(
         for fidelity, limits in ranges.items():
             prefix = fidelity_names[fidelity]
             available |= {f"{prefix}/{name}" for name in _names(label, [limits]) if name != "loss"}
-    known = metric_info(labels, fidelity_names, VALIDATION, components)
+    metrics = metric_info(labels, fidelity_names, VALIDATION, components)
+    known = {name: info for name, info in metrics.items() if info.direction is not None}
     return ValidationMetrics(known=known, available=[name for name in known if name in available])
 
 
