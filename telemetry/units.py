@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from telemetry.errors import MetricNotDeclared, UnitError
+from telemetry.errors import UnitError
 
 if TYPE_CHECKING:
     import pint
 
     from telemetry.metrics import Metric
-
-Transform = Callable[[str, Mapping[str, float]], Mapping[str, float]]
-"""A callable (stream, values by metric name) → values, applied before values are recorded."""
 
 NO_UNIT = {"1", ""}
 """Units that are not displayed: dimensionless, or unknown."""
@@ -39,23 +36,6 @@ def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
             seen[key] = 1.0 if key[0] == key[1] == "1" else _factor(name, *key)
         out[name] = seen[key]
     return out
-
-
-def convert_by(factor: Mapping[str, float]) -> Transform:
-    """Return a transform that multiplies each value by the factor of its metric.
-
-    The transform raises MetricNotDeclared for a metric without a factor.
-    """
-
-    def transform(stream: str, values: Mapping[str, float]) -> Mapping[str, float]:
-        try:
-            # Convert to float first: a NumPy float32 would round the product.
-            return {name: float(value) * factor[f"{stream}/{name}"] for name, value in values.items()}
-        except KeyError as error:
-            msg = f"metric {error} is not declared; declare it in open_run(metrics={{{error}: Metric(unit=…)}})"
-            raise MetricNotDeclared(msg) from error
-
-    return transform
 
 
 def with_unit(text: str, unit: str) -> str:
@@ -104,4 +84,7 @@ def _check(name: str, text: str) -> None:
 def _registry() -> pint.UnitRegistry[float]:
     import pint
 
-    return pint.UnitRegistry()
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry()
+    # As in kcal/mol/atom; it counts the atoms of a molecule and is not an amount of substance.
+    registry.define("atom = count")
+    return registry

@@ -6,7 +6,8 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,8 @@ class MetricInfo:
     source_unit: str = "1"
     unit: str = "1"
     text: str
+    direction: Literal["min", "max"] | None = None
+    """Whether lower or higher values are better; None if neither."""
     watch: bool = False
     """Whether the metric is steady enough for a rise to indicate a problem."""
 
@@ -161,10 +164,10 @@ def _metrics(
     labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str]
 ) -> Iterator[_Metric]:
     """Yield every metric of a selection; the single definition of which metrics exist and how they are named."""
-    yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss"))
+    yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss", direction="min"))
     if selection.loss_components:
         for name in components:
-            info = MetricInfo(text=f"loss component {name}, not weighted")
+            info = MetricInfo(text=f"loss component {name}, not weighted", direction="min")
             yield _Metric(name=f"loss_{name}", kind="other", info=info)
     yield from _label_metrics(labels, selection, prefix="", suffix="", fidelity=None)
     if selection.per_fidelity and len(fidelity_names) > 1:
@@ -186,6 +189,7 @@ def _label_metrics(
     if selection.energy_per_atom and "energy" in labels:
         label = LABELS["energy"]
         info = _info(label, "rmse", f"RMSE of {label.text} per atom{suffix}")
+        info = replace(info, source_unit=f"{info.source_unit}/atom", unit=f"{info.unit}/atom")
         yield _Metric(
             name=f"{prefix}{label.abbr}_atom_rmse",
             kind="atom_rmse",
@@ -197,8 +201,8 @@ def _label_metrics(
 
 def _info(label: Label, kind: str, text: str) -> MetricInfo:
     if kind == "r2":
-        return MetricInfo(text=text)
-    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text)
+        return MetricInfo(text=text, direction="max")
+    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text, direction="min")
 
 
 def _other_values(tail: list[float], pooled: list[float], layout: Layout) -> dict[str, float | None]:

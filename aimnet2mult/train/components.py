@@ -27,11 +27,12 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
-from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
+from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = [
@@ -57,6 +58,7 @@ class Components:
     data: MixedData
     sampler: MixedFidelitySampler
     train_loader: Loader
+    val_sampler: MixedFidelitySampler
     val_loader: Loader
     model: nn.Module
     loss_fn: LossFunction
@@ -64,6 +66,7 @@ class Components:
     schedule: Schedule
     train_sums: ErrorSums
     val_sums: ErrorSums
+    val_metrics: ValidationMetrics
 
     def describe(self, fidelity_names: Sequence[str]) -> str:
         """Return a summary of data and model in a few lines."""
@@ -110,7 +113,9 @@ def build_components(
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     device = _device(config.device, communicator)
     data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
-    sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
+    (sampler, val_sampler), (train_loader, val_loader) = _loaders(
+        config, data, labels, communicator, pin_memory=device.type == "cuda"
+    )
     model = build_model(
         definition,
         labels=labels,
@@ -119,12 +124,14 @@ def build_components(
         use_fidelity_readouts=config.use_fidelity_readouts,
     ).to(device)
     optimizer = build_optimizer(model, _optimizer_section(config))
+    val_metrics = find_validation_metrics(data, labels, names, terms.names)
     return Components(
         labels=labels,
         device=device,
         data=data,
         sampler=sampler,
         train_loader=train_loader,
+        val_sampler=val_sampler,
         val_loader=val_loader,
         model=model,
         loss_fn=loss_fn,
@@ -132,10 +139,11 @@ def build_components(
         schedule=build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(labels, names, VALIDATION, terms.names),
+            metrics=val_metrics,
         ),
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
+        val_metrics=val_metrics,
     )
 
 
@@ -184,7 +192,8 @@ def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: Sk
 
 def _loaders(
     config: Config, data: MixedData, labels: tuple[str, ...], communicator: Communicator, *, pin_memory: bool
-) -> tuple[MixedFidelitySampler, Loader, Loader]:
+) -> tuple[tuple[MixedFidelitySampler, MixedFidelitySampler], tuple[Loader, Loader]]:
+    """Return the samplers and the loaders, each for training and validation."""
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
         data.train,
@@ -215,7 +224,7 @@ def _loaders(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
-    return sampler, loaders[0], loaders[1]
+    return (sampler, in_order), (loaders[0], loaders[1])
 
 
 def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.metrics.batch_rmse import BatchRmse
 from aimnet2mult.metrics.error_sums import Losses
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
@@ -55,6 +56,10 @@ class Sums(Protocol):
         """Add the errors of a batch; see `ErrorSums.update`."""
         ...
 
+    def batch_rmse(self) -> dict[str, float]:
+        """Return the RMSE of each label over the last batch; see `ErrorSums.batch_rmse`."""
+        ...
+
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Return which structures have finite predictions; see `ErrorSums.find_finite`."""
         ...
@@ -85,8 +90,9 @@ def build_trainer(
     """Return an engine that trains on batches of (inputs, labels).
 
     A step is applied only if loss and gradient are finite, on all ranks or on none. After a step, ``engine.state``
-    holds neither the batch nor the output, but two scalars on the device: ``state.grad_norm``, the gradient norm before
-    clipping, and ``state.applied``, whether the step was applied.
+    holds neither the batch nor the output, but two scalars on the device, ``state.grad_norm``, the gradient norm before
+    clipping, and ``state.applied``, whether the step was applied; and ``state.batch_rmse``, the `BatchRmse` of the
+    batch.
 
     Args:
         model: the model to train; with several ranks, each trains it on its share of the batch.
@@ -125,7 +131,8 @@ def build_trainer(
     trainer = Engine(step)
 
     @trainer.on(Events.STARTED)
-    def _start(_: Engine) -> None:
+    def _start(engine: Engine) -> None:
+        engine.state.batch_rmse = BatchRmse(sums.batch_rmse)  # type: ignore[attr-defined]
         model.train()
 
     return trainer

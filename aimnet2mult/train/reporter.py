@@ -13,6 +13,7 @@ from aimnet2mult.metrics.declarations import STREAMS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.train.engine import epoch_length, total_iterations
+from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
 
 __all__ = ["Alert", "Bus", "Reporter"]
@@ -37,7 +38,7 @@ class Bus(Protocol):
 
     @property
     def last_healthy_step(self) -> int:
-        """The last iteration at which all watched metrics were finite and no loss was an outlier."""
+        """The last iteration with finite watched metrics and no loss far above its usual or lowest level."""
         ...
 
     def due(self, stream: str, step: int) -> bool:
@@ -116,11 +117,28 @@ class Reporter:
         step = engine.state.iteration
         return self._bus.due("train", step) or step == total_iterations(engine)
 
-    def publish_validation(self, step: int, epoch: int) -> Snapshot:
-        """Publish the validation sums as the validation after iteration ``step``, and return them."""
+    def publish_validation(self, step: int, epoch: int, skipped: SkippedStructures | None = None) -> Snapshot:
+        """Publish the validation sums as the validation after iteration ``step``, and return them.
+
+        An alert names the skipped structures that were not named before.
+        """
         sums = self._val_sums.snapshot()
-        self._bus.publish("val", step, lambda: self._values("val", sums.wait()[Slot.EPOCH], epoch=epoch))
+        flags = None if skipped is None else skipped.snapshot()
+
+        def values() -> MetricValues:
+            found = self._values("val", sums.wait()[Slot.EPOCH], epoch=epoch)
+            number = found["skipped_structures"]
+            if number and skipped is not None and flags is not None:
+                self._report_skipped(skipped.describe_new(flags.wait()), number, step)
+            return found
+
+        self._bus.publish("val", step, values)
         return sums
+
+    def _report_skipped(self, places: str, number: float, step: int) -> None:
+        if places:
+            title = f"validation left out structures whose predictions are not finite: {number:.0f}"
+            self._bus.alert(title, places, step=step)
 
     def _start(self, engine: Engine) -> None:
         self._last_point = (engine.state.iteration, self._clock())

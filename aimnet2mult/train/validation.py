@@ -1,7 +1,7 @@
 """Validate the model during training, and keep the weights of the best validation."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +10,45 @@ from ignite.engine import Engine, Events
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_consensus import StopConsensus
-from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import Slot
-from aimnet2mult.metrics.statistics import VALIDATION, metric_info, statistics
+from aimnet2mult.metrics.statistics import VALIDATION, statistics
 from aimnet2mult.models.weights import save_weights
 from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_validator
 from aimnet2mult.train.reporter import Reporter
+from aimnet2mult.train.skipped_structures import SkippedStructures
+from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 __all__ = ["BestValidation", "Validation"]
 
+BEST_VERSION = 2
+"""Version of the state of the best validation; in version 1, the loss was the mean of the batch losses."""
+
 
 class BestValidation:
-    """The best value of a validation metric so far: the highest for R², otherwise the lowest.
+    """The best value of a validation metric so far: the lowest or the highest, depending on the metric.
 
     Args:
         metric: name of the metric, such as ``loss``; ``val_loss`` and ``val/loss`` are accepted too. None tracks
             nothing.
-        metrics: names of the validation metrics.
+        metrics: the validation metrics.
 
     Raises:
-        ConfigError: ``metric`` is not one of ``metrics``.
+        ConfigError: ``metric`` is unknown, or the validation data have no labels for it.
     """
 
-    def __init__(self, metric: str | None, metrics: Collection[str]) -> None:
-        self.metric = None if metric is None else metric.removeprefix("val/").removeprefix("val_")
-        if self.metric is not None and self.metric not in metrics:
-            raise ConfigError(f"checkpoint.best is {metric!r}; expected one of {', '.join(metrics)}")
+    def __init__(self, metric: str | None, metrics: ValidationMetrics) -> None:
+        self.metric = None if metric is None else metrics.find(metric, "checkpoint.best")
+        self._sign = -1 if self.metric is not None and metrics.is_better_when_higher(self.metric) else 1
         self._value = math.inf
 
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Record a validation if it is the best so far, and return whether it is; a missing or NaN value never is."""
         if self.metric is None:
             return False
-        value = metrics.get(self.metric, math.nan)
-        value = -value if self.metric.endswith("_r2") else value
+        value = self._sign * metrics.get(self.metric, math.nan)
         if not value < self._value:
             return False
         self._value = value
@@ -54,12 +56,19 @@ class BestValidation:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`."""
-        return {"metric": self.metric, "value": self._value}
+        return {"metric": self.metric, "value": self._value, "version": BEST_VERSION}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from `state_dict`, unless it is for another metric."""
-        if state.get("metric") == self.metric:
-            self._value = state.get("value", math.inf)
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Restore the state from `state_dict`, unless it is for another metric; return whether it is comparable.
+
+        Version 0.1 computed the loss in another way.
+        """
+        if state.get("metric") != self.metric:
+            return True
+        if self.metric == "loss" and state.get("version", 1) < BEST_VERSION:
+            return not math.isfinite(state.get("value", math.inf))
+        self._value = state.get("value", math.inf)
+        return True
 
 
 class Validation:
@@ -78,7 +87,7 @@ class Validation:
         console: console on which problems are reported.
 
     Raises:
-        ConfigError: ``checkpoint.best`` is not a validation metric.
+        ConfigError: ``checkpoint.best`` is not a validation metric, or the validation data have no labels for it.
     """
 
     def __init__(
@@ -101,17 +110,20 @@ class Validation:
         self._consensus = consensus
         self._communicator = communicator
         self._console = console
-        loss = components.val_sums.layout.loss
-        names = metric_info(components.labels, config.fidelity_names, VALIDATION, loss.names)
-        self._best = BestValidation(config.checkpoint.best, names)
+        self._best = BestValidation(config.checkpoint.best, components.val_metrics)
         self._validator = build_validator(
             components.model, components.loss_fn, components.val_sums, device=components.device
         )
+        self._skipped = SkippedStructures(
+            components.data, components.val_sampler, device=components.device, communicator=communicator
+        )
+        self._validator.add_event_handler(Events.ITERATION_COMPLETED, self._record_skipped)
         self._validator.add_event_handler(Events.ITERATION_COMPLETED, self._interrupt_if_stopping)
 
     def run(self, iteration: int) -> None:
         """Validate the model after a training iteration; if interrupted, only set `pending`."""
         self._components.val_sums.reset(Slot.EPOCH)
+        self._skipped.reset()
         self.pending = False
         self._consensus.reset_interval()
         self._validator.run(self._components.val_loader)
@@ -134,7 +146,14 @@ class Validation:
         """Restore the state from `state_dict`."""
         self.pending = state["owes_validation"]
         # Checkpoints of early versions have no best value.
-        self._best.load_state_dict(state.get("best", {}))
+        if not self._best.load_state_dict(state.get("best", {})):
+            self._console.say(
+                "the best val/loss so far was a mean over batches, which depends on the batch size: "
+                "the search for the best weights starts again, and the next validation replaces best.pt"
+            )
+
+    def _record_skipped(self, validator: Engine) -> None:
+        self._skipped.add(validator.state.iteration - 1, validator.state.finite)  # type: ignore[attr-defined]
 
     def _interrupt_if_stopping(self, validator: Engine) -> None:
         if validator.state.iteration < len(self._components.val_loader) and self._consensus.should_stop():
@@ -145,7 +164,7 @@ class Validation:
         """Publish the validation, and return its metrics if anything here needs them; that waits for the device."""
         components = self._components
         epoch = -(-iteration // len(components.train_loader))
-        published = self._reporter.publish_validation(iteration, epoch)
+        published = self._reporter.publish_validation(iteration, epoch, self._skipped)
         if not components.schedule.needs_validation and self._best.metric is None:
             return {}
         slot, loss = published.wait()[Slot.EPOCH], components.val_sums.layout.loss

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from telemetry.recording.drop_reasons import DropReason
 from telemetry.recording.limits import DEFAULT_LIMITS
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.records import Alert, Closed, now_ms
@@ -23,7 +24,7 @@ StreamValuesSource = Mapping[str, Mapping[str, float]] | Callable[[], Mapping[st
 class QueuedRecords(msgspec.Struct, frozen=True):
     """The records offered by one call: one for each of ``streams``, or one alert.
 
-    ``number`` is the total number of records offered up to and including these; ``time`` is in ms since 1970.
+    ``number`` counts the records enqueued up to and including these; ``time`` is in ms since 1970.
     """
 
     streams: tuple[str, ...]
@@ -56,7 +57,8 @@ class RecordQueue:
         self._last_steps: dict[str, int] = {}
         self._warn_once = WarnOnce()
         self._closed: Closed | None = None
-        self._offered = self._journaled = self._lost = self._last_step = self._last_seq = 0
+        self._offered = self._journaled = self._lost = self._last_step = self._last_seq = self._enqueued = 0
+        self._dropped: Counter[str] = Counter()
         # Records neither written nor lost: those in the queue, and those that the journal thread is working on.
         self._unwritten = 0
         # ``QueuedRecords.number`` of the last item dequeued, and of the last item written or lost.
@@ -73,7 +75,9 @@ class RecordQueue:
         """
         with self._changed:
             if final:
-                streams = tuple(stream for stream in streams if self._last_steps.get(stream) != step)
+                repeated = [stream for stream in streams if self._last_steps.get(stream) == step]
+                self._count_dropped("already recorded", len(repeated))
+                streams = tuple(stream for stream in streams if stream not in repeated)
             if not streams or not self._enqueue(streams, step, values, final=final):
                 return
             for stream in streams:
@@ -82,6 +86,14 @@ class RecordQueue:
                     message = f"step of {stream} decreased from {last} to {step}; pass resume_step when resuming a run"
                     self._warn_once("step", message)
                 self._last_steps[stream] = step
+
+    def reject(self, streams: Sequence[str], problem: ValueError) -> None:
+        """Count records as lost because their step is invalid, with one warning."""
+        with self._changed:
+            self._offered += len(streams)
+            self._lost += len(streams)
+            self._count_dropped("invalid step", len(streams))
+            self._warn_once("invalid step", f"dropping {', '.join(map(str, streams))}: {problem}")
 
     def put_alert(self, alert: Alert) -> None:
         """Enqueue an alert; drop and count it if the queue is full or closed."""
@@ -94,9 +106,11 @@ class RecordQueue:
         self._offered += len(streams)
         if self._closed is not None or self._unwritten + len(streams) > self._capacity:
             self._lost += len(streams)
+            self._count_dropped("queue full" if self._closed is None else "run closed", len(streams))
             self._warn_dropped(step)
             return False
-        self._items.append(QueuedRecords(streams, step, now_ms(), values, self._offered, final))
+        self._enqueued += len(streams)
+        self._items.append(QueuedRecords(streams, step, now_ms(), values, self._enqueued, final))
         self._unwritten += len(streams)
         self._changed.notify_all()
         return True
@@ -133,11 +147,29 @@ class RecordQueue:
         """Register ``step`` as recorded; ``counts`` reports the highest one."""
         self._last_step = max(self._last_step, step)
 
-    def count_lost(self, records: int) -> None:
-        """Count dequeued records as lost because they could not be converted."""
+    def count_lost(self, records: int, reason: DropReason | None = None) -> None:
+        """Count dequeued records as lost; the reason is None if it is counted for each value."""
         with self._changed:
             self._lost += records
             self._unwritten -= records
+            if reason is not None:
+                self._count_dropped(reason, records)
+
+    def count_repeated(self) -> None:
+        """Count a dequeued record as already recorded: it is neither offered nor lost."""
+        with self._changed:
+            self._offered -= 1
+            self._unwritten -= 1
+            self._count_dropped("already recorded", 1)
+
+    def count_dropped(self, values: int, reason: DropReason) -> None:
+        """Count values left out of a record."""
+        with self._changed:
+            self._count_dropped(reason, values)
+
+    def _count_dropped(self, reason: DropReason, number: int) -> None:
+        if number:
+            self._dropped[reason] += number
 
     def mark_written(self, records: int, last_seq: int) -> None:
         """Count dequeued records as journaled, and wake ``flush``: every dequeued record is now written or lost.
@@ -180,6 +212,11 @@ class RecordQueue:
             return self._closed is not None and not self._items
 
     @property
+    def streams(self) -> Collection[str]:
+        """The streams of which points have been enqueued."""
+        return self._last_steps.keys()
+
+    @property
     def last_seq(self) -> int:
         """Sequence number of the last record in the journal; 0 before the first."""
         return self._last_seq
@@ -187,4 +224,10 @@ class RecordQueue:
     def counts(self) -> Counts:
         """Return how many records were offered, are durable and were lost, and the highest step."""
         with self._changed:
-            return Counts(offered=self._offered, journaled=self._journaled, lost=self._lost, step=self._last_step)
+            return Counts(
+                offered=self._offered,
+                journaled=self._journaled,
+                lost=self._lost,
+                step=self._last_step,
+                dropped=dict(self._dropped),
+            )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import struct
-
 import pytest
 
-from telemetry import Metric, MetricNotDeclared, TelemetryError, UnitError
-from telemetry.units import convert_by, factors
+from telemetry import Metric, TelemetryError, UnitError
+from telemetry.units import factors
 
 
 def factor(source: str, unit: str) -> float:
@@ -46,8 +43,13 @@ def test_each_metric_gets_the_factor_of_its_own_units() -> None:
     assert given["train/q"] == given["lr"] == 1.0
 
 
+def test_a_metric_is_published_in_its_display_unit_unless_another_is_declared() -> None:
+    for unit in ("K", "kcal/mol", "Å", "percent", "1"):
+        assert Metric(unit=unit) == Metric(unit=unit, source_unit=unit)
+        assert factors({"train/x": Metric(unit=unit)}) == {"train/x": 1.0}
+
+
 NONSENSE = [
-    "",
     " ",
     "kcal/mol/",
     "[]",
@@ -68,6 +70,11 @@ NONSENSE = [
     "lambda: 0",
     "x" * 5000,
 ]
+
+
+def test_an_empty_unit_is_rejected() -> None:
+    with pytest.raises(UnitError, match="'' is not a unit"):
+        factors({"train/E_rmse": Metric(unit="")})
 
 
 @pytest.mark.parametrize("text", NONSENSE, ids=lambda text: repr(text[:30]))
@@ -107,23 +114,3 @@ def test_a_unit_of_another_dimension_is_rejected_with_advice(source: str, unit: 
 def test_a_conversion_without_a_finite_factor_is_rejected(source: str, unit: str) -> None:
     with pytest.raises(UnitError, match=r"cannot convert train/x from .* by a factor"):
         factor(source, unit)
-
-
-def test_values_are_multiplied_by_their_metrics_factor_and_keep_their_order() -> None:
-    convert = convert_by({"train/a": 2.0, "train/b": 0.5, "val/a": 3.0})
-    assert list(convert("train", {"b": 4.0, "a": 1.0}).items()) == [("b", 2.0), ("a", 2.0)]
-    assert convert("val", {"a": 1.0}) == {"a": 3.0}
-    assert math.isnan(convert("val", {"a": math.nan})["a"])
-    assert convert("val", {"a": -math.inf}) == {"a": -math.inf}
-
-
-def test_converting_a_single_precision_value_does_not_round_it_again() -> None:
-    numpy = pytest.importorskip("numpy")
-    value = numpy.float32(0.1)
-    exact = struct.unpack("<f", struct.pack("<f", 0.1))[0]
-    assert convert_by({"train/a": 23.060547830619})("train", {"a": value}) == {"a": exact * 23.060547830619}
-
-
-def test_an_undeclared_metric_is_reported_with_advice() -> None:
-    with pytest.raises(MetricNotDeclared, match=r"metric 'train/c' is not declared; declare it in open_run.metrics="):
-        convert_by({"train/a": 1.0})("train", {"a": 1.0, "c": 1.0})

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -40,6 +41,9 @@ class Recording:
     ) -> None:
         loss = {} if loss is None else loss
         self.calls.append({"pred": pred, "true": true, "numbers": numbers, "fidelity": fidelity, **loss})
+
+    def batch_rmse(self) -> dict[str, float]:
+        raise NotImplementedError
 
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         return torch.ones(len(numbers), dtype=torch.bool)
@@ -206,3 +210,36 @@ def test_the_last_iteration_is_epochs_times_epoch_length() -> None:
     trainer, _, _ = trainer_of(TinyModel())
     trainer.run(batches(3), max_epochs=2)
     assert total_iterations(trainer) == trainer.state.iteration == 6
+
+
+def test_the_rmse_of_each_batch_is_available_to_users_handlers() -> None:
+    model = TinyModel()
+    trainer, _, _ = trainer_of(model)
+    data, outputs = batches(3), []
+    model.register_forward_hook(lambda _, __, out: outputs.append({key: out[key].detach().double() for key in LABELS}))
+    found: list[dict[str, float]] = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def _look(engine: Engine) -> None:
+        # The keys of the original trainer, and those of the metrics.
+        rmse = engine.state.batch_rmse
+        assert (rmse["E"], rmse["F"], rmse["q"]) == (rmse["energy"], rmse["forces"], rmse["charges"])
+        assert "spin_charges" not in rmse
+        assert "s" not in rmse
+        found.append(dict(rmse))
+
+    trainer.run(data)
+    for (x, y), out, values in zip(data, outputs, found, strict=True):
+        assert list(values) == list(LABELS)
+        real = (x["numbers"] != 0).numpy()
+        for name, value in values.items():
+            error = out[name].numpy() - y[name].double().numpy()
+            chosen = error if name == "energy" else error[real]
+            assert value == pytest.approx(np.sqrt(np.mean(chosen**2)), rel=1e-9)
+
+
+def test_the_rmse_of_a_batch_costs_no_host_read_unless_it_is_read() -> None:
+    trainer, _, _ = trainer_of(TinyModel())
+    with no_host_reads():
+        trainer.run(batches(2))
+    assert trainer.state.batch_rmse["E"] > 0
