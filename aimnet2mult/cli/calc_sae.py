@@ -15,9 +15,14 @@ from aimnet2mult.cli.console import EXISTING_FILE, HELP, require_training_packag
 def calc_sae(data: Path, out: Path) -> None:
     """Fit a reference energy for each element in DATA, and write them to OUT as YAML."""
     require_training_packages()
+    from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.hdf5 import read_fidelity
     from aimnet2mult.data.reference_energies import fit_sae, write_sae
 
-    sae = fit_sae(read_fidelity(data, labels=("energy",)))
+    report = check_files([data], labels=("energy",))
+    report.raise_errors(skip=True)
+    for line in report.bad_structures.lines():
+        click.echo(f"warning: left out: {line}", err=True)
+    sae = fit_sae(read_fidelity(data, labels=("energy",), skipped=report.skipped))
     write_sae(out, sae)
     click.echo(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")

@@ -78,16 +78,12 @@ def _check_labels(report: Report, labels: Sequence[str], found: Sequence[tuple[P
     missing = [label for label in labels if not any(counts.get(label) for _, counts in found)]
     if not missing:
         return
-    several = len(missing) > 1
     rest = [label for label in labels if label not in missing]
-    remedy = f"leave {'them' if several else 'it'} out: data.y=[{','.join(rest)}]" if rest else "data.keys maps names"
-    report.errors.add(
-        "missing labels",
-        [
-            f"label{'s' if several else ''} {', '.join(map(repr, missing))} {'are' if several else 'is'} in none of "
-            f"the data sets {', '.join(str(path) for path, _ in found)}; {remedy}"
-        ],
-    )
+    them, are = ("them", "s {} are") if len(missing) > 1 else ("it", " {} is")
+    remedy = f"leave {them} out: data.y=[{','.join(rest)}]" if rest else "data.keys maps their names"
+    what = are.format(", ".join(map(repr, missing)))
+    files = ", ".join(str(path) for path, _ in found)
+    report.errors.add("missing labels", [f"label{what} in none of the data sets {files}; {remedy}"])
 
 
 def _find_duplicates(report: Report, training: Sequence[FileScan], validation: Sequence[FileScan]) -> None:
@@ -109,8 +105,7 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
 
 
 def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
-    example = " and ".join(map(places.describe, pairs[0]))
-    count = f"{len(pairs):,} structure{'s' if len(pairs) > 1 else ''}"
+    example = f"{len(pairs):,}, such as {' and '.join(map(places.describe, pairs[0]))}"
     if first is second:
-        return f"{count} of {first.path} repeat others, which may leak into validation; the first is {example}"
-    return f"{count} of {second.path} are also in {first.path}; the first is {example}"
+        return f"{first.path}: repeated structures, which may be both in training and in validation: {example}"
+    return f"{second.path}: structures that are also in {first.path}: {example}"

@@ -17,6 +17,8 @@ ENERGY_SIGMAS = 50
 """Energies are outliers beyond this multiple of the robust standard deviation."""
 MIN_SIGMA = 0.02
 """Lower bound of the robust standard deviation of energies, in eV."""
+MIN_ENERGIES = 20
+"""With fewer energies, none is an outlier: the fit to the atoms would follow it."""
 FORCE_RATIO = 20
 """Forces are outliers beyond this multiple of the upper quartile."""
 MIN_FORCE = 10.0
@@ -80,7 +82,7 @@ def find_energy_outliers(residuals: Floats) -> tuple[Ints, Floats]:
         The outliers, worst first, and the deviation of each structure from the median.
     """
     known = np.isfinite(residuals)
-    if not known.any():
+    if known.sum() < MIN_ENERGIES:
         return np.empty(0, np.int64), residuals
     deviation = residuals - np.median(residuals[known])
     sigma = 1.4826 * float(np.median(np.abs(deviation[known])))

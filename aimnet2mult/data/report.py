@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Report:
     @property
     def skipped(self) -> SkippedRows:
         """The rows of the bad structures."""
-        return {key: np.unique(np.concatenate(sum(kinds.values(), []))) for key, kinds in self.bad_rows.items()}
+        return {key: np.unique(np.concatenate([*chain(*kinds.values())])) for key, kinds in self.bad_rows.items()}
 
     @property
     def bad_count(self) -> int:

@@ -215,10 +215,9 @@ def _train(
     consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
     if consensus.should_stop(now=True):
         return Outcome("preempted")
+    skipped = None if plan.report is None else plan.report.skipped
     components = communicator.run_on_all(
-        lambda: build_components(
-            plan.config, plan.definition, plan.folder, communicator, plan.report and plan.report.skipped
-        )
+        lambda: build_components(plan.config, plan.definition, plan.folder, communicator, skipped)
     )
     communicator.set_device(components.device)
     if not communicator.rank:

@@ -162,6 +162,31 @@ def test_small_groups_are_padded_and_merged_into_the_next_larger_one(files: list
             assert np.array_equal(group["forces"][row, :atoms], raw[atoms]["forces"][index])
 
 
+def test_origins_name_the_structures_also_after_padding_and_skipping(files: list[Path], write: Write) -> None:
+    val = write({3: make_group(3, 5, labels=("charges",), seed=9)}, "val.h5")
+    skipped = {(str(files[0]), "004"): np.array([2, 5]), (str(val), "003"): np.array([0])}
+    data = load(files, val_files={1: val}, skipped=skipped)
+    assert (data.train_counts, data.val_counts) == ((41 - 2, 43), (0, 4))
+    paths = {"train": files, "val": [files[0], val]}
+    for part, dataset in (("train", data.train), ("val", data.val)):
+        for group in dataset.groups:
+            rows = zip(group["fidelity"], identities(group), data.locate(group["origin"]), strict=True)
+            for fidelity, identity, place in rows:
+                atoms, row = divmod(identity, 100)
+                assert place == f"{paths[part][fidelity]}, group {atoms:03d}, row {row}"
+    assert (0, 402) not in identified(data.train)
+    assert (0, 403) in identified(data.train)
+
+
+def test_the_fingerprint_depends_on_skipped_structures_but_not_on_origins(files: list[Path]) -> None:
+    data = load(files)
+    before = data.fingerprint()
+    assert load(files, skipped={(str(files[0]), "004"): np.array([2])}).fingerprint() != before
+    for group in data.train.groups:
+        group["origin"] += 1
+    assert data.fingerprint() == before
+
+
 def test_groups_of_eight_batches_are_not_padded(files: list[Path]) -> None:
     """Structures of 3, 4, 5 and 9 atoms: 31, 14, 33 and 6, the last of which are merged into the ones before."""
     assert load(files, val_fraction=0, batch_size=1).train.keys() == [3, 4, 9]
