@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import VALIDATION, statistics
 from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
-from aimnet2mult.train.guarded_step import MaskedStep
+from aimnet2mult.train.guarded_step import MaskedStep, ReadStep
 from support.host_reads import no_host_reads
 from support.tiny_model import SquaredLoss, TinyModel, batches
 
@@ -40,7 +40,7 @@ class Recording:
         applied: Tensor | None = None,
     ) -> None:
         loss = {} if loss is None else loss
-        self.calls.append({"pred": pred, "true": true, "numbers": numbers, "fidelity": fidelity, **loss})
+        self.calls.append({"pred": pred, "applied": applied, **loss})
 
     def batch_rmse(self) -> dict[str, float]:
         raise NotImplementedError
@@ -239,7 +239,44 @@ def test_the_rmse_of_each_batch_is_available_to_users_handlers() -> None:
 
 
 def test_the_rmse_of_a_batch_costs_no_host_read_unless_it_is_read() -> None:
-    trainer, _, _ = trainer_of(TinyModel())
+    trainer, _, _ = trainer_of(TinyModel(), make_step=lambda optimizer, _: lambda _: optimizer.step())
     with no_host_reads():
         trainer.run(batches(2))
     assert trainer.state.batch_rmse["E"] > 0
+
+
+class LossOf(SquaredLoss):
+    """A loss multiplied by a factor whose value and gradient can be chosen separately."""
+
+    def __init__(self, factor: Callable[[Tensor], Tensor]) -> None:
+        self._factor = factor
+
+    def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": self._factor(super().__call__(y_pred, y_true)["loss"])}
+
+
+BAD_FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "loss and gradient": lambda loss: loss * torch.nan,
+    "loss overflows, but not its gradient": lambda loss: loss + torch.inf,
+    # The derivative of the square root at 0 is infinite.
+    "gradient of a finite loss": lambda loss: loss + (0 * loss).sqrt(),
+    "norm overflows": lambda loss: 1e38 * loss,
+}
+
+
+@pytest.mark.parametrize("kind", [ReadStep, MaskedStep])
+@pytest.mark.parametrize("options", [{}, {"clip_value": 0.4}, {"clip_norm": 1.0}], ids=str)
+@pytest.mark.parametrize("factor", BAD_FACTORS.values(), ids=BAD_FACTORS)
+def test_a_step_that_is_not_finite_is_not_applied(
+    factor: Callable[[Tensor], Tensor], options: dict[str, Any], kind: Any
+) -> None:
+    model, sums = TinyModel(), Recording()
+    optimizer = torch.optim.Adam(model.parameters(), weight_decay=0.1)
+    given: dict[str, Any] = {"device": CPU, "make_step": lambda one, _: kind(one), **options}
+    build_trainer(model, optimizer, SquaredLoss(), sums, **given).run(batches(2))
+    before = copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]])
+    trainer = build_trainer(model, optimizer, LossOf(factor), sums, **given)
+    trainer.run(batches(1))
+    torch.testing.assert_close([model.state_dict(), optimizer.state_dict()["state"]], before, rtol=0, atol=0)
+    assert [bool(call["applied"]) for call in sums.calls] == [True, True, False]
+    assert not trainer.state.applied
