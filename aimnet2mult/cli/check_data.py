@@ -94,16 +94,17 @@ def _show(report: Report) -> None:
 
 
 def _rows(summary: FileSummary) -> list[tuple[str, str]]:
+    from aimnet2mult.data.compositions import join_symbols
+
     rows = [
         ("structures", f"{summary.structures:,} in {summary.groups} groups"),
         ("bad structures", f"{summary.bad_structures:,}"),
         ("atoms", f"{summary.atoms:,}"),
-        ("elements", ", ".join(map(str, summary.elements)) or "none"),
+        ("elements", join_symbols(summary.elements) or "none"),
         *((label, f"{count:,} structures") for label, count in summary.labels.items()),
     ]
-    if summary.energy_per_atom is not None:
-        low, high = summary.energy_per_atom
-        rows.append(("energy per atom", f"{low:.4g} to {high:.4g} eV, less atomic energies"))
+    if summary.energies:
+        rows.append(("energies", summary.energies.removeprefix("energies ")))
     if summary.force_rms is not None:
         rows.append(("RMS force component", f"{summary.force_rms:.4g} eV/Å"))
     return rows

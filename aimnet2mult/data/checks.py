@@ -1,6 +1,6 @@
 """Checks of training and validation files before training, in one pass with bounded memory, without torch.
 
-Besides blocks of rows, 29 bytes a structure are kept, to find outliers and duplicates.
+Besides blocks of rows, 25 bytes a structure are kept, to find outliers and duplicates.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,11 +90,10 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
     """Warn of structures that are, or may be after the split, both in training and in validation data."""
     scans = [*training, *validation]
     places = Places([segment for scan in scans for segment in scan.segments])
-    good = np.concatenate([np.empty(0, np.bool_), *(scan.good for scan in scans)])
-    owner = np.repeat(np.arange(len(scans)), [len(scan.good) for scan in scans])
-    hashes = np.concatenate([np.empty(0, np.uint64), *(scan.hashes for scan in scans)])
-    numbers = np.flatnonzero(good)
-    pairs = numbers[find_duplicates(hashes[numbers])]
+    good = np.concatenate([np.empty(0, np.bool_), *(part for scan in scans for part in scan.good)])
+    owner = np.repeat(np.arange(len(scans)), [sum(map(len, scan.good)) for scan in scans])
+    hashes = np.concatenate([np.empty(0, np.uint64), *(part for scan in scans for part in scan.hashes)])
+    pairs = np.flatnonzero(good)[find_duplicates(hashes)]
     owners = owner[pairs]
     if validation:
         across = (owners < len(training)).sum(axis=1) == 1

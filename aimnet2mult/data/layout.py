@@ -114,19 +114,19 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
 
 
 def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) -> npt.NDArray[Any]:
-    """Read rows of an array, in the unit of the training.
+    """Read rows of an array, as stored; ``file_format`` names it.
 
     Raises:
         DataError: They are damaged.
     """
     try:
-        values = group.arrays[key][rows]
+        values: npt.NDArray[Any] = group.arrays[key][rows]
     except HDF5_ERRORS as error:
         where = f"{group.path}, group {group.name}, rows {rows.start} to {rows.stop - 1}"
         raise DataError(
             f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({_one_line(error)})"
         ) from error
-    return file_format.convert(key, values)
+    return values
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -62,8 +62,8 @@ class FileSummary:
     """Atomic numbers, in ascending order."""
     labels: dict[str, int] = field(default_factory=dict)
     """Number of structures with each label that is in the file."""
-    energy_per_atom: tuple[float, float] | None = None
-    """Range of the energy per atom in eV, less a sum over atoms fitted to the file."""
+    energies: str = ""
+    """Range and RMS of the energies after subtracting fitted reference energies."""
     force_rms: float | None = None
     """Root mean square of the force components, in eV/Å."""
     bad_structures: int = 0

@@ -223,7 +223,7 @@ def _train(
     if not communicator.rank:
         # Only now, since other ranks may have been looking for these files.
         save_reference_energies(components, plan.config.fidelity_names, plan.folder)
-    console.say(components.describe(plan.config.fidelity_names))
+        console.say(components.describe(plan.config.fidelity_names))
     if communicator.world_size > 1:
         console.say(f"{communicator.world_size} ranks share each batch")
     training = build_training(

@@ -305,7 +305,7 @@ def test_files_are_read_in_blocks_with_the_same_result(write: Write, monkeypatch
     monkeypatch.setattr("aimnet2mult.data.layout.BLOCK_ATOMS", 30)
     blocks = check(path)
     assert blocks.to_dict() == {**whole.to_dict(), "files": blocks.to_dict()["files"]}
-    assert blocks.files[0].energy_per_atom == pytest.approx(whole.files[0].energy_per_atom)
+    assert blocks.files[0].energies == whole.files[0].energies
     assert blocks.files[0].force_rms == pytest.approx(whole.files[0].force_rms)
     dataset = read_fidelity(path, labels=LABELS, skipped=blocks.skipped)
     assert np.array_equal(dataset[4]["forces"], np.delete(arrays["forces"], 77, axis=0).astype(np.float32))

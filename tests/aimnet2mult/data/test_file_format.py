@@ -23,6 +23,7 @@ HARTREE, BOHR, KCAL = 27.211386245988, 0.529177210903, 1 / 23.060547830619
     ("units", "factors"),
     [
         ({"energy": "hartree", "forces": "hartree/bohr", "coord": "bohr"}, (HARTREE, HARTREE / BOHR, BOHR)),
+        ({"energy": "Ha", "forces": "Hartree/Bohr", "coord": "Bohr"}, (HARTREE, HARTREE / BOHR, BOHR)),
         ({"energy": "kcal/mol", "forces": "kcal/mol/Å", "coord": "angstrom"}, (KCAL, KCAL, 1.0)),
         ({"energy": "meV", "forces": "eV/nm", "coord": "nm"}, (1e-3, 0.1, 10.0)),
         ({"energy": "eV/particle"}, (1.0, 1.0, 1.0)),
@@ -52,7 +53,7 @@ def test_distances_are_checked_after_conversion(write: Write) -> None:
 
 @pytest.mark.parametrize(("key", "unit"), [("energy", "quatloo"), ("forces", "eV"), ("coord", "eV"), ("energy", "")])
 def test_an_invalid_unit_is_an_error(key: str, unit: str) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.units\.{key} is '{unit}'; expected a unit such as"):
+    with pytest.raises(ConfigError, match=rf"data\.units\.{key}: .*{unit}"):
         FileFormat.from_settings({}, {**DEFAULT_UNITS, key: unit})
 
 
