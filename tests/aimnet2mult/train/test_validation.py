@@ -212,6 +212,32 @@ def test_only_the_first_rank_saves_the_best_weights(tmp_path: Path) -> None:
     assert not harness.best.exists()
 
 
+FUNCTIONS = {"energy": "energy_loss_fn", "charges": "peratom_loss_fn"}
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_the_loss_does_not_depend_on_the_batch_size(tmp_path: Path, size: int) -> None:
+    components: dict[str, dict[str, Any]] = {
+        name: {"fn": f"aimnet2mult.train.loss.{fn}", "weight": 1.0} for name, fn in FUNCTIONS.items()
+    }
+    components["charges"]["kwargs"] = {"key_true": "charges", "key_pred": "charges"}
+    loss = f"loss={{class: aimnet2mult.train.loss.MTLoss, kwargs: {{components: {components}}}}}"
+    harness = Harness(tmp_path, loss, f"data.samplers.val.batch_size={size}")
+    (group,) = harness.components.data.val.groups
+    # A single energy, in the last batch.
+    group["energy"][:3] = math.nan
+    outputs: list[dict[str, Any]] = []
+    harness.components.model.register_forward_hook(lambda _, __, out: outputs.append(out))
+    harness.validation.run(3)
+    pred = {name: torch.cat([out[name].detach() for out in outputs]).double().numpy() for name in FUNCTIONS}
+    energy = (pred["energy"][3] - group["energy"][3]) ** 2 / math.sqrt(3)
+    charges = ((pred["charges"] - group["charges"]) ** 2).mean()
+    ((*_, values),) = harness.bus.points
+    found = {name: values[name] for name in ("loss", "loss_energy", "loss_charges")}
+    expected = {"loss": (energy + charges) / 2, "loss_energy": energy, "loss_charges": charges}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 def spoil(harness: Harness, *rows: int) -> None:
     """Make the energies of these validation structures, numbered in the order of validation, infinite."""
     calls = iter(range(1000))
