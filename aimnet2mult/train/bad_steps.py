@@ -25,7 +25,7 @@ __all__ = ["BadStepReport", "BadSteps"]
 MAX_NAMED = 10
 """Maximum number of structures named in a message."""
 MAX_ALERTS = 50
-"""Maximum number of alerts about skipped steps in an attempt; afterwards, the steps are only counted."""
+"""Maximum number of alerts about skipped steps per start or resume of a run."""
 
 Rows = NDArray[np.int64]
 
@@ -79,23 +79,32 @@ class BadStepReport:
         loss_fn: the loss function, which must not communicate with other ranks.
         bus: bus to which alerts are published.
         console: console on which each alert is also printed.
+        max_alerts: maximum number of alerts; afterwards, the steps are only counted.
     """
 
-    def __init__(self, components: Components, loss_fn: LossFunction, *, bus: Bus, console: Console) -> None:
+    def __init__(
+        self,
+        components: Components,
+        loss_fn: LossFunction,
+        *,
+        bus: Bus,
+        console: Console,
+        max_alerts: int = MAX_ALERTS,
+    ) -> None:
         self._components = components
         self._loss_fn = loss_fn
         self._bus = bus
         self._console = console
         self._named: set[tuple[int, int]] = set()
         self._unexplained = Repeats()
-        self._alerts = 0
+        self._alerts_left = max_alerts
 
     def __call__(self, iteration: int) -> str:
         """Report a skipped step, unless its cause has been reported, and return the cause."""
         cause, is_new = self._explain(*self._components.sampler.batch_at(iteration - 1))
         if is_new:
-            self._alerts += 1
-            more = "; further ones are only counted, as skipped_steps" if self._alerts == MAX_ALERTS else ""
+            self._alerts_left -= 1
+            more = "" if self._alerts_left else "; further ones are only counted, as skipped_steps"
             title = f"step {iteration} skipped: loss or gradient is not finite"
             self._bus.alert(step=iteration, title=title, text=cause + more)
             self._console.say(f"warning: {title}: {cause}{more}")
@@ -104,7 +113,7 @@ class BadStepReport:
     def _explain(self, group: int, rows: Rows) -> tuple[str, bool]:
         """Return the cause of a skipped step, and whether to report it."""
         known = [row for row in rows.tolist() if (group, row) in self._named]
-        if self._alerts >= MAX_ALERTS:
+        if not self._alerts_left:
             return self._names(group, known or rows.tolist()), False
         if not are_finite(self._components.model):
             cause = "the model's weights are not finite"

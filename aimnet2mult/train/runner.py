@@ -48,8 +48,10 @@ PREEMPTED_DRAIN_TIMEOUT = 5.0
 
 EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
-EXIT_NOT_SAVED, EXIT_DIVERGED = 1, 3
-"""Exit codes of a run without a checkpoint of its last iteration, and of one that diverged or was not finite."""
+EXIT_DIVERGED = 3
+"""Exit code of a run that stopped because it has diverged, or whose steps or final weights were not finite."""
+EXIT_NOT_SAVED = 4
+"""Exit code of a run that was trained to the end, but has no checkpoint of its last iteration."""
 
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
 """Errors that the user can fix; their message is shown without a traceback."""
@@ -59,7 +61,7 @@ def train(request: Request) -> int:
     """Train as requested, and return the exit code.
 
     The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, 3 if it has diverged, or its steps
-    or weights were not finite, and 1 if there is no checkpoint of its last iteration.
+    or weights were not finite, and 4 if there is no checkpoint of its last iteration.
     With several ranks, rank 0 opens the run and broadcasts its plan to the others, which print nothing.
 
     Raises:

@@ -17,6 +17,7 @@ from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_validator
+from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Reporter
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from aimnet2mult.train.validation_metrics import ValidationMetrics
@@ -110,6 +111,7 @@ class Validation:
         self._consensus = consensus
         self._communicator = communicator
         self._console = console
+        self._repeats = Repeats()
         self._best = BestValidation(config.checkpoint.best, components.val_metrics)
         self._validator = build_validator(
             components.model, components.loss_fn, components.val_sums, device=components.device
@@ -176,4 +178,10 @@ class Validation:
             path.parent.mkdir(exist_ok=True)
             save_weights(self._components.model, path)
         except OSError as error:
-            self._console.say(f"warning: cannot save the weights of the best validation: {error}; training continues")
+            # The name of the temporary file, which is part of the message, differs each time.
+            if self._repeats.add(error.strerror or str(error)):
+                self._console.say(
+                    f"warning: cannot save the weights of the best validation: {error}; training continues"
+                )
+        else:
+            self._repeats.end()

@@ -163,7 +163,7 @@ def test_a_run_that_cannot_write_checkpoints_is_not_finished_but_saves_its_weigh
     (run / "checkpoints").touch()
     capfd.readouterr()
     weights = tmp_path / "weights.pt"
-    assert train(Request(resume=str(run), overrides=["trainer.epochs=4"], save=weights)) == 1
+    assert train(Request(resume=str(run), overrides=["trainer.epochs=4"], save=weights)) == 4
     receipt = read_receipt(run)
     problem = f"cannot write to {run}/checkpoints: File exists"
     assert (receipt.status, receipt.reason) == ("failed", f"no checkpoint at iteration 12: {problem}")
@@ -253,14 +253,13 @@ class Reported(NullBus):
 class Report:
     """The report of a run on 12 structures in three batches, some of them spoiled."""
 
-    def __init__(self, folder: Path, bad: Sequence[int] = (), model: str = "FragileCore") -> None:
+    def __init__(self, folder: Path, bad: Sequence[int] = (), **options: Any) -> None:
         config = load([], settings(folder, bad))
-        definition = {"class": f"support.tiny_model.{model}"}
-        self.components = build_components(config, definition, folder)
+        self.components = build_components(config, {"class": "support.tiny_model.FragileCore"}, folder)
         self.bus, self.output = Reported(), io.StringIO()
         console = Console({}, epochs=1, stream=self.output)
         loss_fn = build_loss(config, Communicator())
-        self.report = BadStepReport(self.components, loss_fn, bus=self.bus, console=console)
+        self.report = BadStepReport(self.components, loss_fn, bus=self.bus, console=console, **options)
 
     def batch(self, index: int) -> list[int]:
         """Return the rows of a batch, counted from 0."""
@@ -327,6 +326,17 @@ def test_a_failed_search_names_the_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert report.bus.texts[0].startswith(
         "the search for the cause failed (MemoryError: too large); the batch consists"
     )
+
+
+def test_the_number_of_alerts_is_limited(tmp_path: Path) -> None:
+    report = Report(tmp_path, bad=range(TRAINED), max_alerts=2)
+    for iteration in (1, 2, 3, 4):
+        cause = report.report(iteration)
+        assert str(report.batch(iteration - 1)[0]) in cause
+    assert len(report.named) == 2
+    suffix = "; further ones are only counted, as skipped_steps"
+    assert [text.endswith(suffix) for text in report.bus.texts] == [False, True]
+    assert report.output.getvalue().count("\n") == 2
 
 
 def test_the_search_changes_nothing(tmp_path: Path) -> None:
