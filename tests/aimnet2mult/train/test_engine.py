@@ -260,7 +260,7 @@ BAD_FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "loss overflows, but not its gradient": lambda loss: loss + torch.inf,
     # The derivative of the square root at 0 is infinite.
     "gradient of a finite loss": lambda loss: loss + (0 * loss).sqrt(),
-    "norm overflows": lambda loss: 1e38 * loss,
+    "norm overflows": lambda loss: 1e30 * loss,
 }
 
 
