@@ -24,7 +24,16 @@ CONFIG_FILE = "train.yaml"
 MODEL_FILE = "model.yaml"
 
 # All other settings define the training. Telemetry restricts changes of its own settings further.
-CHANGEABLE = ("trainer.epochs", "checkpoint.", "data.loaders.", "threads", "device", "telemetry.")
+CHANGEABLE = (
+    "trainer.epochs",
+    "trainer.on_bad_step",
+    "trainer.max_bad_steps",
+    "checkpoint.",
+    "data.loaders.",
+    "threads",
+    "device",
+    "telemetry.",
+)
 
 
 def find_run(name: str, directory: Path) -> Path:

@@ -26,6 +26,7 @@ __all__ = ["Config", "ConfigError", "load", "load_data_settings"]
 EXPECTED = {
     "device": "auto, cpu or cuda",
     "batch_mode": "atoms or molecules",
+    "on_bad_step": "skip or stop",
     "step": "iteration, epoch or val",
     "weights_of": "fidelity or structure",
     "on_bad_structure": "error or skip",
@@ -109,6 +110,12 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
     cls: str
     kwargs: Options
 
+    @property
+    def components(self) -> list[str]:
+        """Names of the components, if ``kwargs`` has any, as those of `MTLoss` do."""
+        components = self.kwargs.get("components")
+        return [str(name) for name in components] if isinstance(components, dict) else []
+
 
 class Optimizer(Section, frozen=True, rename={"cls": "class"}):
     cls: str
@@ -130,6 +137,8 @@ class Trainer(Section, frozen=True):
     clip_grad_value: PositiveFloat | None
     clip_grad_norm: PositiveFloat | None
     stop_below_lr: PositiveFloat | None
+    on_bad_step: Literal["skip", "stop"]
+    max_bad_steps: Count
 
 
 class Checkpoint(Section, frozen=True):

@@ -28,14 +28,23 @@ from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.build import build_model
 from aimnet2mult.train.engine import Batch, LossFunction
+from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
 
-__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
+__all__ = [
+    "Components",
+    "build_components",
+    "build_loss",
+    "fidelity_weights",
+    "ignore_sigterm",
+    "save_reference_energies",
+]
 
 Loader = DataLoader[Batch]
 
@@ -51,6 +60,7 @@ class Components:
     data: MixedData
     sampler: MixedFidelitySampler
     train_loader: Loader
+    val_sampler: MixedFidelitySampler
     val_loader: Loader
     model: nn.Module
     loss_fn: LossFunction
@@ -102,9 +112,13 @@ def build_components(
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
+    loss_fn = build_loss(config, communicator)
+    terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     device = _device(config.device, communicator)
     data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
-    sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
+    (sampler, val_sampler), (train_loader, val_loader) = _loaders(
+        config, data, labels, communicator, pin_memory=device.type == "cuda"
+    )
     model = build_model(
         definition,
         labels=labels,
@@ -113,24 +127,25 @@ def build_components(
         use_fidelity_readouts=config.use_fidelity_readouts,
     ).to(device)
     optimizer = build_optimizer(model, _optimizer_section(config))
-    val_metrics = find_validation_metrics(data, labels, names)
+    val_metrics = find_validation_metrics(data, labels, names, terms.names)
     return Components(
         labels=labels,
         device=device,
         data=data,
         sampler=sampler,
         train_loader=train_loader,
+        val_sampler=val_sampler,
         val_loader=val_loader,
         model=model,
-        loss_fn=_loss(config, communicator),
+        loss_fn=loss_fn,
         optimizer=optimizer,
         schedule=build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
             metrics=val_metrics,
         ),
-        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
-        val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
+        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
+        val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
         val_metrics=val_metrics,
     )
 
@@ -188,7 +203,8 @@ def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: Sk
 
 def _loaders(
     config: Config, data: MixedData, labels: tuple[str, ...], communicator: Communicator, *, pin_memory: bool
-) -> tuple[MixedFidelitySampler, Loader, Loader]:
+) -> tuple[tuple[MixedFidelitySampler, MixedFidelitySampler], tuple[Loader, Loader]]:
+    """Return the samplers and the loaders, each for training and validation."""
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
         data.train,
@@ -219,7 +235,7 @@ def _loaders(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
-    return sampler, loaders[0], loaders[1]
+    return (sampler, in_order), (loaders[0], loaders[1])
 
 
 def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:
@@ -246,7 +262,12 @@ def _optimizer_section(config: Config) -> dict[str, Any]:
     return section
 
 
-def _loss(config: Config, communicator: Communicator) -> LossFunction:
+def build_loss(config: Config, communicator: Communicator) -> LossFunction:
+    """Build the loss function, for batches that the ranks of ``communicator`` share.
+
+    Raises:
+        ConfigError: a setting is invalid.
+    """
     make = load_object(config.loss.cls, "loss.class")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)

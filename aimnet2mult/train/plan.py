@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ from aimnet2mult.config.merge import merge_layers
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.declarations import declare
+from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest, iteration_of
-from telemetry import Metric, Settings, read_receipt
+from telemetry import Metric, RunNotFound, Settings, read_header, read_receipt
 
 if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
@@ -59,21 +61,30 @@ class Plan:
     report: Report | None = None
     """Result of checking the data; None before."""
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Declarations of the metrics that will be published."""
         config = self.config
-        declared = declare(config.labels, config.fidelity_names, config.units)
-        return {
-            name: Metric(
-                unit=info.unit,
-                source_unit=info.source_unit,
-                label=info.text,
-                direction=info.direction,
-                watch=info.watch,
-            )
-            for name, info in declared.items()
-        }
+        declared = declare(config.labels, config.fidelity_names, config.units, config.loss.components)
+        earlier = {} if self.resume_step is None else _declared_metrics(self.folder)
+        return {name: _declaration(info, earlier.get(name)) for name, info in declared.items()}
+
+
+def _declaration(info: MetricInfo, earlier: Metric | None) -> Metric:
+    """Return the declaration of a metric that the run may have declared before."""
+    units = (info.unit, info.source_unit)
+    if earlier is not None and info.unit == f"{earlier.unit}/atom":
+        # Version 0.1 omitted "per atom", and the units of a run cannot change.
+        units = (earlier.unit, earlier.source_unit)
+    return Metric(unit=units[0], source_unit=units[1], label=info.text, direction=info.direction, watch=info.watch)
+
+
+def _declared_metrics(folder: Path) -> Mapping[str, Metric]:
+    """Return the declarations of an existing run; none if its journal is empty."""
+    try:
+        return read_header(folder).metrics
+    except RunNotFound:
+        return {}
 
 
 def make_plan(request: Request) -> Plan:

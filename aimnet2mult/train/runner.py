@@ -27,6 +27,7 @@ from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelErr
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.checkpoint_folder import find_newest
 from aimnet2mult.train.data_check import check_data, write_skipped
+from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from telemetry import MetricBus, NullBus, Status
 from telemetry.errors import format_error
@@ -36,7 +37,6 @@ from telemetry.recording.run_plan import RunPlan, plan_run
 if TYPE_CHECKING:
     from aimnet2mult.distributed.communicator import Communicator
     from aimnet2mult.train.console import Console
-    from aimnet2mult.train.loop import Outcome
 
 __all__ = ["train"]
 
@@ -49,7 +49,9 @@ PREEMPTED_DRAIN_TIMEOUT = 5.0
 EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
 EXIT_DIVERGED = 3
-"""Exit code of a run that stopped because it has diverged."""
+"""Exit code of a run that stopped because it has diverged, or whose steps or final weights were not finite."""
+EXIT_NOT_SAVED = 4
+"""Exit code of a run that was trained to the end, but has no checkpoint of its last iteration."""
 
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
 """Errors that the user can fix; their message is shown without a traceback."""
@@ -58,7 +60,8 @@ USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
 def train(request: Request) -> int:
     """Train as requested, and return the exit code.
 
-    The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, and 3 if it has diverged.
+    The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, 3 if it has diverged, or its steps
+    or weights were not finite, and 4 if there is no checkpoint of its last iteration.
     With several ranks, rank 0 opens the run and broadcasts its plan to the others, which print nothing.
 
     Raises:
@@ -82,11 +85,13 @@ def _run_first_rank(request: Request, info: RankInfo) -> int:
         except BaseException as error:
             _close_failed(bus, plan, error, several_ranks=info.world_size > 1)
             raise
-        if outcome == "diverged":
+        if outcome.kind == "diverged":
             _close_diverged(bus, plan)
+        elif outcome.kind in ("finished", "preempted"):
+            _close(bus, plan, outcome.kind, drain_briefly=outcome.kind == "preempted")
         else:
-            _close(bus, plan, outcome, drain_briefly=outcome == "preempted")
-        if outcome == "preempted":
+            _close_incomplete(bus, plan, outcome.reason)
+        if outcome.kind == "preempted":
             echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
     return _exit_code(outcome, stop)
 
@@ -115,9 +120,11 @@ def _run_other_rank(info: RankInfo) -> int:
 
 
 def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
-    if outcome == "diverged":
+    if outcome.kind in ("diverged", "not finite"):
         return EXIT_DIVERGED
-    return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
+    if outcome.kind == "not saved":
+        return EXIT_NOT_SAVED
+    return 128 + stop.signal if outcome.kind == "preempted" and stop.signal else 0
 
 
 def _check(plan: Plan) -> tuple[Plan, RunPlan]:
@@ -166,7 +173,7 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcom
     write_yaml(plan.folder / MODEL_FILE, plan.definition)
     write_skipped(plan)
     if stop.requested:
-        return "preempted"
+        return Outcome("preempted")
     from aimnet2mult.train.console import Console
 
     console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
@@ -209,7 +216,7 @@ def _train(
     stops = plan.settings.on_divergence == "stop"
     consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
     if consensus.should_stop(now=True):
-        return "preempted"
+        return Outcome("preempted")
     skipped = None if plan.report is None else plan.report.skipped
     components = communicator.run_on_all(
         lambda: build_components(plan.config, plan.definition, plan.folder, communicator, skipped)
@@ -237,7 +244,7 @@ def _train(
         weights = Path(plan.config.load)
         console.say(communicator.run_on_all(lambda: load_weights(components.model, weights)))
     outcome = training.run()
-    if outcome == "finished" and plan.save is not None and not communicator.rank:
+    if outcome.kind in ("finished", "not saved") and plan.save is not None and not communicator.rank:
         if are_finite(components.model):
             save_weights(components.model, plan.save)
             console.say(f"weights: {plan.save}")
@@ -268,6 +275,14 @@ def _close_diverged(bus: MetricBus, plan: Plan) -> None:
     newest = find_newest(plan.folder)
     weights = f" and the weights from before: aimnet2mult train … --load {newest}" if newest else ""
     echo(f"{reason}; start a new run with other settings{weights}", err=True)
+
+
+def _close_incomplete(bus: MetricBus, plan: Plan, reason: str) -> None:
+    _close(bus, plan, "failed", reason, drain_briefly=False)
+    newest = find_newest(plan.folder)
+    echo(
+        f"failed: {reason}; {f'the newest checkpoint is {newest}' if newest else 'the run has no checkpoint'}", err=True
+    )
 
 
 def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, drain_briefly: bool) -> None:
