@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -11,102 +12,93 @@ from pathlib import Path
 
 import pytest
 
-from telemetry.errors import SinkRejected, SinkUnavailable
+from telemetry.run_folder.paths import sinks_folder
 from telemetry.testing.child import Report
-from telemetry.testing.kit import Driver, Kit, drop
+from telemetry.testing.kit import Kit
 from telemetry.testing.points import sample
+from telemetry.testing.rehearsal import BATCH, Rehearsal, Script, finish
 
 _ROOM = (0, 25, 160, 700)
 """Bytes by which files can still grow before the disk is full; a batch is truncated at several positions."""
-_REMEDY = (
-    'Convert all exceptions of the backend: decorate the hook with `backend_errors("name")` of telemetry.sink_api, or '
-    "raise SinkUnavailable (retry) or SinkRejected (never retry) yourself."
+_LOST = (
+    "Delivery sends only the records after the last one that the sink has acknowledged. Pass no error over: a hook that "
+    "returns has accepted its records. "
 )
-_TEMPORARY = "Raise SinkUnavailable for temporary faults; SinkRejected ends delivery."
 
 
 class FaultChecks(Kit):
     """Faults of the backend are reported and lose nothing."""
 
     def test_a_full_disk_and_exhausted_file_descriptors_are_reported_and_lose_nothing(self, tmp_path: Path) -> None:
-        folder = tmp_path / "run"
-        with self.child("_write_under_limits", folder) as writer:
-            last = writer.read()
-        self.check_shows(
-            folder,
-            sample(1, last),
-            "A failed call may have written part of its batch. When a new instance is opened, find out which records "
-            "are present: none may be lost or duplicated.",
-        )
+        lengths = {}
+        with self.child("_write_under_limits", tmp_path) as writer:
+            for _ in range(len(_ROOM) + 2):
+                name, last = writer.read()
+                lengths[name] = last
+            durable = writer.read()
+        killed = tmp_path / "killed"
+        self.check_claim(killed, sample(1, 2 * BATCH), durable, "on a full disk, sink_write returned as durable")
+        finish(killed, lambda: self.make_sink(killed))
+        for name, last in {**lengths, killed.name: 2 * BATCH}.items():
+            self.check_shows(
+                tmp_path / name,
+                sample(1, last),
+                f"{_LOST}A failed call may have written part of its batch. When a new instance is opened, find out "
+                "which records are present: none may be lost or duplicated.",
+            )
 
     def test_an_outage_is_reported_and_loses_nothing(self, tmp_path: Path) -> None:
-        folder = tmp_path / "run"
-        self.deliver(folder, sample(1, 10))
-        last = 10
-        outages = list(self.outages(folder))
+        outages = len(list(self.outages(tmp_path / "run")))
         if not outages:
             pytest.skip("no outages are defined: define outages(folder)")
-        for outage in outages:
-            live = self.open_sink(folder)
-            last += 10
-            with outage:
-                self._fail(folder, live, last, rejects=True)
-            self.deliver(folder, sample(1, last))
-        self.check_shows(folder, sample(1, last), "Records held back by an outage must be delivered once afterwards.")
+        for number in range(outages):
+            folder = tmp_path / f"run-{number}"
+            script = Script(
+                failing=(False, True, True, False),
+                close_fails=True,
+                batches_fault=lambda folder=folder, number=number: list(self.outages(folder))[number],
+                may_reject=True,
+            )
+            rehearsal = Rehearsal(folder, lambda folder=folder: self.make_sink(folder), script)
+            rehearsal.run()
+            self.check_shows(
+                folder,
+                sample(1, rehearsal.last_seq),
+                f"{_LOST}Records held back by an outage must be delivered once afterwards.",
+            )
 
-    def _write_under_limits(self, report: Report, folder: str) -> None:
-        run = Path(folder)
-        live, last = self.open_sink(run), 10
-        live.write(sample(1, last))
-        full = [partial(_full_disk, run, room) for room in _ROOM]
-        limits: list[Callable[[], AbstractContextManager[None]]] = [*full, _no_descriptors]
-        for limit in limits:
-            last += 10
-            with limit():
-                self._fail(run, live, last, rejects=False)
-            drivers = [live]
-            del live
-            drop(drivers)
-            live = self.open_sink(run)
-            live.write_rest(sample(1, last))
-        live.close()
-        report(last)
+    def _write_under_limits(self, report: Report, folder: str) -> Rehearsal:
+        def rehearse(name: str, limit: Callable[[Path], AbstractContextManager[None]], script: Script) -> Rehearsal:
+            run = Path(folder) / name
+            faulty = dataclasses.replace(script, calls_fault=lambda: limit(run))
+            rehearsal = Rehearsal(run, lambda: self.make_sink(run), faulty)
+            rehearsal.run()
+            return rehearsal
 
-    def _fail(self, folder: Path, live: Driver, last: int, *, rejects: bool) -> None:
-        """Call each hook as delivery would; it may raise only errors that delivery can interpret."""
-
-        def write_with_new_instance() -> None:
-            self.open_sink(folder).write_rest(sample(1, last))
-
-        calls: dict[str, Callable[[], object]] = {
-            "sink_write": lambda: live.write(sample(last - 9, last)),
-            "sink_open or sink_write": write_with_new_instance,
-            "sink_close": live.close,
-        }
-        for hook, call in calls.items():
-            try:
-                call()
-            except SinkUnavailable:
-                continue
-            except SinkRejected as error:
-                if not rejects:
-                    msg = f"{hook} raised {error!r} on a full disk or without file descriptors. {_TEMPORARY}"
-                    raise AssertionError(msg) from error
-            except Exception as error:
-                msg = f"{hook} raised {type(error).__name__}: {error}. {_REMEDY}"
-                raise AssertionError(msg) from error
+        twice = Script(failing=(False, True, True, False), close_fails=True)
+        first_and_last = Script(failing=(True, False, True))
+        full = partial(_full_disk, room=0)
+        runs = [(f"full-{room}", partial(_full_disk, room=room), twice) for room in _ROOM]
+        runs += [("no-descriptors", _no_descriptors, twice), ("ends", full, first_and_last)]
+        for name, limit, script in runs:
+            report([name, rehearse(name, limit, script).last_seq])
+        killed = rehearse("killed", full, Script(failing=(False, True), close_fails=None))
+        report(killed.durable)
+        return killed
 
 
 @contextmanager
 def _full_disk(folder: Path, room: int) -> Iterator[None]:
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    # The backend's files: those of delivery can be larger.
+    files = set(folder.rglob("*")) - set(folder.glob("journal-*")) - set(sinks_folder(folder).rglob("*"))
+    sizes = [path.stat().st_size for path in files if path.is_file()]
     # Python ignores SIGXFSZ: a write beyond the limit is truncated, and the next one fails.
     with _limit(resource.RLIMIT_FSIZE, max(sizes, default=0) + room if room else 0):
         yield
 
 
 @contextmanager
-def _no_descriptors() -> Iterator[None]:
+def _no_descriptors(_: Path) -> Iterator[None]:
     descriptors = [os.open(os.devnull, os.O_RDONLY)]
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
     with _limit(resource.RLIMIT_NOFILE, highest + 1):
