@@ -64,7 +64,8 @@ class FaultChecks(Kit):
             self.check_shows(
                 folder,
                 sample(1, rehearsal.last_seq),
-                f"{_LOST}Records held back by an outage must be delivered once afterwards.",
+                f"{_LOST}Records held back by an outage must be delivered once afterwards; those for which sink_write "
+                "raises SinkRejected are set aside.",
             )
 
     def _write_under_limits(self, report: Report, folder: str) -> Rehearsal:
