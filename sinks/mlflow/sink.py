@@ -6,14 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sinks.mlflow.client import connect, login_errors, mlflow_calls
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
 from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri, validate_option
-from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl
+from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl, is_installed
 
 if TYPE_CHECKING:
     from sinks.mlflow.run import MlflowRun
@@ -92,7 +91,7 @@ class MlflowSink:
         from sinks.mlflow.run import MlflowRun, open_experiment
 
         tracking_uri, options = self._tracking_uri, self._options
-        if tracking_uri.needs_sqlalchemy and find_spec("sqlalchemy") is None:
+        if tracking_uri.needs_sqlalchemy and not is_installed("sqlalchemy"):
             msg = (
                 f"{tracking_uri.shown} is a database, which mlflow-skinny cannot write to: "
                 "pip install 'aimnet2mult[mlflow]', or set telemetry.mlflow.tracking_uri to the URL of a server"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -17,6 +15,7 @@ import pluggy
 
 from telemetry.errors import PluginError, SettingError, SinkNotFound, SinkNotInstalled, did_you_mean, format_error
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
+from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Record, RunRecord, Status
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Plugin:
 
     def missing(self) -> list[str]:
         """Return the required modules that are not installed, without importing any."""
-        return [module for module in self.requires if not _is_installed(module)]
+        return [module for module in self.requires if not is_installed(module)]
 
     def option_types(self) -> dict[str, dataclasses.Field[Any]]:
         """Return the options of the sink, keyed by name.
@@ -223,17 +222,6 @@ def _missing_message(plugin: Plugin, missing: list[str]) -> str:
     modules = ", ".join(repr(m) for m in missing)
     sink = f"sink {plugin.name!r} of {plugin.package}"
     return f"{sink} needs the module {modules}, which is not installed: {install_command(plugin)}"
-
-
-def _is_installed(module: str) -> bool:
-    """Return whether a module can be found, without importing its parents as ``find_spec`` would."""
-    top, *parts = module.split(".")
-    spec = find_spec(top)
-    for part in parts:
-        if spec is None or spec.submodule_search_locations is None:
-            return False
-        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
-    return spec is not None
 
 
 def _package(point: EntryPoint) -> str:

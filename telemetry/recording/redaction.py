@@ -10,19 +10,25 @@ from typing import Any
 
 REDACTED = "***"
 
-_CREDENTIAL_NAMES = re.compile(
-    r"(?i)(api[-_]?key|access[-_]?key|private[-_]?key|token|passw(or)?d|passphrase|secret|credential|authorization)"
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""A word of a name in snake_case, kebab-case or camelCase."""
+_CREDENTIAL = re.compile(
+    r"pass ?(word|wd|phrase)s?\b|(secret|credential)s?\b|authorization\b|(api|access|private) ?keys?\b"
+    r"|(access|api|auth|bearer|refresh) ?tokens\b"
+    # A token is a credential if it is what the name denotes, unlike token_id, and unlike the special tokens of a model.
+    r"|(?<!\b(bos|eos|pad|unk|sep|cls) )(?<!\bmask )token$"
 )
 # The login between :// and @ consists of a user name and, usually, a password, which may contain another @.
 _URL_LOGIN = re.compile(r"(?<=://)[^/\s]+(?=@)")
+_URL_PARAMETER = re.compile(r"(?<=[?&])([^=&\s]+)=[^&\s#]+")
 
 
 def redact(value: Any, name: str = "") -> Any:
     """Return a copy of nested dicts, lists and scalars in which values that look like credentials are ``***``.
 
     A value is redacted if its name, or the name of a mapping that contains it, looks like the name of a credential. In
-    a URL, only the login is redacted. Values that JSON cannot represent (infinities, NaN, integers beyond 64 bits,
-    objects) are replaced by their ``str``.
+    a URL, only the login and the parameters with such names are redacted. Values that JSON cannot represent
+    (infinities, NaN, integers beyond 64 bits, objects) are replaced by their ``str``.
     """
     if isinstance(value, Mapping):
         return {str(k): redact(v, f"{name}.{k}") for k, v in value.items()}
@@ -30,7 +36,18 @@ def redact(value: Any, name: str = "") -> Any:
         return value
     if isinstance(value, list | tuple):
         return [redact(v, name) for v in value]
-    return REDACTED if _CREDENTIAL_NAMES.search(name) else _scalar(value)
+    return REDACTED if _names_credential(name) else _scalar(value)
+
+
+def _names_credential(name: str) -> bool:
+    return any(_CREDENTIAL.search(" ".join(_WORD.findall(part)).lower()) for part in name.split("."))
+
+
+def _redact_url(text: str) -> str:
+    def redacted(found: re.Match[str]) -> str:
+        return f"{found[1]}={REDACTED}" if _names_credential(found[1]) else found[0]
+
+    return _URL_PARAMETER.sub(redacted, _URL_LOGIN.sub(REDACTED, text)) if "://" in text else text
 
 
 def _scalar(value: Any) -> int | float | str:
@@ -40,4 +57,4 @@ def _scalar(value: Any) -> int | float | str:
         return number if -(1 << 63) <= number < 1 << 64 else str(number)
     if isinstance(value, Real) and math.isfinite(value):
         return float(value)
-    return _URL_LOGIN.sub(REDACTED, str(value))
+    return _redact_url(str(value))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,15 @@ from telemetry.testing.kit import Kit
 from telemetry.testing.points import sample
 from telemetry.testing.rehearsal import BATCH, Rehearsal, Script, finish
 
+_Limit = Callable[[Path], AbstractContextManager[None]]
+
 _ROOM = (0, 25, 160, 700)
 """Bytes by which files can still grow before the disk is full; a batch is truncated at several positions."""
+_TWICE_AND_AT_THE_END = Script(failing=(False, True, True, False), close_fails=True)
+_KILLED = "full-and-killed"
 _LOST = (
-    "Delivery sends only the records after the last one that the sink has acknowledged. Pass no error over: a hook that "
-    "returns has accepted its records. "
+    "Delivery sends only the records after the last one that the sink has acknowledged. Pass no error over: a hook "
+    "that returns has accepted its records. "
 )
 
 
@@ -36,10 +41,11 @@ class FaultChecks(Kit):
                 name, last = writer.read()
                 lengths[name] = last
             durable = writer.read()
-        killed = tmp_path / "killed"
+        killed = tmp_path / _KILLED
+        lengths[_KILLED] = 2 * BATCH
         self.check_claim(killed, sample(1, 2 * BATCH), durable, "on a full disk, sink_write returned as durable")
-        finish(killed, lambda: self.make_sink(killed))
-        for name, last in {**lengths, killed.name: 2 * BATCH}.items():
+        finish(killed, partial(self.make_sink, killed))
+        for name, last in lengths.items():
             self.check_shows(
                 tmp_path / name,
                 sample(1, last),
@@ -52,44 +58,42 @@ class FaultChecks(Kit):
         if not outages:
             pytest.skip("no outages are defined: define outages(folder)")
         for number in range(outages):
-            folder = tmp_path / f"run-{number}"
-            script = Script(
-                failing=(False, True, True, False),
-                close_fails=True,
-                batches_fault=lambda folder=folder, number=number: list(self.outages(folder))[number],
-                may_reject=True,
-            )
-            rehearsal = Rehearsal(folder, lambda folder=folder: self.make_sink(folder), script)
-            rehearsal.run()
+            run = tmp_path / f"run-{number}"
+            fault = partial(self._outage, run, number)
+            last = self._rehearse(run, replace(_TWICE_AND_AT_THE_END, batches_fault=fault, may_reject=True)).last_seq
             self.check_shows(
-                folder,
-                sample(1, rehearsal.last_seq),
+                run,
+                sample(1, last),
                 f"{_LOST}Records held back by an outage must be delivered once afterwards; those for which sink_write "
                 "raises SinkRejected are set aside.",
             )
 
     def _write_under_limits(self, report: Report, folder: str) -> Rehearsal:
-        def rehearse(name: str, limit: Callable[[Path], AbstractContextManager[None]], script: Script) -> Rehearsal:
+        runs: dict[str, tuple[_Limit, Script]] = {
+            **{f"full-{room}": (partial(_full_disk, room=room), _TWICE_AND_AT_THE_END) for room in _ROOM},
+            "no-descriptors": (_no_descriptors, _TWICE_AND_AT_THE_END),
+            "full-at-both-ends": (_full_disk, Script(failing=(True, False, True))),
+        }
+        for name, (limit, script) in runs.items():
             run = Path(folder) / name
-            faulty = dataclasses.replace(script, calls_fault=lambda: limit(run))
-            rehearsal = Rehearsal(run, lambda: self.make_sink(run), faulty)
-            rehearsal.run()
-            return rehearsal
-
-        twice = Script(failing=(False, True, True, False), close_fails=True)
-        first_and_last = Script(failing=(True, False, True))
-        full = partial(_full_disk, room=0)
-        runs = [(f"full-{room}", partial(_full_disk, room=room), twice) for room in _ROOM]
-        runs += [("no-descriptors", _no_descriptors, twice), ("ends", full, first_and_last)]
-        for name, limit, script in runs:
-            report([name, rehearse(name, limit, script).last_seq])
-        killed = rehearse("killed", full, Script(failing=(False, True), close_fails=None))
+            report([name, self._rehearse(run, replace(script, calls_fault=partial(limit, run))).last_seq])
+        run = Path(folder) / _KILLED
+        script = Script(failing=(False, True), close_fails=None, calls_fault=partial(_full_disk, run))
+        killed = self._rehearse(run, script)
         report(killed.durable)
         return killed
 
+    def _rehearse(self, run: Path, script: Script) -> Rehearsal:
+        rehearsal = Rehearsal(run, partial(self.make_sink, run), script)
+        rehearsal.run()
+        return rehearsal
+
+    def _outage(self, run: Path, number: int) -> AbstractContextManager[Any]:
+        return list(self.outages(run))[number]
+
 
 @contextmanager
-def _full_disk(folder: Path, room: int) -> Iterator[None]:
+def _full_disk(folder: Path, room: int = 0) -> Iterator[None]:
     # The backend's files: those of delivery can be larger.
     files = set(folder.rglob("*")) - set(folder.glob("journal-*")) - set(sinks_folder(folder).rglob("*"))
     sizes = [path.stat().st_size for path in files if path.is_file()]

@@ -137,8 +137,9 @@ class Rehearsal:
         self._is_over = next(self._events, None) is None
 
     def _play(self) -> Iterator[str]:
-        for self._is_failing, batches in itertools.groupby(self._script.failing):
-            with self._script.batches_fault() if self._is_failing else nullcontext():
+        for fails, batches in itertools.groupby(self._script.failing):
+            self._is_failing = fails
+            with self._script.batches_fault() if fails else nullcontext():
                 for _ in batches:
                     self._record(sample(self.last_seq + 1, self.last_seq + BATCH))
                     self.last_seq += BATCH
@@ -152,9 +153,10 @@ class Rehearsal:
         self._is_failing = False
         yield from itertools.repeat("a retry", MAX_RETRIES)
 
-    def _record(self, records: Sequence[Record]) -> None:
-        for record in records:
-            self._journal.append(lambda _, record=record: record)
+    def _record(self, records: Sequence[Any]) -> None:
+        remaining = iter(records)
+        for _ in records:
+            self._journal.append(lambda _: next(remaining))
         self._journal.commit()
 
 
