@@ -16,8 +16,8 @@ from telemetry.journal.reader import JournalReader, read_header
 from telemetry.journal.segments import segments
 from telemetry.metrics import Metric
 from telemetry.plugins.registry import Sink, select
-from telemetry.recording.redaction import redact
 from telemetry.records import SCHEMA, RunRecord, now_ms
+from telemetry.redaction import redact
 from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from support.segment_files import run_record
 from telemetry.journal.codec import decode, encode
-from telemetry.recording.redaction import REDACTED, redact
 from telemetry.records import RunRecord
+from telemetry.redaction import REDACTED, redact
 
 CREDENTIALS = [
     "api_key",
