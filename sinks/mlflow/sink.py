@@ -45,9 +45,9 @@ class MlflowSink:
         """Options of the sink.
 
         Attributes:
-            tracking_uri: URI of a server or a database, without credentials, because options are written to the
-                journal; by default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the parent of the run folder. A relative
-                path of an SQLite file is resolved against that parent, not against the working directory.
+            tracking_uri: URI of a server or a database, without credentials; by default MLFLOW_TRACKING_URI, else
+                ``mlflow.db`` in the parent of the run folder. A relative path of an SQLite file is resolved against
+                that parent, not against the working directory.
             experiment: name of the experiment; by default MLFLOW_EXPERIMENT_NAME, else the run's project, else
                 ``Default``.
             run_name: displayed name of the run; by default its own name.
