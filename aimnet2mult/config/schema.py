@@ -18,6 +18,7 @@ from aimnet2mult.config.merge import BY_FIDELITY, merge_layers
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean
+from telemetry.redaction import redact
 from telemetry.units import conversion_factor
 
 __all__ = ["Config", "ConfigError", "load", "load_data_settings"]
@@ -188,9 +189,9 @@ class Config(Section, frozen=True):
         return {name: given.get(name, label.unit) for name, label in LABELS.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as nested dictionaries, as stored in ``train.yaml``."""
+        """Return the settings as nested dictionaries, as stored in ``train.yaml``, without credentials of sinks."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
+        return plain | {"telemetry": redact(self.telemetry)}
 
 
 def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:

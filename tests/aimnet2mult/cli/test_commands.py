@@ -171,6 +171,17 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
         )
 
 
+def test_folders_named_like_packages_are_no_packages(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: str
+) -> None:
+    monkeypatch.setattr("aimnet2mult.cli.console.TRAINING_PACKAGES", ("torch", "zz_ignite"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "zz_ignite").mkdir()
+    code, _, err = run(capsys, "train", dataset)
+    assert (code, err.partition(";")[0]) == (2, "error: required packages are not installed: zz_ignite")
+
+
 # ---------------------------------------------------------------- options
 
 

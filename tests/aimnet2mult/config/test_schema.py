@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml, write_yaml
+from aimnet2mult.config.resume_rules import load_config
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError
-from telemetry import UnitError
+from telemetry import SettingError, Settings, UnitError
+from telemetry.plugins.registry import select
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -272,3 +274,21 @@ def test_fidelities_are_named_by_index_by_default(dataset: str) -> None:
 def test_units_are_those_of_the_labels_by_default(dataset: str) -> None:
     units = load([], [dataset, "telemetry.units.energy=eV/particle"]).units
     assert (units["energy"], units["forces"]) == ("eV/particle", "kcal/mol/Å")
+
+
+def test_credentials_of_sinks_are_not_stored_and_come_from_the_user_again_on_resume(
+    tmp_path: Path, dataset: str
+) -> None:
+    given = [
+        "telemetry.wandb.api_key=hunter2",
+        "telemetry.mlflow.tracking_uri=https://me:hunter2@host",
+        "telemetry.wandb.name=tokenizer",
+    ]
+    write_yaml(tmp_path / "train.yaml", load([], [dataset, *given]).to_dict())
+    assert "hunter2" not in (tmp_path / "train.yaml").read_text(encoding="utf-8")
+    resumed = load_config(tmp_path, [], [])
+    assert resumed.telemetry["wandb"] == {"api_key": "***", "name": "tokenizer"}
+    assert resumed.telemetry["mlflow"] == {"tracking_uri": "https://***@host"}
+    assert load_config(tmp_path, [], given).telemetry["wandb"]["api_key"] == "hunter2"
+    with pytest.raises(SettingError, match="set TELEMETRY_MLFLOW_TRACKING_URI in the environment"):
+        select(["mlflow"], Settings.parse({"mlflow": resumed.telemetry["mlflow"]}).options)
