@@ -202,7 +202,7 @@ def reference(
 
 def labeled_structures(batch: Batch) -> int:
     labels = [array.numpy() for name, array in batch.true.items() if not name.endswith("_mask")]
-    return sum(any(np.isfinite(array[b]).any() for array in labels) for b in range(len(batch.numbers)))
+    return sum(any(not np.isnan(array[b]).all() for array in labels) for b in range(len(batch.numbers)))
 
 
 def expected(pooled: Sequence[Batch], labels: Sequence[str], fidelities: int) -> dict[str, float]:
