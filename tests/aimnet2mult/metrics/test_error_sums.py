@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.metrics.error_sums import ErrorSums, Losses, Slot
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.layout import LossTerms
+from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, Selection, statistics
 from aimnet2mult.quantities import LABELS
 from support.host_reads import no_host_reads
