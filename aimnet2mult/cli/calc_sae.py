@@ -15,9 +15,19 @@ from aimnet2mult.cli.console import EXISTING_FILE, HELP, require_training_packag
 def calc_sae(data: Path, out: Path) -> None:
     """Fit a reference energy for each element in DATA, and write them to OUT as YAML."""
     require_training_packages()
+    from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.hdf5 import read_fidelity
-    from aimnet2mult.data.reference_energies import fit_sae, write_sae
+    from aimnet2mult.data.label_summary import summarize_labels
+    from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
 
-    sae = fit_sae(read_fidelity(data, labels=("energy",)))
+    report = check_files([data], labels=("energy",))
+    report.raise_errors(skip=True)
+    for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
+        click.echo(f"warning: {line}", err=True)
+    dataset = read_fidelity(data, labels=("energy",), skipped=report.skipped)
+    sae = fit_sae(dataset.groups, data)
+    out = out.expanduser()
     write_sae(out, sae)
     click.echo(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
+    apply_sae(dataset, sae, data)
+    click.echo(summarize_labels(dataset.groups))

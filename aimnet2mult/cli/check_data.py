@@ -26,9 +26,15 @@ FILE = click.Path(path_type=Path)
     "--min-distance", metavar="Å", type=click.FloatRange(min=0), help="Smallest distance of two atoms (default: 0.3)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_context
 def check_data(
-    *, words: tuple[str, ...], val_files: tuple[Path, ...], min_distance: float | None, as_json: bool
-) -> int:
+    context: click.Context,
+    *,
+    words: tuple[str, ...],
+    val_files: tuple[Path, ...],
+    min_distance: float | None,
+    as_json: bool,
+) -> None:
     """Check data FILES as training does, and show what they contain.
 
     Settings such as data.units.energy=Ha, data.keys.energy=E_wb97m or data.y=[energy,forces] are those of training. By
@@ -47,7 +53,7 @@ def check_data(
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
         _show(report)
-    return 0 if report.ok else 1
+    context.exit(0 if report.ok else 1)
 
 
 def _is_setting(word: str) -> bool:
@@ -88,16 +94,17 @@ def _show(report: Report) -> None:
 
 
 def _rows(summary: FileSummary) -> list[tuple[str, str]]:
+    from aimnet2mult.data.compositions import join_symbols
+
     rows = [
         ("structures", f"{summary.structures:,} in {summary.groups} groups"),
         ("bad structures", f"{summary.bad_structures:,}"),
         ("atoms", f"{summary.atoms:,}"),
-        ("elements", ", ".join(map(str, summary.elements)) or "none"),
+        ("elements", join_symbols(summary.elements) or "none"),
         *((label, f"{count:,} structures") for label, count in summary.labels.items()),
     ]
-    if summary.energy_per_atom is not None:
-        low, high = summary.energy_per_atom
-        rows.append(("energy per atom", f"{low:.4g} to {high:.4g} eV, less atomic energies"))
+    if summary.energies:
+        rows.append(("energies", summary.energies.removeprefix("energies ")))
     if summary.force_rms is not None:
         rows.append(("RMS force component", f"{summary.force_rms:.4g} eV/Å"))
     return rows

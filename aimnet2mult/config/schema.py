@@ -18,6 +18,7 @@ from aimnet2mult.config.merge import BY_FIDELITY, merge_layers
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean
+from telemetry.units import conversion_factor
 
 __all__ = ["Config", "ConfigError", "load", "load_data_settings"]
 
@@ -196,6 +197,7 @@ def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: A file cannot be read, or a key or value is invalid.
+        UnitError: A display unit is unknown or does not fit its label.
     """
     config = _convert(merge_layers(files, overrides))
     _check_fidelities(config)
@@ -310,6 +312,8 @@ def _check_units(units: object) -> None:
     if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
         raise ConfigError(f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle")
     _check_labels("telemetry.units", list(units))
+    for label, unit in units.items():
+        conversion_factor(f"telemetry.units.{label}", LABELS[label].source_unit, unit)
 
 
 def _check_patterns(optimizer: Optimizer) -> None:

@@ -1,6 +1,6 @@
 """Checks of training and validation files before training, in one pass with bounded memory, without torch.
 
-Besides blocks of rows, 29 bytes a structure are kept, to find outliers and duplicates.
+Besides blocks of rows, 25 bytes a structure are kept, to find outliers and duplicates.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,34 +71,31 @@ def _scan(scan: FileScan, report: Report) -> None:
     if not layout.problems and not any(segment.rows for segment in scan.segments):
         report.errors.add("files without structures", [f"{path} has no structures"])
     elif scan.summary.structures and scan.summary.structures == scan.summary.bad_structures:
-        report.errors.add("files without good structures", [f"{path} has no structures without problems"])
+        report.errors.add(
+            "files without good structures", [f"{path}: all structures are bad; check data.units and data.keys"]
+        )
 
 
 def _check_labels(report: Report, labels: Sequence[str], found: Sequence[tuple[Path, Mapping[str, int]]]) -> None:
     missing = [label for label in labels if not any(counts.get(label) for _, counts in found)]
     if not missing:
         return
-    several = len(missing) > 1
     rest = [label for label in labels if label not in missing]
-    remedy = f"leave {'them' if several else 'it'} out: data.y=[{','.join(rest)}]" if rest else "data.keys maps names"
-    report.errors.add(
-        "missing labels",
-        [
-            f"label{'s' if several else ''} {', '.join(map(repr, missing))} {'are' if several else 'is'} in none of "
-            f"the data sets {', '.join(str(path) for path, _ in found)}; {remedy}"
-        ],
-    )
+    them, are = ("them", "s {} are") if len(missing) > 1 else ("it", " {} is")
+    remedy = f"leave {them} out: data.y=[{','.join(rest)}]" if rest else "data.keys maps their names"
+    what = are.format(", ".join(map(repr, missing)))
+    files = ", ".join(str(path) for path, _ in found)
+    report.errors.add("missing labels", [f"label{what} in none of the data sets {files}; {remedy}"])
 
 
 def _find_duplicates(report: Report, training: Sequence[FileScan], validation: Sequence[FileScan]) -> None:
     """Warn of structures that are, or may be after the split, both in training and in validation data."""
     scans = [*training, *validation]
     places = Places([segment for scan in scans for segment in scan.segments])
-    good = np.concatenate([np.empty(0, np.bool_), *(scan.good for scan in scans)])
-    owner = np.repeat(np.arange(len(scans)), [len(scan.good) for scan in scans])
-    hashes = np.concatenate([np.empty(0, np.uint64), *(scan.hashes for scan in scans)])
-    numbers = np.flatnonzero(good)
-    pairs = numbers[find_duplicates(hashes[numbers])]
+    good = np.concatenate([np.empty(0, np.bool_), *(part for scan in scans for part in scan.good)])
+    owner = np.repeat(np.arange(len(scans)), [sum(map(len, scan.good)) for scan in scans])
+    hashes = np.concatenate([np.empty(0, np.uint64), *(part for scan in scans for part in scan.hashes)])
+    pairs = np.flatnonzero(good)[find_duplicates(hashes)]
     owners = owner[pairs]
     if validation:
         across = (owners < len(training)).sum(axis=1) == 1
@@ -109,8 +106,7 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
 
 
 def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
-    example = " and ".join(map(places.describe, pairs[0]))
-    count = f"{len(pairs):,} structure{'s' if len(pairs) > 1 else ''}"
+    example = f"{len(pairs):,}, such as {' and '.join(map(places.describe, pairs[0]))}"
     if first is second:
-        return f"{count} of {first.path} repeat others, which may leak into validation; the first is {example}"
-    return f"{count} of {second.path} are also in {first.path}; the first is {example}"
+        return f"{first.path}: repeated structures, which may be both in training and in validation: {example}"
+    return f"{second.path}: structures that are also in {first.path}: {example}"

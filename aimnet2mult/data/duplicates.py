@@ -28,7 +28,7 @@ def hash_structures(block: Mapping[str, npt.NDArray[Any]]) -> Hashes:
     steps = np.rint(coord * (1 / RESOLUTION)).astype(np.int64)
     # Those of the first atoms are the same for every number of atoms.
     coefficients = _random(0, 4 * numbers.shape[1]).reshape(-1, 4)
-    total = np.einsum("bnc,nc->b", steps.view(np.uint64), coefficients[:, :3])
+    total: Hashes = np.einsum("bnc,nc->b", steps.view(np.uint64), coefficients[:, :3])
     total += np.einsum("bn,n->b", numbers.view(np.uint64), coefficients[:, 3])
     for (key, default), coefficient in zip(OPTIONAL_INPUTS.items(), _random(1, len(OPTIONAL_INPUTS)), strict=True):
         values = np.rint(block[key]) if key in block else np.full(len(numbers), default)

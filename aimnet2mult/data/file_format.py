@@ -54,13 +54,10 @@ class FileFormat:
 def _factor(key: str, unit: str) -> float:
     """Return the factor from a unit to the unit of the training; energies may be per particle or per mol."""
     from telemetry.errors import UnitError
-    from telemetry.metrics import Metric
-    from telemetry.units import factors
+    from telemetry.units import conversion_factor
 
     target = LABELS[key].source_unit if key in LABELS else "angstrom"
     try:
-        # From the unit of the training to that of the file: that direction accepts molar units for energies.
-        return 1 / factors({f"data.units.{key}": Metric(source_unit=target, unit=unit)})[f"data.units.{key}"]
+        return conversion_factor(f"data.units.{key}", unit, target)
     except UnitError as error:
-        examples = {"energy": "eV, Ha or kcal/mol", "forces": "eV/Å, Ha/bohr or kcal/mol/Å", "coord": "Å, bohr or nm"}
-        raise ConfigError(f"data.units.{key} is {unit!r}; expected a unit such as {examples[key]}") from error
+        raise ConfigError(str(error)) from error

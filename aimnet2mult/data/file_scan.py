@@ -7,25 +7,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aimnet2mult.data.compositions import Compositions, count_compositions
 from aimnet2mult.data.duplicates import hash_structures
 from aimnet2mult.data.file_format import FileFormat
+from aimnet2mult.data.label_summary import describe_energies
 from aimnet2mult.data.labels import MAX_FLOAT32, is_infinite, is_missing
 from aimnet2mult.data.layout import SizeGroup, read_rows
-from aimnet2mult.data.outliers import (
-    MAX_WORST,
-    Compositions,
-    energy_residuals,
-    find_energy_outliers,
-    find_force_outliers,
-)
+from aimnet2mult.data.outliers import MAX_WORST, find_energy_outliers, find_force_outliers, robust_residuals
 from aimnet2mult.data.places import Places, Segment, place
+from aimnet2mult.data.reference_energies import fit_compositions
 from aimnet2mult.data.report import FileSummary, Report
-from aimnet2mult.data.structures import MAX_ELEMENT, count_electrons, find_bad, find_misfits
+from aimnet2mult.data.structures import count_electrons, find_bad, find_misfits
+from aimnet2mult.data.unit_hints import ForceEvidence, find_energy_unit, find_precision_loss, unit_hints
 from aimnet2mult.errors import DataError
 
 __all__ = ["FileScan"]
 
-Block = dict[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Block = dict[str, Array]
+
+KCAL_PER_EV = 23.060547830619
+"""One eV/particle in kcal/mol."""
 
 
 class FileScan:
@@ -47,24 +49,17 @@ class FileScan:
         self.file_format = file_format
         self.summary = FileSummary(path=str(path))
         self.segments: list[Segment] = []
+        self.good: list[npt.NDArray[np.bool_]] = []
+        """Whether each structure, in the order of the file, has no problem."""
+        self.hashes: list[npt.NDArray[np.uint64]] = []
+        """Hashes of the good structures, as all of the following."""
+        self._energies: list[Array] = []
+        self._forces: list[npt.NDArray[np.float32]] = []
+        self._compositions: list[tuple[Array, npt.NDArray[np.int32]]] = []
+        self._force_evidence = ForceEvidence()
+        self._infinite: dict[str, list[tuple[int, str]]] = {}
         self._min_distance = min_distance
         self._report = report
-        self._parts: dict[str, list[npt.NDArray[Any]]] = {}
-        self._compositions = Compositions()
-        self._elements: set[int] = set()
-        self._force_squares = 0.0
-        self._force_components = 0
-        self._infinite: dict[str, list[tuple[int, str]]] = {}
-
-    @property
-    def good(self) -> npt.NDArray[np.bool_]:
-        """Whether each structure, in the order of the file, has no problem."""
-        return self._joined("good", np.bool_)
-
-    @property
-    def hashes(self) -> npt.NDArray[np.uint64]:
-        """Hash of each structure; meaningless for those with problems."""
-        return self._joined("hashes", np.uint64)
 
     def read(self, group: SizeGroup) -> None:
         """Read and check the rows of a group."""
@@ -85,22 +80,18 @@ class FileScan:
             self.summary.labels.setdefault(label, 0)
 
     def finish(self) -> None:
-        """Complete the summary, and look for outliers."""
-        summary = self.summary
-        summary.elements = sorted(self._elements)
+        """Complete the summary, and look for problems of all structures together."""
         for label, found in self._infinite.items():
             places = "; ".join(where for _, where in found[:3])
             count = sum(number for number, _ in found)
-            self._report.warnings.add(
-                "infinite labels",
-                [f"{self.path}: {count:,} values of {label} are infinite and treated as missing ({places})"],
-            )
-        if self._force_components:
-            summary.force_rms = float(np.sqrt(self._force_squares / self._force_components))
-        self._find_outliers()
+            self._warn([f"{count:,} values of {label} are infinite and treated as missing ({places})"])
+        if self._compositions:
+            self._finish_structures(np.flatnonzero(np.concatenate(self.good)))
 
     def _check(self, group: str, start: int, block: Block) -> None:
         """Check a block of structures, whose first one is in row ``start``."""
+        stored_energy = block.get("energy")
+        block = {key: self.file_format.convert(key, values) for key, values in block.items()}
         bad = np.zeros(len(block["numbers"]), np.bool_)
         for finding in find_bad(block, self._min_distance):
             rows = np.flatnonzero(finding.rows)
@@ -109,44 +100,28 @@ class FileScan:
         self._mask_infinite(group, start, block)
         self.summary.structures += len(bad)
         self.summary.bad_structures += int(bad.sum())
+        self.good.append(~bad)
         good = {key: values[~bad] for key, values in block.items()} if bad.any() else block
-        for name, values in self._measure(good).items():
-            self._append(name, values, ~bad)
-        self._parts.setdefault("good", []).append(~bad)
+        self._energies.append(np.full(len(good["numbers"]), np.nan) if stored_energy is None else stored_energy[~bad])
+        self._add(good)
         if "mult" in block:
             self._warn_of_misfits(group, start + np.flatnonzero(~bad), good)
 
-    def _measure(self, block: Block) -> Block:
-        """Add good structures to the summary, and return what is kept of each."""
-        numbers = block["numbers"]
-        is_atom = numbers != 0
-        atoms = is_atom.sum(axis=1)
-        self.summary.atoms += int(atoms.sum())
-        self._elements |= set(np.unique(numbers).astype(int).tolist()) - {0}
+    def _add(self, block: Block) -> None:
+        """Add good structures to the summary and to what is kept of each."""
+        is_atom = block["numbers"] != 0
+        self.summary.atoms += int(is_atom.sum())
         for label in set(self.labels) & block.keys():
             labeled = int((~is_missing(block[label], is_atom)).sum())
             self.summary.labels[label] = self.summary.labels.get(label, 0) + labeled
-        kept = {"hashes": hash_structures(block), "atoms": atoms.astype(np.float32)}
-        kept["composition"] = self._compositions.add(numbers, MAX_ELEMENT)
-        kept["energy"] = block["energy"].astype(np.float64) if "energy" in block else np.full(len(atoms), np.nan)
-        kept["force"] = np.full(len(atoms), np.nan, np.float32)
+        self.hashes.append(hash_structures(block))
+        self._compositions.append(count_compositions(block["numbers"]))
+        self._forces.append(np.full(len(is_atom), np.nan, np.float32))
         if "forces" in block:
-            squares = np.where(is_atom[..., None], block["forces"].astype(np.float64), np.nan) ** 2
-            known = np.isfinite(squares)
-            self._force_squares += float(squares[known].sum())
-            self._force_components += int(known.sum())
-            largest = np.sqrt(np.fmax.reduce(squares.sum(axis=2), axis=1))
-            kept["force"] = np.minimum(largest, MAX_FLOAT32).astype(np.float32)
-        return kept
-
-    def _append(self, name: str, values: npt.NDArray[Any], good: npt.NDArray[np.bool_]) -> None:
-        """Keep values of the good structures of a block, and placeholders for the others."""
-        whole = np.full(len(good), np.nan if values.dtype.kind == "f" else 0, values.dtype)
-        whole[good] = values
-        self._parts.setdefault(name, []).append(whole)
-
-    def _joined(self, name: str, dtype: Any) -> npt.NDArray[Any]:
-        return np.concatenate([np.empty(0, dtype), *self._parts.get(name, [])])
+            self._force_evidence.add(block)
+            squares = np.square(block["forces"].astype(np.float64)).sum(axis=2)
+            largest = np.sqrt(np.fmax.reduce(np.where(is_atom, squares, np.nan), axis=1))
+            self._forces[-1] = np.minimum(largest, MAX_FLOAT32).astype(np.float32)
 
     def _mask_infinite(self, group: str, start: int, block: Block) -> None:
         """Treat infinite labels, also those beyond float32, as missing, and remember where they are."""
@@ -154,9 +129,8 @@ class FileScan:
             infinite = is_infinite(block[label])
             if infinite.any():
                 rows = np.flatnonzero(infinite.any(axis=tuple(range(1, infinite.ndim))))
-                found = self._infinite.setdefault(label, [])
-                places = [place(self.path, group, start + row).split(", ", 1)[1] for row in rows[:3].tolist()]
-                found.append((int(infinite.sum()), "; ".join(places)))
+                places = "; ".join(f"group {group}, row {start + row}" for row in rows[:3])
+                self._infinite.setdefault(label, []).append((int(infinite.sum()), places))
                 block[label] = np.where(infinite, np.nan, block[label])
 
     def _warn_of_misfits(self, group: str, rows: npt.NDArray[np.int64], block: Block) -> None:
@@ -169,34 +143,41 @@ class FileScan:
                 f"{electrons[i]:g} electrons; check charge and mult"
                 for i in found
             ),
-            count=len(found),
+            len(found),
         )
 
-    def _find_outliers(self) -> None:
-        energy = energy_residuals(
-            self._joined("energy", np.float64), self._joined("composition", np.int32), self._compositions
-        )
-        if np.isfinite(energy).any():
-            per_atom = energy / self._joined("atoms", np.float32)
-            self.summary.energy_per_atom = (float(np.nanmin(per_atom)), float(np.nanmax(per_atom)))
-        worst, deviation = find_energy_outliers(energy)
-        self._warn_of_outliers(
-            "energies",
-            worst,
-            deviation,
-            "energy outlier, {:.4g} eV from the median after subtraction of atomic energies",
-        )
-        force = self._joined("force", np.float32)
-        self._warn_of_outliers("forces", find_force_outliers(force), force, "force outlier, {:.4g} eV/Å")
+    def _finish_structures(self, rows: npt.NDArray[np.int64]) -> None:
+        compositions = Compositions.join(self._compositions)
+        self.summary.elements = list(compositions.elements)
+        self.summary.force_rms = self._force_evidence.rms
+        energy = self.file_format.convert("energy", np.concatenate(self._energies)).astype(np.float64)
+        known = np.isfinite(energy) & ~is_infinite(energy)
+        energy_unit = None
+        if known.any():
+            energy_unit = self._finish_energies(rows[known], compositions.select(known), energy[known])
+        self._warn(unit_hints(energy_unit, self._force_evidence))
+        forces = np.concatenate(self._forces)
+        self._warn_of_outliers("forces", rows, find_force_outliers(forces), forces, "force outlier, {:.4g} eV/Å")
 
-    def _warn_of_outliers(self, what: str, worst: npt.NDArray[np.int64], values: Any, text: str) -> None:
+    def _finish_energies(
+        self, rows: npt.NDArray[np.int64], compositions: Compositions, energy: npt.NDArray[np.float64]
+    ) -> str | None:
+        """Describe energies in eV, and return the unit that they seem to have."""
+        sae = fit_compositions(compositions, energy)
+        residual = energy - (compositions.counts @ [sae[z] for z in compositions.elements])[compositions.index]
+        self.summary.energies = describe_energies(compositions, residual)
+        if loss := find_precision_loss(self._energies, KCAL_PER_EV * self.file_format.factors.get("energy", 1.0)):
+            self._warn([loss])
+        worst, deviation = find_energy_outliers(robust_residuals(compositions, energy))
+        text = "energy outlier, {:.4g} eV from the median after subtracting a sum over atoms"
+        self._warn_of_outliers("energies", rows, worst, deviation, text)
+        return find_energy_unit(compositions, compositions.mean(energy))
+
+    def _warn(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            self._report.warnings.add("labels", [f"{self.path}: {text}"])
+
+    def _warn_of_outliers(self, what: str, rows: Array, worst: npt.NDArray[np.int64], values: Array, text: str) -> None:
         places = Places(self.segments)
-        self._report.warnings.add(
-            f"outliers in {what} of {self.path}",
-            (
-                f"{where}: {text.format(values[number])}"
-                for number, where in zip(worst, map(places.describe, worst), strict=True)
-            ),
-            count=len(worst),
-            limit=MAX_WORST,
-        )
+        lines = (f"{places.describe(rows[i])}: {text.format(values[i])}" for i in worst)
+        self._report.warnings.add(f"outliers in {what} of {self.path}", lines, len(worst), limit=MAX_WORST)

@@ -108,7 +108,8 @@ def _read_group(
         if key in group.arrays:
             for rows in group.blocks():
                 first, end = np.searchsorted(keep, (rows.start, rows.stop))
-                values = read_rows(group, key, rows, file_format)[keep[first:end] - rows.start]
+                stored = read_rows(group, key, rows, file_format)[keep[first:end] - rows.start]
+                values = file_format.convert(key, stored)
                 if key in labels:
                     values = np.where(is_infinite(values), np.nan, values)
                 array[first:end] = values

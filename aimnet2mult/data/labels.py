@@ -13,10 +13,10 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 def is_infinite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return which values are infinite in float32."""
-    if values.dtype.itemsize <= np.dtype(np.float32).itemsize:
-        return np.isinf(values)
-    beyond: npt.NDArray[np.bool_] = np.abs(values) > MAX_FLOAT32
-    return beyond
+    # Comparing smaller types would convert them to float64.
+    is_small = values.dtype.itemsize <= np.dtype(np.float32).itemsize
+    infinite: npt.NDArray[np.bool_] = np.isinf(values) if is_small else np.abs(values) > MAX_FLOAT32
+    return infinite
 
 
 def is_missing(values: npt.NDArray[Any], is_atom: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

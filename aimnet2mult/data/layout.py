@@ -5,6 +5,7 @@ There is one group per number of atoms, named after it, such as ``007``.
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,13 @@ __all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_layout", "re
 
 BLOCK_ATOMS = 50_000
 """Number of atoms that are read at once, which bounds the memory of the checks and suits the cache of a CPU."""
+
+
+HDF5_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)
+"""Errors that h5py raises for damaged files."""
+
+Members = Mapping[str, object]
+"""The members of a group by name; None for those that cannot be opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +72,26 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r")
     except FileNotFoundError:
         raise DataError(f"no data set {path}") from None
-    except OSError as error:
+    except HDF5_ERRORS as error:
         raise DataError(_explain(path, error)) from error
     with file:
         yield file
 
 
 def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format: FileFormat) -> Layout:
-    """Check the names, shapes and types in a file, without reading the arrays."""
+    """Check the names, shapes and types in a file, without reading the arrays.
+
+    Raises:
+        DataError: The file is damaged.
+    """
     problems: list[str] = []
-    members = {name: _member(file, name) for name in file}
+    members = _members(str(path), file)
     if not members:
         problems.append(f"{path} has no groups")
-    groups = {}
+    groups: dict[str, Members] = {}
     for name, member in members.items():
         if isinstance(member, h5py.Group) and name.isdecimal() and int(name):
-            groups[name] = member
+            groups[name] = _members(f"{path}, group {name}", member)
         else:
             problems.append(f"{path}: {name!r} is not a group named by its number of atoms, such as '007'")
     by_size: dict[int, list[str]] = {}
@@ -91,48 +103,67 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         if len(names) > 1
     ]
     problems += _uneven(path, groups, [*OPTIONAL_INPUTS, *labels], file_format)
-    found = [_size_group(path, name, group, labels, file_format, problems) for name, group in groups.items()]
-    usable = sorted((group for group in found if group is not None), key=lambda group: group.atoms)
-    return Layout(groups=usable, problems=problems)
+    usable = []
+    for name, group in groups.items():
+        arrays, own_problems = _arrays(int(name), group, labels, file_format)
+        problems += [f"{path}, group {name}{problem}" for problem in own_problems]
+        if "numbers" in arrays:
+            rows = len(arrays["numbers"])
+            usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
+    return Layout(groups=sorted(usable, key=lambda group: group.atoms), problems=problems)
 
 
 def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) -> npt.NDArray[Any]:
-    """Read rows of an array, in the unit of the training.
+    """Read rows of an array, as stored; ``file_format`` names it.
 
     Raises:
         DataError: They are damaged.
     """
     try:
-        return file_format.convert(key, group.arrays[key][rows])
-    except (OSError, RuntimeError) as error:
+        values: npt.NDArray[Any] = group.arrays[key][rows]
+    except HDF5_ERRORS as error:
         where = f"{group.path}, group {group.name}, rows {rows.start} to {rows.stop - 1}"
         raise DataError(
             f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({_one_line(error)})"
         ) from error
+    return values
 
 
-def _explain(path: Path, error: OSError) -> str:
+def _explain(path: Path, error: Exception) -> str:
     text = _one_line(error)
-    if "unable to lock file" in text or error.errno == errno.EAGAIN:
+    number = error.errno if isinstance(error, OSError) else None
+    if "unable to lock file" in text or number == errno.EAGAIN:
         return f"{path} is locked: another program has opened it for writing; close it there first"
     if "file signature not found" in text:
         return f"{path} is not an HDF5 file"
-    return f"cannot read {path}: {error.strerror if error.errno and error.strerror else text}"
+    return f"cannot read {path}: {os.strerror(number) if number else text}"
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _member(group: h5py.Group, name: str) -> object:
-    """Return a member of a group, or None for a link to an object that does not exist."""
+def _members(where: str, group: h5py.Group) -> Members:
     try:
-        return group[name]
-    except (KeyError, OSError, RuntimeError):
+        names = list(group)
+    except HDF5_ERRORS as error:
+        raise DataError(f"{where} is damaged; restore the file from a copy ({_one_line(error)})") from error
+    # Names that are not UTF-8 are bytes.
+    return {str(name): _member(group, name) for name in names}
+
+
+def _member(group: h5py.Group, name: str) -> object:
+    try:
+        member = group[name]
+        if isinstance(member, h5py.Dataset):
+            # Read the description of the array, which may be damaged.
+            _ = member.shape, member.dtype, member.chunks
+    except HDF5_ERRORS:
         return None
+    return member
 
 
-def _uneven(path: Path, groups: Mapping[str, h5py.Group], keys: Sequence[str], file_format: FileFormat) -> list[str]:
+def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file_format: FileFormat) -> list[str]:
     """Describe the keys that are in some of the groups only."""
     problems = []
     for key in map(file_format.name, keys):
@@ -147,39 +178,34 @@ def _uneven(path: Path, groups: Mapping[str, h5py.Group], keys: Sequence[str], f
     return problems
 
 
-def _size_group(
-    path: Path, name: str, group: h5py.Group, labels: Sequence[str], file_format: FileFormat, problems: list[str]
-) -> SizeGroup | None:
-    """Return a group with its valid arrays, and append the problems of the others; None if it cannot be used."""
+def _arrays(
+    atoms: int, group: Members, labels: Sequence[str], file_format: FileFormat
+) -> tuple[dict[str, h5py.Dataset], list[str]]:
+    """Return the valid arrays of a group, and the problems of the others."""
     arrays: dict[str, h5py.Dataset] = {}
-    where = f"{path}, group {name}"
+    problems = []
     for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels):
-        array_name = file_format.name(key)
-        if array_name not in group:
-            if key in REQUIRED_INPUTS:
-                members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
-                problems.append(f"{where} has no {array_name!r}; {members}")
-            continue
-        array = _member(group, array_name)
-        problem = _type_problem(array)
-        if problem:
-            problems.append(f"{where}: {array_name!r} {problem}")
-        else:
-            arrays[key] = array
-    if "numbers" not in arrays:
-        return None
-    shape = arrays["numbers"].shape
-    rows, atoms = shape[0] if shape else 0, int(name)
-    for key, expected in _shapes(rows, atoms, labels).items():
-        if key in arrays and arrays[key].shape != expected:
-            problems.append(f"{where}: {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
+        name = file_format.name(key)
+        if name in group:
+            if problem := _type_problem(group[name]):
+                problems.append(f": {name!r} {problem}")
+            else:
+                arrays[key] = group[name]
+        elif key in REQUIRED_INPUTS:
+            members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
+            problems.append(f" has no {name!r}; {members}")
+    # All arrays have as many rows as the atomic numbers.
+    shape = arrays["numbers"].shape if "numbers" in arrays else ()
+    for key, expected in _shapes(shape[0] if shape else 0, atoms, labels).items():
+        if key in arrays and "numbers" in arrays and arrays[key].shape != expected:
+            problems.append(f": {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
             del arrays[key]
-    return SizeGroup(path=path, name=name, rows=rows, atoms=atoms, arrays=arrays) if "numbers" in arrays else None
+    return arrays, problems
 
 
 def _type_problem(array: object) -> str:
     if array is None:
-        return "is a link to an object that does not exist"
+        return "cannot be opened; it is damaged, or a link to an object that does not exist"
     if not isinstance(array, h5py.Dataset):
         return "is a group; expected an array"
     if array.shape is None:

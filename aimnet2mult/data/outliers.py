@@ -1,12 +1,13 @@
 """Outliers in energies and forces, by rules that the outliers themselves hardly affect."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_WORST", "Compositions", "energy_residuals", "find_energy_outliers", "find_force_outliers"]
+from aimnet2mult.data.compositions import Compositions
+
+__all__ = ["MAX_WORST", "find_energy_outliers", "find_force_outliers", "robust_residuals"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -17,56 +18,20 @@ ENERGY_SIGMAS = 50
 """Energies are outliers beyond this multiple of the robust standard deviation."""
 MIN_SIGMA = 0.02
 """Lower bound of the robust standard deviation of energies, in eV."""
+MIN_ENERGIES = 20
+"""With fewer energies, none is an outlier: the fit to the atoms would follow it."""
 FORCE_RATIO = 20
 """Forces are outliers beyond this multiple of the upper quartile."""
 MIN_FORCE = 10.0
 """Smaller forces are never outliers, in eV/Å."""
 
 
-@dataclass
-class Compositions:
-    """A table of the numbers of atoms of each element; structures refer to its rows."""
-
-    counts: list[Ints] = field(default_factory=list)
-    """Number of atoms by atomic number, for each composition."""
-    _index: dict[int, int] = field(default_factory=dict)
-
-    def add(self, numbers: npt.NDArray[Any], max_element: int) -> npt.NDArray[np.int32]:
-        """Return the row in the table of each structure: (B, N) → (B,)."""
-        counts = np.zeros((len(numbers), max_element + 1), np.int64)
-        for z in np.unique(numbers).astype(int):
-            counts[:, z] = (numbers == z).sum(axis=1)
-        counts[:, 0] = 0
-        # A hash, because sorting numbers is faster than sorting rows.
-        weights = np.random.default_rng(1).integers(0, 2**63, size=max_element + 1)
-        hashes, first, inverse = np.unique(counts @ weights, return_index=True, return_inverse=True)
-        rows = [self._row(int(key), counts[index]) for key, index in zip(hashes, first, strict=True)]
-        return np.array(rows, np.int32)[inverse]
-
-    def _row(self, key: int, counts: Ints) -> int:
-        if key not in self._index:
-            self._index[key] = len(self.counts)
-            self.counts.append(counts)
-        return self._index[key]
-
-
-def energy_residuals(energy: Floats, composition: npt.NDArray[np.int32], compositions: Compositions) -> Floats:
-    """Return energies less a sum over atoms, fitted to the median energy of each composition; eV, NaN where missing.
-
-    Medians, so that outliers do not affect the fit; each counts as often as its composition occurs.
-    """
-    known = np.flatnonzero(np.isfinite(energy))
-    if not len(known):
-        return np.full(len(energy), np.nan)
-    ordered = known[np.lexsort((energy[known], composition[known]))]
-    rows, starts, counts = np.unique(composition[ordered], return_index=True, return_counts=True)
-    medians = energy[ordered[starts + counts // 2]]
-    atoms = np.array([compositions.counts[row] for row in rows], np.float64)
-    weight = np.sqrt(counts)
-    fitted = np.linalg.lstsq(atoms * weight[:, None], medians * weight, rcond=None)[0]
-    table = np.full(len(compositions.counts), np.nan)
-    table[rows] = atoms @ fitted
-    residuals: Floats = energy - table[composition]
+def robust_residuals(compositions: Compositions, energy: Floats) -> Floats:
+    """Return energies (B,) less a sum over atoms, fitted by least squares to the median of each composition."""
+    weight = np.sqrt(compositions.structures)
+    medians = compositions.median(energy)
+    fitted = np.linalg.lstsq(compositions.counts * weight[:, None], medians * weight, rcond=None)[0]
+    residuals: Floats = energy - (compositions.counts @ fitted)[compositions.index]
     return residuals
 
 
@@ -74,16 +39,15 @@ def find_energy_outliers(residuals: Floats) -> tuple[Ints, Floats]:
     """Find energies far from the median: beyond ``ENERGY_SIGMAS`` times 1.4826 times the median absolute deviation.
 
     Args:
-        residuals: Energies in eV, less a sum over atoms; NaN where missing.
+        residuals: Energies in eV, less a sum over atoms.
 
     Returns:
         The outliers, worst first, and the deviation of each structure from the median.
     """
-    known = np.isfinite(residuals)
-    if not known.any():
+    if len(residuals) < MIN_ENERGIES:
         return np.empty(0, np.int64), residuals
-    deviation = residuals - np.median(residuals[known])
-    sigma = 1.4826 * float(np.median(np.abs(deviation[known])))
+    deviation = residuals - np.median(residuals)
+    sigma = 1.4826 * float(np.median(np.abs(deviation)))
     return _worst(np.abs(deviation), ENERGY_SIGMAS * max(sigma, MIN_SIGMA)), deviation
 
 

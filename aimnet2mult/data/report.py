@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ class FileSummary:
     """Atomic numbers, in ascending order."""
     labels: dict[str, int] = field(default_factory=dict)
     """Number of structures with each label that is in the file."""
-    energy_per_atom: tuple[float, float] | None = None
-    """Range of the energy per atom in eV, less a sum over atoms fitted to the file."""
+    energies: str = ""
+    """Range and RMS of the energies after subtracting fitted reference energies."""
     force_rms: float | None = None
     """Root mean square of the force components, in eV/Å."""
     bad_structures: int = 0
@@ -91,7 +91,7 @@ class Report:
     @property
     def skipped(self) -> SkippedRows:
         """The rows of the bad structures."""
-        return {key: np.unique(np.concatenate(sum(kinds.values(), []))) for key, kinds in self.bad_rows.items()}
+        return {key: np.unique(np.concatenate([*chain(*kinds.values())])) for key, kinds in self.bad_rows.items()}
 
     @property
     def bad_count(self) -> int:

@@ -59,12 +59,13 @@ def find_misfits(block: Mapping[str, Array]) -> Mask:
     """Return which structures have a ``charge`` (B,) and ``mult`` (B,) that contradict the number of electrons."""
     electrons = count_electrons(block)
     mult = np.rint(block["mult"])
-    return ((electrons + mult) % 2 == 0) | (mult - 1 > electrons)
+    misfits: Mask = ((electrons + mult) % 2 == 0) | (mult - 1 > electrons)
+    return misfits
 
 
 def count_electrons(block: Mapping[str, Array]) -> Array:
     """Return the number of electrons of each structure."""
-    protons = block["numbers"].sum(axis=1)
+    protons: Array = block["numbers"].sum(axis=1)
     return protons - np.rint(block["charge"]) if "charge" in block else protons
 
 
@@ -109,7 +110,8 @@ def min_distances(coord: Array) -> npt.NDArray[np.float64]:
         difference = coord[:, shift:] - coord[:, :-shift]
         squares = np.einsum("bnc,bnc->bn", difference, difference)
         best = np.fmin(best, np.fmin.reduce(squares, axis=1))
-    return np.sqrt(best)
+    distances: npt.NDArray[np.float64] = np.sqrt(best)
+    return distances
 
 
 def _describe_pair(coord: Array, min_distance: float) -> str:

@@ -2,13 +2,14 @@
 
 import random
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
@@ -64,10 +66,11 @@ class Components:
     def describe(self, fidelity_names: Sequence[str]) -> str:
         """Return a summary of data and model in a few lines."""
         counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
-        lines = [
-            f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}"
-            for name, train, val, labels in counts
-        ]
+        lines = []
+        for index, (name, train, val, labels) in enumerate(counts):
+            lines.append(f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}")
+            summary = summarize_labels(_structures_of(self.data, index))
+            lines += [f"{name}: {summary}"] if summary else []
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         batches = len(self.train_loader)
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
@@ -147,6 +150,14 @@ def save_reference_energies(components: Components, fidelity_names: Sequence[str
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
             atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode(), mode=0o666)
+
+
+def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield the arrays of each training and validation group, with the structures of one fidelity only."""
+    for group in (*data.train.groups, *data.val.groups):
+        rows = group["fidelity"] == fidelity
+        if rows.any():
+            yield {key: values if rows.all() else values[rows] for key, values in group.items()}
 
 
 def _prepare_process(config: Config) -> None:

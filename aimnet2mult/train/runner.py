@@ -210,16 +210,15 @@ def _train(
     consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
     if consensus.should_stop(now=True):
         return "preempted"
+    skipped = None if plan.report is None else plan.report.skipped
     components = communicator.run_on_all(
-        lambda: build_components(
-            plan.config, plan.definition, plan.folder, communicator, plan.report and plan.report.skipped
-        )
+        lambda: build_components(plan.config, plan.definition, plan.folder, communicator, skipped)
     )
     communicator.set_device(components.device)
     if not communicator.rank:
         # Only now, since other ranks may have been looking for these files.
         save_reference_energies(components, plan.config.fidelity_names, plan.folder)
-    console.say(components.describe(plan.config.fidelity_names))
+        console.say(components.describe(plan.config.fidelity_names))
     if communicator.world_size > 1:
         console.say(f"{communicator.world_size} ranks share each batch")
     training = build_training(

@@ -30,16 +30,14 @@ class MetricBus:
 
     Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block; no method raises because a disk or a
     backend fails, or because a step or a value is invalid: what cannot be recorded is counted in ``counts().dropped``,
-    and reported once. In a forked child, every method returns at once and does nothing, with one warning. Use the bus
-    as a context manager, or call ``close``; a run left open when the interpreter exits is closed as failed if it exits
-    because of an exception, otherwise as finished.
+    and reported once. In a forked child, every method does nothing, with one warning. Use the bus as a context manager,
+    or call ``close``; a run left open at exit is closed as failed after an uncaught exception, otherwise as finished.
 
     Attributes:
         folder: the run folder.
         cadence: the rule that decides which iterations are due.
         due: ``due(stream, step)`` returns whether ``publish`` records this stream at this iteration.
-        factors: conversion factors from the source unit to the unit of each metric, by full name; for callers that
-            display values.
+        factors: conversion factors from the source unit to the unit of each metric, by full name.
     """
 
     def __init__(
@@ -126,16 +124,10 @@ class MetricBus:
             level: ``info``, ``warning`` or ``error``.
         """
         if self._admission.admits_process():
-            reported = Alert(
-                seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level, cause="reported"
-            )
-            self._queue.put_alert(reported)
+            self._queue.put_alert(_reported(title, text, step, level))
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
-        """Wait until everything offered so far is durable or counted as lost.
-
-        Return False after ``timeout`` seconds.
-        """
+        """Wait until everything offered so far is durable or lost; return False after ``timeout`` seconds."""
         return self._admission.is_forked() or self._queue.flush(timeout)
 
     def drain(self, timeout: float) -> bool:
@@ -150,7 +142,7 @@ class MetricBus:
 
     def counts(self) -> Counts:
         """Return how many records of this attempt were offered, are durable and were lost, and the highest step."""
-        return Counts() if self._admission.is_forked() else self._queue.counts()
+        return Counts() if self._admission.is_forked() else self._queue.tally.counts()
 
     def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> Receipt | None:
         """End the run: record its status, wait for the sinks, and return the receipt.
@@ -184,6 +176,10 @@ class MetricBus:
     def _close_at_exit(self) -> None:
         status, reason = self._interpreter_exit.status()
         self.close(status, reason=reason)
+
+
+def _reported(title: str, text: str, step: int, level: Level) -> Alert:
+    return Alert(seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level, cause="reported")
 
 
 def _copy(values: Mapping[str, float]) -> Mapping[str, float]:

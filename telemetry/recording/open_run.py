@@ -100,13 +100,14 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
     limits = limits or DEFAULT_LIMITS
     supervisor = _supervisor(plan)
     queue = RecordQueue(plan.folder, limits.queue_capacity)
-    detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=plan.resume_step or 0)
     step = plan.resume_step
+    detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=step or 0)
+    recorded: set[tuple[str, int]] = set()
     if step is not None:
         detector.replay(_earlier_losses(plan.folder, detector.loss_streams, step))
-    recorded = set() if step is None else {(stream, step) for stream in streams_at(plan.folder, step)}
+        recorded = {(stream, step) for stream in streams_at(plan.folder, step)}
     journal = _open_journal(plan)
-    appender = RecordAppender(queue, journal, detector, plan.factors if plan.declared else None, recorded)
+    appender = RecordAppender(queue.tally, journal, detector, plan.factors if plan.declared else None, recorded)
     attempt = plan.record.attempt
     thread = JournalThread(plan.folder, queue, journal, appender, supervisor, attempt=attempt, limits=limits)
     try:

@@ -13,7 +13,8 @@ from telemetry.errors import format_error
 from telemetry.journal.writer import JournalWriter
 from telemetry.recording.drop_reasons import DropReason
 from telemetry.recording.point_values import Dropped, PointConverter, name_problem, names_by_reason
-from telemetry.recording.record_queue import QueuedRecords, RecordQueue, StreamValuesSource
+from telemetry.recording.record_queue import QueuedRecords, StreamValuesSource
+from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.steps import parse_step
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.records import Alert, AnyRecord, Scalars
@@ -37,7 +38,7 @@ class RecordAppender:
 
     def __init__(
         self,
-        queue: RecordQueue,
+        tally: RecordTally,
         journal: JournalWriter,
         detector: AnomalyDetector,
         factors: Mapping[str, float] | None = None,
@@ -46,7 +47,7 @@ class RecordAppender:
         """Prepare to append to ``journal``.
 
         Args:
-            queue: the queue, which counts the records.
+            tally: the numbers of records, which are updated.
             journal: the writer to append to; committing is left to the caller.
             detector: the anomaly detector, which observes each record.
             factors: conversion factors of the declared metrics by full name; None if none were declared.
@@ -56,7 +57,7 @@ class RecordAppender:
         self.alerts: tuple[Alert, ...] = ()
         self.diverged: Divergence | None = None
         self.last_healthy_step = detector.last_healthy_step
-        self._queue = queue
+        self._tally = tally
         self._journal = journal
         self._detector = detector
         self._converter = PointConverter(factors)
@@ -96,7 +97,7 @@ class RecordAppender:
                 self._lose(item, (stream,), "no values", "it has no values" if missing else format_error(error))
                 continue
             if record is not None:
-                self._queue.note_step(record.step)
+                self._tally.note_step(record.step)
                 self._append_alerts(self._detector.observe(record, partial=item.final))
 
     def _append_point(self, item: QueuedRecords, stream: str, published: Mapping[str, object]) -> Scalars | None:
@@ -107,11 +108,11 @@ class RecordAppender:
         values, dropped = self._converter.convert(stream, published)
         self._report_dropped(item, stream, dropped)
         if dropped and not values:
-            self._queue.count_lost(1)
+            self._tally.lose(1)
             return None
         record = Scalars(seq=0, time=item.time, stream=stream, step=item.step, values=values)
         if (stream, item.step) in self._already_recorded:
-            self._queue.count_repeated()
+            self._tally.withdraw()
             return record
         try:
             self.append_numbered(record)
@@ -130,7 +131,7 @@ class RecordAppender:
 
     def _append_alerts(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
-            self._queue.add_generated()
+            self._tally.offer(1)
             self.append_numbered(alert)
             log.log(logging.INFO if alert.recovered else logging.WARNING, "iteration %d: %s", alert.step, alert.title)
             others = (other for other in self.alerts if other.cause != alert.cause)
@@ -139,13 +140,13 @@ class RecordAppender:
 
     def _report_dropped(self, item: QueuedRecords, stream: str, dropped: Sequence[Dropped]) -> None:
         for reason, values in names_by_reason(dropped).items():
-            self._queue.count_dropped(len(values), reason)
+            self._tally.drop(reason, len(values))
             names = ", ".join(value.name[:50] for value in values)
             message = f"dropping {names} of {stream} at iteration {item.step}: {values[0].text}"
             self._warn_once(f"{reason} {stream}", message)
 
     def _lose(self, item: QueuedRecords, streams: Sequence[str], reason: DropReason, text: str) -> None:
-        self._queue.count_lost(len(streams), reason)
+        self._tally.lose(len(streams), reason)
         names = ", ".join(str(stream)[:50] for stream in streams)
         self._warn_once(f"{reason} {names}", f"dropping {names} at iteration {item.step}: {text}")
 

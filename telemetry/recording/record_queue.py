@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from telemetry.recording.drop_reasons import DropReason
 from telemetry.recording.limits import DEFAULT_LIMITS
+from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.records import Alert, Closed, now_ms
-from telemetry.run_folder.heartbeat import Counts
 
 ValuesSource = Mapping[str, float] | Callable[[], Mapping[str, float]]
 """The values of a stream by metric name, or a callable that returns them and is called in the journal thread."""
@@ -36,11 +35,14 @@ class QueuedRecords(msgspec.Struct, frozen=True):
 
 
 class RecordQueue:
-    """Pass records from the publishing threads to the journal thread, and count those offered, journaled and lost.
+    """Pass records from the publishing threads to the journal thread, and count them.
 
     Any thread may publish, flush and close; the other methods are for the journal thread. The lock is the only one
     shared by these threads; it is not held while records are converted or written. It is reentrant, because a signal
     handler may publish or close while the interrupted code holds it.
+
+    Attributes:
+        tally: the numbers of records.
     """
 
     def __init__(self, folder: Path, capacity: int = DEFAULT_LIMITS.queue_capacity) -> None:
@@ -50,6 +52,7 @@ class RecordQueue:
             folder: the run folder, named in warnings.
             capacity: maximum number of records waiting to be written; further records are dropped and counted.
         """
+        self.tally = RecordTally()
         self._folder = folder
         self._capacity = capacity
         self._changed = threading.Condition(threading.RLock())
@@ -57,10 +60,7 @@ class RecordQueue:
         self._last_steps: dict[str, int] = {}
         self._warn_once = WarnOnce()
         self._closed: Closed | None = None
-        self._offered = self._journaled = self._lost = self._last_step = self._last_seq = self._enqueued = 0
-        self._dropped: Counter[str] = Counter()
-        # Records neither written nor lost: those in the queue, and those that the journal thread is working on.
-        self._unwritten = 0
+        self._last_seq = self._enqueued = 0
         # ``QueuedRecords.number`` of the last item dequeued, and of the last item written or lost.
         self._dequeued_up_to = self._written_up_to = 0
 
@@ -75,9 +75,9 @@ class RecordQueue:
         """
         with self._changed:
             if final:
-                repeated = [stream for stream in streams if self._last_steps.get(stream) == step]
-                self._count_dropped("already recorded", len(repeated))
-                streams = tuple(stream for stream in streams if stream not in repeated)
+                offered, streams = streams, tuple(s for s in streams if self._last_steps.get(s) != step)
+                if repeated := len(offered) - len(streams):
+                    self.tally.drop("already recorded", repeated)
             if not streams or not self._enqueue(streams, step, values, final=final):
                 return
             for stream in streams:
@@ -89,11 +89,9 @@ class RecordQueue:
 
     def reject(self, streams: Sequence[str], problem: ValueError) -> None:
         """Count records as lost because their step is invalid, with one warning."""
-        with self._changed:
-            self._offered += len(streams)
-            self._lost += len(streams)
-            self._count_dropped("invalid step", len(streams))
-            self._warn_once("invalid step", f"dropping {', '.join(map(str, streams))}: {problem}")
+        self.tally.offer(len(streams))
+        self.tally.lose(len(streams), "invalid step")
+        self._warn_once("invalid step", f"dropping {', '.join(map(str, streams))}: {problem}")
 
     def put_alert(self, alert: Alert) -> None:
         """Enqueue an alert; drop and count it if the queue is full or closed."""
@@ -103,15 +101,13 @@ class RecordQueue:
     def _enqueue(
         self, streams: tuple[str, ...], step: int, values: StreamValuesSource | Alert, *, final: bool = False
     ) -> bool:
-        self._offered += len(streams)
-        if self._closed is not None or self._unwritten + len(streams) > self._capacity:
-            self._lost += len(streams)
-            self._count_dropped("queue full" if self._closed is None else "run closed", len(streams))
+        self.tally.offer(len(streams))
+        if self._closed is not None or self.tally.unwritten > self._capacity:
+            self.tally.lose(len(streams), "queue full" if self._closed is None else "run closed")
             self._warn_dropped(step)
             return False
         self._enqueued += len(streams)
         self._items.append(QueuedRecords(streams, step, now_ms(), values, self._enqueued, final))
-        self._unwritten += len(streams)
         self._changed.notify_all()
         return True
 
@@ -137,40 +133,6 @@ class RecordQueue:
                 self._dequeued_up_to = items[-1].number
             return items
 
-    def add_generated(self) -> None:
-        """Count a record generated by the journal thread as offered; the capacity does not apply to it."""
-        with self._changed:
-            self._offered += 1
-            self._unwritten += 1
-
-    def note_step(self, step: int) -> None:
-        """Register ``step`` as recorded; ``counts`` reports the highest one."""
-        self._last_step = max(self._last_step, step)
-
-    def count_lost(self, records: int, reason: DropReason | None = None) -> None:
-        """Count dequeued records as lost; the reason is None if it is counted for each value."""
-        with self._changed:
-            self._lost += records
-            self._unwritten -= records
-            if reason is not None:
-                self._count_dropped(reason, records)
-
-    def count_repeated(self) -> None:
-        """Count a dequeued record as already recorded: it is neither offered nor lost."""
-        with self._changed:
-            self._offered -= 1
-            self._unwritten -= 1
-            self._count_dropped("already recorded", 1)
-
-    def count_dropped(self, values: int, reason: DropReason) -> None:
-        """Count values left out of a record."""
-        with self._changed:
-            self._count_dropped(reason, values)
-
-    def _count_dropped(self, reason: DropReason, number: int) -> None:
-        if number:
-            self._dropped[reason] += number
-
     def mark_written(self, records: int, last_seq: int) -> None:
         """Count dequeued records as journaled, and wake ``flush``: every dequeued record is now written or lost.
 
@@ -179,8 +141,7 @@ class RecordQueue:
             last_seq: sequence number of the last record.
         """
         with self._changed:
-            self._journaled += records
-            self._unwritten -= records
+            self.tally.write(records)
             self._last_seq = last_seq
             self._written_up_to = self._dequeued_up_to
             self._changed.notify_all()
@@ -220,14 +181,3 @@ class RecordQueue:
     def last_seq(self) -> int:
         """Sequence number of the last record in the journal; 0 before the first."""
         return self._last_seq
-
-    def counts(self) -> Counts:
-        """Return how many records were offered, are durable and were lost, and the highest step."""
-        with self._changed:
-            return Counts(
-                offered=self._offered,
-                journaled=self._journaled,
-                lost=self._lost,
-                step=self._last_step,
-                dropped=dict(self._dropped),
-            )

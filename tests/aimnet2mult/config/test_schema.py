@@ -8,6 +8,7 @@ import pytest
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml, write_yaml
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError
+from telemetry import UnitError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -211,6 +212,18 @@ def test_an_invalid_value_is_rejected_with_its_key(dataset: str, override: str, 
     with pytest.raises(ConfigError, match=message) as caught:
         load([], [dataset, override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("telemetry.units.energy=Hartre", r"telemetry.units.energy: 'Hartre' is not a unit"),
+        ("telemetry.units.forces=kcal/mol", r"telemetry.units.forces: cannot convert eV/.* another dimension"),
+    ],
+)
+def test_an_invalid_unit_is_rejected_with_its_setting(dataset: str, override: str, message: str) -> None:
+    with pytest.raises(UnitError, match=message):
+        load([], [dataset, override])
 
 
 def test_null_removes_a_parameter_group_of_a_lower_layer(dataset: str) -> None:

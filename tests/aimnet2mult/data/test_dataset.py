@@ -122,7 +122,7 @@ def test_an_element_without_a_reference_energy_in_a_validation_file_is_an_error(
 ) -> None:
     group = make_group(3, 5)
     group["numbers"][:] = 9
-    with pytest.raises(DataError, match=r"val.h5: no reference energy for the elements \[9\]"):
+    with pytest.raises(DataError, match=r"val.h5: no reference energy for F in 5 structures of group 003"):
         load(files, val_files={0: write({3: group}, "val.h5")})
 
 
@@ -162,6 +162,31 @@ def test_small_groups_are_padded_and_merged_into_the_next_larger_one(files: list
             assert np.array_equal(group["forces"][row, :atoms], raw[atoms]["forces"][index])
 
 
+def test_origins_name_the_structures_also_after_padding_and_skipping(files: list[Path], write: Write) -> None:
+    val = write({3: make_group(3, 5, labels=("charges",), seed=9)}, "val.h5")
+    skipped = {(str(files[0]), "004"): np.array([2, 5]), (str(val), "003"): np.array([0])}
+    data = load(files, val_files={1: val}, skipped=skipped)
+    assert (data.train_counts, data.val_counts) == ((41 - 2, 43), (0, 4))
+    paths = {"train": files, "val": [files[0], val]}
+    for part, dataset in (("train", data.train), ("val", data.val)):
+        for group in dataset.groups:
+            rows = zip(group["fidelity"], identities(group), data.locate(group["origin"]), strict=True)
+            for fidelity, identity, place in rows:
+                atoms, row = divmod(identity, 100)
+                assert place == f"{paths[part][fidelity]}, group {atoms:03d}, row {row}"
+    assert (0, 402) not in identified(data.train)
+    assert (0, 403) in identified(data.train)
+
+
+def test_the_fingerprint_depends_on_skipped_structures_but_not_on_origins(files: list[Path]) -> None:
+    data = load(files)
+    before = data.fingerprint()
+    assert load(files, skipped={(str(files[0]), "004"): np.array([2])}).fingerprint() != before
+    for group in data.train.groups:
+        group["origin"] += 1
+    assert data.fingerprint() == before
+
+
 def test_groups_of_eight_batches_are_not_padded(files: list[Path]) -> None:
     """Structures of 3, 4, 5 and 9 atoms: 31, 14, 33 and 6, the last of which are merged into the ones before."""
     assert load(files, val_fraction=0, batch_size=1).train.keys() == [3, 4, 9]
@@ -190,6 +215,18 @@ def test_without_a_file_reference_energies_are_fitted_per_fidelity(write: Write)
     assert np.abs(data.train[4]["energy"]).max() < 1e-4
 
 
+def test_fidelities_with_different_elements_have_different_reference_energies(write: Write) -> None:
+    files, energies = [], {1: -13.0, 6: -1030.0, 17: -12520.0}
+    for index, elements in enumerate(([1, 6], [1, 17])):
+        arrays = make_group(4, 50)
+        arrays["numbers"] = np.random.default_rng(index).choice(elements, size=(50, 4))
+        arrays["energy"] = np.vectorize(energies.get)(arrays["numbers"]).sum(axis=1)
+        files.append(write({4: arrays}, f"{index}.h5"))
+    first, second = load(files, labels=("energy",)).saes
+    assert first == pytest.approx({1: -13.0, 6: -1030.0})
+    assert second == pytest.approx({1: -13.0, 17: -12520.0})
+
+
 def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
     arrays = make_group(4, 6) | {"forces": np.full((6, 4, 3), np.nan)}
     with pytest.raises(DataError, match=r"label 'forces' is in none of the data sets"):
@@ -207,7 +244,7 @@ def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
             {"labels": ("energy", "spin_charges")},
             r"label 'spin_charges' is in none of the data sets .*first\.h5, .*second\.h5",
         ),
-        ({"sae_files": {0: "absent.yaml"}}, r"first\.h5: cannot read the reference energies absent\.yaml"),
+        ({"sae_files": {0: "absent.yaml"}}, r"cannot read the reference energies absent\.yaml"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_errors(files: list[Path], options: dict[str, Any], message: str) -> None:
