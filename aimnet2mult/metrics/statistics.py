@@ -211,7 +211,7 @@ def _other_values(tail: list[float], pooled: list[float], layout: Layout) -> dic
     means = [_mean(*term) for term in zip(tail[:terms], tail[terms:-1], strict=True)]
     values = {f"loss_{name}": mean for name, mean in zip(layout.loss.names, means, strict=False)}
     loss = _weighted_sum(means, (*layout.loss.weights, 1.0))
-    if any(_are_all_skipped(*_sums_of(label, pooled, layout)) for label in layout.labels):
+    if any(_are_all_skipped(*sums) for sums in layout.by_label(pooled).values()):
         loss = math.nan
     return {"loss": loss, **values, "skipped_steps": skipped, "skipped_structures": skipped}
 
@@ -224,7 +224,7 @@ def _weighted_sum(means: list[float | None], weights: Sequence[float]) -> float 
 
 def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
     """Compute a metric from the sums of one or all fidelities; None if nothing was counted."""
-    square, count, *others = _sums_of(metric.label, row, layout)
+    square, count, *others = layout.by_label(row)[metric.label]
     if _are_all_skipped(square, count, *others):
         return math.nan
     if metric.kind == "rmse":
@@ -235,11 +235,6 @@ def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
     if metric.kind == "mae":
         return _mean(absolute, count)
     return _r_squared(square, true, true_square, count)
-
-
-def _sums_of(label: str, row: list[float], layout: Layout) -> list[float]:
-    start = layout.labels.index(label) * len(layout.quantities)
-    return row[start : start + len(layout.quantities)]
 
 
 def _are_all_skipped(_square: float, count: float, *others: float) -> bool:
