@@ -585,6 +585,14 @@ class Rank(Communicator):
         self.rank, self.world_size = rank, world_size
 
 
+@pytest.mark.parametrize(("rank", "counted"), [(0, 1), (1, 0)])
+def test_a_step_skipped_by_all_ranks_is_counted_by_the_first(rank: int, counted: int) -> None:
+    sums = ErrorSums(ALL, 2, "cpu", POOLED.quantities, communicator=Rank(rank, 2))
+    batch = random_batch(0, 3, 2)
+    sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, applied=torch.tensor(False))
+    assert sums.snapshot().wait()[:, -1].tolist() == [0, counted, counted]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_restored_sums_are_the_total_of_any_number_of_ranks(world_size: int) -> None:
     sums = ErrorSums(ALL, 2)

@@ -255,6 +255,17 @@ def test_a_negative_r2_that_does_not_rise_is_a_plateau() -> None:
     assert lr(optimizer) == 0.25
 
 
+@pytest.mark.parametrize(("metric", "rate"), [("loss", 1.0), ("E_rmse", 0.5)])
+def test_the_best_loss_of_version_0_1_is_not_compared_with_later_ones(metric: str, rate: float) -> None:
+    _, before = scheduled(plateau(metric_name=metric))
+    before.step_validation({metric: 1.0})
+    state = {key: value for key, value in before.state_dict().items() if key != "version"}
+    optimizer, schedule = scheduled(plateau(metric_name=metric))
+    schedule.load_state_dict(state)
+    schedule.step_validation({metric: 1.1})
+    assert lr(optimizer) == rate
+
+
 def test_a_run_that_stepped_in_the_wrong_mode_resumes_in_the_right_one() -> None:
     sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
     early = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=3)
