@@ -5,43 +5,26 @@ Does not import torch, so that mistakes are reported before anything slow is imp
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from aimnet2mult.config.merge import BY_FIDELITY, merge_layers
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.config.merge import DEFAULTS, merge_layers, read_yaml
+from aimnet2mult.config.type_check import MAX_FLOAT, NAME_PATTERN, Section, find_misfits
+from aimnet2mult.config.value_checks import CHECKS
+from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
-from telemetry.errors import did_you_mean
 
-__all__ = ["Config", "ConfigError", "load"]
+__all__ = ["Config", "ConfigError", "check_files", "input_files", "load"]
 
-# Replaces msgspec's description of a type where it neither lists the choices nor explains the pattern.
-EXPECTED = {
-    "device": "auto, cpu or cuda",
-    "batch_mode": "atoms or molecules",
-    "step": "iteration, epoch or val",
-    "weights_of": "fidelity or structure",
-    "run_name": "letters, digits and _ . - only",
-    "fidelity_names": "letters, digits and _ . - only",
-}
-
-MAX_FLOAT = sys.float_info.max
-"""Upper bound that excludes infinity."""
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
-Name = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Options = dict[str, Any]
-
-
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping with a fixed set of keys."""
 
 
 class EnergyReference(Section, frozen=True):
@@ -101,7 +84,7 @@ class Optimizer(Section, frozen=True, rename={"cls": "class"}):
 
 class Scheduler(Section, frozen=True, rename={"cls": "class"}):
     cls: str
-    kwargs: Options = {}
+    kwargs: Options = {}  # noqa: RUF012 - msgspec copies it
     step: Literal["iteration", "epoch", "val"] | None = None
     metric_name: str | None = None
 
@@ -165,81 +148,77 @@ class Config(Section, frozen=True):
         return plain
 
 
-def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
+def load(
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    *,
+    problems: Problems | None = None,
+    check_inputs: bool = True,
+) -> Config:
     """Merge the files and then the overrides over the defaults, and validate the result.
 
     For a resume, the first file is the ``train.yaml`` of the run.
 
+    Args:
+        files: YAML files.
+        overrides: ``key=value`` with dotted keys.
+        problems: Collects the errors, for a caller that looks for more; settings with errors then have their defaults.
+        check_inputs: Whether the input files must exist.
+
     Raises:
-        ConfigError: A file cannot be read, or a key or value is invalid.
+        ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
     """
-    config = _convert(merge_layers(files, overrides))
-    _check_fidelities(config)
-    _check_files(config)
-    _check_labels("data.y", config.data.y)
-    if not config.data.y or len(set(config.data.y)) < len(config.data.y):
-        raise ConfigError(f"data.y is {config.data.y!r}: expected at least one label, and each only once")
-    _check_units(config.telemetry.get("units"))
-    _check_patterns(config.optimizer)
+    found = problems or Problems()
+    plain = merge_layers(files, overrides, found)
+    misfits = dict(find_misfits(plain, Config))
+    for message in misfits.values():
+        found.add(message)
+    config: Config = msgspec.convert(_reset(plain, misfits), Config)
+    wrong = {key.partition(".")[0] for key in misfits}
+    for section, check in CHECKS.items():
+        for message in check(config) if section not in wrong else ():
+            found.add(message)
+    for message in check_files(input_files(config)) if check_inputs else ():
+        found.add(message)
+    if problems is None:
+        found.raise_any()
     return config
 
 
-def _convert(plain: dict[str, Any]) -> Config:
-    try:
-        return msgspec.convert(plain, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), plain)) from error
+def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return the settings with those of ``keys`` replaced by their defaults."""
+    defaults = read_yaml(DEFAULTS)
+    for key in keys:
+        node, default = plain, defaults
+        *parents, last = key.split(".")
+        for word in parents:
+            if not default.get(word):
+                # A mapping whose items have no defaults.
+                last = word
+                break
+            node, default = node[word], default[word]
+        node[last] = default.get(last, {})
+    return plain
 
 
-def _explain(message: str, plain: dict[str, Any]) -> str:
-    """Rewrite msgspec's message about a type to state the key, its value and the expected type."""
-    what, _, where = message.partition(" - at ")
-    name = re.split(r"[\[`]", where.partition("$.")[2])[0]
-    if what.startswith("Object"):
-        # "Object contains unknown field `x`" or "Object missing required field `x`", only possible in the scheduler.
-        key = f"{name}.{what.split('`')[1]}"
-        problem = f"{key} is missing" if "missing" in what else f"unknown key {key!r}"
-        return f"{problem}; valid keys: {', '.join(Scheduler.__struct_encode_fields__)}"
-    value: Any = plain
-    for word in name.split("."):
-        value = value[word]
-    by_msgspec = what.removeprefix("Expected ").replace("`object", "`mapping").replace("`array", "`list")
-    expected = EXPECTED.get(name.rpartition(".")[2], by_msgspec)
-    if where.startswith("`key`"):
-        expected = "fidelity indices 0, 1, … as keys" if name in BY_FIDELITY else f"keys of type {expected}"
-    return f"{name} is {value!r}: expected {expected}"
+def input_files(config: Config) -> dict[str, str]:
+    """Return the paths of all input files by key."""
+    sections = {
+        "data.fidelity_datasets": config.data.fidelity_datasets,
+        "data.val_fidelity_datasets": config.data.val_fidelity_datasets,
+        "data.sae.energy.files": config.data.sae.energy.files,
+    }
+    files = {f"{section}.{index}": path for section, paths in sections.items() for index, path in paths.items()}
+    return files if config.load is None else {**files, "load": config.load}
 
 
-def _check_fidelities(config: Config) -> None:
-    data, names = config.data, config.fidelity_names
-    indices = sorted(data.fidelity_datasets)
-    if not indices:
-        raise ConfigError("no data set is given; set at least data.fidelity_datasets.0=FILE.h5")
-    if indices != list(range(len(indices))):
-        raise ConfigError(f"data.fidelity_datasets has the indices {indices}: expected 0, 1, … without gaps")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"data.fidelity_names: {', '.join(names)}: every fidelity needs a unique name")
-    for section in BY_FIDELITY[1:]:
-        given: Any = data
-        for word in section.split(".")[1:]:
-            given = getattr(given, word)
-        for index in sorted(set(given) - set(indices)):
-            raise ConfigError(f"{section}.{index} is set, but data.fidelity_datasets.{index} is not")
-    if not any(data.fidelity_weights.get(index, 1) for index in indices):
-        raise ConfigError("data.fidelity_weights are all 0; set at least one above 0")
-
-
-def _check_files(config: Config) -> None:
-    files = {f"data.fidelity_datasets.{index}": path for index, path in config.data.fidelity_datasets.items()}
-    files |= {f"data.val_fidelity_datasets.{index}": path for index, path in config.data.val_fidelity_datasets.items()}
-    files |= {f"data.sae.energy.files.{index}": path for index, path in config.data.sae.energy.files.items()}
-    if config.load is not None:
-        files["load"] = config.load
+def check_files(files: Mapping[str, str]) -> Iterator[str]:
+    """Yield a message for each input file, given by key, that does not exist or is not of its format."""
     for name, path in files.items():
         if not Path(path).is_file():
-            raise ConfigError(f"{name}: no file {path}")
-        if "fidelity_datasets" in name and not _is_hdf5(Path(path)):
-            raise ConfigError(f"{name}: {path} is not an HDF5 file")
+            yield f"{name}: no file {path}"
+        elif "fidelity_datasets" in name and not _is_hdf5(Path(path)):
+            yield f"{name}: {path} is not an HDF5 file"
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -250,32 +229,3 @@ def _is_hdf5(path: Path) -> bool:
             if file.read(8) == b"\x89HDF\r\n\x1a\n":
                 return True
     return False
-
-
-def _check_labels(source: str, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in LABELS:
-            raise ConfigError(f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{did_you_mean(name, LABELS)}")
-
-
-def _check_units(units: object) -> None:
-    if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
-        raise ConfigError(f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle")
-    _check_labels("telemetry.units", list(units))
-
-
-def _check_patterns(optimizer: Optimizer) -> None:
-    groups = {name: group for name, group in optimizer.param_groups.items() if group is not None}
-    patterns: dict[str, object] = {f"param_groups.{name}.re": group.get("re") for name, group in groups.items()}
-    for key in ("force_train", "force_no_train"):
-        patterns |= {f"{key}[{position}]": pattern for position, pattern in enumerate(getattr(optimizer, key))}
-    for key, pattern in patterns.items():
-        if not _is_pattern(pattern):
-            raise ConfigError(f"optimizer.{key} is {pattern!r}: expected a regular expression")
-
-
-def _is_pattern(value: object) -> bool:
-    try:
-        return isinstance(value, str) and re.compile(value) is not None
-    except re.error:
-        return False

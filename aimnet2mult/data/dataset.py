@@ -38,6 +38,9 @@ class MixedData:
     saes: tuple[Sae, ...]
     """Reference energies that were subtracted; empty if the fidelity has no energies or they are not trained."""
 
+    checksums: Mapping[str, int]
+    """CRC-32 of what was read from each file, by the key of its setting; independent of split, batches and paths."""
+
     def fingerprint(self) -> int:
         """Return a CRC-32 of the training structures and labels, in order, to detect changed data on a resume."""
         crc = 0
@@ -83,6 +86,9 @@ def load_data(
     if not 0 <= val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction!r}; expected at least 0 and below 1")
     sets = [read_fidelity(path, labels=labels, fidelity=i) for i, path in enumerate(files)]
+    val_sets = {i: read_fidelity(path, labels=labels, fidelity=i) for i, path in (val_files or {}).items()}
+    checksums = {f"data.fidelity_datasets.{i}": _checksum(dataset) for i, dataset in enumerate(sets)}
+    checksums |= {f"data.val_fidelity_datasets.{i}": _checksum(dataset) for i, dataset in val_sets.items()}
     known = tuple(_known_labels(dataset, labels) for dataset in sets)
     _check_labels(labels, known, files)
     saes = tuple(
@@ -90,7 +96,9 @@ def load_data(
         for i, (dataset, path, names) in enumerate(zip(sets, files, known, strict=True))
     )
     if val_files:
-        train, val = sets, [_read_validation(val_files.get(i), labels, i, sae) for i, sae in enumerate(saes)]
+        for i, dataset in val_sets.items():
+            _shift_validation(dataset, val_files[i], saes[i])
+        train, val = sets, [val_sets.get(i, SizeGroupedDataset()) for i in range(len(files))]
     else:
         pairs = [_split(dataset, val_fraction, (seed, i)) for i, dataset in enumerate(sets)]
         train, val = ([pair[part] for pair in pairs] for part in (0, 1))
@@ -110,7 +118,18 @@ def load_data(
         val_counts=val_counts,
         labels=known,
         saes=saes,
+        checksums=checksums,
     )
+
+
+def _checksum(dataset: SizeGroupedDataset) -> int:
+    crc = 0
+    for group in dataset.groups:
+        for key, values in sorted(group.items()):
+            # Where a structure comes from is not part of its content.
+            if key != "origin":
+                crc = zlib.crc32(np.ascontiguousarray(values).data, zlib.crc32(key.encode(), crc))
+    return crc
 
 
 def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[str]) -> tuple[str, ...]:
@@ -148,23 +167,19 @@ def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sa
     return sae
 
 
-def _read_validation(path: Path | None, labels: Sequence[str], fidelity: int, sae: Sae) -> SizeGroupedDataset:
-    """Read the validation data of a fidelity, and subtract the reference energies of its training data.
+def _shift_validation(dataset: SizeGroupedDataset, path: Path, sae: Sae) -> None:
+    """Subtract the reference energies of the training data from validation data.
 
     If there are none, because the training data have no energies, treat the validation energies as missing.
     """
-    if path is None:
-        return SizeGroupedDataset()
-    dataset = read_fidelity(path, labels=labels, fidelity=fidelity)
     try:
         if sae:
             apply_sae(dataset, sae)
-        elif "energy" in labels:
-            for group in dataset.groups:
+        else:
+            for group in (group for group in dataset.groups if "energy" in group):
                 group["energy"][:] = np.nan
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return dataset
 
 
 def _energies_to_float32(sets: Iterable[SizeGroupedDataset]) -> None:

@@ -89,6 +89,7 @@ class Checkpointing:
         self._communicator = communicator
         self._console = console
         self._data_fingerprint = components.data.fingerprint()
+        self._samplers = config.to_dict()["data"]["samplers"]["train"]
         self._last_saved: tuple[int, bool] | None = None
 
     def load(self, path: Path) -> int:
@@ -99,20 +100,35 @@ class Checkpointing:
             ConfigError: ``trainer.epochs`` is below the epoch of the checkpoint.
         """
         position = load_checkpoint(path, self._state(), device=self._components.device)
-        expected = (len(self._components.train_loader), self._data_fingerprint)
-        if (position["epoch_length"], position["data"]) != expected:
-            raise CheckpointError(
-                f"{path} was written with different data: the data sets have changed since then; restore them, or "
-                "start a new run with --load"
-            )
-        if position["epoch"] > self._config.trainer.epochs:
-            raise ConfigError(
-                f"trainer.epochs is {self._config.trainer.epochs}, but the run is already in epoch {position['epoch']}"
-            )
-        self._validation.load_state_dict(position)
         iteration: int = position["iteration"]
+        self._check_data(path, position)
+        self._check_epochs(iteration, position["epoch_length"])
+        self._validation.load_state_dict(position)
         self._last_saved = (iteration, self._validation.pending)
         return iteration
+
+    def _check_data(self, path: Path, position: Mapping[str, Any]) -> None:
+        if position.get("samplers", self._samplers) != self._samplers:
+            # Batches and groups of other sizes; `data_record` has verified the files.
+            return
+        expected = (len(self._components.train_loader), self._data_fingerprint)
+        if (position["epoch_length"], position["data"]) != expected:
+            settings = "" if "samplers" in position else " or data.samplers"
+            raise CheckpointError(
+                f"{path} was written with different data: the data sets{settings} have changed since then; restore "
+                "them, or start a new run with --load"
+            )
+
+    def _check_epochs(self, iteration: int, length_before: int) -> None:
+        length = len(self._components.train_loader)
+        epoch, epochs = -(-iteration // length), self._config.trainer.epochs
+        if length != length_before:
+            self._console.say(
+                f"an epoch now has {length} iterations instead of {length_before}: iteration {iteration} is in epoch "
+                f"{epoch} of {epochs}"
+            )
+        if epoch > epochs:
+            raise ConfigError(f"trainer.epochs is {epochs}, but the run is already in epoch {epoch}")
 
     def save(self, iteration: int) -> None:
         """Write a checkpoint, unless it would equal the last one or nothing has been trained yet."""
@@ -161,6 +177,7 @@ class Checkpointing:
             "epoch": -(-iteration // epoch_length),
             "epoch_length": epoch_length,
             "data": self._data_fingerprint,
+            "samplers": self._samplers,
             **self._validation.state_dict(),
         }
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from aimnet2mult.config.import_path import load_object
+from aimnet2mult.config.resume_rules import SAE_FOLDER
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.hdf5 import INPUTS
@@ -22,19 +23,19 @@ from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
 from aimnet2mult.models.build import build_model
+from aimnet2mult.models.weights import load_weights
+from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
 from telemetry.run_folder.atomic_write import atomic_write
 
-__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "save_reference_energies"]
+__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "record_inputs"]
 
 Loader = DataLoader[Batch]
-
-SAE_FOLDER = "sae"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Components:
     schedule: Schedule
     train_sums: ErrorSums
     val_sums: ErrorSums
+    loaded: str = ""
+    """Summary of the weights that were loaded from a file; empty if they are initial."""
 
     def describe(self, fidelity_names: Sequence[str]) -> str:
         """Return a summary of data and model in a few lines."""
@@ -64,11 +67,29 @@ class Components:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         batches = len(self.train_loader)
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
+        lines += [self.loaded] if self.loaded else []
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """The components that do not depend on the data."""
+
+    device: torch.device
+    model: nn.Module
+    loss_fn: LossFunction
+    optimizer: Optimizer
+    schedule: Schedule
+    loaded: str
+
+
 def build_components(
-    config: Config, definition: Mapping[str, Any], folder: Path, communicator: Communicator | None = None
+    config: Config,
+    definition: Mapping[str, Any],
+    folder: Path,
+    communicator: Communicator | None = None,
+    *,
+    weights: Path | None = None,
 ) -> Components:
     """Build all components; initial weights and the order of the data depend only on the seed.
 
@@ -80,9 +101,11 @@ def build_components(
         folder: the run folder; reference energies in it take precedence over all others.
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
+        weights: file of initial weights; by default, they are random.
 
     Raises:
-        ConfigError: a setting is invalid or does not fit the others.
+        ConfigError: a setting is invalid or does not fit the others; this and ModelError are raised before the data
+            are read.
         DataError: the data are unusable.
         ModelError: the model cannot be built.
     """
@@ -90,17 +113,11 @@ def build_components(
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
-    device = _device(config.device, communicator)
+    learner = _build_learner(config, definition, communicator, weights)
+    device = learner.device
     data = _load_data(config, labels, folder / SAE_FOLDER)
+    check_data(data.checksums, config, folder)
     sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
-    model = build_model(
-        definition,
-        labels=labels,
-        n_fidelities=len(names),
-        fidelity_offset=config.fidelity_offset,
-        use_fidelity_readouts=config.use_fidelity_readouts,
-    ).to(device)
-    optimizer = build_optimizer(model, _optimizer_section(config))
     return Components(
         labels=labels,
         device=device,
@@ -108,21 +125,54 @@ def build_components(
         sampler=sampler,
         train_loader=train_loader,
         val_loader=val_loader,
-        model=model,
-        loss_fn=_loss(config, communicator),
-        optimizer=optimizer,
-        schedule=build_scheduler(
-            optimizer,
-            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(labels, names, VALIDATION),
-        ),
+        model=learner.model,
+        loss_fn=learner.loss_fn,
+        optimizer=learner.optimizer,
+        schedule=learner.schedule,
+        loaded=learner.loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
     )
 
 
-def save_reference_energies(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
-    """Write the reference energies to the run folder, so that a resume uses the same ones."""
+def _build_learner(
+    config: Config, definition: Mapping[str, Any], communicator: Communicator, weights: Path | None
+) -> _Learner:
+    """Build everything that does not depend on the data, and report all problems at once."""
+    names, problems = config.fidelity_names, Problems()
+    device, loaded = torch.device("cpu"), ""
+    with problems.collect():
+        device = _device(config.device, communicator)
+    with problems.collect():
+        loss_fn = _loss(config, communicator)
+    with problems.collect():
+        model = build_model(
+            definition,
+            labels=config.labels,
+            n_fidelities=len(names),
+            fidelity_offset=config.fidelity_offset,
+            use_fidelity_readouts=config.use_fidelity_readouts,
+        ).to(device)
+        if weights is not None:
+            with problems.collect():
+                loaded = load_weights(model, weights)
+        optimizer = build_optimizer(model, _optimizer_section(config))
+        schedule = build_scheduler(
+            optimizer,
+            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
+            metrics=metric_info(config.labels, names, VALIDATION),
+        )
+    problems.raise_any()
+    return _Learner(device=device, model=model, loss_fn=loss_fn, optimizer=optimizer, schedule=schedule, loaded=loaded)
+
+
+def record_inputs(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
+    """Write the reference energies and the checksums of the data to the run folder, for a resume.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    record_data(components.data.checksums, folder)
     saved = folder / SAE_FOLDER
     saved.mkdir(exist_ok=True)
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):

@@ -21,7 +21,7 @@ from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.config.resume_rules import CONFIG_FILE, MODEL_FILE
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
-from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
+from aimnet2mult.errors import USER_ERRORS, ConfigError, RankLost
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.checkpoint_folder import find_newest
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
@@ -29,7 +29,10 @@ from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
 from telemetry.errors import format_error
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from aimnet2mult.distributed.communicator import Communicator
+    from aimnet2mult.train.components import Components
     from aimnet2mult.train.console import Console
     from aimnet2mult.train.loop import Outcome
 
@@ -45,16 +48,16 @@ EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
 EXIT_DIVERGED = 3
 """Exit code of a run that stopped because it has diverged."""
-
-USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
-"""Errors that the user can fix; their message is shown without a traceback."""
+EXIT_NOT_SAVED = 4
+"""Exit code of a finished run whose weights could not be written to ``--save``."""
 
 
 def train(request: Request) -> int:
     """Train as requested, and return the exit code.
 
-    The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, and 3 if it has diverged.
-    With several ranks, rank 0 opens the run and broadcasts its plan to the others, which print nothing.
+    The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, 3 if it has diverged, and 4 if it
+    has finished, but its weights could not be written to ``--save``. With several ranks, rank 0 opens the run and
+    broadcasts its plan to the others, which print nothing.
 
     Raises:
         ConfigError: the configuration is invalid.
@@ -70,20 +73,49 @@ def train(request: Request) -> int:
 
 def _run_first_rank(request: Request, info: RankInfo) -> int:
     plan = make_plan(request)
+    if plan.nothing_left:
+        return _conclude(plan, info)
     with StopSignal() as stop:
         bus = _open_run(plan)
         try:
-            outcome = _run(plan, bus, stop, info)
+            outcome, save_error = _run(plan, bus, stop, info)
         except BaseException as error:
-            _close_failed(bus, plan, error, several_ranks=info.world_size > 1)
+            _close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
+            if stop.interrupted:
+                # A library may have turned the interrupt into another error.
+                raise KeyboardInterrupt from None
             raise
         if outcome == "diverged":
-            _close_diverged(bus, plan)
+            _close_diverged(bus, plan, stop)
         else:
-            _close(bus, plan, outcome, drain_briefly=outcome == "preempted")
+            _close(bus, plan, outcome, stop, drain_briefly=outcome == "preempted")
         if outcome == "preempted":
             echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
-    return _exit_code(outcome, stop)
+    saved = _report_save(plan, save_error)
+    return _exit_code(outcome, stop) or saved
+
+
+def _conclude(plan: Plan, info: RankInfo) -> int:
+    """Report that a run is complete, tell the other ranks, and write its weights to ``--save``."""
+    echo(f"{plan.folder}: {plan.nothing_left}", err=True)
+    if info.world_size > 1:
+        _load_libraries()
+        from aimnet2mult.distributed.process_group import process_group
+
+        with process_group(info) as communicator:
+            communicator.broadcast(plan)
+    if plan.save is None or plan.checkpoint is None:
+        return 0
+    from aimnet2mult.train.final_weights import save_from_checkpoint
+
+    return _report_save(plan, save_from_checkpoint(plan.checkpoint, plan.save, plan.folder))
+
+
+def _report_save(plan: Plan, error: str | None) -> int:
+    """Report whether the weights were written to ``--save``, and return the exit code; None: they were not due."""
+    if error is not None:
+        echo(f"error: {error}" if error else f"weights: {plan.save}", err=True)
+    return EXIT_NOT_SAVED if error else 0
 
 
 def _run_other_rank(info: RankInfo) -> int:
@@ -99,7 +131,9 @@ def _run_other_rank(info: RankInfo) -> int:
                 # Until all ranks have joined, a signal ends this one at once: there is nothing to save yet.
                 handlers.enter_context(stop)
                 plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
-                outcome = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
+                if plan.nothing_left:
+                    return 0
+                outcome, _ = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
         except USER_ERRORS:
             return EXIT_USER_ERROR
         except RankLost as lost:
@@ -112,6 +146,8 @@ def _run_other_rank(info: RankInfo) -> int:
 def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     if outcome == "diverged":
         return EXIT_DIVERGED
+    if stop.interrupted:
+        return 128 + signal.SIGINT
     return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
 
 
@@ -129,21 +165,19 @@ def _open_run(plan: Plan) -> MetricBus:
             resume_step=plan.resume_step,
         )
     except TelemetryError:
-        if plan.resume_step is None:
-            # Nothing has been written yet; a folder that is not empty stays.
-            with contextlib.suppress(OSError):
-                plan.folder.rmdir()
+        plan.remove_new_folders()
         raise
     return bus
 
 
-def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcome:
+def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[Outcome, str | None]:
+    """Train; return the outcome, and why the weights could not be written to ``--save``: "" if they were, else None."""
     start = "new run" if plan.resume_step is None else f"resuming after iteration {plan.resume_step}"
     echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
-    write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
-    write_yaml(plan.folder / MODEL_FILE, plan.definition)
+    if plan.resume_step is None:
+        _write_settings(plan)
     if stop.requested:
-        return "preempted"
+        return "preempted", None
     from aimnet2mult.train.console import Console
 
     console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
@@ -155,9 +189,26 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcom
         console.say(f"waiting up to {TIMEOUT.seconds // 60} minutes for all {info.world_size} ranks …")
     try:
         with process_group(info) as communicator:
-            return _train(communicator.broadcast(plan), bus, stop, console, communicator)
+            outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
+        if outcome != "finished" or plan.save is None or model is None:
+            return outcome, None
+        from aimnet2mult.train.final_weights import save_model
+
+        return outcome, save_model(model, plan.save, plan.folder)
     finally:
         console.close()
+
+
+def _write_settings(plan: Plan) -> None:
+    """Write the settings to the run folder; for a resume, only when it is certain that they fit the run."""
+    try:
+        write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
+        write_yaml(plan.folder / MODEL_FILE, plan.definition)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the settings to {plan.folder}: {error.strerror or error}; free some space, or choose "
+            "another folder with --telemetry-dir"
+        ) from error
 
 
 def _load_libraries() -> None:
@@ -177,23 +228,21 @@ def _load_libraries() -> None:
 
 def _train(
     plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, console: Console, communicator: Communicator
-) -> Outcome:
+) -> tuple[Outcome, nn.Module | None]:
+    """Train, and return the outcome and the model, if there is one yet."""
     from aimnet2mult.distributed.stop_consensus import StopConsensus
-    from aimnet2mult.models.weights import are_finite, load_weights, save_weights
-    from aimnet2mult.train.components import build_components, save_reference_energies
+    from aimnet2mult.train.components import build_components
     from aimnet2mult.train.loop import build_training
 
     stops = plan.settings.on_divergence == "stop"
     consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
     if consensus.should_stop(now=True):
-        return "preempted"
+        return "preempted", None
+    weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
-        lambda: build_components(plan.config, plan.definition, plan.folder, communicator)
+        lambda: build_components(plan.config, plan.definition, plan.folder, communicator, weights=weights)
     )
     communicator.set_device(components.device)
-    if not communicator.rank:
-        # Only now, since other ranks may have been looking for these files.
-        save_reference_energies(components, plan.config.fidelity_names, plan.folder)
     console.say(components.describe(plan.config.fidelity_names))
     if communicator.world_size > 1:
         console.say(f"{communicator.world_size} ranks share each batch")
@@ -209,17 +258,20 @@ def _train(
     if plan.checkpoint is not None:
         path = plan.checkpoint
         communicator.run_on_all(lambda: training.resume(path))
-    elif plan.config.load is not None:
-        weights = Path(plan.config.load)
-        console.say(communicator.run_on_all(lambda: load_weights(components.model, weights)))
-    outcome = training.run()
-    if outcome == "finished" and plan.save is not None and not communicator.rank:
-        if are_finite(components.model):
-            save_weights(components.model, plan.save)
-            console.say(f"weights: {plan.save}")
-        else:
-            console.say(f"warning: --save {plan.save} is not written: the model's weights are not finite")
-    return outcome
+    # Only now, since other ranks may have been looking for these files.
+    communicator.run_on_all(lambda: None if communicator.rank else _write_inputs(plan, components))
+    return training.run(), components.model
+
+
+def _write_inputs(plan: Plan, components: Components) -> None:
+    from aimnet2mult.train.components import record_inputs
+
+    if plan.resume_step is not None:
+        _write_settings(plan)
+    try:
+        record_inputs(components, plan.config.fidelity_names, plan.folder)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {plan.folder}: {error.strerror or error}; free some space") from error
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
@@ -228,29 +280,43 @@ def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 
 
-def _close_failed(bus: MetricBus, plan: Plan, error: BaseException, *, several_ranks: bool) -> None:
-    killed = isinstance(error, KeyboardInterrupt)
+def _close_failed(bus: MetricBus, plan: Plan, error: BaseException, stop: StopSignal, *, several_ranks: bool) -> None:
     reason = str(error) if isinstance(error, RankLost) else format_error(error)
+    status: Status = "failed"
+    if stop.interrupted or isinstance(error, KeyboardInterrupt):
+        status, reason = "killed", "KeyboardInterrupt"
+    elif isinstance(error, USER_ERRORS) and plan.status_before is not None:
+        # Nothing has been trained in this attempt, so the run is what it was.
+        status = plan.status_before
     # With several ranks, the launcher soon kills the remaining processes of a failed job.
-    _close(bus, plan, "killed" if killed else "failed", reason, drain_briefly=killed or several_ranks)
-    if isinstance(error, ConfigError | DataError | ModelError) and plan.resume_step is None:
+    _close(bus, plan, status, stop, reason, drain_briefly=status == "killed" or several_ranks)
+    if isinstance(error, USER_ERRORS) and plan.resume_step is None:
         # Training never started, and the corrected command creates everything again.
         shutil.rmtree(plan.folder, ignore_errors=True)
+        plan.remove_new_folders()
 
 
-def _close_diverged(bus: MetricBus, plan: Plan) -> None:
+def _close_diverged(bus: MetricBus, plan: Plan, stop: StopSignal) -> None:
     reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
-    _close(bus, plan, "failed", reason, drain_briefly=False)
+    _close(bus, plan, "failed", stop, reason, drain_briefly=False)
     newest = find_newest(plan.folder)
     weights = f" and the weights from before: aimnet2mult train … --load {newest}" if newest else ""
     echo(f"{reason}; start a new run with other settings{weights}", err=True)
 
 
-def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, drain_briefly: bool) -> None:
+def _close(
+    bus: MetricBus, plan: Plan, status: Status, stop: StopSignal, reason: str = "", *, drain_briefly: bool
+) -> None:
     timeout = plan.settings.drain_timeout
     if drain_briefly:
         timeout = min(PREEMPTED_DRAIN_TIMEOUT, timeout)
-    receipt = bus.close(status, reason=reason, timeout=timeout)
+    try:
+        stop.interrupt_at_once()
+        receipt = bus.close(status, reason=reason, timeout=timeout)
+    except KeyboardInterrupt:
+        # The user does not want to wait for the sinks.
+        stop.ignore_interrupts()
+        receipt = bus.close(status, reason=reason, timeout=0)
     if status != "failed" or bus.counts().offered:
         echo(str(receipt))
 
