@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from telemetry.alerts.settings import AlertSettings
 from telemetry.cadence import Cadence
-from telemetry.errors import SettingError, closest_match
+from telemetry.errors import SettingError, closest_match, describe_type
 from telemetry.plugins.registry import installed
 
 # All timers accept the upper bound.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 DeliveryMode = Literal["process", "thread"]
 OnDivergence = Literal["warn", "stop"]
-CHOICES = {"delivery": DeliveryMode, "on_divergence": OnDivergence}
 NONE = "none"
 """The sink name that means no sinks."""
 
@@ -94,13 +93,20 @@ def _names_options(value: object) -> bool:
 
 
 def _explain(error: str, given: Mapping[str, Any]) -> str:
-    what, at, where = error.partition(" - at `$.")
+    """Rewrite msgspec's message about a type to state the key, its value and the expected type in plain words."""
+    what, _, where = error.partition(" - at `$.")
+    kind: Any = Settings
+    value: Any = given
+    for name in where.rstrip("`").split("."):
+        fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        if name not in fields:
+            return error.replace("`$.", "`telemetry.")
+        kind, value = fields[name], value[name]
     key = where.rstrip("`")
-    if not at or key not in given:
-        return error.replace("`$.", "`telemetry.")
-    if key in CHOICES:
-        what = f"it must be one of {', '.join(get_args(CHOICES[key]))}"
-    return f"telemetry.{key} is {given[key]!r}; {what[0].lower()}{what[1:]}"
+    if what.startswith("Object contains unknown field"):
+        known = ", ".join(field.name for field in msgspec.structs.fields(kind))
+        return f"unknown key telemetry.{key}.{what.split('`')[1]}; known keys: {known}"
+    return f"telemetry.{key} is {value!r}; expected {describe_type(kind)}"
 
 
 def parse_sinks(value: object) -> tuple[str, ...]:

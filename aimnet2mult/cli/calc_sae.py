@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from aimnet2mult.cli.console import EXISTING_FILE, HELP, require_training_packages
+from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath, require_training_packages
 
 
 @click.command("calc-sae", context_settings=HELP)
 @click.argument("data", type=EXISTING_FILE)
-@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("out", type=UserPath(dir_okay=False))
 def calc_sae(data: Path, out: Path) -> None:
     """Fit a reference energy for each element in DATA, and write them to OUT as YAML."""
     require_training_packages()

@@ -5,6 +5,7 @@ Does not import torch, so that mistakes are reported before anything slow is imp
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,17 +14,19 @@ import msgspec
 from msgspec import Meta
 
 from aimnet2mult.config.merge import DEFAULTS, merge_layers, read_yaml
-from aimnet2mult.config.type_check import MAX_FLOAT, NAME_PATTERN, Section, find_misfits
+from aimnet2mult.config.type_check import Section, find_misfits
 from aimnet2mult.config.value_checks import CHECKS
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
 
 __all__ = ["Config", "ConfigError", "check_files", "input_files", "load"]
 
+MAX_FLOAT = sys.float_info.max
+"""Upper bound that excludes infinity."""
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
-Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Name = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
 Options = dict[str, Any]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -10,12 +9,9 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-__all__ = ["MAX_FLOAT", "Section", "find_misfits"]
+from telemetry.errors import describe_type
 
-MAX_FLOAT = sys.float_info.max
-"""Upper bound that excludes infinity."""
-
-NAME_PATTERN = r"^\w[\w.-]*$"
+__all__ = ["Section", "find_misfits"]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +33,7 @@ def find_misfits(value: object, kind: Any, key: str = "") -> Iterator[tuple[str,
     elif get_origin(kind) is dict and isinstance(value, Mapping):
         yield from _misfits_in_mapping(value, kind, key)
     elif not _fits(value, kind):
-        yield key, f"{key} is {value!r}: expected {_describe(inspect.type_info(kind))}"
+        yield key, f"{key} is {value!r}: expected {describe_type(kind)}"
 
 
 def _misfits_in_section(value: Mapping[Any, Any], kind: type[Section], key: str) -> Iterator[tuple[str, str]]:
@@ -74,28 +70,3 @@ def _fits(value: object, kind: Any) -> bool:
     except msgspec.ValidationError:
         return False
     return True
-
-
-def _describe(info: inspect.Type) -> str:
-    """Return an indefinite description of a type, such as "an integer of at least 1"."""
-    if isinstance(info, inspect.UnionType):
-        return " or ".join("null" if isinstance(one, inspect.NoneType) else _describe(one) for one in info.types)
-    if isinstance(info, inspect.LiteralType):
-        *first, last = map(str, info.values)
-        return f"{', '.join(first)} or {last}"
-    if isinstance(info, inspect.IntType):
-        return f"an integer{_describe_bounds(info)}"
-    if isinstance(info, inspect.FloatType):
-        return f"a {'finite ' if info.le == MAX_FLOAT else ''}number{_describe_bounds(info)}"
-    if isinstance(info, inspect.StrType):
-        return (
-            "a name of letters, digits and _ . - only"
-            if info.pattern
-            else "text" + " of at least one character" * bool(info.min_length)
-        )
-    return "a list of text values" if isinstance(info, inspect.ListType) else "keys and values"
-
-
-def _describe_bounds(info: inspect.IntType | inspect.FloatType) -> str:
-    bounds = {" of at least": info.ge, " above": info.gt, " and below": info.lt}
-    return "".join(f"{word} {bound:,.10g}" for word, bound in bounds.items() if bound is not None)
