@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from aimnet2mult.cli.cache_folder import ensure_cache_folder
 from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath, require_training_packages
 
 
@@ -15,6 +16,7 @@ from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath, require_train
 def calc_sae(data: Path, out: Path) -> None:
     """Fit a reference energy for each element in DATA, and write them to OUT as YAML."""
     require_training_packages()
+    ensure_cache_folder()
     from aimnet2mult.data.hdf5 import read_fidelity
     from aimnet2mult.data.reference_energies import fit_sae, write_sae
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aimnet2mult.cli.cache_folder import ensure_cache_folder
 from aimnet2mult.cli.console import EXISTING_FILE, HELP, Count, UserPath, require_training_packages
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def train(
         aimnet2mult train --config train.yaml data.fidelity_datasets.0=a.h5 trainer.epochs=10
     """
     require_training_packages()
+    ensure_cache_folder()
     from aimnet2mult.train.plan import Request
     from aimnet2mult.train.runner import train as start
 

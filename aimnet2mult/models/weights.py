@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aimnet.modules import Forces
 from torch import nn
 
 from aimnet2mult.config.legacy.weights import translate_weights
 from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
@@ -32,7 +32,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
-    _save(_core(model).state_dict(), path)
+    _save(unwrap(model).state_dict(), path)
 
 
 def save_checkpoint_weights(checkpoint: Path, path: Path) -> None:
@@ -73,7 +73,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
     Raises:
         ConfigError: The file cannot be read, a shape differs, or the file has no weights of this model.
     """
-    core = _core(model)
+    core = unwrap(model)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(content, dict) and "parts" in content:
@@ -104,7 +104,3 @@ def load_weights(model: nn.Module, path: Path) -> str:
 def _shorten(names: list[str]) -> str:
     more = len(names) - MAX_NAMES
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _core(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, Forces) else model
