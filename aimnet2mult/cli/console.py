@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import traceback
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -78,7 +79,7 @@ def _call(command: click.Command, name: str, arguments: Sequence[str] | None) ->
     except RankLost as error:
         return _report(str(error), 1)
     except OSError as error:
-        if not _cannot_write_output():
+        if not _is_from_echo(error):
             raise
         # A reader such as `head` that has seen enough is no problem.
         return 1 if error.errno == errno.EPIPE else _report(f"cannot write the output: {error.strerror}", 1)
@@ -92,12 +93,10 @@ def _report(message: str, code: int) -> int:
     return code
 
 
-def _cannot_write_output() -> bool:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
+def _is_from_echo(error: OSError) -> bool:
+    """Return whether the error is that of printing, which has no file name, rather than of any other file."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"] == click.echo.__module__
 
 
 def _discard_unwritten() -> None:

@@ -64,8 +64,8 @@ class Plan:
 
     def remove_new_folders(self) -> None:
         """Remove the folders created for a new run, as far as they are empty."""
-        with contextlib.suppress(OSError):
-            for folder in self.new_folders:
+        for folder in self.new_folders:
+            with contextlib.suppress(OSError):
                 folder.rmdir()
 
     @property
@@ -90,8 +90,11 @@ def make_plan(request: Request) -> Plan:
     if request.resume is None:
         return _plan_new(request)
     if request.resume != "auto":
-        asked = merge_layers(request.configs, request.overrides)
-        return _plan_resume(request, resume_rules.find_run(request.resume, _directory(_settings(asked["telemetry"]))))
+        # Errors of the settings are reported once the run is known.
+        telemetry = merge_layers(request.configs, request.overrides, Problems())["telemetry"]
+        directory = telemetry.get("dir") if isinstance(telemetry, dict) else None
+        folder = resume_rules.find_run(request.resume, expand_user(str(directory or Settings().dir)))
+        return _plan_resume(request, folder)
     # What has been trained may no longer need all input files.
     config = load(request.configs, request.overrides, check_inputs=False)
     directory = _directory(_settings(config.telemetry))

@@ -205,9 +205,12 @@ def test_signal_handlers_are_restored(trainee: Trainee) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_unusable_data_leave_no_run_folder(trainee: Trainee) -> None:
-    with pytest.raises(DataError, match=r"'spin_charges' is in none of .*; leave it out: data.y=\[energy\]"):
-        trainee.start("data.y=[energy, spin_charges]")
+def test_unusable_data_leave_no_run_folder(trainee: Trainee, tmp_path: Path) -> None:
+    own = tmp_path / "empty.h5"
+    with h5py.File(own, "w") as file:
+        file.create_group("003")
+    with pytest.raises(DataError, match=r"empty.h5"):
+        trainee.start(f"data.fidelity_datasets.0={own}")
     assert not trainee.runs.exists()
 
 
