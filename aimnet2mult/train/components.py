@@ -23,7 +23,7 @@ from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.errors import ConfigError, Problems
+from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
 from aimnet2mult.models.build import build_model
@@ -89,6 +89,7 @@ def build_components(
     folder: Path,
     communicator: Communicator | None = None,
     *,
+    model_file: Path | None = None,
     weights: Path | None = None,
 ) -> Components:
     """Build all components; initial weights and the order of the data depend only on the seed.
@@ -101,6 +102,7 @@ def build_components(
         folder: the run folder; reference energies in it take precedence over all others.
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
+        model_file: file that contains the definition, for error messages.
         weights: file of initial weights; by default, they are random.
 
     Raises:
@@ -113,7 +115,7 @@ def build_components(
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
-    learner = _build_learner(config, definition, communicator, weights)
+    learner = _build_learner(config, definition, communicator, model_file=model_file, weights=weights)
     device = learner.device
     data = _load_data(config, labels, folder / SAE_FOLDER)
     check_data(data.checksums, config, folder)
@@ -136,23 +138,22 @@ def build_components(
 
 
 def _build_learner(
-    config: Config, definition: Mapping[str, Any], communicator: Communicator, weights: Path | None
+    config: Config,
+    definition: Mapping[str, Any],
+    communicator: Communicator,
+    *,
+    model_file: Path | None,
+    weights: Path | None,
 ) -> _Learner:
     """Build everything that does not depend on the data, and report all problems at once."""
-    names, problems = config.fidelity_names, Problems()
+    problems = Problems()
     device, loaded = torch.device("cpu"), ""
     with problems.collect():
         device = _device(config.device, communicator)
     with problems.collect():
         loss_fn = _loss(config, communicator)
     with problems.collect():
-        model = build_model(
-            definition,
-            labels=config.labels,
-            n_fidelities=len(names),
-            fidelity_offset=config.fidelity_offset,
-            use_fidelity_readouts=config.use_fidelity_readouts,
-        ).to(device)
+        model = _build_model(config, definition, model_file).to(device)
         if weights is not None:
             with problems.collect():
                 loaded = load_weights(model, weights)
@@ -160,10 +161,23 @@ def _build_learner(
         schedule = build_scheduler(
             optimizer,
             None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(config.labels, names, VALIDATION),
+            metrics=metric_info(config.labels, config.fidelity_names, VALIDATION),
         )
     problems.raise_any()
     return _Learner(device=device, model=model, loss_fn=loss_fn, optimizer=optimizer, schedule=schedule, loaded=loaded)
+
+
+def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path | None) -> nn.Module:
+    try:
+        return build_model(
+            definition,
+            labels=config.labels,
+            n_fidelities=len(config.fidelity_names),
+            fidelity_offset=config.fidelity_offset,
+            use_fidelity_readouts=config.use_fidelity_readouts,
+        )
+    except ModelError as error:
+        raise (ModelError(f"{model_file}: {error}") if model_file else error) from error
 
 
 def record_inputs(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:

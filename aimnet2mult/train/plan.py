@@ -50,6 +50,8 @@ class Plan:
     config: Config
     settings: Settings
     definition: dict[str, Any]
+    model_file: Path
+    """Where the definition comes from."""
     folder: Path
     save: Path | None
     checkpoint: Path | None = None
@@ -106,20 +108,21 @@ def make_plan(request: Request) -> Plan:
 
 
 def _plan_new(request: Request) -> Plan:
-    problems = Problems()
+    problems, model_file = Problems(), request.model or DEFAULT
     _check_writable(request.save, problems)
     config = load(request.configs, request.overrides, problems=problems)
     settings, definition = Settings(), {}
     with problems.collect():
         settings = _settings(config.telemetry)
     with problems.collect():
-        definition = read_definition(request.model or DEFAULT)
+        definition = read_definition(model_file)
     problems.raise_any()
     folder, *above = _new_folders(_directory(settings), config.run_name)
     return Plan(
         config=config,
         settings=settings,
         definition=definition,
+        model_file=model_file,
         folder=folder,
         save=request.save,
         new_folders=(folder, *above),
@@ -150,6 +153,7 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
         config=config,
         settings=settings,
         definition=definition,
+        model_file=folder / resume_rules.MODEL_FILE,
         folder=folder,
         save=request.save,
         checkpoint=newest,

@@ -240,7 +240,9 @@ def _train(
         return "preempted", None
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
-        lambda: build_components(plan.config, plan.definition, plan.folder, communicator, weights=weights)
+        lambda: build_components(
+            plan.config, plan.definition, plan.folder, communicator, model_file=plan.model_file, weights=weights
+        )
     )
     communicator.set_device(components.device)
     console.say(components.describe(plan.config.fidelity_names))

@@ -107,6 +107,7 @@ def test_the_defaults_contain_exactly_the_keys_of_the_schema(dataset: str) -> No
     assert config == defaults
 
 
+VALIDATION = "data.val_fidelity_datasets.1"
 UNKNOWN = [
     ("trainer.epoch=3", "trainer.epoch", "trainer.epochs"),
     ("epochs=3", "epochs", "trainer.epochs"),
@@ -262,6 +263,13 @@ def test_a_tilde_is_expanded_in_paths_and_kept_without_such_a_user(
     assert load([], ["data.fidelity_datasets.0=~/a.h5"]).data.fidelity_datasets == {0: str(tmp_path / "a.h5")}
     with pytest.raises(ConfigError, match=r"no file .*~nobody_here/a.h5"):
         load([], ["data.fidelity_datasets.0=~nobody_here/a.h5"])
+
+
+def test_any_fidelity_may_have_a_validation_file_and_it_must_exist(tmp_path: Path, dataset: str) -> None:
+    overrides = [dataset, dataset.replace(".0=", ".1="), dataset.replace("data.fidelity_datasets.0", VALIDATION)]
+    assert load([], overrides).data.val_fidelity_datasets == {1: str(tmp_path / "a.h5")}
+    with pytest.raises(ConfigError, match=rf"^{VALIDATION}: no file .*no.h5$"):
+        load([], [*overrides, f"{VALIDATION}=no.h5"])
 
 
 def test_null_removes_a_parameter_group_of_a_lower_layer(dataset: str) -> None:

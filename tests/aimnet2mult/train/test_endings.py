@@ -9,7 +9,7 @@ import h5py
 import pytest
 import torch
 
-from aimnet2mult.errors import CheckpointError, ConfigError, DataError
+from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError
 from aimnet2mult.train import runner
 from aimnet2mult.train.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.plan import Request, make_plan
@@ -300,6 +300,13 @@ def test_problems_of_model_loss_optimizer_and_weights_are_reported_at_once_befor
     lines = str(caught.value).splitlines()
     assert ["NoSuchLoss" in lines[0], "w.pt does not contain" in lines[1], "nesterov" in lines[2]] == [True] * 3
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_of_the_model_names_its_file(tmp_path: Path) -> None:
+    train_tiny(tmp_path, ONE_EPOCH)
+    (tmp_path / "m.yaml").write_text("class: support.tiny_model.TinyCore\nkwargs: {layers: 3}\n")
+    with pytest.raises(ModelError, match=rf"^{tmp_path / 'm.yaml'}: cannot build the model: .*layers"):
+        train(Request(overrides=_auto(tmp_path), model=tmp_path / "m.yaml"))
 
 
 def _empty(folder: Path) -> Path:
