@@ -9,7 +9,7 @@ import sys
 import traceback
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -18,7 +18,7 @@ from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.errors import USER_ERRORS, RankLost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -109,6 +109,36 @@ def _discard_unwritten() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         except (ValueError, AttributeError):  # the stream is closed, or there is none
             continue
+
+
+class TolerantStream:
+    """A stream whose writes never fail, for libraries that print: a full log file must not end a training."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, or do nothing if that fails."""
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or do nothing if that fails."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def tolerant_output() -> Iterator[None]:
+    """Ignore errors of writing to stdout and stderr."""
+    # A process can be started without them.
+    streams: list[Any] = [stream and TolerantStream(stream) for stream in (sys.stdout, sys.stderr)]
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        yield
 
 
 def require_training_packages() -> None:

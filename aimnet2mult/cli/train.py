@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aimnet2mult.cli.cache_folder import ensure_cache_folder
-from aimnet2mult.cli.console import EXISTING_FILE, HELP, Count, UserPath, require_training_packages
+from aimnet2mult.cli.console import EXISTING_FILE, HELP, Count, UserPath, require_training_packages, tolerant_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,8 @@ def train(
         save=save,
         resume=resume,
     )
-    return start(request)
+    with tolerant_output():
+        return start(request)
 
 
 def _as_overrides(values: Mapping[str, object]) -> list[str]:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from aimnet2mult.config.import_path import load_object
 from aimnet2mult.config.resume_rules import SAE_FOLDER
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
@@ -23,14 +21,13 @@ from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.errors import ConfigError, ModelError, Problems
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
-from aimnet2mult.metrics.statistics import POOLED, VALIDATION, metric_info
-from aimnet2mult.models.build import build_model
-from aimnet2mult.models.weights import load_weights
+from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
-from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.learner import build_learner
+from aimnet2mult.train.optimizer import Schedule
 from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "record_inputs"]
@@ -71,18 +68,6 @@ class Components:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Learner:
-    """The components that do not depend on the data."""
-
-    device: torch.device
-    model: nn.Module
-    loss_fn: LossFunction
-    optimizer: Optimizer
-    schedule: Schedule
-    loaded: str
-
-
 def build_components(
     config: Config,
     definition: Mapping[str, Any],
@@ -115,7 +100,7 @@ def build_components(
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
-    learner = _build_learner(config, definition, communicator, model_file=model_file, weights=weights)
+    learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
     device = learner.device
     data = _load_data(config, labels, folder / SAE_FOLDER)
     check_data(data.checksums, config, folder)
@@ -135,49 +120,6 @@ def build_components(
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
     )
-
-
-def _build_learner(
-    config: Config,
-    definition: Mapping[str, Any],
-    communicator: Communicator,
-    *,
-    model_file: Path | None,
-    weights: Path | None,
-) -> _Learner:
-    """Build everything that does not depend on the data, and report all problems at once."""
-    problems = Problems()
-    device, loaded = torch.device("cpu"), ""
-    with problems.collect():
-        device = _device(config.device, communicator)
-    with problems.collect():
-        loss_fn = _loss(config, communicator)
-    with problems.collect():
-        model = _build_model(config, definition, model_file).to(device)
-        if weights is not None:
-            with problems.collect():
-                loaded = load_weights(model, weights)
-        optimizer = build_optimizer(model, _optimizer_section(config))
-        schedule = build_scheduler(
-            optimizer,
-            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(config.labels, config.fidelity_names, VALIDATION),
-        )
-    problems.raise_any()
-    return _Learner(device=device, model=model, loss_fn=loss_fn, optimizer=optimizer, schedule=schedule, loaded=loaded)
-
-
-def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path | None) -> nn.Module:
-    try:
-        return build_model(
-            definition,
-            labels=config.labels,
-            n_fidelities=len(config.fidelity_names),
-            fidelity_offset=config.fidelity_offset,
-            use_fidelity_readouts=config.use_fidelity_readouts,
-        )
-    except ModelError as error:
-        raise (ModelError(f"{model_file}: {error}") if model_file else error) from error
 
 
 def record_inputs(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
@@ -200,14 +142,6 @@ def _prepare_process(config: Config) -> None:
     torch.manual_seed(config.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-
-
-def _device(name: str, communicator: Communicator) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda', but torch finds no CUDA device; set device=cpu or device=auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda") if communicator.world_size == 1 else torch.device("cuda", torch.cuda.current_device())
 
 
 def _load_data(config: Config, labels: tuple[str, ...], saved: Path) -> MixedData:
@@ -277,21 +211,3 @@ def ignore_sigterm(_: int) -> None:
     the trainer ends.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _optimizer_section(config: Config) -> dict[str, Any]:
-    section: dict[str, Any] = msgspec.to_builtins(config.optimizer)
-    groups = section["param_groups"]
-    section["param_groups"] = {name: group for name, group in groups.items() if group is not None}
-    return section
-
-
-def _loss(config: Config, communicator: Communicator) -> LossFunction:
-    make = load_object(config.loss.cls, "loss.class")
-    try:
-        loss_fn: LossFunction = make(**config.loss.kwargs)
-    except TypeError as error:
-        raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
-    if hasattr(loss_fn, "use_ranks"):
-        loss_fn.use_ranks(communicator)
-    return loss_fn

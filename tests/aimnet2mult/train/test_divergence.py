@@ -10,7 +10,7 @@ import torch
 from aimnet2mult.train import engine
 from aimnet2mult.train.engine import Batch
 from aimnet2mult.train.plan import Request
-from aimnet2mult.train.runner import train
+from aimnet2mult.train.runner import EXIT_NOT_SAVED, train
 from support.tiny_runs import newest_checkpoint, points, train_tiny
 
 EVERY = "telemetry.every=1"
@@ -88,6 +88,6 @@ def test_with_warn_the_healthy_checkpoint_is_kept_and_non_finite_weights_are_nev
     model = torch.load(good(run), weights_only=True)["parts"]["model"]
     assert all(array.isfinite().all() for array in model.values())
     labels_times(1e300, 1)
-    assert train(Request(resume=str(run), overrides=["trainer.epochs=21"], save=weights)) == 0
+    assert train(Request(resume=str(run), overrides=["trainer.epochs=21"], save=weights)) == EXIT_NOT_SAVED
     assert not weights.exists()
     assert f"--save {weights} is not written: the model's weights are not finite" in capfd.readouterr().err

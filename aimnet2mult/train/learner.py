@@ -1,0 +1,117 @@
+"""Build the components of a training run that do not depend on the data, and report all their problems at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from aimnet2mult.config.import_path import load_object
+from aimnet2mult.config.schema import Config
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.errors import ConfigError, ModelError, Problems
+from aimnet2mult.metrics.statistics import VALIDATION, metric_info
+from aimnet2mult.models.build import build_model
+from aimnet2mult.models.weights import load_weights
+from aimnet2mult.train.engine import LossFunction
+from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+
+__all__ = ["Learner", "build_learner"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """The components that do not depend on the data."""
+
+    device: torch.device
+    model: nn.Module
+    loss_fn: LossFunction
+    optimizer: Optimizer
+    schedule: Schedule
+    loaded: str
+    """Summary of the weights that were loaded from a file; empty if they are initial."""
+
+
+def build_learner(
+    config: Config,
+    definition: Mapping[str, Any],
+    communicator: Communicator,
+    *,
+    model_file: Path | None,
+    weights: Path | None,
+) -> Learner:
+    """Build everything that does not depend on the data.
+
+    Args:
+        config: the configuration of the run.
+        definition: the definition of the model.
+        communicator: communicator of the ranks.
+        model_file: file that contains the definition, for error messages.
+        weights: file of initial weights; by default, they are random.
+
+    Raises:
+        ConfigError: a setting is invalid, or there are several problems; the message has a line for each.
+        ModelError: the model cannot be built.
+    """
+    problems = Problems()
+    device, loaded = torch.device("cpu"), ""
+    with problems.collect():
+        device = _device(config.device, communicator)
+    with problems.collect():
+        loss_fn = _loss(config, communicator)
+    with problems.collect():
+        model = _build_model(config, definition, model_file).to(device)
+        if weights is not None:
+            with problems.collect():
+                loaded = load_weights(model, weights)
+        optimizer = build_optimizer(model, _optimizer_section(config))
+        schedule = build_scheduler(
+            optimizer,
+            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
+            metrics=metric_info(config.labels, config.fidelity_names, VALIDATION),
+        )
+    problems.raise_any()
+    return Learner(device=device, model=model, loss_fn=loss_fn, optimizer=optimizer, schedule=schedule, loaded=loaded)
+
+
+def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path | None) -> nn.Module:
+    try:
+        return build_model(
+            definition,
+            labels=config.labels,
+            n_fidelities=len(config.fidelity_names),
+            fidelity_offset=config.fidelity_offset,
+            use_fidelity_readouts=config.use_fidelity_readouts,
+        )
+    except ModelError as error:
+        raise (ModelError(f"{model_file}: {error}") if model_file else error) from error
+
+
+def _device(name: str, communicator: Communicator) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch finds no CUDA device; set device=cpu or device=auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if communicator.world_size == 1 else torch.device("cuda", torch.cuda.current_device())
+
+
+def _optimizer_section(config: Config) -> dict[str, Any]:
+    section: dict[str, Any] = msgspec.to_builtins(config.optimizer)
+    groups = section["param_groups"]
+    section["param_groups"] = {name: group for name, group in groups.items() if group is not None}
+    return section
+
+
+def _loss(config: Config, communicator: Communicator) -> LossFunction:
+    make = load_object(config.loss.cls, "loss.class")
+    try:
+        loss_fn: LossFunction = make(**config.loss.kwargs)
+    except TypeError as error:
+        raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
+    if hasattr(loss_fn, "use_ranks"):
+        loss_fn.use_ranks(communicator)
+    return loss_fn
