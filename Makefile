@@ -21,7 +21,7 @@ covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
 	&& $(1)/bin/coverage combine --quiet
 
 .PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest coverage chaos \
-	bench lint docs format clean
+	mutation bench lint docs format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
@@ -31,6 +31,7 @@ help:
 	@echo "make dist    build the wheel and the sdist, and check them"
 	@echo "make chaos   test kills, outages and failing disks; half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure telemetry overhead against other loggers; about 15 minutes, BENCH_N=0.1 for a rough run"
+	@echo "make mutation  measure how many small faults in the code the tests notice; an hour or more"
 	@echo "make lint    ruff, mypy, import-linter and codespell"
 	@echo "make docs    build the documentation site into build/site"
 	@echo "make format  fix and format the code with ruff"
@@ -121,6 +122,10 @@ coverage: $(VENV)-tools/.installed
 # docs/explanation/reliability.md quotes its figures.
 chaos: setup
 	$(BIN)/pytest -m chaos -p no:logging tests/chaos
+
+# The minimum is the percentage that must be noticed; `python tools/mutation --help` lists the options.
+mutation: setup
+	$(BIN)/python tools/mutation --minimum 92
 
 # Writes benchmarks/results.json, docs/explanation/performance.md and its figure; BENCH_OUT=FOLDER changes the folder.
 bench: $(VENV)/.bench

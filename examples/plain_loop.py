@@ -1,5 +1,7 @@
 """A plain PyTorch loop with telemetry: a model learns energies in eV, and its curves are in kcal/mol."""
 
+import time
+
 import torch
 
 from telemetry import Metric, Settings, open_run
@@ -12,7 +14,8 @@ energy = 4.75 * (1 - torch.exp(-1.94 * (distance - 0.74))) ** 2
 model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 
-with open_run("runs/plain", metrics=METRICS, sinks=["tensorboard"], settings=Settings(every=100)) as bus:
+run = time.strftime("runs/plain-%Y%m%d-%H%M%S")
+with open_run(run, metrics=METRICS, sinks=["tensorboard"], settings=Settings(every=100)) as bus:
     for step in range(1, 1001):
         loss = torch.nn.functional.mse_loss(model(distance[::2]), energy[::2])
         optimizer.zero_grad()

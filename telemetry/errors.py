@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from msgspec import inspect
 
 
 class TelemetryError(Exception):
@@ -121,30 +117,3 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return a hint to append to a message, such as ``. Did you mean 'energy'?``; empty if no known name is close."""
     match = closest_match(name, known)
     return f". Did you mean {match!r}?" if match else ""
-
-
-def describe_type(kind: Any) -> str:
-    """Return the values that a type annotation allows, in plain words, such as "an integer of at least 1"."""
-    return _describe(inspect.type_info(kind))
-
-
-def _describe(info: inspect.Type) -> str:
-    if isinstance(info, inspect.UnionType):
-        return " or ".join("null" if isinstance(one, inspect.NoneType) else _describe(one) for one in info.types)
-    if isinstance(info, inspect.LiteralType):
-        *first, last = map(str, info.values)
-        return f"{', '.join(first)} or {last}"
-    if isinstance(info, inspect.IntType | inspect.FloatType):
-        # The largest float as the limit excludes infinity.
-        number = "a finite number" if info.le == sys.float_info.max else "a number"
-        return f"{'an integer' if isinstance(info, inspect.IntType) else number}{_describe_bounds(info)}"
-    if isinstance(info, inspect.StrType):
-        at_least_one = " of at least one character" if info.min_length else ""
-        return "a name of letters, digits and _ . - only" if info.pattern else f"text{at_least_one}"
-    return "a list of text values" if isinstance(info, inspect.ListType | inspect.VarTupleType) else "keys and values"
-
-
-def _describe_bounds(info: inspect.IntType | inspect.FloatType) -> str:
-    bounds = {" of at least": info.ge, " above": info.gt, " and at most": info.le, " and below": info.lt}
-    given = {word: bound for word, bound in bounds.items() if bound not in (None, sys.float_info.max)}
-    return "".join(f"{word} {bound:,.10g}" for word, bound in given.items())

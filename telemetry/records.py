@@ -25,9 +25,10 @@ SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 Status = Literal["finished", "failed", "preempted", "killed"]
 Level = Literal["info", "warning", "error"]
-Cause = Literal["non-finite", "spike", "unlabelled", "apart", "stalled"]
-"""The causes of alerts: a value that is not finite, one far above its usual value, a metric without a value, a loss and
-an error that move in opposite directions, and no new point for a long time."""
+Cause = Literal["non-finite", "spike", "diverging", "unlabelled", "apart", "stalled", "reported"]
+"""The causes of alerts: a value that is not finite, one far above its usual value, a training loss far above its lowest
+level, a metric without a value, a loss and an error that move in opposite directions, no new point for a long time, and
+a report by the trainer (``bus.alert``)."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -101,7 +102,7 @@ class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
         title: what happened.
         text: details.
         level: the severity.
-        cause: what anomaly detection found (see ``Cause``); None for alerts published by the caller.
+        cause: why it was raised (see ``Cause``); alerts reported by trainers have none in runs of version 0.1.
         metric: full name of the metric concerned.
         value: the value of the metric.
         baseline: the usual value of the metric.

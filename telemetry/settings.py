@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,13 +12,15 @@ import msgspec
 
 from telemetry.alerts.settings import AlertSettings
 from telemetry.cadence import Cadence
-from telemetry.errors import SettingError, closest_match, describe_type
+from telemetry.errors import SettingError, closest_match, did_you_mean
+from telemetry.expectations import expected_value
 from telemetry.plugins.registry import installed
 
 # All timers accept the upper bound.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 DeliveryMode = Literal["process", "thread"]
 OnDivergence = Literal["warn", "stop"]
+_UNKNOWN_FIELD = re.compile("Object contains unknown field `(.*)`")
 NONE = "none"
 """The sink name that means no sinks."""
 
@@ -38,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     sinks: tuple[str, ...] = ("tensorboard",)
-    every: int = 200
+    every: Annotated[int, msgspec.Meta(ge=1)] = 200
     dir: str = "runs"
     delivery: DeliveryMode = "process"
     poll: Seconds = 5.0
@@ -93,20 +98,16 @@ def _names_options(value: object) -> bool:
 
 
 def _explain(error: str, given: Mapping[str, Any]) -> str:
-    """Rewrite msgspec's message about a type to state the key, its value and the expected type in plain words."""
-    what, _, where = error.partition(" - at `$.")
-    kind: Any = Settings
-    value: Any = given
-    for name in where.rstrip("`").split("."):
-        fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
-        if name not in fields:
-            return error.replace("`$.", "`telemetry.")
-        kind, value = fields[name], value[name]
-    key = where.rstrip("`")
-    if what.startswith("Object contains unknown field"):
-        known = ", ".join(field.name for field in msgspec.structs.fields(kind))
-        return f"unknown key telemetry.{key}.{what.split('`')[1]}; known keys: {known}"
-    return f"telemetry.{key} is {value!r}; expected {describe_type(kind)}"
+    """Return the message of a failed conversion in plain words, with the setting, its value and what is expected."""
+    what, at, where = error.partition(" - at `$.")
+    keys = where.rstrip("`").split(".")
+    if not at or keys[0] not in given:
+        return error
+    name = f"telemetry.{'.'.join(keys)}"
+    value: Any = functools.reduce(operator.getitem, keys, given)
+    if unknown := _UNKNOWN_FIELD.match(what):
+        return f"unknown key {name}.{unknown[1]}{did_you_mean(unknown[1], AlertSettings.__struct_fields__)}"
+    return f"{name} is {value!r}; expected {expected_value(Settings, keys)}"
 
 
 def parse_sinks(value: object) -> tuple[str, ...]:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from telemetry.errors import MetricNotDeclared, UnitError
+from telemetry.errors import UnitError
 
 if TYPE_CHECKING:
     import pint
 
     from telemetry.metrics import Metric
 
-Transform = Callable[[str, Mapping[str, float]], Mapping[str, float]]
-"""A callable (stream, values by metric name) → values, applied before values are recorded."""
-
 NO_UNIT = {"1", ""}
 """Units that are not displayed: dimensionless, or unknown."""
+
+ALIASES = {"hartree": ("Ha", "Hartree"), "bohr": ("Bohr",), "angstrom": ("Angstrom", "Ang"), "rydberg": ("Rydberg",)}
+"""Spellings common in chemistry, by the name in pint, which is case-sensitive: ``ha`` is a hectare."""
 
 
 def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Return the conversion factor of each metric from its source unit to its unit, keyed by full name.
-
-    The factors come from pint and its CODATA constants: 1 eV/particle = 23.060547830619 kcal/mol. The display unit of
-    a per-particle metric may omit "per particle", as in ``eV``.
 
     Raises:
         UnitError: a unit is unknown, or the two units of a metric differ in dimension.
@@ -36,55 +33,48 @@ def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
         key = (metric.source_unit, metric.unit)
         if key not in seen:
             # Most metrics have no unit to convert, and importing pint takes 0.5 s.
-            seen[key] = 1.0 if key[0] == key[1] == "1" else _factor(name, *key)
+            seen[key] = 1.0 if key[0] == key[1] == "1" else conversion_factor(name, *key)
         out[name] = seen[key]
     return out
 
 
-def convert_by(factor: Mapping[str, float]) -> Transform:
-    """Return a transform that multiplies each value by the factor of its metric.
+def conversion_factor(name: str, source: str, unit: str) -> float:
+    """Return the factor that converts a value from the unit ``source`` to ``unit``.
 
-    The transform raises MetricNotDeclared for a metric without a factor.
+    The factor comes from pint and its CODATA constants: 1 eV/particle = 23.060547830619 kcal/mol. Either unit may omit
+    "per particle": eV is the same as eV/particle.
+
+    Args:
+        name: metric or setting, for error messages.
+        source: unit of the value, such as ``eV/particle``.
+        unit: unit of the result, such as ``kcal/mol``.
+
+    Raises:
+        UnitError: a unit is unknown, or the two units differ in dimension or zero.
     """
-
-    def transform(stream: str, values: Mapping[str, float]) -> Mapping[str, float]:
-        try:
-            # Convert to float first: a NumPy float32 would round the product.
-            return {name: float(value) * factor[f"{stream}/{name}"] for name, value in values.items()}
-        except KeyError as error:
-            msg = f"metric {error} is not declared; declare it in open_run(metrics={{{error}: Metric(unit=…)}})"
-            raise MetricNotDeclared(msg) from error
-
-    return transform
-
-
-def with_unit(text: str, unit: str) -> str:
-    """Return ``text`` followed by the unit in brackets, if there is one."""
-    return text if unit in NO_UNIT else f"{text} [{unit}]"
-
-
-def _factor(name: str, source: str, unit: str) -> float:
     import pint
 
     for text in (source, unit):
         _check(name, text)
-    for target in (unit, f"({unit})/particle"):
+    for target in (unit, f"({unit})/particle", f"({unit})*particle"):
         try:
             zero, one = (float(_registry().Quantity(x, source).to(target).magnitude) for x in (0.0, 1.0))
         except pint.DimensionalityError:
             continue
         except (ArithmeticError, ValueError, pint.PintError) as error:
-            msg = f"cannot convert {name} from {source!r} to {unit!r}: {error}"
+            msg = f"{name}: cannot convert {source} to {unit!r}: {error}"
             raise UnitError(msg) from error
         if zero or not one or not math.isfinite(one):
-            msg = f"cannot convert {name} from {source!r} to {unit!r} by a factor; choose units with a common zero"
+            msg = f"{name}: cannot convert {source} to {unit!r} by a factor; choose units with a common zero"
             raise UnitError(msg)
         return one
-    msg = (
-        f"{name} is in {source} and cannot be displayed in {unit!r}, which has another dimension; choose a unit of the "
-        "same dimension (to display a metric per mol, declare it per particle: eV/particle as kcal/mol)"
-    )
+    msg = f"{name}: cannot convert {source} to {unit!r}, which has another dimension; choose a unit like {source}"
     raise UnitError(msg)
+
+
+def with_unit(text: str, unit: str) -> str:
+    """Return ``text`` followed by the unit in brackets, if there is one."""
+    return text if unit in NO_UNIT else f"{text} [{unit}]"
 
 
 def _check(name: str, text: str) -> None:
@@ -104,4 +94,7 @@ def _check(name: str, text: str) -> None:
 def _registry() -> pint.UnitRegistry[float]:
     import pint
 
-    return pint.UnitRegistry()
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry()
+    for unit, spellings in ALIASES.items():
+        registry.define(f"@alias {unit} = {' = '.join(spellings)}")
+    return registry

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script, not a package
 """Write the golden runs of a format version: run folders written by this version of the code.
 
     python tools/make_golden_runs.py tests/data/golden-runs/v1

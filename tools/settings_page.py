@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script, not a package
 """Generate docs/reference/settings.md, the list of all flags, keys and options with their defaults, from the code.
 
 python tools/settings_page.py            # write the page

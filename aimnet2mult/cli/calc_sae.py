@@ -18,8 +18,16 @@ def calc_sae(data: Path, out: Path) -> None:
     require_training_packages()
     ensure_cache_folder()
     from aimnet2mult.data.hdf5 import read_fidelity
-    from aimnet2mult.data.reference_energies import fit_sae, write_sae
+    from aimnet2mult.data.label_summary import summarize_labels
+    from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
 
-    sae = fit_sae(read_fidelity(data, labels=("energy",)))
+    dataset = read_fidelity(data, labels=("energy",))
+    sae = fit_sae(dataset.groups, data)
+    out = out.expanduser()
     write_sae(out, sae)
     click.echo(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
+    apply_sae(dataset, sae, data)
+    summary, hints = summarize_labels(dataset.groups, sae)
+    click.echo(summary)
+    for hint in hints:
+        click.echo(f"warning: {hint}", err=True)

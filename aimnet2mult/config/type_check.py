@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-from telemetry.errors import describe_type
+from telemetry.expectations import describe_type
 
 __all__ = ["Section", "find_misfits"]
 

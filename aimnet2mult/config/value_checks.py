@@ -11,7 +11,8 @@ from aimnet2mult.config.import_path import check_path
 from aimnet2mult.config.merge import BY_FIDELITY
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.quantities import LABELS
-from telemetry.errors import did_you_mean
+from telemetry.errors import UnitError, did_you_mean
+from telemetry.units import conversion_factor
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
@@ -103,6 +104,16 @@ def _check_units(config: Config) -> Iterator[str]:
         yield f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle"
     else:
         yield from _check_labels("telemetry.units", list(units))
+        for label, unit in units.items():
+            if label in LABELS:
+                yield from _check_unit(f"telemetry.units.{label}", LABELS[label].source_unit, unit)
+
+
+def _check_unit(key: str, source_unit: str, unit: str) -> Iterator[str]:
+    try:
+        conversion_factor(key, source_unit, unit)
+    except UnitError as error:
+        yield str(error)
 
 
 def _check_path(path: object, key: str) -> Iterator[str]:

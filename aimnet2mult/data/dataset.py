@@ -159,11 +159,8 @@ def _check_split(train: int, val: int, val_fraction: float) -> None:
 
 def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sae:
     """Subtract reference energies, read from a file or fitted, in place, and return them."""
-    try:
-        sae = fit_sae(dataset) if sae_file is None else read_sae(sae_file)
-        apply_sae(dataset, sae)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    sae = fit_sae(dataset.groups, path) if sae_file is None else read_sae(sae_file)
+    apply_sae(dataset, sae, path)
     return sae
 
 
@@ -172,14 +169,11 @@ def _shift_validation(dataset: SizeGroupedDataset, path: Path, sae: Sae) -> None
 
     If there are none, because the training data have no energies, treat the validation energies as missing.
     """
-    try:
-        if sae:
-            apply_sae(dataset, sae)
-        else:
-            for group in (group for group in dataset.groups if "energy" in group):
-                group["energy"][:] = np.nan
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    if sae:
+        apply_sae(dataset, sae, path)
+    else:
+        for group in (group for group in dataset.groups if "energy" in group):
+            group["energy"][:] = np.nan
 
 
 def _energies_to_float32(sets: Iterable[SizeGroupedDataset]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from aimnet.data import DataGroup, SizeGroupedDataset
 
 from aimnet2mult.data.checks import OPTIONAL_INPUTS, check_layout, check_structures
+from aimnet2mult.data.unit_hints import find_precision_loss
 from aimnet2mult.quantities import LABELS
 
 __all__ = ["INPUTS", "read_fidelity"]
@@ -37,6 +38,8 @@ def read_fidelity(path: Path, *, labels: Iterable[str], fidelity: int = 0) -> Si
     check_layout(path, wanted)
     present = _keys(path)
     dataset = SizeGroupedDataset(str(path), keys=[key for key in (*INPUTS[:-1], *wanted) if key in present])
+    if "energy" in dataset.datakeys() and (loss := find_precision_loss(group["energy"] for group in dataset.groups)):
+        logger.warning("%s: %s", path, loss)
     for size, group in dataset.items():
         check_structures(f"{path}, group {size}", group)
         _complete(group, wanted, fidelity)

@@ -3,74 +3,135 @@
 ``Sae`` (self-atomic energies) maps atomic numbers to energies in eV. All sums are computed in float64.
 """
 
-from collections.abc import Mapping
+import logging
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 
+from aimnet2mult.data.compositions import Compositions, join_symbols
 from aimnet2mult.errors import DataError
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
 
-__all__ = ["Sae", "apply_sae", "elements", "fit_sae", "read_sae", "sae_to_yaml", "write_sae"]
+__all__ = [
+    "Sae",
+    "apply_sae",
+    "fit_compositions",
+    "fit_sae",
+    "read_sae",
+    "sae_to_yaml",
+    "unseparated_elements",
+    "write_sae",
+]
+
+logger = logging.getLogger(__name__)
 
 Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
+Group = Mapping[str, npt.NDArray[Any]]
 
 TRIM_PERCENTILES = (2, 98)
 """Residuals outside these percentiles are outliers, excluded from the second fit as in aimnet's calc_sae."""
 
 
-def elements(dataset: "SizeGroupedDataset") -> list[int]:
-    """Return the atomic numbers in a data set, in ascending order, without padding (0)."""
-    present = np.unique(np.concatenate([np.unique(group["numbers"]) for group in dataset.groups]))
-    return [int(z) for z in present if z != 0]
-
-
-def fit_sae(dataset: "SizeGroupedDataset") -> Sae:
+def fit_sae(groups: Iterable[Group], source: object = "data") -> Sae:
     """Fit one energy in eV per element to ``energy`` by linear least squares.
 
-    Structures with a missing (non-finite) energy are ignored. Structures whose residual is outside the 2nd to 98th
-    percentile are then excluded, and the rest is fitted again; an element that occurs only in excluded structures keeps
-    its value from the first fit. If the compositions do not determine the energies, the minimum-norm solution is used.
+    All given structures with a finite energy take part. The trainer passes all structures of a training file, including
+    those that are later split off for validation, because every composition is needed to separate the elements; a sum
+    over atoms with one parameter per element cannot adapt to single structures. Separate validation files do not take
+    part.
+
+    Structures whose residual is outside the 2nd to 98th percentile are excluded, and the residuals of the others are
+    fitted. If the remaining compositions separate fewer elements than all of them, the excluded compositions take part
+    again with their median residuals: those with the smallest ones that separate the same elements, and all others up
+    to twice as large. An outlier that has a composition to itself thus stays excluded.
+
+    If the compositions of all structures do not separate some elements, such as H and O in water, the minimum-norm
+    solution is used and a warning names the elements.
+
+    Args:
+        groups: ``numbers`` (b, n), 0 for padding, and ``energy`` (b,) in eV, NaN if missing.
+        source: file name for messages.
+
+    Returns:
+        The energies of the elements that occur in at least one structure with an energy.
 
     Raises:
-        DataError: An element occurs only in structures without energy.
+        DataError: No structure has an energy.
     """
-    present = elements(dataset)
-    counts = np.concatenate([_counts(group["numbers"], present) for group in dataset.groups])
-    energy = np.concatenate([np.asarray(group["energy"], np.float64) for group in dataset.groups])
-    known = np.isfinite(energy)
-    counts, energy = counts[known], energy[known]
-    unknown = [z for z, n in zip(present, counts.sum(axis=0), strict=True) if n == 0]
-    if unknown:
-        raise DataError(f"cannot fit reference energies: no structure with an energy contains the elements {unknown}")
+    known = [(group, np.isfinite(group["energy"])) for group in groups]
+    energy = np.concatenate([np.asarray(group["energy"][rows], np.float64) for group, rows in known])
+    if not len(energy):
+        raise DataError(f"{source}: cannot fit reference energies: no structure has an energy")
+    compositions = Compositions.of(group["numbers"][rows] for group, rows in known)
+    for elements in unseparated_elements(compositions):
+        logger.warning(
+            "%s: the compositions do not separate the reference energies of %s; only their sums are determined, and "
+            "structures in which these elements have other proportions would get wrong energies",
+            source,
+            join_symbols(elements),
+        )
+    return fit_compositions(compositions, energy)
 
-    first = _least_squares(counts, energy)
-    residual = energy - counts @ first
+
+def fit_compositions(compositions: Compositions, energy: Floats) -> Sae:
+    """Fit one energy per element to ``energy`` (B,), as described in `fit_sae`."""
+    counts, index = compositions.counts, compositions.index
+    first = _least_squares(counts, compositions.structures, compositions.mean(energy))
+    residual = energy - (counts @ first)[index]
     low, high = np.percentile(residual, TRIM_PERCENTILES)
     inner = (residual > low) & (residual < high)
-    second = _least_squares(counts[inner], energy[inner])
-    covered = counts[inner].sum(axis=0) > 0
-    return dict(zip(present, np.where(covered, second, first).tolist(), strict=True))
+    number = np.bincount(index[inner], minlength=len(counts)).astype(np.float64)
+    mean = np.bincount(index[inner], weights=residual[inner], minlength=len(counts)) / np.maximum(number, 1)
+    median = compositions.median(residual)
+    restored = _needed_for_rank(counts, number > 0, median)
+    number[restored], mean[restored] = compositions.structures[restored], median[restored]
+    # The minimum-norm solution for a residual is small; for total energies it could be off by hundreds of eV.
+    fitted = first + _least_squares(counts, number, mean)
+    return dict(zip(compositions.elements, fitted.tolist(), strict=True))
 
 
-def apply_sae(dataset: "SizeGroupedDataset", sae: Mapping[int, float]) -> None:
+def unseparated_elements(compositions: Compositions) -> list[tuple[int, ...]]:
+    """Return the groups of elements whose energies a fit cannot tell apart, by atomic number.
+
+    Example: H and O if all structures are water clusters.
+    """
+    values, vectors = np.linalg.eigh(_gram(compositions.counts))
+    null = vectors[:, values < values[-1] * len(values) * np.finfo(float).eps]
+    # Elements that occur together in a null vector are linked, directly or through others.
+    linked = ~np.isclose(null @ null.T, 0, atol=1e-6)
+    groups: list[tuple[int, ...]] = []
+    for position, z in enumerate(compositions.elements):
+        if linked[position, position] and not any(z in group for group in groups):
+            reached = np.linalg.matrix_power(linked.astype(float), len(linked))[position] > 0
+            groups.append(tuple(np.array(compositions.elements)[reached].tolist()))
+    return groups
+
+
+def apply_sae(dataset: "SizeGroupedDataset", sae: Mapping[int, float], source: object = "data") -> None:
     """Subtract from each ``energy`` (B,) the reference energies of the atoms in ``numbers`` (B, N), in place; eV.
 
+    An element that occurs only in structures without an energy needs no reference energy.
+
     Raises:
-        DataError: ``sae`` has no energy for an element in the data set.
+        DataError: ``sae`` has no energy for an element of a structure with an energy.
     """
-    missing = [z for z in elements(dataset) if z not in sae]
-    if missing:
-        raise DataError(f"no reference energy for the elements {missing}; there are energies for {sorted(sae)}")
-    # aimnet sums over whole rows, so padding (0) needs an energy too.
-    dataset.apply_peratom_shift("energy", "energy", sap_dict={**sae, 0: 0.0})
+    problems = [text for size, group in dataset.items() if (text := _find_missing(group, size, sae))]
+    if problems:
+        raise DataError(
+            f"{source}: {'; '.join(problems)}; there are reference energies for {join_symbols(sorted(sae))}; leave "
+            "these structures out, set their energies to NaN, or give all reference energies in data.sae.energy.files"
+        )
+    for group in dataset.groups:
+        group["energy"] = _subtract(group, sae)
 
 
 def read_sae(path: Path) -> Sae:
@@ -108,14 +169,51 @@ def write_sae(path: Path, sae: Mapping[int, float]) -> None:
         raise DataError(f"cannot write the reference energies to {path}: {error.strerror}") from error
 
 
-def _counts(numbers: npt.NDArray[np.integer], present: list[int]) -> Floats:
-    """Return the number of atoms of each element in each structure: (B, N) → (B, elements)."""
-    columns = [(numbers == z).sum(axis=1) for z in present]
-    return np.stack(columns, axis=1).astype(np.float64)
+def _least_squares(counts: Floats, number: Floats, mean: Floats) -> Floats:
+    """Fit means of ``number`` (M,) structures each; equal to a fit of the structures."""
+    weight = np.sqrt(number)
+    return np.linalg.lstsq(counts * weight[:, None], mean * weight, rcond=None)[0].astype(np.float64, copy=False)
 
 
-def _least_squares(counts: Floats, energy: Floats) -> Floats:
-    return np.linalg.lstsq(counts, energy, rcond=None)[0].astype(np.float64, copy=False)
+def _needed_for_rank(counts: Floats, kept: npt.NDArray[np.bool_], residual: Floats) -> npt.NDArray[np.int64]:
+    """Return the compositions that must be added to ``kept`` to separate as many elements as all compositions do.
+
+    These are the compositions with the smallest residuals (M,), and all others up to twice as large, which are no less
+    plausible.
+    """
+    excluded = np.flatnonzero(~kept)
+    excluded = excluded[np.argsort(np.abs(residual[excluded]), kind="stable")]
+    inner = _gram(counts[kept])
+
+    def rank(number: int) -> int:
+        return int(np.linalg.matrix_rank(inner + _gram(counts[excluded[:number]]), hermitian=True))
+
+    needed = np.abs(residual[excluded[: bisect_left(range(len(excluded)), rank(len(excluded)), key=rank)]])
+    restored: npt.NDArray[np.int64] = excluded[np.abs(residual[excluded]) <= 2 * needed.max(initial=-1)]
+    return restored
+
+
+def _gram(counts: Floats) -> Floats:
+    # Products of whole numbers are exact in float64.
+    return counts.T @ counts
+
+
+def _subtract(group: Group, sae: Mapping[int, float]) -> Floats:
+    """Return ``energy`` (B,) less the reference energies of the atoms in ``numbers`` (B, N); 0 for unknown elements."""
+    table = np.zeros(max([group["numbers"].max(initial=0), *sae]) + 1)
+    table[list(sae)] = list(sae.values())
+    shifted: Floats = group["energy"] - table[group["numbers"]].sum(axis=-1)
+    return shifted
+
+
+def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
+    """Return a description of the structures with an energy that contain an element without a reference energy."""
+    unknown = np.isin(group["numbers"], [0, *sae], invert=True) & np.isfinite(group["energy"])[:, None]
+    rows = np.flatnonzero(unknown.any(axis=1))
+    if not len(rows):
+        return ""
+    symbols = join_symbols(np.unique(group["numbers"][unknown]).tolist())
+    return f"no reference energy for {symbols} in {len(rows)} structures of group {size:03d}"
 
 
 def _element(path: Path, key: object) -> int:

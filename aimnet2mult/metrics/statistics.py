@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +106,8 @@ class MetricInfo:
     source_unit: str = "1"
     unit: str = "1"
     text: str
+    direction: Literal["min", "max"] | None = None
+    """Whether lower or higher values are better; None if neither."""
     watch: bool = False
     """Whether the metric is steady enough for a rise to indicate a problem."""
 
@@ -176,7 +179,7 @@ def _cached_metrics(
 
 def _metrics(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> Iterator[_Metric]:
     """Yield every metric of a selection; the single definition of which metrics exist and how they are named."""
-    yield _Metric(name="loss", kind="loss", info=MetricInfo(text="loss"))
+    yield _Metric(name="loss", kind="loss", info=MetricInfo(text="loss", direction="min"))
     yield from _label_metrics(labels, selection, prefix="", suffix="", fidelity=None)
     if selection.per_fidelity and len(fidelity_names) > 1:
         for index, name in enumerate(fidelity_names):
@@ -205,8 +208,8 @@ def _label_metrics(
 
 def _info(label: Label, kind: str, text: str) -> MetricInfo:
     if kind == "r2":
-        return MetricInfo(text=text)
-    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text)
+        return MetricInfo(text=text, direction="max")
+    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text, direction="min")
 
 
 def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:

@@ -2,12 +2,13 @@
 
 import random
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -17,6 +18,7 @@ from aimnet2mult.config.resume_rules import SAE_FOLDER
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.sampler import MixedFidelitySampler
@@ -26,8 +28,9 @@ from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
-from aimnet2mult.train.learner import build_learner
-from aimnet2mult.train.optimizer import Schedule
+from aimnet2mult.train.learner import build_learner, scheduler_section
+from aimnet2mult.train.optimizer import Schedule, build_scheduler
+from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
 
 __all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "record_inputs"]
@@ -51,16 +54,19 @@ class Components:
     schedule: Schedule
     train_sums: ErrorSums
     val_sums: ErrorSums
+    val_metrics: ValidationMetrics
     loaded: str = ""
     """Summary of the weights that were loaded from a file; empty if they are initial."""
 
     def describe(self, fidelity_names: Sequence[str]) -> str:
         """Return a summary of data and model in a few lines."""
         counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
-        lines = [
-            f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}"
-            for name, train, val, labels in counts
-        ]
+        lines = []
+        for index, (name, train, val, labels) in enumerate(counts):
+            lines.append(f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}")
+            summary, hints = summarize_labels(_structures_of(self.data, index), self.data.saes[index])
+            lines += [f"{name}: {summary}"] if summary else []
+            lines += [f"warning: {name}: {hint}" for hint in hints]
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         batches = len(self.train_loader)
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
@@ -105,6 +111,7 @@ def build_components(
     data = _load_data(config, labels, folder / SAE_FOLDER)
     check_data(data.checksums, config, folder)
     sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
+    val_metrics = find_validation_metrics(data, labels, names)
     return Components(
         labels=labels,
         device=device,
@@ -115,10 +122,11 @@ def build_components(
         model=learner.model,
         loss_fn=learner.loss_fn,
         optimizer=learner.optimizer,
-        schedule=learner.schedule,
+        schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
         loaded=learner.loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
+        val_metrics=val_metrics,
     )
 
 
@@ -134,6 +142,14 @@ def record_inputs(components: Components, fidelity_names: Sequence[str], folder:
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
             atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode(), mode=0o666)
+
+
+def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield the arrays of each training and validation group, with the structures of one fidelity only."""
+    for group in (*data.train.groups, *data.val.groups):
+        rows = group["fidelity"] == fidelity
+        if rows.any():
+            yield {key: values if rows.all() else values[rows] for key, values in group.items()}
 
 
 def _prepare_process(config: Config) -> None:

@@ -1,5 +1,6 @@
 """Build the components of a training run that do not depend on the data, and report all their problems at once."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from aimnet2mult.metrics.statistics import VALIDATION, metric_info
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.weights import load_weights
 from aimnet2mult.train.engine import LossFunction
-from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
+from aimnet2mult.train.validation_metrics import ValidationMetrics
 
-__all__ = ["Learner", "build_learner"]
+__all__ = ["Learner", "build_learner", "scheduler_section"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,6 @@ class Learner:
     model: nn.Module
     loss_fn: LossFunction
     optimizer: Optimizer
-    schedule: Schedule
     loaded: str
     """Summary of the weights that were loaded from a file; empty if they are initial."""
 
@@ -58,9 +59,14 @@ def build_learner(
         ModelError: the model cannot be built.
     """
     problems = Problems()
+    known = metric_info(config.labels, config.fidelity_names, VALIDATION)
+    metrics = ValidationMetrics(known=known, available=list(known))
     device, loaded = torch.device("cpu"), ""
     with problems.collect():
         device = _device(config.device, communicator)
+    with problems.collect():
+        if config.checkpoint.best is not None:
+            metrics.find(config.checkpoint.best, "checkpoint.best")
     with problems.collect():
         loss_fn = _loss(config, communicator)
     with problems.collect():
@@ -69,13 +75,10 @@ def build_learner(
             with problems.collect():
                 loaded = load_weights(model, weights)
         optimizer = build_optimizer(model, _optimizer_section(config))
-        schedule = build_scheduler(
-            optimizer,
-            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=metric_info(config.labels, config.fidelity_names, VALIDATION),
-        )
+        # On a copy: which metrics have labels is known once the data have been read.
+        build_scheduler(copy.deepcopy(optimizer), scheduler_section(config), metrics=metrics)
     problems.raise_any()
-    return Learner(device=device, model=model, loss_fn=loss_fn, optimizer=optimizer, schedule=schedule, loaded=loaded)
+    return Learner(device=device, model=model, loss_fn=loss_fn, optimizer=optimizer, loaded=loaded)
 
 
 def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path | None) -> nn.Module:
@@ -97,6 +100,12 @@ def _device(name: str, communicator: Communicator) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda") if communicator.world_size == 1 else torch.device("cuda", torch.cuda.current_device())
+
+
+def scheduler_section(config: Config) -> dict[str, Any] | None:
+    """Return the section ``scheduler`` as `build_scheduler` takes it."""
+    section: dict[str, Any] | None = None if config.scheduler is None else msgspec.to_builtins(config.scheduler)
+    return section
 
 
 def _optimizer_section(config: Config) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def build_training(
         console: console that displays the progress.
 
     Raises:
-        ConfigError: ``checkpoint.best`` is not a validation metric.
+        ConfigError: ``checkpoint.best`` is not a validation metric, or the validation data have no labels for it.
     """
     # Errors propagate; ignite would log them as well.
     logging.getLogger("ignite").setLevel(logging.CRITICAL)

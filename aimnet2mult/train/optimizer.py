@@ -11,11 +11,14 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 __all__ = ["Schedule", "build_optimizer", "build_scheduler"]
 
 Step = Literal["iteration", "epoch", "val"]
 STEPS: tuple[Step, ...] = ("iteration", "epoch", "val")
+MEASURED = ("mode", "mode_worse", "best", "num_bad_epochs", "cooldown_counter")
+"""Parts of the state of ReduceLROnPlateau that depend on its mode."""
 IGNITE_SCHEDULER = ("ignite.handlers.param_scheduler", "ParamScheduler")
 
 
@@ -50,7 +53,7 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
     return optimizer
 
 
-def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metrics: Collection[str]) -> "Schedule":
+def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metrics: ValidationMetrics) -> "Schedule":
     """Build the schedule described by the ``scheduler`` section; None keeps the learning rate constant.
 
     Args:
@@ -59,12 +62,14 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
             steps: after each ``iteration``, ``epoch`` or validation (``val``); by default, after each epoch for torch
             and after each iteration for ignite. ReduceLROnPlateau steps after validations and uses the metric
             ``metric_name``: ``loss`` (the default) or another validation metric such as ``E_rmse``; ``val_loss`` and
-            ``val/loss`` are accepted too. A scheduler of ignite sets the same value in all parameter groups, from the
-            first iteration (or the first validation) on.
-        metrics: names of the validation metrics.
+            ``val/loss`` are accepted too. Its ``mode`` follows from the metric: ``max`` for R², otherwise ``min``. A
+            scheduler of ignite sets the same value in all parameter groups, from the first iteration (or the first
+            validation) on.
+        metrics: the validation metrics.
 
     Raises:
-        ConfigError: a key, class, argument or metric is unknown, or they do not fit together.
+        ConfigError: a key, class, argument or metric is unknown, they do not fit together, or the validation data have
+            no labels for the metric.
     """
     if cfg is None:
         return Schedule(None)
@@ -78,6 +83,8 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
         raise ConfigError(f"scheduler.step is {step!r}; {cls.__name__} needs val, since it uses a validation metric")
     metric = _metric(cfg, metrics, plateau=plateau)
     kwargs = cfg.get("kwargs") or {}
+    if metric is not None:
+        kwargs = _with_mode(kwargs, metric, metrics)
     scheduler = _instantiate(cls, "scheduler", optimizer, {"param_name": "lr", **kwargs} if ignite else kwargs)
     if ignite and step != "val":
         scheduler(None)
@@ -106,20 +113,11 @@ class Schedule:
         self._advance("epoch")
 
     def step_validation(self, metrics: Mapping[str, float]) -> None:
-        """Step if the scheduler steps after validations; ``metrics`` are the validation metrics.
-
-        Raises:
-            ValueError: the scheduler uses a metric for which the validation data have no labels.
-        """
+        """Step if the scheduler steps after validations and its metric, if any, is among the ``metrics``."""
         if self._metric is None:
             self._advance("val")
         elif self._metric in metrics:
             self._advance("val", metrics[self._metric])
-        else:
-            raise ValueError(
-                f"the scheduler uses the metric {self._metric!r}, for which the validation data has no labels;"
-                f" choose one of {', '.join(metrics)}"
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`; empty without a scheduler."""
@@ -138,7 +136,7 @@ class Schedule:
         if found != expected:
             raise ConfigError(f"the checkpoint has scheduler {found}; the configuration has {expected}")
         if self._scheduler is not None:
-            self._scheduler.load_state_dict(state["state"])
+            self._scheduler.load_state_dict(_without_wrong_mode(state["state"], self._scheduler))
 
     def _advance(self, step: Step, *metric: float) -> None:
         if self._scheduler is None or step != self._step:
@@ -150,17 +148,34 @@ class Schedule:
             self._scheduler.step(*metric)
 
 
-def _metric(cfg: Mapping[str, Any], metrics: Collection[str], *, plateau: bool) -> str | None:
+def _with_mode(kwargs: Mapping[str, Any], metric: str, metrics: ValidationMetrics) -> Mapping[str, Any]:
+    """Return the arguments of a plateau scheduler with the mode that the metric needs."""
+    mode, better = ("max", "higher") if metrics.is_better_when_higher(metric) else ("min", "lower")
+    given = kwargs.get("mode", mode)
+    if given != mode:
+        raise ConfigError(
+            f"scheduler.kwargs.mode is {given!r}, but {better} values of {metric} are better; remove it or set {mode}"
+        )
+    # By default, torch demands an improvement relative to the best value, which is a deterioration if that is negative.
+    threshold = {"threshold_mode": "abs"} if mode == "max" else {}
+    return {**threshold, **kwargs, "mode": mode}
+
+
+def _without_wrong_mode(state: Mapping[str, Any], scheduler: Any) -> dict[str, Any]:
+    """Return the state of a plateau scheduler without what was measured in the other mode, as before version 0.2."""
+    mode = getattr(scheduler, "mode", None)
+    wrong = MEASURED if mode is not None and state.get("mode", mode) != mode else ()
+    return {key: value for key, value in state.items() if key not in wrong}
+
+
+def _metric(cfg: Mapping[str, Any], metrics: ValidationMetrics, *, plateau: bool) -> str | None:
     """Return the name of the metric that the scheduler uses, without a prefix; None if it uses none."""
     name = cfg.get("metric_name")
     if not plateau:
         if name is not None:
             raise ConfigError(f"scheduler.metric_name is {name!r}; {cfg['class']} uses no metric; remove it")
         return None
-    metric = str(name or "loss").removeprefix("val/").removeprefix("val_")
-    if metric not in metrics:
-        raise ConfigError(f"scheduler.metric_name is {name!r}; expected one of {', '.join(metrics)}")
-    return metric
+    return metrics.find(str(name or "loss"), "scheduler.metric_name")
 
 
 def _groups(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -76,7 +76,13 @@ class Plan:
         config = self.config
         declared = declare(config.labels, config.fidelity_names, config.units)
         return {
-            name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text, watch=info.watch)
+            name: Metric(
+                unit=info.unit,
+                source_unit=info.source_unit,
+                label=info.text,
+                direction=info.direction,
+                watch=info.watch,
+            )
             for name, info in declared.items()
         }
 

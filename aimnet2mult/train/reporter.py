@@ -37,7 +37,7 @@ class Bus(Protocol):
 
     @property
     def last_healthy_step(self) -> int:
-        """The last iteration at which all watched metrics were finite and no loss was an outlier."""
+        """The last iteration with finite watched metrics and no loss far above its usual or lowest level."""
         ...
 
     def due(self, stream: str, step: int) -> bool:

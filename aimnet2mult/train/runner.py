@@ -245,7 +245,8 @@ def _train(
         )
     )
     communicator.set_device(components.device)
-    console.say(components.describe(plan.config.fidelity_names))
+    if not communicator.rank:
+        console.say(components.describe(plan.config.fidelity_names))
     if communicator.world_size > 1:
         console.say(f"{communicator.world_size} ranks share each batch")
     training = build_training(

@@ -1,7 +1,7 @@
 """Validate the model during training, and keep the weights of the best validation."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +10,41 @@ from ignite.engine import Engine, Events
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_consensus import StopConsensus
-from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import Slot
-from aimnet2mult.metrics.statistics import VALIDATION, metric_info, statistics
+from aimnet2mult.metrics.statistics import VALIDATION, statistics
 from aimnet2mult.models.weights import save_weights
 from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_validator
 from aimnet2mult.train.reporter import Reporter
+from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 __all__ = ["BestValidation", "Validation"]
 
 
 class BestValidation:
-    """The best value of a validation metric so far: the highest for R², otherwise the lowest.
+    """The best value of a validation metric so far: the lowest or the highest, depending on the metric.
 
     Args:
         metric: name of the metric, such as ``loss``; ``val_loss`` and ``val/loss`` are accepted too. None tracks
             nothing.
-        metrics: names of the validation metrics.
+        metrics: the validation metrics.
 
     Raises:
-        ConfigError: ``metric`` is not one of ``metrics``.
+        ConfigError: ``metric`` is unknown, or the validation data have no labels for it.
     """
 
-    def __init__(self, metric: str | None, metrics: Collection[str]) -> None:
-        self.metric = None if metric is None else metric.removeprefix("val/").removeprefix("val_")
-        if self.metric is not None and self.metric not in metrics:
-            raise ConfigError(f"checkpoint.best is {metric!r}; expected one of {', '.join(metrics)}")
+    def __init__(self, metric: str | None, metrics: ValidationMetrics) -> None:
+        self.metric = None if metric is None else metrics.find(metric, "checkpoint.best")
+        self._sign = -1 if self.metric is not None and metrics.is_better_when_higher(self.metric) else 1
         self._value = math.inf
 
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Record a validation if it is the best so far, and return whether it is; a missing or NaN value never is."""
         if self.metric is None:
             return False
-        value = metrics.get(self.metric, math.nan)
-        value = -value if self.metric.endswith("_r2") else value
+        value = self._sign * metrics.get(self.metric, math.nan)
         if not value < self._value:
             return False
         self._value = value
@@ -78,7 +76,7 @@ class Validation:
         console: console on which problems are reported.
 
     Raises:
-        ConfigError: ``checkpoint.best`` is not a validation metric.
+        ConfigError: ``checkpoint.best`` is not a validation metric, or the validation data have no labels for it.
     """
 
     def __init__(
@@ -101,8 +99,7 @@ class Validation:
         self._consensus = consensus
         self._communicator = communicator
         self._console = console
-        names = metric_info(components.labels, config.fidelity_names, VALIDATION)
-        self._best = BestValidation(config.checkpoint.best, names)
+        self._best = BestValidation(config.checkpoint.best, components.val_metrics)
         self._validator = build_validator(
             components.model, components.loss_fn, components.val_sums, device=components.device
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -12,7 +12,7 @@ from telemetry.alerts import rules
 from telemetry.alerts.history import MetricHistory
 from telemetry.alerts.problem_tracker import ProblemTracker
 from telemetry.alerts.settings import AlertSettings
-from telemetry.metrics import Metric
+from telemetry.metrics import Metric, is_better_when_higher
 from telemetry.records import Alert, Cause, Scalars
 
 DIVERGED_POINTS = 5
@@ -30,7 +30,8 @@ class AnomalyDetector:
     """Find problems in the points of a run. Not thread-safe.
 
     Attributes:
-        last_healthy_step: the last iteration at which all watched metrics were finite and no loss was an outlier.
+        last_healthy_step: the last iteration at which all watched metrics were finite, no loss was an outlier, and the
+            level of each training loss was close to its lowest one.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class AnomalyDetector:
         self._histories = {
             name: MetricHistory(settings, is_loss=rules.is_loss(name))
             for name, metric in metrics.items()
-            if metric.watch
+            if metric.watch and not is_better_when_higher(name, metric)
         }
+        self._watched = frozenset(name for name, metric in metrics.items() if metric.watch)
+        self._losses = {name: history for name, history in self._histories.items() if rules.is_loss(name)}
         self._missing_values = rules.MissingValues()
         self._stall = rules.Stall(settings, clock)
         self._tracker = ProblemTracker(quiet_points=settings.history)
@@ -68,15 +71,23 @@ class AnomalyDetector:
         return self._tracker.active
 
     @property
+    def loss_streams(self) -> list[str]:
+        """Streams with a watched loss."""
+        return sorted({name.partition("/")[0] for name in self._losses})
+
+    @property
     def diverged(self) -> Divergence | None:
         """Why the run is considered diverged, or None.
 
-        A run has diverged if a watched metric is not finite, or a watched loss stays far above its usual value.
+        A run has diverged if a watched metric is not finite, a watched loss stays far above its usual value, or the
+        level of a training loss is far above its lowest one.
         """
         for name, problem in self._tracker.problems("non-finite").items():
-            if name in self._histories:
+            if name in self._watched:
                 return Divergence(problem.title, self.last_healthy_step)
-        for name, history in self._losses().items():
+        for problem in self._tracker.problems("diverging").values():
+            return Divergence(problem.title, self.last_healthy_step)
+        for name, history in self._losses.items():
             if history.diverging >= DIVERGED_POINTS:
                 usual = rules.format_value(history.baseline, self._metrics[name])
                 return Divergence(f"{name} stays far above its usual value of {usual}", self.last_healthy_step)
@@ -92,22 +103,37 @@ class AnomalyDetector:
         self._step = record.step
         self._tracker.next_point()
         values = dict(record.items())
-        watched = {name: value for name, value in values.items() if name in self._histories}
-        for name, value in watched.items():
-            if math.isfinite(value):
-                self._histories[name].add(value)
-        update = self._tracker.update
+        watched = {name: value for name, value in values.items() if name in self._watched}
+        errors = {name: value for name, value in watched.items() if name in self._histories}
+        self._add(errors)
+        update, known = self._tracker.update, self._tracker.problems
         update("non-finite", values, rules.non_finite(values))
-        update("spike", watched, rules.spikes(watched, self._histories, self._metrics))
+        update("spike", errors, rules.spikes(errors, self._histories, self._metrics))
+        update("diverging", errors, rules.divergences(errors, self._histories, self._metrics, known("diverging")))
         if not partial:
-            known = self._tracker.problems("unlabelled")
-            update("unlabelled", *self._missing_values.check(record.stream, watched, known))
-        update("apart", watched, rules.opposite_trends(watched, self._histories))
+            update("unlabelled", *self._missing_values.check(record.stream, watched, known("unlabelled")))
+        update("apart", errors, rules.opposite_trends(errors, self._histories))
         self._stall.note_point()
         update("stalled", ("",), {})
         if watched and self._is_healthy():
             self.last_healthy_step = record.step
         return self._tracker.changes(record.step)
+
+    def replay(self, records: Iterable[Scalars]) -> None:
+        """Learn the levels of the losses from earlier attempts of the run, without raising alerts.
+
+        If the last record is not healthy, neither is the iteration after which training resumes: a checkpoint from
+        before the problem remains the last healthy one.
+        """
+        start, last = self.last_healthy_step, 0
+        healthy = True
+        for record in records:
+            losses = {name: value for name, value in record.items() if name in self._losses}
+            self._add(losses)
+            healthy = all(map(math.isfinite, losses.values())) and self._losses_are_healthy()
+            if losses and healthy:
+                last = record.step
+        self.last_healthy_step = start if healthy else last
 
     def check_silence(self) -> list[Alert]:
         """Check the time since the last point, and return an alert if training has stalled since the last check."""
@@ -117,9 +143,17 @@ class AnomalyDetector:
         self._tracker.update("stalled", ("",), found)
         return self._tracker.changes(self._step)
 
-    def _is_healthy(self) -> bool:
-        finite = not any(name in self._histories for name in self._tracker.problems("non-finite"))
-        return finite and not any(history.outliers for history in self._losses().values())
+    def _add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._histories[name].add(value)
 
-    def _losses(self) -> dict[str, MetricHistory]:
-        return {name: history for name, history in self._histories.items() if rules.is_loss(name)}
+    def _is_healthy(self) -> bool:
+        finite = not any(name in self._watched for name in self._tracker.problems("non-finite"))
+        return finite and self._losses_are_healthy()
+
+    def _losses_are_healthy(self) -> bool:
+        return not any(
+            history.outliers or (rules.is_training_loss(name) and not history.is_healthy())
+            for name, history in self._losses.items()
+        )

@@ -7,6 +7,7 @@ from collections import deque
 from itertools import islice
 from statistics import median
 
+from telemetry.alerts.level import Level
 from telemetry.alerts.settings import TREND_POINTS, AlertSettings
 
 MAD_TO_STD = 1.4826
@@ -17,12 +18,16 @@ EARLY_POINTS = 10
 """The early bounds apply up to this many points. A loss usually falls at first, so even a small rise is a problem."""
 DIVERGED_FACTOR = 10.0
 """A value diverges if it exceeds the median by more than this many times the median."""
+MAX_HEALTHY_RISE = 3.0
+"""A level up to this many times the lowest one is healthy. Restarts of the learning rate cause rises by a factor of two
+to three."""
 
 
 class MetricHistory:
     """The recent values of one watched metric, without its outliers.
 
     Attributes:
+        level: the running median of all values, and its lowest value so far.
         baseline: the median that the last value was compared with; NaN before the second value.
         outliers: number of consecutive values, up to the last one, that exceeded the limit.
         diverging: number of consecutive values, up to the last one, that diverged.
@@ -30,6 +35,7 @@ class MetricHistory:
 
     def __init__(self, settings: AlertSettings, *, is_loss: bool) -> None:
         """Start without values; at first, a loss has a lower limit than other metrics."""
+        self.level = Level()
         self.baseline = math.nan
         self.outliers = self.diverging = 0
         self._settings = settings
@@ -39,8 +45,10 @@ class MetricHistory:
     def add(self, value: float) -> None:
         """Compare a finite value with the history, and append it unless it is an outlier.
 
-        After ``history`` consecutive outliers, the history restarts: their level is the new normal.
+        After ``history`` consecutive outliers, the history restarts: their level is the new normal, unless it is not
+        healthy.
         """
+        self.level.add(value)
         if not self._values or value <= self._limit():
             self.outliers = self.diverging = 0
             self._values.append(value)
@@ -48,10 +56,14 @@ class MetricHistory:
         self.outliers += 1
         diverges = value > self.baseline + DIVERGED_FACTOR * abs(self.baseline)
         self.diverging = self.diverging + 1 if diverges else 0
-        if self.outliers >= self._settings.history:
+        if self.outliers >= self._settings.history and self.is_healthy():
             self.outliers = self.diverging = 0
             self._values.clear()
             self._values.append(value)
+
+    def is_healthy(self) -> bool:
+        """Return whether the level is close to its lowest value."""
+        return self.level.rise <= MAX_HEALTHY_RISE
 
     def is_spike(self) -> bool:
         """Return whether the last values form a spike."""

@@ -16,6 +16,7 @@ MAX_METRICS_LISTED = 20
 _RECOVERED: Mapping[Cause, str] = {
     "non-finite": "all values are finite again",
     "spike": "no metric is far above its usual value anymore",
+    "diverging": "the loss is close to its lowest level again",
     "unlabelled": "all metrics have values again",
     "apart": "loss and errors no longer move in opposite directions",
     "stalled": "points arrive again",

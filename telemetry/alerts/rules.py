@@ -19,6 +19,10 @@ MIN_STREAK = 5
 FALLING, RISING = 0.9, 1.25
 """A metric is falling if its trend (see ``MetricHistory.trend``) is at most the first number, and rising if it is at
 least the second."""
+DIVERGED_RISE = 8.0
+"""A training loss has diverged once its level is more than this many times its lowest one (see ``Level``)."""
+VALIDATION_STREAMS = frozenset({"val", "valid", "validation", "eval", "test"})
+"""Streams whose losses also rise for another reason: overfitting."""
 STALL_FACTOR = 20.0
 """Training has stalled if no point arrives for this many times the longest recent interval."""
 
@@ -55,6 +59,27 @@ def spikes(
             text, usual_text = format_value(value, metrics[name]), format_value(usual, metrics[name])
             title = f"spike: {name} is {text}, usually {usual_text}"
             found[name] = Problem(title, value=value, baseline=usual)
+    return found
+
+
+def divergences(
+    values: Mapping[str, float],
+    histories: Mapping[str, MetricHistory],
+    metrics: Mapping[str, Metric],
+    known: Mapping[str, Problem],
+) -> Problems:
+    """Find training losses whose level is far above its lowest one, however slowly it rose.
+
+    ``known`` are the problems found before; each lasts until the level is healthy again.
+    """
+    found = {}
+    for name in filter(is_training_loss, values):
+        history = histories[name]
+        if history.level.rise > DIVERGED_RISE or (name in known and not history.is_healthy()):
+            level, lowest = history.level.value, history.level.lowest
+            text, lowest_text = format_value(level, metrics[name]), format_value(lowest, metrics[name])
+            title = f"diverging: {name} is about {text}; it was already down to {lowest_text}"
+            found[name] = Problem(title, value=level, baseline=lowest)
     return found
 
 
@@ -137,6 +162,11 @@ class Stall:
 def is_loss(name: str) -> bool:
     """Return whether a metric, given by its full name, is a loss."""
     return name.rpartition("/")[2] == "loss"
+
+
+def is_training_loss(name: str) -> bool:
+    """Return whether a metric, given by its full name, is a loss of training rather than of validation."""
+    return is_loss(name) and name.partition("/")[0] not in VALIDATION_STREAMS
 
 
 def format_value(value: float, metric: Metric) -> str:

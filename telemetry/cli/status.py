@@ -33,6 +33,8 @@ def status(run: Path) -> None:
     counts = receipt.counts
     if counts.offered != counts.journaled:
         click.echo(f"this attempt: {counts.offered} offered, {counts.journaled} journaled, {counts.lost} lost")
+    if counts.dropped:
+        click.echo(counts.dropped_text())
     print_sinks(receipt)
     print_skipped(receipt.skipped)
 

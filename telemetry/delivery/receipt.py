@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from bisect import bisect_right
 from datetime import datetime
@@ -13,7 +14,7 @@ from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.records import Alert, Closed, Resumed, Scalars, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.paths import delivered_sinks
+from telemetry.run_folder.paths import delivered_sinks, local_path
 from telemetry.run_folder.sink_progress import SinkProgress, read_progress
 
 
@@ -92,6 +93,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         unwritten = counts.offered - counts.journaled
         if unwritten:
             lines[0] += f"; {unwritten} NOT WRITTEN"
+        if counts.dropped:
+            lines.append(f"  {counts.dropped_text()}")
         lines += [f"  {line}" for sink in self.sinks for line in sink.lines()]
         lines += [f"  {line}" for line in self.sync_command()]
         return "\n".join(lines)
@@ -109,15 +112,19 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         return [f"deliver the rest{when}: telemetry sync {run} --telemetry-sinks {wanted}"]
 
 
-def read_receipt(folder: Path) -> Receipt:
+def read_receipt(folder: str | os.PathLike[str]) -> Receipt:
     """Read the receipt of a run, whether or not the run is still in progress.
+
+    Args:
+        folder: the run folder.
 
     Raises:
         RunFolderError: the folder or a segment of the journal cannot be read.
         JournalError: the journal was written by a newer version.
     """
-    heartbeat = read_heartbeat(folder)
-    return receipt(folder, Counts() if heartbeat is None else heartbeat.counts)
+    run = local_path(folder)
+    heartbeat = read_heartbeat(run)
+    return receipt(run, Counts() if heartbeat is None else heartbeat.counts)
 
 
 def receipt_from_counts(folder: Path, counts: Counts) -> Receipt:

@@ -140,9 +140,9 @@ def _legend_line(series: Series, number: int, width: int, *, colours: bool) -> s
     finite = np.flatnonzero(np.isfinite(curve.values))
     text = "no finite value"
     if len(finite):
-        lowest = finite[np.argmin(curve.values[finite])]
-        text = f"last {_point(curve, finite[-1])}, lowest {_point(curve, lowest)}"
-        # A truncated number would be misread, so omit the lowest value entirely.
+        word, find = ("highest", np.argmax) if curve.direction == "max" else ("lowest", np.argmin)
+        text = f"last {_point(curve, finite[-1])}, {word} {_point(curve, finite[find(curve.values[finite])])}"
+        # A truncated number would be misread, so omit the best value entirely.
         if len(text) > width - MIN_LABEL_WIDTH:
             text = f"last {_point(curve, finite[-1])}"
     mark = "─" if colours else MARKS[number % len(MARKS)]

@@ -22,6 +22,7 @@ from telemetry.journal.segment_lines import lines, open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.metrics import Metric
 from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, RunRecord
+from telemetry.run_folder.paths import local_path
 
 GAP_TIMEOUT = 60.0
 """Time in seconds that a reader of a live journal waits for a gap to be filled; NFS may show gaps temporarily."""
@@ -47,24 +48,28 @@ class Skipped(msgspec.Struct):
     segments: int = 0
 
 
-def read_header(folder: Path) -> RunRecord:
+def read_header(folder: str | os.PathLike[str]) -> RunRecord:
     """Return the run record of the newest segment that has one.
+
+    Args:
+        folder: the run folder.
 
     Raises:
         RunNotFound: no segment has a complete run record.
         JournalError: the journal was written by a newer version.
         RunFolderError: a segment cannot be read.
     """
-    for number in reversed(segments(folder)):
-        path = segment_path(folder, number)
-        head, _ = next(lines(path, 0), (None, 0))
+    run = local_path(folder)
+    for number in reversed(segments(run)):
+        segment = segment_path(run, number)
+        head, _ = next(lines(segment, 0), (None, 0))
         if not isinstance(head, RunRecord):
-            _reject_newer_schema(path)
+            _reject_newer_schema(segment)
         elif head.schema > SCHEMA:
-            raise _schema_error(path, head.schema)
+            raise _schema_error(segment, head.schema)
         else:
             return head
-    msg = f"no run in {folder}: it contains no journal-<k>.jsonl with a run record"
+    msg = f"no run in {run}: it contains no journal-<k>.jsonl with a run record"
     raise RunNotFound(msg)
 
 

@@ -129,7 +129,7 @@ class JournalWriter:
             _write_all(fd, head)
             os.fdatasync(fd)
             sync_folder(self._folder)
-        except OSError:
+        except BaseException:
             # A file without its run record is not a valid segment, and each retry would leave another one.
             _close(fd)
             path.unlink(missing_ok=True)

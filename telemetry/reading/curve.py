@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ class Curve:
         name: full name, ``stream/metric``.
         unit: unit of the values; ``1`` if dimensionless, empty if the run does not declare the metric.
         label: description of the quantity; may be empty.
+        direction: ``max`` if higher values are better, otherwise ``min``.
         steps: iterations, int64.
         times: times at which the points were recorded, UTC, datetime64[ms].
         values: values as published, including NaN and infinities, float64.
@@ -29,6 +30,7 @@ class Curve:
     name: str
     unit: str
     label: str
+    direction: Literal["min", "max"] = "min"
     steps: NDArray[np.int64]
     times: NDArray[np.datetime64]
     values: NDArray[np.float64]
@@ -63,7 +65,7 @@ class CurveBuilder:
             setattr(self, name, array(column.typecode, [column[i] for i in keep]))
 
     def build(self, **attributes: Any) -> Curve | None:
-        """Return the curve (``attributes``: name, unit and label), or None if it has no points."""
+        """Return the curve (``attributes``: name, unit, label and direction), or None if it has no points."""
         import numpy as np
 
         if not self._steps:

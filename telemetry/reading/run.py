@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
 from telemetry.journal.run_attempts import first_record
-from telemetry.metrics import UNDECLARED
+from telemetry.metrics import UNDECLARED, is_better_when_higher
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
+from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
@@ -49,8 +50,11 @@ class Run:
         """Return the curves as a pandas DataFrame, one row per value.
 
         The columns are those of ``telemetry export --all`` without ``seq``: run, stream, step, time (as datetime64),
-        name, value, unit, superseded. Unless superseded points were requested, each metric has one value per step, and
-        ``frame.pivot(index="step", columns="name", values="value")`` returns one column per metric.
+        name, value, unit, superseded. One column per metric, with the last value of each step::
+
+            frame.drop_duplicates(["name", "step"], keep="last").pivot(index="step", columns="name", values="value")
+
+        A step has several values if its point was published more than once, or if superseded points were requested.
 
         Raises:
             PackageNotInstalled: pandas is not installed.
@@ -95,7 +99,7 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
         JournalError: the journal was written by a newer version.
         RunFolderError: the folder or one of its journal files cannot be read.
     """
-    reader = RunReader(Path(path), superseded=superseded)
+    reader = RunReader(local_path(path), superseded=superseded)
     reader.read(live=False)
     return reader.run()
 
@@ -172,7 +176,8 @@ class RunReader:
         for name in dict.fromkeys([*metrics, *self._builders]):
             metric = metrics.get(name, UNDECLARED)
             if name in self._builders:
-                curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label)
+                direction = "max" if is_better_when_higher(name, metric) else "min"
+                curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label, direction=direction)
                 if curve is not None:
                     curves[name] = curve
         return Run(

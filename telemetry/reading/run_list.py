@@ -8,13 +8,13 @@ from pathlib import Path
 
 from telemetry.errors import RunFolderError, RunNotFound
 from telemetry.journal.segments import segments
-from telemetry.metrics import UNDECLARED
+from telemetry.metrics import UNDECLARED, Metric, is_better_when_higher
 from telemetry.reading.run_summary import RunSummary, summarize
 from telemetry.reading.selection import select_metrics
 from telemetry.units import NO_UNIT
 
 DEFAULT_METRIC = "val/loss"
-"""The metric whose lowest value is shown by default."""
+"""The metric whose best value is shown by default."""
 AGE_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 """Units of an age: length in seconds and symbol, longest first."""
 
@@ -24,7 +24,7 @@ class RunTable:
 
     Args:
         folder: folder that contains run folders, or a run folder.
-        metric: full name of the metric whose lowest value is shown; None for ``val/loss``.
+        metric: full name of the metric whose best value is shown; None for ``val/loss``.
         quick: whether to omit this value.
 
     Raises:
@@ -50,7 +50,7 @@ class RunTable:
         """Yield the lines of the table; ``now`` is in milliseconds since 1970."""
         header = ["run", "status", "iteration", "last record", "sinks behind"]
         if self._metric:
-            header.append(f"lowest {self._metric}")
+            header.append(f"{self._best_word()} {self._metric}")
         yield from _aligned([header, *(self._row(summary, now) for summary in self._summaries)])
         for name, error in self._unreadable:
             yield f"{name}  cannot be read: {error}"
@@ -62,10 +62,17 @@ class RunTable:
         row = [summary.folder.name, summary.status, str(summary.step), age, ", ".join(summary.behind) or "-"]
         return [*row, self._best(summary)] if self._metric else row
 
+    def _best_word(self) -> str:
+        highest = {is_better_when_higher(self._metric, self._declaration(summary)) for summary in self._summaries}
+        return "best" if len(highest) > 1 else "highest" if True in highest else "lowest"
+
+    def _declaration(self, summary: RunSummary) -> Metric:
+        return summary.header.metrics.get(self._metric, UNDECLARED)
+
     def _best(self, summary: RunSummary) -> str:
         if summary.best is None:
             return "-"
-        unit = summary.header.metrics.get(self._metric, UNDECLARED).unit
+        unit = self._declaration(summary).unit
         return f"{summary.best.value:.6g}{'' if unit in NO_UNIT else f' {unit}'} at {summary.best.step}"
 
 

@@ -1,6 +1,6 @@
 """Summarize a run for a list, from the head and the tail of its journal.
 
-Even for a journal of several gigabytes, little more than the last 64 KiB is read; only ``best_value`` searches the
+Even for a journal of several gigabytes, little more than the last 64 KiB is read; only ``stream_points`` searches the
 whole journal.
 """
 
@@ -15,6 +15,7 @@ from telemetry.journal.codec import MAX_LINE, decode
 from telemetry.journal.reader import read_header
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
+from telemetry.metrics import UNDECLARED, is_better_when_higher
 from telemetry.reading.best_value import BestValue, find_best_value
 from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.paths import delivered_sinks, progress_path
@@ -36,7 +37,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         status: status of the run.
         step: the last iteration that has a point; 0 if there is none.
         time: time of the last record, in milliseconds since 1970; start of the run if there is none.
-        best: lowest value of the requested metric; None if it has no finite value.
+        best: best value of the requested metric; None if it has no finite value.
         behind: sinks with pending records; a question mark follows the name of a sink whose progress cannot be read.
     """
 
@@ -50,7 +51,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize(folder: Path, metric: str | None) -> RunSummary:
-    """Return the summary of a run, with the lowest value of ``metric`` (full name) unless it is None.
+    """Return the summary of a run, with the best value of ``metric`` (full name) unless it is None.
 
     Raises:
         RunNotFound, JournalError, RunFolderError: see ``read_run``.
@@ -64,9 +65,14 @@ def summarize(folder: Path, metric: str | None) -> RunSummary:
         status=run_status(last.closed, TrainerLivenessProbe(folder)),
         step=last.step,
         time=last.time or header.started,
-        best=None if metric is None else find_best_value(folder, numbers, metric),
+        best=None if metric is None else _best_value(folder, header, numbers, metric),
         behind=[entry for name in _sinks(folder, header) if (entry := _behind_entry(folder, name, last.seq))],
     )
+
+
+def _best_value(folder: Path, header: RunRecord, numbers: list[int], metric: str) -> BestValue | None:
+    highest = is_better_when_higher(metric, header.metrics.get(metric, UNDECLARED))
+    return find_best_value(folder, numbers, metric, highest=highest)
 
 
 class _LastRecords:

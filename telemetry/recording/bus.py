@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,13 @@ from pathlib import Path
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt
+from telemetry.recording.admission import Admission
+from telemetry.recording.ending import InterpreterExit, status_after
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import DEFAULT_LIMITS, FLUSH_TIMEOUT
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.recording.run_closer import RunCloser
+from telemetry.recording.steps import parse_step
 from telemetry.records import Alert, Level, Status, now_ms
 from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.sink_progress import read_progress
@@ -27,15 +29,15 @@ class MetricBus:
     """Publish the metrics of a run; returned by ``telemetry.open_run``.
 
     Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block; no method raises because a disk or a
-    backend fails. In a forked child, every method returns at once and does nothing. Use the bus as a context manager,
-    or call ``close``; a run left open when the interpreter exits is closed as failed.
+    backend fails, or because a step or a value is invalid: what cannot be recorded is counted in ``counts().dropped``,
+    and reported once. In a forked child, every method does nothing, with one warning. Use the bus as a context manager,
+    or call ``close``; a run left open at exit is closed as failed after an uncaught exception, otherwise as finished.
 
     Attributes:
         folder: the run folder.
         cadence: the rule that decides which iterations are due.
         due: ``due(stream, step)`` returns whether ``publish`` records this stream at this iteration.
-        factors: conversion factors from the source unit to the unit of each metric, by full name; for callers that
-            display values.
+        factors: conversion factors from the source unit to the unit of each metric, by full name.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class MetricBus:
         self._queue = journal_thread.queue
         self._drain_timeout = drain_timeout
         self._closer = RunCloser(folder, journal_thread, close_timeout)
-        self._pid = os.getpid()
+        self._admission = Admission(folder, cadence, self._queue)
+        self._interpreter_exit = InterpreterExit()
         atexit.register(self._close_at_exit)
 
     @property
@@ -81,7 +84,7 @@ class MetricBus:
 
     @property
     def last_healthy_step(self) -> int:
-        """The last iteration at which all watched metrics were finite and no loss was an outlier."""
+        """The last iteration with finite watched metrics and no loss far above its usual or lowest level."""
         return self._thread.appender.last_healthy_step
 
     def publish(self, stream: str, step: int, values: ValuesSource, *, final: bool = False) -> None:
@@ -89,16 +92,15 @@ class MetricBus:
 
         Args:
             stream: ``train``, ``val`` …
-            step: the global iteration. A step lower than the previous one is accepted, with one warning.
+            step: the global iteration; a step lower than the previous one is accepted, with one warning.
             values: values by metric name, in source units; or a callable that returns them, called in the journal
-                thread.
+                thread. A value that is not one number, or whose name is not declared, is left out.
             final: whether to record them even if the iteration is not due, unless the last record of this stream
                 already has this step.
         """
-        if not (final or self.due(stream, step)) or self._is_forked():
-            return
-        source = (lambda: {stream: values()}) if callable(values) else {stream: _copy(values)}
-        self._queue.put((stream,), step, source, final=final)
+        if self._admission.due((stream,), step, final=final):
+            source = (lambda: {stream: values()}) if callable(values) else {stream: _copy(values)}
+            self._queue.put((stream,), parse_step(step), source, final=final)
 
     def publish_group(
         self, streams: Sequence[str], step: int, values: StreamValuesSource, *, final: bool = False
@@ -107,11 +109,10 @@ class MetricBus:
 
         ``values`` is a mapping by stream, or a callable that returns one; everything else is as for ``publish``.
         """
-        due = tuple(stream for stream in streams if final or self.due(stream, step))
-        if due and not self._is_forked():
+        if due := self._admission.due(streams, step, final=final):
             if isinstance(values, Mapping):
                 values = {stream: _copy(stream_values) for stream, stream_values in values.items()}
-            self._queue.put(due, step, values, final=final)
+            self._queue.put(due, parse_step(step), values, final=final)
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
         """Publish an alert to every sink that supports alerts.
@@ -122,20 +123,16 @@ class MetricBus:
             step: the global iteration at which it was noticed.
             level: ``info``, ``warning`` or ``error``.
         """
-        if not self._is_forked():
-            alert = Alert(seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level)
-            self._queue.put_alert(alert)
+        if self._admission.admits_process():
+            self._queue.put_alert(_reported(title, text, step, level))
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
-        """Wait until everything offered so far is durable or counted as lost.
-
-        Return False after ``timeout`` seconds.
-        """
-        return self._is_forked() or self._queue.flush(timeout)
+        """Wait until everything offered so far is durable or lost; return False after ``timeout`` seconds."""
+        return self._admission.is_forked() or self._queue.flush(timeout)
 
     def drain(self, timeout: float) -> bool:
         """Wait until all sinks have accepted everything offered so far; return False after ``timeout`` seconds."""
-        if self._is_forked():
+        if self._admission.is_forked():
             return True
         deadline = time.monotonic() + timeout
         if not self._queue.flush(timeout):
@@ -145,7 +142,7 @@ class MetricBus:
 
     def counts(self) -> Counts:
         """Return how many records of this attempt were offered, are durable and were lost, and the highest step."""
-        return Counts() if self._is_forked() else self._queue.counts()
+        return Counts() if self._admission.is_forked() else self._queue.tally.counts()
 
     def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> Receipt | None:
         """End the run: record its status, wait for the sinks, and return the receipt.
@@ -161,8 +158,9 @@ class MetricBus:
         Returns:
             The receipt; None in a forked child process.
         """
-        if self._is_forked():
+        if self._admission.is_forked():
             return None
+        self._admission.report_missed()
         receipt = self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
         # Only now, so that the run is still closed at exit if this call is interrupted before it takes effect.
         atexit.unregister(self._close_at_exit)
@@ -171,16 +169,17 @@ class MetricBus:
     def __enter__(self) -> MetricBus:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        reason = "" if kind is None else f"{kind.__name__}: {error}"
-        self.close("finished" if kind is None else "failed", reason=reason)
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        status, reason = status_after(error)
+        self.close(status, reason=reason)
 
     def _close_at_exit(self) -> None:
-        self.close("failed", reason="the bus was never closed")
+        status, reason = self._interpreter_exit.status()
+        self.close(status, reason=reason)
 
-    def _is_forked(self) -> bool:
-        # A forked child has no journal thread, and its copy of the queue's lock may stay locked forever.
-        return os.getpid() != self._pid
+
+def _reported(title: str, text: str, step: int, level: Level) -> Alert:
+    return Alert(seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level, cause="reported")
 
 
 def _copy(values: Mapping[str, float]) -> Mapping[str, float]:

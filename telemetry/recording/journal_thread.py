@@ -129,7 +129,9 @@ class JournalThread(threading.Thread):
             self.appender.check_silence()
 
     def _write_heartbeat(self, beat: int) -> None:
-        heartbeat = Heartbeat(trainer=self._identity, attempt=self._attempt, beat=beat, counts=self.queue.counts())
+        heartbeat = Heartbeat(
+            trainer=self._identity, attempt=self._attempt, beat=beat, counts=self.queue.tally.counts()
+        )
         try:
             write_heartbeat(self._folder, heartbeat)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,21 +14,24 @@ from telemetry.alerts.detector import AnomalyDetector
 from telemetry.cadence import Cadence
 from telemetry.delivery.supervisor import DeliverySupervisor, ProcessSupervisor, ThreadSupervisor
 from telemetry.errors import RunAlive, RunFolderError
+from telemetry.journal.points_at import streams_at
+from telemetry.journal.segments import segments
 from telemetry.journal.writer import JournalWriter
 from telemetry.metrics import Metric
+from telemetry.reading.stream_points import read_stream
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_plan import RunPlan, is_blank, newest_segment, plan_run
+from telemetry.records import Scalars
 from telemetry.run_folder.atomic_write import remove_temporary_files
-from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
+from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import heartbeat_path, sinks_folder
 from telemetry.run_folder.process_identity import current_process
 from telemetry.settings import Settings
-from telemetry.units import convert_by
 
 _OPENING_POLL_INTERVAL = 0.05
 """Interval in seconds between attempts to acquire the lease for opening the run."""
@@ -39,10 +43,10 @@ def open_run(
     metrics: Mapping[str, Metric] | None = None,
     name: str | None = None,
     project: str | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: object = None,
     versions: Mapping[str, str] | None = None,
-    sinks: Iterable[str | object] | None = None,
-    settings: Settings | None = None,
+    sinks: str | Iterable[str | object] | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
     resume_step: int | None = None,
 ) -> MetricBus:
     """Open a run folder for training, start its deliveries, and return the bus.
@@ -50,17 +54,20 @@ def open_run(
     Sinks, their options and requirements, units and the folder are checked before anything is created.
 
     Args:
-        path: the run folder; its last component is the run ID.
+        path: the run folder, a local path; its last component is the run ID, and ``~`` is expanded.
         metrics: the declaration of each metric, keyed by its full name ``stream/metric``. Values of any other metric
-            are dropped, with a warning. Without declarations, values of any name are recorded as they are, without a
+            are left out, with a warning. Without declarations, values of any name are recorded as they are, without a
             unit; a resumed run keeps its earlier declarations.
         name: the display name, by default the run ID.
         project: the project that the run belongs to.
-        params: the parameters of the run, which may be nested; values that look like credentials are redacted.
+        params: the parameters of the run, which may be nested: a mapping, a namespace of ``argparse``, a dataclass or
+            a similar object. Values that look like credentials are redacted.
         versions: versions of the software used.
-        sinks: names of sinks, or sink objects (served by threads of this process); by default those in ``settings``.
-        settings: see ``Settings``.
-        resume_step: the iteration after which an existing run resumes; None for a new run.
+        sinks: names of sinks, also as one comma-separated string, or sink objects (served by threads of this process);
+            by default those in ``settings``.
+        settings: see ``Settings``; also a mapping, see ``Settings.parse``.
+        resume_step: the iteration after which an existing run resumes; None for a new run. A point at this iteration
+            that is already in the journal is not recorded again.
 
     Raises:
         SinkNotFound, SinkNotInstalled, PluginError, SettingError, UnitError: see ``telemetry.errors``.
@@ -68,10 +75,10 @@ def open_run(
         RunNotFound: there is no run to resume.
         RunAlive: the trainer of the run is alive, or another process is opening the run.
         JournalError: units or cadence differ from those of the run to be resumed.
-        RunFolderError: the folder cannot be written to.
+        RunFolderError: the folder cannot be read or written to, or is not a local path.
     """
     plan = plan_run(
-        Path(path),
+        path,
         metrics=metrics,
         name=name,
         project=project,
@@ -92,13 +99,23 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
     """
     limits = limits or DEFAULT_LIMITS
     supervisor = _supervisor(plan)
-    journal = _open_journal(plan)
     queue = RecordQueue(plan.folder, limits.queue_capacity)
-    detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=plan.resume_step or 0)
-    appender = RecordAppender(queue, journal, detector, [convert_by(plan.factors)] if plan.declared else [])
+    step = plan.resume_step
+    detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=step or 0)
+    recorded: set[tuple[str, int]] = set()
+    if step is not None:
+        detector.replay(_earlier_losses(plan.folder, detector.loss_streams, step))
+        recorded = {(stream, step) for stream in streams_at(plan.folder, step)}
+    journal = _open_journal(plan)
+    appender = RecordAppender(queue.tally, journal, detector, plan.factors if plan.declared else None, recorded)
     attempt = plan.record.attempt
     thread = JournalThread(plan.folder, queue, journal, appender, supervisor, attempt=attempt, limits=limits)
-    thread.start()
+    try:
+        thread.start()
+    except BaseException:
+        # Nothing will write to this attempt, so this process must not count as its trainer.
+        write_heartbeat(plan.folder, _own_heartbeat(attempt, beat=-1))
+        raise
     return MetricBus(
         plan.folder,
         thread,
@@ -107,6 +124,13 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
         drain_timeout=plan.settings.drain_timeout,
         close_timeout=limits.close_timeout,
     )
+
+
+def _earlier_losses(folder: Path, streams: Iterable[str], resume_step: int) -> Iterator[Scalars]:
+    """Yield the points of these streams that an attempt resuming after ``resume_step`` continues, in order."""
+    numbers = segments(folder)
+    points = heapq.merge(*(read_stream(folder, numbers, stream) for stream in streams), key=lambda point: point.seq)
+    return (point for point in points if point.step <= resume_step)
 
 
 def _open_journal(plan: RunPlan) -> JournalWriter:
@@ -122,12 +146,29 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
             remove_temporary_files(heartbeat_path(folder))
             # Before the segment: any process that sees the segment must find its trainer alive.
             attempt = plan.record.attempt
-            heartbeat = Heartbeat(trainer=current_process(), attempt=attempt, beat=0, counts=Counts())
-            write_heartbeat(folder, heartbeat)
-            return JournalWriter(folder, plan.record, resumed_step=plan.resume_step)
+            before = read_heartbeat(folder)
+            write_heartbeat(folder, _own_heartbeat(attempt, beat=0))
+            try:
+                return JournalWriter(folder, plan.record, resumed_step=plan.resume_step)
+            except BaseException:
+                _restore_heartbeat(folder, before)
+                raise
     except OSError as error:
         msg = f"cannot write to {folder} ({error.strerror or error}); choose another folder with --telemetry-dir"
         raise RunFolderError(msg) from error
+
+
+def _own_heartbeat(attempt: int, *, beat: int) -> Heartbeat:
+    return Heartbeat(trainer=current_process(), attempt=attempt, beat=beat, counts=Counts())
+
+
+def _restore_heartbeat(folder: Path, before: Heartbeat | None) -> None:
+    """Undo the announcement of an attempt that has not begun; otherwise this process would count as its trainer."""
+    with contextlib.suppress(OSError):
+        if before is None:
+            heartbeat_path(folder).unlink(missing_ok=True)
+        else:
+            write_heartbeat(folder, before)
 
 
 @contextlib.contextmanager

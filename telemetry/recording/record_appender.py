@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
-import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from telemetry.alerts.detector import AnomalyDetector, Divergence
 from telemetry.errors import format_error
 from telemetry.journal.writer import JournalWriter
-from telemetry.recording.record_queue import QueuedRecords, RecordQueue, StreamValuesSource
+from telemetry.recording.drop_reasons import DropReason
+from telemetry.recording.point_values import Dropped, PointConverter, name_problem, names_by_reason
+from telemetry.recording.record_queue import QueuedRecords, StreamValuesSource
+from telemetry.recording.record_tally import RecordTally
+from telemetry.recording.steps import parse_step
 from telemetry.recording.warn_once import WarnOnce
-from telemetry.records import MAX_NAME_LENGTH, MAX_STEP, Alert, AnyRecord, Scalars
-from telemetry.units import Transform
+from telemetry.records import Alert, AnyRecord, Scalars
 
 log = logging.getLogger("telemetry")
 
@@ -24,36 +26,42 @@ class RecordAppender:
     """Call queued callables, convert units, append the records to the journal and watch them for anomalies.
 
     Only the journal thread may call the methods. Any thread may read the attributes: each is replaced as a whole. An
-    exception raised by a callable or a value affects only the records concerned, which are dropped and counted as lost.
+    exception raised by a callable or a value affects only the records or values concerned, which are dropped, counted
+    and reported once per reason and stream.
 
     Attributes:
         alerts: active anomaly alerts.
         diverged: why the run is considered diverged, or None.
-        last_healthy_step: the last iteration at which all watched metrics were finite and no loss was an outlier.
+        last_healthy_step: the last iteration with finite watched metrics and no loss far above its usual or lowest
+            level.
     """
 
     def __init__(
         self,
-        queue: RecordQueue,
+        tally: RecordTally,
         journal: JournalWriter,
         detector: AnomalyDetector,
-        transforms: Sequence[Transform] = (),
+        factors: Mapping[str, float] | None = None,
+        already_recorded: Collection[tuple[str, int]] = (),
     ) -> None:
         """Prepare to append to ``journal``.
 
         Args:
-            queue: the queue, which counts the records.
+            tally: the numbers of records, which are updated.
             journal: the writer to append to; committing is left to the caller.
             detector: the anomaly detector, which observes each record.
-            transforms: transforms applied in order to the values of each stream before they are recorded.
+            factors: conversion factors of the declared metrics by full name; None if none were declared.
+            already_recorded: (stream, step) of points that earlier attempts have recorded, and that are therefore not
+                appended again.
         """
         self.alerts: tuple[Alert, ...] = ()
         self.diverged: Divergence | None = None
         self.last_healthy_step = detector.last_healthy_step
-        self._queue = queue
+        self._tally = tally
         self._journal = journal
         self._detector = detector
-        self._transforms = transforms
+        self._converter = PointConverter(factors)
+        self._already_recorded = already_recorded
         self._warn_once = WarnOnce()
 
     def append(self, item: QueuedRecords) -> None:
@@ -79,59 +87,68 @@ class RecordAppender:
         try:
             values_by_stream = source() if callable(source) else source
         except BaseException as error:  # noqa: BLE001 - user code, which must not end the journal thread
-            self._count_lost(item, item.streams, error)
+            self._lose(item, item.streams, "no values", format_error(error))
             return
         for stream in item.streams:
             try:
-                values = values_by_stream[stream]
-                for transform in self._transforms:
-                    values = transform(stream, values)
-                record = _scalars(item, stream, {name: float(value) for name, value in values.items()})
-                self.append_numbered(record)
-            except BaseException as error:  # noqa: BLE001 - transforms and values are user code, too
-                self._count_lost(item, (stream,), error)
-            else:
-                self._queue.note_step(record.step)
+                record = self._append_point(item, stream, values_by_stream[stream])
+            except BaseException as error:  # noqa: BLE001 - the values are user code, too
+                missing = isinstance(error, KeyError) and error.args == (stream,)
+                self._lose(item, (stream,), "no values", "it has no values" if missing else format_error(error))
+                continue
+            if record is not None:
+                self._tally.note_step(record.step)
                 self._append_alerts(self._detector.observe(record, partial=item.final))
+
+    def _append_point(self, item: QueuedRecords, stream: str, published: Mapping[str, object]) -> Scalars | None:
+        """Append a record unless earlier attempts have recorded it, and return it; None if it is lost."""
+        if problem := name_problem(stream):
+            self._lose(item, (stream,), "invalid name", problem)
+            return None
+        values, dropped = self._converter.convert(stream, published)
+        self._report_dropped(item, stream, dropped)
+        if dropped and not values:
+            self._tally.lose(1)
+            return None
+        record = Scalars(seq=0, time=item.time, stream=stream, step=item.step, values=values)
+        if (stream, item.step) in self._already_recorded:
+            self._tally.withdraw()
+            return record
+        try:
+            self.append_numbered(record)
+        except ValueError as error:
+            self._lose(item, (stream,), "line too long", str(error))
+            return None
+        return record
 
     def _append_published_alert(self, item: QueuedRecords, alert: Alert) -> None:
         try:
-            alert = msgspec.structs.replace(alert, step=operator.index(alert.step))
+            alert = msgspec.structs.replace(alert, step=parse_step(alert.step))
             msgspec.convert(msgspec.to_builtins(alert), Alert)
             self.append_numbered(alert)
         except BaseException as error:  # noqa: BLE001 - its title, text and step come from the caller
-            self._count_lost(item, item.streams, error)
+            self._lose(item, item.streams, "invalid alert", format_error(error))
 
     def _append_alerts(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
-            self._queue.add_generated()
+            self._tally.offer(1)
             self.append_numbered(alert)
             log.log(logging.INFO if alert.recovered else logging.WARNING, "iteration %d: %s", alert.step, alert.title)
             others = (other for other in self.alerts if other.cause != alert.cause)
             self.alerts = tuple(others) if alert.recovered else (*others, alert)
         self.diverged, self.last_healthy_step = self._detector.diverged, self._detector.last_healthy_step
 
-    def _count_lost(self, item: QueuedRecords, streams: Sequence[str], error: BaseException) -> None:
-        self._queue.count_lost(len(streams))
-        self._warn_once("values", f"dropping {', '.join(streams)} at iteration {item.step}: {format_error(error)}")
+    def _report_dropped(self, item: QueuedRecords, stream: str, dropped: Sequence[Dropped]) -> None:
+        for reason, values in names_by_reason(dropped).items():
+            self._tally.drop(reason, len(values))
+            names = ", ".join(value.name[:50] for value in values)
+            message = f"dropping {names} of {stream} at iteration {item.step}: {values[0].text}"
+            self._warn_once(f"{reason} {stream}", message)
 
-
-def _scalars(item: QueuedRecords, stream: str, values: dict[str, float]) -> Scalars:
-    """Return the record of a stream.
-
-    Raises:
-        ValueError: readers would reject the line as damaged, because the step is out of range, or a name is empty
-            or too long.
-    """
-    step = operator.index(item.step)
-    if not 0 <= step < MAX_STEP:
-        msg = f"step {step} is not between 0 and {MAX_STEP - 1}"
-        raise ValueError(msg)
-    for name in (stream, *values):
-        if not 0 < len(name) <= MAX_NAME_LENGTH:
-            msg = f"the name {name[:20]!r} has {len(name)} characters; names have 1 to {MAX_NAME_LENGTH}"
-            raise ValueError(msg)
-    return Scalars(seq=0, time=item.time, stream=stream, step=step, values=values)
+    def _lose(self, item: QueuedRecords, streams: Sequence[str], reason: DropReason, text: str) -> None:
+        self._tally.lose(len(streams), reason)
+        names = ", ".join(str(stream)[:50] for stream in streams)
+        self._warn_once(f"{reason} {names}", f"dropping {names} at iteration {item.step}: {text}")
 
 
 def _with_seq(record: AnyRecord, seq: int) -> AnyRecord:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from telemetry.recording.limits import DEFAULT_LIMITS
+from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.records import Alert, Closed, now_ms
-from telemetry.run_folder.heartbeat import Counts
 
 ValuesSource = Mapping[str, float] | Callable[[], Mapping[str, float]]
 """The values of a stream by metric name, or a callable that returns them and is called in the journal thread."""
@@ -23,7 +23,7 @@ StreamValuesSource = Mapping[str, Mapping[str, float]] | Callable[[], Mapping[st
 class QueuedRecords(msgspec.Struct, frozen=True):
     """The records offered by one call: one for each of ``streams``, or one alert.
 
-    ``number`` is the total number of records offered up to and including these; ``time`` is in ms since 1970.
+    ``number`` counts the records enqueued up to and including these; ``time`` is in ms since 1970.
     """
 
     streams: tuple[str, ...]
@@ -35,11 +35,14 @@ class QueuedRecords(msgspec.Struct, frozen=True):
 
 
 class RecordQueue:
-    """Pass records from the publishing threads to the journal thread, and count those offered, journaled and lost.
+    """Pass records from the publishing threads to the journal thread, and count them.
 
     Any thread may publish, flush and close; the other methods are for the journal thread. The lock is the only one
     shared by these threads; it is not held while records are converted or written. It is reentrant, because a signal
     handler may publish or close while the interrupted code holds it.
+
+    Attributes:
+        tally: the numbers of records.
     """
 
     def __init__(self, folder: Path, capacity: int = DEFAULT_LIMITS.queue_capacity) -> None:
@@ -49,6 +52,7 @@ class RecordQueue:
             folder: the run folder, named in warnings.
             capacity: maximum number of records waiting to be written; further records are dropped and counted.
         """
+        self.tally = RecordTally()
         self._folder = folder
         self._capacity = capacity
         self._changed = threading.Condition(threading.RLock())
@@ -56,9 +60,7 @@ class RecordQueue:
         self._last_steps: dict[str, int] = {}
         self._warn_once = WarnOnce()
         self._closed: Closed | None = None
-        self._offered = self._journaled = self._lost = self._last_step = self._last_seq = 0
-        # Records neither written nor lost: those in the queue, and those that the journal thread is working on.
-        self._unwritten = 0
+        self._last_seq = self._enqueued = 0
         # ``QueuedRecords.number`` of the last item dequeued, and of the last item written or lost.
         self._dequeued_up_to = self._written_up_to = 0
 
@@ -73,7 +75,9 @@ class RecordQueue:
         """
         with self._changed:
             if final:
-                streams = tuple(stream for stream in streams if self._last_steps.get(stream) != step)
+                offered, streams = streams, tuple(s for s in streams if self._last_steps.get(s) != step)
+                if repeated := len(offered) - len(streams):
+                    self.tally.drop("already recorded", repeated)
             if not streams or not self._enqueue(streams, step, values, final=final):
                 return
             for stream in streams:
@@ -83,6 +87,12 @@ class RecordQueue:
                     self._warn_once("step", message)
                 self._last_steps[stream] = step
 
+    def reject(self, streams: Sequence[str], problem: ValueError) -> None:
+        """Count records as lost because their step is invalid, with one warning."""
+        self.tally.offer(len(streams))
+        self.tally.lose(len(streams), "invalid step")
+        self._warn_once("invalid step", f"dropping {', '.join(map(str, streams))}: {problem}")
+
     def put_alert(self, alert: Alert) -> None:
         """Enqueue an alert; drop and count it if the queue is full or closed."""
         with self._changed:
@@ -91,13 +101,13 @@ class RecordQueue:
     def _enqueue(
         self, streams: tuple[str, ...], step: int, values: StreamValuesSource | Alert, *, final: bool = False
     ) -> bool:
-        self._offered += len(streams)
-        if self._closed is not None or self._unwritten + len(streams) > self._capacity:
-            self._lost += len(streams)
+        self.tally.offer(len(streams))
+        if self._closed is not None or self.tally.unwritten > self._capacity:
+            self.tally.lose(len(streams), "queue full" if self._closed is None else "run closed")
             self._warn_dropped(step)
             return False
-        self._items.append(QueuedRecords(streams, step, now_ms(), values, self._offered, final))
-        self._unwritten += len(streams)
+        self._enqueued += len(streams)
+        self._items.append(QueuedRecords(streams, step, now_ms(), values, self._enqueued, final))
         self._changed.notify_all()
         return True
 
@@ -123,22 +133,6 @@ class RecordQueue:
                 self._dequeued_up_to = items[-1].number
             return items
 
-    def add_generated(self) -> None:
-        """Count a record generated by the journal thread as offered; the capacity does not apply to it."""
-        with self._changed:
-            self._offered += 1
-            self._unwritten += 1
-
-    def note_step(self, step: int) -> None:
-        """Register ``step`` as recorded; ``counts`` reports the highest one."""
-        self._last_step = max(self._last_step, step)
-
-    def count_lost(self, records: int) -> None:
-        """Count dequeued records as lost because they could not be converted."""
-        with self._changed:
-            self._lost += records
-            self._unwritten -= records
-
     def mark_written(self, records: int, last_seq: int) -> None:
         """Count dequeued records as journaled, and wake ``flush``: every dequeued record is now written or lost.
 
@@ -147,8 +141,7 @@ class RecordQueue:
             last_seq: sequence number of the last record.
         """
         with self._changed:
-            self._journaled += records
-            self._unwritten -= records
+            self.tally.write(records)
             self._last_seq = last_seq
             self._written_up_to = self._dequeued_up_to
             self._changed.notify_all()
@@ -180,11 +173,11 @@ class RecordQueue:
             return self._closed is not None and not self._items
 
     @property
+    def streams(self) -> Collection[str]:
+        """The streams of which points have been enqueued."""
+        return self._last_steps.keys()
+
+    @property
     def last_seq(self) -> int:
         """Sequence number of the last record in the journal; 0 before the first."""
         return self._last_seq
-
-    def counts(self) -> Counts:
-        """Return how many records were offered, are durable and were lost, and the highest step."""
-        with self._changed:
-            return Counts(offered=self._offered, journaled=self._journaled, lost=self._lost, step=self._last_step)

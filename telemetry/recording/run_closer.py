@@ -48,7 +48,7 @@ class RunCloser:
             return self._receipt
 
     def _read_receipt(self) -> Receipt:
-        counts = self._thread.queue.counts()
+        counts = self._thread.queue.tally.counts()
         # Reading from a hung disk would hang, too, and an unreadable run folder must not make a finished run fail.
         if not self._thread.is_committing:
             with contextlib.suppress(OSError, TelemetryError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -16,9 +17,13 @@ from telemetry.journal.reader import JournalReader, read_header
 from telemetry.journal.segments import segments
 from telemetry.metrics import Metric
 from telemetry.plugins.registry import Sink, select
+from telemetry.recording.arguments import check_metrics, parse_resume_step, parse_settings, parse_sinks_argument
+from telemetry.recording.params import plain_params
 from telemetry.recording.redaction import redact
 from telemetry.records import SCHEMA, RunRecord, now_ms
 from telemetry.run_folder.heartbeat import read_heartbeat
+from telemetry.run_folder.paths import local_path
+from telemetry.run_folder.process_identity import current_process
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
 from telemetry.units import factors
@@ -33,7 +38,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         sinks: the sinks to deliver to.
         settings: the settings of telemetry.
         factors: conversion factors from the source unit to the unit of each metric, by full name.
-        declared: whether metrics were declared; if so, their values are converted and all others are dropped.
+        declared: whether metrics were declared; if so, their values are converted and all others are left out.
         resume_step: the iteration after which an existing run resumes; None for a new run.
         newest_segment: number of the newest journal segment at the time of the checks; -1 if there was none.
     """
@@ -49,23 +54,27 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_run(
-    folder: Path,
+    path: str | os.PathLike[str],
     *,
     metrics: Mapping[str, Metric] | None = None,
     name: str | None = None,
     project: str | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: object = None,
     versions: Mapping[str, str] | None = None,
-    sinks: Iterable[str | object] | None = None,
-    settings: Settings | None = None,
+    sinks: str | Iterable[str | object] | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
     resume_step: int | None = None,
 ) -> RunPlan:
     """Check a request without creating anything; arguments and exceptions as for ``open_run``."""
-    settings = settings or Settings()
-    if metrics is None and resume_step is not None:
+    folder = local_path(path)
+    settings = parse_settings(settings)
+    resumed = None if resume_step is None else parse_resume_step(resume_step)
+    if metrics is not None:
+        check_metrics(metrics, resumes=resumed is not None)
+    elif resumed is not None:
         # A resumed run keeps its declarations; if it has none, values of any name are still recorded.
         metrics = read_header(folder).metrics or None
-    chosen = select(settings.sinks if sinks is None else sinks, settings.options)
+    chosen = select(settings.sinks if sinks is None else parse_sinks_argument(sinks), settings.options)
     unit_factors = factors(metrics or {})
     run = RunRecord(
         seq=0,
@@ -78,7 +87,7 @@ def plan_run(
         every=settings.every,
         started=now_ms(),
         metrics=dict(metrics or {}),
-        params=redact(params or {}),
+        params=redact({} if params is None else plain_params(params)),
         versions=dict(versions or {}),
         sinks={sink.name: redact(sink.options) for sink in chosen},
         host=socket.gethostname(),
@@ -86,10 +95,11 @@ def plan_run(
     )
     _check_record(run)
     newest = newest_segment(folder)
-    if resume_step is not None:
+    if resumed is not None:
         run = _next_attempt(folder, run)
     elif newest >= 0 and not is_blank(folder):
-        msg = f"{folder} already contains a run; resume it, or choose another folder"
+        other = _free(folder)
+        msg = f"{folder} already contains a run; resume it (resume_step=…), or choose another folder, such as {other}"
         raise RunExists(msg)
     return RunPlan(
         folder=folder,
@@ -98,18 +108,13 @@ def plan_run(
         settings=settings,
         factors=unit_factors,
         declared=metrics is not None,
-        resume_step=resume_step,
+        resume_step=resumed,
         newest_segment=newest,
     )
 
 
 def _check_record(run: RunRecord) -> None:
-    """Reject a run record that readers would treat as damaged: invalid names, or too many parameters for a line."""
-    for name in run.metrics:
-        stream, _, metric = name.partition("/")
-        if not stream or not metric or metric.endswith("/"):
-            msg = f"invalid metric name {name!r}; a full name is stream/metric, such as train/loss"
-            raise SettingError(msg)
+    """Reject a run record that readers would treat as damaged."""
     try:
         msgspec.convert(msgspec.to_builtins(run), RunRecord)
         encode(run)
@@ -118,12 +123,20 @@ def _check_record(run: RunRecord) -> None:
         raise SettingError(msg) from error
 
 
+def _free(folder: Path) -> Path:
+    """Return a similar path that does not exist."""
+    candidates = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in candidates if not path.exists())
+
+
 def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
     """Return the run record of the attempt that resumes the run in ``folder``; exceptions as for ``open_run``."""
     before = read_header(folder)
     heartbeat = read_heartbeat(folder)
     if heartbeat is not None and TrainerLivenessProbe(folder).wait():
-        msg = f"the trainer of {folder} is alive ({heartbeat.trainer}); stop it before resuming its run"
+        own = heartbeat.trainer == current_process()
+        remedy = "close it, bus.close(), before resuming it" if own else "stop it before resuming its run"
+        msg = f"the trainer of {folder} is alive ({'this process, ' if own else ''}{heartbeat.trainer}); {remedy}"
         raise RunAlive(msg)
     if run.every != before.every:
         msg = f"telemetry.every was {before.every} in {folder} and cannot be {run.every} after a resume"

@@ -17,12 +17,26 @@ HEARTBEAT_TIMEOUT = 60.0
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many records of an attempt were offered, are durable and were lost; and the highest step recorded."""
+    """How many records of an attempt were offered, are durable and were lost.
+
+    Attributes:
+        offered: records offered.
+        journaled: records that are durable.
+        lost: records that could not be recorded.
+        step: the highest step recorded.
+        dropped: numbers of values and points left out, by reason. A point that lacks only some of its values is not
+            lost.
+    """
 
     offered: int = 0
     journaled: int = 0
     lost: int = 0
     step: int = 0
+    dropped: dict[str, int] = {}
+
+    def dropped_text(self) -> str:
+        """Return what was left out, as a line of text."""
+        return "left out: " + ", ".join(f"{number} x {reason}" for reason, number in self.dropped.items())
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):

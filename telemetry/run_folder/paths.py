@@ -9,11 +9,32 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from telemetry.errors import RunFolderError
 
 _SINKS = "sinks"
+# At least two characters: a single letter is a drive. Path() reduces the slashes after the colon to one.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a run folder given by a user, with ``~`` expanded.
+
+    Raises:
+        RunFolderError: it is a URL, or it starts with the home folder of an unknown user.
+    """
+    text = os.fspath(path)
+    if _URL.match(text):
+        msg = f"{text} is a URL, but a run folder must be a local path; use a folder of this machine or a mounted one"
+        raise RunFolderError(msg)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        msg = f"{text}: there is no such home folder"
+        raise RunFolderError(msg) from error
 
 
 def heartbeat_path(folder: Path) -> Path:

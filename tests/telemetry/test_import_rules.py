@@ -35,13 +35,13 @@ BACKENDS = {"tensorboard", "wandb", "mlflow"}
 
 USES_TELEMETRY = (
     "aimnet2mult.cli",
-    "aimnet2mult.config.schema",
+    "aimnet2mult.config.value_checks",
     "aimnet2mult.train.plan",
     "aimnet2mult.train.reporter",
     "aimnet2mult.train.runner",
 )
 """The modules of the trainer that record runs or read them."""
-HELPERS = {"telemetry.errors", "telemetry.run_folder.atomic_write"}
+HELPERS = {"telemetry.errors", "telemetry.expectations", "telemetry.run_folder.atomic_write"}
 """Modules of telemetry that the whole trainer may use."""
 
 

@@ -80,27 +80,27 @@ def test_other_values_of_sinks_are_rejected(given: Any) -> None:
     [
         ("every", 0, "at least 1"),
         ("every", -200, "at least 1"),
-        ("every", "200", "expected an integer"),
-        ("every", True, "expected an integer"),
-        ("every", 1.5, "expected an integer"),
-        ("every", 200.0, "expected an integer"),
-        ("every", None, "expected an integer"),
-        ("every", [200], "expected an integer"),
-        ("dir", 3, "expected text"),
-        ("dir", None, "expected text"),
-        ("delivery", "proces", "expected process or thread"),
-        ("delivery", True, "expected process or thread"),
-        ("delivery", None, "expected process or thread"),
-        ("poll", 0, "expected a number above 0 and at most 1,000,000,000"),
-        ("poll", -1.5, "expected a number above 0 and at most 1,000,000,000"),
-        ("poll", "2", "expected a number"),
-        ("poll", True, "expected a number"),
-        ("poll", math.nan, "expected a number above 0 and at most 1,000,000,000"),
-        ("hook_timeout", 0, "expected a number above 0 and at most 1,000,000,000"),
-        ("drain_timeout", math.inf, "and at most 1,000,000,000"),
-        ("linger", -math.inf, "expected a number above 0 and at most 1,000,000,000"),
-        ("linger", 10**30, "and at most 1,000,000,000"),
-        ("linger", 10**400, "expected a number"),
+        ("every", "200", "expected an integer of at least 1"),
+        ("every", True, "expected an integer of at least 1"),
+        ("every", 1.5, "expected an integer of at least 1"),
+        ("every", 200.0, "expected an integer of at least 1"),
+        ("every", None, "expected an integer of at least 1"),
+        ("every", [200], "expected an integer of at least 1"),
+        ("dir", 3, "expected a text"),
+        ("dir", None, "expected a text"),
+        ("delivery", "proces", "one of process, thread"),
+        ("delivery", True, "one of process, thread"),
+        ("delivery", None, "one of process, thread"),
+        ("poll", 0, "expected a number above 0, at most 1e+09"),
+        ("poll", -1.5, "expected a number above 0, at most 1e+09"),
+        ("poll", "2", "expected a number above 0"),
+        ("poll", True, "expected a number above 0"),
+        ("poll", math.nan, "expected a number above 0, at most 1e+09"),
+        ("hook_timeout", 0, "expected a number above 0, at most 1e+09"),
+        ("drain_timeout", math.inf, "at most 1e+09"),
+        ("linger", -math.inf, "expected a number above 0, at most 1e+09"),
+        ("linger", 10**30, "at most 1e+09"),
+        ("linger", 10**400, "at most 1e+09"),
     ],
 )
 def test_an_invalid_value_is_rejected_with_name_value_and_valid_alternatives(key: str, value: Any, said: str) -> None:
@@ -110,6 +110,21 @@ def test_an_invalid_value_is_rejected_with_name_value_and_valid_alternatives(key
     assert said in str(raised.value)
     assert isinstance(raised.value, TelemetryError)
     assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("watch", "message"),
+    [
+        ({"factor": "x"}, "telemetry.watch.factor is 'x'; expected a number above 0, at most 1e+09"),
+        ({"patience": 0}, "telemetry.watch.patience is 0; expected an integer of at least 1, at most 1000"),
+        ({"facto": 1.0}, "unknown key telemetry.watch.facto. Did you mean 'factor'?"),
+        (5, "telemetry.watch is 5; expected a mapping"),
+    ],
+)
+def test_invalid_settings_of_a_section_are_explained_in_the_same_words(watch: Any, message: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        Settings.parse({"watch": watch})
+    assert str(raised.value) == message
 
 
 @pytest.mark.parametrize(

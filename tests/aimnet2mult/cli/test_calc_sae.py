@@ -35,6 +35,41 @@ def test_reference_energies_are_written_in_the_format_of_a_run(tmp_path: Path) -
     assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -13.6, 8: -2041.0}, abs=1e-5)
 
 
+def test_what_remains_after_subtraction_is_printed(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})
+    with h5py.File(data, "a") as file:
+        water = (np.sort(file["003/numbers"][()]) == [1, 1, 8]).all(axis=1)
+        file["003/energy"][...] += np.where(water, 0.001, 0.0)
+    result = CliRunner().invoke(cli, ["calc-sae", str(data), str(tmp_path / "sae.yaml")], catch_exceptions=False)
+    sae = read_sae(tmp_path / "sae.yaml")
+    with h5py.File(data) as file:
+        left = [g["energy"][()] - np.vectorize(sae.get)(g["numbers"][()]).sum(axis=1) for g in file.values()]
+    rms = np.sqrt(np.mean(np.concatenate(left) ** 2))
+    worst = f"worst composition H2O, mean {left[1][water].mean():.3g} eV, {water.sum()} structures"
+    assert f"eV/atom, rms {rms:.3g} eV; {worst}\n" in result.output
+
+
+def test_elements_that_are_not_separated_and_units_other_than_ev_are_reported(tmp_path: Path) -> None:
+    """A subprocess, because the warnings of the library go to stderr only if nobody else handles them."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["003/numbers"] = np.tile([8, 1, 1], (30, 1))
+        file["003/coord"] = np.random.default_rng(0).normal(size=(30, 3, 3))
+        file["003/energy"] = np.random.default_rng(0).normal(-76.4, 0.01, 30)
+    command = [sys.executable, "-m", "aimnet2mult.cli", "calc-sae", "a.h5", "sae.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0
+    first, second = done.stderr.splitlines()
+    assert first.startswith("a.h5: the compositions do not separate the reference energies of H, O; ")
+    assert second == "warning: the energies look like Hartree instead of eV; set data.units.energy=Hartree"
+
+
+def test_a_home_folder_in_the_path_of_the_output_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})
+    CliRunner().invoke(cli, ["calc-sae", str(data), "~/sae.yaml"], catch_exceptions=False)
+    assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -13.6, 8: -2041.0}, abs=1e-5)
+
+
 def test_a_file_without_energies_is_rejected(tmp_path: Path) -> None:
     data = write(tmp_path / "a.h5", {1: 0.0})
     with h5py.File(data, "a") as file:

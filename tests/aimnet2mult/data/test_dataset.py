@@ -124,7 +124,7 @@ def test_an_element_without_a_reference_energy_in_a_validation_file_is_an_error(
 ) -> None:
     group = make_group(3, 5)
     group["numbers"][:] = 9
-    with pytest.raises(DataError, match=r"val.h5: no reference energy for the elements \[9\]"):
+    with pytest.raises(DataError, match=r"val.h5: no reference energy for F in 5 structures of group 003"):
         load(files, val_files={0: write({3: group}, "val.h5")})
 
 
@@ -192,6 +192,18 @@ def test_without_a_file_reference_energies_are_fitted_per_fidelity(write: Write)
     assert np.abs(data.train[4]["energy"]).max() < 1e-4
 
 
+def test_fidelities_with_different_elements_have_different_reference_energies(write: Write) -> None:
+    files, energies = [], {1: -13.0, 6: -1030.0, 17: -12520.0}
+    for index, elements in enumerate(([1, 6], [1, 17])):
+        arrays = make_group(4, 50)
+        arrays["numbers"] = np.random.default_rng(index).choice(elements, size=(50, 4))
+        arrays["energy"] = np.vectorize(energies.get)(arrays["numbers"]).sum(axis=1)
+        files.append(write({4: arrays}, f"{index}.h5"))
+    first, second = load(files, labels=("energy",)).saes
+    assert first == pytest.approx({1: -13.0, 6: -1030.0})
+    assert second == pytest.approx({1: -13.0, 17: -12520.0})
+
+
 def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
     arrays = make_group(4, 6) | {"forces": np.full((6, 4, 3), np.nan)}
     with pytest.raises(DataError, match=r"label 'forces' is in none of the data sets"):
@@ -209,7 +221,7 @@ def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
             {"labels": ("energy", "spin_charges")},
             r"label 'spin_charges' is in none of the data sets .*first\.h5, .*second\.h5",
         ),
-        ({"sae_files": {0: "absent.yaml"}}, r"first\.h5: cannot read the reference energies absent\.yaml"),
+        ({"sae_files": {0: "absent.yaml"}}, r"cannot read the reference energies absent\.yaml"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_errors(files: list[Path], options: dict[str, Any], message: str) -> None:

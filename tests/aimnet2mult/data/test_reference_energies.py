@@ -1,5 +1,6 @@
 """Reference energies agree with an independent least-squares fit, and their files are checked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from aimnet.data import SizeGroupedDataset
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aimnet2mult.data.reference_energies import apply_sae, elements, fit_sae, read_sae, write_sae
+from aimnet2mult.data.reference_energies import apply_sae, fit_sae, read_sae, write_sae
 from aimnet2mult.errors import DataError
 
 TRUE = {1: -13.6, 6: -1030.0, 8: -2040.5}
@@ -50,26 +51,26 @@ def trimmed_least_squares(dataset: SizeGroupedDataset) -> dict[int, float]:
 
 
 def test_sums_over_atoms_are_fitted_exactly() -> None:
-    assert fit_sae(composed(TRUE)) == pytest.approx(TRUE, rel=1e-10)
+    assert fit_sae(composed(TRUE).groups) == pytest.approx(TRUE, rel=1e-10)
 
 
 def test_the_fit_agrees_with_an_independent_one() -> None:
     dataset = composed(TRUE, noise=0.7)
-    assert fit_sae(dataset) == pytest.approx(trimmed_least_squares(dataset), rel=1e-10)
+    assert fit_sae(dataset.groups) == pytest.approx(trimmed_least_squares(dataset), rel=1e-10)
 
 
 def test_missing_energies_are_ignored() -> None:
     dataset = composed(TRUE, noise=0.7)
-    without = fit_sae(SizeGroupedDataset({n: g.sample(np.arange(4, len(g))) for n, g in dataset.items()}))
+    without = fit_sae([g.sample(np.arange(4, len(g))) for g in dataset.groups])
     for group in dataset.groups:
         group["energy"][:4] = [np.nan, np.inf, -np.inf, np.nan]
-    assert fit_sae(dataset) == without
+    assert fit_sae(dataset.groups) == without
 
 
 def test_an_outlier_hardly_moves_the_fit() -> None:
     dataset = composed(TRUE, noise=1e-3)
     dataset.groups[0]["energy"][7] += 1e6
-    assert fit_sae(dataset) == pytest.approx(TRUE, abs=0.01)
+    assert fit_sae(dataset.groups) == pytest.approx(TRUE, abs=0.01)
 
 
 def test_an_element_only_in_outliers_keeps_the_value_of_the_first_fit() -> None:
@@ -77,21 +78,167 @@ def test_an_element_only_in_outliers_keeps_the_value_of_the_first_fit() -> None:
     group = dataset.groups[0]
     group["numbers"][:2] = [9, 1, 1]
     group["energy"][:2] = 4000.0, 6000.0
-    fitted = fit_sae(dataset)
+    fitted = fit_sae(dataset.groups)
     assert list(fitted) == [1, 6, 8, 9]
     assert fitted[9] == pytest.approx(5000.0 - 2 * TRUE[1], abs=1)
 
 
-def test_an_element_without_any_energy_is_an_error_that_names_it() -> None:
+ELEMENTS = {"h": 1, "c": 6, "n": 7, "o": 8, "a": 11, "l": 17}
+Formulas = list[tuple[str, list[float]]]
+
+
+def group_of(structures: Formulas, *, seed: int = 1) -> dict[str, np.ndarray]:
+    """Return structures in random order, given as letters (h for hydrogen, …) and the energies of each composition."""
+    rows = [(letters, energy) for letters, energies in structures for energy in energies]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    numbers = np.zeros((len(rows), max(len(letters) for letters, _ in rows)), int)
+    for row, (letters, _) in enumerate(rows):
+        numbers[row, : len(letters)] = [
+            {"h": 1, "c": 6, "n": 7, "o": 8, "a": 11, "l": 17}[letter] for letter in letters
+        ]
+    return {"numbers": numbers[order], "energy": np.array([energy for _, energy in rows])[order]}
+
+
+def left_of(group: Mapping[str, np.ndarray], sae: dict[int, float]) -> np.ndarray:
+    """Return the energies less reference energies, structure by structure."""
+    return np.array(
+        [
+            energy - sum(sae[int(z)] for z in row if z)
+            for row, energy in zip(group["numbers"], group["energy"], strict=True)
+        ]
+    )
+
+
+def plain_least_squares(group: Mapping[str, np.ndarray]) -> dict[int, float]:
+    """Fit all structures once."""
+    kinds = sorted({int(z) for z in group["numbers"].flat if z})
+    counts = np.array([[(row == z).sum() for z in kinds] for row in group["numbers"]], float)
+    return dict(zip(kinds, np.linalg.pinv(counts) @ group["energy"], strict=True))
+
+
+WATER = -2079.0
+
+
+def water_with_ions(number: int = 980, ions: int = 20) -> Formulas:
+    """Return water, its dimer, and a few ions, which alone tell H from O."""
+    rng = np.random.default_rng(0)
+
+    def around(mean: float, size: int) -> list[float]:
+        return (mean + rng.normal(0, 0.1, size)).tolist()
+
+    return [
+        ("ohh", around(WATER, number)),
+        ("ohhohh", around(2 * WATER - 0.2, number)),
+        ("oh", around(WATER + 16.9, ions)),
+        ("ohhh", around(WATER - 7.2, ions)),
+    ]
+
+
+def test_compositions_that_alone_separate_two_elements_are_not_trimmed_away() -> None:
+    group = group_of(water_with_ions())
+    fitted = fit_sae([group])
+    atoms = (group["numbers"] > 0).sum(axis=1)
+    left = left_of(group, fitted)
+    assert fitted == pytest.approx(plain_least_squares(group), abs=0.2)
+    assert fitted == pytest.approx({1: -12.05, 8: -2055.0}, abs=1)
+    assert np.abs([left[atoms == number].mean() for number in (2, 3, 4, 6)]).max() < 6
+    assert np.sqrt(np.mean(left[(atoms == 3) | (atoms == 6)] ** 2)) < 0.2
+
+
+def test_an_outlier_among_these_compositions_does_not_spoil_the_fit() -> None:
+    structures = water_with_ions()
+    undisturbed = fit_sae([group_of(structures)])
+    structures[3][1][0] += 1e4
+    assert fit_sae([group_of(structures)]) == pytest.approx(undisturbed, abs=0.5)
+
+
+def test_an_outlier_with_a_composition_of_its_own_does_not_spoil_the_fit() -> None:
+    structures = water_with_ions()
+    undisturbed = fit_sae([group_of(structures)])
+    structures.append(("oohhhhh", [2 * WATER + 1e4]))
+    assert fit_sae([group_of(structures)]) == pytest.approx(undisturbed, abs=0.5)
+
+
+def test_few_structures_are_fitted_as_well_as_by_plain_least_squares() -> None:
+    """With five structures, trimming leaves three, too few for four elements."""
+    energies = [-1090.0, -2079.5, -1539.0, -3086.3, -3553.1]
+    structures = [
+        (name, [energy]) for name, energy in zip(["chhhh", "ohh", "nhhh", "co", "nno"], energies, strict=True)
+    ]
+    group = group_of(structures)
+    best = np.abs(left_of(group, plain_least_squares(group))).max()
+    assert np.abs(left_of(group, fit_sae([group]))).max() < 2 * best + 1e-6
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 100])
+def test_with_one_composition_the_mean_remains_zero_and_a_warning_names_the_elements(
+    number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = group_of([("ohh", (WATER + np.linspace(-0.1, 0.1, number) if number > 1 else np.array([WATER])).tolist())])
+    fitted = fit_sae([group], "waters.h5")
+    assert abs(left_of(group, fitted).mean()) < 0.06
+    assert fitted == pytest.approx(plain_least_squares(group), abs=0.1)
+    (message,) = caplog.messages
+    assert message.startswith("waters.h5: the compositions do not separate the reference energies of H, O; ")
+
+
+def test_elements_in_a_constant_proportion_do_not_disturb_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    energy = {"h": -13.6, "c": -1030.0, "o": -2042.0, "a": -4415.0, "l": -12520.0}
+    names = ["chhhh", "cchhhhhh", "oh", "oco", "al", "aallo", "alohh"]
+    fitted = fit_sae([group_of([(name, [sum(energy[letter] for letter in name)] * 3) for name in names])])
+    assert [fitted[z] for z in (1, 6, 8)] == pytest.approx([-13.6, -1030.0, -2042.0])
+    assert fitted[11] + fitted[17] == pytest.approx(-4415.0 - 12520.0)
+    (message,) = caplog.messages
+    assert "of Na, Cl;" in message
+
+
+def test_independent_proportions_are_named_separately(caplog: pytest.LogCaptureFixture) -> None:
+    fit_sae([group_of([("ohh", [WATER] * 3), ("al", [-17000.0] * 3), ("ohhal", [-19100.0] * 3)])])
+    assert [message.partition("energies of ")[2].partition(";")[0] for message in caplog.messages] == ["H, O", "Na, Cl"]
+
+
+def test_separated_elements_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    fit_sae(composed(TRUE, noise=0.7).groups)
+    fit_sae([group_of(water_with_ions())])
+    assert not caplog.messages
+
+
+def test_an_element_in_a_single_structure_fits_it_exactly() -> None:
+    rng = np.random.default_rng(2)
+    common = [(name, rng.normal(energy, 0.3, 500).tolist()) for name, energy in (("chhhh", -1090.0), ("cchh", -2100.0))]
+    group = group_of([*common, ("chhhl", [-13600.0])])
+    assert left_of(group, fit_sae([group]))[group["numbers"].max(axis=1) == 17] == pytest.approx(0, abs=0.2)
+
+
+def test_the_result_does_not_depend_on_the_division_into_groups() -> None:
+    group = group_of(water_with_ions())
+    parts = [{key: values[rows] for key, values in group.items()} for rows in (slice(700), slice(700, None))]
+    assert fit_sae(parts) == pytest.approx(fit_sae([group]), rel=1e-12)
+
+
+def test_an_element_that_occurs_only_without_an_energy_needs_no_reference_energy() -> None:
     dataset = composed(TRUE)
     group = dataset.groups[0]
     group["numbers"][3], group["energy"][3] = [17, 1, 1], np.nan
-    with pytest.raises(DataError, match=r"elements \[17\]"):
-        fit_sae(dataset)
+    fitted = fit_sae(dataset.groups)
+    assert fitted == pytest.approx(TRUE)
+    apply_sae(dataset, fitted)
+    assert np.isnan(group["energy"][3])
+    assert np.abs(np.delete(group["energy"], 3)).max() < 1e-6
 
 
-def test_padding_is_not_an_element() -> None:
-    assert elements(composed(TRUE)) == [1, 6, 8]
+def test_without_any_energy_the_fit_is_an_error_that_names_the_file() -> None:
+    with pytest.raises(DataError, match=r"a\.h5: .*no structure has an energy"):
+        fit_sae([{"numbers": np.array([[1, 1]]), "energy": np.array([np.nan])}], "a.h5")
+
+
+def test_subtraction_agrees_bit_for_bit_with_aimnet() -> None:
+    """A resumed run of an earlier version finds the same energies."""
+    dataset, expected = composed(TRUE, noise=0.7), composed(TRUE, noise=0.7)
+    sae = {1: -13.587, 6: -1029.81, 8: -2041.1}
+    apply_sae(dataset, sae)
+    expected.apply_peratom_shift("energy", "energy", sap_dict={**sae, 0: 0.0})
+    assert all(np.array_equal(dataset[n]["energy"], expected[n]["energy"]) for n in (3, 5))
 
 
 def test_subtraction_keeps_the_precision_of_float64() -> None:
@@ -102,8 +249,13 @@ def test_subtraction_keeps_the_precision_of_float64() -> None:
 
 
 def test_an_element_without_a_reference_energy_is_an_error_that_names_it() -> None:
-    with pytest.raises(DataError, match=r"elements \[6, 8\].*energies for \[1, 7\]"):
-        apply_sae(composed(TRUE), {1: -13.6, 7: -1.0})
+    dataset = SizeGroupedDataset({3: {"numbers": np.array([[8, 1, 1], [6, 1, 1], [1, 1, 1]]), "energy": np.zeros(3)}})
+    message = (
+        r"v\.h5: no reference energy for C, O in 2 structures of group 003; there are reference energies for H, N;"
+    )
+    with pytest.raises(DataError, match=message):
+        apply_sae(dataset, {1: -13.6, 7: -1.0}, "v.h5")
+    assert not dataset[3]["energy"].any()
 
 
 def test_all_notations_of_numbers_are_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,13 +48,20 @@ def test_a_single_fidelity_has_no_separate_metrics() -> None:
 
 def test_errors_have_the_units_of_their_labels_and_ratios_none() -> None:
     info = metric_info(ALL, ["a", "b"], VALIDATION)
-    assert info["E_mae"] == MetricInfo(source_unit="eV/particle", unit="kcal/mol", text="MAE of energy")
+    energy = partial(MetricInfo, source_unit="eV/particle", unit="kcal/mol", direction="min")
+    assert info["E_mae"] == energy(text="MAE of energy")
     assert info["b/F_rmse"] == MetricInfo(
-        source_unit="eV/particle/angstrom", unit="kcal/mol/Å", text="RMSE of forces, b"
+        source_unit="eV/particle/angstrom", unit="kcal/mol/Å", text="RMSE of forces, b", direction="min"
     )
-    assert info["E_atom_rmse"] == MetricInfo(source_unit="eV/particle", unit="kcal/mol", text="RMSE of energy per atom")
-    assert info["loss"] == MetricInfo(source_unit="1", unit="1", text="loss")
+    assert info["E_atom_rmse"] == energy(text="RMSE of energy per atom")
+    assert info["loss"] == MetricInfo(source_unit="1", unit="1", text="loss", direction="min")
     assert {info[name].unit for name in info if name.endswith("r2")} == {"1"}
+
+
+def test_only_r2_is_better_when_higher() -> None:
+    info = metric_info(ALL, ["a", "b"], VALIDATION)
+    assert {name for name in info if info[name].direction == "max"} == {name for name in info if name.endswith("_r2")}
+    assert {each.direction for each in info.values()} == {"min", "max"}
 
 
 @pytest.mark.parametrize("selection", [BATCH, POOLED, VALIDATION])

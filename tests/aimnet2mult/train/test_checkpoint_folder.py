@@ -1,8 +1,11 @@
 """Checkpoint files are found, pruned and renamed by the iteration in their name, and only complete ones are used."""
 
+import math
+import random
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,10 @@ from aimnet2mult.train.checkpoint_folder import (
     prune,
     rename_diverged,
 )
+from telemetry import Metric
+from telemetry.alerts.detector import AnomalyDetector
+from telemetry.alerts.settings import AlertSettings
+from telemetry.records import Scalars
 
 
 def write(run: Path, *iterations: int) -> list[Path]:
@@ -109,6 +116,28 @@ def test_the_newest_healthy_checkpoint_is_kept_in_addition(tmp_path: Path) -> No
     (latest,) = write(tmp_path, 60)
     prune(latest, keep=2, last_healthy_step=60)
     assert iterations(tmp_path) == [50, 60]
+
+
+@pytest.mark.parametrize(
+    "growth",
+    [lambda _: 20.0, lambda m: 1.05 ** min(m, 150), lambda m: 1.02 ** min(m, 150)],
+    ids=["20-fold jump", "5 % per point", "2 % per point"],
+)
+def test_a_checkpoint_from_before_a_divergence_survives_200_points_of_it(
+    tmp_path: Path, growth: Callable[[int], float]
+) -> None:
+    detector = AnomalyDetector({"train_window/loss": Metric(watch=True)}, AlertSettings())
+    chance = random.Random(0)
+    losses = [(1.0 if n < 100 else growth(n - 100)) * math.exp(chance.gauss(0, 0.1)) for n in range(300)]
+    for step, loss in enumerate(losses):
+        detector.observe(Scalars(seq=1, time=1, stream="train_window", step=step, values={"loss": loss}))
+        if step and not step % 10:
+            (latest,) = write(tmp_path, step)
+            prune(latest, keep=2, last_healthy_step=detector.last_healthy_step)
+    healthy, *newest = iterations(tmp_path)
+    assert newest == [280, 290]
+    assert 90 <= healthy < 170
+    assert losses[healthy] < 4
 
 
 def test_checkpoints_after_the_divergence_are_renamed_and_not_resumed(tmp_path: Path) -> None:

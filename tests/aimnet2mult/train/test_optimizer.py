@@ -10,9 +10,17 @@ import torch
 from torch import nn
 
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.validation_metrics import ValidationMetrics
 
-METRICS = ("loss", "E_rmse", "gfn1/E_rmse")
+METRICS = ValidationMetrics(
+    known={
+        name: MetricInfo(text=name, direction="max" if name.endswith("_r2") else "min")
+        for name in ("loss", "E_rmse", "gfn1/E_rmse", "E_r2", "q_r2")
+    },
+    available=("loss", "E_rmse", "gfn1/E_rmse", "E_r2"),
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -220,12 +228,47 @@ def test_a_plateau_is_detected_in_the_validation_loss_by_default(
         assert lr(optimizer) == expected
 
 
-def test_a_validation_without_the_metric_is_an_error() -> None:
-    _, schedule = scheduled(plateau(metric_name="E_rmse"))
-    with pytest.raises(
-        ValueError, match=r"uses the metric 'E_rmse', for which .* has no labels; choose one of loss, F_rmse"
-    ):
-        schedule.step_validation({"loss": 1.0, "F_rmse": 2.0})
+def test_a_validation_without_the_metric_is_no_step() -> None:
+    optimizer, schedule = scheduled(plateau(metric_name="E_rmse"))
+    schedule.step_validation({"loss": 1.0, "E_rmse": 2.0})
+    for _ in range(3):
+        schedule.step_validation({"loss": 1.0})
+    assert lr(optimizer) == 1.0
+    schedule.step_validation({"loss": 1.0, "E_rmse": 3.0})
+    assert lr(optimizer) == 0.5
+
+
+@pytest.mark.parametrize("mode", [{}, {"mode": "max"}])
+def test_a_plateau_of_r2_is_detected_while_it_does_not_rise(mode: dict[str, str]) -> None:
+    optimizer, schedule = scheduled(plateau(metric_name="E_r2", kwargs={"factor": 0.5, "patience": 0} | mode))
+    rates = {}
+    for value in (-5.0, -4.0, 0.2, 0.9, 0.95, 0.94, 0.96, 0.96):
+        schedule.step_validation({"E_r2": value})
+        rates[value] = lr(optimizer)
+    assert rates == {-5.0: 1.0, -4.0: 1.0, 0.2: 1.0, 0.9: 1.0, 0.95: 1.0, 0.94: 0.5, 0.96: 0.25}
+
+
+def test_a_negative_r2_that_does_not_rise_is_a_plateau() -> None:
+    optimizer, schedule = scheduled(plateau(metric_name="E_r2"))
+    for value in (-5.0, -5.0, -5.0001):
+        schedule.step_validation({"E_r2": value})
+    assert lr(optimizer) == 0.25
+
+
+def test_a_run_that_stepped_in_the_wrong_mode_resumes_in_the_right_one() -> None:
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    early = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=3)
+    for value in (0.1, 0.5, 0.9):
+        early.step(value)
+    state = {"class": "ReduceLROnPlateau", "state": early.state_dict()}
+    optimizer, schedule = scheduled(plateau(metric_name="E_r2", kwargs={"factor": 0.5, "patience": 3}))
+    schedule.load_state_dict(state)
+    for value in (0.91, 0.92, 0.93, 0.94, 0.95):
+        schedule.step_validation({"E_r2": value})
+    assert lr(optimizer) == 1.0
+    for _ in range(4):
+        schedule.step_validation({"E_r2": 0.94})
+    assert lr(optimizer) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -237,7 +280,19 @@ def test_a_validation_without_the_metric_is_an_error() -> None:
         ({"class": "torch.optim.lr_scheduler.StepLR"}, "cannot build StepLR with {}: .*step_size"),
         (halving("batch"), "scheduler.step is 'batch'; expected one of iteration, epoch, val"),
         (plateau(step="epoch"), "scheduler.step is 'epoch'; ReduceLROnPlateau needs val"),
-        (plateau(metric_name="F_rmse"), "metric_name is 'F_rmse'; expected one of loss, E_rmse, gfn1/E_rmse"),
+        (plateau(metric_name="F_rmse"), "metric_name is 'F_rmse'; expected one of loss, E_rmse, gfn1/E_rmse, E_r2"),
+        (
+            plateau(metric_name="val/q_r2"),
+            "scheduler.metric_name is 'val/q_r2', but the validation data have no labels for it; available: loss, E_rm",
+        ),
+        (
+            plateau(metric_name="E_r2", kwargs={"mode": "min"}),
+            "scheduler.kwargs.mode is 'min', but higher values of E_r2 are better; remove it or set max",
+        ),
+        (
+            plateau(kwargs={"mode": "max"}),
+            "scheduler.kwargs.mode is 'max', but lower values of loss are better; remove it or set min",
+        ),
         ({**halving(), "metric_name": "loss"}, "ExponentialLR uses no metric"),
         (
             {"class": "ignite.handlers.ReduceLROnPlateauScheduler"},

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from aimnet2mult.config.merge import read_yaml
+from aimnet2mult.data.reference_energies import read_sae
 from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.train import components as parts
 from aimnet2mult.train import plan
@@ -315,6 +317,30 @@ def test_a_run_without_a_checkpoint_restarts_in_its_folder(trainee: Trainee, ref
     assert points(trainee.run) == reference()
 
 
+def test_a_validation_made_up_before_a_crash_is_published_once(
+    trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first epoch has 6 iterations and 2 batches of validation, of which the first is interrupted.
+    assert trainee.start(stop_at=7) == PREEMPTED
+    assert steps(points(trainee.run), "val") == []
+    real, calls = tiny_model.SquaredLoss.__call__, itertools.count(1)
+
+    def crash(*arguments: Any) -> dict[str, torch.Tensor]:
+        if next(calls) == 2 + 1:
+            raise MemoryError
+        return real(*arguments)
+
+    for _ in range(2):
+        calls = itertools.count(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(tiny_model.SquaredLoss, "__call__", crash)
+            with pytest.raises(MemoryError):
+                trainee.resume()
+        assert steps(points(trainee.run), "val") == [6]
+    assert trainee.resume() == 0
+    assert points(trainee.run) == reference()
+
+
 def test_points_after_the_last_checkpoint_of_a_crashed_run_are_superseded(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,9 +377,24 @@ def test_a_resume_uses_the_reference_energies_of_the_run(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainee.start(stop_at=5)
-    monkeypatch.setattr("aimnet2mult.data.dataset.fit_sae", lambda _: pytest.fail("fitted again"))
+    monkeypatch.setattr("aimnet2mult.data.dataset.fit_sae", lambda *_: pytest.fail("fitted again"))
     assert trainee.resume() == 0
     assert points(trainee.run) == reference()
+
+
+def test_an_element_that_occurs_only_without_an_energy_does_not_stop_the_run(
+    trainee: Trainee, tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.h5"
+    shutil.copy(data, own)
+    with h5py.File(own, "a") as file:
+        file["003/numbers"][:4, 0] = 9
+        file["003/energy"][:4] = np.nan
+    assert trainee.start(f"data.fidelity_datasets.0={own}", "trainer.epochs=1") == 0
+    assert list(read_sae(trainee.run / "sae" / "fid0.yaml")) == [1, 6, 8]
+    assert np.isfinite(points(trainee.run)["train_epoch", 6]["loss"])
+    summary = r"fid0: energies after subtracting reference energies .* eV; worst composition .*; forces rms .* eV/Å"
+    assert re.search(summary, capfd.readouterr().err)
 
 
 def test_data_of_another_size_are_detected(trainee: Trainee, tmp_path: Path, data: Path) -> None:

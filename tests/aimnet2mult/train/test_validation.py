@@ -13,13 +13,18 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_consensus import StopConsensus
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.statistics import VALIDATION, metric_info
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.reporter import Reporter
 from aimnet2mult.train.validation import BestValidation, Validation
+from aimnet2mult.train.validation_metrics import ValidationMetrics
 from support.tiny_runs import build_tiny
 from telemetry import NullBus
 
-METRICS = ("loss", "E_rmse", "E_r2")
+METRICS = ValidationMetrics(
+    known=metric_info(["energy", "charges"], ["gfn1"], VALIDATION),
+    available=tuple(metric_info(["energy"], ["gfn1"], VALIDATION)),
+)
 
 # ---- the best validation
 
@@ -55,8 +60,13 @@ def test_the_best_value_survives_a_resume_unless_the_metric_changes() -> None:
 
 
 def test_an_unknown_metric_is_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"checkpoint.best is 'F_rmse'; expected one of loss, E_rmse, E_r2"):
+    with pytest.raises(ConfigError, match=r"checkpoint.best is 'F_rmse'; expected one of loss, E_rmse, E_mae, E_r2"):
         BestValidation("F_rmse", METRICS)
+
+
+def test_a_metric_without_labels_is_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"checkpoint.best is 'q_rmse', but the validation data have no labels"):
+        BestValidation("q_rmse", METRICS)
 
 
 # ---- a validation of a tiny model

@@ -120,8 +120,40 @@ def test_metrics_that_spike_together_raise_one_alert_until_the_last_has_recovere
 def test_a_spike_becomes_the_new_normal_after_as_many_points_as_the_history_has() -> None:
     observed = Observed(history=20)
     observed.points(steady(20))
-    assert causes(observed.points([30.0] * 19)) == [("spike", False)]
-    assert causes(observed.points([30.0] * 100)) == [("spike", True)]
+    assert causes(observed.points([2.5] * 19)) == [("spike", False)]
+    assert causes(observed.points([2.5] * 100)) == [("spike", True)]
+
+
+def test_a_level_far_above_the_lowest_one_never_becomes_the_new_normal() -> None:
+    observed = Observed()
+    observed.points(steady(50))
+    last_healthy = observed.step
+    assert causes(observed.points([20.0] * 500)) == [("spike", False), ("diverging", False)]
+    assert observed.detector.last_healthy_step == last_healthy
+    assert observed.detector.diverged is not None
+    assert causes(observed.points(steady(50))) == [("spike", True), ("diverging", True)]
+    assert observed.detector.diverged is None
+    assert observed.detector.last_healthy_step == observed.step
+
+
+def test_an_error_of_a_higher_level_stays_a_spike_but_does_not_diverge() -> None:
+    observed = Observed()
+    observed.points(steady(50), E_rmse=1.0)
+    assert causes(observed.points(steady(300), E_rmse=20.0)) == [("spike", False)]
+    assert observed.detector.last_healthy_step == observed.step
+
+
+def test_a_metric_that_is_better_when_higher_may_rise_and_must_be_finite() -> None:
+    metrics = {"val/accuracy": Metric(direction="max", watch=True), "val/E_r2": Metric(watch=True)}
+    for name in metrics:
+        detector = AnomalyDetector(metrics, AlertSettings(), clock=Clock())
+        values = [0.01] * 60 + [0.99] * 60 + [math.nan]
+        alerts = []
+        for step, value in enumerate(values):
+            point = Scalars(seq=1, time=1, stream="val", step=step, values={name.removeprefix("val/"): value})
+            alerts += detector.observe(point)
+        assert causes(alerts) == [("non-finite", False)]
+        assert detector.diverged == Divergence(f"{name} is NaN", after=119)
 
 
 def test_with_patience_a_single_point_is_no_spike() -> None:
@@ -262,6 +294,35 @@ def test_the_step_that_training_resumes_from_counts_as_healthy() -> None:
     detector = AnomalyDetector(METRICS, AlertSettings(), start=5000, clock=Clock())
     detector.observe(Scalars(seq=1, time=1, stream="window", step=5200, values={"loss": math.nan}))
     assert detector.diverged == Divergence("window/loss is NaN", after=5000)
+
+
+def replayed(losses: Iterable[float], *, start: int) -> AnomalyDetector:
+    detector = AnomalyDetector(METRICS, AlertSettings(), start=start, clock=Clock())
+    detector.replay(
+        Scalars(seq=1, time=1, stream="window", step=step, values={"loss": loss, "E_rmse": 1.0})
+        for step, loss in enumerate(losses, 1)
+    )
+    return detector
+
+
+def test_an_attempt_that_continues_a_healthy_run_starts_healthy() -> None:
+    assert replayed([], start=100).last_healthy_step == 100
+    assert replayed(steady(99), start=100).last_healthy_step == 100
+
+
+@pytest.mark.parametrize("bad", [[20.0] * 5, [20.0] * 500, [1.02**n for n in range(150)], [math.nan]])
+def test_an_attempt_that_continues_a_diverged_run_is_not_healthy(bad: list[float]) -> None:
+    detector = replayed([*steady(100), *bad], start=100 + len(bad))
+    last_healthy = detector.last_healthy_step
+    assert 100 <= last_healthy < 100 + 90
+    detector.observe(Scalars(seq=1, time=1, stream="window", step=1000, values={"loss": bad[-1]}))
+    assert detector.last_healthy_step == last_healthy
+
+
+def test_an_attempt_that_continues_a_diverged_run_reports_it_again() -> None:
+    detector = replayed([*steady(100), *[20.0] * 100], start=200)
+    point = Scalars(seq=1, time=1, stream="window", step=201, values={"loss": 20.0})
+    assert causes(detector.observe(point)) == [("spike", False), ("diverging", False)]
 
 
 def test_metrics_that_are_not_watched_do_not_affect_the_last_healthy_step() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from click.testing import CliRunner, Result
@@ -34,6 +35,26 @@ def test_the_lowest_value_of_a_given_metric_is_shown_with_its_unit(runs: Path) -
     run.point("val/E_rmse", 100, 3.5)
     run.point("val/E_rmse", 200, 4.5)
     assert rows(listed(runs, "--best", "val/E_rmse"))["a"][-1] == "3.5 kcal/mol at 100"
+
+
+def test_the_best_r2_is_the_highest_also_in_runs_that_do_not_declare_its_direction(runs: Path) -> None:
+    for name, metrics in (("a", {"val/E_r2": Metric(direction="max")}), ("b", {"val/E_r2": Metric()}), ("c", {})):
+        run = WrittenRun(runs / name, metrics=metrics)
+        for step, value in enumerate([-4.0, 0.98, 0.97]):
+            run.point("val/E_r2", step, value)
+    found = rows(listed(runs, "--best", "val/E_r2"))
+    assert found["run"][-1] == "highest val/E_r2"
+    assert {found[name][-1] for name in "abc"} == {"0.98 at 1"}
+
+
+def test_runs_that_disagree_about_the_direction_show_their_best_values(runs: Path) -> None:
+    directions: dict[str, Literal["min", "max"]] = {"a": "max", "b": "min"}
+    for name, direction in directions.items():
+        run = WrittenRun(runs / name, metrics={"val/score": Metric(direction=direction)})
+        run.point("val/score", 1, 1.0)
+        run.point("val/score", 2, 2.0)
+    found = rows(listed(runs, "--best", "val/score"))
+    assert (found["run"][-1], found["a"][-1], found["b"][-1]) == ("best val/score", "2 at 2", "1 at 1")
 
 
 def test_an_unknown_metric_is_an_error_that_suggests_a_similar_one(runs: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.written_runs import WrittenRun
-from telemetry import read_run
+from telemetry import Metric, read_run
 from telemetry.display.plot_layout import plots
 from telemetry.display.terminal_plot import draw, side_by_side
 
@@ -45,6 +45,14 @@ def test_non_finite_points_are_omitted_and_counted(run: WrittenRun) -> None:
     assert "* train: last 2 at 2, lowest 1 at 0" in lines
     assert "o val: no finite value" in lines
     assert "train: 2 of 4 points not finite, the last inf at 3" in lines
+
+
+def test_the_legend_contains_the_best_value(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "run", metrics={"val/E_r2": Metric(direction="max"), "train/E_r2": Metric()})
+    for step, value in enumerate([-2.0, 0.9, 0.8]):
+        run.point("val/E_r2", step, value)
+        run.point("train/E_r2", step, value)
+    assert {"o train: last 0.8 at 2, highest 0.9 at 1", "* val: last 0.8 at 2, highest 0.9 at 1"} <= {*drawn(run)}
 
 
 def test_a_plot_without_finite_values_consists_of_its_legend(run: WrittenRun) -> None:

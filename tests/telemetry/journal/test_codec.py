@@ -164,7 +164,10 @@ def test_a_line_of_the_maximum_length_is_written_and_read_and_a_longer_one_rejec
 
 def test_a_longer_line_is_damaged_even_with_a_correct_checksum() -> None:
     body = encode(run_record()).rpartition(b',"crc":')[0]
-    assert decode(sealed(body + b',"more":"' + b"x" * MAX_LINE + b'"')) is None
+    bare = len(sealed(body + b',"more":""'))
+    for excess in (0, 1, MAX_LINE):
+        line = sealed(body + b',"more":"' + b"x" * (MAX_LINE - bare + excess) + b'"')
+        assert (decode(line) is None) == (excess > 0)
 
 
 SCALARS = b'{"kind":"scalars","seq":1,"time":1,"stream":"a","step":1,"values":{"x":%b}'

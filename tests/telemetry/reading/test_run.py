@@ -13,7 +13,7 @@ import pytest
 from support.telemetry_fakes import DEAD, beat, journal_lines
 from support.written_runs import NOON, WrittenRun
 from telemetry import JournalError, Metric, PackageNotInstalled, RunNotFound, read_run
-from telemetry.reading.run import RunReader
+from telemetry.reading.run import Run, RunReader
 from telemetry.run_folder.process_identity import current_process
 
 
@@ -196,6 +196,15 @@ class TestFrame:
         wide = frame.pivot(index="step", columns="name", values="value")
         assert wide["train/loss"].tolist() == [0.5, 1.0]
         assert math.isnan(wide["val/loss"][2])
+
+    def test_steps_that_were_published_twice_can_be_pivoted_as_documented(self, run: WrittenRun) -> None:
+        pytest.importorskip("pandas")
+        for value in (0.5, 0.25):
+            run.points("train", 1, {"loss": value})
+        frame = read_run(run.folder).frame()
+        assert len(frame) == 2
+        (line,) = [line.strip() for line in (Run.frame.__doc__ or "").splitlines() if ".pivot(" in line]
+        assert eval(line, {"frame": frame})["train/loss"].tolist() == [0.25]  # noqa: S307 - our own docstring
 
     def test_it_is_empty_for_a_run_without_points(self, run: WrittenRun) -> None:
         pytest.importorskip("pandas")

@@ -6,12 +6,14 @@ import math
 import os
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from support.telemetry_fakes import DEAD, beat, journal_lines
 from support.written_runs import NOON, WrittenRun
-from telemetry import read_receipt, read_run
+from telemetry import Metric, read_receipt, read_run
+from telemetry.reading.best_value import BestValue
 from telemetry.reading.run_summary import summarize
 from telemetry.run_folder.sink_progress import SinkProgress, progress_path, write_progress
 
@@ -40,6 +42,26 @@ def test_it_agrees_with_the_receipt_and_the_whole_journal(tmp_path: Path) -> Non
         assert summary.behind == [sink.name for sink in receipt.sinks if sink.is_behind]
         best = None if summary.best is None else (summary.best.value, summary.best.step)
         assert best == best_by_hand(folder, "val/loss")
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "best"),
+    [
+        ("E_r2", "max", 0.9),
+        ("E_r2", None, 0.9),
+        ("accuracy", "max", 0.9),
+        ("accuracy", None, -2.0),
+        ("E_r2", "min", -2),
+    ],
+)
+def test_the_best_value_depends_on_the_direction_of_the_metric(
+    tmp_path: Path, name: str, direction: Literal["min", "max"] | None, best: float
+) -> None:
+    run = WrittenRun(tmp_path / "run", metrics={f"val/{name}": Metric(direction=direction)})
+    for step, value in enumerate([-2.0, 0.5, 0.9, math.inf, 0.9, math.nan, 0.7]):
+        run.point(f"val/{name}", step, value)
+    found = summarize(run.folder, f"val/{name}").best
+    assert found == BestValue(value=best, step=2 if best > 0 else 0)
 
 
 def test_a_line_longer_than_the_tail_window_is_read(tmp_path: Path) -> None:

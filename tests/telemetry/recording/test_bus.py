@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +15,9 @@ from errno import EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import telemetry
 from support.telemetry_fakes import (
@@ -33,6 +36,7 @@ from telemetry.alerts.settings import AlertSettings
 from telemetry.recording.limits import RecordingLimits
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import plan_run
+from telemetry.sink_api import SinkUnavailable
 from telemetry.testing import RecordingSink
 
 Opener = Callable[..., MetricBus]
@@ -247,7 +251,7 @@ def test_invalid_values_are_one_lost_record_and_the_next_is_written(
     assert bus.flush()
     assert journal_steps(run) == [2]
     assert counts(bus) == (2, 1, 1)
-    assert "dropping train at iteration 1" in caplog.text
+    assert re.search(r"dropping (\w+ of )?train at iteration 1: ", caplog.text)
 
 
 def test_of_a_group_only_a_missing_stream_is_lost(open_bus: Opener, run: Path) -> None:
@@ -280,6 +284,73 @@ def test_a_step_may_be_a_numpy_integer(open_bus: Opener, run: Path) -> None:
     assert bus.flush()
     assert journal_steps(run) == [4]
     assert journal_lines(run)[1]["values"] == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("step", [1.5, "7", None, math.nan, True, -1, 1 << 62, [4]], ids=repr)
+def test_an_invalid_step_is_a_lost_record_with_one_warning_that_names_it(
+    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture, step: Any
+) -> None:
+    bus = open_bus()
+    bus.publish("train", step, {"loss": 1.0})
+    bus.publish_group(("train", "val"), step, {"train": {"loss": 1.0}, "val": {"loss": 1.0}})
+    bus.publish("train", 2, {"loss": 1.0})
+    assert bus.flush()
+    assert journal_steps(run) == [2]
+    assert counts(bus) == (4, 1, 3)
+    assert bus.counts().dropped == {"invalid step": 3}
+    assert len([r for r in caplog.records if f"dropping train: step {step}" in r.message.replace("'", "")]) == 1
+
+
+@pytest.mark.parametrize("step", [np.float64(4), np.float32(4), np.array(4), 4.0, torch.tensor(4)], ids=repr)
+def test_a_step_may_be_a_number_without_a_fraction(open_bus: Opener, run: Path, step: Any) -> None:
+    bus = open_bus(every=2)
+    bus.publish("train", step, {"loss": 1.0})
+    assert bus.flush()
+    assert journal_lines(run)[1]["step"] == 4
+
+
+def test_values_that_cannot_be_recorded_do_not_affect_the_others_and_are_counted_by_reason(
+    open_bus: Opener, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus()
+    for step in (1, 2):
+        bus.publish("train", step, {"loss": 1.0, "surprise": 2.0, "lr": "high", "n" * 300: 3.0})
+    receipt = bus.close()
+    assert [line["values"] for line in journal_lines(run)[1:-1]] == [{"loss": 1.0}] * 2
+    assert counts(bus) == (2, 2, 0)
+    assert bus.counts().dropped == {"undeclared metric": 2, "not a number": 2, "invalid name": 2}
+    assert "\n  left out: 2 x undeclared metric, 2 x not a number, 2 x invalid name" in str(receipt)
+    assert str(telemetry.read_receipt(str(run))) == str(receipt)
+    messages = [r.message.partition(":")[0] for r in caplog.records if "dropping" in r.message]
+    names = ["surprise", "lr", "n" * 50]
+    assert messages == [f"dropping {name} of train at iteration 1" for name in names]
+
+
+def test_a_second_final_point_at_the_same_step_is_counted_as_already_recorded(open_bus: Opener) -> None:
+    bus = open_bus()
+    bus.publish("train", 7, {"loss": 1.0}, final=True)
+    bus.publish("train", 7, {"loss": 2.0}, final=True)
+    assert bus.flush()
+    assert counts(bus) == (1, 1, 0)
+    assert bus.counts().dropped == {"already recorded": 1}
+
+
+def test_a_loop_whose_points_are_never_due_is_told_at_the_end_which_steps_are(
+    open_bus: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus(every=200)
+    for step in range(50, 1801, 50):
+        bus.publish("val", step, {"loss": 1.0})
+        bus.publish("train", step - 1, {"loss": 1.0})
+        if step % 200:
+            bus.publish("train_window", step, {"loss": 1.0})
+    bus.close()
+    bus.close()
+    assert [r.message for r in caplog.records if "were due" in r.message] == [
+        f"0 of {count} points of {stream} were due: they were published at iterations {iterations}, but {stream} is "
+        f"recorded at multiples of 200; set telemetry.every (Settings(every=…)) to {every}"
+        for stream, count, iterations, every in (("train", 36, "49 to 1799", 1), ("train_window", 27, "50 to 1750", 50))
+    ]
 
 
 def test_non_finite_values_are_strings_in_the_journal(open_bus: Opener, run: Path) -> None:
@@ -361,6 +432,20 @@ def test_a_folder_that_is_unreadable_at_the_end_does_not_fail_the_training(open_
     moved.rename(run)
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_drain_waits_for_all_sinks(open_bus: Opener) -> None:
+    up, down = Backend(), Backend(down=SinkUnavailable("no route"))
+    sinks = [MemorySink(down), MemorySink(up)]
+    for name, sink in zip(("down", "up"), sinks, strict=True):
+        sink.name = name
+    bus = open_bus(sinks=sinks, settings=Settings(every=1, poll=0.02))
+    bus.publish("train", 1, {"loss": 1.0})
+    eventually(lambda: up.steps() == [1])
+    assert not bus.drain(0.2)
+    down.down = None
+    assert bus.drain(20)
+    assert down.steps() == [1]
 
 
 def test_flush_returns_false_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
@@ -571,6 +656,7 @@ def test_alerts_are_recorded_in_order_with_the_points_whatever_the_cadence(open_
     assert records == [("scalars", 10), ("alert", 13), ("scalars", 20)]
     alert = journal_lines(run)[2]
     assert (alert["title"], alert["text"], alert["level"]) == ("spike", "loss 7 after 1", "error")
+    assert alert["cause"] == "reported"
     assert counts(bus) == (3, 3, 0)
 
 
@@ -653,16 +739,32 @@ def test_a_with_block_without_exception_closes_the_run_as_finished(open_bus: Ope
     assert journal_lines(run)[-1]["status"] == "finished"
 
 
-def test_a_bus_that_is_never_closed_is_closed_as_failed_at_exit(tmp_path: Path) -> None:
-    code = f"""
+@pytest.mark.parametrize(
+    ("ending", "code", "status", "reason"),
+    [
+        ("", 0, "finished", "the program ended without closing the run"),
+        ("raise ValueError('a bad batch')", 1, "failed", "ValueError: a bad batch"),
+        ("raise KeyboardInterrupt", -2, "failed", "KeyboardInterrupt: "),
+        ("with bus: sys.exit(3)", 3, "failed", "SystemExit: 3"),
+        ("with bus: sys.exit()", 0, "finished", ""),
+    ],
+    ids=["end", "exception", "Ctrl-C", "exit code 3", "exit code 0"],
+)
+def test_a_bus_that_is_never_closed_is_closed_at_exit_with_the_exception_that_ended_the_program(
+    tmp_path: Path, ending: str, code: int, status: str, reason: str
+) -> None:
+    program = f"""
+import sys
 import telemetry
 bus = telemetry.open_run({str(tmp_path / "run")!r}, metrics={{"train/loss": telemetry.Metric()}}, sinks=[])
 bus.publish("train", 200, {{"loss": 1.0}})
+{ending}
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, check=False, timeout=60, stderr=subprocess.DEVNULL).returncode == code
     assert journal_steps(tmp_path / "run") == [200]
     last = journal_lines(tmp_path / "run")[-1]
-    assert (last["status"], last["reason"]) == ("failed", "the bus was never closed")
+    assert (last["status"], last["reason"]) == (status, reason)
 
 
 def test_a_second_thread_that_closes_waits_for_the_first(open_bus: Opener) -> None:
@@ -690,8 +792,8 @@ def test_a_second_thread_that_closes_waits_for_the_first(open_bus: Opener) -> No
 # Forks.
 
 
-def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(
-    open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_forked_child_writes_nothing_says_so_once_and_its_exit_does_not_close_the_run(
+    open_bus: Opener, run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     exit_handlers: list[Callable[[], object]] = []
     monkeypatch.setattr("atexit.register", exit_handlers.append)
@@ -707,7 +809,8 @@ def test_a_forked_child_writes_nothing_and_its_exit_does_not_close_the_run(
             bus.publish("train", 3, lambda: {"loss": 1.0}, final=True)
             quick = bus.flush(60) and bus.drain(60)
             exit_handlers[0]()
-            code = 0 if quick and bus.close() is None else 1
+            told = [r.message for r in caplog.records if "is recorded: it was forked after process" in r.message]
+            code = 0 if quick and bus.close() is None and len(told) == 1 and "rank 0" in told[0] else 1
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

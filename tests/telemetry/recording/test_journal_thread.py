@@ -61,7 +61,7 @@ def make(disk: FaultyDisk, tmp_path: Path) -> Iterator[Make]:
     def make_it(supervisor: FakeSupervisor | None = None, **limits: float) -> JournalThread:
         queue = RecordQueue(tmp_path)
         journal = JournalWriter(tmp_path, run_record(tmp_path))
-        appender = RecordAppender(queue, journal, AnomalyDetector({}, AlertSettings()))
+        appender = RecordAppender(queue.tally, journal, AnomalyDetector({}, AlertSettings()))
         chosen = RecordingLimits(**limits)
         threads.append(JournalThread(tmp_path, queue, journal, appender, supervisor or FakeSupervisor(), limits=chosen))
         return threads[-1]
@@ -100,7 +100,7 @@ def test_records_are_written_in_order_and_the_closed_record_last(make: Make, tmp
     assert journal_steps(tmp_path) == [1, 2, 3]
     last = journal_lines(tmp_path)[-1]
     assert (last["kind"], last["status"]) == ("closed", "preempted")
-    assert (thread.queue.counts().offered, thread.queue.counts().journaled) == (3, 3)
+    assert (thread.queue.tally.counts().offered, thread.queue.tally.counts().journaled) == (3, 3)
     assert thread.queue.last_seq == 4
 
 

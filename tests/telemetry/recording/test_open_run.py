@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from support.telemetry_fakes import (
@@ -42,6 +44,8 @@ from telemetry import (
     UnitError,
     open_run,
     read_header,
+    read_receipt,
+    read_run,
 )
 from telemetry.journal.codec import encode
 from telemetry.recording.open_run import start_run
@@ -120,10 +124,33 @@ class NoHooks:
             {"metrics": {"train/E": Metric(unit="kg", source_unit="eV")}},
             id="dimension",
         ),
-        pytest.param(SettingError, "cannot be written", {"metrics": {"train/" + "x" * 300: Metric()}}, id="long name"),
+        pytest.param(SettingError, "has 306 characters", {"metrics": {"train/" + "x" * 300: Metric()}}, id="long name"),
         pytest.param(SettingError, "stream/metric", {"metrics": {"loss": Metric()}}, id="no stream"),
         pytest.param(SettingError, "stream/metric", {"metrics": {"train/": Metric()}}, id="no metric"),
         pytest.param(SettingError, "stream/metric", {"metrics": {"/loss": Metric()}}, id="empty stream"),
+        pytest.param(
+            SettingError,
+            r"metrics is of type list.*\{'train/loss': Metric\(\)\}",
+            {"metrics": ["train/loss"]},
+            id="list",
+        ),
+        pytest.param(SettingError, "'eV'; expected a declaration", {"metrics": {"train/E": "eV"}}, id="no declaration"),
+        pytest.param(
+            SettingError,
+            "'train/train/loss' names its stream twice; did you mean 'train/loss'",
+            {"metrics": {"train/train/loss": Metric()}},
+            id="stream twice",
+        ),
+        pytest.param(SettingError, "telemetry.evry.*did you mean", {"settings": {"evry": 1}}, id="settings"),
+        pytest.param(SettingError, "sinks is of type MemorySink", {"sinks": MEMORY}, id="one sink"),
+        pytest.param(SettingError, r"Settings\(options=…\)", {"sinks": {"file": {}}}, id="sinks with options"),
+        pytest.param(SettingError, "params is of type list", {"params": [1]}, id="params"),
+        *(
+            pytest.param(
+                SettingError, f"resume_step is {step!r}; expected .* integer", {"resume_step": step}, id=repr(step)
+            )
+            for step in (-1, True, "5", 1.5, math.nan, 1 << 62)
+        ),
         pytest.param(SettingError, "cannot be written", {"params": {"x": ["y" * 1000] * 2000}}, id="parameters"),
         pytest.param(SettingError, "cannot be written", {"params": {"path": "\udcff"}}, id="no text"),
     ],
@@ -158,7 +185,7 @@ def test_a_folder_without_room_for_the_journal_is_an_error(run: Path, monkeypatc
 def test_a_folder_with_a_run_is_left_unchanged(run: Path) -> None:
     first_attempt(run, 1)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(RunExists, match="resume it, or choose another folder"):
+    with pytest.raises(RunExists, match=r"resume it \(resume_step=…\), or choose another folder, such as .*a-run-2$"):
         open_run(run, **QUIET)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -290,6 +317,22 @@ def test_each_resume_increases_the_attempt_by_one(run: Path) -> None:
         assert read_header(run).attempt == attempt
 
 
+def test_a_resumed_run_knows_whether_its_earlier_attempts_had_diverged(run: Path) -> None:
+    watched = QUIET | {"metrics": {f"{stream}/loss": Metric(watch=True) for stream in ("train", "val")}}
+    with open_run(run, **watched) as bus:
+        for step in range(1, 101):
+            for stream in ("train", "val"):
+                bus.publish(stream, step, {"loss": 1.0 if step <= 60 else 30.0})
+    for resume_step, last_healthy in ((100, 60), (90, 60), (50, 50)):
+        with open_run(run, **watched, resume_step=resume_step) as bus:
+            assert bus.last_healthy_step == last_healthy
+    with open_run(run, **watched, resume_step=50) as bus:
+        for step in range(51, 101):
+            bus.publish("train", step, {"loss": 1.0})
+    with open_run(run, **watched, resume_step=100) as bus:
+        assert bus.last_healthy_step == 100, "superseded points do not count"
+
+
 def test_a_run_may_be_resumed_from_its_very_beginning(run: Path) -> None:
     first_attempt(run, 1)
     open_run(run, **QUIET, resume_step=0).close(timeout=0)
@@ -397,6 +440,106 @@ def test_a_resume_may_add_metrics(run: Path) -> None:
     more = METRICS | {"train/spin": Metric()}
     open_run(run, **QUIET | {"metrics": more}, resume_step=1).close(timeout=0)
     assert "train/spin" in read_header(run).metrics
+
+
+@pytest.mark.parametrize("step", [np.int64(1), np.array(1), 1.0], ids=repr)
+def test_the_resumed_step_may_be_of_another_number_type(run: Path, step: Any) -> None:
+    first_attempt(run, 1)
+    open_run(run, **QUIET, resume_step=step).close(timeout=0)
+    assert [line["step"] for line in journal_lines(run) if line["kind"] == "resumed"] == [1]
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_run_that_could_not_be_opened_can_be_opened_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, resumes: bool
+) -> None:
+    request = QUIET | ({"resume_step": 1} if resumes else {})
+    if resumes:
+        first_attempt(run, 1)
+    for name, error in (("_write_all", OSError(28, "No space left on device")), ("sync_folder", KeyboardInterrupt())):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"telemetry.journal.writer.{name}", _raiser(error))
+            with pytest.raises((RunFolderError, KeyboardInterrupt)):
+                open_run(run, **request)
+    bus = open_run(run, **request)
+    bus.publish("train", 2, {"loss": 1.0})
+    bus.close(timeout=0)
+    assert journal_steps(run)[-1] == 2
+
+
+def _raiser(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_point_at_the_resumed_step_that_is_already_recorded_is_not_recorded_again(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first_attempt(run, 1, 2, 3)
+    for attempt in (2, 3):
+        bus = open_run(run, **QUIET, resume_step=2)
+        bus.publish("val", 2, {"loss": 0.25 * attempt})
+        bus.publish("val", 3, {"loss": 1.0})
+        bus.publish("train", 3, {"loss": 1.0})
+        bus.close("preempted", timeout=0)
+    assert bus.counts().dropped == {"already recorded": 1}
+    assert (bus.counts().offered, bus.counts().journaled, bus.counts().lost) == (2, 2, 0)
+    curves = read_run(run).curves
+    assert {name: curve.steps.tolist() for name, curve in curves.items()} == {
+        "train/loss": [1, 2, 3],
+        "val/loss": [2, 3],
+    }
+    assert curves["val/loss"].values[0] == 0.5
+    assert caplog.records == []
+
+
+def test_a_divergence_found_by_a_repeated_validation_is_noticed_again(run: Path) -> None:
+    request = QUIET | {"metrics": {"val/loss": Metric(watch=True), "train/loss": Metric()}}
+    first_attempt(run, 1, metrics=request["metrics"])
+    for _ in range(2):
+        bus = open_run(run, **request, resume_step=1)
+        bus.publish("val", 1, {"loss": math.nan})
+        assert bus.flush()
+        assert bus.diverged is not None
+        bus.close(timeout=0)
+    assert journal_steps(run, "val") == [1]
+
+
+# Forms of arguments.
+
+
+def test_sinks_may_be_comma_separated_and_settings_a_mapping(run: Path) -> None:
+    bus = open_run(run, metrics=METRICS, sinks="none", settings={"every": 7, "sinks": "tensorboard"})
+    bus.close(timeout=0)
+    header = read_header(run)
+    assert (header.every, header.sinks) == (7, {})
+    with pytest.raises(SinkNotFound, match="tensorbord"):
+        open_run(run, sinks="tensorbord")
+
+
+def test_run_folders_may_be_texts_and_start_with_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bus = open_run("~/runs/a", **QUIET)
+    bus.publish("train", 1, {"loss": 1.0})
+    bus.close(timeout=0)
+    assert journal_steps(tmp_path / "runs" / "a") == [1]
+    assert read_header("~/runs/a").run_id == "a"
+    assert read_receipt("~/runs/a").journaled == 1
+    assert read_run("~/runs/a").curves["train/loss"].steps.tolist() == [1]
+
+
+@pytest.mark.parametrize("url", ["memory:/runs/a", "s3://bucket/a", "gs://bucket/a", "file:///tmp/a", "HTTP://x/y"])
+def test_a_url_is_not_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for open_it in (open_run, read_run, read_header, read_receipt):
+        for path in (url, Path(url)):
+            with pytest.raises(RunFolderError, match="is a URL, but a run folder must be a local path"):
+                open_it(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Concurrency.

@@ -20,7 +20,7 @@ def closed() -> Closed:
 
 
 def counts(queue: RecordQueue) -> tuple[int, int, int]:
-    now = queue.counts()
+    now = queue.tally.counts()
     return now.offered, now.journaled, now.lost
 
 
@@ -81,7 +81,7 @@ def test_flush_returns_when_all_dequeued_records_are_written_or_lost(queue: Reco
     queue.put(("train",), 2, values("train"))
     assert not queue.flush(0)
     queue.take(0)
-    queue.count_lost(1)
+    queue.tally.lose(1)
     assert not queue.flush(0)
     queue.mark_written(1, last_seq=1)
     assert queue.flush(0)
@@ -140,12 +140,12 @@ def test_generated_alerts_count_as_offered_and_are_never_dropped(queue: RecordQu
     for step in range(4):
         queue.put(("train",), step, values("train"))
     queue.take(0)
-    queue.add_generated()
+    queue.tally.offer(1)
     queue.mark_written(5, last_seq=5)
     assert counts(queue) == (5, 5, 0)
 
 
 def test_the_highest_step_is_counted(queue: RecordQueue) -> None:
     for step in (3, 9, 4):
-        queue.note_step(step)
-    assert queue.counts().step == 9
+        queue.tally.note_step(step)
+    assert queue.tally.counts().step == 9

@@ -1,0 +1,235 @@
+"""Hints that energies and forces are in other units than eV and eV/Å, or have lost precision. Needs only NumPy.
+
+Three rules, which stay silent in case of doubt:
+
+1. **Total energies** are compared with those of free atoms. Of the structures that consist of elements up to Ne and
+   contain one from B on, 90 % must agree with the same unit within 4 %. Binding energies are below 2 % of the total, so
+   all-electron energies pass; formation energies, and those of pseudopotentials and semi-empirical methods, do not.
+2. **The energy difference** between a structure and the most similar one with the same atoms is the work done against
+   the forces, (F1 + F2)(x1 - x2) / 2, if one is a small distortion of the other. If the quotient of difference and work
+   is nearly constant (70 % of the pairs within 20 % of the median), it is the quotient of the units.
+3. **Typical forces** above 10 eV/Å (median component) do not occur in molecules, but are usual in kcal/mol/Å.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aimnet2mult.data.compositions import Compositions, unique_rows
+
+__all__ = ["ForceEvidence", "find_energy_unit", "find_precision_loss", "unit_hints"]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+# CODATA 2018, as in pint.
+ENERGY_UNITS = {"eV": 1.0, "Hartree": 27.211386245988, "kcal/mol": 1 / 23.060547830619, "kJ/mol": 1 / 96.48533212331}
+"""Units of energy in eV."""
+BOHR = 0.529177210903
+"""Bohr radius in Å."""
+FORCE_UNITS = {
+    "eV/Å": 1.0,
+    "Hartree/Bohr": ENERGY_UNITS["Hartree"] / BOHR,
+    "kcal/mol/Å": ENERGY_UNITS["kcal/mol"],
+    "kJ/mol/Å": ENERGY_UNITS["kJ/mol"],
+    "Hartree/Å": ENERGY_UNITS["Hartree"],
+}
+"""Units of force in eV/Å."""
+
+TOTAL_TOLERANCE, TOTAL_SHARE = 0.04, 0.9
+"""Rule 1: relative deviation of a total energy, and the share of structures that must be within it."""
+LIGHTEST, HEAVIEST = 5, 10
+"""Rule 1: atomic numbers between which the estimate is good and pseudopotentials are far from all-electron energies."""
+MIN_PAIRS, QUOTIENT_TOLERANCE, QUOTIENT_SHARE = 20, 0.2, 0.7
+"""Rule 2: number of pairs, relative deviation from the median, and the share of pairs that must be within it."""
+MATCH = 0.8, 1.25
+"""Rule 2: range of the quotient if energies and forces fit together."""
+UNIT_TOLERANCE = 0.08
+"""Rule 2: relative deviation from the quotient of two units; these differ by 17 % or more."""
+MAX_BLOCKS, MAX_BLOCK = 20, 100
+"""Rule 2: number of sets of structures with the same atoms in a group, and of structures in a set."""
+MAX_COMPONENT = 10.0
+"""Rule 3: median of the force components, in eV/Å."""
+CHUNK = 10_000
+"""Number of structures processed at a time; the first of them are the sample for rule 3."""
+MAX_SPACING = 0.05
+"""Spacing of stored energies, in kcal/mol, that does not matter in training."""
+
+
+@dataclass
+class ForceEvidence:
+    """What the forces of a data set reveal, collected group by group."""
+
+    sum_of_squares: float = 0.0
+    components: int = 0
+    samples: list[Floats] = field(default_factory=list)
+    """Magnitudes of force components."""
+    quotients: list[Floats] = field(default_factory=list)
+    """Energy differences divided by the work of the forces."""
+
+    def add(self, group: Mapping[str, Array]) -> None:
+        """Add structures.
+
+        Args:
+            group: ``numbers`` (b, n), ``coord`` (b, n, 3), ``forces`` (b, n, 3), and optionally ``energy`` (b,),
+                ``charge`` (b,) and ``mult`` (b,); NaN if missing. Reference energies may have been subtracted.
+        """
+        for start in range(0, len(group["numbers"]), CHUNK):
+            rows = slice(start, start + CHUNK)
+            is_atom = (group["numbers"][rows] != 0)[..., None]
+            forces = group["forces"][rows]
+            present = forces[np.isfinite(forces) & is_atom].astype(np.float64)
+            self.sum_of_squares += float(present @ present)
+            self.components += present.size
+            if not start:
+                self.samples.append(np.abs(present))
+        if "energy" in group:
+            self.quotients.extend(_quotients(group, rows) for rows in _blocks(group))
+
+    @property
+    def rms(self) -> float | None:
+        """RMS of the force components; None without forces."""
+        return (self.sum_of_squares / self.components) ** 0.5 if self.components else None
+
+    @property
+    def typical(self) -> float:
+        """Median magnitude of a component; 0 without forces."""
+        samples = np.concatenate([*self.samples, np.empty(0)])
+        return float(np.median(samples)) if len(samples) else 0.0
+
+    @property
+    def quotient(self) -> float | None:
+        """Energy difference divided by the work of the forces; None if this is not nearly constant."""
+        quotients = np.concatenate([*self.quotients, np.empty(0)])
+        if len(quotients) < MIN_PAIRS:
+            return None
+        middle = float(np.median(quotients))
+        near = np.abs(quotients - middle) < QUOTIENT_TOLERANCE * abs(middle)
+        return middle if np.mean(near) > QUOTIENT_SHARE else None
+
+
+def find_energy_unit(compositions: Compositions, total: Floats) -> str | None:
+    """Return the unit of total energies by the first rule of this module; None if it is unknown.
+
+    Args:
+        compositions: the structures with an energy.
+        total: mean total energy of each composition, (M,).
+    """
+    elements = np.array(compositions.elements)
+    usable = (compositions.counts[:, elements > HEAVIEST] == 0).all(axis=1)
+    usable &= (compositions.counts[:, elements >= LIGHTEST] > 0).any(axis=1)
+    if not usable.any():
+        return None
+    quotient = total[usable] / (compositions.counts[usable] @ _free_atom(elements))
+    weight = compositions.structures[usable]
+    for name, unit in ENERGY_UNITS.items():
+        if weight[np.abs(quotient * unit - 1) < TOTAL_TOLERANCE].sum() > TOTAL_SHARE * weight.sum():
+            return name
+    return None
+
+
+def unit_hints(energy_unit: str | None, forces: ForceEvidence) -> list[str]:
+    """Return warnings about units other than eV and eV/Å, without the name of the data set.
+
+    Args:
+        energy_unit: result of `find_energy_unit`.
+        forces: the forces of the same structures.
+    """
+    hints, force_unit, quotient = [], None, forces.quotient
+    if quotient is not None and not (energy_unit in (None, "eV") and MATCH[0] < quotient < MATCH[1]):
+        pairs = _fitting_units(quotient, energy_unit)
+        if len(pairs) == 1:
+            ((energy_unit, force_unit),) = pairs
+        else:
+            hints.append(
+                f"energy differences are {quotient:.3g} times the work done against the forces; the forces must be the "
+                "negative gradients of the energies: check their sign and data.units"
+            )
+    if force_unit is None and forces.typical > MAX_COMPONENT:
+        force_unit = "kcal/mol/Å"
+        if quotient is not None and not hints:
+            # Energies that fit such forces are in the same unit.
+            energy_unit = energy_unit or "kcal/mol"
+    if energy_unit not in (None, "eV"):
+        also = ", and check the unit of the forces" if forces.components and force_unit is None else ""
+        hints.append(f"the energies look like {energy_unit} instead of eV; set data.units.energy={energy_unit}{also}")
+    if force_unit not in (None, "eV/Å"):
+        hints.append(f"the forces look like {force_unit} instead of eV/Å; set data.units.forces={force_unit}")
+    return hints
+
+
+def _fitting_units(quotient: float, energy_unit: str | None) -> list[tuple[str, str]]:
+    """Return the pairs of units of energy and force with this quotient."""
+    return [
+        (energy, force)
+        for energy in ENERGY_UNITS
+        for force in FORCE_UNITS
+        if energy_unit in (None, energy)
+        and abs(quotient * ENERGY_UNITS[energy] / FORCE_UNITS[force] - 1) < UNIT_TOLERANCE
+    ]
+
+
+def find_precision_loss(energies: Iterable[Array], kcal_per_mol: float = 23.060547830619) -> str | None:
+    """Return a warning if total energies are stored with too few digits, without the name of the file.
+
+    Energies in a float64 array that are all float32 numbers have been converted, and are as imprecise.
+
+    Args:
+        energies: the arrays in a file, as stored.
+        kcal_per_mol: unit of the energies in kcal/mol; by default eV.
+    """
+    arrays = [array[np.isfinite(array)] for array in energies if np.issubdtype(array.dtype, np.floating)]
+    if not any(map(len, arrays)) or any((array != array.astype(np.float32)).any() for array in arrays):
+        return None
+    typical = np.median(np.concatenate(arrays))
+    spacing = float(np.spacing(np.float32(abs(typical)))) * kcal_per_mol
+    if spacing <= MAX_SPACING:
+        return None
+    return (
+        f"the energies have only float32 precision: near {typical:,.0f}, successive values differ by {spacing:.2g} "
+        "kcal/mol; store them as float64"
+    )
+
+
+def _free_atom(elements: npt.NDArray[np.integer[Any]]) -> Floats:
+    """Return the total energies of neutral atoms in eV, accurate to 1 % from B on.
+
+    Thomas-Fermi energy with the corrections of Scott and Schwinger: J. Schwinger, Phys. Rev. A 24, 2353 (1981).
+    """
+    z = elements.astype(np.float64)
+    hartree = -0.768745 * z ** (7 / 3) + z**2 / 2 - 0.269900 * z ** (5 / 3)
+    return hartree * ENERGY_UNITS["Hartree"]
+
+
+def _blocks(group: Mapping[str, Array]) -> Iterator[npt.NDArray[np.int64]]:
+    """Return the rows of the largest sets of structures with the same atoms, charge and multiplicity."""
+    keys = [group[key] for key in ("charge", "mult") if key in group]
+    _, index = unique_rows(np.column_stack([group["numbers"], *keys]))
+    order = np.argsort(index, kind="stable")
+    blocks = np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
+    for rows in sorted(blocks, key=len, reverse=True)[:MAX_BLOCKS]:
+        if len(rows) > 1:
+            yield rows[:MAX_BLOCK]
+
+
+def _quotients(group: Mapping[str, Array], rows: npt.NDArray[np.int64]) -> Floats:
+    """Return energy difference over work of each structure and the most similar one; the half with the most work."""
+    is_atom = (group["numbers"][rows] != 0)[..., None]
+    coord, forces = (
+        np.where(is_atom, group[key][rows], 0.0).reshape(len(rows), -1).astype(np.float64)
+        for key in ("coord", "forces")
+    )
+    squares = np.square(coord).sum(axis=1)
+    distance = squares[:, None] + squares - 2 * coord @ coord.T
+    np.fill_diagonal(distance, np.inf)
+    other = distance.argmin(axis=1)
+    work = -0.5 * ((forces + forces[other]) * (coord[other] - coord)).sum(axis=1)
+    energy = np.asarray(group["energy"][rows], np.float64)
+    difference = energy[other] - energy
+    valid = np.isfinite(work) & np.isfinite(difference) & (work != 0)
+    valid &= np.abs(work) >= np.median(np.abs(work[valid])) if valid.any() else False
+    quotients: Floats = difference[valid] / work[valid]
+    return quotients

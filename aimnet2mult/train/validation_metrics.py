@@ -1,0 +1,80 @@
+"""The validation metrics that a setting may name: they exist, and the validation data have labels for them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aimnet2mult.data.dataset import MixedData
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.statistics import VALIDATION, MetricInfo, metric_info
+
+__all__ = ["ValidationMetrics", "find_validation_metrics"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationMetrics:
+    """The validation metrics of a run."""
+
+    known: Mapping[str, MetricInfo]
+    """All metrics by name."""
+    available: Sequence[str]
+    """Names of the metrics for which the validation data have labels."""
+
+    def find(self, name: str, setting: str) -> str:
+        """Return the name of a metric without the prefix ``val/`` or ``val_``.
+
+        Raises:
+            ConfigError: there is no such metric, or the validation data have no labels for it; the message names the
+                setting.
+        """
+        metric = name.removeprefix("val/").removeprefix("val_")
+        if metric not in self.known:
+            raise ConfigError(f"{setting} is {name!r}; expected one of {', '.join(self.known)}")
+        if metric not in self.available:
+            raise ConfigError(
+                f"{setting} is {name!r}, but the validation data have no labels for it; "
+                f"available: {', '.join(self.available) or 'none, because there are no labels at all'}"
+            )
+        return metric
+
+    def is_better_when_higher(self, metric: str) -> bool:
+        """Return whether higher values of a metric are better."""
+        return self.known[metric].direction == "max"
+
+
+def find_validation_metrics(data: MixedData, labels: Sequence[str], fidelity_names: Sequence[str]) -> ValidationMetrics:
+    """Return the metrics of a run; those without a finite value in the validation labels are not available.
+
+    R² is not available either if all values are equal.
+    """
+    available = set()
+    for label in labels:
+        ranges = _ranges(data, label)
+        available |= _names(label, list(ranges.values()))
+        for fidelity, limits in ranges.items():
+            prefix = fidelity_names[fidelity]
+            available |= {f"{prefix}/{name}" for name in _names(label, [limits]) if name != "loss"}
+    known = metric_info(labels, fidelity_names, VALIDATION)
+    return ValidationMetrics(known=known, available=[name for name in known if name in available])
+
+
+def _names(label: str, ranges: Sequence[tuple[float, float]]) -> set[str]:
+    """Return the metrics of a label, without a prefix; ``ranges`` are those of its finite values."""
+    if not ranges:
+        return set()
+    varies = min(low for low, _ in ranges) < max(high for _, high in ranges)
+    return {name for name in metric_info([label], [""], VALIDATION) if varies or not name.endswith("_r2")}
+
+
+def _ranges(data: MixedData, label: str) -> dict[int, tuple[float, float]]:
+    """Return the lowest and highest finite value of a validation label, by fidelity."""
+    ranges: dict[int, tuple[float, float]] = {}
+    for group in data.val.groups:
+        for fidelity in np.unique(group["fidelity"]).tolist():
+            values = group[label][group["fidelity"] == fidelity]
+            finite = values[np.isfinite(values)]
+            if finite.size:
+                low, high = ranges.get(fidelity, (np.inf, -np.inf))
+                ranges[fidelity] = min(low, float(finite.min())), max(high, float(finite.max()))
+    return ranges

@@ -1,0 +1,20 @@
+"""Why a value or a point is not recorded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DropReason = Literal[
+    "undeclared metric",
+    "not a number",
+    "invalid name",
+    "invalid step",
+    "invalid alert",
+    "no values",
+    "line too long",
+    "queue full",
+    "run closed",
+    "already recorded",
+]
+"""Reasons of ``Counts.dropped``. The first three concern single values, the others whole points. A point whose stream
+already has one at this step is not a loss, and not counted as offered."""
