@@ -170,7 +170,6 @@ def load(
 
     Raises:
         ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
-        UnitError: A display unit is unknown or does not fit its label, and nothing else is wrong.
     """
     found = problems or Problems()
     plain = merge_layers(files, overrides, found)

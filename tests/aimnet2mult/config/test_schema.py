@@ -8,7 +8,6 @@ import pytest
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml, write_yaml
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError
-from telemetry import UnitError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -198,7 +197,7 @@ REFUSED = [
     ("data.y=[energy, energy]", r"data.y is .*each only once"),
     ("data.y=[energy, force]", r"data.y: no label 'force'; .*Did you mean 'forces'"),
     ("fidelity_offset=0", r"fidelity_offset is 0"),
-    ("trainer.clip_grad_norm=0", r"trainer.clip_grad_norm is 0: expected a number above 0, finite or null"),
+    ("trainer.clip_grad_norm=0", r"trainer.clip_grad_norm is 0: expected a number above 0, finite$"),
     ("checkpoint.keep=0", r"checkpoint.keep is 0"),
     ("log_frequency.val=0", r"log_frequency.val is 0"),
     ("optimizer.force_train=['(']", r"optimizer.force_train\[0\] is '\(': expected a regular expression"),
@@ -281,7 +280,7 @@ def test_any_fidelity_may_have_a_validation_file_and_it_must_exist(tmp_path: Pat
     ],
 )
 def test_an_invalid_unit_is_rejected_with_its_setting(dataset: str, override: str, message: str) -> None:
-    with pytest.raises(UnitError, match=message):
+    with pytest.raises(ConfigError, match=message):
         load([], [dataset, override])
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +332,24 @@ def test_a_rejected_sink_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(LookupError):
         train_tiny(tmp_path, "telemetry.sinks=nosuchsink", f"telemetry.dir={tmp_path / 'new/runs'}")
     assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------- Ctrl-C while waiting for the sinks
+
+
+def test_ctrl_c_while_waiting_for_the_sinks_prints_the_receipt_of_the_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    # The wait for the sinks, which without sinks is too short to be interrupted from outside.
+    monkeypatch.setattr("telemetry.delivery.supervisor.ProcessSupervisor.finish", interrupted)
+    (tmp_path / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
+    write_data(tmp_path / "a.h5", 16, 0)
+    overrides = [*_auto(tmp_path), "data.y=[energy, charges]", "loss.class=support.tiny_model.SquaredLoss"]
+    overrides += ["optimizer.param_groups.shifts=null", ONE_EPOCH, "telemetry.sinks=none"]
+    assert train(Request(overrides=overrides, model=tmp_path / "model.yaml")) == 128 + signal.SIGINT
+    (run,) = (tmp_path / "runs").iterdir()
+    assert read_receipt(run).status == "finished"
+    assert f"journaled in {run}" in capfd.readouterr().out
