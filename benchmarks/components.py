@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pooled_loss import TERMS, losses
 from targets import Target, at_least, at_most
 from workload import FIDELITIES, LABELS, PlainSums, make_batch
 
@@ -54,9 +55,9 @@ def time_due() -> float:
 def compare_error_sums(rounds: int) -> list[Target]:
     """Compare ``ErrorSums.update`` with plain torch, in alternating blocks."""
     batch = make_batch()
-    sums, plain = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities), PlainSums()
+    sums, plain = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS), PlainSums()
     functions: dict[str, Callable[[], None]] = {
-        "sums": lambda: sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, batch.loss),
+        "sums": lambda: sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss)),
         "plain": lambda: plain.update(batch),
     }
     times: dict[str, list[float]] = {name: [] for name in functions}

@@ -74,9 +74,10 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
     start = rss()
     import telemetry_runs
     from ignite.engine import Events
+    from pooled_loss import TERMS, losses
 
     bus = telemetry_runs.open_bus(home / "run", SINKS, destination, BATCHES_PER_POINT)
-    sums = telemetry_runs.ErrorSums(LABELS, len(FIDELITIES), "cpu", telemetry_runs.POOLED.quantities)
+    sums = telemetry_runs.ErrorSums(LABELS, len(FIDELITIES), "cpu", telemetry_runs.POOLED.quantities, loss=TERMS)
     reporter = telemetry_runs.Reporter(
         bus, train_sums=sums, val_sums=sums, labels=LABELS, fidelity_names=FIDELITIES, optimizer=step.optimizer
     )
@@ -86,7 +87,7 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
     measured = []
     for _ in range(2):
         for _ in range(points * BATCHES_PER_POINT):
-            sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, batch.loss)
+            sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss))
             engine.state.iteration += 1
             engine.state.grad_norm = batch.loss
             engine.fire(Events.ITERATION_COMPLETED)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ignite.engine import Events
 from iteration_time import IterationTimer
+from pooled_loss import TERMS, losses
 from workload import FIDELITIES, LABELS
 
 from aimnet2mult.metrics.declarations import declare
@@ -48,7 +49,7 @@ def open_bus(folder: Path, sinks: tuple[str, ...], destination: dict[str, Any], 
     """Open a run with the metrics of a training."""
     metrics = {
         name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text)
-        for name, info in declare(LABELS, FIDELITIES, {}).items()
+        for name, info in declare(LABELS, FIDELITIES, {}, TERMS.names).items()
     }
     options = {
         "wandb": {"mode": "offline"},
@@ -111,7 +112,7 @@ def run(
     """
     folder = home / "run"
     bus = open_bus(folder, sinks, destination, timer.every)
-    sums = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities)
+    sums = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS)
     reporter = Reporter(
         bus, train_sums=sums, val_sums=sums, labels=LABELS, fidelity_names=FIDELITIES, optimizer=timer.step.optimizer
     )
@@ -130,7 +131,7 @@ def run(
     engine.fire(Events.STARTED)
     for step in timer.steps():
         batch = timer.run_step()
-        sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, batch.loss)
+        sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss))
         engine.state.iteration, engine.state.grad_norm = step, batch.loss
         engine.fire(Events.ITERATION_COMPLETED)
     if between_blocks == "stop":

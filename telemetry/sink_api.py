@@ -14,6 +14,7 @@ from telemetry.errors import (
 )
 from telemetry.metrics import Metric
 from telemetry.plugins.hookspecs import Opened, hookimpl
+from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
 from telemetry.units import with_unit
@@ -38,6 +39,7 @@ __all__ = [
     "charts",
     "format_error",
     "hookimpl",
+    "is_installed",
     "private_opener",
     "remove_temporary_files",
     "sync_folder",

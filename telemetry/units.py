@@ -95,6 +95,8 @@ def _registry() -> pint.UnitRegistry[float]:
     import pint
 
     registry: pint.UnitRegistry[float] = pint.UnitRegistry()
+    # As in kcal/mol/atom; it counts the atoms of a molecule and is not an amount of substance.
+    registry.define("atom = count")
     for unit, spellings in ALIASES.items():
         registry.define(f"@alias {unit} = {' = '.join(spellings)}")
     return registry

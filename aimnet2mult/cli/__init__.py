@@ -11,11 +11,12 @@ with exiting_on_interrupt():
     import click
 
     from aimnet2mult.cli.calc_sae import calc_sae
+    from aimnet2mult.cli.check_data import check_data
     from aimnet2mult.cli.console import HELP, run
     from aimnet2mult.cli.sample_data import sample_data
     from aimnet2mult.cli.train import train
 
-__all__ = ["calc_sae", "cli", "main", "run", "sample_data", "train"]
+__all__ = ["calc_sae", "check_data", "cli", "main", "run", "sample_data", "train"]
 
 
 def main() -> NoReturn:
@@ -35,5 +36,5 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (train, calc_sae, sample_data):
+for command in (train, check_data, calc_sae, sample_data):
     cli.add_command(command)

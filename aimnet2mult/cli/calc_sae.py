@@ -17,17 +17,18 @@ def calc_sae(data: Path, out: Path) -> None:
     """Fit a reference energy for each element in DATA, and write them to OUT as YAML."""
     require_training_packages()
     ensure_cache_folder()
+    from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.hdf5 import read_fidelity
     from aimnet2mult.data.label_summary import summarize_labels
     from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
 
-    dataset = read_fidelity(data, labels=("energy",))
+    report = check_files([data], labels=("energy",))
+    report.raise_errors(skip=True)
+    for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
+        click.echo(f"warning: {line}", err=True)
+    dataset = read_fidelity(data, labels=("energy",), skipped=report.skipped)
     sae = fit_sae(dataset.groups, data)
-    out = out.expanduser()
     write_sae(out, sae)
     click.echo(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
     apply_sae(dataset, sae, data)
-    summary, hints = summarize_labels(dataset.groups, sae)
-    click.echo(summary)
-    for hint in hints:
-        click.echo(f"warning: {hint}", err=True)
+    click.echo(summarize_labels(dataset.groups))

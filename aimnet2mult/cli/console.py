@@ -7,7 +7,6 @@ import errno
 import os
 import sys
 import traceback
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -147,7 +146,9 @@ def require_training_packages() -> None:
     Raises:
         click.ClickException: Some are missing; the message names them and the extra.
     """
-    missing = [name for name in TRAINING_PACKAGES if find_spec(name) is None]
+    from telemetry.plugins.optional_imports import is_installed
+
+    missing = [name for name in TRAINING_PACKAGES if not is_installed(name)]
     if missing:
         raise click.ClickException(
             f"required packages are not installed: {', '.join(missing)}; run: pip install 'aimnet2mult[train]'"

@@ -25,6 +25,7 @@ __all__ = ["BY_FIDELITY", "DEFAULTS", "ConfigError", "flatten", "merge_layers", 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 OPEN_SECTIONS = (
+    "data.keys",
     "data.loaders.train",
     "data.loaders.val",
     "loss.kwargs",
@@ -33,7 +34,7 @@ OPEN_SECTIONS = (
     "scheduler",
     "telemetry",
 )
-"""Sections whose keys are defined elsewhere: by a class, the data loader or telemetry."""
+"""Sections whose keys are defined elsewhere: by a class, the data loader, the labels or telemetry."""
 BY_FIDELITY = (
     "data.fidelity_datasets",
     "data.val_fidelity_datasets",

@@ -29,6 +29,8 @@ SAE_FOLDER = "sae"
 # All other settings define the training. Telemetry restricts changes of its own settings further.
 CHANGEABLE = (
     "trainer.epochs",
+    "trainer.on_bad_step",
+    "trainer.max_bad_steps",
     "checkpoint.",
     "data.samplers.",
     "data.loaders.",

@@ -15,11 +15,12 @@ from msgspec import Meta
 
 from aimnet2mult.config.merge import DEFAULTS, merge_layers, read_yaml
 from aimnet2mult.config.type_check import Section, find_misfits
-from aimnet2mult.config.value_checks import CHECKS
+from aimnet2mult.config.value_checks import CHECKS, check_arrays
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
+from telemetry.redaction import redact
 
-__all__ = ["Config", "ConfigError", "check_files", "input_files", "load"]
+__all__ = ["Config", "ConfigError", "check_files", "input_files", "load", "load_data_settings"]
 
 MAX_FLOAT = sys.float_info.max
 """Upper bound that excludes infinity."""
@@ -59,6 +60,17 @@ class Loaders(Section, frozen=True):
     val: Options
 
 
+class DataUnits(Section, frozen=True):
+    energy: str
+    forces: str
+    coord: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the unit by input or label."""
+        plain: dict[str, str] = msgspec.to_builtins(self)
+        return plain
+
+
 class Data(Section, frozen=True):
     fidelity_datasets: dict[Natural, str]
     val_fidelity_datasets: dict[Natural, str]
@@ -66,6 +78,10 @@ class Data(Section, frozen=True):
     weights_of: Literal["fidelity", "structure"]
     fidelity_names: dict[Natural, Name]
     sae: References
+    keys: dict[str, str]
+    units: DataUnits
+    min_distance: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
+    on_bad_structure: Literal["error", "skip"]
     y: list[str]
     val_fraction: Annotated[float, Meta(gt=0, lt=1)]
     samplers: Samplers
@@ -75,6 +91,12 @@ class Data(Section, frozen=True):
 class Loss(Section, frozen=True, rename={"cls": "class"}):
     cls: str
     kwargs: Options
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components, if ``kwargs`` has any, as those of `MTLoss` do."""
+        components = self.kwargs.get("components")
+        return [str(name) for name in components] if isinstance(components, dict) else []
 
 
 class Optimizer(Section, frozen=True, rename={"cls": "class"}):
@@ -97,6 +119,8 @@ class Trainer(Section, frozen=True):
     clip_grad_value: PositiveFloat | None
     clip_grad_norm: PositiveFloat | None
     stop_below_lr: PositiveFloat | None
+    on_bad_step: Literal["skip", "stop"]
+    max_bad_steps: Count
 
 
 class Checkpoint(Section, frozen=True):
@@ -146,9 +170,9 @@ class Config(Section, frozen=True):
         return {name: given.get(name, label.unit) for name, label in LABELS.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as nested dictionaries, as stored in ``train.yaml``."""
+        """Return the settings as nested dictionaries, as stored in ``train.yaml``, without credentials of sinks."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
+        return plain | {"telemetry": redact(self.telemetry)}
 
 
 def load(
@@ -204,6 +228,24 @@ def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return plain
 
 
+def load_data_settings(overrides: Sequence[str]) -> Data:
+    """Return the section ``data`` of the defaults with overrides; no data set has to be given.
+
+    Raises:
+        ConfigError: Keys or values are invalid; the message has a line for each.
+    """
+    problems = Problems()
+    plain = merge_layers((), overrides, problems)
+    misfits = dict(find_misfits(plain, Config))
+    for message in misfits.values():
+        problems.add(message)
+    data = msgspec.convert(_reset(plain, misfits), Config).data
+    for message in check_arrays(data):
+        problems.add(message)
+    problems.raise_any()
+    return data
+
+
 def input_files(config: Config) -> dict[str, str]:
     """Return the paths of all input files by key."""
     sections = {
@@ -220,15 +262,27 @@ def check_files(files: Mapping[str, str]) -> Iterator[str]:
     for name, path in files.items():
         if not Path(path).is_file():
             yield f"{name}: no file {path}"
-        elif "fidelity_datasets" in name and not _is_hdf5(Path(path)):
-            yield f"{name}: {path} is not an HDF5 file"
+        elif "fidelity_datasets" in name:
+            yield from _check_hdf5(name, Path(path))
+        elif name == "load" and not _is_torch_file(Path(path)):
+            yield f"load: {path} does not contain weights: expected a file written by torch.save"
 
 
-def _is_hdf5(path: Path) -> bool:
-    """Return whether the HDF5 signature is at offset 0, or after a user block of 512, 1024, … bytes."""
+def _is_torch_file(path: Path) -> bool:
+    """Return whether a file begins like an archive, or like a pickle of early versions of torch."""
     with path.open("rb") as file:
-        for offset in (0, *(512 << n for n in range(8))):
-            file.seek(offset)
-            if file.read(8) == b"\x89HDF\r\n\x1a\n":
-                return True
-    return False
+        return file.read(2).startswith((b"PK", b"\x80"))
+
+
+def _check_hdf5(name: str, path: Path) -> Iterator[str]:
+    """Look for the HDF5 signature at offset 0, and after a user block of 512, 1024, … bytes."""
+    try:
+        with path.open("rb") as file:
+            for offset in (0, *(512 << n for n in range(8))):
+                file.seek(offset)
+                if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                    return
+    except OSError as error:
+        yield f"{name}: cannot read {path}: {error.strerror}"
+    else:
+        yield f"{name}: {path} is not an HDF5 file"

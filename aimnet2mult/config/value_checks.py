@@ -15,9 +15,12 @@ from telemetry.errors import UnitError, did_you_mean
 from telemetry.units import conversion_factor
 
 if TYPE_CHECKING:
-    from aimnet2mult.config.schema import Config
+    from aimnet2mult.config.schema import Config, Data
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "check_arrays"]
+
+INPUT_NAMES = ("coord", "numbers", "charge", "mult")
+"""Arrays of the data sets besides the labels."""
 
 OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
 NUMBERS = ("lr", "weight_decay", "eps", "momentum")
@@ -41,9 +44,18 @@ def _check_data(config: Config) -> Iterator[str]:
             yield f"{section}.{index} is set, but data.fidelity_datasets.{index} is not"
     if indices and not any(data.fidelity_weights.get(index, 1) for index in indices):
         yield "data.fidelity_weights are all 0; set at least one above 0"
-    yield from _check_labels("data.y", data.y)
+    yield from check_arrays(data)
     if not data.y or len(set(data.y)) < len(data.y):
         yield f"data.y is {data.y!r}: expected at least one label, and each only once"
+
+
+def check_arrays(data: Data) -> Iterator[str]:
+    """Yield a message for each name in the section ``data`` that is no label or no array of a data set."""
+    yield from _check_labels("data.y", data.y)
+    known = (*INPUT_NAMES, *LABELS)
+    for name in data.keys:
+        if name not in known:
+            yield f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def _check_labels(source: str, names: Sequence[Any]) -> Iterator[str]:

@@ -1,96 +1,112 @@
-"""Checks of HDF5 files: names, shapes, atomic numbers and coordinates."""
+"""Checks of training and validation files before training, in one pass with bounded memory, without torch.
 
-from collections.abc import Mapping, Sequence
+Besides blocks of rows, 25 bytes a structure are kept, to find outliers and duplicates.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import numpy.typing as npt
 
+from aimnet2mult.data.duplicates import find_duplicates
+from aimnet2mult.data.file_format import FileFormat
+from aimnet2mult.data.file_scan import FileScan
+from aimnet2mult.data.layout import open_file, read_layout
+from aimnet2mult.data.places import Places
+from aimnet2mult.data.report import Report
+from aimnet2mult.data.structures import MIN_DISTANCE
 from aimnet2mult.errors import DataError
-from aimnet2mult.quantities import LABELS
 
-__all__ = ["MAX_ELEMENT", "OPTIONAL_INPUTS", "check_layout", "check_structures"]
-
-MAX_ELEMENT = 63
-"""Largest atomic number with a row in the embedding of aimnet."""
-
-OPTIONAL_INPUTS: Mapping[str, float] = {"charge": 0.0, "mult": 1.0}
-"""Inputs that a file may omit, with their defaults: total charge in e, and spin multiplicity."""
+__all__ = ["check_files"]
 
 
-def check_layout(path: Path, labels: Sequence[str]) -> None:
-    """Check the names and shapes in a file, without reading the arrays.
-
-    Raises:
-        DataError: The file cannot be read or has a different layout; the message has the path, the group and the key.
-    """
-    if not Path(path).is_file():
-        raise DataError(f"no data set {path}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"the data set {path} is not an HDF5 file: {error}") from error
-    with file:
-        _check_groups(path, file)
-        first = next(iter(file))
-        for name, group in file.items():
-            where = f"{path}, group {name!r}"
-            _check_keys(where, group, first, set(file[first]), labels)
-            _check_shapes(where, group, int(name), labels)
-
-
-def check_structures(where: str, group: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Check the elements and coordinates of a group.
+def check_files(
+    files: Sequence[Path],
+    val_files: Iterable[Path] = (),
+    *,
+    labels: Sequence[str],
+    required: Sequence[str] = (),
+    file_format: FileFormat | None = None,
+    min_distance: float = MIN_DISTANCE,
+) -> Report:
+    """Check files, and return all problems of all of them.
 
     Args:
-        where: File and group, for error messages.
-        group: ``numbers`` (B, N), 0 for padding, and ``coord`` (B, N, 3) in Å.
-
-    Raises:
-        DataError: An element is not supported, a structure has no atoms, or a coordinate of an atom is not finite.
+        files: Training data. Without validation files, a part of each is used for validation.
+        val_files: Validation data.
+        labels: Labels to check.
+        required: Labels of which at least one training file must have some.
+        file_format: Names and units of the arrays.
+        min_distance: Smallest distance between two atoms, in Å.
     """
-    numbers = group["numbers"]
-    is_atom = numbers != 0
-    if len(numbers) and not 0 <= numbers.min() <= numbers.max() <= MAX_ELEMENT:
-        invalid = np.unique(numbers[(numbers < 0) | (numbers > MAX_ELEMENT)]).tolist()
-        raise DataError(f"{where}: atomic numbers {invalid}; supported are 1 to {MAX_ELEMENT}, and 0 for padding")
-    if not is_atom.any(axis=1).all():
-        raise DataError(f"{where}: structure {int(np.argmin(is_atom.any(axis=1)))} has no atoms")
-    valid = np.isfinite(group["coord"]).all(axis=-1) | ~is_atom
-    if not valid.all():
-        raise DataError(f"{where}: structure {int(np.argmin(valid.all(axis=1)))} has coordinates that are not finite")
+    report = Report()
+    validation = tuple(val_files)
+    scans = []
+    for path in (*files, *validation):
+        scan = FileScan(Path(path), labels, file_format or FileFormat(), min_distance, report)
+        _scan(scan, report)
+        scans.append(scan)
+    training, rest = scans[: len(files)], scans[len(files) :]
+    # An array that cannot be read is reported; that its label is missing would be a second message.
+    if not len(report.errors):
+        _check_labels(report, required, [(scan.path, scan.summary.labels) for scan in training])
+    _find_duplicates(report, training, rest)
+    return report
 
 
-def _check_groups(path: Path, file: h5py.File) -> None:
-    if not len(file):
-        raise DataError(f"the data set {path} has no groups")
-    if len({name.lstrip("0") for name in file}) < len(file):
-        raise DataError(f"{path}: several groups have the same number of atoms: {', '.join(file)}")
-    for name, group in file.items():
-        if not isinstance(group, h5py.Group) or not name.isdecimal():
-            raise DataError(f"{path}: {name!r} is not a group named by its number of atoms, such as '007'")
+def _scan(scan: FileScan, report: Report) -> None:
+    path = scan.path
+    try:
+        with open_file(path) as file:
+            layout = read_layout(path, file, scan.labels, scan.file_format)
+            report.errors.add("unusable groups and arrays", layout.problems, len(layout.problems))
+            for group in layout.groups:
+                scan.read(group)
+    except DataError as error:
+        report.errors.add("unusable files", [str(error)])
+        return
+    scan.finish()
+    report.files.append(scan.summary)
+    if not layout.problems and not any(segment.rows for segment in scan.segments):
+        report.errors.add("files without structures", [f"{path} has no structures"])
+    elif scan.summary.structures and scan.summary.structures == scan.summary.bad_structures:
+        report.errors.add(
+            "files without good structures", [f"{path}: all structures are bad; check data.units and data.keys"]
+        )
 
 
-def _check_keys(where: str, group: h5py.Group, first: str, first_keys: set[str], labels: Sequence[str]) -> None:
-    """Check that required inputs exist, and that all groups have the same optional inputs and labels."""
-    for key in ("coord", "numbers"):
-        if key not in group:
-            raise DataError(f"{where} has no {key!r}; it has {', '.join(sorted(group))}")
-    for key in (*OPTIONAL_INPUTS, *labels):
-        if (key in group) != (key in first_keys):
-            has, lacks = (where, f"group {first!r}") if key in group else (f"group {first!r}", where)
-            raise DataError(
-                f"{has} has {key!r} and {lacks} does not; write it to every group (NaN for missing labels) or to none"
-            )
+def _check_labels(report: Report, labels: Sequence[str], found: Sequence[tuple[Path, Mapping[str, int]]]) -> None:
+    missing = [label for label in labels if not any(counts.get(label) for _, counts in found)]
+    if not missing:
+        return
+    rest = [label for label in labels if label not in missing]
+    them, are = ("them", "s {} are") if len(missing) > 1 else ("it", " {} is")
+    remedy = f"leave {them} out: data.y=[{','.join(rest)}]" if rest else "data.keys maps their names"
+    what = are.format(", ".join(map(repr, missing)))
+    files = ", ".join(str(path) for path, _ in found)
+    report.errors.add("missing labels", [f"label{what} in none of the data sets {files}; {remedy}"])
 
 
-def _check_shapes(where: str, group: h5py.Group, atoms: int, labels: Sequence[str]) -> None:
-    structures = len(group["numbers"])
-    shapes: dict[str, tuple[int, ...]] = {"numbers": (structures, atoms), "coord": (structures, atoms, 3)}
-    shapes |= dict.fromkeys(OPTIONAL_INPUTS, (structures,))
-    shapes |= {label: LABELS[label].shape(structures, atoms) for label in labels}
-    for key, shape in shapes.items():
-        if key in group and group[key].shape != shape:
-            raise DataError(f"{where}: {key!r} has shape {group[key].shape}, expected {shape}")
+def _find_duplicates(report: Report, training: Sequence[FileScan], validation: Sequence[FileScan]) -> None:
+    """Warn of structures that are, or may be after the split, both in training and in validation data."""
+    scans = [*training, *validation]
+    places = Places([segment for scan in scans for segment in scan.segments])
+    good = np.concatenate([np.empty(0, np.bool_), *(part for scan in scans for part in scan.good)])
+    owner = np.repeat(np.arange(len(scans)), [sum(map(len, scan.good)) for scan in scans])
+    hashes = np.concatenate([np.empty(0, np.uint64), *(part for scan in scans for part in scan.hashes)])
+    pairs = np.flatnonzero(good)[find_duplicates(hashes)]
+    owners = owner[pairs]
+    if validation:
+        across = (owners < len(training)).sum(axis=1) == 1
+        pairs, owners = pairs[across], owners[across]
+    for first, second in np.unique(owners, axis=0).tolist():
+        these = pairs[(owners == (first, second)).all(axis=1)]
+        report.warnings.add("duplicates", [_describe_duplicates(scans[first], scans[second], these, places)])
+
+
+def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
+    example = f"{len(pairs):,}, such as {' and '.join(map(places.describe, pairs[0]))}"
+    if first is second:
+        return f"{first.path}: repeated structures, which may be both in training and in validation: {example}"
+    return f"{second.path}: structures that are also in {first.path}: {example}"

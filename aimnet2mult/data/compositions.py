@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SYMBOLS", "Compositions", "join_symbols", "unique_rows"]
+__all__ = ["SYMBOLS", "Compositions", "count_compositions", "join_symbols", "unique_rows"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
@@ -44,18 +44,31 @@ class Compositions:
             numbers: arrays (b, n) of atomic numbers with 0 for padding, at least one; their structures are counted
                 through. Only one array is needed at a time, so they can be read from a file one by one.
         """
+        return cls.join(map(count_compositions, numbers))
+
+    @classmethod
+    def join(cls, parts: Iterable[tuple[Array, npt.NDArray[np.int32]]]) -> Self:
+        """Return the compositions of structures from the results of `count_compositions`, at least one."""
         rows: list[Array] = []
-        index: list[npt.NDArray[np.int64]] = []
-        for array in numbers:
-            unique, inverse = unique_rows(_count_atoms(array))
-            index.append(inverse + sum(map(len, rows)))
-            rows.append(unique)
-        unique, inverse = unique_rows(np.concatenate(rows))
+        positions: list[npt.NDArray[np.int64]] = []
+        for part, position in parts:
+            positions.append(position + np.int64(sum(map(len, rows))))
+            rows.append(part)
+        unique, index = unique_rows(np.concatenate(rows))
         present = np.flatnonzero(unique.any(axis=0))
         return cls(
             elements=tuple(present.tolist()),
             counts=unique[:, present].astype(np.float64),
-            index=inverse[np.concatenate(index)],
+            index=index[np.concatenate(positions)],
+        )
+
+    def select(self, structures: npt.NDArray[np.bool_]) -> Self:
+        """Return the compositions of some of the structures (B,)."""
+        used, index = np.unique(self.index[structures], return_inverse=True)
+        counts = self.counts[used]
+        present = np.flatnonzero(counts.any(axis=0))
+        return type(self)(
+            elements=tuple(self.elements[i] for i in present), counts=counts[:, present], index=index.astype(np.int64)
         )
 
     @property
@@ -82,6 +95,12 @@ class Compositions:
         return "".join(symbol + (str(counts[symbol]) if counts[symbol] > 1 else "") for symbol in ordered)
 
 
+def count_compositions(numbers: Array) -> tuple[Array, npt.NDArray[np.int32]]:
+    """Return the different compositions of structures with atomic numbers (B, N), and that of each structure, (B,)."""
+    unique, inverse = unique_rows(_count_atoms(numbers))
+    return unique, inverse.astype(np.int32)
+
+
 def join_symbols(elements: Iterable[int]) -> str:
     """Return the symbols of elements, separated by commas."""
     return ", ".join(SYMBOLS[z] if z < len(SYMBOLS) else str(z) for z in elements)
@@ -99,5 +118,5 @@ def _count_atoms(numbers: Ints) -> npt.NDArray[np.uint16]:
     counts = np.zeros((len(numbers), len(SYMBOLS)), np.uint16)
     for z in np.unique(numbers):
         if z:
-            counts[:, z] = np.count_nonzero(numbers == z, axis=1)
+            counts[:, int(z)] = np.count_nonzero(numbers == z, axis=1)
     return counts

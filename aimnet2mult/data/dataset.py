@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from aimnet.data import SizeGroupedDataset
 
-from aimnet2mult.data.hdf5 import read_fidelity
+from aimnet2mult.data.file_format import FileFormat
+from aimnet2mult.data.hdf5 import check_or_raise, read_fidelity, read_segments
+from aimnet2mult.data.places import Places
 from aimnet2mult.data.reference_energies import Sae, apply_sae, fit_sae, read_sae
+from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.errors import DataError
 
 __all__ = ["MixedData", "load_data"]
@@ -23,7 +27,7 @@ class MixedData:
     """Training and validation data; tuples have one entry per fidelity.
 
     Every group of a data set has all inputs and labels, with NaN for missing ones. ``energy`` is in eV, less the
-    reference energies.
+    reference energies. The array ``origin`` (B,) numbers the structures, for ``locate``.
     """
 
     train: SizeGroupedDataset
@@ -37,15 +41,25 @@ class MixedData:
     """Labels present in at least one structure of the fidelity."""
     saes: tuple[Sae, ...]
     """Reference energies that were subtracted; empty if the fidelity has no energies or they are not trained."""
-
+    places: Places
+    """Where the structures come from."""
     checksums: Mapping[str, int]
     """CRC-32 of what was read from each file, by the key of its setting; independent of split, batches and paths."""
+
+    def locate(self, origins: npt.NDArray[np.int64]) -> list[str]:
+        """Return where structures come from, such as ``a.h5, group 003, row 217``; rows count from 0.
+
+        Args:
+            origins: Values of the array ``origin``, of training or validation structures.
+        """
+        return [self.places.describe(origin) for origin in origins.tolist()]
 
     def fingerprint(self) -> int:
         """Return a CRC-32 of the training structures and labels, in order, to detect changed data on a resume."""
         crc = 0
         for group in self.train.values():
-            for key, values in sorted(group.items()):
+            # Checkpoints of earlier versions know no origins.
+            for key, values in sorted((key, values) for key, values in group.items() if key != "origin"):
                 crc = zlib.crc32(np.ascontiguousarray(values).data, zlib.crc32(key.encode(), crc))
         return crc
 
@@ -60,6 +74,8 @@ def load_data(
     batch_mode: str = "molecules",
     sae_files: Mapping[int, Path] | None = None,
     val_files: Mapping[int, Path] | None = None,
+    file_format: FileFormat | None = None,
+    skipped: SkippedRows | None = None,
 ) -> MixedData:
     """Read one file per fidelity, subtract the reference energies, split and merge.
 
@@ -71,11 +87,14 @@ def load_data(
         files: Training data by fidelity.
         labels: Labels to be trained.
         val_fraction: Fraction of each fidelity for validation, at least 0 and below 1; not used with ``val_files``.
+            The setting ``data.val_fraction`` must be above 0, since a run needs validation data.
         seed: Seed of the split.
         batch_size: Batch size of the training.
         batch_mode: Unit of ``batch_size``: ``atoms`` or ``molecules``.
         sae_files: Files of reference energies by fidelity; the others are fitted.
         val_files: Validation data by fidelity; if there are any, all structures in ``files`` are for training.
+        file_format: Names and units of the arrays in the files.
+        skipped: Rows to leave out, if the files have been checked; by default, they are checked here.
 
     Raises:
         DataError: A file cannot be used, a label is in none of them, or a part would be empty although validation was
@@ -85,30 +104,40 @@ def load_data(
         raise DataError("no data set is given")
     if not 0 <= val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction!r}; expected at least 0 and below 1")
-    sets = [read_fidelity(path, labels=labels, fidelity=i) for i, path in enumerate(files)]
-    val_sets = {i: read_fidelity(path, labels=labels, fidelity=i) for i, path in (val_files or {}).items()}
+    val_files = val_files or {}
+    if skipped is None:
+        skipped = check_or_raise(
+            files, val_files.values(), labels=labels, required=labels, file_format=file_format or FileFormat()
+        )
+    segments = [read_segments(path, file_format) for path in (*files, *val_files.values())]
+    starts = np.cumsum([0, *(sum(segment.rows for segment in part) for part in segments)]).tolist()
+
+    def read(path: Path, fidelity: int, start: int) -> SizeGroupedDataset:
+        dataset = read_fidelity(path, labels=labels, fidelity=fidelity, file_format=file_format, skipped=skipped)
+        for group in dataset.groups:
+            group["origin"] += start
+        return dataset
+
+    sets = [read(path, i, starts[i]) for i, path in enumerate(files)]
+    val_sets = {i: read(path, i, starts[len(files) + n]) for n, (i, path) in enumerate(val_files.items())}
     checksums = {f"data.fidelity_datasets.{i}": _checksum(dataset) for i, dataset in enumerate(sets)}
     checksums |= {f"data.val_fidelity_datasets.{i}": _checksum(dataset) for i, dataset in val_sets.items()}
     known = tuple(_known_labels(dataset, labels) for dataset in sets)
-    _check_labels(labels, known, files)
     saes = tuple(
         _shift(dataset, path, (sae_files or {}).get(i)) if "energy" in names else {}
         for i, (dataset, path, names) in enumerate(zip(sets, files, known, strict=True))
     )
     if val_files:
-        for i, dataset in val_sets.items():
-            _shift_validation(dataset, val_files[i], saes[i])
-        train, val = sets, [val_sets.get(i, SizeGroupedDataset()) for i in range(len(files))]
+        _shift_validation(val_sets, val_files, saes)
+        train, val = sets, list(val_sets.values())
+        val_counts = tuple(len(val_sets.get(i, ())) for i in range(len(files)))
     else:
         pairs = [_split(dataset, val_fraction, (seed, i)) for i, dataset in enumerate(sets)]
         train, val = ([pair[part] for pair in pairs] for part in (0, 1))
+        val_counts = tuple(map(len, val))
+        _check_split(sum(map(len, train)), sum(val_counts), val_fraction)
     _energies_to_float32([*train, *val])
-    train_counts, val_counts = tuple(map(len, train)), tuple(map(len, val))
-    if val_files:
-        _check_not_empty("training", files, sum(train_counts))
-        _check_not_empty("validation", val_files.values(), sum(val_counts))
-    else:
-        _check_split(sum(train_counts), sum(val_counts), val_fraction)
+    train_counts = tuple(map(len, train))
     merged = _merge(train)
     merged.merge_groups(min_size=MIN_BATCHES_PER_GROUP * batch_size, mode_atoms=batch_mode == "atoms")
     return MixedData(
@@ -118,6 +147,7 @@ def load_data(
         val_counts=val_counts,
         labels=known,
         saes=saes,
+        places=Places([segment for part in segments for segment in part]),
         checksums=checksums,
     )
 
@@ -136,21 +166,6 @@ def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[str]) -> tuple[s
     return tuple(label for label in labels if any(np.isfinite(group[label]).any() for group in dataset.groups))
 
 
-def _check_labels(labels: Sequence[str], known: Sequence[Sequence[str]], files: Sequence[Path]) -> None:
-    for label in labels:
-        if not any(label in names for names in known):
-            rest = ",".join(name for name in labels if name != label)
-            raise DataError(
-                f"label {label!r} is in none of the data sets {', '.join(map(str, files))}; "
-                f"leave it out: data.y=[{rest}]"
-            )
-
-
-def _check_not_empty(part: str, files: Iterable[Path], count: int) -> None:
-    if not count:
-        raise DataError(f"there are no structures in the {part} data {', '.join(map(str, files))}")
-
-
 def _check_split(train: int, val: int, val_fraction: float) -> None:
     for part, count in (("training", train), ("validation", val)):
         if not count and (part == "training" or val_fraction > 0):
@@ -164,16 +179,19 @@ def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sa
     return sae
 
 
-def _shift_validation(dataset: SizeGroupedDataset, path: Path, sae: Sae) -> None:
-    """Subtract the reference energies of the training data from validation data.
+def _shift_validation(
+    validation: Mapping[int, SizeGroupedDataset], paths: Mapping[int, Path], saes: Sequence[Sae]
+) -> None:
+    """Subtract the reference energies of the training data from the energies of the validation data.
 
     If there are none, because the training data have no energies, treat the validation energies as missing.
     """
-    if sae:
-        apply_sae(dataset, sae, path)
-    else:
-        for group in (group for group in dataset.groups if "energy" in group):
-            group["energy"][:] = np.nan
+    for index, dataset in validation.items():
+        if saes[index]:
+            apply_sae(dataset, saes[index], paths[index])
+        else:
+            for group in (group for group in dataset.groups if "energy" in group):
+                group["energy"][:] = np.nan
 
 
 def _energies_to_float32(sets: Iterable[SizeGroupedDataset]) -> None:

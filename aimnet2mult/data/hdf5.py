@@ -1,4 +1,4 @@
-"""Reading of HDF5 files: one group per number of atoms, named after it, such as ``007``.
+"""Reading of HDF5 files into data sets.
 
 A group contains ``coord`` (B, N, 3) in Å, ``numbers`` (B, N), and optionally ``charge`` (B,) in e, ``mult`` (B,) and
 the labels defined in ``aimnet2mult.quantities``. ``numbers`` is 0 for padding.
@@ -7,70 +7,111 @@ the labels defined in ``aimnet2mult.quantities``. ``numbers`` is 0 for padding.
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
+import numpy.typing as npt
 from aimnet.data import DataGroup, SizeGroupedDataset
 
-from aimnet2mult.data.checks import OPTIONAL_INPUTS, check_layout, check_structures
-from aimnet2mult.data.unit_hints import find_precision_loss
+from aimnet2mult.data.checks import check_files
+from aimnet2mult.data.file_format import OPTIONAL_INPUTS, FileFormat
+from aimnet2mult.data.labels import is_infinite
+from aimnet2mult.data.layout import SizeGroup, open_file, read_layout, read_rows
+from aimnet2mult.data.places import Segment
+from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.quantities import LABELS
 
-__all__ = ["INPUTS", "read_fidelity"]
+__all__ = ["INPUTS", "check_or_raise", "read_fidelity", "read_segments"]
 
 logger = logging.getLogger(__name__)
 
 INPUTS = ("coord", "numbers", "charge", "mult", "fidelity")
 """Keys of a batch that are passed to the model."""
 
+TYPES = {"numbers": np.int32, "energy": np.float64}
+"""Types of arrays that are not float32: total energies need float64 until reference energies are subtracted."""
 
-def read_fidelity(path: Path, *, labels: Iterable[str], fidelity: int = 0) -> SizeGroupedDataset:
-    """Read a file into a data set with all of ``INPUTS`` and ``labels`` in every group.
+
+def read_fidelity(
+    path: Path,
+    *,
+    labels: Iterable[str],
+    fidelity: int = 0,
+    file_format: FileFormat | None = None,
+    skipped: SkippedRows | None = None,
+) -> SizeGroupedDataset:
+    """Read a file into a data set with all of ``INPUTS`` and ``labels`` in every group, and the array ``origin``.
 
     If the file lacks them, ``charge`` is 0, ``mult`` is 1, and labels are NaN. ``coord``, ``charge``, ``mult`` and the
-    labels are float32, except for ``energy``, which is float64; ``numbers`` is int32, and ``fidelity`` (B,) int64.
-    Infinite labels become NaN, with a warning that states their number.
+    labels are float32, except for ``energy``, which is float64; ``numbers`` is int32, and ``fidelity`` (B,) and
+    ``origin`` (B,) are int64. ``origin`` counts the structures of the file, including skipped ones. Infinite labels
+    become NaN.
+
+    Args:
+        path: The file.
+        labels: Labels to read.
+        fidelity: Value of the array ``fidelity``.
+        file_format: Names and units of the arrays.
+        skipped: Rows to leave out, if the file has been checked; by default, it is checked here.
 
     Raises:
         DataError: The file cannot be used; the message has the path and the location in the file.
     """
-    wanted = tuple(labels)
-    check_layout(path, wanted)
-    present = _keys(path)
-    dataset = SizeGroupedDataset(str(path), keys=[key for key in (*INPUTS[:-1], *wanted) if key in present])
-    if "energy" in dataset.datakeys() and (loss := find_precision_loss(group["energy"] for group in dataset.groups)):
-        logger.warning("%s: %s", path, loss)
-    for size, group in dataset.items():
-        check_structures(f"{path}, group {size}", group)
-        _complete(group, wanted, fidelity)
-    for label in wanted:
-        infinite = sum(_mask_infinite(group, label) for group in dataset.groups)
-        if infinite:
-            logger.warning("%s: %d values of %s are infinite and treated as missing", path, infinite, label)
+    wanted, file_format = tuple(labels), file_format or FileFormat()
+    if skipped is None:
+        skipped = check_or_raise([path], labels=wanted, file_format=file_format)
+    dataset = SizeGroupedDataset()
+    with open_file(path) as file:
+        first = 0
+        for group in read_layout(path, file, wanted, file_format).groups:
+            keep = np.delete(np.arange(group.rows), skipped.get((str(path), group.name), ()))
+            arrays = _read_group(group, wanted, keep, file_format)
+            arrays["fidelity"] = np.full(len(keep), fidelity, np.int64)
+            arrays["origin"] = first + keep
+            dataset[group.atoms] = DataGroup(arrays)
+            first += group.rows
     return dataset
 
 
-def _keys(path: Path) -> set[str]:
-    with h5py.File(path, "r") as file:
-        return set(next(iter(file.values())))
+def read_segments(path: Path, file_format: FileFormat | None = None) -> list[Segment]:
+    """Return the groups of a file, in the order in which ``origin`` counts their structures."""
+    with open_file(path) as file:
+        groups = read_layout(path, file, (), file_format or FileFormat()).groups
+        return [Segment(path, group.name, group.rows) for group in groups]
 
 
-def _complete(group: DataGroup, labels: Sequence[str], fidelity: int) -> None:
-    """Add missing keys to a group, and convert all arrays to the types of a batch."""
-    structures, atoms = group["numbers"].shape
-    group["coord"] = group["coord"].astype(np.float32)
-    group["numbers"] = group["numbers"].astype(np.int32)
-    group["fidelity"] = np.full(structures, fidelity, np.int64)
-    for key, default in OPTIONAL_INPUTS.items():
-        group[key] = group[key].astype(np.float32) if key in group else np.full(structures, default, np.float32)
-    for label in labels:
-        # Total energies need float64 until the reference energies are subtracted.
-        dtype = np.float64 if label == "energy" else np.float32
-        shape = LABELS[label].shape(structures, atoms)
-        group[label] = group[label].astype(dtype) if label in group else np.full(shape, np.nan, dtype)
+def check_or_raise(
+    files: Sequence[Path], val_files: Iterable[Path] = (), *, labels: Sequence[str], **options: Any
+) -> SkippedRows:
+    """Check files that have not been checked before, log warnings, and return no rows to skip.
+
+    Raises:
+        DataError: There are problems.
+    """
+    report = check_files(files, val_files, labels=labels, **options)
+    for line in report.warnings.lines():
+        logger.warning("%s", line)
+    report.raise_errors()
+    return {}
 
 
-def _mask_infinite(group: DataGroup, label: str) -> int:
-    infinite = np.isinf(group[label])
-    group[label][infinite] = np.nan
-    return int(infinite.sum())
+def _read_group(
+    group: SizeGroup, labels: Sequence[str], keep: npt.NDArray[np.int64], file_format: FileFormat
+) -> dict[str, npt.NDArray[Any]]:
+    """Read the rows to keep of all inputs and labels, in the types of a batch, with defaults for missing ones."""
+    shapes = {"coord": (len(keep), group.atoms, 3), "numbers": (len(keep), group.atoms)}
+    shapes |= dict.fromkeys(OPTIONAL_INPUTS, (len(keep),))
+    shapes |= {label: LABELS[label].shape(len(keep), group.atoms) for label in labels}
+    arrays = {}
+    for key, shape in shapes.items():
+        array = np.full(shape, OPTIONAL_INPUTS.get(key, np.nan) if key != "numbers" else 0, TYPES.get(key, np.float32))
+        if key in group.arrays:
+            for rows in group.blocks():
+                first, end = np.searchsorted(keep, (rows.start, rows.stop))
+                stored = read_rows(group, key, rows, file_format)[keep[first:end] - rows.start]
+                values = file_format.convert(key, stored)
+                if key in labels:
+                    values = np.where(is_infinite(values), np.nan, values)
+                array[first:end] = values
+        arrays[key] = array
+    return arrays

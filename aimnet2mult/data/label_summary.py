@@ -7,40 +7,36 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.compositions import Compositions
-from aimnet2mult.data.unit_hints import ForceEvidence, find_energy_unit, unit_hints
 
 __all__ = ["describe_energies", "summarize_labels"]
 
 Floats = npt.NDArray[np.float64]
 
 
-def summarize_labels(
-    groups: Iterable[Mapping[str, npt.NDArray[Any]]], sae: Mapping[int, float]
-) -> tuple[str, list[str]]:
-    """Return a line that describes energies and forces, and warnings about their units.
+def summarize_labels(groups: Iterable[Mapping[str, npt.NDArray[Any]]]) -> str:
+    """Return a line that describes energies and forces.
 
     Args:
-        groups: ``numbers`` (b, n), and optionally ``energy`` (b,) in eV, less the reference energies, ``forces`` and
-            ``coord`` (b, n, 3), ``charge`` (b,) and ``mult`` (b,); NaN if missing. Only one group is needed at a time.
-        sae: the reference energies that were subtracted, by atomic number.
+        groups: ``numbers`` (b, n), and optionally ``energy`` (b,) in eV, less the reference energies, and ``forces``
+            (b, n, 3) in eV/Å; NaN if missing. Only one group is needed at a time.
     """
-    numbers, energies, forces = [], [], ForceEvidence()
+    numbers, energies = [], []
+    squares, components = 0.0, 0
     for group in groups:
         if "energy" in group:
             known = np.isfinite(group["energy"])
             numbers.append(group["numbers"][known])
             energies.append(group["energy"][known].astype(np.float64))
         if "forces" in group:
-            forces.add(group)
-    texts, energy_unit = [], None
+            present = group["forces"][group["numbers"] != 0].astype(np.float64)
+            squares += float(np.nansum(np.square(present)))
+            components += int(np.isfinite(present).sum())
+    texts = []
     if any(map(len, energies)):
-        compositions, energy = Compositions.of(numbers), np.concatenate(energies)
-        texts.append(describe_energies(compositions, energy))
-        subtracted = compositions.counts @ np.array([sae[z] for z in compositions.elements])
-        energy_unit = find_energy_unit(compositions, compositions.mean(energy) + subtracted)
-    if forces.rms is not None:
-        texts.append(f"forces rms {forces.rms:.3g} eV/Å")
-    return "; ".join(texts), unit_hints(energy_unit, forces)
+        texts.append(describe_energies(Compositions.of(numbers), np.concatenate(energies)))
+    if components:
+        texts.append(f"forces rms {(squares / components) ** 0.5:.3g} eV/Å")
+    return "; ".join(texts)
 
 
 def describe_energies(compositions: Compositions, residual: Floats) -> str:

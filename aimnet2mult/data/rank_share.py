@@ -14,7 +14,7 @@ from aimnet2mult.data.sampler import MixedFidelitySampler
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
 
-__all__ = ["RankShare", "load_share"]
+__all__ = ["RankShare", "load_rows", "load_share"]
 
 Item = tuple[int, npt.NDArray[np.int64], bool]
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -91,6 +91,13 @@ def load_share(
     share: Any = RankShare(sampler, rank=rank, world=world)
     view: Any = _View(dataset, x, y)
     return DataLoader(view, batch_sampler=share, collate_fn=_as_tensors, **options)
+
+
+def load_rows(
+    dataset: "SizeGroupedDataset", group: int, rows: npt.NDArray[np.int64], *, x: Sequence[str], y: Sequence[str]
+) -> Batch:
+    """Return structures of a group as a batch, like those of a loader with the keys ``x`` and ``y``."""
+    return _as_tensors([_View(dataset, x, y)[group, rows, True]])
 
 
 def _as_tensors(items: Sequence[tuple[Arrays, Arrays]]) -> Batch:

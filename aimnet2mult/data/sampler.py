@@ -133,10 +133,18 @@ class MixedFidelitySampler:
         first = self._epoch * len(self)
         return self._batches(first + self._start, first + len(self))
 
+    def batch_at(self, index: int) -> Batch:
+        """Return group and rows of a batch, counted from 0 over all epochs; does not affect an iteration in progress.
+
+        The batch of iteration 1 has index 0.
+        """
+        _check_integer("index", index, minimum=0)
+        which, position = divmod(index, self._pass_length)
+        return self._pass(which)[position]
+
     def _batches(self, first: int, end: int) -> Iterator[tuple[Batch]]:
         for index in range(first, end):
-            which, position = divmod(index, self._pass_length)
-            yield (self._pass(which)[position],)
+            yield (self.batch_at(index),)
 
     def _pass(self, index: int) -> list[Batch]:
         # Several short epochs use the same pass.

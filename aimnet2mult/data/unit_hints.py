@@ -54,7 +54,9 @@ MAX_BLOCKS, MAX_BLOCK = 20, 100
 MAX_COMPONENT = 10.0
 """Rule 3: median of the force components, in eV/Å."""
 CHUNK = 10_000
-"""Number of structures processed at a time; the first of them are the sample for rule 3."""
+"""Number of structures processed at a time."""
+MAX_SAMPLES, MAX_QUOTIENTS = 1_000_000, 100_000
+"""Number of force components that are kept for rule 3, and of pairs for rule 2; files may be large."""
 MAX_SPACING = 0.05
 """Spacing of stored energies, in kcal/mol, that does not matter in training."""
 
@@ -84,9 +86,9 @@ class ForceEvidence:
             present = forces[np.isfinite(forces) & is_atom].astype(np.float64)
             self.sum_of_squares += float(present @ present)
             self.components += present.size
-            if not start:
+            if sum(map(len, self.samples)) < MAX_SAMPLES:
                 self.samples.append(np.abs(present))
-        if "energy" in group:
+        if "energy" in group and sum(map(len, self.quotients)) < MAX_QUOTIENTS:
             self.quotients.extend(_quotients(group, rows) for rows in _blocks(group))
 
     @property

@@ -36,6 +36,8 @@ class StopConsensus:
     ) -> None:
         self.diverged = False
         """Whether the ranks are stopping because the run has diverged."""
+        self.failed = False
+        """Whether the ranks are stopping because a rank cannot continue."""
         self._stop = stop
         self._communicator = communicator
         self._has_diverged = has_diverged
@@ -48,26 +50,28 @@ class StopConsensus:
         self._interval = self._iterations_left = 1
         self._last_exchange = self._clock()
 
-    def should_stop(self, *, now: bool = False) -> bool:
+    def should_stop(self, *, now: bool = False, failed: bool = False) -> bool:
         """Return whether all ranks should stop now; all of them must call this after each iteration.
 
-        Once this has returned True, ``stop.signal`` and `diverged` are the same on all ranks.
+        Once this has returned True, ``stop.signal``, `diverged` and `failed` are the same on all ranks.
 
         Args:
             now: exchange even if no exchange is due.
+            failed: whether this rank cannot continue.
         """
         if self._communicator.world_size == 1:
             self.diverged = self.diverged or self._has_diverged()
-            return self.diverged or self._stop.requested
+            self.failed = self.failed or failed
+            return self.diverged or self.failed or self._stop.requested
         self._iterations_left -= 1
         if self._agreed or (self._iterations_left > 0 and not now):
             return self._agreed
-        signal, diverged, interval = self._communicator.all_reduce_max(
-            [self._stop.signal or 0, int(self._has_diverged()), self._next_interval()]
+        signal, diverged, failure, interval = self._communicator.all_reduce_max(
+            [self._stop.signal or 0, int(self._has_diverged()), int(failed), self._next_interval()]
         )
-        if signal or diverged:
+        if signal or diverged or failure:
             self._stop.signal = signal or None
-            self.diverged = bool(diverged)
+            self.diverged, self.failed = bool(diverged), bool(failure)
             self._agreed = True
         self._interval = self._iterations_left = interval
         self._last_exchange = self._clock()

@@ -32,19 +32,23 @@ _OTHER_METRICS = {
 }
 
 
-def declare(labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str]) -> dict[str, MetricInfo]:
+def declare(
+    labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str], components: Sequence[str] = ()
+) -> dict[str, MetricInfo]:
     """Return a description of every metric, keyed by its full name, ``stream/metric``.
 
     Args:
         labels: names of the labels.
         fidelity_names: one name per fidelity.
         units: display unit by label; by default the unit in `aimnet2mult.quantities`.
+        components: names of the components of the loss.
     """
     display_units = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
     metrics = {}
     for stream, selection in STREAMS.items():
-        for name, info in metric_info(labels, fidelity_names, selection).items():
-            in_unit = _with_display_unit(info, display_units.get(_abbreviation(name), info.unit))
+        for name, info in metric_info(labels, fidelity_names, selection, components).items():
+            unit = display_units.get(_abbreviation(name))
+            in_unit = info if unit is None else _with_display_unit(info, unit)
             is_error = name == "loss" or name.endswith("_rmse")
             metrics[f"{stream}/{name}"] = replace(in_unit, watch=is_error and stream in WATCHED)
         metrics |= {f"{stream}/{name}": info for name, info in _OTHER_METRICS.get(stream, {}).items()}
@@ -56,5 +60,7 @@ def _abbreviation(name: str) -> str:
 
 
 def _with_display_unit(info: MetricInfo, unit: str) -> MetricInfo:
-    # R² and the loss are dimensionless.
-    return info if info.source_unit == "1" else replace(info, unit=unit)
+    # R² is dimensionless.
+    if info.source_unit == "1":
+        return info
+    return replace(info, unit=f"{unit}/atom" if info.source_unit.endswith("/atom") else unit)

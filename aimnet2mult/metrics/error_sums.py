@@ -1,5 +1,6 @@
 """Sums of prediction errors, accumulated on the device without reading any values back."""
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
@@ -10,10 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.metrics.statistics import QUANTITIES, Layout
-from aimnet2mult.metrics.structure_errors import SQUARE, StructureErrors
+from aimnet2mult.metrics.layout import NO_TERMS, QUANTITIES, Layout, LossTerms
+from aimnet2mult.metrics.masks import count_labeled
+from aimnet2mult.metrics.structure_errors import COUNT, SQUARE, StructureErrors
 
-__all__ = ["ErrorSums", "Slot", "Snapshot"]
+__all__ = ["ErrorSums", "Losses", "Slot", "Snapshot"]
+
+
+class Losses(dict[str, Tensor]):
+    """The losses of a batch by name, of which ``loss`` is the total, with the sums and counts of its components.
+
+    Args:
+        losses: the losses, scalars.
+        sums_and_counts: float64 of shape (2, components), without a graph; None if they are unknown.
+    """
+
+    def __init__(self, losses: Mapping[str, Tensor], sums_and_counts: Tensor | None = None) -> None:
+        super().__init__(losses)
+        self.sums_and_counts = sums_and_counts
 
 
 class Slot(IntEnum):
@@ -39,6 +54,11 @@ class Snapshot:
         else:
             self._buffer = sums.clone()
 
+    @property
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._done is None or self._done.query()  # type: ignore[no-untyped-call] # torch
+
     def wait(self) -> NDArray[np.float64]:
         """Wait for the copy and return it: float64 of shape (slots, cells), rows as in `Slot`, cells as in `Layout`.
 
@@ -57,16 +77,20 @@ class ErrorSums:
     excluded by selection and may hold any value. A counted error that is not finite affects only the sums of its own
     label and fidelity.
 
+    With all of `QUANTITIES`, as in validation, structures with a counted error that is not finite are left out of all
+    sums, and counted as skipped.
+
     Each rank sums its own share; `snapshot` and `state_dict`, which all ranks must call, return the total.
 
-    The state is one tensor of fixed shape on the device. After construction, only `state_dict` reads from the device,
-    and no update keeps a graph.
+    The state is one tensor of fixed shape on the device. After construction, only `state_dict` and `batch_rmse` read
+    from the device, and no update keeps a graph.
 
     Args:
         labels: names of the labels that can occur, from `aimnet2mult.quantities.LABELS`.
         n_fidelities: number of fidelities.
         device: device of the sums.
         quantities: quantities to sum: all of `QUANTITIES`, or only squares and counts, which is faster.
+        loss: the components of the loss.
         communicator: communicator of the ranks that share each batch; by default, a single process.
 
     Raises:
@@ -80,22 +104,26 @@ class ErrorSums:
         device: torch.device | str | None = None,
         quantities: tuple[str, ...] = QUANTITIES,
         *,
+        loss: LossTerms = NO_TERMS,
         communicator: Communicator | None = None,
     ) -> None:
         self._communicator = communicator or Communicator()
-        self.layout = Layout(labels=tuple(labels), fidelities=n_fidelities, quantities=quantities)
+        self.layout = Layout(labels=tuple(labels), fidelities=n_fidelities, quantities=quantities, loss=loss)
         self._errors_of = StructureErrors(labels, device, quantities)
+        self._skips_structures = quantities == QUANTITIES
 
         self._sums = torch.zeros((len(Slot), self.layout.cells), dtype=torch.float64, device=device)
         self._batch, self._pooled = self._sums[Slot.BATCH], self._sums[Slot.WINDOW :]
-        self._errors = self._batch[:-2]
+        self._errors = self._batch[: self.layout.errors]
         self._energy_per_atom = self._errors.view(n_fidelities, self.layout.stride)[:, -1]
-        self._loss = self._batch[-2]
+        terms = self._batch[self.layout.errors : -1].view(2, self.layout.terms)
+        self._terms, self._whole_loss = terms[:, :-1], terms[:, -1]
         self._cells = self._first_cells().to(device)
 
-        self._empty = torch.zeros_like(self._batch)
-        self._empty_with_loss = self._empty.clone()
-        self._empty_with_loss[-1] = 1
+        # Every rank skips the same steps, so only one counts them.
+        self._skipped_step = torch.zeros_like(self._batch)
+        self._skipped_step[-1] = self._communicator.rank == 0
+        self._zero = torch.zeros((), dtype=torch.float64, device=device)
         if self._sums.is_cuda:
             # Allocating the first pinned buffer waits for the device; do it now.
             Snapshot(self._sums).wait()
@@ -108,7 +136,9 @@ class ErrorSums:
         true: Mapping[str, Tensor],
         numbers: Tensor,
         fidelity: Tensor,
-        loss: Tensor | None = None,
+        loss: Mapping[str, Tensor] | None = None,
+        *,
+        applied: Tensor | None = None,
     ) -> None:
         """Store the sums of a batch in the slot BATCH, and add them to WINDOW and EPOCH.
 
@@ -118,7 +148,9 @@ class ErrorSums:
                 also (B, N) or (B, N, 1). An absent label does not count anywhere.
             numbers: atomic numbers, (B, N), 0 for padding.
             fidelity: fidelity indices, (B,), in [0, n_fidelities).
-            loss: scalar; None leaves the batch out of the mean loss.
+            loss: what the loss function returned: `Losses` with sums and counts; otherwise the scalar ``loss`` is
+                summed, weighted by the number of structures with any label. None leaves the batch out.
+            applied: False if the step was skipped, a scalar boolean: WINDOW and EPOCH then only count it as skipped.
 
         Raises:
             ValueError: a shape does not fit, or a label has no prediction.
@@ -126,13 +158,17 @@ class ErrorSums:
         structures, _ = numbers.shape
         if fidelity.shape != (structures,):
             raise ValueError(f"fidelity has shape {tuple(fidelity.shape)}; expected ({structures},)")
-        if loss is not None and loss.ndim:
-            raise ValueError(f"loss has shape {tuple(loss.shape)}; expected a scalar")
+        terms = self._check_loss(loss)
         sums, natom = self._errors_of.sums(pred, true, numbers)
 
-        self._batch.copy_(self._empty if loss is None else self._empty_with_loss)
-        if loss is not None:
-            self._loss.copy_(loss)
+        self._batch.zero_()
+        if self._skips_structures:
+            sums = self._skip_structures(sums)
+        if terms is not None:
+            self._terms.copy_(terms)
+        elif loss is not None:
+            count = count_labeled(true).to(self._zero)
+            self._whole_loss.copy_(torch.stack((loss["loss"] * count, count)))
         # An out-of-range fidelity addresses cells outside the tensor, which is an error, and never another fidelity's.
         cells = torch.add(self._cells, fidelity, alpha=self.layout.stride)
         self._errors.index_add_(0, cells.view(-1), sums.view(-1))
@@ -140,7 +176,25 @@ class ErrorSums:
             energy = self._errors_of.energy_channel
             natom = natom[energy]
             self._energy_per_atom.index_add_(0, fidelity, sums[SQUARE, energy] / (natom * natom))
-        self._pooled.add_(self._batch)
+        self._pooled.add_(self._batch if applied is None else torch.where(applied, self._batch, self._skipped_step))
+
+    @torch.inference_mode()
+    def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+        """Return which structures have finite predictions wherever a component counts: booleans of shape (B,).
+
+        See `update` for arguments and exceptions.
+        """
+        sums, _ = self._errors_of.sums(pred, true, numbers)
+        return _are_finite(sums)
+
+    def batch_rmse(self) -> dict[str, float]:
+        """Return the RMSE of each label over this rank's share of the last batch, in source units.
+
+        Labels that are counted nowhere are absent. Waits for the device.
+        """
+        rows = self._errors.view(self.layout.fidelities, self.layout.stride).sum(0).tolist()
+        sums = {name: rows[i * len(self.layout.quantities) :] for i, name in enumerate(self.layout.labels)}
+        return {name: math.sqrt(square / count) for name, (square, count, *_) in sums.items() if count}
 
     def snapshot(self) -> Snapshot:
         """Start copying all slots, summed over all ranks, to the CPU without waiting for it."""
@@ -156,11 +210,14 @@ class ErrorSums:
             "labels": list(self.layout.labels),
             "fidelities": self.layout.fidelities,
             "quantities": list(self.layout.quantities),
+            "loss": list(self.layout.loss.names),
             "sums": self._sum_over_ranks().to("cpu", copy=True),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the sums from `state_dict`, regardless of the number of ranks that wrote them.
+
+        Version 0.1 saved the sum of the batch losses instead of the terms of the loss; these then start at zero.
 
         Raises:
             ValueError: the sums are for other labels, fidelities or quantities.
@@ -171,13 +228,11 @@ class ErrorSums:
             raise ValueError(
                 f"the saved sums are for labels, fidelities and quantities {found}; this run has {expected}"
             )
-        if self._communicator.rank:
-            # Rank 0 holds the total, since there may be more or fewer ranks than when it was saved.
-            self._sums.zero_()
-        else:
-            self._sums.copy_(state["sums"])
-            # Undoes the division in `_sum_over_ranks`.
-            self._sums[:, -2:].mul_(self._communicator.world_size)
+        self._sums.zero_()
+        # Rank 0 holds the total, since there may be more or fewer ranks than when it was saved.
+        if not self._communicator.rank:
+            known = self.layout.cells if state.get("loss") == list(self.layout.loss.names) else self.layout.errors
+            self._sums[:, :known].copy_(state["sums"][:, :known])
 
     def _sum_over_ranks(self) -> Tensor:
         """Return the total over all ranks; with a single rank, the sums themselves and not a copy."""
@@ -185,9 +240,25 @@ class ErrorSums:
             return self._sums
         sums = self._sums.clone()
         self._communicator.all_reduce_sum(sums)
-        # Each rank has a loss for each batch, and the loss of the batch is their mean.
-        sums[:, -2:].div_(self._communicator.world_size)
         return sums
+
+    def _check_loss(self, loss: Mapping[str, Tensor] | None) -> Tensor | None:
+        """Return the sums and counts of the loss, if it has any; raise ValueError if a shape does not fit."""
+        terms: Tensor | None = getattr(loss, "sums_and_counts", None)
+        if terms is None and loss is not None and loss["loss"].ndim:
+            raise ValueError(f"loss has shape {tuple(loss['loss'].shape)}; expected a scalar")
+        if terms is not None and terms.shape != self._terms.shape:
+            raise ValueError(
+                f"the sums and counts of the loss have shape {tuple(terms.shape)}; expected {tuple(self._terms.shape)}"
+            )
+        return terms
+
+    def _skip_structures(self, sums: Tensor) -> Tensor:
+        """Leave out and count the structures whose errors are not finite; return all of `QUANTITIES`."""
+        finite = _are_finite(sums)
+        self._batch[-1].copy_(finite.logical_not().sum())
+        kept = torch.where(finite, sums, self._zero)
+        return torch.cat((kept, (sums[COUNT] - kept[COUNT]).unsqueeze(0)))
 
     def _first_cells(self) -> Tensor:
         """Return the cell index of each sum of a structure of fidelity 0: (quantities, channels, 1)."""
@@ -195,3 +266,8 @@ class ErrorSums:
         n_quantities = len(self.layout.quantities)
         first = torch.tensor(rows) * n_quantities
         return (first + torch.arange(n_quantities).unsqueeze(-1)).unsqueeze(-1)
+
+
+def _are_finite(sums: Tensor) -> Tensor:
+    """Return which structures have finite sums of squares: (B,)."""
+    return sums[SQUARE].isfinite().all(0)

@@ -4,12 +4,14 @@
 not fit is an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["expand_mask", "mask_name", "match_shape"]
+from aimnet2mult.quantities import LABELS
+
+__all__ = ["count_labeled", "expand_mask", "mask_name", "match_shape"]
 
 
 def mask_name(label: str) -> str:
@@ -57,3 +59,9 @@ def expand_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_ato
     if per_atom:
         expected += f", ({structures}, {atoms}) or ({structures}, {atoms}, 1)"
     raise ValueError(f"{what} has shape {tuple(shape)}; expected {expected}")
+
+
+def count_labeled(true: Mapping[str, Tensor]) -> Tensor:
+    """Return the number of structures with a finite component of any label, a scalar; masks are not considered."""
+    labeled = [torch.isfinite(true[name]).reshape(len(true[name]), -1).any(1) for name in LABELS if name in true]
+    return torch.stack(labeled).any(0).sum() if labeled else torch.zeros((), dtype=torch.int64)

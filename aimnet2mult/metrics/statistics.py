@@ -6,72 +6,29 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aimnet2mult.metrics.layout import NO_TERMS, QUANTITIES, Layout, LossTerms
 from aimnet2mult.quantities import LABELS, Label
 
 __all__ = [
     "BATCH",
     "POOLED",
-    "QUANTITIES",
     "VALIDATION",
-    "Layout",
     "MetricInfo",
     "Selection",
     "metric_info",
     "statistics",
 ]
 
-QUANTITIES = ("square", "count", "absolute", "true", "true_square")
-"""Sums over the components of a label: squared error, 1, absolute error, true value and its square."""
-
 SPREAD_LIMIT = 1e-12
 """Smallest ratio of the sum of squares about the mean to the sum of squares that float64 sums can resolve."""
 
 KIND_TEXT = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """The order of the float64 cells in a slot of error sums.
-
-    For each fidelity: ``quantities`` of each label, in this order; then, if energy is a label, the sum of squared
-    energy errors per atom. The last two cells of a slot are the sum of the batch losses and the number of batches.
-
-    Raises:
-        ValueError: a label is unknown or repeated, or there is no label or no fidelity.
-    """
-
-    labels: tuple[str, ...]
-    fidelities: int
-    quantities: tuple[str, ...] = QUANTITIES
-    """All of `QUANTITIES`, or the first two."""
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.labels if name not in LABELS]
-        if unknown or not self.labels or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels are {self.labels}; expected one or more of {tuple(LABELS)}, each once")
-        if self.fidelities < 1:
-            raise ValueError(f"the number of fidelities is {self.fidelities}; expected at least 1")
-
-    @property
-    def has_energy(self) -> bool:
-        """Whether energy is a label."""
-        return "energy" in self.labels
-
-    @property
-    def stride(self) -> int:
-        """Number of cells of one fidelity."""
-        return len(self.quantities) * len(self.labels) + self.has_energy
-
-    @property
-    def cells(self) -> int:
-        """Number of cells of a slot."""
-        return self.fidelities * self.stride + 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +41,10 @@ class Selection:
     """Whether to add the RMSE of the energy error divided by the number of atoms."""
     per_fidelity: bool = False
     """Whether to add the metrics of each fidelity, if there are several."""
+    loss_components: bool = False
+    """Whether to add the mean of each component of the loss."""
+    skipped: str | None = None
+    """What the count of skipped items counts, which is added as ``skipped_steps`` or ``skipped_structures``."""
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -93,9 +54,11 @@ class Selection:
 
 BATCH = Selection()
 """Metrics of a single batch."""
-POOLED = Selection(energy_per_atom=True, per_fidelity=True)
+POOLED = Selection(energy_per_atom=True, per_fidelity=True, loss_components=True, skipped="steps")
 """Metrics of a window or an epoch of training."""
-VALIDATION = Selection(kinds=("rmse", "mae", "r2"), energy_per_atom=True, per_fidelity=True)
+VALIDATION = Selection(
+    kinds=("rmse", "mae", "r2"), energy_per_atom=True, per_fidelity=True, loss_components=True, skipped="structures"
+)
 """Metrics of a validation."""
 
 
@@ -112,19 +75,35 @@ class MetricInfo:
     """Whether the metric is steady enough for a rise to indicate a problem."""
 
 
-def metric_info(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> dict[str, MetricInfo]:
-    """Describe every metric that `statistics` can return for these arguments, in display order."""
-    return {metric.name: metric.info for metric in _metrics(labels, fidelity_names, selection)}
+def metric_info(
+    labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str] = ()
+) -> dict[str, MetricInfo]:
+    """Describe every metric that `statistics` can return for these arguments, in display order.
+
+    Args:
+        labels: names of the labels.
+        fidelity_names: one name per fidelity.
+        selection: which metrics to describe.
+        components: names of the components of the loss.
+    """
+    return {metric.name: metric.info for metric in _metrics(labels, fidelity_names, selection, components)}
 
 
 def statistics(
-    slot: NDArray[np.float64], labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection
+    slot: NDArray[np.float64],
+    labels: Sequence[str],
+    fidelity_names: Sequence[str],
+    selection: Selection,
+    loss: LossTerms = NO_TERMS,
 ) -> dict[str, float]:
     """Compute the metrics of one slot of `ErrorSums`, in source units.
 
-    Names are ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``, ``loss``; metrics of one fidelity are prefixed with
-    its name, as in ``fid0/E_rmse``. Metrics without a prefix are computed from the sums of all fidelities. Metrics
-    without any counted component are absent; a counted error that is not finite makes its metrics non-finite.
+    Names are ``loss``, ``loss_energy`` for a component of the loss, ``E_rmse``, ``F_mae``, ``q_r2``, ``E_atom_rmse``;
+    metrics of one fidelity are prefixed with its name, as in ``fid0/E_rmse``. Metrics without a prefix are computed
+    from the sums of all fidelities. Metrics without any counted component are absent; a counted error that is not
+    finite makes its metrics non-finite. If all structures with a label were skipped, its metrics and the loss are NaN.
+
+    The value of a component of the loss is its mean without the weight; ``loss`` is the weighted sum of these means.
 
     R² is 1 - SSE / SST with SST = Σt² - (Σt)²/n, from sums that can be added over batches. The difference cancels:
     1 - R² has a relative error of about 1e-16 · Σt²/SST, which is 1e-10 if the mean is a thousand times the spread.
@@ -136,25 +115,29 @@ def statistics(
         labels: names of the labels.
         fidelity_names: one name per fidelity.
         selection: which metrics to compute.
+        loss: the components of the loss.
 
     Raises:
-        ValueError: the slot has a different number of cells than these labels, fidelities and metrics need.
+        ValueError: the slot has a different number of cells than these arguments need.
     """
-    layout = Layout(labels=tuple(labels), fidelities=len(fidelity_names), quantities=selection.quantities)
+    layout = Layout(labels=tuple(labels), fidelities=len(fidelity_names), quantities=selection.quantities, loss=loss)
     if slot.shape != (layout.cells,):
         raise ValueError(
-            f"the slot has shape {slot.shape}; {len(labels)} labels and {len(fidelity_names)} fidelities need"
-            f" ({layout.cells},)"
+            f"the slot has shape {slot.shape}; {len(labels)} labels, {len(fidelity_names)} fidelities and"
+            f" {len(loss.names)} loss components need ({layout.cells},)"
         )
-    sums = slot[:-2].reshape(layout.fidelities, layout.stride)
-    loss = slot[-2:].tolist()
+    sums = slot[: layout.errors].reshape(layout.fidelities, layout.stride)
     # Overflow to infinity is a legitimate result.
     with np.errstate(over="ignore", invalid="ignore"):
-        pooled = sums.sum(axis=0)
+        pooled = sums.sum(axis=0).tolist()
+    others = _other_values(slot[layout.errors :].tolist(), pooled, layout)
     values = {}
-    for metric in _cached_metrics(tuple(labels), tuple(fidelity_names), selection):
-        row = pooled if metric.fidelity is None else sums[metric.fidelity]
-        value = _mean(*loss) if metric.kind == "loss" else _value(metric, row.tolist(), layout)
+    for metric in _cached_metrics(tuple(labels), tuple(fidelity_names), selection, loss.names):
+        if metric.kind == "other":
+            value = others[metric.name]
+        else:
+            row = pooled if metric.fidelity is None else sums[metric.fidelity].tolist()
+            value = _value(metric, row, layout)
         if value is not None:
             values[metric.name] = value
     return values
@@ -171,19 +154,28 @@ class _Metric:
 
 @functools.cache
 def _cached_metrics(
-    labels: tuple[str, ...], fidelity_names: tuple[str, ...], selection: Selection
+    labels: tuple[str, ...], fidelity_names: tuple[str, ...], selection: Selection, components: tuple[str, ...]
 ) -> tuple[_Metric, ...]:
     """Return the metrics of `_metrics`, cached because computing them at each point would slow down training."""
-    return tuple(_metrics(labels, fidelity_names, selection))
+    return tuple(_metrics(labels, fidelity_names, selection, components))
 
 
-def _metrics(labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection) -> Iterator[_Metric]:
+def _metrics(
+    labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str]
+) -> Iterator[_Metric]:
     """Yield every metric of a selection; the single definition of which metrics exist and how they are named."""
-    yield _Metric(name="loss", kind="loss", info=MetricInfo(text="loss", direction="min"))
+    yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss", direction="min"))
+    if selection.loss_components:
+        for name in components:
+            info = MetricInfo(text=f"loss component {name}, not weighted", direction="min")
+            yield _Metric(name=f"loss_{name}", kind="other", info=info)
     yield from _label_metrics(labels, selection, prefix="", suffix="", fidelity=None)
     if selection.per_fidelity and len(fidelity_names) > 1:
         for index, name in enumerate(fidelity_names):
             yield from _label_metrics(labels, selection, prefix=f"{name}/", suffix=f", {name}", fidelity=index)
+    if selection.skipped is not None:
+        info = MetricInfo(text=f"skipped {selection.skipped}")
+        yield _Metric(name=f"skipped_{selection.skipped}", kind="other", info=info)
 
 
 def _label_metrics(
@@ -197,6 +189,7 @@ def _label_metrics(
     if selection.energy_per_atom and "energy" in labels:
         label = LABELS["energy"]
         info = _info(label, "rmse", f"RMSE of {label.text} per atom{suffix}")
+        info = replace(info, source_unit=f"{info.source_unit}/atom", unit=f"{info.unit}/atom")
         yield _Metric(
             name=f"{prefix}{label.abbr}_atom_rmse",
             kind="atom_rmse",
@@ -212,18 +205,46 @@ def _info(label: Label, kind: str, text: str) -> MetricInfo:
     return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text, direction="min")
 
 
+def _other_values(tail: list[float], pooled: list[float], layout: Layout) -> dict[str, float | None]:
+    """Compute the loss, its components, and the skipped items from the cells after those of the fidelities."""
+    terms, skipped = layout.terms, tail[-1]
+    means = [_mean(*term) for term in zip(tail[:terms], tail[terms:-1], strict=True)]
+    values = {f"loss_{name}": mean for name, mean in zip(layout.loss.names, means, strict=False)}
+    loss = _weighted_sum(means, (*layout.loss.weights, 1.0))
+    if any(_are_all_skipped(*_sums_of(label, pooled, layout)) for label in layout.labels):
+        loss = math.nan
+    return {"loss": loss, **values, "skipped_steps": skipped, "skipped_structures": skipped}
+
+
+def _weighted_sum(means: list[float | None], weights: Sequence[float]) -> float | None:
+    """Return the weighted sum of the means of whatever was counted; None if nothing with a weight was."""
+    counted = [(weight, mean) for weight, mean in zip(weights, means, strict=True) if mean is not None]
+    return sum(weight * mean for weight, mean in counted) if any(weight for weight, _ in counted) else None
+
+
 def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
     """Compute a metric from the sums of one or all fidelities; None if nothing was counted."""
-    start = layout.labels.index(metric.label) * len(layout.quantities)
-    square, count, *others = row[start : start + len(layout.quantities)]
+    square, count, *others = _sums_of(metric.label, row, layout)
+    if _are_all_skipped(square, count, *others):
+        return math.nan
     if metric.kind == "rmse":
         return _root_mean(square, count)
     if metric.kind == "atom_rmse":
         return _root_mean(row[-1], count)
-    absolute, true, true_square = others
+    absolute, true, true_square, _ = others
     if metric.kind == "mae":
         return _mean(absolute, count)
     return _r_squared(square, true, true_square, count)
+
+
+def _sums_of(label: str, row: list[float], layout: Layout) -> list[float]:
+    start = layout.labels.index(label) * len(layout.quantities)
+    return row[start : start + len(layout.quantities)]
+
+
+def _are_all_skipped(_square: float, count: float, *others: float) -> bool:
+    """Return whether the label was counted only in skipped structures; the count of these is the last quantity."""
+    return bool(others) and not count and others[-1] > 0
 
 
 def _mean(total: float, count: float) -> float | None:

@@ -6,8 +6,8 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from aimnet2mult.metrics.layout import QUANTITIES
 from aimnet2mult.metrics.masks import expand_mask, mask_name, match_shape
-from aimnet2mult.metrics.statistics import QUANTITIES
 from aimnet2mult.quantities import LABELS, Label
 
 __all__ = ["COUNT", "SQUARE", "StructureErrors"]
@@ -23,7 +23,7 @@ class StructureErrors:
     Args:
         labels: names of the labels.
         device: device of the batches.
-        quantities: all of `QUANTITIES`, or only the first two, squares and counts.
+        quantities: all of `QUANTITIES`, of which `sums` returns all but the last, or only squares and counts.
     """
 
     def __init__(

@@ -19,11 +19,16 @@ from aimnet2mult.models.weights import are_finite
 from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
 from aimnet2mult.train.validation import Validation
-from telemetry.run_folder.atomic_write import atomic_write
+from telemetry.errors import format_error
+from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 
 __all__ = ["Checkpointing", "Stateful", "load_checkpoint", "random_state", "set_random_state", "write_checkpoint"]
+
+WRITE_ERRORS = (OSError, RuntimeError, MemoryError)
+"""Errors of `write_checkpoint` that training survives; torch raises RuntimeError if there is too little memory."""
 
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "numpy")
 """Packages whose versions a checkpoint records."""
@@ -81,6 +86,8 @@ class Checkpointing:
         communicator: Communicator,
         console: Console,
     ) -> None:
+        self.problem = ""
+        """Why the last checkpoint could not be written, or ""; the same on all ranks."""
         self._run = run
         self._components = components
         self._config = config
@@ -91,6 +98,7 @@ class Checkpointing:
         self._data_fingerprint = components.data.fingerprint()
         self._samplers = config.to_dict()["data"]["samplers"]["train"]
         self._last_saved: tuple[int, bool] | None = None
+        self._repeats = Repeats()
 
     def load(self, path: Path) -> int:
         """Restore the run from a checkpoint, and return the iteration after which it was taken.
@@ -99,7 +107,7 @@ class Checkpointing:
             CheckpointError: it belongs to another model, optimizer or data set.
             ConfigError: ``trainer.epochs`` is below the epoch of the checkpoint.
         """
-        position = load_checkpoint(path, self._state(), device=self._components.device)
+        position = load_checkpoint(path, self._state())
         iteration: int = position["iteration"]
         self._check_data(path, position)
         self._check_epochs(iteration, position["epoch_length"])
@@ -131,15 +139,16 @@ class Checkpointing:
             raise ConfigError(f"trainer.epochs is {epochs}, but the run is already in epoch {epoch}")
 
     def save(self, iteration: int) -> None:
-        """Write a checkpoint, unless it would equal the last one or nothing has been trained yet."""
+        """Write a checkpoint, unless it would equal the last one or nothing has been trained yet; see `problem`."""
         current = (iteration, self._validation.pending)
         if current == self._last_saved or not iteration:
             return
         # A resume treats everything up to this iteration as published.
         self._bus.flush()
         state = self._state_of_all_ranks()
+        self.problem = self._communicator.broadcast("" if self._communicator.rank else self._write(iteration, state))
         # If writing fails, all ranks try again at the next opportunity.
-        if self._communicator.broadcast(self._communicator.rank > 0 or self._write(iteration, state)):
+        if not self.problem:
             self._last_saved = current
 
     def save_diverged(self, iteration: int) -> None:
@@ -151,24 +160,40 @@ class Checkpointing:
         try:
             rename_diverged(self._run, after=self._bus.last_healthy_step)
             write_checkpoint(path, state, self._position(iteration))
-        except OSError as error:
-            self._console.say(f"warning: cannot save the state of the diverged run: {error}")
+        except WRITE_ERRORS as error:
+            self._console.say(f"warning: cannot save the state of the diverged run: {_describe(error, path)}")
         else:
             self._console.say(f"state of the diverged run: {path}")
 
-    def _write(self, iteration: int, state: Mapping[str, Stateful]) -> bool:
-        # A run cannot be resumed from non-finite weights, and a checkpoint of them would evict a good one.
-        if not are_finite(self._components.model):
-            self._console.say(f"warning: no checkpoint at iteration {iteration}: the model's weights are not finite")
-            return False
+    def _write(self, iteration: int, state: Mapping[str, Stateful]) -> str:
+        """Write a checkpoint and remove old ones; return why it could not be written, or ""."""
         path = checkpoint_path(self._run, iteration)
+        # A run cannot be resumed from non-finite weights, and a checkpoint of them would evict a good one.
+        problem = "" if are_finite(self._components.model) else "the model's weights are not finite"
+        if not problem:
+            try:
+                write_checkpoint(path, state, self._position(iteration))
+            except WRITE_ERRORS as error:
+                problem = _describe(error, path)
+        if problem:
+            self._warn(f"no checkpoint at iteration {iteration}", problem)
+        else:
+            self._prune(path)
+        return problem
+
+    def _prune(self, latest: Path) -> None:
         try:
-            write_checkpoint(path, state, self._position(iteration))
-            prune(path, keep=self._config.checkpoint.keep, last_healthy_step=self._bus.last_healthy_step)
+            prune(latest, keep=self._config.checkpoint.keep, last_healthy_step=self._bus.last_healthy_step)
         except OSError as error:
-            self._console.say(f"warning: no checkpoint at iteration {iteration}: {error}")
-            return False
-        return True
+            self._warn("old checkpoints are not removed", _describe(error, latest))
+        else:
+            self._repeats.end()
+
+    def _warn(self, what: str, why: str) -> None:
+        """Print a warning, but rarely if it is the same after each epoch."""
+        if self._repeats.add(why):
+            times = f" ({self._repeats.count} times in a row)" if self._repeats.count > 1 else ""
+            self._console.say(f"warning: {what}: {why}{times}")
 
     def _position(self, iteration: int) -> dict[str, Any]:
         epoch_length = len(self._components.train_loader)
@@ -205,6 +230,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
 
     Raises:
         OSError: the file cannot be written; an earlier version of it is kept.
+        RuntimeError: torch cannot serialize the state.
     """
     content = {
         "parts": {name: part.state_dict() for name, part in state.items()},
@@ -215,11 +241,13 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
     # Serialize to memory first, because torch converts disk-full errors to other types.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    path.parent.mkdir(exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir()
+        sync_folder(path.parent.parent)
     atomic_write(path, buffer.getbuffer(), mode=0o666)
 
 
-def load_checkpoint(path: Path, state: Mapping[str, Stateful], *, device: torch.device | str) -> dict[str, Any]:
+def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]:
     """Restore objects and random states from a checkpoint, and return its position.
 
     Raises:
@@ -227,7 +255,8 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful], *, device: torch.
     """
     try:
         # Restricted to tensors and plain values: an untrusted checkpoint cannot run code.
-        content = torch.load(path, map_location=device, weights_only=True)
+        # Objects copy the state to their devices, except what they keep on the CPU, such as an optimizer's step count.
+        content = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in state.items():
             part.load_state_dict(content["parts"][name])
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
@@ -260,6 +289,12 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def _describe(error: Exception, path: Path) -> str:
+    """Return the message of an error, without the name of the temporary file, which differs each time."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"cannot write to {path.parent}: {reason or format_error(error)}"
 
 
 def _versions() -> dict[str, str]:

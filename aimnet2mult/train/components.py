@@ -17,18 +17,22 @@ from torch.utils.data import DataLoader
 from aimnet2mult.config.resume_rules import SAE_FOLDER
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
+from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
+from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
+from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
@@ -47,6 +51,7 @@ class Components:
     data: MixedData
     sampler: MixedFidelitySampler
     train_loader: Loader
+    val_sampler: MixedFidelitySampler
     val_loader: Loader
     model: nn.Module
     loss_fn: LossFunction
@@ -64,9 +69,8 @@ class Components:
         lines = []
         for index, (name, train, val, labels) in enumerate(counts):
             lines.append(f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}")
-            summary, hints = summarize_labels(_structures_of(self.data, index), self.data.saes[index])
+            summary = summarize_labels(_structures_of(self.data, index))
             lines += [f"{name}: {summary}"] if summary else []
-            lines += [f"warning: {name}: {hint}" for hint in hints]
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         batches = len(self.train_loader)
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
@@ -79,6 +83,7 @@ def build_components(
     definition: Mapping[str, Any],
     folder: Path,
     communicator: Communicator | None = None,
+    skipped: SkippedRows | None = None,
     *,
     model_file: Path | None = None,
     weights: Path | None = None,
@@ -93,6 +98,7 @@ def build_components(
         folder: the run folder; reference energies in it take precedence over all others.
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
+        skipped: structures to leave out, if the data have been checked; by default, they are checked here.
         model_file: file that contains the definition, for error messages.
         weights: file of initial weights; by default, they are random.
 
@@ -107,25 +113,29 @@ def build_components(
     names = config.fidelity_names
     labels = config.labels
     learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
-    device = learner.device
-    data = _load_data(config, labels, folder / SAE_FOLDER)
+    device, loss_fn = learner.device, learner.loss_fn
+    terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
+    data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
     check_data(data.checksums, config, folder)
-    sampler, train_loader, val_loader = _loaders(config, data, labels, communicator, pin_memory=device.type == "cuda")
-    val_metrics = find_validation_metrics(data, labels, names)
+    (sampler, val_sampler), (train_loader, val_loader) = _loaders(
+        config, data, labels, communicator, pin_memory=device.type == "cuda"
+    )
+    val_metrics = find_validation_metrics(data, labels, names, terms.names)
     return Components(
         labels=labels,
         device=device,
         data=data,
         sampler=sampler,
         train_loader=train_loader,
+        val_sampler=val_sampler,
         val_loader=val_loader,
         model=learner.model,
-        loss_fn=learner.loss_fn,
+        loss_fn=loss_fn,
         optimizer=learner.optimizer,
         schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
         loaded=learner.loaded,
-        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, communicator=communicator),
-        val_sums=ErrorSums(labels, len(names), device, communicator=communicator),
+        train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
+        val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
         val_metrics=val_metrics,
     )
 
@@ -160,7 +170,7 @@ def _prepare_process(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _load_data(config: Config, labels: tuple[str, ...], saved: Path) -> MixedData:
+def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: SkippedRows | None) -> MixedData:
     names = config.fidelity_names
     sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
     sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
@@ -173,12 +183,15 @@ def _load_data(config: Config, labels: tuple[str, ...], saved: Path) -> MixedDat
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
         val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
+        file_format=FileFormat.from_settings(config.data.keys, config.data.units.to_dict()),
+        skipped=skipped,
     )
 
 
 def _loaders(
     config: Config, data: MixedData, labels: tuple[str, ...], communicator: Communicator, *, pin_memory: bool
-) -> tuple[MixedFidelitySampler, Loader, Loader]:
+) -> tuple[tuple[MixedFidelitySampler, MixedFidelitySampler], tuple[Loader, Loader]]:
+    """Return the samplers and the loaders, each for training and validation."""
     train, val = config.data.samplers.train, config.data.samplers.val
     sampler = MixedFidelitySampler(
         data.train,
@@ -209,7 +222,7 @@ def _loaders(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
         loaders.append(loader)
-    return sampler, loaders[0], loaders[1]
+    return (sampler, in_order), (loaders[0], loaders[1])
 
 
 def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:

@@ -109,6 +109,8 @@ class Console:
             value = latest.get(f"{stream}/{abbr}_rmse")
             if value is not None:
                 shown.append(f"{abbr} {value * factor:.4g} {unit}")
+        if skipped := latest.get(f"{stream}/skipped_steps"):
+            shown.append(f"{skipped:.0f} skipped step{'s' if skipped > 1 else ''}")
         return ", ".join(shown)
 
 

@@ -1,7 +1,7 @@
 """The ignite engines: one training step and one validation step.
 
-Nothing here reads a value from the device, so training never waits for it: the error sums stay on the device, and
-`reporter` publishes them.
+Nothing here reads a value from a GPU, so training never waits for it: the error sums stay on the device, and `reporter`
+publishes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,10 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.metrics.batch_rmse import BatchRmse
+from aimnet2mult.metrics.error_sums import Losses
+from aimnet2mult.quantities import LABELS
+from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
 
 __all__ = [
     "Batch",
@@ -28,7 +32,12 @@ Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 """The model's inputs and the labels."""
 
 LossFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""Function of predictions and labels that returns the components of the loss, and their sum as ``loss``."""
+"""Function of predictions and labels that returns the components of the loss, and their sum as ``loss``.
+
+See `ErrorSums.update` for the pooling of the loss over several batches.
+"""
+
+Outputs = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 class Sums(Protocol):
@@ -40,9 +49,19 @@ class Sums(Protocol):
         true: Mapping[str, Tensor],
         numbers: Tensor,
         fidelity: Tensor,
-        loss: Tensor | None,
+        loss: Mapping[str, Tensor] | None = None,
+        *,
+        applied: Tensor | None = None,
     ) -> None:
         """Add the errors of a batch; see `ErrorSums.update`."""
+        ...
+
+    def batch_rmse(self) -> dict[str, float]:
+        """Return the RMSE of each label over the last batch; see `ErrorSums.batch_rmse`."""
+        ...
+
+    def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+        """Return which structures have finite predictions; see `ErrorSums.find_finite`."""
         ...
 
 
@@ -65,13 +84,15 @@ def build_trainer(
     device: torch.device,
     clip_value: float | None = None,
     clip_norm: float | None = None,
-    norm_due: Callable[[Engine], bool] = lambda _: False,
     communicator: Communicator | None = None,
+    make_step: Callable[[torch.optim.Optimizer, torch.device], GuardedStep] = guarded_step,
 ) -> Engine:
     """Return an engine that trains on batches of (inputs, labels).
 
-    After a step, ``engine.state`` holds neither the batch nor the output. ``state.grad_norm`` is the gradient norm
-    before clipping, a scalar on the device, if ``norm_due(engine)`` is true or ``clip_norm`` is set, else None.
+    A step is applied only if loss and gradient are finite, on all ranks or on none. After a step, ``engine.state``
+    holds neither the batch nor the output, but two scalars on the device, ``state.grad_norm``, the gradient norm before
+    clipping, and ``state.applied``, whether the step was applied; and ``state.batch_rmse``, the `BatchRmse` of the
+    batch.
 
     Args:
         model: the model to train; with several ranks, each trains it on its share of the batch.
@@ -81,34 +102,37 @@ def build_trainer(
         device: device to which batches are moved.
         clip_value: maximum absolute value of a gradient component.
         clip_norm: maximum norm of the gradient.
-        norm_due: function that returns whether to compute the gradient norm in this iteration.
         communicator: communicator of the ranks that share each batch; by default, a single process.
+        make_step: function of optimizer and device that returns the step to use.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     predict = _predictor(model, loss_fn, communicator or Communicator())
+    apply_step = make_step(optimizer, device)
 
     def step(engine: Engine, batch: Batch) -> None:
         x, y = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
-        pred, loss = predict(dict(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = None
-        if clip_norm is not None or norm_due(engine):
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        engine.state.grad_norm = norm  # type: ignore[attr-defined] # ignite allows any attribute
-        if clip_norm is not None and norm is not None:
+        pred, losses = predict(dict(x), y)
+        loss = losses["loss"]
+        # The gradient of the loss is 1, or NaN if the loss is not finite: on several ranks, averaging then spreads the
+        # NaN to all of them.
+        loss.backward(1 + 0 * loss.detach())  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        applied = norm.isfinite()
+        engine.state.grad_norm, engine.state.applied = norm, applied  # type: ignore[attr-defined] # ignite allows any
+        if clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         if clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, clip_value)
-        optimizer.step()
-        _add_errors(sums, pred, x, y, loss)
+        apply_step(applied)
+        _add_errors(sums, pred, (x, y), losses, applied)
 
     trainer = Engine(step)
 
     @trainer.on(Events.STARTED)
     def _start(engine: Engine) -> None:
-        engine.state.grad_norm = None  # type: ignore[attr-defined]
+        engine.state.batch_rmse = BatchRmse(sums.batch_rmse)  # type: ignore[attr-defined]
         model.train()
 
     return trainer
@@ -126,26 +150,44 @@ class _ModelWithLoss(nn.Module):
         self.model = model
         self._loss_fn = loss_fn
 
-    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the predictions, and the loss followed by its sums and counts, if it has any."""
         pred = self.model(x)
-        return {key: value.detach() for key, value in pred.items()}, self._loss_fn(pred, y)["loss"]
+        losses = self._loss_fn(pred, y)
+        terms = getattr(losses, "sums_and_counts", None)
+        # DDP does not look into other classes than lists, tuples and dictionaries.
+        return {key: value.detach() for key, value in pred.items()}, [
+            losses["loss"],
+            *([] if terms is None else [terms]),
+        ]
 
 
-def _predictor(
-    model: nn.Module, loss_fn: LossFunction, communicator: Communicator
-) -> Callable[[dict[str, Tensor], dict[str, Tensor]], tuple[Mapping[str, Tensor], Tensor]]:
-    if communicator.world_size > 1:
-        return communicator.wrap(_ModelWithLoss(model, loss_fn))
+def _predictor(model: nn.Module, loss_fn: LossFunction, communicator: Communicator) -> Callable[..., Outputs]:
+    """Return a function of inputs and labels that returns the predictions and the losses."""
 
-    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Tensor]:
+    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> Outputs:
         pred = model(x)
-        return pred, loss_fn(pred, y)["loss"]
+        return pred, loss_fn(pred, y)
 
-    return predict
+    if communicator.world_size == 1:
+        return predict
+    wrapped = communicator.wrap(_ModelWithLoss(model, loss_fn))
+
+    def predict_on_ranks(
+        x: dict[str, Tensor], y: dict[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        pred, (loss, *terms) = wrapped(x, y)
+        return pred, Losses({"loss": loss}, *terms)
+
+    return predict_on_ranks
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:
-    """Return an engine that accumulates the errors of a pass, and then restores the training mode of the model."""
+    """Return an engine that accumulates the errors of a pass, and then restores the training mode of the model.
+
+    Structures without finite predictions have no effect on the loss; ``sums`` leaves them out and counts them. After
+    each batch, ``engine.state.finite`` tells which have finite predictions: booleans of shape (B,) on the device.
+    """
     was_training = model.training
 
     def step(engine: Engine, batch: Batch) -> None:
@@ -153,7 +195,12 @@ def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, devi
         engine.state.batch = None
         with torch.no_grad():
             pred = model(dict(x))
-            _add_errors(sums, pred, x, y, loss_fn(pred, y)["loss"])
+            finite = sums.find_finite(pred, y, x["numbers"])
+            labels = _labels_of(finite, y)
+            losses = loss_fn(pred, labels)
+            # A loss may have added masks.
+            _add_errors(sums, pred, (x, {**labels, **y}), losses)
+        engine.state.finite = finite  # type: ignore[attr-defined] # ignite allows any attribute
 
     validator = Engine(step)
 
@@ -176,8 +223,21 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return x, y
 
 
+def _labels_of(chosen: Tensor, y: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the labels with NaN in place of those of all other structures; masks are unchanged."""
+    return {
+        key: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value, torch.nan) if key in LABELS else value
+        for key, value in y.items()
+    }
+
+
 def _add_errors(
-    sums: Sums, pred: Mapping[str, Tensor], x: Mapping[str, Tensor], y: Mapping[str, Tensor], loss: Tensor
+    sums: Sums,
+    pred: Mapping[str, Tensor],
+    batch: Batch,
+    losses: Mapping[str, Tensor],
+    applied: Tensor | None = None,
 ) -> None:
+    x, y = batch
     with torch.no_grad():
-        sums.update(pred, y, x["numbers"], x["fidelity"], loss.detach())
+        sums.update(pred, y, x["numbers"], x["fidelity"], losses, applied=applied)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from aimnet2mult.models.weights import are_finite, save_checkpoint_weights, save_weights
+from aimnet2mult.models.weights import save_checkpoint_weights, save_weights
 from aimnet2mult.train.checkpoint_folder import find_newest
 
 __all__ = ["save_from_checkpoint", "save_model"]
@@ -13,8 +13,6 @@ __all__ = ["save_from_checkpoint", "save_model"]
 
 def save_model(model: nn.Module, path: Path, run: Path) -> str:
     """Write the final weights of a model to ``path``, and return why that failed, or ""."""
-    if not are_finite(model):
-        return f"--save {path} is not written: the model's weights are not finite"
     try:
         save_weights(model, path)
     except OSError as error:

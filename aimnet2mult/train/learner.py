@@ -22,7 +22,7 @@ from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics
 
-__all__ = ["Learner", "build_learner", "scheduler_section"]
+__all__ = ["Learner", "build_learner", "build_loss", "scheduler_section"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def build_learner(
         if config.checkpoint.best is not None:
             metrics.find(config.checkpoint.best, "checkpoint.best")
     with problems.collect():
-        loss_fn = _loss(config, communicator)
+        loss_fn = build_loss(config, communicator)
     with problems.collect():
         model = _build_model(config, definition, model_file).to(device)
         if weights is not None:
@@ -115,7 +115,12 @@ def _optimizer_section(config: Config) -> dict[str, Any]:
     return section
 
 
-def _loss(config: Config, communicator: Communicator) -> LossFunction:
+def build_loss(config: Config, communicator: Communicator) -> LossFunction:
+    """Build the loss function, for batches that the ranks of ``communicator`` share.
+
+    Raises:
+        ConfigError: a setting is invalid.
+    """
     make = load_object(config.loss.cls, "loss.class")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)

@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,16 +10,18 @@ from ignite.engine import Engine, Events
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_consensus import StopConsensus
+from aimnet2mult.models.weights import are_finite
+from aimnet2mult.train.bad_steps import BadStepReport, BadSteps
 from aimnet2mult.train.checkpointing import Checkpointing
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, epoch_length, total_iterations
+from aimnet2mult.train.learner import build_loss
+from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.validation import Validation
 
-__all__ = ["Outcome", "Training", "build_training"]
-
-Outcome = Literal["finished", "preempted", "diverged"]
+__all__ = ["Training", "build_training"]
 
 
 class Training:
@@ -41,6 +42,7 @@ class Training:
         reporter: Reporter,
         validation: Validation,
         checkpointing: Checkpointing,
+        bad_steps: BadSteps,
         bus: Bus,
         communicator: Communicator,
         consensus: StopConsensus,
@@ -51,6 +53,7 @@ class Training:
         self._reporter = reporter
         self._validation = validation
         self._checkpointing = checkpointing
+        self._bad_steps = bad_steps
         self._bus = bus
         self._communicator = communicator
         self._consensus = consensus
@@ -88,10 +91,19 @@ class Training:
             self._trainer.run(self._components.train_loader)
         if self._consensus.diverged:
             self._checkpointing.save_diverged(state.iteration)
-            return "diverged"
+            return Outcome("diverged")
         self._checkpointing.save(state.iteration)
+        if self._consensus.failed:
+            # Another rank may have been the first to see the flags.
+            self._bad_steps.wait()
+            return Outcome("not finite", self._bad_steps.failure)
         complete = state.iteration == total or self._finished_by_lr
-        return "finished" if complete and not self._validation.pending else "preempted"
+        if not complete or self._validation.pending:
+            return Outcome("preempted")
+        if self._checkpointing.problem:
+            reason = f"no checkpoint at iteration {state.iteration}: {self._checkpointing.problem}"
+            return Outcome("not saved" if are_finite(self._components.model) else "not finite", reason)
+        return Outcome("finished")
 
     def _build_trainer(self) -> Engine:
         trainer_config, components = self._config.trainer, self._components
@@ -103,7 +115,6 @@ class Training:
             device=components.device,
             clip_value=trainer_config.clip_grad_value,
             clip_norm=trainer_config.clip_grad_norm,
-            norm_due=self._reporter.is_due,
             communicator=self._communicator,
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._set_epoch_order)
@@ -132,17 +143,20 @@ class Training:
         self._components.sampler.set_start(engine.state.iteration % epoch_length(engine))
 
     def _complete_iteration(self, engine: Engine) -> None:
-        self._components.schedule.step_iteration()
         iteration, every = engine.state.iteration, self._config.log_frequency.val
+        self._bad_steps.add(iteration, engine.state.applied)  # type: ignore[attr-defined] # see build_trainer
+        self._components.schedule.step_iteration()
         if every is not None and iteration % every == 0:
             self._validation.run(iteration)
         self._console.iteration(iteration, total_iterations(engine), self._reporter.latest, self._bus.alerts)
         ends_epoch = iteration % epoch_length(engine) == 0
         # If the trainer were terminated here, ignite would skip the end of the epoch, and so would the resumed run.
-        if not ends_epoch and self._consensus.should_stop():
+        if not ends_epoch and self._consensus.should_stop(failed=bool(self._bad_steps.failure)):
             engine.terminate()
 
     def _complete_epoch(self, engine: Engine) -> None:
+        # The checkpoint will wait for the device as well.
+        self._bad_steps.wait()
         self._components.schedule.step_epoch()
         iteration, every = engine.state.iteration, self._config.log_frequency.val
         if every is None:
@@ -153,7 +167,8 @@ class Training:
             # The newest validation is older than this line.
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._console.epoch(engine.state.epoch, iteration, latest)
-        if self._consensus.should_stop(now=True) or self._finish_if_lr_below_limit():
+        failed = bool(self._bad_steps.failure)
+        if self._consensus.should_stop(now=True, failed=failed) or self._finish_if_lr_below_limit():
             engine.terminate()
 
     def _finish_if_lr_below_limit(self) -> bool:
@@ -225,12 +240,15 @@ def build_training(
         communicator=communicator,
         console=console,
     )
+    report = BadStepReport(components, build_loss(config, Communicator()), bus=bus, console=console)
+    bad_steps = BadSteps(config.trainer, (lambda _: "") if communicator.rank else report)
     return Training(
         config,
         components,
         reporter=reporter,
         validation=validation,
         checkpointing=checkpointing,
+        bad_steps=bad_steps,
         bus=bus,
         communicator=communicator,
         consensus=consensus,

@@ -18,7 +18,9 @@ from torch import Tensor
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.metrics.masks import expand_mask, mask_name, match_shape
+from aimnet2mult.metrics.error_sums import Losses
+from aimnet2mult.metrics.layout import LossTerms
+from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean
 
@@ -33,6 +35,10 @@ def mean(function: SumFn) -> LossFn:
 
     If several ranks share a batch, `MTLoss` reduces sum and count separately, so that the loss is the mean over the
     whole batch. The loss of a function without this decorator is the mean over the ranks instead.
+
+    Over several batches, the published loss is likewise the quotient of the pooled sums and counts, whatever the size
+    of the batches. Without this decorator, it is the mean of the batch losses, weighted by the number of structures
+    with any label.
     """
 
     @functools.wraps(function)
@@ -60,14 +66,18 @@ class MTLoss:
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
         if "loss" in components:
             raise ConfigError("a loss component cannot be named 'loss', which is the name of the total; rename it")
-        self._components: dict[str, tuple[LossFn, SumFn | None, float]] = {}
         self._communicator = Communicator()
         weights = {name: _weight(name, component) for name, component in components.items()}
         total = sum(weights.values())
         if not total:
             raise ConfigError(f"the weights of the loss components are {weights}; expected at least one above 0")
-        for name, component in components.items():
-            self._components[name] = (*_functions(name, component), weights[name] / total)
+        self._functions = {name: _functions(name, component) for name, component in components.items()}
+        self._weights = {name: weight / total for name, weight in weights.items()}
+
+    @property
+    def terms(self) -> LossTerms:
+        """The components and their weights, for `ErrorSums`."""
+        return LossTerms(names=tuple(self._weights), weights=tuple(self._weights.values()))
 
     def use_ranks(self, ranks: Communicator) -> None:
         """Share each batch with other ranks: the mean loss over the ranks is then the loss of the whole batch.
@@ -79,31 +89,56 @@ class MTLoss:
     def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the total as ``loss`` and each component, multiplied by its weight, under its name.
 
+        The result is `Losses` with sums and counts, which cover only this rank's share of the batch. A subclass that
+        changes the total must return a plain dictionary instead; the mean of the total over several batches is then
+        weighted by structures.
+
         Raises:
             ValueError: a prediction is missing or a shape does not fit; the message names the component.
         """
-        shared = self._communicator.world_size > 1
-        values, counts = {}, {}
-        for name, (function, sum_and_count, _) in self._components.items():
+        sums, counts, values = {}, {}, {}
+        for name, (function, sum_and_count) in self._functions.items():
             try:
-                if shared and sum_and_count is not None:
-                    values[name], counts[name] = sum_and_count(y_pred=y_pred, y_true=y_true)
-                else:
+                if sum_and_count is None:
                     values[name] = function(y_pred=y_pred, y_true=y_true)
+                else:
+                    sums[name], counts[name] = sum_and_count(y_pred=y_pred, y_true=y_true)
             except ValueError as error:
                 raise ValueError(f"loss component {name!r}: {error}") from error
-        if counts:
-            values |= self._means({name: values[name] for name in counts}, counts)
-        losses = {name: values[name] * weight for name, (*_, weight) in self._components.items()}
+        terms = self._terms(sums, counts, values, y_true)
+        values |= self._means(sums, counts)
+        losses = {name: values[name] * weight for name, weight in self._weights.items()}
         losses["loss"] = torch.stack(tuple(losses.values())).sum()
-        return losses
+        return Losses(losses, terms)
+
+    @torch.no_grad()
+    def _terms(
+        self,
+        sums: Mapping[str, Tensor],
+        counts: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        y_true: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Return sums and counts of all components; a value without a count counts once per labeled structure."""
+        if values:
+            structures = count_labeled(y_true)
+            sums = {**sums, **{name: value * structures for name, value in values.items()}}
+            counts = {**counts, **dict.fromkeys(values, structures)}
+        ordered = [torch.stack([part[name] for name in self._weights]).double() for part in (sums, counts)]
+        return torch.stack(ordered)
 
     def _means(self, totals: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Divide each total by the mean count of the ranks; the mean of these quotients is the mean over all ranks."""
+        """Divide each total by its count; with several ranks, the mean of these quotients over the ranks is the mean.
+
+        For this, the count of a rank is replaced by the mean count of the ranks.
+        """
+        ranks = self._communicator.world_size
+        if ranks == 1 or not counts:
+            return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
         counted = torch.stack(tuple(counts.values()))
         self._communicator.all_reduce_sum(counted)
         whole = dict(zip(counts, counted.clamp(min=1).unbind(), strict=True))
-        return {name: total * self._communicator.world_size / whole[name] for name, total in totals.items()}
+        return {name: total * ranks / whole[name] for name, total in totals.items()}
 
 
 @mean

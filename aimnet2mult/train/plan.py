@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,10 +20,14 @@ from aimnet2mult.config.schema import Config, load
 from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.declarations import declare
+from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import Progress, read_progress
-from telemetry import Metric, Settings, Status, read_receipt
+from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
+
+if TYPE_CHECKING:
+    from aimnet2mult.data.report import Report
 
 __all__ = ["Plan", "Request", "echo", "make_plan"]
 
@@ -57,6 +62,8 @@ class Plan:
     checkpoint: Path | None = None
     resume_step: int | None = None
     """The iteration after which an existing run continues; None for a new run."""
+    report: Report | None = None
+    """Result of checking the data; None before."""
     status_before: Status | None = None
     """How the run to resume ended; None if its journal does not record it."""
     nothing_left: str = ""
@@ -70,21 +77,30 @@ class Plan:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, Metric]:
         """Declarations of the metrics that will be published."""
         config = self.config
-        declared = declare(config.labels, config.fidelity_names, config.units)
-        return {
-            name: Metric(
-                unit=info.unit,
-                source_unit=info.source_unit,
-                label=info.text,
-                direction=info.direction,
-                watch=info.watch,
-            )
-            for name, info in declared.items()
-        }
+        declared = declare(config.labels, config.fidelity_names, config.units, config.loss.components)
+        earlier = {} if self.resume_step is None else _declared_metrics(self.folder)
+        return {name: _declaration(info, earlier.get(name)) for name, info in declared.items()}
+
+
+def _declaration(info: MetricInfo, earlier: Metric | None) -> Metric:
+    """Return the declaration of a metric that the run may have declared before."""
+    units = (info.unit, info.source_unit)
+    if earlier is not None and info.unit == f"{earlier.unit}/atom":
+        # Version 0.1 omitted "per atom", and the units of a run cannot change.
+        units = (earlier.unit, earlier.source_unit)
+    return Metric(unit=units[0], source_unit=units[1], label=info.text, direction=info.direction, watch=info.watch)
+
+
+def _declared_metrics(folder: Path) -> Mapping[str, Metric]:
+    """Return the declarations of an existing run; none if its journal is empty."""
+    try:
+        return read_header(folder).metrics
+    except RunNotFound:
+        return {}
 
 
 def make_plan(request: Request) -> Plan:

@@ -13,6 +13,7 @@ from aimnet2mult.metrics.declarations import STREAMS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.train.engine import epoch_length, total_iterations
+from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
 
 __all__ = ["Alert", "Bus", "Reporter"]
@@ -52,6 +53,10 @@ class Bus(Protocol):
         self, streams: Sequence[str], step: int, values: Callable[[], dict[str, MetricValues]], *, final: bool = False
     ) -> None:
         """Publish a point in each of several streams at once; ``final`` publishes it even if it is not due."""
+        ...
+
+    def alert(self, title: str, text: str = "", *, step: int) -> None:
+        """Publish an alert to every sink."""
         ...
 
     def flush(self) -> bool:
@@ -112,11 +117,28 @@ class Reporter:
         step = engine.state.iteration
         return self._bus.due("train", step) or step == total_iterations(engine)
 
-    def publish_validation(self, step: int, epoch: int) -> Snapshot:
-        """Publish the validation sums as the validation after iteration ``step``, and return them."""
+    def publish_validation(self, step: int, epoch: int, skipped: SkippedStructures | None = None) -> Snapshot:
+        """Publish the validation sums as the validation after iteration ``step``, and return them.
+
+        An alert names the skipped structures that were not named before.
+        """
         sums = self._val_sums.snapshot()
-        self._bus.publish("val", step, lambda: self._values("val", sums.wait()[Slot.EPOCH], epoch=epoch))
+        flags = None if skipped is None else skipped.snapshot()
+
+        def values() -> MetricValues:
+            found = self._values("val", sums.wait()[Slot.EPOCH], epoch=epoch)
+            number = found["skipped_structures"]
+            if number and skipped is not None and flags is not None:
+                self._report_skipped(skipped.describe_new(flags.wait()), number, step)
+            return found
+
+        self._bus.publish("val", step, values)
         return sums
+
+    def _report_skipped(self, places: str, number: float, step: int) -> None:
+        if places:
+            title = f"validation left out structures whose predictions are not finite: {number:.0f}"
+            self._bus.alert(title, places, step=step)
 
     def _start(self, engine: Engine) -> None:
         self._last_point = (engine.state.iteration, self._clock())
@@ -161,6 +183,9 @@ class Reporter:
 
     def _values(self, stream: str, slot: NDArray[np.float64], **others: float) -> MetricValues:
         """Compute the values of a stream, and store them in `latest`."""
-        values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream]) | others
-        self.latest = {**self.latest, **{f"{stream}/{name}": value for name, value in values.items()}}
+        loss = self._train_sums.layout.loss
+        values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream], loss) | others
+        # Values that are absent now, because all steps were skipped, must not be shown as if they were new.
+        others_latest = {name: value for name, value in self.latest.items() if not name.startswith(f"{stream}/")}
+        self.latest = others_latest | {f"{stream}/{name}": value for name, value in values.items()}
         return values

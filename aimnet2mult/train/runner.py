@@ -9,55 +9,54 @@ import contextlib
 import gc
 import logging
 import os
-import shutil
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.config.resume_rules import CONFIG_FILE, MODEL_FILE
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
-from aimnet2mult.errors import USER_ERRORS, ConfigError, RankLost
+from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
-from aimnet2mult.train.checkpoint_folder import find_newest
+from aimnet2mult.train.data_check import check_data
+from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
+from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
-from telemetry import MetricBus, NullBus, Status, TelemetryError, open_run
-from telemetry.errors import format_error
+from aimnet2mult.train.run_files import write_inputs, write_settings
+from telemetry import MetricBus, NullBus
+from telemetry.recording.open_run import start_run
+from telemetry.recording.run_plan import RunPlan, plan_run
 
 if TYPE_CHECKING:
     from torch import nn
 
     from aimnet2mult.distributed.communicator import Communicator
-    from aimnet2mult.train.components import Components
     from aimnet2mult.train.console import Console
-    from aimnet2mult.train.loop import Outcome
 
 __all__ = ["train"]
 
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 """Packages whose versions the run records."""
 
-PREEMPTED_DRAIN_TIMEOUT = 5.0
-"""Maximum time, in seconds, to wait for the sinks of a run that was stopped or has lost a rank."""
-
 EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
 EXIT_DIVERGED = 3
-"""Exit code of a run that stopped because it has diverged."""
+"""Exit code of a run that stopped because it has diverged, or whose steps or final weights were not finite."""
 EXIT_NOT_SAVED = 4
-"""Exit code of a finished run whose weights could not be written to ``--save``."""
+"""Exit code of a run trained to the end without a checkpoint of its last iteration or without the file ``--save``."""
 
 
 def train(request: Request) -> int:
     """Train as requested, and return the exit code.
 
-    The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, 3 if it has diverged, and 4 if it
-    has finished, but its weights could not be written to ``--save``. With several ranks, rank 0 opens the run and
-    broadcasts its plan to the others, which print nothing.
+    The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, 3 if it has diverged, or its steps
+    or weights were not finite, and 4 if it was trained to the end, but the checkpoint of its last iteration or the file
+    ``--save`` could not be written. With several ranks, rank 0 opens the run and broadcasts its plan to the others,
+    which print nothing.
 
     Raises:
         ConfigError: the configuration is invalid.
@@ -75,21 +74,24 @@ def _run_first_rank(request: Request, info: RankInfo) -> int:
     plan = make_plan(request)
     if plan.nothing_left:
         return _conclude(plan, info)
+    plan, run = _check(plan)
     with StopSignal() as stop:
-        bus = _open_run(plan)
+        bus = _start_run(plan, run)
         try:
             outcome, save_error = _run(plan, bus, stop, info)
         except BaseException as error:
-            _close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
+            close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
             if stop.interrupted:
                 # A library may have turned the interrupt into another error.
                 raise KeyboardInterrupt from None
             raise
-        if outcome == "diverged":
-            _close_diverged(bus, plan, stop)
+        if outcome.kind == "diverged":
+            close_diverged(bus, plan, stop)
+        elif outcome.kind in ("finished", "preempted"):
+            close(bus, plan, outcome.kind, stop, drain_briefly=outcome.kind == "preempted")
         else:
-            _close(bus, plan, outcome, stop, drain_briefly=outcome == "preempted")
-        if outcome == "preempted":
+            close_incomplete(bus, plan, outcome.reason, stop)
+        if outcome.kind == "preempted":
             echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
@@ -144,30 +146,50 @@ def _run_other_rank(info: RankInfo) -> int:
 
 
 def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
-    if outcome == "diverged":
+    if outcome.kind in ("diverged", "not finite"):
         return EXIT_DIVERGED
     if stop.interrupted:
         return 128 + signal.SIGINT
-    return 128 + stop.signal if outcome == "preempted" and stop.signal else 0
+    if outcome.kind == "not saved":
+        return EXIT_NOT_SAVED
+    return 128 + stop.signal if outcome.kind == "preempted" and stop.signal else 0
 
 
-def _open_run(plan: Plan) -> MetricBus:
+def _check(plan: Plan) -> tuple[Plan, RunPlan]:
+    """Check telemetry and then, which may take minutes, the data; only a signal's default action interrupts it."""
     config = plan.config
-    try:
-        bus = open_run(
+    params = {**msgspec.to_builtins(config, str_keys=True), "model": plan.definition}
+    with _removing_blank_folder(plan):
+        run = plan_run(
             plan.folder,
             name=config.run_name,
             project=config.project_name,
-            params={**msgspec.to_builtins(config, str_keys=True), "model": plan.definition},
+            params=params,
             metrics=plan.metrics,
             versions={package: version(package) for package in PACKAGES},
             settings=plan.settings,
             resume_step=plan.resume_step,
         )
-    except TelemetryError:
+        report = check_data(config, resumes=plan.checkpoint is not None)
+    if report.bad_rows:
+        params = {**run.record.params, "skipped_structures": report.bad_count}
+        run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
+    return replace(plan, report=report), run
+
+
+def _start_run(plan: Plan, run: RunPlan) -> MetricBus:
+    with _removing_blank_folder(plan):
+        return start_run(run)
+
+
+@contextlib.contextmanager
+def _removing_blank_folder(plan: Plan) -> Iterator[None]:
+    """Remove the folder of a new run in case of an error; one that is not empty stays."""
+    try:
+        yield
+    except BaseException:
         plan.remove_new_folders()
         raise
-    return bus
 
 
 def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[Outcome, str | None]:
@@ -175,9 +197,9 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[
     start = "new run" if plan.resume_step is None else f"resuming after iteration {plan.resume_step}"
     echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     if plan.resume_step is None:
-        _write_settings(plan)
+        write_settings(plan)
     if stop.requested:
-        return "preempted", None
+        return Outcome("preempted"), None
     from aimnet2mult.train.console import Console
 
     console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
@@ -190,25 +212,13 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[
     try:
         with process_group(info) as communicator:
             outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
-        if outcome != "finished" or plan.save is None or model is None:
+        if outcome.kind not in ("finished", "not saved") or plan.save is None or model is None:
             return outcome, None
         from aimnet2mult.train.final_weights import save_model
 
         return outcome, save_model(model, plan.save, plan.folder)
     finally:
         console.close()
-
-
-def _write_settings(plan: Plan) -> None:
-    """Write the settings to the run folder; for a resume, only when it is certain that they fit the run."""
-    try:
-        write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
-        write_yaml(plan.folder / MODEL_FILE, plan.definition)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the settings to {plan.folder}: {error.strerror or error}; free some space, or choose "
-            "another folder with --telemetry-dir"
-        ) from error
 
 
 def _load_libraries() -> None:
@@ -237,11 +247,18 @@ def _train(
     stops = plan.settings.on_divergence == "stop"
     consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
     if consensus.should_stop(now=True):
-        return "preempted", None
+        return Outcome("preempted"), None
+    skipped = None if plan.report is None else plan.report.skipped
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
         lambda: build_components(
-            plan.config, plan.definition, plan.folder, communicator, model_file=plan.model_file, weights=weights
+            plan.config,
+            plan.definition,
+            plan.folder,
+            communicator,
+            skipped,
+            model_file=plan.model_file,
+            weights=weights,
         )
     )
     communicator.set_device(components.device)
@@ -262,66 +279,14 @@ def _train(
         path = plan.checkpoint
         communicator.run_on_all(lambda: training.resume(path))
     # Only now, since other ranks may have been looking for these files.
-    communicator.run_on_all(lambda: None if communicator.rank else _write_inputs(plan, components))
+    communicator.run_on_all(lambda: None if communicator.rank else write_inputs(plan, components))
     return training.run(), components.model
-
-
-def _write_inputs(plan: Plan, components: Components) -> None:
-    from aimnet2mult.train.components import record_inputs
-
-    if plan.resume_step is not None:
-        _write_settings(plan)
-    try:
-        record_inputs(components, plan.config.fidelity_names, plan.folder)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {plan.folder}: {error.strerror or error}; free some space") from error
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     """Return the display unit of each label that is trained, and the factor that converts the source unit to it."""
     metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
-
-
-def _close_failed(bus: MetricBus, plan: Plan, error: BaseException, stop: StopSignal, *, several_ranks: bool) -> None:
-    reason = str(error) if isinstance(error, RankLost) else format_error(error)
-    status: Status = "failed"
-    if stop.interrupted or isinstance(error, KeyboardInterrupt):
-        status, reason = "killed", "KeyboardInterrupt"
-    elif isinstance(error, USER_ERRORS) and plan.status_before is not None:
-        # Nothing has been trained in this attempt, so the run is what it was.
-        status = plan.status_before
-    # With several ranks, the launcher soon kills the remaining processes of a failed job.
-    _close(bus, plan, status, stop, reason, drain_briefly=status == "killed" or several_ranks)
-    if isinstance(error, USER_ERRORS) and plan.resume_step is None:
-        # Training never started, and the corrected command creates everything again.
-        shutil.rmtree(plan.folder, ignore_errors=True)
-        plan.remove_new_folders()
-
-
-def _close_diverged(bus: MetricBus, plan: Plan, stop: StopSignal) -> None:
-    reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
-    _close(bus, plan, "failed", stop, reason, drain_briefly=False)
-    newest = find_newest(plan.folder)
-    weights = f" and the weights from before: aimnet2mult train … --load {newest}" if newest else ""
-    echo(f"{reason}; start a new run with other settings{weights}", err=True)
-
-
-def _close(
-    bus: MetricBus, plan: Plan, status: Status, stop: StopSignal, reason: str = "", *, drain_briefly: bool
-) -> None:
-    timeout = plan.settings.drain_timeout
-    if drain_briefly:
-        timeout = min(PREEMPTED_DRAIN_TIMEOUT, timeout)
-    try:
-        stop.interrupt_at_once()
-        receipt = bus.close(status, reason=reason, timeout=timeout)
-    except KeyboardInterrupt:
-        # The user does not want to wait for the sinks.
-        stop.ignore_interrupts()
-        receipt = bus.close(status, reason=reason, timeout=0)
-    if status != "failed" or bus.counts().offered:
-        echo(str(receipt))
 
 
 def _signal_name(stop: StopSignal) -> str:

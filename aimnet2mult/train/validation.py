@@ -17,10 +17,15 @@ from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_validator
+from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Reporter
+from aimnet2mult.train.skipped_structures import SkippedStructures
 from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 __all__ = ["BestValidation", "Validation"]
+
+BEST_VERSION = 2
+"""Version of the state of the best validation; in version 1, the loss was the mean of the batch losses."""
 
 
 class BestValidation:
@@ -52,12 +57,19 @@ class BestValidation:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`."""
-        return {"metric": self.metric, "value": self._value}
+        return {"metric": self.metric, "value": self._value, "version": BEST_VERSION}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from `state_dict`, unless it is for another metric."""
-        if state.get("metric") == self.metric:
-            self._value = state.get("value", math.inf)
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Restore the state from `state_dict`, unless it is for another metric; return whether it is comparable.
+
+        Version 0.1 computed the loss in another way.
+        """
+        if state.get("metric") != self.metric:
+            return True
+        if self.metric == "loss" and state.get("version", 1) < BEST_VERSION:
+            return not math.isfinite(state.get("value", math.inf))
+        self._value = state.get("value", math.inf)
+        return True
 
 
 class Validation:
@@ -99,15 +111,21 @@ class Validation:
         self._consensus = consensus
         self._communicator = communicator
         self._console = console
+        self._repeats = Repeats()
         self._best = BestValidation(config.checkpoint.best, components.val_metrics)
         self._validator = build_validator(
             components.model, components.loss_fn, components.val_sums, device=components.device
         )
+        self._skipped = SkippedStructures(
+            components.data, components.val_sampler, device=components.device, communicator=communicator
+        )
+        self._validator.add_event_handler(Events.ITERATION_COMPLETED, self._record_skipped)
         self._validator.add_event_handler(Events.ITERATION_COMPLETED, self._interrupt_if_stopping)
 
     def run(self, iteration: int) -> None:
         """Validate the model after a training iteration; if interrupted, only set `pending`."""
         self._components.val_sums.reset(Slot.EPOCH)
+        self._skipped.reset()
         self.pending = False
         self._consensus.reset_interval()
         self._validator.run(self._components.val_loader)
@@ -130,7 +148,14 @@ class Validation:
         """Restore the state from `state_dict`."""
         self.pending = state["owes_validation"]
         # Checkpoints of early versions have no best value.
-        self._best.load_state_dict(state.get("best", {}))
+        if not self._best.load_state_dict(state.get("best", {})):
+            self._console.say(
+                "the best val/loss so far was a mean over batches, which depends on the batch size: "
+                "the search for the best weights starts again, and the next validation replaces best.pt"
+            )
+
+    def _record_skipped(self, validator: Engine) -> None:
+        self._skipped.add(validator.state.iteration - 1, validator.state.finite)  # type: ignore[attr-defined]
 
     def _interrupt_if_stopping(self, validator: Engine) -> None:
         if validator.state.iteration < len(self._components.val_loader) and self._consensus.should_stop():
@@ -141,10 +166,11 @@ class Validation:
         """Publish the validation, and return its metrics if anything here needs them; that waits for the device."""
         components = self._components
         epoch = -(-iteration // len(components.train_loader))
-        published = self._reporter.publish_validation(iteration, epoch)
+        published = self._reporter.publish_validation(iteration, epoch, self._skipped)
         if not components.schedule.needs_validation and self._best.metric is None:
             return {}
-        return statistics(published.wait()[Slot.EPOCH], components.labels, self._fidelity_names, VALIDATION)
+        slot, loss = published.wait()[Slot.EPOCH], components.val_sums.layout.loss
+        return statistics(slot, components.labels, self._fidelity_names, VALIDATION, loss)
 
     def _save_best(self) -> None:
         path = best_path(self._run)
@@ -152,4 +178,10 @@ class Validation:
             path.parent.mkdir(exist_ok=True)
             save_weights(self._components.model, path)
         except OSError as error:
-            self._console.say(f"warning: cannot save the weights of the best validation: {error}; training continues")
+            # The name of the temporary file, which is part of the message, differs each time.
+            if self._repeats.add(error.strerror or str(error)):
+                self._console.say(
+                    f"warning: cannot save the weights of the best validation: {error}; training continues"
+                )
+        else:
+            self._repeats.end()

@@ -43,19 +43,22 @@ class ValidationMetrics:
         return self.known[metric].direction == "max"
 
 
-def find_validation_metrics(data: MixedData, labels: Sequence[str], fidelity_names: Sequence[str]) -> ValidationMetrics:
+def find_validation_metrics(
+    data: MixedData, labels: Sequence[str], fidelity_names: Sequence[str], components: Sequence[str] = ()
+) -> ValidationMetrics:
     """Return the metrics of a run; those without a finite value in the validation labels are not available.
 
-    R² is not available either if all values are equal.
+    R² is not available either if all values are equal. The labels of the ``components`` of the loss are not known.
     """
-    available = set()
+    available = {f"loss_{name}" for name in components}
     for label in labels:
         ranges = _ranges(data, label)
         available |= _names(label, list(ranges.values()))
         for fidelity, limits in ranges.items():
             prefix = fidelity_names[fidelity]
             available |= {f"{prefix}/{name}" for name in _names(label, [limits]) if name != "loss"}
-    known = metric_info(labels, fidelity_names, VALIDATION)
+    metrics = metric_info(labels, fidelity_names, VALIDATION, components)
+    known = {name: info for name, info in metrics.items() if info.direction is not None}
     return ValidationMetrics(known=known, available=[name for name in known if name in available])
 
 

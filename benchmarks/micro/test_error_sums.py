@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from aimnet.train.metrics import RegMultiMetric
+from pooled_loss import TERMS, losses
 from torchmetrics import MeanSquaredError
 from workload import COMPONENTS, FIDELITIES, LABELS, Batch, PlainSums, counted_components, make_batch
 
@@ -15,8 +16,8 @@ from aimnet2mult.metrics.statistics import POOLED
 
 
 def sums_of(batch: Batch, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES)) -> Any:
-    sums = ErrorSums(labels, fidelities, "cpu", POOLED.quantities)
-    return lambda: sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, batch.loss)
+    sums = ErrorSums(labels, fidelities, "cpu", POOLED.quantities, loss=TERMS)
+    return lambda: sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss))
 
 
 @pytest.mark.benchmark(group="error sums of a batch")
@@ -75,7 +76,7 @@ def test_scaling_with_fidelities(benchmark: Any, size: int) -> None:
 
 @pytest.mark.benchmark(group="due point")
 def test_snapshot_and_reset(benchmark: Any) -> None:
-    sums = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities)
+    sums = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS)
 
     def due() -> None:
         sums.snapshot()

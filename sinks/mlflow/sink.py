@@ -6,14 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sinks.mlflow.client import connect, login_errors, mlflow_calls
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
 from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri, validate_option
-from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl
+from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl, is_installed
 
 if TYPE_CHECKING:
     from sinks.mlflow.run import MlflowRun
@@ -46,9 +45,9 @@ class MlflowSink:
         """Options of the sink.
 
         Attributes:
-            tracking_uri: URI of a server or a database, without credentials, because options are written to the
-                journal; by default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the parent of the run folder. A relative
-                path of an SQLite file is resolved against that parent, not against the working directory.
+            tracking_uri: URI of a server or a database, without credentials; by default MLFLOW_TRACKING_URI, else
+                ``mlflow.db`` in the parent of the run folder. A relative path of an SQLite file is resolved against
+                that parent, not against the working directory.
             experiment: name of the experiment; by default MLFLOW_EXPERIMENT_NAME, else the run's project, else
                 ``Default``.
             run_name: displayed name of the run; by default its own name.
@@ -92,7 +91,7 @@ class MlflowSink:
         from sinks.mlflow.run import MlflowRun, open_experiment
 
         tracking_uri, options = self._tracking_uri, self._options
-        if tracking_uri.needs_sqlalchemy and find_spec("sqlalchemy") is None:
+        if tracking_uri.needs_sqlalchemy and not is_installed("sqlalchemy"):
             msg = (
                 f"{tracking_uri.shown} is a database, which mlflow-skinny cannot write to: "
                 "pip install 'aimnet2mult[mlflow]', or set telemetry.mlflow.tracking_uri to the URL of a server"

@@ -61,14 +61,14 @@ class TrackingUri:
 
 
 def validate_option(uri: str) -> None:
-    """Check the option ``tracking_uri``, which is written to the journal like all options.
+    """Check the option ``tracking_uri``.
 
     Raises:
         SettingError: it contains credentials, or is not a URI that MLflow can write to.
     """
     if _credentials(uri) or _SECRET_PARAMETER.search(uri):
         msg = (
-            "telemetry.mlflow.tracking_uri contains credentials, and options are written to the journal; set "
+            "telemetry.mlflow.tracking_uri contains credentials, which do not belong in options; set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, or the whole URI as "
             "MLFLOW_TRACKING_URI"
         )

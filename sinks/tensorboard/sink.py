@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinks._paths import default_folder, shell_command
+from sinks._paths import check_folder, default_folder, shell_command
 from telemetry.sink_api import (
     Opened,
     Record,
     RunRecord,
-    SettingError,
     SinkRejected,
     Status,
     backend_errors,
@@ -49,9 +48,7 @@ class TensorBoardSink:
         dir: str | None = None
 
     def __init__(self, options: Options) -> None:
-        if options.dir is not None and (not options.dir.strip() or "\0" in options.dir):
-            msg = f"telemetry.tensorboard.dir is {options.dir!r}; set it to a folder, or leave it out"
-            raise SettingError(msg)
+        check_folder("telemetry.tensorboard.dir", options.dir)
         self._options = options
         self._run: RunRecord | None = None
         self._folder = Path()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sinks._paths import default_folder
+from sinks._paths import check_folder, default_folder
 from sinks.wandb.client_process import deadline, kill_recorded_client, record_client_pid, remove_pid_file
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
 from sinks.wandb.run_config import client_settings, config, run_id
@@ -70,7 +70,8 @@ class WandbSink:
         dir: str | None = None
 
     def __init__(self, options: Options) -> None:
-        for name in ("project", "entity", "name", "group", "dir"):
+        check_folder("telemetry.wandb.dir", options.dir)
+        for name in ("project", "entity", "name", "group"):
             value = getattr(options, name)
             if value is not None and (not value.strip() or "\0" in value):
                 msg = f"telemetry.wandb.{name} is {value!r}; set it to a value, or leave it out"

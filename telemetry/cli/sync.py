@@ -24,7 +24,6 @@ from telemetry.delivery.receipt import read_receipt
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
 from telemetry.plugins.registry import Sink, select
-from telemetry.recording.redaction import REDACTED
 from telemetry.settings import Settings, parse_sinks
 
 EXIT_INCOMPLETE = 1
@@ -63,7 +62,8 @@ DELIVERED = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
 def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...], linger: float) -> None:
     """Deliver a run to sinks, each record exactly once.
 
-    RUN is the folder of a finished, crashed or running run. Sink options default to those the run was trained with.
+    RUN is the folder of a finished, crashed or running run. Sink options default to those the run was trained with,
+    except for credentials, which come from the environment (TELEMETRY_<SINK>_<OPTION>).
     Delivers to all sinks in parallel.
     """
     header = read_header(run)
@@ -71,7 +71,7 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
     if not selected:
         msg = "no sink to deliver to; select one with --telemetry-sinks (`telemetry sinks` lists them)"
         raise SettingError(msg)
-    options = _merge_options(_without_redacted(header.sinks), assignments, selected)
+    options = _merge_options(header.sinks, assignments, selected)
     complete = deliver(run, select(selected, options), Settings.parse({"linger": linger}), follow=follow)
     receipt = read_receipt(run)
     print_sinks(receipt, *selected)
@@ -179,13 +179,6 @@ def _exit_hung(sink: str, seconds: float) -> None:
     click.echo(f"error: {sink} has not returned from a hook for {seconds:.0f} s", err=True)
     # There is no other way to end a thread that hangs inside an SDK.
     os._exit(EXIT_HUNG)
-
-
-def _without_redacted(sinks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the options saved in a run record, without redacted ones, whose values are unknown."""
-    return {
-        sink: {name: value for name, value in options.items() if value != REDACTED} for sink, options in sinks.items()
-    }
 
 
 def _merge_options(

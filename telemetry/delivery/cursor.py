@@ -62,7 +62,11 @@ class DeliveryCursor:
     def move_to(self, opened: Opened) -> int:
         """Switch to the destination that ``sink_open`` reported; return the sequence number to continue after."""
         progress = self._progress
-        progress.destination, progress.view, progress.reopening = opened.destination, opened.view, False
+        progress.destination, progress.view = self._sink.redact(opened.destination), self._sink.redact(opened.view)
+        progress.reopening = False
+        if opened.destination != progress.destination and opened.destination in progress.cursors:
+            # Written by an earlier version.
+            progress.cursors[progress.destination] = progress.cursors.pop(opened.destination)
         if opened.last_seq is not None:
             # Trust the backend over the saved cursor: a power cut may have rolled back either.
             progress.cursor.durable = opened.last_seq
@@ -119,7 +123,7 @@ class DeliveryCursor:
 
     def _note(self, error: BaseException) -> None:
         # Name the package: the fault may be in a third-party sink.
-        self._progress.last_error = f"{self._sink.title}: {format_error(error)}"[:MAX_ERROR_LENGTH]
+        self._progress.last_error = self._sink.redact(f"{self._sink.title}: {format_error(error)}")[:MAX_ERROR_LENGTH]
         self._progress.last_error_time = now_ms()
 
     def _save(self, state: SinkState) -> None:

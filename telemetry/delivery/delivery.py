@@ -79,13 +79,13 @@ class Delivery:
         self._journal = JournalTail(folder, self._liveness, clock)
         self._watchdog = HookWatchdog(settings.hook_timeout, on_hang)
         self._connection = SinkConnection(folder, sink, self._watchdog)
-        self._cursor = DeliveryCursor(folder, sink, log)
+        self._log: Callable[[str], None] = lambda line: log(sink.redact(line))
+        self._cursor = DeliveryCursor(folder, sink, self._log)
         self._sink = sink
         self._settings = settings
         self._follow = follow
         self._wait = wait
         self._stop = stop
-        self._log = log
         self._retries = Retries(settings.linger, clock=clock, jitter=jitter, backoff=backoff)
         self._accepted_before_failure = 0
 

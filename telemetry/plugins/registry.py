@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import pluggy
 
 from telemetry.errors import PluginError, SettingError, SinkNotFound, SinkNotInstalled, did_you_mean, format_error
+from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
+from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Record, RunRecord, Status
+from telemetry.redaction import credentials_in, redact, redact_text
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -69,7 +70,7 @@ class Plugin:
 
     def missing(self) -> list[str]:
         """Return the required modules that are not installed, without importing any."""
-        return [module for module in self.requires if not _is_installed(module)]
+        return [module for module in self.requires if not is_installed(module)]
 
     def option_types(self) -> dict[str, dataclasses.Field[Any]]:
         """Return the options of the sink, keyed by name.
@@ -107,6 +108,10 @@ class Sink:
         """The name with the package and its version, for error messages."""
         return self.name if self.plugin is None else f"{self.name} of {self.plugin.package}"
 
+    def redact(self, text: str) -> str:
+        """Return a text, such as an error message of the backend, without the credentials among the options."""
+        return redact_text(text, credentials_in(self.options))
+
     def create(self) -> Hooks:
         """Construct an instance and return its hooks.
 
@@ -119,12 +124,12 @@ class Sink:
         try:
             options = _options(self.plugin, self.options)
             instance = self.plugin.cls(*options)
-        except (SettingError, PluginError):
-            raise
+        except (SettingError, PluginError) as error:
+            raise type(error)(self.redact(str(error))) from error
         except (Exception, SystemExit) as error:
             # A third-party constructor may raise anything.
             msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {format_error(error)}"
-            raise PluginError(msg) from error
+            raise PluginError(self.redact(msg)) from error
         return _hooks(self.name, self.plugin.package, instance)
 
 
@@ -176,7 +181,7 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
 
     Args:
         sinks: names of installed sinks, or objects that implement the hooks.
-        options: the options of each sink, by the name of the sink.
+        options: the options of each sink, by the name of the sink; missing credentials come from the environment.
 
     Raises:
         SinkNotFound: a name is unknown or ambiguous.
@@ -188,7 +193,7 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
     for sink in sinks:
         if isinstance(sink, str):
             plugin = load(sink)
-            new = Sink(sink, dict(options.get(sink, {})), plugin)
+            new = Sink(sink, with_credentials(sink, plugin.option_types(), options.get(sink, {})), plugin)
         else:
             new = Sink(getattr(sink, "name", type(sink).__name__), {}, None, sink)
         if any(new.name == other.name for other in chosen):
@@ -225,17 +230,6 @@ def _missing_message(plugin: Plugin, missing: list[str]) -> str:
     return f"{sink} needs the module {modules}, which is not installed: {install_command(plugin)}"
 
 
-def _is_installed(module: str) -> bool:
-    """Return whether a module can be found, without importing its parents as ``find_spec`` would."""
-    top, *parts = module.split(".")
-    spec = find_spec(top)
-    for part in parts:
-        if spec is None or spec.submodule_search_locations is None:
-            return False
-        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
-    return spec is not None
-
-
 def _package(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.module
 
@@ -258,7 +252,7 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
         msg = f"invalid option of sink {plugin.name!r} of {plugin.package}: {text}"
         name = str(error).partition(" - at `$.")[2].partition("[")[0].rstrip("`")
         if name in given:
-            msg += f"; got {given[name]!r}, expected {type_name(known[name])}"
+            msg += f"; got {redact(given[name], name)!r}, expected {type_name(known[name])}"
         raise SettingError(msg) from error
 
 

@@ -60,7 +60,7 @@ class Run:
             PackageNotInstalled: pandas is not installed.
         """
         with optional_import("frame()", "pandas"):
-            import pandas as pd
+            from pandas import DataFrame
         import numpy as np
 
         curves = list(self.curves.values())
@@ -73,7 +73,7 @@ class Run:
             # The empty array fixes the dtype even if there are no curves.
             return np.concatenate([np.empty(0, dtype), *(getattr(curve, column) for curve in curves)])
 
-        return pd.DataFrame(
+        return DataFrame(
             {
                 "run": repeated([self.header.run_id] * len(curves)),
                 "stream": repeated([curve.name.partition("/")[0] for curve in curves]),

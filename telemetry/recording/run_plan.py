@@ -19,8 +19,8 @@ from telemetry.metrics import Metric
 from telemetry.plugins.registry import Sink, select
 from telemetry.recording.arguments import check_metrics, parse_resume_step, parse_settings, parse_sinks_argument
 from telemetry.recording.params import plain_params
-from telemetry.recording.redaction import redact
 from telemetry.records import SCHEMA, RunRecord, now_ms
+from telemetry.redaction import redact
 from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.process_identity import current_process

@@ -9,7 +9,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"telemetry.testing.{name}"
-        for name in ("kit", "content_checks", "restart_checks", "fault_checks", "plugin_checks")
+        for name in ("kit", "content_checks", "restart_checks", "fault_checks", "plugin_checks", "rehearsal")
     )
 )
 

@@ -6,107 +6,104 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from telemetry.errors import SinkRejected, SinkUnavailable
+from telemetry.run_folder.paths import sinks_folder
 from telemetry.testing.child import Report
-from telemetry.testing.kit import Driver, Kit, drop
+from telemetry.testing.kit import Kit
 from telemetry.testing.points import sample
+from telemetry.testing.rehearsal import BATCH, Rehearsal, Script, finish
+
+_Limit = Callable[[Path], AbstractContextManager[None]]
 
 _ROOM = (0, 25, 160, 700)
 """Bytes by which files can still grow before the disk is full; a batch is truncated at several positions."""
-_REMEDY = (
-    'Convert all exceptions of the backend: decorate the hook with `backend_errors("name")` of telemetry.sink_api, or '
-    "raise SinkUnavailable (retry) or SinkRejected (never retry) yourself."
+_TWICE_AND_AT_THE_END = Script(failing=(False, True, True, False), close_fails=True)
+_KILLED = "full-and-killed"
+_LOST = (
+    "Delivery sends only the records after the last one that the sink has acknowledged. Pass no error over: a hook "
+    "that returns has accepted its records. "
 )
-_TEMPORARY = "Raise SinkUnavailable for temporary faults; SinkRejected ends delivery."
 
 
 class FaultChecks(Kit):
     """Faults of the backend are reported and lose nothing."""
 
     def test_a_full_disk_and_exhausted_file_descriptors_are_reported_and_lose_nothing(self, tmp_path: Path) -> None:
-        folder = tmp_path / "run"
-        with self.child("_write_under_limits", folder) as writer:
-            last = writer.read()
-        self.check_shows(
-            folder,
-            sample(1, last),
-            "A failed call may have written part of its batch. When a new instance is opened, find out which records "
-            "are present: none may be lost or duplicated.",
-        )
+        lengths = {}
+        with self.child("_write_under_limits", tmp_path) as writer:
+            for _ in range(len(_ROOM) + 2):
+                name, last = writer.read()
+                lengths[name] = last
+            durable = writer.read()
+        killed = tmp_path / _KILLED
+        lengths[_KILLED] = 2 * BATCH
+        self.check_claim(killed, sample(1, 2 * BATCH), durable, "on a full disk, sink_write returned as durable")
+        finish(killed, partial(self.make_sink, killed))
+        for name, last in lengths.items():
+            self.check_shows(
+                tmp_path / name,
+                sample(1, last),
+                f"{_LOST}A failed call may have written part of its batch. When a new instance is opened, find out "
+                "which records are present: none may be lost or duplicated.",
+            )
 
     def test_an_outage_is_reported_and_loses_nothing(self, tmp_path: Path) -> None:
-        folder = tmp_path / "run"
-        self.deliver(folder, sample(1, 10))
-        last = 10
-        outages = list(self.outages(folder))
+        outages = len(list(self.outages(tmp_path / "run")))
         if not outages:
             pytest.skip("no outages are defined: define outages(folder)")
-        for outage in outages:
-            live = self.open_sink(folder)
-            last += 10
-            with outage:
-                self._fail(folder, live, last, rejects=True)
-            self.deliver(folder, sample(1, last))
-        self.check_shows(folder, sample(1, last), "Records held back by an outage must be delivered once afterwards.")
+        for number in range(outages):
+            run = tmp_path / f"run-{number}"
+            fault = partial(self._outage, run, number)
+            last = self._rehearse(run, replace(_TWICE_AND_AT_THE_END, batches_fault=fault, may_reject=True)).last_seq
+            self.check_shows(
+                run,
+                sample(1, last),
+                f"{_LOST}Records held back by an outage must be delivered once afterwards; those for which sink_write "
+                "raises SinkRejected are set aside.",
+            )
 
-    def _write_under_limits(self, report: Report, folder: str) -> None:
-        run = Path(folder)
-        live, last = self.open_sink(run), 10
-        live.write(sample(1, last))
-        full = [partial(_full_disk, run, room) for room in _ROOM]
-        limits: list[Callable[[], AbstractContextManager[None]]] = [*full, _no_descriptors]
-        for limit in limits:
-            last += 10
-            with limit():
-                self._fail(run, live, last, rejects=False)
-            drivers = [live]
-            del live
-            drop(drivers)
-            live = self.open_sink(run)
-            live.write_rest(sample(1, last))
-        live.close()
-        report(last)
-
-    def _fail(self, folder: Path, live: Driver, last: int, *, rejects: bool) -> None:
-        """Call each hook as delivery would; it may raise only errors that delivery can interpret."""
-
-        def write_with_new_instance() -> None:
-            self.open_sink(folder).write_rest(sample(1, last))
-
-        calls: dict[str, Callable[[], object]] = {
-            "sink_write": lambda: live.write(sample(last - 9, last)),
-            "sink_open or sink_write": write_with_new_instance,
-            "sink_close": live.close,
+    def _write_under_limits(self, report: Report, folder: str) -> Rehearsal:
+        runs: dict[str, tuple[_Limit, Script]] = {
+            **{f"full-{room}": (partial(_full_disk, room=room), _TWICE_AND_AT_THE_END) for room in _ROOM},
+            "no-descriptors": (_no_descriptors, _TWICE_AND_AT_THE_END),
+            "full-at-both-ends": (_full_disk, Script(failing=(True, False, True))),
         }
-        for hook, call in calls.items():
-            try:
-                call()
-            except SinkUnavailable:
-                continue
-            except SinkRejected as error:
-                if not rejects:
-                    msg = f"{hook} raised {error!r} on a full disk or without file descriptors. {_TEMPORARY}"
-                    raise AssertionError(msg) from error
-            except Exception as error:
-                msg = f"{hook} raised {type(error).__name__}: {error}. {_REMEDY}"
-                raise AssertionError(msg) from error
+        for name, (limit, script) in runs.items():
+            run = Path(folder) / name
+            report([name, self._rehearse(run, replace(script, calls_fault=partial(limit, run))).last_seq])
+        run = Path(folder) / _KILLED
+        script = Script(failing=(False, True), close_fails=None, calls_fault=partial(_full_disk, run))
+        killed = self._rehearse(run, script)
+        report(killed.durable)
+        return killed
+
+    def _rehearse(self, run: Path, script: Script) -> Rehearsal:
+        rehearsal = Rehearsal(run, partial(self.make_sink, run), script)
+        rehearsal.run()
+        return rehearsal
+
+    def _outage(self, run: Path, number: int) -> AbstractContextManager[Any]:
+        return list(self.outages(run))[number]
 
 
 @contextmanager
-def _full_disk(folder: Path, room: int) -> Iterator[None]:
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+def _full_disk(folder: Path, room: int = 0) -> Iterator[None]:
+    # The backend's files: those of delivery can be larger.
+    files = set(folder.rglob("*")) - set(folder.glob("journal-*")) - set(sinks_folder(folder).rglob("*"))
+    sizes = [path.stat().st_size for path in files if path.is_file()]
     # Python ignores SIGXFSZ: a write beyond the limit is truncated, and the next one fails.
     with _limit(resource.RLIMIT_FSIZE, max(sizes, default=0) + room if room else 0):
         yield
 
 
 @contextmanager
-def _no_descriptors() -> Iterator[None]:
+def _no_descriptors(_: Path) -> Iterator[None]:
     descriptors = [os.open(os.devnull, os.O_RDONLY)]
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
     with _limit(resource.RLIMIT_NOFILE, highest + 1):

@@ -45,9 +45,10 @@ class Driver:
             self.durable = max(self.durable, durable or 0)
         return durable
 
-    def write_rest(self, records: Sequence[Record]) -> int | None:
-        """Write the records after the ``last_seq`` returned by ``sink_open``."""
-        return self.write([record for record in records if record.seq > (self.opened.last_seq or 0)])
+    def write_rest(self, records: Sequence[Record], durable: int = 0) -> int | None:
+        """Write the records after the ``last_seq`` returned by ``sink_open``; after ``durable`` if it is None."""
+        last = durable if self.opened.last_seq is None else self.opened.last_seq
+        return self.write([record for record in records if record.seq > last])
 
     def close(self, status: Status = "finished", reason: str = "") -> None:
         """End the backend's run."""

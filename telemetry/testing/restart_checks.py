@@ -56,7 +56,7 @@ class RestartChecks(Kit):
         drop(dropped)
         again = self.open_sink(folder)
         self._check_position(again, durable, 10)
-        again.write_rest(sample(1, 20))
+        again.write_rest(sample(1, 20), durable)
         again.close()
         self.check_shows(folder, sample(1, 20), "After a failure, delivery opens a new instance and drops the old one.")
 
@@ -97,7 +97,7 @@ class RestartChecks(Kit):
             self.check_claim(folder, sample(1, _PLANNED), durable, "sink_write returned as durable")
             again = self.open_sink(folder)
             self._check_position(again, durable if self.tells_last_seq else 0, _PLANNED)
-            again.write_rest(sample(1, _PLANNED))
+            again.write_rest(sample(1, _PLANNED), durable)
             again.close()
         self.check_shows(folder, sample(1, _PLANNED), f"After a kill, part of a batch may be present. {_ONCE}")
 

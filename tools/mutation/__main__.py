@@ -53,7 +53,7 @@ TESTS: dict[str, list[str]] = {
     "telemetry/delivery/receipt.py": ["tests/telemetry/cli/test_status.py"],
     "telemetry/recording/bus.py": [],
     "telemetry/recording/record_appender.py": ["tests/telemetry/recording"],
-    "telemetry/recording/redaction.py": [],
+    "telemetry/redaction.py": [],
     "telemetry/units.py": [],
     "telemetry/cadence.py": [],
     "telemetry/alerts/detector.py": [],

@@ -21,7 +21,7 @@ def write(path: Path, energies: dict[int, float]) -> Path:
         for atoms in (2, 3):
             numbers = rng.choice(list(energies), size=(200, atoms))
             file[f"{atoms:03d}/numbers"] = numbers
-            file[f"{atoms:03d}/coord"] = rng.normal(size=(200, atoms, 3))
+            file[f"{atoms:03d}/coord"] = np.arange(3.0 * atoms).reshape(atoms, 3) + rng.normal(0, 0.1, (200, atoms, 3))
             exact = np.vectorize(energies.get)(numbers).sum(-1)
             file[f"{atoms:03d}/energy"] = exact + rng.normal(scale=1e-6, size=200)
     return path
@@ -32,6 +32,17 @@ def test_reference_energies_are_written_in_the_format_of_a_run(tmp_path: Path) -
     result = CliRunner().invoke(cli, ["calc-sae", str(data), str(tmp_path / "sae.yaml")], catch_exceptions=False)
     assert result.exit_code == 0
     assert "sae.yaml: reference energies (eV) of the elements 1, 8" in result.output
+    assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -13.6, 8: -2041.0}, abs=1e-5)
+
+
+def test_bad_structures_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})
+    with h5py.File(data, "a") as file:
+        file["002/coord"][7, 1] = file["002/coord"][7, 0]
+        file["002/energy"][7] = 1e9
+    result = CliRunner().invoke(cli, ["calc-sae", str(data), str(tmp_path / "sae.yaml")], catch_exceptions=False)
+    assert "warning: left out: " in result.stderr
+    assert "group 002, row 7: atoms 0 and 1 are 0 Å apart" in result.stderr
     assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -13.6, 8: -2041.0}, abs=1e-5)
 
 
@@ -53,14 +64,14 @@ def test_elements_that_are_not_separated_and_units_other_than_ev_are_reported(tm
     """A subprocess, because the warnings of the library go to stderr only if nobody else handles them."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["003/numbers"] = np.tile([8, 1, 1], (30, 1))
-        file["003/coord"] = np.random.default_rng(0).normal(size=(30, 3, 3))
+        file["003/coord"] = np.eye(3) + np.random.default_rng(0).normal(0, 0.1, (30, 3, 3))
         file["003/energy"] = np.random.default_rng(0).normal(-76.4, 0.01, 30)
     command = [sys.executable, "-m", "aimnet2mult.cli", "calc-sae", "a.h5", "sae.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0
     first, second = done.stderr.splitlines()
-    assert first.startswith("a.h5: the compositions do not separate the reference energies of H, O; ")
-    assert second == "warning: the energies look like Hartree instead of eV; set data.units.energy=Hartree"
+    assert first == "warning: a.h5: the energies look like Hartree instead of eV; set data.units.energy=Hartree"
+    assert second.startswith("a.h5: the compositions do not separate the reference energies of H, O; ")
 
 
 def test_a_home_folder_in_the_path_of_the_output_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,6 +208,17 @@ def test_without_a_writable_home_libraries_cache_in_a_temporary_folder(
     assert os.environ[cache_folder.VARIABLE] == first
 
 
+def test_folders_named_like_packages_are_no_packages(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dataset: str
+) -> None:
+    monkeypatch.setattr("aimnet2mult.cli.console.TRAINING_PACKAGES", ("torch", "zz_ignite"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "zz_ignite").mkdir()
+    code, _, err = run(capsys, "train", dataset)
+    assert (code, err.partition(";")[0]) == (2, "error: required packages are not installed: zz_ignite")
+
+
 # ---------------------------------------------------------------- options
 
 
@@ -242,8 +253,8 @@ def test_a_tilde_is_expanded_in_every_path(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "m.yaml").write_text("class: support.tiny_model.TinyCore\n")
-    for name in ("c.yaml", "w.pt"):
-        (tmp_path / name).touch()
+    (tmp_path / "c.yaml").touch()
+    (tmp_path / "w.pt").write_bytes(b"PK")
     arguments = ["--config=~/c.yaml", "--model=~/m.yaml", "--load=~/w.pt", "--save=~/s.pt", "--telemetry-dir=~/runs"]
     assert run(capsys, "train", *arguments, dataset)[0] == 7
     plan = plans.make_plan(requests[0])

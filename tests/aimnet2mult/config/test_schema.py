@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml, write_yaml
+from aimnet2mult.config.resume_rules import load_config
 from aimnet2mult.config.schema import Config, load
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.errors import ConfigError, Problems
+from telemetry import SettingError, Settings
+from telemetry.plugins.registry import select
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -60,7 +63,7 @@ def test_interpolations_are_resolved_after_merging(tmp_path: Path, dataset: str)
 def test_relative_paths_in_a_file_are_resolved_against_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "here/sae.yaml", "")
+    write(tmp_path / "here/sae.yaml", "PK")
     for name in ("there/a.h5", "here/b.h5"):
         write(tmp_path / name, "").write_bytes(HDF5)
     config_file = write(tmp_path / "there/c.yaml", "data: {fidelity_datasets: {0: a.h5}}")
@@ -185,6 +188,7 @@ REFUSED = [
     ("data.fidelity_weights.1=1", r"data.fidelity_weights.1 is set, but data.fidelity_datasets.1 is not"),
     ("data.sae.energy.files.1=a.yaml", r"data.sae.energy.files.1 is set, but data.fidelity_datasets.1 is not"),
     ("data.sae.energy.files.0=no.yaml", r"data.sae.energy.files.0: no file /.*no\.yaml"),
+    ("load=${data.fidelity_datasets.0}", r"load: .*a.h5 does not contain weights: expected a file written by torch"),
     ("load=no.pt", r"load: no file /.*no\.pt"),
     ("data.fidelity_names.0=a/b", r"data.fidelity_names.0 is 'a/b': expected a name of letters"),
     ("data.fidelity_names.0=[5]", r"data.fidelity_names.0 is \[5\]"),
@@ -330,3 +334,22 @@ def test_fidelities_are_named_by_index_by_default(dataset: str) -> None:
 def test_units_are_those_of_the_labels_by_default(dataset: str) -> None:
     units = load([], [dataset, "telemetry.units.energy=eV/particle"]).units
     assert (units["energy"], units["forces"]) == ("eV/particle", "kcal/mol/Å")
+
+
+def test_credentials_of_sinks_are_not_stored_and_come_from_the_user_again_on_resume(
+    tmp_path: Path, dataset: str
+) -> None:
+    given = [
+        "telemetry.wandb.api_key=hunter2",
+        "telemetry.mlflow.tracking_uri=https://me:hunter2@host",
+        "telemetry.wandb.name=tokenizer",
+    ]
+    write_yaml(tmp_path / "train.yaml", load([], [dataset, *given]).to_dict())
+    assert "hunter2" not in (tmp_path / "train.yaml").read_text(encoding="utf-8")
+    resumed, _ = load_config(tmp_path, [], [], problems=Problems(), restarts=False)
+    assert resumed.telemetry["wandb"] == {"api_key": "***", "name": "tokenizer"}
+    assert resumed.telemetry["mlflow"] == {"tracking_uri": "https://***@host"}
+    again, _ = load_config(tmp_path, [], given, problems=Problems(), restarts=False)
+    assert again.telemetry["wandb"]["api_key"] == "hunter2"
+    with pytest.raises(SettingError, match="set TELEMETRY_MLFLOW_TRACKING_URI in the environment"):
+        select(["mlflow"], Settings.parse({"mlflow": resumed.telemetry["mlflow"]}).options)

@@ -14,7 +14,7 @@ from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.hdf5 import INPUTS, read_fidelity
 from aimnet2mult.data.reference_energies import apply_sae, write_sae
 from aimnet2mult.errors import DataError
-from support.small_groups import make_group
+from support.small_groups import identities, make_group
 
 ALL = ("energy", "forces", "charges", "spin_charges")
 SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
@@ -35,28 +35,26 @@ def load(files: list[Path], **options: Any) -> MixedData:
     return load_data(files, **{**settings, **options})
 
 
-def identities(dataset: SizeGroupedDataset) -> Counter[tuple[int, int]]:
-    """Count the structures by fidelity and by their charge, which identifies them."""
-    return Counter(
-        pair for g in dataset.groups for pair in zip(g["fidelity"].tolist(), g["charge"].tolist(), strict=True)
-    )
+def identified(dataset: SizeGroupedDataset) -> Counter[tuple[int, int]]:
+    """Count the structures by fidelity and identity."""
+    return Counter(pair for g in dataset.groups for pair in zip(g["fidelity"].tolist(), identities(g), strict=True))
 
 
 def test_every_structure_is_either_in_training_or_in_validation(files: list[Path]) -> None:
     data = load(files)
     expected = {
-        (f, 1000 * n + i)
+        (f, 100 * n + i)
         for f, n, count in ((0, 3, 21), (0, 4, 14), (0, 9, 6), (1, 3, 10), (1, 5, 33))
         for i in range(count)
     }
-    assert identities(data.train) + identities(data.val) == Counter(expected)
+    assert identified(data.train) + identified(data.val) == Counter(expected)
 
 
 def test_the_fraction_for_validation_holds_for_each_fidelity(files: list[Path]) -> None:
     data = load(files)
     assert data.val_counts == (round(41 / 4), round(43 / 4))
     assert data.train_counts == (41 - 10, 43 - 11)
-    assert Counter(f for f, _ in identities(data.val).elements()) == {0: 10, 1: 11}
+    assert Counter(f for f, _ in identified(data.val).elements()) == {0: 10, 1: 11}
 
 
 def test_the_fraction_for_validation_holds_for_each_size(files: list[Path]) -> None:
@@ -70,11 +68,11 @@ def test_the_fraction_holds_even_if_every_group_is_too_small_for_one_structure(w
 
 
 def test_the_split_depends_only_on_the_seed(files: list[Path]) -> None:
-    once = identities(load(files).val)
-    assert identities(load(files).val) == once
-    assert identities(load(files, batch_size=100).val) == once
-    assert identities(load(files, seed=4).val) != once
-    alone = identities(load(files[:1], labels=("energy",)).val)
+    once = identified(load(files).val)
+    assert identified(load(files).val) == once
+    assert identified(load(files, batch_size=100).val) == once
+    assert identified(load(files, seed=4).val) != once
+    alone = identified(load(files[:1], labels=("energy",)).val)
     assert alone == Counter({pair: n for pair, n in once.items() if pair[0] == 0})
 
 
@@ -109,13 +107,13 @@ def test_a_validation_file_without_energies_is_used_for_its_other_labels(files: 
 
 
 def test_a_validation_file_without_structures_is_an_error(files: list[Path], write: Write) -> None:
-    with pytest.raises(DataError, match=r"no structures in the validation data .*val\.h5"):
+    with pytest.raises(DataError, match=r"val\.h5 has no structures"):
         load(files, val_files={0: write({3: make_group(3, 0)}, "val.h5")})
 
 
-def test_a_training_file_without_structures_is_an_error_that_does_not_blame_the_split(write: Write) -> None:
+def test_a_training_file_without_structures_is_an_error(write: Write) -> None:
     validation = write({3: make_group(3, 5)}, "val.h5")
-    with pytest.raises(DataError, match=r"no structures in the training data .*train\.h5"):
+    with pytest.raises(DataError, match=r"train\.h5 has no structures"):
         load([write({3: make_group(3, 0)}, "train.h5")], labels=(), val_files={0: validation})
 
 
@@ -144,8 +142,8 @@ def test_a_label_is_nan_exactly_for_the_fidelities_without_it(files: list[Path])
 
 def test_groups_have_all_keys_in_the_types_of_a_batch(files: list[Path]) -> None:
     group = load(files).train.groups[0]
-    assert set(group.keys()) == {*INPUTS, "energy", "forces", "charges"}
-    types = {"numbers": np.int32, "fidelity": np.int64}
+    assert set(group.keys()) == {*INPUTS, "origin", "energy", "forces", "charges"}
+    types = {"numbers": np.int32, "fidelity": np.int64, "origin": np.int64}
     assert {k: v.dtype for k, v in group.items()} == {k: np.dtype(types.get(k, np.float32)) for k in group.keys()}  # noqa: SIM118 - not a dict
 
 
@@ -154,14 +152,39 @@ def test_small_groups_are_padded_and_merged_into_the_next_larger_one(files: list
     assert {n: len(group) for n, group in data.train.items()} == {4: 45, 9: 39}
     raw = {n: read_fidelity(files[0], labels=("forces",))[n] for n in (3, 4, 9)}
     group = data.train[4]
-    for charge, row in zip(group["charge"], range(len(group)), strict=True):
-        atoms, index = divmod(int(charge), 1000)
+    for row, identity in enumerate(identities(group)):
+        atoms, index = divmod(identity, 100)
         assert not group["numbers"][row, atoms:].any()
         assert not group["coord"][row, atoms:].any()
         if group["fidelity"][row] == 0:
             assert np.array_equal(group["numbers"][row, :atoms], raw[atoms]["numbers"][index])
             assert np.array_equal(group["coord"][row, :atoms], raw[atoms]["coord"][index])
             assert np.array_equal(group["forces"][row, :atoms], raw[atoms]["forces"][index])
+
+
+def test_origins_name_the_structures_also_after_padding_and_skipping(files: list[Path], write: Write) -> None:
+    val = write({3: make_group(3, 5, labels=("charges",), seed=9)}, "val.h5")
+    skipped = {(str(files[0]), "004"): np.array([2, 5]), (str(val), "003"): np.array([0])}
+    data = load(files, val_files={1: val}, skipped=skipped)
+    assert (data.train_counts, data.val_counts) == ((41 - 2, 43), (0, 4))
+    paths = {"train": files, "val": [files[0], val]}
+    for part, dataset in (("train", data.train), ("val", data.val)):
+        for group in dataset.groups:
+            rows = zip(group["fidelity"], identities(group), data.locate(group["origin"]), strict=True)
+            for fidelity, identity, place in rows:
+                atoms, row = divmod(identity, 100)
+                assert place == f"{paths[part][fidelity]}, group {atoms:03d}, row {row}"
+    assert (0, 402) not in identified(data.train)
+    assert (0, 403) in identified(data.train)
+
+
+def test_the_fingerprint_depends_on_skipped_structures_but_not_on_origins(files: list[Path]) -> None:
+    data = load(files)
+    before = data.fingerprint()
+    assert load(files, skipped={(str(files[0]), "004"): np.array([2])}).fingerprint() != before
+    for group in data.train.groups:
+        group["origin"] += 1
+    assert data.fingerprint() == before
 
 
 def test_groups_of_eight_batches_are_not_padded(files: list[Path]) -> None:

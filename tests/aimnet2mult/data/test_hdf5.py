@@ -17,7 +17,7 @@ Write = Callable[..., Path]
 
 def test_missing_charges_and_multiplicities_are_those_of_a_neutral_closed_shell(write: Write) -> None:
     arrays = make_group(4, 6)
-    del arrays["charge"], arrays["mult"]
+    del arrays["charge"]
     dataset = read_fidelity(write({4: arrays}), labels=("energy",), fidelity=2)
     assert set(dataset[4]["charge"]) == {0.0}
     assert set(dataset[4]["mult"]) == {1.0}
@@ -25,9 +25,9 @@ def test_missing_charges_and_multiplicities_are_those_of_a_neutral_closed_shell(
 
 
 def test_charge_and_multiplicity_of_a_file_are_kept(write: Write) -> None:
-    arrays = make_group(4, 6) | {"mult": np.array([1, 2, 3, 1, 2, 3])}
+    arrays = make_group(4, 6) | {"charge": np.array([0, 1, -1, 2, 0, 1]), "mult": np.array([1, 2, 3, 1, 2, 3])}
     dataset = read_fidelity(write({4: arrays}), labels=())
-    assert dataset[4]["charge"].tolist() == [4000, 4001, 4002, 4003, 4004, 4005]
+    assert dataset[4]["charge"].tolist() == [0, 1, -1, 2, 0, 1]
     assert dataset[4]["mult"].tolist() == [1, 2, 3, 1, 2, 3]
 
 
@@ -43,7 +43,7 @@ def test_infinite_labels_are_treated_as_missing_with_one_warning(
     assert np.isnan(dataset[3]["forces"]).sum() == 1
     assert np.isnan(dataset[4]["forces"]).sum() == 3
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "4 values of forces are infinite and treated as missing"
+        "4 values of forces are infinite and treated as missing (group 003, row 1; group 004, row 0)"
     ]
 
 
@@ -53,7 +53,7 @@ def test_arrays_of_any_type_are_converted(write: Write) -> None:
         key: array.astype(np.int64 if key in {"numbers", "mult"} else np.float64) for key, array in arrays.items()
     }
     group = read_fidelity(write({4: arrays}), labels=("energy", "forces"))[4]
-    types = {"numbers": np.int32, "fidelity": np.int64, "energy": np.float64}
+    types = {"numbers": np.int32, "fidelity": np.int64, "origin": np.int64, "energy": np.float64}
     assert {key: array.dtype for key, array in group.items()} == {
         key: np.dtype(types.get(key, np.float32)) for key, _ in group.items()
     }

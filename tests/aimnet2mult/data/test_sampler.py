@@ -214,6 +214,23 @@ def test_a_long_epoch_repeats_the_structures_in_another_order() -> None:
     assert first != second
 
 
+@pytest.mark.parametrize("length", [None, 5])
+def test_any_batch_can_be_looked_up_by_its_number_without_disturbing_the_iteration(length: int | None) -> None:
+    drawn = sampler(batches_per_epoch=length, weights={0: 1, 1: 2})
+    expected = [batch for epoch in range(3) for batch in order(drawn, epoch)]
+    for index in reversed(range(len(expected))):
+        group, rows = drawn.batch_at(index)
+        assert (group, rows.tolist()) == expected[index]
+    drawn.set_epoch(0)
+    seen = []
+    for ((group, rows),) in drawn:
+        drawn.batch_at(len(expected) - 1)
+        seen.append((group, rows.tolist()))
+    assert seen == expected[: len(seen)]
+    with pytest.raises(DataError, match="index is -1; expected an integer of at least 0"):
+        drawn.batch_at(-1)
+
+
 def test_without_shuffling_groups_and_structures_keep_their_order() -> None:
     batches = order(sampler(shuffle=False))
     assert [group for group, _ in batches] == sorted(group for group, _ in batches)

@@ -242,8 +242,11 @@ def test_sums_are_reduced_only_when_due(two: tuple[Path, Job]) -> None:
     due = len([key for key in of if key[0] == "train"])
     # For each epoch there is also a checkpoint.
     assert len(training) == due + 2 * EPOCHS
-    assert len(validation) == len([key for key in of if key[0] == "val"])
-    assert {shape for shape in added if len(shape) < 2} == {(4,)}
+    validations = len([key for key in of if key[0] == "val"])
+    assert len(validation) == validations
+    # The flags of skipped structures, and the counts of the four components of the loss of each batch.
+    flags = [shape for shape in added if len(shape) < 2 and shape != (4,)]
+    assert flags == [(20,)] * validations
 
 
 def test_a_signal_to_one_rank_stops_all_at_the_same_iteration(stopped: tuple[Path, Job]) -> None:
@@ -330,14 +333,50 @@ def test_a_user_error_is_reported_once(launcher: Launcher, arguments: list[str],
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize(("then", "code"), [("warn", 0), ("stop", 3)])
+@pytest.mark.parametrize("then", ["warn", "stop"])
 def test_all_ranks_handle_a_divergence_alike(
-    launcher: Launcher, arguments: list[str], tmp_path: Path, then: str, code: int
+    launcher: Launcher, arguments: list[str], tmp_path: Path, then: str
 ) -> None:
     wild = ["optimizer.kwargs.lr=1e300", "trainer.clip_grad_value=null"]
     diverging = [*arguments, "--telemetry-dir", tmp_path / "runs", *wild]
     job = launcher.start(tmp_path / "job", [*diverging, "--telemetry-on-divergence", then], torchrun_environments(2))
-    assert job.wait() == [code, code], job.stderr(0)
-    assert closed(the_run(tmp_path)).status == ("failed" if code else "finished")
-    assert find_newest(the_run(tmp_path)) is None
+    assert job.wait() == [3, 3], job.stderr(0)
+    last = closed(the_run(tmp_path))
+    assert last.status == "failed"
+    # With warn, the weights are so large that no further step is finite.
+    assert last.reason.startswith({"stop": "diverged: ", "warn": "loss or gradient not finite in 20 training"}[then])
+    assert (find_newest(the_run(tmp_path)) is None) == (then == "stop")
+    assert job.stderr(1) == ""
+
+
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_all(
+    launcher: Launcher, arguments: list[str], tmp_path: Path
+) -> None:
+    single, pair = tmp_path / "one", tmp_path / "two"
+    job = launcher.start(single / "job", [*arguments, "--telemetry-dir", single / "runs"], [{"MISHAP": ":7:nan"}])
+    assert job.wait() == [0], job.stderr(0)
+    environments = [{**environment, "MISHAP": "1:7:nan"} for environment in torchrun_environments(2)]
+    job = launcher.start(pair / "job", [*arguments, "--telemetry-dir", pair / "runs"], environments)
+    assert job.wait() == [0, 0], job.stderr(0)
+    # If a rank had taken the step, the ranks would have different weights from then on.
+    assert_same(the_run(pair), the_run(single))
+    skipped = {
+        step: values["skipped_steps"]
+        for (name, step), values in points(the_run(pair)).items()
+        if name == "train_window"
+    }
+    assert sum(skipped.values()) == skipped[9] == 1
+    assert job.stderr(0).count("step 7 skipped") == 1
+    assert job.stderr(1) == ""
+
+
+def test_all_ranks_stop_after_a_bad_step_on_request(launcher: Launcher, arguments: list[str], tmp_path: Path) -> None:
+    stopping = [*arguments, "--telemetry-dir", tmp_path / "runs", "trainer.on_bad_step=stop"]
+    environments = [{**environment, "MISHAP": "1:7:nan"} for environment in torchrun_environments(2)]
+    job = launcher.start(tmp_path / "job", stopping, environments)
+    assert job.wait() == [3, 3], job.stderr(0)
+    last = closed(the_run(tmp_path))
+    assert last.status == "failed"
+    assert last.reason.startswith("loss or gradient not finite in the training step at iteration 7: ")
+    assert iteration_of(newest_checkpoint(the_run(tmp_path))) >= 7
     assert job.stderr(1) == ""

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.metrics.error_sums import ErrorSums, Slot
-from aimnet2mult.metrics.statistics import POOLED, VALIDATION, Selection, statistics
+from aimnet2mult.metrics.error_sums import ErrorSums, Losses, Slot
+from aimnet2mult.metrics.layout import LossTerms
+from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, Selection, statistics
 from aimnet2mult.quantities import LABELS
 from support.host_reads import no_host_reads
 
@@ -55,7 +56,7 @@ class Batch:
             {name: x.to(device) for name, x in self.true.items()},
             self.numbers.to(device),
             self.fidelity.to(device),
-            None if self.loss is None else self.loss.to(device),
+            None if self.loss is None else {"loss": self.loss.to(device)},
         )
 
 
@@ -199,11 +200,17 @@ def reference(
     return out
 
 
+def labeled_structures(batch: Batch) -> int:
+    labels = [array.numpy() for name, array in batch.true.items() if not name.endswith("_mask")]
+    return sum(any(np.isfinite(array[b]).any() for array in labels) for b in range(len(batch.numbers)))
+
+
 def expected(pooled: Sequence[Batch], labels: Sequence[str], fidelities: int) -> dict[str, float]:
     out = reference(pooled, labels, None)
-    losses = [batch.loss.item() for batch in pooled if batch.loss is not None]
-    if losses:
-        out["loss"] = np.mean(losses)
+    # A loss without sums and counts is weighted by the number of structures with any label.
+    losses = [(batch.loss.item(), labeled_structures(batch)) for batch in pooled if batch.loss is not None]
+    if number := sum(structures for _, structures in losses):
+        out["loss"] = sum(loss * structures for loss, structures in losses) / number
     if fidelities > 1:
         for index in range(fidelities):
             out |= reference(pooled, labels, index, prefix=f"fid{index}/")
@@ -212,7 +219,9 @@ def expected(pooled: Sequence[Batch], labels: Sequence[str], fidelities: int) ->
 
 def computed(sums: ErrorSums, slot: Slot, selection: Selection = VALIDATION) -> dict[str, float]:
     names = [f"fid{index}" for index in range(sums.layout.fidelities)]
-    return statistics(sums.snapshot().wait()[slot], sums.layout.labels, names, selection)
+    slots = sums.snapshot().wait()
+    values = statistics(slots[slot], sums.layout.labels, names, selection, sums.layout.loss)
+    return {name: value for name, value in values.items() if not name.startswith("skipped")}
 
 
 def assert_agree(found: Mapping[str, float], wanted: Mapping[str, float]) -> None:
@@ -294,7 +303,7 @@ def test_pooled_batches_equal_one_batch_of_all_structures() -> None:
         true=joined("true"),
         numbers=torch.cat(numbers),
         fidelity=torch.cat([p.fidelity for p in parts]),
-        loss=torch.stack([p.loss for p in parts]).mean(),
+        loss=torch.tensor(np.average([p.loss for p in parts], weights=[len(p.numbers) for p in parts])),
     )
     pooled, at_once = ErrorSums(ALL, 2), ErrorSums(ALL, 2)
     for part in parts:
@@ -321,11 +330,11 @@ def test_many_small_errors_after_a_large_one_are_not_lost() -> None:
     assert computed(sums, Slot.EPOCH)["E_rmse"] == pytest.approx(exact, rel=1e-15)
 
 
-def test_without_labels_only_the_loss_is_present() -> None:
+def test_without_labels_there_is_no_metric_and_no_loss() -> None:
     sums = ErrorSums(ALL, 2)
     batch = random_batch(0, 3, 2)
-    sums.update(batch.pred, {}, batch.numbers, batch.fidelity, torch.tensor(2.0))
-    assert computed(sums, Slot.BATCH) == {"loss": 2.0}
+    sums.update(batch.pred, {}, batch.numbers, batch.fidelity, {"loss": torch.tensor(2.0)})
+    assert computed(sums, Slot.BATCH) == {}
 
 
 # ---- non-finite values -----------------------------------------------------------------------------
@@ -334,17 +343,17 @@ def test_without_labels_only_the_loss_is_present() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ALL)
 def test_a_non_finite_prediction_affects_only_its_own_label_and_fidelity(name: str, bad: float) -> None:
-    good, spoilt = ErrorSums(ALL, 3), ErrorSums(ALL, 3)
+    good, spoilt = (ErrorSums(ALL, 3, "cpu", POOLED.quantities) for _ in range(2))
     batch = random_batch(1, structures=12, atoms=4, fidelities=3)
     assert set(batch.fidelity.tolist()) == {0, 1, 2}
     batch.add_to(good)
     batch.pred[name][(batch.fidelity == 1).nonzero()[0]] = bad
     batch.add_to(spoilt)
-    before, after = computed(good, Slot.WINDOW), computed(spoilt, Slot.WINDOW)
+    before, after = computed(good, Slot.WINDOW, POOLED), computed(spoilt, Slot.WINDOW, POOLED)
     assert set(before) == set(after)
     changed = {key for key in before if before[key] != after[key]}
     abbr = LABELS[name].abbr
-    kinds = {"rmse", "mae", "r2"} | ({"atom_rmse"} if name == "energy" else set())
+    kinds = {"rmse"} | ({"atom_rmse"} if name == "energy" else set())
     assert changed == {f"{prefix}{abbr}_{kind}" for prefix in ("", "fid1/") for kind in kinds}
     assert not any(math.isfinite(after[key]) for key in changed)
 
@@ -353,12 +362,109 @@ def test_a_nan_loss_stays_nan_until_the_slot_is_reset() -> None:
     sums = ErrorSums(ALL, 2)
     for seed, loss in enumerate([1.0, math.nan, 3.0]):
         batch = random_batch(seed, 2, 2)
-        sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, torch.tensor(loss))
+        sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, {"loss": torch.tensor(loss)})
     assert computed(sums, Slot.BATCH)["loss"] == 3.0
     assert math.isnan(computed(sums, Slot.WINDOW)["loss"])
     sums.reset(Slot.WINDOW)
     batch.add_to(sums)
     assert computed(sums, Slot.WINDOW)["loss"] == pytest.approx(batch.loss.item())
+
+
+# ---- the loss --------------------------------------------------------------------------------------
+
+TERMS = LossTerms(names=("energy", "forces"), weights=(0.75, 0.25))
+
+
+def losses_of(sums: list[float], counts: list[float]) -> Losses:
+    return Losses({"loss": torch.tensor(1e9)}, torch.tensor([sums, counts], dtype=torch.float64))
+
+
+def test_the_components_of_the_loss_are_pooled_over_batches() -> None:
+    sums = ErrorSums(ALL, 2, "cpu", POOLED.quantities, loss=TERMS)
+    batch = random_batch(0, 3, 2)
+    for parts in (([3.0, 8.0], [2, 10]), ([5.0, 0.0], [4, 0]), ([1.0, 4.0], [1, 2])):
+        sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses_of(*parts))
+    found = computed(sums, Slot.EPOCH, POOLED)
+    energy, forces = 9 / 7, 12 / 12
+    assert {name: found[name] for name in ("loss", "loss_energy", "loss_forces")} == pytest.approx(
+        {"loss": 0.75 * energy + 0.25 * forces, "loss_energy": energy, "loss_forces": forces}, rel=1e-15
+    )
+    assert computed(sums, Slot.BATCH, POOLED)["loss"] == 0.75 * 1.0 + 0.25 * 2.0
+
+
+# ---- skipped steps and structures ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_skipped_step_is_only_counted_in_window_and_epoch(device: str) -> None:
+    sums, without = (ErrorSums(ALL, 2, device, POOLED.quantities) for _ in range(2))
+    applied, skipped = (torch.tensor(value, device=device) for value in (True, False))
+    for seed, flag in enumerate((applied, skipped, None, skipped)):
+        batch = random_batch(seed, 3, 2)
+        if flag is skipped:
+            batch.pred["forces"][0] = math.nan
+        moved = [{name: x.to(device) for name, x in part.items()} for part in (batch.pred, batch.true)]
+        arguments = (*moved, batch.numbers.to(device), batch.fidelity.to(device), {"loss": batch.loss.to(device)})
+        sums.update(*arguments, applied=flag)
+        if flag is not skipped:
+            without.update(*arguments)
+    assert math.isnan(computed(sums, Slot.BATCH, BATCH)["F_rmse"])
+    assert computed(sums, Slot.BATCH, BATCH)["loss"] == pytest.approx(batch.loss.item())
+    found, expected_slots = sums.snapshot().wait(), without.snapshot().wait()
+    assert found[:, -1].tolist() == [0, 2, 2]
+    np.testing.assert_array_equal(found[1:, :-1], expected_slots[1:, :-1])
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_validation_leaves_out_and_counts_structures_without_finite_predictions(name: str, bad: float) -> None:
+    batch = random_batch(1, structures=12, atoms=4)
+    batch.true["charges"][3] = math.nan
+    kept = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
+    good = ErrorSums(ALL, 2)
+    parts = ({key: x[kept] for key, x in part.items()} for part in (batch.pred, batch.true))
+    good.update(*parts, batch.numbers[kept], batch.fidelity[kept])
+    spoilt = ErrorSums(ALL, 2)
+    batch.pred[name][[2, 7]] = bad
+    # Without a label, this does not count.
+    batch.pred["charges"][3] = bad
+    assert spoilt.find_finite(batch.pred, batch.true, batch.numbers).nonzero().squeeze(-1).tolist() == kept
+    spoilt.update(batch.pred, batch.true, batch.numbers, batch.fidelity)
+    assert_agree(computed(spoilt, Slot.EPOCH), computed(good, Slot.EPOCH))
+    assert spoilt.snapshot().wait()[Slot.EPOCH, -1] == 2
+
+
+def test_labels_whose_structures_were_all_skipped_have_nan_metrics_and_so_has_the_loss() -> None:
+    batch = random_batch(1, structures=8, atoms=3)
+    batch.true["spin_charges"][:] = math.nan
+    batch.true["forces"][batch.fidelity == 0] = math.nan
+    batch.pred["forces"][:] = math.nan
+    sums = ErrorSums(ALL, 2, loss=TERMS)
+    sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses_of([1.0, 0.0], [2, 0]))
+    found = computed(sums, Slot.EPOCH)
+    nan = {name for name, value in found.items() if math.isnan(value)}
+    assert {"F_rmse", "F_mae", "F_r2", "fid1/F_rmse", "loss"} <= nan
+    assert {name for name in nan if not name.startswith("fid1/")} == {"F_rmse", "F_mae", "F_r2", "loss"}
+    # Nothing else of the fidelity is left either.
+    assert {"fid1/E_rmse", "fid1/E_atom_rmse", "fid1/q_mae"} <= nan
+    assert math.isfinite(found["E_rmse"])
+    assert not {"s_rmse", "fid0/s_rmse", "fid1/s_rmse", "fid0/F_rmse"} & set(found)
+
+
+# ---- the last batch --------------------------------------------------------------------------------
+
+
+def test_the_rmse_of_the_last_batch_is_by_label() -> None:
+    sums = ErrorSums(ALL, 2, "cpu", POOLED.quantities)
+    assert sums.batch_rmse() == {}
+    for seed in range(2):
+        batch = random_batch(seed, 4, 3)
+        batch.true["spin_charges"][:] = math.nan
+        batch.add_to(sums)
+    found, wanted = sums.batch_rmse(), reference([batch], ALL, None)
+    assert list(found) == ["energy", "forces", "charges"]
+    for name, value in found.items():
+        assert value == pytest.approx(wanted[f"{LABELS[name].abbr}_rmse"], rel=1e-12)
 
 
 # ---- misuse ----------------------------------------------------------------------------------------
@@ -381,14 +487,19 @@ def test_a_nan_loss_stays_nan_until_the_slot_is_reset() -> None:
         ),
         ({"fidelity": (3, 1)}, r"fidelity has shape \(3, 1\); expected \(3,\)"),
         ({"loss": (1,)}, r"loss has shape \(1,\); expected a scalar"),
+        ({"sums": (2, 1)}, r"the sums and counts of the loss have shape \(2, 1\); expected \(2, 0\)"),
     ],
 )
 def test_a_wrong_shape_is_named(change: dict[str, tuple[int, ...]], message: str) -> None:
     batch = random_batch(0, structures=3, atoms=2)
-    arguments = {"fidelity": batch.fidelity, "loss": batch.loss}
+    arguments: dict[str, Any] = {"fidelity": batch.fidelity, "loss": {"loss": batch.loss}}
     for key, shape in change.items():
-        if key in arguments:
+        if key == "fidelity":
             arguments[key] = torch.zeros(shape, dtype=torch.int64)
+        elif key == "loss":
+            arguments[key] = {"loss": torch.zeros(shape)}
+        elif key == "sums":
+            arguments["loss"] = Losses({}, torch.zeros(shape))
         elif key.startswith("true "):
             batch.true[key.removeprefix("true ")] = torch.zeros(shape)
         else:
@@ -450,6 +561,22 @@ def test_restored_sums_continue_as_if_uninterrupted() -> None:
     np.testing.assert_array_equal(second.snapshot().wait(), whole.snapshot().wait())
 
 
+def test_sums_saved_by_version_0_1_keep_their_errors_and_restart_the_loss() -> None:
+    sums = ErrorSums(ALL, 2, "cpu", POOLED.quantities, loss=TERMS)
+    batch = random_batch(0, 4, 3)
+    sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses_of([1.0, 2.0], [3, 4]))
+    errors = sums.state_dict()["sums"][:, : sums.layout.errors]
+    # It saved the sum of the batch losses and the number of batches.
+    old = {"labels": list(ALL), "fidelities": 2, "quantities": list(POOLED.quantities)}
+    old["sums"] = torch.cat((errors, torch.tensor([[7.0, 1.0]] * 3, dtype=torch.float64)), 1)
+    restored = ErrorSums(ALL, 2, "cpu", POOLED.quantities, loss=TERMS)
+    random_batch(1, 4, 3).add_to(restored)
+    restored.load_state_dict(old)
+    found = restored.snapshot().wait()
+    np.testing.assert_array_equal(found[:, : sums.layout.errors], errors)
+    assert not found[:, sums.layout.errors :].any()
+
+
 class Rank(Communicator):
     """One of several ranks, when all others have sums of zero."""
 
@@ -508,8 +635,9 @@ def test_later_updates_do_not_change_a_snapshot(device: str) -> None:
         random_batch(seed, 4, 3).add_to(sums, device)
         sums.reset(Slot.WINDOW)
     np.testing.assert_array_equal(snapshots[0].wait(), kept)
-    epochs = [snapshot.wait()[Slot.EPOCH, -1] for snapshot in snapshots]
-    assert epochs == list(range(1, 40))
+    # The number of structures in the loss.
+    epochs = [snapshot.wait()[Slot.EPOCH, -2] for snapshot in snapshots]
+    assert epochs == list(range(4, 160, 4))
 
 
 # ---- the device ------------------------------------------------------------------------------------
@@ -529,7 +657,7 @@ def test_nothing_is_read_from_the_device() -> None:
     sums = ErrorSums(ALL, 2)
     batch = masked(random_batch(0, 4, 3))
     with no_host_reads():
-        sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, batch.loss)
+        sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, {"loss": batch.loss})
         snapshot = sums.snapshot()
         sums.reset(Slot.WINDOW)
     assert np.isfinite(snapshot.wait()).all()
@@ -558,7 +686,8 @@ def test_no_graph_is_kept() -> None:
     weight = torch.ones(3, requires_grad=True)
     pred = weight * 2
     loss = pred.sum()
-    sums.update({"energy": pred}, {"energy": torch.zeros(3)}, torch.ones(3, 1).long(), torch.zeros(3).long(), loss)
+    labels, numbers = {"energy": torch.zeros(3)}, torch.ones(3, 1).long()
+    sums.update({"energy": pred}, labels, numbers, torch.zeros(3).long(), {"loss": loss})
     snapshot = sums.snapshot()
     graph = weakref.ref(pred)
     del pred, loss
@@ -572,7 +701,7 @@ def test_a_batch_can_be_added_in_inference_mode() -> None:
     with torch.inference_mode():
         random_batch(0, 4, 3).add_to(sums)
     random_batch(1, 4, 3).add_to(sums)
-    assert sums.snapshot().wait()[Slot.EPOCH, -1] == 2
+    assert computed(sums, Slot.EPOCH).keys() == computed(sums, Slot.BATCH).keys()
 
 
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:

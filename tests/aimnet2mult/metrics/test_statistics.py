@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, Layout, MetricInfo, metric_info, statistics
+from aimnet2mult.metrics.layout import Layout, LossTerms
+from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, MetricInfo, metric_info, statistics
 from aimnet2mult.quantities import LABELS
 
 ALL = tuple(LABELS)
@@ -19,8 +20,8 @@ def slot_of(true: np.ndarray, error: np.ndarray) -> np.ndarray:
     slot = np.zeros(Layout(labels=("energy",), fidelities=1).cells)
     for start in range(0, len(true), 1000):
         t, e = true[start : start + 1000], error[start : start + 1000]
-        parts = (e**2, np.ones_like(e), np.abs(e), t, t**2, e**2)
-        slot[:6] += [part.sum() for part in parts]
+        parts = (e**2, np.ones_like(e), np.abs(e), t, t**2, np.zeros_like(e), e**2)
+        slot[:7] += [part.sum() for part in parts]
     return slot
 
 
@@ -30,20 +31,23 @@ def r2(true: np.ndarray, error: np.ndarray) -> float | None:
 
 def test_names_are_in_display_order() -> None:
     assert list(metric_info(ALL, ["gfn1", "fid1"], BATCH)) == ["loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse"]
-    assert list(metric_info(["energy", "charges"], ["gfn1", "fid1"], POOLED)) == [
-        *("loss", "E_rmse", "q_rmse", "E_atom_rmse"),
+    assert list(metric_info(["energy", "charges"], ["gfn1", "fid1"], POOLED, ["energy", "q"])) == [
+        *("loss", "loss_energy", "loss_q", "E_rmse", "q_rmse", "E_atom_rmse"),
         *("gfn1/E_rmse", "gfn1/q_rmse", "gfn1/E_atom_rmse"),
         *("fid1/E_rmse", "fid1/q_rmse", "fid1/E_atom_rmse"),
+        "skipped_steps",
     ]
     assert list(metric_info(["energy"], ["fid0", "fid1"], VALIDATION)) == [
         *("loss", "E_rmse", "E_mae", "E_r2", "E_atom_rmse"),
         *("fid0/E_rmse", "fid0/E_mae", "fid0/E_r2", "fid0/E_atom_rmse"),
         *("fid1/E_rmse", "fid1/E_mae", "fid1/E_r2", "fid1/E_atom_rmse"),
+        "skipped_structures",
     ]
 
 
 def test_a_single_fidelity_has_no_separate_metrics() -> None:
-    assert list(metric_info(["forces"], ["gfn1"], VALIDATION)) == ["loss", "F_rmse", "F_mae", "F_r2"]
+    names = ["loss", "F_rmse", "F_mae", "F_r2", "skipped_structures"]
+    assert list(metric_info(["forces"], ["gfn1"], VALIDATION)) == names
 
 
 def test_errors_have_the_units_of_their_labels_and_ratios_none() -> None:
@@ -53,7 +57,8 @@ def test_errors_have_the_units_of_their_labels_and_ratios_none() -> None:
     assert info["b/F_rmse"] == MetricInfo(
         source_unit="eV/particle/angstrom", unit="kcal/mol/Å", text="RMSE of forces, b", direction="min"
     )
-    assert info["E_atom_rmse"] == energy(text="RMSE of energy per atom")
+    per_atom = {"source_unit": "eV/particle/atom", "unit": "kcal/mol/atom"}
+    assert info["E_atom_rmse"] == energy(text="RMSE of energy per atom", **per_atom)
     assert info["loss"] == MetricInfo(source_unit="1", unit="1", text="loss", direction="min")
     assert {info[name].unit for name in info if name.endswith("r2")} == {"1"}
 
@@ -61,29 +66,60 @@ def test_errors_have_the_units_of_their_labels_and_ratios_none() -> None:
 def test_only_r2_is_better_when_higher() -> None:
     info = metric_info(ALL, ["a", "b"], VALIDATION)
     assert {name for name in info if info[name].direction == "max"} == {name for name in info if name.endswith("_r2")}
-    assert {each.direction for each in info.values()} == {"min", "max"}
+    assert {each.direction for name, each in info.items() if name != "skipped_structures"} == {"min", "max"}
 
 
 @pytest.mark.parametrize("selection", [BATCH, POOLED, VALIDATION])
 def test_declared_and_computed_metrics_are_the_same(selection) -> None:
-    layout = Layout(labels=ALL, fidelities=3, quantities=selection.quantities)
+    loss = LossTerms(names=("one", "two"), weights=(0.25, 0.75))
+    layout = Layout(labels=ALL, fidelities=3, quantities=selection.quantities, loss=loss)
     slot = np.random.default_rng(0).random(layout.cells) + 2
     slot[1 :: len(layout.quantities)] = 1e6
     names = ["fid0", "fid1", "fid2"]
-    values = statistics(slot, ALL, names, selection)
-    assert set(values) <= set(metric_info(ALL, names, selection))
+    values = statistics(slot, ALL, names, selection, loss)
+    described = metric_info(ALL, names, selection, loss.names)
+    assert set(values) <= set(described)
     # No values have these sums, so R² may be absent, but nothing else.
-    assert {n for n in metric_info(ALL, names, selection) if "_r2" not in n} <= set(values)
+    assert {n for n in described if "_r2" not in n} <= set(values)
 
 
 def test_metrics_without_counted_components_are_absent() -> None:
-    layout = Layout(labels=ALL, fidelities=2)
-    assert statistics(np.zeros(layout.cells), ALL, ["a", "b"], VALIDATION) == {}
+    loss = LossTerms(names=("one", "two"), weights=(0.25, 0.75))
+    layout = Layout(labels=ALL, fidelities=2, loss=loss)
+    assert statistics(np.zeros(layout.cells), ALL, ["a", "b"], VALIDATION, loss) == {"skipped_structures": 0}
+
+
+@pytest.mark.parametrize(
+    ("sums", "counts", "expected"),
+    [
+        ([3.0, 8.0, 0.0], [2, 4, 0], {"loss": 0.25 * 1.5 + 0.75 * 2.0, "loss_one": 1.5, "loss_two": 2.0}),
+        ([3.0, 0.0, 0.0], [2, 0, 0], {"loss": 0.25 * 1.5, "loss_one": 1.5}),
+        # A loss without components, whose value was weighted by structures.
+        ([0.0, 0.0, 9.0], [0, 0, 6], {"loss": 1.5}),
+        ([math.nan, 8.0, 0.0], [2, 4, 0], {"loss": math.nan, "loss_one": math.nan, "loss_two": 2.0}),
+        ([0.0, 0.0, 0.0], [0, 0, 0], {}),
+    ],
+)
+def test_the_loss_is_the_weighted_sum_of_the_means_of_what_was_counted(
+    sums: list[float], counts: list[float], expected: dict[str, float]
+) -> None:
+    loss = LossTerms(names=("one", "two"), weights=(0.25, 0.75))
+    layout = Layout(labels=("energy",), fidelities=1, quantities=POOLED.quantities, loss=loss)
+    slot = np.array([0.0] * layout.errors + [*sums, *counts, 3])
+    found = statistics(slot, ["energy"], ["fid0"], POOLED, loss)
+    assert found == pytest.approx({**expected, "skipped_steps": 3}, nan_ok=True)
+
+
+def test_a_loss_of_which_only_components_of_weight_zero_were_counted_is_absent() -> None:
+    loss = LossTerms(names=("one", "two"), weights=(0.0, 1.0))
+    layout = Layout(labels=("energy",), fidelities=1, quantities=BATCH.quantities, loss=loss)
+    slot = np.array([0.0] * layout.errors + [3.0, 0.0, 0.0, 2, 0, 0, 0])
+    assert statistics(slot, ["energy"], ["fid0"], BATCH, loss) == {}
 
 
 def test_a_single_value_has_an_error_but_no_r2() -> None:
     values = statistics(slot_of(np.array([2.0]), np.array([0.5])), ["energy"], ["fid0"], VALIDATION)
-    assert values == {"E_rmse": 0.5, "E_mae": 0.5, "E_atom_rmse": 0.5}
+    assert values == {"E_rmse": 0.5, "E_mae": 0.5, "E_atom_rmse": 0.5, "skipped_structures": 0}
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1234.56789, 1e30])
@@ -110,7 +146,7 @@ def test_non_finite_sums_raise_no_warning(bad: float) -> None:
 
 
 def test_a_slot_of_another_layout_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"shape \(12,\); 1 labels and 1 fidelities need \(5,\)"):
+    with pytest.raises(ValueError, match=r"\(12,\); 1 labels, 1 fidelities and 0 loss components need \(6,\)"):
         statistics(np.zeros(12), ["energy"], ["fid0"], BATCH)
 
 

@@ -58,7 +58,7 @@ def test_a_checkpoint_restores_every_object_and_the_position(tmp_path: Path) -> 
     before, after = trained(), trained()
     assert not equal(before["model"].state_dict(), after["model"].state_dict())
     path = write(tmp_path, 1200, before)
-    assert load_checkpoint(path, after, device="cpu") == {"iteration": 1200, "epoch": 1}
+    assert load_checkpoint(path, after) == {"iteration": 1200, "epoch": 1}
     for name, part in before.items():
         assert equal(part.state_dict(), after[name].state_dict())
 
@@ -72,7 +72,7 @@ def test_random_generators_continue_where_they_were(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     expected = draw()
     draw()
-    load_checkpoint(path, {}, device="cpu")
+    load_checkpoint(path, {})
     assert draw() == expected
 
 
@@ -96,28 +96,57 @@ def test_a_failed_write_raises_and_leaves_the_earlier_checkpoint(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_created_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path, 200)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def kind_of(fd: int) -> str:
+    return "folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
+
+
+def test_the_file_and_both_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     fsync = os.fsync
 
     def record(fd: int) -> None:
-        synced.append(
-            ("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file", str(Path(f"/proc/self/fd/{fd}").readlink()))
-        )
+        synced.append((kind_of(fd), Path(f"/proc/self/fd/{fd}").readlink()))
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", record)
     path = write(tmp_path, 100)
+    # The run folder contains the name of the new folder of checkpoints.
+    assert [kind for kind, _ in synced] == ["folder", "file", "folder"]
+    assert [synced[0][1], synced[-1][1]] == [tmp_path, path.parent]
+    del synced[:]
+    write(tmp_path, 200)
     assert [kind for kind, _ in synced] == ["file", "folder"]
-    assert synced[-1] == ("folder", str(path.parent))
+
+
+def test_a_file_system_that_refuses_to_sync_folders_is_tolerated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def refuse(fd: int) -> None:
+        if kind_of(fd) == "folder":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert load_checkpoint(write(tmp_path, 100), {})["iteration"] == 100
 
 
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, 1, {"model": nn.Linear(3, 1)})
     with pytest.raises(CheckpointError, match=r"step-00000001.pt does not fit this run: .*size mismatch"):
-        load_checkpoint(path, {"model": nn.Linear(4, 1)}, device="cpu")
+        load_checkpoint(path, {"model": nn.Linear(4, 1)})
     with pytest.raises(CheckpointError, match="optimizer"):
-        load_checkpoint(path, {"optimizer": nn.Linear(3, 1)}, device="cpu")
+        load_checkpoint(path, {"optimizer": nn.Linear(3, 1)})
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
@@ -130,7 +159,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
     path = write(tmp_path, 1, {"untrusted": Untrusted()})
     with pytest.raises(CheckpointError, match=r"does not fit"):
-        load_checkpoint(path, {"untrusted": Untrusted()}, device="cpu")
+        load_checkpoint(path, {"untrusted": Untrusted()})
 
 
 # ---- checkpoints of a run
@@ -291,9 +320,83 @@ def test_a_failed_write_is_reported_and_retried(tmp_path: Path, monkeypatch: pyt
         patched.setattr(os, "fsync", full_disk)
         run.checkpointing.save(3)
     assert run.files == []
-    assert "warning: no checkpoint at iteration 3: [Errno 28] No space left on device" in run.output.getvalue()
+    problem = f"cannot write to {run.folder}/checkpoints: No space left on device"
+    assert run.output.getvalue() == f"warning: no checkpoint at iteration 3: {problem}\n"
+    assert run.checkpointing.problem == problem
     run.checkpointing.save(3)
     assert run.files == ["step-00000003.pt"]
+    assert not run.checkpointing.problem
+
+
+@pytest.mark.parametrize("error", [RuntimeError("[enforce fail at alloc_cpu.cpp]"), MemoryError("too large")])
+def test_training_survives_errors_of_torch_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    run = TinyRun(tmp_path)
+    monkeypatch.setattr(torch, "save", fail)
+    run.checkpointing.save(3)
+    assert run.output.getvalue() == (
+        f"warning: no checkpoint at iteration 3: cannot write to {run.folder}/checkpoints: {type(error).__name__}: "
+        f"{error}\n"
+    )
+
+
+def test_the_same_warning_is_repeated_ever_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = TinyRun(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full_disk)
+        for iteration in range(1, 10):
+            run.checkpointing.save(iteration)
+    why = f"cannot write to {run.folder}/checkpoints: No space left on device"
+    lines = run.output.getvalue().splitlines()
+    assert lines == [
+        f"warning: no checkpoint at iteration 1: {why}",
+        *(f"warning: no checkpoint at iteration {n}: {why} ({n} times in a row)" for n in (2, 4, 8)),
+    ]
+    run.checkpointing.save(10)
+    spoil(run.components)
+    run.checkpointing.save(11)
+    assert run.output.getvalue().splitlines()[4:] == [
+        "warning: no checkpoint at iteration 11: the model's weights are not finite"
+    ]
+
+
+def test_a_problem_that_returns_after_a_success_is_reported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TinyRun(tmp_path)
+    for fails in (True, False, True):
+        with monkeypatch.context() as patched:
+            if fails:
+                patched.setattr(os, "fsync", full_disk)
+            run.checkpointing.save(len(run.output.getvalue()) + len(run.files) + 1)
+    assert run.output.getvalue().count("warning: no checkpoint") == 2
+
+
+def test_a_checkpoint_counts_as_written_even_if_old_ones_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TinyRun(tmp_path, "checkpoint.keep=1")
+    run.checkpointing.save(3)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    run.bus.last_healthy_step = 9
+    monkeypatch.setattr(Path, "unlink", refuse)
+    run.checkpointing.save(6)
+    run.checkpointing.save(9)
+    run.checkpointing.save(12)
+    assert run.files == [f"step-{iteration:08d}.pt" for iteration in (3, 6, 9, 12)]
+    assert not run.checkpointing.problem
+    why = f"cannot write to {run.folder}/checkpoints: Permission denied"
+    assert run.output.getvalue().splitlines() == [
+        f"warning: old checkpoints are not removed: {why}",
+        f"warning: old checkpoints are not removed: {why} (2 times in a row)",
+    ]
 
 
 def test_the_state_of_a_diverged_run_is_saved_separately(tmp_path: Path) -> None:

@@ -41,6 +41,18 @@ def test_a_file_gets_one_line_per_epoch() -> None:
     )
 
 
+def test_skipped_steps_are_shown_if_there_are_any() -> None:
+    stream = io.StringIO()
+    shown = console(stream)
+    for epoch, skipped in enumerate((0.0, 1.0, 12.0), start=1):
+        shown.epoch(epoch, epoch, {"train_epoch/loss": 0.5, "train_epoch/skipped_steps": skipped})
+    assert [line.split("; ")[1] for line in stream.getvalue().splitlines()] == [
+        "train loss 0.5",
+        "train loss 0.5, 1 skipped step",
+        "train loss 0.5, 12 skipped steps",
+    ]
+
+
 def test_the_rate_is_the_mean_over_the_epoch() -> None:
     stream = io.StringIO()
     shown = console(stream)

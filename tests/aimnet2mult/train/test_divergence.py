@@ -10,8 +10,9 @@ import torch
 from aimnet2mult.train import engine
 from aimnet2mult.train.engine import Batch
 from aimnet2mult.train.plan import Request
-from aimnet2mult.train.runner import EXIT_NOT_SAVED, train
+from aimnet2mult.train.runner import train
 from support.tiny_runs import newest_checkpoint, points, train_tiny
+from telemetry import read_receipt
 
 EVERY = "telemetry.every=1"
 EPOCH = 3
@@ -20,22 +21,36 @@ STOP = "telemetry.on_divergence=stop"
 
 
 @pytest.fixture
-def labels_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], None]:
-    """Return a function that multiplies all labels by a factor, from a given batch of training or validation on."""
+def batches_change(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Batch], Batch], int], None]:
+    """Return a function that changes all batches of training and validation, from a given one on."""
     real = engine.to_device
 
-    def arrange(factor: float, first: int) -> None:
+    def arrange(change: Callable[[Batch], Batch], first: int) -> None:
         count = 0
 
         def to_device(batch: Batch, device: torch.device) -> Batch:
             nonlocal count
             count += 1
-            x, y = real(batch, device)
-            return x, {name: factor * label for name, label in y.items()} if count >= first else y
+            batch = real(batch, device)
+            return change(batch) if count >= first else batch
 
         monkeypatch.setattr(engine, "to_device", to_device)
 
     return arrange
+
+
+def with_large_labels(batch: Batch) -> Batch:
+    x, y = batch
+    return x, {name: 1e3 * label for name, label in y.items()}
+
+
+def without_predictions(batch: Batch) -> Batch:
+    """Make all predictions NaN."""
+    x, y = batch
+    return {**x, "coord": torch.nan * x["coord"]}, y
+
+
+Arrange = Callable[[Callable[[Batch], Batch], int], None]
 
 
 def kept(run: Path) -> list[str]:
@@ -53,9 +68,9 @@ def good(run: Path) -> Path:
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_diverged_loss_keeps_the_checkpoint_from_before_the_divergence(
-    tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str], keep: int
+    tmp_path: Path, batches_change: Arrange, capfd: pytest.CaptureFixture[str], keep: int
 ) -> None:
-    labels_times(1e3, 60)
+    batches_change(with_large_labels, 60)
     run = train_tiny(tmp_path, EVERY, LONG, STOP, f"checkpoint.keep={keep}")
     assert "diverged.pt" in kept(run)
     # A divergence takes five points; each epoch has three, and a checkpoint.
@@ -67,27 +82,25 @@ def test_a_diverged_loss_keeps_the_checkpoint_from_before_the_divergence(
     assert Path(named) == good(run)
 
 
-def test_repeated_divergence_after_resumes_keeps_the_same_checkpoint(
-    tmp_path: Path, labels_times: Callable[[float, int], None]
-) -> None:
-    labels_times(1e300, 60)
+def test_repeated_divergence_after_resumes_keeps_the_same_checkpoint(tmp_path: Path, batches_change: Arrange) -> None:
+    batches_change(without_predictions, 60)
     run = train_tiny(tmp_path, EVERY, LONG, STOP)
     before = good(run)
     for _ in range(2):
-        labels_times(1e300, 1)
+        batches_change(without_predictions, 1)
         assert train(Request(resume=str(run))) == 3
         assert good(run) == before
 
 
-def test_with_warn_the_healthy_checkpoint_is_kept_and_non_finite_weights_are_never_written(
-    tmp_path: Path, labels_times: Callable[[float, int], None], capfd: pytest.CaptureFixture[str]
+def test_with_warn_the_run_continues_and_keeps_its_weights(
+    tmp_path: Path, batches_change: Arrange, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    labels_times(1e300, 60)
-    train_tiny(tmp_path, EVERY, "trainer.epochs=20")
-    run, weights = the_run(tmp_path), tmp_path / "weights.pt"
+    batches_change(without_predictions, 60)
+    train_tiny(tmp_path, EVERY, "trainer.epochs=20", "trainer.max_bad_steps=99")
+    run = the_run(tmp_path)
+    assert read_receipt(run).status == "finished"
     model = torch.load(good(run), weights_only=True)["parts"]["model"]
     assert all(array.isfinite().all() for array in model.values())
-    labels_times(1e300, 1)
-    assert train(Request(resume=str(run), overrides=["trainer.epochs=21"], save=weights)) == EXIT_NOT_SAVED
-    assert not weights.exists()
-    assert f"--save {weights} is not written: the model's weights are not finite" in capfd.readouterr().err
+    # The healthy checkpoint, and the two newest.
+    assert len(kept(run)) == 3
+    assert "epoch 20/20, iteration 60; train 3 skipped steps; " in capfd.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError
-from aimnet2mult.train import runner
+from aimnet2mult.train import run_files
 from aimnet2mult.train.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.plan import Request, make_plan
 from aimnet2mult.train.runner import EXIT_NOT_SAVED, train
@@ -284,10 +284,11 @@ def test_a_file_with_the_name_of_a_checkpoint_is_refused(tmp_path: Path) -> None
 # ---------------------------------------------------------------- errors before the data are read
 
 
-def test_problems_of_model_loss_optimizer_and_weights_are_reported_at_once_before_the_data_are_read(
+def test_problems_of_model_loss_optimizer_and_weights_are_reported_at_once(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "w.pt").write_bytes(b"not weights")
+    # It begins like an archive.
+    (tmp_path / "w.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(ConfigError) as caught:
         train_tiny(
             tmp_path,
@@ -295,8 +296,6 @@ def test_problems_of_model_loss_optimizer_and_weights_are_reported_at_once_befor
             "optimizer.kwargs.nesterov=1",
             "loss.class=support.tiny_model.NoSuchLoss",
             "data.y=[energy, charges]",
-            # No structure: reading it would fail first.
-            f"data.fidelity_datasets.0={_empty(tmp_path)}",
         )
     lines = str(caught.value).splitlines()
     assert ["NoSuchLoss" in lines[0], "w.pt does not contain" in lines[1], "nesterov" in lines[2]] == [True] * 3
@@ -307,13 +306,7 @@ def test_an_error_of_the_model_names_its_file(tmp_path: Path) -> None:
     train_tiny(tmp_path, ONE_EPOCH)
     (tmp_path / "m.yaml").write_text("class: support.tiny_model.TinyCore\nkwargs: {layers: 3}\n")
     with pytest.raises(ModelError, match=rf"^{tmp_path / 'm.yaml'}: cannot build the model: .*layers"):
-        train(Request(overrides=_auto(tmp_path), model=tmp_path / "m.yaml"))
-
-
-def _empty(folder: Path) -> Path:
-    with h5py.File(folder / "empty.h5", "w") as file:
-        file.create_group("003")
-    return folder / "empty.h5"
+        train(Request(overrides=[*_auto(tmp_path), "data.y=[energy, charges]"], model=tmp_path / "m.yaml"))
 
 
 def test_a_disk_that_is_full_before_the_settings_are_written_is_reported_without_a_run(
@@ -322,7 +315,7 @@ def test_a_disk_that_is_full_before_the_settings_are_written_is_reported_without
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runner, "write_yaml", full_disk)
+    monkeypatch.setattr(run_files, "write_yaml", full_disk)
     with pytest.raises(ConfigError, match=r"cannot write the settings to .*: No space left on device; free some"):
         train_tiny(tmp_path)
     assert not (tmp_path / "runs").exists()

@@ -6,13 +6,16 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
+from aimnet2mult.metrics.statistics import VALIDATION, statistics
 from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
+from aimnet2mult.train.guarded_step import MaskedStep, ReadStep
 from support.host_reads import no_host_reads
 from support.tiny_model import SquaredLoss, TinyModel, batches
 
@@ -32,9 +35,18 @@ class Recording:
         true: Mapping[str, Tensor],
         numbers: Tensor,
         fidelity: Tensor,
-        loss: Tensor | None,
+        loss: Mapping[str, Tensor] | None = None,
+        *,
+        applied: Tensor | None = None,
     ) -> None:
-        self.calls.append({"pred": pred, "true": true, "numbers": numbers, "fidelity": fidelity, "loss": loss})
+        loss = {} if loss is None else loss
+        self.calls.append({"pred": pred, "applied": applied, **loss})
+
+    def batch_rmse(self) -> dict[str, float]:
+        raise NotImplementedError
+
+    def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+        return torch.ones(len(numbers), dtype=torch.bool)
 
 
 def trainer_of(model: nn.Module, **options: Any) -> tuple[Engine, torch.optim.Optimizer, ErrorSums]:
@@ -43,14 +55,14 @@ def trainer_of(model: nn.Module, **options: Any) -> tuple[Engine, torch.optim.Op
     return build_trainer(model, optimizer, SquaredLoss(), sums, device=CPU, **options), optimizer, sums
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"clip_value": 0.4}, {"clip_norm": 0.1}, {"norm_due": lambda _: True}], ids=str
-)
-def test_a_training_step_reads_nothing_from_the_device(options: dict[str, Any]) -> None:
-    trainer, _, _ = trainer_of(TinyModel(), **options)
-    data = batches(3)
+@pytest.mark.parametrize("options", [{}, {"clip_value": 0.4}, {"clip_norm": 0.1}], ids=str)
+def test_a_training_step_reads_nothing_from_a_gpu(options: dict[str, Any]) -> None:
+    trainer, _, _ = trainer_of(TinyModel(), make_step=lambda optimizer, _: MaskedStep(optimizer), **options)
+    data = batches(4)
+    # Reads the flag.
+    trainer.run(data[:1])
     with no_host_reads():
-        trainer.run(data)
+        trainer.run(data[1:])
 
 
 def test_a_validation_step_reads_nothing_from_the_device() -> None:
@@ -77,7 +89,6 @@ def test_a_step_keeps_no_tensors_alive() -> None:
         Spy(),
         ErrorSums(LABELS, 2),
         device=CPU,
-        norm_due=lambda _: True,
     )
 
     @trainer.on(Events.ITERATION_COMPLETED)
@@ -132,21 +143,20 @@ def test_training_equals_a_plain_loop(options: dict[str, Any], clip: Callable[[n
     losses = plain_loop(other, clip)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
-    epoch = sums.snapshot().wait()[Slot.EPOCH]
-    assert epoch[-2:].tolist() == pytest.approx([sum(losses), 4])
+    epoch = statistics(sums.snapshot().wait()[Slot.EPOCH], LABELS, ("low", "high"), VALIDATION)
+    assert epoch["loss"] == pytest.approx(sum(losses) / 4)
 
 
-def test_the_gradient_norm_is_computed_before_clipping_and_only_when_due() -> None:
+def test_the_gradient_norm_is_computed_before_clipping() -> None:
     torch.manual_seed(0)
     model = TinyModel()
     other = copy.deepcopy(model)
-    trainer, _, _ = trainer_of(model, clip_value=1e-6, norm_due=lambda engine: engine.state.iteration == 2)
-    norms: list[float | None] = []
+    trainer, _, _ = trainer_of(model, clip_value=1e-6)
+    norms: list[float] = []
 
     @trainer.on(Events.ITERATION_COMPLETED)
     def _keep(engine: Engine) -> None:
-        norm = engine.state.grad_norm
-        norms.append(None if norm is None else norm.item())
+        norms.append(engine.state.grad_norm.item())
 
     trainer.run(batches(3))
     before: list[float] = []
@@ -156,7 +166,7 @@ def test_the_gradient_norm_is_computed_before_clipping_and_only_when_due() -> No
         torch.nn.utils.clip_grad_value_(plain.parameters(), 1e-6)
 
     plain_loop(other, clip)
-    assert norms == [None, pytest.approx(before[1]), None]
+    assert norms == pytest.approx(before[:3])
 
 
 def test_frozen_parameters_do_not_change() -> None:
@@ -200,3 +210,73 @@ def test_the_last_iteration_is_epochs_times_epoch_length() -> None:
     trainer, _, _ = trainer_of(TinyModel())
     trainer.run(batches(3), max_epochs=2)
     assert total_iterations(trainer) == trainer.state.iteration == 6
+
+
+def test_the_rmse_of_each_batch_is_available_to_users_handlers() -> None:
+    model = TinyModel()
+    trainer, _, _ = trainer_of(model)
+    data, outputs = batches(3), []
+    model.register_forward_hook(lambda _, __, out: outputs.append({key: out[key].detach().double() for key in LABELS}))
+    found: list[dict[str, float]] = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def _look(engine: Engine) -> None:
+        # The keys of the original trainer, and those of the metrics.
+        rmse = engine.state.batch_rmse
+        assert (rmse["E"], rmse["F"], rmse["q"]) == (rmse["energy"], rmse["forces"], rmse["charges"])
+        assert "spin_charges" not in rmse
+        assert "s" not in rmse
+        found.append(dict(rmse))
+
+    trainer.run(data)
+    for (x, y), out, values in zip(data, outputs, found, strict=True):
+        assert list(values) == list(LABELS)
+        real = (x["numbers"] != 0).numpy()
+        for name, value in values.items():
+            error = out[name].numpy() - y[name].double().numpy()
+            chosen = error if name == "energy" else error[real]
+            assert value == pytest.approx(np.sqrt(np.mean(chosen**2)), rel=1e-9)
+
+
+def test_the_rmse_of_a_batch_costs_no_host_read_unless_it_is_read() -> None:
+    trainer, _, _ = trainer_of(TinyModel(), make_step=lambda optimizer, _: lambda _: optimizer.step())
+    with no_host_reads():
+        trainer.run(batches(2))
+    assert trainer.state.batch_rmse["E"] > 0
+
+
+class LossOf(SquaredLoss):
+    """A loss multiplied by a factor whose value and gradient can be chosen separately."""
+
+    def __init__(self, factor: Callable[[Tensor], Tensor]) -> None:
+        self._factor = factor
+
+    def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss": self._factor(super().__call__(y_pred, y_true)["loss"])}
+
+
+BAD_FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "loss and gradient": lambda loss: loss * torch.nan,
+    "loss overflows, but not its gradient": lambda loss: loss + torch.inf,
+    # The derivative of the square root at 0 is infinite.
+    "gradient of a finite loss": lambda loss: loss + (0 * loss).sqrt(),
+    "norm overflows": lambda loss: 1e30 * loss,
+}
+
+
+@pytest.mark.parametrize("kind", [ReadStep, MaskedStep])
+@pytest.mark.parametrize("options", [{}, {"clip_value": 0.4}, {"clip_norm": 1.0}], ids=str)
+@pytest.mark.parametrize("factor", BAD_FACTORS.values(), ids=BAD_FACTORS)
+def test_a_step_that_is_not_finite_is_not_applied(
+    factor: Callable[[Tensor], Tensor], options: dict[str, Any], kind: Any
+) -> None:
+    model, sums = TinyModel(), Recording()
+    optimizer = torch.optim.Adam(model.parameters(), weight_decay=0.1)
+    given: dict[str, Any] = {"device": CPU, "make_step": lambda one, _: kind(one), **options}
+    build_trainer(model, optimizer, SquaredLoss(), sums, **given).run(batches(2))
+    before = copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]])
+    trainer = build_trainer(model, optimizer, LossOf(factor), sums, **given)
+    trainer.run(batches(1))
+    torch.testing.assert_close([model.state_dict(), optimizer.state_dict()["state"]], before, rtol=0, atol=0)
+    assert [bool(call["applied"]) for call in sums.calls] == [True, True, False]
+    assert not trainer.state.applied

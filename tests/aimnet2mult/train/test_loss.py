@@ -1,15 +1,19 @@
 """The loss agrees with NumPy, and unlabeled components contribute exactly nothing."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
+from aimnet2mult.metrics.statistics import POOLED, statistics
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.loss import MTLoss, energy_loss_fn, peratom_loss_fn
 from support.host_reads import no_host_reads
@@ -138,6 +142,92 @@ def test_the_loss_has_the_dtype_of_the_prediction(precision: torch.dtype) -> Non
     pred |= {name: pred[name].to(precision) for name in ALL}
     losses = all_labels()(pred, {name: x.to(other) for name, x in true.items()})
     assert {loss.dtype for loss in losses.values()} == {precision}
+
+
+# ---- several batches -------------------------------------------------------------------------------
+
+
+def rows_of(part: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:
+    return {name: x[torch.from_numpy(rows)] for name, x in part.items()}
+
+
+def pooled_loss(parts: Sequence[tuple[dict[str, Tensor], dict[str, Tensor]]], world: int = 1) -> dict[str, float]:
+    """Return the published loss and components of these batches, each shared by a number of ranks."""
+    loss = all_labels()
+    ranks = [ErrorSums(ALL, 2, "cpu", POOLED.quantities, loss=loss.terms) for _ in range(world)]
+    for pred, true in parts:
+        shares = np.array_split(np.arange(len(pred["numbers"])), world)
+        for sums, rows in zip(ranks, shares, strict=True):
+            share, labels = rows_of(pred, rows), rows_of(true, rows)
+            if not len(rows):
+                # A rank without structures evaluates one of another rank, without labels.
+                first = np.zeros(1, dtype=int)
+                share = rows_of(pred, first)
+                labels = {name: torch.full_like(x, math.nan) for name, x in rows_of(true, first).items()}
+            fidelity = torch.zeros(len(share["numbers"]), dtype=torch.int64)
+            sums.update(share, labels, share["numbers"], fidelity, loss(share, labels))
+    total = np.sum([sums.snapshot().wait()[Slot.EPOCH] for sums in ranks], axis=0)
+    values = statistics(total, ALL, ("a", "b"), POOLED, loss.terms)
+    return {name: value for name, value in values.items() if name.startswith("loss")}
+
+
+def numpy_loss(pred: dict[str, Tensor], true: dict[str, Tensor]) -> dict[str, float]:
+    """Return the loss and its components over all structures at once."""
+    real = pred["numbers"].numpy() != 0
+    found: dict[str, float] = {}
+    for name in ALL:
+        p, t = pred[name].double().numpy(), true[name].double().numpy()
+        counted = np.isfinite(t)
+        if name == "energy":
+            counted &= real.any(-1)
+            scale = np.sqrt(np.maximum(real.sum(-1), 1))
+        else:
+            counted &= (real if t.ndim == 2 else real[..., None]) & np.ones_like(counted)
+            scale = np.ones(())
+        if counted.any():
+            found[f"loss_{name}"] = float(((p - t) ** 2 / scale)[counted].mean())
+    if found:
+        total = sum(WEIGHTS.values())
+        found["loss"] = sum(WEIGHTS[name] / total * found[f"loss_{name}"] for name in ALL if f"loss_{name}" in found)
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    structures=st.integers(1, 12),
+    missing=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    size=st.integers(1, 12),
+    world=st.sampled_from([1, 2, 3]),
+    precision=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_the_loss_depends_neither_on_batch_size_nor_order_nor_number_of_ranks(
+    seed: int, structures: int, missing: float, size: int, world: int, precision: torch.dtype
+) -> None:
+    pred, true = random_batch(seed % 1000, max(structures, 2))
+    rng = np.random.default_rng(seed)
+    pred |= {name: pred[name].to(precision) for name in ALL}
+    for name in ALL:
+        true[name] = true[name].to(precision)
+        true[name][torch.from_numpy(rng.random(true[name].shape) < missing)] = math.nan
+    order = rng.permutation(len(pred["numbers"]))
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    found = pooled_loss([(rows_of(pred, rows), rows_of(true, rows)) for rows in batches], world)
+    assert found == pytest.approx(numpy_loss(pred, true), rel=1e-6 if precision is torch.float32 else 1e-9)
+
+
+def test_a_function_without_sum_and_count_is_weighted_by_labeled_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimnet2mult.train.loss.own", lambda y_pred, y_true: y_pred["energy"].mean(), raising=False)
+    loss = MTLoss({"energy": component("energy", 1.0), "own": {"fn": f"{MODULE}.own", "weight": 3.0}})
+    pred, true = random_batch()
+    for name in ALL:
+        true[name][[1, 4]] = math.nan
+    losses = loss(pred, true)
+    (_, value), (_, count) = losses.sums_and_counts.tolist()  # type: ignore[attr-defined]
+    assert count == 4
+    assert value / count == pytest.approx(losses["own"].item() / 0.75, rel=1e-12)
+    (_, _), (_, none) = loss(pred, {}).sums_and_counts.tolist()  # type: ignore[attr-defined]
+    assert none == 0
 
 
 # ---- what does not count ---------------------------------------------------------------------------

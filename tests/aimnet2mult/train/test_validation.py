@@ -59,6 +59,14 @@ def test_the_best_value_survives_a_resume_unless_the_metric_changes() -> None:
     assert after.update({"loss": 2.0})
 
 
+def test_the_best_loss_of_version_0_1_is_not_comparable_and_dropped() -> None:
+    for metric, comparable in (("loss", False), ("E_rmse", True)):
+        best = BestValidation(metric, METRICS)
+        assert best.load_state_dict({"metric": metric, "value": 0.0}) == comparable
+        assert best.update({metric: 1.0}) != comparable
+    assert BestValidation("loss", METRICS).load_state_dict({"metric": "loss", "value": math.inf})
+
+
 def test_an_unknown_metric_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"checkpoint.best is 'F_rmse'; expected one of loss, E_rmse, E_mae, E_r2"):
         BestValidation("F_rmse", METRICS)
@@ -78,9 +86,13 @@ class RecordingBus(NullBus):
     def __init__(self) -> None:
         super().__init__(1)
         self.points: list[tuple[str, int, dict[str, float]]] = []
+        self.reported: list[tuple[str, str, int]] = []
 
     def publish(self, stream: str, step: int, values: Any, *, final: bool = False) -> None:
         self.points.append((stream, step, values()))
+
+    def alert(self, title: str, text: str = "", *, step: int, level: str = "warning") -> None:
+        self.reported.append((title, text, step))
 
 
 class Harness:
@@ -88,7 +100,8 @@ class Harness:
 
     def __init__(self, folder: Path, *overrides: str, communicator: Communicator | None = None) -> None:
         communicator = communicator or Communicator()
-        config, self.components = build_tiny(folder, "data.samplers.val.batch_size=1", *overrides)
+        settings = ("data.samplers.val.batch_size=1", *overrides)
+        config, self.components = build_tiny(folder, *settings, communicator=communicator)
         self.bus, self.stop, self.output = RecordingBus(), StopSignal(), io.StringIO()
         self.best = folder / "checkpoints/best.pt"
         reporter = Reporter(
@@ -197,6 +210,142 @@ def test_only_the_first_rank_saves_the_best_weights(tmp_path: Path) -> None:
     harness.validation.run(3)
     assert len(harness.bus.points) == 1
     assert not harness.best.exists()
+
+
+FUNCTIONS = {"energy": "energy_loss_fn", "charges": "peratom_loss_fn"}
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_the_loss_does_not_depend_on_the_batch_size(tmp_path: Path, size: int) -> None:
+    components: dict[str, dict[str, Any]] = {
+        name: {"fn": f"aimnet2mult.train.loss.{fn}", "weight": 1.0} for name, fn in FUNCTIONS.items()
+    }
+    components["charges"]["kwargs"] = {"key_true": "charges", "key_pred": "charges"}
+    loss = f"loss={{class: aimnet2mult.train.loss.MTLoss, kwargs: {{components: {components}}}}}"
+    harness = Harness(tmp_path, loss, f"data.samplers.val.batch_size={size}")
+    (group,) = harness.components.data.val.groups
+    # A single energy, in the last batch.
+    group["energy"][:3] = math.nan
+    outputs: list[dict[str, Any]] = []
+    harness.components.model.register_forward_hook(lambda _, __, out: outputs.append(out))
+    harness.validation.run(3)
+    pred = {name: torch.cat([out[name].detach() for out in outputs]).double().numpy() for name in FUNCTIONS}
+    energy = (pred["energy"][3] - group["energy"][3]) ** 2 / math.sqrt(3)
+    charges = ((pred["charges"] - group["charges"]) ** 2).mean()
+    ((*_, values),) = harness.bus.points
+    found = {name: values[name] for name in ("loss", "loss_energy", "loss_charges")}
+    expected = {"loss": (energy + charges) / 2, "loss_energy": energy, "loss_charges": charges}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def spoil(harness: Harness, *rows: int) -> None:
+    """Make the energies of these validation structures, numbered in the order of validation, infinite."""
+    calls = iter(range(1000))
+
+    def hook(_: object, __: object, out: dict[str, torch.Tensor]) -> None:
+        if next(calls) % 4 in rows:
+            out["energy"][:] = math.inf
+
+    harness.components.model.register_forward_hook(hook)
+
+
+def places(harness: Harness, *rows: int) -> list[str]:
+    (group,) = harness.components.data.val.groups
+    return harness.components.data.locate(group["origin"][list(rows)])
+
+
+def test_structures_without_finite_predictions_are_left_out_counted_and_named_once(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "checkpoint.best=loss")
+    spoil(harness, 1, 3)
+    for iteration in (3, 6):
+        harness.validation.run(iteration)
+    for *_, values in harness.bus.points:
+        assert values["skipped_structures"] == 2
+        assert all(math.isfinite(value) for value in values.values())
+    title = "validation left out structures whose predictions are not finite: 2"
+    assert harness.bus.reported == [(title, "; ".join(places(harness, 1, 3)), 3)]
+    assert "a.h5, group 003, row " in harness.bus.reported[0][1]
+    assert harness.best.exists()
+
+
+def test_a_structure_that_is_skipped_later_is_named_then(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    spoil(harness, 1)
+    harness.validation.run(3)
+    spoil(harness, 2)
+    harness.validation.run(6)
+    assert [(text, step) for _, text, step in harness.bus.reported] == [
+        (*places(harness, 1), 3),
+        (*places(harness, 2), 6),
+    ]
+
+
+def test_weights_that_are_not_finite_never_look_good(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "checkpoint.best=loss")
+    harness.shift_weights(math.nan)
+    harness.validation.run(3)
+    ((*_, values),) = harness.bus.points
+    assert values.pop("skipped_structures") == 4
+    assert values.pop("epoch") == 1
+    assert {"loss", "E_rmse", "E_mae", "E_r2", "E_atom_rmse", "q_rmse"} <= values.keys()
+    assert all(math.isnan(value) for value in values.values())
+    assert not harness.best.exists()
+
+
+def test_without_labels_there_is_no_validation_loss(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    for group in harness.components.data.val.groups:
+        group["energy"][:] = math.nan
+        group["charges"][:] = math.nan
+    harness.validation.run(3)
+    ((*_, values),) = harness.bus.points
+    assert values == {"skipped_structures": 0, "epoch": 1}
+
+
+def test_a_best_loss_of_version_0_1_is_mentioned_on_resume(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "checkpoint.best=loss")
+    harness.validation.load_state_dict({"owes_validation": False, "best": {"metric": "loss", "value": 0.0}})
+    assert "the search for the best weights starts again" in harness.output.getvalue()
+    harness.validation.run(3)
+    assert harness.best.exists()
+
+
+class TwoRanks(Communicator):
+    """One of two ranks that runs after the other; sums are those of all so far."""
+
+    world_size = 2
+
+    def __init__(self, rank: int, reduced: list[torch.Tensor]) -> None:
+        self.rank = rank
+        self._reduced = reduced
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        if self.rank:
+            self._reduced.append(tensor.clone())
+        else:
+            tensor.add_(self._reduced.pop(0))
+
+
+def test_the_first_rank_names_the_structures_of_all_ranks(tmp_path: Path) -> None:
+    reduced: list[torch.Tensor] = []
+    for rank in (1, 0):
+        harness = Harness(tmp_path, "data.samplers.val.batch_size=3", communicator=TwoRanks(rank, reduced))
+        skip_charges_of_odd_rows(harness)
+        harness.validation.run(3)
+    ((*_, values),) = harness.bus.points
+    assert values["skipped_structures"] == 2
+    ((_, text, _),) = harness.bus.reported
+    assert text == "; ".join(places(harness, 1, 3))
+
+
+def skip_charges_of_odd_rows(harness: Harness) -> None:
+    (group,) = harness.components.data.val.groups
+    bad = torch.from_numpy(group["coord"][1::2, 0, 0])
+
+    def hook(_: object, args: tuple[dict[str, torch.Tensor]], out: dict[str, torch.Tensor]) -> None:
+        out["charges"][torch.isin(args[0]["coord"][:, 0, 0], bad)] = math.nan
+
+    harness.components.model.register_forward_hook(hook)
 
 
 @pytest.fixture

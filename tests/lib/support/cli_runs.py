@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from click.testing import CliRunner, Result
@@ -19,11 +20,17 @@ def telemetry(*args: object) -> Result:
 
 
 class FileSinkRun(HandMadeRun):
-    """A run trained with the sink ``file``, whose saved options include a redacted one."""
+    """A run trained with the sink ``file``.
+
+    Attributes:
+        options: further saved options of the sink.
+    """
 
     def __init__(self, folder: Path, backend: Path, trainer: ProcessIdentity | None = None) -> None:
         self.backend = backend
         super().__init__(folder, trainer)
+
+    options: dict[str, Any] = {}  # noqa: RUF012 - replaced, not modified
 
     def begin(self, resume_step: int | None = None) -> None:
         super().begin(resume_step)
@@ -32,6 +39,6 @@ class FileSinkRun(HandMadeRun):
             path.unlink()
         record = msgspec.structs.replace(
             run_record(self.folder, self.attempt),
-            sinks={"file": {"backend": str(self.backend), "password": "***"}},
+            sinks={"file": {"backend": str(self.backend), **self.options}},
         )
         self.journal = JournalWriter(self.folder, record, resumed_step=resume_step)

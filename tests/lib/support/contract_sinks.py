@@ -8,13 +8,13 @@ import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from telemetry import Metric, RunRecord, Status
-from telemetry.sink_api import Opened, Record, Resumed, Scalars, SinkRejected, backend_errors, hookimpl
+from telemetry.sink_api import Opened, Record, Resumed, Scalars, SinkRejected, SinkUnavailable, backend_errors, hookimpl
 from telemetry.testing import Point, SinkContract
 
 Line = dict[str, Any]
@@ -260,6 +260,49 @@ class GivesUp(LinesSink):
             super().append(lines)
         except OSError as error:
             raise SinkRejected(str(error)) from error
+
+
+class Swallows(LinesSink):
+    """A sink that passes over a failing write, and claims its records."""
+
+    claims_at_once = True
+
+    @hookimpl
+    @backend_errors("lines")
+    def sink_write(self, records: Sequence[Record]) -> int | None:
+        before = self.last_seq
+        try:
+            return super().sink_write(records)
+        except OSError:
+            with suppress(SinkUnavailable):
+                self.sink_open(self.run, self.path.parent)  # removes a fragment
+            self.last_seq = before
+            return records[-1].seq if self.claims_at_once else None
+
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        self.run = run
+        return super().sink_open(run, folder)
+
+
+class ClaimsLater(Swallows):
+    """A sink that passes over a failing write, and claims its records with those of the next one."""
+
+    claims_at_once = False
+
+
+class ReportsAndSwallows(LinesSink):
+    """A sink that raises in the first of several failing calls only."""
+
+    failed_before: ClassVar[set[str]] = set()
+
+    def append(self, lines: list[Line]) -> None:
+        try:
+            super().append(lines)
+        except OSError:
+            if str(self.path) not in self.failed_before:
+                self.failed_before.add(str(self.path))
+                raise
 
 
 class TakesAnything(LinesSink):

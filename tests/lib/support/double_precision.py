@@ -1,6 +1,7 @@
 """A model and loss in double precision, so that runs can be compared to 1e-9, and failures on request.
 
-The variable ``MISHAP=rank:call:what`` makes a rank fail or get a signal before a call of the loss.
+The variable ``MISHAP=rank:call:what`` makes a rank fail or get a signal before a call of the loss, or makes its loss
+NaN. The rank of a single process is empty.
 """
 
 import os
@@ -68,12 +69,14 @@ class MaskedLoss(MTLoss):
         kind = "" if torch.is_grad_enabled() else "v"
         self.calls[kind] += 1
         rank, call, what = os.environ.get("MISHAP", "::").split(":")
-        if (rank, call) == (os.environ.get("RANK"), f"{kind}{self.calls[kind]}"):
-            if what == "raise":
-                raise ArithmeticError("the sum is wrong")
+        happens = (rank, call) == (os.environ.get("RANK", ""), f"{kind}{self.calls[kind]}")
+        if happens and what == "raise":
+            raise ArithmeticError("the sum is wrong")
+        if happens and what.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[what])
         add_masks(y_pred, y_true)
-        return super().__call__(y_pred, y_true)
+        losses = super().__call__(y_pred, y_true)
+        return losses | {"loss": losses["loss"] * torch.nan} if happens and what == "nan" else losses
 
 
 def as_double(batch: Batch, _: torch.device) -> Batch:

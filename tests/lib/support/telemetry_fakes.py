@@ -176,6 +176,7 @@ class FileSink:
         reports_last_seq: bool = True
         level: int = 0
         password: str = ""
+        server: str = ""
 
     def __init__(self, options: Options) -> None:
         self._folder = Path(options.backend)
@@ -220,6 +221,28 @@ class FileSink:
         if (self._folder / "hang").exists():
             self._add("hung", str(os.getpid()))
             threading.Event().wait()
+
+
+class TalkativeSink(FileSink):
+    """A sink that logs in, and whose errors, destination and view contain its credentials."""
+
+    def __init__(self, options: FileSink.Options) -> None:
+        super().__init__(options)
+        self._login = f"{options.password} at {options.server}"
+
+    @hookimpl
+    def sink_open(self, run: RunRecord) -> Opened:
+        opened = super().sink_open(run)
+        self._add("logins", self._login)
+        return Opened(f"{opened.destination}, {self._login}", opened.last_seq, f"open {self._login}")
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int:
+        if not (self._folder / "failed").exists():
+            self._add("failed", "once")
+            msg = f"no answer to {self._login}"
+            raise SinkUnavailable(msg)
+        return super().sink_write(records)
 
 
 class LackingSink(MemorySink):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,9 @@ class TensorBoardKit(Kit):
 def replace_os(patch: pytest.MonkeyPatch, fake: Any) -> None:
     """Replace ``os`` in the modules through which the TensorBoard sink accesses files."""
     patch.setattr(event_files, "os", fake)
-    patch.setattr(atomic_write, "os", fake)
+    # A copy: the journal and the progress of delivery are not stored by the backend.
+    sync_folder = FunctionType(atomic_write.sync_folder.__code__, vars(atomic_write) | {"os": fake})
+    patch.setattr(event_files, "sync_folder", sync_folder)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,15 @@ class TinyModel(TinyCore):
         return {**data, "forces": -gradient}
 
 
+class FragileCore(TinyCore):
+    """A `TinyCore` whose energy is NaN for structures whose first atom is more than 9 Å from the origin along x."""
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        data = super().forward(data)
+        data["energy"] = torch.where(data["coord"][:, 0, 0] > 9, torch.nan, data["energy"])
+        return data
+
+
 class SquaredLoss:
     """The sum of the mean squared errors of all labels, where NaN counts as zero error."""
 

@@ -91,6 +91,22 @@ class TestBatches:
         batches = split([scalars(1), large, scalars(3)])
         assert [(len(b.points), b.last_seq) for b in batches] == [(1, 1), (MAX_METRICS_PER_CALL, 1), (6, 3)]
 
+    def test_a_call_may_reach_each_limit_exactly(self):
+        half = [f"m{number}" for number in range(MAX_METRICS_PER_CALL // 2)]
+        full = [scalars(seq, **dict.fromkeys(half, 1.0)) for seq in (1, 2)]
+        assert [len(batch.points) for batch in split(full)] == [MAX_METRICS_PER_CALL]
+        assert [len(batch.points) for batch in split([*full, scalars(3)])] == [MAX_METRICS_PER_CALL, 1]
+
+    @pytest.mark.parametrize(("more", "sizes"), [(0, [900]), (1, [450, 451])])
+    def test_two_records_share_a_call_of_up_to_900_kilobytes(self, more, sizes):
+        # As JSON, 140 characters of 6 bytes each, 38 of one byte and two quotes; with the overhead, 1,000 bytes.
+        wide = [f"{number:0>32}{'Å' * 140}" for number in range(450)]
+        records = [
+            scalars(1, **dict.fromkeys(wide, 1.0)),
+            scalars(2, **dict.fromkeys([*wide, *(["x"] * more)], 1.0)),
+        ]
+        assert [len(batch.points) for batch in split(records)] == sizes
+
     def test_long_names_lead_to_smaller_calls(self):
         wide = {f"{'Å' * 230}{i}": 1.0 for i in range(700)}
         batches = split([scalars(1, **wide), scalars(2, **wide)])

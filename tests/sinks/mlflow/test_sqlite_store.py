@@ -222,7 +222,7 @@ class TestMissingPackages:
             open_sink(folder)
 
     def test_a_database_without_sqlalchemy_is_rejected_with_the_fix(self, folder, monkeypatch):
-        monkeypatch.setattr(mlflow_sink, "find_spec", lambda _: None)
+        monkeypatch.setattr(mlflow_sink, "is_installed", lambda _: False)
         with pytest.raises(SinkRejected, match=r"mlflow-skinny.*pip install 'aimnet2mult\[mlflow\]'.*a server"):
             open_sink(folder)
 

@@ -145,7 +145,9 @@ class TestOpening:
         assert steps(folder) == [200]
         assert not (tmp_path / "run" / "tensorboard").exists()
 
-    @pytest.mark.parametrize("folder", ["", "  ", "a\0b"])
+    @pytest.mark.parametrize(
+        "folder", ["", "  ", "a\0b", "memory://tb", "file:/scratch/tb", "s3://bucket/tb", "~nobody-here/tb"]
+    )
     def test_an_invalid_folder_is_rejected_when_the_sink_is_selected(self, folder):
         with pytest.raises(SettingError, match=r"telemetry\.tensorboard\.dir"):
             select(["tensorboard"], {"tensorboard": {"dir": folder}})
@@ -168,7 +170,8 @@ class TestOpening:
         (tb / "events.out.tfevents.1.empty").touch()
         (tb / "events.out.tfevents.2.garbage").write_bytes(b"\0" * 64)
         (tb / "events.out.tfevents.3.folder").mkdir()
-        (tb / "notes.txt").write_text("tfevents")
+        for name in ("a note.txt", "notes.txt"):  # one sorts before the event files, one after them
+            (tb / name).write_text("tfevents")
         sink, found = open_sink(tmp_path)
         assert found.last_seq == 0
         sink.sink_write([scalars(1)])

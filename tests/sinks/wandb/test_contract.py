@@ -192,7 +192,10 @@ class FakeKit(OfflineKit, ContentChecks, RestartChecks):
 class TestOnAFake(FakeKit, FaultChecks):
     def make_sink(self, folder: Path) -> WandbSink:
         self.install()
-        return WandbSink(WandbSink.Options(mode="offline"))
+        sink = WandbSink(WandbSink.Options(mode="offline"))
+        # The fake writes its rows before `finish` returns, or never.
+        sink.timeouts = Timeouts(stored=0.1)  # type: ignore[misc]
+        return sink
 
 
 class TestOnAFailingFake(FakeKit):

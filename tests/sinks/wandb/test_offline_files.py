@@ -109,6 +109,31 @@ class TestDamagedFiles:
         assert log.read() == once.read()
         assert log.end == once.end
 
+    def test_syncing_makes_the_file_durable(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[Path] = []
+        monkeypatch.setattr("os.fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()))
+        offline_files.TransactionLog(whole).sync()
+        assert synced == [whole]
+
+    @pytest.mark.parametrize("marks", [{".syncstate": 100}, {".syncstate": 100, ".synced": 300}, {".synced": 100}])
+    def test_records_added_after_a_sync_began_are_cut_off(
+        self, whole: Path, tmp_path: Path, marks: dict[str, int]
+    ) -> None:
+        data = whole.read_bytes()
+        path = tmp_path / whole.name
+        path.write_bytes(data[:BLOCK])
+        log = offline_files.TransactionLog(path)
+        log.read()
+        end = log.end
+        path.write_bytes(data)
+        os.utime(path, (200, 200))
+        for name, time in marks.items():
+            mark = path.with_name(path.name + name)
+            mark.touch()
+            os.utime(mark, (time, time))
+        assert log.seal_if_synced()
+        assert path.read_bytes() == data[:end]
+
 
 class TestWandbCommands:
     def history(self, server: WandbServer) -> list[int]:

@@ -38,6 +38,11 @@ class TestOptions:
         with pytest.raises(SettingError, match=rf"telemetry\.wandb\.{name} is .*leave it out"):
             select(["wandb"], {"wandb": {name: value}})
 
+    @pytest.mark.parametrize("value", ["memory:/w", "file:///scratch/w"])
+    def test_a_url_as_the_folder_is_rejected_when_the_sink_is_selected(self, value: str) -> None:
+        with pytest.raises(SettingError, match=rf"telemetry\.wandb\.dir is '{value}', a URL; it must be a local path"):
+            select(["wandb"], {"wandb": {"dir": value}})
+
 
 class TestMode:
     @pytest.fixture(autouse=True)

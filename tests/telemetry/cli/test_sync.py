@@ -112,11 +112,44 @@ def test_the_sinks_default_to_those_of_the_training(run: FileSinkRun, backend: P
     assert row_steps(backend) == [1]
 
 
-def test_a_redacted_option_has_its_default(run: FileSinkRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(FileSink, "__init__", lambda self, options: seen.append(options.password))
-    telemetry("sync", run.folder, "--telemetry-sinks", "file", "--linger", "0.01")
-    assert set(seen) == {""}
+def test_credentials_of_the_training_come_from_the_environment(
+    run: FileSinkRun, backend: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "options", {"password": "***", "server": "https://***@host/?token=***"})
+    run.die()
+    run.begin()
+    run.close()
+    seen: list[tuple[str, str]] = []
+    make = FileSink.__init__
+
+    def remember(self: FileSink, options: FileSink.Options) -> None:
+        seen.append((options.password, options.server))
+        make(self, options)
+
+    monkeypatch.setattr(FileSink, "__init__", remember)
+    result = telemetry("sync", run.folder)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: sink 'file' needs password, server, and run folders do not contain credentials: set "
+        "TELEMETRY_FILE_PASSWORD and TELEMETRY_FILE_SERVER in the environment\n"
+    )
+    monkeypatch.setenv("TELEMETRY_FILE_PASSWORD", "hunter2")
+    assert "set TELEMETRY_FILE_SERVER in" in telemetry("sync", run.folder).stderr
+    assert seen == []
+    assert telemetry("sync", run.folder, "-o", "file.server=https://me:pw@host").exit_code == 0
+    assert set(seen) == {("hunter2", "https://me:pw@host")}
+
+
+def test_credentials_that_an_earlier_version_has_stored_are_used(
+    run: FileSinkRun, backend: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "options", {"server": "https://me:pw@host"})
+    run.die()
+    run.begin()
+    run.points(1)
+    run.close()
+    assert telemetry("sync", run.folder).exit_code == 0
+    assert row_steps(backend) == [1]
 
 
 def test_two_sinks_both_receive_the_records(run: FileSinkRun) -> None:

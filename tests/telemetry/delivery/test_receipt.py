@@ -107,3 +107,29 @@ def test_a_journal_of_a_newer_version_is_an_error(tmp_path: Path) -> None:
     segment_path(tmp_path, 0).write_bytes(encode(run_record(schema=2)))
     with pytest.raises(JournalError, match="schema 2"):
         receipt(tmp_path, Counts())
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "rejected", "details"),
+    [
+        ("opening", "", 0, ["no process is delivering"]),
+        ("delivering", "out of memory", 0, ["no process is delivering"]),
+        ("delivering", "bad name", 2, ["last error, ", "no process is delivering"]),
+        ("retrying", "out of memory", 0, ["last error, ", "no process is delivering"]),
+        ("refused", "wrong key", 0, ["last error, "]),
+        ("refused", "", 0, []),
+        ("closed", "out of memory", 0, []),
+        ("closed", "bad name", 2, ["last error, "]),
+    ],
+)
+def test_the_last_error_and_a_missing_process_are_shown_where_they_matter(
+    tmp_path: Path, state: str, error: str, rejected: int, details: list[str]
+) -> None:
+    write(tmp_path, 0, [*numbered(0, 1, 5)])
+    sink(tmp_path, "a", 5, rejected, state=state, last_error=error)
+    _, place, *lines = receipt(tmp_path, Counts(offered=5, journaled=5)).sinks[0].lines()
+    assert place == "    to there"
+    assert len(lines) == len(details)
+    for line, start in zip(lines, details, strict=True):
+        assert line.startswith(f"    {start}")
+        assert line.endswith(error if start.startswith("last") else start)

@@ -246,3 +246,13 @@ def test_full_names_consist_of_stream_and_metric() -> None:
     record = Scalars(seq=1, time=1, stream="val", step=1, values={"fid1/E_mae": 2.0, "loss": 1.0})
     assert record.names() == ["val/fid1/E_mae", "val/loss"]
     assert record.items() == [("val/fid1/E_mae", 2.0), ("val/loss", 1.0)]
+
+
+def test_a_line_beyond_the_maximum_is_damaged_even_if_its_checksum_fits() -> None:
+    room = MAX_LINE - len(sealed(b""))
+    unknown = b'{"kind":"later","seq":5,"text":"%s"'
+    room -= len(unknown % b"")
+    longest, too_long = (sealed(unknown % (b"x" * length)) for length in (room, room + 1))
+    assert len(longest) == MAX_LINE
+    assert decode(longest) == Unknown(kind="later", seq=5)
+    assert decode(too_long) is None

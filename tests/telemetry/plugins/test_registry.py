@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from telemetry import PluginError, SettingError, SinkNotFound, SinkNotInstalled, TelemetryError
+from telemetry.plugins.optional_imports import is_installed
 from telemetry.plugins.registry import Plugin, Sink, install_command, installed, load, select
 from telemetry.sink_api import Opened, hookimpl
 
@@ -249,6 +250,27 @@ def test_requirements_are_looked_up_without_importing_anything(install: Install)
 def test_a_dotted_requirement_may_be_missing_at_any_level(install: Install) -> None:
     install(GOOD.replace("class Foo:", "class Foo:\n        requires = ('zz_sdk.client.v1', 'csv.reader')"))
     assert load("foo").missing() == ["zz_sdk.client.v1", "csv.reader"]
+
+
+@pytest.mark.parametrize("name", ["zz_sdk", "wandb", "mlflow", "tensorboard"])
+def test_an_empty_folder_with_the_name_of_an_sdk_is_no_installation(
+    install: Install, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_for_real = is_installed(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")  # as for an interactive Python or `python -m`
+    (tmp_path / name / "latest-run").mkdir(parents=True)
+    assert is_installed(name) is installed_for_real
+    install(GOOD.replace("class Foo:", f"class Foo:\n        requires = ({name!r}, '{name}.zz_part')"))
+    (tmp_path / name / "zz_part").mkdir()
+    assert load("foo").missing() == [*([] if installed_for_real else [name]), f"{name}.zz_part"]
+
+
+def test_a_submodule_of_a_namespace_package_is_found(install: Install) -> None:
+    site = install(GOOD.replace("class Foo:", "class Foo:\n        requires = ('zz_google.sdk', 'zz_google.other')"))
+    (site / "zz_google").mkdir()
+    (site / "zz_google" / "sdk.py").touch()
+    assert load("foo").missing() == ["zz_google.other"]
 
 
 # --- options

@@ -209,3 +209,18 @@ def test_only_a_synced_file_waits_for_the_disk(tmp_path: Path, monkeypatch: pyte
     assert synced == []
     write_json(tmp_path / "x.json", 2)
     assert len(synced) == 2, "the file and its folder"
+
+
+def test_a_file_system_that_refuses_to_sync_folders_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def refuse_folders(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(fd)
+
+    monkeypatch.setattr("os.fsync", refuse_folders)
+    write_json(tmp_path / "x.json", 1)
+    assert (tmp_path / "x.json").read_text(encoding="utf-8").strip() == "1"

@@ -388,3 +388,27 @@ def test_a_holder_survives_the_removal_of_the_folder(tmp_path: Path, lease: Leas
     (tmp_path / "sinks").rmdir()
     assert lease.is_held()
     lease.release()
+
+
+def test_an_error_of_the_disk_while_acquiring_is_raised(
+    tmp_path: Path, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("telemetry.run_folder.lease.os.link", fail)
+    with pytest.raises(OSError, match="No space left"):
+        lease.try_acquire()
+    assert files(tmp_path) == []
+    assert not lease.is_held()
+
+
+def test_only_the_highest_number_counts(tmp_path: Path, lease: Lease) -> None:
+    other = current_process()
+    hold(tmp_path, FOREIGN, number=1)
+    hold(tmp_path, other, number=2)
+    assert lease.holder() == other
+    hold(tmp_path, other, number=2, released=True)
+    assert lease.try_acquire()
+    hold(tmp_path, FOREIGN, number=1)  # restored from a backup, or seen late on a network file system
+    assert lease.is_held()

@@ -61,7 +61,6 @@ ONE_CHECK_FINDS = {
     "NeverDurable": (TOLD, "declare durable_on_write = False"),
     "IgnoresResumes": (REWOUND, "rewinds is 'replaced'"),
     "KeepsTheTorn": (FULL, "may have written part of its batch"),
-    "GivesUp": (FULL, "Raise SinkUnavailable for temporary faults; SinkRejected ends delivery"),
     "TakesAnything": (OPTIONS, "option 'more' accepts a value of any type"),
     "ImportsWhenMade": (IMPORTS, "importing or constructing ImportsWhenMade imports click"),
     "NeedsMore": (IMPORTS, "sink_open succeeded without click"),
@@ -88,6 +87,16 @@ SEVERAL_FIND = {
         ACKNOWLEDGED: "must not depend on the working directory",
     },
     "RaisesItsOwn": {FULL: "sink_write raised OSError", OUTAGE: "sink_write raised IsADirectoryError"},
+    "GivesUp": {
+        FULL: "Raise SinkUnavailable for temporary faults; SinkRejected ends delivery",
+        OUTAGE: "those for which sink_write raises SinkRejected are set aside",
+    },
+    "Swallows": {
+        FULL: "sink_write returned as durable 20, but after a kill 'train/loss' has 7 points instead of 14",
+        OUTAGE: "Pass no error over",
+    },
+    "ClaimsLater": {FULL: "Pass no error over", OUTAGE: "sends only the records after the last one"},
+    "ReportsAndSwallows": {FULL: "Pass no error over"},
     "ReturnsNothing": {POINTS: "sink_open returned None; it must return telemetry.sink_api.Opened"},
 }
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from support.segment_files import run_record
 from telemetry.journal.codec import decode, encode
-from telemetry.recording.redaction import REDACTED, redact
 from telemetry.records import RunRecord
+from telemetry.redaction import REDACTED, redact
 
 CREDENTIALS = [
     "api_key",
@@ -33,6 +33,36 @@ CREDENTIALS = [
     "client_secret",
     "credentials",
     "Authorization",
+    "apiKey",
+    "APIKey",
+    "wandbApiKey",
+    "accessToken",
+    "auth-token",
+    "authtoken",
+    "api_tokens",
+    "token2",
+    "db_password",
+    "dbpassword",
+    "password_hash",
+    "mlflow.tracking_password",
+    "clientSecrets",
+]
+ORDINARY = [
+    "bos_token_id",
+    "eos_token",
+    "mask_token",
+    "tokenId",
+    "max_tokens",
+    "n_tokens",
+    "tokens_per_batch",
+    "tokenizer",
+    "key",
+    "keys",
+    "monkey",
+    "secretary",
+    "passes",
+    "compass",
+    "access",
 ]
 
 
@@ -47,9 +77,18 @@ def test_values_named_like_credentials_are_redacted_at_any_depth(name: str, valu
     assert name in written
 
 
+@pytest.mark.parametrize("name", ORDINARY)
+def test_names_that_only_contain_such_words_are_not_redacted(name: str) -> None:
+    assert redact({"outer": {name: "shown", "list": [{name: -7}]}}) == {"outer": {name: "shown", "list": [{name: -7}]}}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("https://host/api?user=me&token=hunter2&n=1", "https://host/api?user=me&token=***&n=1"),
+        ("postgresql://db/x?passwd=hunter2#top", "postgresql://db/x?passwd=***#top"),
+        ("https://host/api?max_tokens=5", "https://host/api?max_tokens=5"),
+        ("what?token=5", "what?token=5"),
         ("https://me:hunter2@host/path", "https://***@host/path"),
         ("https://hunter2@host", "https://***@host"),
         ("postgresql+psycopg2://me:hun@ter2@db:5432/x", "postgresql+psycopg2://***@db:5432/x"),
@@ -89,6 +128,8 @@ def test_values_that_json_cannot_represent_become_strings() -> None:
         "big": 2**70,
         "bigger": 10**400,
         "small": -(2**63) - 1,
+        "smallest": -(2**63),
+        "negative": -3,
         "path": Path("/data"),
         "set": {1},
         "enum": Mode.FAST,
@@ -105,6 +146,8 @@ def test_values_that_json_cannot_represent_become_strings() -> None:
         "big": str(2**70),
         "bigger": str(10**400),
         "small": str(-(2**63) - 1),
+        "smallest": -(2**63),
+        "negative": -3,
         "path": "/data",
         "set": "{1}",
         "enum": 3,

@@ -1,0 +1,110 @@
+"""``aimnet2mult check-data``: check data files, without torch."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aimnet2mult.cli.console import HELP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aimnet2mult.data.report import FileSummary, Report
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("check-data", context_settings=HELP)
+@click.argument("words", metavar="FILES... [KEY=VALUE]...", nargs=-1, required=True)
+@click.option("--val", "val_files", type=FILE, multiple=True, help="File of validation data; repeatable.")
+@click.option(
+    "--min-distance", metavar="Å", type=click.FloatRange(min=0), help="Smallest distance of two atoms (default: 0.3)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_context
+def check_data(
+    context: click.Context,
+    *,
+    words: tuple[str, ...],
+    val_files: tuple[Path, ...],
+    min_distance: float | None,
+    as_json: bool,
+) -> None:
+    """Check data FILES as training does, and show what they contain.
+
+    Settings such as data.units.energy=Ha, data.keys.energy=E_wb97m or data.y=[energy,forces] are those of training. By
+    default, all labels are checked that the files contain. The exit code is 1 if there are errors, otherwise 0.
+    """
+    if find_spec("h5py") is None:
+        raise click.ClickException("the package h5py is not installed; run: pip install h5py")
+    files = [Path(word) for word in words if not _is_setting(word)]
+    if not files:
+        raise click.ClickException("no data file is given")
+    settings = [word for word in words if _is_setting(word)]
+    if min_distance is not None:
+        settings.append(f"data.min_distance={min_distance}")
+    report = _check(files, val_files, settings)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _show(report)
+    context.exit(0 if report.ok else 1)
+
+
+def _is_setting(word: str) -> bool:
+    return word.startswith("data.") and "=" in word
+
+
+def _check(files: Sequence[Path], val_files: Sequence[Path], settings: Sequence[str]) -> Report:
+    from aimnet2mult.config.schema import load_data_settings
+    from aimnet2mult.data.checks import check_files
+    from aimnet2mult.data.file_format import FileFormat
+    from aimnet2mult.quantities import LABELS
+
+    data = load_data_settings(settings)
+    asked = any(word.startswith("data.y=") for word in settings)
+    return check_files(
+        files,
+        val_files,
+        labels=data.y if asked else tuple(LABELS),
+        required=data.y if asked else (),
+        file_format=FileFormat.from_settings(data.keys, data.units.to_dict()),
+        min_distance=data.min_distance,
+    )
+
+
+def _show(report: Report) -> None:
+    for summary in report.files:
+        click.echo(summary.path)
+        for name, text in _rows(summary):
+            click.echo(f"  {name:<22}{text}")
+    for kind, lines in (
+        ("error", [*report.errors.lines(), *report.bad_structures.lines()]),
+        ("warning", report.warnings.lines()),
+    ):
+        for line in lines:
+            click.echo(f"{kind}: {line}")
+    if report.ok:
+        click.echo("no errors")
+
+
+def _rows(summary: FileSummary) -> list[tuple[str, str]]:
+    from aimnet2mult.data.compositions import join_symbols
+
+    rows = [
+        ("structures", f"{summary.structures:,} in {summary.groups} groups"),
+        ("bad structures", f"{summary.bad_structures:,}"),
+        ("atoms", f"{summary.atoms:,}"),
+        ("elements", join_symbols(summary.elements) or "none"),
+        *((label, f"{count:,} structures") for label, count in summary.labels.items()),
+    ]
+    if summary.energies:
+        rows.append(("energies", summary.energies.removeprefix("energies ")))
+    if summary.force_rms is not None:
+        rows.append(("RMS force component", f"{summary.force_rms:.4g} eV/Å"))
+    return rows

@@ -1,0 +1,183 @@
+"""The checks of one file, block by block, and its summary."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aimnet2mult.data.compositions import Compositions, count_compositions
+from aimnet2mult.data.duplicates import hash_structures
+from aimnet2mult.data.file_format import FileFormat
+from aimnet2mult.data.label_summary import describe_energies
+from aimnet2mult.data.labels import MAX_FLOAT32, is_infinite, is_missing
+from aimnet2mult.data.layout import SizeGroup, read_rows
+from aimnet2mult.data.outliers import MAX_WORST, find_energy_outliers, find_force_outliers, robust_residuals
+from aimnet2mult.data.places import Places, Segment, place
+from aimnet2mult.data.reference_energies import fit_compositions
+from aimnet2mult.data.report import FileSummary, Report
+from aimnet2mult.data.structures import count_electrons, find_bad, find_misfits
+from aimnet2mult.data.unit_hints import ForceEvidence, find_energy_unit, find_precision_loss, unit_hints
+from aimnet2mult.errors import DataError
+
+__all__ = ["FileScan"]
+
+Array = npt.NDArray[Any]
+Block = dict[str, Array]
+
+KCAL_PER_EV = 23.060547830619
+"""One eV/particle in kcal/mol."""
+
+
+class FileScan:
+    """The checks of one file; problems are added to a report.
+
+    Args:
+        path: The file.
+        labels: Labels to check.
+        file_format: Names and units of the arrays.
+        min_distance: Smallest distance between two atoms, in Å.
+        report: Report to add problems to.
+    """
+
+    def __init__(
+        self, path: Path, labels: Sequence[str], file_format: FileFormat, min_distance: float, report: Report
+    ) -> None:
+        self.path = path
+        self.labels = labels
+        self.file_format = file_format
+        self.summary = FileSummary(path=str(path))
+        self.segments: list[Segment] = []
+        self.good: list[npt.NDArray[np.bool_]] = []
+        """Whether each structure, in the order of the file, has no problem."""
+        self.hashes: list[npt.NDArray[np.uint64]] = []
+        """Hashes of the good structures, as all of the following."""
+        self._energies: list[Array] = []
+        self._forces: list[npt.NDArray[np.float32]] = []
+        self._compositions: list[tuple[Array, npt.NDArray[np.int32]]] = []
+        self._force_evidence = ForceEvidence()
+        self._infinite: dict[str, list[tuple[int, str]]] = {}
+        self._min_distance = min_distance
+        self._report = report
+
+    def read(self, group: SizeGroup) -> None:
+        """Read and check the rows of a group."""
+        self.segments.append(Segment(self.path, group.name, group.rows))
+        self.summary.groups += 1
+        damaged: set[str] = set()
+        for rows in group.blocks():
+            block: Block = {}
+            for key in group.arrays.keys() - damaged:
+                try:
+                    block[key] = read_rows(group, key, rows, self.file_format)
+                except DataError as error:
+                    damaged.add(key)
+                    self._report.errors.add("damaged arrays", [str(error)])
+            if {"numbers", "coord"} <= block.keys():
+                self._check(group.name, rows.start, block)
+        for label in group.arrays.keys() & set(self.labels):
+            self.summary.labels.setdefault(label, 0)
+
+    def finish(self) -> None:
+        """Complete the summary, and look for problems of all structures together."""
+        for label, found in self._infinite.items():
+            places = "; ".join(where for _, where in found[:3])
+            count = sum(number for number, _ in found)
+            self._warn([f"{count:,} values of {label} are infinite and treated as missing ({places})"])
+        if self._compositions:
+            self._finish_structures(np.flatnonzero(np.concatenate(self.good)))
+
+    def _check(self, group: str, start: int, block: Block) -> None:
+        """Check a block of structures, whose first one is in row ``start``."""
+        stored_energy = block.get("energy")
+        block = {key: self.file_format.convert(key, values) for key, values in block.items()}
+        bad = np.zeros(len(block["numbers"]), np.bool_)
+        for finding in find_bad(block, self._min_distance):
+            rows = np.flatnonzero(finding.rows)
+            self._report.add_bad(self.path, group, finding.kind, start + rows, map(finding.describe, rows.tolist()))
+            bad |= finding.rows
+        self._mask_infinite(group, start, block)
+        self.summary.structures += len(bad)
+        self.summary.bad_structures += int(bad.sum())
+        self.good.append(~bad)
+        good = {key: values[~bad] for key, values in block.items()} if bad.any() else block
+        self._energies.append(np.full(len(good["numbers"]), np.nan) if stored_energy is None else stored_energy[~bad])
+        self._add(good)
+        if "mult" in block:
+            self._warn_of_misfits(group, start + np.flatnonzero(~bad), good)
+
+    def _add(self, block: Block) -> None:
+        """Add good structures to the summary and to what is kept of each."""
+        is_atom = block["numbers"] != 0
+        self.summary.atoms += int(is_atom.sum())
+        for label in set(self.labels) & block.keys():
+            labeled = int((~is_missing(block[label], is_atom)).sum())
+            self.summary.labels[label] = self.summary.labels.get(label, 0) + labeled
+        self.hashes.append(hash_structures(block))
+        self._compositions.append(count_compositions(block["numbers"]))
+        self._forces.append(np.full(len(is_atom), np.nan, np.float32))
+        if "forces" in block:
+            self._force_evidence.add(block)
+            squares = np.square(block["forces"].astype(np.float64)).sum(axis=2)
+            largest = np.sqrt(np.fmax.reduce(np.where(is_atom, squares, np.nan), axis=1))
+            self._forces[-1] = np.minimum(largest, MAX_FLOAT32).astype(np.float32)
+
+    def _mask_infinite(self, group: str, start: int, block: Block) -> None:
+        """Treat infinite labels, also those beyond float32, as missing, and remember where they are."""
+        for label in set(self.labels) & block.keys():
+            infinite = is_infinite(block[label])
+            if infinite.any():
+                rows = np.flatnonzero(infinite.any(axis=tuple(range(1, infinite.ndim))))
+                places = "; ".join(f"group {group}, row {start + row}" for row in rows[:3])
+                self._infinite.setdefault(label, []).append((int(infinite.sum()), places))
+                block[label] = np.where(infinite, np.nan, block[label])
+
+    def _warn_of_misfits(self, group: str, rows: npt.NDArray[np.int64], block: Block) -> None:
+        found = np.flatnonzero(find_misfits(block))
+        electrons = count_electrons(block)
+        self._report.warnings.add(
+            "charges and multiplicities that contradict the number of electrons",
+            (
+                f"{place(self.path, group, int(rows[i]))}: mult {block['mult'][i]:g} is impossible with "
+                f"{electrons[i]:g} electrons; check charge and mult"
+                for i in found
+            ),
+            len(found),
+        )
+
+    def _finish_structures(self, rows: npt.NDArray[np.int64]) -> None:
+        compositions = Compositions.join(self._compositions)
+        self.summary.elements = list(compositions.elements)
+        self.summary.force_rms = self._force_evidence.rms
+        energy = self.file_format.convert("energy", np.concatenate(self._energies)).astype(np.float64)
+        known = np.isfinite(energy) & ~is_infinite(energy)
+        energy_unit = None
+        if known.any():
+            energy_unit = self._finish_energies(rows[known], compositions.select(known), energy[known])
+        self._warn(unit_hints(energy_unit, self._force_evidence))
+        forces = np.concatenate(self._forces)
+        self._warn_of_outliers("forces", rows, find_force_outliers(forces), forces, "force outlier, {:.4g} eV/Å")
+
+    def _finish_energies(
+        self, rows: npt.NDArray[np.int64], compositions: Compositions, energy: npt.NDArray[np.float64]
+    ) -> str | None:
+        """Describe energies in eV, and return the unit that they seem to have."""
+        sae = fit_compositions(compositions, energy)
+        residual = energy - (compositions.counts @ [sae[z] for z in compositions.elements])[compositions.index]
+        self.summary.energies = describe_energies(compositions, residual)
+        if loss := find_precision_loss(self._energies, KCAL_PER_EV * self.file_format.factors.get("energy", 1.0)):
+            self._warn([loss])
+        worst, deviation = find_energy_outliers(robust_residuals(compositions, energy))
+        text = "energy outlier, {:.4g} eV from the median after subtracting a sum over atoms"
+        self._warn_of_outliers("energies", rows, worst, deviation, text)
+        return find_energy_unit(compositions, compositions.mean(energy))
+
+    def _warn(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            self._report.warnings.add("labels", [f"{self.path}: {text}"])
+
+    def _warn_of_outliers(self, what: str, rows: Array, worst: npt.NDArray[np.int64], values: Array, text: str) -> None:
+        places = Places(self.segments)
+        lines = (f"{places.describe(rows[i])}: {text.format(values[i])}" for i in worst)
+        self._report.warnings.add(f"outliers in {what} of {self.path}", lines, len(worst), limit=MAX_WORST)

@@ -1,0 +1,226 @@
+"""Opening of HDF5 files, checks of names, shapes and types in them, and reading of rows.
+
+There is one group per number of atoms, named after it, such as ``007``.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy.typing as npt
+
+from aimnet2mult.data.file_format import OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
+from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import LABELS
+
+__all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_layout", "read_rows"]
+
+BLOCK_ATOMS = 50_000
+"""Number of atoms that are read at once, which bounds the memory of the checks and suits the cache of a CPU."""
+
+
+HDF5_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)
+"""Errors that h5py raises for damaged files."""
+
+Members = Mapping[str, object]
+"""The members of a group by name; None for those that cannot be opened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeGroup:
+    """A group of a file, with those of its arrays that have the right shape and type."""
+
+    path: Path
+    name: str
+    rows: int
+    atoms: int
+    """Number of atoms, including padding."""
+    arrays: Mapping[str, h5py.Dataset]
+    """Arrays by input or label; valid while the file is open."""
+
+    def blocks(self) -> Iterator[slice]:
+        """Yield the rows to read at once: whole HDF5 chunks, which are decompressed as a whole anyway."""
+        chunk = max([1, *(array.chunks[0] for array in self.arrays.values() if array.chunks)])
+        step = -(-max(1, BLOCK_ATOMS // self.atoms) // chunk) * chunk
+        for start in range(0, self.rows, step):
+            yield slice(start, min(start + step, self.rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The groups of a file that can be read, and the problems of the others."""
+
+    groups: Sequence[SizeGroup]
+    problems: Sequence[str]
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        DataError: It does not exist, cannot be read, is not an HDF5 file, or is locked.
+    """
+    try:
+        with Path(path).open("rb"):
+            pass
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise DataError(f"no data set {path}") from None
+    except HDF5_ERRORS as error:
+        raise DataError(_explain(path, error)) from error
+    with file:
+        yield file
+
+
+def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format: FileFormat) -> Layout:
+    """Check the names, shapes and types in a file, without reading the arrays.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    problems: list[str] = []
+    members = _members(str(path), file)
+    if not members:
+        problems.append(f"{path} has no groups")
+    groups: dict[str, Members] = {}
+    for name, member in members.items():
+        if isinstance(member, h5py.Group) and name.isdecimal() and int(name):
+            groups[name] = _members(f"{path}, group {name}", member)
+        else:
+            problems.append(f"{path}: {name!r} is not a group named by its number of atoms, such as '007'")
+    by_size: dict[int, list[str]] = {}
+    for name in groups:
+        by_size.setdefault(int(name), []).append(name)
+    problems += [
+        f"{path}: several groups have the same number of atoms: {', '.join(names)}"
+        for names in by_size.values()
+        if len(names) > 1
+    ]
+    problems += _uneven(path, groups, [*OPTIONAL_INPUTS, *labels], file_format)
+    usable = []
+    for name, group in groups.items():
+        arrays, own_problems = _arrays(int(name), group, labels, file_format)
+        problems += [f"{path}, group {name}{problem}" for problem in own_problems]
+        if "numbers" in arrays:
+            rows = len(arrays["numbers"])
+            usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
+    return Layout(groups=sorted(usable, key=lambda group: group.atoms), problems=problems)
+
+
+def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) -> npt.NDArray[Any]:
+    """Read rows of an array, as stored; ``file_format`` names it.
+
+    Raises:
+        DataError: They are damaged.
+    """
+    try:
+        values: npt.NDArray[Any] = group.arrays[key][rows]
+    except HDF5_ERRORS as error:
+        where = f"{group.path}, group {group.name}, rows {rows.start} to {rows.stop - 1}"
+        raise DataError(
+            f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({_one_line(error)})"
+        ) from error
+    return values
+
+
+def _explain(path: Path, error: Exception) -> str:
+    text = _one_line(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if "unable to lock file" in text or number == errno.EAGAIN:
+        return f"{path} is locked: another program has opened it for writing; close it there first"
+    if "file signature not found" in text:
+        return f"{path} is not an HDF5 file"
+    return f"cannot read {path}: {os.strerror(number) if number else text}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _members(where: str, group: h5py.Group) -> Members:
+    try:
+        names = list(group)
+    except HDF5_ERRORS as error:
+        raise DataError(f"{where} is damaged; restore the file from a copy ({_one_line(error)})") from error
+    # Names that are not UTF-8 are bytes.
+    return {str(name): _member(group, name) for name in names}
+
+
+def _member(group: h5py.Group, name: str) -> object:
+    try:
+        member = group[name]
+        if isinstance(member, h5py.Dataset):
+            # Read the description of the array, which may be damaged.
+            _ = member.shape, member.dtype, member.chunks
+    except HDF5_ERRORS:
+        return None
+    return member
+
+
+def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file_format: FileFormat) -> list[str]:
+    """Describe the keys that are in some of the groups only."""
+    problems = []
+    for key in map(file_format.name, keys):
+        has = [name for name, group in groups.items() if key in group]
+        lacks = [name for name in groups if name not in has]
+        if has and lacks:
+            more = f" (nor do {len(lacks) - 1} others)" if len(lacks) > 1 else ""
+            problems.append(
+                f"{path}: group {has[0]} has {key!r} and group {lacks[0]} does not{more}; "
+                "write it to every group (NaN for missing labels) or to none"
+            )
+    return problems
+
+
+def _arrays(
+    atoms: int, group: Members, labels: Sequence[str], file_format: FileFormat
+) -> tuple[dict[str, h5py.Dataset], list[str]]:
+    """Return the valid arrays of a group, and the problems of the others."""
+    arrays: dict[str, h5py.Dataset] = {}
+    problems = []
+    for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels):
+        name = file_format.name(key)
+        if name in group:
+            if problem := _type_problem(group[name]):
+                problems.append(f": {name!r} {problem}")
+            else:
+                arrays[key] = group[name]
+        elif key in REQUIRED_INPUTS:
+            members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
+            problems.append(f" has no {name!r}; {members}")
+    # All arrays have as many rows as the atomic numbers.
+    shape = arrays["numbers"].shape if "numbers" in arrays else ()
+    for key, expected in _shapes(shape[0] if shape else 0, atoms, labels).items():
+        if key in arrays and "numbers" in arrays and arrays[key].shape != expected:
+            problems.append(f": {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
+            del arrays[key]
+    return arrays, problems
+
+
+def _type_problem(array: object) -> str:
+    if array is None:
+        return "cannot be opened; it is damaged, or a link to an object that does not exist"
+    if not isinstance(array, h5py.Dataset):
+        return "is a group; expected an array"
+    if array.shape is None:
+        return "is empty"
+    if h5py.check_string_dtype(array.dtype) is not None or array.dtype.kind in "SU":
+        return "contains text; expected numbers (for an element its atomic number, such as 8 for O)"
+    if array.dtype.kind not in "iuf":
+        return f"has type {array.dtype}; expected integers or floating-point numbers"
+    return ""
+
+
+def _shapes(rows: int, atoms: int, labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    return {
+        "numbers": (rows, atoms),
+        "coord": (rows, atoms, 3),
+        **dict.fromkeys(OPTIONAL_INPUTS, (rows,)),
+        **{label: LABELS[label].shape(rows, atoms) for label in labels},
+    }

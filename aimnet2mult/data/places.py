@@ -1,0 +1,44 @@
+"""Places of structures: file, group and row, for messages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Places", "Segment", "place"]
+
+
+class Segment(NamedTuple):
+    """A group of a file, with the number of its rows."""
+
+    path: Path
+    group: str
+    rows: int
+
+
+def place(path: Path, group: str, row: int) -> str:
+    """Return the place of a structure, such as ``a.h5, group 003, row 217``; rows count from 0."""
+    return f"{path}, group {group}, row {row}"
+
+
+class Places:
+    """Consecutive numbers of the structures in all groups of all files.
+
+    Args:
+        segments: The groups, in the order of the numbers.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = tuple(segments)
+        self._starts = np.cumsum([0, *(segment.rows for segment in segments)])
+
+    def find(self, number: int) -> tuple[Segment, int]:
+        """Return the segment and the row of a structure."""
+        index = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._segments[index], int(number - self._starts[index])
+
+    def describe(self, number: int) -> str:
+        """Return the place of a structure as text."""
+        segment, row = self.find(number)
+        return place(segment.path, segment.group, row)

@@ -1,0 +1,151 @@
+"""The result of checking data: problems, each with its place, and a summary of every file."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aimnet2mult.data.places import place
+from aimnet2mult.errors import DataError
+
+__all__ = ["MAX_LISTED", "FileSummary", "Problems", "Report", "SkippedRows"]
+
+MAX_LISTED = 20
+"""Number of problems of a kind that are listed; the others are only counted."""
+
+Rows = npt.NDArray[np.int64]
+
+SkippedRows = Mapping[tuple[str, str], Rows]
+"""Rows to leave out, by path and group, in ascending order."""
+
+
+class Problems:
+    """Problems by kind: the number of each kind, and the first ones as text."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._lines: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def add(self, kind: str, lines: Iterable[str], count: int = 1, *, limit: int = MAX_LISTED) -> None:
+        """Add ``count`` problems of a kind; of ``lines``, one for each, only those that are listed are read."""
+        listed = self._lines.setdefault(kind, [])
+        self._counts[kind] = self._counts.get(kind, 0) + count
+        listed.extend(islice(lines, max(0, limit - len(listed))))
+
+    def lines(self) -> list[str]:
+        """Return one line per problem, up to the limit of each kind, and the number of the others."""
+        lines = []
+        for kind, listed in self._lines.items():
+            more = self._counts[kind] - len(listed)
+            lines += [*listed, *([f"and {more:,} more: {kind}"] if more else [])]
+        return lines
+
+
+@dataclass(kw_only=True)
+class FileSummary:
+    """What a file contains; ranges do not include bad structures."""
+
+    path: str
+    groups: int = 0
+    structures: int = 0
+    atoms: int = 0
+    elements: list[int] = field(default_factory=list)
+    """Atomic numbers, in ascending order."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """Number of structures with each label that is in the file."""
+    energies: str = ""
+    """Range and RMS of the energies after subtracting fitted reference energies."""
+    force_rms: float | None = None
+    """Root mean square of the force components, in eV/Å."""
+    bad_structures: int = 0
+    """Number of structures that must not be trained on."""
+
+
+@dataclass(kw_only=True)
+class Report:
+    """The result of checking files."""
+
+    files: list[FileSummary] = field(default_factory=list)
+    errors: Problems = field(default_factory=Problems)
+    """Problems of whole files, groups and arrays."""
+    bad_structures: Problems = field(default_factory=Problems)
+    """Problems of structures that can be left out."""
+    warnings: Problems = field(default_factory=Problems)
+    bad_rows: dict[tuple[str, str], dict[str, list[Rows]]] = field(default_factory=dict)
+    """Rows of the structures that must not be trained on, by path and group and then by kind of problem."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no errors; there may be warnings."""
+        return not (len(self.errors) or self.bad_rows)
+
+    @property
+    def skipped(self) -> SkippedRows:
+        """The rows of the bad structures."""
+        return {key: np.unique(np.concatenate([*chain(*kinds.values())])) for key, kinds in self.bad_rows.items()}
+
+    @property
+    def bad_count(self) -> int:
+        """Number of bad structures."""
+        return sum(map(len, self.skipped.values()))
+
+    def raise_errors(self, *, skip: bool = False) -> None:
+        """Raise one exception for all errors.
+
+        Args:
+            skip: Whether structures with problems are left out, so that they are no errors.
+
+        Raises:
+            DataError: There are errors.
+        """
+        lines = self.errors.lines() + ([] if skip else self.bad_structures.lines())
+        if not lines:
+            return
+        remedy = ""
+        if self.bad_rows and not skip:
+            remedy = "correct them, or leave them out with data.on_bad_structure=skip"
+        if len(lines) == 1:
+            raise DataError(lines[0] + (f"; {remedy.replace('them', 'it')}" if remedy else ""))
+        count = len(self.errors) + (0 if skip else len(self.bad_structures))
+        head = f"the data have {count:,} problems" + (f"; bad structures: {remedy}" if remedy else "")
+        raise DataError("\n  ".join([f"{head}:", *lines]))
+
+    def csv(self) -> str:
+        """Return a table of the bad structures: file, group, row and reason."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(("file", "group", "row", "reason"))
+        for (path, group), kinds in self.bad_rows.items():
+            reasons: dict[int, list[str]] = {}
+            for kind, parts in kinds.items():
+                for row in np.concatenate(parts).tolist():
+                    reasons.setdefault(row, []).append(kind)
+            writer.writerows((path, group, row, "; ".join(reasons[row])) for row in sorted(reasons))
+        return out.getvalue()
+
+    def add_bad(self, path: Path, group: str, kind: str, rows: Rows, reasons: Iterable[str]) -> None:
+        """Add structures with a kind of problem; ``reasons`` is read only as far as it is listed."""
+        if not len(rows):
+            return
+        self.bad_rows.setdefault((str(path), group), {}).setdefault(kind, []).append(rows)
+        places = (place(path, group, row) for row in rows.tolist())
+        lines = (f"{where}: {reason}" for where, reason in zip(places, reasons, strict=False))
+        self.bad_structures.add(kind, lines, len(rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain lists and dictionaries."""
+        return {
+            "files": [vars(summary) for summary in self.files],
+            "errors": [*self.errors.lines(), *self.bad_structures.lines()],
+            "warnings": self.warnings.lines(),
+            "bad_structures": self.bad_count,
+        }

@@ -1,0 +1,81 @@
+"""The layout of error sums in memory. Does not import torch."""
+
+from dataclasses import dataclass
+
+from aimnet2mult.quantities import LABELS
+
+__all__ = ["NO_TERMS", "QUANTITIES", "Layout", "LossTerms"]
+
+QUANTITIES = ("square", "count", "absolute", "true", "true_square", "skipped")
+"""Sums over the components of a label: squared error, 1, absolute error, true value and its square.
+
+``skipped`` is the count in the structures that are left out of all other sums; see `ErrorSums`.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerms:
+    """The components of the loss, which are summed separately, and their weights.
+
+    Each component is a mean: a sum over everything it counts, divided by the count. The loss is their weighted sum.
+    """
+
+    names: tuple[str, ...] = ()
+    """Names of the components; none if they are unknown, as for a custom loss, which is then summed as a whole."""
+    weights: tuple[float, ...] = ()
+    """Weights of the components, whose sum is 1."""
+
+
+NO_TERMS = LossTerms()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The order of the float64 cells in a slot of error sums.
+
+    For each fidelity: ``quantities`` of each label, in this order; then, if energy is a label, the sum of squared
+    energy errors per atom. Then the sums of the terms of the loss, and their counts; the last term is the whole loss,
+    weighted by structures, for losses without components. The last cell is the number of skipped training steps or
+    skipped validation structures.
+
+    Raises:
+        ValueError: a label is unknown or repeated, or there is no label or no fidelity.
+    """
+
+    labels: tuple[str, ...]
+    fidelities: int
+    quantities: tuple[str, ...] = QUANTITIES
+    """All of `QUANTITIES`, or the first two."""
+    loss: LossTerms = NO_TERMS
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.labels if name not in LABELS]
+        if unknown or not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels are {self.labels}; expected one or more of {tuple(LABELS)}, each once")
+        if self.fidelities < 1:
+            raise ValueError(f"the number of fidelities is {self.fidelities}; expected at least 1")
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether energy is a label."""
+        return "energy" in self.labels
+
+    @property
+    def stride(self) -> int:
+        """Number of cells of one fidelity."""
+        return len(self.quantities) * len(self.labels) + self.has_energy
+
+    @property
+    def errors(self) -> int:
+        """Number of cells of all fidelities, which are the first of a slot."""
+        return self.fidelities * self.stride
+
+    @property
+    def terms(self) -> int:
+        """Number of terms of the loss, including the whole loss."""
+        return len(self.loss.names) + 1
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of a slot."""
+        return self.errors + 2 * self.terms + 1

@@ -1,0 +1,67 @@
+"""Check the data of a run before it is opened, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aimnet2mult.train.plan import Plan, echo
+from telemetry.run_folder.atomic_write import atomic_write
+
+if TYPE_CHECKING:
+    from aimnet2mult.config.schema import Config
+    from aimnet2mult.data.report import Report
+
+__all__ = ["SKIPPED_FILE", "check_data", "write_skipped"]
+
+SKIPPED_FILE = "skipped-structures.csv"
+"""File in the run folder with the place and the problem of each structure that is left out."""
+
+
+def check_data(config: Config, *, resumes: bool) -> Report:
+    """Check the data files of a run, and return which structures to leave out.
+
+    A run that resumes keeps its structures, since a run of an earlier version may contain bad ones: they are only
+    warned about.
+
+    Args:
+        config: the configuration of the run.
+        resumes: whether the run continues after a checkpoint.
+
+    Raises:
+        ConfigError: a unit is invalid.
+        DataError: the data are unusable; the message has all problems.
+    """
+    from aimnet2mult.data.checks import check_files
+    from aimnet2mult.data.file_format import FileFormat
+
+    data = config.data
+    report = check_files(
+        [Path(data.fidelity_datasets[index]) for index in sorted(data.fidelity_datasets)],
+        [Path(path) for path in data.val_fidelity_datasets.values()],
+        labels=config.labels,
+        required=config.labels,
+        file_format=FileFormat.from_settings(data.keys, data.units.to_dict()),
+        min_distance=data.min_distance,
+    )
+    for line in report.warnings.lines():
+        _warn(line)
+    skip = data.on_bad_structure == "skip"
+    report.raise_errors(skip=skip or resumes)
+    if skip and report.bad_rows:
+        _warn(f"{report.bad_count:,} bad structures are left out; {SKIPPED_FILE} in the run folder lists them")
+    elif resumes:
+        for line in report.bad_structures.lines():
+            _warn(line)
+        report.bad_rows.clear()
+    return report
+
+
+def write_skipped(plan: Plan) -> None:
+    """Write the list of structures that are left out to the run folder, if there are any."""
+    if plan.report is not None and plan.report.bad_rows:
+        atomic_write(plan.folder / SKIPPED_FILE, plan.report.csv().encode(), mode=0o666)
+
+
+def _warn(line: str) -> None:
+    echo(f"warning: {line}", err=True)

@@ -1,0 +1,77 @@
+"""Record which structures a validation skips, and where they come from."""
+
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aimnet2mult.data.dataset import MixedData
+from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.metrics.error_sums import Snapshot
+
+__all__ = ["SkippedStructures"]
+
+MAX_NAMED = 10
+"""Maximum number of structures named in a message."""
+
+
+class SkippedStructures:
+    """The structures without finite predictions, as a flag on the device for each structure of the validation data.
+
+    Nothing is read from the device until a snapshot is evaluated, and the number of ranks does not matter: each sets
+    the flags of its own share of every batch, and a snapshot is the total.
+
+    Args:
+        data: the data, whose validation structures are validated.
+        sampler: sampler of the validation batches, which always have the same order.
+        device: device of the model.
+        communicator: communicator of the ranks that share each batch.
+    """
+
+    def __init__(
+        self, data: MixedData, sampler: MixedFidelitySampler, *, device: torch.device, communicator: Communicator
+    ) -> None:
+        self._data = data
+        self._batches = [batch for (batch,) in sampler]
+        self._communicator = communicator
+        shares = [np.array_split(rows, communicator.world_size) for _, rows in self._batches]
+        sizes = [len(part) for parts in shares for part in parts]
+        starts = [0, *accumulate(sizes)]
+        own = slice(communicator.rank, None, communicator.world_size)
+        self._shares = [slice(start, start + size) for start, size in zip(starts[:-1][own], sizes[own], strict=True)]
+        self._flags = torch.zeros(starts[-1], dtype=torch.uint8, device=device)
+        self._reported: set[int] = set()
+
+    def reset(self) -> None:
+        """Clear all flags, for a new validation."""
+        self._flags.zero_()
+
+    def add(self, batch: int, finite: Tensor) -> None:
+        """Flag the structures of a batch that are not finite.
+
+        Args:
+            batch: number of the batch, counted from 0.
+            finite: which structures of this rank's share are finite; booleans of shape (B,).
+        """
+        share = self._shares[batch]
+        # A rank without structures evaluates one that belongs to another rank.
+        self._flags[share].copy_(finite[: share.stop - share.start].logical_not())
+
+    def snapshot(self) -> Snapshot:
+        """Start copying the flags, summed over all ranks, to the CPU without waiting for it."""
+        flags = self._flags.clone()
+        self._communicator.all_reduce_sum(flags)
+        return Snapshot(flags)
+
+    def describe_new(self, flags: NDArray[Any]) -> str:
+        """Return the places of the flagged structures that no earlier call has described; "" if there are none."""
+        new = [number for number in np.flatnonzero(flags).tolist() if number not in self._reported]
+        self._reported.update(new)
+        origins = np.concatenate([self._data.val[group]["origin"][rows] for group, rows in self._batches])
+        places = self._data.locate(origins[new[:MAX_NAMED]])
+        more = len(new) - len(places)
+        return "; ".join(places) + (f"; and {more} more" if more else "")

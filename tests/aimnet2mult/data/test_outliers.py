@@ -1,0 +1,96 @@
+"""Outliers in energies and forces are found, named and limited to the worst."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aimnet2mult.data.checks import check_files
+from support.small_groups import make_group
+
+Write = Callable[..., Path]
+SAE = {1: -13.6, 6: -1036.0, 8: -2043.0}
+
+
+def arrays(structures: int = 200, seed: int = 0) -> dict[str, Any]:
+    """Return structures with total energies: a sum over atoms with a spread of 0.1 eV."""
+    group = make_group(4, structures, labels=("energy", "forces"), seed=seed)
+    group["energy"] = np.vectorize(SAE.get)(group["numbers"]).sum(axis=1) + 0.1 * group["energy"]
+    return group
+
+
+def warnings(path: Path) -> list[str]:
+    report = check_files([path], labels=("energy", "forces"))
+    assert report.ok
+    return [line.partition(", ")[2] for line in report.warnings.lines()]
+
+
+def test_ordinary_data_have_no_outliers(write: Write) -> None:
+    assert warnings(write({4: arrays()})) == []
+
+
+def test_an_absurd_force_is_named(write: Write) -> None:
+    group = arrays()
+    group["forces"][17, 2, 1] = 1e6
+    assert warnings(write({4: group})) == ["group 004, row 17: force outlier, 1e+06 eV/Å"]
+
+
+def test_the_ten_worst_energies_are_listed_worst_first(write: Write) -> None:
+    group = arrays()
+    group["energy"][:12] += 100.0 * np.arange(1, 13)
+    found = warnings(write({4: group}))
+    assert [int(line.split("row ")[1].split(":")[0]) for line in found[:10]] == list(range(11, 1, -1))
+    assert found[0].startswith("group 004, row 11: energy outlier, 1200 eV from the median")
+    assert len(found) == 11
+
+
+def test_energies_of_another_unit_among_others_are_outliers(write: Write) -> None:
+    group = arrays()
+    group["energy"][50] /= 27.2114
+    (found,) = warnings(write({4: group}))
+    assert found.startswith("group 004, row 50: energy outlier")
+
+
+def test_missing_energies_and_forces_are_no_outliers(write: Write) -> None:
+    group = arrays()
+    group["energy"][:50], group["forces"][20:90] = np.nan, np.nan
+    assert warnings(write({4: group})) == []
+    assert warnings(write({4: group | {"energy": np.full(200, np.nan), "forces": np.full((200, 4, 3), np.nan)}})) == []
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e40])
+def test_infinite_values_are_missing(write: Write, factor: float) -> None:
+    group = arrays()
+    group["forces"][3, 1] = np.inf if factor == 1 else factor
+    report = check_files([write({4: group})], labels=("energy", "forces"))
+    (line,) = report.warnings.lines()
+    assert line.endswith("data.h5: 3 values of forces are infinite and treated as missing (group 004, row 3)")
+
+
+def test_the_summary_agrees_with_numpy(write: Write) -> None:
+    group, other = arrays(), arrays(50, seed=1)
+    group["forces"][5] = np.nan
+    group["energy"][:3] = np.nan
+    group["charge"] = np.where(np.arange(200) == 9, 0.5, 0)
+    other["numbers"][:, 3] = 0
+    other["energy"] = np.vectorize({**SAE, 0: 0.0}.get)(other["numbers"]).sum(axis=1)
+    summary = check_files([write({4: group, 5: pad(other)})], labels=("energy", "forces", "charges")).files[0]
+    assert (summary.groups, summary.structures, summary.bad_structures) == (2, 250, 1)
+    assert (summary.atoms, summary.elements) == (199 * 4 + 50 * 3, [1, 6, 8])
+    assert summary.labels == {"energy": 196 + 50, "forces": 198 + 50}
+    forces = np.concatenate([np.delete(group["forces"], [5, 9], axis=0).ravel(), other["forces"][:, :3].ravel()])
+    assert summary.force_rms == pytest.approx(np.sqrt(np.mean(forces**2)))
+    low, high, rms = re.findall(r"-?\d+\.\d+", summary.energies)[:3]
+    assert -0.1 < float(low) < 0 < float(high) < 0.1
+    assert 0.08 < float(rms) < 0.12
+
+
+def pad(group: dict[str, Any]) -> dict[str, Any]:
+    """Append an atom that is padding."""
+    padded = dict(group)
+    for key in ("coord", "forces", "numbers"):
+        padded[key] = np.pad(group[key], [(0, 0), (0, 1), *[(0, 0)] * (group[key].ndim - 2)])
+    return padded
