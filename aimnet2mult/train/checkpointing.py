@@ -2,14 +2,12 @@
 
 import io
 import pickle
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from aimnet2mult.config.schema import Config
@@ -19,13 +17,13 @@ from aimnet2mult.models.weights import are_finite
 from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.random_state import random_state, set_random_state
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
 from aimnet2mult.train.validation import Validation
-from telemetry.errors import format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 
-__all__ = ["Checkpointing", "Stateful", "load_checkpoint", "random_state", "set_random_state", "write_checkpoint"]
+__all__ = ["Checkpointing", "Stateful", "load_checkpoint", "write_checkpoint"]
 
 WRITE_ERRORS = (OSError, RuntimeError, MemoryError)
 """Errors of `write_checkpoint` that training survives; torch raises RuntimeError if there is too little memory."""
@@ -265,36 +263,6 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
     set_random_state(content["random"])
     position: dict[str, Any] = content["position"]
     return position
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of all global random generators: Python, NumPy, torch and CUDA."""
-    python_version, python_state, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator
-    name, keys, position, has_gauss, cached = numpy_state
-    return {
-        "python": (python_version, list(python_state), gauss),
-        "numpy": (name, torch.from_numpy(keys.astype("int64")), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set all global random generators to a state from `random_state`."""
-    python_version, python_state, gauss = state["python"]
-    random.setstate((python_version, tuple(python_state), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype("uint32"), *rest))  # noqa: NPY002 - the global generator
-    torch.set_rng_state(state["torch"].cpu())
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
-
-
-def _describe(error: Exception, path: Path) -> str:
-    """Return the message of an error, without the name of the temporary file, which differs each time."""
-    reason = error.strerror if isinstance(error, OSError) else None
-    return f"cannot write to {path.parent}: {reason or format_error(error)}"
 
 
 def _versions() -> dict[str, str]:
