@@ -21,6 +21,7 @@ from aimnet2mult.train.random_state import random_state, set_random_state
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
 from aimnet2mult.train.validation import Validation
+from telemetry.errors import format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 
 __all__ = ["Checkpointing", "Stateful", "load_checkpoint", "write_checkpoint"]
@@ -263,6 +264,12 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
     set_random_state(content["random"])
     position: dict[str, Any] = content["position"]
     return position
+
+
+def _describe(error: Exception, path: Path) -> str:
+    """Return the message of an error, without the name of the temporary file, which differs each time."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"cannot write to {path.parent}: {reason or format_error(error)}"
 
 
 def _versions() -> dict[str, str]:

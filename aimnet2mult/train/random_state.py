@@ -32,9 +32,3 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
-
-
-def _describe(error: Exception, path: Path) -> str:
-    """Return the message of an error, without the name of the temporary file, which differs each time."""
-    reason = error.strerror if isinstance(error, OSError) else None
-    return f"cannot write to {path.parent}: {reason or format_error(error)}"
