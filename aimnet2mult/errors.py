@@ -1,6 +1,11 @@
 """Exceptions of this package. Messages state the problem with its value and location, and what to do."""
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "ModelError", "RankLost"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from telemetry.errors import TelemetryError
+
+__all__ = ["USER_ERRORS", "CheckpointError", "ConfigError", "DataError", "ModelError", "Problems", "RankLost"]
 
 
 class ConfigError(ValueError):
@@ -29,3 +34,37 @@ class RankLost(RuntimeError):
     def __init__(self, message: str, *, reported: bool = False) -> None:
         super().__init__(message)
         self.reported = reported
+
+
+USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError, TelemetryError)
+"""Errors that the user can fix; their message is shown without a traceback."""
+
+
+class Problems:
+    """Errors that the user can fix, collected so that all of them are reported at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[Exception] = []
+
+    def add(self, message: str) -> None:
+        """Collect a problem of the configuration."""
+        self._errors.append(ConfigError(message))
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Collect an error of the user raised in the block, instead of propagating it."""
+        try:
+            yield
+        except USER_ERRORS as error:
+            self._errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raise what has been collected, if anything.
+
+        Raises:
+            ConfigError: There are several problems; the message has a line for each. A single one is raised unchanged.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise ConfigError("\n".join(dict.fromkeys(map(str, self._errors))))

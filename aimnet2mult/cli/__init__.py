@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import NoReturn
+from aimnet2mult.cli.interrupts import exit_on_interrupt, exiting_on_interrupt
 
-import click
+with exiting_on_interrupt():
+    from importlib.metadata import version
+    from typing import NoReturn
 
-from aimnet2mult.cli.calc_sae import calc_sae
-from aimnet2mult.cli.check_data import check_data
-from aimnet2mult.cli.console import HELP, run
-from aimnet2mult.cli.sample_data import sample_data
-from aimnet2mult.cli.train import train
+    import click
+
+    from aimnet2mult.cli.calc_sae import calc_sae
+    from aimnet2mult.cli.check_data import check_data
+    from aimnet2mult.cli.console import HELP, run
+    from aimnet2mult.cli.sample_data import sample_data
+    from aimnet2mult.cli.train import train
 
 __all__ = ["calc_sae", "check_data", "cli", "main", "run", "sample_data", "train"]
 
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    run(cli, "aimnet2mult")
+    try:
+        run(cli, "aimnet2mult")
+    finally:
+        exit_on_interrupt()
 
 
 @click.group(invoke_without_command=True, context_settings=HELP)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aimnet2mult.cli.console import HELP
+from aimnet2mult.cli.console import HELP, UserPath
+from aimnet2mult.config.user_path import expand_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aimnet2mult.data.report import FileSummary, Report
 
-FILE = click.Path(path_type=Path)
+FILE = UserPath()
 
 
 @click.command("check-data", context_settings=HELP)
@@ -42,7 +43,7 @@ def check_data(
     """
     if find_spec("h5py") is None:
         raise click.ClickException("the package h5py is not installed; run: pip install h5py")
-    files = [Path(word) for word in words if not _is_setting(word)]
+    files = [expand_user(word) for word in words if not _is_setting(word)]
     if not files:
         raise click.ClickException("no data file is given")
     settings = [word for word in words if _is_setting(word)]

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
-from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
+from aimnet2mult.cli.interrupts import EXIT_INTERRUPTED
+from aimnet2mult.config.user_path import expand_user
+from aimnet2mult.errors import USER_ERRORS, RankLost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 HELP = {"help_option_names": ["-h", "--help"]}
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class UserPath(click.Path):
+    """A path in which ``~`` is expanded even where the shell does not, as in ``--model=~/model.yaml``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Expand ``~``, then check the path."""
+        return super().convert(expand_user(value), param, ctx)
+
+
+class Count(click.ParamType[int]):
+    """An integer of at least 1, with a message in plain words."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the integer."""
+        number = int(value) if str(value).isdecimal() else 0
+        if number < 1:
+            self.fail(f"{value!r} is not an integer of at least 1", param, ctx)
+        return number
+
+
+EXISTING_FILE = UserPath(exists=True, dir_okay=False)
 
 TRAINING_PACKAGES = ("torch", "aimnet", "ignite", "h5py", "tqdm")
 """Import names of the packages that the extra ``train`` installs."""
@@ -23,26 +55,89 @@ TRAINING_PACKAGES = ("torch", "aimnet", "ignite", "h5py", "tqdm")
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    Errors that the user can fix give exit code 2 and one line on stderr; the loss of another rank gives 1, and an
-    interrupt 130. Other errors keep their traceback.
+    Errors that the user can fix give exit code 2 and a line on stderr for each; the loss of another rank, and output
+    that cannot be written, give 1, and an interrupt 130. Other errors keep their traceback.
     """
-    from telemetry import TelemetryError
+    try:
+        code = _call(command, name, arguments)
+    finally:
+        _discard_unwritten()
+    sys.exit(code)
 
+
+def _call(command: click.Command, name: str, arguments: Sequence[str] | None) -> int:
     try:
         result = command.main(arguments, prog_name=name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
     except (click.Abort, KeyboardInterrupt):
-        click.echo("error: interrupted", err=True)
-        sys.exit(130)
+        return _report("interrupted", EXIT_INTERRUPTED)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        sys.exit(2)
-    except (ConfigError, DataError, ModelError, CheckpointError, TelemetryError) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        return _report(error.format_message(), 2)
+    except USER_ERRORS as error:
+        return _report(str(error), 2)
     except RankLost as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    sys.exit(result if isinstance(result, int) else 0)
+        return _report(str(error), 1)
+    except OSError as error:
+        if not _is_from_echo(error):
+            raise
+        # A reader such as `head` that has seen enough is no problem.
+        return 1 if error.errno == errno.EPIPE else _report(f"cannot write the output: {error.strerror}", 1)
+
+
+def _report(message: str, code: int) -> int:
+    """Print an error message, whose lines are separate problems unless they are indented; return the exit code."""
+    with contextlib.suppress(OSError):
+        for line in message.splitlines():
+            click.echo(line if line.startswith(" ") else f"error: {line}", err=True)
+    return code
+
+
+def _is_from_echo(error: OSError) -> bool:
+    """Return whether the error is that of printing, which has no file name, rather than of any other file."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return bool(frame.f_globals["__name__"] == click.echo.__module__)
+
+
+def _discard_unwritten() -> None:
+    """Discard output that cannot be written, because the interpreter would try again at exit and print a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (ValueError, AttributeError):  # the stream is closed, or there is none
+            continue
+
+
+class TolerantStream:
+    """A stream whose writes never fail, for libraries that print: a full log file must not end a training."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, or do nothing if that fails."""
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or do nothing if that fails."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def tolerant_output() -> Iterator[None]:
+    """Ignore errors of writing to stdout and stderr."""
+    # A process can be started without them.
+    streams: list[Any] = [stream and TolerantStream(stream) for stream in (sys.stdout, sys.stderr)]
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        yield
 
 
 def require_training_packages() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from aimnet2mult.cli.console import HELP
+from aimnet2mult.cli.console import HELP, UserPath
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 
 
 @click.command("sample-data", context_settings=HELP)
-@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", metavar="DIR", type=UserPath(file_okay=False))
 def sample_data(folder: Path) -> None:
     """Write a small data set of two fidelities to DIR, with settings and a model to train on it."""
     files = sorted(path for path in SAMPLE.iterdir() if path.suffix in (".h5", ".yaml", ".md"))

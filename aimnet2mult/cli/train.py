@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aimnet2mult.cli.console import EXISTING_FILE, HELP, require_training_packages
+from aimnet2mult.cli.cache_folder import ensure_cache_folder
+from aimnet2mult.cli.console import EXISTING_FILE, HELP, Count, UserPath, require_training_packages, tolerant_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,22 +21,20 @@ if TYPE_CHECKING:
     "--config", "configs", type=EXISTING_FILE, multiple=True, help="YAML file of settings; repeatable. Later files win."
 )
 @click.option("--model", type=EXISTING_FILE, help="YAML definition of the model; default: AIMNet2 as published.")
-@click.option("--load", type=EXISTING_FILE, help="Initial weights.")
-@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the final weights.")
+@click.option("--load", type=UserPath(), help="Initial weights.")
+@click.option("--save", type=UserPath(), help="Where to write the final weights.")
 @click.option(
     "--resume",
     metavar="RUN|auto",
     help="Resume a run, given by folder or ID, with its settings; auto: the newest unfinished one of this name.",
 )
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Number of CPU threads used by torch.")
+@click.option("--threads", metavar="N", type=Count(), help="Number of CPU threads used by torch.")
 @click.option(
     "--telemetry-sinks",
     metavar="NAME,...",
     help="Sinks to deliver to (default: tensorboard); none writes only the journal. [env: TELEMETRY_SINKS]",
 )
-@click.option(
-    "--telemetry-every", metavar="N", type=click.IntRange(min=1), help="Iterations between points (default: 200)."
-)
+@click.option("--telemetry-every", metavar="N", type=Count(), help="Iterations between points (default: 200).")
 @click.option("--telemetry-dir", metavar="DIR", help="Parent folder of the run folders (default: runs).")
 @click.option(
     "--telemetry-on-divergence",
@@ -64,6 +63,7 @@ def train(
         aimnet2mult train --config train.yaml data.fidelity_datasets.0=a.h5 trainer.epochs=10
     """
     require_training_packages()
+    ensure_cache_folder()
     from aimnet2mult.train.plan import Request
     from aimnet2mult.train.runner import train as start
 
@@ -84,7 +84,8 @@ def train(
         save=save,
         resume=resume,
     )
-    return start(request)
+    with tolerant_output():
+        return start(request)
 
 
 def _as_overrides(values: Mapping[str, object]) -> list[str]:

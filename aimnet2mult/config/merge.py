@@ -14,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from aimnet2mult.config.legacy.translator import LegacyConfigTranslator
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.config.text_values import keep_text, parse_as_text
+from aimnet2mult.config.user_path import expand_user
+from aimnet2mult.errors import ConfigError, Problems
 from telemetry.errors import closest_match
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
@@ -47,24 +49,48 @@ PATH_KEYS = ("data.fidelity_datasets", "data.val_fidelity_datasets", "data.sae.e
 """Keys whose values are paths of input files, or mappings of such paths by fidelity index."""
 
 
-def merge_layers(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
+def merge_layers(files: Sequence[Path], overrides: Sequence[str], problems: Problems | None = None) -> dict[str, Any]:
     """Merge the files and then the overrides over the defaults, and resolve interpolations.
+
+    Args:
+        files: YAML files; later ones win.
+        overrides: ``key=value`` with dotted keys; later ones win.
+        problems: Collects the errors, for a caller that looks for more; layers and keys with errors are then left out.
 
     Raises:
         ConfigError: A file cannot be read, or a key is unknown.
     """
+    found = problems or Problems()
     defaults = merged = read_yaml(DEFAULTS)
-    layers = [(str(path), read_yaml(path), path.parent) for path in files]
-    layers += [(text, _read_override(text), Path()) for text in overrides]
+    layers = _read_layers(files, overrides, found)
     legacy = LegacyConfigTranslator.for_layers((source, layer) for source, layer, _ in layers)
     if legacy:
         merged = _merge(merged, legacy.defaults)
     for source, given, folder in layers:
         layer = legacy.translate_layer(given) if legacy else given
-        _check_keys(source, layer, defaults)
+        layer = _select_known(source, layer, defaults, found)
         # The original trainer kept the kwargs of lower layers when the class changed.
         merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
-    return _interpolate(legacy.finish(merged) if legacy else merged)
+    if problems is None:
+        found.raise_any()
+    with found.collect():
+        return _interpolate(legacy.finish(merged) if legacy else merged)
+    found.raise_any()
+    raise AssertionError
+
+
+def _read_layers(
+    files: Sequence[Path], overrides: Sequence[str], problems: Problems
+) -> list[tuple[str, dict[str, Any], Path]]:
+    """Return the name of each layer, its settings, and the folder to which its paths are relative."""
+    layers = []
+    for path in files:
+        with problems.collect():
+            layers.append((str(path), read_yaml(path), path.parent))
+    for text in overrides:
+        with problems.collect():
+            layers.append((text, _read_override(text), Path()))
+    return layers
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -74,12 +100,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, is not YAML, or does not contain a mapping.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(content, dict):
+            return keep_text(content, parse_as_text(path.read_text(encoding="utf-8")))
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {_one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} contains a {type(content).__name__}; expected keys and values")
-    return dict(content)
+    raise ConfigError(f"{path} contains a {type(content).__name__}; expected keys and values")
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
@@ -117,27 +143,31 @@ def _read_override(text: str) -> dict[str, Any]:
         tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{key}: {value!r} is not a YAML value: {_one_line(error)}") from error
-    tree = tree["value"]
+    tree, as_text = tree["value"], parse_as_text(value)
     for depth in reversed(range(len(names))):
         is_index = ".".join(names[:depth]) in BY_FIDELITY and names[depth].isdecimal()
         tree = {int(names[depth]) if is_index else names[depth]: tree}
-    return dict(tree)
+        as_text = {names[depth]: as_text}
+    return keep_text(dict(tree), as_text)
 
 
-def _check_keys(source: str, layer: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise ConfigError for a key that is not in the defaults, except below open sections."""
+def _select_known(
+    source: str, layer: Mapping[str, Any], known: Mapping[str, Any], problems: Problems, prefix: str = ""
+) -> dict[str, Any]:
+    """Return the keys of a layer that are in the defaults or below open sections, and collect the others."""
+    selected = {}
     for key, value in layer.items():
         name = f"{prefix}{key}"
         if key not in known:
             leaf = next(flatten(value, name))[0]
-            raise ConfigError(f"unknown key {leaf!r} in {source}{_suggest(leaf, known)}")
-        if name in OPEN_SECTIONS or name in BY_FIDELITY or not isinstance(known[key], Mapping):
-            continue
-        if not isinstance(value, Mapping):
-            raise ConfigError(
-                f"{name} is {value!r} in {source}: expected a section with the keys {', '.join(known[key])}"
-            )
-        _check_keys(source, value, known[key], f"{name}.")
+            problems.add(f"unknown key {leaf!r} in {source}{_suggest(leaf, known)}")
+        elif name in OPEN_SECTIONS or name in BY_FIDELITY or not isinstance(known[key], Mapping):
+            selected[key] = value
+        elif isinstance(value, Mapping):
+            selected[key] = _select_known(source, value, known[key], problems, f"{name}.")
+        else:
+            problems.add(f"{name} is {value!r} in {source}: expected a section with the keys {', '.join(known[key])}")
+    return selected
 
 
 def _suggest(name: str, siblings: Iterable[str]) -> str:
@@ -168,7 +198,7 @@ def _make_absolute(folder: Path, value: object) -> object:
     if isinstance(value, dict):
         return {key: _make_absolute(folder, path) for key, path in value.items()}
     if isinstance(value, str) and not value.startswith("${"):
-        return str((folder / Path(value).expanduser()).absolute())
+        return str((folder / expand_user(value)).absolute())
     return value
 
 

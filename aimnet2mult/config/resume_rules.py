@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from aimnet2mult.config.merge import flatten, read_yaml
-from aimnet2mult.config.schema import Config, load
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.config.schema import Config, check_files, input_files, load
+from aimnet2mult.config.user_path import expand_user
+from aimnet2mult.errors import ConfigError, Problems
 
 __all__ = [
     "CONFIG_FILE",
     "MODEL_FILE",
+    "SAE_FOLDER",
     "find_run",
     "list_newest_first",
     "load_config",
@@ -22,6 +24,7 @@ __all__ = [
 
 CONFIG_FILE = "train.yaml"
 MODEL_FILE = "model.yaml"
+SAE_FOLDER = "sae"
 
 # All other settings define the training. Telemetry restricts changes of its own settings further.
 CHANGEABLE = (
@@ -29,11 +32,16 @@ CHANGEABLE = (
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
     "checkpoint.",
+    "data.samplers.",
     "data.loaders.",
     "threads",
     "device",
     "telemetry.",
 )
+MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.")
+"""Paths that may change, but not appear or disappear; the trainer checks that the content is the same."""
+INEXACT = ("data.samplers.", "threads", "device")
+"""Changeable settings that change the numbers, by rounding or by the composition of the batches."""
 
 
 def find_run(name: str, directory: Path) -> Path:
@@ -42,7 +50,7 @@ def find_run(name: str, directory: Path) -> Path:
     Raises:
         ConfigError: Neither exists.
     """
-    for folder in (Path(name), directory / name):
+    for folder in (expand_user(name), directory / name):
         if (folder / CONFIG_FILE).is_file():
             return folder
     raise ConfigError(f"there is no run {name!r}: neither {name} nor {directory / name} contains a {CONFIG_FILE}")
@@ -65,38 +73,72 @@ def list_newest_first(run_name: str, directory: Path) -> list[Path]:
     return [folder for *_, folder in sorted(found, reverse=True)]
 
 
-def load_config(run: Path, files: Sequence[Path], overrides: Sequence[str]) -> Config:
+def load_config(
+    run: Path, files: Sequence[Path], overrides: Sequence[str], *, problems: Problems, restarts: bool
+) -> tuple[Config, list[str]]:
     """Load the settings of a run with files and overrides merged over them.
 
+    Args:
+        run: The run folder.
+        files: YAML files.
+        overrides: ``key=value`` with dotted keys.
+        problems: Collects changes of settings that define the training, invalid settings and missing input files.
+        restarts: Whether the run starts again at iteration 0, and needs the file of initial weights.
+
+    Returns:
+        The settings, and the changes after which the run is no longer bit-identical to one without them.
+
     Raises:
-        ConfigError: They change a setting that defines the training, or a unit.
+        ConfigError: The settings of the run cannot be read.
     """
-    old, new = load([run / CONFIG_FILE]), load([run / CONFIG_FILE, *files], overrides)
+    old = load([run / CONFIG_FILE], check_inputs=False)
+    new = load([run / CONFIG_FILE, *files], overrides, problems=problems, check_inputs=False)
     old_values, new_values = dict(flatten(old.to_dict())), dict(flatten(new.to_dict()))
+    inexact = []
     for key in dict.fromkeys([*old_values, *new_values]):
-        if not key.startswith(CHANGEABLE):
-            _check_unchanged(key, old_values.get(key), new_values.get(key), run)
+        before, after = old_values.get(key), new_values.get(key)
+        moved = key.startswith(MOVABLE) and key in old_values and key in new_values
+        if not moved and not key.startswith(CHANGEABLE):
+            _check_unchanged(key, before, after, run, problems)
+        elif key.startswith(INEXACT) and before != after:
+            inexact.append(f"{key} was {before}, is {after}")
     for label, unit in old.units.items():
-        _check_unchanged(f"telemetry.units.{label}", unit, new.units[label], run)
-    return new
+        _check_unchanged(f"telemetry.units.{label}", unit, new.units[label], run, problems)
+    _check_inputs(new, run, problems, restarts=restarts)
+    return new, inexact
 
 
-def load_definition(run: Path, requested: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the model definition of a run.
+def _check_inputs(config: Config, run: Path, problems: Problems, *, restarts: bool) -> None:
+    """Check the files that a resume reads: not those whose content is in the checkpoint or in the run folder."""
+    needed = input_files(config)
+    if not restarts:
+        needed.pop("load", None)
+    for index, name in enumerate(config.fidelity_names):
+        if (run / SAE_FOLDER / f"{name}.yaml").is_file():
+            needed.pop(f"data.sae.energy.files.{index}", None)
+    for message in check_files(needed):
+        key = message.partition(":")[0]
+        hint = f"; if it has moved, add {key}=PATH to the command" if key.startswith(MOVABLE) else ""
+        problems.add(f"{message}{hint}")
+
+
+def load_definition(run: Path, requested: Mapping[str, Any] | None, problems: Problems) -> dict[str, Any]:
+    """Return the model definition of a run; ``problems`` collects its differences from ``requested``.
 
     Raises:
-        ConfigError: ``requested`` differs from it.
+        ConfigError: The definition cannot be read.
     """
     definition = read_yaml(run / MODEL_FILE)
     old, new = dict(flatten(definition)), dict(flatten(requested or definition))
     for key in dict.fromkeys([*old, *new]):
-        _check_unchanged(f"the model's {key}", old.get(key), new.get(key), run)
+        _check_unchanged(f"the model's {key}", old.get(key), new.get(key), run, problems)
     return definition
 
 
-def _check_unchanged(key: str, old: object, new: object, run: Path) -> None:
+def _check_unchanged(key: str, old: object, new: object, run: Path, problems: Problems) -> None:
     if new != old:
-        raise ConfigError(
+        names = (*CHANGEABLE, *(f"{name}N (with the same content)" for name in MOVABLE))
+        problems.add(
             f"{key} was {old!r} in {run} and cannot be {new!r} after a resume; only "
-            f"{', '.join(name.rstrip('.') for name in CHANGEABLE)} may change"
+            f"{', '.join(name.rstrip('.') for name in names)} may change"
         )

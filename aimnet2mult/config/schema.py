@@ -5,38 +5,23 @@ Does not import torch, so that mistakes are reported before anything slow is imp
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from aimnet2mult.config.merge import BY_FIDELITY, merge_layers
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.config.merge import DEFAULTS, merge_layers, read_yaml
+from aimnet2mult.config.type_check import Section, find_misfits
+from aimnet2mult.config.value_checks import CHECKS, check_arrays
+from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
-from telemetry.errors import did_you_mean
 from telemetry.redaction import redact
-from telemetry.units import conversion_factor
 
-__all__ = ["Config", "ConfigError", "load", "load_data_settings"]
+__all__ = ["Config", "ConfigError", "check_files", "input_files", "load", "load_data_settings"]
 
-# Replaces msgspec's description of a type where it neither lists the choices nor explains the pattern.
-EXPECTED = {
-    "device": "auto, cpu or cuda",
-    "batch_mode": "atoms or molecules",
-    "on_bad_step": "skip or stop",
-    "step": "iteration, epoch or val",
-    "weights_of": "fidelity or structure",
-    "on_bad_structure": "error or skip",
-    "run_name": "letters, digits and _ . - only",
-    "fidelity_names": "letters, digits and _ . - only",
-}
-
-INPUT_NAMES = ("coord", "numbers", "charge", "mult")
-"""Arrays of the data sets besides the labels."""
 MAX_FLOAT = sys.float_info.max
 """Upper bound that excludes infinity."""
 Count = Annotated[int, Meta(ge=1)]
@@ -44,10 +29,6 @@ Natural = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
 Name = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
 Options = dict[str, Any]
-
-
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mapping with a fixed set of keys."""
 
 
 class EnergyReference(Section, frozen=True):
@@ -128,7 +109,7 @@ class Optimizer(Section, frozen=True, rename={"cls": "class"}):
 
 class Scheduler(Section, frozen=True, rename={"cls": "class"}):
     cls: str
-    kwargs: Options = {}
+    kwargs: Options = {}  # noqa: RUF012 - msgspec copies it
     step: Literal["iteration", "epoch", "val"] | None = None
     metric_name: str | None = None
 
@@ -194,144 +175,114 @@ class Config(Section, frozen=True):
         return plain | {"telemetry": redact(self.telemetry)}
 
 
-def load(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> Config:
+def load(
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+    *,
+    problems: Problems | None = None,
+    check_inputs: bool = True,
+) -> Config:
     """Merge the files and then the overrides over the defaults, and validate the result.
 
     For a resume, the first file is the ``train.yaml`` of the run.
 
+    Args:
+        files: YAML files.
+        overrides: ``key=value`` with dotted keys.
+        problems: Collects the errors, for a caller that looks for more; settings with errors then have their defaults.
+        check_inputs: Whether the input files must exist.
+
     Raises:
-        ConfigError: A file cannot be read, or a key or value is invalid.
-        UnitError: A display unit is unknown or does not fit its label.
+        ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
     """
-    config = _convert(merge_layers(files, overrides))
-    _check_fidelities(config)
-    _check_files(config)
-    _check_labels("data.y", config.data.y)
-    if not config.data.y or len(set(config.data.y)) < len(config.data.y):
-        raise ConfigError(f"data.y is {config.data.y!r}: expected at least one label, and each only once")
-    _check_keys(config.data.keys)
-    _check_units(config.telemetry.get("units"))
-    _check_patterns(config.optimizer)
+    found = problems or Problems()
+    plain = merge_layers(files, overrides, found)
+    misfits = dict(find_misfits(plain, Config))
+    for message in misfits.values():
+        found.add(message)
+    config: Config = msgspec.convert(_reset(plain, misfits), Config)
+    wrong = {key.partition(".")[0] for key in misfits}
+    for section, check in CHECKS.items():
+        for message in check(config) if section not in wrong else ():
+            found.add(message)
+    for message in check_files(input_files(config)) if check_inputs else ():
+        found.add(message)
+    if problems is None:
+        found.raise_any()
     return config
 
 
+def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return the settings with those of ``keys`` replaced by their defaults."""
+    defaults = read_yaml(DEFAULTS)
+    for key in keys:
+        node, default = plain, defaults
+        *parents, last = key.split(".")
+        for word in parents:
+            if not default.get(word):
+                # A mapping whose items have no defaults.
+                last = word
+                break
+            node, default = node[word], default[word]
+        node[last] = default.get(last, {})
+    return plain
+
+
 def load_data_settings(overrides: Sequence[str]) -> Data:
-    """Return the section ``data`` of the defaults with overrides, without checking any files.
+    """Return the section ``data`` of the defaults with overrides; no data set has to be given.
 
     Raises:
-        ConfigError: A key or value is invalid.
+        ConfigError: Keys or values are invalid; the message has a line for each.
     """
-    data = _convert(merge_layers((), overrides)).data
-    _check_labels("data.y", data.y)
-    _check_keys(data.keys)
+    problems = Problems()
+    plain = merge_layers((), overrides, problems)
+    misfits = dict(find_misfits(plain, Config))
+    for message in misfits.values():
+        problems.add(message)
+    data = msgspec.convert(_reset(plain, misfits), Config).data
+    for message in check_arrays(data):
+        problems.add(message)
+    problems.raise_any()
     return data
 
 
-def _convert(plain: dict[str, Any]) -> Config:
-    try:
-        return msgspec.convert(plain, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), plain)) from error
+def input_files(config: Config) -> dict[str, str]:
+    """Return the paths of all input files by key."""
+    sections = {
+        "data.fidelity_datasets": config.data.fidelity_datasets,
+        "data.val_fidelity_datasets": config.data.val_fidelity_datasets,
+        "data.sae.energy.files": config.data.sae.energy.files,
+    }
+    files = {f"{section}.{index}": path for section, paths in sections.items() for index, path in paths.items()}
+    return files if config.load is None else {**files, "load": config.load}
 
 
-def _explain(message: str, plain: dict[str, Any]) -> str:
-    """Rewrite msgspec's message about a type to state the key, its value and the expected type."""
-    what, _, where = message.partition(" - at ")
-    name = re.split(r"[\[`]", where.partition("$.")[2])[0]
-    if what.startswith("Object"):
-        # "Object contains unknown field `x`" or "Object missing required field `x`", only possible in the scheduler.
-        key = f"{name}.{what.split('`')[1]}"
-        problem = f"{key} is missing" if "missing" in what else f"unknown key {key!r}"
-        return f"{problem}; valid keys: {', '.join(Scheduler.__struct_encode_fields__)}"
-    value: Any = plain
-    for word in name.split("."):
-        value = value[word]
-    by_msgspec = what.removeprefix("Expected ").replace("`object", "`mapping").replace("`array", "`list")
-    expected = EXPECTED.get(name.rpartition(".")[2], by_msgspec)
-    if where.startswith("`key`"):
-        expected = "fidelity indices 0, 1, … as keys" if name in BY_FIDELITY else f"keys of type {expected}"
-    return f"{name} is {value!r}: expected {expected}"
-
-
-def _check_fidelities(config: Config) -> None:
-    data, names = config.data, config.fidelity_names
-    indices = sorted(data.fidelity_datasets)
-    if not indices:
-        raise ConfigError("no data set is given; set at least data.fidelity_datasets.0=FILE.h5")
-    if indices != list(range(len(indices))):
-        raise ConfigError(f"data.fidelity_datasets has the indices {indices}: expected 0, 1, … without gaps")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"data.fidelity_names: {', '.join(names)}: every fidelity needs a unique name")
-    for section in BY_FIDELITY[1:]:
-        given: Any = data
-        for word in section.split(".")[1:]:
-            given = getattr(given, word)
-        for index in sorted(set(given) - set(indices)):
-            raise ConfigError(f"{section}.{index} is set, but data.fidelity_datasets.{index} is not")
-    if not any(data.fidelity_weights.get(index, 1) for index in indices):
-        raise ConfigError("data.fidelity_weights are all 0; set at least one above 0")
-
-
-def _check_files(config: Config) -> None:
-    files = {f"data.fidelity_datasets.{index}": path for index, path in config.data.fidelity_datasets.items()}
-    files |= {f"data.val_fidelity_datasets.{index}": path for index, path in config.data.val_fidelity_datasets.items()}
-    files |= {f"data.sae.energy.files.{index}": path for index, path in config.data.sae.energy.files.items()}
-    if config.load is not None:
-        files["load"] = config.load
+def check_files(files: Mapping[str, str]) -> Iterator[str]:
+    """Yield a message for each input file, given by key, that does not exist or is not of its format."""
     for name, path in files.items():
         if not Path(path).is_file():
-            raise ConfigError(f"{name}: no file {path}")
-        if "fidelity_datasets" in name and not _is_hdf5(name, Path(path)):
-            raise ConfigError(f"{name}: {path} is not an HDF5 file")
+            yield f"{name}: no file {path}"
+        elif "fidelity_datasets" in name:
+            yield from _check_hdf5(name, Path(path))
+        elif name == "load" and not _is_torch_file(Path(path)):
+            yield f"load: {path} does not contain weights: expected a file written by torch.save"
 
 
-def _is_hdf5(name: str, path: Path) -> bool:
-    """Return whether the HDF5 signature is at offset 0, or after a user block of 512, 1024, … bytes."""
+def _is_torch_file(path: Path) -> bool:
+    """Return whether a file begins like an archive, or like a pickle of early versions of torch."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
+
+
+def _check_hdf5(name: str, path: Path) -> Iterator[str]:
+    """Look for the HDF5 signature at offset 0, and after a user block of 512, 1024, … bytes."""
     try:
-        opened = path.open("rb")
+        with path.open("rb") as file:
+            for offset in (0, *(512 << n for n in range(8))):
+                file.seek(offset)
+                if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                    return
     except OSError as error:
-        raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from error
-    with opened as file:
-        for offset in (0, *(512 << n for n in range(8))):
-            file.seek(offset)
-            if file.read(8) == b"\x89HDF\r\n\x1a\n":
-                return True
-    return False
-
-
-def _check_labels(source: str, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in LABELS:
-            raise ConfigError(f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{did_you_mean(name, LABELS)}")
-
-
-def _check_keys(keys: Mapping[str, str]) -> None:
-    known = (*INPUT_NAMES, *LABELS)
-    for name in keys:
-        if name not in known:
-            raise ConfigError(f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}")
-
-
-def _check_units(units: object) -> None:
-    if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
-        raise ConfigError(f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle")
-    _check_labels("telemetry.units", list(units))
-    for label, unit in units.items():
-        conversion_factor(f"telemetry.units.{label}", LABELS[label].source_unit, unit)
-
-
-def _check_patterns(optimizer: Optimizer) -> None:
-    groups = {name: group for name, group in optimizer.param_groups.items() if group is not None}
-    patterns: dict[str, object] = {f"param_groups.{name}.re": group.get("re") for name, group in groups.items()}
-    for key in ("force_train", "force_no_train"):
-        patterns |= {f"{key}[{position}]": pattern for position, pattern in enumerate(getattr(optimizer, key))}
-    for key, pattern in patterns.items():
-        if not _is_pattern(pattern):
-            raise ConfigError(f"optimizer.{key} is {pattern!r}: expected a regular expression")
-
-
-def _is_pattern(value: object) -> bool:
-    try:
-        return isinstance(value, str) and re.compile(value) is not None
-    except re.error:
-        return False
+        yield f"{name}: cannot read {path}: {error.strerror}"
+    else:
+        yield f"{name}: {path} is not an HDF5 file"

@@ -43,6 +43,8 @@ class MixedData:
     """Reference energies that were subtracted; empty if the fidelity has no energies or they are not trained."""
     places: Places
     """Where the structures come from."""
+    checksums: Mapping[str, int]
+    """CRC-32 of what was read from each file, by the key of its setting; independent of split, batches and paths."""
 
     def locate(self, origins: npt.NDArray[np.int64]) -> list[str]:
         """Return where structures come from, such as ``a.h5, group 003, row 217``; rows count from 0.
@@ -117,16 +119,18 @@ def load_data(
         return dataset
 
     sets = [read(path, i, starts[i]) for i, path in enumerate(files)]
+    val_sets = {i: read(path, i, starts[len(files) + n]) for n, (i, path) in enumerate(val_files.items())}
+    checksums = {f"data.fidelity_datasets.{i}": _checksum(dataset) for i, dataset in enumerate(sets)}
+    checksums |= {f"data.val_fidelity_datasets.{i}": _checksum(dataset) for i, dataset in val_sets.items()}
     known = tuple(_known_labels(dataset, labels) for dataset in sets)
     saes = tuple(
         _shift(dataset, path, (sae_files or {}).get(i)) if "energy" in names else {}
         for i, (dataset, path, names) in enumerate(zip(sets, files, known, strict=True))
     )
     if val_files:
-        validation = {i: read(path, i, starts[len(files) + n]) for n, (i, path) in enumerate(val_files.items())}
-        _shift_validation(validation, val_files, saes)
-        train, val = sets, list(validation.values())
-        val_counts = tuple(len(validation.get(i, ())) for i in range(len(files)))
+        _shift_validation(val_sets, val_files, saes)
+        train, val = sets, list(val_sets.values())
+        val_counts = tuple(len(val_sets.get(i, ())) for i in range(len(files)))
     else:
         pairs = [_split(dataset, val_fraction, (seed, i)) for i, dataset in enumerate(sets)]
         train, val = ([pair[part] for pair in pairs] for part in (0, 1))
@@ -144,7 +148,18 @@ def load_data(
         labels=known,
         saes=saes,
         places=Places([segment for part in segments for segment in part]),
+        checksums=checksums,
     )
+
+
+def _checksum(dataset: SizeGroupedDataset) -> int:
+    crc = 0
+    for group in dataset.groups:
+        for key, values in sorted(group.items()):
+            # Where a structure comes from is not part of its content.
+            if key != "origin":
+                crc = zlib.crc32(np.ascontiguousarray(values).data, zlib.crc32(key.encode(), crc))
+    return crc
 
 
 def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[str]) -> tuple[str, ...]:

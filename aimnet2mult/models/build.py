@@ -18,7 +18,7 @@ from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
 from aimnet2mult.quantities import LABELS  # noqa: E402
 from telemetry.errors import format_error  # noqa: E402
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "unwrap"]
 
 
 def build_model(
@@ -56,6 +56,11 @@ def build_model(
         model = Forces(model)
     _check_labels(model, labels)
     return model
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return a model without the wrapper that computes forces."""
+    return model.module if isinstance(model, Forces) else model
 
 
 def _check_classes(definition: Mapping[str, Any]) -> None:

@@ -1,18 +1,21 @@
 """Files that contain only weights: read by ``--load``, written by ``--save``."""
 
+import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from aimnet.modules import Forces
 from torch import nn
 
 from aimnet2mult.config.legacy.weights import translate_weights
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
-__all__ = ["are_finite", "load_weights", "save_weights"]
+__all__ = ["are_finite", "load_weights", "save_checkpoint_weights", "save_weights"]
 
 MAX_NAMES = 4
 """Maximum number of names listed in a message."""
@@ -24,9 +27,41 @@ def are_finite(model: nn.Module) -> bool:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the weights of a model atomically, without the name prefix of the wrapper that computes forces."""
+    """Write the weights of a model atomically, without the name prefix of the wrapper that computes forces.
+
+    Raises:
+        OSError: The file cannot be written; an earlier version of it is kept.
+    """
+    _save(unwrap(model).state_dict(), path)
+
+
+def save_checkpoint_weights(checkpoint: Path, path: Path) -> None:
+    """Write the weights in a checkpoint as `save_weights` would have written them.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        OSError: The file cannot be written; an earlier version of it is kept.
+    """
+    try:
+        state = _without_prefix(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"cannot read the checkpoint {checkpoint}: {' '.join(str(error).split()):.500}"
+        ) from error
+    _save(state, path)
+
+
+def _save(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    # Serialize to memory first, because torch converts disk-full errors to other types.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     remove_temporary_files(path)
-    atomic_write(path, lambda file: torch.save(_core(model).state_dict(), file), mode=0o666)
+    atomic_write(path, buffer.getbuffer(), mode=0o666)
+
+
+def _without_prefix(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights in a checkpoint, without the name prefix of the wrapper that computes forces."""
+    return {name.removeprefix("module."): array for name, array in checkpoint["parts"]["model"].items()}
 
 
 def load_weights(model: nn.Module, path: Path) -> str:
@@ -38,12 +73,11 @@ def load_weights(model: nn.Module, path: Path) -> str:
     Raises:
         ConfigError: The file cannot be read, a shape differs, or the file has no weights of this model.
     """
-    core = _core(model)
+    core = unwrap(model)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(content, dict) and "parts" in content:
-            # In a checkpoint, the names have the prefix of the wrapper that computes forces.
-            content = {name.removeprefix("module."): array for name, array in content["parts"]["model"].items()}
+            content = _without_prefix(content)
         state, notes = adapt_weights(core, translate_weights(content))
         missing, unexpected = core.load_state_dict(state, strict=False)
     except ConfigError:
@@ -70,7 +104,3 @@ def load_weights(model: nn.Module, path: Path) -> str:
 def _shorten(names: list[str]) -> str:
     more = len(names) - MAX_NAMES
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _core(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, Forces) else model

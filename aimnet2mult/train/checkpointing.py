@@ -2,14 +2,12 @@
 
 import io
 import pickle
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from aimnet2mult.config.schema import Config
@@ -19,13 +17,14 @@ from aimnet2mult.models.weights import are_finite
 from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.random_state import random_state, set_random_state
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
 from aimnet2mult.train.validation import Validation
 from telemetry.errors import format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 
-__all__ = ["Checkpointing", "Stateful", "load_checkpoint", "random_state", "set_random_state", "write_checkpoint"]
+__all__ = ["Checkpointing", "Stateful", "load_checkpoint", "write_checkpoint"]
 
 WRITE_ERRORS = (OSError, RuntimeError, MemoryError)
 """Errors of `write_checkpoint` that training survives; torch raises RuntimeError if there is too little memory."""
@@ -96,6 +95,7 @@ class Checkpointing:
         self._communicator = communicator
         self._console = console
         self._data_fingerprint = components.data.fingerprint()
+        self._samplers = config.to_dict()["data"]["samplers"]["train"]
         self._last_saved: tuple[int, bool] | None = None
         self._repeats = Repeats()
 
@@ -107,20 +107,35 @@ class Checkpointing:
             ConfigError: ``trainer.epochs`` is below the epoch of the checkpoint.
         """
         position = load_checkpoint(path, self._state())
-        expected = (len(self._components.train_loader), self._data_fingerprint)
-        if (position["epoch_length"], position["data"]) != expected:
-            raise CheckpointError(
-                f"{path} was written with different data: the data sets have changed since then; restore them, or "
-                "start a new run with --load"
-            )
-        if position["epoch"] > self._config.trainer.epochs:
-            raise ConfigError(
-                f"trainer.epochs is {self._config.trainer.epochs}, but the run is already in epoch {position['epoch']}"
-            )
-        self._validation.load_state_dict(position)
         iteration: int = position["iteration"]
+        self._check_data(path, position)
+        self._check_epochs(iteration, position["epoch_length"])
+        self._validation.load_state_dict(position)
         self._last_saved = (iteration, self._validation.pending)
         return iteration
+
+    def _check_data(self, path: Path, position: Mapping[str, Any]) -> None:
+        if position.get("samplers", self._samplers) != self._samplers:
+            # Batches and groups of other sizes; `data_record` has verified the files.
+            return
+        expected = (len(self._components.train_loader), self._data_fingerprint)
+        if (position["epoch_length"], position["data"]) != expected:
+            settings = "" if "samplers" in position else " or data.samplers"
+            raise CheckpointError(
+                f"{path} was written with different data: the data sets{settings} have changed since then; restore "
+                "them, or start a new run with --load"
+            )
+
+    def _check_epochs(self, iteration: int, length_before: int) -> None:
+        length = len(self._components.train_loader)
+        epoch, epochs = -(-iteration // length), self._config.trainer.epochs
+        if length != length_before:
+            self._console.say(
+                f"an epoch now has {length} iterations instead of {length_before}: iteration {iteration} is in epoch "
+                f"{epoch} of {epochs}"
+            )
+        if epoch > epochs:
+            raise ConfigError(f"trainer.epochs is {epochs}, but the run is already in epoch {epoch}")
 
     def save(self, iteration: int) -> None:
         """Write a checkpoint, unless it would equal the last one or nothing has been trained yet; see `problem`."""
@@ -186,6 +201,7 @@ class Checkpointing:
             "epoch": -(-iteration // epoch_length),
             "epoch_length": epoch_length,
             "data": self._data_fingerprint,
+            "samplers": self._samplers,
             **self._validation.state_dict(),
         }
 
@@ -248,30 +264,6 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
     set_random_state(content["random"])
     position: dict[str, Any] = content["position"]
     return position
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of all global random generators: Python, NumPy, torch and CUDA."""
-    python_version, python_state, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator
-    name, keys, position, has_gauss, cached = numpy_state
-    return {
-        "python": (python_version, list(python_state), gauss),
-        "numpy": (name, torch.from_numpy(keys.astype("int64")), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set all global random generators to a state from `random_state`."""
-    python_version, python_state, gauss = state["python"]
-    random.setstate((python_version, tuple(python_state), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype("uint32"), *rest))  # noqa: NPY002 - the global generator
-    torch.set_rng_state(state["torch"].cpu())
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
 def _describe(error: Exception, path: Path) -> str:

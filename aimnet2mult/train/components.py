@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from aimnet2mult.config.import_path import load_object
+from aimnet2mult.config.resume_rules import SAE_FOLDER
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.file_format import FileFormat
@@ -30,25 +29,17 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
-from aimnet2mult.models.build import build_model
+from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
+from aimnet2mult.train.learner import build_learner, scheduler_section
 from aimnet2mult.train.loss import MTLoss
-from aimnet2mult.train.optimizer import Schedule, build_optimizer, build_scheduler
+from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
 
-__all__ = [
-    "Components",
-    "build_components",
-    "build_loss",
-    "fidelity_weights",
-    "ignore_sigterm",
-    "save_reference_energies",
-]
+__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "record_inputs"]
 
 Loader = DataLoader[Batch]
-
-SAE_FOLDER = "sae"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +60,8 @@ class Components:
     train_sums: ErrorSums
     val_sums: ErrorSums
     val_metrics: ValidationMetrics
+    loaded: str = ""
+    """Summary of the weights that were loaded from a file; empty if they are initial."""
 
     def describe(self, fidelity_names: Sequence[str]) -> str:
         """Return a summary of data and model in a few lines."""
@@ -81,6 +74,7 @@ class Components:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         batches = len(self.train_loader)
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
+        lines += [self.loaded] if self.loaded else []
         return "\n".join(lines)
 
 
@@ -90,6 +84,9 @@ def build_components(
     folder: Path,
     communicator: Communicator | None = None,
     skipped: SkippedRows | None = None,
+    *,
+    model_file: Path | None = None,
+    weights: Path | None = None,
 ) -> Components:
     """Build all components; initial weights and the order of the data depend only on the seed.
 
@@ -102,9 +99,12 @@ def build_components(
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
         skipped: structures to leave out, if the data have been checked; by default, they are checked here.
+        model_file: file that contains the definition, for error messages.
+        weights: file of initial weights; by default, they are random.
 
     Raises:
-        ConfigError: a setting is invalid or does not fit the others.
+        ConfigError: a setting is invalid or does not fit the others; this and ModelError are raised before the data
+            are read.
         DataError: the data are unusable.
         ModelError: the model cannot be built.
     """
@@ -112,21 +112,14 @@ def build_components(
     _prepare_process(config)
     names = config.fidelity_names
     labels = config.labels
-    loss_fn = build_loss(config, communicator)
+    learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
+    device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
-    device = _device(config.device, communicator)
     data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
+    check_data(data.checksums, config, folder)
     (sampler, val_sampler), (train_loader, val_loader) = _loaders(
         config, data, labels, communicator, pin_memory=device.type == "cuda"
     )
-    model = build_model(
-        definition,
-        labels=labels,
-        n_fidelities=len(names),
-        fidelity_offset=config.fidelity_offset,
-        use_fidelity_readouts=config.use_fidelity_readouts,
-    ).to(device)
-    optimizer = build_optimizer(model, _optimizer_section(config))
     val_metrics = find_validation_metrics(data, labels, names, terms.names)
     return Components(
         labels=labels,
@@ -136,22 +129,24 @@ def build_components(
         train_loader=train_loader,
         val_sampler=val_sampler,
         val_loader=val_loader,
-        model=model,
+        model=learner.model,
         loss_fn=loss_fn,
-        optimizer=optimizer,
-        schedule=build_scheduler(
-            optimizer,
-            None if config.scheduler is None else msgspec.to_builtins(config.scheduler),
-            metrics=val_metrics,
-        ),
+        optimizer=learner.optimizer,
+        schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
+        loaded=learner.loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
         val_metrics=val_metrics,
     )
 
 
-def save_reference_energies(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
-    """Write the reference energies to the run folder, so that a resume uses the same ones."""
+def record_inputs(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
+    """Write the reference energies and the checksums of the data to the run folder, for a resume.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    record_data(components.data.checksums, folder)
     saved = folder / SAE_FOLDER
     saved.mkdir(exist_ok=True)
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
@@ -173,14 +168,6 @@ def _prepare_process(config: Config) -> None:
     torch.manual_seed(config.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-
-
-def _device(name: str, communicator: Communicator) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda', but torch finds no CUDA device; set device=cpu or device=auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda") if communicator.world_size == 1 else torch.device("cuda", torch.cuda.current_device())
 
 
 def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: SkippedRows | None) -> MixedData:
@@ -253,26 +240,3 @@ def ignore_sigterm(_: int) -> None:
     the trainer ends.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _optimizer_section(config: Config) -> dict[str, Any]:
-    section: dict[str, Any] = msgspec.to_builtins(config.optimizer)
-    groups = section["param_groups"]
-    section["param_groups"] = {name: group for name, group in groups.items() if group is not None}
-    return section
-
-
-def build_loss(config: Config, communicator: Communicator) -> LossFunction:
-    """Build the loss function, for batches that the ranks of ``communicator`` share.
-
-    Raises:
-        ConfigError: a setting is invalid.
-    """
-    make = load_object(config.loss.cls, "loss.class")
-    try:
-        loss_fn: LossFunction = make(**config.loss.kwargs)
-    except TypeError as error:
-        raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
-    if hasattr(loss_fn, "use_ranks"):
-        loss_fn.use_ranks(communicator)
-    return loss_fn

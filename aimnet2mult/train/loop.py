@@ -13,9 +13,10 @@ from aimnet2mult.distributed.stop_consensus import StopConsensus
 from aimnet2mult.models.weights import are_finite
 from aimnet2mult.train.bad_steps import BadStepReport, BadSteps
 from aimnet2mult.train.checkpointing import Checkpointing
-from aimnet2mult.train.components import Components, build_loss
+from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, epoch_length, total_iterations
+from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.validation import Validation

@@ -17,12 +17,14 @@ import click
 from aimnet2mult.config import resume_rules
 from aimnet2mult.config.merge import merge_layers
 from aimnet2mult.config.schema import Config, load
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.config.user_path import expand_user
+from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
-from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest, iteration_of
-from telemetry import Metric, RunNotFound, Settings, read_header, read_receipt
+from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
+from aimnet2mult.train.checkpoint_peek import Progress, read_progress
+from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
 
 if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
@@ -53,6 +55,8 @@ class Plan:
     config: Config
     settings: Settings
     definition: dict[str, Any]
+    model_file: Path
+    """Where the definition comes from."""
     folder: Path
     save: Path | None
     checkpoint: Path | None = None
@@ -60,6 +64,18 @@ class Plan:
     """The iteration after which an existing run continues; None for a new run."""
     report: Report | None = None
     """Result of checking the data; None before."""
+    status_before: Status | None = None
+    """How the run to resume ended; None if its journal does not record it."""
+    nothing_left: str = ""
+    """Why an existing run is complete; empty if there is something to train."""
+    new_folders: tuple[Path, ...] = ()
+    """The folders created for a new run, innermost first."""
+
+    def remove_new_folders(self) -> None:
+        """Remove the folders created for a new run, as far as they are empty."""
+        for folder in self.new_folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -91,17 +107,21 @@ def make_plan(request: Request) -> Plan:
     """Check a request, and find or create the run folder.
 
     Raises:
-        ConfigError: the request is invalid, or the run cannot be resumed.
+        ConfigError: the request is invalid, or the run cannot be resumed; the message has a line for each problem.
         TelemetryError: a telemetry setting is invalid.
+        CheckpointError: the newest checkpoint of the run is of another trainer.
     """
-    _check_writable(request.save)
     if request.resume is None:
         return _plan_new(request)
     if request.resume != "auto":
-        asked = merge_layers(request.configs, request.overrides)
-        return _plan_resume(request, resume_rules.find_run(request.resume, Path(_settings(asked["telemetry"]).dir)))
-    config = load(request.configs, request.overrides)
-    directory = Path(_settings(config.telemetry).dir)
+        # Errors of the settings are reported once the run is known.
+        telemetry = merge_layers(request.configs, request.overrides, Problems())["telemetry"]
+        directory = telemetry.get("dir") if isinstance(telemetry, dict) else None
+        folder = resume_rules.find_run(request.resume, expand_user(str(directory or Settings().dir)))
+        return _plan_resume(request, folder)
+    # What has been trained may no longer need all input files.
+    config = load(request.configs, request.overrides, check_inputs=False)
+    directory = _directory(_settings(config.telemetry))
     for folder in resume_rules.list_newest_first(config.run_name, directory):
         if _can_resume(folder):
             return _plan_resume(request, folder)
@@ -110,33 +130,93 @@ def make_plan(request: Request) -> Plan:
 
 
 def _plan_new(request: Request) -> Plan:
-    config = load(request.configs, request.overrides)
-    settings = _settings(config.telemetry)
-    definition = read_definition(request.model or DEFAULT)
-    folder = _new_folder(Path(settings.dir), config.run_name)
-    return Plan(config=config, settings=settings, definition=definition, folder=folder, save=request.save)
+    problems, model_file = Problems(), request.model or DEFAULT
+    _check_writable(request.save, problems)
+    config = load(request.configs, request.overrides, problems=problems)
+    settings, definition = Settings(), {}
+    with problems.collect():
+        settings = _settings(config.telemetry)
+    with problems.collect():
+        definition = read_definition(model_file)
+    problems.raise_any()
+    folder, *above = _new_folders(_directory(settings), config.run_name)
+    return Plan(
+        config=config,
+        settings=settings,
+        definition=definition,
+        model_file=model_file,
+        folder=folder,
+        save=request.save,
+        new_folders=(folder, *above),
+    )
 
 
 def _plan_resume(request: Request, folder: Path) -> Plan:
-    config = resume_rules.load_config(folder, request.configs, request.overrides)
-    asked = None if request.model is None else read_definition(request.model)
-    newest = find_newest(folder)
-    if damaged := find_damaged(folder):
-        names = ", ".join(map(str, damaged))
-        if newest is None:
-            raise ConfigError(
-                f"all checkpoints of {folder} are damaged: {names}; remove them to restart at iteration 0"
-            )
-        echo(f"warning: ignoring damaged checkpoints: {names}; resuming from {newest.name}", err=True)
+    problems = Problems()
+    _check_writable(request.save, problems)
+    newest, status = find_newest(folder), read_receipt(folder).status
+    _check_checkpoints(folder, newest, status)
+    config, inexact = resume_rules.load_config(
+        folder, request.configs, request.overrides, problems=problems, restarts=newest is None
+    )
+    settings, definition = Settings(), {}
+    with problems.collect():
+        settings = _settings(config.telemetry)
+    with problems.collect():
+        asked = None if request.model is None else read_definition(request.model)
+        definition = resume_rules.load_definition(folder, asked, problems)
+    progress = None if newest is None else read_progress(newest)
+    if progress is not None:
+        _check_epochs(config, progress, problems)
+    problems.raise_any()
+    if inexact:
+        echo(f"{'; '.join(inexact)}: from here on, the run is not bit-identical to one without the change", err=True)
     return Plan(
         config=config,
-        settings=_settings(config.telemetry),
-        definition=resume_rules.load_definition(folder, asked),
+        settings=settings,
+        definition=definition,
+        model_file=folder / resume_rules.MODEL_FILE,
         folder=folder,
         save=request.save,
         checkpoint=newest,
-        resume_step=0 if newest is None else iteration_of(newest),
+        resume_step=0 if progress is None else progress.iteration,
+        status_before=status,
+        nothing_left=_nothing_left(config, progress) if progress and status == "finished" else "",
     )
+
+
+def _check_checkpoints(folder: Path, newest: Path | None, status: Status | None) -> None:
+    damaged = ", ".join(map(str, find_damaged(folder)))
+    if newest is None and damaged:
+        raise ConfigError(f"all checkpoints of {folder} are damaged: {damaged}; remove them to restart at iteration 0")
+    if newest is None and status == "finished":
+        raise ConfigError(f"{folder} has finished, but has no checkpoint to continue from; start a new run")
+    if newest is not None and damaged:
+        echo(f"warning: ignoring damaged checkpoints: {damaged}; resuming from {newest.name}", err=True)
+
+
+def _check_epochs(config: Config, progress: Progress, problems: Problems) -> None:
+    # With another batch size, the number of iterations per epoch is known only once the data have been read.
+    if _has_same_epochs(config, progress) and config.trainer.epochs < progress.epoch:
+        problems.add(f"trainer.epochs is {config.trainer.epochs}, but the run is already in epoch {progress.epoch}")
+
+
+def _nothing_left(config: Config, progress: Progress) -> str:
+    """Return why a finished run has nothing left to train, or "" if it has."""
+    if progress.owes_validation or not _has_same_epochs(config, progress):
+        return ""
+    limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
+    if progress.iteration == epochs * progress.epoch_length:
+        return f"all {epochs} epochs have already been completed; increase trainer.epochs to continue"
+    if limit is not None and progress.lowest_lr < limit and progress.iteration % progress.epoch_length == 0:
+        return (
+            f"nothing left to train: learning rate {progress.lowest_lr:.3g} is below trainer.stop_below_lr {limit:.3g}"
+        )
+    return ""
+
+
+def _has_same_epochs(config: Config, progress: Progress) -> bool:
+    return progress.samplers in (None, config.to_dict()["data"]["samplers"]["train"])
 
 
 def _settings(telemetry: object) -> Settings:
@@ -145,7 +225,13 @@ def _settings(telemetry: object) -> Settings:
     return Settings.parse({key: value for key, value in telemetry.items() if key != "units"})
 
 
-def _new_folder(directory: Path, run_name: str) -> Path:
+def _directory(settings: Settings) -> Path:
+    return expand_user(settings.dir)
+
+
+def _new_folders(directory: Path, run_name: str) -> list[Path]:
+    """Create the folder of a run, and return it followed by the new folders above it."""
+    above = [path for path in (directory, *directory.parents) if not path.exists()]
     now = time.time()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -153,7 +239,7 @@ def _new_folder(directory: Path, run_name: str) -> Path:
             folder = directory / resume_rules.run_name_at(run_name, now, number)
             with contextlib.suppress(FileExistsError):
                 folder.mkdir()
-                return folder
+                return [folder, *above]
     except OSError as error:
         raise ConfigError(
             f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another with --telemetry-dir"
@@ -161,11 +247,16 @@ def _new_folder(directory: Path, run_name: str) -> Path:
     raise AssertionError
 
 
-def _check_writable(path: Path | None) -> None:
-    if path is not None and not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(
-            f"--save {path}: cannot write to the folder {path.absolute().parent}; create it or choose another"
-        )
+def _check_writable(path: Path | None, problems: Problems) -> None:
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.exists() and not path.is_file():
+        problems.add(f"--save {path}: it is not a file; choose another name")
+    elif path.exists() and not os.access(path, os.W_OK):
+        problems.add(f"--save {path}: the file is write-protected; remove it or choose another name")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problems.add(f"--save {path}: cannot write to the folder {folder}; create it or choose another")
 
 
 def _can_resume(folder: Path) -> bool:

@@ -9,7 +9,6 @@ import contextlib
 import gc
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,22 +18,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.config.resume_rules import CONFIG_FILE, MODEL_FILE
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
-from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError, RankLost
+from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
-from aimnet2mult.train.checkpoint_folder import find_newest
-from aimnet2mult.train.data_check import check_data, write_skipped
+from aimnet2mult.train.data_check import check_data
+from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
-from telemetry import MetricBus, NullBus, Status
-from telemetry.errors import format_error
+from aimnet2mult.train.run_files import write_inputs, write_settings
+from telemetry import MetricBus, NullBus
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import RunPlan, plan_run
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from aimnet2mult.distributed.communicator import Communicator
     from aimnet2mult.train.console import Console
 
@@ -43,26 +42,21 @@ __all__ = ["train"]
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 """Packages whose versions the run records."""
 
-PREEMPTED_DRAIN_TIMEOUT = 5.0
-"""Maximum time, in seconds, to wait for the sinks of a run that was stopped or has lost a rank."""
-
 EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
 EXIT_DIVERGED = 3
 """Exit code of a run that stopped because it has diverged, or whose steps or final weights were not finite."""
 EXIT_NOT_SAVED = 4
-"""Exit code of a run that was trained to the end, but has no checkpoint of its last iteration."""
-
-USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
-"""Errors that the user can fix; their message is shown without a traceback."""
+"""Exit code of a run trained to the end without a checkpoint of its last iteration or without the file ``--save``."""
 
 
 def train(request: Request) -> int:
     """Train as requested, and return the exit code.
 
     The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, 3 if it has diverged, or its steps
-    or weights were not finite, and 4 if there is no checkpoint of its last iteration.
-    With several ranks, rank 0 opens the run and broadcasts its plan to the others, which print nothing.
+    or weights were not finite, and 4 if it was trained to the end, but the checkpoint of its last iteration or the file
+    ``--save`` could not be written. With several ranks, rank 0 opens the run and broadcasts its plan to the others,
+    which print nothing.
 
     Raises:
         ConfigError: the configuration is invalid.
@@ -77,23 +71,53 @@ def train(request: Request) -> int:
 
 
 def _run_first_rank(request: Request, info: RankInfo) -> int:
-    plan, run = _check(make_plan(request))
+    plan = make_plan(request)
+    if plan.nothing_left:
+        return _conclude(plan, info)
+    plan, run = _check(plan)
     with StopSignal() as stop:
         bus = _start_run(plan, run)
         try:
-            outcome = _run(plan, bus, stop, info)
+            outcome, save_error = _run(plan, bus, stop, info)
         except BaseException as error:
-            _close_failed(bus, plan, error, several_ranks=info.world_size > 1)
+            close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
+            if stop.interrupted:
+                # A library may have turned the interrupt into another error.
+                raise KeyboardInterrupt from None
             raise
         if outcome.kind == "diverged":
-            _close_diverged(bus, plan)
+            close_diverged(bus, plan, stop)
         elif outcome.kind in ("finished", "preempted"):
-            _close(bus, plan, outcome.kind, drain_briefly=outcome.kind == "preempted")
+            close(bus, plan, outcome.kind, stop, drain_briefly=outcome.kind == "preempted")
         else:
-            _close_incomplete(bus, plan, outcome.reason)
+            close_incomplete(bus, plan, outcome.reason, stop)
         if outcome.kind == "preempted":
             echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
-    return _exit_code(outcome, stop)
+    saved = _report_save(plan, save_error)
+    return _exit_code(outcome, stop) or saved
+
+
+def _conclude(plan: Plan, info: RankInfo) -> int:
+    """Report that a run is complete, tell the other ranks, and write its weights to ``--save``."""
+    echo(f"{plan.folder}: {plan.nothing_left}", err=True)
+    if info.world_size > 1:
+        _load_libraries()
+        from aimnet2mult.distributed.process_group import process_group
+
+        with process_group(info) as communicator:
+            communicator.broadcast(plan)
+    if plan.save is None or plan.checkpoint is None:
+        return 0
+    from aimnet2mult.train.final_weights import save_from_checkpoint
+
+    return _report_save(plan, save_from_checkpoint(plan.checkpoint, plan.save, plan.folder))
+
+
+def _report_save(plan: Plan, error: str | None) -> int:
+    """Report whether the weights were written to ``--save``, and return the exit code; None: they were not due."""
+    if error is not None:
+        echo(f"error: {error}" if error else f"weights: {plan.save}", err=True)
+    return EXIT_NOT_SAVED if error else 0
 
 
 def _run_other_rank(info: RankInfo) -> int:
@@ -109,7 +133,9 @@ def _run_other_rank(info: RankInfo) -> int:
                 # Until all ranks have joined, a signal ends this one at once: there is nothing to save yet.
                 handlers.enter_context(stop)
                 plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
-                outcome = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
+                if plan.nothing_left:
+                    return 0
+                outcome, _ = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
         except USER_ERRORS:
             return EXIT_USER_ERROR
         except RankLost as lost:
@@ -122,6 +148,8 @@ def _run_other_rank(info: RankInfo) -> int:
 def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     if outcome.kind in ("diverged", "not finite"):
         return EXIT_DIVERGED
+    if stop.interrupted:
+        return 128 + signal.SIGINT
     if outcome.kind == "not saved":
         return EXIT_NOT_SAVED
     return 128 + stop.signal if outcome.kind == "preempted" and stop.signal else 0
@@ -160,20 +188,18 @@ def _removing_blank_folder(plan: Plan) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if plan.resume_step is None:
-            with contextlib.suppress(OSError):
-                plan.folder.rmdir()
+        plan.remove_new_folders()
         raise
 
 
-def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcome:
+def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[Outcome, str | None]:
+    """Train; return the outcome, and why the weights could not be written to ``--save``: "" if they were, else None."""
     start = "new run" if plan.resume_step is None else f"resuming after iteration {plan.resume_step}"
     echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
-    write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
-    write_yaml(plan.folder / MODEL_FILE, plan.definition)
-    write_skipped(plan)
+    if plan.resume_step is None:
+        write_settings(plan)
     if stop.requested:
-        return Outcome("preempted")
+        return Outcome("preempted"), None
     from aimnet2mult.train.console import Console
 
     console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
@@ -185,7 +211,12 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> Outcom
         console.say(f"waiting up to {TIMEOUT.seconds // 60} minutes for all {info.world_size} ranks …")
     try:
         with process_group(info) as communicator:
-            return _train(communicator.broadcast(plan), bus, stop, console, communicator)
+            outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
+        if outcome.kind not in ("finished", "not saved") or plan.save is None or model is None:
+            return outcome, None
+        from aimnet2mult.train.final_weights import save_model
+
+        return outcome, save_model(model, plan.save, plan.folder)
     finally:
         console.close()
 
@@ -207,24 +238,31 @@ def _load_libraries() -> None:
 
 def _train(
     plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, console: Console, communicator: Communicator
-) -> Outcome:
+) -> tuple[Outcome, nn.Module | None]:
+    """Train, and return the outcome and the model, if there is one yet."""
     from aimnet2mult.distributed.stop_consensus import StopConsensus
-    from aimnet2mult.models.weights import are_finite, load_weights, save_weights
-    from aimnet2mult.train.components import build_components, save_reference_energies
+    from aimnet2mult.train.components import build_components
     from aimnet2mult.train.loop import build_training
 
     stops = plan.settings.on_divergence == "stop"
     consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
     if consensus.should_stop(now=True):
-        return Outcome("preempted")
+        return Outcome("preempted"), None
     skipped = None if plan.report is None else plan.report.skipped
+    weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
-        lambda: build_components(plan.config, plan.definition, plan.folder, communicator, skipped)
+        lambda: build_components(
+            plan.config,
+            plan.definition,
+            plan.folder,
+            communicator,
+            skipped,
+            model_file=plan.model_file,
+            weights=weights,
+        )
     )
     communicator.set_device(components.device)
     if not communicator.rank:
-        # Only now, since other ranks may have been looking for these files.
-        save_reference_energies(components, plan.config.fidelity_names, plan.folder)
         console.say(components.describe(plan.config.fidelity_names))
     if communicator.world_size > 1:
         console.say(f"{communicator.world_size} ranks share each batch")
@@ -240,58 +278,15 @@ def _train(
     if plan.checkpoint is not None:
         path = plan.checkpoint
         communicator.run_on_all(lambda: training.resume(path))
-    elif plan.config.load is not None:
-        weights = Path(plan.config.load)
-        console.say(communicator.run_on_all(lambda: load_weights(components.model, weights)))
-    outcome = training.run()
-    if outcome.kind in ("finished", "not saved") and plan.save is not None and not communicator.rank:
-        if are_finite(components.model):
-            save_weights(components.model, plan.save)
-            console.say(f"weights: {plan.save}")
-        else:
-            console.say(f"warning: --save {plan.save} is not written: the model's weights are not finite")
-    return outcome
+    # Only now, since other ranks may have been looking for these files.
+    communicator.run_on_all(lambda: None if communicator.rank else write_inputs(plan, components))
+    return training.run(), components.model
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     """Return the display unit of each label that is trained, and the factor that converts the source unit to it."""
     metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
-
-
-def _close_failed(bus: MetricBus, plan: Plan, error: BaseException, *, several_ranks: bool) -> None:
-    killed = isinstance(error, KeyboardInterrupt)
-    reason = str(error) if isinstance(error, RankLost) else format_error(error)
-    # With several ranks, the launcher soon kills the remaining processes of a failed job.
-    _close(bus, plan, "killed" if killed else "failed", reason, drain_briefly=killed or several_ranks)
-    if isinstance(error, ConfigError | DataError | ModelError) and plan.resume_step is None:
-        # Training never started, and the corrected command creates everything again.
-        shutil.rmtree(plan.folder, ignore_errors=True)
-
-
-def _close_diverged(bus: MetricBus, plan: Plan) -> None:
-    reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
-    _close(bus, plan, "failed", reason, drain_briefly=False)
-    newest = find_newest(plan.folder)
-    weights = f" and the weights from before: aimnet2mult train … --load {newest}" if newest else ""
-    echo(f"{reason}; start a new run with other settings{weights}", err=True)
-
-
-def _close_incomplete(bus: MetricBus, plan: Plan, reason: str) -> None:
-    _close(bus, plan, "failed", reason, drain_briefly=False)
-    newest = find_newest(plan.folder)
-    echo(
-        f"failed: {reason}; {f'the newest checkpoint is {newest}' if newest else 'the run has no checkpoint'}", err=True
-    )
-
-
-def _close(bus: MetricBus, plan: Plan, status: Status, reason: str = "", *, drain_briefly: bool) -> None:
-    timeout = plan.settings.drain_timeout
-    if drain_briefly:
-        timeout = min(PREEMPTED_DRAIN_TIMEOUT, timeout)
-    receipt = bus.close(status, reason=reason, timeout=timeout)
-    if status != "failed" or bus.counts().offered:
-        echo(str(receipt))
 
 
 def _signal_name(stop: StopSignal) -> str:

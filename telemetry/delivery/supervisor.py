@@ -79,11 +79,13 @@ class ProcessSupervisor:
         """Wait up to ``timeout`` seconds for the processes to end, restarting those that die, then detach the rest."""
         deadline = time.monotonic() + timeout
         self.wake()
-        while not all(worker.has_ended for worker in self._workers) and time.monotonic() < deadline:
-            self.supervise()
-            time.sleep(FINISH_CHECK_INTERVAL)
-        for worker in self._workers:
-            worker.detach()
+        try:
+            while not all(worker.has_ended for worker in self._workers) and time.monotonic() < deadline:
+                self.supervise()
+                time.sleep(FINISH_CHECK_INTERVAL)
+        finally:
+            for worker in self._workers:
+                worker.detach()
 
 
 class ThreadSupervisor:

@@ -36,12 +36,15 @@ class RunCloser:
             # A reason may quote a file name that is not valid Unicode.
             text = reason[:1000].encode(errors="replace").decode()
             if self._thread.queue.close(Closed(seq=0, time=now_ms(), status=status, reason=text)):
-                # The thread may be stuck on a hung disk; if so, it is abandoned.
-                self._thread.join(self._timeout)
-                # A short run may end before its deliveries have been started.
-                self._thread.start_deliveries()
-                self._thread.supervisor.finish(drain_timeout)
-                self._receipt = self._read_receipt()
+                try:
+                    # The thread may be stuck on a hung disk; if so, it is abandoned.
+                    self._thread.join(self._timeout)
+                    # A short run may end before its deliveries have been started.
+                    self._thread.start_deliveries()
+                    self._thread.supervisor.finish(drain_timeout)
+                finally:
+                    # After an interrupted wait, another call returns the receipt.
+                    self._receipt = self._read_receipt()
             return self._receipt
 
     def _read_receipt(self) -> Receipt:

@@ -36,13 +36,15 @@ BACKENDS = {"tensorboard", "wandb", "mlflow"}
 USES_TELEMETRY = (
     "aimnet2mult.cli",
     "aimnet2mult.config.schema",
+    "aimnet2mult.config.value_checks",
     "aimnet2mult.data.file_format",  # converts units with the registry of telemetry
+    "aimnet2mult.train.ending",
     "aimnet2mult.train.plan",
     "aimnet2mult.train.reporter",
     "aimnet2mult.train.runner",
 )
 """The modules of the trainer that record runs or read them, or use more of telemetry than HELPERS."""
-HELPERS = {"telemetry.errors", "telemetry.run_folder.atomic_write"}
+HELPERS = {"telemetry.errors", "telemetry.expectations", "telemetry.run_folder.atomic_write"}
 """Modules of telemetry that the whole trainer may use."""
 
 

@@ -8,8 +8,8 @@ import pytest
 from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml, write_yaml
 from aimnet2mult.config.resume_rules import load_config
 from aimnet2mult.config.schema import Config, load
-from aimnet2mult.errors import ConfigError
-from telemetry import SettingError, Settings, UnitError
+from aimnet2mult.errors import ConfigError, Problems
+from telemetry import SettingError, Settings
 from telemetry.plugins.registry import select
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -63,7 +63,7 @@ def test_interpolations_are_resolved_after_merging(tmp_path: Path, dataset: str)
 def test_relative_paths_in_a_file_are_resolved_against_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "here/sae.yaml", "")
+    write(tmp_path / "here/sae.yaml", "PK")
     for name in ("there/a.h5", "here/b.h5"):
         write(tmp_path / name, "").write_bytes(HDF5)
     config_file = write(tmp_path / "there/c.yaml", "data: {fidelity_datasets: {0: a.h5}}")
@@ -81,9 +81,9 @@ def test_relative_paths_in_a_file_are_resolved_against_its_folder(
 def test_a_changed_class_drops_the_kwargs_of_lower_layers(dataset: str) -> None:
     config = load([], [dataset, "optimizer.class=torch.optim.SGD", "optimizer.kwargs.lr=0.1"])
     assert config.optimizer.kwargs == {"lr": 0.1}
-    schedules = [dataset, "scheduler={class: a, kwargs: {x: 1}, step: val}", "scheduler={class: b}"]
+    schedules = [dataset, "scheduler={class: torch.a, kwargs: {x: 1}, step: val}", "scheduler={class: torch.b}"]
     assert load([], schedules).to_dict()["scheduler"] == {
-        "class": "b",
+        "class": "torch.b",
         "kwargs": {},
         "step": None,
         "metric_name": None,
@@ -110,6 +110,7 @@ def test_the_defaults_contain_exactly_the_keys_of_the_schema(dataset: str) -> No
     assert config == defaults
 
 
+VALIDATION = "data.val_fidelity_datasets.1"
 UNKNOWN = [
     ("trainer.epoch=3", "trainer.epoch", "trainer.epochs"),
     ("epochs=3", "epochs", "trainer.epochs"),
@@ -155,51 +156,63 @@ def test_open_sections_accept_any_key(dataset: str, override: str) -> None:
 
 
 REFUSED = [
-    ("trainer.epochs=0", r"trainer.epochs is 0: expected `int` >= 1"),
-    ("trainer.epochs=many", r"trainer.epochs is 'many': expected `int`"),
-    ("trainer.epochs=true", r"trainer.epochs is True: expected `int`"),
+    ("optimizer.kwargs.lr=fast", r"optimizer.kwargs.lr is 'fast': expected a finite number of at least 0$"),
+    ("optimizer.param_groups.a={re: x, lr: [1]}", r"optimizer.param_groups.a.lr is \[1\]: expected a finite number"),
+    ("optimizer.class=Adam", r"optimizer.class is 'Adam'; expected a dotted path"),
+    ("scheduler.class=no_package.Cosine", r"scheduler.class is .*; cannot import no_package: No module named"),
+    ("loss.class=5", r"loss.class is 5: expected a text"),
+    ("loss.kwargs.components.energy.weight=abc", r"components.energy.weight is 'abc': expected a finite number"),
+    ("loss.kwargs.components.energy.fn=mse", r"components.energy.fn is 'mse'; expected a dotted path"),
+    ("loss.kwargs.components.energy=1", r"components.energy is 1: expected fn, weight and kwargs"),
+    ("loss.kwargs.components=1", r"loss.kwargs.components is 1: expected loss components by name"),
+    ("data.val_fidelity_datasets.1=a.h5", r"val_fidelity_datasets.1 is set, but data.fidelity_datasets.1 is not"),
+    ("trainer.epochs=0", r"trainer.epochs is 0: expected an integer of at least 1$"),
+    ("trainer.epochs=many", r"trainer.epochs is 'many': expected an integer of at least 1$"),
+    ("trainer.epochs=true", r"trainer.epochs is True: expected an integer"),
     ("trainer=3", r"trainer is 3 in trainer=3: expected a section with the keys epochs"),
-    ("seed.x=3", r"seed is {'x': 3}: expected `int`"),
-    ("seed=-1", r"seed is -1: expected `int` >= 0"),
+    ("seed.x=3", r"seed is {'x': 3}: expected an integer"),
+    ("seed=-1", r"seed is -1: expected an integer of at least 0, below 4.29497e"),
     ("threads=0", r"threads is 0"),
-    ("device=gpu", r"device is 'gpu': expected auto, cpu or cuda"),
-    ("run_name=a/b", r"run_name is 'a/b': expected letters, digits and _ \. - only"),
+    ("device=gpu", r"device is 'gpu': expected one of auto, cpu, cuda"),
+    ("run_name=a/b", r"run_name is 'a/b': expected a name of letters, digits and _ \. - only"),
     ("run_name=..", r"run_name is '\.\.'"),
     ("project_name=''", r"project_name is ''"),
-    ("data.val_fraction=0", r"data.val_fraction is 0: expected `float` > 0"),
-    ("data.val_fraction=1", r"data.val_fraction is 1: expected `float` < 1"),
+    ("data.val_fraction=0", r"data.val_fraction is 0: expected a number above 0, below 1$"),
+    ("data.val_fraction=1", r"data.val_fraction is 1: expected a number above 0, below 1$"),
     ("data.val_fraction=.nan", r"data.val_fraction is nan"),
     ("data.samplers.train.batch_size=0", r"data.samplers.train.batch_size is 0"),
-    ("data.samplers.val.batch_mode=atom", r"batch_mode is 'atom': expected atoms or molecules"),
+    ("data.samplers.val.batch_mode=atom", r"batch_mode is 'atom': expected one of atoms, molecules"),
     ("data.samplers.train.batches_per_epoch=0", r"batches_per_epoch is 0"),
-    ("data.fidelity_weights.0=-1", r"data.fidelity_weights is {0: -1}: expected `float` >= 0"),
+    ("data.fidelity_weights.0=-1", r"data.fidelity_weights.0 is -1: expected a number of at least 0, finite$"),
     ("data.fidelity_weights.0=0", r"data.fidelity_weights are all 0"),
     ("data.fidelity_weights.1=1", r"data.fidelity_weights.1 is set, but data.fidelity_datasets.1 is not"),
     ("data.sae.energy.files.1=a.yaml", r"data.sae.energy.files.1 is set, but data.fidelity_datasets.1 is not"),
     ("data.sae.energy.files.0=no.yaml", r"data.sae.energy.files.0: no file /.*no\.yaml"),
+    ("load=${data.fidelity_datasets.0}", r"load: .*a.h5 does not contain weights: expected a file written by torch"),
     ("load=no.pt", r"load: no file /.*no\.pt"),
-    ("data.fidelity_names.0=a/b", r"data.fidelity_names is {0: 'a/b'}: expected letters"),
-    ("data.fidelity_names.0=5", r"data.fidelity_names is {0: 5}"),
+    ("data.fidelity_names.0=a/b", r"data.fidelity_names.0 is 'a/b': expected a name of letters"),
+    ("data.fidelity_names.0=[5]", r"data.fidelity_names.0 is \[5\]"),
+    ("run_name=null", r"run_name is None: expected a name"),
     ("data.fidelity_datasets.2=a.h5", r"has the indices \[0, 2\]: expected 0, 1, … without gaps"),
     ("data.fidelity_datasets.1=no.h5", r"data.fidelity_datasets.1: no file /.*no\.h5"),
     ("data.fidelity_datasets.one=a.h5", r"expected fidelity indices 0, 1, … as keys"),
-    ("data.fidelity_datasets=a.h5", r"data.fidelity_datasets is '.*a.h5': expected `mapping`"),
+    ("data.fidelity_datasets=a.h5", r"data.fidelity_datasets is '.*a.h5': expected a mapping"),
     ("data.y=[]", r"data.y is \[\]: expected at least one label"),
     ("data.y=[energy, energy]", r"data.y is .*each only once"),
     ("data.y=[energy, force]", r"data.y: no label 'force'; .*Did you mean 'forces'"),
     ("fidelity_offset=0", r"fidelity_offset is 0"),
-    ("trainer.clip_grad_norm=0", r"trainer.clip_grad_norm is 0: expected `float` > 0"),
+    ("trainer.clip_grad_norm=0", r"trainer.clip_grad_norm is 0: expected a number above 0, finite$"),
     ("checkpoint.keep=0", r"checkpoint.keep is 0"),
     ("log_frequency.val=0", r"log_frequency.val is 0"),
     ("optimizer.force_train=['(']", r"optimizer.force_train\[0\] is '\(': expected a regular expression"),
     ("optimizer.param_groups.a.lr=1", r"optimizer.param_groups.a.re is None: expected a regular"),
-    ("scheduler.class=5", r"scheduler.class is 5: expected `str`"),
+    ("scheduler.class=5", r"scheduler.class is 5: expected a text"),
     ("scheduler={class: a, stp: val}", r"unknown key 'scheduler.stp'; valid keys: class, kwargs, step"),
     ("scheduler={step: val}", r"scheduler.class is missing; valid keys: class"),
-    ("scheduler={class: a, step: vall}", r"scheduler.step is 'vall': expected iteration, epoch or val"),
+    ("scheduler={class: a, step: vall}", r"scheduler.step is 'vall': expected one of epoch, iteration, val"),
     ("telemetry.units=kcal", r"telemetry.units is 'kcal': expected units by label"),
     ("telemetry.units.energi=eV", r"telemetry.units: no label 'energi'.*Did you mean 'energy'"),
-    ("telemetry=3", r"telemetry is 3: expected `mapping`"),
+    ("telemetry=3", r"telemetry is 3: expected a mapping"),
     ("seed=${nowhere}", r"nowhere"),
     ("seed=[1", r"seed: '\[1' is not a YAML value"),
     ("seed", r"'seed' is not an override: expected KEY=VALUE"),
@@ -213,7 +226,54 @@ REFUSED = [
 def test_an_invalid_value_is_rejected_with_its_key(dataset: str, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load([], [dataset, override])
-    assert "\n" not in str(caught.value)
+    assert all(str(caught.value).splitlines())
+
+
+def test_all_problems_of_all_layers_are_reported_at_once_one_line_each(tmp_path: Path) -> None:
+    config_file = write(tmp_path / "c.yaml", "trainer: {epochs: ten}\ndata: {fidelity_weights: {0: -1}}\nsede: 1\n")
+    overrides = ["data.fidelity_datasets.0=no.h5", "optimizer.kwargs.lr=fast", "checkpoint.keep=0", "seed"]
+    with pytest.raises(ConfigError) as caught:
+        load([config_file, tmp_path / "no.yaml"], overrides)
+    lines = str(caught.value).splitlines()
+    named = ["no.yaml", "'seed'", "'sede'", "fidelity_weights.0", "epochs", "checkpoint.keep", "kwargs.lr", "no.h5"]
+    assert len(lines) == len(named)
+    assert all(any(name in line for line in lines) for name in named), lines
+
+
+@pytest.mark.parametrize("name", ["123456", "010", "1e5", "2026-01-02", "true", "1_000", "0x1F", "007"])
+def test_names_that_look_like_numbers_are_text_on_the_command_line_and_in_files(
+    tmp_path: Path, dataset: str, name: str
+) -> None:
+    overrides = [f"run_name={name}", f"project_name={name}", f"data.fidelity_names.0={name}"]
+    text = f"run_name: {name}\nproject_name: {name}\ndata: {{fidelity_names: {{0: {name}}}}}\n"
+    in_override, in_file = load([], [dataset, *overrides]), load([write(tmp_path / "c.yaml", text)], [dataset])
+    for config in (in_override, in_file, load([], [dataset, *overrides[:2], f"data.fidelity_names={{0: {name}}}"])):
+        assert (config.run_name, config.project_name, config.fidelity_names) == (name, name, (name,))
+    write_yaml(tmp_path / "train.yaml", in_file.to_dict())
+    assert load([tmp_path / "train.yaml"]) == in_file
+
+
+def test_a_data_set_named_like_a_number_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "2026").write_bytes(HDF5)
+    monkeypatch.chdir(tmp_path)
+    assert load([], ["data.fidelity_datasets.0=2026"]).data.fidelity_datasets == {0: str(tmp_path / "2026")}
+
+
+def test_a_tilde_is_expanded_in_paths_and_kept_without_such_a_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.h5").write_bytes(HDF5)
+    assert load([], ["data.fidelity_datasets.0=~/a.h5"]).data.fidelity_datasets == {0: str(tmp_path / "a.h5")}
+    with pytest.raises(ConfigError, match=r"no file .*~nobody_here/a.h5"):
+        load([], ["data.fidelity_datasets.0=~nobody_here/a.h5"])
+
+
+def test_any_fidelity_may_have_a_validation_file_and_it_must_exist(tmp_path: Path, dataset: str) -> None:
+    overrides = [dataset, dataset.replace(".0=", ".1="), dataset.replace("data.fidelity_datasets.0", VALIDATION)]
+    assert load([], overrides).data.val_fidelity_datasets == {1: str(tmp_path / "a.h5")}
+    with pytest.raises(ConfigError, match=rf"^{VALIDATION}: no file .*no.h5$"):
+        load([], [*overrides, f"{VALIDATION}=no.h5"])
 
 
 @pytest.mark.parametrize(
@@ -224,7 +284,7 @@ def test_an_invalid_value_is_rejected_with_its_key(dataset: str, override: str, 
     ],
 )
 def test_an_invalid_unit_is_rejected_with_its_setting(dataset: str, override: str, message: str) -> None:
-    with pytest.raises(UnitError, match=message):
+    with pytest.raises(ConfigError, match=message):
         load([], [dataset, override])
 
 
@@ -286,9 +346,10 @@ def test_credentials_of_sinks_are_not_stored_and_come_from_the_user_again_on_res
     ]
     write_yaml(tmp_path / "train.yaml", load([], [dataset, *given]).to_dict())
     assert "hunter2" not in (tmp_path / "train.yaml").read_text(encoding="utf-8")
-    resumed = load_config(tmp_path, [], [])
+    resumed, _ = load_config(tmp_path, [], [], problems=Problems(), restarts=False)
     assert resumed.telemetry["wandb"] == {"api_key": "***", "name": "tokenizer"}
     assert resumed.telemetry["mlflow"] == {"tracking_uri": "https://***@host"}
-    assert load_config(tmp_path, [], given).telemetry["wandb"]["api_key"] == "hunter2"
+    again, _ = load_config(tmp_path, [], given, problems=Problems(), restarts=False)
+    assert again.telemetry["wandb"]["api_key"] == "hunter2"
     with pytest.raises(SettingError, match="set TELEMETRY_MLFLOW_TRACKING_URI in the environment"):
         select(["mlflow"], Settings.parse({"mlflow": resumed.telemetry["mlflow"]}).options)

@@ -37,3 +37,15 @@ def test_previous_handlers_are_restored() -> None:
     with StopSignal():
         assert [signal.getsignal(number) for number in StopSignal.SIGNALS] != before
     assert [signal.getsignal(number) for number in StopSignal.SIGNALS] == before
+
+
+def test_after_the_training_the_first_ctrl_c_raises_and_further_ones_can_be_ignored() -> None:
+    with StopSignal() as stop:
+        stop.interrupt_at_once()
+        signal.raise_signal(signal.SIGTERM)
+        assert not stop.interrupted
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.interrupted
+        stop.ignore_interrupts()
+        signal.raise_signal(signal.SIGINT)

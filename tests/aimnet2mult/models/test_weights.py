@@ -1,13 +1,15 @@
 """Files of weights are written and loaded, and a summary reports what did not fit."""
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from aimnet.modules import Forces
 
-from aimnet2mult.errors import ConfigError
-from aimnet2mult.models.weights import load_weights, save_weights
+from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.models.weights import load_weights, save_checkpoint_weights, save_weights
 from aimnet2mult.train.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.checkpointing import write_checkpoint
 from support.tiny_model import TinyCore
@@ -61,3 +63,28 @@ def test_weights_are_loaded_from_a_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(path, {"model": Forces(one)}, {"iteration": 7})
     assert load_weights(Forces(other), path).startswith("weights: 5 of 5 arrays")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_weights_in_a_checkpoint_are_saved_without_the_prefix_of_the_wrapper(tmp_path: Path) -> None:
+    model = TinyCore()
+    write_checkpoint(tmp_path / "step-00000001.pt", {"model": Forces(model)}, {})
+    save_checkpoint_weights(tmp_path / "step-00000001.pt", tmp_path / "w.pt")
+    saved = torch.load(tmp_path / "w.pt", weights_only=True)
+    assert list(saved) == list(model.state_dict())
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*w.pt"):
+        save_checkpoint_weights(tmp_path / "w.pt", tmp_path / "again.pt")
+
+
+def test_a_failed_write_raises_oserror_and_leaves_nothing(tmp_path: Path) -> None:
+    # A tensor that torch.save would write directly raises RuntimeError on a full disk.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_weights(TinyCore(), tmp_path / "w.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []

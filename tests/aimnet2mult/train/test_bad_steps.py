@@ -17,8 +17,9 @@ from aimnet2mult.config.schema import Trainer, load
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import Snapshot
 from aimnet2mult.train.bad_steps import BadStepReport, BadSteps
-from aimnet2mult.train.components import build_components, build_loss
+from aimnet2mult.train.components import build_components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.tiny_runs import newest_checkpoint, points, write_data

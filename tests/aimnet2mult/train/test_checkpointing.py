@@ -231,6 +231,7 @@ def test_a_checkpoint_has_the_documented_keys(tmp_path: Path) -> None:
         "epoch": 2,
         "epoch_length": 3,
         "data": run.components.data.fingerprint(),
+        "samplers": {"batch_size": 4, "batch_mode": "molecules", "batches_per_epoch": None},
         "owes_validation": False,
         "best": {"metric": "loss", "value": 0.5},
     }

@@ -41,7 +41,7 @@ def test_weights_can_be_those_of_whole_fidelities(data: list[str]) -> None:
 
 
 def test_a_weight_that_is_not_a_number_is_rejected(data: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"data.fidelity_weights is {0: 'many'}: expected `float`"):
+    with pytest.raises(ConfigError, match=r"data.fidelity_weights.0 is 'many': expected a number of at least 0"):
         read("plateau", data, "data.fidelity_weights.0=many")
 
 

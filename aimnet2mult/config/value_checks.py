@@ -1,0 +1,156 @@
+"""Checks of values that their type does not determine, as far as possible without torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aimnet2mult.config.import_path import check_path
+from aimnet2mult.config.merge import BY_FIDELITY
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.quantities import LABELS
+from telemetry.errors import UnitError, did_you_mean
+from telemetry.units import conversion_factor
+
+if TYPE_CHECKING:
+    from aimnet2mult.config.schema import Config, Data
+
+__all__ = ["CHECKS", "check_arrays"]
+
+INPUT_NAMES = ("coord", "numbers", "charge", "mult")
+"""Arrays of the data sets besides the labels."""
+
+OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
+NUMBERS = ("lr", "weight_decay", "eps", "momentum")
+"""Settings that all optimizers of torch, if they have them, require to be numbers of at least 0."""
+
+
+def _check_data(config: Config) -> Iterator[str]:
+    data, names = config.data, config.fidelity_names
+    indices = sorted(data.fidelity_datasets)
+    if not indices:
+        yield "no data set is given; set at least data.fidelity_datasets.0=FILE.h5"
+    elif indices != list(range(len(indices))):
+        yield f"data.fidelity_datasets has the indices {indices}: expected 0, 1, … without gaps"
+    if len(set(names)) < len(names):
+        yield f"data.fidelity_names: {', '.join(names)}: every fidelity needs a unique name"
+    for section in BY_FIDELITY[1:]:
+        given: Any = data
+        for word in section.split(".")[1:]:
+            given = getattr(given, word)
+        for index in sorted(set(given) - set(indices)):
+            yield f"{section}.{index} is set, but data.fidelity_datasets.{index} is not"
+    if indices and not any(data.fidelity_weights.get(index, 1) for index in indices):
+        yield "data.fidelity_weights are all 0; set at least one above 0"
+    yield from check_arrays(data)
+    if not data.y or len(set(data.y)) < len(data.y):
+        yield f"data.y is {data.y!r}: expected at least one label, and each only once"
+
+
+def check_arrays(data: Data) -> Iterator[str]:
+    """Yield a message for each name in the section ``data`` that is no label or no array of a data set."""
+    yield from _check_labels("data.y", data.y)
+    known = (*INPUT_NAMES, *LABELS)
+    for name in data.keys:
+        if name not in known:
+            yield f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}"
+
+
+def _check_labels(source: str, names: Sequence[Any]) -> Iterator[str]:
+    for name in names:
+        if name not in LABELS:
+            yield f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{did_you_mean(name, LABELS)}"
+
+
+def _check_loss(config: Config) -> Iterator[str]:
+    loss = config.loss
+    yield from _check_path(loss.cls, "loss.class")
+    if loss.cls != OWN_LOSS:
+        return
+    components = loss.kwargs.get("components")
+    if not isinstance(components, Mapping):
+        yield f"loss.kwargs.components is {components!r}: expected loss components by name"
+        return
+    for name, component in components.items():
+        yield from _check_component(f"loss.kwargs.components.{name}", component)
+
+
+def _check_component(key: str, component: object) -> Iterator[str]:
+    if not isinstance(component, Mapping):
+        yield f"{key} is {component!r}: expected fn, weight and kwargs"
+        return
+    # Missing and unknown keys are left to the loss.
+    if "fn" in component:
+        yield from _check_path(component["fn"], f"{key}.fn")
+    if "weight" in component and not _is_number(component["weight"]):
+        yield f"{key}.weight is {component['weight']!r}: expected a finite number of at least 0"
+
+
+def _check_optimizer(config: Config) -> Iterator[str]:
+    optimizer = config.optimizer
+    yield from _check_path(optimizer.cls, "optimizer.class")
+    groups = {name: group for name, group in optimizer.param_groups.items() if group is not None}
+    settings = {"kwargs": optimizer.kwargs, **{f"param_groups.{name}": group for name, group in groups.items()}}
+    for section, given in settings.items():
+        for name in NUMBERS:
+            if given.get(name) is not None and not _is_number(given[name]):
+                yield f"optimizer.{section}.{name} is {given[name]!r}: expected a finite number of at least 0"
+    patterns: dict[str, object] = {f"param_groups.{name}.re": group.get("re") for name, group in groups.items()}
+    for key in ("force_train", "force_no_train"):
+        patterns |= {f"{key}[{position}]": pattern for position, pattern in enumerate(getattr(optimizer, key))}
+    for key, pattern in patterns.items():
+        if not _is_pattern(pattern):
+            yield f"optimizer.{key} is {pattern!r}: expected a regular expression"
+
+
+def _check_scheduler(config: Config) -> Iterator[str]:
+    if config.scheduler is not None:
+        yield from _check_path(config.scheduler.cls, "scheduler.class")
+
+
+def _check_units(config: Config) -> Iterator[str]:
+    units = config.telemetry.get("units")
+    if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
+        yield f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle"
+    else:
+        yield from _check_labels("telemetry.units", list(units))
+        for label, unit in units.items():
+            if label in LABELS:
+                yield from _check_unit(f"telemetry.units.{label}", LABELS[label].source_unit, unit)
+
+
+def _check_unit(key: str, source_unit: str, unit: str) -> Iterator[str]:
+    try:
+        conversion_factor(key, source_unit, unit)
+    except UnitError as error:
+        yield str(error)
+
+
+def _check_path(path: object, key: str) -> Iterator[str]:
+    try:
+        check_path(path, key)
+    except ConfigError as error:
+        yield str(error)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_pattern(value: object) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
+
+
+CHECKS = {
+    "data": _check_data,
+    "loss": _check_loss,
+    "optimizer": _check_optimizer,
+    "scheduler": _check_scheduler,
+    "telemetry": _check_units,
+}
+"""By section, a function that yields the problems of its values."""

@@ -1,0 +1,41 @@
+"""Write the weights of a finished run to ``--save``. A failure loses nothing: the checkpoint contains them."""
+
+import shlex
+from pathlib import Path
+
+from torch import nn
+
+from aimnet2mult.models.weights import save_checkpoint_weights, save_weights
+from aimnet2mult.train.checkpoint_folder import find_newest
+
+__all__ = ["save_from_checkpoint", "save_model"]
+
+
+def save_model(model: nn.Module, path: Path, run: Path) -> str:
+    """Write the final weights of a model to ``path``, and return why that failed, or ""."""
+    try:
+        save_weights(model, path)
+    except OSError as error:
+        return _describe(error, path, find_newest(run), run)
+    return ""
+
+
+def save_from_checkpoint(checkpoint: Path, path: Path, run: Path) -> str:
+    """Write the weights in the last checkpoint of a run to ``path``, and return why that failed, or "".
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+    """
+    try:
+        save_checkpoint_weights(checkpoint, path)
+    except OSError as error:
+        return _describe(error, path, checkpoint, run)
+    return ""
+
+
+def _describe(error: OSError, path: Path, checkpoint: Path | None, run: Path) -> str:
+    problem = f"cannot write the weights to {path}: {error.strerror or error}"
+    if checkpoint is None:
+        return f"{problem}; there is no checkpoint that contains them"
+    again = f"aimnet2mult train --resume {shlex.quote(str(run))} --save PATH"
+    return f"{problem}; {checkpoint} contains them; to save them: {again}"

@@ -1,0 +1,131 @@
+"""Build the components of a training run that do not depend on the data, and report all their problems at once."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from aimnet2mult.config.import_path import load_object
+from aimnet2mult.config.schema import Config
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.errors import ConfigError, ModelError, Problems
+from aimnet2mult.metrics.statistics import VALIDATION, metric_info
+from aimnet2mult.models.build import build_model
+from aimnet2mult.models.weights import load_weights
+from aimnet2mult.train.engine import LossFunction
+from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
+from aimnet2mult.train.validation_metrics import ValidationMetrics
+
+__all__ = ["Learner", "build_learner", "build_loss", "scheduler_section"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """The components that do not depend on the data."""
+
+    device: torch.device
+    model: nn.Module
+    loss_fn: LossFunction
+    optimizer: Optimizer
+    loaded: str
+    """Summary of the weights that were loaded from a file; empty if they are initial."""
+
+
+def build_learner(
+    config: Config,
+    definition: Mapping[str, Any],
+    communicator: Communicator,
+    *,
+    model_file: Path | None,
+    weights: Path | None,
+) -> Learner:
+    """Build everything that does not depend on the data.
+
+    Args:
+        config: the configuration of the run.
+        definition: the definition of the model.
+        communicator: communicator of the ranks.
+        model_file: file that contains the definition, for error messages.
+        weights: file of initial weights; by default, they are random.
+
+    Raises:
+        ConfigError: a setting is invalid, or there are several problems; the message has a line for each.
+        ModelError: the model cannot be built.
+    """
+    problems = Problems()
+    known = metric_info(config.labels, config.fidelity_names, VALIDATION)
+    metrics = ValidationMetrics(known=known, available=list(known))
+    device, loaded = torch.device("cpu"), ""
+    with problems.collect():
+        device = _device(config.device, communicator)
+    with problems.collect():
+        if config.checkpoint.best is not None:
+            metrics.find(config.checkpoint.best, "checkpoint.best")
+    with problems.collect():
+        loss_fn = build_loss(config, communicator)
+    with problems.collect():
+        model = _build_model(config, definition, model_file).to(device)
+        if weights is not None:
+            with problems.collect():
+                loaded = load_weights(model, weights)
+        optimizer = build_optimizer(model, _optimizer_section(config))
+        # On a copy: which metrics have labels is known once the data have been read.
+        build_scheduler(copy.deepcopy(optimizer), scheduler_section(config), metrics=metrics)
+    problems.raise_any()
+    return Learner(device=device, model=model, loss_fn=loss_fn, optimizer=optimizer, loaded=loaded)
+
+
+def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path | None) -> nn.Module:
+    try:
+        return build_model(
+            definition,
+            labels=config.labels,
+            n_fidelities=len(config.fidelity_names),
+            fidelity_offset=config.fidelity_offset,
+            use_fidelity_readouts=config.use_fidelity_readouts,
+        )
+    except ModelError as error:
+        raise (ModelError(f"{model_file}: {error}") if model_file else error) from error
+
+
+def _device(name: str, communicator: Communicator) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch finds no CUDA device; set device=cpu or device=auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if communicator.world_size == 1 else torch.device("cuda", torch.cuda.current_device())
+
+
+def scheduler_section(config: Config) -> dict[str, Any] | None:
+    """Return the section ``scheduler`` as `build_scheduler` takes it."""
+    section: dict[str, Any] | None = None if config.scheduler is None else msgspec.to_builtins(config.scheduler)
+    return section
+
+
+def _optimizer_section(config: Config) -> dict[str, Any]:
+    section: dict[str, Any] = msgspec.to_builtins(config.optimizer)
+    groups = section["param_groups"]
+    section["param_groups"] = {name: group for name, group in groups.items() if group is not None}
+    return section
+
+
+def build_loss(config: Config, communicator: Communicator) -> LossFunction:
+    """Build the loss function, for batches that the ranks of ``communicator`` share.
+
+    Raises:
+        ConfigError: a setting is invalid.
+    """
+    make = load_object(config.loss.cls, "loss.class")
+    try:
+        loss_fn: LossFunction = make(**config.loss.kwargs)
+    except TypeError as error:
+        raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
+    if hasattr(loss_fn, "use_ranks"):
+        loss_fn.use_ranks(communicator)
+    return loss_fn

@@ -1,0 +1,34 @@
+"""The state of the global random generators, as part of a checkpoint."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["random_state", "set_random_state"]
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of all global random generators: Python, NumPy, torch and CUDA."""
+    python_version, python_state, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - the global generator
+    name, keys, position, has_gauss, cached = numpy_state
+    return {
+        "python": (python_version, list(python_state), gauss),
+        "numpy": (name, torch.from_numpy(keys.astype("int64")), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set all global random generators to a state from `random_state`."""
+    python_version, python_state, gauss = state["python"]
+    random.setstate((python_version, tuple(python_state), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype("uint32"), *rest))  # noqa: NPY002 - the global generator
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
