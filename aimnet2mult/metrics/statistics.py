@@ -69,7 +69,7 @@ class MetricInfo:
     source_unit: str = "1"
     unit: str = "1"
     text: str
-    direction: Literal["min", "max"] | None = None
+    better: Literal["lower", "higher"] | None = None
     """Whether lower or higher values are better; None if neither."""
     watch: bool = False
     """Whether the metric is steady enough for a rise to indicate a problem."""
@@ -164,10 +164,10 @@ def _metrics(
     labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str]
 ) -> Iterator[_Metric]:
     """Yield every metric of a selection; the single definition of which metrics exist and how they are named."""
-    yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss", direction="min"))
+    yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss", better="lower"))
     if selection.loss_components:
         for name in components:
-            info = MetricInfo(text=f"loss component {name}, not weighted", direction="min")
+            info = MetricInfo(text=f"loss component {name}, not weighted", better="lower")
             yield _Metric(name=f"loss_{name}", kind="other", info=info)
     yield from _label_metrics(labels, selection, prefix="", suffix="", fidelity=None)
     if selection.per_fidelity and len(fidelity_names) > 1:
@@ -201,8 +201,8 @@ def _label_metrics(
 
 def _info(label: Label, kind: str, text: str) -> MetricInfo:
     if kind == "r2":
-        return MetricInfo(text=text, direction="max")
-    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text, direction="min")
+        return MetricInfo(text=text, better="higher")
+    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text, better="lower")
 
 
 def _other_values(tail: list[float], pooled: list[float], layout: Layout) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 METRICS = ValidationMetrics(
     known={
-        name: MetricInfo(text=name, direction="max" if name.endswith("_r2") else "min")
+        name: MetricInfo(text=name, better="higher" if name.endswith("_r2") else "lower")
         for name in ("loss", "E_rmse", "gfn1/E_rmse", "E_r2", "q_r2")
     },
     available=("loss", "E_rmse", "gfn1/E_rmse", "E_r2"),
