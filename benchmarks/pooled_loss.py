@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from workload import LABELS
 
-from aimnet2mult.metrics.error_sums import Losses
 from aimnet2mult.metrics.layout import LossTerms
+from aimnet2mult.metrics.losses import Losses
 
 TERMS = LossTerms(names=LABELS, weights=(0.25,) * len(LABELS))
 

@@ -14,16 +14,16 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         unit: the unit in which it is recorded and displayed; ``1`` if it has none.
         source_unit: the unit in which it is published, by default ``unit``.
         label: description of the quantity.
-        direction: ``min`` if lower values are better, ``max`` if higher ones are; None if neither, or unknown.
+        better: ``lower`` or ``higher`` if such values are better; None if neither, or unknown.
         watch: whether it is a loss or an error that is expected to change steadily, so that a rise triggers an
-            alert; it should be a mean over many batches, not the value of a single batch. If its ``direction`` is
-            ``max``, only non-finite and missing values trigger one.
+            alert; it should be a mean over many batches, not the value of a single batch. If ``better`` is
+            ``higher``, only non-finite and missing values trigger one.
     """
 
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
     source_unit: Annotated[str, msgspec.Meta(max_length=100)] = ""
     label: Annotated[str, msgspec.Meta(max_length=250)] = ""
-    direction: Literal["min", "max"] | None = None
+    better: Literal["lower", "higher"] | None = None
     watch: bool = False
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ def is_better_when_higher(name: str, metric: Metric) -> bool:
     If the declaration does not tell, as in runs of version 0.1, R² is recognized by its name, ``…_r2``; lower values of
     all other metrics count as better.
     """
-    return metric.direction == "max" or (metric.direction is None and name.endswith("_r2"))
+    return metric.better == "higher" or (metric.better is None and name.endswith("_r2"))
 
 
 UNDECLARED = Metric(unit="")

@@ -68,7 +68,7 @@ def conversion_factor(name: str, source: str, unit: str) -> float:
             msg = f"{name}: cannot convert {source} to {unit!r} by a factor; choose units with a common zero"
             raise UnitError(msg)
         return one
-    msg = f"{name}: cannot convert {source} to {unit!r}, which has another dimension; choose a unit like {source}"
+    msg = f"{name}: cannot convert {source} to {unit!r}, which has another dimension"
     raise UnitError(msg)
 
 

@@ -12,23 +12,11 @@ from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.layout import NO_TERMS, QUANTITIES, Layout, LossTerms
-from aimnet2mult.metrics.masks import count_labeled
-from aimnet2mult.metrics.structure_errors import COUNT, SQUARE, StructureErrors
+from aimnet2mult.metrics.losses import LossCells
+from aimnet2mult.metrics.structure_errors import SQUARE, StructureErrors, are_finite, skip_structures
+from aimnet2mult.quantities import Label
 
-__all__ = ["ErrorSums", "Losses", "Slot", "Snapshot"]
-
-
-class Losses(dict[str, Tensor]):
-    """The losses of a batch by name, of which ``loss`` is the total, with the sums and counts of its components.
-
-    Args:
-        losses: the losses, scalars.
-        sums_and_counts: float64 of shape (2, components), without a graph; None if they are unknown.
-    """
-
-    def __init__(self, losses: Mapping[str, Tensor], sums_and_counts: Tensor | None = None) -> None:
-        super().__init__(losses)
-        self.sums_and_counts = sums_and_counts
+__all__ = ["ErrorSums", "Slot", "Snapshot"]
 
 
 class Slot(IntEnum):
@@ -75,10 +63,7 @@ class ErrorSums:
     A component counts if its label is finite, its atom is real (atomic number not 0) and its mask, if any, allows it;
     the mask of ``forces`` is ``forces_mask`` among the labels, as in the loss. Components that do not count are
     excluded by selection and may hold any value. A counted error that is not finite affects only the sums of its own
-    label and fidelity.
-
-    With all of `QUANTITIES`, as in validation, structures with a counted error that is not finite are left out of all
-    sums, and counted as skipped.
+    label and fidelity; with all of `QUANTITIES`, as in validation, its structure is left out and counted as skipped.
 
     Each rank sums its own share; `snapshot` and `state_dict`, which all ranks must call, return the total.
 
@@ -116,14 +101,12 @@ class ErrorSums:
         self._batch, self._pooled = self._sums[Slot.BATCH], self._sums[Slot.WINDOW :]
         self._errors = self._batch[: self.layout.errors]
         self._energy_per_atom = self._errors.view(n_fidelities, self.layout.stride)[:, -1]
-        terms = self._batch[self.layout.errors : -1].view(2, self.layout.terms)
-        self._terms, self._whole_loss = terms[:, :-1], terms[:, -1]
-        self._cells = self._first_cells().to(device)
+        self._loss = LossCells(self._batch, self.layout)
+        self._cells = _first_cells(self.layout, self._errors_of.labels).to(device)
 
         # Every rank skips the same steps, so only one counts them.
         self._skipped_step = torch.zeros_like(self._batch)
         self._skipped_step[-1] = self._communicator.rank == 0
-        self._zero = torch.zeros((), dtype=torch.float64, device=device)
         if self._sums.is_cuda:
             # Allocating the first pinned buffer waits for the device; do it now.
             Snapshot(self._sums).wait()
@@ -155,45 +138,36 @@ class ErrorSums:
         Raises:
             ValueError: a shape does not fit, or a label has no prediction.
         """
-        structures, _ = numbers.shape
-        if fidelity.shape != (structures,):
-            raise ValueError(f"fidelity has shape {tuple(fidelity.shape)}; expected ({structures},)")
-        terms = self._check_loss(loss)
+        if fidelity.shape != numbers.shape[:1]:
+            raise ValueError(f"fidelity has shape {tuple(fidelity.shape)}; expected {tuple(numbers.shape[:1])}")
         sums, natom = self._errors_of.sums(pred, true, numbers)
 
         self._batch.zero_()
+        if loss is not None:
+            self._loss.store(loss, true)
         if self._skips_structures:
-            sums = self._skip_structures(sums)
-        if terms is not None:
-            self._terms.copy_(terms)
-        elif loss is not None:
-            count = count_labeled(true).to(self._zero)
-            self._whole_loss.copy_(torch.stack((loss["loss"] * count, count)))
+            sums, skipped = skip_structures(sums)
+            self._batch[-1].copy_(skipped)
         # An out-of-range fidelity addresses cells outside the tensor, which is an error, and never another fidelity's.
         cells = torch.add(self._cells, fidelity, alpha=self.layout.stride)
         self._errors.index_add_(0, cells.view(-1), sums.view(-1))
         if self.layout.has_energy:
             energy = self._errors_of.energy_channel
-            natom = natom[energy]
-            self._energy_per_atom.index_add_(0, fidelity, sums[SQUARE, energy] / (natom * natom))
+            self._energy_per_atom.index_add_(0, fidelity, sums[SQUARE, energy] / natom[energy].square())
         self._pooled.add_(self._batch if applied is None else torch.where(applied, self._batch, self._skipped_step))
 
     @torch.inference_mode()
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
-        """Return which structures have finite predictions wherever a component counts: booleans of shape (B,).
-
-        See `update` for arguments and exceptions.
-        """
+        """Return which structures have finite predictions wherever a component counts, (B,); see `update`."""
         sums, _ = self._errors_of.sums(pred, true, numbers)
-        return _are_finite(sums)
+        return are_finite(sums)
 
     def batch_rmse(self) -> dict[str, float]:
         """Return the RMSE of each label over this rank's share of the last batch, in source units.
 
         Labels that are counted nowhere are absent. Waits for the device.
         """
-        rows = self._errors.view(self.layout.fidelities, self.layout.stride).sum(0).tolist()
-        sums = {name: rows[i * len(self.layout.quantities) :] for i, name in enumerate(self.layout.labels)}
+        sums = self.layout.by_label(self._errors.view(self.layout.fidelities, self.layout.stride).sum(0).tolist())
         return {name: math.sqrt(square / count) for name, (square, count, *_) in sums.items() if count}
 
     def snapshot(self) -> Snapshot:
@@ -206,13 +180,8 @@ class ErrorSums:
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all slots on the CPU, summed over all ranks; waits for the device."""
-        return {
-            "labels": list(self.layout.labels),
-            "fidelities": self.layout.fidelities,
-            "quantities": list(self.layout.quantities),
-            "loss": list(self.layout.loss.names),
-            "sums": self._sum_over_ranks().to("cpu", copy=True),
-        }
+        sums = self._sum_over_ranks().to("cpu", copy=True)
+        return {**self.layout.of_errors(), "loss": list(self.layout.loss.names), "sums": sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the sums from `state_dict`, regardless of the number of ranks that wrote them.
@@ -222,12 +191,10 @@ class ErrorSums:
         Raises:
             ValueError: the sums are for other labels, fidelities or quantities.
         """
-        expected = (list(self.layout.labels), self.layout.fidelities, list(self.layout.quantities))
-        found = (list(state["labels"]), state["fidelities"], list(state.get("quantities", ())))
+        expected = self.layout.of_errors()
+        found = {key: state.get(key) for key in expected}
         if found != expected:
-            raise ValueError(
-                f"the saved sums are for labels, fidelities and quantities {found}; this run has {expected}"
-            )
+            raise ValueError(f"the saved sums are for {_enumerate(found)}; this run has {_enumerate(expected)}")
         self._sums.zero_()
         # Rank 0 holds the total, since there may be more or fewer ranks than when it was saved.
         if not self._communicator.rank:
@@ -242,32 +209,19 @@ class ErrorSums:
         self._communicator.all_reduce_sum(sums)
         return sums
 
-    def _check_loss(self, loss: Mapping[str, Tensor] | None) -> Tensor | None:
-        """Return the sums and counts of the loss, if it has any; raise ValueError if a shape does not fit."""
-        terms: Tensor | None = getattr(loss, "sums_and_counts", None)
-        if terms is None and loss is not None and loss["loss"].ndim:
-            raise ValueError(f"loss has shape {tuple(loss['loss'].shape)}; expected a scalar")
-        if terms is not None and terms.shape != self._terms.shape:
-            raise ValueError(
-                f"the sums and counts of the loss have shape {tuple(terms.shape)}; expected {tuple(self._terms.shape)}"
-            )
-        return terms
 
-    def _skip_structures(self, sums: Tensor) -> Tensor:
-        """Leave out and count the structures whose errors are not finite; return all of `QUANTITIES`."""
-        finite = _are_finite(sums)
-        self._batch[-1].copy_(finite.logical_not().sum())
-        kept = torch.where(finite, sums, self._zero)
-        return torch.cat((kept, (sums[COUNT] - kept[COUNT]).unsqueeze(0)))
+def _first_cells(layout: Layout, labels: Sequence[Label]) -> Tensor:
+    """Return the cell index of each sum of a structure of fidelity 0, (quantities, channels, 1).
 
-    def _first_cells(self) -> Tensor:
-        """Return the cell index of each sum of a structure of fidelity 0: (quantities, channels, 1)."""
-        rows = [self.layout.labels.index(x.name) for x in self._errors_of.labels for _ in range(x.components)]
-        n_quantities = len(self.layout.quantities)
-        first = torch.tensor(rows) * n_quantities
-        return (first + torch.arange(n_quantities).unsqueeze(-1)).unsqueeze(-1)
+    Args:
+        layout: layout of a slot.
+        labels: the labels in the order of their channels.
+    """
+    rows = [layout.labels.index(label.name) for label in labels for _ in range(label.components)]
+    n_quantities = len(layout.quantities)
+    first = torch.tensor(rows) * n_quantities
+    return (first + torch.arange(n_quantities).unsqueeze(-1)).unsqueeze(-1)
 
 
-def _are_finite(sums: Tensor) -> Tensor:
-    """Return which structures have finite sums of squares: (B,)."""
-    return sums[SQUARE].isfinite().all(0)
+def _enumerate(items: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in items.items())

@@ -1,6 +1,8 @@
 """The layout of error sums in memory. Does not import torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aimnet2mult.quantities import LABELS
 
@@ -79,3 +81,12 @@ class Layout:
     def cells(self) -> int:
         """Number of cells of a slot."""
         return self.errors + 2 * self.terms + 1
+
+    def of_errors(self) -> dict[str, Any]:
+        """Return what determines the cells of the fidelities, as plain values."""
+        return {"labels": list(self.labels), "fidelities": self.fidelities, "quantities": list(self.quantities)}
+
+    def by_label(self, row: Sequence[float]) -> dict[str, Sequence[float]]:
+        """Return the cells of each label among those of one fidelity, or of the sum over several."""
+        width = len(self.quantities)
+        return {name: row[i * width : (i + 1) * width] for i, name in enumerate(self.labels)}

@@ -62,6 +62,9 @@ def expand_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_ato
 
 
 def count_labeled(true: Mapping[str, Tensor]) -> Tensor:
-    """Return the number of structures with a finite component of any label, a scalar; masks are not considered."""
-    labeled = [torch.isfinite(true[name]).reshape(len(true[name]), -1).any(1) for name in LABELS if name in true]
+    """Return the number of structures with a component of any label that is not NaN, a scalar.
+
+    Masks are not considered. Infinite labels count, because a loss that does not know better becomes infinite.
+    """
+    labeled = [true[name].isnan().logical_not_().reshape(len(true[name]), -1).any(1) for name in LABELS if name in true]
     return torch.stack(labeled).any(0).sum() if labeled else torch.zeros((), dtype=torch.int64)

@@ -69,7 +69,7 @@ class MetricInfo:
     source_unit: str = "1"
     unit: str = "1"
     text: str
-    direction: Literal["min", "max"] | None = None
+    better: Literal["lower", "higher"] | None = None
     """Whether lower or higher values are better; None if neither."""
     watch: bool = False
     """Whether the metric is steady enough for a rise to indicate a problem."""
@@ -164,10 +164,10 @@ def _metrics(
     labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str]
 ) -> Iterator[_Metric]:
     """Yield every metric of a selection; the single definition of which metrics exist and how they are named."""
-    yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss", direction="min"))
+    yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss", better="lower"))
     if selection.loss_components:
         for name in components:
-            info = MetricInfo(text=f"loss component {name}, not weighted", direction="min")
+            info = MetricInfo(text=f"loss component {name}, not weighted", better="lower")
             yield _Metric(name=f"loss_{name}", kind="other", info=info)
     yield from _label_metrics(labels, selection, prefix="", suffix="", fidelity=None)
     if selection.per_fidelity and len(fidelity_names) > 1:
@@ -201,8 +201,8 @@ def _label_metrics(
 
 def _info(label: Label, kind: str, text: str) -> MetricInfo:
     if kind == "r2":
-        return MetricInfo(text=text, direction="max")
-    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text, direction="min")
+        return MetricInfo(text=text, better="higher")
+    return MetricInfo(source_unit=label.source_unit, unit=label.unit, text=text, better="lower")
 
 
 def _other_values(tail: list[float], pooled: list[float], layout: Layout) -> dict[str, float | None]:
@@ -211,7 +211,7 @@ def _other_values(tail: list[float], pooled: list[float], layout: Layout) -> dic
     means = [_mean(*term) for term in zip(tail[:terms], tail[terms:-1], strict=True)]
     values = {f"loss_{name}": mean for name, mean in zip(layout.loss.names, means, strict=False)}
     loss = _weighted_sum(means, (*layout.loss.weights, 1.0))
-    if any(_are_all_skipped(*_sums_of(label, pooled, layout)) for label in layout.labels):
+    if any(_are_all_skipped(*sums) for sums in layout.by_label(pooled).values()):
         loss = math.nan
     return {"loss": loss, **values, "skipped_steps": skipped, "skipped_structures": skipped}
 
@@ -224,7 +224,7 @@ def _weighted_sum(means: list[float | None], weights: Sequence[float]) -> float 
 
 def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
     """Compute a metric from the sums of one or all fidelities; None if nothing was counted."""
-    square, count, *others = _sums_of(metric.label, row, layout)
+    square, count, *others = layout.by_label(row)[metric.label]
     if _are_all_skipped(square, count, *others):
         return math.nan
     if metric.kind == "rmse":
@@ -235,11 +235,6 @@ def _value(metric: _Metric, row: list[float], layout: Layout) -> float | None:
     if metric.kind == "mae":
         return _mean(absolute, count)
     return _r_squared(square, true, true_square, count)
-
-
-def _sums_of(label: str, row: list[float], layout: Layout) -> list[float]:
-    start = layout.labels.index(label) * len(layout.quantities)
-    return row[start : start + len(layout.quantities)]
 
 
 def _are_all_skipped(_square: float, count: float, *others: float) -> bool:

@@ -10,7 +10,7 @@ from aimnet2mult.metrics.layout import QUANTITIES
 from aimnet2mult.metrics.masks import expand_mask, mask_name, match_shape
 from aimnet2mult.quantities import LABELS, Label
 
-__all__ = ["COUNT", "SQUARE", "StructureErrors"]
+__all__ = ["COUNT", "SQUARE", "StructureErrors", "are_finite", "skip_structures"]
 
 SQUARE, COUNT = QUANTITIES.index("square"), QUANTITIES.index("count")
 
@@ -110,6 +110,21 @@ class StructureErrors:
             if key in true:
                 channels.logical_and_(expand_mask(true[key], structures, atoms, what, per_atom=label.per_atom))
         return counted
+
+
+def are_finite(sums: Tensor) -> Tensor:
+    """Return which structures have finite sums of squares, (B,), from the sums of `StructureErrors.sums`."""
+    return sums[SQUARE].isfinite().all(0)
+
+
+def skip_structures(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out structures whose errors are not finite.
+
+    Return the sums with one more row, the counts of the structures left out, and the number of these, a scalar.
+    """
+    finite = are_finite(sums)
+    kept = torch.where(finite, sums, 0.0)
+    return torch.cat((kept, (sums[COUNT] - kept[COUNT]).unsqueeze(0))), finite.logical_not().sum()
 
 
 def _expand(array: Tensor, what: str, label: Label, shape: tuple[int, ...], atoms: int) -> Tensor:

@@ -49,7 +49,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
     skip = data.on_bad_structure == "skip"
     report.raise_errors(skip=skip or resumes)
     if skip and report.bad_rows:
-        _warn(f"{report.bad_count:,} bad structures are left out; {SKIPPED_FILE} in the run folder lists them")
+        _warn(f"bad structures left out: {report.bad_count:,}; {SKIPPED_FILE} in the run folder lists them")
     elif resumes:
         for line in report.bad_structures.lines():
             _warn(line)

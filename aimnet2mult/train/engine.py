@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.batch_rmse import BatchRmse
-from aimnet2mult.metrics.error_sums import Losses
+from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.metrics.error_sums import Losses
 from aimnet2mult.metrics.layout import LossTerms
+from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import did_you_mean

@@ -18,7 +18,9 @@ __all__ = ["Schedule", "build_optimizer", "build_scheduler"]
 Step = Literal["iteration", "epoch", "val"]
 STEPS: tuple[Step, ...] = ("iteration", "epoch", "val")
 MEASURED = ("mode", "mode_worse", "best", "num_bad_epochs", "cooldown_counter")
-"""Parts of the state of ReduceLROnPlateau that depend on its mode."""
+"""Parts of the state of ReduceLROnPlateau that depend on its mode and on earlier values."""
+STATE_VERSION = 2
+"""Version of the state of a `Schedule`; in version 1, the validation loss was the mean of the batch losses."""
 IGNITE_SCHEDULER = ("ignite.handlers.param_scheduler", "ParamScheduler")
 
 
@@ -123,7 +125,8 @@ class Schedule:
         """Return the state for `load_state_dict`; empty without a scheduler."""
         if self._scheduler is None:
             return {}
-        return {"class": type(self._scheduler).__name__, "state": self._scheduler.state_dict()}
+        state = self._scheduler.state_dict()
+        return {"class": type(self._scheduler).__name__, "state": state, "version": STATE_VERSION}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state from `state_dict`.
@@ -136,7 +139,8 @@ class Schedule:
         if found != expected:
             raise ConfigError(f"the checkpoint has scheduler {found}; the configuration has {expected}")
         if self._scheduler is not None:
-            self._scheduler.load_state_dict(_without_wrong_mode(state["state"], self._scheduler))
+            comparable = self._metric != "loss" or state.get("version", 1) >= STATE_VERSION
+            self._scheduler.load_state_dict(_comparable(state["state"], self._scheduler, comparable=comparable))
 
     def _advance(self, step: Step, *metric: float) -> None:
         if self._scheduler is None or step != self._step:
@@ -161,11 +165,14 @@ def _with_mode(kwargs: Mapping[str, Any], metric: str, metrics: ValidationMetric
     return {**threshold, **kwargs, "mode": mode}
 
 
-def _without_wrong_mode(state: Mapping[str, Any], scheduler: Any) -> dict[str, Any]:
-    """Return the state of a plateau scheduler without what was measured in the other mode, as before version 0.2."""
+def _comparable(state: Mapping[str, Any], scheduler: Any, *, comparable: bool) -> dict[str, Any]:
+    """Return the state of a scheduler without what a plateau scheduler measured in the other mode or another way.
+
+    Before version 0.2, the mode did not follow from the metric.
+    """
     mode = getattr(scheduler, "mode", None)
-    wrong = MEASURED if mode is not None and state.get("mode", mode) != mode else ()
-    return {key: value for key, value in state.items() if key not in wrong}
+    keeps = mode is None or (comparable and state.get("mode", mode) == mode)
+    return {key: value for key, value in state.items() if keeps or key not in MEASURED}
 
 
 def _metric(cfg: Mapping[str, Any], metrics: ValidationMetrics, *, plateau: bool) -> str | None:

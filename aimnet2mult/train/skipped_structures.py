@@ -46,20 +46,15 @@ class SkippedStructures:
         self._flags = torch.zeros(starts[-1], dtype=torch.uint8, device=device)
         self._reported: set[int] = set()
 
-    def reset(self) -> None:
-        """Clear all flags, for a new validation."""
-        self._flags.zero_()
-
-    def add(self, batch: int, finite: Tensor) -> None:
-        """Flag the structures of a batch that are not finite.
+    def record(self, batch: int, finite: Tensor) -> None:
+        """Set the flags of a batch; a validation records each batch once.
 
         Args:
             batch: number of the batch, counted from 0.
             finite: which structures of this rank's share are finite; booleans of shape (B,).
         """
-        share = self._shares[batch]
-        # A rank without structures evaluates one that belongs to another rank.
-        self._flags[share].copy_(finite[: share.stop - share.start].logical_not())
+        # A rank without structures evaluates one that belongs to another rank; its own share is empty.
+        self._flags[self._shares[batch]].copy_(finite.logical_not())
 
     def snapshot(self) -> Snapshot:
         """Start copying the flags, summed over all ranks, to the CPU without waiting for it."""

@@ -125,7 +125,6 @@ class Validation:
     def run(self, iteration: int) -> None:
         """Validate the model after a training iteration; if interrupted, only set `pending`."""
         self._components.val_sums.reset(Slot.EPOCH)
-        self._skipped.reset()
         self.pending = False
         self._consensus.reset_interval()
         self._validator.run(self._components.val_loader)
@@ -155,7 +154,7 @@ class Validation:
             )
 
     def _record_skipped(self, validator: Engine) -> None:
-        self._skipped.add(validator.state.iteration - 1, validator.state.finite)  # type: ignore[attr-defined]
+        self._skipped.record(validator.state.iteration - 1, validator.state.finite)  # type: ignore[attr-defined]
 
     def _interrupt_if_stopping(self, validator: Engine) -> None:
         if validator.state.iteration < len(self._components.val_loader) and self._consensus.should_stop():

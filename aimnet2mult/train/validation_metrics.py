@@ -40,7 +40,7 @@ class ValidationMetrics:
 
     def is_better_when_higher(self, metric: str) -> bool:
         """Return whether higher values of a metric are better."""
-        return self.known[metric].direction == "max"
+        return self.known[metric].better == "higher"
 
 
 def find_validation_metrics(
@@ -58,7 +58,7 @@ def find_validation_metrics(
             prefix = fidelity_names[fidelity]
             available |= {f"{prefix}/{name}" for name in _names(label, [limits]) if name != "loss"}
     metrics = metric_info(labels, fidelity_names, VALIDATION, components)
-    known = {name: info for name, info in metrics.items() if info.direction is not None}
+    known = {name: info for name, info in metrics.items() if info.better is not None}
     return ValidationMetrics(known=known, available=[name for name in known if name in available])
 
 

@@ -140,7 +140,7 @@ def _legend_line(series: Series, number: int, width: int, *, colours: bool) -> s
     finite = np.flatnonzero(np.isfinite(curve.values))
     text = "no finite value"
     if len(finite):
-        word, find = ("highest", np.argmax) if curve.direction == "max" else ("lowest", np.argmin)
+        word, find = ("highest", np.argmax) if curve.better == "higher" else ("lowest", np.argmin)
         text = f"last {_point(curve, finite[-1])}, {word} {_point(curve, finite[find(curve.values[finite])])}"
         # A truncated number would be misread, so omit the best value entirely.
         if len(text) > width - MIN_LABEL_WIDTH:

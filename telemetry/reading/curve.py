@@ -19,7 +19,7 @@ class Curve:
         name: full name, ``stream/metric``.
         unit: unit of the values; ``1`` if dimensionless, empty if the run does not declare the metric.
         label: description of the quantity; may be empty.
-        direction: ``max`` if higher values are better, otherwise ``min``.
+        better: ``higher`` if higher values are better, otherwise ``lower``.
         steps: iterations, int64.
         times: times at which the points were recorded, UTC, datetime64[ms].
         values: values as published, including NaN and infinities, float64.
@@ -30,7 +30,7 @@ class Curve:
     name: str
     unit: str
     label: str
-    direction: Literal["min", "max"] = "min"
+    better: Literal["lower", "higher"] = "lower"
     steps: NDArray[np.int64]
     times: NDArray[np.datetime64]
     values: NDArray[np.float64]
@@ -65,7 +65,7 @@ class CurveBuilder:
             setattr(self, name, array(column.typecode, [column[i] for i in keep]))
 
     def build(self, **attributes: Any) -> Curve | None:
-        """Return the curve (``attributes``: name, unit, label and direction), or None if it has no points."""
+        """Return the curve (``attributes``: name, unit, label and better), or None if it has no points."""
         import numpy as np
 
         if not self._steps:

@@ -176,8 +176,8 @@ class RunReader:
         for name in dict.fromkeys([*metrics, *self._builders]):
             metric = metrics.get(name, UNDECLARED)
             if name in self._builders:
-                direction = "max" if is_better_when_higher(name, metric) else "min"
-                curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label, direction=direction)
+                better = "higher" if is_better_when_higher(name, metric) else "lower"
+                curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label, better=better)
                 if curve is not None:
                     curves[name] = curve
         return Run(

@@ -126,9 +126,7 @@ def test_an_invalid_unit_is_rejected_with_the_metric_and_examples(text: str, pla
 def test_a_unit_of_another_dimension_is_rejected(source: str, unit: str) -> None:
     with pytest.raises(UnitError) as raised:
         factor(source, unit)
-    assert str(raised.value) == (
-        f"train/x: cannot convert {source} to {unit!r}, which has another dimension; choose a unit like {source}"
-    )
+    assert str(raised.value) == (f"train/x: cannot convert {source} to {unit!r}, which has another dimension")
 
 
 @pytest.mark.parametrize(("source", "unit"), [("degC", "K"), ("degF", "degC"), ("dB", "1"), ("eV**300", "J**300")])

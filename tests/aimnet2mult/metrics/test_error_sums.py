@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.metrics.error_sums import ErrorSums, Losses, Slot
+from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.layout import LossTerms
+from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, Selection, statistics
 from aimnet2mult.quantities import LABELS
 from support.host_reads import no_host_reads
@@ -202,7 +203,7 @@ def reference(
 
 def labeled_structures(batch: Batch) -> int:
     labels = [array.numpy() for name, array in batch.true.items() if not name.endswith("_mask")]
-    return sum(any(np.isfinite(array[b]).any() for array in labels) for b in range(len(batch.numbers)))
+    return sum(any(not np.isnan(array[b]).all() for array in labels) for b in range(len(batch.numbers)))
 
 
 def expected(pooled: Sequence[Batch], labels: Sequence[str], fidelities: int) -> dict[str, float]:
@@ -582,6 +583,14 @@ class Rank(Communicator):
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
+
+
+@pytest.mark.parametrize(("rank", "counted"), [(0, 1), (1, 0)])
+def test_a_step_skipped_by_all_ranks_is_counted_by_the_first(rank: int, counted: int) -> None:
+    sums = ErrorSums(ALL, 2, "cpu", POOLED.quantities, communicator=Rank(rank, 2))
+    batch = random_batch(0, 3, 2)
+    sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, applied=torch.tensor(False))
+    assert sums.snapshot().wait()[:, -1].tolist() == [0, counted, counted]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

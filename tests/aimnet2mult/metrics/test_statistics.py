@@ -52,21 +52,21 @@ def test_a_single_fidelity_has_no_separate_metrics() -> None:
 
 def test_errors_have_the_units_of_their_labels_and_ratios_none() -> None:
     info = metric_info(ALL, ["a", "b"], VALIDATION)
-    energy = partial(MetricInfo, source_unit="eV/particle", unit="kcal/mol", direction="min")
+    energy = partial(MetricInfo, source_unit="eV/particle", unit="kcal/mol", better="lower")
     assert info["E_mae"] == energy(text="MAE of energy")
     assert info["b/F_rmse"] == MetricInfo(
-        source_unit="eV/particle/angstrom", unit="kcal/mol/Å", text="RMSE of forces, b", direction="min"
+        source_unit="eV/particle/angstrom", unit="kcal/mol/Å", text="RMSE of forces, b", better="lower"
     )
     per_atom = {"source_unit": "eV/particle/atom", "unit": "kcal/mol/atom"}
     assert info["E_atom_rmse"] == energy(text="RMSE of energy per atom", **per_atom)
-    assert info["loss"] == MetricInfo(source_unit="1", unit="1", text="loss", direction="min")
+    assert info["loss"] == MetricInfo(source_unit="1", unit="1", text="loss", better="lower")
     assert {info[name].unit for name in info if name.endswith("r2")} == {"1"}
 
 
 def test_only_r2_is_better_when_higher() -> None:
     info = metric_info(ALL, ["a", "b"], VALIDATION)
-    assert {name for name in info if info[name].direction == "max"} == {name for name in info if name.endswith("_r2")}
-    assert {each.direction for name, each in info.items() if name != "skipped_structures"} == {"min", "max"}
+    assert {name for name in info if info[name].better == "higher"} == {name for name in info if name.endswith("_r2")}
+    assert {each.better for name, each in info.items() if name != "skipped_structures"} == {"lower", "higher"}
 
 
 @pytest.mark.parametrize("selection", [BATCH, POOLED, VALIDATION])

@@ -51,7 +51,7 @@ def test_skipped_structures_are_listed_counted_and_not_trained(
 ) -> None:
     run = start(tmp_path, bad, "data.on_bad_structure=skip")
     said = capsys.readouterr()
-    assert "warning: 2 bad structures are left out; skipped-structures.csv in the run folder lists them" in said.err
+    assert "warning: bad structures left out: 2; skipped-structures.csv in the run folder lists them" in said.err
     assert "28 training structures, 10 validation structures" in said.out + said.err
     with (run / "skipped-structures.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [

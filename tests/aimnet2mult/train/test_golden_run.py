@@ -30,6 +30,8 @@ def test_it_continues_from_the_checkpoint_exactly(run: Path, tmp_path: Path) -> 
 
     read = read_run(run)
     assert (read.status, read.header.attempt, read.header.run_id) == ("finished", 2, run.name)
+    # The units of a run never change, although new runs have kcal/mol/atom.
+    assert read.header.metrics["val/E_atom_rmse"].unit == "kcal/mol"
     assert read.curves["train/loss"].steps.tolist() == list(range(1, 21))
     before = [row.value for row in expected_rows("trained") if row.name == "train/loss"]
     assert read.curves["train/loss"].values[:10].tolist() == before

@@ -197,13 +197,13 @@ def numpy_loss(pred: dict[str, Tensor], true: dict[str, Tensor]) -> dict[str, fl
     seed=st.integers(0, 2**32),
     structures=st.integers(1, 12),
     missing=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
-    size=st.integers(1, 12),
-    world=st.sampled_from([1, 2, 3]),
+    split=st.tuples(st.integers(1, 12), st.sampled_from([1, 2, 3])),
     precision=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_the_loss_depends_neither_on_batch_size_nor_order_nor_number_of_ranks(
-    seed: int, structures: int, missing: float, size: int, world: int, precision: torch.dtype
+    seed: int, structures: int, missing: float, split: tuple[int, int], precision: torch.dtype
 ) -> None:
+    size, world = split
     pred, true = random_batch(seed % 1000, max(structures, 2))
     rng = np.random.default_rng(seed)
     pred |= {name: pred[name].to(precision) for name in ALL}

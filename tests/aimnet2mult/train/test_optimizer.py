@@ -16,7 +16,7 @@ from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 METRICS = ValidationMetrics(
     known={
-        name: MetricInfo(text=name, direction="max" if name.endswith("_r2") else "min")
+        name: MetricInfo(text=name, better="higher" if name.endswith("_r2") else "lower")
         for name in ("loss", "E_rmse", "gfn1/E_rmse", "E_r2", "q_r2")
     },
     available=("loss", "E_rmse", "gfn1/E_rmse", "E_r2"),
@@ -253,6 +253,17 @@ def test_a_negative_r2_that_does_not_rise_is_a_plateau() -> None:
     for value in (-5.0, -5.0, -5.0001):
         schedule.step_validation({"E_r2": value})
     assert lr(optimizer) == 0.25
+
+
+@pytest.mark.parametrize(("metric", "rate"), [("loss", 1.0), ("E_rmse", 0.5)])
+def test_the_best_loss_of_version_0_1_is_not_compared_with_later_ones(metric: str, rate: float) -> None:
+    _, before = scheduled(plateau(metric_name=metric))
+    before.step_validation({metric: 1.0})
+    state = {key: value for key, value in before.state_dict().items() if key != "version"}
+    optimizer, schedule = scheduled(plateau(metric_name=metric))
+    schedule.load_state_dict(state)
+    schedule.step_validation({metric: 1.1})
+    assert lr(optimizer) == rate
 
 
 def test_a_run_that_stepped_in_the_wrong_mode_resumes_in_the_right_one() -> None:

@@ -338,6 +338,16 @@ def test_the_first_rank_names_the_structures_of_all_ranks(tmp_path: Path) -> Non
     assert text == "; ".join(places(harness, 1, 3))
 
 
+def test_a_rank_without_structures_of_a_batch_flags_none(tmp_path: Path) -> None:
+    reduced: list[torch.Tensor] = []
+    for rank in (1, 0):
+        # Batches of one structure leave none for the second rank.
+        harness = Harness(tmp_path, communicator=TwoRanks(rank, reduced))
+        skip_charges_of_odd_rows(harness)
+        harness.validation.run(3)
+    assert [text for _, text, _ in harness.bus.reported] == ["; ".join(places(harness, 1, 3))]
+
+
 def skip_charges_of_odd_rows(harness: Harness) -> None:
     (group,) = harness.components.data.val.groups
     bad = torch.from_numpy(group["coord"][1::2, 0, 0])

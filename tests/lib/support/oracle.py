@@ -60,7 +60,8 @@ def _read(path: Path) -> Call:
 class Capturing:
     """A mixin that masks some labels and writes the arguments of each call to a file."""
 
-    def __call__(self, y_pred: Mapping[str, Tensor], y_true: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert isinstance(y_true, dict)
         y_true["energy_mask"] = y_pred["coord"][:, 0, 0] > -0.5
         y_true["forces_mask"] = y_pred["coord"][..., 1] > -0.5
         self._write(y_pred, y_true)

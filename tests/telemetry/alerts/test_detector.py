@@ -144,7 +144,7 @@ def test_an_error_of_a_higher_level_stays_a_spike_but_does_not_diverge() -> None
 
 
 def test_a_metric_that_is_better_when_higher_may_rise_and_must_be_finite() -> None:
-    metrics = {"val/accuracy": Metric(direction="max", watch=True), "val/E_r2": Metric(watch=True)}
+    metrics = {"val/accuracy": Metric(better="higher", watch=True), "val/E_r2": Metric(watch=True)}
     for name in metrics:
         detector = AnomalyDetector(metrics, AlertSettings(), clock=Clock())
         values = [0.01] * 60 + [0.99] * 60 + [math.nan]

@@ -38,7 +38,7 @@ def test_the_lowest_value_of_a_given_metric_is_shown_with_its_unit(runs: Path) -
 
 
 def test_the_best_r2_is_the_highest_also_in_runs_that_do_not_declare_its_direction(runs: Path) -> None:
-    for name, metrics in (("a", {"val/E_r2": Metric(direction="max")}), ("b", {"val/E_r2": Metric()}), ("c", {})):
+    for name, metrics in (("a", {"val/E_r2": Metric(better="higher")}), ("b", {"val/E_r2": Metric()}), ("c", {})):
         run = WrittenRun(runs / name, metrics=metrics)
         for step, value in enumerate([-4.0, 0.98, 0.97]):
             run.point("val/E_r2", step, value)
@@ -48,9 +48,9 @@ def test_the_best_r2_is_the_highest_also_in_runs_that_do_not_declare_its_directi
 
 
 def test_runs_that_disagree_about_the_direction_show_their_best_values(runs: Path) -> None:
-    directions: dict[str, Literal["min", "max"]] = {"a": "max", "b": "min"}
-    for name, direction in directions.items():
-        run = WrittenRun(runs / name, metrics={"val/score": Metric(direction=direction)})
+    declared: dict[str, Literal["lower", "higher"]] = {"a": "higher", "b": "lower"}
+    for name, better in declared.items():
+        run = WrittenRun(runs / name, metrics={"val/score": Metric(better=better)})
         run.point("val/score", 1, 1.0)
         run.point("val/score", 2, 2.0)
     found = rows(listed(runs, "--best", "val/score"))

@@ -48,7 +48,7 @@ def test_non_finite_points_are_omitted_and_counted(run: WrittenRun) -> None:
 
 
 def test_the_legend_contains_the_best_value(tmp_path: Path) -> None:
-    run = WrittenRun(tmp_path / "run", metrics={"val/E_r2": Metric(direction="max"), "train/E_r2": Metric()})
+    run = WrittenRun(tmp_path / "run", metrics={"val/E_r2": Metric(better="higher"), "train/E_r2": Metric()})
     for step, value in enumerate([-2.0, 0.9, 0.8]):
         run.point("val/E_r2", step, value)
         run.point("train/E_r2", step, value)

@@ -45,19 +45,19 @@ def test_it_agrees_with_the_receipt_and_the_whole_journal(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "direction", "best"),
+    ("name", "better", "best"),
     [
-        ("E_r2", "max", 0.9),
+        ("E_r2", "higher", 0.9),
         ("E_r2", None, 0.9),
-        ("accuracy", "max", 0.9),
+        ("accuracy", "higher", 0.9),
         ("accuracy", None, -2.0),
-        ("E_r2", "min", -2),
+        ("E_r2", "lower", -2),
     ],
 )
 def test_the_best_value_depends_on_the_direction_of_the_metric(
-    tmp_path: Path, name: str, direction: Literal["min", "max"] | None, best: float
+    tmp_path: Path, name: str, better: Literal["lower", "higher"] | None, best: float
 ) -> None:
-    run = WrittenRun(tmp_path / "run", metrics={f"val/{name}": Metric(direction=direction)})
+    run = WrittenRun(tmp_path / "run", metrics={f"val/{name}": Metric(better=better)})
     for step, value in enumerate([-2.0, 0.5, 0.9, math.inf, 0.9, math.nan, 0.7]):
         run.point(f"val/{name}", step, value)
     found = summarize(run.folder, f"val/{name}").best

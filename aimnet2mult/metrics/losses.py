@@ -1,0 +1,58 @@
+"""The loss of a batch, and its cells in a slot of error sums."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from aimnet2mult.metrics.layout import Layout
+from aimnet2mult.metrics.masks import count_labeled
+
+__all__ = ["LossCells", "Losses"]
+
+
+class Losses(dict[str, Tensor]):
+    """The losses of a batch by name, of which ``loss`` is the total, with the sums and counts of its components.
+
+    Args:
+        losses: the losses, scalars.
+        sums_and_counts: float64 of shape (2, components), without a graph; None if they are unknown.
+    """
+
+    def __init__(self, losses: Mapping[str, Tensor], sums_and_counts: Tensor | None = None) -> None:
+        super().__init__(losses)
+        self.sums_and_counts = sums_and_counts
+
+
+class LossCells:
+    """The cells of the loss in a slot.
+
+    Args:
+        slot: the slot, float64 of shape (cells,).
+        layout: its layout.
+    """
+
+    def __init__(self, slot: Tensor, layout: Layout) -> None:
+        terms = slot[layout.errors : -1].view(2, layout.terms)
+        self._components, self._whole = terms[:, :-1], terms[:, -1]
+
+    def store(self, loss: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> None:
+        """Store what a loss function returned for these labels; the cells must be 0.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        terms = getattr(loss, "sums_and_counts", None)
+        if terms is None:
+            total = loss["loss"]
+            if total.ndim:
+                raise ValueError(f"loss has shape {tuple(total.shape)}; expected a scalar")
+            count = count_labeled(true).to(self._whole)
+            self._whole.copy_(torch.stack((total * count, count)))
+        elif terms.shape != self._components.shape:
+            raise ValueError(
+                f"the sums and counts of the loss have shape {tuple(terms.shape)}; "
+                f"expected {tuple(self._components.shape)}"
+            )
+        else:
+            self._components.copy_(terms)
