@@ -319,7 +319,7 @@ def test_an_error_of_another_rank_is_reported_by_the_first(
     environments = [{**environment, "MISHAP": "1:build:raise"} for environment in torchrun_environments(2)]
     job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
     assert job.wait() == [1, 2]
-    assert re.search(r"^error: rank 1 on \S+: ModelError: no such model here$", job.stderr(0), re.MULTILINE)
+    assert re.search(r"^error: rank 1 on \S+: ModelError: \S+: no such model here$", job.stderr(0), re.MULTILINE)
     assert job.stderr(1) == ""
     assert closed(the_run(tmp_path)).status == "failed"
 
@@ -330,7 +330,7 @@ def test_a_user_error_is_reported_once(launcher: Launcher, arguments: list[str],
     assert job.wait() == [2, 2]
     assert "error: val_fraction 1e-09 of 68 structures leaves none for validation" in job.stderr(0)
     assert job.stderr(1) == ""
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("then", ["warn", "stop"])

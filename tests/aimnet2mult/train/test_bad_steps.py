@@ -22,6 +22,7 @@ from aimnet2mult.train.console import Console
 from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support import tiny_model
 from support.tiny_runs import newest_checkpoint, points, write_data
 from telemetry import NullBus, read_receipt
 from telemetry.journal.reader import JournalReader
@@ -159,18 +160,19 @@ def test_a_run_with_non_finite_weights_is_not_finished(
 def test_a_run_that_cannot_write_checkpoints_is_not_finished_but_saves_its_weights(
     start: Callable[..., tuple[int, Path]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    _, run = start("trainer.epochs=1")
+    tiny_model.Stopping.calls_left = 1
+    _, run = start("loss.class=support.tiny_model.StoppingLoss")
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").touch()
     capfd.readouterr()
     weights = tmp_path / "weights.pt"
-    assert train(Request(resume=str(run), overrides=["trainer.epochs=4"], save=weights)) == 4
+    assert train(Request(resume=str(run), save=weights)) == 4
     receipt = read_receipt(run)
     problem = f"cannot write to {run}/checkpoints: File exists"
     assert (receipt.status, receipt.reason) == ("failed", f"no checkpoint at iteration 12: {problem}")
     output = capfd.readouterr().err
     assert f"weights: {weights}\n" in output
-    assert output.endswith(f"failed: {receipt.reason}; the run has no checkpoint\n")
+    assert f"failed: {receipt.reason}; the run has no checkpoint\n" in output
     # Epochs 1, 2 and 4; the last attempt, after the last epoch, is the fifth.
     assert output.count("warning: no checkpoint") == 3
     assert weights.is_file()

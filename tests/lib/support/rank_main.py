@@ -15,8 +15,8 @@ import torch
 
 from aimnet2mult import cli
 from aimnet2mult.distributed.process_group import ProcessGroupCommunicator
-from aimnet2mult.train import components as components_module
 from aimnet2mult.train import engine as engine_module
+from aimnet2mult.train import learner as learner_module
 
 from support import double_precision  # isort: skip - import aimnet through aimnet2mult, which silences its warnings
 
@@ -69,9 +69,9 @@ def run_rank(number: int, environment: dict[str, str], job: dict[str, Any]) -> N
 
     ProcessGroupCommunicator.all_reduce_sum = count  # type: ignore[method-assign]
     engine: Any = engine_module
-    components: Any = components_module
+    learner: Any = learner_module
     engine.to_device = double_precision.as_double
-    components.build_model = double_precision.build
+    learner.build_model = double_precision.build
     try:
         cli.run(cli.cli, "aimnet2mult", job["arguments"])
     finally:
