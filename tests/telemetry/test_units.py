@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from telemetry import Metric, TelemetryError, UnitError
-from telemetry.units import factors
+from telemetry.units import factors, with_unit
 
 
 def factor(source: str, unit: str) -> float:
@@ -71,6 +71,11 @@ def test_a_metric_is_published_in_its_display_unit_unless_another_is_declared() 
     for unit in ("K", "kcal/mol", "Å", "percent", "1"):
         assert Metric(unit=unit) == Metric(unit=unit, source_unit=unit)
         assert factors({"train/x": Metric(unit=unit)}) == {"train/x": 1.0}
+
+
+@pytest.mark.parametrize(("unit", "text"), [("kcal/mol", "E [kcal/mol]"), ("1", "E"), ("", "E")])
+def test_a_unit_is_shown_in_brackets_unless_there_is_none(unit: str, text: str) -> None:
+    assert with_unit("E", unit) == text
 
 
 NONSENSE = [
