@@ -138,3 +138,9 @@ def test_a_unit_of_another_dimension_is_rejected(source: str, unit: str) -> None
 def test_a_conversion_without_a_finite_factor_is_rejected(source: str, unit: str) -> None:
     with pytest.raises(UnitError, match=r"train/x: cannot convert .* by a factor"):
         factor(source, unit)
+
+
+@pytest.mark.parametrize(("source", "unit"), [("eV**-400", "J**-400"), ("Mpc**50", "fm**50"), ("dB/s", "1/s")])
+def test_a_conversion_that_pint_cannot_compute_is_rejected(source: str, unit: str) -> None:
+    with pytest.raises(UnitError, match=r"train/x: cannot convert .* to '.*': \w"):
+        factor(source, unit)

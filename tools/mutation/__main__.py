@@ -60,7 +60,7 @@ TESTS: dict[str, list[str]] = {
     "telemetry/run_folder/sink_progress.py": ["tests/telemetry/delivery/test_cursor.py"],
     "telemetry/run_folder/heartbeat.py": [
         "tests/telemetry/delivery/test_receipt.py",
-        "tests/telemetry/recording/test_journal_thread.py",
+        "tests/telemetry/run_folder/test_lease.py",
     ],
     "telemetry/run_folder/trainer_liveness.py": [],
     "telemetry/delivery/delivery.py": ["tests/telemetry/testing/test_fakes.py"],
