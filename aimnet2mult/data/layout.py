@@ -57,6 +57,8 @@ class Layout:
 
     groups: Sequence[SizeGroup]
     problems: Sequence[str]
+    other_arrays: Sequence[str]
+    """Names of the arrays that are not read."""
 
 
 @contextlib.contextmanager
@@ -110,7 +112,13 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         if "numbers" in arrays:
             rows = len(arrays["numbers"])
             usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
-    return Layout(groups=sorted(usable, key=lambda group: group.atoms), problems=problems)
+    read = set(map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels)))
+    found = {name for group in groups.values() for name, member in group.items() if isinstance(member, h5py.Dataset)}
+    return Layout(
+        groups=sorted(usable, key=lambda group: group.atoms),
+        problems=problems,
+        other_arrays=sorted(found - read),
+    )
 
 
 def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) -> npt.NDArray[Any]:
