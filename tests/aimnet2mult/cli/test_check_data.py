@@ -93,8 +93,8 @@ def test_settings_of_training_apply(data: h5py.File) -> None:
     )
     with pytest.raises(ConfigError, match=r"data.keys: no array 'energi'.*Did you mean .energy.\?"):
         invoke(path, "data.keys.energi=E")
-    with pytest.raises(ConfigError, match=r"data.units.energy: .*second"):
-        invoke(path, "data.units.energy=second")
+    with pytest.raises(ConfigError, match=r"data.units.energy: .*second.*\n.*data.units.coord: .*kelvin"):
+        invoke(path, "data.units.energy=second", "data.units.coord=kelvin")
 
 
 def test_validation_files_are_checked_and_compared(data: h5py.File, tmp_path: Path) -> None:
