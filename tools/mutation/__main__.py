@@ -77,10 +77,7 @@ TESTS: dict[str, list[str]] = {
     "telemetry/recording/point_values.py": ["tests/telemetry/recording/test_bus.py"],
     "telemetry/recording/record_appender.py": ["tests/telemetry/recording"],
     "telemetry/recording/record_queue.py": ["tests/telemetry/recording/test_bus.py"],
-    "telemetry/recording/record_tally.py": [
-        "tests/telemetry/recording/test_record_queue.py",
-        "tests/telemetry/recording/test_bus.py",
-    ],
+    "telemetry/recording/record_tally.py": ["tests/telemetry/recording/test_record_queue.py"],
     "telemetry/recording/run_plan.py": ["tests/telemetry/recording/test_open_run.py"],
     "telemetry/reading/best_value.py": ["tests/telemetry/reading/test_run_summary.py"],
     "telemetry/reading/run.py": [],
