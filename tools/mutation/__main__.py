@@ -62,6 +62,7 @@ TESTS: dict[str, list[str]] = {
         "tests/telemetry/delivery/test_receipt.py",
         "tests/telemetry/run_folder/test_lease.py",
     ],
+    "telemetry/run_folder/paths.py": ["tests/telemetry/run_folder/test_sink_progress.py"],
     "telemetry/run_folder/trainer_liveness.py": [],
     "telemetry/delivery/delivery.py": ["tests/telemetry/testing/test_fakes.py"],
     "telemetry/delivery/cursor.py": ["tests/telemetry/delivery/test_delivery.py"],
