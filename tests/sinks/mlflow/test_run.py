@@ -215,7 +215,7 @@ class TestRecords:
         run.write([scalars(1)])
         run.write([resumed(10**9 + 1, step=7)])
         picky.rejects = True
-        with pytest.raises(SinkUnavailable, match="rejects everything written to run .*no metrics today"):
+        with pytest.raises(SinkUnavailable, match=r"rejects everything written to run .*no metrics today"):
             run.write([scalars(10**9 + 2)])
 
 
