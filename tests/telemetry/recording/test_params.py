@@ -115,5 +115,5 @@ def test_a_value_that_cannot_be_read_is_an_error() -> None:
 
 @pytest.mark.parametrize("params", [[1], 0.1, "lr=0.1", np.zeros(2)])
 def test_parameters_without_names_are_an_error(params: object) -> None:
-    with pytest.raises(SettingError, match="params is of type .*; expected a mapping of names to values"):
+    with pytest.raises(SettingError, match=r"params is of type .*; expected a mapping of names to values"):
         plain_params(params)
