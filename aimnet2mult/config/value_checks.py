@@ -56,6 +56,13 @@ def check_arrays(data: Data) -> Iterator[str]:
     for name in data.keys:
         if name not in known:
             yield f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}"
+    sources: dict[str, str] = {}
+    # An array that is not read may lend its name to another one.
+    for name in (*INPUT_NAMES, *(label for label in LABELS if label in data.y or label in data.keys)):
+        source = data.keys.get(name, name)
+        if source in sources:
+            yield f"data.keys: {sources[source]} and {name} would both be read from {source!r}; name different arrays"
+        sources[source] = name
 
 
 def _check_labels(source: str, names: Sequence[Any]) -> Iterator[str]:

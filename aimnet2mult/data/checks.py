@@ -40,17 +40,18 @@ def check_files(
         file_format: Names and units of the arrays.
         min_distance: Smallest distance between two atoms, in Å.
     """
-    report = Report()
+    report, file_format = Report(), file_format or FileFormat()
     validation = tuple(val_files)
-    scans = []
-    for path in (*files, *validation):
-        scan = FileScan(Path(path), labels, file_format or FileFormat(), min_distance, report)
-        _scan(scan, report)
-        scans.append(scan)
-    training, rest = scans[: len(files)], scans[len(files) :]
+    scans: dict[Path, FileScan] = {}
+    for path in map(Path, (*files, *validation)):
+        # Two fidelities, or training and validation, may use the same file.
+        if path not in scans:
+            scans[path] = FileScan(path, labels, file_format, min_distance, report)
+            _scan(scans[path], report)
+    training, rest = ([scans[Path(path)] for path in part] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
     if not len(report.errors):
-        _check_labels(report, required, [(scan.path, scan.summary.labels) for scan in training])
+        _check_labels(report, required, [(scan.path, scan.summary.labels) for scan in training], file_format)
     _find_duplicates(report, training, rest)
     return report
 
@@ -76,15 +77,21 @@ def _scan(scan: FileScan, report: Report) -> None:
         )
 
 
-def _check_labels(report: Report, labels: Sequence[str], found: Sequence[tuple[Path, Mapping[str, int]]]) -> None:
+def _check_labels(
+    report: Report, labels: Sequence[str], found: Sequence[tuple[Path, Mapping[str, int]]], file_format: FileFormat
+) -> None:
     missing = [label for label in labels if not any(counts.get(label) for _, counts in found)]
     if not missing:
         return
     rest = [label for label in labels if label not in missing]
     them, are = ("them", "s {} are") if len(missing) > 1 else ("it", " {} is")
-    remedy = f"leave {them} out: data.y=[{','.join(rest)}]" if rest else "data.keys maps their names"
-    what = are.format(", ".join(map(repr, missing)))
-    files = ", ".join(str(path) for path, _ in found)
+    names = {label: file_format.name(label) for label in missing}
+    mapped = [f" (data.keys: {name!r})" if name != label else "" for label, name in names.items()]
+    what = are.format(", ".join(f"{label!r}{other}" for label, other in zip(missing, mapped, strict=True)))
+    remedy = f"give the name in the files (data.keys.{missing[0]}=NAME)"
+    if rest:
+        remedy = f"leave {them} out (data.y=[{','.join(rest)}]), or {remedy}"
+    files = ", ".join(dict.fromkeys(str(path) for path, _ in found))
     report.errors.add("missing labels", [f"label{what} in none of the data sets {files}; {remedy}"])
 
 
@@ -106,7 +113,10 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
 
 
 def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
-    example = f"{len(pairs):,}, such as {' and '.join(map(places.describe, pairs[0]))}"
+    names = list(map(places.describe, pairs[0]))
+    example = f"{len(pairs):,}, such as {' and '.join(names)}"
+    if names[0] == names[1]:
+        return f"{first.path} is given twice, so its structures may be both in training and in validation"
     if first is second:
         return f"{first.path}: repeated structures, which may be both in training and in validation: {example}"
     return f"{second.path}: structures that are also in {first.path}: {example}"

@@ -21,6 +21,9 @@ OPTIONAL_INPUTS: Mapping[str, float] = {"charge": 0.0, "mult": 1.0}
 DEFAULT_UNITS: Mapping[str, str] = {"energy": "eV", "forces": "eV/Å", "coord": "Å"}
 """Units of the training, in which files are read unless ``data.units`` says otherwise."""
 
+MAX_FACTOR = 1e20
+"""Upper bound of the factor of a label, and of its reciprocal; J has 6e18, kcal instead of kcal/mol 3e22."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
@@ -58,6 +61,12 @@ def _factor(key: str, unit: str) -> float:
 
     target = LABELS[key].source_unit if key in LABELS else "angstrom"
     try:
-        return conversion_factor(f"data.units.{key}", unit, target)
+        factor = conversion_factor(f"data.units.{key}", unit, target)
     except UnitError as error:
         raise ConfigError(str(error)) from error
+    if key in LABELS and not 1 / MAX_FACTOR < factor < MAX_FACTOR:
+        raise ConfigError(
+            f"data.units.{key}: 1 {unit} is {factor:.3g} {DEFAULT_UNITS[key]} per particle; write kcal/mol and kJ/mol "
+            "with /mol, and Hartree, Ry and eV without"
+        )
+    return factor

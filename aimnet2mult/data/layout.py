@@ -194,13 +194,17 @@ def _arrays(
         elif key in REQUIRED_INPUTS:
             members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
             problems.append(f" has no {name!r}; {members}")
-    # All arrays have as many rows as the atomic numbers.
-    shape = arrays["numbers"].shape if "numbers" in arrays else ()
-    for key, expected in _shapes(shape[0] if shape else 0, atoms, labels).items():
+    # All arrays have as many rows as the atomic numbers, or as the coordinates if those are not one row per structure.
+    rows = [arrays[key].shape[0] for key, ndim in (("numbers", 2), ("coord", 3)) if _has_ndim(arrays.get(key), ndim)]
+    for key, expected in _shapes(rows[0] if rows else 0, atoms, labels).items():
         if key in arrays and "numbers" in arrays and arrays[key].shape != expected:
             problems.append(f": {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
             del arrays[key]
     return arrays, problems
+
+
+def _has_ndim(array: h5py.Dataset | None, ndim: int) -> bool:
+    return array is not None and array.ndim == ndim
 
 
 def _type_problem(array: object) -> str:

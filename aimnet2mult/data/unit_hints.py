@@ -177,21 +177,28 @@ def _fitting_units(quotient: float, energy_unit: str | None) -> list[tuple[str, 
 def find_precision_loss(energies: Iterable[Array], kcal_per_mol: float = 23.060547830619) -> str | None:
     """Return a warning if total energies are stored with too few digits, without the name of the file.
 
-    Energies in a float64 array that are all float32 numbers have been converted, and are as imprecise.
+    Energies in a float64 array that are all numbers of a smaller type have been converted, and are as imprecise.
 
     Args:
         energies: the arrays in a file, as stored.
         kcal_per_mol: unit of the energies in kcal/mol; by default eV.
     """
-    arrays = [array[np.isfinite(array)] for array in energies if np.issubdtype(array.dtype, np.floating)]
-    if not any(map(len, arrays)) or any((array != array.astype(np.float32)).any() for array in arrays):
-        return None
-    typical = np.median(np.concatenate(arrays))
-    spacing = float(np.spacing(np.float32(abs(typical)))) * kcal_per_mol
-    if spacing <= MAX_SPACING:
-        return None
+    floating = [array for array in energies if np.issubdtype(array.dtype, np.floating)]
+    finite = [array[np.isfinite(array)] for array in floating]
+    values = np.concatenate([np.empty(0), *finite])
+    for precision in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            is_exact = len(values) and (values == values.astype(precision)).all()
+        if is_exact:
+            typical = np.median(values)
+            spacing = float(np.spacing(precision(abs(typical)))) * kcal_per_mol
+            return _describe_precision(precision.__name__, typical, spacing) if spacing > MAX_SPACING else None
+    return None
+
+
+def _describe_precision(name: str, typical: float, spacing: float) -> str:
     return (
-        f"the energies have only float32 precision: near {typical:,.0f}, successive values differ by {spacing:.2g} "
+        f"the energies have only {name} precision: near {typical:,.0f}, successive values differ by {spacing:.2g} "
         "kcal/mol; store them as float64"
     )
 

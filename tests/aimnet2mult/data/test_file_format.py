@@ -51,7 +51,18 @@ def test_distances_are_checked_after_conversion(write: Write) -> None:
     assert check_files([path], labels=(), file_format=bohr).bad_count == 3
 
 
-@pytest.mark.parametrize(("key", "unit"), [("energy", "quatloo"), ("forces", "eV"), ("coord", "eV"), ("energy", "")])
+@pytest.mark.parametrize(
+    ("key", "unit"),
+    [
+        ("energy", "quatloo"),
+        ("forces", "eV"),
+        ("coord", "eV"),
+        ("energy", ""),
+        ("energy", "kcal"),
+        ("energy", "Ha/mol"),
+        ("forces", "kJ/nm"),
+    ],
+)
 def test_an_invalid_unit_is_an_error(key: str, unit: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.units\.{key}: .*{unit}"):
         FileFormat.from_settings({}, {**DEFAULT_UNITS, key: unit})

@@ -223,6 +223,13 @@ def test_energies_in_float32_are_reported_if_the_spacing_matters(
             assert f"successive values differ by {spacing} kcal/mol; store them as float64" in warning
 
 
+def test_energies_in_float16_are_reported() -> None:
+    stored = np.random.default_rng(0).normal(-2056, 2.0, 100).astype(np.float16)
+    warning = find_precision_loss([stored])
+    assert warning is not None
+    assert "only float16 precision: near -2,056, successive values differ by 46 kcal/mol" in warning
+
+
 @pytest.mark.parametrize(
     "array", [np.random.default_rng(0).normal(-1e5, 1, 50), np.full(3, np.nan), np.array([-100_000]), np.zeros(0)]
 )
