@@ -23,7 +23,7 @@ def calc_sae(data: Path, out: Path) -> None:
     from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
 
     report = check_files([data], labels=("energy",))
-    report.raise_errors(skip=True)
+    report.raise_errors("skip")
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
         click.echo(f"warning: {line}", err=True)
     dataset = read_fidelity(data, labels=("energy",), skipped=report.skipped)

@@ -50,7 +50,7 @@ def check_files(
             _scan(scans[path], report)
     training, rest = ([scans[Path(path)] for path in part] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
-    if not len(report.errors):
+    if not len(report.errors) and not report.useless:
         _check_labels(report, required, [(scan.path, scan.summary.labels) for scan in training], file_format)
     _find_duplicates(report, training, rest)
     return report
@@ -71,10 +71,6 @@ def _scan(scan: FileScan, report: Report) -> None:
     report.files.append(scan.summary)
     if not layout.problems and not any(segment.rows for segment in scan.segments):
         report.errors.add("files without structures", [f"{path} has no structures"])
-    elif scan.summary.structures and scan.summary.structures == scan.summary.bad_structures:
-        report.errors.add(
-            "files without good structures", [f"{path}: all structures are bad; check data.units and data.keys"]
-        )
 
 
 def _check_labels(

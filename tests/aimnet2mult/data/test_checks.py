@@ -46,7 +46,7 @@ def check(*files: Path, **options: Any) -> Report:
 
 def errors(*files: Path, **options: Any) -> list[str]:
     report = check(*files, **options)
-    return [*report.errors.lines(), *report.bad_structures.lines()]
+    return report.error_lines
 
 
 # ---------------------------------------------------------------- layout
@@ -72,6 +72,7 @@ COORD, NUMBERS, CHARGE = (make_group(4, 6)[key] for key in ("coord", "numbers", 
         (change(numbers=np.full((6, 4), "O", object)), "'numbers' contains text"),
         (change(energy=np.zeros(6, complex)), "'energy' has type complex128; expected integers or floating-point"),
         (change(energy=np.zeros(6, bool)), "'energy' has type bool"),
+        (change(charge=np.full(6, "0", object)), "'charge' contains text; expected numbers"),
         (change(energy=h5py.SoftLink("/absent")), "'energy' cannot be opened; it is damaged, or a link to"),
         (change(energy=h5py.ExternalLink("absent.h5", "/e")), "'energy' cannot be opened; it is damaged, or a link to"),
         (change(numbers=None, coord=None, charge=None, energy=None), "group 004 has no 'coord'; it is empty"),
@@ -271,11 +272,25 @@ def test_all_problems_of_all_files_are_in_one_exception(write: Write) -> None:
 
 def test_errors_of_files_remain_if_bad_structures_are_skipped(write: Write) -> None:
     bad = write({4: make_group(4, 6) | {"charge": row_of(CHARGE, 0, np.nan)}}, "bad.h5")
-    check(bad).raise_errors(skip=True)
+    check(bad).raise_errors("skip")
     with pytest.raises(DataError, match=r"none\.h5 has no structures"):
-        check(bad, write({4: make_group(4, 0)}, "none.h5")).raise_errors(skip=True)
+        check(bad, write({4: make_group(4, 0)}, "none.h5")).raise_errors("skip")
     with pytest.raises(DataError, match=r"only\.h5: all structures are bad"):
-        check(write({4: make_group(4, 6) | {"charge": np.full(6, np.nan)}}, "only.h5")).raise_errors(skip=True)
+        check(write({4: make_group(4, 6) | {"charge": np.full(6, np.nan)}}, "only.h5")).raise_errors("skip")
+
+
+def test_bad_structures_that_are_kept_are_no_errors(write: Write) -> None:
+    report = check(write({4: make_group(4, 6) | {"mult": np.zeros(6)}}))
+    report.raise_errors("keep")
+    assert report.error_lines[0].endswith("all structures are bad; check data.units and data.keys")
+
+
+def test_charges_may_be_of_any_type_of_numbers(write: Write) -> None:
+    for dtype in (np.bool_, np.uint8, np.int8, ">i4", np.float16):
+        charge = np.array([0, 1, 0, 1, 0, 1]).astype(dtype)
+        path = write({4: make_group(4, 6) | {"charge": charge, "mult": 1 + charge.astype(int)}})
+        assert not check(path).error_lines
+        assert read_fidelity(path, labels=LABELS)[4]["charge"].tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_a_structure_with_several_problems_is_listed_once_in_the_table_of_skipped_ones(write: Write) -> None:
