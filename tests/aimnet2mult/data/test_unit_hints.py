@@ -118,6 +118,30 @@ def test_energies_and_forces_in_different_units_are_recognized(
     assert hints_of(vibrations(atoms=atoms, energy_unit=energy_unit, force_unit=force_unit)) == expected
 
 
+def waters(**units: float) -> Group:
+    """Return vibrations of water with its usual distances."""
+    (group,) = vibrations([[8, 1, 1]], **units)
+    shape = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    return group | {"coord": group["coord"] - group["coord"].mean(axis=0) + shape}
+
+
+@pytest.mark.parametrize(("name", "factor"), [("bohr", BOHR), ("pm", 0.01)])
+def test_coordinates_in_another_unit_are_recognized(name: str, factor: float) -> None:
+    group = waters()
+    assert hints_of([group]) == []
+    hint = f"the coordinates look like {name} instead of Å; set data.units.coord={name}"
+    assert hints_of([group | {"coord": group["coord"] / factor}]) == [hint]
+
+
+def test_atomic_units_throughout_are_recognized() -> None:
+    group = waters(energy_unit=HARTREE, force_unit=HARTREE / BOHR)
+    assert hints_of([group | {"coord": group["coord"] / BOHR}]) == [
+        "the energies look like Hartree instead of eV; set data.units.energy=Hartree",
+        "the forces look like Hartree/Bohr instead of eV/Å; set data.units.forces=Hartree/Bohr",
+        "the coordinates look like bohr instead of Å; set data.units.coord=bohr",
+    ]
+
+
 def test_large_forces_are_recognized_without_energies() -> None:
     groups = [{k: v for k, v in g.items() if k != "energy"} for g in vibrations(force_unit=KCAL)]
     (hint,) = hints_of(groups)
