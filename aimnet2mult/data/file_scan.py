@@ -92,7 +92,8 @@ class FileScan:
         for label, found in self._infinite.items():
             places = "; ".join(where for _, where in found[:3])
             count = sum(number for number, _ in found)
-            self._warn([f"{count:,} values of {label} are infinite and treated as missing ({places})"])
+            values = f"1 value of {label} is" if count == 1 else f"{count:,} values of {label} are"
+            self._warn([f"{values} infinite and treated as missing ({places})"])
         if self._compositions:
             self._finish_structures(np.flatnonzero(np.concatenate(self.good)))
 

@@ -213,7 +213,8 @@ def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
     if not len(rows):
         return ""
     symbols = join_symbols(np.unique(group["numbers"][unknown]).tolist())
-    return f"no reference energy for {symbols} in {len(rows)} structures of group {size:03d}"
+    structures = "1 structure" if len(rows) == 1 else f"{len(rows)} structures"
+    return f"no reference energy for {symbols} in {structures} of group {size:03d}"
 
 
 def _element(path: Path, key: object) -> int:
