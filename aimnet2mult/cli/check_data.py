@@ -89,7 +89,7 @@ def _show(report: Report) -> None:
         for name, text in _rows(summary):
             click.echo(f"  {name:<22}{text}")
     for kind, lines in (
-        ("error", [*report.errors.lines(), *report.bad_structures.lines()]),
+        ("error", report.error_lines),
         ("warning", report.warnings.lines()),
     ):
         for line in lines:

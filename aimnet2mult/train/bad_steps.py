@@ -132,10 +132,19 @@ class BadStepReport:
             why = "no structure alone is the cause"
             if found:
                 self._named.update((group, row) for row in found)
-                return self._names(group, found), True
+                return self._describe(group, [*found, *known], rows, is_new=True)
         if known:
-            return self._names(group, known), False
+            return self._describe(group, known, rows, is_new=False)
         return f"{why}; the batch consists of {self._names(group, rows.tolist())}", self._unexplained.add(why)
+
+    def _describe(self, group: int, bad: Sequence[int], rows: Rows, *, is_new: bool) -> tuple[str, bool]:
+        """Return the structures that are the cause; if they are most of the batch, the weights are suspicious too."""
+        names = self._names(group, bad)
+        if len(rows) == 1 or len(bad) < min(len(rows), MAX_NAMED):
+            return names, is_new
+        count = f"all {len(rows)}" if len(bad) == len(rows) else f"{len(bad)} or more of the {len(rows)}"
+        hint = "unless they are all wrong, the weights have become too large: lower the learning rate"
+        return f"{count} structures of the batch ({hint}): {names}", self._unexplained.add(hint)
 
     def _load(self, group: int, rows: Rows) -> Batch:
         components = self._components

@@ -265,6 +265,8 @@ def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn |
     """
     key = f"fn of loss component {name!r}"
     function = load_object(component["fn"], key)
+    if inspect.isclass(function) or not callable(function):
+        raise ConfigError(f"{key} is {component['fn']}, which is not a function of y_pred and y_true")
     kwargs = component.get("kwargs") or {}
     try:
         bound = inspect.signature(function).bind(y_pred=None, y_true=None, **kwargs)

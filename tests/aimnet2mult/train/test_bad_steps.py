@@ -331,6 +331,15 @@ def test_a_failed_search_names_the_batch(tmp_path: Path, monkeypatch: pytest.Mon
     )
 
 
+def test_if_all_structures_of_a_batch_are_bad_the_weights_may_be_the_cause(tmp_path: Path) -> None:
+    report = Report(tmp_path, bad=range(TRAINED))
+    for iteration in range(1, 10):
+        report.report(iteration)
+    assert [sorted(rows) for rows in report.named] == [sorted(report.batch(index)) for index in (0, 1, 3, 7)]
+    hint = "unless they are all wrong, the weights have become too large: lower the learning rate"
+    assert all(text.startswith(f"all 4 structures of the batch ({hint}): ") for text in report.bus.texts)
+
+
 def test_the_number_of_alerts_is_limited(tmp_path: Path) -> None:
     report = Report(tmp_path, bad=range(TRAINED), max_alerts=2)
     for iteration in (1, 2, 3, 4):

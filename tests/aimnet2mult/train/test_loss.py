@@ -368,6 +368,8 @@ def test_nothing_is_read_from_the_device() -> None:
             "unexpected keyword argument 'kee'",
         ),
         ({"a": component("force", 1.0)}, "component 'a' has an unknown label 'force'.*Did you mean 'forces'"),
+        ({"a": {"fn": f"{MODULE}.MTLoss", "weight": 1}}, "which is not a function of y_pred and y_true"),
+        ({"a": {"fn": f"{MODULE}.__name__", "weight": 1}}, "which is not a function of y_pred and y_true"),
         ({"a": {"weight": 1}}, "component 'a' has no 'fn'"),
         ({"a": {"fn": f"{MODULE}.energy_loss_fn"}}, "component 'a' has no 'weight'"),
         ({"a": {"fn": f"{MODULE}.energy_loss_fn", "wieght": 1, "weight": 1}}, "has an unknown key 'wieght'"),
