@@ -179,7 +179,7 @@ class MetricBus:
 
 
 def _reported(title: str, text: str, step: int, level: Level) -> Alert:
-    return Alert(seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level, cause="reported")
+    return Alert(seq=0, time=now_ms(), step=step, title=str(title)[:250], text=str(text)[:4000], level=level, cause="reported")
 
 
 def _copy(values: Mapping[str, float]) -> Mapping[str, float]:
