@@ -31,7 +31,8 @@ def redact(value: Any, name: str = "") -> Any:
 
     A value is redacted if its name, or the name of a mapping that contains it, looks like the name of a credential. In
     a URL, only the login and the parameters with such names are redacted. Values that JSON cannot represent
-    (infinities, NaN, integers beyond 64 bits, objects) are replaced by their ``str``, invalid Unicode by escape sequences.
+    (infinities, NaN, integers beyond 64 bits, objects) are replaced by their ``str``, and invalid Unicode by
+    escape sequences.
     """
     if isinstance(value, Mapping):
         return {_text(k): redact(v, f"{name}.{k}") for k, v in value.items()}
@@ -102,4 +103,7 @@ def _scalar(value: Any) -> int | float | str:
 
 def _text(value: Any) -> str:
     # The name of a file may not be valid Unicode, and then JSON cannot represent it.
-    return str(value).encode(errors="backslashreplace").decode()
+    try:
+        return str(value).encode(errors="backslashreplace").decode()
+    except Exception:  # noqa: BLE001 - an object of the user, whose conversion may fail
+        return f"<{type(value).__name__}>"

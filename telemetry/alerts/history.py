@@ -82,6 +82,6 @@ class MetricHistory:
         self.baseline = median(self._values)
         deviation = MAD_TO_STD * median(abs(value - self.baseline) for value in self._values)
         fraction = MIN_DEVIATION if len(self._values) >= EARLY_POINTS else self._min_deviation_early
-        deviation = max(deviation, fraction * abs(self.baseline))
+        deviation = max(deviation, fraction * abs(self.baseline)) or fraction * self.level.scale
         # A metric that was always 0 provides no scale.
         return self.baseline + self._settings.factor * deviation if deviation else math.inf
