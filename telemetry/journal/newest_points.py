@@ -73,11 +73,16 @@ def newest_points(
         max_bytes -= len(line)
         if max_bytes < 0 or len(points) == max_points:
             break
-        record = decode(line) if any(mark in line for mark in marks) else None
-        wanted = isinstance(record, Scalars) and record.stream in streams and record.step <= step
-        if wanted and not attempts.is_superseded(record):
-            points[record.seq] = record
+        point = _point(line, marks)
+        if point is not None and point.step <= step and not attempts.is_superseded(point):
+            points[point.seq] = point
     return [points[seq] for seq in sorted(points)]
+
+
+def _point(line: bytes, marks: Collection[bytes]) -> Scalars | None:
+    """Return the point in a line that contains one of ``marks``."""
+    record = decode(line) if any(mark in line for mark in marks) else None
+    return record if isinstance(record, Scalars) else None
 
 
 def _attempts(folder: Path) -> Attempts:
