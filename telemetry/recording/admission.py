@@ -31,8 +31,9 @@ class Admission:
         self._warn_once = WarnOnce()
         self._pid = os.getpid()
 
-    def due(self, streams: Sequence[str], step: int, *, final: bool) -> tuple[str, ...]:
-        """Return the streams to record at an iteration; ``final`` makes all of them due."""
+    def due(self, streams: Sequence[str] | str, step: int, *, final: bool) -> tuple[str, ...]:
+        """Return the streams, or the only one, to record at an iteration; ``final`` makes all of them due."""
+        streams = (streams,) if isinstance(streams, str) else streams
         try:
             number = parse_step(step)
         except ValueError as error:
