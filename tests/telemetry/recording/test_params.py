@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from telemetry import SettingError, open_run, read_header
@@ -68,7 +67,6 @@ def test_the_values_become_lists_and_scalars() -> None:
         "level": Level.HIGH,
         "mode": Mode.FAST,
         "array": np.array([[1, 2], [3, 4]]),
-        "tensor": torch.tensor([0.5]),
         "large": np.zeros((100, 100)),
         "set": {"b", "a"},
         "tuple": (1, (2,)),
@@ -79,7 +77,6 @@ def test_the_values_become_lists_and_scalars() -> None:
         "level": 3,
         "mode": "fast",
         "array": [[1, 2], [3, 4]],
-        "tensor": [0.5],
         "large": "ndarray of 10000 elements",
         "set": ["a", "b"],
         "tuple": [1, [2]],
