@@ -3,7 +3,9 @@
     python tools/make_golden_runs.py tests/data/golden-runs/v2
     python tools/make_golden_runs.py tests/data/golden-runs/v1 NAME...
 
-The first command writes all runs, and the second adds some. Existing files are never replaced. Only public names and commands are used, so the script remains valid when modules move.
+The first command writes all runs, and the second adds some. Existing files are never replaced.
+
+Only public names and commands are used, so the script remains valid when modules move.
 The runs are created in ``/tmp/golden`` and then copied, because sinks record absolute paths. The hostname must be
 ``node01``: run the script, for example, as root with ``unshare --uts sh -c 'hostname node01; …'``.
 """
@@ -317,8 +319,9 @@ def reporting_attempt(run: Path) -> None:
         settings=Settings(every=1),
         sinks=[],
     )
-    for step in range(1, 36):
-        bus.publish("train", step, {"loss": 1.0 - 0.02 * step if step <= 21 else 20.0})
+    losses = [1.0 - 0.02 * step for step in range(1, 22)] + [20.0] * 14
+    for step, loss in enumerate(losses, start=1):
+        bus.publish("train", step, {"loss": loss})
     bus.publish("val", 35, {"E_r2": 0.25, "F_r2": 0.5})
     bus.publish("val", 35.5, {"E_r2": 0.25})  # type: ignore[arg-type]
     bus.publish("val", 36, {"E_r2": "high"})  # type: ignore[dict-item]

@@ -132,8 +132,6 @@ class MTLoss:
             return sums / counts.clamp(min=1)
         whole = counts.clone()
         self._communicator.all_reduce_sum(whole)
-        for index in self._uncounted:
-            whole[index].fill_(ranks)
         return sums * ranks / whole.clamp(min=1)
 
 
