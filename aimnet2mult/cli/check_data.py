@@ -24,7 +24,10 @@ FILE = UserPath()
 @click.argument("words", metavar="FILES... [KEY=VALUE]...", nargs=-1, required=True)
 @click.option("--val", "val_files", type=FILE, multiple=True, help="File of validation data; repeatable.")
 @click.option(
-    "--min-distance", metavar="Å", type=click.FloatRange(min=0), help="Smallest distance of two atoms (default: 0.3)."
+    "--min-distance",
+    metavar="Å",
+    type=click.FloatRange(min=0),
+    help="Smallest distance between two atoms (default: 0.3).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
@@ -36,10 +39,11 @@ def check_data(
     min_distance: float | None,
     as_json: bool,
 ) -> None:
-    """Check data FILES as training does, and show what they contain.
+    """Check data files as training does.
 
-    Settings such as data.units.energy=Ha, data.keys.energy=E_wb97m or data.y=[energy,forces] are those of training. By
-    default, all labels are checked that the files contain. The exit code is 1 if there are errors, otherwise 0.
+    Shows what the files contain, and all problems with file, group and row. Settings such as data.units.energy=Ha,
+    data.keys.energy=E_wb97m or data.y=[energy,forces] are those of training. By default, all labels that the files
+    contain are checked. The exit code is 1 if there are errors, otherwise 0.
     """
     if find_spec("h5py") is None:
         raise click.ClickException("the package h5py is not installed; run: pip install h5py")
@@ -96,14 +100,19 @@ def _show(report: Report) -> None:
 
 def _rows(summary: FileSummary) -> list[tuple[str, str]]:
     from aimnet2mult.data.compositions import join_symbols
+    from aimnet2mult.data.places import counted
 
     rows = [
-        ("structures", f"{summary.structures:,} in {summary.groups} groups"),
+        ("structures", f"{summary.structures:,} in {counted(summary.groups, 'group')}"),
         ("bad structures", f"{summary.bad_structures:,}"),
         ("atoms", f"{summary.atoms:,}"),
         ("elements", join_symbols(summary.elements) or "none"),
-        *((label, f"{count:,} structures") for label, count in summary.labels.items()),
+        *((label, counted(count, "structure")) for label, count in summary.labels.items()),
     ]
+    if not summary.labels:
+        rows.append(("labels", "none"))
+    if summary.other_arrays:
+        rows.append(("other arrays", ", ".join(summary.other_arrays)))
     if summary.energies:
         rows.append(("energies", summary.energies.removeprefix("energies ")))
     if summary.force_rms is not None:

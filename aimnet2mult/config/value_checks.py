@@ -50,12 +50,14 @@ def _check_data(config: Config) -> Iterator[str]:
 
 
 def check_arrays(data: Data) -> Iterator[str]:
-    """Yield a message for each name in the section ``data`` that is no label or no array of a data set."""
+    """Yield a message for each label, array and unit in the section ``data`` that does not exist."""
     yield from _check_labels("data.y", data.y)
     known = (*INPUT_NAMES, *LABELS)
     for name in data.keys:
         if name not in known:
             yield f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}"
+    for name, unit in data.units.to_dict().items():
+        yield from _check_unit(f"data.units.{name}", unit, LABELS[name].source_unit if name in LABELS else "angstrom")
 
 
 def _check_labels(source: str, names: Sequence[Any]) -> Iterator[str]:

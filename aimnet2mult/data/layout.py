@@ -15,6 +15,7 @@ import h5py
 import numpy.typing as npt
 
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
+from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import LABELS
 
@@ -57,6 +58,8 @@ class Layout:
 
     groups: Sequence[SizeGroup]
     problems: Sequence[str]
+    other_arrays: Sequence[str]
+    """Names of the arrays that are not read."""
 
 
 @contextlib.contextmanager
@@ -110,7 +113,13 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         if "numbers" in arrays:
             rows = len(arrays["numbers"])
             usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
-    return Layout(groups=sorted(usable, key=lambda group: group.atoms), problems=problems)
+    read = set(map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels)))
+    found = {name for group in groups.values() for name, member in group.items() if isinstance(member, h5py.Dataset)}
+    return Layout(
+        groups=sorted(usable, key=lambda group: group.atoms),
+        problems=problems,
+        other_arrays=sorted(found - read),
+    )
 
 
 def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) -> npt.NDArray[Any]:
@@ -170,9 +179,9 @@ def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file
         has = [name for name, group in groups.items() if key in group]
         lacks = [name for name in groups if name not in has]
         if has and lacks:
-            more = f" (nor do {len(lacks) - 1} others)" if len(lacks) > 1 else ""
+            more = f" and {counted(len(lacks) - 1, 'other')} do" if len(lacks) > 1 else " does"
             problems.append(
-                f"{path}: group {has[0]} has {key!r} and group {lacks[0]} does not{more}; "
+                f"{path}: group {has[0]} has {key!r}, but group {lacks[0]}{more} not; "
                 "write it to every group (NaN for missing labels) or to none"
             )
     return problems

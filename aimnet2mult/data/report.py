@@ -62,6 +62,8 @@ class FileSummary:
     """Atomic numbers, in ascending order."""
     labels: dict[str, int] = field(default_factory=dict)
     """Number of structures with each label that is in the file."""
+    other_arrays: list[str] = field(default_factory=list)
+    """Names of the arrays that are not read."""
     energies: str = ""
     """Range and RMS of the energies after subtracting fitted reference energies."""
     force_rms: float | None = None
@@ -110,14 +112,13 @@ class Report:
         lines = self.errors.lines() + ([] if skip else self.bad_structures.lines())
         if not lines:
             return
-        remedy = ""
-        if self.bad_rows and not skip:
-            remedy = "correct them, or leave them out with data.on_bad_structure=skip"
+        has_bad = bool(self.bad_rows) and not skip
         if len(lines) == 1:
-            raise DataError(lines[0] + (f"; {remedy.replace('them', 'it')}" if remedy else ""))
+            remedy = "; correct the structure, or leave it out with data.on_bad_structure=skip" if has_bad else ""
+            raise DataError(lines[0] + remedy)
         count = len(self.errors) + (0 if skip else len(self.bad_structures))
-        head = f"the data have {count:,} problems" + (f"; bad structures: {remedy}" if remedy else "")
-        raise DataError("\n  ".join([f"{head}:", *lines]))
+        remedy = "; correct bad structures, or leave them out with data.on_bad_structure=skip" if has_bad else ""
+        raise DataError("\n  ".join([f"the data have {count:,} problems{remedy}:", *lines]))
 
     def csv(self) -> str:
         """Return a table of the bad structures: file, group, row and reason."""

@@ -82,7 +82,7 @@ class Training:
             self._validation.run(state.iteration)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
-            self._console.say(f"all {epochs} epochs have already been completed; increase trainer.epochs to continue")
+            self._console.say(f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue")
             # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
             self._bus.flush()
             self._consensus.should_stop(now=True)

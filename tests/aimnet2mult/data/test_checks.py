@@ -58,9 +58,9 @@ COORD, NUMBERS, CHARGE = (make_group(4, 6)[key] for key in ("coord", "numbers", 
     [
         (change(numbers=None), "group 004 has no 'numbers'; it has charge, coord, energy"),
         (change(coord=None), "group 004 has no 'coord'"),
-        (change(energy=None), "group 003 has 'energy' and group 004 does not"),
-        (change(forces=np.zeros((6, 4, 3))), "group 004 has 'forces' and group 003 does not"),
-        (change(mult=np.ones(6)), "group 004 has 'mult' and group 003 does not"),
+        (change(energy=None), "group 003 has 'energy', but group 004 does not"),
+        (change(forces=np.zeros((6, 4, 3))), "group 004 has 'forces', but group 003 does not"),
+        (change(mult=np.ones(6)), "group 004 has 'mult', but group 003 does not"),
         (change(energy=np.zeros((6, 1))), "group 004: 'energy' has shape (6, 1), expected (6,)"),
         (change(charge=np.zeros((6, 1))), "'charge' has shape (6, 1), expected (6,)"),
         (change(energy=np.zeros(5)), "'energy' has shape (5,), expected (6,)"),
@@ -262,7 +262,7 @@ def test_all_problems_of_all_files_are_in_one_exception(write: Write) -> None:
     assert head.endswith("or leave them out with data.on_bad_structure=skip:")
     text = "\n".join(lines)
     assert f"{three}, group 004: 'energy' has shape (5,), expected (6,)" in text
-    assert f"{one}: group 004 has 'mult' and group 003 does not" in text
+    assert f"{one}: group 004 has 'mult', but group 003 does not" in text
     assert f"{one}, group 004, row 1: mult is 0" in text
     assert text.count("charge is nan") == 20
     assert "and 20 more: invalid charge" in text

@@ -74,7 +74,7 @@ def hints_of(groups: list[Group]) -> list[str]:
         report = check_files([path], labels=("energy", "forces"), min_distance=0)
         assert report.ok
         lines = [line.removeprefix(f"{path}: ") for line in report.warnings.lines()]
-        return [line for line in lines if "outlier" not in line and "structures" not in line]
+        return [line for line in lines if "outlier" not in line and "structure" not in line]
 
 
 @pytest.mark.parametrize("atoms", [ATOMS, SEMIEMPIRICAL, PSEUDOPOTENTIAL, {}], ids=["all", "xtb", "gth", "formation"])
