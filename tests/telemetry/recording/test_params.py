@@ -84,6 +84,15 @@ def test_the_values_become_lists_and_scalars() -> None:
     }
 
 
+def test_an_object_that_is_no_array_is_left_as_it_is() -> None:
+    class Table:
+        def tolist(self) -> list[int]:
+            return [1, 2]
+
+    table = Table()
+    assert plain_params({"table": table}) == {"table": table}
+
+
 def test_arguments_of_a_script_are_recorded(tmp_path: Path) -> None:
     arguments = argparse.Namespace(
         lr=0.1, data=Path("a.h5"), dtype=np.float32(0.5), api_key="s3cr3t", optimizer=Optimizer
