@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from aimnet.data import SizeGroupedDataset
@@ -185,6 +186,21 @@ def test_the_fingerprint_depends_on_skipped_structures_but_not_on_origins(files:
     for group in data.train.groups:
         group["origin"] += 1
     assert data.fingerprint() == before
+
+
+def test_the_checksum_of_a_file_depends_only_on_its_content(files: list[Path], write: Write) -> None:
+    validation = write({3: make_group(3, 5, labels=("charges",), seed=9)}, "val.h5")
+    data = load(files, val_files={1: validation})
+    keys = [f"data.{part}.{index}" for part, index in (("fidelity_datasets", 0), ("fidelity_datasets", 1))]
+    assert list(data.checksums) == [*keys, "data.val_fidelity_datasets.1"]
+    moved = files[0].rename(files[0].with_name("moved.h5"))
+    other = load([moved, files[1]], seed=4, batch_size=100, val_fraction=0.5)
+    assert other.checksums == {key: data.checksums[key] for key in keys}
+    with h5py.File(moved, "a") as file:
+        file["009/forces"][5, 8, 2] += 1
+    changed = load([moved, files[1]])
+    assert changed.checksums[keys[0]] != data.checksums[keys[0]]
+    assert changed.checksums[keys[1]] == data.checksums[keys[1]]
 
 
 def test_groups_of_eight_batches_are_not_padded(files: list[Path]) -> None:
