@@ -120,7 +120,7 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/train/reporter.py": [],
     "aimnet2mult/train/skipped_structures.py": ["tests/aimnet2mult/train/test_validation.py"],
     "aimnet2mult/train/validation.py": [],
-    "aimnet2mult/train/validation_metrics.py": [],
+    "aimnet2mult/train/validation_metrics.py": ["tests/aimnet2mult/train/test_validation.py"],
 }
 
 
