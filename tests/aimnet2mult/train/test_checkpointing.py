@@ -6,7 +6,7 @@ import os
 import random
 import stat
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,17 @@ def test_a_checkpoint_has_the_documented_keys(tmp_path: Path) -> None:
         "owes_validation": False,
         "best": {"metric": "loss", "value": 0.5},
     }
+
+
+def test_packages_that_are_not_installed_do_not_prevent_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_found(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("aimnet2mult.train.checkpointing.version", not_found)
+    content = torch.load(write(tmp_path, 1), weights_only=True)
+    assert set(content["versions"].values()) == {"not installed"}
 
 
 def test_loading_restores_the_weights_and_the_validation_and_returns_the_iteration(tmp_path: Path) -> None:
