@@ -249,6 +249,13 @@ def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
         load([write({4: arrays})], labels=("energy", "forces"))
 
 
+def test_a_label_of_some_groups_is_a_label_of_the_fidelity(write: Write) -> None:
+    without = make_group(3, 12) | {"energy": np.full(12, np.nan)}
+    data = load([write({3: without, 4: make_group(4, 12)})], labels=("energy",))
+    assert data.labels == (("energy",),)
+    assert data.saes[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
