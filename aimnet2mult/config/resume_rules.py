@@ -93,9 +93,9 @@ def load_config(
     """
     old = load([run / CONFIG_FILE], check_inputs=False)
     new = load([run / CONFIG_FILE, *files], overrides, problems=problems, check_inputs=False)
-    old_values, new_values = dict(flatten(old.to_dict())), dict(flatten(new.to_dict()))
+    old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
-    for key in _keys(old_values, new_values):
+    for key in dict.fromkeys([*old_values, *new_values]):
         before, after = old_values.get(key), new_values.get(key)
         moved = key.startswith(MOVABLE) and key in old_values and key in new_values
         if not moved and not key.startswith(CHANGEABLE):
@@ -131,17 +131,16 @@ def load_definition(run: Path, requested: Mapping[str, Any] | None, problems: Pr
         ConfigError: The definition cannot be read.
     """
     definition = read_yaml(run / MODEL_FILE)
-    old, new = dict(flatten(definition)), dict(flatten(requested or definition))
-    for key in _keys(old, new):
+    old, new = _values(definition), _values(requested or definition)
+    for key in dict.fromkeys([*old, *new]):
         for change in _describe_change(f"the model's {key}", old.get(key), new.get(key), run):
             problems.add(change)
     return definition
 
 
-def _keys(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """Return the keys of flat settings, without empty mappings that have items on the other side."""
-    keys = list(dict.fromkeys([*old, *new]))
-    return [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+def _values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by dotted key; an empty mapping has none."""
+    return {key: value for key, value in flatten(settings) if value != {}}
 
 
 def _describe_change(key: str, old: object, new: object, run: Path) -> list[str]:

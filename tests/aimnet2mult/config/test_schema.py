@@ -333,6 +333,12 @@ def test_fidelities_are_named_by_index_by_default(dataset: str) -> None:
     assert config.fidelity_names == ("fid0", "accurate")
 
 
+def test_components_of_the_loss_are_named_if_it_has_any(dataset: str) -> None:
+    assert load([], [dataset]).loss.components == ["energy", "forces", "charges", "spin_charges"]
+    assert load([], [dataset, "loss.class=torch.nn.MSELoss"]).loss.components == []
+    assert load([], [dataset, "loss.class=torch.nn.MSELoss", "loss.kwargs.components=[1]"]).loss.components == []
+
+
 def test_units_are_those_of_the_labels_by_default(dataset: str) -> None:
     units = load([], [dataset, "telemetry.units.energy=eV/particle"]).units
     assert (units["energy"], units["forces"]) == ("eV/particle", "kcal/mol/Å")

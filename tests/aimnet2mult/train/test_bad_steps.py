@@ -256,8 +256,8 @@ class Reported(NullBus):
 class Report:
     """The report of a run on 12 structures in three batches, some of them spoiled."""
 
-    def __init__(self, folder: Path, bad: Sequence[int] = (), **options: Any) -> None:
-        config = load([], settings(folder, bad))
+    def __init__(self, folder: Path, bad: Sequence[int] = (), *, batch_size: int = 4, **options: Any) -> None:
+        config = load([], [*settings(folder, bad), f"data.samplers.train.batch_size={batch_size}"])
         self.components = build_components(config, {"class": "support.tiny_model.FragileCore"}, folder)
         self.bus, self.output = Reported(), io.StringIO()
         console = Console({}, epochs=1, stream=self.output)
@@ -307,6 +307,13 @@ def test_if_no_structure_is_the_cause_the_batch_is_named_ever_less_often(tmp_pat
     # The first, second, fourth and eighth time.
     assert [sorted(rows) for rows in report.named] == [sorted(report.batch(index)) for index in (0, 1, 3, 7)]
     assert all(text.startswith("no structure alone is the cause; the batch consists of ") for text in report.bus.texts)
+
+
+def test_up_to_ten_structures_of_a_batch_are_named(tmp_path: Path) -> None:
+    report = Report(tmp_path, batch_size=TRAINED)
+    report.report(1)
+    assert report.named == [report.batch(0)[:10]]
+    assert report.bus.texts[0].endswith("; and 2 more")
 
 
 def test_non_finite_weights_are_the_cause_of_everything(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class Harness:
         config, self.components = build_tiny(folder, *settings, communicator=communicator)
         self.bus, self.stop, self.output = RecordingBus(), StopSignal(), io.StringIO()
         self.best = folder / "checkpoints/best.pt"
+        self.evaluated = 0
         reporter = Reporter(
             self.bus,
             train_sums=self.components.train_sums,
@@ -124,10 +125,10 @@ class Harness:
 
     def stop_in_batch(self, number: int) -> None:
         """Request a stop during a batch, counted from 1."""
-        calls = iter(range(1, 100))
 
         def hook(*_: object) -> None:
-            if next(calls) == number:
+            self.evaluated += 1
+            if self.evaluated == number:
                 self.stop.signal = 15
 
         self.components.model.register_forward_hook(hook)
@@ -158,9 +159,11 @@ def test_each_validation_starts_from_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_interrupted_validation_publishes_nothing_and_is_pending(tmp_path: Path, batch: int) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
+    assert not harness.validation.pending
     harness.stop_in_batch(batch)
     harness.validation.run(3)
     assert harness.validation.pending
+    assert harness.evaluated == batch
     assert harness.validation.state_dict()["owes_validation"]
     assert (harness.bus.points, harness.best.exists()) == ([], False)
 
