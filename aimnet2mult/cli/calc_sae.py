@@ -29,7 +29,7 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
     from aimnet2mult.data.label_summary import summarize_labels
     from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
 
-    section = load_data_settings(settings)
+    section = load_data_settings((), settings)
     file_format = FileFormat.from_settings(section.keys, section.units.to_dict())
     report = check_files(
         [data],
