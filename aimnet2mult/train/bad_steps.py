@@ -48,6 +48,12 @@ class BadSteps:
         self._report = report
         self._pending: deque[tuple[int, Snapshot]] = deque()
         self._in_a_row = 0
+        self._has_applied = False
+
+    @property
+    def all_skipped(self) -> bool:
+        """Whether every step so far was skipped, as far as the flags have arrived; False before the first step."""
+        return bool(self._in_a_row) and not self._has_applied
 
     def add(self, iteration: int, applied: Tensor) -> None:
         """Note whether the step of an iteration was applied, a scalar boolean, without waiting for it."""
@@ -63,6 +69,7 @@ class BadSteps:
     def _examine(self, iteration: int, applied: Snapshot) -> None:
         if applied.wait():
             self._in_a_row = 0
+            self._has_applied = True
             return
         self._in_a_row += 1
         cause = self._report(iteration)

@@ -138,6 +138,16 @@ def test_too_many_bad_steps_in_a_row_end_the_run(start: Callable[..., tuple[int,
     assert reason.endswith(f"row {reason.split()[-1]}")
 
 
+def test_a_run_none_of_whose_steps_was_applied_is_not_finished(start: Callable[..., tuple[int, Path]]) -> None:
+    code, run = start("trainer.epochs=1", bad=range(TRAINED))
+    assert code == 3
+    receipt = read_receipt(run)
+    assert (receipt.status, receipt.reason) == (
+        "failed",
+        "no training step was applied: loss or gradient was never finite",
+    )
+
+
 def test_single_bad_steps_never_end_the_run(start: Callable[..., tuple[int, Path]]) -> None:
     code, _ = start("trainer.max_bad_steps=3", bad=[7])
     assert code == 0
