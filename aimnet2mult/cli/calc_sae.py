@@ -29,7 +29,7 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
     from aimnet2mult.data.label_summary import summarize_labels
     from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
 
-    section = load_data_settings(settings)
+    section = load_data_settings((), settings)
     file_format = FileFormat.from_settings(section.keys, section.units.to_dict())
     report = check_files(
         [data],
@@ -38,7 +38,7 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
         file_format=file_format,
         min_distance=section.min_distance,
     )
-    report.raise_errors(skip=True)
+    report.raise_errors("skip")
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
         click.echo(f"warning: {line}", err=True)
     dataset = read_fidelity(data, labels=("energy",), file_format=file_format, skipped=report.skipped)

@@ -93,7 +93,7 @@ def load_config(
     """
     old = load([run / CONFIG_FILE], check_inputs=False)
     new = load([run / CONFIG_FILE, *files], overrides, problems=problems, check_inputs=False)
-    old_values, new_values = dict(flatten(old.to_dict())), dict(flatten(new.to_dict()))
+    old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
     for key in dict.fromkeys([*old_values, *new_values]):
         before, after = old_values.get(key), new_values.get(key)
@@ -131,11 +131,16 @@ def load_definition(run: Path, requested: Mapping[str, Any] | None, problems: Pr
         ConfigError: The definition cannot be read.
     """
     definition = read_yaml(run / MODEL_FILE)
-    old, new = dict(flatten(definition)), dict(flatten(requested or definition))
+    old, new = _values(definition), _values(requested or definition)
     for key in dict.fromkeys([*old, *new]):
         for change in _describe_change(f"the model's {key}", old.get(key), new.get(key), run):
             problems.add(change)
     return definition
+
+
+def _values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by dotted key; an empty mapping has none."""
+    return {key: value for key, value in flatten(settings) if value != {}}
 
 
 def _describe_change(key: str, old: object, new: object, run: Path) -> list[str]:

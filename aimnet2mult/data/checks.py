@@ -40,17 +40,18 @@ def check_files(
         file_format: Names and units of the arrays.
         min_distance: Smallest distance between two atoms, in Å.
     """
-    report = Report()
+    report, file_format = Report(), file_format or FileFormat()
     validation = tuple(val_files)
-    scans = []
-    for path in (*files, *validation):
-        scan = FileScan(Path(path), labels, file_format or FileFormat(), min_distance, report)
-        _scan(scan, report)
-        scans.append(scan)
-    training, rest = scans[: len(files)], scans[len(files) :]
+    scans: dict[Path, FileScan] = {}
+    for path in map(Path, (*files, *validation)):
+        # Two fidelities, or training and validation, may use the same file.
+        if path not in scans:
+            scans[path] = FileScan(path, labels, file_format, min_distance, report)
+            _scan(scans[path], report)
+    training, rest = ([scans[Path(path)] for path in part] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
-    if not len(report.errors):
-        _check_labels(report, required, [scan.summary for scan in training])
+    if not len(report.errors) and not report.useless:
+        _check_labels(report, required, [scan.summary for scan in training], file_format)
         _find_unlabeled(report, labels)
     _find_duplicates(report, training, rest)
     return report
@@ -72,13 +73,11 @@ def _scan(scan: FileScan, report: Report) -> None:
     report.files.append(scan.summary)
     if not layout.problems and not any(segment.rows for segment in scan.segments):
         report.errors.add("files without structures", [f"{path} has no structures"])
-    elif scan.summary.structures and scan.summary.structures == scan.summary.bad_structures:
-        report.errors.add(
-            "files without good structures", [f"{path}: all structures are bad; check data.units and data.keys"]
-        )
 
 
-def _check_labels(report: Report, required: Sequence[str], training: Sequence[FileSummary]) -> None:
+def _check_labels(
+    report: Report, required: Sequence[str], training: Sequence[FileSummary], file_format: FileFormat
+) -> None:
     """Report labels that no training file contains."""
     missing = [label for label in required if not any(file.labels.get(label) for file in training)]
     if not missing:
@@ -89,13 +88,19 @@ def _check_labels(report: Report, required: Sequence[str], training: Sequence[Fi
     remedies = [f"leave {them} out: data.y=[{','.join(rest)}]"] if rest else []
     if others:
         remedies.append(f"give {their} with data.keys (other arrays: {', '.join(others)})")
-    elif not rest:
+    else:
         remedies.append(f"give {their} with data.keys")
-    what = f"label{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}"
+    what = f"label{'s' if len(missing) > 1 else ''} {', '.join(_quote(label, file_format) for label in missing)}"
     are = "are" if len(missing) > 1 else "is"
-    files = ", ".join(file.path for file in training)
-    where = f"in none of the data sets {files}" if len(training) > 1 else f"not in the data set {files}"
+    files = list(dict.fromkeys(file.path for file in training))
+    where = f"in none of the data sets {', '.join(files)}" if len(files) > 1 else f"not in the data set {files[0]}"
     report.errors.add("missing labels", [f"{what} {are} {where}; {', or '.join(remedies)}"])
+
+
+def _quote(label: str, file_format: FileFormat) -> str:
+    """Return a label in quotes, with its name in the files if that is another one."""
+    name = file_format.name(label)
+    return repr(label) if name == label else f"{label!r} (data.keys: {name!r})"
 
 
 def _find_unlabeled(report: Report, labels: Sequence[str]) -> None:
@@ -128,7 +133,10 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
 
 def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
     number, one = len(pairs), len(pairs) == 1
-    example = f"{':' if one else ', such as'} {' and '.join(map(places.describe, pairs[0]))}"
+    names = list(map(places.describe, pairs[0]))
+    example = f"{':' if one else ', such as'} {' and '.join(names)}"
+    if names[0] == names[1]:
+        return f"{first.path} is given twice, so its structures may be both in training and in validation"
     if first is second:
         repeated = counted(number, "repeated structure")
         return f"{first.path}: {repeated}, which may be both in training and in validation{example}"

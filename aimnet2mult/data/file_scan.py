@@ -18,7 +18,14 @@ from aimnet2mult.data.places import Places, Segment, counted, place
 from aimnet2mult.data.reference_energies import fit_compositions
 from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import count_electrons, find_bad, find_misfits
-from aimnet2mult.data.unit_hints import ForceEvidence, find_energy_unit, find_precision_loss, unit_hints
+from aimnet2mult.data.unit_hints import (
+    ForceEvidence,
+    find_coord_unit,
+    find_energy_unit,
+    find_precision_loss,
+    shortest_distances,
+    unit_hints,
+)
 from aimnet2mult.errors import DataError
 
 __all__ = ["FileScan"]
@@ -57,6 +64,7 @@ class FileScan:
         self._forces: list[npt.NDArray[np.float32]] = []
         self._compositions: list[tuple[Array, npt.NDArray[np.int32]]] = []
         self._force_evidence = ForceEvidence()
+        self._distances: list[npt.NDArray[np.float64]] = []
         self._infinite: dict[str, list[tuple[int, str]]] = {}
         self._min_distance = min_distance
         self._report = report
@@ -119,6 +127,7 @@ class FileScan:
             self.summary.labels[label] = self.summary.labels.get(label, 0) + labeled
         self.hashes.append(hash_structures(block))
         self._compositions.append(count_compositions(block["numbers"]))
+        self._distances.append(shortest_distances(block))
         self._forces.append(np.full(len(is_atom), np.nan, np.float32))
         if "forces" in block:
             self._force_evidence.add(block)
@@ -161,7 +170,7 @@ class FileScan:
         energy_unit = None
         if known.any():
             energy_unit = self._finish_energies(rows[known], compositions.select(known), energy[known])
-        self._warn(unit_hints(energy_unit, self._force_evidence))
+        self._warn(unit_hints(energy_unit, self._force_evidence, find_coord_unit(self._distances)))
         forces = np.concatenate(self._forces)
         self._warn_of_outliers("forces", rows, find_force_outliers(forces), forces, "force outlier, {:.4g} eV/Å")
 

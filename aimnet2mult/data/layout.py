@@ -196,23 +196,27 @@ def _arrays(
     for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels):
         name = file_format.name(key)
         if name in group:
-            if problem := _type_problem(group[name]):
+            if problem := _type_problem(key, group[name]):
                 problems.append(f": {name!r} {problem}")
             else:
                 arrays[key] = group[name]
         elif key in REQUIRED_INPUTS:
             members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
             problems.append(f" has no {name!r}; {members}")
-    # All arrays have as many rows as the atomic numbers.
-    shape = arrays["numbers"].shape if "numbers" in arrays else ()
-    for key, expected in _shapes(shape[0] if shape else 0, atoms, labels).items():
+    # All arrays have as many rows as the atomic numbers, or as the coordinates if those are not one row per structure.
+    rows = [arrays[key].shape[0] for key, ndim in (("numbers", 2), ("coord", 3)) if _has_ndim(arrays.get(key), ndim)]
+    for key, expected in _shapes(rows[0] if rows else 0, atoms, labels).items():
         if key in arrays and "numbers" in arrays and arrays[key].shape != expected:
             problems.append(f": {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
             del arrays[key]
     return arrays, problems
 
 
-def _type_problem(array: object) -> str:
+def _has_ndim(array: h5py.Dataset | None, ndim: int) -> bool:
+    return array is not None and array.ndim == ndim
+
+
+def _type_problem(key: str, array: object) -> str:
     if array is None:
         return "cannot be opened; it is damaged, or a link to an object that does not exist"
     if not isinstance(array, h5py.Dataset):
@@ -220,8 +224,10 @@ def _type_problem(array: object) -> str:
     if array.shape is None:
         return "is empty"
     if h5py.check_string_dtype(array.dtype) is not None or array.dtype.kind in "SU":
-        return "contains text; expected numbers (for an element its atomic number, such as 8 for O)"
-    if array.dtype.kind not in "iuf":
+        hint = " (for an element its atomic number, such as 8 for O)" if key == "numbers" else ""
+        return f"contains text; expected numbers{hint}"
+    # Charges of 0 and 1 may be stored as booleans.
+    if array.dtype.kind not in ("biuf" if key in OPTIONAL_INPUTS else "iuf"):
         return f"has type {array.dtype}; expected integers or floating-point numbers"
     return ""
 

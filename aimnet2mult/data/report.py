@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -100,23 +100,39 @@ class Report:
         """Number of bad structures."""
         return sum(map(len, self.skipped.values()))
 
-    def raise_errors(self, *, skip: bool = False) -> None:
+    @property
+    def useless(self) -> list[str]:
+        """A line for each file all of whose structures are bad."""
+        return [
+            f"{summary.path}: all structures are bad; check data.units and data.keys"
+            for summary in self.files
+            if 0 < summary.structures == summary.bad_structures
+        ]
+
+    @property
+    def error_lines(self) -> list[str]:
+        """All errors, one line each."""
+        return [*self.errors.lines(), *self.useless, *self.bad_structures.lines()]
+
+    def raise_errors(self, on_bad_structure: Literal["error", "skip", "keep"] = "error") -> None:
         """Raise one exception for all errors.
 
         Args:
-            skip: Whether structures with problems are left out, so that they are no errors.
+            on_bad_structure: Whether bad structures are errors, are left out, or are kept.
 
         Raises:
             DataError: There are errors.
         """
-        lines = self.errors.lines() + ([] if skip else self.bad_structures.lines())
+        useless = [] if on_bad_structure == "keep" else self.useless
+        is_error = on_bad_structure == "error"
+        lines = [*self.errors.lines(), *useless, *(self.bad_structures.lines() if is_error else [])]
         if not lines:
             return
-        has_bad = bool(self.bad_rows) and not skip
+        has_bad = bool(self.bad_rows) and is_error
         if len(lines) == 1:
             remedy = "; correct the structure, or leave it out with data.on_bad_structure=skip" if has_bad else ""
             raise DataError(lines[0] + remedy)
-        count = len(self.errors) + (0 if skip else len(self.bad_structures))
+        count = len(self.errors) + len(useless) + (len(self.bad_structures) if is_error else 0)
         remedy = "; correct bad structures, or leave them out with data.on_bad_structure=skip" if has_bad else ""
         raise DataError("\n  ".join([f"the data have {count:,} problems{remedy}:", *lines]))
 
@@ -146,7 +162,7 @@ class Report:
         """Return the report as plain lists and dictionaries."""
         return {
             "files": [vars(summary) for summary in self.files],
-            "errors": [*self.errors.lines(), *self.bad_structures.lines()],
+            "errors": self.error_lines,
             "warnings": self.warnings.lines(),
             "bad_structures": self.bad_count,
         }

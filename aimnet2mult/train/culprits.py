@@ -30,7 +30,7 @@ def find_culprits(
         limit: maximum number of rows.
     """
     model = copy.deepcopy(model)
-    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda and p.device.index is not None})
+    devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices):
         return _search(rows, lambda part: has_finite_gradient(model, loss_fn, load(part)), limit)
 

@@ -100,6 +100,8 @@ class Training:
         complete = state.iteration == total or self._finished_by_lr
         if not complete or self._validation.pending:
             return Outcome("preempted")
+        if self._bad_steps.all_skipped:
+            return Outcome("not finite", "no training step was applied: loss or gradient was never finite")
         if self._checkpointing.problem:
             reason = f"no checkpoint at iteration {state.iteration}: {self._checkpointing.problem}"
             return Outcome("not saved" if are_finite(self._components.model) else "not finite", reason)

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from click import ClickException
 from click.testing import CliRunner, Result
 
 import aimnet2mult
@@ -180,3 +181,25 @@ def test_a_large_block_of_bad_structures_takes_no_longer(tmp_path: Path) -> None
     assert result.output.count("error: ") == 22
     assert "error: and 4,980 more: atoms closer than 0.3 Å" in result.output
     assert np.array_equal(result.exit_code, 1)
+
+
+def test_a_file_of_settings_gives_the_data_sets_and_their_format(data: h5py.File, tmp_path: Path) -> None:
+    data.move("004/energy", "004/E_wb97m")
+    data.close()
+    config = tmp_path / "train.yaml"
+    config.write_text("data: {fidelity_datasets: {0: a.h5}, y: [energy, forces], keys: {energy: E_wb97m}}\n")
+    result = invoke("--config", config)
+    assert result.exit_code == 0
+    assert result.output.startswith(f"{tmp_path / 'a.h5'}\n")
+    assert "energy                30 structures" in result.output
+    result = invoke("--config", config, "data.y=[energy,charges]")
+    assert result.exit_code == 1
+    assert "label 'charges' is not in the data set" in result.output
+
+
+def test_without_any_data_set_there_is_nothing_to_check(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("seed: 1\n")
+    with pytest.raises(ClickException, match="no data file is given"):
+        CliRunner().invoke(
+            cli, ["check-data", "--config", str(tmp_path / "train.yaml")], standalone_mode=False, catch_exceptions=False
+        )

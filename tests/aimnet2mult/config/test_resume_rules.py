@@ -1,8 +1,19 @@
-"""Runs with a given name are found, newest first."""
+"""Runs are found by name or folder, and only settings that do not define the training change on a resume."""
 
 from pathlib import Path
 
-from aimnet2mult.config.resume_rules import list_newest_first, run_name_at
+import pytest
+
+from aimnet2mult.config.merge import write_yaml
+from aimnet2mult.config.resume_rules import find_run, list_newest_first, load_config, load_definition, run_name_at
+from aimnet2mult.config.schema import Config, load
+from aimnet2mult.errors import ConfigError, Problems
+from aimnet2mult.quantities import LABELS
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+# ---- finding runs
 
 
 def test_runs_are_sorted_by_start_time_and_number(tmp_path: Path) -> None:
@@ -22,7 +33,143 @@ def test_a_new_run_is_found_by_its_name(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "train.yaml").touch()
         assert list_newest_first("r.1", tmp_path)[0] == folder
+    first, second = sorted(folder.name for folder in tmp_path.iterdir())
+    assert second == f"{first}-2"
 
 
 def test_the_folder_of_the_runs_may_not_exist_yet(tmp_path: Path) -> None:
     assert list_newest_first("a", tmp_path / "runs") == []
+
+
+def test_a_run_is_a_folder_with_settings_given_by_path_or_name(tmp_path: Path) -> None:
+    (tmp_path / "runs/r").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"no run 'r': neither r nor .*runs/r contains a train.yaml"):
+        find_run("r", tmp_path / "runs")
+    (tmp_path / "runs/r/train.yaml").touch()
+    assert find_run("r", tmp_path / "runs") == tmp_path / "runs/r"
+    assert find_run(str(tmp_path / "runs/r"), tmp_path) == tmp_path / "runs/r"
+
+
+# ---- settings of a resume
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Return the folder of a run with every kind of input file."""
+    for name in ("a.h5", "b.h5", "v.h5"):
+        (tmp_path / name).write_bytes(HDF5)
+    (tmp_path / "w.pt").write_bytes(b"PK")
+    (tmp_path / "sae.yaml").touch()
+    inputs = {
+        "data.fidelity_datasets.0": "a.h5",
+        "data.fidelity_datasets.1": "b.h5",
+        "data.val_fidelity_datasets.0": "v.h5",
+        "data.sae.energy.files.1": "sae.yaml",
+        "load": "w.pt",
+    }
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_yaml(folder / "train.yaml", load([], [f"{key}={tmp_path / name}" for key, name in inputs.items()]).to_dict())
+    return folder
+
+
+def resume(run: Path, *overrides: str, restarts: bool = False) -> tuple[Config, list[str]]:
+    problems = Problems()
+    result = load_config(run, [], overrides, problems=problems, restarts=restarts)
+    problems.raise_any()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("override", "inexact"),
+    [
+        ("trainer.epochs=7", ""),
+        ("trainer.on_bad_step=stop", ""),
+        ("trainer.max_bad_steps=3", ""),
+        ("checkpoint.keep=9", ""),
+        ("data.loaders.train.num_workers=2", ""),
+        ("telemetry.sinks=none", ""),
+        (f"telemetry.units.energy={LABELS['energy'].unit}", ""),
+        ("data.samplers.train.batch_size=5", "data.samplers.train.batch_size was 256, is 5"),
+        ("data.samplers.train.batch_size=256", ""),
+        ("threads=2", "threads was None, is 2"),
+        ("device=cpu", "device was auto, is cpu"),
+    ],
+)
+def test_a_change_is_accepted_and_named_if_it_changes_the_numbers(run: Path, override: str, inexact: str) -> None:
+    config, changes = resume(run, override)
+    assert changes == ([inexact] if inexact else [])
+    key, _, value = override.partition("=")
+    assert key.startswith("telemetry.") or str(_get(config, key)) == value
+
+
+def _get(config: Config, key: str) -> object:
+    value: object = config.to_dict()
+    for word in key.split("."):
+        assert isinstance(value, dict)
+        value = value[word]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=5", r"^seed was 0 in .*run and cannot be 5 after a resume; only trainer.epochs, .* may change$"),
+        ("optimizer.kwargs.lr=1", r"^optimizer.kwargs.lr was 0.0004 "),
+        ("trainer.clip_grad_norm=1", r"^trainer.clip_grad_norm was None "),
+        ("data.fidelity_weights.0=2", r"^data.fidelity_weights.0 was None "),
+        ("data.fidelity_weights={0: 2, 1: 3}", r"^data.fidelity_weights.0 was None .*\n.*weights.1 was None [^\n]*$"),
+        ("data.val_fidelity_datasets.1=${data.val_fidelity_datasets.0}", r"^data.val_fidelity_datasets.1 was None "),
+        ("telemetry.units.energy=eV/particle", r"^telemetry.units.energy was 'kcal/mol' .* cannot be 'eV/particle' "),
+    ],
+)
+def test_a_change_of_the_training_is_refused(run: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resume(run, override)
+
+
+def test_data_that_have_moved_are_asked_for_by_key(run: Path) -> None:
+    data, validation = run.parent / "a.h5", run.parent / "v.h5"
+    for path in (data, validation):
+        path.rename(path.with_suffix(".moved"))
+    with pytest.raises(ConfigError) as error:
+        resume(run)
+    assert str(error.value).splitlines() == [
+        f"{key}: no file {path}; if it has moved, add {key}=PATH to the command"
+        for key, path in (("data.fidelity_datasets.0", data), ("data.val_fidelity_datasets.0", validation))
+    ]
+    moved = f"data.fidelity_datasets.0={data.with_suffix('.moved')}"
+    config, changes = resume(run, moved, f"data.val_fidelity_datasets.0={validation.with_suffix('.moved')}")
+    assert (config.data.fidelity_datasets[0], changes) == (str(data.with_suffix(".moved")), [])
+
+
+def test_weights_are_needed_only_to_start_again(run: Path) -> None:
+    (run.parent / "w.pt").unlink()
+    resume(run)
+    with pytest.raises(ConfigError, match=r"^load: no file .*w.pt$"):
+        resume(run, restarts=True)
+
+
+def test_reference_energies_are_needed_unless_they_are_in_the_run_folder(run: Path) -> None:
+    (run.parent / "sae.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"^data.sae.energy.files.1: no file .*sae.yaml$"):
+        resume(run)
+    (run / "sae").mkdir()
+    (run / "sae/fid1.yaml").touch()
+    resume(run)
+
+
+def test_the_definition_of_the_model_cannot_change(tmp_path: Path) -> None:
+    definition = {"class": "a.Model", "kwargs": {"layers": 2}}
+    write_yaml(tmp_path / "model.yaml", definition)
+    for requested in (None, definition):
+        problems = Problems()
+        assert load_definition(tmp_path, requested, problems) == definition
+        problems.raise_any()
+    problems = Problems()
+    load_definition(tmp_path, {"class": "a.Model", "kwargs": {"layers": 3, "bias": True}}, problems)
+    with pytest.raises(ConfigError) as error:
+        problems.raise_any()
+    layers, bias = str(error.value).splitlines()
+    assert layers.startswith(f"the model's kwargs.layers was 2 in {tmp_path} and cannot be 3 after a resume")
+    assert bias.startswith("the model's kwargs.bias was None ")

@@ -174,7 +174,9 @@ REFUSED = [
     ("seed=-1", r"seed is -1: expected an integer of at least 0, below 4.29497e"),
     ("threads=0", r"threads is 0"),
     ("device=gpu", r"device is 'gpu': expected one of auto, cpu, cuda"),
-    ("run_name=a/b", r"run_name is 'a/b': expected a name of letters, digits and _ \. - only"),
+    ("run_name=a/b", r"run_name is 'a/b': expected a name of letters, digits and _ \. -, not"),
+    ("data.keys.forces=coord", r"data.keys: coord and forces would both be read from 'coord'; name different arrays"),
+    ("data.keys={energy: E, forces: E}", r"data.keys: energy and forces would both be read from 'E'"),
     ("run_name=..", r"run_name is '\.\.'"),
     ("project_name=''", r"project_name is ''"),
     ("data.val_fraction=0", r"data.val_fraction is 0: expected a number above 0, below 1$"),
@@ -329,6 +331,12 @@ def test_a_missing_file_is_rejected_by_name(tmp_path: Path) -> None:
 def test_fidelities_are_named_by_index_by_default(dataset: str) -> None:
     config = load([], [dataset, dataset.replace(".0=", ".1="), "data.fidelity_names.1=accurate"])
     assert config.fidelity_names == ("fid0", "accurate")
+
+
+def test_components_of_the_loss_are_named_if_it_has_any(dataset: str) -> None:
+    assert load([], [dataset]).loss.components == ["energy", "forces", "charges", "spin_charges"]
+    assert load([], [dataset, "loss.class=torch.nn.MSELoss"]).loss.components == []
+    assert load([], [dataset, "loss.class=torch.nn.MSELoss", "loss.kwargs.components=[1]"]).loss.components == []
 
 
 def test_units_are_those_of_the_labels_by_default(dataset: str) -> None:

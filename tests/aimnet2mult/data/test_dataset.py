@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from aimnet.data import SizeGroupedDataset
@@ -187,6 +188,21 @@ def test_the_fingerprint_depends_on_skipped_structures_but_not_on_origins(files:
     assert data.fingerprint() == before
 
 
+def test_the_checksum_of_a_file_depends_only_on_its_content(files: list[Path], write: Write) -> None:
+    validation = write({3: make_group(3, 5, labels=("charges",), seed=9)}, "val.h5")
+    data = load(files, val_files={1: validation})
+    keys = [f"data.{part}.{index}" for part, index in (("fidelity_datasets", 0), ("fidelity_datasets", 1))]
+    assert list(data.checksums) == [*keys, "data.val_fidelity_datasets.1"]
+    moved = files[0].rename(files[0].with_name("moved.h5"))
+    other = load([moved, files[1]], seed=4, batch_size=100, val_fraction=0.5)
+    assert other.checksums == {key: data.checksums[key] for key in keys}
+    with h5py.File(moved, "a") as file:
+        file["009/forces"][5, 8, 2] += 1
+    changed = load([moved, files[1]])
+    assert changed.checksums[keys[0]] != data.checksums[keys[0]]
+    assert changed.checksums[keys[1]] == data.checksums[keys[1]]
+
+
 def test_groups_of_eight_batches_are_not_padded(files: list[Path]) -> None:
     """Structures of 3, 4, 5 and 9 atoms: 31, 14, 33 and 6, the last of which are merged into the ones before."""
     assert load(files, val_fraction=0, batch_size=1).train.keys() == [3, 4, 9]
@@ -231,6 +247,13 @@ def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
     arrays = make_group(4, 6) | {"forces": np.full((6, 4, 3), np.nan)}
     with pytest.raises(DataError, match=r"label 'forces' is not in the data set"):
         load([write({4: arrays})], labels=("energy", "forces"))
+
+
+def test_a_label_of_some_groups_is_a_label_of_the_fidelity(write: Write) -> None:
+    without = make_group(3, 12) | {"energy": np.full(12, np.nan)}
+    data = load([write({3: without, 4: make_group(4, 12)})], labels=("energy",))
+    assert data.labels == (("energy",),)
+    assert data.saes[0]
 
 
 @pytest.mark.parametrize(

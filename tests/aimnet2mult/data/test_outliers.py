@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aimnet2mult.data.checks import check_files
+from aimnet2mult.data.outliers import find_energy_outliers, find_force_outliers
 from support.small_groups import make_group
 
 Write = Callable[..., Path]
@@ -45,6 +46,33 @@ def test_the_ten_worst_energies_are_listed_worst_first(write: Write) -> None:
     assert [int(line.split("row ")[1].split(":")[0]) for line in found[:10]] == list(range(11, 1, -1))
     assert found[0].startswith("group 004, row 11: energy outlier, 1200 eV from the median")
     assert len(found) == 11
+
+
+def test_forces_up_to_twenty_times_the_upper_quartile_are_no_outliers() -> None:
+    largest = np.ones(100, np.float32)
+    largest[[3, 50, 70]] = 21, 19.9, 300
+    assert find_force_outliers(largest).tolist() == [70, 3]
+    # Small forces never are.
+    assert find_force_outliers(largest / 10).tolist() == [70]
+    largest[:70] = np.nan
+    assert find_force_outliers(largest).tolist() == [70]
+    assert find_force_outliers(np.full(5, np.nan, np.float32)).tolist() == []
+
+
+@pytest.mark.parametrize(("spread", "limit"), [(1.0, 1.4826 * 50), (1e-6, 1.0)])
+def test_energies_up_to_fifty_robust_standard_deviations_are_no_outliers(spread: float, limit: float) -> None:
+    residuals = 7 + spread * np.tile([-1.0, 0.0, 1.0], 34)
+    residuals[[10, 20, 30]] = 7 + np.array([-1.01, 0.99, 1.02]) * limit
+    worst, deviation = find_energy_outliers(residuals)
+    assert worst.tolist() == [30, 10]
+    assert deviation[worst] == pytest.approx([1.02 * limit, -1.01 * limit])
+
+
+def test_twenty_energies_can_have_outliers() -> None:
+    residuals = np.zeros(20)
+    residuals[4] = 1e3
+    assert find_energy_outliers(residuals)[0].tolist() == [4]
+    assert find_energy_outliers(residuals[:19])[0].tolist() == []
 
 
 def test_energies_of_another_unit_among_others_are_outliers(write: Write) -> None:

@@ -611,6 +611,25 @@ def test_restored_sums_are_the_total_of_any_number_of_ranks(world_size: int) -> 
         np.testing.assert_allclose(restored.snapshot().wait(), expected, rtol=1e-15)
 
 
+class Twin(Rank):
+    """The first of two ranks, whose other rank has the same sums."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 2)
+
+    def all_reduce_sum(self, tensor: Tensor) -> None:
+        tensor.mul_(2)
+
+
+def test_snapshot_and_state_are_the_total_of_all_ranks_and_leave_the_sums_of_this_one() -> None:
+    alone, twin = ErrorSums(ALL, 2), ErrorSums(ALL, 2, communicator=Twin())
+    for sums in (alone, twin):
+        random_batch(0, 4, 3).add_to(sums)
+    for _ in range(2):
+        assert torch.equal(twin.state_dict()["sums"], 2 * alone.state_dict()["sums"])
+        np.testing.assert_array_equal(twin.snapshot().wait(), 2 * alone.snapshot().wait())
+
+
 def test_a_saved_state_is_a_copy() -> None:
     sums = ErrorSums(ALL, 2)
     random_batch(0, 4, 3).add_to(sums)
@@ -648,6 +667,7 @@ def test_later_updates_do_not_change_a_snapshot(device: str) -> None:
         random_batch(seed, 4, 3).add_to(sums, device)
         sums.reset(Slot.WINDOW)
     np.testing.assert_array_equal(snapshots[0].wait(), kept)
+    assert snapshots[0].done
     # The number of structures in the loss.
     epochs = [snapshot.wait()[Slot.EPOCH, -2] for snapshot in snapshots]
     assert epochs == list(range(4, 160, 4))

@@ -138,6 +138,16 @@ def test_too_many_bad_steps_in_a_row_end_the_run(start: Callable[..., tuple[int,
     assert reason.endswith(f"row {reason.split()[-1]}")
 
 
+def test_a_run_none_of_whose_steps_was_applied_is_not_finished(start: Callable[..., tuple[int, Path]]) -> None:
+    code, run = start("trainer.epochs=1", bad=range(TRAINED))
+    assert code == 3
+    receipt = read_receipt(run)
+    assert (receipt.status, receipt.reason) == (
+        "failed",
+        "no training step was applied: loss or gradient was never finite",
+    )
+
+
 def test_single_bad_steps_never_end_the_run(start: Callable[..., tuple[int, Path]]) -> None:
     code, _ = start("trainer.max_bad_steps=3", bad=[7])
     assert code == 0
@@ -256,8 +266,8 @@ class Reported(NullBus):
 class Report:
     """The report of a run on 12 structures in three batches, some of them spoiled."""
 
-    def __init__(self, folder: Path, bad: Sequence[int] = (), **options: Any) -> None:
-        config = load([], settings(folder, bad))
+    def __init__(self, folder: Path, bad: Sequence[int] = (), *, batch_size: int = 4, **options: Any) -> None:
+        config = load([], [*settings(folder, bad), f"data.samplers.train.batch_size={batch_size}"])
         self.components = build_components(config, {"class": "support.tiny_model.FragileCore"}, folder)
         self.bus, self.output = Reported(), io.StringIO()
         console = Console({}, epochs=1, stream=self.output)
@@ -309,6 +319,13 @@ def test_if_no_structure_is_the_cause_the_batch_is_named_ever_less_often(tmp_pat
     assert all(text.startswith("no structure alone is the cause; the batch consists of ") for text in report.bus.texts)
 
 
+def test_up_to_ten_structures_of_a_batch_are_named(tmp_path: Path) -> None:
+    report = Report(tmp_path, batch_size=TRAINED)
+    report.report(1)
+    assert report.named == [report.batch(0)[:10]]
+    assert report.bus.texts[0].endswith("; and 2 more")
+
+
 def test_non_finite_weights_are_the_cause_of_everything(tmp_path: Path) -> None:
     report = Report(tmp_path)
     with torch.no_grad():
@@ -329,6 +346,15 @@ def test_a_failed_search_names_the_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert report.bus.texts[0].startswith(
         "the search for the cause failed (MemoryError: too large); the batch consists"
     )
+
+
+def test_if_all_structures_of_a_batch_are_bad_the_weights_may_be_the_cause(tmp_path: Path) -> None:
+    report = Report(tmp_path, bad=range(TRAINED))
+    for iteration in range(1, 10):
+        report.report(iteration)
+    assert [sorted(rows) for rows in report.named] == [sorted(report.batch(index)) for index in (0, 1, 3, 7)]
+    hint = "unless they are all wrong, the weights have become too large: lower the learning rate"
+    assert all(text.startswith(f"all 4 structures of the batch ({hint}): ") for text in report.bus.texts)
 
 
 def test_the_number_of_alerts_is_limited(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.train.checkpoint_folder import (
+    best_path,
     checkpoint_path,
+    diverged_path,
     find_damaged,
     find_newest,
     iteration_of,
@@ -43,6 +45,7 @@ def test_the_name_contains_the_iteration(tmp_path: Path) -> None:
     path = checkpoint_path(tmp_path, 1200)
     assert path == tmp_path / "checkpoints/step-00001200.pt"
     assert iteration_of(path) == 1200
+    assert [best_path(tmp_path), diverged_path(tmp_path)] == [path.with_name("best.pt"), path.with_name("diverged.pt")]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,12 @@ def test_the_newest_healthy_checkpoint_is_kept_in_addition(tmp_path: Path) -> No
     (latest,) = write(tmp_path, 60)
     prune(latest, keep=2, last_healthy_step=60)
     assert iterations(tmp_path) == [50, 60]
+
+
+def test_a_checkpoint_of_exactly_the_last_healthy_step_is_healthy(tmp_path: Path) -> None:
+    *_, latest = write(tmp_path, 10, 20, 30)
+    prune(latest, keep=1, last_healthy_step=20)
+    assert iterations(tmp_path) == [20, 30]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import random
 import stat
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ def test_a_file_system_that_refuses_to_sync_folders_is_tolerated(
     assert load_checkpoint(write(tmp_path, 100), {})["iteration"] == 100
 
 
+def test_a_checkpoint_has_the_permissions_of_ordinary_files(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert write(tmp_path, 1).stat().st_mode == (tmp_path / "file").stat().st_mode
+
+
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, 1, {"model": nn.Linear(3, 1)})
     with pytest.raises(CheckpointError, match=r"step-00000001.pt does not fit this run: .*size mismatch"):
@@ -222,8 +228,11 @@ def spoil(components: Components) -> None:
 
 def test_a_checkpoint_has_the_documented_keys(tmp_path: Path) -> None:
     run = TinyRun(tmp_path)
+    assert not run.checkpointing.problem
     run.checkpointing.save(5)
-    content = torch.load(checkpoint_path(run.folder, 5), weights_only=True)
+    path = checkpoint_path(run.folder, 5)
+    content = torch.load(path, weights_only=True)
+    assert content["versions"] == {name: version(name) for name in ("aimnet2mult", "aimnet", "torch", "numpy")}
     assert content.keys() == {"parts", "position", "random", "versions"}
     assert content["parts"].keys() == {"model", "optimizer", "schedule", "sums"}
     assert content["position"] == {
@@ -235,6 +244,17 @@ def test_a_checkpoint_has_the_documented_keys(tmp_path: Path) -> None:
         "owes_validation": False,
         "best": {"metric": "loss", "value": 0.5},
     }
+
+
+def test_packages_that_are_not_installed_do_not_prevent_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_found(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("aimnet2mult.train.checkpointing.version", not_found)
+    content = torch.load(write(tmp_path, 1), weights_only=True)
+    assert set(content["versions"].values()) == {"not installed"}
 
 
 def test_loading_restores_the_weights_and_the_validation_and_returns_the_iteration(tmp_path: Path) -> None:
@@ -284,6 +304,32 @@ def test_a_checkpoint_written_with_other_data_is_rejected(tmp_path: Path) -> Non
             TinyRun(tmp_path).checkpointing.load(path)
 
 
+def test_batches_of_another_size_are_accepted_and_change_the_length_of_an_epoch(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.checkpointing.save(6)
+    path = checkpoint_path(run.folder, 6)
+    same = TinyRun(tmp_path)
+    same.checkpointing.load(path)
+    other = TinyRun(tmp_path, "data.samplers.train.batch_size=3")
+    assert other.checkpointing.load(path) == 6
+    assert (same.output.getvalue(), other.output.getvalue()) == (
+        "",
+        "an epoch now has 4 iterations instead of 3: iteration 6 is in epoch 2 of 4\n",
+    )
+
+
+def test_a_checkpoint_of_version_0_1_may_have_had_other_batches(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path)
+    run.checkpointing.save(3)
+    path = checkpoint_path(run.folder, 3)
+    content = torch.load(path, weights_only=True)
+    del content["position"]["samplers"]
+    torch.save(content, path)
+    assert TinyRun(tmp_path).checkpointing.load(path) == 3
+    with pytest.raises(CheckpointError, match=r"the data sets or data.samplers have changed since then"):
+        TinyRun(tmp_path, "data.samplers.train.batch_size=3").checkpointing.load(path)
+
+
 def test_the_fingerprint_depends_on_the_values(tmp_path: Path) -> None:
     before = TinyRun(tmp_path).components.data.fingerprint()
     assert before == TinyRun(tmp_path).components.data.fingerprint()
@@ -297,8 +343,10 @@ def test_the_fingerprint_depends_on_the_values(tmp_path: Path) -> None:
 def test_fewer_epochs_than_already_trained_are_rejected(tmp_path: Path) -> None:
     run = TinyRun(tmp_path)
     run.checkpointing.save(4)
+    path = checkpoint_path(run.folder, 4)
     with pytest.raises(ConfigError, match=r"trainer.epochs is 1, but the run is already in epoch 2"):
-        TinyRun(tmp_path, "trainer.epochs=1").checkpointing.load(checkpoint_path(run.folder, 4))
+        TinyRun(tmp_path, "trainer.epochs=1").checkpointing.load(path)
+    assert TinyRun(tmp_path, "trainer.epochs=2").checkpointing.load(path) == 4
 
 
 def test_non_finite_weights_are_not_saved_and_do_not_count_as_saved(tmp_path: Path) -> None:
@@ -411,6 +459,17 @@ def test_the_state_of_a_diverged_run_is_saved_separately(tmp_path: Path) -> None
     content = torch.load(run.folder / "checkpoints/diverged.pt", weights_only=True)
     assert content["position"]["iteration"] == 8
     assert run.output.getvalue() == f"state of the diverged run: {run.folder}/checkpoints/diverged.pt\n"
+
+
+def test_failing_to_save_the_state_of_a_diverged_run_is_only_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TinyRun(tmp_path)
+    monkeypatch.setattr(os, "fsync", full_disk)
+    run.checkpointing.save_diverged(8)
+    assert run.files == []
+    problem = f"cannot write to {run.folder}/checkpoints: No space left on device"
+    assert run.output.getvalue() == f"warning: cannot save the state of the diverged run: {problem}\n"
 
 
 class Rank1(Communicator):

@@ -230,6 +230,15 @@ def test_a_resume_with_nothing_left_opens_no_attempt(tmp_path: Path, capfd: pyte
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_a_resume_with_nothing_left_names_the_command_that_delivers_the_rest(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path, ONE_EPOCH, "telemetry.sinks=tensorboard", "telemetry.delivery=thread")
+    (run / "sinks" / "tensorboard.json").unlink()
+    assert resume(run) == 0
+    assert f"deliver the rest: telemetry sync {run} --telemetry-sinks tensorboard" in capfd.readouterr().err
+
+
 def test_a_user_error_on_a_resume_leaves_a_finished_run_finished(tmp_path: Path) -> None:
     run = train_tiny(tmp_path, "trainer.epochs=2")
     before = segments(run)

@@ -104,6 +104,7 @@ class Harness:
         config, self.components = build_tiny(folder, *settings, communicator=communicator)
         self.bus, self.stop, self.output = RecordingBus(), StopSignal(), io.StringIO()
         self.best = folder / "checkpoints/best.pt"
+        self.evaluated = 0
         reporter = Reporter(
             self.bus,
             train_sums=self.components.train_sums,
@@ -124,10 +125,10 @@ class Harness:
 
     def stop_in_batch(self, number: int) -> None:
         """Request a stop during a batch, counted from 1."""
-        calls = iter(range(1, 100))
 
         def hook(*_: object) -> None:
-            if next(calls) == number:
+            self.evaluated += 1
+            if self.evaluated == number:
                 self.stop.signal = 15
 
         self.components.model.register_forward_hook(hook)
@@ -158,9 +159,11 @@ def test_each_validation_starts_from_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_interrupted_validation_publishes_nothing_and_is_pending(tmp_path: Path, batch: int) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
+    assert not harness.validation.pending
     harness.stop_in_batch(batch)
     harness.validation.run(3)
     assert harness.validation.pending
+    assert harness.evaluated == batch
     assert harness.validation.state_dict()["owes_validation"]
     assert (harness.bus.points, harness.best.exists()) == ([], False)
 
@@ -254,7 +257,9 @@ def places(harness: Harness, *rows: int) -> list[str]:
     return harness.components.data.locate(group["origin"][list(rows)])
 
 
-def test_structures_without_finite_predictions_are_left_out_counted_and_named_once(tmp_path: Path) -> None:
+def test_structures_without_finite_predictions_are_left_out_counted_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
     spoil(harness, 1, 3)
     for iteration in (3, 6):
@@ -264,6 +269,7 @@ def test_structures_without_finite_predictions_are_left_out_counted_and_named_on
         assert all(math.isfinite(value) for value in values.values())
     title = "validation left out structures whose predictions are not finite: 2"
     assert harness.bus.reported == [(title, "; ".join(places(harness, 1, 3)), 3)]
+    assert caplog.messages == [f"iteration 3: {title}: {'; '.join(places(harness, 1, 3))}"]
     assert "a.h5, group 003, row " in harness.bus.reported[0][1]
     assert harness.best.exists()
 

@@ -117,3 +117,19 @@ def test_a_value_that_cannot_be_read_is_an_error() -> None:
 def test_parameters_without_names_are_an_error(params: object) -> None:
     with pytest.raises(SettingError, match=r"params is of type .*; expected a mapping of names to values"):
         plain_params(params)
+
+
+def test_an_object_that_contains_itself_is_abbreviated() -> None:
+    params: dict[str, Any] = {"lr": 0.1}
+    params.update({f"again{number}": params for number in range(5)}, list=[params])
+    assert plain_params(params) == {"lr": 0.1, **{f"again{n}": "..." for n in range(5)}, "list": ["..."]}
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_values_without_a_text_or_with_invalid_unicode_do_not_prevent_the_run(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", params={"file": "D\udcfcsseldorf.h5", "object": Unprintable()}, sinks=[]).close()
+    assert read_header(tmp_path / "run").params == {"file": "D\\udcfcsseldorf.h5", "object": "<Unprintable>"}

@@ -47,3 +47,9 @@ def test_a_given_path_may_be_text_and_begin_with_the_home_folder(monkeypatch: py
 def test_a_url_is_no_run_folder(url: str | Path) -> None:
     with pytest.raises(RunFolderError, match="is a URL, but a run folder must be a local path"):
         local_path(url)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_text_that_is_not_a_path_is_an_error(path: str) -> None:
+    with pytest.raises(RunFolderError, match="is not a path of a run folder; choose a folder, such as runs/first"):
+        local_path(path)

@@ -1,4 +1,4 @@
-"""streams_at: which streams have a point at the iteration from which a run resumes."""
+"""The newest points of a run: what a resume reads from the end of the journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.telemetry_fakes import run_record
-from telemetry.journal.points_at import streams_at
+from telemetry.journal.newest_points import newest_points, streams_at
 from telemetry.journal.writer import JournalWriter
 from telemetry.records import Scalars
 
@@ -75,3 +75,31 @@ def test_lines_that_cross_blocks_are_read(folder: Path, length: int) -> None:
 
 def test_a_folder_without_a_journal_has_no_points(folder: Path) -> None:
     assert streams_at(folder / "missing", 1) == set()
+
+
+def steps(points: list[Scalars]) -> list[tuple[str, int]]:
+    return [(point.stream, point.step) for point in points]
+
+
+def test_the_newest_points_of_the_streams_are_returned_oldest_first(folder: Path) -> None:
+    write(folder, *((stream, step) for step in range(1, 6) for stream in ("train", "val", "other")))
+    assert steps(newest_points(folder, ["train", "val"], 4, max_points=3)) == [("val", 3), ("train", 4), ("val", 4)]
+    assert steps(newest_points(folder, ["val"], 5)) == [("val", step) for step in range(1, 6)]
+    assert newest_points(folder, ["missing"], 5) == []
+    assert newest_points(folder, [], 5) == []
+
+
+def test_newest_points_are_not_superseded_and_not_repeated(folder: Path) -> None:
+    write(folder, *(("train", step) for step in range(1, 6)))
+    write(folder, ("train", 4), resumed=3)
+    # A segment that begins with records of the previous one, as after a failed sync.
+    first, *lines = (folder / "journal-1.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "journal-2.jsonl").write_bytes(b"".join([first, *lines]))
+    assert steps(newest_points(folder, ["train"], 9)) == [("train", step) for step in (1, 2, 3, 4)]
+
+
+def test_the_search_for_newest_points_is_bounded(folder: Path) -> None:
+    write(folder, ("train", 1), *(("other", step) for step in range(1000)), ("train", 1001))
+    size = (folder / "journal-0.jsonl").stat().st_size
+    assert steps(newest_points(folder, ["train"], 1001, max_bytes=size // 2)) == [("train", 1001)]
+    assert steps(newest_points(folder, ["train"], 1001)) == [("train", 1), ("train", 1001)]
