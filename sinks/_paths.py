@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
-from telemetry.sink_api import SettingError, SinkRejected
-
-# At least two characters: a single letter is a drive. Path() reduces the slashes after the colon to one.
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
-
-def check_folder(option: str, value: str | None) -> None:
-    """Check an option that is the path of a folder.
-
-    Raises:
-        SettingError: it is empty, a URL, or in the home folder of an unknown user.
-    """
-    if value is None:
-        return
-    if not value.strip() or "\0" in value:
-        msg = f"{option} is {value!r}; set it to a folder, or leave it out"
-        raise SettingError(msg)
-    if _URL.match(value):
-        msg = f"{option} is {value!r}, a URL; it must be a local path, of this machine or of a mounted file system"
-        raise SettingError(msg)
-    try:
-        Path(value).expanduser()
-    except RuntimeError as error:
-        msg = f"{option} is {value!r}: there is no such home folder"
-        raise SettingError(msg) from error
+from telemetry.sink_api import SinkRejected
 
 
 def default_folder(run: Path, sink: str) -> Path:

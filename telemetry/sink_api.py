@@ -17,6 +17,7 @@ from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
+from telemetry.run_folder.paths import local_path
 from telemetry.units import with_unit
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "format_error",
     "hookimpl",
     "is_installed",
+    "local_path",
     "private_opener",
     "remove_temporary_files",
     "sync_folder",

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sinks._paths import check_folder, default_folder, shell_command
+from sinks._paths import default_folder, shell_command
 from telemetry.sink_api import (
     Opened,
     Record,
     RunRecord,
+    SettingError,
     SinkRejected,
     Status,
     backend_errors,
     charts,
     hookimpl,
+    local_path,
 )
 
 if TYPE_CHECKING:
@@ -48,8 +50,9 @@ class TensorBoardSink:
         dir: str | None = None
 
     def __init__(self, options: Options) -> None:
-        check_folder("telemetry.tensorboard.dir", options.dir)
-        self._options = options
+        self._chosen = (
+            None if options.dir is None else local_path(options.dir, "telemetry.tensorboard.dir", SettingError)
+        )
         self._run: RunRecord | None = None
         self._folder = Path()
         self._files: EventFiles | None = None
@@ -82,8 +85,7 @@ class TensorBoardSink:
             files.write_summaries([files.builder.text("run/status", status, step=state.step, time=state.time)])
 
     def _resolve_folder(self, run: Path) -> Path:
-        chosen = self._options.dir
-        return default_folder(run, _BACKEND) if chosen is None else (run / Path(chosen).expanduser()).resolve()
+        return default_folder(run, _BACKEND) if self._chosen is None else (run / self._chosen).resolve()
 
     @contextmanager
     def _open_files(self) -> Iterator[EventFiles]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sinks._paths import check_folder, default_folder
+from sinks._paths import default_folder
 from sinks.wandb.client_process import deadline, kill_recorded_client, record_client_pid, remove_pid_file
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
 from sinks.wandb.run_config import client_settings, config, run_id
@@ -26,6 +26,7 @@ from telemetry.sink_api import (
     Status,
     backend_errors,
     hookimpl,
+    local_path,
 )
 
 _BACKEND = "wandb"
@@ -70,7 +71,7 @@ class WandbSink:
         dir: str | None = None
 
     def __init__(self, options: Options) -> None:
-        check_folder("telemetry.wandb.dir", options.dir)
+        self._chosen = None if options.dir is None else local_path(options.dir, "telemetry.wandb.dir", SettingError)
         for name in ("project", "entity", "name", "group"):
             value = getattr(options, name)
             if value is not None and (not value.strip() or "\0" in value):
@@ -123,9 +124,8 @@ class WandbSink:
         remove_pid_file(self._pid_file)
 
     def _resolve_folder(self, run: Path) -> Path:
-        chosen = self._options.dir
         # wandb creates a folder with the fixed name "wandb" in it.
-        return default_folder(run, _BACKEND).parent if chosen is None else (run / Path(chosen).expanduser()).resolve()
+        return default_folder(run, _BACKEND).parent if self._chosen is None else (run / self._chosen).resolve()
 
     def _choose_destination(self, settings: Any) -> Destination:
         if choose_mode(self._options.mode, settings) == "offline":

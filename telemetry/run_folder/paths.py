@@ -13,31 +13,38 @@ import os
 import re
 from pathlib import Path
 
-from telemetry.errors import RunFolderError
+from telemetry.errors import RunFolderError, TelemetryError
 
 _SINKS = "sinks"
 # At least two characters: a single letter is a drive. Path() reduces the slashes after the colon to one.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a run folder given by a user, with ``~`` expanded.
+def local_path(
+    path: str | os.PathLike[str], what: str = "the run folder", error: type[TelemetryError] = RunFolderError
+) -> Path:
+    """Return a path given by a user, with ``~`` expanded.
+
+    Args:
+        path: the path.
+        what: what it is the path of, or the option that contains it, for error messages.
+        error: the exception to raise.
 
     Raises:
-        RunFolderError: it is empty, or a URL, or it starts with the home folder of an unknown user.
+        TelemetryError: it is empty, or a URL, or it starts with the home folder of an unknown user.
     """
     text = os.fspath(path)
-    if not text or "\0" in text:
-        msg = f"{text!r} is not a path of a run folder; choose a folder, such as runs/first"
-        raise RunFolderError(msg)
+    if not text.strip() or "\0" in text:
+        msg = f"{what} is {text!r}, which is not a path; choose a folder, such as runs/first"
+        raise error(msg)
     if _URL.match(text):
-        msg = f"{text} is a URL, but a run folder must be a local path; use a folder of this machine or a mounted one"
-        raise RunFolderError(msg)
+        msg = f"{what} is {text!r}, a URL; choose a local path, of this machine or of a mounted file system"
+        raise error(msg)
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:
-        msg = f"{text}: there is no such home folder"
-        raise RunFolderError(msg) from error
+    except RuntimeError as unknown:
+        msg = f"{what} is {text!r}: there is no such home folder"
+        raise error(msg) from unknown
 
 
 def heartbeat_path(folder: Path) -> Path:

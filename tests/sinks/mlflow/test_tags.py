@@ -85,7 +85,7 @@ def test_the_description_shows_run_and_units_and_is_not_overwritten(folder, clie
     run = only_run(client)
     note = run.data.tags["mlflow.note.content"]
     assert "| name | water |" in note
-    assert "| val/m7 | kcal/mol | 1 |  |" in note
+    assert "| val/m7 | kcal/mol | kcal/mol |  |" in note
     assert len(note) <= 8000
     assert note.endswith("|\n\n… (cut)")
     client.set_tag(run.info.run_id, "mlflow.note.content", "edited")

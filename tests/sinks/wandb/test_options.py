@@ -32,15 +32,20 @@ class TestOptions:
         with pytest.raises(SettingError, match=r"telemetry\.wandb\.mode"):
             select(["wandb"], {"wandb": {"mode": "disabled"}})
 
-    @pytest.mark.parametrize("name", ["project", "entity", "name", "group", "dir"])
+    @pytest.mark.parametrize("name", ["project", "entity", "name", "group"])
     @pytest.mark.parametrize("value", ["", " \t", "a\0b"])
     def test_an_empty_option_is_rejected_when_the_sink_is_selected(self, name: str, value: str) -> None:
         with pytest.raises(SettingError, match=rf"telemetry\.wandb\.{name} is .*leave it out"):
             select(["wandb"], {"wandb": {name: value}})
 
+    @pytest.mark.parametrize("value", ["", " \t", "a\0b"])
+    def test_an_empty_folder_is_rejected_when_the_sink_is_selected(self, value: str) -> None:
+        with pytest.raises(SettingError, match=r"telemetry\.wandb\.dir is .*, which is not a path; choose a folder"):
+            select(["wandb"], {"wandb": {"dir": value}})
+
     @pytest.mark.parametrize("value", ["memory:/w", "file:///scratch/w"])
     def test_a_url_as_the_folder_is_rejected_when_the_sink_is_selected(self, value: str) -> None:
-        with pytest.raises(SettingError, match=rf"telemetry\.wandb\.dir is '{value}', a URL; it must be a local path"):
+        with pytest.raises(SettingError, match=rf"telemetry\.wandb\.dir is '{value}', a URL; choose a local path"):
             select(["wandb"], {"wandb": {"dir": value}})
 
 

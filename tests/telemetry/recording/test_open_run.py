@@ -537,7 +537,7 @@ def test_a_url_is_not_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for open_it in (open_run, read_run, read_header, read_receipt):
         for path in (url, Path(url)):
-            with pytest.raises(RunFolderError, match="is a URL, but a run folder must be a local path"):
+            with pytest.raises(RunFolderError, match=", a URL; choose a local path"):
                 open_it(path)
     assert list(tmp_path.iterdir()) == []
 

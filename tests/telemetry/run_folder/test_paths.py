@@ -39,17 +39,19 @@ def test_a_given_path_may_be_text_and_begin_with_the_home_folder(monkeypatch: py
     monkeypatch.setenv("HOME", "/home/me")
     assert local_path("~/runs/water") == Path("/home/me/runs/water")
     assert local_path(Path("runs/a:b/water")) == Path("runs/a:b/water")
-    with pytest.raises(RunFolderError, match="~nobody-here/runs: there is no such home folder"):
+    with pytest.raises(RunFolderError, match="the run folder is '~nobody-here/runs': there is no such home folder"):
         local_path("~nobody-here/runs")
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/run", "file:/runs/water", Path("memory://run")])
 def test_a_url_is_no_run_folder(url: str | Path) -> None:
-    with pytest.raises(RunFolderError, match="is a URL, but a run folder must be a local path"):
+    with pytest.raises(RunFolderError, match=", a URL; choose a local path"):
         local_path(url)
 
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
 def test_text_that_is_not_a_path_is_an_error(path: str) -> None:
-    with pytest.raises(RunFolderError, match="is not a path of a run folder; choose a folder, such as runs/first"):
+    with pytest.raises(
+        RunFolderError, match="the run folder is .*, which is not a path; choose a folder, such as runs/first"
+    ):
         local_path(path)
