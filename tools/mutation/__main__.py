@@ -112,7 +112,7 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/train/checkpoint_folder.py": ["tests/aimnet2mult/train/test_checkpointing.py"],
     "aimnet2mult/train/checkpointing.py": ["tests/aimnet2mult/train/test_divergence.py"],
     "aimnet2mult/train/culprits.py": ["tests/aimnet2mult/train/test_bad_steps.py"],
-    "aimnet2mult/train/engine.py": [],
+    "aimnet2mult/train/engine.py": ["tests/aimnet2mult/train/test_validation.py"],
     "aimnet2mult/train/guarded_step.py": ["tests/aimnet2mult/train/test_engine.py"],
     "aimnet2mult/train/loop.py": [],
     "aimnet2mult/train/loss.py": [],

@@ -93,3 +93,12 @@ def test_the_flag_is_read_only_on_the_cpu() -> None:
     optimizer = OPTIMIZERS["SGD"](parameters())
     assert isinstance(guarded_step(optimizer, torch.device("cpu")), ReadStep)
     assert isinstance(guarded_step(optimizer, torch.device("cuda", 1)), MaskedStep)
+
+
+def test_a_schedule_may_step_after_a_first_step_that_was_skipped() -> None:
+    """Warnings are errors in tests."""
+    optimizer = OPTIMIZERS["SGD"](parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    train(optimizer, guarded_step(optimizer, torch.device("cpu")), [False])
+    schedule.step()
+    assert schedule.get_last_lr() == [pytest.approx(0.01)]
