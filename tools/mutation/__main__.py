@@ -79,6 +79,7 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/data/file_scan.py": [
         "tests/aimnet2mult/data/test_checks.py",
         "tests/aimnet2mult/data/test_outliers.py",
+        "tests/aimnet2mult/data/test_unit_hints.py",
     ],
     "aimnet2mult/data/hdf5.py": ["tests/aimnet2mult/data/test_dataset.py", "tests/aimnet2mult/data/test_checks.py"],
     "aimnet2mult/data/layout.py": [
