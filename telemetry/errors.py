@@ -104,7 +104,10 @@ def backend_errors(backend: str) -> Iterator[None]:
 
 def format_error(error: BaseException) -> str:
     """Return the type and message of an error on one line, the message truncated to 1,000 characters."""
-    text = " ".join(str(error).split())[:1000]
+    try:
+        text = " ".join(str(error).split())[:1000]
+    except Exception:  # noqa: BLE001 - the exception of a user, whose message itself may fail
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -44,7 +44,9 @@ def _describe(kind: inspect.Type) -> str:
         return ("an integer" if isinstance(kind, inspect.IntType) else "a number") + _bounds(kind)
     if isinstance(kind, inspect.StrType):
         not_empty = " that is not empty" if kind.min_length else ""
-        return "a name of letters, digits and _ . - only" if kind.pattern else f"a text{not_empty}"
+        return (
+            "a name of letters, digits and _ . -, not beginning with . or -" if kind.pattern else f"a text{not_empty}"
+        )
     return _NAMES.get(type(kind), "a list")
 
 

@@ -31,10 +31,11 @@ def redact(value: Any, name: str = "") -> Any:
 
     A value is redacted if its name, or the name of a mapping that contains it, looks like the name of a credential. In
     a URL, only the login and the parameters with such names are redacted. Values that JSON cannot represent
-    (infinities, NaN, integers beyond 64 bits, objects) are replaced by their ``str``.
+    (infinities, NaN, integers beyond 64 bits, objects) are replaced by their ``str``, and invalid Unicode by
+    escape sequences.
     """
     if isinstance(value, Mapping):
-        return {str(k): redact(v, f"{name}.{k}") for k, v in value.items()}
+        return {_text(k): redact(v, f"{name}.{k}") for k, v in value.items()}
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, list | tuple):
@@ -97,4 +98,12 @@ def _scalar(value: Any) -> int | float | str:
         return number if -(1 << 63) <= number < 1 << 64 else str(number)
     if isinstance(value, Real) and math.isfinite(value):
         return float(value)
-    return _redact_urls(str(value))
+    return _redact_urls(_text(value))
+
+
+def _text(value: Any) -> str:
+    # The name of a file may not be valid Unicode, and then JSON cannot represent it.
+    try:
+        return str(value).encode(errors="backslashreplace").decode()
+    except Exception:  # noqa: BLE001 - an object of the user, whose conversion may fail
+        return f"<{type(value).__name__}>"

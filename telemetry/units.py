@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from telemetry.errors import UnitError
+from telemetry.errors import UnitError, format_error
 
 if TYPE_CHECKING:
     import pint
@@ -61,8 +61,9 @@ def conversion_factor(name: str, source: str, unit: str) -> float:
             zero, one = (float(_registry().Quantity(x, source).to(target).magnitude) for x in (0.0, 1.0))
         except pint.DimensionalityError:
             continue
-        except (ArithmeticError, ValueError, pint.PintError) as error:
-            msg = f"{name}: cannot convert {source} to {unit!r}: {error}"
+        except Exception as error:
+            # Of many types: numbers out of range, offset and logarithmic units, failed assertions.
+            msg = f"{name}: cannot convert {source} to {unit!r}: {format_error(error)}"
             raise UnitError(msg) from error
         if zero or not one or not math.isfinite(one):
             msg = f"{name}: cannot convert {source} to {unit!r} by a factor; choose units with a common zero"

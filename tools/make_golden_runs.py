@@ -1,8 +1,11 @@
 """Write the golden runs of a format version: run folders written by this version of the code.
 
-    python tools/make_golden_runs.py tests/data/golden-runs/v1
+    python tools/make_golden_runs.py tests/data/golden-runs/v2
+    python tools/make_golden_runs.py tests/data/golden-runs/v1 NAME...
 
-The folder must not exist. Only public names and commands are used, so the script remains valid when modules move.
+The first command writes all runs, and the second adds some. Existing files are never replaced.
+
+Only public names and commands are used, so the script remains valid when modules move.
 The runs are created in ``/tmp/golden`` and then copied, because sinks record absolute paths. The hostname must be
 ``node01``: run the script, for example, as root with ``unshare --uts sh -c 'hostname node01; …'``.
 """
@@ -80,6 +83,22 @@ TRAIN = {
     "checkpoint": {"keep": 1, "best": "loss"},
     "telemetry": {"every": 1},
 }
+SKIPPING = {
+    **TRAIN,
+    "run_name": "skipping",
+    "data": {
+        "fidelity_datasets": {0: "data/two-bad.h5"},
+        "fidelity_names": {0: "gfn1"},
+        "y": ["energy", "forces"],
+        "samplers": TRAIN["data"]["samplers"],
+        "on_bad_structure": "skip",
+    },
+    "optimizer": {"class": "torch.optim.SGD", "kwargs": {"lr": 1.0e-3}},
+    "checkpoint": {"keep": 1, "best": None},
+    "telemetry": {"every": 10},
+}
+BAD_ROWS = (3, 17)
+"""Rows of ``two-bad.h5`` with two atoms at the same position."""
 
 
 class MemorySink:
@@ -105,27 +124,35 @@ class MemorySink:
         """Do nothing."""
 
 
-def main(folder: Path) -> None:
-    """Write the golden runs into ``folder``."""
+def main(folder: Path, names: Sequence[str]) -> None:
+    """Write the golden runs of these names, by default all, into ``folder``."""
     if socket.gethostname() != HOST:
         sys.exit(f"the hostname is {socket.gethostname()!r}, but must be {HOST!r}: run this script in a UTS namespace")
     shutil.rmtree(WORK, ignore_errors=True)
     runs = WORK / "runs"
     runs.mkdir(parents=True)
     os.chdir(WORK)
-    make_water(runs / "water")
-    make_killed(runs / "killed")
-    trained = make_trained(runs)
+    makers = {
+        "water": make_water,
+        "killed": make_killed,
+        "trained": make_trained,
+        "reporting": make_reporting,
+        "skipping": make_skipping,
+    }
+    resumed = {"water": {1: 40, 3: 80}}
+    for name in names or makers:
+        write_expected(makers[name](runs), resumed.get(name))
     clean(runs)
-    write_expected(runs / "water", resumed={1: 40, 3: 80})
-    write_expected(runs / "killed")
-    write_expected(trained)
     shutil.copytree(WORK / "expected", runs / "expected")
-    shutil.copytree(runs, folder)
+    files = [path.relative_to(runs) for path in runs.rglob("*") if path.is_file()]
+    if existing := [str(path) for path in files if (folder / path).exists()]:
+        sys.exit(f"these files exist in {folder} and must not be replaced: {', '.join(existing)}")
+    shutil.copytree(runs, folder, dirs_exist_ok=True)
 
 
-def make_water(run: Path) -> None:
+def make_water(runs: Path) -> Path:
     """Write three attempts: killed, preempted after a disk fault, failed; deliver the first two to three sinks."""
+    run = runs / "water"
     attempt(first_attempt, run)
     journal = run / "journal-0.jsonl"
     os.truncate(journal, journal.stat().st_size - 30)
@@ -133,28 +160,63 @@ def make_water(run: Path) -> None:
     sinks = "tensorboard,wandb,mlflow"
     call("telemetry", "sync", run, "--telemetry-sinks", sinks, "-o", "wandb.mode=offline")
     attempt(third_attempt, run)
+    return run
 
 
-def make_killed(run: Path) -> None:
+def make_killed(runs: Path) -> Path:
     """Write one attempt that is killed while a sink is open and leaves a torn last line."""
+    run = runs / "killed"
     attempt(killed_attempt, run)
     with (run / "journal-0.jsonl").open("ab") as file:
         file.write(b'{"kind":"scalars","seq":9,"time":17')
+    return run
+
+
+def make_reporting(runs: Path) -> Path:
+    """Write one attempt with a reported alert, a slow divergence, and values and points that cannot be recorded."""
+    attempt(reporting_attempt, runs / "reporting")
+    return runs / "reporting"
 
 
 def make_trained(runs: Path) -> Path:
-    """Train a very small model for two epochs; also record the losses of four uninterrupted epochs."""
+    """Train a very small model on two fidelities."""
     call("aimnet2mult", "sample-data", "sample")
     shrink(WORK / "sample", runs / "data")
-    (runs / "train.yaml").write_text(yaml.safe_dump(TRAIN, sort_keys=False))
+    return train(runs, TRAIN, "tensorboard")
+
+
+def make_skipping(runs: Path) -> Path:
+    """Train a very small model on data with bad structures, which are left out."""
+    import h5py
+
+    call("aimnet2mult", "sample-data", "sample-skipping")
+    (runs / "data").mkdir(exist_ok=True)
+    with h5py.File(WORK / "sample-skipping" / "gfn1.h5") as whole:
+        arrays = {key: values[:24] for key, values in whole["004"].items()}
+    for row in BAD_ROWS:
+        arrays["coord"][row, 1] = arrays["coord"][row, 0]
+    with h5py.File(runs / "data" / "two-bad.h5", "w", libver="latest") as file:
+        for key, values in arrays.items():
+            file[f"004/{key}"] = values
+    run = train(runs, SKIPPING, "none")
+    path = run / "skipped-structures.csv"
+    path.write_text(path.read_text().replace(str(runs), ".."))
+    return run
+
+
+def train(runs: Path, settings: dict[str, Any], sinks: str) -> Path:
+    """Train for two epochs; also record the losses of four uninterrupted epochs."""
+    name = settings["run_name"]
+    (runs / "train.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     (runs / "model.yaml").write_text(yaml.safe_dump(MODEL, sort_keys=False))
-    train = ("aimnet2mult", "train", "--config", runs / "train.yaml", "--model", runs / "model.yaml")
-    call(*train, "--telemetry-sinks", "none", "--telemetry-dir", WORK / "whole", "trainer.epochs=4")
-    call(*train, "--telemetry-sinks", "tensorboard", "--telemetry-dir", runs, "trainer.epochs=2")
-    (whole,) = (WORK / "whole").iterdir()
-    (run,) = runs.glob("trained-*")
+    command = ("aimnet2mult", "train", "--config", runs / "train.yaml", "--model", runs / "model.yaml")
+    whole_folder = WORK / f"whole-{name}"
+    call(*command, "--telemetry-sinks", "none", "--telemetry-dir", whole_folder, "trainer.epochs=4")
+    call(*command, "--telemetry-sinks", sinks, "--telemetry-dir", runs, "trainer.epochs=2")
+    (whole,) = whole_folder.iterdir()
+    (run,) = runs.glob(f"{name}-*")
     points = [line for line in Lines(whole).records if line["kind"] == "scalars" and line["stream"] == "val"]
-    put(WORK / "expected" / "trained-whole.json", {line["step"]: line["values"]["loss"] for line in points})
+    put(WORK / "expected" / f"{name}-whole.json", {line["step"]: line["values"]["loss"] for line in points})
     config = run / "train.yaml"
     config.write_text(config.read_text().replace(str(runs), ".."))
     return run
@@ -244,6 +306,29 @@ def killed_attempt(run: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def reporting_attempt(run: Path) -> None:
+    """Publish a loss that falls and then jumps to a level where it stays; end as failed."""
+    bus = open_run(
+        run,
+        metrics={
+            "train/loss": Metric(label="loss", better="lower", watch=True),
+            "val/E_r2": Metric(label="R² of energy", better="higher"),
+        },
+        name=run.name,
+        project="golden",
+        settings=Settings(every=1),
+        sinks=[],
+    )
+    losses = [1.0 - 0.02 * step for step in range(1, 22)] + [20.0] * 14
+    for step, loss in enumerate(losses, start=1):
+        bus.publish("train", step, {"loss": loss})
+    bus.publish("val", 35, {"E_r2": 0.25, "F_r2": 0.5})
+    bus.publish("val", 35.5, {"E_r2": 0.25})  # type: ignore[arg-type]
+    bus.publish("val", 36, {"E_r2": "high"})  # type: ignore[dict-item]
+    bus.alert("step 35 skipped: loss or gradient is not finite", "gfn1.h5, group 004, row 3", step=35)
+    bus.close("failed", reason="diverged")
+
+
 @contextlib.contextmanager
 def failing_disk() -> Iterator[None]:
     """Make one fdatasync fail; its records are written again, to the next segment."""
@@ -275,11 +360,12 @@ def clean(runs: Path) -> None:
             path.write_text(re.sub(r'"kernel":"[^/]*/', f'"kernel":"{BOOT_ID}/', path.read_text()))
     for path in [*runs.rglob("debug*.log"), *runs.rglob("*.tmp"), *runs.rglob("latest-run")]:
         path.unlink()
-    with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as store:
-        dump = "\n".join(store.iterdump())
-    (runs / "mlflow.sql").write_text(f"-- MLflow {version('mlflow')}\n" + dump.replace("'root'", "'user'") + "\n")
+    if (database := runs / "mlflow.db").exists():
+        with contextlib.closing(sqlite3.connect(database)) as store:
+            dump = "\n".join(store.iterdump())
+        (runs / "mlflow.sql").write_text(f"-- MLflow {version('mlflow')}\n" + dump.replace("'root'", "'user'") + "\n")
     for name in ("mlflow.db", "train.yaml", "model.yaml"):
-        (runs / name).unlink()
+        (runs / name).unlink(missing_ok=True)
     shutil.rmtree(runs / "mlartifacts", ignore_errors=True)
 
 
@@ -360,4 +446,4 @@ def put(path: Path, value: object) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    main(Path(sys.argv[1]).absolute(), sys.argv[2:])

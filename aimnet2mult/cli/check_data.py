@@ -21,10 +21,20 @@ FILE = UserPath()
 
 
 @click.command("check-data", context_settings=HELP)
-@click.argument("words", metavar="FILES... [KEY=VALUE]...", nargs=-1, required=True)
+@click.argument("words", metavar="[FILES]... [KEY=VALUE]...", nargs=-1)
+@click.option(
+    "--config",
+    "configs",
+    type=FILE,
+    multiple=True,
+    help="YAML file of settings; repeatable. Its data sets are checked if no FILES are given.",
+)
 @click.option("--val", "val_files", type=FILE, multiple=True, help="File of validation data; repeatable.")
 @click.option(
-    "--min-distance", metavar="Å", type=click.FloatRange(min=0), help="Smallest distance of two atoms (default: 0.3)."
+    "--min-distance",
+    metavar="Å",
+    type=click.FloatRange(min=0),
+    help="Smallest distance between two atoms (default: 0.3).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
@@ -32,24 +42,24 @@ def check_data(
     context: click.Context,
     *,
     words: tuple[str, ...],
+    configs: tuple[Path, ...],
     val_files: tuple[Path, ...],
     min_distance: float | None,
     as_json: bool,
 ) -> None:
-    """Check data FILES as training does, and show what they contain.
+    """Check data files as training does.
 
-    Settings such as data.units.energy=Ha, data.keys.energy=E_wb97m or data.y=[energy,forces] are those of training. By
-    default, all labels are checked that the files contain. The exit code is 1 if there are errors, otherwise 0.
+    Shows what the files contain, and all problems with file, group and row. Settings such as data.units.energy=Ha,
+    data.keys.energy=E_wb97m or data.y=[energy,forces] are those of training; --config reads them from its settings. By
+    default, all labels that the files contain are checked. The exit code is 1 if there are errors, otherwise 0.
     """
     if find_spec("h5py") is None:
         raise click.ClickException("the package h5py is not installed; run: pip install h5py")
     files = [expand_user(word) for word in words if not _is_setting(word)]
-    if not files:
-        raise click.ClickException("no data file is given")
     settings = [word for word in words if _is_setting(word)]
     if min_distance is not None:
         settings.append(f"data.min_distance={min_distance}")
-    report = _check(files, val_files, settings)
+    report = _check(files, val_files, configs, settings)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -61,14 +71,21 @@ def _is_setting(word: str) -> bool:
     return word.startswith("data.") and "=" in word
 
 
-def _check(files: Sequence[Path], val_files: Sequence[Path], settings: Sequence[str]) -> Report:
+def _check(
+    files: Sequence[Path], val_files: Sequence[Path], configs: Sequence[Path], settings: Sequence[str]
+) -> Report:
     from aimnet2mult.config.schema import load_data_settings
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
     from aimnet2mult.quantities import LABELS
 
-    data = load_data_settings(settings)
-    asked = any(word.startswith("data.y=") for word in settings)
+    data = load_data_settings(configs, settings)
+    if not files:
+        files = [Path(path) for _, path in sorted(data.fidelity_datasets.items())]
+        val_files = [*map(Path, data.val_fidelity_datasets.values()), *val_files]
+    if not files:
+        raise click.ClickException("no data file is given")
+    asked = bool(configs) or any(word.startswith("data.y=") for word in settings)
     return check_files(
         files,
         val_files,
@@ -85,7 +102,7 @@ def _show(report: Report) -> None:
         for name, text in _rows(summary):
             click.echo(f"  {name:<22}{text}")
     for kind, lines in (
-        ("error", [*report.errors.lines(), *report.bad_structures.lines()]),
+        ("error", report.error_lines),
         ("warning", report.warnings.lines()),
     ):
         for line in lines:
@@ -96,14 +113,19 @@ def _show(report: Report) -> None:
 
 def _rows(summary: FileSummary) -> list[tuple[str, str]]:
     from aimnet2mult.data.compositions import join_symbols
+    from aimnet2mult.data.places import counted
 
     rows = [
-        ("structures", f"{summary.structures:,} in {summary.groups} groups"),
+        ("structures", f"{summary.structures:,} in {counted(summary.groups, 'group')}"),
         ("bad structures", f"{summary.bad_structures:,}"),
         ("atoms", f"{summary.atoms:,}"),
         ("elements", join_symbols(summary.elements) or "none"),
-        *((label, f"{count:,} structures") for label, count in summary.labels.items()),
+        *((label, counted(count, "structure")) for label, count in summary.labels.items()),
     ]
+    if not summary.labels:
+        rows.append(("labels", "none"))
+    if summary.other_arrays:
+        rows.append(("other arrays", ", ".join(summary.other_arrays)))
     if summary.energies:
         rows.append(("energies", summary.energies.removeprefix("energies ")))
     if summary.force_rms is not None:

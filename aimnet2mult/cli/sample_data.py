@@ -15,7 +15,10 @@ SAMPLE = Path(__file__).parents[1] / "sample"
 @click.command("sample-data", context_settings=HELP)
 @click.argument("folder", metavar="DIR", type=UserPath(file_okay=False))
 def sample_data(folder: Path) -> None:
-    """Write a small data set of two fidelities to DIR, with settings and a model to train on it."""
+    """Write a small data set to DIR.
+
+    It has two fidelities, and comes with settings and a model to train on it.
+    """
     files = sorted(path for path in SAMPLE.iterdir() if path.suffix in (".h5", ".yaml", ".md"))
     for path in files:
         copy = folder / path.name

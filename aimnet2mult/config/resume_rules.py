@@ -94,16 +94,18 @@ def load_config(
     old = load([run / CONFIG_FILE], check_inputs=False)
     new = load([run / CONFIG_FILE, *files], overrides, problems=problems, check_inputs=False)
     old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
-    inexact = []
+    inexact, rejected = [], []
     for key in dict.fromkeys([*old_values, *new_values]):
         before, after = old_values.get(key), new_values.get(key)
         moved = key.startswith(MOVABLE) and key in old_values and key in new_values
         if not moved and not key.startswith(CHANGEABLE):
-            _check_unchanged(key, before, after, run, problems)
+            rejected += _describe_change(key, before, after, run)
         elif key.startswith(INEXACT) and before != after:
             inexact.append(f"{key} was {before}, is {after}")
     for label, unit in old.units.items():
-        _check_unchanged(f"telemetry.units.{label}", unit, new.units[label], run, problems)
+        rejected += _describe_change(f"telemetry.units.{label}", unit, new.units[label], run)
+    if rejected:
+        problems.add("\n".join([*rejected, f"only {_describe_changeable()} may change; for others, start a new run"]))
     _check_inputs(new, run, problems, restarts=restarts)
     return new, inexact
 
@@ -131,7 +133,8 @@ def load_definition(run: Path, requested: Mapping[str, Any] | None, problems: Pr
     definition = read_yaml(run / MODEL_FILE)
     old, new = _values(definition), _values(requested or definition)
     for key in dict.fromkeys([*old, *new]):
-        _check_unchanged(f"the model's {key}", old.get(key), new.get(key), run, problems)
+        for change in _describe_change(f"the model's {key}", old.get(key), new.get(key), run):
+            problems.add(change)
     return definition
 
 
@@ -140,10 +143,11 @@ def _values(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(settings) if value != {}}
 
 
-def _check_unchanged(key: str, old: object, new: object, run: Path, problems: Problems) -> None:
-    if new != old:
-        names = (*CHANGEABLE, *(f"{name}N (with the same content)" for name in MOVABLE))
-        problems.add(
-            f"{key} was {old!r} in {run} and cannot be {new!r} after a resume; only "
-            f"{', '.join(name.rstrip('.') for name in names)} may change"
-        )
+def _describe_change(key: str, old: object, new: object, run: Path) -> list[str]:
+    """Return a line if a setting that cannot change is different, otherwise none."""
+    return [] if new == old else [f"{key} was {old!r} in {run} and cannot be {new!r} after a resume"]
+
+
+def _describe_changeable() -> str:
+    moved = (f"{name}N (with the same content)" for name in MOVABLE)
+    return ", ".join([*(name.rstrip(".") for name in CHANGEABLE), *moved])

@@ -228,14 +228,14 @@ def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return plain
 
 
-def load_data_settings(overrides: Sequence[str]) -> Data:
-    """Return the section ``data`` of the defaults with overrides; no data set has to be given.
+def load_data_settings(files: Sequence[Path], overrides: Sequence[str]) -> Data:
+    """Return the section ``data`` of the defaults merged with files and overrides; no data set has to be given.
 
     Raises:
-        ConfigError: Keys or values are invalid; the message has a line for each.
+        ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
     """
     problems = Problems()
-    plain = merge_layers((), overrides, problems)
+    plain = merge_layers(files, overrides, problems)
     misfits = dict(find_misfits(plain, Config))
     for message in misfits.values():
         problems.add(message)

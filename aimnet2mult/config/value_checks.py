@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aimnet2mult.config.data_units import data_unit_factors
 from aimnet2mult.config.import_path import check_path
 from aimnet2mult.config.merge import BY_FIDELITY
 from aimnet2mult.errors import ConfigError
@@ -50,12 +51,24 @@ def _check_data(config: Config) -> Iterator[str]:
 
 
 def check_arrays(data: Data) -> Iterator[str]:
-    """Yield a message for each name in the section ``data`` that is no label or no array of a data set."""
+    """Yield a message for each label, array and unit in the section ``data`` that does not exist."""
     yield from _check_labels("data.y", data.y)
     known = (*INPUT_NAMES, *LABELS)
     for name in data.keys:
         if name not in known:
             yield f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}"
+    for name, unit in data.units.to_dict().items():
+        try:
+            data_unit_factors({name: unit})
+        except ConfigError as error:
+            yield str(error)
+    sources: dict[str, str] = {}
+    # An array that is not read may lend its name to another one.
+    for name in (*INPUT_NAMES, *(label for label in LABELS if label in data.y or label in data.keys)):
+        source = data.keys.get(name, name)
+        if source in sources:
+            yield f"data.keys: {sources[source]} and {name} would both be read from {source!r}; name different arrays"
+        sources[source] = name
 
 
 def _check_labels(source: str, names: Sequence[Any]) -> Iterator[str]:

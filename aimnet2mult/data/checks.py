@@ -3,7 +3,7 @@
 Besides blocks of rows, 25 bytes a structure are kept, to find outliers and duplicates.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from aimnet2mult.data.duplicates import find_duplicates
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
-from aimnet2mult.data.places import Places
-from aimnet2mult.data.report import Report
+from aimnet2mult.data.places import Places, counted
+from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import MIN_DISTANCE
 from aimnet2mult.errors import DataError
 
@@ -40,17 +40,19 @@ def check_files(
         file_format: Names and units of the arrays.
         min_distance: Smallest distance between two atoms, in Å.
     """
-    report = Report()
+    report, file_format = Report(), file_format or FileFormat()
     validation = tuple(val_files)
-    scans = []
-    for path in (*files, *validation):
-        scan = FileScan(Path(path), labels, file_format or FileFormat(), min_distance, report)
-        _scan(scan, report)
-        scans.append(scan)
-    training, rest = scans[: len(files)], scans[len(files) :]
+    scans: dict[Path, FileScan] = {}
+    for path in map(Path, (*files, *validation)):
+        # Two fidelities, or training and validation, may use the same file.
+        if path not in scans:
+            scans[path] = FileScan(path, labels, file_format, min_distance, report)
+            _scan(scans[path], report)
+    training, rest = ([scans[Path(path)] for path in part] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
-    if not len(report.errors):
-        _check_labels(report, required, [(scan.path, scan.summary.labels) for scan in training])
+    if not len(report.errors) and not report.useless:
+        _check_labels(report, required, [scan.summary for scan in training], file_format)
+        _find_unlabeled(report, labels)
     _find_duplicates(report, training, rest)
     return report
 
@@ -61,6 +63,7 @@ def _scan(scan: FileScan, report: Report) -> None:
         with open_file(path) as file:
             layout = read_layout(path, file, scan.labels, scan.file_format)
             report.errors.add("unusable groups and arrays", layout.problems, len(layout.problems))
+            scan.summary.other_arrays = list(layout.other_arrays)
             for group in layout.groups:
                 scan.read(group)
     except DataError as error:
@@ -70,22 +73,45 @@ def _scan(scan: FileScan, report: Report) -> None:
     report.files.append(scan.summary)
     if not layout.problems and not any(segment.rows for segment in scan.segments):
         report.errors.add("files without structures", [f"{path} has no structures"])
-    elif scan.summary.structures and scan.summary.structures == scan.summary.bad_structures:
-        report.errors.add(
-            "files without good structures", [f"{path}: all structures are bad; check data.units and data.keys"]
-        )
 
 
-def _check_labels(report: Report, labels: Sequence[str], found: Sequence[tuple[Path, Mapping[str, int]]]) -> None:
-    missing = [label for label in labels if not any(counts.get(label) for _, counts in found)]
+def _check_labels(
+    report: Report, required: Sequence[str], training: Sequence[FileSummary], file_format: FileFormat
+) -> None:
+    """Report labels that no training file contains."""
+    missing = [label for label in required if not any(file.labels.get(label) for file in training)]
     if not missing:
         return
-    rest = [label for label in labels if label not in missing]
-    them, are = ("them", "s {} are") if len(missing) > 1 else ("it", " {} is")
-    remedy = f"leave {them} out: data.y=[{','.join(rest)}]" if rest else "data.keys maps their names"
-    what = are.format(", ".join(map(repr, missing)))
-    files = ", ".join(str(path) for path, _ in found)
-    report.errors.add("missing labels", [f"label{what} in none of the data sets {files}; {remedy}"])
+    rest = [label for label in required if label not in missing]
+    them, their = ("them", "their names") if len(missing) > 1 else ("it", "its name")
+    others = sorted({name for file in training for name in file.other_arrays})
+    remedies = [f"leave {them} out: data.y=[{','.join(rest)}]"] if rest else []
+    if others:
+        remedies.append(f"give {their} with data.keys (other arrays: {', '.join(others)})")
+    else:
+        remedies.append(f"give {their} with data.keys")
+    what = f"label{'s' if len(missing) > 1 else ''} {', '.join(_quote(label, file_format) for label in missing)}"
+    are = "are" if len(missing) > 1 else "is"
+    files = list(dict.fromkeys(file.path for file in training))
+    where = f"in none of the data sets {', '.join(files)}" if len(files) > 1 else f"not in the data set {files[0]}"
+    report.errors.add("missing labels", [f"{what} {are} {where}; {', or '.join(remedies)}"])
+
+
+def _quote(label: str, file_format: FileFormat) -> str:
+    """Return a label in quotes, with its name in the files if that is another one."""
+    name = file_format.name(label)
+    return repr(label) if name == label else f"{label!r} (data.keys: {name!r})"
+
+
+def _find_unlabeled(report: Report, labels: Sequence[str]) -> None:
+    """Warn of files without any label, unless a missing label is an error anyway."""
+    if len(report.errors) or not labels:
+        return
+    for file in report.files:
+        if file.structures > file.bad_structures and not any(file.labels.values()):
+            others = f"; data.keys gives the names of labels (other arrays: {', '.join(file.other_arrays)})"
+            text = f"{file.path} has no {' or '.join(labels)}{others if file.other_arrays else ''}"
+            report.warnings.add("files without labels", [text])
 
 
 def _find_duplicates(report: Report, training: Sequence[FileScan], validation: Sequence[FileScan]) -> None:
@@ -106,7 +132,13 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
 
 
 def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
-    example = f"{len(pairs):,}, such as {' and '.join(map(places.describe, pairs[0]))}"
+    number, one = len(pairs), len(pairs) == 1
+    names = list(map(places.describe, pairs[0]))
+    example = f"{':' if one else ', such as'} {' and '.join(names)}"
+    if names[0] == names[1]:
+        return f"{first.path} is given twice, so its structures may be both in training and in validation"
     if first is second:
-        return f"{first.path}: repeated structures, which may be both in training and in validation: {example}"
-    return f"{second.path}: structures that are also in {first.path}: {example}"
+        repeated = counted(number, "repeated structure")
+        return f"{first.path}: {repeated}, which may be both in training and in validation{example}"
+    are = "that is" if one else "that are"
+    return f"{second.path}: {counted(number, 'structure')} {are} also in {first.path}{example}"

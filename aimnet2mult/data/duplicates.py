@@ -24,7 +24,8 @@ def hash_structures(block: Mapping[str, npt.NDArray[Any]]) -> Hashes:
     valid structures only.
     """
     numbers = block["numbers"].astype(np.int64)
-    coord = np.where(numbers[..., None] != 0, block["coord"], 0)
+    # In float16, large coordinates would overflow.
+    coord = np.where(numbers[..., None] != 0, block["coord"], 0).astype(np.float64, copy=False)
     steps = np.rint(coord * (1 / RESOLUTION)).astype(np.int64)
     # Those of the first atoms are the same for every number of atoms.
     coefficients = _random(0, 4 * numbers.shape[1]).reshape(-1, 4)

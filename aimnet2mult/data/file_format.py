@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aimnet2mult.errors import ConfigError
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.config.data_units import data_unit_factors
 
-__all__ = ["DEFAULT_UNITS", "OPTIONAL_INPUTS", "REQUIRED_INPUTS", "FileFormat"]
+__all__ = ["OPTIONAL_INPUTS", "REQUIRED_INPUTS", "FileFormat"]
 
 REQUIRED_INPUTS = ("coord", "numbers")
 """Inputs that every group contains: coordinates in Å, and atomic numbers, 0 for padding."""
 
 OPTIONAL_INPUTS: Mapping[str, float] = {"charge": 0.0, "mult": 1.0}
 """Inputs that a file may omit, with their defaults: total charge in e, and spin multiplicity."""
-
-DEFAULT_UNITS: Mapping[str, str] = {"energy": "eV", "forces": "eV/Å", "coord": "Å"}
-"""Units of the training, in which files are read unless ``data.units`` says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +34,7 @@ class FileFormat:
         Raises:
             ConfigError: A unit is unknown or has another dimension.
         """
-        other = {key: unit for key, unit in units.items() if unit != DEFAULT_UNITS[key]}
-        return cls(names=dict(keys), factors={key: _factor(key, unit) for key, unit in other.items()})
+        return cls(names=dict(keys), factors=data_unit_factors(units))
 
     def name(self, key: str) -> str:
         """Return the name of an input or label in the file."""
@@ -49,15 +44,3 @@ class FileFormat:
         """Return an array of the file in the unit of the training, float64 if it has to be converted."""
         factor = self.factors.get(key)
         return values if factor is None else values.astype(np.float64) * factor
-
-
-def _factor(key: str, unit: str) -> float:
-    """Return the factor from a unit to the unit of the training; energies may be per particle or per mol."""
-    from telemetry.errors import UnitError
-    from telemetry.units import conversion_factor
-
-    target = LABELS[key].source_unit if key in LABELS else "angstrom"
-    try:
-        return conversion_factor(f"data.units.{key}", unit, target)
-    except UnitError as error:
-        raise ConfigError(str(error)) from error

@@ -1,6 +1,6 @@
 """The checks of one file, block by block, and its summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,18 @@ from aimnet2mult.data.label_summary import describe_energies
 from aimnet2mult.data.labels import MAX_FLOAT32, is_infinite, is_missing
 from aimnet2mult.data.layout import SizeGroup, read_rows
 from aimnet2mult.data.outliers import MAX_WORST, find_energy_outliers, find_force_outliers, robust_residuals
-from aimnet2mult.data.places import Places, Segment, place
+from aimnet2mult.data.places import Places, Segment, counted, place
 from aimnet2mult.data.reference_energies import fit_compositions
 from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import count_electrons, find_bad, find_misfits
-from aimnet2mult.data.unit_hints import ForceEvidence, find_energy_unit, find_precision_loss, unit_hints
+from aimnet2mult.data.unit_hints import (
+    ForceEvidence,
+    find_coord_unit,
+    find_energy_unit,
+    find_precision_loss,
+    shortest_distances,
+    unit_hints,
+)
 from aimnet2mult.errors import DataError
 
 __all__ = ["FileScan"]
@@ -57,6 +64,7 @@ class FileScan:
         self._forces: list[npt.NDArray[np.float32]] = []
         self._compositions: list[tuple[Array, npt.NDArray[np.int32]]] = []
         self._force_evidence = ForceEvidence()
+        self._distances: list[npt.NDArray[np.float64]] = []
         self._infinite: dict[str, list[tuple[int, str]]] = {}
         self._min_distance = min_distance
         self._report = report
@@ -68,7 +76,9 @@ class FileScan:
         damaged: set[str] = set()
         for rows in group.blocks():
             block: Block = {}
-            for key in group.arrays.keys() - damaged:
+            for key in group.arrays:
+                if key in damaged:
+                    continue
                 try:
                     block[key] = read_rows(group, key, rows, self.file_format)
                 except DataError as error:
@@ -76,7 +86,7 @@ class FileScan:
                     self._report.errors.add("damaged arrays", [str(error)])
             if {"numbers", "coord"} <= block.keys():
                 self._check(group.name, rows.start, block)
-        for label in group.arrays.keys() & set(self.labels):
+        for label in self._labels_in(group.arrays):
             self.summary.labels.setdefault(label, 0)
 
     def finish(self) -> None:
@@ -84,7 +94,8 @@ class FileScan:
         for label, found in self._infinite.items():
             places = "; ".join(where for _, where in found[:3])
             count = sum(number for number, _ in found)
-            self._warn([f"{count:,} values of {label} are infinite and treated as missing ({places})"])
+            are = "is" if count == 1 else "are"
+            self._warn([f"{counted(count, 'value')} of {label} {are} infinite and treated as missing ({places})"])
         if self._compositions:
             self._finish_structures(np.flatnonzero(np.concatenate(self.good)))
 
@@ -111,11 +122,12 @@ class FileScan:
         """Add good structures to the summary and to what is kept of each."""
         is_atom = block["numbers"] != 0
         self.summary.atoms += int(is_atom.sum())
-        for label in set(self.labels) & block.keys():
+        for label in self._labels_in(block):
             labeled = int((~is_missing(block[label], is_atom)).sum())
             self.summary.labels[label] = self.summary.labels.get(label, 0) + labeled
         self.hashes.append(hash_structures(block))
         self._compositions.append(count_compositions(block["numbers"]))
+        self._distances.append(shortest_distances(block))
         self._forces.append(np.full(len(is_atom), np.nan, np.float32))
         if "forces" in block:
             self._force_evidence.add(block)
@@ -123,9 +135,12 @@ class FileScan:
             largest = np.sqrt(np.fmax.reduce(np.where(is_atom, squares, np.nan), axis=1))
             self._forces[-1] = np.minimum(largest, MAX_FLOAT32).astype(np.float32)
 
+    def _labels_in(self, arrays: Mapping[str, object]) -> list[str]:
+        return [label for label in self.labels if label in arrays]
+
     def _mask_infinite(self, group: str, start: int, block: Block) -> None:
         """Treat infinite labels, also those beyond float32, as missing, and remember where they are."""
-        for label in set(self.labels) & block.keys():
+        for label in self._labels_in(block):
             infinite = is_infinite(block[label])
             if infinite.any():
                 rows = np.flatnonzero(infinite.any(axis=tuple(range(1, infinite.ndim))))
@@ -155,7 +170,7 @@ class FileScan:
         energy_unit = None
         if known.any():
             energy_unit = self._finish_energies(rows[known], compositions.select(known), energy[known])
-        self._warn(unit_hints(energy_unit, self._force_evidence))
+        self._warn(unit_hints(energy_unit, self._force_evidence, find_coord_unit(self._distances)))
         forces = np.concatenate(self._forces)
         self._warn_of_outliers("forces", rows, find_force_outliers(forces), forces, "force outlier, {:.4g} eV/Å")
 

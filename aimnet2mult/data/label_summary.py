@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.compositions import Compositions
+from aimnet2mult.data.places import counted
 
 __all__ = ["describe_energies", "summarize_labels"]
 
@@ -44,10 +45,9 @@ def describe_energies(compositions: Compositions, residual: Floats) -> str:
     per_atom = residual / compositions.counts.sum(axis=1)[compositions.index]
     mean = compositions.mean(residual)
     worst = int(np.abs(mean).argmax())
-    number = int(compositions.structures[worst])
     rms = float(np.sqrt(np.mean(np.square(residual))))
     return (
         f"energies after subtracting reference energies {per_atom.min():.3g} to {per_atom.max():.3g} eV/atom, rms "
         f"{rms:.3g} eV; worst composition {compositions.formula(worst)}, mean {mean[worst]:.3g} eV, "
-        f"{number:,} structure{'s' if number > 1 else ''}"
+        f"{counted(int(compositions.structures[worst]), 'structure')}"
     )

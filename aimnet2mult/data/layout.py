@@ -15,6 +15,7 @@ import h5py
 import numpy.typing as npt
 
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
+from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import LABELS
 
@@ -57,6 +58,8 @@ class Layout:
 
     groups: Sequence[SizeGroup]
     problems: Sequence[str]
+    other_arrays: Sequence[str]
+    """Names of the arrays that are not read."""
 
 
 @contextlib.contextmanager
@@ -110,7 +113,13 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         if "numbers" in arrays:
             rows = len(arrays["numbers"])
             usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
-    return Layout(groups=sorted(usable, key=lambda group: group.atoms), problems=problems)
+    read = set(map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels)))
+    found = {name for group in groups.values() for name, member in group.items() if isinstance(member, h5py.Dataset)}
+    return Layout(
+        groups=sorted(usable, key=lambda group: group.atoms),
+        problems=problems,
+        other_arrays=sorted(found - read),
+    )
 
 
 def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) -> npt.NDArray[Any]:
@@ -170,9 +179,9 @@ def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file
         has = [name for name, group in groups.items() if key in group]
         lacks = [name for name in groups if name not in has]
         if has and lacks:
-            more = f" (nor do {len(lacks) - 1} others)" if len(lacks) > 1 else ""
+            more = f" and {counted(len(lacks) - 1, 'other')} do" if len(lacks) > 1 else " does"
             problems.append(
-                f"{path}: group {has[0]} has {key!r} and group {lacks[0]} does not{more}; "
+                f"{path}: group {has[0]} has {key!r}, but group {lacks[0]}{more} not; "
                 "write it to every group (NaN for missing labels) or to none"
             )
     return problems
@@ -187,23 +196,27 @@ def _arrays(
     for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels):
         name = file_format.name(key)
         if name in group:
-            if problem := _type_problem(group[name]):
+            if problem := _type_problem(key, group[name]):
                 problems.append(f": {name!r} {problem}")
             else:
                 arrays[key] = group[name]
         elif key in REQUIRED_INPUTS:
             members = f"it has {', '.join(sorted(group))}" if len(group) else "it is empty"
             problems.append(f" has no {name!r}; {members}")
-    # All arrays have as many rows as the atomic numbers.
-    shape = arrays["numbers"].shape if "numbers" in arrays else ()
-    for key, expected in _shapes(shape[0] if shape else 0, atoms, labels).items():
+    # All arrays have as many rows as the atomic numbers, or as the coordinates if those are not one row per structure.
+    rows = [arrays[key].shape[0] for key, ndim in (("numbers", 2), ("coord", 3)) if _has_ndim(arrays.get(key), ndim)]
+    for key, expected in _shapes(rows[0] if rows else 0, atoms, labels).items():
         if key in arrays and "numbers" in arrays and arrays[key].shape != expected:
             problems.append(f": {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
             del arrays[key]
     return arrays, problems
 
 
-def _type_problem(array: object) -> str:
+def _has_ndim(array: h5py.Dataset | None, ndim: int) -> bool:
+    return array is not None and array.ndim == ndim
+
+
+def _type_problem(key: str, array: object) -> str:
     if array is None:
         return "cannot be opened; it is damaged, or a link to an object that does not exist"
     if not isinstance(array, h5py.Dataset):
@@ -211,8 +224,10 @@ def _type_problem(array: object) -> str:
     if array.shape is None:
         return "is empty"
     if h5py.check_string_dtype(array.dtype) is not None or array.dtype.kind in "SU":
-        return "contains text; expected numbers (for an element its atomic number, such as 8 for O)"
-    if array.dtype.kind not in "iuf":
+        hint = " (for an element its atomic number, such as 8 for O)" if key == "numbers" else ""
+        return f"contains text; expected numbers{hint}"
+    # Charges of 0 and 1 may be stored as booleans.
+    if array.dtype.kind not in ("biuf" if key in OPTIONAL_INPUTS else "iuf"):
         return f"has type {array.dtype}; expected integers or floating-point numbers"
     return ""
 

@@ -1,4 +1,4 @@
-"""Places of structures: file, group and row, for messages."""
+"""Places and numbers of structures, for messages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Places", "Segment", "place"]
+__all__ = ["Places", "Segment", "counted", "place"]
 
 
 class Segment(NamedTuple):
@@ -20,6 +20,11 @@ class Segment(NamedTuple):
 def place(path: Path, group: str, row: int) -> str:
     """Return the place of a structure, such as ``a.h5, group 003, row 217``; rows count from 0."""
     return f"{path}, group {group}, row {row}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 structure`` or ``2,000 structures``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class Places:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import yaml
 
 from aimnet2mult.data.compositions import Compositions, join_symbols
+from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
     if not len(rows):
         return ""
     symbols = join_symbols(np.unique(group["numbers"][unknown]).tolist())
-    return f"no reference energy for {symbols} in {len(rows)} structures of group {size:03d}"
+    return f"no reference energy for {symbols} in {counted(len(rows), 'structure')} of group {size:03d}"
 
 
 def _element(path: Path, key: object) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,8 @@ class FileSummary:
     """Atomic numbers, in ascending order."""
     labels: dict[str, int] = field(default_factory=dict)
     """Number of structures with each label that is in the file."""
+    other_arrays: list[str] = field(default_factory=list)
+    """Names of the arrays that are not read."""
     energies: str = ""
     """Range and RMS of the energies after subtracting fitted reference energies."""
     force_rms: float | None = None
@@ -98,26 +100,41 @@ class Report:
         """Number of bad structures."""
         return sum(map(len, self.skipped.values()))
 
-    def raise_errors(self, *, skip: bool = False) -> None:
+    @property
+    def useless(self) -> list[str]:
+        """A line for each file all of whose structures are bad."""
+        return [
+            f"{summary.path}: all structures are bad; check data.units and data.keys"
+            for summary in self.files
+            if 0 < summary.structures == summary.bad_structures
+        ]
+
+    @property
+    def error_lines(self) -> list[str]:
+        """All errors, one line each."""
+        return [*self.errors.lines(), *self.useless, *self.bad_structures.lines()]
+
+    def raise_errors(self, on_bad_structure: Literal["error", "skip", "keep"] = "error") -> None:
         """Raise one exception for all errors.
 
         Args:
-            skip: Whether structures with problems are left out, so that they are no errors.
+            on_bad_structure: Whether bad structures are errors, are left out, or are kept.
 
         Raises:
             DataError: There are errors.
         """
-        lines = self.errors.lines() + ([] if skip else self.bad_structures.lines())
+        useless = [] if on_bad_structure == "keep" else self.useless
+        is_error = on_bad_structure == "error"
+        lines = [*self.errors.lines(), *useless, *(self.bad_structures.lines() if is_error else [])]
         if not lines:
             return
-        remedy = ""
-        if self.bad_rows and not skip:
-            remedy = "correct them, or leave them out with data.on_bad_structure=skip"
+        has_bad = bool(self.bad_rows) and is_error
         if len(lines) == 1:
-            raise DataError(lines[0] + (f"; {remedy.replace('them', 'it')}" if remedy else ""))
-        count = len(self.errors) + (0 if skip else len(self.bad_structures))
-        head = f"the data have {count:,} problems" + (f"; bad structures: {remedy}" if remedy else "")
-        raise DataError("\n  ".join([f"{head}:", *lines]))
+            remedy = "; correct the structure, or leave it out with data.on_bad_structure=skip" if has_bad else ""
+            raise DataError(lines[0] + remedy)
+        count = len(self.errors) + len(useless) + (len(self.bad_structures) if is_error else 0)
+        remedy = "; correct bad structures, or leave them out with data.on_bad_structure=skip" if has_bad else ""
+        raise DataError("\n  ".join([f"the data have {count:,} problems{remedy}:", *lines]))
 
     def csv(self) -> str:
         """Return a table of the bad structures: file, group, row and reason."""
@@ -145,7 +162,7 @@ class Report:
         """Return the report as plain lists and dictionaries."""
         return {
             "files": [vars(summary) for summary in self.files],
-            "errors": [*self.errors.lines(), *self.bad_structures.lines()],
+            "errors": self.error_lines,
             "warnings": self.warnings.lines(),
             "bad_structures": self.bad_count,
         }

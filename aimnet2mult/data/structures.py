@@ -6,7 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_CHARGE", "MAX_COORD", "MAX_ELEMENT", "MAX_MULT", "MIN_DISTANCE", "Finding", "find_bad", "find_misfits"]
+__all__ = [
+    "MAX_CHARGE",
+    "MAX_COORD",
+    "MAX_ELEMENT",
+    "MAX_MULT",
+    "MIN_DISTANCE",
+    "Finding",
+    "find_bad",
+    "find_misfits",
+    "min_distances",
+]
 
 MAX_ELEMENT = 63
 """Largest atomic number with a row in the embedding of aimnet."""

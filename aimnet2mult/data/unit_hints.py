@@ -1,6 +1,6 @@
 """Hints that energies and forces are in other units than eV and eV/Å, or have lost precision. Needs only NumPy.
 
-Three rules, which stay silent in case of doubt:
+Four rules, which stay silent in case of doubt:
 
 1. **Total energies** are compared with those of free atoms. Of the structures that consist of elements up to Ne and
    contain one from B on, 90 % must agree with the same unit within 4 %. Binding energies are below 2 % of the total, so
@@ -9,6 +9,8 @@ Three rules, which stay silent in case of doubt:
    the forces, (F1 + F2)(x1 - x2) / 2, if one is a small distortion of the other. If the quotient of difference and work
    is nearly constant (70 % of the pairs within 20 % of the median), it is the quotient of the units.
 3. **Typical forces** above 10 eV/Å (median component) do not occur in molecules, but are usual in kcal/mol/Å.
+4. **The shortest distance** in a structure with H and C, N or O is nearly always a bond of H: 0.77 to 1.27 Å. If 90 %
+   are in this range after conversion from another unit, the coordinates are in that unit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,8 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.compositions import Compositions, unique_rows
+from aimnet2mult.data.structures import min_distances
 
-__all__ = ["ForceEvidence", "find_energy_unit", "find_precision_loss", "unit_hints"]
+__all__ = [
+    "ForceEvidence",
+    "find_coord_unit",
+    "find_energy_unit",
+    "find_precision_loss",
+    "shortest_distances",
+    "unit_hints",
+]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -53,6 +63,12 @@ MAX_BLOCKS, MAX_BLOCK = 20, 100
 """Rule 2: number of sets of structures with the same atoms in a group, and of structures in a set."""
 MAX_COMPONENT = 10.0
 """Rule 3: median of the force components, in eV/Å."""
+COORD_UNITS = {"bohr": BOHR, "pm": 0.01}
+"""Rule 4: units of coordinates in Å; in nm, atoms would be too close."""
+BOND, BOND_SHARE = (0.77, 1.27), 0.9
+"""Rule 4: range of the length of a bond of H, in Å, and the share of structures whose shortest distance is in it."""
+MAX_DISTANCES = 200
+"""Rule 4: number of structures of a group of rows."""
 CHUNK = 10_000
 """Number of structures processed at a time."""
 MAX_SAMPLES, MAX_QUOTIENTS = 1_000_000, 100_000
@@ -133,14 +149,40 @@ def find_energy_unit(compositions: Compositions, total: Floats) -> str | None:
     return None
 
 
-def unit_hints(energy_unit: str | None, forces: ForceEvidence) -> list[str]:
-    """Return warnings about units other than eV and eV/Å, without the name of the data set.
+def shortest_distances(group: Mapping[str, Array]) -> Floats:
+    """Return the shortest distances in the first structures with H and C, N or O, for `find_coord_unit`.
+
+    Args:
+        group: ``numbers`` (b, n), 0 for padding, and ``coord`` (b, n, 3).
+    """
+    numbers = group["numbers"][:MAX_DISTANCES]
+    organic = (numbers == 1).any(axis=1) & np.isin(numbers, (6, 7, 8)).any(axis=1)
+    coord = group["coord"][:MAX_DISTANCES].astype(np.float64)
+    return min_distances(np.where(numbers[..., None] != 0, coord, np.nan)[organic])
+
+
+def find_coord_unit(distances: Iterable[Floats]) -> str | None:
+    """Return the unit of coordinates by the fourth rule of this module; None if it is Å or unknown."""
+    known = np.concatenate([np.empty(0), *distances])
+    for name, unit in COORD_UNITS.items():
+        in_range = (known * unit > BOND[0]) & (known * unit < BOND[1])
+        if len(known) >= MIN_PAIRS and np.mean(in_range) > BOND_SHARE:
+            return name
+    return None
+
+
+def unit_hints(energy_unit: str | None, forces: ForceEvidence, coord_unit: str | None = None) -> list[str]:
+    """Return warnings about units other than eV, eV/Å and Å, without the name of the data set.
 
     Args:
         energy_unit: result of `find_energy_unit`.
         forces: the forces of the same structures.
+        coord_unit: result of `find_coord_unit`.
     """
     hints, force_unit, quotient = [], None, forces.quotient
+    if coord_unit is not None and quotient is not None:
+        # The work was computed with these coordinates.
+        quotient /= COORD_UNITS[coord_unit]
     if quotient is not None and not (energy_unit in (None, "eV") and MATCH[0] < quotient < MATCH[1]):
         pairs = _fitting_units(quotient, energy_unit)
         if len(pairs) == 1:
@@ -160,6 +202,8 @@ def unit_hints(energy_unit: str | None, forces: ForceEvidence) -> list[str]:
         hints.append(f"the energies look like {energy_unit} instead of eV; set data.units.energy={energy_unit}{also}")
     if force_unit not in (None, "eV/Å"):
         hints.append(f"the forces look like {force_unit} instead of eV/Å; set data.units.forces={force_unit}")
+    if coord_unit is not None:
+        hints.append(f"the coordinates look like {coord_unit} instead of Å; set data.units.coord={coord_unit}")
     return hints
 
 
@@ -177,21 +221,28 @@ def _fitting_units(quotient: float, energy_unit: str | None) -> list[tuple[str, 
 def find_precision_loss(energies: Iterable[Array], kcal_per_mol: float = 23.060547830619) -> str | None:
     """Return a warning if total energies are stored with too few digits, without the name of the file.
 
-    Energies in a float64 array that are all float32 numbers have been converted, and are as imprecise.
+    Energies in a float64 array that are all numbers of a smaller type have been converted, and are as imprecise.
 
     Args:
         energies: the arrays in a file, as stored.
         kcal_per_mol: unit of the energies in kcal/mol; by default eV.
     """
-    arrays = [array[np.isfinite(array)] for array in energies if np.issubdtype(array.dtype, np.floating)]
-    if not any(map(len, arrays)) or any((array != array.astype(np.float32)).any() for array in arrays):
-        return None
-    typical = np.median(np.concatenate(arrays))
-    spacing = float(np.spacing(np.float32(abs(typical)))) * kcal_per_mol
-    if spacing <= MAX_SPACING:
-        return None
+    floating = [array for array in energies if np.issubdtype(array.dtype, np.floating)]
+    finite = [array[np.isfinite(array)] for array in floating]
+    values = np.concatenate([np.empty(0), *finite])
+    for precision in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            is_exact = len(values) and (values == values.astype(precision)).all()
+        if is_exact:
+            typical = np.median(values)
+            spacing = float(np.spacing(precision(abs(typical)))) * kcal_per_mol
+            return _describe_precision(precision.__name__, typical, spacing) if spacing > MAX_SPACING else None
+    return None
+
+
+def _describe_precision(name: str, typical: float, spacing: float) -> str:
     return (
-        f"the energies have only float32 precision: near {typical:,.0f}, successive values differ by {spacing:.2g} "
+        f"the energies have only {name} precision: near {typical:,.0f}, successive values differ by {spacing:.2g} "
         "kcal/mol; store them as float64"
     )
 

@@ -143,11 +143,12 @@ class ErrorSums:
         sums, natom = self._errors_of.sums(pred, true, numbers)
 
         self._batch.zero_()
-        if loss is not None:
-            self._loss.store(loss, true)
+        kept = None
         if self._skips_structures:
-            sums, skipped = skip_structures(sums)
-            self._batch[-1].copy_(skipped)
+            sums, kept = skip_structures(sums)
+            self._batch[-1].copy_(kept.logical_not().sum())
+        if loss is not None:
+            self._loss.store(loss, true, kept)
         # An out-of-range fidelity addresses cells outside the tensor, which is an error, and never another fidelity's.
         cells = torch.add(self._cells, fidelity, alpha=self.layout.stride)
         self._errors.index_add_(0, cells.view(-1), sums.view(-1))

@@ -36,8 +36,13 @@ class LossCells:
         terms = slot[layout.errors : -1].view(2, layout.terms)
         self._components, self._whole = terms[:, :-1], terms[:, -1]
 
-    def store(self, loss: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> None:
+    def store(self, loss: Mapping[str, Tensor], true: Mapping[str, Tensor], kept: Tensor | None = None) -> None:
         """Store what a loss function returned for these labels; the cells must be 0.
+
+        Args:
+            loss: what it returned.
+            true: the labels.
+            kept: which structures the loss covers, (B,); by default all.
 
         Raises:
             ValueError: a shape does not fit.
@@ -47,7 +52,7 @@ class LossCells:
             total = loss["loss"]
             if total.ndim:
                 raise ValueError(f"loss has shape {tuple(total.shape)}; expected a scalar")
-            count = count_labeled(true).to(self._whole)
+            count = count_labeled(true, kept).to(self._whole)
             self._whole.copy_(torch.stack((total * count, count)))
         elif terms.shape != self._components.shape:
             raise ValueError(

@@ -61,10 +61,17 @@ def expand_mask(mask: Tensor, structures: int, atoms: int, what: str, *, per_ato
     raise ValueError(f"{what} has shape {tuple(shape)}; expected {expected}")
 
 
-def count_labeled(true: Mapping[str, Tensor]) -> Tensor:
+def count_labeled(true: Mapping[str, Tensor], kept: Tensor | None = None) -> Tensor:
     """Return the number of structures with a component of any label that is not NaN, a scalar.
 
     Masks are not considered. Infinite labels count, because a loss that does not know better becomes infinite.
+
+    Args:
+        true: the labels.
+        kept: which structures to count, (B,); by default all.
     """
     labeled = [true[name].isnan().logical_not_().reshape(len(true[name]), -1).any(1) for name in LABELS if name in true]
-    return torch.stack(labeled).any(0).sum() if labeled else torch.zeros((), dtype=torch.int64)
+    if not labeled:
+        return torch.zeros((), dtype=torch.int64)
+    found = torch.stack(labeled).any(0)
+    return (found if kept is None else found & kept).sum()

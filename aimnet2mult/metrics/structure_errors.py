@@ -120,11 +120,11 @@ def are_finite(sums: Tensor) -> Tensor:
 def skip_structures(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Leave out structures whose errors are not finite.
 
-    Return the sums with one more row, the counts of the structures left out, and the number of these, a scalar.
+    Return the sums with one more row, the counts of the structures left out, and which structures are kept, (B,).
     """
     finite = are_finite(sums)
     kept = torch.where(finite, sums, 0.0)
-    return torch.cat((kept, (sums[COUNT] - kept[COUNT]).unsqueeze(0))), finite.logical_not().sum()
+    return torch.cat((kept, (sums[COUNT] - kept[COUNT]).unsqueeze(0))), finite
 
 
 def _expand(array: Tensor, what: str, label: Label, shape: tuple[int, ...], atoms: int) -> Tensor:

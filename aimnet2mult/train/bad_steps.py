@@ -48,6 +48,12 @@ class BadSteps:
         self._report = report
         self._pending: deque[tuple[int, Snapshot]] = deque()
         self._in_a_row = 0
+        self._has_applied = False
+
+    @property
+    def all_skipped(self) -> bool:
+        """Whether every step so far was skipped, as far as the flags have arrived; False before the first step."""
+        return bool(self._in_a_row) and not self._has_applied
 
     def add(self, iteration: int, applied: Tensor) -> None:
         """Note whether the step of an iteration was applied, a scalar boolean, without waiting for it."""
@@ -63,6 +69,7 @@ class BadSteps:
     def _examine(self, iteration: int, applied: Snapshot) -> None:
         if applied.wait():
             self._in_a_row = 0
+            self._has_applied = True
             return
         self._in_a_row += 1
         cause = self._report(iteration)
@@ -132,10 +139,19 @@ class BadStepReport:
             why = "no structure alone is the cause"
             if found:
                 self._named.update((group, row) for row in found)
-                return self._names(group, found), True
+                return self._describe(group, [*found, *known], rows, is_new=True)
         if known:
-            return self._names(group, known), False
+            return self._describe(group, known, rows, is_new=False)
         return f"{why}; the batch consists of {self._names(group, rows.tolist())}", self._unexplained.add(why)
+
+    def _describe(self, group: int, bad: Sequence[int], rows: Rows, *, is_new: bool) -> tuple[str, bool]:
+        """Return the structures that are the cause; if they are most of the batch, the weights are suspicious too."""
+        names = self._names(group, bad)
+        if len(rows) == 1 or len(bad) < min(len(rows), MAX_NAMED):
+            return names, is_new
+        count = f"all {len(rows)}" if len(bad) == len(rows) else f"{len(bad)} or more of the {len(rows)}"
+        hint = "unless they are all wrong, the weights have become too large: lower the learning rate"
+        return f"{count} structures of the batch ({hint}): {names}", self._unexplained.add(hint)
 
     def _load(self, group: int, rows: Rows) -> Batch:
         components = self._components

@@ -131,11 +131,10 @@ class Checkpointing:
         epoch, epochs = -(-iteration // length), self._config.trainer.epochs
         if length != length_before:
             self._console.say(
-                f"an epoch now has {length} iterations instead of {length_before}: iteration {iteration} is in epoch "
-                f"{epoch} of {epochs}"
+                f"iterations per epoch: {length} instead of {length_before}; iteration {iteration} is in epoch {epoch}"
             )
         if epoch > epochs:
-            raise ConfigError(f"trainer.epochs is {epochs}, but the run is already in epoch {epoch}")
+            raise ConfigError(f"trainer.epochs is {epochs}, but the run is already in epoch {epoch}; increase it")
 
     def save(self, iteration: int) -> None:
         """Write a checkpoint, unless it would equal the last one or nothing has been trained yet; see `problem`."""

@@ -20,6 +20,7 @@ from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.label_summary import summarize_labels
+from aimnet2mult.data.places import counted
 from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
@@ -68,12 +69,13 @@ class Components:
         counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
         lines = []
         for index, (name, train, val, labels) in enumerate(counts):
-            lines.append(f"{name}: {train:,} training structures, {val:,} validation structures; {', '.join(labels)}")
+            structures = f"{counted(train, 'training structure')}, {counted(val, 'validation structure')}"
+            lines.append(f"{name}: {structures}; {', '.join(labels)}")
             summary = summarize_labels(_structures_of(self.data, index))
             lines += [f"{name}: {summary}"] if summary else []
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        batches = len(self.train_loader)
-        lines.append(f"{parameters:,} trainable parameters on {self.device}, {batches} iterations per epoch")
+        iterations = counted(len(self.train_loader), "iteration")
+        lines.append(f"{parameters:,} trainable parameters on {self.device}, {iterations} per epoch")
         lines += [self.loaded] if self.loaded else []
         return "\n".join(lines)
 

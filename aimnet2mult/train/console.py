@@ -109,8 +109,11 @@ class Console:
             value = latest.get(f"{stream}/{abbr}_rmse")
             if value is not None:
                 shown.append(f"{abbr} {value * factor:.4g} {unit}")
-        if skipped := latest.get(f"{stream}/skipped_steps"):
-            shown.append(f"{skipped:.0f} skipped step{'s' if skipped > 1 else ''}")
+        shown += [
+            f"{skipped:.0f} skipped {what}{'s' if skipped > 1 else ''}"
+            for what in ("step", "structure")
+            if (skipped := latest.get(f"{stream}/skipped_{what}s"))
+        ]
         return ", ".join(shown)
 
 

@@ -47,7 +47,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
     for line in report.warnings.lines():
         _warn(line)
     skip = data.on_bad_structure == "skip"
-    report.raise_errors(skip=skip or resumes)
+    report.raise_errors("keep" if resumes and not skip else data.on_bad_structure)
     if skip and report.bad_rows:
         _warn(f"bad structures left out: {report.bad_count:,}; {SKIPPED_FILE} in the run folder lists them")
     elif resumes:

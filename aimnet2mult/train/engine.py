@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.batch_rmse import BatchRmse
 from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.quantities import LABELS
@@ -164,6 +165,7 @@ class _ModelWithLoss(nn.Module):
 
 def _predictor(model: nn.Module, loss_fn: LossFunction, communicator: Communicator) -> Callable[..., Outputs]:
     """Return a function of inputs and labels that returns the predictions and the losses."""
+    loss_fn = _checking(loss_fn)
 
     def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> Outputs:
         pred = model(x)
@@ -180,6 +182,42 @@ def _predictor(model: nn.Module, loss_fn: LossFunction, communicator: Communicat
         return pred, Losses({"loss": loss}, *terms)
 
     return predict_on_ranks
+
+
+def _checking(loss_fn: LossFunction) -> LossFunction:
+    """Return a loss function that checks what the first call returns.
+
+    Raises:
+        ConfigError: it is not a mapping whose ``loss`` is a scalar with a gradient.
+    """
+    checked = False
+
+    def checking(pred: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        nonlocal checked
+        losses = loss_fn(pred, y)
+        if not checked and (problem := _find_problem(losses)):
+            raise ConfigError(
+                f"loss.class: the loss function returned {problem}; expected a dictionary of scalar tensors, of which "
+                "'loss' is minimized"
+            )
+        checked = True
+        return losses
+
+    return checking
+
+
+def _find_problem(losses: object) -> str:
+    """Return what is wrong with the result of a loss function, or ""."""
+    if not isinstance(losses, Mapping):
+        return f"an object of type {type(losses).__name__}"
+    total = losses.get("loss")
+    if not isinstance(total, Tensor):
+        return (
+            f"a dictionary with {', '.join(map(repr, losses)) or 'nothing'}" if total is None else f"'loss' {total!r}"
+        )
+    if total.ndim:
+        return f"'loss' of shape {tuple(total.shape)}"
+    return "" if total.requires_grad else "'loss' without a gradient"
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:

@@ -15,12 +15,11 @@ from aimnet2mult.config.import_path import load_object
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError, ModelError, Problems
-from aimnet2mult.metrics.statistics import VALIDATION, metric_info
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.weights import load_weights
 from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
-from aimnet2mult.train.validation_metrics import ValidationMetrics
+from aimnet2mult.train.validation_metrics import ValidationMetrics, possible_metrics
 
 __all__ = ["Learner", "build_learner", "build_loss", "scheduler_section"]
 
@@ -59,7 +58,7 @@ def build_learner(
         ModelError: the model cannot be built.
     """
     problems = Problems()
-    known = metric_info(config.labels, config.fidelity_names, VALIDATION)
+    known = possible_metrics(config.labels, config.fidelity_names, config.loss.components)
     metrics = ValidationMetrics(known=known, available=list(known))
     device, loaded = torch.device("cpu"), ""
     with problems.collect():

@@ -82,7 +82,7 @@ class Training:
             self._validation.run(state.iteration)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
-            self._console.say(f"all {epochs} epochs have already been completed; increase trainer.epochs to continue")
+            self._console.say(f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue")
             # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
             self._bus.flush()
             self._consensus.should_stop(now=True)
@@ -100,6 +100,8 @@ class Training:
         complete = state.iteration == total or self._finished_by_lr
         if not complete or self._validation.pending:
             return Outcome("preempted")
+        if self._bad_steps.all_skipped:
+            return Outcome("not finite", "no training step was applied: loss or gradient was never finite")
         if self._checkpointing.problem:
             reason = f"no checkpoint at iteration {state.iteration}: {self._checkpointing.problem}"
             return Outcome("not saved" if are_finite(self._components.model) else "not finite", reason)

@@ -72,12 +72,9 @@ class MTLoss:
         if not total:
             raise ConfigError(f"the weights of the loss components are {weights}; expected at least one above 0")
         self._functions = {name: _functions(name, component) for name, component in components.items()}
-        self._weights = {name: weight / total for name, weight in weights.items()}
-
-    @property
-    def terms(self) -> LossTerms:
+        self._uncounted = [i for i, (_, sum_and_count) in enumerate(self._functions.values()) if sum_and_count is None]
+        self.terms = LossTerms(names=tuple(weights), weights=tuple(weight / total for weight in weights.values()))
         """The components and their weights, for `ErrorSums`."""
-        return LossTerms(names=tuple(self._weights), weights=tuple(self._weights.values()))
 
     def use_ranks(self, ranks: Communicator) -> None:
         """Share each batch with other ranks: the mean loss over the ranks is then the loss of the whole batch.
@@ -96,49 +93,46 @@ class MTLoss:
         Raises:
             ValueError: a prediction is missing or a shape does not fit; the message names the component.
         """
-        sums, counts, values = {}, {}, {}
+        sums, counts = [], []
         for name, (function, sum_and_count) in self._functions.items():
             try:
                 if sum_and_count is None:
-                    values[name] = function(y_pred=y_pred, y_true=y_true)
+                    sums.append(function(y_pred=y_pred, y_true=y_true))
+                    counts.append(torch.ones((), dtype=torch.int64, device=sums[-1].device))
                 else:
-                    sums[name], counts[name] = sum_and_count(y_pred=y_pred, y_true=y_true)
+                    total, count = sum_and_count(y_pred=y_pred, y_true=y_true)
+                    sums.append(total)
+                    counts.append(count)
             except ValueError as error:
                 raise ValueError(f"loss component {name!r}: {error}") from error
-        terms = self._terms(sums, counts, values, y_true)
-        values |= self._means(sums, counts)
-        losses = {name: values[name] * weight for name, weight in self._weights.items()}
-        losses["loss"] = torch.stack(tuple(losses.values())).sum()
-        return Losses(losses, terms)
+        # One operation for all components is faster than one for each.
+        total, counted = torch.stack(sums), torch.stack(counts)
+        weights = _as_tensor(self.terms.weights, total.dtype, total.device)
+        losses = self._means(total, counted) * weights
+        by_name = dict(zip(self._functions, losses.unbind(), strict=True))
+        return Losses({**by_name, "loss": losses.sum()}, self._terms(total, counted, y_true))
 
     @torch.no_grad()
-    def _terms(
-        self,
-        sums: Mapping[str, Tensor],
-        counts: Mapping[str, Tensor],
-        values: Mapping[str, Tensor],
-        y_true: Mapping[str, Tensor],
-    ) -> Tensor:
+    def _terms(self, sums: Tensor, counts: Tensor, y_true: Mapping[str, Tensor]) -> Tensor:
         """Return sums and counts of all components; a value without a count counts once per labeled structure."""
-        if values:
+        terms = torch.stack((sums.double(), counts.double()))
+        if self._uncounted:
             structures = count_labeled(y_true)
-            sums = {**sums, **{name: value * structures for name, value in values.items()}}
-            counts = {**counts, **dict.fromkeys(values, structures)}
-        ordered = [torch.stack([part[name] for name in self._weights]).double() for part in (sums, counts)]
-        return torch.stack(ordered)
+            for index in self._uncounted:
+                terms[:, index].mul_(structures)
+        return terms
 
-    def _means(self, totals: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Divide each total by its count; with several ranks, the mean of these quotients over the ranks is the mean.
+    def _means(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """Divide each sum by its count; with several ranks, the mean of these quotients over the ranks is the mean.
 
         For this, the count of a rank is replaced by the mean count of the ranks.
         """
         ranks = self._communicator.world_size
-        if ranks == 1 or not counts:
-            return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
-        counted = torch.stack(tuple(counts.values()))
-        self._communicator.all_reduce_sum(counted)
-        whole = dict(zip(counts, counted.clamp(min=1).unbind(), strict=True))
-        return {name: total * ranks / whole[name] for name, total in totals.items()}
+        if ranks == 1 or len(self._uncounted) == len(counts):
+            return sums / counts.clamp(min=1)
+        whole = counts.clone()
+        self._communicator.all_reduce_sum(whole)
+        return sums * ranks / whole.clamp(min=1)
 
 
 @mean
@@ -244,6 +238,13 @@ def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, pred - true, torch.zeros((), dtype=pred.dtype, device=pred.device))
 
 
+@functools.lru_cache
+def _as_tensor(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A tensor created in inference mode could not be used in training.
+    with torch.inference_mode(mode=False):
+        return torch.tensor(weights, dtype=dtype, device=device)
+
+
 def _weight(name: str, component: Mapping[str, Any]) -> float:
     """Return the weight of a component; raise ConfigError if it or a key is invalid."""
     unknown = sorted(set(component) - {"fn", "weight", "kwargs"})
@@ -265,6 +266,8 @@ def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn |
     """
     key = f"fn of loss component {name!r}"
     function = load_object(component["fn"], key)
+    if inspect.isclass(function) or not callable(function):
+        raise ConfigError(f"{key} is {component['fn']}, which is not a function of y_pred and y_true")
     kwargs = component.get("kwargs") or {}
     try:
         bound = inspect.signature(function).bind(y_pred=None, y_true=None, **kwargs)

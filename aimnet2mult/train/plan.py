@@ -198,7 +198,9 @@ def _check_checkpoints(folder: Path, newest: Path | None, status: Status | None)
 def _check_epochs(config: Config, progress: Progress, problems: Problems) -> None:
     # With another batch size, the number of iterations per epoch is known only once the data have been read.
     if _has_same_epochs(config, progress) and config.trainer.epochs < progress.epoch:
-        problems.add(f"trainer.epochs is {config.trainer.epochs}, but the run is already in epoch {progress.epoch}")
+        problems.add(
+            f"trainer.epochs is {config.trainer.epochs}, but the run is already in epoch {progress.epoch}; increase it"
+        )
 
 
 def _nothing_left(config: Config, progress: Progress) -> str:
@@ -207,7 +209,7 @@ def _nothing_left(config: Config, progress: Progress) -> str:
         return ""
     limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
     if progress.iteration == epochs * progress.epoch_length:
-        return f"all {epochs} epochs have already been completed; increase trainer.epochs to continue"
+        return f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue"
     if limit is not None and progress.lowest_lr < limit and progress.iteration % progress.epoch_length == 0:
         return (
             f"nothing left to train: learning rate {progress.lowest_lr:.3g} is below trainer.stop_below_lr {limit:.3g}"

@@ -1,5 +1,6 @@
 """Publish the statistics of training and validation: the only module that connects the engine to the bus."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -17,6 +18,8 @@ from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
 
 __all__ = ["Alert", "Bus", "Reporter"]
+
+logger = logging.getLogger(__name__)
 
 PERIODIC_STREAMS = ("train", "train_window")
 
@@ -139,6 +142,7 @@ class Reporter:
         if places:
             title = f"validation left out structures whose predictions are not finite: {number:.0f}"
             self._bus.alert(title, places, step=step)
+            logger.warning("iteration %d: %s: %s", step, title, places)
 
     def _start(self, engine: Engine) -> None:
         self._last_point = (engine.state.iteration, self._clock())

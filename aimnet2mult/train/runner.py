@@ -27,7 +27,7 @@ from aimnet2mult.train.ending import close, close_diverged, close_failed, close_
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
-from telemetry import MetricBus, NullBus
+from telemetry import MetricBus, NullBus, read_receipt
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import RunPlan, plan_run
 
@@ -98,8 +98,10 @@ def _run_first_rank(request: Request, info: RankInfo) -> int:
 
 
 def _conclude(plan: Plan, info: RankInfo) -> int:
-    """Report that a run is complete, tell the other ranks, and write its weights to ``--save``."""
+    """Report that a run is complete, and what is pending; tell the other ranks, and write the weights to ``--save``."""
     echo(f"{plan.folder}: {plan.nothing_left}", err=True)
+    for line in read_receipt(plan.folder).sync_command():
+        echo(line, err=True)
     if info.world_size > 1:
         _load_libraries()
         from aimnet2mult.distributed.process_group import process_group

@@ -9,7 +9,7 @@ from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.statistics import VALIDATION, MetricInfo, metric_info
 
-__all__ = ["ValidationMetrics", "find_validation_metrics"]
+__all__ = ["ValidationMetrics", "find_validation_metrics", "possible_metrics"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,16 @@ def find_validation_metrics(
         for fidelity, limits in ranges.items():
             prefix = fidelity_names[fidelity]
             available |= {f"{prefix}/{name}" for name in _names(label, [limits]) if name != "loss"}
-    metrics = metric_info(labels, fidelity_names, VALIDATION, components)
-    known = {name: info for name, info in metrics.items() if info.better is not None}
+    known = possible_metrics(labels, fidelity_names, components)
     return ValidationMetrics(known=known, available=[name for name in known if name in available])
+
+
+def possible_metrics(
+    labels: Sequence[str], fidelity_names: Sequence[str], components: Sequence[str]
+) -> dict[str, MetricInfo]:
+    """Return the validation metrics whose lower or higher values are better, by name, whatever the data contain."""
+    metrics = metric_info(labels, fidelity_names, VALIDATION, components)
+    return {name: info for name, info in metrics.items() if info.better is not None}
 
 
 def _names(label: str, ranges: Sequence[tuple[float, float]]) -> set[str]:

@@ -17,7 +17,7 @@ MIN_DEVIATION, MIN_DEVIATION_EARLY, MIN_DEVIATION_EARLY_LOSS = 0.1, 0.5, 0.125
 EARLY_POINTS = 10
 """The early bounds apply up to this many points. A loss usually falls at first, so even a small rise is a problem."""
 DIVERGED_FACTOR = 10.0
-"""A value diverges if it exceeds the median by more than this many times the median."""
+"""A value diverges if it exceeds the median by more than this many times the median (see also ``Level.scale``)."""
 MAX_HEALTHY_RISE = 3.0
 """A level up to this many times the lowest one is healthy. Restarts of the learning rate cause rises by a factor of two
 to three."""
@@ -54,7 +54,7 @@ class MetricHistory:
             self._values.append(value)
             return
         self.outliers += 1
-        diverges = value > self.baseline + DIVERGED_FACTOR * abs(self.baseline)
+        diverges = value > self.baseline + DIVERGED_FACTOR * max(abs(self.baseline), self.level.scale)
         self.diverging = self.diverging + 1 if diverges else 0
         if self.outliers >= self._settings.history and self.is_healthy():
             self.outliers = self.diverging = 0
@@ -82,6 +82,6 @@ class MetricHistory:
         self.baseline = median(self._values)
         deviation = MAD_TO_STD * median(abs(value - self.baseline) for value in self._values)
         fraction = MIN_DEVIATION if len(self._values) >= EARLY_POINTS else self._min_deviation_early
-        deviation = max(deviation, fraction * abs(self.baseline))
+        deviation = max(deviation, fraction * abs(self.baseline)) or fraction * self.level.scale
         # A metric that was always 0 provides no scale.
         return self.baseline + self._settings.factor * deviation if deviation else math.inf

@@ -191,13 +191,14 @@ def _merge_options(
     """
     options = {sink: dict(values) for sink, values in saved.items()}
     for text in assignments:
+        # The value may be a credential, which messages must not contain.
         key, equals, value = text.partition("=")
         sink, dot, name = key.partition(".")
         if not (equals and dot and sink and name):
-            msg = f"--option {text!r} is not of the form SINK.NAME=VALUE, such as tensorboard.dir=/scratch/tb"
+            msg = f"--option {key!r} is not of the form SINK.NAME=VALUE, such as tensorboard.dir=/scratch/tb"
             raise SettingError(msg)
         if sink not in selected:
-            msg = f"--option {text!r}: sink {sink!r} is not selected; add it to --telemetry-sinks or remove the option"
+            msg = f"--option {key!r}: sink {sink!r} is not selected; add it to --telemetry-sinks or remove the option"
             raise SettingError(msg)
         options.setdefault(sink, {})[name] = _parse_value(value)
     return options

@@ -60,6 +60,25 @@ def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyR
         os.close(fd)
 
 
+def lines_backward(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a segment, the last one first, each with a newline; arguments and errors as for ``lines``."""
+    fd = open_segment(path)
+    if fd is None:
+        return
+    try:
+        end, rest = os.fstat(fd).st_size, b""
+        while end > 0:
+            start = max(0, end - _FIRST_CHUNK_BYTES)
+            first, *complete = (read_at(fd, path, start, end - start) + rest).split(b"\n")
+            for line in reversed(complete):
+                yield line + b"\n"
+            # Data longer than the longest possible line is damaged.
+            end, rest = start, first if len(first) <= MAX_LINE else b""
+        yield rest + b"\n"
+    finally:
+        os.close(fd)
+
+
 def open_segment(path: Path) -> int | None:
     """Open a segment for reading; return None if it is missing or not a regular file.
 

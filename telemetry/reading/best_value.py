@@ -17,7 +17,7 @@ class BestValue(msgspec.Struct, frozen=True, kw_only=True):
     step: int
 
 
-def find_best_value(folder: Path, numbers: list[int], metric: str, *, highest: bool = False) -> BestValue | None:
+def find_best_value(folder: Path, numbers: list[int], metric: str, *, highest: bool) -> BestValue | None:
     """Return the lowest or highest finite value of a metric in the segments ``numbers``; None if there is none.
 
     ``metric`` is a full name, ``stream/name``. Superseded records do not count.

@@ -27,12 +27,14 @@ class Admission:
         self._folder = folder
         self._cadence = cadence
         self._queue = queue
+        self._recorded = queue.streams
         self._missed = MissedPoints(cadence.every)
         self._warn_once = WarnOnce()
         self._pid = os.getpid()
 
-    def due(self, streams: Sequence[str], step: int, *, final: bool) -> tuple[str, ...]:
-        """Return the streams to record at an iteration; ``final`` makes all of them due."""
+    def due(self, streams: Sequence[str] | str, step: int, *, final: bool) -> tuple[str, ...]:
+        """Return the streams, or the only one, to record at an iteration; ``final`` makes all of them due."""
+        streams = (streams,) if isinstance(streams, str) else streams
         try:
             number = parse_step(step)
         except ValueError as error:
@@ -43,7 +45,7 @@ class Admission:
         for stream in streams:
             if final or self._cadence.due(stream, number):
                 due.append(stream)
-            else:
+            elif stream not in self._recorded:
                 self._missed.add(stream, number)
         return tuple(due) if due and self.admits_process() else ()
 
@@ -65,5 +67,5 @@ class Admission:
 
     def report_missed(self) -> None:
         """Report the streams that were published, but never at a due iteration."""
-        for message in self._missed.warnings(self._queue.streams):
+        for message in self._missed.warnings(self._recorded):
             self._warn_once(message, message)

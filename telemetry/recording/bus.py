@@ -6,10 +6,12 @@ import atexit
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt
+from telemetry.errors import SettingError
 from telemetry.recording.admission import Admission
 from telemetry.recording.ending import InterpreterExit, status_after
 from telemetry.recording.journal_thread import JournalThread
@@ -157,9 +159,15 @@ class MetricBus:
 
         Returns:
             The receipt; None in a forked child process.
+
+        Raises:
+            SettingError: there is no such status; the run remains open.
         """
         if self._admission.is_forked():
             return None
+        if status not in get_args(Status):
+            msg = f"status is {status!r}; expected {', '.join(get_args(Status))}"
+            raise SettingError(msg)
         self._admission.report_missed()
         receipt = self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
         # Only now, so that the run is still closed at exit if this call is interrupted before it takes effect.
@@ -179,7 +187,9 @@ class MetricBus:
 
 
 def _reported(title: str, text: str, step: int, level: Level) -> Alert:
-    return Alert(seq=0, time=now_ms(), step=step, title=title[:250], text=text[:4000], level=level, cause="reported")
+    # Not every caller passes texts: an exception, for example, is turned into one.
+    title, text = str(title)[:250], str(text)[:4000]
+    return Alert(seq=0, time=now_ms(), step=step, title=title, text=text, level=level, cause="reported")
 
 
 def _copy(values: Mapping[str, float]) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from telemetry.errors import format_error
 from telemetry.records import Status
 
 
@@ -11,7 +12,7 @@ def status_after(error: BaseException | None) -> tuple[Status, str]:
     """Return the status and the reason of a run that ended with an exception, or without one."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "finished", ""
-    return "failed", f"{type(error).__name__}: {error}"
+    return "failed", format_error(error)
 
 
 class InterpreterExit:

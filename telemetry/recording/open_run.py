@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,18 +13,15 @@ from telemetry.alerts.detector import AnomalyDetector
 from telemetry.cadence import Cadence
 from telemetry.delivery.supervisor import DeliverySupervisor, ProcessSupervisor, ThreadSupervisor
 from telemetry.errors import RunAlive, RunFolderError
-from telemetry.journal.points_at import streams_at
-from telemetry.journal.segments import segments
+from telemetry.journal.newest_points import newest_points, streams_at
 from telemetry.journal.writer import JournalWriter
 from telemetry.metrics import Metric
-from telemetry.reading.stream_points import read_stream
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_plan import RunPlan, is_blank, newest_segment, plan_run
-from telemetry.records import Scalars
 from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
@@ -104,7 +100,7 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
     detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=step or 0)
     recorded: set[tuple[str, int]] = set()
     if step is not None:
-        detector.replay(_earlier_losses(plan.folder, detector.loss_streams, step))
+        detector.replay(newest_points(plan.folder, detector.loss_streams, step))
         recorded = {(stream, step) for stream in streams_at(plan.folder, step)}
     journal = _open_journal(plan)
     appender = RecordAppender(queue.tally, journal, detector, plan.factors if plan.declared else None, recorded)
@@ -124,13 +120,6 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
         drain_timeout=plan.settings.drain_timeout,
         close_timeout=limits.close_timeout,
     )
-
-
-def _earlier_losses(folder: Path, streams: Iterable[str], resume_step: int) -> Iterator[Scalars]:
-    """Yield the points of these streams that an attempt resuming after ``resume_step`` continues, in order."""
-    numbers = segments(folder)
-    points = heapq.merge(*(read_stream(folder, numbers, stream) for stream in streams), key=lambda point: point.seq)
-    return (point for point in points if point.step <= resume_step)
 
 
 def _open_journal(plan: RunPlan) -> JournalWriter:

@@ -16,6 +16,7 @@ import msgspec
 from telemetry.errors import SettingError, format_error
 
 _MAX_DEPTH = 20
+_ABBREVIATED = "..."
 _MAX_ARRAY_ELEMENTS = 1000
 
 
@@ -26,7 +27,7 @@ def plain_params(params: object) -> dict[str, Any]:
         SettingError: they have no names, or reading them failed.
     """
     try:
-        plain = _plain(params, _MAX_DEPTH)
+        plain = _plain(params, ())
     except Exception as error:
         # For example an OmegaConf value that is missing, or that refers to one.
         msg = f"params cannot be read: {format_error(error)}"
@@ -37,17 +38,23 @@ def plain_params(params: object) -> dict[str, Any]:
     return plain
 
 
-def _plain(value: Any, depth: int) -> Any:
-    """Return dicts, lists and scalars; any other object is left to the redaction, which records its ``str``."""
+def _plain(value: Any, parents: tuple[Any, ...]) -> Any:
+    """Return dicts, lists and scalars; any other object is left to the redaction, which records its ``str``.
+
+    ``parents`` are the objects that contain the value. If it is one of them, or has too many, it is abbreviated.
+    """
     if isinstance(value, str | bytes | type):
         return value.value if isinstance(value, enum.Enum) else value
     if isinstance(value, enum.Enum):
         return value.value if isinstance(value, int) else value.name
+    inside = (*parents, value)
+    if len(inside) > _MAX_DEPTH or any(parent is value for parent in parents):
+        return _ABBREVIATED
     fields = value if isinstance(value, Mapping) else _fields(value)
     if fields is not None:
-        return {str(name): _plain(field, depth - 1) for name, field in fields.items()} if depth else "..."
+        return {str(name): _plain(field, inside) for name, field in fields.items()}
     if isinstance(value, Sequence | AbstractSet):
-        elements = [_plain(each, depth - 1) for each in value] if depth else "..."
+        elements = [_plain(each, inside) for each in value]
         return sorted(elements, key=str) if isinstance(value, AbstractSet) else elements
     return _elements(value)
 

@@ -77,8 +77,10 @@ class PointConverter:
         return Dropped(name, "undeclared metric", text + did_you_mean(name, known))
 
 
-def name_problem(name: str) -> str:
+def name_problem(name: object) -> str:
     """Return why a stream or a metric cannot have this name; empty if it can."""
+    if not isinstance(name, str):
+        return f"the name {name!r} is of type {type(name).__name__}; names are strings"
     if not 0 < len(name) <= MAX_NAME_LENGTH:
         return f"the name {name[:20]!r} has {len(name)} characters; names have 1 to {MAX_NAME_LENGTH}"
     try:

@@ -34,7 +34,7 @@ class RunCloser:
         """
         with self._lock:
             # A reason may quote a file name that is not valid Unicode.
-            text = reason[:1000].encode(errors="replace").decode()
+            text = str(reason or "")[:1000].encode(errors="replace").decode()
             if self._thread.queue.close(Closed(seq=0, time=now_ms(), status=status, reason=text)):
                 try:
                     # The thread may be stuck on a hung disk; if so, it is abandoned.

@@ -66,7 +66,8 @@ def plan_run(
     resume_step: int | None = None,
 ) -> RunPlan:
     """Check a request without creating anything; arguments and exceptions as for ``open_run``."""
-    folder = local_path(path)
+    # The script may change its working directory during the run.
+    folder = local_path(path).absolute()
     settings = parse_settings(settings)
     resumed = None if resume_step is None else parse_resume_step(resume_step)
     if metrics is not None:
@@ -80,8 +81,8 @@ def plan_run(
         seq=0,
         time=0,
         schema=SCHEMA,
-        run_id=folder.absolute().name,
-        name=name or folder.absolute().name,
+        run_id=folder.name,
+        name=name or folder.name,
         project=project,
         attempt=1,
         every=settings.every,

@@ -24,9 +24,12 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a run folder given by a user, with ``~`` expanded.
 
     Raises:
-        RunFolderError: it is a URL, or it starts with the home folder of an unknown user.
+        RunFolderError: it is empty, or a URL, or it starts with the home folder of an unknown user.
     """
     text = os.fspath(path)
+    if not text or "\0" in text:
+        msg = f"{text!r} is not a path of a run folder; choose a folder, such as runs/first"
+        raise RunFolderError(msg)
     if _URL.match(text):
         msg = f"{text} is a URL, but a run folder must be a local path; use a folder of this machine or a mounted one"
         raise RunFolderError(msg)

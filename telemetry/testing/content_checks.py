@@ -167,4 +167,8 @@ class ContentChecks(Kit):
             driver = self.open_sink(folder)
             driver.write_rest(sample(1, 5 * number))
             driver.close(status, reason="SIGTERM" if status == "preempted" else "")
-        self.check_shows(folder, sample(1, 20), "A closed run can be resumed; its new points must appear, too.")
+            self.check_shows(
+                folder,
+                sample(1, 5 * number),
+                f"The run was just closed as {status}. Closing keeps its points; after a resume, new ones appear, too.",
+            )

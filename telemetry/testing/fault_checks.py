@@ -23,7 +23,8 @@ _Limit = Callable[[Path], AbstractContextManager[None]]
 
 _ROOM = (0, 25, 160, 700)
 """Bytes by which files can still grow before the disk is full; a batch is truncated at several positions."""
-_TWICE_AND_AT_THE_END = Script(failing=(False, True, True, False), close_fails=True)
+# The last of these faults meets an instance that has written several batches.
+_TWICE_AND_AT_THE_END = Script(failing=(False, True, True, False, False, False, True, False), close_fails=True)
 _KILLED = "full-and-killed"
 _LOST = (
     "Delivery sends only the records after the last one that the sink has acknowledged. Pass no error over: a hook "

@@ -1,282 +1,203 @@
-"""Every published value of real runs is recomputed in NumPy from the captured predictions.
+"""Every published value of runs of a single process is recomputed in NumPy from the captured predictions."""
 
-The calculation here knows neither error sums nor streams: it pools what counts, and applies the formulas of
-docs/reference/metrics.md.
-"""
-
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+import yaml
+from ignite.engine import Events
 
 from aimnet2mult.cli.sample_data import SAMPLE
-from aimnet2mult.config.merge import write_yaml
+from aimnet2mult.config.schema import load
+from aimnet2mult.train.components import build_components
+from aimnet2mult.train.engine import build_trainer
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
-from support.oracle import CAPTURES, Call, read_calls, undecorated_loss
+from support.oracle import CAPTURES, Call, read_batches
+from support.oracle_runs import CLIP, FIDELITIES, LAST, PLAN, train_config
+from support.published_values import (
+    ABBREVIATIONS,
+    LOSSES,
+    Batches,
+    Plan,
+    Points,
+    assemble,
+    assert_agree,
+    errors,
+    expected_points,
+    gradient_norm,
+    is_finite,
+)
 from support.tiny_runs import points
+from telemetry import read_header
 
-ABBREVIATIONS = {"energy": "E", "forces": "F", "charges": "q", "spin_charges": "s"}
-UNITS = {"E": 23.060547830619026, "F": 23.060547830619026, "q": 1.0, "s": 1.0}
-"""kcal/mol for eV."""
-NAMES = ("low", "high")
-WEIGHTS = {"energy": 1.0, "forces": 0.5, "charges": 0.25, "spin_charges": 0.25}
-EVERY, VALIDATE_EVERY, EPOCHS, BATCHES_PER_EPOCH, LEARNING_RATE = 3, 4, 2, 7, 2e-3
-LAST = EPOCHS * BATCHES_PER_EPOCH
-
-Values = dict[str, float]
-Loss = Callable[[Sequence[Call]], Values]
-
-
-# ---- the calculation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counted:
-    """The components of a label that count, one after the other."""
-
-    pred: NDArray[np.float64]
-    true: NDArray[np.float64]
-    atoms: NDArray[np.float64]
-    """Number of real atoms of the structure."""
-
-
-def count(calls: Iterable[Call], label: str, fidelity: int | None = None) -> Counted:
-    """Pool the components of a label over all calls."""
-    parts: list[tuple[float, float, int]] = []
-    for call in calls:
-        if label not in call.true:
-            continue
-        mask = call.true.get(f"{label}_mask")
-        for row, numbers in enumerate(call.numbers):
-            if fidelity is not None and call.fidelity[row] != fidelity:
-                continue
-            natom = int(np.count_nonzero(numbers))
-            pred, true = (np.asarray(side[label][row], dtype=float) for side in (call.pred, call.true))
-            allowed = np.ones_like(true, dtype=bool)
-            if label != "energy":
-                allowed[numbers == 0] = False
-            if mask is not None:
-                allowed[~mask[row]] = False
-            allowed &= np.isfinite(true)
-            parts += [(p, t, natom) for p, t in zip(pred[allowed], true[allowed], strict=True)]
-    columns = np.array(parts, dtype=float).reshape(-1, 3).T
-    return Counted(pred=columns[0], true=columns[1], atoms=columns[2])
-
-
-def errors(calls: Sequence[Call], *, kinds: Sequence[str], fidelity: int | None = None) -> Values:
-    """Return the metrics of the errors, in display units."""
-    found: Values = {}
-    for label, abbr in ABBREVIATIONS.items():
-        counted = count(calls, label, fidelity)
-        error, unit = counted.pred - counted.true, UNITS[abbr]
-        if not error.size:
-            continue
-        found[f"{abbr}_rmse"] = math.sqrt(np.mean(error**2)) * unit
-        if "atom_rmse" in kinds and label == "energy":
-            found["E_atom_rmse"] = math.sqrt(np.mean((error / counted.atoms) ** 2)) * unit
-        if "mae" in kinds:
-            found[f"{abbr}_mae"] = float(np.mean(abs(error))) * unit
-        if "r2" in kinds:
-            found[f"{abbr}_r2"] = float(1 - np.sum(error**2) / np.sum((counted.true - counted.true.mean()) ** 2))
-    return found
-
-
-def weighted_components(calls: Sequence[Call]) -> Values:
-    """Return the loss of `CapturingLoss` and its components."""
-    components: Values = {}
-    for label in WEIGHTS:
-        counted = count(calls, label)
-        square = (counted.pred - counted.true) ** 2
-        if square.size:
-            components[label] = float(np.mean(square / np.sqrt(counted.atoms) if label == "energy" else square))
-    loss = sum(WEIGHTS[label] * mean for label, mean in components.items()) / sum(WEIGHTS.values())
-    return {"loss": loss, **{f"loss_{label}": mean for label, mean in components.items()}}
-
-
-def structure_mean(calls: Sequence[Call], value: Callable[[Call], float]) -> float:
-    """Return the mean of a value of batches, weighted by the number of structures with any label."""
-    weights = [
-        sum(
-            any(np.isfinite(call.true[label][row]).any() for label in ABBREVIATIONS) for row in range(len(call.numbers))
-        )
-        for call in calls
-    ]
-    return float(np.average([value(call) for call in calls], weights=weights))
-
-
-def plain_square(call: Call, label: str) -> float:
-    return float(np.mean(np.nan_to_num(call.pred[label].astype(float) - call.true[label]) ** 2))
-
-
-def whole_loss(calls: Sequence[Call]) -> Values:
-    """Return the loss of `CapturingWholeLoss`."""
-    return {"loss": structure_mean(calls, lambda call: plain_square(call, "energy") + plain_square(call, "charges"))}
-
-
-def with_an_undecorated_component(calls: Sequence[Call]) -> Values:
-    """Return the loss of `CapturingLoss` whose component ``charges`` returns no sum and count."""
-    found = weighted_components(calls)
-    charges = structure_mean(calls, lambda call: plain_square(call, "charges"))
-    change = WEIGHTS["charges"] * (charges - found["loss_charges"]) / sum(WEIGHTS.values())
-    return {**found, "loss_charges": charges, "loss": found["loss"] + change}
-
-
-def expected_points(calls: Sequence[Call], loss: Loss) -> dict[tuple[str, int], Values]:
-    """Return every point that the run must publish, except speed and gradient norm."""
-    training = [call for call in calls if call.training]
-    validations: dict[int, list[Call]] = {}
-    iteration = 0
-    for call in calls:
-        iteration += call.training
-        if not call.training:
-            validations.setdefault(iteration, []).append(call)
-
-    def pooled(part: Sequence[Call], kinds: Sequence[str]) -> Values:
-        found = {**loss(part), **errors(part, kinds=kinds)}
-        for index, name in enumerate(NAMES):
-            found |= {f"{name}/{key}": value for key, value in errors(part, kinds=kinds, fidelity=index).items()}
-        return found
-
-    expected: dict[tuple[str, int], Values] = {}
-    for step in [*range(EVERY, LAST + 1, EVERY), *([LAST] if LAST % EVERY else [])]:
-        batch = training[step - 1 : step]
-        epoch = -(-step // BATCHES_PER_EPOCH)
-        expected["train", step] = {
-            "loss": loss(batch)["loss"],
-            "lr": LEARNING_RATE,
-            "epoch": epoch,
-            **errors(batch, kinds=()),
-        }
-        window = training[(step - 1) // EVERY * EVERY : step]
-        expected["train_window", step] = pooled(window, ["atom_rmse"]) | {"skipped_steps": 0}
-    for epoch in range(1, EPOCHS + 1):
-        part = training[(epoch - 1) * BATCHES_PER_EPOCH : epoch * BATCHES_PER_EPOCH]
-        values = pooled(part, ["atom_rmse"]) | {"skipped_steps": 0, "epoch": epoch}
-        expected["train_epoch", epoch * BATCHES_PER_EPOCH] = values
-    for step in range(VALIDATE_EVERY, LAST + 1, VALIDATE_EVERY):
-        values = pooled(validations.pop(step), ["atom_rmse", "mae", "r2"])
-        expected["val", step] = values | {"skipped_structures": 0, "epoch": -(-step // BATCHES_PER_EPOCH)}
-    assert not validations
-    return expected
-
-
-# ---- the runs
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Return slices of the sample data with labels missing here and there, and sizes that are padded."""
-    folder, rng = tmp_path_factory.mktemp("oracle"), np.random.default_rng(0)
-    for name, source in zip(NAMES, ("gfn1.h5", "spgfn2.h5"), strict=True):
-        with h5py.File(SAMPLE / source) as whole, h5py.File(folder / f"{name}.h5", "w") as part:
-            for size, number in (("003", 40), ("004", 17)):
-                for key, values in whole[size].items():
-                    array = values[:number]
-                    if key in ABBREVIATIONS:
-                        array[rng.random(number) < 0.2] = np.nan
-                        array[rng.random(array.shape) < 0.1] = np.nan
-                    part[f"{size}/{key}"] = array
-    return [folder / f"{name}.h5" for name in NAMES]
-
-
-def components(**functions: str) -> dict[str, Any]:
-    found = {}
-    for label, weight in WEIGHTS.items():
-        name = functions.get(label) or f"aimnet2mult.train.loss.{'energy' if label == 'energy' else 'peratom'}_loss_fn"
-        keys = {} if label == "energy" or label in functions else {"key_true": label, "key_pred": label}
-        found[label] = {"fn": name, "weight": weight, "kwargs": keys}
-    return {"components": found}
-
-
-UNDECORATED = f"{undecorated_loss.__module__}.{undecorated_loss.__name__}"
-LOSSES: dict[str, tuple[dict[str, Any], Loss]] = {
-    "sums and counts": ({"class": "support.oracle.CapturingLoss", "kwargs": components()}, weighted_components),
-    "an undecorated component": (
-        {"class": "support.oracle.CapturingLoss", "kwargs": components(charges=UNDECORATED)},
-        with_an_undecorated_component,
-    ),
-    "a class without components": ({"class": "support.oracle.CapturingWholeLoss", "kwargs": {}}, whole_loss),
-}
+STREAMS = ("train", "train_window", "train_epoch", "val")
+PER_ATOM = ("forces", "charges", "spin_charges")
+OTHER_UNITS = {"energy": "meV", "forces": "eV/nm"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A finished run with its calls of the loss."""
+    """A finished run with its batches."""
 
     folder: Path
-    calls: list[Call]
-    loss: Loss
+    batches: Batches
+    plan: Plan
+
+    @property
+    def points(self) -> Points:
+        """All published points."""
+        return {(stream, step): values for stream in STREAMS for step, values in points(self.folder, stream).items()}
+
+
+@pytest.fixture
+def captures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of the captures of a test."""
+    monkeypatch.setenv(CAPTURES, str(tmp_path / "captures"))
+    (tmp_path / "captures").mkdir()
+    return tmp_path / "captures"
 
 
 @pytest.fixture(scope="module", params=list(LOSSES))
-def run(request: pytest.FixtureRequest, files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Train a small AIMNet2 of two fidelities."""
-    folder = tmp_path_factory.mktemp("run")
-    section, loss = LOSSES[request.param]
-    content: Mapping[str, Any] = {
-        "run_name": "oracle",
-        "threads": 1,
-        "device": "cpu",
-        "data": {
-            "fidelity_datasets": dict(enumerate(map(str, files))),
-            "fidelity_names": dict(enumerate(NAMES)),
-            "fidelity_weights": {1: 2.0},
-            "val_fraction": 0.3,
-            "samplers": {
-                "train": {"batch_size": 8, "batches_per_epoch": BATCHES_PER_EPOCH},
-                # Batches of different sizes.
-                "val": {"batch_size": 10},
-            },
-        },
-        "loss": section,
-        "optimizer": {"class": "torch.optim.Adam", "kwargs": {"lr": LEARNING_RATE}},
-        "trainer": {"epochs": EPOCHS},
-        "log_frequency": {"val": VALIDATE_EVERY},
-        "telemetry": {"sinks": "none", "every": EVERY, "dir": str(folder / "runs")},
-    }
-    write_yaml(folder / "train.yaml", content)
+def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Train a small AIMNet2 of two fidelities; the run with a loss without components has other units."""
+    folder, loss = tmp_path_factory.mktemp("run"), request.param
+    units = OTHER_UNITS if loss == "a class without components" else {}
+    plan = replace(PLAN, loss=loss, units={**PLAN.units, **({"E": 1000.0, "F": 10.0} if units else {})})
+    config = train_config(folder, data, loss, units=units)
     captures = folder / "captures"
     captures.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CAPTURES, str(captures))
-        assert train(Request(configs=[folder / "train.yaml"], model=SAMPLE / "model.yaml")) == 0
+        assert train(Request(configs=[config], model=SAMPLE / "model.yaml")) == 0
     (path,) = (folder / "runs").iterdir()
-    return Finished(folder=path, calls=read_calls(captures), loss=loss)
+    return Finished(folder=path, batches=assemble([(0, read_batches(captures))]), plan=plan)
 
 
-def test_the_run_has_padding_masks_missing_labels_and_two_fidelities(run: Finished) -> None:
+def test_the_run_has_padding_masks_missing_labels_two_fidelities_and_bad_structures(run: Finished) -> None:
     for training in (True, False):
-        calls = [call for call in run.calls if call.training == training]
-        assert any((call.numbers == 0).any() for call in calls) == training
+        calls = run.batches.calls(training=training)
+        assert any((call.numbers == 0).any() for call in calls)
         assert {fidelity for call in calls for fidelity in call.fidelity} == {0, 1}
         for label in ABBREVIATIONS:
             values = np.concatenate([call.true[label].ravel() for call in calls])
             assert 0.05 < np.isnan(values).mean() < 0.9, label
-        masks = np.concatenate([call.true["forces_mask"].ravel() for call in calls])
-        assert 0.05 < masks.mean() < 0.95
-    assert len({len(call.numbers) for call in run.calls if not call.training}) > 1
+        for name in ABBREVIATIONS:
+            masks = np.concatenate([call.true[f"{name}_mask"].ravel() for call in calls])
+            assert 0.05 < masks.mean() < 0.95, name
+        assert not all(is_finite(call, row) for call in calls for row in range(len(call.numbers)))
+    assert len({len(call.numbers) for call in run.batches.calls(training=False)}) > 1
+    norms = [gradient_norm(batch) for batch in run.batches.training.values()]
+    assert any(norm > CLIP for norm in norms)
+    assert 0 < np.isnan(norms).sum() < LAST
+    # Batches without any spin charges.
+    assert {"s_rmse" in values for values in points(run.folder, "train").values()} == {True, False}
 
 
 def test_every_published_value_agrees_with_numpy(run: Finished) -> None:
-    expected = expected_points(run.calls, run.loss)
-    published = {
-        (stream, step): values
-        for stream in ("train", "train_window", "train_epoch", "val")
-        for step, values in points(run.folder, stream).items()
-    }
-    assert published.keys() == expected.keys()
-    for key, values in published.items():
-        others = {name: values.pop(name) for name in ("it_per_s", "grad_norm") if key[0] == "train"}
-        assert all(value > 0 for value in others.values())
-        # Squares of float32 predictions are summed in float64, except in the loss.
-        losses = {name: values.pop(name) for name in list(values) if name.startswith("loss")}
-        wanted = {name: expected[key].pop(name) for name in list(expected[key]) if name.startswith("loss")}
-        assert losses == pytest.approx(wanted, rel=1e-6), key
-        assert values == pytest.approx(expected[key], rel=1e-9, abs=1e-12), key
+    published = run.points
+    for values in published.values():
+        values.pop("it_per_s", None)
+    assert_agree(published, expected_points(run.batches, run.plan))
+
+
+def test_the_speed_is_that_of_the_iterations_since_the_previous_point(run: Finished) -> None:
+    times = {step: batch[0].time for step, batch in run.batches.training.items()}
+    values = points(run.folder, "train")
+    due = [0, *(step for step in values if step % PLAN.every == 0)]
+    for before, step in [*pairwise(due), *([(due[-1], LAST)] if LAST % PLAN.every else [])]:
+        # Each point lies between the last batch that it covers and the next one.
+        shortest = times[step] - times[before + 1]
+        longest = times.get(step + 1, np.inf) - times.get(before, -np.inf)
+        assert shortest <= (step - before) / values[step]["it_per_s"] <= longest
+
+
+def test_the_units_are_declared(run: Finished) -> None:
+    energy, forces = OTHER_UNITS.values() if run.plan.units["F"] == 10 else ("kcal/mol", "kcal/mol/Å")
+    of = {"E_rmse": energy, "E_mae": energy, "low/E_atom_rmse": f"{energy}/atom", "F_rmse": forces, "E_r2": "1"}
+    of |= {"q_rmse": "e", "high/s_mae": "e", "loss": "1", "skipped_structures": "1"}
+    metrics = read_header(run.folder).metrics
+    assert {name: metrics[f"val/{name}"].unit for name in of} == of
+    of = {"lr": "1", "grad_norm": "1", "it_per_s": "1/s", "epoch": "1"}
+    assert {name: metrics[f"train/{name}"].unit for name in of} == of
+
+
+# ---- the captured batches
+
+
+def files(data: Path, part: str) -> dict[bytes, tuple[int, dict[str, Any]]]:
+    """Return fidelity and arrays of each structure in the files, by its coordinates without padding."""
+    found = {}
+    for fidelity, name in enumerate(FIDELITIES):
+        with h5py.File(data / f"{name}-{part}.h5") as file:
+            for group in file.values():
+                arrays = {key: array[:] for key, array in group.items()}
+                for row in range(len(arrays["coord"])):
+                    structure = {key: array[row] for key, array in arrays.items()}
+                    found[identity(structure["coord"], structure["numbers"])] = fidelity, structure
+    return found
+
+
+def identity(coord: Any, numbers: Any) -> bytes:
+    key: bytes = coord[numbers != 0].astype(np.float32).tobytes()
+    return key
+
+
+def structures(calls: list[Call]) -> Iterator[tuple[bytes, Call, int]]:
+    """Yield the identity of each structure with its call and row."""
+    for call in calls:
+        for row, numbers in enumerate(call.numbers):
+            yield identity(call.coord[row], numbers), call, row
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_the_labels_are_those_of_the_files_less_reference_energies(run: Finished, data: Path, part: str) -> None:
+    known = files(data, part)
+    saes = [yaml.safe_load((run.folder / "sae" / f"{name}.yaml").read_text()) for name in FIDELITIES]
+    for key, call, row in structures(run.batches.calls(training=part == "train")):
+        fidelity, structure = known[key]
+        assert call.fidelity[row] == fidelity
+        real = structure["numbers"] != 0
+        shift = sum(saes[fidelity][number] for number in structure["numbers"][real].tolist())
+        expected = {"energy": structure["energy"] - shift}
+        expected |= {name: structure[name][real] for name in PER_ATOM if name in structure}
+        expected |= {name: np.full(real.sum(), np.nan) for name in PER_ATOM if name not in structure}
+        if part == "val" and not is_finite(call, row):
+            # It is left out, whatever its labels are.
+            expected = {name: np.full_like(values, np.nan) for name, values in expected.items()}
+        atoms = call.numbers[row] != 0
+        found = {name: array[row][atoms] if name in PER_ATOM else array[row] for name, array in call.true.items()}
+        for name, values in expected.items():
+            assert found[name] == pytest.approx(values, rel=1e-6, nan_ok=True), name
+
+
+def test_each_validation_evaluates_every_structure_once(run: Finished, data: Path) -> None:
+    known = sorted(files(data, "val"))
+    for batches in run.batches.validation.values():
+        calls = [call for batch in batches for call in batch]
+        assert sorted(key for key, *_ in structures(calls)) == known
+
+
+# ---- handlers
+
+
+def test_batch_rmse_in_a_handler_is_the_error_of_the_batch_in_source_units(
+    data: Path, tmp_path: Path, captures: Path
+) -> None:
+    config = load([train_config(tmp_path, data)])
+    parts = build_components(config, yaml.safe_load((SAMPLE / "model.yaml").read_text()), tmp_path, skipped={})
+    trainer = build_trainer(parts.model, parts.optimizer, parts.loss_fn, parts.train_sums, device=parts.device)
+    read: list[dict[str, float]] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: read.append(dict(engine.state.batch_rmse)))
+    trainer.run(parts.train_loader)
+    units = dict.fromkeys(PLAN.units, 1.0)
+    for values, batch in zip(read, read_batches(captures), strict=True):
+        expected = errors(batch, units)
+        found = {f"{ABBREVIATIONS[label]}_rmse": value for label, value in values.items()}
+        assert found == pytest.approx(expected, rel=1e-9, nan_ok=True)
+    assert len(read) == PLAN.batches_per_epoch

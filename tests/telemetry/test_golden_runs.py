@@ -32,7 +32,13 @@ from telemetry.sink_api import Opened, Record, Resumed, Scalars, hookimpl
 from telemetry.testing import RecordingSink
 
 SKIPPED = ("damaged", "lost", "repeated", "superseded", "unknown", "segments")
-STATES = {"water": "failed", "killed": "unseen", "trained": "finished"}
+STATES = {
+    "water": "failed",
+    "killed": "unseen",
+    "trained": "finished",
+    "reporting": "failed",
+    "skipping": "finished",
+}
 PLUGIN = """
 from telemetry import Opened, hookimpl
 
@@ -170,6 +176,18 @@ class TestReading:
         assert header.metrics == METRICS
         assert (header.name, header.project, header.every, header.host) == ("water", "golden", 10, "node01")
         assert header.versions == {"trainer": "1.0"}
+
+    def test_the_header_of_reporting_says_which_values_are_better(self, runs: Path) -> None:
+        metrics = read_header(runs / "reporting").metrics
+        assert {name: metric.better for name, metric in metrics.items()} == {
+            "train/loss": "lower",
+            "val/E_r2": "higher",
+        }
+
+    def test_the_receipt_of_reporting_counts_what_was_left_out_by_reason(self, runs: Path) -> None:
+        told = str(read_receipt(runs / "reporting"))
+        assert "left out: 1 x invalid step, 1 x undeclared metric, 1 x not a number" in told
+        assert "left out" not in str(read_receipt(folder_of(runs, "skipping")))
 
     @pytest.mark.parametrize("name", NAMES)
     def test_the_receipt_counts_the_records(self, runs: Path, name: str) -> None:

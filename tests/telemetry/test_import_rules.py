@@ -35,9 +35,9 @@ BACKENDS = {"tensorboard", "wandb", "mlflow"}
 
 USES_TELEMETRY = (
     "aimnet2mult.cli",
+    "aimnet2mult.config.data_units",  # converts units with the registry of telemetry
     "aimnet2mult.config.schema",
     "aimnet2mult.config.value_checks",
-    "aimnet2mult.data.file_format",  # converts units with the registry of telemetry
     "aimnet2mult.train.ending",
     "aimnet2mult.train.plan",
     "aimnet2mult.train.reporter",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.segment_files import run_record
 from telemetry.journal.codec import decode, encode
 from telemetry.records import RunRecord
-from telemetry.redaction import REDACTED, redact
+from telemetry.redaction import REDACTED, credentials_in, is_redacted, redact, redact_text
 
 CREDENTIALS = [
     "api_key",
@@ -101,6 +101,36 @@ def test_names_that_only_contain_such_words_are_not_redacted(name: str) -> None:
 )
 def test_a_login_in_a_url_is_redacted(text: str, expected: str) -> None:
     assert redact({"uri": text, "more": [text]}) == {"uri": expected, "more": [expected]}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"password": "hunter2", "port": 5000}, {"hunter2"}),
+        ({"auth": [{"user": "me"}, {"token": 12345}]}, {"12345"}),
+        (["https://me:hun@ter2@host/x?n=1&token=t0k3n"], {"me:hun@ter2", "hun@ter2", "t0k3n"}),
+        ("https://k3y-1234@host", {"k3y-1234"}),
+        ({"token": None, "use_token": True, "uri": "https://host/?n=1", "n": 3}, set()),
+    ],
+    ids=["mapping", "nested", "URL", "login without a password", "none"],
+)
+def test_what_is_redacted_in_options_is_removed_from_texts_too(value: Any, found: set[str]) -> None:
+    assert credentials_in(value) == found
+    message = f"cannot log in with {sorted(found)} as user me, port 5000"
+    shown = redact_text(message, credentials_in(value))
+    assert not [each for each in found if each in shown]
+    assert shown.endswith("as user me, port 5000")
+    redacted = redact(value)
+    assert is_redacted(redacted) == bool(found)
+    assert not is_redacted(value)
+
+
+def test_a_credential_that_contains_another_is_removed_as_a_whole() -> None:
+    assert redact_text("hunter2-and-more, hunter2", ["hunter2", "hunter2-and-more"]) == "***, ***"
+
+
+def test_short_credentials_which_are_parts_of_words_stay_in_texts() -> None:
+    assert redact_text("a cat, a goat, and x?token=cat", ["cat", "goat"]) == "a cat, a ***, and x?token=cat"
 
 
 def test_everything_else_keeps_its_order_and_type() -> None:

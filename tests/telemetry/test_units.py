@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from telemetry import Metric, TelemetryError, UnitError
-from telemetry.units import factors
+from telemetry.units import factors, with_unit
 
 
 def factor(source: str, unit: str) -> float:
@@ -73,6 +73,11 @@ def test_a_metric_is_published_in_its_display_unit_unless_another_is_declared() 
         assert factors({"train/x": Metric(unit=unit)}) == {"train/x": 1.0}
 
 
+@pytest.mark.parametrize(("unit", "text"), [("kcal/mol", "E [kcal/mol]"), ("1", "E"), ("", "E")])
+def test_a_unit_is_shown_in_brackets_unless_there_is_none(unit: str, text: str) -> None:
+    assert with_unit("E", unit) == text
+
+
 NONSENSE = [
     " ",
     "kcal/mol/",
@@ -132,4 +137,10 @@ def test_a_unit_of_another_dimension_is_rejected(source: str, unit: str) -> None
 @pytest.mark.parametrize(("source", "unit"), [("degC", "K"), ("degF", "degC"), ("dB", "1"), ("eV**300", "J**300")])
 def test_a_conversion_without_a_finite_factor_is_rejected(source: str, unit: str) -> None:
     with pytest.raises(UnitError, match=r"train/x: cannot convert .* by a factor"):
+        factor(source, unit)
+
+
+@pytest.mark.parametrize(("source", "unit"), [("eV**-400", "J**-400"), ("Mpc**50", "fm**50"), ("dB/s", "1/s")])
+def test_a_conversion_that_pint_cannot_compute_is_rejected(source: str, unit: str) -> None:
+    with pytest.raises(UnitError, match=r"train/x: cannot convert .* to '.*': \w"):
         factor(source, unit)

@@ -36,35 +36,73 @@ PYTEST = [
     *("--hypothesis-seed=0", "--tb=short", "-m", "not chaos and not slow"),
 ]
 LIGHT = ["pytest", "hypothesis.strategies", "numpy", "msgspec", "pluggy", "omegaconf", "click", "pint"]
+BACKENDS = [
+    *LIGHT,
+    "tensorboard.backend.event_processing.event_accumulator",
+    "mlflow",
+    "wandb.proto.wandb_internal_pb2",
+]
 HEAVY = [*LIGHT, "torch", "ignite.engine", "ignite.metrics", "h5py", "aimnet", "aimnet.modules"]
+
+PACKAGES = {"telemetry": LIGHT, "sinks": BACKENDS, "aimnet2mult": HEAVY}
 
 # Modules where a fault would lose data or change numbers, each with its tests: the ones named after it, then these.
 TESTS: dict[str, list[str]] = {
     "telemetry/journal/codec.py": [],
     "telemetry/journal/writer.py": ["tests/telemetry/journal/test_journal_properties.py"],
     "telemetry/journal/reader.py": ["tests/telemetry/journal/test_journal_properties.py"],
-    "telemetry/journal/segment_lines.py": ["tests/telemetry/journal"],
+    "telemetry/journal/segment_lines.py": ["tests/telemetry/journal/test_reader.py"],
+    "telemetry/journal/gaps.py": ["tests/telemetry/journal/test_reader.py", "tests/telemetry/reading/test_run.py"],
+    "telemetry/journal/points_at.py": [],
+    "telemetry/journal/run_attempts.py": ["tests/telemetry/journal"],
     "telemetry/run_folder/lease.py": [],
     "telemetry/run_folder/atomic_write.py": [],
     "telemetry/run_folder/sink_progress.py": ["tests/telemetry/delivery/test_cursor.py"],
+    "telemetry/run_folder/heartbeat.py": [
+        "tests/telemetry/delivery/test_receipt.py",
+        "tests/telemetry/run_folder/test_lease.py",
+    ],
+    "telemetry/run_folder/trainer_liveness.py": [],
     "telemetry/delivery/delivery.py": ["tests/telemetry/testing/test_fakes.py"],
     "telemetry/delivery/cursor.py": ["tests/telemetry/delivery/test_delivery.py"],
+    "telemetry/delivery/journal_tail.py": ["tests/telemetry/delivery/test_delivery.py"],
+    "telemetry/delivery/retries.py": ["tests/telemetry/delivery/test_delivery.py"],
     "telemetry/delivery/sink_connection.py": ["tests/telemetry/delivery/test_delivery.py"],
     "telemetry/delivery/receipt.py": ["tests/telemetry/cli/test_status.py"],
+    "telemetry/recording/admission.py": ["tests/telemetry/recording/test_bus.py"],
+    "telemetry/recording/arguments.py": ["tests/telemetry/recording/test_open_run.py"],
     "telemetry/recording/bus.py": [],
+    "telemetry/recording/journal_thread.py": ["tests/telemetry/recording/test_disk_failures.py"],
+    "telemetry/recording/params.py": [],
+    "telemetry/recording/point_values.py": ["tests/telemetry/recording/test_bus.py"],
     "telemetry/recording/record_appender.py": ["tests/telemetry/recording"],
-    "telemetry/redaction.py": [],
+    "telemetry/recording/record_queue.py": ["tests/telemetry/recording/test_bus.py"],
+    "telemetry/recording/record_tally.py": [
+        "tests/telemetry/recording/test_record_queue.py",
+        "tests/telemetry/recording/test_bus.py",
+    ],
+    "telemetry/recording/run_plan.py": ["tests/telemetry/recording/test_open_run.py"],
+    "telemetry/reading/best_value.py": ["tests/telemetry/reading/test_run_summary.py"],
+    "telemetry/reading/run.py": [],
+    "telemetry/reading/stream_points.py": ["tests/telemetry/reading/test_run_summary.py"],
+    "telemetry/redaction.py": ["tests/telemetry/test_credentials.py"],
     "telemetry/units.py": [],
     "telemetry/cadence.py": [],
-    "telemetry/alerts/detector.py": [],
+    "telemetry/alerts/detector.py": ["tests/telemetry/alerts"],
     "telemetry/alerts/history.py": ["tests/telemetry/alerts"],
+    "telemetry/alerts/level.py": ["tests/telemetry/alerts"],
+    "telemetry/alerts/rules.py": ["tests/telemetry/alerts"],
     "telemetry/plugins/registry.py": ["tests/telemetry/plugins/test_misbehaving_plugins.py"],
+    "telemetry/testing/rehearsal.py": ["tests/telemetry/testing/test_contract_kit.py"],
     "sinks/tensorboard/event_files.py": [
         "tests/sinks/tensorboard/test_sink.py",
         "tests/sinks/tensorboard/test_contract.py",
     ],
-    "sinks/mlflow/batches.py": ["tests/sinks/mlflow/test_sink.py", "tests/sinks/mlflow/test_names.py"],
+    "sinks/tensorboard/events.py": ["tests/sinks/tensorboard/test_sink.py"],
+    "sinks/mlflow/batches.py": ["tests/sinks/mlflow/test_names.py"],
+    "sinks/mlflow/run.py": [],
     "sinks/wandb/offline_files.py": [],
+    "sinks/wandb/run_writer.py": [],
     "aimnet2mult/config/resume_rules.py": [],
     "aimnet2mult/config/schema.py": [],
     "aimnet2mult/config/value_checks.py": ["tests/aimnet2mult/config/test_schema.py"],
@@ -75,6 +113,7 @@ TESTS: dict[str, list[str]] = {
     ],
     "aimnet2mult/data/dataset.py": ["tests/aimnet2mult/data/test_hdf5.py"],
     "aimnet2mult/data/duplicates.py": [],
+    "aimnet2mult/config/data_units.py": ["tests/aimnet2mult/data/test_file_format.py"],
     "aimnet2mult/data/file_format.py": ["tests/aimnet2mult/data/test_hdf5.py"],
     "aimnet2mult/data/file_scan.py": [
         "tests/aimnet2mult/data/test_checks.py",
@@ -209,7 +248,7 @@ class Workspace:
             server.close()
 
     def _run_tests(self, module: str) -> Run:
-        server = self._server(HEAVY if module.startswith("aimnet2mult") else LIGHT)
+        server = self._server(PACKAGES[Path(module).parts[0]])
         log = self._folder / "log"
         args = [*PYTEST, f"--basetemp={self._folder / 'pytest'}", *closest_tests(module)]
         result = server.run({"args": args, "log": str(log), "timeout": self._timeout})

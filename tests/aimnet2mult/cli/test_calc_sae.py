@@ -74,6 +74,19 @@ def test_elements_that_are_not_separated_and_units_other_than_ev_are_reported(tm
     assert second.startswith("a.h5: the compositions do not separate the reference energies of H, O; ")
 
 
+def test_names_and_units_of_the_file_are_those_of_training(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.h5", {1: -0.5, 8: -75.0})
+    with h5py.File(data, "a") as file:
+        for group in file.values():
+            group.move("energy", "E_wb97m")
+    words = ["calc-sae", str(data), str(tmp_path / "sae.yaml"), "data.keys.energy=E_wb97m"]
+    CliRunner().invoke(cli, [*words, "data.units.energy=Hartree"], catch_exceptions=False)
+    hartree = 27.211386245988
+    assert read_sae(tmp_path / "sae.yaml") == pytest.approx({1: -0.5 * hartree, 8: -75 * hartree}, abs=1e-4)
+    with pytest.raises(DataError, match=r"label 'energy' .* \(other arrays: E_wb97m\)"):
+        CliRunner().invoke(cli, words[:3], catch_exceptions=False)
+
+
 def test_a_home_folder_in_the_path_of_the_output_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})

@@ -1,6 +1,7 @@
 """The command that checks data files."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from click import ClickException
 from click.testing import CliRunner, Result
 
 import aimnet2mult
@@ -86,11 +88,14 @@ def test_settings_of_training_apply(data: h5py.File) -> None:
     assert (result.exit_code, "energy                30 structures" in result.output) == (0, True), result.output
     path = data_path(result)
     assert invoke(path, *words, "--min-distance", "0.55").exit_code == 1
-    assert "label 'energy' is in none of the data sets" in invoke(path, "data.y=[energy]").output
+    result = invoke(path, "data.y=[energy]")
+    assert (
+        f"label 'energy' is not in the data set {path}; give its name with data.keys (other arrays: E" in result.output
+    )
     with pytest.raises(ConfigError, match=r"data.keys: no array 'energi'.*Did you mean .energy.\?"):
         invoke(path, "data.keys.energi=E")
-    with pytest.raises(ConfigError, match=r"data.units.energy: .*second"):
-        invoke(path, "data.units.energy=second")
+    with pytest.raises(ConfigError, match=r"data.units.energy: .*second.*\n.*data.units.coord: .*kelvin"):
+        invoke(path, "data.units.energy=second", "data.units.coord=kelvin")
 
 
 def test_validation_files_are_checked_and_compared(data: h5py.File, tmp_path: Path) -> None:
@@ -99,7 +104,50 @@ def test_validation_files_are_checked_and_compared(data: h5py.File, tmp_path: Pa
             file[f"004/{key}"] = array[5:8]
     result = check(data, "--val", tmp_path / "v.h5")
     assert result.exit_code == 0
-    assert f"warning: {tmp_path / 'v.h5'}: structures that are also in {tmp_path / 'a.h5'}: 3" in result.output
+    assert f"warning: {tmp_path / 'v.h5'}: 3 structures that are also in {tmp_path / 'a.h5'}, such as" in result.output
+
+
+def test_arrays_with_other_names_are_shown(data: h5py.File) -> None:
+    """A file whose labels all have other names would otherwise seem to be fine."""
+    del data["004/forces"]
+    data["004"].move("energy", "E_wb97m")
+    result = check(data)
+    path = data_path(result)
+    assert "  labels                none\n  other arrays          E_wb97m\n" in result.output
+    assert (
+        f"warning: {path} has no energy or forces or charges or spin_charges; "
+        "data.keys gives the names of labels (other arrays: E_wb97m)\n"
+    ) in result.output
+    assert "other arrays" not in invoke(path, "data.keys.energy=E_wb97m").output
+
+
+def test_labels_are_in_the_same_order_in_every_call(data: h5py.File) -> None:
+    data["004/spin_charges"] = data["004/charges"] = np.zeros((30, 4))
+    path = data.filename
+    data.close()
+    code = f"from aimnet2mult.cli import cli, run; run(cli, 'aimnet2mult', ['check-data', {path!r}, '--json'])"
+    for seed in "12":
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        labels = json.loads(done.stdout)["files"][0]["labels"]
+        assert list(labels) == ["energy", "forces", "charges", "spin_charges"]
+
+
+def test_numbers_of_one_are_singular(data: h5py.File) -> None:
+    data["004/energy"][1:] = np.nan
+    data["004/forces"][2, 0, 0] = np.inf
+    data["004/coord"][9] = data["004/coord"][8]
+    data["004/numbers"][9] = data["004/numbers"][8]
+    output = check(data).output
+    assert "30 in 1 group\n" in output
+    assert "  energy                1 structure\n" in output
+    assert "1 value of forces is infinite and treated as missing" in output
+    assert "1 repeated structure, which may be both in training and in validation: " in output
 
 
 def test_files_that_do_not_exist_are_errors(tmp_path: Path) -> None:
@@ -133,3 +181,25 @@ def test_a_large_block_of_bad_structures_takes_no_longer(tmp_path: Path) -> None
     assert result.output.count("error: ") == 22
     assert "error: and 4,980 more: atoms closer than 0.3 Å" in result.output
     assert np.array_equal(result.exit_code, 1)
+
+
+def test_a_file_of_settings_gives_the_data_sets_and_their_format(data: h5py.File, tmp_path: Path) -> None:
+    data.move("004/energy", "004/E_wb97m")
+    data.close()
+    config = tmp_path / "train.yaml"
+    config.write_text("data: {fidelity_datasets: {0: a.h5}, y: [energy, forces], keys: {energy: E_wb97m}}\n")
+    result = invoke("--config", config)
+    assert result.exit_code == 0
+    assert result.output.startswith(f"{tmp_path / 'a.h5'}\n")
+    assert "energy                30 structures" in result.output
+    result = invoke("--config", config, "data.y=[energy,charges]")
+    assert result.exit_code == 1
+    assert "label 'charges' is not in the data set" in result.output
+
+
+def test_without_any_data_set_there_is_nothing_to_check(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("seed: 1\n")
+    with pytest.raises(ClickException, match="no data file is given"):
+        CliRunner().invoke(
+            cli, ["check-data", "--config", str(tmp_path / "train.yaml")], standalone_mode=False, catch_exceptions=False
+        )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from aimnet2mult.data.checks import check_files
+from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.data.report import Report
 from aimnet2mult.errors import DataError
@@ -45,7 +46,7 @@ def check(*files: Path, **options: Any) -> Report:
 
 def errors(*files: Path, **options: Any) -> list[str]:
     report = check(*files, **options)
-    return [*report.errors.lines(), *report.bad_structures.lines()]
+    return report.error_lines
 
 
 # ---------------------------------------------------------------- layout
@@ -58,19 +59,20 @@ COORD, NUMBERS, CHARGE = (make_group(4, 6)[key] for key in ("coord", "numbers", 
     [
         (change(numbers=None), "group 004 has no 'numbers'; it has charge, coord, energy"),
         (change(coord=None), "group 004 has no 'coord'"),
-        (change(energy=None), "group 003 has 'energy' and group 004 does not"),
-        (change(forces=np.zeros((6, 4, 3))), "group 004 has 'forces' and group 003 does not"),
-        (change(mult=np.ones(6)), "group 004 has 'mult' and group 003 does not"),
+        (change(energy=None), "group 003 has 'energy', but group 004 does not"),
+        (change(forces=np.zeros((6, 4, 3))), "group 004 has 'forces', but group 003 does not"),
+        (change(mult=np.ones(6)), "group 004 has 'mult', but group 003 does not"),
         (change(energy=np.zeros((6, 1))), "group 004: 'energy' has shape (6, 1), expected (6,)"),
         (change(charge=np.zeros((6, 1))), "'charge' has shape (6, 1), expected (6,)"),
         (change(energy=np.zeros(5)), "'energy' has shape (5,), expected (6,)"),
         (change(coord=np.zeros((6, 3, 3))), "'coord' has shape (6, 3, 3), expected (6, 4, 3)"),
-        (change(numbers=np.float64(8)), "'numbers' has shape (), expected (0, 4)"),
+        (change(numbers=np.float64(8)), "'numbers' has shape (), expected (6, 4)"),
         (change(energy=h5py.Empty("f8")), "group 004: 'energy' is empty"),
         (change(numbers=NUMBERS.astype("S2")), "group 004: 'numbers' contains text; expected numbers"),
         (change(numbers=np.full((6, 4), "O", object)), "'numbers' contains text"),
         (change(energy=np.zeros(6, complex)), "'energy' has type complex128; expected integers or floating-point"),
         (change(energy=np.zeros(6, bool)), "'energy' has type bool"),
+        (change(charge=np.full(6, "0", object)), "'charge' contains text; expected numbers"),
         (change(energy=h5py.SoftLink("/absent")), "'energy' cannot be opened; it is damaged, or a link to"),
         (change(energy=h5py.ExternalLink("absent.h5", "/e")), "'energy' cannot be opened; it is damaged, or a link to"),
         (change(numbers=None, coord=None, charge=None, energy=None), "group 004 has no 'coord'; it is empty"),
@@ -262,7 +264,7 @@ def test_all_problems_of_all_files_are_in_one_exception(write: Write) -> None:
     assert head.endswith("or leave them out with data.on_bad_structure=skip:")
     text = "\n".join(lines)
     assert f"{three}, group 004: 'energy' has shape (5,), expected (6,)" in text
-    assert f"{one}: group 004 has 'mult' and group 003 does not" in text
+    assert f"{one}: group 004 has 'mult', but group 003 does not" in text
     assert f"{one}, group 004, row 1: mult is 0" in text
     assert text.count("charge is nan") == 20
     assert "and 20 more: invalid charge" in text
@@ -270,11 +272,25 @@ def test_all_problems_of_all_files_are_in_one_exception(write: Write) -> None:
 
 def test_errors_of_files_remain_if_bad_structures_are_skipped(write: Write) -> None:
     bad = write({4: make_group(4, 6) | {"charge": row_of(CHARGE, 0, np.nan)}}, "bad.h5")
-    check(bad).raise_errors(skip=True)
+    check(bad).raise_errors("skip")
     with pytest.raises(DataError, match=r"none\.h5 has no structures"):
-        check(bad, write({4: make_group(4, 0)}, "none.h5")).raise_errors(skip=True)
+        check(bad, write({4: make_group(4, 0)}, "none.h5")).raise_errors("skip")
     with pytest.raises(DataError, match=r"only\.h5: all structures are bad"):
-        check(write({4: make_group(4, 6) | {"charge": np.full(6, np.nan)}}, "only.h5")).raise_errors(skip=True)
+        check(write({4: make_group(4, 6) | {"charge": np.full(6, np.nan)}}, "only.h5")).raise_errors("skip")
+
+
+def test_bad_structures_that_are_kept_are_no_errors(write: Write) -> None:
+    report = check(write({4: make_group(4, 6) | {"mult": np.zeros(6)}}))
+    report.raise_errors("keep")
+    assert report.error_lines[0].endswith("all structures are bad; check data.units and data.keys")
+
+
+def test_charges_may_be_of_any_type_of_numbers(write: Write) -> None:
+    for dtype in (np.bool_, np.uint8, np.int8, ">i4", np.float16):
+        charge = np.array([0, 1, 0, 1, 0, 1]).astype(dtype)
+        path = write({4: make_group(4, 6) | {"charge": charge, "mult": 1 + charge.astype(int)}})
+        assert not check(path).error_lines
+        assert read_fidelity(path, labels=LABELS)[4]["charge"].tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_a_structure_with_several_problems_is_listed_once_in_the_table_of_skipped_ones(write: Write) -> None:
@@ -298,9 +314,44 @@ def test_missing_labels_are_reported_together(write: Write) -> None:
     assert report.errors.lines() == [
         (
             f"labels 'charges', 'spin_charges' are in none of the data sets {files[0]}, {files[1]}; "
-            "leave them out: data.y=[energy,forces]"
+            "leave them out: data.y=[energy,forces], or give their names with data.keys"
         )
     ]
+
+
+def test_a_missing_label_is_given_with_its_name_in_the_files(write: Write) -> None:
+    path = write({3: make_group(3, 5)})
+    file_format = FileFormat(names={"forces": "F_b97m"})
+    report = check_files([path, path], labels=["forces"], required=["forces"], file_format=file_format)
+    assert report.errors.lines() == [
+        (
+            f"label 'forces' (data.keys: 'F_b97m') is not in the data set {path}; "
+            "give its name with data.keys (other arrays: energy)"
+        )
+    ]
+
+
+def test_a_file_that_is_given_twice_is_checked_once(write: Write) -> None:
+    group = make_group(4, 6)
+    path = write({4: group | {"charge": row_of(np.zeros(6), 2, np.nan)}})
+    for report in (check_files([path, path], labels=["energy"]), check_files([path], [path], labels=["energy"])):
+        assert len(report.bad_structures) == 1
+        assert report.csv().splitlines()[1:] == [f"{path},004,2,invalid charge"]
+        assert report.warnings.lines() == [
+            f"{path} is given twice, so its structures may be both in training and in validation"
+        ]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.longdouble, ">f8"])
+def test_any_floating_point_type_is_checked_without_overflow(write: Write, dtype: Any) -> None:
+    group = make_group(4, 6)
+    arrays = {key: values.astype(dtype) for key, values in group.items() if key != "energy"}
+    arrays["coord"] += np.dtype(dtype).type(200)
+    energy = row_of(group["energy"].astype(np.float64), 0, 1e300)
+    report = check(write({4: arrays | {"energy": energy}}))
+    assert report.ok
+    assert not any("repeated" in line for line in report.warnings.lines())
 
 
 def test_files_are_read_in_blocks_with_the_same_result(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

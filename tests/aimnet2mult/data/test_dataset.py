@@ -245,7 +245,7 @@ def test_fidelities_with_different_elements_have_different_reference_energies(wr
 
 def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
     arrays = make_group(4, 6) | {"forces": np.full((6, 4, 3), np.nan)}
-    with pytest.raises(DataError, match=r"label 'forces' is in none of the data sets"):
+    with pytest.raises(DataError, match=r"label 'forces' is not in the data set"):
         load([write({4: arrays})], labels=("energy", "forces"))
 
 

@@ -30,7 +30,7 @@ def test_repetitions_in_a_file_that_will_be_split_are_reported(write: Write) -> 
     path = write({3: make_group(3, 5), 4: rows(make_group(4, 6), [0, 1, 2, 3, 1, 5, 1])})
     assert warnings([path]) == [
         (
-            f"{path}: repeated structures, which may be both in training and in validation: 2, "
+            f"{path}: 2 repeated structures, which may be both in training and in validation, "
             f"such as {path}, group 004, row 1 and {path}, group 004, row 4"
         )
     ]
@@ -41,7 +41,7 @@ def test_validation_structures_in_the_training_data_are_reported(write: Write) -
     val = write({4: rows(make_group(4, 6), [5, 2])}, "val.h5")
     # The repetition in the training data alone does no harm.
     assert warnings([train], val) == [
-        f"{val}: structures that are also in {train}: 1, such as {train}, group 004, row 2 and {val}, group 004, row 1"
+        f"{val}: 1 structure that is also in {train}: {train}, group 004, row 2 and {val}, group 004, row 1"
     ]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aimnet2mult.config.data_units import DEFAULT_UNITS
 from aimnet2mult.data.checks import check_files
-from aimnet2mult.data.file_format import DEFAULT_UNITS, FileFormat
+from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.errors import ConfigError
 from support.small_groups import make_group
@@ -51,7 +52,18 @@ def test_distances_are_checked_after_conversion(write: Write) -> None:
     assert check_files([path], labels=(), file_format=bohr).bad_count == 3
 
 
-@pytest.mark.parametrize(("key", "unit"), [("energy", "quatloo"), ("forces", "eV"), ("coord", "eV"), ("energy", "")])
+@pytest.mark.parametrize(
+    ("key", "unit"),
+    [
+        ("energy", "quatloo"),
+        ("forces", "eV"),
+        ("coord", "eV"),
+        ("energy", ""),
+        ("energy", "kcal"),
+        ("energy", "Ha/mol"),
+        ("forces", "kJ/nm"),
+    ],
+)
 def test_an_invalid_unit_is_an_error(key: str, unit: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.units\.{key}: .*{unit}"):
         FileFormat.from_settings({}, {**DEFAULT_UNITS, key: unit})

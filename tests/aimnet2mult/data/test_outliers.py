@@ -86,7 +86,9 @@ def test_missing_energies_and_forces_are_no_outliers(write: Write) -> None:
     group = arrays()
     group["energy"][:50], group["forces"][20:90] = np.nan, np.nan
     assert warnings(write({4: group})) == []
-    assert warnings(write({4: group | {"energy": np.full(200, np.nan), "forces": np.full((200, 4, 3), np.nan)}})) == []
+    nothing = {"energy": np.full(200, np.nan), "forces": np.full((200, 4, 3), np.nan)}
+    report = check_files([write({4: group | nothing})], labels=("energy", "forces"))
+    assert [line.rpartition(" has ")[2] for line in report.warnings.lines()] == ["no energy or forces"]
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e40])

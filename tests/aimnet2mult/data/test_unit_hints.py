@@ -74,7 +74,7 @@ def hints_of(groups: list[Group]) -> list[str]:
         report = check_files([path], labels=("energy", "forces"), min_distance=0)
         assert report.ok
         lines = [line.removeprefix(f"{path}: ") for line in report.warnings.lines()]
-        return [line for line in lines if "outlier" not in line and "structures" not in line]
+        return [line for line in lines if "outlier" not in line and "structure" not in line]
 
 
 @pytest.mark.parametrize("atoms", [ATOMS, SEMIEMPIRICAL, PSEUDOPOTENTIAL, {}], ids=["all", "xtb", "gth", "formation"])
@@ -116,6 +116,30 @@ def test_energies_and_forces_in_different_units_are_recognized(
     if forces:
         expected.append(f"the forces look like {forces} instead of eV/Å; set data.units.forces={forces}")
     assert hints_of(vibrations(atoms=atoms, energy_unit=energy_unit, force_unit=force_unit)) == expected
+
+
+def waters(**units: float) -> Group:
+    """Return vibrations of water with its usual distances."""
+    (group,) = vibrations([[8, 1, 1]], **units)
+    shape = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    return group | {"coord": group["coord"] - group["coord"].mean(axis=0) + shape}
+
+
+@pytest.mark.parametrize(("name", "factor"), [("bohr", BOHR), ("pm", 0.01)])
+def test_coordinates_in_another_unit_are_recognized(name: str, factor: float) -> None:
+    group = waters()
+    assert hints_of([group]) == []
+    hint = f"the coordinates look like {name} instead of Å; set data.units.coord={name}"
+    assert hints_of([group | {"coord": group["coord"] / factor}]) == [hint]
+
+
+def test_atomic_units_throughout_are_recognized() -> None:
+    group = waters(energy_unit=HARTREE, force_unit=HARTREE / BOHR)
+    assert hints_of([group | {"coord": group["coord"] / BOHR}]) == [
+        "the energies look like Hartree instead of eV; set data.units.energy=Hartree",
+        "the forces look like Hartree/Bohr instead of eV/Å; set data.units.forces=Hartree/Bohr",
+        "the coordinates look like bohr instead of Å; set data.units.coord=bohr",
+    ]
 
 
 def test_large_forces_are_recognized_without_energies() -> None:
@@ -221,6 +245,13 @@ def test_energies_in_float32_are_reported_if_the_spacing_matters(
         else:
             assert warning is not None
             assert f"successive values differ by {spacing} kcal/mol; store them as float64" in warning
+
+
+def test_energies_in_float16_are_reported() -> None:
+    stored = np.random.default_rng(0).normal(-2056, 2.0, 100).astype(np.float16)
+    warning = find_precision_loss([stored])
+    assert warning is not None
+    assert "only float16 precision: near -2,056, successive values differ by 46 kcal/mol" in warning
 
 
 @pytest.mark.parametrize(

@@ -424,13 +424,17 @@ def test_validation_leaves_out_and_counts_structures_without_finite_predictions(
     kept = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
     good = ErrorSums(ALL, 2)
     parts = ({key: x[kept] for key, x in part.items()} for part in (batch.pred, batch.true))
-    good.update(*parts, batch.numbers[kept], batch.fidelity[kept])
+    # A loss without sums and counts is weighted by the structures that are left.
+    loss = {"loss": torch.tensor(3.0)}
+    good.update(*parts, batch.numbers[kept], batch.fidelity[kept], loss)
     spoilt = ErrorSums(ALL, 2)
     batch.pred[name][[2, 7]] = bad
     # Without a label, this does not count.
     batch.pred["charges"][3] = bad
     assert spoilt.find_finite(batch.pred, batch.true, batch.numbers).nonzero().squeeze(-1).tolist() == kept
-    spoilt.update(batch.pred, batch.true, batch.numbers, batch.fidelity)
+    spoilt.update(batch.pred, batch.true, batch.numbers, batch.fidelity, loss)
+    for sums in (good, spoilt):
+        random_batch(2, structures=5, atoms=3).add_to(sums)
     assert_agree(computed(spoilt, Slot.EPOCH), computed(good, Slot.EPOCH))
     assert spoilt.snapshot().wait()[Slot.EPOCH, -1] == 2
 

@@ -138,6 +138,16 @@ def test_too_many_bad_steps_in_a_row_end_the_run(start: Callable[..., tuple[int,
     assert reason.endswith(f"row {reason.split()[-1]}")
 
 
+def test_a_run_none_of_whose_steps_was_applied_is_not_finished(start: Callable[..., tuple[int, Path]]) -> None:
+    code, run = start("trainer.epochs=1", bad=range(TRAINED))
+    assert code == 3
+    receipt = read_receipt(run)
+    assert (receipt.status, receipt.reason) == (
+        "failed",
+        "no training step was applied: loss or gradient was never finite",
+    )
+
+
 def test_single_bad_steps_never_end_the_run(start: Callable[..., tuple[int, Path]]) -> None:
     code, _ = start("trainer.max_bad_steps=3", bad=[7])
     assert code == 0
@@ -336,6 +346,15 @@ def test_a_failed_search_names_the_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert report.bus.texts[0].startswith(
         "the search for the cause failed (MemoryError: too large); the batch consists"
     )
+
+
+def test_if_all_structures_of_a_batch_are_bad_the_weights_may_be_the_cause(tmp_path: Path) -> None:
+    report = Report(tmp_path, bad=range(TRAINED))
+    for iteration in range(1, 10):
+        report.report(iteration)
+    assert [sorted(rows) for rows in report.named] == [sorted(report.batch(index)) for index in (0, 1, 3, 7)]
+    hint = "unless they are all wrong, the weights have become too large: lower the learning rate"
+    assert all(text.startswith(f"all 4 structures of the batch ({hint}): ") for text in report.bus.texts)
 
 
 def test_the_number_of_alerts_is_limited(tmp_path: Path) -> None:

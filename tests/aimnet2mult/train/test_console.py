@@ -53,6 +53,17 @@ def test_skipped_steps_are_shown_if_there_are_any() -> None:
     ]
 
 
+def test_skipped_validation_structures_are_shown_if_there_are_any() -> None:
+    stream = io.StringIO()
+    shown = console(stream)
+    shown.epoch(1, 10, {"val/loss": 0.5, "val/skipped_structures": 0.0})
+    shown.epoch(2, 20, {"val/loss": 0.5, "val/skipped_structures": 3.0})
+    assert [line.split("; ")[1] for line in stream.getvalue().splitlines()] == [
+        "val loss 0.5",
+        "val loss 0.5, 3 skipped structures",
+    ]
+
+
 def test_the_rate_is_the_mean_over_the_epoch() -> None:
     stream = io.StringIO()
     shown = console(stream)

@@ -88,7 +88,7 @@ STOPS: dict[Corrupt, str] = {
 }
 TRAINS: dict[Corrupt, str] = {
     energies_are_in_hartree: "the energies look like Hartree instead of eV; set data.units.energy=Hartree",
-    structures_are_repeated: "repeated structures, which may be both in training and in validation: 100",
+    structures_are_repeated: "100 repeated structures, which may be both in training and in validation, such as",
     force_is_absurd: f"group {GROUP}, row {ROW}: force outlier, 1e+06 eV/Å",
     element_has_no_energy: "",
 }

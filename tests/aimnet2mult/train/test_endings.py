@@ -189,10 +189,10 @@ def test_with_another_batch_size_iterations_keep_counting_and_epochs_have_the_ne
     assert resume(run, "data.samplers.train.batch_size=2", "trainer.epochs=3") == 0
     said = capfd.readouterr().err
     assert "data.samplers.train.batch_size was 4, is 2: from here on, the run is not bit-identical" in said
-    assert "an epoch now has 6 iterations instead of 3: iteration 6 is in epoch 1 of 3" in said
+    assert "iterations per epoch: 6 instead of 3; iteration 6 is in epoch 1" in said
     assert list(points(run)) == [3, 6, 12, 18]
     assert resume(run) == 0
-    assert "all 3 epochs have already been completed" in capfd.readouterr().err
+    assert "nothing left to train after epoch 3" in capfd.readouterr().err
 
 
 def test_too_few_epochs_of_the_new_length_leave_the_run_as_it_was(tmp_path: Path) -> None:
@@ -225,9 +225,18 @@ def test_a_resume_with_nothing_left_opens_no_attempt(tmp_path: Path, capfd: pyte
     capfd.readouterr()
     assert resume(run) == 0
     assert capfd.readouterr().err == (
-        f"{run}: all 1 epochs have already been completed; increase trainer.epochs to continue\n"
+        f"{run}: nothing left to train after epoch 1; increase trainer.epochs to continue\n"
     )
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_resume_with_nothing_left_names_the_command_that_delivers_the_rest(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path, ONE_EPOCH, "telemetry.sinks=tensorboard", "telemetry.delivery=thread")
+    (run / "sinks" / "tensorboard.json").unlink()
+    assert resume(run) == 0
+    assert f"deliver the rest: telemetry sync {run} --telemetry-sinks tensorboard" in capfd.readouterr().err
 
 
 def test_a_user_error_on_a_resume_leaves_a_finished_run_finished(tmp_path: Path) -> None:
@@ -263,8 +272,10 @@ def test_all_changes_that_a_resume_refuses_are_listed_at_once(tmp_path: Path) ->
         "epochs",
         "seed",
         "lr",
+        "epochs",  # the settings that may change
         "evry",
     ]
+    assert lines[3].startswith("only trainer.epochs, ")
 
 
 def test_a_finished_run_without_a_checkpoint_is_not_started_again(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import VALIDATION, statistics
 from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
@@ -320,3 +321,28 @@ def test_a_step_that_is_not_finite_is_not_applied(
     torch.testing.assert_close([model.state_dict(), optimizer.state_dict()["state"]], before, rtol=0, atol=0)
     assert [bool(call["applied"]) for call in sums.calls] == [True, True, False]
     assert not trainer.state.applied
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (lambda loss: loss, "an object of type Tensor"),
+        (lambda _: None, "an object of type NoneType"),
+        (lambda loss: {"total": loss}, "a dictionary with 'total'"),
+        (lambda _: {"loss": 0.5}, "'loss' 0.5"),
+        (lambda loss: {"loss": loss[None]}, r"'loss' of shape \(1,\)"),
+        (lambda loss: {"loss": loss.detach()}, "'loss' without a gradient"),
+    ],
+)
+def test_a_loss_function_with_another_result_is_an_error_of_the_user(
+    result: Callable[[Tensor], Any], found: str
+) -> None:
+    model = TinyModel()
+    loss = SquaredLoss()
+
+    def custom(y_pred: Any, y_true: Any) -> Any:
+        return result(loss(y_pred, y_true)["loss"])
+
+    trainer = build_trainer(model, torch.optim.SGD(model.parameters()), custom, Recording(), device=CPU)
+    with pytest.raises(ConfigError, match=rf"loss\.class: the loss function returned {found}; expected a dictionary"):
+        trainer.run(batches(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -75,3 +76,18 @@ def test_without_its_checkpoint_it_restarts_at_iteration_0(run: Path) -> None:
     assert read.curves["val/loss"].steps.tolist() == [5, 10]
     before = [row.value for row in expected_rows("trained") if row.name == "val/loss"]
     assert read.curves["val/loss"].values.tolist() == pytest.approx(before, rel=1e-3)
+
+
+def test_a_run_that_left_out_bad_structures_leaves_out_the_same_ones(tmp_path: Path) -> None:
+    run = copy(tmp_path) / expected("skipping")["folder"]
+    checksums = json.loads((run / "data.json").read_text())
+    output_of("aimnet2mult", "train", "--resume", run, "--telemetry-sinks", "none", "trainer.epochs=4")
+
+    whole = json.loads((V1 / "expected" / "skipping-whole.json").read_text())
+    loss = read_run(run).curves["val/loss"]
+    assert loss.steps.tolist() == [int(step) for step in whole] == [5, 10, 15, 20]
+    assert loss.values.tolist() == pytest.approx(list(whole.values()), rel=1e-4)
+    assert json.loads((run / "data.json").read_text()) == checksums
+    with (run / "skipped-structures.csv").open(newline="") as file:
+        skipped = [(Path(row["file"]).name, row["group"], row["row"]) for row in csv.DictReader(file)]
+    assert skipped == [("two-bad.h5", "004", "3"), ("two-bad.h5", "004", "17")]

@@ -165,7 +165,7 @@ def test_resuming_a_complete_run_only_reports_that_it_is_complete(tmp_path: Path
     harness.training.resume(Path(str(LAST)))
     assert harness.training.run().kind == "finished"
     assert harness.iterations == 0
-    assert "all 4 epochs have already been completed; increase trainer.epochs to continue" in harness.output.getvalue()
+    assert "nothing left to train after epoch 4; increase trainer.epochs to continue" in harness.output.getvalue()
 
 
 def test_a_diverged_run_saves_only_its_diverged_state(tmp_path: Path) -> None:

@@ -368,6 +368,8 @@ def test_nothing_is_read_from_the_device() -> None:
             "unexpected keyword argument 'kee'",
         ),
         ({"a": component("force", 1.0)}, "component 'a' has an unknown label 'force'.*Did you mean 'forces'"),
+        ({"a": {"fn": f"{MODULE}.MTLoss", "weight": 1}}, "which is not a function of y_pred and y_true"),
+        ({"a": {"fn": f"{MODULE}.__name__", "weight": 1}}, "which is not a function of y_pred and y_true"),
         ({"a": {"weight": 1}}, "component 'a' has no 'fn'"),
         ({"a": {"fn": f"{MODULE}.energy_loss_fn"}}, "component 'a' has no 'weight'"),
         ({"a": {"fn": f"{MODULE}.energy_loss_fn", "wieght": 1, "weight": 1}}, "has an unknown key 'wieght'"),
@@ -471,3 +473,17 @@ def test_a_loss_function_without_sum_and_count_is_not_reduced_over_ranks(monkeyp
     loss.use_ranks(ranks)
     assert loss(pred, true)["loss"].item() == pytest.approx(pred["energy"].mean().item())
     assert ranks.own == []
+
+
+def test_a_loss_function_without_sum_and_count_is_unchanged_next_to_one_that_is_reduced_over_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aimnet2mult.train.loss.own", lambda y_pred, y_true: y_pred["energy"].mean(), raising=False)
+    components = {"energy": component("energy", 1.0), "own": {"fn": f"{MODULE}.own", "weight": 3.0}}
+    pred, true = random_batch()
+    alone, shared, ranks = MTLoss(components), MTLoss(components), OneOfTwo()
+    shared.use_ranks(ranks)
+    shared(pred, true)
+    # Both ranks have the same share.
+    ranks.sums = [2 * own for own in ranks.own]
+    assert shared(pred, true)["own"].item() == pytest.approx(alone(pred, true)["own"].item(), rel=1e-12)

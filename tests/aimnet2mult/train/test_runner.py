@@ -422,6 +422,7 @@ REFUSED = [
     ("optimizer.kwargs.lr=0.1", r"optimizer.kwargs.lr was 0.01 in .* and cannot be 0.1 after a resume"),
     ("seed=1", r"seed was 0 in"),
     ("optimizer.kwargs.eps=1e-9", r"optimizer.kwargs.eps was None in .* and cannot be 1e-09"),
+    ("data.keys.energy=E", r"^data.keys.energy was None in [^\n]* and cannot be 'E' [^\n]*$"),
     ("telemetry.units.forces=eV/particle/angstrom", r"telemetry.units.forces was 'kcal/mol/Å' in"),
     ("trainer.clip_grad_value=1", r"trainer.clip_grad_value was 0.4 in"),
     ("run_name=other", r"run_name was 'tiny'"),

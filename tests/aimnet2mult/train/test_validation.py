@@ -257,7 +257,9 @@ def places(harness: Harness, *rows: int) -> list[str]:
     return harness.components.data.locate(group["origin"][list(rows)])
 
 
-def test_structures_without_finite_predictions_are_left_out_counted_and_named_once(tmp_path: Path) -> None:
+def test_structures_without_finite_predictions_are_left_out_counted_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
     spoil(harness, 1, 3)
     for iteration in (3, 6):
@@ -267,6 +269,7 @@ def test_structures_without_finite_predictions_are_left_out_counted_and_named_on
         assert all(math.isfinite(value) for value in values.values())
     title = "validation left out structures whose predictions are not finite: 2"
     assert harness.bus.reported == [(title, "; ".join(places(harness, 1, 3)), 3)]
+    assert caplog.messages == [f"iteration 3: {title}: {'; '.join(places(harness, 1, 3))}"]
     assert "a.h5, group 003, row " in harness.bus.reported[0][1]
     assert harness.best.exists()
 

@@ -13,6 +13,10 @@ from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validat
 from support.tiny_runs import train_tiny, write_data
 
 LABELS = ("energy", "charges")
+REAL_LOSS = (
+    "loss={class: aimnet2mult.train.loss.MTLoss, "
+    "kwargs: {components: {energy: {fn: aimnet2mult.train.loss.energy_loss_fn, weight: 1}}}}"
+)
 OVERALL = ["E_rmse", "E_mae", "E_r2", "E_atom_rmse"]
 
 
@@ -86,3 +90,15 @@ def test_a_metric_that_no_validation_can_have_ends_the_run_before_its_first_iter
     with pytest.raises(ConfigError, match=r"is 'q_rmse', but the validation data have no labels for it; available"):
         train_tiny(tmp_path, setting, f"data.val_fidelity_datasets.0={validation}")
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_best_weights_may_be_those_of_a_component_of_the_loss(tmp_path: Path) -> None:
+    run = train_tiny(tmp_path, REAL_LOSS, "checkpoint.best=loss_energy", "trainer.epochs=1")
+    assert (run / "checkpoints" / "best.pt").is_file()
+
+
+def test_the_number_of_skipped_structures_is_no_measure_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"checkpoint.best is 'skipped_structures'; expected one of loss, loss_energy"
+    ):
+        train_tiny(tmp_path, REAL_LOSS, "checkpoint.best=skipped_structures")

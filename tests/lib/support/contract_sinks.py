@@ -175,6 +175,13 @@ class EndsForGood(LinesSink):
             self.path.with_name("failed").touch()
 
 
+class DeletesFailedRuns(LinesSink):
+    @hookimpl
+    def sink_close(self, status: Status) -> None:
+        if status == "failed":
+            self.path.unlink(missing_ok=True)
+
+
 class CannotTell(LinesSink):
     def opened(self) -> Opened:
         return Opened(str(self.path), None)
@@ -289,6 +296,20 @@ class ClaimsLater(Swallows):
     """A sink that passes over a failing write, and claims its records with those of the next one."""
 
     claims_at_once = False
+
+
+class SwallowsLater(LinesSink):
+    """Reports the errors of its first two calls only."""
+
+    calls = 0
+
+    def append(self, lines: list[Line]) -> None:
+        self.calls += 1
+        try:
+            super().append(lines)
+        except OSError:
+            if self.calls <= 2:
+                raise
 
 
 class ReportsAndSwallows(LinesSink):

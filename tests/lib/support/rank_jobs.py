@@ -85,12 +85,19 @@ class Job:
 
 
 class Launcher:
-    """A launcher of consecutive jobs, in processes forked from one that has imported torch and aimnet."""
+    """A launcher of consecutive jobs, in processes forked from one that has imported torch and aimnet.
+
+    Args:
+        double: whether to train `support.double_precision.Double` in double precision, whatever the model.
+    """
+
+    def __init__(self, *, double: bool = True) -> None:
+        self._options = ["--double"] if double else []
 
     def __enter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TELEMETRY"))}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning", "-P", "-m", "support.rank_main"],
+            [sys.executable, "-W", "error::UserWarning", "-P", "-m", "support.rank_main", *self._options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -2,7 +2,8 @@
 
 Each line on stdin is a job: ``{"arguments", "folder", "environments"}`` with one environment per rank. For each process
 that ends, a line ``[rank, exit code]`` is written to stdout. A rank writes its output to ``out-<rank>`` and
-``err-<rank>`` in the folder, and the events that `Job.events` returns to ``events-<rank>.json``.
+``err-<rank>`` in the folder, and the events that `Job.events` returns to ``events-<rank>.json``. With ``--double``,
+the model is `double_precision.Double`.
 """
 
 import json
@@ -68,10 +69,11 @@ def run_rank(number: int, environment: dict[str, str], job: dict[str, Any]) -> N
         all_reduce_sum(self, tensor)
 
     ProcessGroupCommunicator.all_reduce_sum = count  # type: ignore[method-assign]
-    engine: Any = engine_module
-    learner: Any = learner_module
-    engine.to_device = double_precision.as_double
-    learner.build_model = double_precision.build
+    if "--double" in sys.argv:
+        engine: Any = engine_module
+        learner: Any = learner_module
+        engine.to_device = double_precision.as_double
+        learner.build_model = double_precision.build
     try:
         cli.run(cli.cli, "aimnet2mult", job["arguments"])
     finally:

@@ -115,7 +115,14 @@ class TestDamagedFiles:
         offline_files.TransactionLog(whole).sync()
         assert synced == [whole]
 
-    @pytest.mark.parametrize("marks", [{".syncstate": 100}, {".syncstate": 100, ".synced": 300}, {".synced": 100}])
+    def test_the_file_of_a_finished_run_is_not_replaced(self, tmp_path: Path) -> None:
+        deliver(tmp_path, sample(1, 3))
+        (path,) = transaction_logs(tmp_path)
+        before = path.stat()
+        assert open_sink(tmp_path)[1].last_seq == 3
+        assert path.stat() == before
+
+    @pytest.mark.parametrize("marks", [{".syncstate": 100}, {".syncstate": 100, ".synced": 300}, {".synced": 200}])
     def test_records_added_after_a_sync_began_are_cut_off(
         self, whole: Path, tmp_path: Path, marks: dict[str, int]
     ) -> None:

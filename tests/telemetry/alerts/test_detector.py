@@ -248,6 +248,17 @@ def test_an_error_that_rises_while_the_loss_falls_raises_an_alert() -> None:
     assert alert.title == "loss and error move in opposite directions: window/loss falls while window/s_rmse rises"
 
 
+def test_the_error_is_compared_with_each_loss_of_the_point() -> None:
+    names = ("window/loss", "window/gfn1/loss", "window/gfn1/E_rmse")
+    detector = AnomalyDetector({name: Metric(watch=True) for name in names}, AlertSettings())
+    alerts: list[Alert] = []
+    for n in range(40):
+        values = {"loss": 1.0, "gfn1/loss": 2.0 * 0.98**n, "gfn1/E_rmse": 0.1 * 1.03**n}
+        alerts += detector.observe(Scalars(seq=1, time=1, stream="window", step=n, values=values))
+    assert [alert.metric for alert in alerts] == ["window/gfn1/E_rmse"]
+    assert "window/gfn1/loss falls while window/gfn1/E_rmse rises" in alerts[0].title
+
+
 def test_a_long_silence_raises_an_alert_and_the_next_point_ends_it() -> None:
     observed = Observed(stalled=60.0)
     observed.points(steady(5))

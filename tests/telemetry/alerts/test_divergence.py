@@ -154,5 +154,36 @@ def test_a_loss_that_may_be_negative_has_no_ratio_to_judge() -> None:
     assert simulation.reported == []
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "level",
+    [
+        lambda n: 5 * math.exp(-n / 50) + 0.02,
+        lambda n: 0.02 + math.exp(-n / 50) if n < START else 0.3,
+        lambda n: 2 - 4 * n / POINTS,
+        lambda n: 5 * math.exp(-n / 50) - 3,
+    ],
+    ids=["settles above 0", "rises from almost 0", "crosses 0", "negative"],
+)
+def test_no_false_alarm_for_a_loss_that_can_be_negative(level: Callable[[int], float], seed: int) -> None:
+    chance = random.Random(seed)
+    simulation = Simulation(level(n) + chance.gauss(0, 0.05) for n in range(POINTS))
+    assert (simulation.reported, simulation.detector.diverged) == ([], None)
+    assert simulation.detector.last_healthy_step == POINTS - 1
+
+
+def test_a_loss_that_can_be_negative_diverges_compared_with_its_first_values() -> None:
+    simulation = Simulation((5 * math.exp(-n / 50) - 3 if n < START else 100) for n in range(POINTS))
+    (reported,) = simulation.reported
+    assert START < reported < START + 15
+    assert simulation.detector.last_healthy_step == START - 1
+
+
+def test_a_loss_that_was_0_diverges_compared_with_its_first_values() -> None:
+    simulation = Simulation((max(0.0, 1 - n / 50) if n < START else 10) for n in range(POINTS))
+    assert len(simulation.reported) == 1
+    assert simulation.detector.last_healthy_step == START - 1
+
+
 def test_the_first_points_do_not_count_as_a_level() -> None:
     assert Simulation(islice(iter([1.0] * 5 + [5.0] * 14), 19)).reported == []

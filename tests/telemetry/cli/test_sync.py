@@ -200,7 +200,7 @@ def test_an_unavailable_backend_is_reported_with_exit_code_1(run: FileSinkRun, b
         (["--telemetry-sinks", "file", "-o", "file.bakend=x"], "Did you mean 'backend'?"),
         (["--telemetry-sinks", "file", "-o", "file.level=high"], "level"),
         (["--telemetry-sinks", "file", "-o", "backend"], "'backend' is not of the form SINK.NAME=VALUE"),
-        (["--telemetry-sinks", "file", "-o", "other.dir=x"], "'other.dir=x': sink 'other' is not selected; add it to"),
+        (["--telemetry-sinks", "file", "-o", "other.dir=x"], "'other.dir': sink 'other' is not selected; add it to"),
         (["--telemetry-sinks", "file", "--linger", "-1"], "linger"),
         (["--telemetry-sinks", "file,file"], "listed twice"),
     ],

@@ -17,6 +17,8 @@ from telemetry.journal.reader import Skipped
 from telemetry.journal.segments import segment_path
 from telemetry.records import SEQ_PER_SEGMENT, Closed
 from telemetry.run_folder.heartbeat import Counts
+from telemetry.run_folder.lease import Lease
+from telemetry.run_folder.process_identity import current_process
 from telemetry.run_folder.sink_progress import Cursor, SinkProgress, write_progress
 
 
@@ -89,6 +91,38 @@ def test_the_receipt_shows_what_is_left_and_the_command_that_delivers_it(tmp_pat
     ]
     command = lines[-1].partition("deliver the rest: ")[2]
     assert shlex.split(command) == ["telemetry", "sync", str(folder), "--telemetry-sinks", "mlflow,wandb"]
+
+
+def test_the_receipt_of_an_unopened_sink_names_no_destination(tmp_path: Path) -> None:
+    segment_path(tmp_path, 0).write_bytes(encode(run_record(sinks={"wandb": {}})) + encode(scalars(1)))
+    assert receipt(tmp_path, Counts()).sinks[0].lines() == [
+        "wandb: opening; 0 delivered, 1 left",
+        "    no process is delivering",
+    ]
+
+
+def test_the_receipt_names_what_was_left_out(tmp_path: Path) -> None:
+    dropped = {"queue full": 3, "not a number": 1}
+    got = receipt(tmp_path, Counts(offered=3, lost=3, dropped=dropped))
+    assert str(got).splitlines()[1:] == ["  left out: 3 x queue full, 1 x not a number"]
+
+
+def test_the_rest_is_to_be_delivered_once_the_process_that_delivers_to_one_of_the_sinks_has_ended(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, 0, numbered(0, 1, 5))
+    sink(tmp_path, "busy", 2, state="delivering")
+    sink(tmp_path, "idle", 2, state="retrying")
+    assert Lease(tmp_path / "sinks", "busy").try_acquire()
+    got = receipt(tmp_path, Counts())
+    assert [line for s in got.sinks for line in s.lines() if "deliver" in line][1::2] == [
+        f"    being delivered by {current_process()}",
+        "    no process is delivering",
+    ]
+    (command,) = got.sync_command()
+    assert command.startswith("deliver the rest once no process is delivering: ")
+    (command,) = got.sync_command("idle")
+    assert command == f"deliver the rest: telemetry sync {shlex.quote(str(tmp_path))} --telemetry-sinks idle"
 
 
 def test_a_malicious_sink_name_in_the_journal_leads_to_no_file_outside_the_run(tmp_path: Path) -> None:

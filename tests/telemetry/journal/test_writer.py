@@ -100,6 +100,31 @@ def test_segments_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE(segment_path(tmp_path, 0).stat().st_mode) == 0o600
 
 
+def test_the_name_of_each_new_segment_is_durable_once_it_is_created(tmp_path: Path, disk: FaultyOs) -> None:
+    synced: list[Path] = []
+    disk.fsync = lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink())  # type: ignore[method-assign]
+    writer = JournalWriter(tmp_path, run_record())
+    assert synced == [tmp_path]
+    segment_path(tmp_path, 0).unlink()
+    add(writer)
+    writer.commit()
+    assert synced == [tmp_path] * 2
+
+
+def test_no_failure_of_the_disk_leaves_an_open_file(tmp_path: Path, disk: FaultyOs) -> None:
+    before = os.listdir("/proc/self/fd")
+    writer = JournalWriter(tmp_path, run_record())
+    for room, sync_faults in ((None, 1), (None, 1), (5, 0), (0, 0), (None, 2)):
+        add(writer)
+        disk.room, disk.sync_faults = room, sync_faults
+        assert commit_fails(writer)
+    disk.room, disk.sync_faults = None, 0
+    segment_path(tmp_path, max(segments(tmp_path))).unlink()
+    writer.commit()
+    writer.close()
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_an_existing_segment_is_never_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, 0, [scalars(1)])
     before = path.read_bytes()

@@ -134,6 +134,16 @@ def test_running_deliveries_are_supervised_until_the_run_is_closed(make: Make) -
     assert supervisor.starts == 1
 
 
+def test_deliveries_are_supervised_at_intervals_however_many_records_there_are(make: Make) -> None:
+    supervisor = FakeSupervisor()
+    thread = make(supervisor, supervise_interval=3600.0)
+    thread.start()
+    for step in range(1, 6):
+        put(thread, step)
+        assert thread.queue.flush(60)
+    assert supervisor.supervisions <= 1
+
+
 def test_deliveries_of_a_run_without_records_are_left_to_the_closing_thread(make: Make) -> None:
     supervisor = FakeSupervisor()
     thread = make(supervisor)

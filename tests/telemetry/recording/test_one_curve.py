@@ -1,8 +1,8 @@
 """One curve after any sequence of stops: a model of the trainer is terminated, killed and resumed at random moments.
 
 The model publishes, validates and saves in the same order as the trainer of `aimnet2mult`, but trains nothing. Each
-attempt is a forked process with a real bus and journal. Its points are delivered to a sink in memory and to TensorBoard
-between and after the attempts.
+attempt is a forked process with a real bus and journal. Its points are delivered to a sink in memory, and to
+TensorBoard if it is installed, between and after the attempts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from support.tensorboard_kit import curve
 from telemetry import Metric, MetricBus, Settings, open_run, read_header, read_run
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.errors import TelemetryError
+from telemetry.plugins.optional_imports import is_installed
 from telemetry.plugins.registry import Sink, select
 from telemetry.records import AnyRecord, Resumed, Scalars
 from telemetry.run_folder.atomic_write import write_json
@@ -32,6 +33,7 @@ TOTAL, EPOCH, EVERY, VAL_BATCHES = 14, 4, 3, 2
 STREAMS = ("train", "train_window", "train_epoch", "val")
 SETTINGS = Settings(every=EVERY, poll=0.01)
 KILLED = 9
+HAS_TENSORBOARD = is_installed("tensorboard")
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ INTERRUPTED_VALIDATION = [Stop("SIGTERM", 5), Stop("SIGKILL", 5)]
 def check_one_curve(stops: list[Stop], val_every: int | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, backend = Path(name) / "run", Backend()
-        sinks = [sink_for(backend), *select(["tensorboard"], {})]
+        sinks = [sink_for(backend), *(select(["tensorboard"], {}) if HAS_TENSORBOARD else [])]
         for stop in (*stops, None):
             attempt(folder, val_every, stop)
             if stop is None or (stop.delivers and (folder / "journal-0.jsonl").exists()):
@@ -183,10 +185,8 @@ def check_one_curve(stops: list[Stop], val_every: int | None) -> None:
         assert run.status == "finished"
         assert {stream: run.curves[f"{stream}/loss"].steps.tolist() for stream in STREAMS} == expected
         assert steps_in(backend.held) == expected
-        shown = {
-            stream: [point.step for point in curve(folder / "tensorboard", f"{stream}/loss")] for stream in STREAMS
-        }
-        assert shown == expected
+        for stream in STREAMS if HAS_TENSORBOARD else ():
+            assert [point.step for point in curve(folder / "tensorboard", f"{stream}/loss")] == expected[stream]
 
 
 PROPERTY = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
@@ -203,7 +203,7 @@ def test_any_sequence_of_stops_and_resumes_leaves_one_complete_curve_per_stream(
 
 
 @pytest.mark.slow
-@settings(max_examples=100, **PROPERTY)
+@settings(max_examples=30, **PROPERTY)
 @given(stops=STOPS, val_every=st.sampled_from([None, 2, 3]))
 def test_many_sequences_of_stops_leave_one_complete_curve_per_stream(stops: list[Stop], val_every: int | None) -> None:
     check_one_curve(stops, val_every)

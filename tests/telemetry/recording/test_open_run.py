@@ -152,7 +152,7 @@ class NoHooks:
             for step in (-1, True, "5", 1.5, math.nan, 1 << 62)
         ),
         pytest.param(SettingError, "cannot be written", {"params": {"x": ["y" * 1000] * 2000}}, id="parameters"),
-        pytest.param(SettingError, "cannot be written", {"params": {"path": "\udcff"}}, id="no text"),
+        pytest.param(SettingError, "cannot be written", {"name": "\udcff"}, id="no text"),
     ],
 )
 @pytest.mark.usefixtures("installed")

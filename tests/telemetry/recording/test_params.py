@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from telemetry import SettingError, open_run, read_header
@@ -68,7 +67,6 @@ def test_the_values_become_lists_and_scalars() -> None:
         "level": Level.HIGH,
         "mode": Mode.FAST,
         "array": np.array([[1, 2], [3, 4]]),
-        "tensor": torch.tensor([0.5]),
         "large": np.zeros((100, 100)),
         "set": {"b", "a"},
         "tuple": (1, (2,)),
@@ -79,12 +77,20 @@ def test_the_values_become_lists_and_scalars() -> None:
         "level": 3,
         "mode": "fast",
         "array": [[1, 2], [3, 4]],
-        "tensor": [0.5],
         "large": "ndarray of 10000 elements",
         "set": ["a", "b"],
         "tuple": [1, [2]],
         "list": [1, 2],
     }
+
+
+def test_an_object_that_is_no_array_is_left_as_it_is() -> None:
+    class Table:
+        def tolist(self) -> list[int]:
+            return [1, 2]
+
+    table = Table()
+    assert plain_params({"table": table}) == {"table": table}
 
 
 def test_arguments_of_a_script_are_recorded(tmp_path: Path) -> None:
@@ -105,3 +111,19 @@ def test_a_value_that_contains_itself_ends() -> None:
 def test_a_value_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(SettingError, match="params cannot be read: MissingMandatoryValue: Missing mandatory value: lr"):
         plain_params(OmegaConf.create({"lr": "???"}))
+
+
+def test_an_object_that_contains_itself_is_abbreviated() -> None:
+    params: dict[str, Any] = {"lr": 0.1}
+    params.update({f"again{number}": params for number in range(5)}, list=[params])
+    assert plain_params(params) == {"lr": 0.1, **{f"again{n}": "..." for n in range(5)}, "list": ["..."]}
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_values_without_a_text_or_with_invalid_unicode_do_not_prevent_the_run(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", params={"file": "D\udcfcsseldorf.h5", "object": Unprintable()}, sinks=[]).close()
+    assert read_header(tmp_path / "run").params == {"file": "D\\udcfcsseldorf.h5", "object": "<Unprintable>"}

@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 
 from support.telemetry_fakes import HandMadeRun
 from telemetry.run_folder import atomic_write as files
-from telemetry.run_folder.atomic_write import MAX_BYTES, private_opener, read_json, remove_temporary_files, write_json
+from telemetry.run_folder.atomic_write import (
+    MAX_BYTES,
+    atomic_write,
+    private_opener,
+    read_json,
+    remove_temporary_files,
+    write_json,
+)
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.sink_progress import SinkProgress, write_progress
 
@@ -209,6 +216,29 @@ def test_only_a_synced_file_waits_for_the_disk(tmp_path: Path, monkeypatch: pyte
     assert synced == []
     write_json(tmp_path / "x.json", 2)
     assert len(synced) == 2, "the file and its folder"
+
+
+def test_the_content_is_complete_when_it_is_synced_and_its_name_is_synced_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[object] = []
+
+    def fsync(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        synced.append(sorted(os.listdir(path)) if path.is_dir() else path.read_bytes())
+
+    monkeypatch.setattr("os.fsync", fsync)
+    atomic_write(tmp_path / "x.json", b"all of it")
+    assert synced == [b"all of it", ["x.json"]]
+
+
+def test_reading_and_writing_leave_no_file_open(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    before = os.listdir("/proc/self/fd")
+    write_json(tmp_path / "x.json", 1)
+    assert read_json(tmp_path / "x.json", msgspec.json.Decoder(int)) == 1
+    assert read_json(tmp_path / "fifo", msgspec.json.Decoder(int)) is None
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_file_system_that_refuses_to_sync_folders_is_no_error(

@@ -30,6 +30,26 @@ def test_a_sink_without_progress_has_none(tmp_path: Path) -> None:
     assert delivered_sinks(tmp_path) == []
 
 
+def test_the_progress_of_a_sink_begins_at_zero(tmp_path: Path) -> None:
+    zero = dict.fromkeys(("accepted", "durable", "rejected", "last_rejected"), 0)
+    progress = SinkProgress()
+    assert msgspec.structs.asdict(progress.cursor) == zero | {"closed": None}
+    assert (progress.retries, progress.last_error_time, progress.updated) == (0, 0, 0)
+    # Files of an earlier version may lack fields.
+    progress_path(tmp_path, "foo").parent.mkdir()
+    progress_path(tmp_path, "foo").write_bytes(b'{"cursors": {"": {}}}')
+    assert read_progress(tmp_path, "foo") == progress
+
+
+@pytest.mark.parametrize(
+    ("reopening", "destination", "expected"),
+    [(False, "", False), (True, "", False), (False, "here", False), (True, "here", True)],
+)
+def test_only_a_sink_that_is_opened_again_may_be_elsewhere(reopening: bool, destination: str, expected: bool) -> None:
+    assert SinkProgress(reopening=reopening, destination=destination).is_elsewhere is expected
+    assert not SinkProgress(destination=destination).is_elsewhere
+
+
 def test_delivered_sinks_are_those_with_a_progress_file(tmp_path: Path) -> None:
     for name in ("wandb", "my.sink", "tensorboard"):
         write_progress(tmp_path, name, SinkProgress())

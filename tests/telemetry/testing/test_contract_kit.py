@@ -57,6 +57,7 @@ ONE_CHECK_FINDS = {
     "IsGlobal": (TWO_RUNS, "not in the module"),
     "NamesNoPlace": (ELSEWHERE, "destination is 'lines' for two different places"),
     "EndsForGood": (CLOSED_GOES_ON, "this run has failed"),
+    "DeletesFailedRuns": (CLOSED_GOES_ON, "The run was just closed as failed. Closing keeps its points"),
     "Doubles": (TWICE, "skip records up to it"),
     "NeverDurable": (TOLD, "declare durable_on_write = False"),
     "IgnoresResumes": (REWOUND, "rewinds is 'replaced'"),
@@ -96,6 +97,7 @@ SEVERAL_FIND = {
         OUTAGE: "Pass no error over",
     },
     "ClaimsLater": {FULL: "Pass no error over", OUTAGE: "sends only the records after the last one"},
+    "SwallowsLater": {FULL: "Pass no error over", OUTAGE: "Pass no error over"},
     "ReportsAndSwallows": {FULL: "Pass no error over"},
     "ReturnsNothing": {POINTS: "sink_open returned None; it must return telemetry.sink_api.Opened"},
 }

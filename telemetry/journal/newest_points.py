@@ -1,0 +1,97 @@
+"""Find the newest points of a run, reading the journal backward.
+
+What a resume needs from the journal is near its end, and is found quickly however long the journal is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import msgspec
+
+from telemetry.journal.codec import decode
+from telemetry.journal.run_attempts import Attempts
+from telemetry.journal.segment_lines import lines_backward
+from telemetry.journal.segments import segment_path
+from telemetry.records import Scalars
+
+MAX_POINTS = 10_000
+"""Maximum number of points that ``newest_points`` returns, which takes a few tenths of a second."""
+MAX_BYTES = 64 << 20
+"""Maximum part of the journal that ``newest_points`` searches, in bytes."""
+
+
+def streams_at(folder: Path, step: int) -> set[str]:
+    """Return the streams that have a valid point at ``step``, which is the iteration of the newest checkpoint or later.
+
+    After a kill, an attempt resumes from the newest checkpoint, and may publish points at its iteration that an earlier
+    attempt has already recorded, such as a validation that was made up. The search ends at the newest valid point of an
+    earlier iteration.
+
+    Raises:
+        RunFolderError: the folder or a segment cannot be read.
+    """
+    attempts = _attempts(folder)
+    streams: set[str] = set()
+    for line in _lines(folder, attempts):
+        record = decode(line)
+        if isinstance(record, Scalars) and not attempts.is_superseded(record):
+            if record.step < step:
+                return streams
+            if record.step == step:
+                streams.add(record.stream)
+    return streams
+
+
+def newest_points(
+    folder: Path,
+    streams: Collection[str],
+    step: int,
+    *,
+    max_points: int = MAX_POINTS,
+    max_bytes: int = MAX_BYTES,
+) -> list[Scalars]:
+    """Return the newest valid points of some streams up to iteration ``step``, oldest first.
+
+    Args:
+        folder: the run folder.
+        streams: the names of the streams.
+        step: the last iteration.
+        max_points: maximum number of points, of all streams together.
+        max_bytes: where the search ends, in bytes from the end of the journal.
+
+    Raises:
+        RunFolderError: the folder or a segment cannot be read.
+    """
+    # The encoder writes a stream name in exactly one way, so a byte search finds all its records.
+    marks = [b'"stream":' + msgspec.json.encode(stream) for stream in streams]
+    attempts = _attempts(folder)
+    # Records may have been written again, to a later segment.
+    points: dict[int, Scalars] = {}
+    for line in _lines(folder, attempts):
+        max_bytes -= len(line)
+        if max_bytes < 0 or len(points) == max_points:
+            break
+        point = _point(line, marks)
+        if point is not None and point.step <= step and not attempts.is_superseded(point):
+            points[point.seq] = point
+    return [points[seq] for seq in sorted(points)]
+
+
+def _point(line: bytes, marks: Collection[bytes]) -> Scalars | None:
+    """Return the point in a line that contains one of ``marks``."""
+    record = decode(line) if any(mark in line for mark in marks) else None
+    return record if isinstance(record, Scalars) else None
+
+
+def _attempts(folder: Path) -> Attempts:
+    attempts = Attempts(folder)
+    attempts.update(recheck_newest=False)
+    return attempts
+
+
+def _lines(folder: Path, attempts: Attempts) -> Iterator[bytes]:
+    """Yield the lines of the journal, newest first."""
+    for segment in reversed(attempts.segments):
+        yield from lines_backward(segment_path(folder, segment))
