@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from sinks.mlflow.run import MlflowRun, open_experiment
 from support.fake_mlflow import FakeMlflow, FaultyMlflow
 from support.mlflow_kit import history, rejection
-from telemetry.sink_api import SinkRejected
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import STARTED, resumed, run_record, sample, scalars
 
 
@@ -200,6 +200,23 @@ class TestRecords:
         with pytest.raises(SinkRejected, match="NaN is not welcome"):
             run.write([scalars(2, loss=math.nan)])
         assert run.write([scalars(3)]) == 3
+
+    def test_no_record_is_rejected_if_mlflow_rejects_every_metric(self, client: FakeMlflow, store: Path) -> None:
+        class Picky(FakeMlflow):
+            rejects = False
+
+            def log_batch(self, run_id: str, metrics: Any = (), **more: Any) -> None:
+                if self.rejects and metrics:
+                    raise rejection("no metrics today")
+                super().log_batch(run_id, metrics=metrics, **more)
+
+        picky = Picky(store)
+        run = open_run(picky)
+        run.write([scalars(1)])
+        run.write([resumed(10**9 + 1, step=7)])
+        picky.rejects = True
+        with pytest.raises(SinkUnavailable, match=r"rejects everything written to run .*no metrics today"):
+            run.write([scalars(10**9 + 2)])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing import event_file_loader, plugin_event
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_ndarray
 
 from sinks.tensorboard import event_files as event_file_module
@@ -170,6 +171,8 @@ class TestOpening:
         (tb / "events.out.tfevents.1.empty").touch()
         (tb / "events.out.tfevents.2.garbage").write_bytes(b"\0" * 64)
         (tb / "events.out.tfevents.3.folder").mkdir()
+        with (tb / "events.out.tfevents.4.records").open("wb") as file:
+            RecordWriter(file).write(b"\xff not an event")
         for name in ("a note.txt", "notes.txt"):  # one sorts before the event files, one after them
             (tb / name).write_text("tfevents")
         sink, found = open_sink(tmp_path)

@@ -9,7 +9,10 @@ import pytest
 from support.telemetry_fakes import FakeClock, HandMadeRun, run_record
 from telemetry import RunNotFound
 from telemetry.delivery.journal_tail import JournalTail
+from telemetry.journal.codec import encode
+from telemetry.journal.segments import segment_path
 from telemetry.journal.writer import JournalWriter
+from telemetry.records import Scalars
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 
@@ -108,6 +111,29 @@ def test_the_time_of_the_last_of_many_records_counts(run: HandMadeRun) -> None:
     closed = tail_of(run, after=2501).end()
     assert closed is not None
     assert closed.time == 2501
+
+
+def test_a_line_that_the_trainer_is_still_writing_is_waited_for(run: HandMadeRun) -> None:
+    tail = tail_of(run)
+    line = encode(Scalars(seq=1, time=1, stream="train", step=1, values={"loss": 1.0}))
+    with segment_path(run.folder, 0).open("ab", buffering=0) as file:
+        file.write(line[:20])
+        tail.fill()
+        assert pending(tail) == []
+        file.write(line[20:])
+    tail.fill()
+    assert pending(tail) == [1]
+
+
+def test_records_after_a_gap_are_waited_for_only_while_the_trainer_is_alive(run: HandMadeRun) -> None:
+    with segment_path(run.folder, 0).open("ab") as file:
+        file.write(encode(Scalars(seq=2, time=1, stream="train", step=1, values={"loss": 1.0})))
+    tail = tail_of(run)
+    tail.fill()
+    assert pending(tail) == [], "a network file system may show the gap for a moment"
+    run.die()
+    tail.fill()
+    assert pending(tail) == [2]
 
 
 @pytest.mark.parametrize("orderly", [True, False])

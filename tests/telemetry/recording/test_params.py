@@ -113,6 +113,12 @@ def test_a_value_that_cannot_be_read_is_an_error() -> None:
         plain_params(OmegaConf.create({"lr": "???"}))
 
 
+@pytest.mark.parametrize("params", [[1], 0.1, "lr=0.1", np.zeros(2)])
+def test_parameters_without_names_are_an_error(params: object) -> None:
+    with pytest.raises(SettingError, match=r"params is of type .*; expected a mapping of names to values"):
+        plain_params(params)
+
+
 def test_an_object_that_contains_itself_is_abbreviated() -> None:
     params: dict[str, Any] = {"lr": 0.1}
     params.update({f"again{number}": params for number in range(5)}, list=[params])
