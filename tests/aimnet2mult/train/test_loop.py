@@ -39,12 +39,13 @@ class FakeBus(NullBus):
 class Harness:
     """A training of a tiny model, four epochs of three iterations, that records its validations and checkpoints."""
 
-    def __init__(self, folder: Path, *overrides: str) -> None:
+    def __init__(self, folder: Path, *overrides: str, communicator: Communicator | None = None) -> None:
+        communicator = communicator or Communicator()
         self.calls: list[tuple[str, int]] = []
         self.pending, self.problem = False, ""
         self.stop, self.diverged, self.output = StopSignal(), False, io.StringIO()
         self.on_call: Callable[[str, int], None] = lambda _name, _iteration: None
-        config, components = build_tiny(folder, *overrides)
+        config, components = build_tiny(folder, *overrides, communicator=communicator)
         self.bus, self.components = FakeBus(), components
         self.reporter = Reporter(
             self.bus,
@@ -63,8 +64,8 @@ class Harness:
             checkpointing=fake,
             bad_steps=BadSteps(config.trainer, lambda _: ""),
             bus=self.bus,
-            communicator=Communicator(),
-            consensus=StopConsensus(self.stop, Communicator(), has_diverged=lambda: self.diverged),
+            communicator=communicator,
+            consensus=StopConsensus(self.stop, communicator, has_diverged=lambda: self.diverged),
             console=Console({}, epochs=4, stream=self.output),
         )
         self.batches: list[float] = []
@@ -143,6 +144,22 @@ def test_a_resumed_run_sees_the_batches_that_an_uninterrupted_run_sees(tmp_path:
     resumed.training.run()
     assert resumed.batches == whole.batches[8:]
     assert len(set(whole.batches)) == LAST
+
+
+def test_ranks_draw_different_random_numbers_after_a_resume(tmp_path: Path) -> None:
+    class Rank(Communicator):
+        def __init__(self, rank: int) -> None:
+            self.rank, self.world_size = rank, 3
+
+    def draw(rank: int, position: int) -> float:
+        harness = Harness(tmp_path, communicator=Rank(rank))
+        torch.manual_seed(0)
+        harness.training.resume(Path(str(position)))
+        return torch.rand(1).item()
+
+    drawn = [draw(0, 8), draw(1, 8), draw(2, 8), draw(1, 9)]
+    assert len(set(drawn)) == len(drawn)
+    assert draw(1, 8) == drawn[1]
 
 
 @pytest.mark.parametrize("position", [8, LAST])
