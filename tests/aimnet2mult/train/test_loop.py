@@ -256,3 +256,10 @@ def test_an_ordinary_end_is_not_attributed_to_the_learning_rate(tmp_path: Path) 
     harness = Harness(tmp_path, "trainer.stop_below_lr=0.2", "trainer.epochs=1")
     assert harness.training.run().kind == "finished"
     assert "learning rate" not in harness.output.getvalue()
+
+
+def test_the_lowest_learning_rate_of_all_groups_counts(tmp_path: Path) -> None:
+    group = "optimizer.param_groups.embedding={re: embedding, lr: 0.01}"
+    harness = Harness(tmp_path, group, "trainer.stop_below_lr=0.05")
+    assert harness.training.run().kind == "finished"
+    assert harness.iterations == EPOCH
