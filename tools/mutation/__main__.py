@@ -116,6 +116,7 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/data/file_scan.py": [
         "tests/aimnet2mult/data/test_checks.py",
         "tests/aimnet2mult/data/test_outliers.py",
+        "tests/aimnet2mult/data/test_unit_hints.py",
     ],
     "aimnet2mult/data/hdf5.py": ["tests/aimnet2mult/data/test_dataset.py", "tests/aimnet2mult/data/test_checks.py"],
     "aimnet2mult/data/layout.py": [
@@ -149,12 +150,12 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/train/checkpoint_folder.py": ["tests/aimnet2mult/train/test_checkpointing.py"],
     "aimnet2mult/train/checkpointing.py": ["tests/aimnet2mult/train/test_divergence.py"],
     "aimnet2mult/train/culprits.py": ["tests/aimnet2mult/train/test_bad_steps.py"],
-    "aimnet2mult/train/engine.py": [],
+    "aimnet2mult/train/engine.py": ["tests/aimnet2mult/train/test_validation.py"],
     "aimnet2mult/train/guarded_step.py": ["tests/aimnet2mult/train/test_engine.py"],
-    "aimnet2mult/train/loop.py": [],
+    "aimnet2mult/train/loop.py": ["tests/aimnet2mult/train/test_bad_steps.py"],
     "aimnet2mult/train/loss.py": [],
     "aimnet2mult/train/optimizer.py": [],
-    "aimnet2mult/train/reporter.py": [],
+    "aimnet2mult/train/reporter.py": ["tests/aimnet2mult/train/test_validation.py"],
     "aimnet2mult/train/skipped_structures.py": ["tests/aimnet2mult/train/test_validation.py"],
     "aimnet2mult/train/validation.py": [],
     "aimnet2mult/train/validation_metrics.py": ["tests/aimnet2mult/train/test_validation.py"],

@@ -1,7 +1,10 @@
 """Layers are merged in order, and unknown keys and invalid values are rejected."""
 
+import errno
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,6 +202,7 @@ REFUSED = [
     ("data.fidelity_datasets.1=no.h5", r"data.fidelity_datasets.1: no file /.*no\.h5"),
     ("data.fidelity_datasets.one=a.h5", r"expected fidelity indices 0, 1, … as keys"),
     ("data.fidelity_datasets=a.h5", r"data.fidelity_datasets is '.*a.h5': expected a mapping"),
+    ("data.keys.energi=E", r"data.keys: no array 'energi'; arrays: coord, .*Did you mean 'energy'"),
     ("data.y=[]", r"data.y is \[\]: expected at least one label"),
     ("data.y=[energy, energy]", r"data.y is .*each only once"),
     ("data.y=[energy, force]", r"data.y: no label 'force'; .*Did you mean 'forces'"),
@@ -300,13 +304,32 @@ def test_two_fidelities_cannot_share_a_name(dataset: str) -> None:
         load([], overrides)
 
 
+def test_a_fidelity_may_have_a_weight_of_zero(dataset: str) -> None:
+    config = load([], [dataset, dataset.replace(".0=", ".1="), "data.fidelity_weights.0=0"])
+    assert config.data.fidelity_weights == {0: 0.0}
+
+
 def test_a_data_set_must_be_hdf5(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"\0" * 4000)
     override = f"data.fidelity_datasets.0={tmp_path / 'a.h5'}"
     with pytest.raises(ConfigError, match=r"data.fidelity_datasets.0: .*a.h5 is not an HDF5 file"):
         load([], [override])
-    (tmp_path / "a.h5").write_bytes(b"\0" * 1024 + HDF5)
-    assert load([], [override])
+    for user_block in (512, 1024, 65536):
+        (tmp_path / "a.h5").write_bytes(b"\0" * user_block + HDF5)
+        assert load([], [override])
+
+
+def test_a_data_set_that_cannot_be_read_is_an_error(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path.suffix == ".h5":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match=r"data.fidelity_datasets.0: cannot read .*a.h5: Permission denied"):
+        load([], [dataset])
 
 
 def test_a_run_needs_a_data_set() -> None:
@@ -337,6 +360,19 @@ def test_components_of_the_loss_are_named_if_it_has_any(dataset: str) -> None:
     assert load([], [dataset]).loss.components == ["energy", "forces", "charges", "spin_charges"]
     assert load([], [dataset, "loss.class=torch.nn.MSELoss"]).loss.components == []
     assert load([], [dataset, "loss.class=torch.nn.MSELoss", "loss.kwargs.components=[1]"]).loss.components == []
+
+
+def test_labels_are_those_to_be_trained_in_display_order(dataset: str) -> None:
+    assert load([], [dataset, "data.y=[charges, energy]"]).labels == ("energy", "charges")
+
+
+def test_problems_can_be_collected_with_those_of_others(dataset: str) -> None:
+    problems = Problems()
+    problems.add("another problem")
+    config = load([], [dataset, "trainer.epochs=0", "seed=3"], problems=problems)
+    assert (config.trainer.epochs, config.seed) == (100, 3)
+    with pytest.raises(ConfigError, match=r"^another problem\ntrainer.epochs is 0"):
+        problems.raise_any()
 
 
 def test_units_are_those_of_the_labels_by_default(dataset: str) -> None:

@@ -217,6 +217,15 @@ def test_a_bad_structure_is_reported_with_file_group_and_row(
     assert {key: rows.tolist() for key, rows in check(path).skipped.items()} == {(str(path), "004"): [2]}
 
 
+def test_the_closest_atoms_are_named_also_next_to_padding_and_bad_atoms(write: Write) -> None:
+    arrays = make_group(5, 6)
+    arrays["numbers"][2, 4] = 0
+    arrays["coord"][2, 1] = np.nan
+    arrays["coord"][2, 3] = arrays["coord"][2, 0] + [0, 0.1, 0.1]
+    (pair,) = (line for line in errors(write({5: arrays})) if "apart" in line)
+    assert "row 2: atoms 0 and 3 are 0.141 Å apart" in pair
+
+
 def test_padding_may_have_any_coordinates(write: Write) -> None:
     arrays = make_group(5, 4)
     arrays["numbers"][:, 3:] = 0

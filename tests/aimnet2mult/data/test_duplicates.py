@@ -73,3 +73,12 @@ def test_pairs_refer_to_the_first_structure() -> None:
     pairs = find_duplicates(np.array([5, 3, 5, 9, 3, 5], np.uint64))
     assert sorted(map(tuple, pairs.tolist())) == [(0, 2), (0, 5), (1, 4)]
     assert find_duplicates(np.empty(0, np.uint64)).shape == (0, 2)
+
+
+def test_many_similar_structures_have_different_hashes() -> None:
+    rng = np.random.default_rng(0)
+    steps = np.unique(rng.integers(0, 100, (30_000, 6)), axis=0)
+    coord = np.zeros((len(steps), 3, 3))
+    coord[:, 1:] = 0.001 * steps.reshape(-1, 2, 3)
+    hashes = hash_structures({"numbers": np.full((len(steps), 3), 8), "coord": coord})
+    assert len(np.unique(hashes)) == len(steps)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from aimnet2mult.data.checks import check_files
+from aimnet2mult.data.compositions import Compositions
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.data.label_summary import summarize_labels
-from aimnet2mult.data.unit_hints import find_precision_loss
+from aimnet2mult.data.unit_hints import find_energy_unit, find_precision_loss
 
 Group = dict[str, np.ndarray]
 
@@ -140,6 +141,22 @@ def test_atomic_units_throughout_are_recognized() -> None:
         "the forces look like Hartree/Bohr instead of eV/Å; set data.units.forces=Hartree/Bohr",
         "the coordinates look like bohr instead of Å; set data.units.coord=bohr",
     ]
+
+
+def test_missing_energies_do_not_silence_the_hints() -> None:
+    groups = vibrations(atoms={}, energy_unit=HARTREE)
+    complete = hints_of(groups)
+    assert complete
+    for group in groups:
+        group["energy"][::3] = np.nan
+    assert hints_of(groups) == complete
+
+
+def test_total_energies_of_helium_say_nothing_about_the_unit() -> None:
+    """The estimate is good from boron on; here it happens to agree."""
+    for z, unit in ((2, None), (6, "eV")):
+        estimate = HARTREE * (-0.768745 * z ** (7 / 3) + z**2 / 2 - 0.269900 * z ** (5 / 3))
+        assert find_energy_unit(Compositions.of([np.array([[z]])]), np.array([estimate])) == unit
 
 
 def test_large_forces_are_recognized_without_energies() -> None:

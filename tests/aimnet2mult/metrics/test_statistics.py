@@ -69,6 +69,13 @@ def test_only_r2_is_better_when_higher() -> None:
     assert {each.better for name, each in info.items() if name != "skipped_structures"} == {"lower", "higher"}
 
 
+def test_components_of_the_loss_belong_to_all_streams_but_that_of_single_batches() -> None:
+    components = ["energy", "extra"]
+    for selection, expected in ((BATCH, []), (POOLED, components), (VALIDATION, components)):
+        names = metric_info(["charges"], ["gfn1"], selection, components)
+        assert [name for name in names if name.startswith("loss_")] == [f"loss_{name}" for name in expected]
+
+
 @pytest.mark.parametrize("selection", [BATCH, POOLED, VALIDATION])
 def test_declared_and_computed_metrics_are_the_same(selection) -> None:
     loss = LossTerms(names=("one", "two"), weights=(0.25, 0.75))

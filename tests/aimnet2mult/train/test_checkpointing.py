@@ -314,7 +314,7 @@ def test_batches_of_another_size_are_accepted_and_change_the_length_of_an_epoch(
     assert other.checkpointing.load(path) == 6
     assert (same.output.getvalue(), other.output.getvalue()) == (
         "",
-        "an epoch now has 4 iterations instead of 3: iteration 6 is in epoch 2 of 4\n",
+        "iterations per epoch: 4 instead of 3; iteration 6 is in epoch 2\n",
     )
 
 

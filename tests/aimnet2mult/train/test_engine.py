@@ -12,11 +12,13 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import VALIDATION, statistics
 from aimnet2mult.train.engine import build_trainer, build_validator, total_iterations
 from aimnet2mult.train.guarded_step import MaskedStep, ReadStep
+from aimnet2mult.train.loss import MTLoss
 from support.host_reads import no_host_reads
 from support.tiny_model import SquaredLoss, TinyModel, batches
 
@@ -205,6 +207,44 @@ def test_an_interrupted_validation_restores_the_training_mode() -> None:
     validator.run(batches(3))
     assert validator.state.iteration == 1
     assert model.training
+
+
+def test_training_switches_the_model_to_training_mode() -> None:
+    model = TinyModel().eval()
+    trainer, _, _ = trainer_of(model)
+    trainer.run(batches(1))
+    assert model.training
+
+
+class SecondRank(Communicator):
+    """One of two ranks, which do not communicate."""
+
+    rank, world_size = 1, 2
+
+    def __init__(self) -> None:
+        self.wrapped: list[nn.Module] = []
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        self.wrapped.append(model)
+        return model
+
+
+@pytest.mark.parametrize("kind", ["sums and counts", "total only"])
+def test_a_wrapped_model_is_trained_with_the_same_loss_and_sums(kind: str) -> None:
+    charges = {"fn": "aimnet2mult.train.loss.peratom_loss_fn", "kwargs": {"key_true": "charges", "key_pred": "charges"}}
+    energy = {"fn": "aimnet2mult.train.loss.energy_loss_fn", "weight": 1.0}
+    loss_fn = MTLoss({"energy": energy, "charges": {**charges, "weight": 0.5}})
+    whole = kind == "total only"
+    communicator, results = SecondRank(), []
+    for ranks in (None, communicator):
+        torch.manual_seed(1)
+        model, sums = TinyModel(), ErrorSums(LABELS, 2, loss=loss_fn.terms)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss: Any = (lambda *args: dict(loss_fn(*args))) if whole else loss_fn
+        build_trainer(model, optimizer, loss, sums, device=CPU, communicator=ranks).run(batches(3))
+        results.append([*model.parameters(), sums.state_dict()["sums"]])
+    assert len(communicator.wrapped) == 1
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
 def test_the_last_iteration_is_epochs_times_epoch_length() -> None:

@@ -93,3 +93,23 @@ def test_the_flag_is_read_only_on_the_cpu() -> None:
     optimizer = OPTIMIZERS["SGD"](parameters())
     assert isinstance(guarded_step(optimizer, torch.device("cpu")), ReadStep)
     assert isinstance(guarded_step(optimizer, torch.device("cuda", 1)), MaskedStep)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_parameters_of_every_precision_are_restored(dtype: torch.dtype) -> None:
+    weight = nn.Parameter(torch.tensor([1.5, -2.0], dtype=dtype))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    step = MaskedStep(optimizer)
+    for gradient, expected in ((1.0, 1.0), (torch.nan, 1.0), (1.0, 0.5)):
+        weight.grad = torch.full_like(weight, gradient)
+        step(weight.grad.isfinite().all())
+        assert weight[0].item() == expected
+
+
+def test_a_schedule_may_step_after_a_first_step_that_was_skipped() -> None:
+    """Warnings are errors in tests."""
+    optimizer = OPTIMIZERS["SGD"](parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    train(optimizer, guarded_step(optimizer, torch.device("cpu")), [False])
+    schedule.step()
+    assert schedule.get_last_lr() == [pytest.approx(0.01)]

@@ -1,11 +1,13 @@
 """When the loop validates, saves and stops; with fakes for validation and checkpoints."""
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_consensus import StopConsensus
@@ -22,18 +24,31 @@ EPOCH = 3
 LAST = 4 * EPOCH
 
 
+class FakeBus(NullBus):
+    """A bus that calls a function when it is flushed."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.on_flush: Callable[[], None] = lambda: None
+
+    def flush(self, timeout: float | None = None) -> bool:
+        self.on_flush()
+        return True
+
+
 class Harness:
     """A training of a tiny model, four epochs of three iterations, that records its validations and checkpoints."""
 
-    def __init__(self, folder: Path, *overrides: str) -> None:
+    def __init__(self, folder: Path, *overrides: str, communicator: Communicator | None = None) -> None:
+        communicator = communicator or Communicator()
         self.calls: list[tuple[str, int]] = []
         self.pending, self.problem = False, ""
         self.stop, self.diverged, self.output = StopSignal(), False, io.StringIO()
         self.on_call: Callable[[str, int], None] = lambda _name, _iteration: None
-        config, components = build_tiny(folder, *overrides)
-        bus = NullBus(1)
-        reporter = Reporter(
-            bus,
+        config, components = build_tiny(folder, *overrides, communicator=communicator)
+        self.bus, self.components = FakeBus(), components
+        self.reporter = Reporter(
+            self.bus,
             train_sums=components.train_sums,
             val_sums=components.val_sums,
             labels=components.labels,
@@ -44,20 +59,22 @@ class Harness:
         self.training = Training(
             config,
             components,
-            reporter=reporter,
+            reporter=self.reporter,
             validation=fake,
             checkpointing=fake,
             bad_steps=BadSteps(config.trainer, lambda _: ""),
-            bus=bus,
-            communicator=Communicator(),
-            consensus=StopConsensus(self.stop, Communicator(), has_diverged=lambda: self.diverged),
+            bus=self.bus,
+            communicator=communicator,
+            consensus=StopConsensus(self.stop, communicator, has_diverged=lambda: self.diverged),
             console=Console({}, epochs=4, stream=self.output),
         )
-        self.iterations = 0
-        components.model.register_forward_hook(lambda *_: self._count())
+        self.batches: list[float] = []
+        """The sum of all coordinates of each batch, which identifies it."""
+        components.model.register_forward_hook(lambda _, args, __: self.batches.append(float(args[0]["coord"].sum())))
 
-    def _count(self) -> None:
-        self.iterations += 1
+    @property
+    def iterations(self) -> int:
+        return len(self.batches)
 
     def _record(self, name: str, iteration: int) -> None:
         self.calls.append((name, iteration))
@@ -120,6 +137,31 @@ def test_a_resumed_run_trains_the_remaining_iterations(tmp_path: Path) -> None:
     assert [iteration for name, iteration in harness.calls if name == "validate"] == [9, 12]
 
 
+def test_a_resumed_run_sees_the_batches_that_an_uninterrupted_run_sees(tmp_path: Path) -> None:
+    whole, resumed = Harness(tmp_path), Harness(tmp_path)
+    whole.training.run()
+    resumed.training.resume(Path("8"))
+    resumed.training.run()
+    assert resumed.batches == whole.batches[8:]
+    assert len(set(whole.batches)) == LAST
+
+
+def test_ranks_draw_different_random_numbers_after_a_resume(tmp_path: Path) -> None:
+    class Rank(Communicator):
+        def __init__(self, rank: int) -> None:
+            self.rank, self.world_size = rank, 3
+
+    def draw(rank: int, position: int) -> float:
+        harness = Harness(tmp_path, communicator=Rank(rank))
+        torch.manual_seed(0)
+        harness.training.resume(Path(str(position)))
+        return torch.rand(1).item()
+
+    drawn = [draw(0, 8), draw(1, 8), draw(2, 8), draw(1, 9)]
+    assert len(set(drawn)) == len(drawn)
+    assert draw(1, 8) == drawn[1]
+
+
 @pytest.mark.parametrize("position", [8, LAST])
 def test_a_pending_validation_comes_first(tmp_path: Path, position: int) -> None:
     harness = Harness(tmp_path)
@@ -151,6 +193,39 @@ def test_a_diverged_run_saves_only_its_diverged_state(tmp_path: Path) -> None:
     assert harness.calls[-3:] == [("validate", 6), ("save", 6), ("save diverged", 6)]
 
 
+def test_a_divergence_found_in_the_pending_validation_of_a_complete_run_counts(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.training.resume(Path(str(LAST)))
+    harness.pending = True
+    # Alerts exist once the bus has computed the values.
+    harness.bus.on_flush = lambda: setattr(harness, "diverged", True)
+    assert harness.training.run().kind == "diverged"
+
+
+@pytest.mark.parametrize(("weight", "kind"), [(1.0, "not saved"), (math.nan, "not finite")])
+def test_a_run_whose_last_checkpoint_is_missing_is_not_finished(tmp_path: Path, weight: float, kind: str) -> None:
+    harness = Harness(tmp_path)
+
+    def fail() -> None:
+        harness.problem = "the disk is full"
+        with torch.no_grad():
+            next(harness.components.model.parameters()).fill_(weight)
+
+    harness.on_call = at("save", LAST, fail)
+    outcome = harness.training.run()
+    assert (outcome.kind, outcome.reason) == (kind, f"no checkpoint at iteration {LAST}: the disk is full")
+
+
+def test_the_line_of_an_epoch_shows_only_validations_after_it(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "log_frequency.val=2", "trainer.epochs=2")
+    latest = {"train_epoch/loss": 1.0, "val/loss": 2.0}
+    harness.on_call = lambda *_: setattr(harness.reporter, "latest", latest)
+    harness.training.run()
+    first, second = (line for line in harness.output.getvalue().splitlines() if line.startswith("epoch"))
+    assert ("; train " in first, "; val " in first) == (True, False)
+    assert ("; train " in second, "; val " in second) == (True, True)
+
+
 def test_a_stop_before_the_first_iteration_trains_nothing(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     harness.stop.signal = 15
@@ -164,3 +239,27 @@ def test_a_learning_rate_below_the_limit_finishes_the_run_after_the_epoch(tmp_pa
     assert harness.training.run().kind == "finished"
     assert harness.iterations == 2 * EPOCH
     assert "learning rate 0.025 is below trainer.stop_below_lr 0.04: finished" in harness.output.getvalue()
+
+
+@pytest.mark.parametrize(("position", "iterations"), [(0, EPOCH), (8, 1), (9, 0)])
+def test_a_low_learning_rate_ends_the_run_only_at_the_end_of_an_epoch(
+    tmp_path: Path, position: int, iterations: int
+) -> None:
+    harness = Harness(tmp_path, "trainer.stop_below_lr=0.2")
+    if position:
+        harness.training.resume(Path(str(position)))
+    assert harness.training.run().kind == "finished"
+    assert harness.iterations == iterations
+
+
+def test_an_ordinary_end_is_not_attributed_to_the_learning_rate(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "trainer.stop_below_lr=0.2", "trainer.epochs=1")
+    assert harness.training.run().kind == "finished"
+    assert "learning rate" not in harness.output.getvalue()
+
+
+def test_the_lowest_learning_rate_of_all_groups_counts(tmp_path: Path) -> None:
+    group = "optimizer.param_groups.embedding={re: embedding, lr: 0.01}"
+    harness = Harness(tmp_path, group, "trainer.stop_below_lr=0.05")
+    assert harness.training.run().kind == "finished"
+    assert harness.iterations == EPOCH

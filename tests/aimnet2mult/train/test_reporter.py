@@ -60,7 +60,7 @@ class Clock:
     """A clock that advances by half a second on each reading."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now = 100.0
 
     def __call__(self) -> float:
         self.now += 0.5
@@ -250,6 +250,20 @@ def test_the_latest_values_are_available_once_computed() -> None:
     points = run.bus.written()
     assert run.reporter.latest["train_window/E_rmse"] == points["train_window", 5]["E_rmse"]
     assert run.reporter.latest["train_epoch/loss"] == points["train_epoch", 5]["loss"]
+
+
+def test_values_that_a_new_point_lacks_are_no_longer_the_latest() -> None:
+    run = Run(every=3)
+    run.trainer.run(batches(3))
+    build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(2))
+    run.reporter.publish_validation(3, 1)
+    run.bus.written()
+    assert "val/E_rmse" in run.reporter.latest
+    run.val_sums.reset(Slot.EPOCH)
+    run.reporter.publish_validation(6, 2)
+    run.bus.written()
+    assert {name for name in run.reporter.latest if name.startswith("val/")} == {"val/epoch", "val/skipped_structures"}
+    assert "train_epoch/loss" in run.reporter.latest
 
 
 def test_every_published_value_is_declared_with_its_unit() -> None:
