@@ -68,14 +68,14 @@ def test_the_training_settings_cannot_be_changed(run: Path) -> None:
     assert not (run / "journal-1.jsonl").exists()
 
 
-def test_without_its_checkpoint_it_restarts_at_iteration_0(run: Path) -> None:
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    output_of("aimnet2mult", "train", "--resume", run, "--telemetry-sinks", "none")
-    read = read_run(run)
-    assert read.skipped.superseded == 24
-    assert read.curves["val/loss"].steps.tolist() == [5, 10]
-    before = [row.value for row in expected_rows("trained") if row.name == "val/loss"]
-    assert read.curves["val/loss"].values.tolist() == pytest.approx(before, rel=1e-3)
+    done = run_command("aimnet2mult", "train", "--resume", run, "--telemetry-sinks", "none")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {run} has finished, but has no checkpoint to continue from; start a new run\n",
+    )
+    assert not (run / "journal-1.jsonl").exists()
 
 
 def test_a_run_that_left_out_bad_structures_leaves_out_the_same_ones(tmp_path: Path) -> None:
