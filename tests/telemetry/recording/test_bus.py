@@ -1057,6 +1057,7 @@ def test_an_exception_without_a_text_closes_the_run_as_failed(open_bus: Opener, 
 def test_a_script_may_change_its_working_directory_during_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
     bus = open_run("run", sinks="tensorboard", settings=Settings(every=1, poll=0.02, delivery="thread"))
     (tmp_path / "elsewhere").mkdir()
