@@ -118,7 +118,7 @@ def build_trainer(
         loss = losses["loss"]
         # The gradient of the loss is 1, or NaN if the loss is not finite: on several ranks, averaging then spreads the
         # NaN to all of them.
-        loss.backward(1 + 0 * loss.detach())  # type: ignore[no-untyped-call]
+        loss.backward(1 + 0 * loss.detach())  # type: ignore[no-untyped-call] # torch
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         applied = norm.isfinite()
         engine.state.grad_norm, engine.state.applied = norm, applied  # type: ignore[attr-defined] # ignite allows any
