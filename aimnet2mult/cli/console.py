@@ -75,10 +75,8 @@ def _call(command: click.Command, name: str, arguments: Sequence[str] | None) ->
         return _report(error.format_message(), 2)
     except USER_ERRORS as error:
         return _report(str(error), 2)
-    except RankLost as error:
-        return _report(str(error), 1)
-    except RunBusy as error:
-        return _report(str(error), os.EX_TEMPFAIL)
+    except (RankLost, RunBusy) as error:
+        return _report(str(error), 1 if isinstance(error, RankLost) else os.EX_TEMPFAIL)
     except OSError as error:
         if not _is_from_echo(error):
             raise

@@ -24,7 +24,8 @@ from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.train.auto_resume import AutoResume
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
-from aimnet2mult.train.checkpoint_peek import Progress, read_progress
+from aimnet2mult.train.checkpoint_peek import read_progress
+from aimnet2mult.train.completion import check_epochs, describe_completion
 from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
 from telemetry.run_folder.job_identity import current_job
@@ -150,7 +151,8 @@ def _plan_auto(request: Request, wait: TrainerWait) -> Plan:
     )
     plan = selection.choose(resume_rules.list_newest_first(config.run_name, directory))
     if plan is None:
-        echo(f"no run {config.run_name!r} to resume in {directory}: starting a new one", err=True)
+        whose = "" if job is None or job.task is None else " of this array task"
+        echo(f"no unfinished run {config.run_name!r}{whose} in {directory}: starting a new one", err=True)
         return _plan_new(request)
     return plan
 
@@ -200,7 +202,7 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
         definition = resume_rules.load_definition(folder, asked, problems)
     progress = None if newest is None else read_progress(newest)
     if progress is not None:
-        _check_epochs(config, progress, problems)
+        check_epochs(config, progress, problems)
     problems.raise_any()
     if inexact:
         notices.append(f"{'; '.join(inexact)}: from here on, the run is not bit-identical to one without the change")
@@ -214,7 +216,7 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
         checkpoint=newest,
         resume_step=0 if progress is None else progress.iteration,
         status_before=status,
-        nothing_left=_nothing_left(config, progress) if progress and status == "finished" else "",
+        nothing_left=describe_completion(config, progress) if progress and status == "finished" else "",
         notices=tuple(notices),
     )
 
@@ -229,32 +231,6 @@ def _check_checkpoints(folder: Path, newest: Path | None, status: Status | None)
     if newest is None or not damaged:
         return []
     return [f"warning: ignoring damaged checkpoints: {damaged}; resuming from {newest.name}"]
-
-
-def _check_epochs(config: Config, progress: Progress, problems: Problems) -> None:
-    # With another batch size, the number of iterations per epoch is known only once the data have been read.
-    if _has_same_epochs(config, progress) and config.trainer.epochs < progress.epoch:
-        problems.add(
-            f"trainer.epochs is {config.trainer.epochs}, but the run is already in epoch {progress.epoch}; increase it"
-        )
-
-
-def _nothing_left(config: Config, progress: Progress) -> str:
-    """Return why a finished run has nothing left to train, or "" if it has."""
-    if progress.owes_validation or not _has_same_epochs(config, progress):
-        return ""
-    limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
-    if progress.iteration == epochs * progress.epoch_length:
-        return f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue"
-    if limit is not None and progress.lowest_lr < limit and progress.iteration % progress.epoch_length == 0:
-        return (
-            f"nothing left to train: learning rate {progress.lowest_lr:.3g} is below trainer.stop_below_lr {limit:.3g}"
-        )
-    return ""
-
-
-def _has_same_epochs(config: Config, progress: Progress) -> bool:
-    return progress.samplers in (None, config.to_dict()["data"]["samplers"]["train"])
 
 
 def _settings(telemetry: object) -> Settings:

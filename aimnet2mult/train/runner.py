@@ -10,29 +10,22 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
-from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
+from aimnet2mult.train.opening import check_plan, start
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
-from telemetry.recording.open_run import start_run
-from telemetry.recording.run_plan import RunPlan, plan_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,9 +34,6 @@ if TYPE_CHECKING:
     from aimnet2mult.train.console import Console
 
 __all__ = ["train"]
-
-PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
-"""Packages whose versions the run records."""
 
 EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
@@ -89,9 +79,9 @@ def _run_first_rank(request: Request, info: RankInfo, wait: TrainerWait) -> int 
         return _conclude(plan, info)
     with contextlib.ExitStack() as handlers:
         try:
-            plan, run = _check(plan, wait)
+            plan, run = check_plan(plan, wait)
             stop = handlers.enter_context(StopSignal())
-            bus = _start_run(plan, run)
+            bus = start(plan, run)
         except RunAlive:
             if request.resume is None:
                 raise
@@ -175,44 +165,6 @@ def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     if outcome.kind == "not saved":
         return EXIT_NOT_SAVED
     return 128 + stop.signal if outcome.kind == "preempted" and stop.signal else 0
-
-
-def _check(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
-    """Check telemetry and then, which may take minutes, the data; only a signal's default action interrupts it."""
-    config = plan.config
-    params = {**msgspec.to_builtins(config, str_keys=True), "model": plan.definition}
-    with _removing_blank_folder(plan):
-        run = plan_run(
-            plan.folder,
-            name=config.run_name,
-            project=config.project_name,
-            params=params,
-            metrics=plan.metrics,
-            versions={package: version(package) for package in PACKAGES},
-            settings=plan.settings,
-            resume_step=plan.resume_step,
-            trainer=wait.probe(plan.folder),
-        )
-        report = check_data(config, resumes=plan.checkpoint is not None)
-    if report.bad_rows:
-        params = {**run.record.params, "skipped_structures": report.bad_count}
-        run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
-    return replace(plan, report=report), run
-
-
-def _start_run(plan: Plan, run: RunPlan) -> MetricBus:
-    with _removing_blank_folder(plan):
-        return start_run(run)
-
-
-@contextlib.contextmanager
-def _removing_blank_folder(plan: Plan) -> Iterator[None]:
-    """Remove the folder of a new run in case of an error; one that is not empty stays."""
-    try:
-        yield
-    except BaseException:
-        plan.remove_new_folders()
-        raise
 
 
 def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[Outcome, str | None]:

@@ -29,7 +29,6 @@ from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
 from telemetry.units import factors
 
-
 log = logging.getLogger("telemetry")
 
 

@@ -40,6 +40,7 @@ USES_TELEMETRY = (
     "aimnet2mult.config.value_checks",
     "aimnet2mult.train.auto_resume",
     "aimnet2mult.train.ending",
+    "aimnet2mult.train.opening",
     "aimnet2mult.train.plan",
     "aimnet2mult.train.reporter",
     "aimnet2mult.train.runner",
