@@ -200,7 +200,7 @@ def test_an_array_task_skips_a_run_whose_trainer_is_alive(shelf: Shelf) -> None:
 
 def test_an_array_task_reports_changed_settings_of_its_own_run(shelf: Shelf) -> None:
     shelf.add("preempted", task(4), seed=4)
-    with pytest.raises(ConfigError, match="seed was 4 in .* and cannot be 0"):
+    with pytest.raises(ConfigError, match=r"seed was 4 in .* and cannot be 0"):
         shelf.plan(job=task(4))
 
 
@@ -353,17 +353,16 @@ def test_mistakes_in_the_request_are_reported_before_any_wait(shelf: Shelf) -> N
     assert not shelf.clock.sleeps
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_wait_at_once(shelf: Shelf, number: signal.Signals, trained: Path) -> None:
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])
+def test_a_signal_ends_the_wait_at_once(shelf: Shelf, number: signal.Signals, codes: tuple[int, ...]) -> None:
     run = shelf.add("preempted", trainer=FOREIGN)
     main = "import sys; from aimnet2mult.cli import main; sys.argv[0] = 'aimnet2mult'; main()"
     command = [sys.executable, "-c", main, "train", "--resume", str(run)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"WORLD_SIZE": "1"}) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith(f"watching the heartbeat of the trainer of {run}")
         process.send_signal(number)
-        code = process.wait(timeout=10)
-    assert code in (-number, 128 + number)
+        assert process.wait(timeout=10) in codes, "a shell reports the default action of SIGTERM, -15, as 143"
 
 
 def test_the_command_exits_with_75_while_the_trainer_is_alive(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,10 +54,8 @@ def test_a_trainer_elsewhere_is_watched_with_a_message_at_once(tmp_path: Path) -
     watch = Watch(600)
     assert watch.wait.until_dead(tmp_path, local=False)
     assert len(watch.clock.sleeps) == 60
-    assert watch.lines == [
-        f"0 s: watching the heartbeat of the trainer of {tmp_path} (process 4711 on elsewhere) for up to 60 s: it may "
-        "be alive"
-    ]
+    trainer = f"the trainer of {tmp_path} (process 4711 on elsewhere)"
+    assert watch.lines == [f"0 s: watching the heartbeat of {trainer} for up to 60 s: it may be alive"]
     assert not watch.wait.until_dead(tmp_path, local=False), "nothing is watched twice"
     assert watch.wait.probe(tmp_path).wait(lambda _: pytest.fail("watched again")) is False
 

@@ -34,8 +34,8 @@ def test_a_job_is_identified_by_its_id_or_by_its_array_and_index(
 def test_a_trainer_records_its_job_as_long_as_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TASK.items():
         monkeypatch.setenv(name, value)
-    for _ in range(2):
-        with telemetry.open_run(tmp_path / "run", sinks=[], resume_step=None if not _ else 0):
+    for resume_step in (None, 0):
+        with telemetry.open_run(tmp_path / "run", sinks=[], resume_step=resume_step):
             assert _job(tmp_path / "run") == JobIdentity(job=1003, task=4)
         assert _job(tmp_path / "run") == JobIdentity(job=1003, task=4)
     for name in TASK:
