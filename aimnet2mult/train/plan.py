@@ -161,7 +161,9 @@ def _plan_when_free(request: Request, wait: TrainerWait, folder: Path, *, local:
     """Plan the resume of a run whose trainer may have to end first; ``local``: even if it is on this machine."""
     # The request is checked before a long wait, after which the run has other checkpoints.
     plan = _plan_resume(request, folder)
-    return _plan_resume(request, folder) if wait.until_dead(folder, local=local) else plan
+    if plan.nothing_left or not wait.until_dead(folder, local=local):
+        return plan
+    return _plan_resume(request, folder)
 
 
 def _plan_new(request: Request) -> Plan:

@@ -353,6 +353,13 @@ def test_mistakes_in_the_request_are_reported_before_any_wait(shelf: Shelf) -> N
     assert not shelf.clock.sleeps
 
 
+def test_a_complete_run_needs_no_wait(shelf: Shelf) -> None:
+    run = shelf.add("finished", JOB, trainer=FOREIGN)
+    for resume in ("auto", str(run)):
+        assert shelf.plan(job=JOB, resume=resume).nothing_left
+    assert not shelf.clock.sleeps
+
+
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])
 def test_a_signal_ends_the_wait_at_once(shelf: Shelf, number: signal.Signals, codes: tuple[int, ...]) -> None:
     run = shelf.add("preempted", trainer=FOREIGN)
