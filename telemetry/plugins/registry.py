@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import pluggy
 
-from telemetry.errors import PluginError, SettingError, SinkNotFound, SinkNotInstalled, did_you_mean, format_error
+from telemetry.errors import (
+    PluginError,
+    SettingError,
+    SinkNotFound,
+    SinkNotInstalled,
+    did_you_mean,
+    error_text,
+    format_error,
+)
 from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
 from telemetry.plugins.optional_imports import is_installed
@@ -125,9 +133,11 @@ class Sink:
             options = _options(self.plugin, self.options)
             instance = self.plugin.cls(*options)
         except (SettingError, PluginError) as error:
-            raise type(error)(self.redact(str(error))) from error
-        except (Exception, SystemExit) as error:
+            raise type(error)(self.redact(error_text(error))) from error
+        except BaseException as error:
             # A third-party constructor may raise anything.
+            if isinstance(error, KeyboardInterrupt):
+                raise
             msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {format_error(error)}"
             raise PluginError(self.redact(msg)) from error
         return _hooks(self.name, self.plugin.package, instance)
@@ -166,8 +176,10 @@ def load(name: str) -> Plugin:
     package = _package(points[0])
     try:
         cls = points[0].load()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # A third-party module may raise anything.
+        if isinstance(error, KeyboardInterrupt):
+            raise
         msg = f"sink {name!r} of {package} cannot be imported ({points[0].value}): {format_error(error)}"
         raise PluginError(msg) from error
     if not isinstance(cls, type):
@@ -265,7 +277,8 @@ def _hooks(name: str, package: str, instance: object) -> Hooks:
     try:
         manager.register(instance, name)
         manager.check_pending()
-    except (pluggy.PluginValidationError, TypeError, ValueError) as error:
+    except Exception as error:
+        # An attribute of a third-party class may raise anything.
         msg = f"sink {name!r} of {package} does not match the hook specifications: {format_error(error)}"
         raise PluginError(msg) from error
     missing = [hook for hook in HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
