@@ -30,6 +30,7 @@ from aimnet2mult.train.run_files import write_inputs, write_settings
 from telemetry import MetricBus, NullBus, read_receipt
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import RunPlan, plan_run
+from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,7 +93,7 @@ def _run_first_rank(request: Request, info: RankInfo) -> int:
         else:
             close_incomplete(bus, plan, outcome.reason, stop)
         if outcome.kind == "preempted":
-            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
+            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {shell_path(plan.folder)}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
 
@@ -171,6 +172,7 @@ def _check(plan: Plan) -> tuple[Plan, RunPlan]:
             versions={package: version(package) for package in PACKAGES},
             settings=plan.settings,
             resume_step=plan.resume_step,
+            given=plan.given_options,
         )
         report = check_data(config, resumes=plan.checkpoint is not None)
     if report.bad_rows:
@@ -180,6 +182,13 @@ def _check(plan: Plan) -> tuple[Plan, RunPlan]:
 
 
 def _start_run(plan: Plan, run: RunPlan) -> MetricBus:
+    for sink, assignments in run.unconfirmed.items():
+        confirming = " ".join(f"telemetry.{assignment}" for assignment in assignments)
+        echo(
+            f"warning: {sink} is left out, because its destination comes from the run folder; its records stay in the "
+            f"journal. If you trust the destination, add to the command: {confirming}",
+            err=True,
+        )
     with _removing_blank_folder(plan):
         return start_run(run)
 

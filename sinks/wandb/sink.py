@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sinks._paths import default_folder
 from sinks.wandb.client_process import deadline, kill_recorded_client, record_client_pid, remove_pid_file
@@ -26,6 +26,7 @@ from telemetry.sink_api import (
     Status,
     backend_errors,
     hookimpl,
+    is_inside,
     local_path,
 )
 
@@ -43,6 +44,7 @@ class WandbSink:
     """
 
     requires = ("wandb",)
+    destinations: ClassVar = {"dir": is_inside}
     timeouts = Timeouts()
 
     @dataclass

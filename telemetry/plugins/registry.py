@@ -25,7 +25,7 @@ from telemetry.errors import (
 from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
 from telemetry.plugins.optional_imports import is_installed
-from telemetry.records import Record, RunRecord, Status
+from telemetry.records import Record, RunRecord, Status, is_sink_name
 from telemetry.redaction import credentials_in, redact, redact_text
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 GROUP = "telemetry.sinks"
 HOOKS = ("sink_open", "sink_write", "sink_close")
+_INVALID_NAME = (
+    "the name of a sink consists of up to 100 letters (a to z), digits and _ . -, and begins with none of . -"
+)
 
 
 class Hooks(Protocol):
@@ -174,6 +177,9 @@ def load(name: str) -> Plugin:
         msg = f"sink {name!r} is provided by {packages}: uninstall all but one"
         raise SinkNotFound(msg)
     package = _package(points[0])
+    if not is_sink_name(name):
+        msg = f"sink {name!r} of {package}: {_INVALID_NAME}"
+        raise PluginError(msg)
     try:
         cls = points[0].load()
     except BaseException as error:
@@ -207,7 +213,11 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
             plugin = load(sink)
             new = Sink(sink, with_credentials(sink, plugin.option_types(), options.get(sink, {})), plugin)
         else:
-            new = Sink(getattr(sink, "name", type(sink).__name__), {}, None, sink)
+            name = getattr(sink, "name", type(sink).__name__)
+            if not isinstance(name, str) or not is_sink_name(name):
+                msg = f"sink {name!r}: {_INVALID_NAME}"
+                raise PluginError(msg)
+            new = Sink(name, {}, None, sink)
         if any(new.name == other.name for other in chosen):
             msg = f"sink {new.name!r} is listed twice"
             raise SettingError(msg)

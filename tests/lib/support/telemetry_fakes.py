@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -169,6 +169,8 @@ class FileSink:
     The file ``rows`` holds one line per record: sequence number, iteration and stream. While one of the files ``down``,
     ``slow``, ``hang`` or ``crash`` exists in the folder, the sink misbehaves accordingly.
     """
+
+    destinations: ClassVar[dict[str, Any]] = {}
 
     @dataclass
     class Options:
