@@ -71,8 +71,11 @@ def kill_clients_of_run(folder: Path, run_id: str) -> None:
         folder: the absolute path of wandb's folder, without links.
         run_id: the ID of the W&B run, which is part of the names of its files.
     """
+    ours = _started & _children()
     for pid in _own_clients():
-        if any(path.startswith(f"{folder}/") and run_id in path for path in _open_files(pid)):
+        # wandb may have chosen another folder for a client of this process.
+        parent = "/" if pid in ours else f"{folder}/"
+        if any(path.startswith(parent) and run_id in path for path in _open_files(pid)):
             _kill(pid)
     _reap()
 

@@ -9,7 +9,7 @@ import pytest
 
 from sinks.mlflow.confirmation import is_harmless
 from support.cli_runs import telemetry
-from support.mlflow_kit import client_of
+from support.mlflow_kit import client_of, shared_server
 from support.recording_server import RecordingServer
 from support.telemetry_fakes import HandMadeRun
 
@@ -134,8 +134,9 @@ def test_a_store_behind_a_link_in_the_run_folder_needs_a_confirmation(tmp_path: 
 
 
 def test_a_real_server_of_the_user_receives_the_run(
-    tmp_path: Path, home: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    mlflow_server = shared_server(request.config)
     save_credentials(home)
     run = received(tmp_path / "runs" / "run", tracking_uri=mlflow_server, experiment=tmp_path.name)
     assert telemetry("sync", run).exit_code == 2
