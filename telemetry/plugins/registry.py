@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 GROUP = "telemetry.sinks"
 HOOKS = ("sink_open", "sink_write", "sink_close")
-_INVALID_NAME = (
-    "the name of a sink consists of up to 100 letters (a to z), digits and _ . -, and begins with none of . -"
-)
+_INVALID_NAME = "its name must consist of up to 100 letters (a to z), digits and _ . -, and not begin with . or -"
 
 
 class Hooks(Protocol):
