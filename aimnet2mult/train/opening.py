@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aimnet2mult.train.data_check import check_data
+from aimnet2mult.train.plan import echo
 from telemetry import MetricBus
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import RunPlan, plan_run
@@ -46,6 +47,7 @@ def check_plan(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
             settings=plan.settings,
             resume_step=plan.resume_step,
             trainer=wait.probe(plan.folder),
+            given=plan.given_options,
         )
         report = check_data(config, resumes=plan.checkpoint is not None)
     if report.bad_rows:
@@ -61,6 +63,13 @@ def start(plan: Plan, run: RunPlan) -> MetricBus:
         RunAlive: another process has opened it since it was planned.
         RunFolderError: the folder cannot be written to.
     """
+    for sink, assignments in run.unconfirmed.items():
+        confirming = " ".join(f"telemetry.{assignment}" for assignment in assignments)
+        echo(
+            f"warning: {sink} is left out, because its destination comes from the run folder; its records stay in the "
+            f"journal. If you trust the destination, add to the command: {confirming}",
+            err=True,
+        )
     with _removing_blank_folder(plan):
         return start_run(run)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
@@ -68,6 +68,8 @@ class Plan:
     """The iteration after which an existing run continues; None for a new run."""
     report: Report | None = None
     """Result of checking the data; None before."""
+    given_options: Mapping[str, Collection[str]] | None = None
+    """The names of the options of sinks in the request, by sink; None: all, because the run is new."""
     status_before: Status | None = None
     """How the run to resume ended; None if its journal does not record it."""
     nothing_left: str = ""
@@ -217,6 +219,7 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
         save=request.save,
         checkpoint=newest,
         resume_step=0 if progress is None else progress.iteration,
+        given_options=_given_options(request),
         status_before=status,
         nothing_left=describe_completion(config, progress) if progress and status == "finished" else "",
         notices=tuple(notices),
@@ -239,6 +242,12 @@ def _settings(telemetry: object) -> Settings:
     if not isinstance(telemetry, dict):
         raise ConfigError(f"telemetry is {telemetry!r}; expected a mapping")
     return Settings.parse({key: value for key, value in telemetry.items() if key != "units"})
+
+
+def _given_options(request: Request) -> dict[str, list[str]]:
+    """Return the names of the options under ``telemetry.SINK`` in the files and overrides of a request."""
+    telemetry = merge_layers(request.configs, request.overrides, Problems())["telemetry"]
+    return {name: list(options) for name, options in telemetry.items() if isinstance(options, dict)}
 
 
 def _directory(settings: Settings) -> Path:

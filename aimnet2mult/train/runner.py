@@ -26,6 +26,7 @@ from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
+from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +102,7 @@ def _run_first_rank(request: Request, info: RankInfo, wait: TrainerWait) -> int 
         else:
             close_incomplete(bus, plan, outcome.reason, stop)
         if outcome.kind == "preempted":
-            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
+            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {shell_path(plan.folder)}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
 

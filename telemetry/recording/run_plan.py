@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader, read_header
 from telemetry.journal.segments import segments
 from telemetry.metrics import Metric
+from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
 from telemetry.recording.arguments import check_metrics, parse_resume_step, parse_settings, parse_sinks_argument
 from telemetry.recording.params import plain_params
@@ -39,6 +40,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         folder: the run folder.
         record: the run record, with the number of the attempt.
         sinks: the sinks to deliver to.
+        unconfirmed: the sinks left out, with the assignments that would confirm their destinations.
         settings: the settings of telemetry.
         factors: conversion factors from the source unit to the unit of each metric, by full name.
         declared: whether metrics were declared; if so, their values are converted and all others are left out.
@@ -49,6 +51,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     record: RunRecord
     sinks: list[Sink]
+    unconfirmed: dict[str, list[str]]
     settings: Settings
     factors: dict[str, float]
     declared: bool
@@ -68,10 +71,13 @@ def plan_run(
     settings: Settings | Mapping[str, Any] | None = None,
     resume_step: int | None = None,
     trainer: TrainerLivenessProbe | None = None,
+    given: Mapping[str, Collection[str]] | None = None,
 ) -> RunPlan:
     """Check a request without creating anything; arguments and exceptions as for ``open_run``.
 
-    A caller that has already watched the trainer of the run to resume passes its probe, ``trainer``.
+    A caller that has already watched the trainer of the run to resume passes its probe, ``trainer``. ``given`` contains
+    the names of the options that the user has given now, by sink; None means all. The others come from the run folder,
+    so a sink whose destination is among them and needs confirmation is left out.
     """
     # The script may change its working directory during the run.
     folder = local_path(path).absolute()
@@ -109,16 +115,32 @@ def plan_run(
         other = _free(folder)
         msg = f"{folder} already contains a run; resume it (resume_step=…), or choose another folder, such as {other}"
         raise RunExists(msg)
+    left_out = {} if given is None else _unconfirmed(chosen, settings.options, given, folder)
     return RunPlan(
         folder=folder,
         record=run,
-        sinks=chosen,
+        # The record names those left out, too: `telemetry status` and `sync` show what is pending for them.
+        sinks=[sink for sink in chosen if sink.name not in left_out],
+        unconfirmed=left_out,
         settings=settings,
         factors=unit_factors,
         declared=metrics is not None,
         resume_step=resumed,
         newest_segment=newest,
     )
+
+
+def _unconfirmed(
+    sinks: Iterable[Sink],
+    options: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Collection[str]],
+    folder: Path,
+) -> dict[str, list[str]]:
+    """Return the sinks with unconfirmed destinations, with the assignments that would confirm them."""
+    found = {
+        sink.name: unconfirmed(sink, options.get(sink.name, {}), given.get(sink.name, ()), folder) for sink in sinks
+    }
+    return {name: assignments for name, assignments in found.items() if assignments}
 
 
 def _check_record(run: RunRecord) -> None:
