@@ -34,6 +34,7 @@ CHANGEABLE = (
     "checkpoint.",
     "data.samplers.",
     "data.loaders.",
+    "data.allow_external",
     "threads",
     "device",
     "telemetry.",
