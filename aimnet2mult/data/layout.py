@@ -76,13 +76,12 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         DataError: It does not exist, cannot be read, is not an HDF5 file, or is locked.
     """
     try:
-        # Opening a named pipe would wait for a writer.
-        if stat.S_ISREG(path.stat().st_mode) or path.is_dir():
-            with path.open("rb"):
-                pass
-            file = h5py.File(path, "r")
-        else:
-            raise DataError(f"cannot read {path}: it is not a regular file")
+        _check_kind(path)
+        with path.open("rb"):
+            pass
+        file = h5py.File(path, "r")
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"no data set {path}") from None
     except HDF5_ERRORS as error:
@@ -153,6 +152,13 @@ def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) 
             f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({one_line(error)})"
         ) from error
     return values
+
+
+def _check_kind(path: Path) -> None:
+    """Check that a path is a file or a folder: opening a named pipe would wait for a writer."""
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise DataError(f"cannot read {path}: it is not a regular file")
 
 
 def _explain(path: Path, error: Exception) -> str:
