@@ -63,10 +63,7 @@ def store_outside(file: h5py.File, other: Path) -> None:
 OTHER_FILES = [
     (link_energy, "group 003: 'energy' is a link to the file 'OTHER', " + NOT_READ),
     (link_group, ": '003' is a link to the file 'OTHER', " + NOT_READ),
-    (
-        link_through,
-        "group 003: 'energy' cannot be opened; it is damaged, or a link to an object that does not exist in",
-    ),
+    (link_through, "group 003: 'energy' cannot be opened; it is damaged, or a link to an object that does not"),
     (make_virtual, "group 003: 'energy' is a virtual dataset, " + NOT_READ),
     (make_unlimited_virtual, "group 003: 'energy' is a virtual dataset, " + NOT_READ),
     (store_outside, "group 003: 'energy' is stored in the file 'OTHER', " + NOT_READ),
@@ -103,21 +100,10 @@ def test_other_files_are_read_if_that_is_allowed(write: Write, tmp_path: Path, c
 def test_links_within_a_file_are_followed(write: Write) -> None:
     path = write({3: make_group(3, ROWS)})
     with h5py.File(path, "a") as file:
-        file["energies/a"] = np.arange(5.0)
-        del file["003/energy"]
-        file["003/energy"] = h5py.SoftLink("/energies/a")
-        file.move("energies", "003/old")
-        file["energies"] = file["003/old"]
-        file["003/parent"] = file["/"]  # a cycle
-        del file["energies"]
-        file["003/energy2"] = file["003/old/a"]
-    report = check_files([path], labels=["energy"])
-    assert [line.partition(": ")[2] for line in report.error_lines] == [
-        "'energy' cannot be opened; it is damaged, or a link to an object that does not exist in this file"
-    ]
-    assert read_fidelity(path, labels=["energy"], file_format=FileFormat(names={"energy": "energy2"}))[3][
-        "energy"
-    ].tolist() == list(range(5))
+        file["003/total"] = np.arange(float(ROWS))
+        replace_energy(file)["energy"] = h5py.SoftLink("/003/total")
+        file["003/parent"] = file["/"]
+    assert read_fidelity(path, labels=["energy"])[3]["energy"].tolist() == list(range(ROWS))
 
 
 def test_groups_that_contain_themselves_are_errors(write: Write) -> None:
@@ -127,8 +113,7 @@ def test_groups_that_contain_themselves_are_errors(write: Write) -> None:
         file["003/energy_of_parent"] = file["003"]
         file["005"] = h5py.SoftLink("/005")
     found = check_files([path], labels=["energy"]).error_lines
-    assert len(found) == 4
-    assert f"{path}: '005' cannot be opened" in found[0]
+    assert found[0].startswith(f"{path}: '005' cannot be opened")
     assert f"{path}, group 004 has no 'numbers'; it has 003, 004, 005" in found
 
 
@@ -163,9 +148,8 @@ def test_arrays_that_cannot_be_read_are_errors(write: Write, what: str) -> None:
     path = write({3: make_group(3, ROWS)})
     with h5py.File(path, "a") as file:
         replace_energy(file).create_dataset("energy", (ROWS,), dcpl=properties, **options)
-    assert [line.partition(": ")[2] for line in check_files([path], labels=["energy"]).error_lines] == [
-        message + (" or floating-point numbers" if message.endswith("integers") else "")
-    ]
+    (found,) = check_files([path], labels=["energy"]).error_lines
+    assert found.startswith(f"{path}, group 003: {message}")
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
