@@ -45,11 +45,11 @@ def check_pickle(content: bytes) -> None:
     if len(content) > MAX_BYTES:
         raise ValueError(f"has {len(content):,} bytes; expected at most {MAX_BYTES:,}")
     try:
-        for value in _values(content):
-            if value.size > MAX_VALUES or value.depth > MAX_DEPTH:
-                raise ValueError("nested too deeply or too often")
+        nested = any(value.size > MAX_VALUES or value.depth > MAX_DEPTH for value in _values(content))
     except (IndexError, KeyError, ValueError, UnicodeError) as error:
         raise ValueError(f"is damaged, or not written by torch.save ({error})") from error
+    if nested:
+        raise ValueError("contains values that are nested too deeply or too often")
 
 
 def _values(content: bytes) -> Iterator[_Value]:

@@ -86,7 +86,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
         if isinstance(content, dict) and "parts" in content:
             content = _without_prefix(content)
         _check_arrays(translated := translate_weights(content))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"load: {path} does not contain weights: {_reason(error)}") from error
     try:
         state, notes = adapt_weights(core, translated)
@@ -112,13 +112,14 @@ def _check_arrays(state: Any) -> None:
     """Check that weights are finite arrays with names.
 
     Raises:
-        ValueError: They are not.
+        TypeError: There are no names, or no arrays.
+        ValueError: They are not finite.
     """
     if not isinstance(state, Mapping):
-        raise ValueError(f"expected a state dict of tensors, found a {type(state).__name__}")
+        raise TypeError(f"expected a state dict of tensors, found a {type(state).__name__}")
     for name, array in state.items():
         if not isinstance(name, str) or not isinstance(array, torch.Tensor):
-            raise ValueError(f"expected a state dict of tensors, found a {type(array).__name__} as {name!r:.60}")
+            raise TypeError(f"expected a state dict of tensors, found a {type(array).__name__} as {name!r:.60}")
         if array.is_complex() or (array.is_floating_point() and not bool(array.isfinite().all())):
             raise ValueError(f"{name} is complex or not finite")
 
