@@ -24,6 +24,8 @@ __all__ = ["ZIP_ERRORS", "load_file", "open_archive", "read_pickle"]
 
 HEADER_BYTES, END_BYTES = 30, 22
 """Minimum sizes of the header of an entry and of the end of an archive."""
+MAX_SHARING = 10
+"""Maximum ratio of the arrays to the file: arrays may share values, as those of tied layers do."""
 ENCRYPTED = 0x2041
 """Flags of encrypted entries."""
 ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, IndexError, struct.error)
@@ -43,12 +45,28 @@ def load_file(path: Path) -> Any:
         read_pickle(archive)
         file.seek(0)
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             # The message of torch recommends loading the file in a way that executes its code.
             raise ValueError("it contains other objects than tensors and plain values") from error
         except Exception as error:  # any, for a pickle whose values are not those that torch expects
             raise ValueError(f"it is damaged ({' '.join(str(error).split()):.300})") from error
+        size = os.fstat(file.fileno()).st_size
+    arrays = [value for value in _walk(content) if isinstance(value, torch.Tensor)]
+    if any(array.layout is not torch.strided or array.device.type != "cpu" for array in arrays):
+        raise ValueError("it contains arrays that are not stored as such")
+    if sum(array.numel() * array.element_size() for array in arrays) > MAX_SHARING * size:
+        raise ValueError("its arrays are larger than the file")
+    return content
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    """Yield all values in a nested one."""
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _walk(part)
+    else:
+        yield value
 
 
 @contextlib.contextmanager
