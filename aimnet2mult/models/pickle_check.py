@@ -14,30 +14,30 @@ MAX_DEPTH = 100
 """Maximum depth of nested values."""
 
 PUT, GET = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
-CONTAINERS = ("EMPTY_DICT", "EMPTY_LIST")
 FILL = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")
 OTHER = """
     PROTO STOP MARK GLOBAL BINPERSID REDUCE NEWOBJ NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
-    BINUNICODE SHORT_BINSTRING EMPTY_TUPLE EMPTY_SET TUPLE TUPLE1 TUPLE2 TUPLE3
+    BINUNICODE SHORT_BINSTRING EMPTY_DICT EMPTY_LIST EMPTY_TUPLE EMPTY_SET TUPLE TUPLE1 TUPLE2 TUPLE3
 """
-KNOWN = {*PUT, *GET, *CONTAINERS, *FILL, *OTHER.split()}
+KNOWN = {*PUT, *GET, *FILL, *OTHER.split()}
 """The instructions that `torch.save` writes and that ``torch.load(weights_only=True)`` executes."""
 
 
 @dataclass
 class _Value:
-    """A value that the pickle describes; it is complete when another one contains it."""
+    """A value that the pickle describes."""
 
     size: int = 1
     depth: int = 0
-    complete: bool = False
+    fixed: bool = False
+    """Whether another value refers to it; `size` must not change afterwards."""
 
 
 def check_pickle(content: bytes) -> None:
     """Check that reading a pickle, and comparing or printing its values, takes time in proportion to its size.
 
     The time to print or hash a value that contains another one twice, which contains a third one twice, and so on,
-    doubles with each of them. A reference to a value not yet complete makes a cycle.
+    doubles with each of them. A value that is filled after a reference to it could contain itself.
 
     Raises:
         ValueError: It is too large, damaged, or contains an instruction that `torch.save` does not write.
@@ -67,8 +67,7 @@ def _values(content: bytes) -> Iterator[_Value]:
             memo[argument] = stack[-1]
             continue
         if name in GET:
-            if not memo[argument].complete:
-                raise ValueError("cycle")
+            memo[argument].fixed = True
             stack.append(memo[argument])
             continue
         parts = _pop(stack, instruction.stack_before)
@@ -99,12 +98,10 @@ def _join(name: str, parts: list[_Value]) -> _Value:
     target = _Value()
     if name in FILL:
         target, *parts = parts
-        if target.complete:
-            raise ValueError("change of a complete value")
+        if target.fixed:
+            raise ValueError("change of a value after a reference to it")
     for part in parts:
-        part.complete = True
+        part.fixed = True
         target.size += part.size
         target.depth = max(target.depth, part.depth + 1)
-    # Only containers are filled later.
-    target.complete = (not parts and name not in (*CONTAINERS, *FILL)) or target.complete
     return target
