@@ -6,7 +6,6 @@ External links, virtual datasets and external storage make HDF5 open any path th
 import io
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import h5py
@@ -43,7 +42,8 @@ def open_members(where: str, group: h5py.Group, *, allow_external: bool) -> Memb
         names: list[bytes] = list(group.id)
     except HDF5_ERRORS as error:
         raise DataError(f"{where} is damaged; restore the file from a copy ({one_line(error)})") from error
-    return {name.decode(errors="backslashreplace"): _open(group, name, allow_external) for name in names}
+    access = None if allow_external else _within_file()
+    return {name.decode(errors="backslashreplace"): _open(group, name, access) for name in names}
 
 
 def one_line(error: BaseException) -> str:
@@ -51,18 +51,18 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _open(group: h5py.Group, name: bytes, allow_external: bool) -> h5py.Dataset | h5py.Group | str:
+def _open(group: h5py.Group, name: bytes, access: Any) -> h5py.Dataset | h5py.Group | str:
     try:
-        if not allow_external and group.id.links.get_info(name).type == h5l.TYPE_EXTERNAL:
+        if access is not None and group.id.links.get_info(name).type == h5l.TYPE_EXTERNAL:
             target = group.id.links.get_val(name)[0].decode(errors="backslashreplace")
             return f"is a link to the file {target!r}, {REMEDY}"
-        member = h5o.open(group.id, name, lapl=None if allow_external else _within_file())
+        member = h5o.open(group.id, name, lapl=access)
         if isinstance(member, h5py.h5g.GroupID):
             return h5py.Group(member)
         if not isinstance(member, h5d.DatasetID):
             return "is a data type; expected an array"
         # Even the shape of a virtual dataset may depend on other files.
-        if problem := _storage_problem(member.get_create_plist(), allow_external):
+        if problem := _storage_problem(member.get_create_plist(), allow_external=access is None):
             return problem
         array = h5py.Dataset(member)
         # Read the description of the array, which may be damaged.
@@ -73,7 +73,7 @@ def _open(group: h5py.Group, name: bytes, allow_external: bool) -> h5py.Dataset 
     return array if size <= MAX_CHUNK_BYTES else f"has chunks of {size:,} bytes; expected at most {MAX_CHUNK_BYTES:,}"
 
 
-def _storage_problem(properties: Any, allow_external: bool) -> str:
+def _storage_problem(properties: Any, *, allow_external: bool) -> str:
     """Return why an array with these creation properties is not read, or ""."""
     if not allow_external:
         if properties.get_layout() == h5d.VIRTUAL:
@@ -93,9 +93,11 @@ def _storage_problem(properties: Any, allow_external: bool) -> str:
     return ""
 
 
-@cache
 def _within_file() -> Any:
-    """Return properties of links with which HDF5 finds an empty file at the end of each external link."""
+    """Return properties of links with which HDF5 finds an empty file at the end of each external link.
+
+    They must not be kept: freeing them after the end of the interpreter would crash.
+    """
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     access.set_fileobj_driver(h5fd.fileobj_driver, io.BytesIO())
