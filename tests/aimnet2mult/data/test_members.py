@@ -1,7 +1,9 @@
 """HDF5 files do not make the trainer read other files, wait, or run out of memory."""
 
 import os
+import random
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.data.layout import SizeGroup, open_file
 from aimnet2mult.errors import DataError
+from support.damage_cases import hdf5_reader
 from support.small_groups import make_group
 
 Write = Callable[..., Path]
@@ -196,3 +199,12 @@ def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
         os.mkfifo(path)
     with pytest.raises(DataError, match=rf"^cannot read {path}: it is not a regular file$"), open_file(path):
         pass
+
+
+def test_random_damage_never_ends_in_another_exception(tmp_path: Path) -> None:
+    read = hdf5_reader(tmp_path)
+    with warnings.catch_warnings():
+        # Numbers close to the largest ones overflow.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        refused = sum(read(random.Random(seed)) for seed in range(100))
+    assert 30 < refused < 100
