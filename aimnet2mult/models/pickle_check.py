@@ -3,6 +3,7 @@
 import pickletools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["check_pickle"]
 
@@ -55,14 +56,14 @@ def check_pickle(content: bytes) -> None:
 def _values(content: bytes) -> Iterator[_Value]:
     """Yield each value after it was created or filled, as if the instructions were executed."""
     stack: list[_Value | None] = []  # None is a mark
-    memo: dict[int, _Value] = {}
+    memo: dict[Any, _Value] = {}
     for instruction, argument, _ in pickletools.genops(content):
         name = instruction.name
         if name not in KNOWN:
             raise ValueError(f"instruction {name}")
         if name in PUT:
             # The memo is an array with as many elements as the largest index.
-            if argument > len(content) or stack[-1] is None:
+            if int(argument or 0) > len(content) or stack[-1] is None:
                 raise ValueError("reference out of range")
             memo[argument] = stack[-1]
             continue

@@ -76,7 +76,21 @@ def _replacement(value: Any, rng: random.Random) -> Any:
             torch.zeros(0),
             value.reshape(1, *value.shape),
         ]
-    plain = [None, -1, 0, 2**70, 1e308, float("nan"), float("inf"), "x" * 1000, "é\x1b[31m", [], {}, [1, "2"], True]
+    plain: list[Any] = [
+        None,
+        -1,
+        0,
+        2**70,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "x" * 1000,
+        "é\x1b[31m",
+        [],
+        {},
+        [1, "2"],
+        True,
+    ]
     return rng.choice([*tensors * 2, *plain, {"a": {"b": 1}}, (1, 2), torch.zeros(2), {1: 2, None: 3}])
 
 

@@ -1,7 +1,7 @@
 """Read damaged data files or checkpoints, one after the other.
 
-The arguments of ``python -m support.damage_cases`` are those of `main`. Prints the number of refused files and the longest time in seconds. The number of the current case is in the file
-``case``, in case the process dies.
+The arguments of ``python -m support.damage_cases`` are those of `main`. Prints the number of refused files and the
+longest time in seconds. The number of the current case is in the file ``case``, in case the process dies.
 """
 
 import copy
