@@ -35,6 +35,7 @@ CHANGEABLE = (
     "checkpoint.",
     "data.samplers.",
     "data.loaders.",
+    "data.allow_external",
     "threads",
     "device",
     "telemetry.",
