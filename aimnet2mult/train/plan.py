@@ -22,9 +22,11 @@ from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
+from aimnet2mult.train.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import Progress, read_progress
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
+from telemetry.run_folder.permissions import UMASKS, Mode, make_parents
 
 if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
@@ -139,7 +141,7 @@ def _plan_new(request: Request) -> Plan:
     with problems.collect():
         definition = read_definition(model_file)
     problems.raise_any()
-    folder, *above = _new_folders(_directory(settings), config.run_name)
+    folder, *above = _new_folders(_directory(settings), config.run_name, settings.mode)
     return Plan(
         config=config,
         settings=settings,
@@ -153,6 +155,7 @@ def _plan_new(request: Request) -> Plan:
 
 def _plan_resume(request: Request, folder: Path) -> Plan:
     problems = Problems()
+    _check_links(folder)
     _check_writable(request.save, problems)
     newest, status = find_newest(folder), read_receipt(folder).status
     _check_checkpoints(folder, newest, status)
@@ -183,6 +186,17 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
         status_before=status,
         nothing_left=_nothing_left(config, progress) if progress and status == "finished" else "",
     )
+
+
+def _check_links(folder: Path) -> None:
+    """Reject a run with links in place of the files and folders that training writes; they may lead anywhere."""
+    names = (CHECKPOINTS, resume_rules.SAE_FOLDER, "sinks", resume_rules.CONFIG_FILE, resume_rules.MODEL_FILE)
+    links = [str(folder / name) for name in names if (folder / name).is_symlink()]
+    if links:
+        raise ConfigError(
+            f"{', '.join(links)}: links in a run folder are not followed, because they may lead to files of others; "
+            "replace them by what they refer to"
+        )
 
 
 def _check_checkpoints(folder: Path, newest: Path | None, status: Status | None) -> None:
@@ -231,16 +245,16 @@ def _directory(settings: Settings) -> Path:
     return expand_user(settings.dir)
 
 
-def _new_folders(directory: Path, run_name: str) -> list[Path]:
+def _new_folders(directory: Path, run_name: str, mode: Mode) -> list[Path]:
     """Create the folder of a run, and return it followed by the new folders above it."""
     above = [path for path in (directory, *directory.parents) if not path.exists()]
     now = time.time()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_parents(directory / run_name, mode)
         for number in count(1):
             folder = directory / resume_rules.run_name_at(run_name, now, number)
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+                folder.mkdir(mode=0o777 & ~UMASKS[mode])
                 return [folder, *above]
     except OSError as error:
         raise ConfigError(

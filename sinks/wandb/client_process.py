@@ -84,7 +84,8 @@ def kill_recorded_client(pid_file: Path) -> None:
     if pid_file in _client_of_run:
         _kill(_client_of_run[pid_file], str(os.getpid()).encode())
     with contextlib.suppress(FileNotFoundError, ValueError, UnicodeDecodeError):
-        host, parent, pid = pid_file.read_text(encoding="utf-8").split()
+        with open(pid_file, encoding="utf-8", opener=private_opener) as file:
+            host, parent, pid = file.read().split()
         if host == socket.gethostname() and parent.isdecimal() and pid.isdecimal():
             _kill(int(pid), parent.encode())
     remove_pid_file(pid_file)

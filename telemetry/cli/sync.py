@@ -24,6 +24,7 @@ from telemetry.delivery.receipt import read_receipt
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
 from telemetry.plugins.registry import Sink, select
+from telemetry.run_folder.permissions import umask_of
 from telemetry.settings import Settings, parse_sinks
 
 EXIT_INCOMPLETE = 1
@@ -72,7 +73,8 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
         msg = "no sink to deliver to; select one with --telemetry-sinks (`telemetry sinks` lists them)"
         raise SettingError(msg)
     options = _merge_options(header.sinks, assignments, selected)
-    complete = deliver(run, select(selected, options), Settings.parse({"linger": linger}), follow=follow)
+    with umask_of(run):
+        complete = deliver(run, select(selected, options), Settings.parse({"linger": linger}), follow=follow)
     receipt = read_receipt(run)
     print_sinks(receipt, *selected)
     print_skipped(receipt.skipped)

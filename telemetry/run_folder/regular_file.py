@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+NOT_REGULAR = errno.EINVAL
+"""Error number of the OSError for a path that is not a regular file."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -44,4 +46,4 @@ def _explained(error: OSError, path: str | Path) -> OSError:
 
 
 def _not_regular(found: str, path: str | Path) -> OSError:
-    return OSError(errno.EINVAL, f"not a regular file but {found}", os.fspath(path))
+    return OSError(NOT_REGULAR, f"not a regular file but {found}", os.fspath(path))

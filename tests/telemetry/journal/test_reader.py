@@ -19,6 +19,7 @@ from telemetry.journal.reader import GAP_TIMEOUT, JournalReader, Skipped, read_h
 from telemetry.journal.segments import segment_path
 from telemetry.records import SEQ_PER_SEGMENT as SEGMENT
 from telemetry.records import Alert, AnyRecord, Closed, Resumed, Scalars
+from telemetry.run_folder import regular_file
 
 EVENT = sealed(b'{"kind":"event","seq":2,"text":"a spike"')
 
@@ -482,7 +483,8 @@ def test_a_file_that_cannot_be_read_raises_and_none_of_its_records_is_skipped(
     reader = JournalReader(tmp_path)
     assert seqs(reader.read(1, live=True)) == [1]
     with monkeypatch.context() as patch:
-        patch.setattr(lines_module, "os", Os())
+        for module in (lines_module, regular_file):
+            patch.setattr(module, "os", Os())
         with pytest.raises(RunFolderError, match=r"cannot read .*journal-0.jsonl \(Too many open files"):
             reader.read(10, live=True)
         with pytest.raises(RunFolderError, match=r"cannot read .*journal-1.jsonl"):
