@@ -62,8 +62,8 @@ def make_folder(path: Path, mode: Mode | None = None) -> bool:
         path.mkdir(mode=allowed)
     except FileExistsError:
         if path.is_symlink() or not path.is_dir():
-            what = "a link" if path.is_symlink() else "not a folder"
-            raise OSError(errno.ENOTDIR, f"it is {what}; remove it", os.fspath(path)) from None
+            what = "a link" if path.is_symlink() else "a file"
+            raise OSError(errno.ENOTDIR, f"{path.name} is {what} instead of a folder", os.fspath(path)) from None
         return False
     _set_permissions(path, allowed)
     return True
