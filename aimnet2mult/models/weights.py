@@ -14,7 +14,6 @@ from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
-from telemetry.run_folder.regular_file import open_regular
 
 __all__ = ["are_finite", "load_weights", "save_checkpoint_weights", "save_weights"]
 
@@ -49,8 +48,7 @@ def save_checkpoint_weights(checkpoint: Path, path: Path) -> None:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
     try:
-        with open(checkpoint, "rb", opener=open_regular) as file:
-            state = _without_prefix(torch.load(file, map_location="cpu", weights_only=True))
+        state = _without_prefix(torch.load(checkpoint, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"cannot read the checkpoint {checkpoint}: {' '.join(str(error).split()):.500}"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from aimnet2mult.errors import CheckpointError
 from telemetry.run_folder.atomic_write import TEMPORARY_SUFFIX
-from telemetry.run_folder.regular_file import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,7 +112,7 @@ def _find_all(run: Path) -> list[Path]:
 
 def _is_complete(path: Path) -> bool:
     try:
-        with open(path, "rb", opener=open_regular) as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aimnet2mult.errors import CheckpointError
-from telemetry.run_folder.regular_file import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +42,7 @@ def read_progress(path: Path) -> Progress:
         CheckpointError: The file is not a checkpoint of this trainer.
     """
     try:
-        with open(path, "rb", opener=open_regular) as opened, zipfile.ZipFile(opened) as archive:
+        with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(name) as file:
                 content = _Unpickler(file).load()

@@ -24,7 +24,6 @@ from aimnet2mult.train.validation import Validation
 from telemetry.errors import format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 from telemetry.run_folder.permissions import make_folder
-from telemetry.run_folder.regular_file import open_regular
 
 __all__ = ["Checkpointing", "Stateful", "load_checkpoint", "write_checkpoint"]
 
@@ -255,8 +254,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
     try:
         # Restricted to tensors and plain values: an untrusted checkpoint cannot run code.
         # Objects copy the state to their devices, except what they keep on the CPU, such as an optimizer's step count.
-        with open(path, "rb", opener=open_regular) as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in state.items():
             part.load_state_dict(content["parts"][name])
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:

@@ -37,11 +37,35 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, mode: int = 0o600) 
     return fd
 
 
+def open_output(path: str, flags: int) -> int:
+    """Open a file that the user has named for output: ``open(path, "w", opener=open_output)``.
+
+    It may also be a device or a named pipe with a reader, and a link that belongs to the user or to root, such as
+    ``/dev/stdout``. The umask determines the permissions of a new file.
+
+    Raises:
+        OSError: the file cannot be opened, or is the link of another user, or a named pipe that nothing reads.
+    """
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        try:
+            fd = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            # In a shared folder, others may have put a link to one of the user's files here.
+            if error.errno != errno.ELOOP or os.lstat(path).st_uid not in {0, os.geteuid()}:
+                raise
+            fd = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise _explained(error, path) from None
+    os.set_blocking(fd, True)
+    return fd
+
+
 def _explained(error: OSError, path: str | Path) -> OSError:
     if error.errno == errno.ELOOP:
         return _not_regular("a symbolic link", path)
-    if error.errno == errno.ENXIO:  # a socket, or a pipe without a reader that is opened for writing
-        return _not_regular("a named pipe or socket", path)
+    if error.errno == errno.ENXIO:
+        return _not_regular("a socket, or a named pipe that nothing reads", path)
     return error
 
 
