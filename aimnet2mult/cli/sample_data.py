@@ -28,8 +28,8 @@ def sample_data(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
-            with contextlib.suppress(FileExistsError), (folder / path.name).open("xb") as copy:
-                copy.write(path.read_bytes())
+            with contextlib.suppress(FileExistsError), (folder / path.name).open("xb") as file:
+                file.write(path.read_bytes())
     except OSError as error:
         raise click.ClickException(f"cannot write to {folder}: {error.strerror}") from error
     click.echo(f"wrote {', '.join(path.name for path in files)} to {folder}")
