@@ -68,10 +68,6 @@ class SqliteStore:
                 leftover.unlink(missing_ok=True)
 
     def _check_is_database(self) -> None:
-        if self._path.exists() and not self._path.is_file():
-            # SQLite would wait for a named pipe.
-            msg = f"{self._path} is not a file; set telemetry.mlflow.tracking_uri to another store"
-            raise SinkRejected(msg)
         uri = f"{self._path.as_uri()}?mode=rw"
         try:
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT)) as store:
