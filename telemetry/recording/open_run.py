@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,9 +27,11 @@ from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import heartbeat_path, sinks_folder
-from telemetry.run_folder.permissions import make_folder, make_run_folder
+from telemetry.run_folder.permissions import closed_to_group, make_folder, make_run_folder
 from telemetry.run_folder.process_identity import current_process
 from telemetry.settings import Settings
+
+log = logging.getLogger("telemetry")
 
 _OPENING_POLL_INTERVAL = 0.05
 """Interval in seconds between attempts to acquire the lease for opening the run."""
@@ -129,6 +132,8 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
     try:
         if plan.resume_step is None:
             make_run_folder(folder, plan.settings.mode)
+            if plan.settings.mode == "group" and (closed := closed_to_group(folder)):
+                log.warning("the group cannot enter %s, so it cannot read %s; see chmod g+x", closed, folder)
         make_folder(sinks_folder(folder))
         with _exclusive_opening(folder):
             # A segment that had no record at the time of the checks may have one by now.

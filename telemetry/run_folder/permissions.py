@@ -92,6 +92,12 @@ def make_parents(path: Path, mode: Mode) -> None:
         make_folder(folder, mode)
 
 
+def closed_to_group(path: Path) -> Path | None:
+    """Return a folder above ``path`` that the group cannot enter; None if it can enter all of them."""
+    may_enter = stat.S_IXGRP | stat.S_IXOTH
+    return next((folder for folder in path.resolve().parents if not folder.stat().st_mode & may_enter), None)
+
+
 @contextlib.contextmanager
 def umask_of(folder: Path) -> Iterator[None]:
     """Let everything that this process creates have the permissions of the run in ``folder``."""
