@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sinks._paths import default_folder, shell_command
 from telemetry.sink_api import (
@@ -21,6 +21,7 @@ from telemetry.sink_api import (
     charts,
     file_mode,
     hookimpl,
+    is_inside,
     local_path,
 )
 
@@ -38,6 +39,7 @@ class TensorBoardSink:
     """
 
     requires = ("tensorboard",)
+    destinations: ClassVar = {"dir": is_inside}
 
     @dataclass
     class Options:
