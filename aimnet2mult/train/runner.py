@@ -6,7 +6,6 @@ All checks that do not need torch come first; then the run is opened, and torch 
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -14,16 +13,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
-from aimnet2mult.distributed.stop_signal import StopSignal
+from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
+from aimnet2mult.train.libraries import load_libraries, no_garbage_collection
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
@@ -67,46 +67,55 @@ def train(request: Request) -> int:
         RankLost: another rank has failed.
     """
     info = find_rank_info(os.environ)
-    return _run_other_rank(info) if info.rank else _run_first_rank(request, info)
-
-
-def _run_first_rank(request: Request, info: RankInfo) -> int:
-    plan = make_plan(request)
-    if plan.nothing_left:
-        return _conclude(plan, info)
-    plan, run = _check(plan)
+    if info.world_size > 1:
+        # Lost connections are reported in one line instead.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with StopSignal() as stop:
-        bus = _start_run(plan, run)
-        try:
-            outcome, save_error = _run(plan, bus, stop, info)
-        except BaseException as error:
-            close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
-            if stop.interrupted:
-                # A library may have turned the interrupt into another error.
-                raise KeyboardInterrupt from None
-            raise
-        if outcome.kind == "diverged":
-            close_diverged(bus, plan, stop)
-        elif outcome.kind in ("finished", "preempted"):
-            close(bus, plan, outcome.kind, stop, drain_briefly=outcome.kind == "preempted")
-        else:
-            close_incomplete(bus, plan, outcome.reason, stop)
-        if outcome.kind == "preempted":
-            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
+        return _run_other_rank(info, stop) if info.rank else _run_first_rank(request, info, stop)
+
+
+def _run_first_rank(request: Request, info: RankInfo, stop: StopSignal) -> int:
+    with stop.stopping_at_once():
+        plan = make_plan(request)
+    if plan.nothing_left:
+        return _conclude(plan, info, stop)
+    store = None
+    with _removing_blank_folder(plan), stop.stopping_at_once():
+        if info.world_size > 1:
+            # Before the data are checked, which may take long: the other ranks wait as long as the store is there.
+            store = _open_store(info, stop)
+        plan, run = _check(plan)
+    bus = _start_run(plan, run)
+    try:
+        outcome, save_error = _run(plan, bus, stop, info, store)
+    except BaseException as error:
+        close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
+        if stop.interrupted:
+            # A library may have turned the interrupt into another error.
+            raise KeyboardInterrupt from None
+        raise
+    if outcome.kind == "diverged":
+        close_diverged(bus, plan, stop)
+    elif outcome.kind in ("finished", "preempted"):
+        close(bus, plan, outcome.kind, stop, drain_briefly=outcome.kind == "preempted")
+    else:
+        close_incomplete(bus, plan, outcome.reason, stop)
+    if outcome.kind == "preempted":
+        echo(f"stopped by {stop.name}; resume with: aimnet2mult train --resume {plan.folder}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
 
 
-def _conclude(plan: Plan, info: RankInfo) -> int:
+def _conclude(plan: Plan, info: RankInfo, stop: StopSignal) -> int:
     """Report that a run is complete, and what is pending; tell the other ranks, and write the weights to ``--save``."""
     echo(f"{plan.folder}: {plan.nothing_left}", err=True)
     for line in read_receipt(plan.folder).sync_command():
         echo(line, err=True)
     if info.world_size > 1:
-        _load_libraries()
+        load_libraries()
         from aimnet2mult.distributed.process_group import process_group
 
-        with process_group(info) as communicator:
+        with process_group(info, stop, say=_say) as communicator:
             communicator.broadcast(plan)
     if plan.save is None or plan.checkpoint is None:
         return 0
@@ -122,28 +131,27 @@ def _report_save(plan: Plan, error: str | None) -> int:
     return EXIT_NOT_SAVED if error else 0
 
 
-def _run_other_rank(info: RankInfo) -> int:
-    _load_libraries()
+def _run_other_rank(info: RankInfo, stop: StopSignal) -> int:
+    with stop.stopping_at_once():
+        load_libraries()
     from aimnet2mult.distributed.process_group import process_group
     from aimnet2mult.train.console import NullConsole
 
     logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
-    stop = StopSignal()
-    with contextlib.ExitStack() as handlers:
-        try:
-            with process_group(info) as communicator:
-                # Until all ranks have joined, a signal ends this one at once: there is nothing to save yet.
-                handlers.enter_context(stop)
-                plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
-                if plan.nothing_left:
-                    return 0
-                outcome, _ = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
-        except USER_ERRORS:
-            return EXIT_USER_ERROR
-        except RankLost as lost:
-            if not lost.reported:
-                raise
-            return EXIT_RANK_LOST
+    # One line from each machine is enough.
+    say = _say if info.local_rank == 0 else NullConsole().say
+    try:
+        with process_group(info, stop, say=say) as communicator:
+            plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
+            if plan.nothing_left:
+                return 0
+            outcome, _ = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
+    except USER_ERRORS:
+        return EXIT_USER_ERROR
+    except RankLost as lost:
+        if not lost.reported:
+            raise
+        return EXIT_RANK_LOST
     return _exit_code(outcome, stop)
 
 
@@ -154,25 +162,24 @@ def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
         return 128 + signal.SIGINT
     if outcome.kind == "not saved":
         return EXIT_NOT_SAVED
-    return 128 + stop.signal if outcome.kind == "preempted" and stop.signal else 0
+    return stop.exit_code if outcome.kind == "preempted" and stop.requested else 0
 
 
 def _check(plan: Plan) -> tuple[Plan, RunPlan]:
-    """Check telemetry and then, which may take minutes, the data; only a signal's default action interrupts it."""
+    """Check telemetry and then, which may take minutes, the data."""
     config = plan.config
     params = {**msgspec.to_builtins(config, str_keys=True), "model": plan.definition}
-    with _removing_blank_folder(plan):
-        run = plan_run(
-            plan.folder,
-            name=config.run_name,
-            project=config.project_name,
-            params=params,
-            metrics=plan.metrics,
-            versions={package: version(package) for package in PACKAGES},
-            settings=plan.settings,
-            resume_step=plan.resume_step,
-        )
-        report = check_data(config, resumes=plan.checkpoint is not None)
+    run = plan_run(
+        plan.folder,
+        name=config.run_name,
+        project=config.project_name,
+        params=params,
+        metrics=plan.metrics,
+        versions={package: version(package) for package in PACKAGES},
+        settings=plan.settings,
+        resume_step=plan.resume_step,
+    )
+    report = check_data(config, resumes=plan.checkpoint is not None)
     if report.bad_rows:
         params = {**run.record.params, "skipped_structures": report.bad_count}
         run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
@@ -194,7 +201,7 @@ def _removing_blank_folder(plan: Plan) -> Iterator[None]:
         raise
 
 
-def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[Outcome, str | None]:
+def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: Any) -> tuple[Outcome, str | None]:
     """Train; return the outcome, and why the weights could not be written to ``--save``: "" if they were, else None."""
     start = "new run" if plan.resume_step is None else f"resuming after iteration {plan.resume_step}"
     echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
@@ -206,36 +213,27 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[
 
     console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
     console.say("loading torch and aimnet …")
-    _load_libraries()
-    from aimnet2mult.distributed.process_group import TIMEOUT, process_group
+    load_libraries()
+    from aimnet2mult.distributed.process_group import process_group
 
-    if info.world_size > 1:
-        console.say(f"waiting up to {TIMEOUT.seconds // 60} minutes for all {info.world_size} ranks …")
     try:
-        with process_group(info) as communicator:
+        with process_group(info, stop, say=console.say, store=store) as communicator:
             outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
         if outcome.kind not in ("finished", "not saved") or plan.save is None or model is None:
             return outcome, None
         from aimnet2mult.train.final_weights import save_model
 
         return outcome, save_model(model, plan.save, plan.folder)
+    except Stopped:
+        return Outcome("preempted"), None
     finally:
         console.close()
 
 
-def _load_libraries() -> None:
-    """Import torch and aimnet without garbage collection.
-
-    The imports create two million permanent objects. Traversing these repeatedly takes longer than the imports
-    themselves, and at exit it takes seconds that a preempted run does not have.
-    """
-    gc.disable()
-    try:
-        import aimnet2mult.distributed.process_group
-        import aimnet2mult.train.loop  # noqa: F401 - imports all other libraries
-    finally:
-        gc.enable()
-    gc.freeze()
+def _open_store(info: RankInfo, stop: StopSignal) -> Any:
+    with no_garbage_collection():
+        from aimnet2mult.distributed.rendezvous import open_store
+    return open_store(info, stop, say=_say)
 
 
 def _train(
@@ -291,5 +289,5 @@ def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
 
 
-def _signal_name(stop: StopSignal) -> str:
-    return signal.Signals(stop.signal).name if stop.signal else "a signal"
+def _say(line: str) -> None:
+    echo(line, err=True)

@@ -7,12 +7,12 @@ import signal
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from aimnet2mult.train.components import ignore_sigterm
+from aimnet2mult.train.components import ignore_preemption
 
 
 def test_loader_workers_keep_working_after_sigterm() -> None:
     data = TensorDataset(torch.arange(40))
-    loader = DataLoader(data, batch_size=1, num_workers=1, prefetch_factor=1, worker_init_fn=ignore_sigterm)
+    loader = DataLoader(data, batch_size=1, num_workers=1, prefetch_factor=1, worker_init_fn=ignore_preemption)
     batches = iter(loader)
     got = [int(next(batches)[0])]
     for worker in multiprocessing.active_children():
