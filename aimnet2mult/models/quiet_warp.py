@@ -18,7 +18,7 @@ def init_warp() -> None:
     """Initialize Warp before aimnet does, so that it prints neither a description of the machine nor `NO_DRIVER`."""
     warp.config.log_level = warp.LOG_WARNING
     with contextlib.nullcontext() if torch.cuda.is_available() else _without_line(NO_DRIVER):
-        warp.init()
+        warp.init()  # type: ignore[no-untyped-call] # warp
 
 
 @contextlib.contextmanager
