@@ -15,12 +15,15 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C."""
 EXIT_PREEMPTED = 128 + signal.SIGTERM
 """Exit code after any of `PREEMPTIONS`; batch scripts requeue the job."""
+EXIT_NOT_MET = 1
+"""Exit code after any of `PREEMPTIONS` in one of several processes: the ranks have not met yet."""
 
 
 def exit_on_signals() -> None:
     """Let SIGINT and the signals of batch systems end the process at once, with the exit codes of the training."""
     _exit_on_interrupt()
-    _handle_preemptions(lambda *_: os._exit(EXIT_PREEMPTED))
+    code = EXIT_PREEMPTED if _is_alone() else EXIT_NOT_MET
+    _handle_preemptions(lambda *_: os._exit(code))
 
 
 def conclude() -> None:
@@ -50,6 +53,11 @@ def _handle_preemptions(handler: Any) -> None:
     if _in_main_thread():
         for number in PREEMPTIONS:
             signal.signal(number, handler)
+
+
+def _is_alone() -> bool:
+    # As in distributed.rank_info, whose imports take too long for a signal to wait.
+    return (os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1") == "1"
 
 
 def _in_main_thread() -> bool:

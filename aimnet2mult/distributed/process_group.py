@@ -56,8 +56,8 @@ def process_group(
         notice: seconds after which a wait is announced.
 
     Raises:
-        RankLost: the ranks could not connect to each other, another rank failed, or this one has no CUDA device.
-        Stopped: a stop was requested before the ranks had waited long for each other.
+        RankLost: the ranks could not connect to each other, another rank failed, this one has no CUDA device, or a stop
+            was requested before the ranks had met.
     """
     if info.world_size == 1:
         yield Communicator()

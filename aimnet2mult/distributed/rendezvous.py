@@ -10,10 +10,10 @@ from typing import Any
 import torch.distributed as dist
 
 from aimnet2mult.distributed.rank_info import RankInfo
-from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
+from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import RankLost
 
-__all__ = ["NOTICE", "TIMEOUT", "Wait", "assemble", "find_obstacle", "open_store"]
+__all__ = ["NOTICE", "TIMEOUT", "Wait", "are_all_here", "assemble", "find_obstacle", "open_store"]
 
 TIMEOUT = timedelta(minutes=10)
 """Maximum wait for other ranks, when joining and in each collective; reading the data must take less time."""
@@ -42,8 +42,8 @@ def open_store(
     Rank 0 opens it before anything that may take long: the other ranks wait as long as it is there.
 
     Raises:
-        RankLost: rank 0 cannot be reached within ``timeout``, or this is rank 0 and its port is in use.
-        Stopped: a stop was requested.
+        RankLost: rank 0 cannot be reached within ``timeout`` or before a stop is requested, or this is rank 0 and its
+            port is in use.
     """
     if info.rank == 0 and not info.by_agent:
         try:
@@ -74,42 +74,39 @@ def assemble(
     while another one leaves.
 
     Raises:
-        RankLost: some have not come within ``timeout`` after rank 0, or another rank has given up.
-        Stopped: a stop was requested before the wait was long.
+        RankLost: some have not come within ``timeout`` after rank 0, or a stop of some rank was requested before.
     """
     # Rank 0 may check data for hours: the other ranks wait in silence, as long as it lives.
     wait = Wait(info, stop, _say_nothing if info.rank else say, timeout=None if info.rank else timeout, notice=notice)
-    ended: RankLost | Stopped | None = None
+    ended: RankLost | None = None
     try:
         store.set(f"joined/{info.rank}", "")
-        store.add("joined", 1)
         try:
-            while not store.check(["decision"]) and (info.rank or store.add("joined", 0) < info.world_size):
+            while not store.check(["decision"]) and (info.rank or not are_all_here(store, info)):
                 wait.pause(_absent(store, info))
         except RankLost as error:
-            # With several ranks waiting, rank 0 reports it.
-            ended, error.reported = error, bool(info.rank)
-        except Stopped as error:
             ended = error
-        decision = store.compare_set("decision", "", "start" if ended is None else str(stop.signal or 0)).decode()
+        decision = store.compare_set("decision", "", "start" if ended is None else "end")
     except RuntimeError as error:
-        # Rank 0 says itself why it has ended.
-        raise RankLost(f"rank 0 has ended: {' '.join(str(error).split()):.200}", reported=True) from error
-    if decision == "start":
-        return
-    if ended is not None:
+        ended = RankLost(f"rank 0 has ended: {' '.join(str(error).split()):.200}")
+        decision = b"end"
+    if decision != b"start":
+        ended = ended or RankLost("another rank was stopped before all ranks had come together")
+        # Rank 0 reports what has happened.
+        ended.reported = bool(info.rank)
         raise ended
-    stop.signal = int(decision) or None
-    if stop.requested:
-        wait.end_by_signal("the other ranks")
-    raise RankLost("another rank has given up", reported=True)
+
+
+def are_all_here(store: Any, info: RankInfo) -> bool:
+    """Return whether all ranks but rank 0 have come to the store."""
+    return bool(store.check([f"joined/{rank}" for rank in range(1, info.world_size)]))
 
 
 def _absent(store: Any, info: RankInfo) -> str:
     """Return which ranks have not come to the store."""
     if info.rank:
         return "the other ranks"
-    ranks = [rank for rank in range(info.world_size) if not store.check([f"joined/{rank}"])]
+    ranks = [rank for rank in range(1, info.world_size) if not store.check([f"joined/{rank}"])]
     named = ", ".join(map(str, ranks[:MAX_NAMED]))
     return f"rank{'s' if len(ranks) > 1 else ''} {named}{' …' if len(ranks) > MAX_NAMED else ''}"
 
@@ -122,7 +119,7 @@ class Wait:
         stop: the stop signal of this rank.
         say: function that prints a line.
         timeout: when to give up; None to wait as long as it takes.
-        notice: seconds after which the wait is announced, and a stop no longer counts as a preemption.
+        notice: seconds after which the wait is announced.
     """
 
     def __init__(
@@ -141,13 +138,11 @@ class Wait:
         """Wait a moment for ``what``.
 
         Raises:
-            Stopped: a stop has been requested, soon enough for the job to have been preempted.
-            RankLost: it has taken too long, or a stop was requested after a long wait: in the next job, the ranks would
-                not meet either.
+            RankLost: it has taken too long, or a stop has been requested.
         """
         waited = time.monotonic() - self._began
         if self._stop.requested:
-            self.end_by_signal(what)
+            raise RankLost(f"{self._name} was stopped by {self._stop.name} while waiting for {what}")
         if self._timeout is not None and waited > self._timeout:
             raise RankLost(f"{self._name} has waited {_minutes(self._timeout)} for {what}")
         if waited > self._notice and not self._announced:
@@ -156,12 +151,6 @@ class Wait:
             self._announced = True
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
-
-    def end_by_signal(self, what: str) -> None:
-        """End the process because of a stop signal; see `pause`."""
-        if time.monotonic() - self._began > self._notice:
-            raise RankLost(f"{self._name} was stopped by {self._stop.name} while waiting for {what}")
-        self._stop.raise_if_requested()
 
 
 def _tcp_store(host: str, port: int, *, is_master: bool) -> Any:

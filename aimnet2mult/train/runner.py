@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
-from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
+from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
-from aimnet2mult.train.libraries import load_libraries, no_garbage_collection
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
+from aimnet2mult.train.startup import EXIT_RANK_LOST, load_libraries, open_store, say, stopping_at_once
 from telemetry import MetricBus, NullBus, read_receipt
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import RunPlan, plan_run
@@ -42,8 +42,8 @@ __all__ = ["train"]
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 """Packages whose versions the run records."""
 
-EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
-"""Exit codes of ranks other than the first, which reports the error."""
+EXIT_USER_ERROR = 2
+"""Exit code of ranks other than the first after an error of the user, which the first one reports."""
 EXIT_DIVERGED = 3
 """Exit code of a run that stopped because it has diverged, or whose steps or final weights were not finite."""
 EXIT_NOT_SAVED = 4
@@ -75,15 +75,14 @@ def train(request: Request) -> int:
 
 
 def _run_first_rank(request: Request, info: RankInfo, stop: StopSignal) -> int:
-    with stop.stopping_at_once():
+    with stopping_at_once(stop, info):
         plan = make_plan(request)
     if plan.nothing_left:
         return _conclude(plan, info, stop)
-    store = None
-    with _removing_blank_folder(plan), stop.stopping_at_once():
-        if info.world_size > 1:
-            # Before the data are checked, which may take long: the other ranks wait as long as the store is there.
-            store = _open_store(info, stop)
+    # Before the data are checked, which may take long: the other ranks wait as long as the store is there.
+    with _removing_blank_folder(plan):
+        store = open_store(info, stop)
+    with _removing_blank_folder(plan), stopping_at_once(stop, info, store):
         plan, run = _check(plan)
     bus = _start_run(plan, run)
     try:
@@ -115,7 +114,7 @@ def _conclude(plan: Plan, info: RankInfo, stop: StopSignal) -> int:
         load_libraries()
         from aimnet2mult.distributed.process_group import process_group
 
-        with process_group(info, stop, say=_say) as communicator:
+        with process_group(info, stop, say=say) as communicator:
             communicator.broadcast(plan)
     if plan.save is None or plan.checkpoint is None:
         return 0
@@ -132,16 +131,16 @@ def _report_save(plan: Plan, error: str | None) -> int:
 
 
 def _run_other_rank(info: RankInfo, stop: StopSignal) -> int:
-    with stop.stopping_at_once():
+    with stopping_at_once(stop, info):
         load_libraries()
     from aimnet2mult.distributed.process_group import process_group
     from aimnet2mult.train.console import NullConsole
 
     logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
     # One line from each machine is enough.
-    say = _say if info.local_rank == 0 else NullConsole().say
+    announce = say if info.local_rank == 0 else NullConsole().say
     try:
-        with process_group(info, stop, say=say) as communicator:
+        with process_group(info, stop, say=announce) as communicator:
             plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
             if plan.nothing_left:
                 return 0
@@ -207,7 +206,7 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
     echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     if plan.resume_step is None:
         write_settings(plan)
-    if stop.requested:
+    if stop.requested and info.world_size == 1:
         return Outcome("preempted"), None
     from aimnet2mult.train.console import Console
 
@@ -224,16 +223,8 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
         from aimnet2mult.train.final_weights import save_model
 
         return outcome, save_model(model, plan.save, plan.folder)
-    except Stopped:
-        return Outcome("preempted"), None
     finally:
         console.close()
-
-
-def _open_store(info: RankInfo, stop: StopSignal) -> Any:
-    with no_garbage_collection():
-        from aimnet2mult.distributed.rendezvous import open_store
-    return open_store(info, stop, say=_say)
 
 
 def _train(
@@ -287,7 +278,3 @@ def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     """Return the display unit of each label that is trained, and the factor that converts the source unit to it."""
     metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
-
-
-def _say(line: str) -> None:
-    echo(line, err=True)

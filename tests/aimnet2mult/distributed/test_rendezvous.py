@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from aimnet2mult.distributed.rank_info import RankInfo
-from aimnet2mult.distributed.rendezvous import assemble, open_store
+from aimnet2mult.distributed.rendezvous import are_all_here, assemble, open_store
 from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
 from aimnet2mult.errors import RankLost
+from aimnet2mult.train.startup import stopping_at_once
 from support.ports import free_port
 
 LONG = timedelta(minutes=5)
@@ -43,13 +44,13 @@ def join(
     say: Callable[[str], None] = fail,
     timeout: timedelta = LONG,
     notice: float = 60,
-) -> Exception | Stopped | None:
+) -> Exception | None:
     """Meet the others as this rank, and return how this ended."""
     stop = stop or StopSignal()
     try:
         store = store or open_store(info, stop, say=say, timeout=timeout, notice=notice)
         assemble(store, info, stop, say=say, timeout=timeout, notice=notice)
-    except (RankLost, Stopped) as error:
+    except RankLost as error:
         return error
     return None
 
@@ -92,33 +93,46 @@ def test_the_others_wait_longer_than_the_timeout_while_the_first_rank_checks_the
     with ThreadPoolExecutor() as pool:
         others = [pool.submit(join, info, timeout=timedelta(0)) for info in infos[1:]]
         # Both are waiting by then.
-        while store.add("joined", 0) < 2:
+        while not are_all_here(store, infos[0]):
             pass
         assert not any(rank.done() for rank in others)
         assert join(infos[0], store=store) is None
         assert [rank.result() for rank in others] == [None, None]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_a_rank_that_waits_ends_all_with_the_code_of_a_preemption(
-    infos: list[RankInfo], number: signal.Signals
-) -> None:
+def test_a_signal_to_a_rank_that_waits_ends_all(infos: list[RankInfo]) -> None:
     store = open_store(infos[0], StopSignal(), say=fail)
-    error = join(infos[1], stopped_by(number))
-    assert isinstance(error, Stopped)
-    assert error.code == 143
-    first = join(infos[0], store=store)
-    assert isinstance(first, Stopped)
-    assert first.code == 143
-
-
-def test_a_signal_after_a_long_wait_is_no_preemption(infos: list[RankInfo]) -> None:
-    alone = infos[1]
-    error = join(alone, stopped_by(signal.SIGTERM), say=lambda _: None, notice=-1)
+    error = join(infos[1], stopped_by(signal.SIGTERM))
     assert isinstance(error, RankLost)
-    assert str(error) == (
-        f"rank 1 of 3 was stopped by SIGTERM while waiting for rank 0 at 127.0.0.1:{alone.port} (Connection refused)"
-    )
+    assert str(error) == "rank 1 of 3 was stopped by SIGTERM while waiting for the other ranks"
+    assert error.reported
+    first = join(infos[0], store=store)
+    assert isinstance(first, RankLost)
+    assert not first.reported
+    assert str(first) == "another rank was stopped before all ranks had come together"
+
+
+def test_a_signal_ends_the_wait_for_a_first_rank_that_never_comes(infos: list[RankInfo]) -> None:
+    error = join(infos[1], stopped_by(signal.SIGUSR1))
+    assert isinstance(error, RankLost)
+    place = f"127.0.0.1:{infos[1].port} (Connection refused)"
+    assert str(error) == f"rank 1 of 3 was stopped by SIGUSR1 while waiting for rank 0 at {place}"
+
+
+def test_a_signal_to_the_first_rank_is_a_preemption_once_the_others_are_there(infos: list[RankInfo]) -> None:
+    store = open_store(infos[0], StopSignal(), say=fail)
+    assert not are_all_here(store, infos[0])
+    for info in infos[1:]:
+        assert code_after_signal(infos[0], store) == 1
+        store.set(f"joined/{info.rank}", "")
+    assert code_after_signal(infos[0], store) == 143
+
+
+def code_after_signal(info: RankInfo, store: Any) -> object:
+    """Return the exit code after a signal during the check of the data."""
+    with StopSignal() as stop, pytest.raises(Stopped) as ended, stopping_at_once(stop, info, store):
+        signal.raise_signal(signal.SIGTERM)
+    return ended.value.code
 
 
 def test_a_signal_after_the_decision_to_start_does_not_separate_the_ranks(infos: list[RankInfo]) -> None:
@@ -132,7 +146,7 @@ def test_the_end_of_the_first_rank_ends_the_others(infos: list[RankInfo]) -> Non
     store = open_store(infos[0], StopSignal(), say=fail)
     with ThreadPoolExecutor() as pool:
         others = [pool.submit(join, info) for info in infos[1:]]
-        while store.add("joined", 0) < 2:
+        while not are_all_here(store, infos[0]):
             pass
         del store
         for rank in others:
