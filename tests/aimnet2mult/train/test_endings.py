@@ -441,7 +441,7 @@ def test_a_signal_after_the_last_iteration_shortens_the_wait_for_the_sinks(
 def test_a_signal_during_the_check_of_the_data_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_to_train: Request
 ) -> None:
-    monkeypatch.setattr(runner, "check_data", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(opening, "check_data", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
         train(request_to_train)
     assert ended.value.code == 143
