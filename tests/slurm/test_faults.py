@@ -69,7 +69,9 @@ def test_out_of_memory(project: Project, figures: Callable[[object], None]) -> N
         pytest.skip("SLURM limits the memory of jobs only with the controllers of cgroup v1")
     job = start(project, "--no-requeue", "--mem=2500")
     use_up_memory_of(job)
-    assert job.wait() == "OUT_OF_MEMORY", job.output
+    assert job.wait() == "FAILED", job.output
+    assert "Out Of Memory" in job.output
+    assert job.exit_code() == 1
     before = {name: number for name, number in pending(project.run).items() if number}
     last = train_points(project.run)[-1].step
     project.sync()
