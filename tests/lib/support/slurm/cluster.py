@@ -91,6 +91,9 @@ class Job:
     def requeue(self) -> None:
         call("scontrol", "requeue", self.number)
 
+    def extend_time_limit(self) -> None:
+        call("scontrol", "update", f"jobid={self.number}", "timelimit=60")
+
     def processes(self) -> list[int]:
         """Return the processes of all tasks of the job, without its batch script and srun."""
         found = []
