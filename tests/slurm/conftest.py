@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("aimnet")
-
 from support.mlflow_kit import shared_template
 from support.slurm import cluster
 from support.slurm.project import Project

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +39,8 @@ def test_node_set_down(project: Project, figures: Callable[[object], None]) -> N
 
 def test_node_failure(project: Project, figures: Callable[[object], None]) -> None:
     job = start(project)
-    node, processes = job.node, job.processes()
-    cluster.kill_slurmd(node)
-    kill(processes)
+    cluster.kill_slurmd(job.node)
+    job.kill_all()
     assert job.wait() == "COMPLETED", job.output
     assert job.restarts == 1
     counts = compare(project.run, ITERATIONS)
@@ -52,7 +49,7 @@ def test_node_failure(project: Project, figures: Callable[[object], None]) -> No
 
 
 def test_slurmd_killed_while_the_training_continues(project: Project, figures: Callable[[object], None]) -> None:
-    iterations = 3000  # longer than the minute after which SLURM gives up a node
+    iterations = 2500  # longer than the minute after which SLURM gives up a node
     job = start(project, iterations=iterations)
     cluster.kill_slurmd(job.node)
     # The requeued job waits for the first one, which trains to the end.
@@ -81,7 +78,7 @@ def test_out_of_memory(project: Project, figures: Callable[[object], None]) -> N
 
 def use_up_memory_of(job: cluster.Job) -> None:
     """Allocate more memory than the job may use, in its control group, and preferably kill its trainer for it."""
-    trainer = max(job.processes(), key=resident_memory)
+    trainer = max(job.tasks(), key=resident_memory)
     Path(f"/proc/{trainer}/oom_score_adj").write_text("1000")
     groups = Path(f"/proc/{trainer}/cgroup").read_text().splitlines()
     (group,) = [line.partition(":memory:")[2] for line in groups if ":memory:" in line]
@@ -94,17 +91,9 @@ def resident_memory(pid: int) -> int:
     return int(pages[1])
 
 
-def kill(processes: list[int]) -> None:
-    for pid in processes:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
 def test_killed_job_is_delivered_afterwards(project: Project, figures: Callable[[object], None]) -> None:
     job = start(project)
-    kill(job.processes())
+    cluster.kill(job.tasks())
     assert job.wait() == "FAILED", job.output
     assert job.exit_code() == 137
     last = train_points(project.run)[-1].step
@@ -117,10 +106,8 @@ def test_failed_rank_does_not_requeue_the_job(project: Project) -> None:
     options = ("--nodes=2", "--ntasks-per-node=1")
     job = project.submit(*options, heading="Several nodes", iterations=ITERATIONS)
     project.wait_for_points(STARTED)
-    ranks = [
-        pid for pid in job.processes() if b"SLURM_PROCID=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    ]
-    kill(ranks)
+    ranks = [pid for pid in job.tasks() if b"SLURM_PROCID=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    cluster.kill(ranks)
     assert job.wait() == "FAILED", job.output
     assert (job.exit_code(), job.restarts) == (137, 0)
     assert project.status() == "failed"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,41 @@ class Job:
     def extend_time_limit(self) -> None:
         call("scontrol", "update", f"jobid={self.number}", "timelimit=60")
 
-    def processes(self) -> list[int]:
-        """Return the processes of all tasks of the job, without its batch script and srun."""
-        found = []
+    def tasks(self) -> list[int]:
+        """Return the processes of all tasks, without the batch script and srun."""
+        return [
+            pid for pid, variables in self._environments() if any(v.startswith(b"SLURM_STEP_ID=") for v in variables)
+        ]
+
+    def kill_all(self) -> None:
+        """Kill all processes of the job, first those of SLURM, so that they do not report the end of the others."""
+        kill(_named(f"slurmstepd: [{self.number}."))
+        kill([pid for pid, _ in self._environments()])
+
+    def _environments(self) -> Iterator[tuple[int, list[bytes]]]:
         for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
+            # The process may have ended.
+            with contextlib.suppress(OSError):
                 variables = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"SLURM_JOB_ID={self.number}".encode() in variables and any(
-                each.startswith(b"SLURM_STEP_ID=") for each in variables
-            ):
+                if f"SLURM_JOB_ID={self.number}".encode() in variables:
+                    yield int(path.parent.name), variables
+
+
+def _named(prefix: str) -> list[int]:
+    """Return the processes whose command line starts with a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(prefix.encode()):
                 found.append(int(path.parent.name))
-        return found
+    return found
+
+
+def kill(processes: Iterable[int]) -> None:
+    """Kill processes, of which some may have ended."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def submit(script: Path, *options: str, environment: Mapping[str, str]) -> Job:
@@ -131,7 +154,7 @@ def set_down(node: str) -> None:
 def kill_slurmd(node: str) -> None:
     """Kill the daemon of a node; its steps continue."""
     pid = int((_folder() / f"slurmd.{node}.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
+    kill([pid])
 
 
 def restore(node: str) -> None:

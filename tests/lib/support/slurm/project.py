@@ -81,7 +81,7 @@ class Project:
 
     def sync(self) -> str:
         """Deliver what is pending, as a user does on the login node, and return the output."""
-        command = [BIN / "telemetry", "sync", self.run]
+        command = [str(BIN / "telemetry"), "sync", str(self.run)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG, env=self.environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
