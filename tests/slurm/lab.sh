@@ -47,17 +47,14 @@ has_cgroup_v1() {
 }
 
 choose_plugins() {
-    local proctrack=linuxproc task=none
+    proctrack=linuxproc task=none
     if has_cgroup_v1; then proctrack=cgroup task=cgroup; fi
     proctrack=${SLURM_LAB_PROCTRACK:-$proctrack} task=${SLURM_LAB_TASK:-$task}
-    echo "ProctrackType=proctrack/$proctrack"
-    echo "TaskPlugin=task/$task"
 }
 
-# cred_expire, in seconds, also delays requeued jobs; sched_interval and bf_interval shorten the wait for a start.
-write_configuration() {
-    local host
-    host=$(hostname -s)
+write_cgroup_configuration() {
+    rm -f "$lab/cgroup.conf"
+    case $proctrack/$task in *cgroup*) ;; *) return ;; esac
     cat >"$lab/cgroup.conf" <<-CONF
 	CgroupPlugin=cgroup/v1
 	CgroupMountpoint=/sys/fs/cgroup
@@ -66,6 +63,12 @@ write_configuration() {
 	ConstrainRAMSpace=yes
 	ConstrainSwapSpace=no
 	CONF
+}
+
+# cred_expire, in seconds, also delays requeued jobs; sched_interval and bf_interval shorten the wait for a start.
+write_configuration() {
+    local host
+    host=$(hostname -s)
     cat >"$SLURM_CONF" <<-CONF
 	ClusterName=lab
 	SlurmctldHost=$host(127.0.0.1)
@@ -80,7 +83,8 @@ write_configuration() {
 	SlurmdPidFile=$lab/slurmd.%n.pid
 	SlurmctldLogFile=$lab/slurmctld.log
 	SlurmdLogFile=$lab/%n.log
-	$(choose_plugins)
+	ProctrackType=proctrack/$proctrack
+	TaskPlugin=task/$task
 	MpiDefault=none
 	SelectType=select/cons_tres
 	SelectTypeParameters=CR_Core_Memory
@@ -154,6 +158,8 @@ up() {
     for name in "${nodes[@]}"; do mkdir -p "$lab/spool.$name"; done
     name_hosts
     start_munge
+    choose_plugins
+    write_cgroup_configuration
     write_configuration
     start slurmctld slurmctld -D -c -f "$SLURM_CONF"
     for name in "${nodes[@]}"; do start_node "$name"; done
@@ -181,6 +187,7 @@ case ${1:-} in
     node) start_node "$2" ;;
     run)
         shift
+        check_machine
         trap down EXIT
         up
         "$@"
