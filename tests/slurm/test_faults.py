@@ -120,11 +120,9 @@ def test_read_only_home_without_network(project: Project, figures: Callable[[obj
         pytest.skip("this machine does not allow separate mount and network namespaces")
     home = project.folder / "home"
     home.mkdir()
-    project.wrap_trainer(
-        f'exec {" ".join(isolated)} bash -c \'mount --bind "$HOME" "$HOME" && mount -o remount,ro,bind "$HOME" && '
-        'exec "$0" "$@"\''
-    )
-    project.environment["HOME"] = str(home)
+    read_only = 'mount --bind "$HOME" "$HOME" && mount -o remount,ro,bind "$HOME" && exec "$0" "$@"'
+    # SLURM gives each job the home directory of its user.
+    project.wrap_trainer(f"export HOME={home}; exec {' '.join(isolated)} bash -c '{read_only}'")
     job = project.submit(iterations=200)
     assert job.wait() == "COMPLETED", job.output
     assert list(home.iterdir()) == []
