@@ -93,7 +93,6 @@ write_configuration() {
 	PreemptType=preempt/partition_prio
 	PreemptMode=REQUEUE
 	KillWait=10
-	ReturnToService=2
 	SlurmdParameters=config_overrides
 	SlurmdTimeout=20
 	$(describe_nodes "$host")
