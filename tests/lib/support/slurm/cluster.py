@@ -167,7 +167,7 @@ def restore(node: str) -> None:
 
 def _resume(node: str) -> str:
     state = call("sinfo", "--noheader", "--partition=main", "--nodes", node, "--format=%T")
-    if state.startswith("down"):
+    if state.startswith(("down", "drain")):
         call("scontrol", "update", f"nodename={node}", "state=resume")
     return state
 
