@@ -2,7 +2,7 @@
 # A SLURM cluster of two nodes on this machine, from Debian's packages, for `make test-slurm`.
 #
 #   lab.sh up               install SLURM if necessary, and start the cluster; restarts it if it is running
-#   lab.sh down             stop the cluster
+#   lab.sh down             stop the cluster; the packages stay installed
 #   lab.sh node NAME        start the slurmd of a node again
 #   lab.sh run COMMAND...   start the cluster, run a command with SLURM_CONF set, and stop the cluster
 #
@@ -119,13 +119,6 @@ forget_hosts() {
     others=$(grep -vF "$hosts_line" /etc/hosts) && echo "$others" >/etc/hosts
 }
 
-start_munge() {
-    pidof munged >/dev/null && return
-    mkdir -p /run/munge
-    chown munge /run/munge
-    setpriv --reuid=munge --regid=munge --clear-groups munged
-}
-
 # start NAME COMMAND...: start a daemon in its own session, and note its process.
 start() {
     local name=$1
@@ -134,19 +127,33 @@ start() {
     echo $! >"$lab/$name.started"
 }
 
+start_munge() {
+    pidof munged >/dev/null && return
+    mkdir -p /run/munge
+    chown munge /run/munge
+    start munged setpriv --reuid=munge --regid=munge --clear-groups munged --foreground
+    for _ in $(seq 100); do [ -S /run/munge/munge.socket.2 ] && return; sleep 0.1; done
+    die "munged did not start; see $lab/munged.out"
+}
+
 start_node() {
     start "$1" slurmd -D -f "$SLURM_CONF" -N "$1"
+}
+
+count_idle() {
+    sinfo --noheader --partition=main --states=idle --Node --format=%N 2>/dev/null | wc -l
 }
 
 wait_until_idle() {
     local name
     for _ in $(seq 60); do
-        [ "$(sinfo --noheader --partition=main --format=%T --states=idle --Node 2>/dev/null | grep -c idle)" = ${#nodes[@]} ] && return
+        [ "$(count_idle)" -eq ${#nodes[@]} ] && return
+        [ -e "/proc/$(cat "$lab/slurmctld.started")" ] || break
         for name in "${nodes[@]}"; do scontrol update nodename="$name" state=resume 2>/dev/null || true; done
         sleep 1
     done
-    tail -n 5 "$lab"/*.out "$lab"/*.log >&2
-    die "the nodes did not become idle within a minute; see $lab"
+    tail -n 5 "$lab"/*.out >&2
+    die "the nodes are not idle; see the logs in $lab"
 }
 
 up() {
@@ -168,11 +175,11 @@ up() {
 
 down() {
     local file pid
-    for file in "$lab"/*.started; do
+    for file in "$lab"/slurm*.started "$lab"/munged.started; do
         [ -e "$file" ] || continue
         pid=$(cat "$file")
         # A process number may have been reused.
-        if grep -q '^slurm' "/proc/$pid/comm" 2>/dev/null; then
+        if grep -qE '^(slurm|munge)' "/proc/$pid/comm" 2>/dev/null; then
             kill "$pid"
             tail --pid="$pid" -f /dev/null
         fi
