@@ -37,6 +37,7 @@ from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
+from telemetry.run_folder.permissions import make_folder
 
 __all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "record_inputs"]
 
@@ -150,10 +151,10 @@ def record_inputs(components: Components, fidelity_names: Sequence[str], folder:
     """
     record_data(components.data.checksums, folder)
     saved = folder / SAE_FOLDER
-    saved.mkdir(exist_ok=True)
+    make_folder(saved)
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
-            atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode(), mode=0o666)
+            atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode())
 
 
 def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -185,7 +186,9 @@ def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: Sk
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
         val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
-        file_format=FileFormat.from_settings(config.data.keys, config.data.units.to_dict()),
+        file_format=FileFormat.from_settings(
+            config.data.keys, config.data.units.to_dict(), allow_external=config.data.allow_external
+        ),
         skipped=skipped,
     )
 

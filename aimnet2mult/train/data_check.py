@@ -41,7 +41,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
         [Path(path) for path in data.val_fidelity_datasets.values()],
         labels=config.labels,
         required=config.labels,
-        file_format=FileFormat.from_settings(data.keys, data.units.to_dict()),
+        file_format=FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external),
         min_distance=data.min_distance,
     )
     for line in report.warnings.lines():
@@ -60,7 +60,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
 def write_skipped(plan: Plan) -> None:
     """Write the list of structures that are left out to the run folder, if there are any."""
     if plan.report is not None and plan.report.bad_rows:
-        atomic_write(plan.folder / SKIPPED_FILE, plan.report.csv().encode(), mode=0o666)
+        atomic_write(plan.folder / SKIPPED_FILE, plan.report.csv().encode())
 
 
 def _warn(line: str) -> None:

@@ -25,6 +25,7 @@ from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
 from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
+from telemetry.run_folder.permissions import umask_of
 from telemetry.settings import Settings, parse_sinks
 
 EXIT_INCOMPLETE = 1
@@ -76,7 +77,8 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
     given = _parse_assignments(assignments, selected)
     sinks = select(selected, {name: {**header.sinks.get(name, {}), **given.get(name, {})} for name in selected})
     _require_confirmation(run, sinks, header.sinks, given)
-    complete = deliver(run, sinks, Settings.parse({"linger": linger}), follow=follow)
+    with umask_of(run):
+        complete = deliver(run, sinks, Settings.parse({"linger": linger}), follow=follow)
     receipt = read_receipt(run)
     print_sinks(receipt, *selected)
     print_skipped(receipt.skipped)

@@ -19,6 +19,7 @@ from telemetry.delivery.worker_protocol import EXIT_REJECTED, Job
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.atomic_write import private_opener
 from telemetry.run_folder.paths import log_path
+from telemetry.run_folder.permissions import make_folder
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.settings import Settings
 
@@ -36,7 +37,7 @@ def start_process(log_file: Path) -> subprocess.Popen[bytes]:
     Raises:
         OSError: the process or its log file cannot be created.
     """
-    log_file.parent.mkdir(exist_ok=True)
+    make_folder(log_file.parent)
     # Training owns the cores: limit the libraries of a backend to one thread each.
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(log_file, "ab", opener=private_opener) as output:

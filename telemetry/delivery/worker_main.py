@@ -20,6 +20,7 @@ from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REJE
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
 from telemetry.run_folder.heartbeat import read_heartbeat
+from telemetry.run_folder.permissions import UMASKS, mode_of
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 READ_SIZE = 1024
@@ -38,6 +39,8 @@ def main() -> None:
 def _run(job: Job) -> int:
     """Deliver until the run has ended; return the exit code."""
     folder = Path(job.folder)
+    # For what the sink and its backend create; it holds until this process ends.
+    os.umask(UMASKS[mode_of(folder)])
     liveness = TrainerLivenessProbe(folder)
     stop = _StopSignal(folder)
     stdin = _WakeUps()

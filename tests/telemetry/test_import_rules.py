@@ -47,7 +47,13 @@ USES_TELEMETRY = (
     "aimnet2mult.train.trainer_wait",
 )
 """The modules of the trainer that record runs or read them, or use more of telemetry than HELPERS."""
-HELPERS = {"telemetry.errors", "telemetry.expectations", "telemetry.run_folder.atomic_write"}
+HELPERS = {
+    "telemetry.errors",
+    "telemetry.expectations",
+    "telemetry.run_folder.atomic_write",
+    "telemetry.run_folder.permissions",
+    "telemetry.run_folder.regular_file",
+}
 """Modules of telemetry that the whole trainer may use."""
 
 

@@ -1,6 +1,7 @@
 """Checkpoint files are found, pruned and renamed by the iteration in their name, and only complete ones are used."""
 
 import math
+import os
 import random
 import subprocess
 import sys
@@ -105,10 +106,13 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 
 def test_pruning_removes_superseded_checkpoints_and_temporary_files_but_never_the_latest(tmp_path: Path) -> None:
     write(tmp_path, 100, 200, 300)
-    (tmp_path / "checkpoints/step-00000400.tmp").touch()
+    left = [".step-00000400.pt.0123456789abcdef.tmp", ".best.pt.4711.0.tmp", "step-00000400.tmp"]
+    foreign = ["notes.tmp", ".step-00000400.pt.old.tmp", "best.pt", "diverged.pt"]
+    for name in left + foreign:
+        (tmp_path / "checkpoints" / name).touch()
     (latest,) = write(tmp_path, 150)
     prune(latest, keep=1, last_healthy_step=150)
-    assert iterations(tmp_path) == [150]
+    assert sorted(path.name for path in latest.parent.iterdir()) == sorted([latest.name, *foreign])
 
 
 def test_the_newest_healthy_checkpoint_is_kept_in_addition(tmp_path: Path) -> None:
@@ -154,3 +158,22 @@ def test_checkpoints_after_the_divergence_are_renamed_and_not_resumed(tmp_path: 
     rename_diverged(tmp_path, after=20)
     assert find_newest(tmp_path) == healthy
     assert diverged.with_name("diverged-step-00000030.pt").exists()
+
+
+@pytest.mark.parametrize("what", ["compressed", "pipe", "link", "encrypted"])
+def test_a_checkpoint_that_must_not_be_read_is_damaged(tmp_path: Path, what: str) -> None:
+    good, bad = write(tmp_path, 10, 20)
+    content = bytearray(bad.read_bytes())
+    bad.unlink()
+    if what == "compressed":
+        with zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("data", bytes(10**6))
+    elif what == "pipe":
+        os.mkfifo(bad)
+    elif what == "link":
+        bad.symlink_to(good)
+    else:
+        content[content.index(b"PK\x01\x02") + 8] = 1
+        bad.write_bytes(content)
+    assert find_newest(tmp_path) == good
+    assert find_damaged(tmp_path) == [bad]

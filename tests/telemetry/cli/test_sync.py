@@ -232,7 +232,8 @@ def test_a_run_folder_that_is_not_writable_is_an_error(run: FileSinkRun) -> None
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {run.folder} is not writable (File exists); leases and delivery progress are stored there\n"
+        f"error: {run.folder} is not writable (sinks is a file instead of a folder); leases and delivery progress are "
+        "stored there\n"
     )
 
 

@@ -529,3 +529,30 @@ def test_tensorboard_shows_one_curve_after_kills_of_all_kinds_and_a_resume(
     assert [point.value for point in points] == [float(step) for step in range(1, 1200)]
     assert len(set(row_seqs(backend))) == len(row_seqs(backend))
     assert set(row_steps(backend)) == set(range(1, 1200))
+
+
+def test_a_named_pipe_in_place_of_a_log_delays_neither_training_nor_its_end(
+    open_bus: Callable[..., MetricBus], backend: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run / "sinks").mkdir(parents=True)
+    os.mkfifo(run / "sinks" / "file.log")
+    bus = open_bus(drain_timeout=1.0)
+    publish(bus, 1, 2)
+    eventually(lambda: "cannot start delivery to file" in caplog.text)
+    assert "not a regular file but a named pipe" in caplog.text
+    receipt = bus.close(timeout=0.5)
+    assert receipt is not None
+    assert journal_steps(run) == [1, 2]
+    assert [(sink.delivered, sink.pending) for sink in receipt.sinks] == [(0, 2)]
+
+
+@pytest.mark.parametrize(("mode", "permissions"), [("private", "0o600"), ("group", "0o640")])
+def test_a_delivery_process_creates_files_with_the_permissions_of_the_run(
+    open_bus: Callable[..., MetricBus], backend: Path, run: Path, mode: str, permissions: str
+) -> None:
+    bus = open_bus(mode=mode)
+    publish(bus, 1)
+    bus.close()
+    files = [path for folder in (run, backend) for path in folder.rglob("*") if path.is_file()]
+    assert {"rows", "journal-0.jsonl", "file.log", "file.json"} <= {path.name for path in files}
+    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in files} == {permissions}
