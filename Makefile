@@ -24,14 +24,15 @@ covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
 	&& (cd $(2) && $(abspath $(1))/bin/coverage run $(abspath $(1))/bin/pytest $(3)) \
 	&& $(1)/bin/coverage combine --quiet
 
-.PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest coverage chaos \
-	mutation bench lint docs lock audit sbom format clean
+.PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest test-slurm \
+	coverage chaos mutation bench lint docs lock audit sbom format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
 	@echo "make test    run all tests and measure coverage"
 	@echo "make test-wandb  (and so on) run the tests of one sink with only its extra installed"
 	@echo "make test-lowest  run all tests with the lowest versions that pyproject.toml allows"
+	@echo "make test-slurm  train on a SLURM cluster on this machine; 20 minutes; requires root on Debian or Ubuntu"
 	@echo "make dist    build the wheel and the sdist, and check them"
 	@echo "make chaos   test kills, outages and failing disks; half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure telemetry overhead against other loggers; about 15 minutes, BENCH_N=0.1 for a rough run"
@@ -115,6 +116,11 @@ test-lowest: dist
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest hypothesis
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --no-deps dist/*.whl
 	cd $(OUTSIDE) && $(abspath $(VENV))-lowest/bin/pytest -W default
+
+# Installs SLURM, and starts and stops a cluster of two nodes on this machine.
+# docs/explanation/reliability.md quotes its figures.
+test-slurm: setup
+	tests/slurm/lab.sh run $(BIN)/pytest -m slurm -p no:logging tests/slurm
 
 # The floor is in pyproject.toml. Requires the coverage data of all environments in $(COVERAGE).
 coverage: $(VENV)-tools/.installed

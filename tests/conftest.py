@@ -1,8 +1,12 @@
-"""Process-wide settings for all tests."""
+"""Process-wide settings for all tests, selection of the long suites, and a summary of their figures."""
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # A shell that runs the tests in the background ignores SIGINT, and every process started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -10,3 +14,35 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Processes started by tests import the package `support` as the tests do.
 _inherited = [path for path in [os.environ.get("PYTHONPATH")] if path]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "lib"), *_inherited])
+
+FIGURES = pytest.StashKey[list[str]]()
+SUITES = ("chaos", "slurm")
+"""Markers of tests that run only if the marker is named."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the long suites that are not selected with ``-m``."""
+    unnamed = [suite for suite in SUITES if suite not in config.getoption("-m")]
+    deselected = [item for item in items if any(item.get_closest_marker(suite) for suite in unnamed)]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the figures of each scenario, one per line."""
+    if lines := config.stash.get(FIGURES, []):
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[object], None]:
+    """Record a line of figures for the summary."""
+    lines = request.config.stash.setdefault(FIGURES, [])
+
+    def record(line: object) -> None:
+        name = request.node.name.removeprefix("test_").replace("_", " ")
+        lines.append(f"{name}: {line}")
+
+    return record

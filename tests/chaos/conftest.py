@@ -1,4 +1,4 @@
-"""The chaos suite: shared fixtures, selection of scenarios, and a summary of their figures."""
+"""Shared fixtures of the chaos suite."""
 
 from __future__ import annotations
 
@@ -13,40 +13,10 @@ from support.chaos.backends import Backend
 from support.chaos.run import ChaosRun
 from support.telemetry_fakes import offer_sinks
 
-FIGURES = pytest.StashKey[list[str]]()
 SITE = """
 from support.chaos import faults
 faults.arm()
 """
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the long scenarios unless ``-m chaos`` is given."""
-    if "chaos" in config.getoption("-m"):
-        return
-    long = [item for item in items if item.get_closest_marker("chaos")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the figures of each scenario, one per line."""
-    if lines := config.stash.get(FIGURES, []):
-        terminalreporter.section("figures of the chaos suite")
-        for line in lines:
-            terminalreporter.line(line)
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[[object], None]:
-    """Record a line of figures for the summary."""
-    lines = request.config.stash.setdefault(FIGURES, [])
-
-    def record(line: object) -> None:
-        name = request.node.name.removeprefix("test_").replace("_", " ")
-        lines.append(f"{name}: {line}")
-
-    return record
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from telemetry.sink_api import Closed, Scalars
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "scale.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-ONE, FIRST, SECOND, SCRIPT = BLOCKS
+ONE, FIRST, SECOND = BLOCKS
 
 # The real model on the sample data, for a few iterations.
 SHORT = "--threads 1 --telemetry-sinks none --telemetry-every 2 trainer.epochs=2"
@@ -105,15 +105,3 @@ def test_a_configuration_error_is_reported_once_and_ends_all_processes(folder: P
     output = (folder / "log").read_text()
     assert output.count("Did you mean 'trainer.epochs'?") == 1
     assert not (folder / "mistaken").exists()
-
-
-def test_the_batch_script_is_valid_bash_and_uses_existing_options(tmp_path: Path) -> None:
-    from aimnet2mult.cli import cli
-
-    script = tmp_path / "script"
-    script.write_text(SCRIPT)
-    subprocess.run(["bash", "-n", script], check=True)  # noqa: S607 - bash from PATH
-    options = {name for parameter in cli.commands["train"].params for name in parameter.opts}
-    used = set(re.findall(r"--[a-z-]+", SCRIPT.partition("aimnet2mult train")[2].partition("\n")[0]))
-    assert used
-    assert used <= options

@@ -27,12 +27,12 @@ from telemetry.sink_api import Opened, Record, SinkRejected, SinkUnavailable, ho
 METRICS = {f"{stream}/{name}": Metric() for stream in ("train", "train_window", "val") for name in ("loss", "lr")}
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = 20.0, *, interval: float = 0.02) -> Any:
     """Poll until ``condition`` returns a true value and return it; fail after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {timeout} s: {condition}"
-        time.sleep(0.02)
+        time.sleep(interval)
     return value
 
 

@@ -1,0 +1,1 @@
+"""Jobs on the SLURM cluster that `tests/slurm/lab.sh` starts."""
