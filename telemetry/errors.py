@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+
+from telemetry.printable import printable, shorten
+from telemetry.redaction import redact_text
+
+MAX_MESSAGE_LENGTH = 1000
+"""Maximum number of characters of a formatted message."""
+MAX_SEARCHED = 20_000
+"""Number of characters of a message that are searched for credentials; the rest is omitted."""
 
 
 class TelemetryError(Exception):
@@ -102,13 +110,20 @@ def backend_errors(backend: str) -> Iterator[None]:
         raise SinkUnavailable(msg) from error
 
 
-def format_error(error: BaseException) -> str:
-    """Return the type and message of an error on one line, the message truncated to 1,000 characters."""
+def format_error(error: BaseException, credentials: Collection[str] = ()) -> str:
+    """Return the type and message of an error on one line, printable and without credentials.
+
+    The message is truncated to 1,000 characters. ``credentials`` are removed in addition to those that
+    ``redact_text`` recognizes.
+    """
+    name = printable(type(error).__name__)[:100]
     try:
-        text = " ".join(str(error).split())[:1000]
+        # Credentials are removed before the text is truncated, since the end of one may be cut off.
+        text = redact_text(str(error)[:MAX_SEARCHED], credentials)
+        text = shorten(printable(" ".join(text.split())), MAX_MESSAGE_LENGTH)
     except Exception:  # noqa: BLE001 - the exception of a user, whose message itself may fail
         text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{name}: {text}" if text else name
 
 
 def closest_match(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from aimnet2mult.cli.console import HELP, UserPath
+from telemetry.terminal import print_line
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 
@@ -30,5 +31,5 @@ def sample_data(folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
     except OSError as error:
         raise click.ClickException(f"cannot write to {folder}: {error.strerror}") from error
-    click.echo(f"wrote {', '.join(path.name for path in files)} to {folder}")
-    click.echo(f"to train: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")
+    print_line(f"wrote {', '.join(path.name for path in files)} to {folder}")
+    print_line(f"to train: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")

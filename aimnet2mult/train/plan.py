@@ -12,8 +12,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from aimnet2mult.config import resume_rules
 from aimnet2mult.config.merge import merge_layers
 from aimnet2mult.config.schema import Config, load
@@ -25,6 +23,7 @@ from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import Progress, read_progress
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
+from telemetry.terminal import print_lines
 
 if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
@@ -268,6 +267,6 @@ def _can_resume(folder: Path) -> bool:
 
 
 def echo(line: str, *, err: bool = False) -> None:
-    """Print a line on the terminal; ignore errors, because the journal contains all important information."""
+    """Print text on the terminal; ignore errors, because the journal contains all important information."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(line, err=err)
+        print_lines(line, err=err)

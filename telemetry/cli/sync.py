@@ -105,7 +105,7 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
     try:
         _join(threads)
     except KeyboardInterrupt:
-        click.echo("stopping; run the same command again to deliver the remaining records", err=True)
+        print_line("stopping; run the same command again to deliver the remaining records", err=True)
         for thread in threads:
             thread.stop()
         _join(threads)
@@ -176,7 +176,7 @@ class _DeliveryThread:
 
 
 def _exit_hung(sink: str, seconds: float) -> None:
-    click.echo(f"error: {sink} has not returned from a hook for {seconds:.0f} s", err=True)
+    print_line(f"error: {sink} has not returned from a hook for {seconds:.0f} s", err=True)
     # There is no other way to end a thread that hangs inside an SDK.
     os._exit(EXIT_HUNG)
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from telemetry.errors import SinkRejected, format_error
+from telemetry.errors import SinkRejected
 from telemetry.journal.codec import encode
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Sink
@@ -97,7 +97,9 @@ class DeliveryCursor:
         cursor.rejected += 1
         cursor.last_rejected = record.seq
         self._note(error)
-        self._log(f"{self._sink.title} rejected record {record.seq} ({error}); it was set aside in {path}")
+        self._log(
+            f"{self._sink.title} rejected record {record.seq} ({self._sink.describe(error)}); it was set aside in {path}"
+        )
 
     def close(self, status: Status) -> None:
         """Record that the backend's run was closed; all accepted records are then durable."""
@@ -123,7 +125,7 @@ class DeliveryCursor:
 
     def _note(self, error: BaseException) -> None:
         # Name the package: the fault may be in a third-party sink.
-        self._progress.last_error = self._sink.redact(f"{self._sink.title}: {format_error(error)}")[:MAX_ERROR_LENGTH]
+        self._progress.last_error = f"{self._sink.title}: {self._sink.describe(error)}"[:MAX_ERROR_LENGTH]
         self._progress.last_error_time = now_ms()
 
     def _save(self, state: SinkState) -> None:

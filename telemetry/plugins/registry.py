@@ -18,7 +18,7 @@ from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
 from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Record, RunRecord, Status
-from telemetry.redaction import credentials_in, redact, redact_text
+from telemetry.redaction import credentials_in, redact, redact_text, remember_credentials
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -112,6 +112,10 @@ class Sink:
         """Return a text, such as an error message of the backend, without the credentials among the options."""
         return redact_text(text, credentials_in(self.options))
 
+    def describe(self, error: BaseException) -> str:
+        """Return the type and message of an error on one line, without the credentials among the options."""
+        return format_error(error, credentials_in(self.options))
+
     def create(self) -> Hooks:
         """Construct an instance and return its hooks.
 
@@ -121,6 +125,7 @@ class Sink:
         """
         if self.plugin is None:
             return _hooks(self.name, "an object", self.instance)
+        remember_credentials(credentials_in(self.options))
         try:
             options = _options(self.plugin, self.options)
             instance = self.plugin.cls(*options)

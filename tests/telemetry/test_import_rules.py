@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "msgspec": ("telemetry",),
     "pluggy": ("telemetry.plugins",),
     "pint": ("telemetry.units",),
-    "click": ("telemetry.cli",),
+    "click": ("telemetry.cli", "telemetry.terminal"),
     "numpy": ("telemetry.reading", "telemetry.display"),
     "pandas": ("telemetry.reading.run",),
     "plotext": ("telemetry.display.terminal_plot",),
@@ -44,7 +44,12 @@ USES_TELEMETRY = (
     "aimnet2mult.train.runner",
 )
 """The modules of the trainer that record runs or read them, or use more of telemetry than HELPERS."""
-HELPERS = {"telemetry.errors", "telemetry.expectations", "telemetry.run_folder.atomic_write"}
+HELPERS = {
+    "telemetry.errors",
+    "telemetry.expectations",
+    "telemetry.printable",
+    "telemetry.run_folder.atomic_write",
+}
 """Modules of telemetry that the whole trainer may use."""
 
 
