@@ -111,19 +111,24 @@ def backend_errors(backend: str) -> Iterator[None]:
 
 
 def format_error(error: BaseException, credentials: Collection[str] = ()) -> str:
-    """Return the type and message of an error on one line, printable and without credentials.
-
-    The message is truncated to 1,000 characters. ``credentials`` are removed in addition to those that
-    ``redact_text`` recognizes.
-    """
-    name = printable(type(error).__name__)[:100]
-    try:
-        # Credentials are removed before the text is truncated, since the end of one may be cut off.
-        text = redact_text(str(error)[:MAX_SEARCHED], credentials)
-        text = shorten(printable(" ".join(text.split())), MAX_MESSAGE_LENGTH)
-    except Exception:  # noqa: BLE001 - the exception of a user, whose message itself may fail
-        text = ""
+    """Return the type and message of an error on one line; see ``error_text``."""
+    name, text = printable(type(error).__name__)[:100], error_text(error, credentials)
     return f"{name}: {text}" if text else name
+
+
+def error_text(error: BaseException, credentials: Collection[str] = ()) -> str:
+    """Return the message of an error on one line, printable, without credentials, and truncated to 1,000 characters.
+
+    Args:
+        error: the error; if its message cannot be determined, the text is empty.
+        credentials: credentials to remove in addition to those that ``redact_text`` recognizes.
+    """
+    try:
+        # Only then is the text truncated: the first part of a credential would not be recognized.
+        text = redact_text(str(error)[:MAX_SEARCHED], credentials)
+    except Exception:  # noqa: BLE001 - the exception of a user, whose message itself may fail
+        return ""
+    return shorten(printable(" ".join(text.split())), MAX_MESSAGE_LENGTH)
 
 
 def closest_match(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

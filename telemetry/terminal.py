@@ -75,7 +75,7 @@ def _print_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
         print_uncaught(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
 
 
-def _print_warning(
+def _print_warning(  # noqa: PLR0917 - the signature of warnings.showwarning
     message: Warning | str,
     category: type[Warning],
     filename: str,
@@ -93,4 +93,4 @@ def _print_warning(
 
 def _write(text: str, *, err: bool) -> None:
     encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "replace").decode(encoding), err=err)
+    click.echo(text.encode(encoding, "replace").decode(encoding), err=err)  # noqa: TID251 - the only place

@@ -96,7 +96,7 @@ def _report(message: str, code: int) -> int:
 def _is_from_echo(error: OSError) -> bool:
     """Return whether the error is that of printing, which has no file name, rather than of any other file."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return bool(frame.f_globals["__name__"] == click.echo.__module__)
+    return bool(frame.f_globals["__name__"] == click.utils.__name__)
 
 
 def _discard_unwritten() -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from telemetry.errors import SinkRejected
+from telemetry.errors import SinkRejected, error_text
 from telemetry.journal.codec import encode
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Sink
@@ -97,9 +97,7 @@ class DeliveryCursor:
         cursor.rejected += 1
         cursor.last_rejected = record.seq
         self._note(error)
-        self._log(
-            f"{self._sink.title} rejected record {record.seq} ({self._sink.describe(error)}); it was set aside in {path}"
-        )
+        self._log(f"{self._sink.title} rejected record {record.seq} ({error_text(error)}); it was set aside in {path}")
 
     def close(self, status: Status) -> None:
         """Record that the backend's run was closed; all accepted records are then durable."""

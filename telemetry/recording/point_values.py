@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from telemetry.errors import did_you_mean
+from telemetry.errors import did_you_mean, error_text
 from telemetry.recording.drop_reasons import DropReason
 from telemetry.records import MAX_NAME_LENGTH
 from telemetry.redaction import redact_text
@@ -111,4 +111,4 @@ def _number(value: object) -> float:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return error_text(error)[:200] or type(error).__name__
