@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 from sinks.mlflow.client import connect, login_errors, mlflow_calls
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
 from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri, validate_option
-from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl, is_installed
+from telemetry.sink_api import (
+    Opened,
+    Record,
+    RunRecord,
+    SettingError,
+    SinkRejected,
+    Status,
+    hookimpl,
+    is_installed,
+    redact,
+)
 
 if TYPE_CHECKING:
     from sinks.mlflow.run import MlflowRun
@@ -107,8 +117,8 @@ class MlflowSink:
         client = self.connect(tracking_uri.uri)
         experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.project or "Default"
         experiment_id = open_experiment(client, experiment, artifacts)
-        self._run = MlflowRun(client, experiment_id, run, folder, options.run_name or run.name)
-        self._run.describe(options.tags)
+        self._run = MlflowRun(client, experiment_id, run, folder, redact(options.run_name) or run.name)
+        self._run.describe(redact(options.tags))
         return Opened(
             destination=f"{tracking_uri.shown}, experiment {experiment_id}, run {self._run.run_id}",
             last_seq=self._run.last_seq,

@@ -27,6 +27,7 @@ from telemetry.sink_api import (
     backend_errors,
     hookimpl,
     local_path,
+    redact,
 )
 
 _BACKEND = "wandb"
@@ -169,10 +170,10 @@ class WandbSink:
             dir=str(self._folder),
             project=self._project,
             entity=options.entity,
-            name=options.name or record.name,
-            group=options.group,
-            tags=options.tags or None,
-            notes=options.notes,
+            name=redact(options.name) or record.name,
+            group=redact(options.group),
+            tags=redact(options.tags) or None,
+            notes=redact(options.notes),
             config=config(record),
             allow_val_change=True,
             settings=wandb.Settings(**client_settings(record, self.timeouts)),
