@@ -53,7 +53,8 @@ def _printable_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = shorten(printable(redact_text(error.message)))
+        # The attribute is final for type checkers, but not used before the error is shown.
+        error.message = shorten(printable(redact_text(error.message)))  # type: ignore[misc]
         raise
 
 

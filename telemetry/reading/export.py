@@ -11,9 +11,11 @@ import msgspec
 
 from telemetry.journal.reader import JournalReader, read_header, read_metrics
 from telemetry.metrics import UNDECLARED
+from telemetry.printable import csv_text
 from telemetry.records import Number, Scalars, json_number
 
 Format = Literal["csv", "jsonl"]
+_TEXT_COLUMNS = ("run", "stream", "name", "unit")
 _BATCH = 1000
 """Records read from the journal at a time."""
 
@@ -86,7 +88,8 @@ def _csv_lines(export: Export) -> Iterator[str]:
     writer.writerow(export.columns)
     yield line.text
     for row in export:
-        writer.writerow(row[: len(export.columns)])
+        safe = row._replace(**{column: csv_text(getattr(row, column)) for column in _TEXT_COLUMNS})
+        writer.writerow(safe[: len(export.columns)])
         yield line.text
 
 
