@@ -26,12 +26,12 @@ _URL_LOGIN = re.compile(
 _PRIVATE_KEY = re.compile(
     r"(?s)-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?P<bare>.*?)(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
 )
-_AUTHORIZATION = r"(?i)(?<![\w-])(?:proxy-)?authorization\\?[\"']?\s{0,3}[:=]\s{0,3}\\?[\"']?"
+_AUTHORIZATION = r"(?i)(?<![\w-])(?:proxy-)?authorization\\?[\"']?\s{0,3}[:=]\s{0,3}\\?[\"']?(?!(?:proxy-)?auth)"
 _KEY = re.compile(_AUTHORIZATION + r"(?:(?:api-?key|basic|bearer|negotiate|ntlm|token)\s{1,3})?(?P<bare>[^\s\"'\\]+)")
 _SIGNATURE = re.compile(_AUTHORIZATION + r"(?:aws4-hmac-sha256|digest|hawk|oauth|signature)\s(?P<bare>[^\r\n]*)")
 _COOKIE = re.compile(
     r"(?i)(?<![\w-])(?:set-)?cookie\\?[\"']?\s{0,3}:\s{0,3}\\?[\"']?"
-    r"(?P<bare>[^\s;\"'\\]++(?:;\s{0,3}[^\s=;,\"'\\]++(?:=[^\s;\"'\\]*+)?)*+)"
+    r"(?!(?:set-)?cookie)(?P<bare>[^\s;\"'\\]++(?:;\s{0,3}[^\s=;,\"'\\]++(?:=[^\s;\"'\\]*+)?)*+)"
 )
 _BEARER = re.compile(r"(?i)\bbearer[ \t]{1,3}(?P<bare>(?=\S*\d)[\w.~+/-]{8,}+=*)")
 _NETRC = re.compile(r"(?i)\blogin\s{1,3}\S++\s{1,3}password\s{1,3}(?P<bare>\S+)")

@@ -8,6 +8,7 @@ hangs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -20,6 +21,7 @@ import msgspec
 
 from telemetry.cli.console import PATH, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
+from telemetry.delivery.log_stream import LogStream
 from telemetry.delivery.receipt import read_receipt
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
@@ -72,7 +74,9 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
         msg = "no sink to deliver to; select one with --telemetry-sinks (`telemetry sinks` lists them)"
         raise SettingError(msg)
     options = _merge_options(header.sinks, assignments, selected)
-    complete = deliver(run, select(selected, options), Settings.parse({"linger": linger}), follow=follow)
+    # SDKs print what servers answer.
+    with contextlib.redirect_stdout(LogStream(sys.stdout)), contextlib.redirect_stderr(LogStream(sys.stderr)):
+        complete = deliver(run, select(selected, options), Settings.parse({"linger": linger}), follow=follow)
     receipt = read_receipt(run)
     print_sinks(receipt, *selected)
     print_skipped(receipt.skipped)

@@ -42,6 +42,8 @@ SECRET_TEXTS = [
     ("Cookie: sid=hunter2; csrf=hunter3", "hunter2 hunter3"),
     ("Set-Cookie: sid=hunter2; Path=/; HttpOnly", "hunter2"),
     ("{'Cookie': 'sid=hunter2; csrf=hunter3'}", "hunter2 hunter3"),
+    ("cookie: Cookie: sid=hunter2", "hunter2"),
+    ("authorization: Authorization: Basic hunter2", "hunter2"),
     ("X-Api-Key: hunter2", "hunter2"),
     ("host=h user=u password=hunter2 dbname=x", "hunter2"),
     ("host=h password='hun ter2' user=u", "hun ter2"),

@@ -169,7 +169,7 @@ class TestRun:
                     measured = what == "alive"
                     assert settings.x_stats_pid == pid
                     assert settings.x_disable_stats is not measured
-                    assert settings.x_disable_meta is not measured  # a sleep that is not this process
+                    assert settings.x_disable_meta is not measured
                     assert bool(records(folder, "environment")) is measured
             finally:
                 trainer.kill()
