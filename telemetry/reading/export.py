@@ -15,7 +15,6 @@ from telemetry.printable import csv_text
 from telemetry.records import Number, Scalars, json_number
 
 Format = Literal["csv", "jsonl"]
-_TEXT_COLUMNS = ("run", "stream", "name", "unit")
 _BATCH = 1000
 """Records read from the journal at a time."""
 
@@ -48,7 +47,7 @@ class Export:
 
     def __init__(self, folder: Path, *, superseded: bool = False) -> None:
         self.columns = Row._fields if superseded else Row._fields[:-1]
-        self._run = read_header(folder).run_id
+        self.run = read_header(folder).run_id
         self._metrics = read_metrics(folder)
         self._journal = JournalReader(folder, superseded=superseded)
         self.skipped = self._journal.skipped
@@ -64,7 +63,7 @@ class Export:
         for name, value in record.items():
             unit = self._metrics.get(name, UNDECLARED).unit
             number = json_number(value)
-            yield Row(self._run, record.seq, record.stream, record.step, record.time, name, number, unit, superseded)
+            yield Row(self.run, record.seq, record.stream, record.step, record.time, name, number, unit, superseded)
 
     def lines(self, form: Format) -> Iterator[str]:
         """Return the lines of the exported file; a CSV file starts with the column names."""
@@ -87,8 +86,9 @@ def _csv_lines(export: Export) -> Iterator[str]:
     writer = csv.writer(line, lineterminator="\r\n")
     writer.writerow(export.columns)
     yield line.text
+    run = csv_text(export.run)
     for row in export:
-        safe = row._replace(**{column: csv_text(getattr(row, column)) for column in _TEXT_COLUMNS})
+        safe = row._replace(run=run, stream=csv_text(row.stream), name=csv_text(row.name), unit=csv_text(row.unit))
         writer.writerow(safe[: len(export.columns)])
         yield line.text
 

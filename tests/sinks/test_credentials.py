@@ -14,7 +14,6 @@ from telemetry import Metric, Settings, open_run
 from telemetry.delivery.receipt import read_receipt
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings(
         "ignore::pytest.PytestUnraisableExceptionWarning",
         "ignore::pytest.PytestUnhandledThreadExceptionWarning",
@@ -73,6 +72,7 @@ def test_wandb(tmp_path: Path, wandb_server: WandbServer, mode: str, delivery: s
     check_nothing_planted(tmp_path, runs, wandb_server.alerts)
 
 
+@pytest.mark.slow
 def test_mlflow(tmp_path: Path) -> None:
     options = {"tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}", "tags": TAGS, "run_name": f"password={PLANTED}"}
     record(tmp_path / "run", "mlflow", options={"mlflow": options})
