@@ -117,7 +117,9 @@ def format_error(error: BaseException, credentials: Collection[str] = ()) -> str
 
 
 def error_text(error: BaseException, credentials: Collection[str] = ()) -> str:
-    """Return the message of an error on one line, printable, without credentials, and truncated to 1,000 characters.
+    """Return the message of an error on one line, printable, without credentials, and up to 1,000 characters long.
+
+    Invalid Unicode is escaped.
 
     Args:
         error: the error; if its message cannot be determined, the text is empty.
@@ -125,8 +127,8 @@ def error_text(error: BaseException, credentials: Collection[str] = ()) -> str:
     """
     try:
         # Only then is the text truncated: the first part of a credential would not be recognized.
-        text = redact_text(str(error)[:MAX_SEARCHED], credentials)
-    except Exception:  # noqa: BLE001 - the exception of a user, whose message itself may fail
+        text = redact_text(str(error)[:MAX_SEARCHED].encode(errors="backslashreplace").decode(), credentials)
+    except BaseException:  # noqa: BLE001 - a method of the exception of a third party, which may raise anything
         return ""
     return shorten(printable(" ".join(text.split())), MAX_MESSAGE_LENGTH)
 

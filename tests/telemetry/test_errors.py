@@ -33,7 +33,7 @@ def test_an_error_without_a_usable_message_is_named_by_its_type(error: Exception
         ("a\x1b[31mred\x07\x9b", "a [31mred"),
         ("\x1b]52;c;cGFzdGVk\x07", "]52;c;cGFzdGVk"),
         ("a\u202etxt.exe\u200b", "a txt.exe"),
-        ("lone \udcff surrogate", "lone surrogate"),
+        ("lone \udcff surrogate", "lone \\udcff surrogate"),
         ("line\u2028error: forged", "line error: forged"),
         ("login at https://me:hunter2@host", "login at https://***@host"),
     ],
