@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from telemetry.printable import printable, shorten
@@ -110,24 +110,20 @@ def backend_errors(backend: str) -> Iterator[None]:
         raise SinkUnavailable(msg) from error
 
 
-def format_error(error: BaseException, credentials: Collection[str] = ()) -> str:
+def format_error(error: BaseException) -> str:
     """Return the type and message of an error on one line; see ``error_text``."""
-    name, text = printable(type(error).__name__)[:100], error_text(error, credentials)
+    name, text = printable(type(error).__name__)[:100], error_text(error)
     return f"{name}: {text}" if text else name
 
 
-def error_text(error: BaseException, credentials: Collection[str] = ()) -> str:
+def error_text(error: BaseException) -> str:
     """Return the message of an error on one line, printable, without credentials, and up to 1,000 characters long.
 
-    Invalid Unicode is escaped.
-
-    Args:
-        error: the error; if its message cannot be determined, the text is empty.
-        credentials: credentials to remove in addition to those that ``redact_text`` recognizes.
+    Invalid Unicode is escaped. If the message cannot be determined, the text is empty.
     """
     try:
         # Only then is the text truncated: the first part of a credential would not be recognized.
-        text = redact_text(str(error)[:MAX_SEARCHED].encode(errors="backslashreplace").decode(), credentials)
+        text = redact_text(str(error)[:MAX_SEARCHED].encode(errors="backslashreplace").decode())
     except BaseException:  # noqa: BLE001 - a method of the exception of a third party, which may raise anything
         return ""
     return shorten(printable(" ".join(text.split())), MAX_MESSAGE_LENGTH)

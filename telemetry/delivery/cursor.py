@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from telemetry.errors import SinkRejected, error_text
+from telemetry.errors import SinkRejected, error_text, format_error
 from telemetry.journal.codec import encode
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Sink
@@ -14,6 +14,7 @@ from telemetry.records import AnyRecord, Status, now_ms
 from telemetry.run_folder.atomic_write import private_opener, remove_temporary_files
 from telemetry.run_folder.paths import progress_path, rejected_path
 from telemetry.run_folder.sink_progress import (
+    Cursor,
     SinkProgress,
     SinkState,
     read_progress,
@@ -22,6 +23,8 @@ from telemetry.run_folder.sink_progress import (
 
 MAX_ERROR_LENGTH = 1000
 """Maximum length of a saved error message, in characters."""
+MAX_DESTINATIONS = 50
+"""Number of destinations, most recent ones, whose progress is kept."""
 
 
 class DeliveryCursor:
@@ -67,6 +70,10 @@ class DeliveryCursor:
         if opened.destination != progress.destination and opened.destination in progress.cursors:
             # Written by an earlier version.
             progress.cursors[progress.destination] = progress.cursors.pop(opened.destination)
+        progress.cursors[progress.destination] = progress.cursors.pop(progress.destination, Cursor())
+        # A broken sink may report a new destination each time, but the file must stay readable.
+        for oldest in list(progress.cursors)[:-MAX_DESTINATIONS]:
+            del progress.cursors[oldest]
         if opened.last_seq is not None:
             # Trust the backend over the saved cursor: a power cut may have rolled back either.
             progress.cursor.durable = opened.last_seq
@@ -123,7 +130,7 @@ class DeliveryCursor:
 
     def _note(self, error: BaseException) -> None:
         # Name the package: the fault may be in a third-party sink.
-        self._progress.last_error = f"{self._sink.title}: {self._sink.describe(error)}"[:MAX_ERROR_LENGTH]
+        self._progress.last_error = self._sink.redact(f"{self._sink.title}: {format_error(error)}")[:MAX_ERROR_LENGTH]
         self._progress.last_error_time = now_ms()
 
     def _save(self, state: SinkState) -> None:

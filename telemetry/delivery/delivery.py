@@ -18,7 +18,7 @@ from telemetry.delivery.journal_tail import JournalTail
 from telemetry.delivery.lease_renewer import LeaseRenewer
 from telemetry.delivery.retries import Retries
 from telemetry.delivery.sink_connection import SinkConnection
-from telemetry.errors import SinkRejected, error_text
+from telemetry.errors import SinkRejected, error_text, format_error
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import sinks_folder
@@ -166,7 +166,7 @@ class Delivery:
         self._accepted_before_failure = max(self._accepted_before_failure, self._cursor.accepted)
         self._cursor.fail(error)
         if not self._retries.is_failing:
-            self._log(f"delivery to {self._sink.title} failed ({self._sink.describe(error)}); retrying")
+            self._log(f"delivery to {self._sink.title} failed ({format_error(error)}); retrying")
         delay = self._retries.next_delay(limited=not self._may_retry_forever())
         if delay is None or self._stop():
             return DeliveryOutcome.GAVE_UP

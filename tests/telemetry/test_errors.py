@@ -7,6 +7,7 @@ import time
 import pytest
 
 from telemetry.errors import MAX_MESSAGE_LENGTH, error_text, format_error
+from telemetry.redaction import remember_credentials
 
 
 class RaisingError(Exception):
@@ -62,6 +63,6 @@ def test_a_huge_message_is_truncated_quickly() -> None:
 
 @pytest.mark.parametrize("position", range(MAX_MESSAGE_LENGTH - 30, MAX_MESSAGE_LENGTH + 5))
 def test_no_part_of_a_credential_remains_where_a_message_is_truncated(position: int) -> None:
-    for secret, text in (("hunter2hunter2", "hunter2hunter2"), ("", "https://me:hunter2hunter2@host/")):
-        shown = error_text(ValueError("x" * position + " " + text + " and more" * 100), [secret] if secret else [])
-        assert "hun" not in shown
+    remember_credentials(["hunter2hunter2"])
+    for text in ("hunter2hunter2", "https://me:hunter3hunter3@host/"):
+        assert "hun" not in error_text(ValueError("x" * position + " " + text + " and more" * 100))
