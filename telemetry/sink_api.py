@@ -20,6 +20,7 @@ from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars
 from telemetry.redaction import redact
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
 from telemetry.run_folder.paths import local_path
+from telemetry.run_folder.permissions import file_mode
 from telemetry.units import with_unit
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "atomic_write",
     "backend_errors",
     "charts",
+    "file_mode",
     "format_error",
     "hookimpl",
     "is_inside",

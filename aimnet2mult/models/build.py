@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-import warp
 from torch import Tensor, nn
 
-# Importing aimnet initializes warp, which then prints a long description of the machine.
-warp.config.log_level = warp.LOG_WARNING
+from aimnet2mult.models.quiet_warp import init_warp
+
+# Importing aimnet would initialize it with messages.
+init_warp()
 
 from aimnet.config import build_module, get_module  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402

@@ -20,6 +20,7 @@ from telemetry.sink_api import (
     SettingError,
     SinkRejected,
     Status,
+    file_mode,
     hookimpl,
     is_installed,
     redact,
@@ -113,7 +114,7 @@ class MlflowSink:
         if tracking_uri.file is not None:
             from sinks.mlflow.sqlite_store import SqliteStore
 
-            self._store = SqliteStore(tracking_uri.file, self.connect)
+            self._store = SqliteStore(tracking_uri.file, self.connect, file_mode(folder))
             # MLflow's own default is relative to the working directory.
             artifacts = str(tracking_uri.file.with_name("mlartifacts"))
         client = self.connect(tracking_uri.uri)

@@ -52,6 +52,7 @@ HELPERS = {
     "telemetry.expectations",
     "telemetry.printable",
     "telemetry.run_folder.atomic_write",
+    "telemetry.run_folder.permissions",
     "telemetry.run_folder.regular_file",
 }
 """Modules of telemetry that the whole trainer may use."""
