@@ -6,8 +6,13 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-_MAX_TEXT = 10_000
-"""Characters of a message that are read; a backend may quote a whole page."""
+from telemetry.printable import printable, shorten
+from telemetry.redaction import redact_text
+
+MAX_MESSAGE_LENGTH = 1000
+"""Maximum number of characters of a formatted message."""
+MAX_SEARCHED = 20_000
+"""Number of characters of a message that are searched for credentials; the rest is omitted."""
 
 
 class TelemetryError(Exception):
@@ -105,23 +110,23 @@ def backend_errors(backend: str) -> Iterator[None]:
         raise SinkUnavailable(msg) from error
 
 
-def error_text(error: BaseException) -> str:
-    """Return the message of an error on one line, truncated to 1,000 characters; invalid Unicode is escaped.
-
-    The error may be of a class of a third party, whose message itself may fail; the text is then empty.
-    """
-    try:
-        # A text may be of a class of its own, too.
-        text = " ".join(str(error)[:_MAX_TEXT].split())[:1000]
-        return text.encode(errors="backslashreplace").decode()
-    except BaseException:  # noqa: BLE001 - a method of the exception, which may raise anything
-        return ""
-
-
 def format_error(error: BaseException) -> str:
     """Return the type and message of an error on one line; see ``error_text``."""
-    text = error_text(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name, text = printable(type(error).__name__)[:100], error_text(error)
+    return f"{name}: {text}" if text else name
+
+
+def error_text(error: BaseException) -> str:
+    """Return the message of an error on one line, printable, without credentials, and up to 1,000 characters long.
+
+    Invalid Unicode is escaped. If the message cannot be determined, the text is empty.
+    """
+    try:
+        # Only then is the text truncated: the first part of a credential would not be recognized.
+        text = redact_text(str(error)[:MAX_SEARCHED].encode(errors="backslashreplace").decode())
+    except BaseException:  # noqa: BLE001 - a method of the exception of a third party, which may raise anything
+        return ""
+    return shorten(printable(" ".join(text.split())), MAX_MESSAGE_LENGTH)
 
 
 def closest_match(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

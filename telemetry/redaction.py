@@ -1,51 +1,46 @@
-"""Keep credentials out of the files of a run, of messages, and of what sinks receive."""
+"""Keep credentials out of the files of a run, of messages, and of what sinks receive.
+
+Names decide about values with names, such as parameters and options. In free text, credentials are recognized by their
+context or form, and by their value if it is known from the environment or the options of a sink.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
+from urllib.parse import quote, unquote
 
-REDACTED = "***"
+from telemetry.credential_forms import REDACTED, precedes_credential, redact_forms
+from telemetry.credential_names import MIN_KNOWN_LENGTH, environment_credentials, names_credential
+
+__all__ = [
+    "REDACTED",
+    "credentials_in",
+    "is_redacted",
+    "names_credential",
+    "redact",
+    "redact_text",
+    "remember_credentials",
+]
+
+_remembered: set[str] = set()
+"""Credentials of the sinks of this process."""
 _SHORTEST = 4
 """Length of the shortest credential that is removed from texts; shorter ones are parts of ordinary words."""
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-"""A word of a name in snake_case, kebab-case or camelCase."""
-_CREDENTIAL = re.compile(
-    r"pass ?(word|wd|phrase)s?\b|(secret|credential)s?\b|authorization\b|(api|access|private) ?keys?\b"
-    r"|((access|api|auth|bearer|refresh) ?|^)tokens$"
-    # A token is a credential if it is what the name denotes, unlike token_id, and unlike the special tokens of a model.
-    r"|(?<!\b(bos|eos|pad|unk|sep|cls) )(?<!\bmask )token$"
-)
-# The login between :// and @ consists of a user name and, usually, a password, which may contain another @.
-_URL_LOGIN = re.compile(r"(?<=://)[^/\s]+(?=@)")
-_REDACTED_URL = re.compile(r"(?<=://)\*\*\*@|[?&][^=&\s]+=\*\*\*")
-_URL_PARAMETER = re.compile(r"(?<=[?&])([^=&\s]+)=[^&\s#]+")
 
-
-def redact(value: Any, name: str = "") -> Any:
+def redact(value: Any, name: str = "", credentials: Collection[str] = ()) -> Any:
     """Return a copy of nested dicts, lists and scalars in which values that look like credentials are ``***``.
 
-    A value is redacted if its name, or the name of a mapping that contains it, looks like the name of a credential. In
-    a URL, only the login and the parameters with such names are redacted. Values that JSON cannot represent
-    (infinities, NaN, integers beyond 64 bits, objects) are replaced by their ``str``, and invalid Unicode by
-    escape sequences.
+    A value is redacted if its name, or the name of a mapping that contains it, looks like the name of a credential; so
+    is the value after an option such as ``--password`` in a list. In all other texts, only the credentials are
+    redacted, as by ``redact_text``. Values that JSON cannot represent (infinities, NaN, integers beyond 64 bits,
+    objects) are replaced by their ``str``, and invalid Unicode by escape sequences.
     """
-    if isinstance(value, Mapping):
-        return {_text(k): redact(v, f"{name}.{k}") for k, v in value.items()}
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, list | tuple):
-        return [redact(v, name) for v in value]
-    return REDACTED if names_credential(name) else _scalar(value)
-
-
-def names_credential(name: str) -> bool:
-    """Return whether a name, or a part of a dotted one, looks like the name of a credential."""
-    return any(_CREDENTIAL.search(" ".join(_WORD.findall(part)).lower()) for part in name.split("."))
+    return _redact(value, name, _forms_of({*credentials, *_remembered, *environment_credentials()}))
 
 
 def is_redacted(value: Any) -> bool:
@@ -54,51 +49,68 @@ def is_redacted(value: Any) -> bool:
         return any(map(is_redacted, value.values()))
     if isinstance(value, list | tuple):
         return any(map(is_redacted, value))
-    return isinstance(value, str) and (value == REDACTED or _REDACTED_URL.search(value) is not None)
+    return isinstance(value, str) and REDACTED in value
 
 
 def credentials_in(value: Any, name: str = "") -> set[str]:
     """Return the credentials that ``redact`` removes from a value, and the passwords in URLs."""
     if isinstance(value, Mapping):
         return {found for k, v in value.items() for found in credentials_in(v, f"{name}.{k}")}
-    if isinstance(value, list | tuple):
-        return {found for v in value for found in credentials_in(v, name)}
     if value is None or isinstance(value, bool):
         return set()
-    if names_credential(name):
-        return {str(value)}
-    logins = _URL_LOGIN.findall(str(value))
-    parameters = [found[0].partition("=")[2] for found in _URL_PARAMETER.finditer(str(value)) if _is_secret(found)]
-    return {*logins, *(login.partition(":")[2] for login in logins), *parameters} - {""}
+    if isinstance(value, list | tuple):
+        named = (name if not precedes_credential(before) else REDACTED for before in [None, *value])
+        return {found for v, each in zip(value, named, strict=False) for found in credentials_in(v, each)}
+    if name == REDACTED or names_credential(name):
+        return {_text(value)} - {""}
+    found: set[str] = set()
+    redact_forms(_text(value), found)
+    # The part after the colon of a login is its password.
+    return found | {each.partition(":")[2] for each in found} - {""}
 
 
 def redact_text(text: str, credentials: Collection[str] = ()) -> str:
-    """Return a text without the given credentials and those in its URLs."""
-    for credential in sorted(credentials, key=len, reverse=True):
-        if len(credential) >= _SHORTEST:
-            text = text.replace(credential, REDACTED)
-    return _redact_urls(text)
+    """Return a text without the given credentials, those in the environment, and those that can be recognized."""
+    return _without(text, _forms_of({*credentials, *_remembered, *environment_credentials()}))
 
 
-def _redact_urls(text: str) -> str:
-    def redacted(found: re.Match[str]) -> str:
-        return f"{found[1]}={REDACTED}" if _is_secret(found) else found[0]
-
-    return _URL_PARAMETER.sub(redacted, _URL_LOGIN.sub(REDACTED, text)) if "://" in text else text
+def remember_credentials(credentials: Collection[str]) -> None:
+    """Remove these credentials from all texts that this process redacts from now on, unless they are very short."""
+    _remembered.update(each for each in credentials if len(each) >= MIN_KNOWN_LENGTH)
 
 
-def _is_secret(parameter: re.Match[str]) -> bool:
-    return names_credential(parameter[1])
+def _redact(value: Any, name: str, known: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {_without(_text(k), known): _redact(v, f"{name}.{k}", known) for k, v in value.items()}
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple):
+        pairs = zip([None, *value], value, strict=False)
+        return [REDACTED if precedes_credential(before) else _redact(each, name, known) for before, each in pairs]
+    return REDACTED if names_credential(name) else _scalar(value, known)
 
 
-def _scalar(value: Any) -> int | float | str:
+def _scalar(value: Any, known: Sequence[str]) -> int | float | str:
     # NumPy numbers are Integral or Real, and msgspec cannot encode them.
     if isinstance(value, Integral):
         number = int(value)
         return number if -(1 << 63) <= number < 1 << 64 else str(number)
     if isinstance(value, Real) and math.isfinite(value):
         return float(value)
-    return _redact_urls(_text(value))
+    return _without(_text(value), known)
+
+
+def _without(text: str, known: Sequence[str]) -> str:
+    for credential in known:
+        text = text.replace(credential, REDACTED)
+    return redact_forms(text)
+
+
+def _forms_of(credentials: Collection[str]) -> list[str]:
+    """Return the credentials as they may appear in texts, decoded or encoded for URLs or JSON, longest first."""
+    encodings = (str, quote, lambda text: quote(text, safe=""), unquote, lambda text: json.dumps(text)[1:-1])
+    forms = {encode(each) for each in credentials if len(each) >= _SHORTEST for encode in encodings}
+    return sorted((each for each in forms if len(each) >= _SHORTEST), key=len, reverse=True)
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ from telemetry.plugins.destinations import is_inside
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
+from telemetry.redaction import redact
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.permissions import file_mode
@@ -47,6 +48,7 @@ __all__ = [
     "is_installed",
     "local_path",
     "private_opener",
+    "redact",
     "remove_temporary_files",
     "sync_folder",
     "with_unit",

@@ -2,11 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from telemetry import redaction
 
 # A shell that runs the tests in the background ignores SIGINT, and every process started from here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,3 +48,10 @@ def figures(request: pytest.FixtureRequest) -> Callable[[object], None]:
         lines.append(f"{name}: {line}")
 
     return record
+
+
+@pytest.fixture(autouse=True)
+def _forget_credentials() -> Iterator[None]:
+    """Keep the passwords of the sinks of one test out of the redaction in the next."""
+    yield
+    redaction._remembered.clear()

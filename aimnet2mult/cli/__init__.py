@@ -15,6 +15,7 @@ with exiting_on_signals():
     from aimnet2mult.cli.console import HELP, run
     from aimnet2mult.cli.sample_data import sample_data
     from aimnet2mult.cli.train import train
+    from telemetry.terminal import print_lines, protect_terminal
 
 __all__ = ["calc_sae", "check_data", "cli", "main", "run", "sample_data", "train"]
 
@@ -22,6 +23,7 @@ __all__ = ["calc_sae", "check_data", "cli", "main", "run", "sample_data", "train
 def main() -> NoReturn:
     """Run the command and exit."""
     exit_on_signals()
+    protect_terminal()
     try:
         run(cli, "aimnet2mult")
     finally:
@@ -34,7 +36,7 @@ def main() -> NoReturn:
 def cli(context: click.Context) -> None:
     """Train AIMNet2 on data of several fidelities, and monitor the training."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        print_lines(context.get_help())
 
 
 for command in (train, check_data, calc_sae, sample_data):

@@ -6,11 +6,10 @@ import stat
 import tempfile
 from pathlib import Path
 
-import click
-
 from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.distributed.rank_info import find_rank_info
 from aimnet2mult.errors import ConfigError
+from telemetry.terminal import print_line
 
 __all__ = ["VARIABLES", "ensure_cache_folder"]
 
@@ -39,7 +38,7 @@ def ensure_cache_folder() -> None:
             os.environ[variable] = str(temporary / variable.lower())
             problems.append(f"{folder}: {problem}")
     if temporary is not None and not find_rank_info(os.environ).rank:
-        click.echo(f"warning: {', '.join(problems)}; libraries keep their files in {temporary}", err=True)
+        print_line(f"warning: {', '.join(problems)}; libraries keep their files in {temporary}", err=True)
 
 
 def _find_problem(folder: Path) -> str:

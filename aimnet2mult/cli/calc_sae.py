@@ -8,6 +8,7 @@ import click
 
 from aimnet2mult.cli.cache_folder import ensure_cache_folder
 from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath, require_training_packages
+from telemetry.terminal import print_line, print_lines
 
 
 @click.command("calc-sae", context_settings=HELP)
@@ -40,10 +41,10 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
     )
     report.raise_errors("skip")
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
-        click.echo(f"warning: {line}", err=True)
+        print_line(f"warning: {line}", err=True)
     dataset = read_fidelity(data, labels=("energy",), file_format=file_format, skipped=report.skipped)
     sae = fit_sae(dataset.groups, data)
     write_sae(out, sae)
-    click.echo(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
+    print_line(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
     apply_sae(dataset, sae, data)
-    click.echo(summarize_labels(dataset.groups))
+    print_lines(summarize_labels(dataset.groups))

@@ -11,6 +11,7 @@ import click
 
 from aimnet2mult.cli.console import HELP, UserPath
 from aimnet2mult.config.user_path import expand_user
+from telemetry.terminal import print_data, print_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,7 @@ def check_data(
         settings.append(f"data.min_distance={min_distance}")
     report = _check(files, val_files, configs, settings)
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        print_data(json.dumps(report.to_dict(), indent=2))
     else:
         _show(report)
     context.exit(0 if report.ok else 1)
@@ -98,17 +99,17 @@ def _check(
 
 def _show(report: Report) -> None:
     for summary in report.files:
-        click.echo(summary.path)
+        print_line(summary.path)
         for name, text in _rows(summary):
-            click.echo(f"  {name:<22}{text}")
+            print_line(f"  {name:<22}{text}")
     for kind, lines in (
         ("error", report.error_lines),
         ("warning", report.warnings.lines()),
     ):
         for line in lines:
-            click.echo(f"{kind}: {line}")
+            print_line(f"{kind}: {line}")
     if report.ok:
-        click.echo("no errors")
+        print_line("no errors")
 
 
 def _rows(summary: FileSummary) -> list[tuple[str, str]]:

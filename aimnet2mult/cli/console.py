@@ -15,6 +15,7 @@ import click
 from aimnet2mult.cli.interrupts import EXIT_INTERRUPTED
 from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.errors import USER_ERRORS, RankLost, RunBusy
+from telemetry.terminal import print_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,15 +88,15 @@ def _call(command: click.Command, name: str, arguments: Sequence[str] | None) ->
 def _report(message: str, code: int) -> int:
     """Print an error message, whose lines are separate problems unless they are indented; return the exit code."""
     with contextlib.suppress(OSError):
-        for line in message.splitlines():
-            click.echo(line if line.startswith(" ") else f"error: {line}", err=True)
+        for line in message.split("\n"):
+            print_line(line if line.startswith(" ") else f"error: {line}", err=True)
     return code
 
 
 def _is_from_echo(error: OSError) -> bool:
     """Return whether the error is that of printing, which has no file name, rather than of any other file."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return bool(frame.f_globals["__name__"] == click.echo.__module__)
+    return bool(frame.f_globals["__name__"] == click.utils.__name__)
 
 
 def _discard_unwritten() -> None:

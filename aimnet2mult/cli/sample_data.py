@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from aimnet2mult.cli.console import HELP, UserPath
+from telemetry.terminal import print_line
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 
@@ -32,8 +33,8 @@ def sample_data(folder: Path) -> None:
                 file.write(path.read_bytes())
     except OSError as error:
         raise click.ClickException(f"cannot write to {folder}: {error.strerror}") from error
-    click.echo(f"wrote {', '.join(path.name for path in files)} to {folder}")
-    click.echo(f"to train: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")
+    print_line(f"wrote {', '.join(path.name for path in files)} to {folder}")
+    print_line(f"to train: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")
 
 
 def _is_copy(copy: Path, path: Path) -> bool:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aimnet2mult.data.places import place
 from aimnet2mult.errors import DataError
+from telemetry.printable import csv_text
 
 __all__ = ["MAX_LISTED", "FileSummary", "Problems", "Report", "SkippedRows"]
 
@@ -137,7 +138,10 @@ class Report:
         raise DataError("\n  ".join([f"the data have {count:,} problems{remedy}:", *lines]))
 
     def csv(self) -> str:
-        """Return a table of the bad structures: file, group, row and reason."""
+        """Return a table of the bad structures: file, group, row and reason.
+
+        An apostrophe precedes the name of a file or group that a spreadsheet would evaluate as a formula.
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(("file", "group", "row", "reason"))
@@ -146,7 +150,8 @@ class Report:
             for kind, parts in kinds.items():
                 for row in np.concatenate(parts).tolist():
                     reasons.setdefault(row, []).append(kind)
-            writer.writerows((path, group, row, "; ".join(reasons[row])) for row in sorted(reasons))
+            where = csv_text(path), csv_text(group)
+            writer.writerows((*where, row, "; ".join(reasons[row])) for row in sorted(reasons))
         return out.getvalue()
 
     def add_bad(self, path: Path, group: str, kind: str, rows: Rows, reasons: Iterable[str]) -> None:

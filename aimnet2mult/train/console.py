@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from tqdm import tqdm
 
 from aimnet2mult.quantities import LABELS
+from telemetry.printable import printable, shorten
 
 if TYPE_CHECKING:
     from aimnet2mult.train.reporter import Alert
@@ -20,6 +21,7 @@ __all__ = ["Console", "NullConsole"]
 
 # A closed terminal, a broken pipe or a log on a full disk must not stop training.
 _OUTPUT_ERRORS = (OSError, ValueError)
+_MAX_ALERT_LENGTH = 100
 
 
 class Console:
@@ -53,6 +55,7 @@ class Console:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
+        line = shorten(printable(line))
         with contextlib.suppress(*_OUTPUT_ERRORS):
             if self._bar is None:
                 print(line, file=self._stream, flush=True)
@@ -81,7 +84,10 @@ class Console:
         if self._bar is not None:
             if latest is not self._shown or alerts is not self._alerts:
                 self._shown, self._alerts = latest, alerts
-                texts = [self._text(latest, "train_window"), *(f"! {alert.title}" for alert in alerts)]
+                texts = [
+                    self._text(latest, "train_window"),
+                    *(f"! {shorten(printable(alert.title), _MAX_ALERT_LENGTH)}" for alert in alerts),
+                ]
                 self._bar.set_postfix_str("; ".join(texts), refresh=False)
             self._bar.update()
 

@@ -12,8 +12,6 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from aimnet2mult.config import resume_rules
 from aimnet2mult.config.merge import merge_layers
 from aimnet2mult.config.schema import Config, load
@@ -31,6 +29,7 @@ from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
 from telemetry.run_folder.job_identity import current_job
 from telemetry.run_folder.permissions import UMASKS, Mode, make_parents
+from telemetry.terminal import print_lines
 
 if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
@@ -288,6 +287,6 @@ def _check_writable(path: Path | None, problems: Problems) -> None:
 
 
 def echo(line: str, *, err: bool = False) -> None:
-    """Print a line on the terminal; ignore errors, because the journal contains all important information."""
+    """Print text on the terminal; ignore errors, because the journal contains all important information."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(line, err=err)
+        print_lines(line, err=err)

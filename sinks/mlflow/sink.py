@@ -23,6 +23,7 @@ from telemetry.sink_api import (
     file_mode,
     hookimpl,
     is_installed,
+    redact,
 )
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ class MlflowSink:
         client = self.connect(tracking_uri.uri)
         experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.project or "Default"
         experiment_id = open_experiment(client, experiment, artifacts)
-        self._run = MlflowRun(client, experiment_id, run, folder, options.run_name or run.name)
-        self._run.describe(options.tags)
+        self._run = MlflowRun(client, experiment_id, run, folder, redact(options.run_name) or run.name)
+        self._run.describe(redact(options.tags))
         return Opened(
             destination=f"{tracking_uri.shown}, experiment {experiment_id}, run {self._run.run_id}",
             last_seq=self._run.last_seq,

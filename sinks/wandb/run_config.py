@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 from pathlib import Path
@@ -56,7 +57,8 @@ def client_settings(run: RunRecord, timeouts: Timeouts) -> dict[str, Any]:
         "finish_timeout": timeouts.finish,
         "finish_timeout_raises": True,
         "x_save_requirements": False,
-        "x_disable_meta": not trainer_is_here,
+        # In the training process, the metadata would contain its command line, and in it perhaps credentials.
+        "x_disable_meta": not trainer_is_here or run.pid == os.getpid(),
         "x_disable_stats": not trainer_is_here,
         "x_disable_machine_info": not trainer_is_here,
         "x_stats_pid": run.pid,

@@ -31,6 +31,7 @@ from telemetry.sink_api import (
     hookimpl,
     is_inside,
     local_path,
+    redact,
 )
 
 _BACKEND = "wandb"
@@ -173,10 +174,10 @@ class WandbSink:
             dir=str(self._folder),
             project=self._project,
             entity=options.entity,
-            name=options.name or record.name,
-            group=options.group,
-            tags=options.tags or None,
-            notes=options.notes,
+            name=redact(options.name) or record.name,
+            group=redact(options.group),
+            tags=redact(options.tags) or None,
+            notes=redact(options.notes),
             config=config(record),
             allow_val_change=True,
             settings=wandb.Settings(**client_settings(record, self.timeouts)),

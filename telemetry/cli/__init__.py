@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from telemetry.cli.console import Commands
 from telemetry.cli.export import export
 from telemetry.cli.list_runs import list_runs
 from telemetry.cli.show import show
@@ -12,7 +13,7 @@ from telemetry.cli.status import status
 from telemetry.cli.sync import sync
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="aimnet2mult", prog_name="telemetry")
 def main() -> None:
     """Inspect, export and deliver the telemetry of training runs."""

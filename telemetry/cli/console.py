@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 import msgspec
 
 from telemetry.delivery.receipt import Receipt
-from telemetry.display.printable import printable
 from telemetry.errors import SettingError, TelemetryError
 from telemetry.journal.reader import Skipped
+from telemetry.printable import printable, shorten
+from telemetry.redaction import redact_text
+from telemetry.terminal import print_line, protect_terminal
+
+__all__ = ["PATH", "Commands", "exits_with_message", "print_line", "print_sinks", "print_skipped", "require_outside"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,6 +27,35 @@ R = TypeVar("R")
 EXIT_USAGE = 2
 """Exit code for any TelemetryError; click uses the same code for usage errors."""
 PATH = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """A group of commands whose usage errors quote only printable characters."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command; warnings and tracebacks are filtered like its own output."""
+        protect_terminal()
+        return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options of the group."""
+        with _printable_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Parse the arguments of the command, and call it."""
+        with _printable_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _printable_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        # The attribute is final for type checkers, but not used before the error is shown.
+        error.message = shorten(printable(redact_text(error.message)))  # type: ignore[misc]
+        raise
 
 
 def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:
@@ -36,11 +70,6 @@ def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:
             sys.exit(EXIT_USAGE)
 
     return wrapper
-
-
-def print_line(line: str, *, err: bool = False) -> None:
-    """Print a line that may contain text from a run folder; control characters are replaced with spaces."""
-    click.echo(printable(line), err=err)
 
 
 def print_skipped(skipped: Skipped, *, run: str = "", err: bool = False) -> None:

@@ -19,6 +19,7 @@ from telemetry.display.png import write_png
 from telemetry.errors import SettingError
 from telemetry.reading.run import Run, RunReader
 from telemetry.run_folder.run_status import OPEN
+from telemetry.terminal import print_styled
 
 POLL_INTERVAL = 2.0
 """Interval between reads of a followed run, in seconds."""
@@ -127,14 +128,8 @@ def follow_runs(readers: Sequence[RunReader], draw: Callable[[], None], wait: Ca
 
 def _draw(dashboard: Dashboard, runs: Sequence[Run], *, in_place: bool = False) -> None:
     lines = dashboard.lines(runs)
-    text = _encodable("\n".join(line + (CLEAR_LINE if in_place else "") for line in lines))
-    click.echo(f"{CURSOR_HOME}{text}\n{CLEAR_BELOW}" if in_place else text)
-
-
-def _encodable(text: str) -> str:
-    """Replace the characters that standard output cannot encode."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+    text = "\n".join(line + (CLEAR_LINE if in_place else "") for line in lines)
+    print_styled(f"{CURSOR_HOME}{text}\n{CLEAR_BELOW}" if in_place else text)
 
 
 def _draw_png(path: Path, runs: Sequence[Run], patterns: Sequence[str], last: int | None) -> None:

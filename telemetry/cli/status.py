@@ -29,12 +29,12 @@ def status(run: Path) -> None:
     print_line(f"{header.name} ({header.run_id}), attempt {header.attempt}: {_status_text(run, receipt)}")
     if heartbeat is not None:
         print_line(f"trainer: {heartbeat.trainer}{' (ended)' if receipt.status else ''}")
-    click.echo(f"last point at iteration {receipt.step}; {receipt.journaled} records in the journal")
+    print_line(f"last point at iteration {receipt.step}; {receipt.journaled} records in the journal")
     counts = receipt.counts
     if counts.offered != counts.journaled:
-        click.echo(f"this attempt: {counts.offered} offered, {counts.journaled} journaled, {counts.lost} lost")
+        print_line(f"this attempt: {counts.offered} offered, {counts.journaled} journaled, {counts.lost} lost")
     if counts.dropped:
-        click.echo(counts.dropped_text())
+        print_line(counts.dropped_text())
     print_sinks(receipt)
     print_skipped(receipt.skipped)
 

@@ -22,6 +22,7 @@ import msgspec
 
 from telemetry.cli.console import EXIT_USAGE, PATH, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
+from telemetry.delivery.log_stream import LogStream
 from telemetry.delivery.receipt import read_receipt
 from telemetry.delivery.worker_protocol import STOP_SIGNALS
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
@@ -80,7 +81,10 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
     given = _parse_assignments(assignments, selected)
     sinks = select(selected, {name: {**header.sinks.get(name, {}), **given.get(name, {})} for name in selected})
     _require_confirmation(run, sinks, header.sinks, given)
-    with umask_of(run):
+    # SDKs print what servers answer.
+    safe_output = contextlib.redirect_stdout(LogStream(sys.stdout))
+    safe_errors = contextlib.redirect_stderr(LogStream(sys.stderr))
+    with umask_of(run), safe_output, safe_errors:
         complete = deliver(run, sinks, Settings.parse({"linger": linger}), follow=follow)
     receipt = read_receipt(run)
     print_sinks(receipt, *selected)
@@ -117,7 +121,7 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
         with _interrupted_by(*STOP_SIGNALS):
             _join(threads)
     except KeyboardInterrupt:
-        click.echo("stopping; run the same command again to deliver the remaining records", err=True)
+        print_line("stopping; run the same command again to deliver the remaining records", err=True)
         for thread in threads:
             thread.stop()
         _join(threads)
@@ -201,7 +205,7 @@ class _DeliveryThread:
 
 
 def _exit_hung(sink: str, seconds: float) -> None:
-    click.echo(f"error: {sink} has not returned from a hook for {seconds:.0f} s", err=True)
+    print_line(f"error: {sink} has not returned from a hook for {seconds:.0f} s", err=True)
     # There is no other way to end a thread that hangs inside an SDK.
     os._exit(EXIT_HUNG)
 

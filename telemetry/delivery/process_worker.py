@@ -17,14 +17,13 @@ import msgspec
 
 from telemetry.backoff import Backoff
 from telemetry.delivery.worker_protocol import EXIT_REJECTED, STOP_SIGNALS, Job
+from telemetry.logger import log
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.atomic_write import private_opener
 from telemetry.run_folder.paths import log_path
 from telemetry.run_folder.permissions import make_folder
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.settings import Settings
-
-log = logging.getLogger("telemetry")
 
 RESTART_BACKOFF_INITIAL, RESTART_BACKOFF_MAX = 1.0, 60.0
 """Initial and maximum delay before a delivery process that died is restarted, in seconds; doubled each time."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from telemetry.delivery.delivery import Delivery
 from telemetry.errors import TelemetryError
+from telemetry.logger import log
 from telemetry.plugins.registry import Sink
 from telemetry.settings import Settings
-
-log = logging.getLogger("telemetry")
 
 
 class ThreadWorker:

@@ -5,7 +5,6 @@ The bus starts it and writes its ``Job`` to standard input.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
+from telemetry.delivery.log_stream import LogStream
 from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REJECTED, STOP_SIGNALS, Job
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
@@ -29,6 +29,8 @@ READ_SIZE = 1024
 
 def main() -> None:
     """Deliver until the run has ended, then exit."""
+    # SDKs print what servers answer.
+    sys.stdout, sys.stderr = LogStream(sys.stdout), LogStream(sys.stderr)
     try:
         sys.exit(_run(msgspec.json.decode(_read_line(), type=Job)))
     except TelemetryError as error:
@@ -134,7 +136,5 @@ def _exit_hung(job: Job) -> None:
 
 
 def _log(line: str) -> None:
-    # The log may be on a full disk; delivery must continue.
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-        sys.stderr.flush()
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+    sys.stderr.flush()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from telemetry.display.plot_layout import Plot, main_plots, plots, run_labels
-from telemetry.display.printable import printable
 from telemetry.display.terminal_plot import ALERT_MARK, draw, side_by_side
+from telemetry.printable import printable, shorten
 from telemetry.reading.run import Run
 from telemetry.records import Alert
 from telemetry.run_folder.run_status import RunStatus
@@ -66,7 +66,7 @@ class Dashboard:
 
     def _fit(self, line: str) -> str:
         # With a limited number of rows, a line must not wrap.
-        return printable(line)[: None if self.rows is None else self.width]
+        return printable(shorten(line) if self.rows is None else line[: self.width])
 
     def _plot_lines(self, selected: Sequence[Plot], used: int) -> list[str]:
         columns = max(1, min(len(selected), (self.width + PLOT_GAP) // (MIN_PLOT_WIDTH + PLOT_GAP)))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry.display.plot_layout import Plot, Series, downsample
-from telemetry.display.printable import printable
 from telemetry.errors import RunFolderError, SettingError
 from telemetry.plugins.optional_imports import optional_import
+from telemetry.printable import printable
 from telemetry.run_folder.regular_file import open_output
 
 if TYPE_CHECKING:

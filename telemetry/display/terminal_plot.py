@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from telemetry.display.plot_layout import Plot, Series, downsample
-from telemetry.display.printable import printable
 from telemetry.plugins.optional_imports import optional_import
+from telemetry.printable import printable
 from telemetry.reading.curve import Curve
 
 if TYPE_CHECKING:

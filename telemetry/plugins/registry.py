@@ -26,7 +26,7 @@ from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
 from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Record, RunRecord, Status, is_sink_name
-from telemetry.redaction import credentials_in, redact, redact_text
+from telemetry.redaction import credentials_in, redact, redact_text, remember_credentials
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -130,6 +130,7 @@ class Sink:
         """
         if self.plugin is None:
             return _hooks(self.name, "an object", self.instance)
+        remember_credentials(credentials_in(self.options))
         try:
             options = _options(self.plugin, self.options)
             instance = self.plugin.cls(*options)

@@ -11,6 +11,7 @@ import msgspec
 
 from telemetry.journal.reader import JournalReader, read_header, read_metrics
 from telemetry.metrics import UNDECLARED
+from telemetry.printable import csv_text
 from telemetry.records import Number, Scalars, json_number
 
 Format = Literal["csv", "jsonl"]
@@ -46,7 +47,7 @@ class Export:
 
     def __init__(self, folder: Path, *, superseded: bool = False) -> None:
         self.columns = Row._fields if superseded else Row._fields[:-1]
-        self._run = read_header(folder).run_id
+        self.run = read_header(folder).run_id
         self._metrics = read_metrics(folder)
         self._journal = JournalReader(folder, superseded=superseded)
         self.skipped = self._journal.skipped
@@ -62,7 +63,7 @@ class Export:
         for name, value in record.items():
             unit = self._metrics.get(name, UNDECLARED).unit
             number = json_number(value)
-            yield Row(self._run, record.seq, record.stream, record.step, record.time, name, number, unit, superseded)
+            yield Row(self.run, record.seq, record.stream, record.step, record.time, name, number, unit, superseded)
 
     def lines(self, form: Format) -> Iterator[str]:
         """Return the lines of the exported file; a CSV file starts with the column names."""
@@ -85,8 +86,10 @@ def _csv_lines(export: Export) -> Iterator[str]:
     writer = csv.writer(line, lineterminator="\r\n")
     writer.writerow(export.columns)
     yield line.text
+    run = csv_text(export.run)
     for row in export:
-        writer.writerow(row[: len(export.columns)])
+        safe = row._replace(run=run, stream=csv_text(row.stream), name=csv_text(row.name), unit=csv_text(row.unit))
+        writer.writerow(safe[: len(export.columns)])
         yield line.text
 
 

@@ -9,6 +9,7 @@ from telemetry.errors import SettingError
 from telemetry.metrics import Metric
 from telemetry.recording.point_values import name_problem
 from telemetry.recording.steps import parse_step
+from telemetry.redaction import redact_text
 from telemetry.settings import Settings, parse_sinks
 
 
@@ -75,6 +76,8 @@ def _problem(name: object, metric: object, metrics: Mapping[Any, Any], resumes: 
         return f"invalid metric name {name!r}; a full name is stream/metric, such as train/loss"
     if problem := name_problem(str(name)):
         return f"invalid metric name: {problem}"
+    if redact_text(str(name)) != name and not resumes:
+        return f"invalid metric name: {redact_text(str(name))!r} contains a credential, which *** replaces here"
     if not isinstance(metric, Metric):
         return f"metrics[{name!r}] is {metric!r}; expected a declaration, such as Metric(unit='kcal/mol')"
     # A fidelity may have the name of a stream, but then the metric also exists without it.

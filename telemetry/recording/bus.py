@@ -23,6 +23,8 @@ from telemetry.records import Alert, Level, Status, now_ms
 from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.sink_progress import read_progress
 
+_MAX_ALERT_LENGTH = 20_000
+"""Maximum number of characters of the title and of the text of an alert in the queue."""
 _DRAIN_POLL_INTERVAL = 0.05
 """Poll interval of ``drain`` in seconds."""
 
@@ -195,7 +197,8 @@ class MetricBus:
 
 def _reported(title: str, text: str, step: int, level: Level) -> Alert:
     # Not every caller passes texts: an exception, for example, is turned into one.
-    title, text = str(title)[:250], str(text)[:4000]
+    # The journal thread removes credentials and then truncates the texts further.
+    title, text = str(title)[:_MAX_ALERT_LENGTH], str(text)[:_MAX_ALERT_LENGTH]
     return Alert(seq=0, time=now_ms(), step=step, title=title, text=text, level=level, cause="reported")
 
 

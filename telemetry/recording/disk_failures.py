@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
 from telemetry.backoff import Backoff
 from telemetry.journal.writer import JournalWriter
+from telemetry.logger import log
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.warn_once import WarnOnce
-
-log = logging.getLogger("telemetry")
 
 
 class FailureTolerantCommitter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from telemetry.delivery.supervisor import DeliverySupervisor, ProcessSupervisor,
 from telemetry.errors import RunAlive, RunFolderError
 from telemetry.journal.newest_points import newest_points, streams_at
 from telemetry.journal.writer import JournalWriter
+from telemetry.logger import log
 from telemetry.metrics import Metric
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.journal_thread import JournalThread
@@ -37,8 +37,6 @@ _OPENING_POLL_INTERVAL = 0.05
 """Interval in seconds between attempts to acquire the lease for opening the run."""
 _OPENING_SILENT_ATTEMPTS = 20
 """Number of these attempts before a message; a process on a node that has failed holds the lease for a minute."""
-
-log = logging.getLogger("telemetry")
 
 
 def open_run(

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from telemetry.errors import did_you_mean
+from telemetry.errors import did_you_mean, error_text
 from telemetry.recording.drop_reasons import DropReason
 from telemetry.records import MAX_NAME_LENGTH
+from telemetry.redaction import redact_text
 
 _CACHED_NAMES = 4096
 
@@ -65,7 +66,7 @@ class PointConverter:
         if problem := name_problem(name):
             return Dropped(name, "invalid name", problem)
         if self._factors is None:
-            return name, 1.0
+            return redact_name(name), 1.0
         full = f"{stream}/{name}"
         if full in self._factors:
             return name, self._factors[full]
@@ -75,6 +76,12 @@ class PointConverter:
         known = [each.removeprefix(f"{stream}/") for each in self._factors if each.startswith(f"{stream}/")]
         text = f"metric {full!r} is not declared; declare it in open_run(metrics={{{full!r}: Metric(unit=…)}})"
         return Dropped(name, "undeclared metric", text + did_you_mean(name, known))
+
+
+@lru_cache(_CACHED_NAMES)
+def redact_name(name: str) -> str:
+    """Return the name of a stream or an undeclared metric without credentials."""
+    return redact_text(name)[:MAX_NAME_LENGTH]
 
 
 def name_problem(name: object) -> str:
@@ -104,4 +111,4 @@ def _number(value: object) -> float:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return error_text(error)[:200] or type(error).__name__

@@ -11,15 +11,15 @@ import msgspec
 from telemetry.alerts.detector import AnomalyDetector, Divergence
 from telemetry.errors import format_error
 from telemetry.journal.writer import JournalWriter
+from telemetry.logger import log
 from telemetry.recording.drop_reasons import DropReason
-from telemetry.recording.point_values import Dropped, PointConverter, name_problem, names_by_reason
+from telemetry.recording.point_values import Dropped, PointConverter, name_problem, names_by_reason, redact_name
 from telemetry.recording.record_queue import QueuedRecords, StreamValuesSource
 from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.steps import parse_step
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.records import Alert, AnyRecord, Scalars
-
-log = logging.getLogger("telemetry")
+from telemetry.redaction import redact_text
 
 
 class RecordAppender:
@@ -110,8 +110,8 @@ class RecordAppender:
         if dropped and not values:
             self._tally.lose(1)
             return None
-        record = Scalars(seq=0, time=item.time, stream=stream, step=item.step, values=values)
-        if (stream, item.step) in self._already_recorded:
+        record = Scalars(seq=0, time=item.time, stream=redact_name(stream), step=item.step, values=values)
+        if (record.stream, item.step) in self._already_recorded:
             self._tally.withdraw()
             return record
         try:
@@ -123,7 +123,8 @@ class RecordAppender:
 
     def _append_published_alert(self, item: QueuedRecords, alert: Alert) -> None:
         try:
-            alert = msgspec.structs.replace(alert, step=parse_step(alert.step))
+            title, text = redact_text(alert.title)[:250], redact_text(alert.text)[:4000]
+            alert = msgspec.structs.replace(alert, step=parse_step(alert.step), title=title, text=text)
             msgspec.convert(msgspec.to_builtins(alert), Alert)
             self.append_numbered(alert)
         except BaseException as error:  # noqa: BLE001 - its title, text and step come from the caller

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from telemetry.delivery.deadline import Deadline
 from telemetry.delivery.receipt import Receipt, receipt, receipt_from_counts
-from telemetry.errors import TelemetryError
+from telemetry.errors import MAX_SEARCHED, TelemetryError
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.records import Closed, Status, now_ms
+from telemetry.redaction import redact_text
 
 
 class RunCloser:
@@ -36,7 +37,7 @@ class RunCloser:
         """
         with self._lock:
             # A reason may quote a file name that is not valid Unicode.
-            text = str(reason or "")[:1000].encode(errors="replace").decode()
+            text = redact_text(str(reason or "")[:MAX_SEARCHED])[:1000].encode(errors="replace").decode()
             if self._thread.queue.close(Closed(seq=0, time=now_ms(), status=status, reason=text)):
                 try:
                     # The thread may be stuck on a hung disk; if so, it is abandoned.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import socket
 from collections.abc import Collection, Iterable, Mapping
@@ -16,21 +15,20 @@ from telemetry.errors import JournalError, RunAlive, RunExists, RunNotFound, Set
 from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader, read_header
 from telemetry.journal.segments import segments
+from telemetry.logger import log
 from telemetry.metrics import Metric
 from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
 from telemetry.recording.arguments import check_metrics, parse_resume_step, parse_settings, parse_sinks_argument
 from telemetry.recording.params import plain_params
 from telemetry.records import SCHEMA, RunRecord, now_ms
-from telemetry.redaction import redact
+from telemetry.redaction import credentials_in, redact, redact_text
 from telemetry.run_folder.heartbeat import HEARTBEAT_TIMEOUT, read_heartbeat
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
 from telemetry.units import factors
-
-log = logging.getLogger("telemetry")
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,20 +88,21 @@ def plan_run(
         metrics = read_header(folder).metrics or None
     chosen = select(settings.sinks if sinks is None else parse_sinks_argument(sinks), settings.options)
     unit_factors = factors(metrics or {})
+    credentials = {found for sink in chosen for found in credentials_in(sink.options)}
     run = RunRecord(
         seq=0,
         time=0,
         schema=SCHEMA,
         run_id=folder.name,
-        name=name or folder.name,
-        project=project,
+        name=redact_text(name or folder.name, credentials),
+        project=project and redact_text(project, credentials),
         attempt=1,
         every=settings.every,
         started=now_ms(),
-        metrics=dict(metrics or {}),
-        params=redact({} if params is None else plain_params(params)),
+        metrics={name: _without_credentials(metric, credentials) for name, metric in (metrics or {}).items()},
+        params=redact({} if params is None else plain_params(params), credentials=credentials),
         versions=dict(versions or {}),
-        sinks={sink.name: redact(sink.options) for sink in chosen},
+        sinks={sink.name: redact(sink.options, credentials=credentials) for sink in chosen},
         host=socket.gethostname(),
         pid=os.getpid(),
     )
@@ -128,6 +127,10 @@ def plan_run(
         resume_step=resumed,
         newest_segment=newest,
     )
+
+
+def _without_credentials(metric: Metric, credentials: Collection[str]) -> Metric:
+    return msgspec.structs.replace(metric, label=redact_text(metric.label, credentials))
 
 
 def _unconfirmed(

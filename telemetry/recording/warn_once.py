@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-
-log = logging.getLogger("telemetry")
+from telemetry.logger import log
 
 
 class WarnOnce:

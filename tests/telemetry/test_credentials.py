@@ -9,7 +9,7 @@ import pytest
 
 from support.cli_runs import telemetry
 from support.telemetry_fakes import METRICS, eventually, lines_of, offer_sinks, row_steps
-from telemetry import SettingError, Settings, open_run
+from telemetry import Metric, SettingError, Settings, open_run
 from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.registry import select
 from telemetry.run_folder.sink_progress import Cursor, SinkProgress, read_progress, write_progress
@@ -21,7 +21,8 @@ SERVER = "https://me:s3cr3t@host/?token=t0k3n&n=1"
 @pytest.fixture(autouse=True)
 def _sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "site"
-    offer_sinks(site, talkative="support.telemetry_fakes:TalkativeSink", file="support.telemetry_fakes:FileSink")
+    fakes = "support.telemetry_fakes"
+    offer_sinks(site, talkative=f"{fakes}:TalkativeSink", file=f"{fakes}:FileSink", noisy=f"{fakes}:NoisySink")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
 
@@ -119,3 +120,78 @@ def test_progress_at_a_destination_that_an_earlier_version_saved_with_a_login_is
     assert list(after.cursors) == [before.destination]
     assert after.cursor.rejected == 3
     check_no_secret_in(run)
+
+
+FORMS = {
+    "url": "postgresql://me:pl4nted/x@db",
+    "parameter": "https://host/x?n=1&sig=pl4nted",
+    "header": "Authorization: Bearer pl4nted",
+    "cookie": "Cookie: sid=pl4nted",
+    "dsn": "host=h user=u password=pl4nted",
+    "option": "train --password pl4nted",
+    "github": "ghp_" + "pl4nted" * 4,
+    "environment": "login failed for pl4nted-from-the-environment",
+    "known": "login failed for pl4nted-option",
+}
+
+
+def test_credentials_in_texts_of_any_kind_reach_neither_the_run_folder_nor_the_output(
+    tmp_path: Path, backend: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Through parameters, names, labels, alerts, streams, the reason, and what a backend and its SDK print."""
+    monkeypatch.setenv("LAB_PASSWORD", "pl4nted-from-the-environment")
+    hostile = "\x1b]52;c;cm0=\x07\x1b[2J\u202e"
+    backend.mkdir()
+    (backend / "answer").write_text(f"403 {hostile} " + "; ".join(FORMS.values()), encoding="utf-8")
+    run = tmp_path / "run"
+    settings = Settings(
+        every=1,
+        poll=0.02,
+        sinks=("noisy",),
+        options={"noisy": {"backend": str(backend), "password": "pl4nted-option", "server": FORMS["url"]}},
+    )
+    params = {"forms": FORMS, "list": [*FORMS.values(), "--token", "pl4nted"], "pwd": "pl4nted"}
+    with open_run(run, name=FORMS["known"], project=FORMS["dsn"], params=params, settings=settings) as bus:
+        for number, (kind, text) in enumerate(FORMS.items(), start=1):
+            bus.publish(f"s {text}", number, {kind: 0.5, f"m {text}": 1.0})
+            bus.alert(f"{kind}: {text}", text, step=number)
+        bus.alert("x" * 240 + FORMS["url"], "x" * 3990 + FORMS["url"], step=20)
+        bus.publish("bad", 21, lambda: 1 / 0 if FORMS else {})
+        log = run / "sinks" / "noisy.log"
+        eventually(lambda: log.exists() and log.read_text().count("403") >= 4)
+        receipt = bus.close("failed", reason="; ".join(FORMS.values()), timeout=0)
+        shown = str(receipt)
+    for path in run.rglob("*"):
+        assert path.is_dir() or b"pl4nted" not in path.read_bytes(), path
+    assert all(line.isprintable() for line in log.read_text().split("\n"))
+    (backend / "up").touch()
+    eventually(lambda: len(row_steps(backend)) >= 2 * len(FORMS) + 1)
+    for command in (["status", run], ["show", run], ["list", tmp_path], ["export", run]):
+        result = telemetry(*command)
+        assert result.exit_code == 0, result.output
+        assert "***" in result.output or command[0] in {"list", "show"}
+        shown += result.output
+    captured = capfd.readouterr()
+    assert "pl4nted" not in shown + captured.out + captured.err
+    assert "pl4nted" not in "\n".join(lines_of(backend / "rows"))
+
+
+def test_what_a_backend_answers_cannot_control_the_terminal(tmp_path: Path, backend: Path) -> None:
+    backend.mkdir()
+    answer = "403 \x1b]52;c;cm0=\x07\x1b[2J\r\u202e password=pl4nted " + "x" * 1_000_000
+    (backend / "answer").write_text(answer, encoding="utf-8")
+    run = tmp_path / "run"
+    with open_run(run, metrics=METRICS, settings=Settings(every=1, sinks=())) as bus:
+        bus.publish("train", 1, {"loss": 0.5})
+    result = telemetry("sync", run, "--telemetry-sinks", "noisy", "-o", f"noisy.backend={backend}", "--linger", "0.1")
+    assert result.exit_code == 1
+    for text in (result.output, telemetry("status", run).output, telemetry("list", tmp_path).output):
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert "pl4nted" not in text
+        assert len(text) < 20_000
+    assert "403" in result.output
+
+
+def test_declared_metrics_cannot_have_credentials_in_their_names(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"'train/https://\*\*\*@host' contains a credential"):
+        open_run(tmp_path / "run", metrics={"train/https://me:hunter2@host": Metric()})

@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "msgspec": ("telemetry",),
     "pluggy": ("telemetry.plugins",),
     "pint": ("telemetry.units",),
-    "click": ("telemetry.cli",),
+    "click": ("telemetry.cli", "telemetry.terminal"),
     "numpy": ("telemetry.reading", "telemetry.display"),
     "pandas": ("telemetry.reading.run",),
     "plotext": ("telemetry.display.terminal_plot",),
@@ -50,6 +50,7 @@ USES_TELEMETRY = (
 HELPERS = {
     "telemetry.errors",
     "telemetry.expectations",
+    "telemetry.printable",
     "telemetry.run_folder.atomic_write",
     "telemetry.run_folder.permissions",
     "telemetry.run_folder.regular_file",

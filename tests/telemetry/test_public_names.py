@@ -21,8 +21,7 @@ FOR_TRAINERS = """
 FOR_SINKS = """
     Alert Chart Closed Metric Opened Record Resumed RunRecord Scalars SettingError SinkRejected SinkUnavailable Status
     TelemetryError atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed
-    local_path
-    private_opener remove_temporary_files sync_folder with_unit
+    local_path private_opener redact remove_temporary_files sync_folder with_unit
 """
 OLD = """
     Chart Closed Opened Record Resumed Scalars SinkRejected SinkUnavailable backend_errors charts hookimpl private

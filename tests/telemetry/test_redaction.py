@@ -46,6 +46,15 @@ CREDENTIALS = [
     "password_hash",
     "mlflow.tracking_password",
     "clientSecrets",
+    "pwd",
+    "db_pwd",
+    "DB_PASS",
+    "bearer",
+    "cookie",
+    "Set-Cookie",
+    "ssh_key",
+    "storageAccountKey",
+    "X-Amz-Credential",
 ]
 ORDINARY = [
     "bos_token_id",
@@ -63,6 +72,19 @@ ORDINARY = [
     "passes",
     "compass",
     "access",
+    "pass_through",
+    "n_pass",
+    "first_pass",
+    "author",
+    "authors",
+    "n_auth",
+    "auth_steps",
+    "loss_per_token",
+    "max_token",
+    "signature",
+    "sigma",
+    "key_dim",
+    "cookies_per_batch",
 ]
 
 
@@ -77,6 +99,12 @@ def test_values_named_like_credentials_are_redacted_at_any_depth(name: str, valu
     assert name in written
 
 
+def test_of_a_login_only_the_parts_named_like_credentials_are_redacted() -> None:
+    assert redact({"auth": "me:hunter2", "basic_auth": ["me", "hunter2"]}) == {"auth": "***", "basic_auth": ["***"] * 2}
+    login = {"user": "me", "password": "hunter2"}
+    assert redact({"auth": login}) == {"auth": {"user": "me", "password": "***"}}
+
+
 @pytest.mark.parametrize("name", ORDINARY)
 def test_names_that_only_contain_such_words_are_not_redacted(name: str) -> None:
     assert redact({"outer": {name: "shown", "list": [{name: -7}]}}) == {"outer": {name: "shown", "list": [{name: -7}]}}
@@ -88,7 +116,7 @@ def test_names_that_only_contain_such_words_are_not_redacted(name: str) -> None:
         ("https://host/api?user=me&token=hunter2&n=1", "https://host/api?user=me&token=***&n=1"),
         ("postgresql://db/x?passwd=hunter2#top", "postgresql://db/x?passwd=***#top"),
         ("https://host/api?max_tokens=5", "https://host/api?max_tokens=5"),
-        ("what?token=5", "what?token=5"),
+        ("url: /api?token=hunter2 (refused)", "url: /api?token=*** (refused)"),
         ("https://me:hunter2@host/path", "https://***@host/path"),
         ("https://hunter2@host", "https://***@host"),
         ("postgresql+psycopg2://me:hun@ter2@db:5432/x", "postgresql+psycopg2://***@db:5432/x"),
@@ -130,7 +158,7 @@ def test_a_credential_that_contains_another_is_removed_as_a_whole() -> None:
 
 
 def test_short_credentials_which_are_parts_of_words_stay_in_texts() -> None:
-    assert redact_text("a cat, a goat, and x?token=cat", ["cat", "goat"]) == "a cat, a ***, and x?token=cat"
+    assert redact_text("a cat, a goat, and a cat", ["cat", "goat"]) == "a cat, a ***, and a cat"
 
 
 def test_everything_else_keeps_its_order_and_type() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import sys
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -244,6 +247,20 @@ class TalkativeSink(FileSink):
             self._add("failed", "once")
             msg = f"no answer to {self._login}"
             raise SinkUnavailable(msg)
+        return super().sink_write(records)
+
+
+class NoisySink(FileSink):
+    """A sink that prints what a hostile server answers, and fails with it until the file ``up`` exists."""
+
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> int:
+        if not (self._folder / "up").exists():
+            answer = (self._folder / "answer").read_text(encoding="utf-8")
+            sys.stdout.write(f"{answer}\n")
+            warnings.warn(answer, stacklevel=1)
+            logging.getLogger("sdk").error(answer)
+            raise SinkUnavailable(answer)
         return super().sink_write(records)
 
 

@@ -172,3 +172,19 @@ def test_a_closed_pipe_causes_no_traceback(run: WrittenRun) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         process.wait(20)
+
+
+def test_texts_that_a_spreadsheet_would_evaluate_are_neutralized_in_csv_but_values_are_exact(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "=water")
+    run.points("-train", 200, {"@loss": -1.5, "+lr": -math.inf})
+    rows = table(export(run.folder))
+    assert [(row["run"], row["stream"], row["name"]) for row in rows] == [
+        ("'=water", "'-train", "'-train/@loss"),
+        ("'=water", "'-train", "'-train/+lr"),
+    ]
+    assert [float(row["value"]) for row in rows] == [-1.5, -math.inf]
+    lines = [json.loads(line) for line in export(run.folder, "--format", "jsonl").output.splitlines()]
+    assert [(line["run"], line["stream"], line["name"]) for line in lines] == [
+        ("=water", "-train", "-train/@loss"),
+        ("=water", "-train", "-train/+lr"),
+    ]
