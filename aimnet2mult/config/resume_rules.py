@@ -91,8 +91,9 @@ def load_config(
     Raises:
         ConfigError: The settings of the run cannot be read.
     """
-    old = load([run / CONFIG_FILE], check_inputs=False)
-    new = load([run / CONFIG_FILE, *files], overrides, problems=problems, check_inputs=False)
+    recorded = run / CONFIG_FILE
+    old = load(recorded=recorded, check_inputs=False)
+    new = load(files, overrides, problems=problems, check_inputs=False, recorded=recorded)
     old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
     for key in dict.fromkeys([*old_values, *new_values]):

@@ -98,6 +98,14 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
         components = self.kwargs.get("components")
         return [str(name) for name in components] if isinstance(components, dict) else []
 
+    @property
+    def functions(self) -> dict[str, str]:
+        """Paths of the functions of the components by key."""
+        components = self.kwargs.get("components")
+        items = components.items() if isinstance(components, dict) else ()
+        given = {name: part["fn"] for name, part in items if isinstance(part, dict) and isinstance(part.get("fn"), str)}
+        return {f"loss.kwargs.components.{name}.fn": path for name, path in given.items()}
+
 
 class Optimizer(Section, frozen=True, rename={"cls": "class"}):
     cls: str
@@ -181,22 +189,22 @@ def load(
     *,
     problems: Problems | None = None,
     check_inputs: bool = True,
+    recorded: Path | None = None,
 ) -> Config:
     """Merge the files and then the overrides over the defaults, and validate the result.
-
-    For a resume, the first file is the ``train.yaml`` of the run.
 
     Args:
         files: YAML files.
         overrides: ``key=value`` with dotted keys.
         problems: Collects the errors, for a caller that looks for more; settings with errors then have their defaults.
         check_inputs: Whether the input files must exist.
+        recorded: For a resume, the ``train.yaml`` of the run, below all files. Nothing in it is a reference.
 
     Raises:
         ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
     """
     found = problems or Problems()
-    plain = merge_layers(files, overrides, found)
+    plain = merge_layers(files, overrides, found, recorded=recorded)
     misfits = dict(find_misfits(plain, Config))
     for message in misfits.values():
         found.add(message)

@@ -81,6 +81,8 @@ def _check_loss(config: Config) -> Iterator[str]:
     loss = config.loss
     yield from _check_path(loss.cls, "loss.class")
     if loss.cls != OWN_LOSS:
+        for key, path in loss.functions.items():
+            yield from _check_path(path, key)
         return
     components = loss.kwargs.get("components")
     if not isinstance(components, Mapping):

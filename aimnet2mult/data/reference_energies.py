@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from aimnet2mult.data.compositions import Compositions, join_symbols
+from aimnet2mult.config.yaml_text import parse, read_text
+from aimnet2mult.data.compositions import SYMBOLS, Compositions, join_symbols
 from aimnet2mult.data.places import counted
-from aimnet2mult.errors import DataError
+from aimnet2mult.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
@@ -142,11 +143,9 @@ def read_sae(path: Path) -> Sae:
         DataError: The file cannot be read or contains anything else.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read the reference energies {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"the reference energies {path} are not YAML: {error}") from error
+        content = parse(read_text(Path(path)))
+    except ConfigError as error:
+        raise DataError(f"cannot read the reference energies {path}: {error}") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: expected lines `atomic number: energy in eV`, found {content!r:.60}")
     return {_element(path, key): _energy(path, key, value) for key, value in content.items()}
@@ -218,7 +217,7 @@ def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
 
 
 def _element(path: Path, key: object) -> int:
-    if isinstance(key, bool) or not isinstance(key, int) or key < 1:
+    if isinstance(key, bool) or not isinstance(key, int) or not 1 <= key < len(SYMBOLS):
         raise DataError(f"{path}: {key!r} is not an atomic number")
     return key
 

@@ -120,7 +120,12 @@ def build_loss(config: Config, communicator: Communicator) -> LossFunction:
     Raises:
         ConfigError: a setting is invalid.
     """
-    make = load_object(config.loss.cls, "loss.class")
+    make = load_object(config.loss.cls, "loss.class", "loss")
+    if not isinstance(make, type):
+        raise ConfigError(f"loss.class is {config.loss.cls}, which is not a class")
+    for key, path in config.loss.functions.items():
+        # Losses of other packages import their functions themselves.
+        load_object(path, key, "loss")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)
     except TypeError as error:

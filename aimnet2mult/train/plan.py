@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aimnet2mult.config import resume_rules
+from aimnet2mult.config import resume_rules, trust
 from aimnet2mult.config.merge import merge_layers
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.config.user_path import expand_user
@@ -46,6 +46,8 @@ class Request:
     """Where to write the final weights."""
     resume: str | None = None
     """Folder or name of the run to resume, or ``auto``."""
+    allow_packages: Sequence[str] = ()
+    """Packages whose classes and functions settings may name, besides those that are always trusted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,8 @@ def _plan_new(request: Request) -> Plan:
         settings = _settings(config.telemetry)
     with problems.collect():
         definition = read_definition(model_file)
+    trust.check_settings(config, request.configs, request.overrides, problems)
+    trust.check_definition(definition, model_file, problems)
     problems.raise_any()
     folder, *above = _new_folders(_directory(settings), config.run_name)
     return Plan(
@@ -165,6 +169,9 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
     with problems.collect():
         asked = None if request.model is None else read_definition(request.model)
         definition = resume_rules.load_definition(folder, asked, problems)
+    files = (folder / resume_rules.CONFIG_FILE, *request.configs)
+    trust.check_settings(config, files, request.overrides, problems)
+    trust.check_definition(definition, folder / resume_rules.MODEL_FILE, problems)
     progress = None if newest is None else read_progress(newest)
     if progress is not None:
         _check_epochs(config, progress, problems)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from aimnet2mult.config.import_path import allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
@@ -67,7 +68,8 @@ def train(request: Request) -> int:
         RankLost: another rank has failed.
     """
     info = find_rank_info(os.environ)
-    return _run_other_rank(info) if info.rank else _run_first_rank(request, info)
+    with allow_packages(request.allow_packages):
+        return _run_other_rank(info) if info.rank else _run_first_rank(request, info)
 
 
 def _run_first_rank(request: Request, info: RankInfo) -> int:
