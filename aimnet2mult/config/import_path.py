@@ -114,7 +114,7 @@ def load_object(path: object, key: str, role: Role) -> Any:
         raise ConfigError(f"{key} is {path!r}; {module_name} has no {name}{hint}")
     found = getattr(module, name)
     defined_in = str(getattr(found, "__module__", None) or type(found).__module__)
-    if not _is_trusted(defined_in, role):
+    if callable(found) and not _is_trusted(defined_in, role):
         raise _untrusted(f"{key} is {path!r}, defined in {defined_in}", defined_in, role)
     return found
 
@@ -137,7 +137,8 @@ def _is_trusted(module: str, role: Role) -> bool:
 
 def _untrusted(what: str, module: str, role: Role) -> ConfigError:
     package = module.partition(".")[0]
+    article = "an" if role == "optimizer" else "a"
     return ConfigError(
-        f"{what}: a {role} may come from {', '.join(TRUSTED[role])}; if you trust it, and these settings, add"
+        f"{what}: {article} {role} may come from {', '.join(TRUSTED[role])}; if you trust it, and these settings, add"
         f" --allow-package {package}"
     )

@@ -139,7 +139,7 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def find_source(key: str, files: Sequence[Path], overrides: Sequence[str]) -> Path | None:
-    """Return the file from which a setting has its value; None if it is from an override, the defaults or translated."""
+    """Return the file that contains the value of a setting; None if an override does, or none of the files."""
     for _, layer, _ in reversed(_read_layers((), overrides, Problems())):
         if has(layer, key):
             return None
