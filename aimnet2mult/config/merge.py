@@ -14,7 +14,7 @@ from aimnet2mult.config.legacy.nested import has
 from aimnet2mult.config.legacy.translator import LegacyConfigTranslator
 from aimnet2mult.config.text_values import keep_text
 from aimnet2mult.config.user_path import expand_user
-from aimnet2mult.config.yaml_text import MAX_DEPTH, dump, parse, parse_as_text, read_text
+from aimnet2mult.config.yaml_text import MAX_DEPTH, MAX_KEY_LENGTH, dump, parse, parse_as_text, read_text
 from aimnet2mult.errors import ConfigError, Problems
 from telemetry.errors import closest_match
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
@@ -82,10 +82,11 @@ def merge_layers(
     if legacy:
         merged = _merge(merged, legacy.defaults)
     for source, given, folder in layers:
-        layer = legacy.translate_layer(given) if legacy else given
-        layer = _select_known(source, layer, defaults, found)
-        # The original trainer kept the kwargs of lower layers when the class changed.
-        merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
+        with found.collect():
+            layer = legacy.translate_layer(given) if legacy else given
+            layer = _select_known(source, layer, defaults, found)
+            # The original trainer kept the kwargs of lower layers when the class changed.
+            merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
     if problems is None:
         found.raise_any()
     with found.collect():
@@ -161,6 +162,8 @@ def _read_override(text: str) -> dict[str, Any]:
     if not equals or not all(names):
         hint = "; pass a file of settings with --config" if text.endswith((".yaml", ".yml")) else ""
         raise ConfigError(f"{text!r} is not an override: expected KEY=VALUE, for example trainer.epochs=10{hint}")
+    if not key.isprintable() or len(key) > MAX_KEY_LENGTH:
+        raise ConfigError(f"{key!r:.100} is not a key: expected up to {MAX_KEY_LENGTH} printable characters")
     if len(names) > MAX_DEPTH:
         raise ConfigError(f"{key:.100}: the values are nested more than {MAX_DEPTH} deep")
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aimnet2mult.config.merge import flatten, read_yaml
 from aimnet2mult.config.schema import Config, check_files, input_files, load
-from aimnet2mult.config.user_path import expand_user
+from aimnet2mult.config.user_path import expand_user, is_file
 from aimnet2mult.errors import ConfigError, Problems
 
 __all__ = [
@@ -51,7 +51,7 @@ def find_run(name: str, directory: Path) -> Path:
         ConfigError: Neither exists.
     """
     for folder in (expand_user(name), directory / name):
-        if (folder / CONFIG_FILE).is_file():
+        if is_file(folder / CONFIG_FILE):
             return folder
     raise ConfigError(f"there is no run {name!r}: neither {name} nor {directory / name} contains a {CONFIG_FILE}")
 

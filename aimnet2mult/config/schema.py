@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from aimnet2mult.config.merge import DEFAULTS, merge_layers, read_yaml
 from aimnet2mult.config.type_check import Section, find_misfits
+from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.value_checks import CHECKS, check_arrays
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
@@ -27,7 +28,7 @@ MAX_FLOAT = sys.float_info.max
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
-Name = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
+Name = Annotated[str, Meta(pattern=r"\A\w[\w.-]*\Z")]
 Options = dict[str, Any]
 
 
@@ -268,7 +269,9 @@ def input_files(config: Config) -> dict[str, str]:
 def check_files(files: Mapping[str, str]) -> Iterator[str]:
     """Yield a message for each input file, given by key, that does not exist or is not of its format."""
     for name, path in files.items():
-        if not Path(path).is_file():
+        if not path.isprintable():
+            yield f"{name} is {path!r}: expected a path of printable characters"
+        elif not is_file(path):
             yield f"{name}: no file {path}"
         elif "fidelity_datasets" in name:
             yield from _check_hdf5(name, Path(path))

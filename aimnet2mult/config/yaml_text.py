@@ -11,7 +11,7 @@ import yaml
 
 from aimnet2mult.errors import ConfigError
 
-__all__ = ["MAX_DEPTH", "dump", "parse", "parse_as_text", "read_text"]
+__all__ = ["MAX_DEPTH", "MAX_KEY_LENGTH", "dump", "parse", "parse_as_text", "read_text"]
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000

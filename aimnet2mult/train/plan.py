@@ -240,9 +240,9 @@ def _directory(settings: Settings) -> Path:
 
 def _new_folders(directory: Path, run_name: str) -> list[Path]:
     """Create the folder of a run, and return it followed by the new folders above it."""
-    above = [path for path in (directory, *directory.parents) if not path.exists()]
     now = time.time()
     try:
+        above = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         for number in count(1):
             folder = directory / resume_rules.run_name_at(run_name, now, number)

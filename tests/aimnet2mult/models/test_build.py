@@ -76,15 +76,24 @@ def test_a_definition_is_not_changed_by_building_it() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"class": "aimnet.models.AIMNet3"}, r"class is 'aimnet\.models\.AIMNet3'; .* did you mean aimnet\.models\.AIMNet2\?"),
+        (
+            {"class": "aimnet.models.AIMNet3"},
+            r"class is 'aimnet\.models\.AIMNet3'; .* did you mean aimnet\.models\.AIMNet2\?",
+        ),
         ({"class": "nowhere.Model"}, r"class is 'nowhere\.Model'; cannot import nowhere: No module named 'nowhere'"),
         ({"class": "AIMNet2"}, r"class is 'AIMNet2'; expected a dotted path"),
         ({"class": 5}, r"class is 5; expected a dotted path"),
         ({"kwargs": {}}, r"has no key 'class'"),
-        (definition(dipole={"class": "aimnet.modules.Dipoles"}), r"^kwargs\.outputs\.dipole\.class is 'aimnet\.modules\.Dipoles'; "),
+        (
+            definition(dipole={"class": "aimnet.modules.Dipoles"}),
+            r"^kwargs\.outputs\.dipole\.class is 'aimnet\.modules\.Dipoles'; ",
+        ),
         ({"class": "aimnet.models.AIMNet2", "kwargs": {"size": 3}}, r"cannot build the model: TypeError: .*'size'"),
         (definition(channels=3), r"cannot build the model: ValueError: num_charge_channels"),
-        ({"class": "collections.OrderedDict"}, r"^class is 'collections\.OrderedDict': a model may come from .*; if you"),
+        (
+            {"class": "collections.OrderedDict"},
+            r"^class is 'collections\.OrderedDict': a model may come from .*; if you",
+        ),
         ({"class": "aimnet.models.base.load_model"}, r"which is not a torch\.nn\.Module class"),
         ({"class": "torch.nn.Linear", "args": [2, 3]}, r"the model fails to predict H2: TypeError"),
         (definition(channels=1), r"does not predict spin_charges; spin_charges require num_charge_channels: 2"),
