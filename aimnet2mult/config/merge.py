@@ -6,6 +6,8 @@ This module knows only which keys exist, namely those in the defaults; ``schema`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ __all__ = [
     "find_source",
     "flatten",
     "merge_layers",
+    "read_defaults",
     "read_yaml",
     "write_yaml",
 ]
@@ -76,7 +79,7 @@ def merge_layers(
         ConfigError: A file cannot be read, or a key is unknown.
     """
     found = problems or Problems()
-    defaults = merged = read_yaml(DEFAULTS)
+    defaults = merged = read_defaults()
     layers = _read_layers(files, overrides, found, recorded)
     legacy = LegacyConfigTranslator.for_layers((source, layer) for source, layer, _ in layers)
     if legacy:
@@ -93,6 +96,16 @@ def merge_layers(
         return references.resolve(legacy.finish(merged) if legacy else merged)
     found.raise_any()
     raise AssertionError
+
+
+def read_defaults() -> dict[str, Any]:
+    """Return a copy of the defaults."""
+    return deepcopy(_parsed_defaults())
+
+
+@cache
+def _parsed_defaults() -> dict[str, Any]:
+    return read_yaml(DEFAULTS)
 
 
 def _read_layers(
@@ -199,7 +212,7 @@ def _select_known(
 
 def _suggest(name: str, siblings: Iterable[str]) -> str:
     """Suggest the key closest to a name, else one with a similar last word, else the valid keys of that section."""
-    leaves = [leaf for leaf, _ in flatten(read_yaml(DEFAULTS))]
+    leaves = [leaf for leaf, _ in flatten(_parsed_defaults())]
     below_open = tuple(f"{section}." for section in OPEN_SECTIONS)
     known = [*OPEN_SECTIONS, *(leaf for leaf in leaves if not leaf.startswith(below_open))]
     by_last_word = {key.rpartition(".")[2]: key for key in reversed(known)}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aimnet2mult.config.merge import DEFAULTS, merge_layers, read_yaml
+from aimnet2mult.config.merge import merge_layers, read_defaults
 from aimnet2mult.config.type_check import Section, find_misfits
 from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.value_checks import CHECKS, check_arrays
@@ -223,7 +223,7 @@ def load(
 
 def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return the settings with those of ``keys`` replaced by their defaults."""
-    defaults = read_yaml(DEFAULTS)
+    defaults = read_defaults()
     for key in keys:
         node, default = plain, defaults
         *parents, last = key.split(".")

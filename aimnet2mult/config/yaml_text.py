@@ -25,6 +25,8 @@ _TEXT = f"{_PREFIX}str"
 _KEY_TAGS = {_TEXT, f"{_PREFIX}int", f"{_PREFIX}merge"}
 _TAGS = _KEY_TAGS | {f"{_PREFIX}{name}" for name in ("float", "bool", "null", "seq", "map")}
 _FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z")
+# Faster, and safe for what `parse` has accepted: deep nesting overflows the stack of libyaml.
+_TEXT_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
@@ -59,27 +61,8 @@ def parse(text: str) -> Any:
     Raises:
         ConfigError: The text is not YAML, or contains anything else, too many values, or a key twice.
     """
-    return _load(text, _Loader)
-
-
-def parse_as_text(text: str) -> Any:
-    """Parse YAML without interpreting scalars: 010 is the text 010 and not the number 8.
-
-    Raises:
-        ConfigError: The text is not YAML.
-    """
-    return _load(text, yaml.BaseLoader)
-
-
-def dump(content: Mapping[str, Any]) -> str:
-    """Return YAML that `parse` reads back unchanged."""
-    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    return text
-
-
-def _load(text: str, loader: Any) -> Any:
     try:
-        return yaml.load(text, Loader=loader)  # noqa: S506 - loaders that create plain values only
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - creates plain values only
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
@@ -90,8 +73,26 @@ def _load(text: str, loader: Any) -> Any:
         raise ConfigError(" ".join(str(error).split())) from error
 
 
+def parse_as_text(text: str) -> Any:
+    """Parse YAML that `parse` accepts without interpreting scalars: 010 is the text 010 and not the number 8.
+
+    Raises:
+        ConfigError: The parser of libyaml does not accept it.
+    """
+    try:
+        return yaml.load(text, Loader=_TEXT_LOADER)  # noqa: S506 - creates text only
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def dump(content: Mapping[str, Any]) -> str:
+    """Return YAML that `parse` reads back unchanged."""
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """The loader of `parse`. That of libyaml is not used, because deep nesting overflows its stack."""
+    """The loader of `parse`."""
 
     def construct_document(self, node: yaml.Node) -> Any:
         """Check the size of the document, then construct its values."""

@@ -90,7 +90,9 @@ def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path
             use_fidelity_readouts=config.use_fidelity_readouts,
         )
     except ModelError as error:
-        raise (ModelError(f"{model_file}: {error}") if model_file else error) from error
+        if not model_file:
+            raise
+        raise ModelError("\n".join(f"{model_file}: {line}" for line in str(error).splitlines())) from error
 
 
 def _device(name: str, communicator: Communicator) -> torch.device:

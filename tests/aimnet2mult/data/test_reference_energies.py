@@ -284,7 +284,9 @@ def test_energies_are_read_back_exactly(tmp_path_factory: pytest.TempPathFactory
         ("0: 0.0\n", r"0 is not an atomic number"),
         ("", r"expected lines `atomic number: energy in eV`"),
         ("- 1\n- 2\n", r"expected lines `atomic number: energy in eV`"),
-        ("1: [\n", r"not YAML"),
+        ("1: [\n", r"line 2: expected the node content"),
+        ("119: -1.0\n", r"119 is not an atomic number"),
+        ("1000000000000: -1.0\n", r"1000000000000 is not an atomic number"),
     ],
 )
 def test_an_invalid_file_is_an_error_with_the_problem(tmp_path: Path, text: str, message: str) -> None:
