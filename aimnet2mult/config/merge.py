@@ -133,7 +133,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = read_text(path)
-        content = parse(text)
+        content = {} if (parsed := parse(text)) is None else parsed
         if isinstance(content, dict):
             return keep_text(content, parse_as_text(text))
     except ConfigError as error:

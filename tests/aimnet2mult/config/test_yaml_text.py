@@ -73,7 +73,7 @@ def test_anything_but_plain_values_within_bounds_is_rejected_in_one_line(
         (b"\x89HDF\r\n\x1a\n", "it is not UTF-8 text"),
         (b"a: 1\n" + b"#" * MAX_BYTES, "it is larger than 1 MB"),
         (b"a", "contains a str; expected keys and values"),
-        (b"", "contains a NoneType"),
+        (b"[]", "contains a list; expected keys and values"),
     ],
 )
 def test_a_file_that_is_not_text_or_too_large_is_rejected_by_name(tmp_path: Path, content: bytes, message: str) -> None:
