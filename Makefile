@@ -7,7 +7,11 @@ DEMO ?= demo
 # Sinks, each with an extra of the same name.
 SINKS := tensorboard wandb mlflow
 CSV := examples/telemetry-sink-csv
-PIP := -m pip install --quiet --constraint constraints.txt
+PIP := -m pip install --quiet
+# Everything but torch comes with hashes; the build backend is in the environment, so that pip does not download another.
+HASHED := $(PIP) --no-deps --require-hashes --requirement
+LOCAL := $(PIP) --no-deps --no-build-isolation
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\) .*/\1/p' requirements/all.txt)
 WHEEL = $$(ls dist/aimnet2mult-*.whl)
 TOOLS := $(VENV)-tools/bin
 
@@ -21,7 +25,7 @@ covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
 	&& $(1)/bin/coverage combine --quiet
 
 .PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest coverage chaos \
-	mutation bench lint docs format clean
+	mutation bench lint docs lock audit sbom format clean
 
 help:
 	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
@@ -32,38 +36,37 @@ help:
 	@echo "make chaos   test kills, outages and failing disks; half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure telemetry overhead against other loggers; about 15 minutes, BENCH_N=0.1 for a rough run"
 	@echo "make mutation  measure how many small faults in the code the tests notice; an hour or more"
-	@echo "make lint    ruff, mypy, import-linter and codespell"
+	@echo "make lint    ruff, mypy, import-linter, codespell and the list of licenses"
 	@echo "make docs    build the documentation site into build/site"
+	@echo "make lock    pin and hash the dependencies of all environments, after a change in pyproject.toml"
+	@echo "make audit   look for known vulnerabilities of the dependencies, and write an SBOM (build/sbom.json)"
 	@echo "make format  fix and format the code with ruff"
 	@echo "make clean   remove everything that these targets create"
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt Makefile $(CSV)/pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements/dev.txt Makefile $(CSV)/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) --editable '.[train,tensorboard,wandb,mlflow,plot,dev]' --editable $(CSV)
+	$(BIN)/python $(HASHED) requirements/dev.txt
+	$(BIN)/python $(PIP) $(TORCH)
+	$(BIN)/python $(LOCAL) --editable . --editable $(CSV)
+	$(BIN)/python -m pip check
 	@touch $@
 
-# Smaller environments, for tests of the built wheel.
-$(VENV)-%/.installed: pyproject.toml constraints.txt
+# Smaller environments: for tests of the built wheel, and for building it and the documentation.
+$(VENV)-%/.installed: requirements/%.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) pytest hypothesis coverage
+	$(@D)/bin/python $(HASHED) $<
 	@touch $@
 
 .PRECIOUS: $(VENV)-%/.installed
 
-# Build tools; the project itself is not installed here.
-$(VENV)-tools/.installed: constraints.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) build twine uv coverage
-	@touch $@
-
 # The wheel is built from the sdist, so that the sdist is known to be complete.
 dist: $(VENV)-tools/.installed
 	rm -rf dist $(OUTSIDE)
-	$(TOOLS)/python -m build --quiet --outdir dist
-	$(TOOLS)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./$(CSV)
+	$(TOOLS)/python -m build --quiet --no-isolation --outdir dist
+	$(TOOLS)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./$(CSV)
 	$(TOOLS)/twine check --strict dist/*
 	mkdir -p $(OUTSIDE)
 	tar -xzf dist/aimnet2mult-*.tar.gz --strip-components=1 -C $(OUTSIDE)
@@ -86,19 +89,18 @@ test-rest: setup
 
 # The base installation and a third-party sink: no torch, no backend.
 test-base: dist $(VENV)-base/.installed
-	$(VENV)-base/bin/python $(PIP) $(WHEEL)
 	$(VENV)-base/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
+	$(VENV)-base/bin/python -m pip check
 	$(call covered,$(VENV)-base,$(OUTSIDE),tests/telemetry)
 	cd $(OUTSIDE)/$(CSV) && $(abspath $(VENV))-base/bin/pytest
 
 $(SINKS:%=test-%): test-%: dist $(VENV)-%/.installed
-	$(VENV)-$*/bin/python $(PIP) "$(WHEEL)[$*]"
 	$(VENV)-$*/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
+	$(VENV)-$*/bin/python -m pip check
 	$(call covered,$(VENV)-$*,$(OUTSIDE),tests/sinks/$*)
 
 # MLflow's client without its server and database; the server comes from the environment with the complete MLflow.
 test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
-	$(VENV)-mlflow-skinny/bin/python $(PIP) $(WHEEL) mlflow-skinny
 	$(VENV)-mlflow-skinny/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)
 	export MLFLOW_SERVER_BIN=$(abspath $(VENV))-mlflow/bin/mlflow; \
 		$(call covered,$(VENV)-mlflow-skinny,$(OUTSIDE),tests/sinks/mlflow/test_server.py)
@@ -131,8 +133,8 @@ mutation: setup
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
 
-$(VENV)/.bench: $(VENV)/.installed
-	$(BIN)/python $(PIP) --editable '.[bench]'
+$(VENV)/.bench: $(VENV)/.installed requirements/bench.txt
+	$(BIN)/python $(HASHED) requirements/bench.txt
 	@touch $@
 
 lint: setup
@@ -141,18 +143,30 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python tools/licenses_page.py --check
 
 # The base installation is enough: the API reference is read from the sources, without importing torch or a backend.
 docs: $(VENV)-docs/.installed
+	$(VENV)-docs/bin/python $(LOCAL) --editable .
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
 	@if grep -rnoE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//[^"]*"' build/site --include='*.html'; \
 		then echo "error: the site must not load external resources"; exit 1; fi
 	@echo "the site is in build/site"
 
-$(VENV)-docs/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) --editable '.[docs]'
-	@touch $@
+# After a change of the dependencies in pyproject.toml; `make lock LOCK=--upgrade` takes the newest versions.
+lock: $(VENV)-tools/.installed
+	tools/lock.sh $(LOCK)
+
+# Known vulnerabilities of all pinned versions, and a bill of materials (SBOM) of what the extra `all` installs.
+audit: $(VENV)-tools/.installed
+	$(TOOLS)/pip-audit --strict --require-hashes --disable-pip --requirement requirements/all.txt
+	$(MAKE) --no-print-directory sbom
+
+sbom: $(VENV)-tools/.installed
+	mkdir -p build
+	$(TOOLS)/uv pip compile --quiet --universal --generate-hashes --no-annotate --constraint requirements/all.txt \
+		pyproject.toml --extra all --output-file build/requirements-sbom.txt
+	$(TOOLS)/cyclonedx-py requirements --output-file build/sbom.json build/requirements-sbom.txt
 
 format: setup
 	$(BIN)/ruff check --fix

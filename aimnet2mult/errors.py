@@ -5,7 +5,16 @@ from contextlib import contextmanager
 
 from telemetry.errors import TelemetryError
 
-__all__ = ["USER_ERRORS", "CheckpointError", "ConfigError", "DataError", "ModelError", "Problems", "RankLost"]
+__all__ = [
+    "USER_ERRORS",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "ModelError",
+    "Problems",
+    "RankLost",
+    "RunBusy",
+]
 
 
 class ConfigError(ValueError):
@@ -34,6 +43,10 @@ class RankLost(RuntimeError):
     def __init__(self, message: str, *, reported: bool = False) -> None:
         super().__init__(message)
         self.reported = reported
+
+
+class RunBusy(RuntimeError):
+    """The trainer of the run to resume is still alive; a later attempt may succeed."""
 
 
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError, TelemetryError)

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_MAX_TEXT = 10_000
+"""Characters of a message that are read; a backend may quote a whole page."""
+
 
 class TelemetryError(Exception):
     """Base class of all errors raised by telemetry; the command line prints the message and exits with code 2."""
@@ -102,12 +105,22 @@ def backend_errors(backend: str) -> Iterator[None]:
         raise SinkUnavailable(msg) from error
 
 
-def format_error(error: BaseException) -> str:
-    """Return the type and message of an error on one line, the message truncated to 1,000 characters."""
+def error_text(error: BaseException) -> str:
+    """Return the message of an error on one line, truncated to 1,000 characters; invalid Unicode is escaped.
+
+    The error may be of a class of a third party, whose message itself may fail; the text is then empty.
+    """
     try:
-        text = " ".join(str(error).split())[:1000]
-    except Exception:  # noqa: BLE001 - the exception of a user, whose message itself may fail
-        text = ""
+        # A text may be of a class of its own, too.
+        text = " ".join(str(error)[:_MAX_TEXT].split())[:1000]
+        return text.encode(errors="backslashreplace").decode()
+    except BaseException:  # noqa: BLE001 - a method of the exception, which may raise anything
+        return ""
+
+
+def format_error(error: BaseException) -> str:
+    """Return the type and message of an error on one line; see ``error_text``."""
+    text = error_text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from typing import Annotated, Any, Literal
 
@@ -20,8 +21,9 @@ MAX_NAME_LENGTH = 250
 Count = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEP)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 Text = Annotated[str, msgspec.Meta(max_length=4000)]
-# Part of file names; a journal may come from an untrusted source.
-SinkName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
+# Part of file names and of suggested commands; a run folder may come from an untrusted source.
+_SINK_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
+SinkName = Annotated[str, msgspec.Meta(pattern=_SINK_NAME.pattern)]
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 Status = Literal["finished", "failed", "preempted", "killed"]
 Level = Literal["info", "warning", "error"]
@@ -29,6 +31,11 @@ Cause = Literal["non-finite", "spike", "diverging", "unlabelled", "apart", "stal
 """The causes of alerts: a value that is not finite, one far above its usual value, a training loss far above its lowest
 level, a metric without a value, a loss and an error that move in opposite directions, no new point for a long time, and
 a report by the trainer (``bus.alert``)."""
+
+
+def is_sink_name(name: str) -> bool:
+    """Return whether a name can be that of a sink: up to 100 letters (a to z), digits and ``_``, ``.`` and ``-``."""
+    return _SINK_NAME.match(name) is not None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):

@@ -13,6 +13,7 @@ from telemetry.errors import (
     format_error,
 )
 from telemetry.metrics import Metric
+from telemetry.plugins.destinations import is_inside
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
@@ -40,6 +41,7 @@ __all__ = [
     "charts",
     "format_error",
     "hookimpl",
+    "is_inside",
     "is_installed",
     "local_path",
     "private_opener",

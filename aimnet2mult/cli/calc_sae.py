@@ -30,7 +30,7 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
     from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
 
     section = load_data_settings((), settings)
-    file_format = FileFormat.from_settings(section.keys, section.units.to_dict())
+    file_format = FileFormat.from_settings(section.keys, section.units.to_dict(), allow_external=section.allow_external)
     report = check_files(
         [data],
         labels=("energy",),

@@ -91,7 +91,7 @@ def _check(
         val_files,
         labels=data.y if asked else tuple(LABELS),
         required=data.y if asked else (),
-        file_format=FileFormat.from_settings(data.keys, data.units.to_dict()),
+        file_format=FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external),
         min_distance=data.min_distance,
     )
 

@@ -14,7 +14,7 @@ import click
 
 from aimnet2mult.cli.interrupts import EXIT_INTERRUPTED
 from aimnet2mult.config.user_path import expand_user
-from aimnet2mult.errors import USER_ERRORS, RankLost
+from aimnet2mult.errors import USER_ERRORS, RankLost, RunBusy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,8 +75,8 @@ def _call(command: click.Command, name: str, arguments: Sequence[str] | None) ->
         return _report(error.format_message(), 2)
     except USER_ERRORS as error:
         return _report(str(error), 2)
-    except RankLost as error:
-        return _report(str(error), 1)
+    except (RankLost, RunBusy) as error:
+        return _report(str(error), 1 if isinstance(error, RankLost) else os.EX_TEMPFAIL)
     except OSError as error:
         if not _is_from_echo(error):
             raise

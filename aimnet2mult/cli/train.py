@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     metavar="RUN|auto",
-    help="Resume a run, given by folder or ID, with its settings; auto: the newest unfinished one of this name.",
+    help="Resume a run, given by folder or ID, with its settings; auto: the unfinished one of this name, or a new one.",
 )
 @click.option(
     "--allow-package",

@@ -15,6 +15,7 @@ __all__ = [
     "CONFIG_FILE",
     "MODEL_FILE",
     "SAE_FOLDER",
+    "find_difference",
     "find_run",
     "list_newest_first",
     "load_config",
@@ -34,6 +35,7 @@ CHANGEABLE = (
     "checkpoint.",
     "data.samplers.",
     "data.loaders.",
+    "data.allow_external",
     "threads",
     "device",
     "telemetry.",
@@ -42,6 +44,8 @@ MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.")
 """Paths that may change, but not appear or disappear; the trainer checks that the content is the same."""
 INEXACT = ("data.samplers.", "threads", "device")
 """Changeable settings that change the numbers, by rounding or by the composition of the batches."""
+SAME_BATCHES = "data.samplers.val."
+"""The settings of samplers that do not change the training."""
 
 
 def find_run(name: str, directory: Path) -> Path:
@@ -71,6 +75,37 @@ def list_newest_first(run_name: str, directory: Path) -> list[Path]:
         if match and (folder / CONFIG_FILE).is_file():
             found.append((match[1], int(match[2] or 1), folder))
     return [folder for *_, folder in sorted(found, reverse=True)]
+
+
+def find_difference(run: Path, config: Config, definition: Mapping[str, Any]) -> str:
+    """Return a setting in which a requested training differs from that of a run, or "" if it is the same training.
+
+    The length of the training does not matter, nor do settings that affect only rounding. Data sets are the same if
+    they have the same path, or if they have moved, so that the old path does not exist.
+
+    Args:
+        run: The run folder.
+        config: The settings requested.
+        definition: The model requested.
+    """
+    try:
+        old = load([run / CONFIG_FILE], check_inputs=False)
+        before = _values({**old.to_dict(), "model": read_yaml(run / MODEL_FILE)})
+    except ConfigError as error:
+        return str(error)
+    after = _values({**config.to_dict(), "model": definition})
+    for key in dict.fromkeys([*before, *after]):
+        was, now = before.get(key), after.get(key)
+        if was != now and not _is_same_training(key, was, now):
+            return f"{key} was {was!r}, is {now!r}"
+    return ""
+
+
+def _is_same_training(key: str, was: Any, now: Any) -> bool:
+    """Return whether a change of a setting does not make it another training."""
+    if key.startswith(MOVABLE):
+        return None not in (was, now) and not Path(was).exists()
+    return key.startswith(SAME_BATCHES) or (key.startswith(CHANGEABLE) and not key.startswith("data.samplers."))
 
 
 def load_config(

@@ -81,6 +81,7 @@ class Data(Section, frozen=True):
     sae: References
     keys: dict[str, str]
     units: DataUnits
+    allow_external: bool
     min_distance: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
     on_bad_structure: Literal["error", "skip"]
     y: list[str]

@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
     def construct_document(self, node: yaml.Node) -> Any:
         """Check the size of the document, then construct its values."""
-        _check_size(node, {}, 1)
+        _measure(node, {})
         return super().construct_document(node)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -147,18 +147,20 @@ for _kind in (_Loader, _Dumper):
     }
 
 
-def _check_size(node: yaml.Node, sizes: dict[yaml.Node, int], depth: int) -> int:
-    """Return how many keys and values a node contains, with those repeated by aliases."""
-    if depth > MAX_DEPTH:
-        raise _problem(node, f"the values are nested more than {MAX_DEPTH} deep")
-    if node not in sizes:
-        sizes[node] = MAX_VALUES + 1  # What a node that contains itself has.
+def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many keys and values a node contains, with those repeated by aliases, and how deep they are nested."""
+    if node not in known:
+        known[node] = (MAX_VALUES + 1, 1)  # What a node that contains itself finds.
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         pairs = children if isinstance(node, yaml.MappingNode) else [(child,) for child in children]
-        sizes[node] = 1 + sum(_check_size(child, sizes, depth + 1) for pair in pairs for child in pair)
-    if sizes[node] > MAX_VALUES:
+        inner = [_measure(child, known) for pair in pairs for child in pair]
+        known[node] = (1 + sum(size for size, _ in inner), 1 + max((depth for _, depth in inner), default=0))
+    size, depth = known[node]
+    if size > MAX_VALUES:
         raise _problem(node, f"there are more than {MAX_VALUES:,} keys and values, or a value contains itself")
-    return sizes[node]
+    if depth > MAX_DEPTH:
+        raise _problem(node, f"the values are nested more than {MAX_DEPTH} deep")
+    return size, depth
 
 
 def _problem(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:

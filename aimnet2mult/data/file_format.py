@@ -1,4 +1,4 @@
-"""The names of the arrays in HDF5 files, and their units."""
+"""The names of the arrays in HDF5 files, their units, and where they may be stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,21 +20,25 @@ OPTIONAL_INPUTS: Mapping[str, float] = {"charge": 0.0, "mult": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
-    """The names and units of the arrays in a file; by default, those of the training."""
+    """The names and units of the arrays in a file, by default those of the training, and where they may be stored."""
 
     names: Mapping[str, str] = field(default_factory=dict)
     """Name in the file of each input or label with another name there (``data.keys``)."""
     factors: Mapping[str, float] = field(default_factory=dict)
     """Factor that converts an array to the unit of the training."""
+    allow_external: bool = False
+    """Whether links, virtual datasets and external storage may make HDF5 read other files (``data.allow_external``)."""
 
     @classmethod
-    def from_settings(cls, keys: Mapping[str, str], units: Mapping[str, str]) -> "FileFormat":
-        """Return the format that the settings ``data.keys`` and ``data.units`` describe.
+    def from_settings(
+        cls, keys: Mapping[str, str], units: Mapping[str, str], *, allow_external: bool = False
+    ) -> "FileFormat":
+        """Return the format that ``data.keys``, ``data.units`` and ``data.allow_external`` describe.
 
         Raises:
             ConfigError: A unit is unknown or has another dimension.
         """
-        return cls(names=dict(keys), factors=data_unit_factors(units))
+        return cls(names=dict(keys), factors=data_unit_factors(units), allow_external=allow_external)
 
     def name(self, key: str) -> str:
         """Return the name of an input or label in the file."""

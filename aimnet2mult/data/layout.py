@@ -5,7 +5,9 @@ There is one group per number of atoms, named after it, such as ``007``.
 
 import contextlib
 import errno
+import math
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import h5py
 import numpy.typing as npt
 
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
+from aimnet2mult.data.members import HDF5_ERRORS, Members, one_line, open_members
 from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import LABELS
@@ -24,12 +27,14 @@ __all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_layout", "re
 BLOCK_ATOMS = 50_000
 """Number of atoms that are read at once, which bounds the memory of the checks and suits the cache of a CPU."""
 
-
-HDF5_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)
-"""Errors that h5py raises for damaged files."""
-
-Members = Mapping[str, object]
-"""The members of a group by name; None for those that cannot be opened."""
+MAX_CHUNK_BLOCKS = 64
+"""Maximum number of such blocks that are read at once because they are in one HDF5 chunk."""
+MAX_ATOMS = 10_000
+"""Maximum number of atoms of a structure; the search for close atoms takes quadratic time."""
+MAX_UNCHECKED_BYTES = 2**30
+"""Size of the coordinates in memory up to which a file may be of any size."""
+MAX_EXPANSION = 100
+"""Maximum ratio of the coordinates in memory to the size of the file; real ones can be compressed to about a half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,9 @@ class SizeGroup:
 
     def blocks(self) -> Iterator[slice]:
         """Yield the rows to read at once: whole HDF5 chunks, which are decompressed as a whole anyway."""
+        block = max(1, BLOCK_ATOMS // self.atoms)
         chunk = max([1, *(array.chunks[0] for array in self.arrays.values() if array.chunks)])
-        step = -(-max(1, BLOCK_ATOMS // self.atoms) // chunk) * chunk
+        step = min(-(-block // chunk) * chunk, MAX_CHUNK_BLOCKS * block)
         for start in range(0, self.rows, step):
             yield slice(start, min(start + step, self.rows))
 
@@ -70,9 +76,12 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         DataError: It does not exist, cannot be read, is not an HDF5 file, or is locked.
     """
     try:
-        with Path(path).open("rb"):
+        _check_kind(path)
+        with path.open("rb"):
             pass
         file = h5py.File(path, "r")
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"no data set {path}") from None
     except HDF5_ERRORS as error:
@@ -88,13 +97,18 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         DataError: The file is damaged.
     """
     problems: list[str] = []
-    members = _members(str(path), file)
+    members = open_members(str(path), file, allow_external=file_format.allow_external)
     if not members:
         problems.append(f"{path} has no groups")
     groups: dict[str, Members] = {}
     for name, member in members.items():
-        if isinstance(member, h5py.Group) and name.isdecimal() and int(name):
-            groups[name] = _members(f"{path}, group {name}", member)
+        if isinstance(member, str):
+            problems.append(f"{path}: {name!r} {member}")
+        elif isinstance(member, h5py.Group) and _is_size(name):
+            if int(name) > MAX_ATOMS:
+                problems.append(f"{path}: group {name} has more than {MAX_ATOMS:,} atoms")
+            else:
+                groups[name] = open_members(f"{path}, group {name}", member, allow_external=file_format.allow_external)
         else:
             problems.append(f"{path}: {name!r} is not a group named by its number of atoms, such as '007'")
     by_size: dict[int, list[str]] = {}
@@ -110,9 +124,11 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
     for name, group in groups.items():
         arrays, own_problems = _arrays(int(name), group, labels, file_format)
         problems += [f"{path}, group {name}{problem}" for problem in own_problems]
-        if "numbers" in arrays:
-            rows = len(arrays["numbers"])
+        if arrays.keys() >= {*REQUIRED_INPUTS}:
+            rows = arrays["numbers"].shape[0]
             usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
+    if problem := "" if file_format.allow_external else _size_problem(path, usable):
+        problems, usable = [*problems, problem], []
     read = set(map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels)))
     found = {name for group in groups.values() for name, member in group.items() if isinstance(member, h5py.Dataset)}
     return Layout(
@@ -133,13 +149,20 @@ def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) 
     except HDF5_ERRORS as error:
         where = f"{group.path}, group {group.name}, rows {rows.start} to {rows.stop - 1}"
         raise DataError(
-            f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({_one_line(error)})"
+            f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({one_line(error)})"
         ) from error
     return values
 
 
+def _check_kind(path: Path) -> None:
+    """Check that a path is a file or a folder: opening a named pipe would wait for a writer."""
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise DataError(f"cannot read {path}: it is not a regular file")
+
+
 def _explain(path: Path, error: Exception) -> str:
-    text = _one_line(error)
+    text = one_line(error)
     number = error.errno if isinstance(error, OSError) else None
     if "unable to lock file" in text or number == errno.EAGAIN:
         return f"{path} is locked: another program has opened it for writing; close it there first"
@@ -148,28 +171,21 @@ def _explain(path: Path, error: Exception) -> str:
     return f"cannot read {path}: {os.strerror(number) if number else text}"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _is_size(name: str) -> bool:
+    """Return whether a name is a number of atoms; `int` refuses thousands of digits."""
+    return name.isdecimal() and len(name) < 20 and int(name) > 0  # noqa: PLR2004 - any small number
 
 
-def _members(where: str, group: h5py.Group) -> Members:
-    try:
-        names = list(group)
-    except HDF5_ERRORS as error:
-        raise DataError(f"{where} is damaged; restore the file from a copy ({_one_line(error)})") from error
-    # Names that are not UTF-8 are bytes.
-    return {str(name): _member(group, name) for name in names}
-
-
-def _member(group: h5py.Group, name: str) -> object:
-    try:
-        member = group[name]
-        if isinstance(member, h5py.Dataset):
-            # Read the description of the array, which may be damaged.
-            _ = member.shape, member.dtype, member.chunks
-    except HDF5_ERRORS:
-        return None
-    return member
+def _size_problem(path: Path, groups: Sequence[SizeGroup]) -> str:
+    """Return why the arrays are implausibly large for the size of the file, or ""."""
+    size = sum(math.prod(group.arrays["coord"].shape) * group.arrays["coord"].dtype.itemsize for group in groups)
+    stored = path.stat().st_size
+    if size <= max(MAX_UNCHECKED_BYTES, MAX_EXPANSION * stored):
+        return ""
+    return (
+        f"{path} has {stored:,} bytes, but its coordinates have {size:,}: most of them have never been written, or "
+        "the file is damaged"
+    )
 
 
 def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file_format: FileFormat) -> list[str]:
@@ -177,7 +193,7 @@ def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file
     problems = []
     for key in map(file_format.name, keys):
         has = [name for name, group in groups.items() if key in group]
-        lacks = [name for name in groups if name not in has]
+        lacks = [name for name, group in groups.items() if key not in group]
         if has and lacks:
             more = f" and {counted(len(lacks) - 1, 'other')} do" if len(lacks) > 1 else " does"
             problems.append(
@@ -217,8 +233,8 @@ def _has_ndim(array: h5py.Dataset | None, ndim: int) -> bool:
 
 
 def _type_problem(key: str, array: object) -> str:
-    if array is None:
-        return "cannot be opened; it is damaged, or a link to an object that does not exist"
+    if isinstance(array, str):
+        return array
     if not isinstance(array, h5py.Dataset):
         return "is a group; expected an array"
     if array.shape is None:

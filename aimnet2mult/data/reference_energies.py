@@ -4,6 +4,7 @@
 """
 
 import logging
+import reprlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -14,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from aimnet2mult.config.yaml_text import parse, read_text
-from aimnet2mult.data.compositions import SYMBOLS, Compositions, join_symbols
+from aimnet2mult.data.compositions import Compositions, join_symbols
 from aimnet2mult.data.places import counted
-from aimnet2mult.errors import ConfigError, DataError
+from aimnet2mult.errors import DataError
+from telemetry.run_folder.regular_file import open_regular
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
@@ -39,6 +40,10 @@ Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
 Group = Mapping[str, npt.NDArray[Any]]
 
+MAX_FILE = 100_000
+"""Maximum number of characters in a file; a line for each element takes a few thousand."""
+MAX_ELEMENT = 118
+"""Largest atomic number; a table has a row for each up to the largest given one."""
 TRIM_PERCENTILES = (2, 98)
 """Residuals outside these percentiles are outliers, excluded from the second fit as in aimnet's calc_sae."""
 
@@ -143,11 +148,16 @@ def read_sae(path: Path) -> Sae:
         DataError: The file cannot be read or contains anything else.
     """
     try:
-        content = parse(read_text(Path(path)))
-    except ConfigError as error:
-        raise DataError(f"cannot read the reference energies {path}: {error}") from error
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: expected lines `atomic number: energy in eV`, found {content!r:.60}")
+        with open(Path(path).resolve(), encoding="utf-8", opener=open_regular) as file:
+            text = file.read(MAX_FILE + 1)
+        content = yaml.safe_load(text[:MAX_FILE])
+    except OSError as error:
+        raise DataError(f"cannot read the reference energies {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"the reference energies {path} are not YAML: {reason}") from error
+    if not isinstance(content, dict) or not content or len(text) > MAX_FILE:
+        raise DataError(f"{path}: expected lines `atomic number: energy in eV`, found {reprlib.repr(content)}")
     return {_element(path, key): _energy(path, key, value) for key, value in content.items()}
 
 
@@ -217,8 +227,8 @@ def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
 
 
 def _element(path: Path, key: object) -> int:
-    if isinstance(key, bool) or not isinstance(key, int) or not 1 <= key < len(SYMBOLS):
-        raise DataError(f"{path}: {key!r} is not an atomic number")
+    if isinstance(key, bool) or not isinstance(key, int) or not 1 <= key <= MAX_ELEMENT:
+        raise DataError(f"{path}: {reprlib.repr(key)} is not an atomic number")
     return key
 
 
@@ -228,4 +238,4 @@ def _energy(path: Path, key: object, value: object) -> float:
         with suppress(ValueError):
             if np.isfinite(float(value)):
                 return float(value)
-    raise DataError(f"{path}: the energy of element {key} is {value!r}; expected a finite number in eV")
+    raise DataError(f"{path}: the energy of element {key} is {reprlib.repr(value)}; expected a finite number in eV")

@@ -196,6 +196,9 @@ class ErrorSums:
         found = {key: state.get(key) for key in expected}
         if found != expected:
             raise ValueError(f"the saved sums are for {_enumerate(found)}; this run has {_enumerate(expected)}")
+        shape, own = tuple(state["sums"].shape), tuple(self._sums.shape)
+        if len(shape) != len(own) or shape[0] != own[0]:
+            raise ValueError(f"the saved sums have shape {shape}; expected {own}")
         self._sums.zero_()
         # Rank 0 holds the total, since there may be more or fewer ranks than when it was saved.
         if not self._communicator.rank:

@@ -1,7 +1,6 @@
 """Files that contain only weights: read by ``--load``, written by ``--save``."""
 
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from aimnet2mult.config.legacy.weights import translate_weights
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.build import unwrap
+from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
@@ -43,11 +43,9 @@ def save_checkpoint_weights(checkpoint: Path, path: Path) -> None:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
     try:
-        state = _without_prefix(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {checkpoint}: {' '.join(str(error).split()):.500}"
-        ) from error
+        state = _without_prefix(load_file(checkpoint))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {checkpoint}: {_reason(error)}") from error
     _save(state, path)
 
 
@@ -59,9 +57,17 @@ def _save(state: Mapping[str, torch.Tensor], path: Path) -> None:
     atomic_write(path, buffer.getbuffer(), mode=0o666)
 
 
-def _without_prefix(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _without_prefix(checkpoint: Any) -> dict[str, torch.Tensor]:
     """Return the weights in a checkpoint, without the name prefix of the wrapper that computes forces."""
-    return {name.removeprefix("module."): array for name, array in checkpoint["parts"]["model"].items()}
+    try:
+        return {name.removeprefix("module."): array for name, array in checkpoint["parts"]["model"].items()}
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError("it has no entry parts.model with named arrays") from error
+
+
+def _reason(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"{' '.join(str(reason).split()):.500}"
 
 
 def load_weights(model: nn.Module, path: Path) -> str:
@@ -75,19 +81,20 @@ def load_weights(model: nn.Module, path: Path) -> str:
     """
     core = unwrap(model)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # The path of a setting may be a link, unlike the files of a run folder.
+        content = load_file(path.resolve())
         if isinstance(content, dict) and "parts" in content:
             content = _without_prefix(content)
-        state, notes = adapt_weights(core, translate_weights(content))
+        _check_arrays(translated := translate_weights(content))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"load: {path} does not contain weights: {_reason(error)}") from error
+    try:
+        state, notes = adapt_weights(core, translated)
         missing, unexpected = core.load_state_dict(state, strict=False)
     except ConfigError:
         raise
-    except (pickle.UnpicklingError, EOFError) as error:
-        # The message of torch recommends loading the file in a way that executes its code.
-        raise ConfigError(f"load: {path} does not contain weights: expected a state dict of tensors") from error
-    except (OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"load: {path} does not contain weights of this model: {reason:.500}") from error
+    except Exception as error:  # any, for arrays of other names and shapes than those of a model
+        raise ConfigError(f"load: {path} does not contain weights of this model: {_reason(error)}") from error
     total = len(core.state_dict())
     if len(missing) == total:
         raise ConfigError(f"load: {path} contains no weights of this model; it contains {_shorten(list(state))}")
@@ -99,6 +106,22 @@ def load_weights(model: nn.Module, path: Path) -> str:
     if unexpected:
         summary += f"; not used: {_shorten(unexpected)}"
     return summary
+
+
+def _check_arrays(state: Any) -> None:
+    """Check that weights are finite arrays with names.
+
+    Raises:
+        TypeError: There are no names, or no arrays.
+        ValueError: They are not finite.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"expected a state dict of tensors, found a {type(state).__name__}")
+    for name, array in state.items():
+        if not isinstance(name, str) or not isinstance(array, torch.Tensor):
+            raise TypeError(f"expected a state dict of tensors, found a {type(array).__name__} as {name!r:.60}")
+        if array.is_complex() or (array.is_floating_point() and not bool(array.isfinite().all())):
+            raise ValueError(f"{name} is complex or not finite")
 
 
 def _shorten(names: list[str]) -> str:

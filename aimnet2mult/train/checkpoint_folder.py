@@ -7,10 +7,10 @@ is imported.
 from __future__ import annotations
 
 import re
-import zipfile
 from typing import TYPE_CHECKING
 
 from aimnet2mult.errors import CheckpointError
+from aimnet2mult.models.torch_file import ZIP_ERRORS, open_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +108,7 @@ def _find_all(run: Path) -> list[Path]:
 
 def _is_complete(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as (_, archive):
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, *ZIP_ERRORS):
         return False

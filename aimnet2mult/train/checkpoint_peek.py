@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
-import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from aimnet2mult.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from aimnet2mult.models.torch_file import open_archive, read_pickle
 
 __all__ = ["Progress", "read_progress"]
 
@@ -35,6 +38,25 @@ class Progress:
         return -(-self.iteration // self.epoch_length)
 
 
+class _Best(msgspec.Struct):
+    """The best validation, in a checkpoint."""
+
+    metric: str | None = None
+    value: float = math.inf
+    version: int = 1
+
+
+class _Position(msgspec.Struct):
+    """The types of the position in a checkpoint; all of them are read here, so that nothing else needs to check."""
+
+    iteration: Annotated[int, Meta(ge=0, lt=2**53)]
+    epoch_length: Annotated[int, Meta(ge=1, lt=2**53)]
+    owes_validation: bool
+    data: int
+    samplers: dict[str, Any] | None = None
+    best: _Best = msgspec.field(default_factory=_Best)
+
+
 def read_progress(path: Path) -> Progress:
     """Read how far a checkpoint is.
 
@@ -42,20 +64,23 @@ def read_progress(path: Path) -> Progress:
         CheckpointError: The file is not a checkpoint of this trainer.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(name) as file:
-                content = _Unpickler(file).load()
-        position = content["position"]
-        return Progress(
-            iteration=position["iteration"],
-            epoch_length=position["epoch_length"],
-            owes_validation=position["owes_validation"],
-            lowest_lr=min(float(group["lr"]) for group in content["parts"]["optimizer"]["param_groups"]),
-            samplers=position.get("samplers"),
-        )
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of this trainer: {error!r}") from error
+        with open_archive(path) as (_, archive):
+            content = _Unpickler(io.BytesIO(read_pickle(archive))).load()
+        position = msgspec.convert(content["position"], _Position)
+        groups = content["parts"]["optimizer"]["param_groups"]
+        lowest_lr = min(float(group["lr"]) for group in groups)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    except Exception as error:  # any: the pickle may contain anything
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{path} is not a checkpoint of this trainer: {reason}") from error
+    return Progress(
+        iteration=position.iteration,
+        epoch_length=position.epoch_length,
+        owes_validation=position.owes_validation,
+        lowest_lr=lowest_lr,
+        samplers=position.samplers,
+    )
 
 
 class _Unpickler(pickle.Unpickler):

@@ -1,18 +1,19 @@
 """Save the state of a training run, and load it for an exact resume."""
 
+import contextlib
 import io
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.weights import are_finite
 from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
 from aimnet2mult.train.components import Components
@@ -20,6 +21,7 @@ from aimnet2mult.train.console import Console
 from aimnet2mult.train.random_state import random_state, set_random_state
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
+from aimnet2mult.train.restoring import Stateful, restore_part
 from aimnet2mult.train.validation import Validation
 from telemetry.errors import format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
@@ -31,18 +33,6 @@ WRITE_ERRORS = (OSError, RuntimeError, MemoryError)
 
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "numpy")
 """Packages whose versions a checkpoint records."""
-
-
-class Stateful(Protocol):
-    """An object whose state consists of tensors and plain values."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for `load_state_dict`."""
-        ...
-
-    def load_state_dict(self, state_dict: Any, /) -> object:
-        """Restore the state from `state_dict`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -252,17 +242,28 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
         CheckpointError: the file cannot be read, or does not fit the objects.
     """
     try:
-        # Restricted to tensors and plain values: an untrusted checkpoint cannot run code.
         # Objects copy the state to their devices, except what they keep on the CPU, such as an optimizer's step count.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        for name, part in state.items():
-            part.load_state_dict(content["parts"][name])
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"the checkpoint {path} does not fit this run: {reason:.500}") from error
-    set_random_state(content["random"])
-    position: dict[str, Any] = content["position"]
-    return position
+        content = load_file(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
+    for name, part in state.items():
+        with _reporting(path, name):
+            restore_part(part, content["parts"][name])
+    with _reporting(path, "random"):
+        set_random_state(content["random"])
+    with _reporting(path, "position"):
+        return dict(content["position"])
+
+
+@contextlib.contextmanager
+def _reporting(path: Path, entry: str) -> Iterator[None]:
+    """Report any error, because neither torch nor a schedule checks the types of what it restores."""
+    try:
+        yield
+    except Exception as error:
+        reason = "it is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise CheckpointError(f"the checkpoint {path} does not fit this run: {entry}: {reason:.500}") from error
 
 
 def _describe(error: Exception, path: Path) -> str:

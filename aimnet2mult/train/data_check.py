@@ -41,7 +41,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
         [Path(path) for path in data.val_fidelity_datasets.values()],
         labels=config.labels,
         required=config.labels,
-        file_format=FileFormat.from_settings(data.keys, data.units.to_dict()),
+        file_format=FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external),
         min_distance=data.min_distance,
     )
     for line in report.warnings.lines():

@@ -1,5 +1,6 @@
 """The checksums of a run's data files, recorded in its folder, to detect changed data on a resume."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,9 +25,12 @@ def check_data(checksums: Mapping[str, int], config: Config, run: Path) -> None:
         run: The run folder.
 
     Raises:
-        DataError: A file has another content; the message names it.
+        DataError: A file has another content, and the message names it; or the record is damaged.
     """
-    recorded = read_json(run / FILE, DECODER) or {}
+    recorded = read_json(run / FILE, DECODER)
+    if recorded is None and os.path.lexists(run / FILE):
+        raise DataError(f"{run / FILE} is damaged; remove it to resume without comparing the data files one by one")
+    recorded = recorded or {}
     paths = input_files(config)
     changed = [f"{key} ({paths[key]})" for key, value in checksums.items() if recorded.get(key, value) != value]
     if changed:

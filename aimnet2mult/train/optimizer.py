@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.train.restoring import check_alike
 from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 __all__ = ["Schedule", "build_optimizer", "build_scheduler"]
@@ -140,7 +141,13 @@ class Schedule:
             raise ConfigError(f"the checkpoint has scheduler {found}; the configuration has {expected}")
         if self._scheduler is not None:
             comparable = self._metric != "loss" or state.get("version", 1) >= STATE_VERSION
-            self._scheduler.load_state_dict(_comparable(state["state"], self._scheduler, comparable=comparable))
+            saved = _comparable(state["state"], self._scheduler, comparable=comparable)
+            check_alike(self._scheduler.state_dict(), saved, "state")
+            for key in saved:
+                # torch sets an attribute for each entry.
+                if key == "optimizer" or callable(getattr(type(self._scheduler), key, None)):
+                    raise ValueError(f"unknown entry {key!r}")
+            self._scheduler.load_state_dict(saved)
 
     def _advance(self, step: Step, *metric: float) -> None:
         if self._scheduler is None or step != self._step:

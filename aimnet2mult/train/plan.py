@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,13 @@ from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
+from aimnet2mult.train.auto_resume import AutoResume
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
-from aimnet2mult.train.checkpoint_peek import Progress, read_progress
+from aimnet2mult.train.checkpoint_peek import read_progress
+from aimnet2mult.train.completion import check_epochs, describe_completion
+from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
+from telemetry.run_folder.job_identity import current_job
 
 if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
@@ -66,10 +70,14 @@ class Plan:
     """The iteration after which an existing run continues; None for a new run."""
     report: Report | None = None
     """Result of checking the data; None before."""
+    given_options: Mapping[str, Collection[str]] | None = None
+    """The names of the options of sinks in the request, by sink; None: all, because the run is new."""
     status_before: Status | None = None
     """How the run to resume ended; None if its journal does not record it."""
     nothing_left: str = ""
     """Why an existing run is complete; empty if there is something to train."""
+    notices: tuple[str, ...] = ()
+    """Lines to print before the run is resumed."""
     new_folders: tuple[Path, ...] = ()
     """The folders created for a new run, innermost first."""
 
@@ -105,30 +113,61 @@ def _declared_metrics(folder: Path) -> Mapping[str, Metric]:
         return {}
 
 
-def make_plan(request: Request) -> Plan:
-    """Check a request, and find or create the run folder.
+def make_plan(request: Request, wait: TrainerWait | None = None) -> Plan:
+    """Check a request, and find or create the run folder; wait for an earlier trainer of the run to end.
 
     Raises:
+        RunAlive: the trainer of the run is alive on this machine.
+        RunBusy: the trainer of the run may still be alive elsewhere after a long wait.
         ConfigError: the request is invalid, or the run cannot be resumed; the message has a line for each problem.
         TelemetryError: a telemetry setting is invalid.
         CheckpointError: the newest checkpoint of the run is of another trainer.
     """
     if request.resume is None:
         return _plan_new(request)
-    if request.resume != "auto":
+    wait = wait or TrainerWait(partial(echo, err=True))
+    if request.resume == "auto":
+        plan = _plan_auto(request, wait)
+    else:
         # Errors of the settings are reported once the run is known.
         telemetry = merge_layers(request.configs, request.overrides, Problems())["telemetry"]
         directory = telemetry.get("dir") if isinstance(telemetry, dict) else None
         folder = resume_rules.find_run(request.resume, expand_user(str(directory or Settings().dir)))
-        return _plan_resume(request, folder)
+        plan = _plan_when_free(request, wait, folder, local=False)
+    for line in plan.notices:
+        echo(line, err=True)
+    return plan
+
+
+def _plan_auto(request: Request, wait: TrainerWait) -> Plan:
     # What has been trained may no longer need all input files.
     config = load(request.configs, request.overrides, check_inputs=False)
-    directory = _directory(_settings(config.telemetry))
-    for folder in resume_rules.list_newest_first(config.run_name, directory):
-        if _can_resume(folder):
-            return _plan_resume(request, folder)
-    echo(f"no unfinished run {config.run_name!r} in {directory}: starting a new one", err=True)
-    return _plan_new(request)
+    directory, job = _directory(_settings(config.telemetry)), current_job()
+    selection = AutoResume(
+        config=config,
+        definition=read_definition(request.model or DEFAULT),
+        wait=wait,
+        plan=partial(_plan_resume, request),
+        # The trainer of a job that was requeued may have survived on the same node; outside of jobs, nothing repeats
+        # the command later, and the user can see the other trainer.
+        plan_when_free=partial(_plan_when_free, request, wait, local=job is not None),
+        job=job,
+    )
+    plan = selection.choose(resume_rules.list_newest_first(config.run_name, directory))
+    if plan is None:
+        whose = "" if job is None or job.task is None else " of this array task"
+        echo(f"no unfinished run {config.run_name!r}{whose} in {directory}: starting a new one", err=True)
+        return _plan_new(request)
+    return plan
+
+
+def _plan_when_free(request: Request, wait: TrainerWait, folder: Path, *, local: bool) -> Plan:
+    """Plan the resume of a run whose trainer may have to end first; ``local``: even if it is on this machine."""
+    # The request is checked before a long wait, after which the run has other checkpoints.
+    plan = _plan_resume(request, folder)
+    if plan.nothing_left or not wait.until_dead(folder, local=local):
+        return plan
+    return _plan_resume(request, folder)
 
 
 def _plan_new(request: Request) -> Plan:
@@ -159,7 +198,7 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
     problems = Problems()
     _check_writable(request.save, problems)
     newest, status = find_newest(folder), read_receipt(folder).status
-    _check_checkpoints(folder, newest, status)
+    notices = _check_checkpoints(folder, newest, status)
     config, inexact = resume_rules.load_config(
         folder, request.configs, request.overrides, problems=problems, restarts=newest is None
     )
@@ -174,10 +213,10 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
     trust.check_definition(definition, folder / resume_rules.MODEL_FILE, problems)
     progress = None if newest is None else read_progress(newest)
     if progress is not None:
-        _check_epochs(config, progress, problems)
+        check_epochs(config, progress, problems)
     problems.raise_any()
     if inexact:
-        echo(f"{'; '.join(inexact)}: from here on, the run is not bit-identical to one without the change", err=True)
+        notices.append(f"{'; '.join(inexact)}: from here on, the run is not bit-identical to one without the change")
     return Plan(
         config=config,
         settings=settings,
@@ -187,51 +226,35 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
         save=request.save,
         checkpoint=newest,
         resume_step=0 if progress is None else progress.iteration,
+        given_options=_given_options(request),
         status_before=status,
-        nothing_left=_nothing_left(config, progress) if progress and status == "finished" else "",
+        nothing_left=describe_completion(config, progress) if progress and status == "finished" else "",
+        notices=tuple(notices),
     )
 
 
-def _check_checkpoints(folder: Path, newest: Path | None, status: Status | None) -> None:
+def _check_checkpoints(folder: Path, newest: Path | None, status: Status | None) -> list[str]:
+    """Check that a run has a checkpoint if it needs one; return a warning about damaged ones."""
     damaged = ", ".join(map(str, find_damaged(folder)))
     if newest is None and damaged:
         raise ConfigError(f"all checkpoints of {folder} are damaged: {damaged}; remove them to restart at iteration 0")
     if newest is None and status == "finished":
         raise ConfigError(f"{folder} has finished, but has no checkpoint to continue from; start a new run")
-    if newest is not None and damaged:
-        echo(f"warning: ignoring damaged checkpoints: {damaged}; resuming from {newest.name}", err=True)
-
-
-def _check_epochs(config: Config, progress: Progress, problems: Problems) -> None:
-    # With another batch size, the number of iterations per epoch is known only once the data have been read.
-    if _has_same_epochs(config, progress) and config.trainer.epochs < progress.epoch:
-        problems.add(
-            f"trainer.epochs is {config.trainer.epochs}, but the run is already in epoch {progress.epoch}; increase it"
-        )
-
-
-def _nothing_left(config: Config, progress: Progress) -> str:
-    """Return why a finished run has nothing left to train, or "" if it has."""
-    if progress.owes_validation or not _has_same_epochs(config, progress):
-        return ""
-    limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
-    if progress.iteration == epochs * progress.epoch_length:
-        return f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue"
-    if limit is not None and progress.lowest_lr < limit and progress.iteration % progress.epoch_length == 0:
-        return (
-            f"nothing left to train: learning rate {progress.lowest_lr:.3g} is below trainer.stop_below_lr {limit:.3g}"
-        )
-    return ""
-
-
-def _has_same_epochs(config: Config, progress: Progress) -> bool:
-    return progress.samplers in (None, config.to_dict()["data"]["samplers"]["train"])
+    if newest is None or not damaged:
+        return []
+    return [f"warning: ignoring damaged checkpoints: {damaged}; resuming from {newest.name}"]
 
 
 def _settings(telemetry: object) -> Settings:
     if not isinstance(telemetry, dict):
         raise ConfigError(f"telemetry is {telemetry!r}; expected a mapping")
     return Settings.parse({key: value for key, value in telemetry.items() if key != "units"})
+
+
+def _given_options(request: Request) -> dict[str, list[str]]:
+    """Return the names of the options under ``telemetry.SINK`` in the files and overrides of a request."""
+    telemetry = merge_layers(request.configs, request.overrides, Problems())["telemetry"]
+    return {name: list(options) for name, options in telemetry.items() if isinstance(options, dict)}
 
 
 def _directory(settings: Settings) -> Path:
@@ -266,12 +289,6 @@ def _check_writable(path: Path | None, problems: Problems) -> None:
         problems.add(f"--save {path}: the file is write-protected; remove it or choose another name")
     elif not os.access(folder, os.W_OK | os.X_OK):
         problems.add(f"--save {path}: cannot write to the folder {folder}; create it or choose another")
-
-
-def _can_resume(folder: Path) -> bool:
-    """Return whether a run is unfinished; a run that failed before its first checkpoint would only fail again."""
-    status = read_receipt(folder).status
-    return status != "finished" and (status != "failed" or find_newest(folder) is not None)
 
 
 def echo(line: str, *, err: bool = False) -> None:

@@ -24,10 +24,17 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set all global random generators to a state from `random_state`."""
+    """Set all global random generators to a state from `random_state`.
+
+    Raises:
+        Exception: Any, if it is something else.
+    """
     python_version, python_state, gauss = state["python"]
     random.setstate((python_version, tuple(python_state), gauss))
     name, keys, *rest = state["numpy"]
+    # NumPy does not check the position, and would read beyond its array.
+    if not 0 <= rest[0] <= keys.numel():
+        raise ValueError(f"the position in NumPy's random numbers is {rest[0]}")
     np.random.set_state((name, keys.cpu().numpy().astype("uint32"), *rest))  # noqa: NPY002 - the global generator
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():

@@ -25,8 +25,9 @@ def write_settings(plan: Plan) -> None:
         ConfigError: The disk is full, or the folder cannot be written to.
     """
     with _reporting_full_disk(plan):
-        write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
+        # A folder is a run that can be resumed as soon as it contains the settings.
         write_yaml(plan.folder / MODEL_FILE, plan.definition)
+        write_yaml(plan.folder / CONFIG_FILE, plan.config.to_dict())
         write_skipped(plan)
 
 

@@ -10,27 +10,24 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import replace
-from importlib.metadata import version
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from aimnet2mult.config.import_path import allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
-from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
+from aimnet2mult.train.opening import check_plan, start
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
-from telemetry import MetricBus, NullBus, read_receipt
-from telemetry.recording.open_run import start_run
-from telemetry.recording.run_plan import RunPlan, plan_run
+from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
+from telemetry import MetricBus, NullBus, RunAlive, read_receipt
+from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,9 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
-"""Packages whose versions the run records."""
-
 EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
 """Exit codes of ranks other than the first, which reports the error."""
 EXIT_DIVERGED = 3
@@ -51,8 +45,11 @@ EXIT_NOT_SAVED = 4
 """Exit code of a run trained to the end without a checkpoint of its last iteration or without the file ``--save``."""
 
 
-def train(request: Request) -> int:
+def train(request: Request, *, wait_limit: float = WAIT_LIMIT) -> int:
     """Train as requested, and return the exit code.
+
+    The trainer of the run to resume may still be alive on another machine. Up to ``wait_limit`` seconds are spent on
+    waiting for it to end.
 
     The exit code is 0 if the run has finished, 128 + signal if a signal stopped it, 3 if it has diverged, or its steps
     or weights were not finite, and 4 if it was trained to the end, but the checkpoint of its last iteration or the file
@@ -60,6 +57,7 @@ def train(request: Request) -> int:
     which print nothing.
 
     Raises:
+        RunBusy: the trainer of the run may still be alive.
         ConfigError: the configuration is invalid.
         DataError: the data are unusable.
         ModelError: the model cannot be built.
@@ -69,16 +67,28 @@ def train(request: Request) -> int:
     """
     info = find_rank_info(os.environ)
     with allow_packages(request.allow_packages):
-        return _run_other_rank(info) if info.rank else _run_first_rank(request, info)
+        if info.rank:
+            return _run_other_rank(info, wait_limit)
+        wait = TrainerWait(partial(echo, err=True), wait_limit)
+        while (code := _run_first_rank(request, info, wait)) is None:
+            echo("another process has just resumed the run", err=True)
+        return code
 
 
-def _run_first_rank(request: Request, info: RankInfo) -> int:
-    plan = make_plan(request)
+def _run_first_rank(request: Request, info: RankInfo, wait: TrainerWait) -> int | None:
+    """Return the exit code, or None if another process has resumed the run first."""
+    plan = make_plan(request, wait)
     if plan.nothing_left:
         return _conclude(plan, info)
-    plan, run = _check(plan)
-    with StopSignal() as stop:
-        bus = _start_run(plan, run)
+    with contextlib.ExitStack() as handlers:
+        try:
+            plan, run = check_plan(plan, wait)
+            stop = handlers.enter_context(StopSignal())
+            bus = start(plan, run)
+        except RunAlive:
+            if request.resume is None:
+                raise
+            return None
         try:
             outcome, save_error = _run(plan, bus, stop, info)
         except BaseException as error:
@@ -94,7 +104,7 @@ def _run_first_rank(request: Request, info: RankInfo) -> int:
         else:
             close_incomplete(bus, plan, outcome.reason, stop)
         if outcome.kind == "preempted":
-            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {plan.folder}")
+            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {shell_path(plan.folder)}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
 
@@ -124,16 +134,17 @@ def _report_save(plan: Plan, error: str | None) -> int:
     return EXIT_NOT_SAVED if error else 0
 
 
-def _run_other_rank(info: RankInfo) -> int:
+def _run_other_rank(info: RankInfo, wait_limit: float) -> int:
     _load_libraries()
-    from aimnet2mult.distributed.process_group import process_group
+    from aimnet2mult.distributed.process_group import TIMEOUT, process_group
     from aimnet2mult.train.console import NullConsole
 
     logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
     stop = StopSignal()
     with contextlib.ExitStack() as handlers:
         try:
-            with process_group(info) as communicator:
+            # Rank 0 joins only once an earlier trainer of the run has ended.
+            with process_group(info, timeout=TIMEOUT + timedelta(seconds=wait_limit)) as communicator:
                 # Until all ranks have joined, a signal ends this one at once: there is nothing to save yet.
                 handlers.enter_context(stop)
                 plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
@@ -157,43 +168,6 @@ def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
     if outcome.kind == "not saved":
         return EXIT_NOT_SAVED
     return 128 + stop.signal if outcome.kind == "preempted" and stop.signal else 0
-
-
-def _check(plan: Plan) -> tuple[Plan, RunPlan]:
-    """Check telemetry and then, which may take minutes, the data; only a signal's default action interrupts it."""
-    config = plan.config
-    params = {**msgspec.to_builtins(config, str_keys=True), "model": plan.definition}
-    with _removing_blank_folder(plan):
-        run = plan_run(
-            plan.folder,
-            name=config.run_name,
-            project=config.project_name,
-            params=params,
-            metrics=plan.metrics,
-            versions={package: version(package) for package in PACKAGES},
-            settings=plan.settings,
-            resume_step=plan.resume_step,
-        )
-        report = check_data(config, resumes=plan.checkpoint is not None)
-    if report.bad_rows:
-        params = {**run.record.params, "skipped_structures": report.bad_count}
-        run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
-    return replace(plan, report=report), run
-
-
-def _start_run(plan: Plan, run: RunPlan) -> MetricBus:
-    with _removing_blank_folder(plan):
-        return start_run(run)
-
-
-@contextlib.contextmanager
-def _removing_blank_folder(plan: Plan) -> Iterator[None]:
-    """Remove the folder of a new run in case of an error; one that is not empty stays."""
-    try:
-        yield
-    except BaseException:
-        plan.remove_new_folders()
-        raise
 
 
 def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[Outcome, str | None]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sinks.mlflow.client import connect, login_errors, mlflow_calls
+from sinks.mlflow.confirmation import is_harmless
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
 from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri, validate_option
 from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl, is_installed
@@ -38,6 +39,7 @@ class MlflowSink:
     """
 
     requires = ("mlflow",)
+    destinations: ClassVar = {"tracking_uri": is_harmless}
     connect = staticmethod(connect)
 
     @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sinks._paths import default_folder, shell_command
 from telemetry.sink_api import (
@@ -20,6 +20,7 @@ from telemetry.sink_api import (
     backend_errors,
     charts,
     hookimpl,
+    is_inside,
     local_path,
 )
 
@@ -37,6 +38,7 @@ class TensorBoardSink:
     """
 
     requires = ("tensorboard",)
+    destinations: ClassVar = {"dir": is_inside}
 
     @dataclass
     class Options:

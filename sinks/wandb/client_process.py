@@ -10,13 +10,10 @@ import atexit
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-from telemetry.sink_api import private_opener
 
 _EXECUTABLE = b"wandb-core"
 _SERVICE_VARIABLE = "WANDB_SERVICE"
@@ -25,22 +22,16 @@ _KILL_TIMEOUT = 5.0
 
 _started: set[int] = set()
 """Process IDs of the clients started for sinks of this process."""
-_client_of_run: dict[Path, int] = {}
-"""The client of each run, keyed by PID file, in case the file could not be written."""
 
 
 @contextlib.contextmanager
-def record_client_pid(pid_file: Path | None = None, *, exit_timeout: float) -> Iterator[None]:
-    """Detect a client that is started inside the block, and record in a file which client serves the run.
+def track_client(*, exit_timeout: float) -> Iterator[None]:
+    """Detect a client that is started inside the block.
 
     A client that was already running, for example the client of a notebook that uses wandb itself, is not affected.
 
     Args:
-        pid_file: the PID file to write; by default none.
         exit_timeout: seconds that the client may take to write the rows in its memory when this process exits.
-
-    Raises:
-        OSError: the PID file cannot be written.
     """
     before = _children()
     _leave_inherited_service()
@@ -54,13 +45,8 @@ def record_client_pid(pid_file: Path | None = None, *, exit_timeout: float) -> I
     finally:
         # A client started for a run that could not be opened serves the next run.
         _started.update(_children() - before)
-        ours = sorted(_started & _children())
-        if ours:
+        if _started & _children():
             _stop_client_at_exit(exit_timeout)
-        if ours and pid_file is not None:
-            _client_of_run[pid_file] = ours[-1]
-            with open(pid_file, "w", encoding="utf-8", opener=private_opener) as file:
-                file.write(f"{socket.gethostname()} {os.getpid()} {ours[-1]}\n")
 
 
 @contextlib.contextmanager
@@ -75,30 +61,23 @@ def deadline(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def kill_recorded_client(pid_file: Path) -> None:
-    """Kill the recorded client if it is still alive on this machine, and remove the PID file.
+def kill_clients_of_run(folder: Path, run_id: str) -> None:
+    """Kill the clients on this machine that still write the files of a run.
 
-    Raises:
-        OSError: the file cannot be read or removed.
+    A client is recognized by its open files, which only the client itself can open: a note of its process ID could name
+    any process of the user.
+
+    Args:
+        folder: the absolute path of wandb's folder, without links.
+        run_id: the ID of the W&B run, which is part of the names of its files.
     """
-    if pid_file in _client_of_run:
-        _kill(_client_of_run[pid_file], str(os.getpid()).encode())
-    with contextlib.suppress(FileNotFoundError, ValueError, UnicodeDecodeError):
-        host, parent, pid = pid_file.read_text(encoding="utf-8").split()
-        if host == socket.gethostname() and parent.isdecimal() and pid.isdecimal():
-            _kill(int(pid), parent.encode())
-    remove_pid_file(pid_file)
+    ours = _started & _children()
+    for pid in _own_clients():
+        # wandb may have chosen another folder for a client of this process.
+        parent = "/" if pid in ours else f"{folder}/"
+        if any(path.startswith(parent) and run_id in path for path in _open_files(pid)):
+            _kill(pid)
     _reap()
-
-
-def remove_pid_file(pid_file: Path) -> None:
-    """Record that no client serves the run any more.
-
-    Raises:
-        OSError: the file cannot be removed.
-    """
-    _client_of_run.pop(pid_file, None)
-    pid_file.unlink(missing_ok=True)
 
 
 def _stop_client_at_exit(timeout: float) -> None:
@@ -121,14 +100,30 @@ def _kill_started(*_: object) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _kill(pid: int, parent: bytes) -> None:
-    # The command line contains the executable and the parent's ID, so a reused process ID is detected.
-    if _is_client(pid) and parent in _command_line(pid):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-        give_up_at = time.monotonic() + _KILL_TIMEOUT
-        while _is_client(pid) and time.monotonic() < give_up_at:
-            time.sleep(0.01)
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+    give_up_at = time.monotonic() + _KILL_TIMEOUT
+    while _is_client(pid) and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+
+
+def _own_clients() -> list[int]:
+    """Return the process IDs of all clients of this user."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if path.stat().st_uid == os.geteuid() and _is_client(int(path.name)):
+                found.append(int(path.name))
+    return found
+
+
+def _open_files(pid: int) -> list[str]:
+    found = []
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # it has ended, or closed this file
+            found.append(str(path.readlink()))
+    return found
 
 
 def _reap() -> None:

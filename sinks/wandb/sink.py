@@ -6,16 +6,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sinks._paths import default_folder
-from sinks.wandb.client_process import deadline, kill_recorded_client, record_client_pid, remove_pid_file
+from sinks.wandb.client_process import deadline, kill_clients_of_run, track_client
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
 from sinks.wandb.run_config import client_settings, config, run_id
 from sinks.wandb.run_writer import ITERATION_KEY, RESERVED_KEYS, RunWriter
 from sinks.wandb.stored_run import STATUS_KEY
 from sinks.wandb.timeouts import Timeouts
 from sinks.wandb.user_settings import choose_mode, load_settings
+from sinks.wandb.working_folder import check_working_folder
 from telemetry.sink_api import (
     Opened,
     Record,
@@ -26,6 +27,7 @@ from telemetry.sink_api import (
     Status,
     backend_errors,
     hookimpl,
+    is_inside,
     local_path,
 )
 
@@ -43,6 +45,7 @@ class WandbSink:
     """
 
     requires = ("wandb",)
+    destinations: ClassVar = {"dir": is_inside}
     timeouts = Timeouts()
 
     @dataclass
@@ -95,10 +98,10 @@ class WandbSink:
         self._run_id = run_id(run)
         self._folder = self._resolve_folder(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._pid_file = self._folder / f".{self._run_id}.core"
         # Before inspect(): a client left over from an earlier delivery must not write after that.
-        kill_recorded_client(self._pid_file)
-        with record_client_pid(exit_timeout=self.timeouts.exit):
+        kill_clients_of_run(self._folder / "wandb", self._run_id)
+        check_working_folder()
+        with track_client(exit_timeout=self.timeouts.exit):
             settings = load_settings()
         # wandb's own default is the name of the working directory.
         self._project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _DEFAULT_PROJECT
@@ -120,8 +123,6 @@ class WandbSink:
         """Finish the W&B run, and wait until it is stored completely."""
         with deadline(self.timeouts.init + self.timeouts.finish):
             self._writer.finish(status, reason)
-        # The client has nothing left in memory.
-        remove_pid_file(self._pid_file)
 
     def _resolve_folder(self, run: Path) -> Path:
         # wandb creates a folder with the fixed name "wandb" in it.
@@ -143,7 +144,7 @@ class WandbSink:
         """Open the run in wandb, declare its metrics, and check that wandb writes to the chosen folder."""
         # Readable by the owner only, like the journal, because the files contain parameters; wandb follows the umask.
         (self._folder / "wandb").mkdir(mode=0o700, exist_ok=True)
-        with record_client_pid(self._pid_file, exit_timeout=self.timeouts.exit):
+        with track_client(exit_timeout=self.timeouts.exit):
             run = self._init()
         run.define_metric(ITERATION_KEY, hidden=True)
         # If the run declares no metrics, any metric may follow.

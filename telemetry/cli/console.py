@@ -57,7 +57,7 @@ def print_sinks(receipt: Receipt, *names: str) -> None:
     for name in names or known:
         for line in known.get(name, [f"{name}: delivery progress could not be saved"]):
             print_line(line)
-    for line in receipt.sync_command(*names):
+    for line in (*receipt.misnamed_files(), *receipt.sync_command(*names)):
         print_line(line)
 
 

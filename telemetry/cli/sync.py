@@ -18,11 +18,12 @@ from typing import Any
 import click
 import msgspec
 
-from telemetry.cli.console import PATH, exits_with_message, print_line, print_sinks, print_skipped
+from telemetry.cli.console import EXIT_USAGE, PATH, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.receipt import read_receipt
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
+from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
 from telemetry.settings import Settings, parse_sinks
 
@@ -63,7 +64,8 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
     """Deliver a run to sinks, each record exactly once.
 
     RUN is the folder of a finished, crashed or running run. Sink options default to those the run was trained with,
-    except for credentials, which come from the environment (TELEMETRY_<SINK>_<OPTION>).
+    except for credentials, which come from the environment (TELEMETRY_<SINK>_<OPTION>). Destinations that only the run
+    folder names must be confirmed with -o before credentials are sent there, or files outside RUN are written.
     Delivers to all sinks in parallel.
     """
     header = read_header(run)
@@ -71,8 +73,10 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
     if not selected:
         msg = "no sink to deliver to; select one with --telemetry-sinks (`telemetry sinks` lists them)"
         raise SettingError(msg)
-    options = _merge_options(header.sinks, assignments, selected)
-    complete = deliver(run, select(selected, options), Settings.parse({"linger": linger}), follow=follow)
+    given = _parse_assignments(assignments, selected)
+    sinks = select(selected, {name: {**header.sinks.get(name, {}), **given.get(name, {})} for name in selected})
+    _require_confirmation(run, sinks, header.sinks, given)
+    complete = deliver(run, sinks, Settings.parse({"linger": linger}), follow=follow)
     receipt = read_receipt(run)
     print_sinks(receipt, *selected)
     print_skipped(receipt.skipped)
@@ -181,15 +185,13 @@ def _exit_hung(sink: str, seconds: float) -> None:
     os._exit(EXIT_HUNG)
 
 
-def _merge_options(
-    saved: Mapping[str, Mapping[str, Any]], assignments: Sequence[str], selected: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Return the saved options overridden by ``SINK.NAME=VALUE`` assignments.
+def _parse_assignments(assignments: Sequence[str], selected: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the options in ``SINK.NAME=VALUE`` assignments, by sink.
 
     Raises:
         SettingError: an assignment has a different form or names a sink that is not selected.
     """
-    options = {sink: dict(values) for sink, values in saved.items()}
+    options: dict[str, dict[str, Any]] = {}
     for text in assignments:
         # The value may be a credential, which messages must not contain.
         key, equals, value = text.partition("=")
@@ -202,6 +204,24 @@ def _merge_options(
             raise SettingError(msg)
         options.setdefault(sink, {})[name] = _parse_value(value)
     return options
+
+
+def _require_confirmation(
+    run: Path,
+    sinks: Sequence[Sink],
+    stored: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Exit if a destination comes only from the run folder; print the options that confirm such destinations."""
+    problems = [
+        f"the destination {assignment} comes from the run folder; if you trust it, add -o {assignment}"
+        for sink in sinks
+        for assignment in unconfirmed(sink, stored.get(sink.name, {}), given.get(sink.name, {}), run)
+    ]
+    for problem in problems:
+        print_line(f"error: {problem}", err=True)
+    if problems:
+        sys.exit(EXIT_USAGE)
 
 
 def _parse_value(text: str) -> Any:

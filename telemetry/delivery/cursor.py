@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from telemetry.errors import SinkRejected, format_error
+from telemetry.errors import SinkRejected, error_text, format_error
 from telemetry.journal.codec import encode
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Sink
@@ -14,6 +14,7 @@ from telemetry.records import AnyRecord, Status, now_ms
 from telemetry.run_folder.atomic_write import private_opener, remove_temporary_files
 from telemetry.run_folder.paths import progress_path, rejected_path
 from telemetry.run_folder.sink_progress import (
+    Cursor,
     SinkProgress,
     SinkState,
     read_progress,
@@ -22,6 +23,8 @@ from telemetry.run_folder.sink_progress import (
 
 MAX_ERROR_LENGTH = 1000
 """Maximum length of a saved error message, in characters."""
+MAX_DESTINATIONS = 50
+"""Number of destinations, most recent ones, whose progress is kept."""
 
 
 class DeliveryCursor:
@@ -67,6 +70,10 @@ class DeliveryCursor:
         if opened.destination != progress.destination and opened.destination in progress.cursors:
             # Written by an earlier version.
             progress.cursors[progress.destination] = progress.cursors.pop(opened.destination)
+        progress.cursors[progress.destination] = progress.cursors.pop(progress.destination, Cursor())
+        # A broken sink may report a new destination each time, but the file must stay readable.
+        for oldest in list(progress.cursors)[:-MAX_DESTINATIONS]:
+            del progress.cursors[oldest]
         if opened.last_seq is not None:
             # Trust the backend over the saved cursor: a power cut may have rolled back either.
             progress.cursor.durable = opened.last_seq
@@ -97,7 +104,7 @@ class DeliveryCursor:
         cursor.rejected += 1
         cursor.last_rejected = record.seq
         self._note(error)
-        self._log(f"{self._sink.title} rejected record {record.seq} ({error}); it was set aside in {path}")
+        self._log(f"{self._sink.title} rejected record {record.seq} ({error_text(error)}); it was set aside in {path}")
 
     def close(self, status: Status) -> None:
         """Record that the backend's run was closed; all accepted records are then durable."""

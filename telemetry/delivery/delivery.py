@@ -18,7 +18,7 @@ from telemetry.delivery.journal_tail import JournalTail
 from telemetry.delivery.lease_renewer import LeaseRenewer
 from telemetry.delivery.retries import Retries
 from telemetry.delivery.sink_connection import SinkConnection
-from telemetry.errors import SinkRejected, format_error
+from telemetry.errors import SinkRejected, error_text, format_error
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import sinks_folder
@@ -155,7 +155,7 @@ class Delivery:
     def _end_rejected(self, error: SinkRejected) -> DeliveryOutcome:
         self._cursor.reject(error)
         self._log(
-            f"{self._sink.title} rejected this run: {error}. Its records stay in the journal; "
+            f"{self._sink.title} rejected this run: {error_text(error)}. Its records stay in the journal; "
             "fix the cause and run `telemetry sync`."
         )
         return DeliveryOutcome.REJECTED

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-import shlex
 from bisect import bisect_right
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from telemetry.journal.reader import JournalReader, Skipped, read_header
+from telemetry.plugins.destinations import confirmations
 from telemetry.records import Alert, Closed, Resumed, Scalars, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.paths import delivered_sinks, local_path
+from telemetry.run_folder.paths import delivered_sinks, local_path, misnamed_sinks, shell_path
 from telemetry.run_folder.sink_progress import SinkProgress, read_progress
+
+_MAX_SHOWN, _MAX_MISNAMED = 100, 5
+"""Number of characters of a file name, and number of such names, in a line."""
 
 
 class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +32,8 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
         pending: number of journaled records that the sink has neither accepted nor rejected.
         progress: the delivery progress as last saved.
         holder: the process that is delivering; empty if none is known.
+        confirmations: options of ``telemetry sync`` that confirm the destinations in the run folder, if the sink is
+            behind; quoted for the shell.
     """
 
     name: str
@@ -34,6 +41,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     progress: SinkProgress
     holder: str = ""
+    confirmations: list[str] = []
 
     @property
     def is_behind(self) -> bool:
@@ -75,6 +83,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         skipped: numbers of unreadable and ignored records.
         sinks: all sinks of the run, past and present.
         reason: why the newest attempt ended; empty if the journal records only the status.
+        misnamed: names of files in the folder of the sinks that are not names of sinks.
     """
 
     folder: Path
@@ -85,6 +94,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     skipped: Skipped
     sinks: list[SinkReceipt]
     reason: str = ""
+    misnamed: list[str] = []
 
     def __str__(self) -> str:
         """Return the receipt as lines of text, with the command that delivers pending records."""
@@ -96,7 +106,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         if counts.dropped:
             lines.append(f"  {counts.dropped_text()}")
         lines += [f"  {line}" for sink in self.sinks for line in sink.lines()]
-        lines += [f"  {line}" for line in self.sync_command()]
+        lines += [f"  {line}" for line in (*self.misnamed_files(), *self.sync_command())]
         return "\n".join(lines)
 
     def sync_command(self, *names: str) -> list[str]:
@@ -108,8 +118,18 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         if not behind:
             return []
         when = " once no process is delivering" if any(sink.holder for sink in behind) else ""
-        run, wanted = shlex.quote(str(self.folder)), ",".join(sink.name for sink in behind)
-        return [f"deliver the rest{when}: telemetry sync {run} --telemetry-sinks {wanted}"]
+        wanted = ",".join(sink.name for sink in behind)
+        confirmed = "".join(f" -o {assignment}" for sink in behind for assignment in sink.confirmations)
+        command = f"telemetry sync {shell_path(self.folder)} --telemetry-sinks {wanted}{confirmed}"
+        return [f"deliver the rest{when}: {command}"]
+
+    def misnamed_files(self) -> list[str]:
+        """Return a line about files that are not those of a sink; the list is empty if there are none."""
+        if not self.misnamed:
+            return []
+        shown = ", ".join(repr(f"{name[:_MAX_SHOWN]}.json") for name in self.misnamed[:_MAX_MISNAMED])
+        more = f" and {len(self.misnamed) - _MAX_MISNAMED} more" if len(self.misnamed) > _MAX_MISNAMED else ""
+        return [f"ignored in {self.folder / 'sinks'}, because they are not named after a sink: {shown}{more}"]
 
 
 def read_receipt(folder: str | os.PathLike[str]) -> Receipt:
@@ -148,9 +168,9 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
         JournalError: the journal was written by a newer version.
     """
     try:
-        named = list(read_header(folder).sinks)
+        options = read_header(folder).sinks
     except LookupError:
-        named = []
+        options = {}
     reader = JournalReader(folder)
     seqs: list[int] = []
     status: Status | None = None
@@ -161,7 +181,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
             if isinstance(record, Scalars | Alert | Resumed):
                 seqs.append(record.seq)
                 step = record.step if isinstance(record, Resumed) else max(step, record.step)
-    sinks = sorted({*named, *delivered_sinks(folder)})
+    sinks = sorted({*options, *delivered_sinks(folder)})
     return Receipt(
         folder=folder,
         status=status,
@@ -169,23 +189,27 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
         journaled=len(seqs),
         counts=counts,
         skipped=reader.skipped,
-        sinks=[_sink(folder, name, seqs) for name in sinks],
+        sinks=[_sink(folder, name, seqs, options.get(name, {})) for name in sinks],
         reason=reason,
+        misnamed=misnamed_sinks(folder),
     )
 
 
-def _sink(folder: Path, name: str, seqs: list[int]) -> SinkReceipt:
+def _sink(folder: Path, name: str, seqs: list[int], options: Mapping[str, Any]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
     delivered = max(0, done - progress.cursor.rejected)
     holder = Lease(folder / "sinks", name).holder()
-    return SinkReceipt(
+    found = SinkReceipt(
         name=name,
         delivered=delivered,
         pending=len(seqs) - done,
         progress=progress,
         holder="" if holder is None else str(holder),
     )
+    if not found.is_behind:
+        return found
+    return msgspec.structs.replace(found, confirmations=confirmations(name, options, folder))
 
 
 def _when(ms: int) -> str:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 from telemetry.delivery.hook_watchdog import HookWatchdog
 from telemetry.errors import PluginError, SinkRejected
 from telemetry.journal.reader import read_header
+from telemetry.journal.segments import segments
+from telemetry.plugins.hook_results import check_durable, check_opened
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Hooks, Sink
-from telemetry.records import AnyRecord, Closed
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed
 
 MAX_BATCH = 1000
 """Maximum number of records in one call of ``sink_write``."""
@@ -56,16 +58,14 @@ class SinkConnection:
         """Create an instance and open it; return the destination and the position that it reports.
 
         Raises:
-            PluginError: the sink cannot be constructed, or ``sink_open`` did not return ``Opened``.
+            PluginError: the sink cannot be constructed, or ``sink_open`` did not return a valid ``Opened``.
             BaseException: any exception raised by ``sink_open``.
         """
         hooks = self._sink.create()
         run = read_header(self._folder)
         with self._watchdog.hook():
-            opened = hooks.sink_open(run=run, folder=self._folder)
-        if not isinstance(opened, Opened):
-            msg = f"sink_open of {self._sink.title} returned {opened!r}; it must return telemetry.sink_api.Opened"
-            raise PluginError(msg)
+            result = hooks.sink_open(run=run, folder=self._folder)
+        opened = self._check(result)
         self._hooks = hooks
         return opened
 
@@ -76,6 +76,7 @@ class SinkConnection:
         After that, the batch size doubles again with each call, up to ``MAX_BATCH``.
 
         Raises:
+            PluginError: ``sink_write`` returned anything but a sequence number or None.
             BaseException: any exception raised by ``sink_write``, except SinkRejected.
         """
         batch = pending[: self._batch_size]
@@ -108,4 +109,14 @@ class SinkConnection:
     def _write(self, batch: Sequence[AnyRecord]) -> int | None:
         assert self._hooks is not None  # noqa: S101 - the caller has opened it
         with self._watchdog.hook():
-            return self._hooks.sink_write(records=batch)
+            durable = self._hooks.sink_write(records=batch)
+        return check_durable(durable, f"sink_write of {self._sink.title}")
+
+    def _check(self, result: object) -> Opened:
+        hook = f"sink_open of {self._sink.title}"
+        opened = check_opened(result, hook)
+        end = SEQ_PER_SEGMENT * (1 + max(segments(self._folder), default=0))
+        if (opened.last_seq or 0) >= end:
+            msg = f"{hook} returned last_seq={opened.last_seq}, but the journal only has records below {end}"
+            raise PluginError(msg)
+        return opened

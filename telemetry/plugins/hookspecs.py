@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pluggy
 
-from telemetry.records import Record, RunRecord, Status
+from telemetry.records import Count, Record, RunRecord, Status, Text
 
 PROJECT = "telemetry"
 
@@ -22,7 +22,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """The result of ``sink_open``.
+    """The result of ``sink_open``. Delivery checks the types, and treats other values as a failure of the sink.
 
     Attributes:
         destination: uniquely identifies where the sink writes, and does not depend on the working directory (use
@@ -32,9 +32,9 @@ class Opened(msgspec.Struct, frozen=True):
         view: a command or URL that shows the run; empty if there is none.
     """
 
-    destination: str
-    last_seq: int | None = None
-    view: str = ""
+    destination: Text
+    last_seq: Count | None = None
+    view: Text = ""
 
 
 class SinkHooks:

@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import pluggy
 
-from telemetry.errors import PluginError, SettingError, SinkNotFound, SinkNotInstalled, did_you_mean, format_error
+from telemetry.errors import (
+    PluginError,
+    SettingError,
+    SinkNotFound,
+    SinkNotInstalled,
+    did_you_mean,
+    error_text,
+    format_error,
+)
 from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
 from telemetry.plugins.optional_imports import is_installed
-from telemetry.records import Record, RunRecord, Status
+from telemetry.records import Record, RunRecord, Status, is_sink_name
 from telemetry.redaction import credentials_in, redact, redact_text
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
 GROUP = "telemetry.sinks"
 HOOKS = ("sink_open", "sink_write", "sink_close")
+_INVALID_NAME = "its name must consist of up to 100 letters (a to z), digits and _ . -, and not begin with . or -"
 
 
 class Hooks(Protocol):
@@ -125,9 +134,11 @@ class Sink:
             options = _options(self.plugin, self.options)
             instance = self.plugin.cls(*options)
         except (SettingError, PluginError) as error:
-            raise type(error)(self.redact(str(error))) from error
-        except (Exception, SystemExit) as error:
+            raise type(error)(self.redact(error_text(error))) from error
+        except BaseException as error:
             # A third-party constructor may raise anything.
+            if isinstance(error, KeyboardInterrupt):
+                raise
             msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {format_error(error)}"
             raise PluginError(self.redact(msg)) from error
         return _hooks(self.name, self.plugin.package, instance)
@@ -164,10 +175,15 @@ def load(name: str) -> Plugin:
         msg = f"sink {name!r} is provided by {packages}: uninstall all but one"
         raise SinkNotFound(msg)
     package = _package(points[0])
+    if not is_sink_name(name):
+        msg = f"sink {name!r} of {package}: {_INVALID_NAME}"
+        raise PluginError(msg)
     try:
         cls = points[0].load()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # A third-party module may raise anything.
+        if isinstance(error, KeyboardInterrupt):
+            raise
         msg = f"sink {name!r} of {package} cannot be imported ({points[0].value}): {format_error(error)}"
         raise PluginError(msg) from error
     if not isinstance(cls, type):
@@ -195,7 +211,11 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
             plugin = load(sink)
             new = Sink(sink, with_credentials(sink, plugin.option_types(), options.get(sink, {})), plugin)
         else:
-            new = Sink(getattr(sink, "name", type(sink).__name__), {}, None, sink)
+            name = getattr(sink, "name", type(sink).__name__)
+            if not isinstance(name, str) or not is_sink_name(name):
+                msg = f"sink {name!r}: {_INVALID_NAME}"
+                raise PluginError(msg)
+            new = Sink(name, {}, None, sink)
         if any(new.name == other.name for other in chosen):
             msg = f"sink {new.name!r} is listed twice"
             raise SettingError(msg)
@@ -265,7 +285,8 @@ def _hooks(name: str, package: str, instance: object) -> Hooks:
     try:
         manager.register(instance, name)
         manager.check_pending()
-    except (pluggy.PluginValidationError, TypeError, ValueError) as error:
+    except Exception as error:
+        # An attribute of a third-party class may raise anything.
         msg = f"sink {name!r} of {package} does not match the hook specifications: {format_error(error)}"
         raise PluginError(msg) from error
     missing = [hook for hook in HOOKS if not getattr(manager.hook, hook).get_hookimpls()]

@@ -14,6 +14,7 @@ from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.run_folder.heartbeat import Heartbeat, write_heartbeat
+from telemetry.run_folder.job_identity import current_job
 from telemetry.run_folder.process_identity import current_process
 
 
@@ -56,6 +57,7 @@ class JournalThread(threading.Thread):
         self._attempt = attempt
         self._limits = limits
         self._identity = current_process()
+        self._job = current_job()
         self._warn_once = WarnOnce()
         self._committer = FailureTolerantCommitter(folder, journal, limits)
         self._deliveries_started = False
@@ -130,7 +132,11 @@ class JournalThread(threading.Thread):
 
     def _write_heartbeat(self, beat: int) -> None:
         heartbeat = Heartbeat(
-            trainer=self._identity, attempt=self._attempt, beat=beat, counts=self.queue.tally.counts()
+            trainer=self._identity,
+            attempt=self._attempt,
+            beat=beat,
+            counts=self.queue.tally.counts(),
+            job=self._job,
         )
         try:
             write_heartbeat(self._folder, heartbeat)

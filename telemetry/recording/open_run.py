@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +26,7 @@ from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_plan import RunPlan, is_blank, newest_segment, plan_run
 from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, write_heartbeat
+from telemetry.run_folder.job_identity import current_job
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import heartbeat_path, sinks_folder
 from telemetry.run_folder.process_identity import current_process
@@ -31,6 +34,10 @@ from telemetry.settings import Settings
 
 _OPENING_POLL_INTERVAL = 0.05
 """Interval in seconds between attempts to acquire the lease for opening the run."""
+_OPENING_SILENT_ATTEMPTS = 20
+"""Number of these attempts before a message; a process on a node that has failed holds the lease for a minute."""
+
+log = logging.getLogger("telemetry")
 
 
 def open_run(
@@ -148,7 +155,7 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
 
 
 def _own_heartbeat(attempt: int, *, beat: int) -> Heartbeat:
-    return Heartbeat(trainer=current_process(), attempt=attempt, beat=beat, counts=Counts())
+    return Heartbeat(trainer=current_process(), attempt=attempt, beat=beat, counts=Counts(), job=current_job())
 
 
 def _restore_heartbeat(folder: Path, before: Heartbeat | None) -> None:
@@ -164,7 +171,11 @@ def _restore_heartbeat(folder: Path, before: Heartbeat | None) -> None:
 def _exclusive_opening(folder: Path) -> Iterator[None]:
     """Exclude other processes that open the same run at the same time, for example because a job was queued twice."""
     lease = Lease(folder, "opening")
-    while not lease.try_acquire():
+    for attempt in itertools.count():
+        if lease.try_acquire():
+            break
+        if attempt == _OPENING_SILENT_ATTEMPTS:
+            log.warning("waiting for %s, which is opening the run in %s", lease.holder() or "a process", folder)
         time.sleep(_OPENING_POLL_INTERVAL)
     try:
         yield

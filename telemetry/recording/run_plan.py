@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ from telemetry.journal.codec import encode
 from telemetry.journal.reader import JournalReader, read_header
 from telemetry.journal.segments import segments
 from telemetry.metrics import Metric
+from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
 from telemetry.recording.arguments import check_metrics, parse_resume_step, parse_settings, parse_sinks_argument
 from telemetry.recording.params import plain_params
 from telemetry.records import SCHEMA, RunRecord, now_ms
 from telemetry.redaction import redact
-from telemetry.run_folder.heartbeat import read_heartbeat
+from telemetry.run_folder.heartbeat import HEARTBEAT_TIMEOUT, read_heartbeat
 from telemetry.run_folder.paths import local_path
-from telemetry.run_folder.process_identity import current_process
+from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
 from telemetry.units import factors
+
+log = logging.getLogger("telemetry")
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +40,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         folder: the run folder.
         record: the run record, with the number of the attempt.
         sinks: the sinks to deliver to.
+        unconfirmed: the sinks left out, with the assignments that would confirm their destinations.
         settings: the settings of telemetry.
         factors: conversion factors from the source unit to the unit of each metric, by full name.
         declared: whether metrics were declared; if so, their values are converted and all others are left out.
@@ -46,6 +51,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     record: RunRecord
     sinks: list[Sink]
+    unconfirmed: dict[str, list[str]]
     settings: Settings
     factors: dict[str, float]
     declared: bool
@@ -64,8 +70,15 @@ def plan_run(
     sinks: str | Iterable[str | object] | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     resume_step: int | None = None,
+    trainer: TrainerLivenessProbe | None = None,
+    given: Mapping[str, Collection[str]] | None = None,
 ) -> RunPlan:
-    """Check a request without creating anything; arguments and exceptions as for ``open_run``."""
+    """Check a request without creating anything; arguments and exceptions as for ``open_run``.
+
+    A caller that has already watched the trainer of the run to resume passes its probe, ``trainer``. ``given`` contains
+    the names of the options that the user has given now, by sink; None means all. The others come from the run folder,
+    so a sink whose destination is among them and needs confirmation is left out.
+    """
     # The script may change its working directory during the run.
     folder = local_path(path).absolute()
     settings = parse_settings(settings)
@@ -97,21 +110,37 @@ def plan_run(
     _check_record(run)
     newest = newest_segment(folder)
     if resumed is not None:
-        run = _next_attempt(folder, run)
+        run = _next_attempt(folder, run, trainer or TrainerLivenessProbe(folder))
     elif newest >= 0 and not is_blank(folder):
         other = _free(folder)
         msg = f"{folder} already contains a run; resume it (resume_step=…), or choose another folder, such as {other}"
         raise RunExists(msg)
+    left_out = {} if given is None else _unconfirmed(chosen, settings.options, given, folder)
     return RunPlan(
         folder=folder,
         record=run,
-        sinks=chosen,
+        # The record names those left out, too: `telemetry status` and `sync` show what is pending for them.
+        sinks=[sink for sink in chosen if sink.name not in left_out],
+        unconfirmed=left_out,
         settings=settings,
         factors=unit_factors,
         declared=metrics is not None,
         resume_step=resumed,
         newest_segment=newest,
     )
+
+
+def _unconfirmed(
+    sinks: Iterable[Sink],
+    options: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Collection[str]],
+    folder: Path,
+) -> dict[str, list[str]]:
+    """Return the sinks with unconfirmed destinations, with the assignments that would confirm them."""
+    found = {
+        sink.name: unconfirmed(sink, options.get(sink.name, {}), given.get(sink.name, ()), folder) for sink in sinks
+    }
+    return {name: assignments for name, assignments in found.items() if assignments}
 
 
 def _check_record(run: RunRecord) -> None:
@@ -130,15 +159,19 @@ def _free(folder: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
+def _next_attempt(folder: Path, run: RunRecord, trainer: TrainerLivenessProbe) -> RunRecord:
     """Return the run record of the attempt that resumes the run in ``folder``; exceptions as for ``open_run``."""
     before = read_header(folder)
     heartbeat = read_heartbeat(folder)
-    if heartbeat is not None and TrainerLivenessProbe(folder).wait():
-        own = heartbeat.trainer == current_process()
-        remedy = "close it, bus.close(), before resuming it" if own else "stop it before resuming its run"
-        msg = f"the trainer of {folder} is alive ({'this process, ' if own else ''}{heartbeat.trainer}); {remedy}"
-        raise RunAlive(msg)
+    if heartbeat is not None and trainer.is_alive() is None:
+        log.warning(
+            "watching the heartbeat of %s for up to %.0f s: its trainer, %s, may be alive",
+            folder,
+            HEARTBEAT_TIMEOUT,
+            heartbeat.trainer,
+        )
+    if heartbeat is not None and trainer.wait():
+        raise run_alive(folder, heartbeat.trainer)
     if run.every != before.every:
         msg = f"telemetry.every was {before.every} in {folder} and cannot be {run.every} after a resume"
         raise JournalError(msg)
@@ -150,6 +183,13 @@ def _next_attempt(folder: Path, run: RunRecord) -> RunRecord:
     return msgspec.structs.replace(
         run, attempt=before.attempt + 1, run_id=before.run_id, name=before.name, started=before.started
     )
+
+
+def run_alive(folder: Path, trainer: ProcessIdentity) -> RunAlive:
+    """Return the error for a run that cannot be resumed because its trainer is alive."""
+    own = trainer == current_process()
+    remedy = "close it, bus.close(), before resuming it" if own else "stop it before resuming its run"
+    return RunAlive(f"the trainer of {folder} is alive ({'this process, ' if own else ''}{trainer}); {remedy}")
 
 
 def newest_segment(folder: Path) -> int:

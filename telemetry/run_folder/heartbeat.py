@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.run_folder.atomic_write import read_json, write_json
+from telemetry.run_folder.job_identity import JobIdentity
 from telemetry.run_folder.paths import heartbeat_path
 from telemetry.run_folder.process_identity import ProcessIdentity
 
@@ -39,13 +40,17 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return "left out: " + ", ".join(f"{number} x {reason}" for reason, number in self.dropped.items())
 
 
-class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``alive.json``; ``beat`` increases, and is -1 in the last heartbeat, when the run is closed."""
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The content of ``alive.json``; ``beat`` increases, and is -1 in the last heartbeat, when the run is closed.
+
+    ``job`` is None outside of SLURM and in runs of versions that did not record it.
+    """
 
     trainer: ProcessIdentity
     attempt: int
     beat: int
     counts: Counts
+    job: JobIdentity | None = None
 
 
 _decoder = msgspec.json.Decoder(Heartbeat)

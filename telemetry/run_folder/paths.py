@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from telemetry.errors import RunFolderError, TelemetryError
+from telemetry.records import is_sink_name
 
 _SINKS = "sinks"
 # At least two characters: a single letter is a drive. Path() reduces the slashes after the colon to one.
@@ -82,4 +84,19 @@ def rejected_path(folder: Path, sink: str) -> Path:
 
 def delivered_sinks(folder: Path) -> list[str]:
     """Return the names of the sinks that have a progress file, because a delivery to them has been started."""
+    return [name for name in _progress_names(folder) if is_sink_name(name)]
+
+
+def misnamed_sinks(folder: Path) -> list[str]:
+    """Return the names of files that would be progress files if they were names of sinks."""
+    return [name for name in _progress_names(folder) if not is_sink_name(name)]
+
+
+def _progress_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in (folder / _SINKS).glob("*.json") if not path.name.startswith("."))
+
+
+def shell_path(path: Path) -> str:
+    """Return a path as an argument in a suggested command: quoted for the shell, and not mistaken for an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

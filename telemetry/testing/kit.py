@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from telemetry.delivery.sink_connection import MAX_BATCH
 from telemetry.errors import SinkRejected, SinkUnavailable
-from telemetry.plugins.hookspecs import Opened
+from telemetry.plugins.hook_results import check_durable, check_opened
 from telemetry.plugins.registry import Hooks, Sink
 from telemetry.records import Record, RunRecord, Status
 from telemetry.testing.child import Child
@@ -31,17 +31,14 @@ class Driver:
     def __init__(self, sink: object, run: RunRecord, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._hooks: Hooks = Sink(type(sink).__name__, {}, None, sink).create()
-        self.opened = self._hooks.sink_open(run=run, folder=folder)
-        assert isinstance(self.opened, Opened), (
-            f"sink_open returned {self.opened!r}; it must return telemetry.sink_api.Opened"
-        )
+        self.opened = check_opened(self._hooks.sink_open(run=run, folder=folder))
         self.durable = self.opened.last_seq or 0
 
     def write(self, records: Sequence[Record]) -> int | None:
         """Write records in batches as large as those of delivery; return the result of the last call."""
         durable = None
         for first in range(0, len(records), MAX_BATCH):
-            durable = self._hooks.sink_write(records=records[first : first + MAX_BATCH])
+            durable = check_durable(self._hooks.sink_write(records=records[first : first + MAX_BATCH]))
             self.durable = max(self.durable, durable or 0)
         return durable
 

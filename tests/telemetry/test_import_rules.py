@@ -38,13 +38,21 @@ USES_TELEMETRY = (
     "aimnet2mult.config.data_units",  # converts units with the registry of telemetry
     "aimnet2mult.config.schema",
     "aimnet2mult.config.value_checks",
+    "aimnet2mult.train.auto_resume",
     "aimnet2mult.train.ending",
+    "aimnet2mult.train.opening",
     "aimnet2mult.train.plan",
     "aimnet2mult.train.reporter",
     "aimnet2mult.train.runner",
+    "aimnet2mult.train.trainer_wait",
 )
 """The modules of the trainer that record runs or read them, or use more of telemetry than HELPERS."""
-HELPERS = {"telemetry.errors", "telemetry.expectations", "telemetry.run_folder.atomic_write"}
+HELPERS = {
+    "telemetry.errors",
+    "telemetry.expectations",
+    "telemetry.run_folder.atomic_write",
+    "telemetry.run_folder.regular_file",
+}
 """Modules of telemetry that the whole trainer may use."""
 
 

@@ -203,3 +203,19 @@ def test_without_any_data_set_there_is_nothing_to_check(tmp_path: Path) -> None:
         CliRunner().invoke(
             cli, ["check-data", "--config", str(tmp_path / "train.yaml")], standalone_mode=False, catch_exceptions=False
         )
+
+
+def test_other_files_are_read_only_if_that_is_allowed(data: h5py.File, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["energy"] = data["004/energy"][()]
+    del data["004/energy"]
+    data["004/energy"] = h5py.ExternalLink("other.h5", "/energy")
+    path = data.filename
+    refused = check(data)
+    assert refused.exit_code == 1
+    assert (
+        "'energy' is a link to the file 'other.h5', which is not read unless data.allow_external=true" in refused.output
+    )
+    allowed = invoke(path, "data.allow_external=true")
+    assert allowed.exit_code == 0, allowed.output
+    assert "energy                30 structures" in allowed.output

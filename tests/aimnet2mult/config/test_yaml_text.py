@@ -13,6 +13,7 @@ from aimnet2mult.config.yaml_text import MAX_BYTES, dump, parse
 from aimnet2mult.errors import ConfigError
 
 DOUBLING = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))])
+CHAIN = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 150))])
 MERGING = "\n".join(["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40))])
 
 REJECTED = {
@@ -22,6 +23,7 @@ REJECTED = {
     "100,000 lists in each other": ("a: " + "[" * 100_000, "nested more than 50 deep"),
     "100,000 mappings in each other": ("{a: " * 100_000, "nested more than 50 deep"),
     "500,000 items in each other": ("- " * 500_000, "nested more than 50 deep"),
+    "aliases in each other": (CHAIN, "nested more than 50 deep"),
     "51 levels": ("[" * 51 + "]" * 51, "line 1: the values are nested more than 50 deep"),
     "an integer of 5,000 digits": ("a: " + "1" * 5_000, "line 1: 1+ is not an integer of up to 64 bits"),
     "a hexadecimal integer of 5,000 digits": ("a: 0x" + "f" * 5_000, "is not an integer of up to 64 bits"),

@@ -74,7 +74,19 @@ COORD, NUMBERS, CHARGE = (make_group(4, 6)[key] for key in ("coord", "numbers", 
         (change(energy=np.zeros(6, bool)), "'energy' has type bool"),
         (change(charge=np.full(6, "0", object)), "'charge' contains text; expected numbers"),
         (change(energy=h5py.SoftLink("/absent")), "'energy' cannot be opened; it is damaged, or a link to"),
-        (change(energy=h5py.ExternalLink("absent.h5", "/e")), "'energy' cannot be opened; it is damaged, or a link to"),
+        (
+            change(energy=h5py.ExternalLink("absent.h5", "/e")),
+            "'energy' is a link to the file 'absent.h5', which is not",
+        ),
+        (
+            change(energy=h5py.ExternalLink("a.h5", "/e"), numbers=None),
+            "group 004: 'energy' is a link to the file 'a.h5'",
+        ),
+        (change(energy=np.dtype("f8")), "group 004: 'energy' is a data type; expected an array"),
+        (change(energy=np.zeros(6, [("e", "f8")])), "'energy' has type [('e', '<f8')]; expected integers"),
+        (change(energy=np.zeros(6, "V8")), "'energy' has type |V8; expected integers"),
+        (lambda: {"9" * 5000: {}}, "9' is not a group named by its number of atoms"),
+        (lambda: {"10001": make_group(3, 5)}, "group 10001 has more than 10,000 atoms"),
         (change(numbers=None, coord=None, charge=None, energy=None), "group 004 has no 'coord'; it is empty"),
         (lambda: {"x": make_group(3, 5)}, "'x' is not a group named by its number of atoms"),
         (lambda: {"000": {}}, "'000' is not a group named by its number of atoms"),
@@ -103,7 +115,7 @@ def test_a_group_in_place_of_an_array_and_an_array_in_place_of_a_group(write: Wr
         file["005"] = h5py.SoftLink("/nowhere")
     assert errors(path) == [
         f"{path}: '004' is not a group named by its number of atoms, such as '007'",
-        f"{path}: '005' is not a group named by its number of atoms, such as '007'",
+        f"{path}: '005' cannot be opened; it is damaged, or a link to an object that does not exist in this file",
         f"{path}, group 003: 'energy' is a group; expected an array",
     ]
 

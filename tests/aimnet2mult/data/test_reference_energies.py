@@ -1,5 +1,6 @@
 """Reference energies agree with an independent least-squares fit, and their files are checked."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -284,9 +285,15 @@ def test_energies_are_read_back_exactly(tmp_path_factory: pytest.TempPathFactory
         ("0: 0.0\n", r"0 is not an atomic number"),
         ("", r"expected lines `atomic number: energy in eV`"),
         ("- 1\n- 2\n", r"expected lines `atomic number: energy in eV`"),
-        ("1: [\n", r"line 2: expected the node content"),
-        ("119: -1.0\n", r"119 is not an atomic number"),
-        ("1000000000000: -1.0\n", r"1000000000000 is not an atomic number"),
+        ("1: [\n", r"not YAML"),
+        ("119: -3.0\n", r"119 is not an atomic number"),
+        ("99999999999: -3.0\n", r"99999999999 is not an atomic number"),
+        ("1: " + "9" * 5000, r"not YAML: Exceeds the limit"),
+        ("1: 2020-13-45\n", r"not YAML: month must be in 1..12"),
+        ("[" * 2000, r"not YAML"),
+        ("1: -13.6\n" + "#" * 100_000, r"expected lines `atomic number: energy in eV`"),
+        ("&a [" + "&b [x, x], *b, *b]\n", r"expected lines `atomic number: energy in eV`"),
+        ("!!python/object/apply:os.system ['touch ran']\n", r"not YAML: could not determine a constructor"),
     ],
 )
 def test_an_invalid_file_is_an_error_with_the_problem(tmp_path: Path, text: str, message: str) -> None:
@@ -295,6 +302,20 @@ def test_an_invalid_file_is_an_error_with_the_problem(tmp_path: Path, text: str,
     with pytest.raises(DataError, match=message) as error:
         read_sae(path)
     assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not Path("ran").exists()
+
+
+def test_a_named_pipe_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "sae.yaml")
+    with pytest.raises(DataError, match=r"cannot read the reference energies .*sae.yaml: not a regular file"):
+        read_sae(tmp_path / "sae.yaml")
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    write_sae(tmp_path / "sae.yaml", {1: -13.5})
+    (tmp_path / "link.yaml").symlink_to("sae.yaml")
+    assert read_sae(tmp_path / "link.yaml") == {1: -13.5}
 
 
 def test_a_file_that_cannot_be_read_or_written_is_an_error(tmp_path: Path) -> None:

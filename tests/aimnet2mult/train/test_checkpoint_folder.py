@@ -1,6 +1,7 @@
 """Checkpoint files are found, pruned and renamed by the iteration in their name, and only complete ones are used."""
 
 import math
+import os
 import random
 import subprocess
 import sys
@@ -154,3 +155,22 @@ def test_checkpoints_after_the_divergence_are_renamed_and_not_resumed(tmp_path: 
     rename_diverged(tmp_path, after=20)
     assert find_newest(tmp_path) == healthy
     assert diverged.with_name("diverged-step-00000030.pt").exists()
+
+
+@pytest.mark.parametrize("what", ["compressed", "pipe", "link", "encrypted"])
+def test_a_checkpoint_that_must_not_be_read_is_damaged(tmp_path: Path, what: str) -> None:
+    good, bad = write(tmp_path, 10, 20)
+    content = bytearray(bad.read_bytes())
+    bad.unlink()
+    if what == "compressed":
+        with zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("data", bytes(10**6))
+    elif what == "pipe":
+        os.mkfifo(bad)
+    elif what == "link":
+        bad.symlink_to(good)
+    else:
+        content[content.index(b"PK\x01\x02") + 8] = 1
+        bad.write_bytes(content)
+    assert find_newest(tmp_path) == good
+    assert find_damaged(tmp_path) == [bad]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,28 @@ def test_a_file_with_the_name_of_a_checkpoint_is_refused(tmp_path: Path) -> None
     torch.save({"weights": torch.ones(3)}, checkpoint_path(run, 9))
     with pytest.raises(CheckpointError, match=r"step-00000009.pt is not a checkpoint of this trainer"):
         resume(run)
+
+
+def test_malformed_files_of_a_run_are_refused(tmp_path: Path) -> None:
+    run = train_tiny(tmp_path, ONE_EPOCH)
+    original = (run / "data.json").read_bytes()
+    (run / "data.json").write_bytes(original[:5])
+    with pytest.raises(DataError, match=r"data.json is damaged; remove it to resume without comparing"):
+        resume(run, "trainer.epochs=2")
+    (run / "data.json").write_bytes(original)
+    path = newest_checkpoint(run)
+    content = torch.load(path, weights_only=True)
+    content["parts"]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"does not fit this run: optimizer: state of parameter 0 of group 0: "):
+        resume(run, "trainer.epochs=2")
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint of this trainer"):
+        resume(run, "trainer.epochs=2")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("step/data.pkl", bytes(10**6))
+    with pytest.raises(ConfigError, match=r"all checkpoints of .* are damaged"):
+        resume(run, "trainer.epochs=2")
 
 
 # ---------------------------------------------------------------- errors before the data are read

@@ -309,6 +309,28 @@ def test_resuming_a_finished_run_finishes_it_again(trainee: Trainee) -> None:
     assert status(trainee.run) == "finished"
 
 
+def test_a_resume_leaves_out_a_sink_whose_destination_is_only_in_the_run_folder(
+    trainee: Trainee, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = tmp_path / "my events"
+    sinks = ("telemetry.sinks=tensorboard", "telemetry.delivery=thread")
+    trainee.start(f"telemetry.tensorboard.dir={events}", *sinks, stop_at=3)
+    shutil.rmtree(events)
+    capsys.readouterr()
+    assert trainee.resume(stop_at=3) == PREEMPTED
+    assert not events.exists()
+    output = capsys.readouterr()
+    confirming = f"'tensorboard.dir={events}'"
+    assert (
+        "warning: tensorboard is left out, because its destination comes from the run folder; its records stay in the "
+        f"journal. If you trust the destination, add to the command: telemetry.{confirming}\n"
+    ) in output.err
+    assert f"telemetry sync {trainee.run} --telemetry-sinks tensorboard -o {confirming}" in output.out + output.err
+    assert trainee.resume(f"telemetry.tensorboard.dir={events}") == 0
+    assert "is left out" not in capsys.readouterr().err
+    assert list(events.iterdir())
+
+
 def test_a_run_without_a_checkpoint_restarts_in_its_folder(trainee: Trainee, reference: Callable[..., Points]) -> None:
     trainee.start(stop_at=5)
     shutil.rmtree(trainee.run / "checkpoints")

@@ -366,6 +366,19 @@ class Misspelt(LinesSink):
     def sink_wriet(self) -> None: ...
 
 
+class CountsInTexts(LinesSink):
+    def opened(self) -> Opened:
+        opened = super().opened()
+        return Opened(opened.destination, str(opened.last_seq))  # type: ignore[arg-type]  # the violation
+
+
+class ReturnsItsRecords(LinesSink):
+    @hookimpl
+    def sink_write(self, records: Sequence[Record]) -> Any:
+        super().sink_write(records)
+        return records
+
+
 class Contract(SinkContract):
     """The contract for the sink named by the environment variable CONTRACT_SINK."""
 

@@ -8,11 +8,11 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -169,6 +169,8 @@ class FileSink:
     The file ``rows`` holds one line per record: sequence number, iteration and stream. While one of the files ``down``,
     ``slow``, ``hang`` or ``crash`` exists in the folder, the sink misbehaves accordingly.
     """
+
+    destinations: ClassVar[dict[str, Any]] = {}
 
     @dataclass
     class Options:
@@ -348,8 +350,14 @@ def run_record(folder: Path, attempt: int = 1) -> RunRecord:
 class HandMadeRun:
     """A run folder written step by step, with a trainer that is alive, dead or on another machine."""
 
-    def __init__(self, folder: Path, trainer: ProcessIdentity | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        trainer: ProcessIdentity | None = None,
+        sinks: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.folder = folder
+        self.sinks = {name: dict(options) for name, options in (sinks or {}).items()}
         self.attempt = 0
         self.trainer = trainer or current_process()
         self.begin()
@@ -359,7 +367,8 @@ class HandMadeRun:
         self.attempt += 1
         (self.folder / "sinks").mkdir(parents=True, exist_ok=True)
         beat(self.folder, self.trainer, attempt=self.attempt)
-        self.journal = JournalWriter(self.folder, run_record(self.folder, self.attempt), resumed_step=resume_step)
+        record = msgspec.structs.replace(run_record(self.folder, self.attempt), sinks=self.sinks)
+        self.journal = JournalWriter(self.folder, record, resumed_step=resume_step)
 
     def points(self, *steps: int, stream: str = "train") -> list[int]:
         """Write a record for each iteration and return their sequence numbers."""

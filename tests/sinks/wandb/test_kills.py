@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sinks.wandb.client_process import kill_clients_of_run
 from sinks.wandb.timeouts import Timeouts
 from support.wandb_kit import client_pids, deliver, exit_codes, numbers_up_to, open_sink, rows, seqs, wait_for
 from telemetry.sink_api import SinkUnavailable
@@ -103,16 +105,18 @@ class TestKills:
         assert client_pids(process.pid) == []
         assert seqs(tmp_path) == numbers_up_to(600)
 
-    def test_a_client_that_could_not_be_killed_writes_to_a_deleted_file(self, tmp_path: Path) -> None:
+    def test_a_client_that_could_not_be_killed_writes_to_a_deleted_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with writer(tmp_path) as process:
             last_durable(process, 30)
             (client,) = client_pids(process.pid)
             for pid in (process.pid, client):
                 os.kill(pid, signal.SIGSTOP)
-            # Without its PID file the client cannot be found, as if it ran on another machine.
-            (pid_file,) = tmp_path.glob(".*.core")
-            pid_file.unlink()
+            # As if it ran on another machine.
+            monkeypatch.setattr("sinks.wandb.sink.kill_clients_of_run", lambda *_: None)
             _, found = open_sink(tmp_path)
+            monkeypatch.undo()
             for pid in (process.pid, client):
                 os.kill(pid, signal.SIGCONT)
             last_durable(process, 200)
@@ -163,16 +167,18 @@ class TestKills:
         deliver(tmp_path, sample(1, 3))
         assert seqs(tmp_path) == [1, 2, 3]
 
-    def test_within_one_process_the_pid_file_is_not_needed(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def full(*_: object, **__: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        sink, _ = open_sink(tmp_path)
-        with monkeypatch.context() as patch:
-            patch.setattr("sinks.wandb.client_process.private_opener", full)
-            with pytest.raises(SinkUnavailable, match="No space left"):
-                sink.sink_write(sample(1, 3))
-        deliver(tmp_path, sample(1, 3))
-        assert seqs(tmp_path) == [1, 2, 3]
+    def test_clients_of_other_runs_are_not_killed_whatever_the_run_folder_says(self, tmp_path: Path) -> None:
+        with writer(tmp_path / "other") as process:
+            last_durable(process, 3)
+            (client,) = client_pids(process.pid)
+            folder = tmp_path / "received"
+            run_id = open_sink(folder)[1].destination.rpartition(" ")[2]
+            # Up to version 0.1, such a note named the client to be killed.
+            note = f"{socket.gethostname()} {process.pid} {client}\n"
+            (folder / f".{run_id}.core").write_text(note, encoding="utf-8")
+            link = folder / "wandb" / f"offline-run-20260131_235959-{run_id}"
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(next((tmp_path / "other" / "wandb").glob("offline-run-*")))
+            kill_clients_of_run(folder / "wandb", run_id)
+            assert client_pids(process.pid) == [client]
+            last_durable(process, 3)

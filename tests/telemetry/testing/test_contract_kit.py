@@ -99,6 +99,8 @@ SEVERAL_FIND = {
     "ClaimsLater": {FULL: "Pass no error over", OUTAGE: "sends only the records after the last one"},
     "SwallowsLater": {FULL: "Pass no error over", OUTAGE: "Pass no error over"},
     "ReportsAndSwallows": {FULL: "Pass no error over"},
+    "CountsInTexts": {POINTS: "sink_open returned an invalid Opened: Expected `int | null`, got `str`"},
+    "ReturnsItsRecords": {POINTS: "it must return the highest durable sequence number, or None"},
     "ReturnsNothing": {POINTS: "sink_open returned None; it must return telemetry.sink_api.Opened"},
 }
 

@@ -1,0 +1,39 @@
+"""Whether a run has been trained as far as requested. Does not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aimnet2mult.config.schema import Config
+    from aimnet2mult.errors import Problems
+    from aimnet2mult.train.checkpoint_peek import Progress
+
+__all__ = ["check_epochs", "describe_completion"]
+
+
+def check_epochs(config: Config, progress: Progress, problems: Problems) -> None:
+    """Check that a run has not been trained for longer than requested."""
+    # With another batch size, the number of iterations per epoch is known only once the data have been read.
+    if _has_same_epochs(config, progress) and config.trainer.epochs < progress.epoch:
+        problems.add(
+            f"trainer.epochs is {config.trainer.epochs}, but the run is already in epoch {progress.epoch}; increase it"
+        )
+
+
+def describe_completion(config: Config, progress: Progress) -> str:
+    """Return why a finished run has nothing left to train, or "" if it has."""
+    if progress.owes_validation or not _has_same_epochs(config, progress):
+        return ""
+    limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
+    if progress.iteration == epochs * progress.epoch_length:
+        return f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue"
+    if limit is not None and progress.lowest_lr < limit and progress.iteration % progress.epoch_length == 0:
+        return (
+            f"nothing left to train: learning rate {progress.lowest_lr:.3g} is below trainer.stop_below_lr {limit:.3g}"
+        )
+    return ""
+
+
+def _has_same_epochs(config: Config, progress: Progress) -> bool:
+    return progress.samplers in (None, config.to_dict()["data"]["samplers"]["train"])
