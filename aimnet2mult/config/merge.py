@@ -90,12 +90,12 @@ def merge_layers(
             layer = _select_known(source, layer, defaults, found)
             # The original trainer kept the kwargs of lower layers when the class changed.
             merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
-    if problems is None:
-        found.raise_any()
     with found.collect():
-        return references.resolve(legacy.finish(merged) if legacy else merged)
+        merged = references.resolve(legacy.finish(merged) if legacy else merged, found)
+        if problems is not None:
+            return merged
     found.raise_any()
-    raise AssertionError
+    return merged
 
 
 def read_defaults() -> dict[str, Any]:

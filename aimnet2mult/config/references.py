@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.errors import ConfigError, Problems
 
 __all__ = ["VARIABLES", "escape", "resolve"]
 
@@ -43,19 +43,17 @@ _REFERENCE = re.compile(
 )
 
 
-def resolve(settings: dict[str, Any]) -> dict[str, Any]:
+def resolve(settings: dict[str, Any], problems: Problems) -> dict[str, Any]:
     r"""Return merged settings with all references replaced by what they refer to.
 
     A text that is nothing but a reference gets the type of the value. ``\${`` stands for ``${``.
 
-    Raises:
-        ConfigError: A reference is invalid, or refers to nothing, to itself, or to options of sinks, which may be
-            credentials; or a variable is not among VARIABLES.
+    Args:
+        settings: The settings.
+        problems: Collects a problem for each text with a reference that is invalid, or refers to nothing, to itself, to
+            options of sinks, which may be credentials, or to a variable that is not among VARIABLES. The text is kept.
     """
-    resolver = _Resolver(settings)
-    resolved: dict[str, Any] = resolver.resolve(settings, "")
-    if resolver.problems:
-        raise ConfigError("\n".join(dict.fromkeys(resolver.problems)))
+    resolved: dict[str, Any] = _Resolver(settings, problems).resolve(settings, "")
     return resolved
 
 
@@ -69,9 +67,9 @@ def escape(value: Any) -> Any:
 
 
 class _Resolver:
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.problems: list[str] = []
+    def __init__(self, settings: Mapping[str, Any], problems: Problems) -> None:
         self._settings = settings
+        self._problems = problems
         self._left = MAX_SIZE
 
     def resolve(self, value: Any, key: str, depth: int = 0) -> Any:
@@ -85,14 +83,14 @@ class _Resolver:
         if isinstance(value, list):
             return [self.resolve(item, f"{key}[{index}]", depth) for index, item in enumerate(value)]
         if value == "???":
-            self.problems.append(f"{key} is ???; set it, for example {key}=VALUE")
+            self._problems.add(f"{key} is ???; set it, for example {key}=VALUE")
         if not isinstance(value, str) or "${" not in value:
             return value
         try:
             return self._text(value, depth)
         except ConfigError as error:
-            self.problems.append(f"{key} is {value!r:.100}: {error}")
-            return None
+            self._problems.add(f"{key} is {value!r:.100}: {error}")
+            return value
 
     def _text(self, text: str, depth: int) -> Any:
         if (found := _REFERENCE.fullmatch(text)) and not found["escaped"]:

@@ -10,11 +10,21 @@ from typing import Any
 
 import pytest
 
+from aimnet2mult.config import references
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.config.references import VARIABLES, escape, resolve
+from aimnet2mult.config.references import VARIABLES, escape
 from aimnet2mult.config.resume_rules import load_config
 from aimnet2mult.config.schema import load
 from aimnet2mult.errors import ConfigError, Problems
+
+
+def resolve(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with their references resolved, or raise what is wrong with them."""
+    problems = Problems()
+    resolved = references.resolve(settings, problems)
+    problems.raise_any()
+    return resolved
+
 
 SETTINGS: dict[str, Any] = {
     "a": 3,
@@ -114,3 +124,8 @@ def test_values_recorded_by_a_run_are_never_references(tmp_path: Path, monkeypat
     assert resumed.project_name == "${oc.env:HOME}"
     assert resumed.trainer.epochs == 2
     assert os.environ["HOME"] == "/home/me"
+
+
+def test_wrong_references_are_reported_with_other_problems() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)^project_name is .*trainer\.epochs is 0.*no data set is given"):
+        load([], ["project_name=${nowhere}", "trainer.epochs=0"])
