@@ -15,6 +15,7 @@ from telemetry.cadence import Cadence
 from telemetry.errors import SettingError, closest_match, did_you_mean
 from telemetry.expectations import expected_value
 from telemetry.plugins.registry import installed
+from telemetry.run_folder.permissions import Mode
 
 # All timers accept the upper bound.
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
@@ -32,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         sinks: names of the sinks; without any, only the journal is written.
         every: interval between points of the periodic streams, in iterations.
         dir: the folder in which run folders are created.
+        mode: who may read a new run besides its owner: nobody (private) or its group (group). The permissions of the
+            run folder hold from then on.
         delivery: one process per sink, or threads of the training process (for notebooks).
         poll: interval, in seconds, at which a delivery checks for new records.
         hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted.
@@ -45,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sinks: tuple[str, ...] = ("tensorboard",)
     every: Annotated[int, msgspec.Meta(ge=1)] = 200
     dir: str = "runs"
+    mode: Mode = "private"
     delivery: DeliveryMode = "process"
     poll: Seconds = 5.0
     hook_timeout: Seconds = 120.0

@@ -19,6 +19,7 @@ from telemetry.plugins.optional_imports import is_installed
 from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
 from telemetry.run_folder.paths import local_path
+from telemetry.run_folder.permissions import file_mode
 from telemetry.units import with_unit
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "atomic_write",
     "backend_errors",
     "charts",
+    "file_mode",
     "format_error",
     "hookimpl",
     "is_inside",

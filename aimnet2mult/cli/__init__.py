@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aimnet2mult.cli.interrupts import exit_on_interrupt, exiting_on_interrupt
+from aimnet2mult.cli.interrupts import conclude, exit_on_signals, exiting_on_signals
 
-with exiting_on_interrupt():
+with exiting_on_signals():
     from importlib.metadata import version
     from typing import NoReturn
 
@@ -21,10 +21,11 @@ __all__ = ["calc_sae", "check_data", "cli", "main", "run", "sample_data", "train
 
 def main() -> NoReturn:
     """Run the command and exit."""
+    exit_on_signals()
     try:
         run(cli, "aimnet2mult")
     finally:
-        exit_on_interrupt()
+        conclude()
 
 
 @click.group(invoke_without_command=True, context_settings=HELP)

@@ -1,28 +1,64 @@
-"""Ctrl-C while the command is being imported and while the interpreter shuts down."""
+"""Signals before the command handles them and while the interpreter shuts down."""
 
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["EXIT_INTERRUPTED", "exit_on_interrupt", "exiting_on_interrupt"]
+from aimnet2mult.distributed.stop_signal import PREEMPTIONS
+
+__all__ = ["EXIT_INTERRUPTED", "conclude", "exit_on_signals", "exiting_on_signals"]
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C."""
+EXIT_PREEMPTED = 128 + signal.SIGTERM
+"""Exit code after any of `PREEMPTIONS`; batch scripts requeue the job."""
+EXIT_NOT_MET = 1
+"""Exit code after any of `PREEMPTIONS` in one of several processes: the ranks have not met yet."""
 
 
-def exit_on_interrupt() -> None:
-    """Let SIGINT end the process at once, without a traceback, unless it is ignored as in a background job."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+def exit_on_signals() -> None:
+    """Let SIGINT and the signals of batch systems end the process at once, with the exit codes of the training."""
+    _exit_on_interrupt()
+    code = EXIT_PREEMPTED if _is_alone() else EXIT_NOT_MET
+    _handle_preemptions(lambda *_: os._exit(code))
+
+
+def conclude() -> None:
+    """Let SIGINT end the process at once, and ignore the signals of batch systems: the exit code is certain."""
+    _exit_on_interrupt()
+    _handle_preemptions(signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def exiting_on_interrupt() -> Iterator[None]:
-    """Handle SIGINT as `exit_on_interrupt` does, for the duration of the context."""
-    before = signal.getsignal(signal.SIGINT)
-    exit_on_interrupt()
+def exiting_on_signals() -> Iterator[None]:
+    """Handle signals as `exit_on_signals` does, for the duration of the context."""
+    before = {number: signal.getsignal(number) for number in (*PREEMPTIONS, signal.SIGINT)}
+    exit_on_signals()
     yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, before)
+    if _in_main_thread():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_on_interrupt() -> None:
+    # SIGINT is ignored in a background job.
+    if _in_main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+
+
+def _handle_preemptions(handler: Any) -> None:
+    if _in_main_thread():
+        for number in PREEMPTIONS:
+            signal.signal(number, handler)
+
+
+def _is_alone() -> bool:
+    # As in distributed.rank_info, whose imports take too long for a signal to wait.
+    return (os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1") == "1"
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import os
 from pathlib import Path
 
 import click
@@ -22,13 +23,18 @@ def sample_data(folder: Path) -> None:
     files = sorted(path for path in SAMPLE.iterdir() if path.suffix in (".h5", ".yaml", ".md"))
     for path in files:
         copy = folder / path.name
-        if copy.exists() and copy.read_bytes() != path.read_bytes():
+        if os.path.lexists(copy) and not _is_copy(copy, path):
             raise click.ClickException(f"{copy} already exists with other content; remove it or choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
-            shutil.copyfile(path, folder / path.name)
+            with contextlib.suppress(FileExistsError), (folder / path.name).open("xb") as file:
+                file.write(path.read_bytes())
     except OSError as error:
         raise click.ClickException(f"cannot write to {folder}: {error.strerror}") from error
     click.echo(f"wrote {', '.join(path.name for path in files)} to {folder}")
     click.echo(f"to train: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")
+
+
+def _is_copy(copy: Path, path: Path) -> bool:
+    return copy.is_file() and copy.read_bytes() == path.read_bytes()

@@ -20,6 +20,7 @@ __all__ = [
     "list_newest_first",
     "load_config",
     "load_definition",
+    "reject_links",
     "run_name_at",
 ]
 
@@ -106,6 +107,25 @@ def _is_same_training(key: str, was: Any, now: Any) -> bool:
     if key.startswith(MOVABLE):
         return None not in (was, now) and not Path(was).exists()
     return key.startswith(SAME_BATCHES) or (key.startswith(CHANGEABLE) and not key.startswith("data.samplers."))
+
+
+def reject_links(run: Path, *others: str) -> None:
+    """Check that nothing to which training writes is a link, which may lead anywhere in a run folder from others.
+
+    Args:
+        run: The run folder.
+        others: Names of further files and folders in it.
+
+    Raises:
+        ConfigError: Some are links.
+    """
+    names = (CONFIG_FILE, MODEL_FILE, SAE_FOLDER, "sinks", *others)
+    links = [str(run / name) for name in names if (run / name).is_symlink()]
+    if links:
+        raise ConfigError(
+            f"{', '.join(links)}: links in a run folder are not followed, because they may lead to files of others; "
+            "replace them by what they refer to"
+        )
 
 
 def load_config(

@@ -18,7 +18,7 @@ import yaml
 from aimnet2mult.data.compositions import Compositions, join_symbols
 from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
-from telemetry.run_folder.regular_file import open_regular
+from telemetry.run_folder.regular_file import open_output, open_regular
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
@@ -168,13 +168,14 @@ def sae_to_yaml(sae: Mapping[int, float]) -> str:
 
 
 def write_sae(path: Path, sae: Mapping[int, float]) -> None:
-    """Write a file that ``read_sae`` reads back exactly; in place, since it may be a pipe or a link.
+    """Write a file that ``read_sae`` reads back exactly; in place, since it may be a pipe or a link of the user.
 
     Raises:
         DataError: The file cannot be written.
     """
     try:
-        Path(path).write_text(sae_to_yaml(sae), encoding="utf-8")
+        with open(path, "w", encoding="utf-8", opener=open_output) as file:
+            file.write(sae_to_yaml(sae))
     except OSError as error:
         raise DataError(f"cannot write the reference energies to {path}: {error.strerror}") from error
 

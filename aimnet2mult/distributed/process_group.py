@@ -1,8 +1,6 @@
 """Communication between ranks through torch's process groups; no other module communicates."""
 
 import contextlib
-import os
-import signal
 import socket
 import time
 import warnings
@@ -10,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,15 +15,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.rank_info import RankInfo
+from aimnet2mult.distributed.rendezvous import NOTICE, TIMEOUT, assemble, open_store
+from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import ConfigError, RankLost
 from telemetry.errors import format_error
 
-__all__ = ["TIMEOUT", "ProcessGroupCommunicator", "check_device_types", "describe_lost_connection", "process_group"]
+__all__ = [
+    "ProcessGroupCommunicator",
+    "check_device_types",
+    "describe_lost_connection",
+    "process_group",
+]
 
 T = TypeVar("T")
-
-TIMEOUT = timedelta(minutes=10)
-"""Maximum wait for other ranks, when joining and in each collective; reading the data must take less time."""
 
 ERROR_WAIT = 2.0
 """Maximum wait, in seconds, for the error messages of other ranks after the connection is lost."""
@@ -35,16 +36,37 @@ ERROR_POLL_INTERVAL = 0.05
 
 
 @contextlib.contextmanager
-def process_group(info: RankInfo, *, timeout: timedelta = TIMEOUT) -> Iterator[Communicator]:
+def process_group(
+    info: RankInfo,
+    stop: StopSignal,
+    *,
+    say: Callable[[str], None],
+    store: Any = None,
+    timeout: timedelta = TIMEOUT,
+    notice: float = NOTICE,
+) -> Iterator[Communicator]:
     """Join the job's process group, and leave it once all ranks have finished.
 
+    Args:
+        info: the rank of this process.
+        stop: the stop signal of this rank, which ends the wait for the others.
+        say: function that prints a line; called if the others do not come soon.
+        store: the result of `open_store`, if it has been called.
+        timeout: maximum wait for rank 0 to be reachable, for the others once rank 0 is ready, and in each collective.
+        notice: seconds after which a wait is announced.
+
     Raises:
-        RankLost: the ranks could not connect to each other, another rank failed, or this one has no CUDA device.
+        RankLost: the ranks could not connect to each other, another rank failed, this one has no CUDA device, or a stop
+            was requested before the ranks had met.
     """
     if info.world_size == 1:
         yield Communicator()
         return
-    communicator = ProcessGroupCommunicator(info, timeout)
+    _check_device_count(info)
+    if store is None:
+        store = open_store(info, stop, say=say, timeout=timeout, notice=notice)
+    assemble(store, info, stop, say=say, timeout=timeout, notice=notice)
+    communicator = ProcessGroupCommunicator(info, store, timeout)
     try:
         yield communicator
         communicator.all_reduce_max([0])
@@ -56,7 +78,7 @@ def process_group(info: RankInfo, *, timeout: timedelta = TIMEOUT) -> Iterator[C
     finally:
         # After an error this closes the connections, so that the other ranks notice at once.
         with contextlib.suppress(RuntimeError):
-            idist.finalize()
+            dist.destroy_process_group()
 
 
 class ProcessGroupCommunicator(Communicator):
@@ -66,15 +88,15 @@ class ProcessGroupCommunicator(Communicator):
     device.
     """
 
-    def __init__(self, info: RankInfo, timeout: timedelta = TIMEOUT) -> None:
+    def __init__(self, info: RankInfo, store: Any, timeout: timedelta = TIMEOUT) -> None:
         self.rank = info.rank
         self.world_size = info.world_size
         self._timeout = timeout
         self._device: torch.device | None = None
         self._device_group: dist.ProcessGroup | None = None
-        _check_device_count(info)
-        _initialize(info, timeout)
-        self._error_store = _open_error_store()
+        # A failing rank leaves its error message here.
+        self._error_store = dist.PrefixStore("errors", store)  # type: ignore[attr-defined] # not declared as exported
+        _initialize(info, store, timeout)
 
     def set_device(self, device: torch.device) -> None:
         """Set the device, and for CUDA create the NCCL group; see `Communicator.set_device`."""
@@ -196,48 +218,20 @@ def _check_device_count(info: RankInfo) -> None:
         )
 
 
-def _initialize(info: RankInfo, timeout: timedelta) -> None:
-    # Inside a SLURM job, ignite would use SLURM's ranks even if torchrun has assigned others.
-    job = os.environ.pop("SLURM_JOB_ID", None) if info.by_torchrun else None
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if info.by_torchrun and restarts:
-        # torchrun keeps its rendezvous store, which still contains the addresses of the processes that died.
-        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + restarts)
+def _initialize(info: RankInfo, store: Any, timeout: timedelta) -> None:
     try:
-        with _default_signals():
-            idist.initialize("gloo", timeout=timeout)
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore("group", store),  # type: ignore[attr-defined] # not declared as exported
+            rank=info.rank,
+            world_size=info.world_size,
+            timeout=timeout,
+        )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise RankLost(f"rank {info.rank} of {info.world_size} could not join the others: {reason:.500}") from error
-    finally:
-        if job is not None:
-            os.environ["SLURM_JOB_ID"] = job
-
-
-@contextlib.contextmanager
-def _default_signals() -> Iterator[None]:
-    """Let a signal end the process: Python's handlers would not run until all ranks have joined."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _open_error_store() -> Any:
-    """Open the store in which a failing rank leaves its error message, on the server of the rendezvous store."""
-    store = dist.TCPStore(  # type: ignore[attr-defined] # not declared as exported
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=False,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=60),
-    )
-    return dist.PrefixStore("aimnet2mult/errors", store)  # type: ignore[attr-defined] # likewise
+    if torch.cuda.is_available():
+        torch.cuda.set_device(info.local_rank)
 
 
 def _is_connection_error(error: BaseException) -> bool:

@@ -1,20 +1,29 @@
-"""Requests to stop: SIGTERM, Ctrl-C, or a closed terminal."""
+"""Requests to stop: SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C, or a closed terminal."""
 
+import contextlib
 import signal
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
 
-__all__ = ["StopSignal"]
+__all__ = ["PREEMPTIONS", "StopSignal", "Stopped"]
+
+PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals of batch systems before they end a job. All of them give the exit code of SIGTERM."""
+
+
+class Stopped(SystemExit):
+    """A signal ends the process before there is anything to save; the code is its exit code."""
 
 
 class StopSignal:
-    """A context in which SIGTERM, SIGINT and SIGHUP request a stop; a SIGINT after that raises KeyboardInterrupt.
+    """A context in which signals request a stop; a SIGINT after that raises KeyboardInterrupt.
 
-    The training loop checks the request between iterations; `interrupt_at_once` is for the time after it. Enter it in
-    the main thread.
+    The training loop checks the request between iterations; `stopping_at_once` is for the time before it, and
+    `end_training` for the time after it. Enter it in the main thread.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    SIGNALS = (*PREEMPTIONS, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -22,6 +31,7 @@ class StopSignal:
         self.interrupted = False
         """Whether KeyboardInterrupt has been raised."""
         self._at_once = False
+        self._hasten: Callable[[], None] | None = None
         self._handlers_before: dict[int, Any] = {}
 
     @property
@@ -29,9 +39,46 @@ class StopSignal:
         """Whether a stop has been requested."""
         return self.signal is not None
 
-    def interrupt_at_once(self) -> None:
-        """Raise KeyboardInterrupt for the next SIGINT even if it is the first."""
+    @property
+    def exit_code(self) -> int:
+        """The exit code after the requested stop: 128 plus the signal, and 143 for each of `PREEMPTIONS`."""
+        return 128 + (signal.SIGTERM if self.signal in PREEMPTIONS else self.signal or 0)
+
+    @property
+    def name(self) -> str:
+        """The name of the signal that requested the stop."""
+        return signal.Signals(self.signal).name if self.signal else "a signal"
+
+    @contextlib.contextmanager
+    def stopping_at_once(self) -> Iterator[None]:
+        """Let signals raise `Stopped`, and SIGINT KeyboardInterrupt, in the block.
+
+        Raises:
+            Stopped: a stop was requested before, or its exception was lost in a library.
+        """
         self._at_once = True
+        try:
+            self.raise_if_requested()
+            yield
+            self.raise_if_requested()
+        finally:
+            self._at_once = False
+
+    def raise_if_requested(self) -> None:
+        """End the process if a stop has been requested.
+
+        Raises:
+            Stopped: it has.
+        """
+        if self.requested:
+            raise Stopped(self.exit_code)
+
+    def end_training(self, hasten: Callable[[], None]) -> None:
+        """From now on, let SIGINT raise KeyboardInterrupt even if it is the first, and other signals call ``hasten``.
+
+        They are no longer requests: how the training has ended is certain.
+        """
+        self._hasten = hasten
 
     def ignore_interrupts(self) -> None:
         """Ignore SIGINT for the rest of the context."""
@@ -39,8 +86,9 @@ class StopSignal:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def __enter__(self) -> Self:
-        # nohup ignores SIGHUP and a shell ignores SIGINT for background jobs; respect that.
-        handled = [number for number in self.SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        # nohup ignores SIGHUP and a shell ignores SIGINT for background jobs; respect that. A batch script that ignores
+        # SIGTERM, however, does so to outlive this process.
+        handled = [n for n in self.SIGNALS if n in PREEMPTIONS or signal.getsignal(n) != signal.SIG_IGN]
         self._handlers_before = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
@@ -49,7 +97,12 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and (self.requested or self._at_once):
+        if number == signal.SIGINT and (self.requested or self._at_once or self._hasten is not None):
             self.interrupted = True
             raise KeyboardInterrupt
+        if self._hasten is not None:
+            self._hasten()
+            return
         self.signal = number
+        if self._at_once:
+            raise Stopped(self.exit_code)

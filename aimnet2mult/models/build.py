@@ -5,11 +5,12 @@ from pickle import PickleError
 from typing import Any, cast
 
 import torch
-import warp
 from torch import Tensor, nn
 
-# Importing aimnet initializes warp, which then prints a long description of the machine.
-warp.config.log_level = warp.LOG_WARNING
+from aimnet2mult.models.quiet_warp import init_warp
+
+# Importing aimnet would initialize it with messages.
+init_warp()
 
 from aimnet.config import ImportRole, build_module  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402

@@ -26,13 +26,18 @@ def are_finite(model: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, *, mode: int | None = 0o666) -> None:
     """Write the weights of a model atomically, without the name prefix of the wrapper that computes forces.
+
+    Args:
+        model: The model.
+        path: The file.
+        mode: The permissions of the file, before the umask; None for those of the files of a run.
 
     Raises:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
-    _save(unwrap(model).state_dict(), path)
+    _save(unwrap(model).state_dict(), path, mode)
 
 
 def save_checkpoint_weights(checkpoint: Path, path: Path) -> None:
@@ -46,15 +51,15 @@ def save_checkpoint_weights(checkpoint: Path, path: Path) -> None:
         state = _without_prefix(load_file(checkpoint))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the checkpoint {checkpoint}: {_reason(error)}") from error
-    _save(state, path)
+    _save(state, path, 0o666)
 
 
-def _save(state: Mapping[str, torch.Tensor], path: Path) -> None:
+def _save(state: Mapping[str, torch.Tensor], path: Path, mode: int | None) -> None:
     # Serialize to memory first, because torch converts disk-full errors to other types.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     remove_temporary_files(path)
-    atomic_write(path, buffer.getbuffer(), mode=0o666)
+    atomic_write(path, buffer.getbuffer(), mode=mode)
 
 
 def _without_prefix(checkpoint: Any) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.torch_file import ZIP_ERRORS, open_archive
+from telemetry.run_folder.atomic_write import TEMPORARY_SUFFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,8 @@ __all__ = [
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"step-(\d{8,})\.pt")
+TEMPORARY = re.compile(rf"\.(step-\d{{8,}}|best|diverged)\.pt{TEMPORARY_SUFFIX}|step-\d{{8,}}\.tmp")
+"""Names of files left by a killed trainer; the last form is that of version 0.1."""
 
 
 def checkpoint_path(run: Path, iteration: int) -> Path:
@@ -85,7 +88,8 @@ def prune(latest: Path, *, keep: int, last_healthy_step: int) -> None:
     position = found.index(latest)
     healthy = [path for path in found if iteration_of(path) <= last_healthy_step][-1:]
     outdated, superseded = found[: max(0, position + 1 - keep)], found[position + 1 :]
-    for path in [*outdated, *superseded, *latest.parent.glob("*.tmp")]:
+    temporary = [path for path in latest.parent.iterdir() if TEMPORARY.fullmatch(path.name)]
+    for path in [*outdated, *superseded, *temporary]:
         if path not in healthy:
             path.unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from aimnet2mult.train.restoring import Stateful, restore_part
 from aimnet2mult.train.validation import Validation
 from telemetry.errors import format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
+from telemetry.run_folder.permissions import make_folder
 
 __all__ = ["Checkpointing", "Stateful", "load_checkpoint", "write_checkpoint"]
 
@@ -229,10 +230,9 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
     # Serialize to memory first, because torch converts disk-full errors to other types.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    if not path.parent.is_dir():
-        path.parent.mkdir()
+    if make_folder(path.parent):
         sync_folder(path.parent.parent)
-    atomic_write(path, buffer.getbuffer(), mode=0o666)
+    atomic_write(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.distributed.stop_signal import PREEMPTIONS
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
@@ -37,8 +38,9 @@ from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
+from telemetry.run_folder.permissions import make_folder
 
-__all__ = ["Components", "build_components", "fidelity_weights", "ignore_sigterm", "record_inputs"]
+__all__ = ["Components", "build_components", "fidelity_weights", "ignore_preemption", "record_inputs"]
 
 Loader = DataLoader[Batch]
 
@@ -150,10 +152,10 @@ def record_inputs(components: Components, fidelity_names: Sequence[str], folder:
     """
     record_data(components.data.checksums, folder)
     saved = folder / SAE_FOLDER
-    saved.mkdir(exist_ok=True)
+    make_folder(saved)
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
-            atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode(), mode=0o666)
+            atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode())
 
 
 def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -213,7 +215,7 @@ def _loaders(
             # A loader draws a seed for its workers whenever it starts. A seed drawn from the global generator would
             # change a resumed run, which starts the loader one more time.
             generator = torch.Generator().manual_seed(config.seed)
-            given = {"generator": generator, "worker_init_fn": ignore_sigterm, **options}
+            given = {"generator": generator, "worker_init_fn": ignore_preemption, **options}
             loader = load_share(
                 dataset,
                 order,
@@ -237,10 +239,11 @@ def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None
     return {index: weights.get(index, 1.0) * count for index, count in enumerate(data.train_counts) if count}
 
 
-def ignore_sigterm(_: int) -> None:
-    """Keep a loader worker alive when the whole job gets SIGTERM, to which the trainer responds with a checkpoint.
+def ignore_preemption(_: int) -> None:
+    """Keep a loader worker alive when a signal reaches the whole job; the trainer responds to it with a checkpoint.
 
     By default the worker would end at once, and torch would then fail the training. Workers notice by themselves when
     the trainer ends.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in PREEMPTIONS:
+        signal.signal(number, signal.SIG_IGN)

@@ -60,7 +60,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
 def write_skipped(plan: Plan) -> None:
     """Write the list of structures that are left out to the run folder, if there are any."""
     if plan.report is not None and plan.report.bad_rows:
-        atomic_write(plan.folder / SKIPPED_FILE, plan.report.csv().encode(), mode=0o666)
+        atomic_write(plan.folder / SKIPPED_FILE, plan.report.csv().encode())
 
 
 def _warn(line: str) -> None:

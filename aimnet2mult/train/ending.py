@@ -18,12 +18,14 @@ __all__ = ["close", "close_diverged", "close_failed", "close_incomplete"]
 
 PREEMPTED_DRAIN_TIMEOUT = 5.0
 """Maximum time, in seconds, to wait for the sinks of a run that was stopped or has lost a rank."""
+LAST_MOMENT = 2.0
+"""Maximum time, in seconds, to continue this wait after another signal."""
 
 
 def close(
     bus: MetricBus, plan: Plan, status: Status, stop: StopSignal, reason: str = "", *, drain_briefly: bool
 ) -> None:
-    """Close a run, wait for its sinks, and print the receipt; Ctrl-C ends the wait.
+    """Close a run, wait for its sinks, and print the receipt; Ctrl-C ends the wait, other signals shorten it.
 
     Args:
         bus: the bus of the run.
@@ -34,10 +36,11 @@ def close(
         drain_briefly: whether the process has only a few seconds left.
     """
     timeout = plan.settings.drain_timeout
-    if drain_briefly:
+    # A signal that came too late to stop the training has the same meaning as one during the wait.
+    if drain_briefly or stop.requested:
         timeout = min(PREEMPTED_DRAIN_TIMEOUT, timeout)
     try:
-        stop.interrupt_at_once()
+        stop.end_training(lambda: bus.limit_drain(LAST_MOMENT))
         receipt = bus.close(status, reason=reason, timeout=timeout)
     except KeyboardInterrupt:
         # The user does not want to wait for the sinks.

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from aimnet2mult.train.plan import Plan
     from aimnet2mult.train.trainer_wait import TrainerWait
 
-__all__ = ["check_plan", "start"]
+__all__ = ["check_plan", "removing_blank_folder", "start"]
 
 PACKAGES = ("aimnet2mult", "aimnet", "torch", "pytorch-ignite", "numpy")
 """Packages whose versions the run records."""
 
 
 def check_plan(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
-    """Check telemetry and then, which may take minutes, the data; only a signal's default action interrupts it.
+    """Check telemetry and then, which may take minutes, the data.
 
     Raises:
         RunAlive: another process has opened the run.
@@ -36,27 +36,26 @@ def check_plan(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
     """
     config = plan.config
     params = {**msgspec.to_builtins(config, str_keys=True), "model": plan.definition}
-    with _removing_blank_folder(plan):
-        run = plan_run(
-            plan.folder,
-            name=config.run_name,
-            project=config.project_name,
-            params=params,
-            metrics=plan.metrics,
-            versions={package: version(package) for package in PACKAGES},
-            settings=plan.settings,
-            resume_step=plan.resume_step,
-            trainer=wait.probe(plan.folder),
-            given=plan.given_options,
-        )
-        report = check_data(config, resumes=plan.checkpoint is not None)
+    run = plan_run(
+        plan.folder,
+        name=config.run_name,
+        project=config.project_name,
+        params=params,
+        metrics=plan.metrics,
+        versions={package: version(package) for package in PACKAGES},
+        settings=plan.settings,
+        resume_step=plan.resume_step,
+        trainer=wait.probe(plan.folder),
+        given=plan.given_options,
+    )
+    report = check_data(config, resumes=plan.checkpoint is not None)
     if report.bad_rows:
         params = {**run.record.params, "skipped_structures": report.bad_count}
         run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
     return replace(plan, report=report), run
 
 
-def start(plan: Plan, run: RunPlan) -> MetricBus:
+def start(run: RunPlan) -> MetricBus:
     """Open the run.
 
     Raises:
@@ -70,12 +69,11 @@ def start(plan: Plan, run: RunPlan) -> MetricBus:
             f"journal. If you trust the destination, add to the command: {confirming}",
             err=True,
         )
-    with _removing_blank_folder(plan):
-        return start_run(run)
+    return start_run(run)
 
 
 @contextlib.contextmanager
-def _removing_blank_folder(plan: Plan) -> Iterator[None]:
+def removing_blank_folder(plan: Plan) -> Iterator[None]:
     """Remove the folder of a new run in case of an error; one that is not empty stays."""
     try:
         yield

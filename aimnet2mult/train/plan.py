@@ -23,12 +23,14 @@ from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.train.auto_resume import AutoResume
+from aimnet2mult.train.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
 from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
 from telemetry.run_folder.job_identity import current_job
+from telemetry.run_folder.permissions import UMASKS, Mode, make_parents
 
 if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
@@ -182,7 +184,7 @@ def _plan_new(request: Request) -> Plan:
     trust.check_settings(config, request.configs, request.overrides, problems)
     trust.check_definition(definition, model_file, problems)
     problems.raise_any()
-    folder, *above = _new_folders(_directory(settings), config.run_name)
+    folder, *above = _new_folders(_directory(settings), config.run_name, settings.mode)
     return Plan(
         config=config,
         settings=settings,
@@ -196,6 +198,7 @@ def _plan_new(request: Request) -> Plan:
 
 def _plan_resume(request: Request, folder: Path) -> Plan:
     problems = Problems()
+    resume_rules.reject_links(folder, CHECKPOINTS)
     _check_writable(request.save, problems)
     newest, status = find_newest(folder), read_receipt(folder).status
     notices = _check_checkpoints(folder, newest, status)
@@ -261,16 +264,16 @@ def _directory(settings: Settings) -> Path:
     return expand_user(settings.dir)
 
 
-def _new_folders(directory: Path, run_name: str) -> list[Path]:
+def _new_folders(directory: Path, run_name: str, mode: Mode) -> list[Path]:
     """Create the folder of a run, and return it followed by the new folders above it."""
     now = time.time()
     try:
         above = [path for path in (directory, *directory.parents) if not path.exists()]
-        directory.mkdir(parents=True, exist_ok=True)
+        make_parents(directory / run_name, mode)
         for number in count(1):
             folder = directory / resume_rules.run_name_at(run_name, now, number)
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+                folder.mkdir(mode=0o777 & ~UMASKS[mode])
                 return [folder, *above]
     except OSError as error:
         raise ConfigError(

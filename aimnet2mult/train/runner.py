@@ -5,15 +5,11 @@ All checks that do not need torch come first; then the run is opened, and torch 
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
 import signal
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aimnet2mult.config.import_path import allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
@@ -21,10 +17,11 @@ from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
-from aimnet2mult.train.opening import check_plan, start
+from aimnet2mult.train.opening import check_plan, removing_blank_folder, start
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
+from aimnet2mult.train.startup import EXIT_RANK_LOST, load_libraries, open_store, say, stopping_at_once
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
 from telemetry.run_folder.paths import shell_path
@@ -37,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-EXIT_RANK_LOST, EXIT_USER_ERROR = 1, 2
-"""Exit codes of ranks other than the first, which reports the error."""
+EXIT_USER_ERROR = 2
+"""Exit code of ranks other than the first after an error of the user, which the first one reports."""
 EXIT_DIVERGED = 3
 """Exit code of a run that stopped because it has diverged, or whose steps or final weights were not finite."""
 EXIT_NOT_SAVED = 4
@@ -66,59 +63,65 @@ def train(request: Request, *, wait_limit: float = WAIT_LIMIT) -> int:
         RankLost: another rank has failed.
     """
     info = find_rank_info(os.environ)
-    with allow_packages(request.allow_packages):
+    if info.world_size > 1:
+        # Lost connections are reported in one line instead.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with allow_packages(request.allow_packages), StopSignal() as stop:
         if info.rank:
-            return _run_other_rank(info, wait_limit)
-        wait = TrainerWait(partial(echo, err=True), wait_limit)
-        while (code := _run_first_rank(request, info, wait)) is None:
-            echo("another process has just resumed the run", err=True)
+            return _run_other_rank(info, stop)
+        # Before anything that may take long: the other ranks wait as long as the store is there.
+        store = open_store(info, stop)
+        wait = TrainerWait(say, wait_limit)
+        while (code := _run_first_rank(request, info, stop, store, wait)) is None:
+            say("another process has just resumed the run")
         return code
 
 
-def _run_first_rank(request: Request, info: RankInfo, wait: TrainerWait) -> int | None:
+def _run_first_rank(request: Request, info: RankInfo, stop: StopSignal, store: Any, wait: TrainerWait) -> int | None:
     """Return the exit code, or None if another process has resumed the run first."""
-    plan = make_plan(request, wait)
+    with stopping_at_once(stop, info, store):
+        plan = make_plan(request, wait)
     if plan.nothing_left:
-        return _conclude(plan, info)
-    with contextlib.ExitStack() as handlers:
-        try:
-            plan, run = check_plan(plan, wait)
-            stop = handlers.enter_context(StopSignal())
-            bus = start(plan, run)
-        except RunAlive:
-            if request.resume is None:
-                raise
-            return None
-        try:
-            outcome, save_error = _run(plan, bus, stop, info)
-        except BaseException as error:
-            close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
-            if stop.interrupted:
-                # A library may have turned the interrupt into another error.
-                raise KeyboardInterrupt from None
+        return _conclude(plan, info, stop, store)
+    try:
+        with removing_blank_folder(plan):
+            with stopping_at_once(stop, info, store):
+                plan, run = check_plan(plan, wait)
+            bus = start(run)
+    except RunAlive:
+        if request.resume is None:
             raise
-        if outcome.kind == "diverged":
-            close_diverged(bus, plan, stop)
-        elif outcome.kind in ("finished", "preempted"):
-            close(bus, plan, outcome.kind, stop, drain_briefly=outcome.kind == "preempted")
-        else:
-            close_incomplete(bus, plan, outcome.reason, stop)
-        if outcome.kind == "preempted":
-            echo(f"stopped by {_signal_name(stop)}; resume with: aimnet2mult train --resume {shell_path(plan.folder)}")
+        return None
+    try:
+        outcome, save_error = _run(plan, bus, stop, info, store)
+    except BaseException as error:
+        close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
+        if stop.interrupted:
+            # A library may have turned the interrupt into another error.
+            raise KeyboardInterrupt from None
+        raise
+    if outcome.kind == "diverged":
+        close_diverged(bus, plan, stop)
+    elif outcome.kind in ("finished", "preempted"):
+        close(bus, plan, outcome.kind, stop, drain_briefly=outcome.kind == "preempted")
+    else:
+        close_incomplete(bus, plan, outcome.reason, stop)
+    if outcome.kind == "preempted":
+        echo(f"stopped by {stop.name}; resume with: aimnet2mult train --resume {shell_path(plan.folder)}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
 
 
-def _conclude(plan: Plan, info: RankInfo) -> int:
+def _conclude(plan: Plan, info: RankInfo, stop: StopSignal, store: Any) -> int:
     """Report that a run is complete, and what is pending; tell the other ranks, and write the weights to ``--save``."""
     echo(f"{plan.folder}: {plan.nothing_left}", err=True)
     for line in read_receipt(plan.folder).sync_command():
         echo(line, err=True)
     if info.world_size > 1:
-        _load_libraries()
+        load_libraries()
         from aimnet2mult.distributed.process_group import process_group
 
-        with process_group(info) as communicator:
+        with process_group(info, stop, say=say, store=store) as communicator:
             communicator.broadcast(plan)
     if plan.save is None or plan.checkpoint is None:
         return 0
@@ -134,29 +137,27 @@ def _report_save(plan: Plan, error: str | None) -> int:
     return EXIT_NOT_SAVED if error else 0
 
 
-def _run_other_rank(info: RankInfo, wait_limit: float) -> int:
-    _load_libraries()
-    from aimnet2mult.distributed.process_group import TIMEOUT, process_group
+def _run_other_rank(info: RankInfo, stop: StopSignal) -> int:
+    with stopping_at_once(stop, info):
+        load_libraries()
+    from aimnet2mult.distributed.process_group import process_group
     from aimnet2mult.train.console import NullConsole
 
     logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
-    stop = StopSignal()
-    with contextlib.ExitStack() as handlers:
-        try:
-            # Rank 0 joins only once an earlier trainer of the run has ended.
-            with process_group(info, timeout=TIMEOUT + timedelta(seconds=wait_limit)) as communicator:
-                # Until all ranks have joined, a signal ends this one at once: there is nothing to save yet.
-                handlers.enter_context(stop)
-                plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
-                if plan.nothing_left:
-                    return 0
-                outcome, _ = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
-        except USER_ERRORS:
-            return EXIT_USER_ERROR
-        except RankLost as lost:
-            if not lost.reported:
-                raise
-            return EXIT_RANK_LOST
+    # One line from each machine is enough.
+    announce = say if info.local_rank == 0 else NullConsole().say
+    try:
+        with process_group(info, stop, say=announce) as communicator:
+            plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
+            if plan.nothing_left:
+                return 0
+            outcome, _ = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
+    except USER_ERRORS:
+        return EXIT_USER_ERROR
+    except RankLost as lost:
+        if not lost.reported:
+            raise
+        return EXIT_RANK_LOST
     return _exit_code(outcome, stop)
 
 
@@ -167,28 +168,26 @@ def _exit_code(outcome: Outcome, stop: StopSignal) -> int:
         return 128 + signal.SIGINT
     if outcome.kind == "not saved":
         return EXIT_NOT_SAVED
-    return 128 + stop.signal if outcome.kind == "preempted" and stop.signal else 0
+    return stop.exit_code if outcome.kind == "preempted" and stop.requested else 0
 
 
-def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[Outcome, str | None]:
+def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: Any) -> tuple[Outcome, str | None]:
     """Train; return the outcome, and why the weights could not be written to ``--save``: "" if they were, else None."""
     start = "new run" if plan.resume_step is None else f"resuming after iteration {plan.resume_step}"
     echo(f"{plan.folder}: {start}; sinks: {', '.join(plan.settings.sinks) or 'none'}", err=True)
     if plan.resume_step is None:
         write_settings(plan)
-    if stop.requested:
+    if stop.requested and info.world_size == 1:
         return Outcome("preempted"), None
     from aimnet2mult.train.console import Console
 
     console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
     console.say("loading torch and aimnet …")
-    _load_libraries()
-    from aimnet2mult.distributed.process_group import TIMEOUT, process_group
+    load_libraries()
+    from aimnet2mult.distributed.process_group import process_group
 
-    if info.world_size > 1:
-        console.say(f"waiting up to {TIMEOUT.seconds // 60} minutes for all {info.world_size} ranks …")
     try:
-        with process_group(info) as communicator:
+        with process_group(info, stop, say=console.say, store=store) as communicator:
             outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
         if outcome.kind not in ("finished", "not saved") or plan.save is None or model is None:
             return outcome, None
@@ -197,21 +196,6 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo) -> tuple[
         return outcome, save_model(model, plan.save, plan.folder)
     finally:
         console.close()
-
-
-def _load_libraries() -> None:
-    """Import torch and aimnet without garbage collection.
-
-    The imports create two million permanent objects. Traversing these repeatedly takes longer than the imports
-    themselves, and at exit it takes seconds that a preempted run does not have.
-    """
-    gc.disable()
-    try:
-        import aimnet2mult.distributed.process_group
-        import aimnet2mult.train.loop  # noqa: F401 - imports all other libraries
-    finally:
-        gc.enable()
-    gc.freeze()
 
 
 def _train(
@@ -265,7 +249,3 @@ def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
     """Return the display unit of each label that is trained, and the factor that converts the source unit to it."""
     metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
     return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
-
-
-def _signal_name(stop: StopSignal) -> str:
-    return signal.Signals(stop.signal).name if stop.signal else "a signal"

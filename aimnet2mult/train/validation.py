@@ -21,6 +21,7 @@ from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Reporter
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from aimnet2mult.train.validation_metrics import ValidationMetrics
+from telemetry.run_folder.permissions import make_folder
 
 __all__ = ["BestValidation", "Validation"]
 
@@ -174,8 +175,8 @@ class Validation:
     def _save_best(self) -> None:
         path = best_path(self._run)
         try:
-            path.parent.mkdir(exist_ok=True)
-            save_weights(self._components.model, path)
+            make_folder(path.parent)
+            save_weights(self._components.model, path, mode=None)
         except OSError as error:
             # The name of the temporary file, which is part of the message, differs each time.
             if self._repeats.add(error.strerror or str(error)):

@@ -13,7 +13,17 @@ from sinks.mlflow.client import connect, login_errors, mlflow_calls
 from sinks.mlflow.confirmation import is_harmless
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
 from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri, validate_option
-from telemetry.sink_api import Opened, Record, RunRecord, SettingError, SinkRejected, Status, hookimpl, is_installed
+from telemetry.sink_api import (
+    Opened,
+    Record,
+    RunRecord,
+    SettingError,
+    SinkRejected,
+    Status,
+    file_mode,
+    hookimpl,
+    is_installed,
+)
 
 if TYPE_CHECKING:
     from sinks.mlflow.run import MlflowRun
@@ -103,7 +113,7 @@ class MlflowSink:
         if tracking_uri.file is not None:
             from sinks.mlflow.sqlite_store import SqliteStore
 
-            self._store = SqliteStore(tracking_uri.file, self.connect)
+            self._store = SqliteStore(tracking_uri.file, self.connect, file_mode(folder))
             # MLflow's own default is relative to the working directory.
             artifacts = str(tracking_uri.file.with_name("mlartifacts"))
         client = self.connect(tracking_uri.uri)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from telemetry.sink_api import SinkRejected, SinkUnavailable, private_opener
+from telemetry.sink_api import SinkRejected, SinkUnavailable
 
 _LOCK_TIMEOUT = 5.0
 """Seconds to wait for another process that has locked the database; MLflow would retry for two minutes."""
@@ -21,6 +21,7 @@ class SqliteStore:
     Args:
         path: absolute path of the file; the store is created if the file is missing.
         create: function that creates a store, given its URI.
+        mode: permissions of a new file, before the umask.
 
     Raises:
         SinkRejected: the file is not a database.
@@ -28,10 +29,10 @@ class SqliteStore:
         OSError: the file cannot be created.
     """
 
-    def __init__(self, path: Path, create: Callable[[str], object]) -> None:
+    def __init__(self, path: Path, create: Callable[[str], object], mode: int = 0o600) -> None:
         self._path = path
         if not path.exists():
-            self._create(create)
+            self._create(create, mode)
         self._check_is_database()
         self._file_id = self._current_file_id()
 
@@ -47,7 +48,7 @@ class SqliteStore:
         msg = f"{self._path} has been removed or replaced by another file; opening it again"
         raise SinkUnavailable(msg)
 
-    def _create(self, create: Callable[[str], object]) -> None:
+    def _create(self, create: Callable[[str], object], mode: int) -> None:
         """Create the store under a temporary name first.
 
         If several processes created it in place, each would migrate tables that another one has only partly created,
@@ -57,7 +58,7 @@ class SqliteStore:
         temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
         try:
             # Fails at once if the folder is not writable; MLflow would retry many times.
-            os.close(private_opener(str(temporary), os.O_CREAT | os.O_EXCL))
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode))
             create(f"sqlite:///{temporary}")
             # If another process was faster, use its store.
             with contextlib.suppress(FileExistsError):

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sinks.tensorboard.events import Event, EventBuilder, EventFileState, run_identity
-from telemetry.sink_api import Record, RunRecord, SinkRejected, sync_folder
+from telemetry.sink_api import Record, RunRecord, SinkRejected, private_opener, sync_folder
 
 _FRAME_HEADER, _FRAME_FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 _TIMESTAMP = re.compile(r"tfevents\.(\d+)")
@@ -31,15 +31,17 @@ class EventFiles:
     Args:
         folder: the folder of the files, created if missing.
         run: the run to which the events belong.
+        mode: permissions of new files, before the umask.
 
     Raises:
         SinkRejected: the folder contains event files of another run.
         OSError: the folder cannot be created or read.
     """
 
-    def __init__(self, folder: Path, run: RunRecord) -> None:
+    def __init__(self, folder: Path, run: RunRecord, mode: int = 0o600) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._mode = mode
         self._builder = EventBuilder(run)
         self._state = EventFileState(time=run.started / 1000)
         self._path: Path | None = None
@@ -89,7 +91,7 @@ class EventFiles:
             self._path = self._create_file([self._builder.file_header(), *events])
         else:
             # Without O_CREAT: if the file has been removed, fail instead of creating one without a header.
-            _write(self._path, _frames(events), os.O_APPEND)
+            _write(self._path, _frames(events), os.O_APPEND, self._mode)
         for event in events:
             self._state.add(event)
 
@@ -98,7 +100,7 @@ class EventFiles:
         timestamp = max(int(time.time()), self._newest_timestamp + 1)
         path = self._folder / f"events.out.tfevents.{timestamp:010d}.{socket.gethostname()}.{os.getpid()}"
         try:
-            _write(path, _frames(events), os.O_CREAT | os.O_EXCL)
+            _write(path, _frames(events), os.O_CREAT | os.O_EXCL, self._mode)
         except FileExistsError:
             # Another process created this file: do not remove it.
             raise
@@ -142,7 +144,7 @@ def read_frames(path: Path) -> Iterator[bytes]:
     """
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c  # type: ignore[import-untyped]
 
-    with path.open("rb") as file:
+    with open(path, "rb", opener=private_opener) as file:
         remaining = os.fstat(file.fileno()).st_size
         while len(header := file.read(_FRAME_HEADER.size)) == _FRAME_HEADER.size:
             length, crc = _FRAME_HEADER.unpack(header)
@@ -165,10 +167,9 @@ def _frames(events: Iterable[Event]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes, flags: int) -> None:
+def _write(path: Path, data: bytes, flags: int, mode: int) -> None:
     # Opened for each batch: on NFS, closing a file makes its content visible to other hosts.
-    # Readable by the owner only, because the texts contain the run's parameters.
-    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, mode)
     try:
         done = 0
         while done < len(data):

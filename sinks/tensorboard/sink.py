@@ -19,6 +19,7 @@ from telemetry.sink_api import (
     Status,
     backend_errors,
     charts,
+    file_mode,
     hookimpl,
     is_inside,
     local_path,
@@ -57,12 +58,14 @@ class TensorBoardSink:
         )
         self._run: RunRecord | None = None
         self._folder = Path()
+        self._mode = 0o600
         self._files: EventFiles | None = None
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         """Read the event files back, and write the tables and the chart layout unless they are up to date."""
         self._run = run
+        self._mode = file_mode(folder)
         with backend_errors(_BACKEND):
             self._folder = self._resolve_folder(folder)
         with self._open_files() as files:
@@ -107,7 +110,7 @@ class TensorBoardSink:
         from sinks.tensorboard.event_files import EventFiles
 
         assert self._run is not None  # noqa: S101 - sink_open comes first
-        return EventFiles(self._folder, self._run)
+        return EventFiles(self._folder, self._run, self._mode)
 
 
 def _write_summaries(files: EventFiles, run: RunRecord) -> None:

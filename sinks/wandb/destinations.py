@@ -15,7 +15,14 @@ from sinks.wandb.server import query_run
 from sinks.wandb.stored_run import StoredRun
 from sinks.wandb.timeouts import Timeouts
 from sinks.wandb.user_settings import Mode
-from telemetry.sink_api import SinkRejected, SinkUnavailable, Status, atomic_write, remove_temporary_files
+from telemetry.sink_api import (
+    SinkRejected,
+    SinkUnavailable,
+    Status,
+    atomic_write,
+    private_opener,
+    remove_temporary_files,
+)
 
 
 class Destination(Protocol):
@@ -114,7 +121,8 @@ class OfflineDestination(Destination):
 
     def _read_expected_rows(self) -> tuple[int, int]:
         try:
-            next_step, attempt = map(int, self._expected_rows_path.read_text(encoding="utf-8").split())
+            with open(self._expected_rows_path, encoding="utf-8", opener=private_opener) as file:
+                next_step, attempt = map(int, file.read().split())
         except (FileNotFoundError, ValueError):
             return 0, 1
         return next_step, attempt

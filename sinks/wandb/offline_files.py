@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sinks.wandb.stored_run import ATTEMPT_KEY, LAST_ALERT_KEY, SEQ_KEY, STATUS_KEY, StoredRun
-from telemetry.sink_api import atomic_write, remove_temporary_files
+from telemetry.sink_api import atomic_write, private_opener, remove_temporary_files
 
 _HEADER_BYTES = 7
 _BLOCK_BYTES = 1 << 15
@@ -77,7 +77,7 @@ class TransactionLog:
         Raises:
             OSError: the file cannot be opened or synced.
         """
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = private_opener(str(self.path), os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
@@ -96,10 +96,11 @@ class TransactionLog:
             shutil.rmtree(self.path.parent)
             return
         remove_temporary_files(self.path)
-        atomic_write(self.path, self._copy_complete_records, mode=0o400)
+        mode = self.path.stat().st_mode & (stat.S_IRUSR | stat.S_IRGRP)
+        atomic_write(self.path, self._copy_complete_records, mode=mode)
 
     def _copy_complete_records(self, target: BinaryIO) -> None:
-        with self.path.open("rb") as source:
+        with open(self.path, "rb", opener=private_opener) as source:
             shutil.copyfileobj(source, target, _BLOCK_BYTES)
         target.truncate(self.end)
 
@@ -130,7 +131,7 @@ class TransactionLog:
 def find_transaction_logs(folder: Path, run_id: str) -> list[TransactionLog]:
     """Return the transaction logs of a run in wandb's folder, oldest first.
 
-    Symbolic links are ignored: wandb creates none there, so their targets are not its files.
+    Only regular files count: wandb creates no symbolic links there, so their targets are not its files.
 
     Raises:
         OSError: the folder cannot be read.
@@ -141,7 +142,7 @@ def find_transaction_logs(folder: Path, run_id: str) -> list[TransactionLog]:
     return [
         TransactionLog(path)
         for path in sorted(found, key=_creation_order)
-        if not (path.is_symlink() or path.parent.is_symlink())
+        if path.is_file() and not (path.is_symlink() or path.parent.is_symlink())
     ]
 
 
@@ -159,7 +160,7 @@ def _decode_items(items: Iterable[Any], keys: Collection[str]) -> dict[str, Any]
 
 def _read_records(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
     """Yield each complete record from ``offset`` on, with the offset of its end, up to the first incomplete one."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=private_opener) as file:
         file.seek(offset)
         fragments = b""
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from telemetry.sink_api import (
     SinkUnavailable,
     Status,
     backend_errors,
+    file_mode,
     hookimpl,
     is_inside,
     local_path,
@@ -97,6 +99,7 @@ class WandbSink:
         self._record = run
         self._run_id = run_id(run)
         self._folder = self._resolve_folder(folder)
+        self._folder_mode = 0o750 if file_mode(folder) & stat.S_IRGRP else 0o700
         self._folder.mkdir(parents=True, exist_ok=True)
         # Before inspect(): a client left over from an earlier delivery must not write after that.
         kill_clients_of_run(self._folder / "wandb", self._run_id)
@@ -142,8 +145,8 @@ class WandbSink:
 
     def _open_run(self) -> Any:
         """Open the run in wandb, declare its metrics, and check that wandb writes to the chosen folder."""
-        # Readable by the owner only, like the journal, because the files contain parameters; wandb follows the umask.
-        (self._folder / "wandb").mkdir(mode=0o700, exist_ok=True)
+        # As accessible as the journal, because the files contain parameters; wandb itself follows the umask.
+        (self._folder / "wandb").mkdir(mode=self._folder_mode, exist_ok=True)
         with track_client(exit_timeout=self.timeouts.exit):
             run = self._init()
         run.define_metric(ITERATION_KEY, hidden=True)

@@ -12,6 +12,7 @@ import click
 from telemetry.cli.console import PATH, exits_with_message, print_line, print_skipped, require_outside
 from telemetry.errors import RunFolderError
 from telemetry.reading.export import Export, Format
+from telemetry.run_folder.regular_file import open_output
 
 
 @click.command()
@@ -55,7 +56,7 @@ def _writer(path: Path | None) -> Iterator[Callable[[str], object]]:
             sys.stdout.flush()
         return
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", newline="", opener=open_output) as file:
             yield file.write
     except OSError as error:
         msg = f"{path} cannot be written ({error.strerror or error})"

@@ -8,10 +8,12 @@ hangs.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ import msgspec
 from telemetry.cli.console import EXIT_USAGE, PATH, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.receipt import read_receipt
+from telemetry.delivery.worker_protocol import STOP_SIGNALS
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
 from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
+from telemetry.run_folder.permissions import umask_of
 from telemetry.settings import Settings, parse_sinks
 
 EXIT_INCOMPLETE = 1
@@ -76,7 +80,8 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
     given = _parse_assignments(assignments, selected)
     sinks = select(selected, {name: {**header.sinks.get(name, {}), **given.get(name, {})} for name in selected})
     _require_confirmation(run, sinks, header.sinks, given)
-    complete = deliver(run, sinks, Settings.parse({"linger": linger}), follow=follow)
+    with umask_of(run):
+        complete = deliver(run, sinks, Settings.parse({"linger": linger}), follow=follow)
     receipt = read_receipt(run)
     print_sinks(receipt, *selected)
     print_skipped(receipt.skipped)
@@ -85,7 +90,9 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
 
 
 def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: bool) -> bool:
-    """Deliver a run to all sinks in parallel; return whether each of them has all records. Ctrl-C stops delivery.
+    """Deliver a run to all sinks in parallel; return whether each of them has all records.
+
+    Ctrl-C and the signals of batch systems stop delivery.
 
     Args:
         run: the run folder.
@@ -107,13 +114,27 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
     for thread in threads:
         thread.start()
     try:
-        _join(threads)
+        with _interrupted_by(*STOP_SIGNALS):
+            _join(threads)
     except KeyboardInterrupt:
         click.echo("stopping; run the same command again to deliver the remaining records", err=True)
         for thread in threads:
             thread.stop()
         _join(threads)
     return all(thread.outcome in DELIVERED for thread in threads)
+
+
+@contextlib.contextmanager
+def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Let signals raise KeyboardInterrupt in the block, as far as it runs in the main thread."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _join(threads: Sequence[_DeliveryThread]) -> None:

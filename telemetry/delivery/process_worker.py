@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from telemetry.backoff import Backoff
-from telemetry.delivery.worker_protocol import EXIT_REJECTED, Job
+from telemetry.delivery.worker_protocol import EXIT_REJECTED, STOP_SIGNALS, Job
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.atomic_write import private_opener
 from telemetry.run_folder.paths import log_path
+from telemetry.run_folder.permissions import make_folder
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.settings import Settings
 
@@ -36,10 +38,10 @@ def start_process(log_file: Path) -> subprocess.Popen[bytes]:
     Raises:
         OSError: the process or its log file cannot be created.
     """
-    log_file.parent.mkdir(exist_ok=True)
+    make_folder(log_file.parent)
     # Training owns the cores: limit the libraries of a backend to one thread each.
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with open(log_file, "ab", opener=private_opener) as output:
+    with open(log_file, "ab", opener=private_opener) as output, _stop_signals_blocked():
         # -P: a file in the current folder must not shadow an installed module.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "telemetry.worker"],
@@ -169,6 +171,16 @@ class ProcessWorker:
 
     def _schedule_restart(self) -> None:
         self._restart_at = self._clock() + self._backoff.next_delay()
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Block signals in this thread, and thus in a process that it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _close_stdin(process: subprocess.Popen[bytes]) -> None:

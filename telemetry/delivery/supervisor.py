@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from telemetry.delivery.deadline import Deadline
 from telemetry.delivery.process_worker import ProcessWorker
 from telemetry.delivery.thread_worker import ThreadWorker
 from telemetry.plugins.registry import Sink
@@ -14,6 +15,8 @@ from telemetry.settings import Settings
 
 FINISH_CHECK_INTERVAL = 0.02
 """Poll interval in seconds while waiting for the delivery processes to end."""
+THREAD_CHECK_INTERVAL = 0.2
+"""Interval in seconds at which a wait for a delivery thread looks at the deadline."""
 
 
 class DeliverySupervisor(Protocol):
@@ -35,8 +38,8 @@ class DeliverySupervisor(Protocol):
     def wake(self) -> None:
         """Make all deliveries read the journal now."""
 
-    def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for everything to be delivered, then detach the deliveries."""
+    def finish(self, deadline: Deadline) -> None:
+        """Wait until ``deadline`` for everything to be delivered, then detach the deliveries."""
 
 
 class ProcessSupervisor:
@@ -75,12 +78,11 @@ class ProcessSupervisor:
         for worker in self._workers:
             worker.wake()
 
-    def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for the processes to end, restarting those that die, then detach the rest."""
-        deadline = time.monotonic() + timeout
+    def finish(self, deadline: Deadline) -> None:
+        """Wait until ``deadline`` for the processes to end, restarting those that die, then detach the rest."""
         self.wake()
         try:
-            while not all(worker.has_ended for worker in self._workers) and time.monotonic() < deadline:
+            while not all(worker.has_ended for worker in self._workers) and deadline.remaining():
                 self.supervise()
                 time.sleep(FINISH_CHECK_INTERVAL)
         finally:
@@ -122,10 +124,10 @@ class ThreadSupervisor:
         for worker in self._workers:
             worker.wake()
 
-    def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for the threads to end; those still running end with this process."""
-        deadline = time.monotonic() + timeout
+    def finish(self, deadline: Deadline) -> None:
+        """Wait until ``deadline`` for the threads to end; those still running end with this process."""
         self.wake()
         for worker in self._workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
+            while not worker.join(min(deadline.remaining(), THREAD_CHECK_INTERVAL)) and deadline.remaining():
+                pass  # the deadline may have been brought forward
             worker.stop()

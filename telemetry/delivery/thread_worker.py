@@ -48,10 +48,11 @@ class ThreadWorker:
         """Make the thread read the journal now."""
         self._wake_up.set()
 
-    def join(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for the thread to end."""
+    def join(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for the thread to end; return whether it has."""
         if self._thread.is_alive():
             self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def stop(self) -> None:
         """Make the thread end as soon as no hook of the sink is running."""

@@ -16,10 +16,11 @@ from pathlib import Path
 import msgspec
 
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
-from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REJECTED, Job
+from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REJECTED, STOP_SIGNALS, Job
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
 from telemetry.run_folder.heartbeat import read_heartbeat
+from telemetry.run_folder.permissions import UMASKS, mode_of
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 READ_SIZE = 1024
@@ -38,6 +39,8 @@ def main() -> None:
 def _run(job: Job) -> int:
     """Deliver until the run has ended; return the exit code."""
     folder = Path(job.folder)
+    # For what the sink and its backend create; it holds until this process ends.
+    os.umask(UMASKS[mode_of(folder)])
     liveness = TrainerLivenessProbe(folder)
     stop = _StopSignal(folder)
     stdin = _WakeUps()
@@ -78,7 +81,7 @@ def _acquire_lease(
 
 
 class _StopSignal:
-    """SIGTERM and SIGINT, which end this process only if they arrive after the trainer has ended.
+    """Signals that ask a job to end; they end this process only if they arrive after the trainer has ended.
 
     Earlier ones are meant for the trainer, which still has to record how its run ends and waits for this process.
     """
@@ -86,8 +89,10 @@ class _StopSignal:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._is_set = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
+        # They were blocked until now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _handle(self, *_: object) -> None:
         heartbeat = read_heartbeat(self._folder)

@@ -11,6 +11,7 @@ from telemetry.display.plot_layout import Plot, Series, downsample
 from telemetry.display.printable import printable
 from telemetry.errors import RunFolderError, SettingError
 from telemetry.plugins.optional_imports import optional_import
+from telemetry.run_folder.regular_file import open_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +42,8 @@ def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
         with warnings.catch_warnings():
             # Labels may be in any script; characters missing from the font are drawn as boxes.
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-            figure.savefig(path, format="png")
+            with open(path, "wb", opener=open_output) as file:
+                figure.savefig(file, format="png")
     except OSError as error:
         msg = f"{path} cannot be written ({error.strerror or error})"
         raise RunFolderError(msg) from error

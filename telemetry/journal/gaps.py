@@ -6,27 +6,45 @@ own records, whose numbers start at k·10⁹.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from pathlib import Path
 
 from telemetry.journal.codec import Unknown
 from telemetry.journal.segment_lines import lines
 from telemetry.journal.segments import segment_path
-from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, RunRecord
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord
 
 
-def rewritten_records(folder: Path, segments: Iterable[int], first: int, end: int) -> list[AnyRecord | Unknown]:
-    """Return, in order, the records numbered ``first`` to ``end - 1`` that were rewritten to the given segments."""
-    found: dict[int, AnyRecord | Unknown] = {}
-    for segment in segments:
-        for record, _ in lines(segment_path(folder, segment), 0):
-            if record is None or isinstance(record, RunRecord):
-                continue
-            if record.seq >= segment * SEQ_PER_SEGMENT:
-                break
-            if first <= record.seq < end:
-                found.setdefault(record.seq, record)
-    return [found[seq] for seq in sorted(found)]
+class RewrittenRecords:
+    """An index of the rewritten records, so that filling a gap does not require searching all later segments."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start without records; ``add`` adds them."""
+        self._folder = folder
+        self._places: dict[int, tuple[int, int]] = {}
+        self._seqs: list[int] = []
+
+    def add(self, seq: int, segment: int, offset: int) -> None:
+        """Note that a segment contains a rewritten record, whose line starts at ``offset``; later segments win."""
+        if seq not in self._places:
+            insort(self._seqs, seq)
+        self._places[seq] = max(self._places.get(seq, (0, 0)), (segment, offset))
+
+    def read(self, first: int, end: int, *, after: int) -> list[AnyRecord | Unknown]:
+        """Return, in order, the records numbered ``first`` to ``end - 1`` that segments later than ``after`` contain.
+
+        Raises:
+            RunFolderError: a segment cannot be read.
+        """
+        found = []
+        for seq in self._seqs[bisect_left(self._seqs, first) : bisect_left(self._seqs, end)]:
+            segment, offset = self._places[seq]
+            if segment > after:
+                record, _ = next(lines(segment_path(self._folder, segment), offset), (None, 0))
+                if record is not None and record.seq == seq:
+                    found.append(record)
+        return found
 
 
 def count_missing(last_seq: int, records: Iterable[AnyRecord | Unknown]) -> int:

@@ -87,7 +87,7 @@ def _point(line: bytes, marks: Collection[bytes]) -> Scalars | None:
 
 def _attempts(folder: Path) -> Attempts:
     attempts = Attempts(folder)
-    attempts.update(recheck_newest=False)
+    attempts.update(recheck=False)
     return attempts
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from telemetry.errors import JournalError, RunNotFound
 from telemetry.journal.codec import Unknown, is_intact
-from telemetry.journal.gaps import count_missing, rewritten_records, starts_numbering
+from telemetry.journal.gaps import count_missing, starts_numbering
 from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines, open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
@@ -124,6 +124,7 @@ class JournalReader:
         self._offset = 0
         self._last_seq = 0
         self._attempts = Attempts(folder)
+        self._was_live = False
         self._gap_since: float | None = None
         self._ready: list[AnyRecord] = []
 
@@ -139,7 +140,8 @@ class JournalReader:
             RunFolderError: a file cannot be read; the next call tries again.
         """
         # List before reading: once a newer segment is listed, the previous one is complete.
-        self._attempts.update(recheck_newest=live and bool(self._later_segments()))
+        self._attempts.update(recheck=(live or self._was_live) and bool(self._later_segments()))
+        self._was_live = live
         if self._segment < 0 and self._attempts.segments:
             wanted = self._after // SEQ_PER_SEGMENT
             self._enter(self._attempts.segment_at(wanted), after=wanted - 1)
@@ -147,7 +149,7 @@ class JournalReader:
         while self._segment >= 0 and len(records) < limit:
             later = self._later_segments()
             # Once a segment has its own records, it already contains everything rewritten from earlier ones.
-            gaps_final = not live or any(map(self._attempts.has_own_records, later))
+            gaps_final = not live or self._attempts.has_own_records_after(self._segment)
             complete = bool(later) or not live
             if not self._read_segment(records, limit, complete=complete, gaps_final=gaps_final) or not later:
                 break
@@ -166,7 +168,7 @@ class JournalReader:
         self._segment, self._offset = segment, 0
 
     def _later_segments(self) -> list[int]:
-        return [s for s in self._attempts.segments if s > self._segment]
+        return self._attempts.segments_after(self._segment)
 
     def _read_segment(self, records: list[AnyRecord], limit: int, *, complete: bool, gaps_final: bool) -> bool:
         """Append further records of the current segment to ``records``; return whether its end was reached.
@@ -226,7 +228,7 @@ class JournalReader:
         known = self._known_up_to()
         if record.seq <= known + 1:
             return [], 0
-        rewritten = rewritten_records(self._folder, self._later_segments(), known + 1, record.seq)
+        rewritten = self._attempts.rewritten.read(known + 1, record.seq, after=self._segment)
         return rewritten, count_missing(known, [*rewritten, record])
 
     def _known_up_to(self) -> int:

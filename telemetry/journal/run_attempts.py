@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from telemetry.journal.codec import Unknown
+from telemetry.journal.gaps import RewrittenRecords
 from telemetry.journal.segment_lines import lines
 from telemetry.journal.segments import segment_path, segments
 from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
@@ -47,41 +49,67 @@ class Attempts:
 
     Attributes:
         segments: the numbers of the segments at the last ``update``, in order.
+        rewritten: the rewritten records at the start of these segments.
     """
 
     def __init__(self, folder: Path) -> None:
         """Start without segments; ``update`` lists them."""
         self.segments: list[int] = []
+        self.rewritten = RewrittenRecords(folder)
         self._folder = folder
         self._first_records: dict[int, AnyRecord | Unknown] = {}
+        self._newest_with_own = -1
+        self._complete: set[int] = set()
         self._last_valid_step: dict[int, int] = {}
 
-    def update(self, *, recheck_newest: bool) -> None:
-        """List the segments again.
+    def update(self, *, recheck: bool) -> None:
+        """List the segments again, and read what precedes the own records of each segment.
 
         Args:
-            recheck_newest: whether to look for first records even if no segment was added; the newest segment may have
-                received its first record since the last call.
+            recheck: whether to read segments again even if none was added; the newest segment may have received
+                records since the last call, and damage may have been temporary.
 
         Raises:
             RunFolderError: the folder or a segment cannot be read.
         """
         listed = segments(self._folder)
-        if listed == self.segments and not recheck_newest:
+        if listed == self.segments and not recheck:
             return
         self.segments = listed
         for number in listed:
-            if number not in self._first_records and (first := first_record(self._folder, number)) is not None:
-                self._first_records[number] = first
+            if number not in self._complete:
+                self._read_head(number)
         self._last_valid_step.update(superseded_after(listed, self._first_records))
+
+    def _read_head(self, number: int) -> None:
+        """Read a segment up to its first own record."""
+        start, damaged = 0, False
+        for record, end in lines(segment_path(self._folder, number), 0):
+            if record is None:
+                damaged = True
+            elif not isinstance(record, RunRecord):
+                segment = record.seq // SEQ_PER_SEGMENT
+                if segment == number:
+                    self._first_records.setdefault(number, record)
+                    self._newest_with_own = max(self._newest_with_own, number)
+                    if not damaged:
+                        self._complete.add(number)
+                    return
+                if segment < number:
+                    self.rewritten.add(record.seq, number, start)
+            start = end
 
     def segment_at(self, number: int) -> int:
         """Return the last existing segment up to ``number``; if there is none, the first segment."""
         return max((s for s in self.segments if s <= number), default=self.segments[0])
 
-    def has_own_records(self, segment: int) -> bool:
-        """Return whether a segment has records with its own numbers, which follow all rewritten records."""
-        return segment in self._first_records
+    def segments_after(self, number: int) -> list[int]:
+        """Return the segments later than ``number``."""
+        return self.segments[bisect_right(self.segments, number) :]
+
+    def has_own_records_after(self, number: int) -> bool:
+        """Return whether a segment later than ``number`` has own records, which follow all rewritten records."""
+        return self._newest_with_own > number
 
     def is_superseded(self, record: AnyRecord) -> bool:
         """Return whether a later attempt resumed from an iteration before this record."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry.errors import RunFolderError
 from telemetry.journal.codec import MAX_LINE, Unknown, decode
 from telemetry.records import AnyRecord
+from telemetry.run_folder.regular_file import NOT_REGULAR, open_regular
 
 _CHUNK_BYTES = 1 << 20
 _FIRST_CHUNK_BYTES = 1 << 16
-_MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+_MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, NOT_REGULAR}
 
 
 def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
@@ -86,16 +86,12 @@ def open_segment(path: Path) -> int | None:
         RunFolderError: it cannot be opened.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_regular(path)
     except OSError as error:
         if error.errno in _MISSING_ERRNOS:
             return None
         # Skipping a file that temporarily cannot be opened would lose its records.
         raise _unreadable(path, error) from error
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return None
 
 
 def read_at(fd: int, path: Path, offset: int, size: int = _CHUNK_BYTES) -> bytes:

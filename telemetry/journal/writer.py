@@ -16,6 +16,7 @@ from telemetry.journal.codec import encode
 from telemetry.journal.segments import segment_path, segments
 from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, now_ms
 from telemetry.run_folder.atomic_write import sync_folder
+from telemetry.run_folder.permissions import UMASKS, grant, make_run_folder, mode_of
 
 
 class JournalWriter:
@@ -46,6 +47,8 @@ class JournalWriter:
         self._folder = folder
         self._run = run
         self._clock = clock
+        # Remembered, in case the folder is deleted and has to be created again.
+        self._mode = mode_of(folder)
         self._segment = -1
         self._next_index = 0
         self._last_seq = 0
@@ -113,7 +116,8 @@ class JournalWriter:
         return self._fd
 
     def _create_segment(self, resumed_step: int | None = None) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._folder.is_dir():
+            make_run_folder(self._folder, self._mode)
         segment = max([self._segment, *segments(self._folder)]) + 1
         first_seq = segment * SEQ_PER_SEGMENT
         head = encode(msgspec.structs.replace(self._run, seq=first_seq, time=self._clock()))
@@ -123,9 +127,10 @@ class JournalWriter:
             head += encode(Resumed(seq=first_seq + 1, time=self._clock(), step=resumed_step, attempt=attempt))
         path = segment_path(self._folder, segment)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        # Readable only by its owner, because it contains parameters.
-        fd = os.open(path, flags, 0o600)
+        mode = 0o666 & ~UMASKS[self._mode]
+        fd = os.open(path, flags, mode)
         try:
+            grant(fd, mode)
             _write_all(fd, head)
             os.fdatasync(fd)
             sync_folder(self._folder)

@@ -174,6 +174,13 @@ class MetricBus:
         atexit.unregister(self._close_at_exit)
         return receipt
 
+    def limit_drain(self, seconds: float) -> None:
+        """Let ``close``, in progress or still to come, wait for the sinks only for ``seconds`` from now.
+
+        For a process that is told to end; may be called from a signal handler.
+        """
+        self._closer.limit_drain(seconds)
+
     def __enter__(self) -> MetricBus:
         return self
 

@@ -53,6 +53,9 @@ class NullBus:
     def close(self, status: Status = "finished", *, reason: str = "", timeout: float | None = None) -> None:
         """Do nothing; there is no receipt."""
 
+    def limit_drain(self, seconds: float) -> None:
+        """Do nothing."""
+
     def __enter__(self) -> NullBus:
         """Return the bus."""
         return self

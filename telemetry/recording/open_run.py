@@ -29,6 +29,7 @@ from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, wr
 from telemetry.run_folder.job_identity import current_job
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import heartbeat_path, sinks_folder
+from telemetry.run_folder.permissions import closed_to_group, make_folder, make_run_folder
 from telemetry.run_folder.process_identity import current_process
 from telemetry.settings import Settings
 
@@ -133,7 +134,11 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
     """Begin the attempt, unless another process has begun one since the checks."""
     folder = plan.folder
     try:
-        sinks_folder(folder).mkdir(parents=True, exist_ok=True)
+        if plan.resume_step is None:
+            make_run_folder(folder, plan.settings.mode)
+            if plan.settings.mode == "group" and (closed := closed_to_group(folder)):
+                log.warning("the group cannot enter %s, so it cannot read %s; see chmod g+x", closed, folder)
+        make_folder(sinks_folder(folder))
         with _exclusive_opening(folder):
             # A segment that had no record at the time of the checks may have one by now.
             if newest_segment(folder) != plan.newest_segment or (plan.resume_step is None and not is_blank(folder)):

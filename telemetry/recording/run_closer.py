@@ -6,6 +6,7 @@ import contextlib
 import threading
 from pathlib import Path
 
+from telemetry.delivery.deadline import Deadline
 from telemetry.delivery.receipt import Receipt, receipt, receipt_from_counts
 from telemetry.errors import TelemetryError
 from telemetry.recording.journal_thread import JournalThread
@@ -25,6 +26,7 @@ class RunCloser:
         self._timeout = timeout
         # Reentrant, because a signal handler may call close() while it is running.
         self._lock = threading.RLock()
+        self._deadline = Deadline()
         self._receipt: Receipt | None = None
 
     def close(self, status: Status, reason: str, drain_timeout: float) -> Receipt | None:
@@ -41,11 +43,16 @@ class RunCloser:
                     self._thread.join(self._timeout)
                     # A short run may end before its deliveries have been started.
                     self._thread.start_deliveries()
-                    self._thread.supervisor.finish(drain_timeout)
+                    self._deadline.shorten(drain_timeout)
+                    self._thread.supervisor.finish(self._deadline)
                 finally:
                     # After an interrupted wait, another call returns the receipt.
                     self._receipt = self._read_receipt()
             return self._receipt
+
+    def limit_drain(self, seconds: float) -> None:
+        """Let ``close``, in progress or still to come, wait for the sinks only for ``seconds`` from now."""
+        self._deadline.shorten(seconds)
 
     def _read_receipt(self) -> Receipt:
         counts = self._thread.queue.tally.counts()

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import contextlib
-import glob
-import itertools
 import os
-import stat
+import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from telemetry.run_folder.permissions import file_mode, grant
+from telemetry.run_folder.regular_file import open_regular
+
 MAX_BYTES = 1 << 20
 """Maximum size of a file to be read, in bytes; telemetry writes no larger ones."""
+TEMPORARY_SUFFIX = r"\.([0-9a-f]{16}|[0-9]+\.[0-9]+)\.tmp"
+"""Pattern of what follows ``.<name>`` in the name of a temporary file; earlier versions used the process ID."""
 
 T = TypeVar("T")
-_serial = itertools.count()
 
 
 def private_opener(path: str, flags: int) -> int:
     """Open a file that contains parameters: ``open(path, "a", opener=private_opener)``.
 
-    A new file is readable by its owner only, and a symbolic link is not followed.
+    A new file is readable by its owner only, or also by the group if its folder is (``telemetry.mode``). Symbolic links
+    are not followed, and only regular files are opened.
 
     Raises:
-        OSError: the path is a link, or cannot be opened.
+        OSError: the path is a link or not a regular file, or cannot be opened.
     """
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    mode = file_mode(Path(path).parent)
+    fd = open_regular(path, flags, mode)
+    if flags & os.O_CREAT:
+        grant(fd, mode)
+    return fd
 
 
 def atomic_write(
     path: Path,
     content: bytes | memoryview | Callable[[BinaryIO], object],
     *,
-    mode: int = 0o600,
+    mode: int | None = None,
     sync: bool = True,
 ) -> None:
     """Replace ``path`` as a whole; on return, the content and the name are durable.
@@ -45,16 +53,21 @@ def atomic_write(
     Args:
         path: the file; its folder must exist.
         content: the bytes, or a callable that writes them to the given file.
-        mode: permissions of the new file, before the umask; by default accessible only to the owner.
+        mode: permissions of the new file, before the umask; by default, those of the files of a run: readable by the
+            owner only, or also by the group if its folder is (``telemetry.mode``).
         sync: whether to wait until the disk has the file. Without it, a power cut may leave an empty file.
 
     Raises:
         OSError: the file could not be written; the old content is unchanged, and the temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    # A random name, because others may write to the folder too: nobody can put another file there beforehand.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    allowed = file_mode(path.parent) if mode is None else mode
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, allowed)
     try:
         with os.fdopen(fd, "wb") as file:
+            if mode is None:
+                grant(fd, allowed)
             if callable(content):
                 content(file)
             else:
@@ -94,8 +107,12 @@ def remove_temporary_files(path: Path) -> None:
     Raises:
         OSError: the folder cannot be read or written to.
     """
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        temporary.unlink(missing_ok=True)
+    pattern = re.compile(rf"\.{re.escape(path.name)}{TEMPORARY_SUFFIX}")
+    for name in os.listdir(path.parent):
+        if pattern.fullmatch(name):
+            # In a folder such as /tmp, those of other users cannot be removed, and do not matter.
+            with contextlib.suppress(PermissionError):
+                path.with_name(name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object, *, sync: bool = True) -> None:
@@ -114,11 +131,10 @@ def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T | None:
     thread or a signal handler decodes the same type in the meantime.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(path)
     except OSError:
         return None
-    info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_BYTES:
+    if os.fstat(fd).st_size > MAX_BYTES:
         os.close(fd)
         return None
     with os.fdopen(fd, "rb") as file:

@@ -18,8 +18,9 @@ from pathlib import Path
 import msgspec
 
 from telemetry.errors import LeaseHeld
-from telemetry.run_folder.atomic_write import read_json, remove_temporary_files, write_json
+from telemetry.run_folder.atomic_write import private_opener, read_json, remove_temporary_files, write_json
 from telemetry.run_folder.heartbeat import HEARTBEAT_TIMEOUT
+from telemetry.run_folder.permissions import make_folder
 from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 
 RENEWAL_INTERVAL = 10.0
@@ -71,7 +72,8 @@ class Lease:
         Raises:
             OSError: the lease file cannot be written.
         """
-        self._folder.mkdir(exist_ok=True)
+        if not self._folder.is_dir():
+            make_folder(self._folder)
         numbers = self._numbers()
         highest = max(numbers, default=0)
         if highest and not self._is_free(highest):
@@ -171,8 +173,7 @@ class Lease:
 
 
 def _create(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
+    with open(path, "xb", opener=private_opener) as file:
         file.write(data)
 
 

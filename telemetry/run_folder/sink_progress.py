@@ -10,6 +10,7 @@ import msgspec
 from telemetry.records import Count, Status
 from telemetry.run_folder.atomic_write import read_json, write_json
 from telemetry.run_folder.paths import progress_path
+from telemetry.run_folder.permissions import make_folder
 
 SinkState = Literal["opening", "delivering", "retrying", "refused", "closed"]
 """``refused``: the sink rejected the whole run."""
@@ -82,5 +83,5 @@ def write_progress(folder: Path, name: str, progress: SinkProgress) -> None:
     Raises:
         OSError: the file could not be written.
     """
-    progress_path(folder, name).parent.mkdir(exist_ok=True)
+    make_folder(progress_path(folder, name).parent)
     write_json(progress_path(folder, name), progress)

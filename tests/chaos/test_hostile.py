@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.telemetry_fakes import HandMadeRun, row_seqs, row_steps
+from support.telemetry_fakes import METRICS, Backend, HandMadeRun, MemorySink, row_seqs, row_steps
+from telemetry import open_run
 from telemetry.cli import main
 
 damages = st.lists(
@@ -129,3 +134,93 @@ def test_a_sinks_folder_that_is_a_link_is_rejected(original: Path, tmp_path: Pat
     assert "sinks is a link, and writing there could change files outside the run folder; remove it" in done.output
     assert not outside.exists() or not list(outside.iterdir())
     assert not (tmp_path / "backend").exists()
+
+
+PLACES = [
+    "journal-1.jsonl",
+    "journal-2.jsonl",
+    "alive.json",
+    "sinks/file.json",
+    "sinks/file.rejected.jsonl",
+    "sinks/file.log",
+    "sinks",
+]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["named pipe", "folder"])
+@pytest.mark.parametrize("what", PLACES)
+def test_a_named_pipe_or_a_folder_in_place_of_a_file_does_not_hang_a_command(
+    original: Path, tmp_path: Path, what: str, make: Callable[[Path], None]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(original, run)
+    if what == "sinks":
+        shutil.rmtree(run / what, ignore_errors=True)
+    (run / what).unlink(missing_ok=True)
+    (run / what).parent.mkdir(exist_ok=True)
+    make(run / what)
+    results: list[Result] = []
+
+    def use() -> None:
+        results.append(command("status", run))
+        results.append(command("list", tmp_path))
+        results.append(command("export", run, "-o", tmp_path / "out.csv"))
+        results.append(
+            command(
+                "sync", run, "--telemetry-sinks", "file", "-o", f"file.backend={tmp_path / 'backend'}", "--linger", "1"
+            )
+        )
+
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), f"still waiting after {len(results)} commands"
+    assert [result.exit_code for result in results[:3]] == [0, 0, 0]
+    assert not any("Traceback" in result.output for result in results)
+    assert results[3].exit_code == (2 if what == "sinks" and make is os.mkfifo else 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_colleague_can_read_a_run_for_the_group_and_nobody_else_can() -> None:
+    user, group = 54321, 12345
+    shared = Path(tempfile.mkdtemp())
+    try:
+        os.chown(shared, -1, group)
+        shared.chmod(0o2755)
+        exit_codes = {}
+        for mode in ("private", "group"):
+            run = shared / mode
+            bus = open_run(run, metrics=METRICS, sinks=[MemorySink(Backend())], settings={"mode": mode, "every": 1})
+            bus.publish("train", 1, {"loss": 1.0})
+            bus.close()
+            assert {path.stat().st_gid for path in (run, *run.rglob("*"))} == {group}
+            before = sorted(run.rglob("*"))
+            words = (["status", run], ["show", run], ["export", run], ["list", run])
+            # Also imports everything, because the other user may have no access to this environment.
+            assert [command(*each).exit_code for each in words] == [0, 0, 0, 0]
+            for who in (group, group + 1):
+                exit_codes[mode, who] = [_as_user(user, who, *each) for each in words]
+            assert sorted(run.rglob("*")) == before
+        assert exit_codes == {
+            ("private", group): [2, 2, 2, 2],
+            ("private", group + 1): [2, 2, 2, 2],
+            ("group", group): [0, 0, 0, 0],
+            ("group", group + 1): [2, 2, 2, 2],
+        }
+    finally:
+        shutil.rmtree(shared)
+
+
+def _as_user(user: int, group: int, *words: Any) -> int:
+    """Run a command as another user, in a forked process that has everything imported; return its exit code."""
+    pid = os.fork()
+    if not pid:
+        code = 99
+        try:
+            os.setgroups([])
+            os.setresgid(group, group, group)
+            os.setresuid(user, user, user)
+            code = command(*words).exit_code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -51,6 +51,7 @@ HELPERS = {
     "telemetry.errors",
     "telemetry.expectations",
     "telemetry.run_folder.atomic_write",
+    "telemetry.run_folder.permissions",
     "telemetry.run_folder.regular_file",
 }
 """Modules of telemetry that the whole trainer may use."""

@@ -20,7 +20,8 @@ FOR_TRAINERS = """
 """
 FOR_SINKS = """
     Alert Chart Closed Metric Opened Record Resumed RunRecord Scalars SettingError SinkRejected SinkUnavailable Status
-    TelemetryError atomic_write backend_errors charts format_error hookimpl is_inside is_installed local_path
+    TelemetryError atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed
+    local_path
     private_opener remove_temporary_files sync_folder with_unit
 """
 OLD = """

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aimnet2mult import cli
-from aimnet2mult.cli import cache_folder
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError
 from aimnet2mult.train import plan as plans
 from aimnet2mult.train import runner
@@ -186,26 +185,6 @@ def test_output_to_a_full_device_is_reported_without_a_traceback(tmp_path: Path,
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
-
-
-def test_without_a_writable_home_libraries_cache_in_a_temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(cache_folder.VARIABLE, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    cache_folder.ensure_cache_folder()
-    assert cache_folder.VARIABLE not in os.environ
-    # Not a folder, so that this holds for root as well.
-    monkeypatch.setenv("HOME", "/dev/null/home")
-    cache_folder.ensure_cache_folder()
-    first = os.environ[cache_folder.VARIABLE]
-    monkeypatch.delenv(cache_folder.VARIABLE)
-    cache_folder.ensure_cache_folder()
-    assert os.environ[cache_folder.VARIABLE] == first
-    assert os.access(first, os.W_OK)
-    monkeypatch.setenv(cache_folder.VARIABLE, "/dev/null/cache")
-    cache_folder.ensure_cache_folder()
-    assert os.environ[cache_folder.VARIABLE] == first
 
 
 def test_folders_named_like_packages_are_no_packages(

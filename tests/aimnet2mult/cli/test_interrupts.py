@@ -1,4 +1,4 @@
-"""Ctrl-C at any time ends the command without a traceback, with exit code 130."""
+"""Ctrl-C at any time ends the command without a traceback, with exit code 130; signals of batch systems, with 143."""
 
 import os
 import signal
@@ -46,6 +46,7 @@ def test_ctrl_c_while_libraries_are_imported_prints_the_receipt(tmp_path: Path) 
     assert "Traceback" not in said
     assert "telemetry: 0 records offered" in said
     assert "stopped by SIGINT; resume with: aimnet2mult train --resume" in said
+    assert "Warp" not in said
 
 
 @pytest.mark.slow
@@ -65,22 +66,48 @@ import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "aimnet2mult.cli.train":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(sys.argv[1]))
 
 sys.meta_path.insert(0, Finder())
 from aimnet2mult.cli import main
 """
 
 
-def test_ctrl_c_while_the_command_is_imported_says_nothing() -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_while_the_command_is_imported_ends_it_silently(number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-c", IMPORTING, str(number.value)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
-def test_ctrl_c_is_handled_as_before_after_the_imports() -> None:
+def test_signals_are_handled_as_before_after_the_imports() -> None:
     code = (
-        "import signal; before = signal.getsignal(signal.SIGINT); import aimnet2mult.cli; "
-        "print(signal.getsignal(signal.SIGINT) is before)"
+        "import signal; numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2; "
+        "before = [signal.getsignal(n) for n in numbers]; import aimnet2mult.cli; "
+        "print([signal.getsignal(n) for n in numbers] == before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+CONCLUDED = """
+import os, signal, sys, click
+import aimnet2mult.cli as cli
+
+@cli.cli.command()
+def finished():
+    click.echo("done")
+
+class AtExit:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+sys.last = AtExit()
+sys.argv = ["aimnet2mult", "finished"]
+cli.main()
+"""
+
+
+def test_a_signal_while_the_interpreter_shuts_down_does_not_change_the_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", CONCLUDED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

@@ -11,18 +11,25 @@ from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.errors import ConfigError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
-STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+STEP = {
+    "SLURM_JOB_ID": "4120007",
+    "SLURM_STEP_NODELIST": "node[3-4]",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+BY_TORCHRUN = RankInfo(rank=5, world_size=8, local_rank=1, host="node1", port=29500)
 
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
         ({}, RankInfo()),
-        (TORCHRUN, RankInfo(rank=5, world_size=8, local_rank=1, by_torchrun=True)),
-        (STEP, RankInfo(rank=3, world_size=4, local_rank=1)),
+        (TORCHRUN, BY_TORCHRUN),
+        (STEP, RankInfo(rank=3, world_size=4, local_rank=1, host="node3", port=15_007)),
         # A batch script has the variables of the job but is not one of its tasks; a task can start torchrun.
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, RankInfo()),
-        (STEP | TORCHRUN, RankInfo(rank=5, world_size=8, local_rank=1, by_torchrun=True)),
+        (STEP | TORCHRUN, BY_TORCHRUN),
         (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, RankInfo()),
         (STEP | {"WORLD_SIZE": "1"}, RankInfo()),
         ({"WORLD_SIZE": "1", "RANK": "0"}, RankInfo()),
@@ -32,6 +39,35 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "
 )
 def test_the_rank_is_the_one_the_launcher_assigned(environment: Mapping[str, str], expected: RankInfo) -> None:
     assert find_rank_info(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu7", "gpu7"),
+        ("gpu7,gpu9", "gpu7"),
+        ("gpu[007-012,020]", "gpu007"),
+        ("gpu[3,5],login1", "gpu3"),
+        ("rack[1-2]node[04,06]-ib", "rack1node04-ib"),
+    ],
+)
+def test_ranks_of_a_step_meet_on_its_first_node(nodes: str, first: str) -> None:
+    environment = {**STEP, "SLURM_STEP_NODELIST": nodes}
+    assert find_rank_info(environment).host == first
+    del environment["SLURM_STEP_NODELIST"]
+    assert find_rank_info({**environment, "SLURM_JOB_NODELIST": nodes}).host == first
+
+
+def test_master_addr_and_port_choose_another_meeting_place_in_a_step() -> None:
+    info = find_rank_info(STEP | {"MASTER_ADDR": "10.0.0.3", "MASTER_PORT": "29511"})
+    assert (info.host, info.port, info.by_agent) == ("10.0.0.3", 29511, False)
+
+
+def test_a_restart_by_torchrun_leaves_the_store_that_contains_dead_processes() -> None:
+    agent = TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    assert find_rank_info(agent).by_agent
+    again = find_rank_info(agent | {"TORCHELASTIC_RESTART_COUNT": "2"})
+    assert (again.by_agent, again.port) == (False, 29502)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +83,7 @@ def test_the_rank_is_the_one_the_launcher_assigned(environment: Mapping[str, str
         ),
         (TORCHRUN | {"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many' in the environment: expected a whole number"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID is None in the environment"),
+        (STEP | {"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST is None in the environment: expected the nodes"),
     ],
 )
 def test_contradictory_variables_are_rejected(environment: Mapping[str, str], message: str) -> None:

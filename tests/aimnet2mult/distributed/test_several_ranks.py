@@ -252,7 +252,7 @@ def test_sums_are_reduced_only_when_due(two: tuple[Path, Job]) -> None:
 def test_a_signal_to_one_rank_stops_all_at_the_same_iteration(stopped: tuple[Path, Job]) -> None:
     run, job = stopped
     assert job.codes == [143] * 4, job.stderr(0)
-    assert "waiting up to 10 minutes for all 4 ranks" in job.stderr(0)
+    assert "waiting" not in job.stderr(0)
     newest = newest_checkpoint(run)
     assert 4 <= iteration_of(newest) < 20
     assert closed(run).status == "preempted"

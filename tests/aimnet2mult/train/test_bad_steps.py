@@ -178,7 +178,7 @@ def test_a_run_that_cannot_write_checkpoints_is_not_finished_but_saves_its_weigh
     weights = tmp_path / "weights.pt"
     assert train(Request(resume=str(run), save=weights)) == 4
     receipt = read_receipt(run)
-    problem = f"cannot write to {run}/checkpoints: File exists"
+    problem = f"cannot write to {run}/checkpoints: checkpoints is a file instead of a folder"
     assert (receipt.status, receipt.reason) == ("failed", f"no checkpoint at iteration 12: {problem}")
     output = capfd.readouterr().err
     assert f"weights: {weights}\n" in output

@@ -106,10 +106,13 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 
 def test_pruning_removes_superseded_checkpoints_and_temporary_files_but_never_the_latest(tmp_path: Path) -> None:
     write(tmp_path, 100, 200, 300)
-    (tmp_path / "checkpoints/step-00000400.tmp").touch()
+    left = [".step-00000400.pt.0123456789abcdef.tmp", ".best.pt.4711.0.tmp", "step-00000400.tmp"]
+    foreign = ["notes.tmp", ".step-00000400.pt.old.tmp", "best.pt", "diverged.pt"]
+    for name in left + foreign:
+        (tmp_path / "checkpoints" / name).touch()
     (latest,) = write(tmp_path, 150)
     prune(latest, keep=1, last_healthy_step=150)
-    assert iterations(tmp_path) == [150]
+    assert sorted(path.name for path in latest.parent.iterdir()) == sorted([latest.name, *foreign])
 
 
 def test_the_newest_healthy_checkpoint_is_kept_in_addition(tmp_path: Path) -> None:

@@ -142,9 +142,10 @@ def test_a_file_system_that_refuses_to_sync_folders_is_tolerated(
     assert load_checkpoint(write(tmp_path, 100), {})["iteration"] == 100
 
 
-def test_a_checkpoint_has_the_permissions_of_ordinary_files(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert write(tmp_path, 1).stat().st_mode == (tmp_path / "file").stat().st_mode
+@pytest.mark.parametrize(("folder", "file"), [(0o700, 0o600), (0o755, 0o600), (0o750, 0o640)])
+def test_a_checkpoint_is_as_accessible_as_the_run_folder(tmp_path: Path, folder: int, file: int) -> None:
+    tmp_path.chmod(folder)
+    assert write(tmp_path, 1).stat().st_mode & 0o777 == file
 
 
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:

@@ -12,13 +12,17 @@ import pytest
 import torch
 
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError
-from aimnet2mult.train import run_files
+from aimnet2mult.train import opening, run_files
 from aimnet2mult.train.checkpoint_folder import checkpoint_path
+from aimnet2mult.train.ending import LAST_MOMENT, PREEMPTED_DRAIN_TIMEOUT
+from aimnet2mult.train.loop import Training
+from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Request, make_plan
 from aimnet2mult.train.runner import EXIT_NOT_SAVED, train
 from support import tiny_model
 from support.tiny_runs import newest_checkpoint, points, train_tiny, write_data
 from telemetry import read_receipt
+from telemetry.delivery.deadline import Deadline
 
 ONE_EPOCH = "trainer.epochs=1"
 
@@ -361,22 +365,84 @@ def test_a_rejected_sink_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-# ---------------------------------------------------------------- Ctrl-C while waiting for the sinks
+# ---------------------------------------------------------------- signals while waiting for the sinks
+
+
+@pytest.fixture
+def request_to_train(tmp_path: Path) -> Request:
+    """Return a request for one epoch of a tiny model."""
+    (tmp_path / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
+    write_data(tmp_path / "a.h5", 16, 0)
+    overrides = [*_auto(tmp_path), "data.y=[energy, charges]", "loss.class=support.tiny_model.SquaredLoss"]
+    overrides += ["optimizer.param_groups.shifts=null", ONE_EPOCH, "telemetry.sinks=none"]
+    return Request(overrides=overrides, model=tmp_path / "model.yaml")
+
+
+def the_run(tmp_path: Path) -> Path:
+    (run,) = (tmp_path / "runs").iterdir()
+    return run
 
 
 def test_ctrl_c_while_waiting_for_the_sinks_prints_the_receipt_of_the_finished_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], request_to_train: Request
 ) -> None:
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     # The wait for the sinks, which without sinks is too short to be interrupted from outside.
     monkeypatch.setattr("telemetry.delivery.supervisor.ProcessSupervisor.finish", interrupted)
-    (tmp_path / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
-    write_data(tmp_path / "a.h5", 16, 0)
-    overrides = [*_auto(tmp_path), "data.y=[energy, charges]", "loss.class=support.tiny_model.SquaredLoss"]
-    overrides += ["optimizer.param_groups.shifts=null", ONE_EPOCH, "telemetry.sinks=none"]
-    assert train(Request(overrides=overrides, model=tmp_path / "model.yaml")) == 128 + signal.SIGINT
-    (run,) = (tmp_path / "runs").iterdir()
-    assert read_receipt(run).status == "finished"
-    assert f"journaled in {run}" in capfd.readouterr().out
+    assert train(request_to_train) == 128 + signal.SIGINT
+    assert read_receipt(the_run(tmp_path)).status == "finished"
+    assert f"journaled in {the_run(tmp_path)}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_waiting_for_the_sinks_of_a_finished_run_leaves_them_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_to_train: Request, number: signal.Signals
+) -> None:
+    left: list[float] = []
+
+    def signaled(_: object, deadline: Deadline) -> None:
+        left.append(deadline.remaining())
+        signal.raise_signal(number)
+        left.append(deadline.remaining())
+
+    monkeypatch.setattr("telemetry.delivery.supervisor.ProcessSupervisor.finish", signaled)
+    # The job must not be started again because of it.
+    assert train(request_to_train) == 0
+    before, after = left
+    assert before > 25
+    assert after <= LAST_MOMENT
+    assert read_receipt(the_run(tmp_path)).status == "finished"
+
+
+def test_a_signal_after_the_last_iteration_shortens_the_wait_for_the_sinks(
+    monkeypatch: pytest.MonkeyPatch, request_to_train: Request
+) -> None:
+    left: list[float] = []
+    monkeypatch.setattr(
+        "telemetry.delivery.supervisor.ProcessSupervisor.finish", lambda _, deadline: left.append(deadline.remaining())
+    )
+    run = Training.run
+
+    def signaled(training: Training) -> Outcome:
+        outcome = run(training)
+        signal.raise_signal(signal.SIGTERM)
+        return outcome
+
+    monkeypatch.setattr(Training, "run", signaled)
+    assert train(request_to_train) == 0
+    assert left[0] <= PREEMPTED_DRAIN_TIMEOUT
+
+
+# ---------------------------------------------------------------- signals before the run is opened
+
+
+def test_a_signal_during_the_check_of_the_data_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_to_train: Request
+) -> None:
+    monkeypatch.setattr(opening, "check_data", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        train(request_to_train)
+    assert ended.value.code == 143
+    assert not (tmp_path / "runs").exists()

@@ -569,3 +569,56 @@ def test_a_missing_folder_for_weights_is_rejected_at_once(trainee: Trainee) -> N
     with pytest.raises(ConfigError, match=r"--save /nowhere/weights.pt: cannot write"):
         trainee.start(save=Path("/nowhere/weights.pt"))
     assert not trainee.runs.exists()
+
+
+# Links and permissions.
+
+
+def test_a_run_with_links_in_place_of_its_folders_is_not_resumed(trainee: Trainee, tmp_path: Path) -> None:
+    assert trainee.start(stop_at=12) == PREEMPTED
+    for name in ("checkpoints", "sae", "sinks", "train.yaml", "model.yaml"):
+        received = tmp_path / f"received-{name}"
+        shutil.copytree(trainee.run, received)
+        place, outside = received / name, tmp_path / f"outside-{name}"
+        if place.exists():
+            place.rename(outside)
+        else:
+            outside.mkdir()
+        place.symlink_to(outside)
+        before = {path: path.stat().st_mtime_ns for path in (outside, *outside.rglob("*"))}
+        with pytest.raises(ConfigError, match=rf"received-{name}/{name}: links in a run folder are not followed"):
+            trainee.resume(run=received)
+        assert {path: path.stat().st_mtime_ns for path in (outside, *outside.rglob("*"))} == before
+
+
+def test_a_checkpoint_does_not_overwrite_another_name_of_a_file(trainee: Trainee, tmp_path: Path) -> None:
+    assert trainee.start(stop_at=12) == PREEMPTED
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    checkpoints = trainee.run / "checkpoints"
+    (checkpoints / "step-00000012.tmp").symlink_to(victim)
+    for number in range(1000):
+        (checkpoints / f".step-00000012.pt.{os.getpid()}.{number}.tmp").hardlink_to(victim)
+    assert trainee.resume() == 0
+    assert victim.read_text() == "precious"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000010.pt", "step-00000012.pt"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+@pytest.mark.parametrize(("mode", "permissions"), [("private", (0o700, 0o600)), ("group", (0o750, 0o640))])
+def test_every_file_of_a_run_has_the_permissions_of_its_mode_and_the_saved_weights_those_of_the_user(
+    trainee: Trainee, tmp_path: Path, mode: str, permissions: tuple[int, int], umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        more = ["checkpoint.best=loss", f"telemetry.mode={mode}"]
+        assert trainee.start(*more, stop_at=12) == PREEMPTED
+        assert trainee.resume(save=tmp_path / "w.pt") == 0
+    finally:
+        os.umask(before)
+    found = [trainee.runs, trainee.run, *trainee.run.rglob("*")]
+    folder, file = permissions
+    expected = {path: folder if path.is_dir() else file for path in found}
+    assert {path: path.stat().st_mode & 0o777 for path in found} == expected
+    assert {"best.pt", "data.json", "journal-1.jsonl", "alive.json", "train.yaml"} <= {path.name for path in found}
+    assert (tmp_path / "w.pt").stat().st_mode & 0o777 == 0o666 & ~umask

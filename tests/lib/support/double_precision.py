@@ -43,7 +43,7 @@ class Double(nn.Module):
 
 def build(*_: object, **__: object) -> nn.Module:
     """Replace `build_model`, which supports several fidelities only for AIMNet2; fails for a MISHAP named ``build``."""
-    if os.environ.get("MISHAP", "").startswith(f"{os.environ.get('RANK')}:build:"):
+    if os.environ.get("MISHAP", "").startswith(f"{_rank()}:build:"):
         raise ModelError("no such model here")
     model: nn.Module = Forces(Double())
     return model
@@ -69,7 +69,7 @@ class MaskedLoss(MTLoss):
         kind = "" if torch.is_grad_enabled() else "v"
         self.calls[kind] += 1
         rank, call, what = os.environ.get("MISHAP", "::").split(":")
-        happens = (rank, call) == (os.environ.get("RANK", ""), f"{kind}{self.calls[kind]}")
+        happens = (rank, call) == (_rank(), f"{kind}{self.calls[kind]}")
         if happens and what == "raise":
             raise ArithmeticError("the sum is wrong")
         if happens and what.startswith("SIG"):
@@ -83,3 +83,8 @@ def as_double(batch: Batch, _: torch.device) -> Batch:
     """Replace the copy to the device by a conversion to double precision."""
     x, y = ({key: value.double() if value.is_floating_point() else value for key, value in p.items()} for p in batch)
     return x, y
+
+
+def _rank() -> str:
+    """Return the rank, or "" for a single process."""
+    return os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "")

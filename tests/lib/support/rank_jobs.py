@@ -34,17 +34,13 @@ def torchrun_environments(world: int) -> list[dict[str, str]]:
 def slurm_environments(world: int) -> list[dict[str, str]]:
     """Return the variables that a SLURM step sets for each rank.
 
-    ignite derives the port of the rendezvous from the job ID: 15000 + its last four digits. It would expand the node
-    list with ``scontrol``, which does not know this job, so PATH does not contain it.
+    The ranks meet on the port 15000 + the last four digits of the job ID.
     """
     number = next(number for number in range(os.getpid() % 9000, 10_000) if is_free(15_000 + number))
     job = {
         "SLURM_JOB_ID": f"7{number:04d}",
-        "SLURM_JOB_NODELIST": "127.0.0.1",
-        "SLURM_JOB_NUM_NODES": "1",
-        "SLURM_NTASKS": str(world),
+        "SLURM_STEP_NODELIST": "127.0.0.1",
         "SLURM_STEP_NUM_TASKS": str(world),
-        "PATH": str(Path(sys.executable).parent),
     }
     return [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(world)]
 

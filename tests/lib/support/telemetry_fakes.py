@@ -205,7 +205,7 @@ class FileSink:
 
     def _add(self, name: str, line: str) -> None:
         # A single write: a killed process leaves a complete line or none.
-        fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fd = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             os.write(fd, line.encode() + b"\n")
         finally:

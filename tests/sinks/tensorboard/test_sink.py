@@ -127,10 +127,16 @@ class TestOpening:
         sink.sink_write([scalars(1)])
         assert event_files(outside)
 
-    def test_files_are_readable_by_their_owner_only(self, tmp_path, tb):
-        sink, _ = open_sink(tmp_path)
-        sink.sink_write([scalars(1)])
-        assert {path.stat().st_mode & 0o777 for path in event_files(tb)} == {0o600}
+    @pytest.mark.parametrize(("folder", "file"), [(0o700, 0o600), (0o755, 0o600), (0o750, 0o640)])
+    def test_files_are_as_accessible_as_the_run_folder(self, tmp_path, folder, file):
+        run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+        run.mkdir()
+        run.chmod(folder)
+        for options in ({}, {"dir": str(elsewhere)}):
+            sink, _ = open_sink(run, options=options)
+            sink.sink_write([scalars(1)])
+        files = event_files(run / "tensorboard") + event_files(elsewhere)
+        assert [path.stat().st_mode & 0o777 for path in files] == [file, file]
 
     def test_the_default_folder_is_in_the_run_folder(self, tmp_path, tb):
         _, found = open_sink(tmp_path)

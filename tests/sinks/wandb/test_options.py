@@ -166,9 +166,11 @@ class TestDestination:
         assert found.destination.startswith(f"{wandb_server.url}, chemists/p, run run-")
         assert found.view.startswith(f"{wandb_server.url}/chemists/p/runs/run-")
 
-    def test_the_folder_is_readable_by_its_owner_only(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("folder", [0o700, 0o750])
+    def test_the_folder_is_as_accessible_as_the_run_folder(self, tmp_path: Path, folder: int) -> None:
+        tmp_path.chmod(folder)
         deliver(tmp_path, [scalars(1)])
-        assert stat.S_IMODE((tmp_path / "wandb").stat().st_mode) == 0o700
+        assert stat.S_IMODE((tmp_path / "wandb").stat().st_mode) == folder
 
     def test_a_link_is_rejected_as_the_default_folder_but_accepted_in_a_chosen_one(self, tmp_path: Path) -> None:
         run, outside = tmp_path / "run", tmp_path / "outside"

@@ -232,7 +232,8 @@ def test_a_run_folder_that_is_not_writable_is_an_error(run: FileSinkRun) -> None
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {run.folder} is not writable (File exists); leases and delivery progress are stored there\n"
+        f"error: {run.folder} is not writable (sinks is a file instead of a folder); leases and delivery progress are "
+        "stored there\n"
     )
 
 
@@ -275,11 +276,14 @@ def start_sync(run: FileSinkRun, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_after_ctrl_c_the_output_explains_how_to_continue(run: FileSinkRun, backend: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_after_a_signal_the_output_explains_how_to_continue(
+    run: FileSinkRun, backend: Path, number: signal.Signals
+) -> None:
     run.points(1)
     with start_sync(run, "--follow") as process:
         eventually(lambda: row_steps(backend) == [1])
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "run the same command again to deliver the remaining records" in stderr

@@ -30,6 +30,8 @@ from support.telemetry_fakes import (
 )
 from telemetry import MetricBus, Settings, open_run
 from telemetry.cli import main as telemetry_command
+from telemetry.delivery.process_worker import start_process
+from telemetry.delivery.worker_protocol import STOP_SIGNALS
 from telemetry.recording.limits import RecordingLimits
 from telemetry.run_folder.sink_progress import read_progress
 
@@ -402,13 +404,38 @@ def test_a_delivery_ignores_signals_while_its_trainer_is_alive(start_trainer: Tr
     os.kill(pid, signal.SIGINT)
     send(trainer, "publish 10 20")
     eventually(lambda: len(row_seqs(backend)) == 19)
-    os.kill(pid, signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(pid, number)
     # A trainer that receives SIGTERM together with its deliveries keeps publishing and then closes its run.
     send(trainer, "publish 20 30")
     send(trainer, "close preempted")
     assert row_steps(backend) == list(range(1, 30))
     assert lines_of(backend / "closed") == ["preempted"]
     assert pids(backend) == [pid]
+
+
+def test_the_wait_for_delivery_processes_can_be_limited_while_it_lasts(
+    open_bus: Callable[..., MetricBus], backend: Path
+) -> None:
+    (backend / "down").touch()
+    bus = open_bus(drain_timeout=60.0)
+    publish(bus, 1)
+    threading.Timer(0.3, bus.limit_drain, [0.1]).start()
+    began = time.monotonic()
+    receipt = bus.close()
+    assert time.monotonic() - began < 30
+    assert receipt is not None
+    assert receipt.sinks[0].pending == 1
+
+
+def test_a_signal_to_a_delivery_that_has_just_been_started_does_not_end_it(tmp_path: Path) -> None:
+    process = start_process(tmp_path / "sinks/file.log")
+    for number in STOP_SIGNALS:
+        process.send_signal(number)
+    # It reads its job before it can handle signals.
+    process.communicate(b"{}")
+    assert process.returncode not in {-number for number in STOP_SIGNALS}
+    assert "ValidationError" in (tmp_path / "sinks/file.log").read_text()
 
 
 def test_a_lingering_delivery_can_be_ended_by_a_signal(start_trainer: Trainer, backend: Path, run: Path) -> None:
@@ -420,7 +447,7 @@ def test_a_lingering_delivery_can_be_ended_by_a_signal(start_trainer: Trainer, b
     trainer.wait()
     eventually(lambda: (progress := read_progress(run, "file")) is not None and progress.retries > 1)
     assert is_running(pid)
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGUSR1)
     eventually(lambda: not is_running(pid))
     assert lines_of(backend / "closed") == []
 
@@ -529,3 +556,30 @@ def test_tensorboard_shows_one_curve_after_kills_of_all_kinds_and_a_resume(
     assert [point.value for point in points] == [float(step) for step in range(1, 1200)]
     assert len(set(row_seqs(backend))) == len(row_seqs(backend))
     assert set(row_steps(backend)) == set(range(1, 1200))
+
+
+def test_a_named_pipe_in_place_of_a_log_delays_neither_training_nor_its_end(
+    open_bus: Callable[..., MetricBus], backend: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run / "sinks").mkdir(parents=True)
+    os.mkfifo(run / "sinks" / "file.log")
+    bus = open_bus(drain_timeout=1.0)
+    publish(bus, 1, 2)
+    eventually(lambda: "cannot start delivery to file" in caplog.text)
+    assert "not a regular file but a named pipe" in caplog.text
+    receipt = bus.close(timeout=0.5)
+    assert receipt is not None
+    assert journal_steps(run) == [1, 2]
+    assert [(sink.delivered, sink.pending) for sink in receipt.sinks] == [(0, 2)]
+
+
+@pytest.mark.parametrize(("mode", "permissions"), [("private", "0o600"), ("group", "0o640")])
+def test_a_delivery_process_creates_files_with_the_permissions_of_the_run(
+    open_bus: Callable[..., MetricBus], backend: Path, run: Path, mode: str, permissions: str
+) -> None:
+    bus = open_bus(mode=mode)
+    publish(bus, 1)
+    bus.close()
+    files = [path for folder in (run, backend) for path in folder.rglob("*") if path.is_file()]
+    assert {"rows", "journal-0.jsonl", "file.log", "file.json"} <= {path.name for path in files}
+    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in files} == {permissions}

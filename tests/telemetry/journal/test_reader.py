@@ -6,6 +6,7 @@ import errno
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -19,6 +20,7 @@ from telemetry.journal.reader import GAP_TIMEOUT, JournalReader, Skipped, read_h
 from telemetry.journal.segments import segment_path
 from telemetry.records import SEQ_PER_SEGMENT as SEGMENT
 from telemetry.records import Alert, AnyRecord, Closed, Resumed, Scalars
+from telemetry.run_folder import regular_file
 
 EVENT = sealed(b'{"kind":"event","seq":2,"text":"a spike"')
 
@@ -482,7 +484,8 @@ def test_a_file_that_cannot_be_read_raises_and_none_of_its_records_is_skipped(
     reader = JournalReader(tmp_path)
     assert seqs(reader.read(1, live=True)) == [1]
     with monkeypatch.context() as patch:
-        patch.setattr(lines_module, "os", Os())
+        for module in (lines_module, regular_file):
+            patch.setattr(module, "os", Os())
         with pytest.raises(RunFolderError, match=r"cannot read .*journal-0.jsonl \(Too many open files"):
             reader.read(10, live=True)
         with pytest.raises(RunFolderError, match=r"cannot read .*journal-1.jsonl"):
@@ -653,3 +656,66 @@ def test_alerts_of_superseded_iterations_are_omitted_like_the_points(tmp_path: P
     reader = JournalReader(tmp_path)
     assert seqs(read_all(reader)) == [1, 2, SEGMENT + 1]
     assert reader.skipped == Skipped(superseded=2)
+
+
+# Many segments.
+
+
+def test_reading_many_segments_with_gaps_opens_each_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In each segment, record 2 is lost, and record 4 is rewritten to the next segment.
+    count = 150
+    for segment in range(count):
+        rewritten = [] if segment == 0 else numbered(segment - 1, 4, 4)
+        write(
+            tmp_path,
+            segment,
+            [*rewritten, *numbered(segment, 1, 1), *numbered(segment, 3, 3), *numbered(segment, 5, 5)],
+        )
+    opened = 0
+
+    class CountingOs:
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        def open(self, *arguments: Any) -> int:
+            nonlocal opened
+            opened += 1
+            return os.open(*arguments)
+
+    monkeypatch.setattr(regular_file, "os", CountingOs())
+    reader = JournalReader(tmp_path)
+    expected = [segment * SEGMENT + n for segment in range(count) for n in (1, 3, 4, 5)]
+    expected.remove((count - 1) * SEGMENT + 4)
+    assert seqs(read_all(reader)) == expected
+    assert reader.skipped == Skipped(lost=count + 1, repeated=count - 1)
+    assert opened <= 5 * count
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_record_rewritten_after_the_last_live_read_is_found_once_the_trainer_has_ended(
+    tmp_path: Path, damaged: bool
+) -> None:
+    write(tmp_path, 0, [*numbered(0, 1, 1), *numbered(0, 3, 3)])
+    path = write(tmp_path, 1, [])
+    whole = path.read_bytes() + encode(numbered(0, 2, 2)[0])
+    if damaged:
+        path.write_bytes(whole.replace(b'"seq":2', b'"seq":\0'))
+    reader = JournalReader(tmp_path)
+    assert seqs(read_all(reader, live=True)) == [1]
+    path.write_bytes(whole)
+    assert seqs(read_all(reader)) == [2, 3]
+    assert reader.skipped == Skipped(repeated=1)
+
+
+def test_damage_before_the_own_records_of_a_segment_that_was_temporary_loses_nothing(tmp_path: Path) -> None:
+    write(tmp_path, 0, [*numbered(0, 1, 1), *numbered(0, 3, 3)])
+    path = write(tmp_path, 1, numbered(0, 2, 2))
+    whole = path.read_bytes() + encode(numbered(1, 1, 1)[0])
+    path.write_bytes(whole.replace(b'"seq":2', b'"seq":\0'))
+    reader = JournalReader(tmp_path)
+    assert seqs(reader.read(1, live=True)) == [1]
+    path.write_bytes(whole)
+    assert seqs(read_all(reader, live=True)) == [2, 3, SEGMENT + 1]
+    assert reader.skipped == Skipped(repeated=1)

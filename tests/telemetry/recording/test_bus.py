@@ -447,6 +447,18 @@ def test_drain_waits_for_all_sinks(open_bus: Opener) -> None:
     assert down.steps() == [1]
 
 
+def test_the_wait_for_delivery_threads_can_be_limited_while_it_lasts(open_bus: Opener) -> None:
+    down = Backend(down=SinkUnavailable("no route"))
+    bus = open_bus(sinks=[MemorySink(down)], settings=Settings(every=1, poll=0.02, drain_timeout=60.0))
+    bus.publish("train", 1, {"loss": 1.0})
+    threading.Timer(0.3, bus.limit_drain, [0.1]).start()
+    began = time.monotonic()
+    receipt = bus.close()
+    assert time.monotonic() - began < 30
+    assert receipt is not None
+    assert receipt.sinks[0].pending == 1
+
+
 def test_flush_returns_false_after_its_timeout(disk: FaultyDisk, open_bus: Opener) -> None:
     bus = open_bus()
     disk.hangs = threading.Event()

@@ -13,6 +13,7 @@ import pytest
 from support.telemetry_fakes import FaultyDisk, eventually, journal_lines, journal_steps, run_record
 from telemetry.alerts.detector import AnomalyDetector
 from telemetry.alerts.settings import AlertSettings
+from telemetry.delivery.deadline import Deadline
 from telemetry.journal.writer import JournalWriter
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import RecordingLimits
@@ -40,7 +41,7 @@ class FakeSupervisor:
 
     def wake(self) -> None: ...
 
-    def finish(self, timeout: float) -> None: ...
+    def finish(self, deadline: Deadline) -> None: ...
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -289,6 +290,18 @@ def test_with_sinks_none_only_the_journal_is_written(run: Path) -> None:
     assert journal_steps(run) == [1]
     assert receipt is not None
     assert receipt.sinks == []
+
+
+def test_a_folder_that_the_group_cannot_enter_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    # Nobody else can enter the temporary folders of pytest.
+    with tempfile.TemporaryDirectory() as above:
+        runs = Path(above) / "runs"
+        Path(above).chmod(0o711)
+        open_run(runs / "a", sinks=[], settings={"mode": "group"}).close()
+        assert "cannot enter" not in caplog.text
+        runs.chmod(0o700)
+        open_run(runs / "b", sinks=[], settings={"mode": "group"}).close()
+        assert f"the group cannot enter {runs}, so it cannot read {runs / 'b'}; see chmod g+x" in caplog.text
 
 
 # Resume.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from telemetry.delivery.deadline import Deadline
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_closer import RunCloser
 
@@ -29,8 +30,8 @@ class FakeThread:
     def start_deliveries(self) -> None:
         self.calls.append("start deliveries")
 
-    def finish(self, timeout: float) -> None:
-        self.calls.append(f"finish {timeout}")
+    def finish(self, deadline: Deadline) -> None:
+        self.calls.append(f"finish {deadline.remaining():.1f}")
         self.on_finish()
 
 
@@ -47,6 +48,13 @@ def closer(tmp_path: Path, thread: Any) -> RunCloser:
 def test_the_journal_is_complete_before_the_deliveries_are_finished(closer: RunCloser, thread: FakeThread) -> None:
     closer.close("preempted", "SIGTERM", 7.0)
     assert thread.calls == ["join 3.0 preempted", "start deliveries", "finish 7.0"]
+
+
+def test_the_wait_for_the_sinks_can_be_limited_before_it_begins(closer: RunCloser, thread: FakeThread) -> None:
+    closer.limit_drain(2.0)
+    closer.limit_drain(5.0)
+    closer.close("finished", "", 7.0)
+    assert thread.calls[-1] == "finish 2.0"
 
 
 def test_only_the_first_call_ends_the_run_and_all_return_its_receipt(closer: RunCloser, thread: FakeThread) -> None:

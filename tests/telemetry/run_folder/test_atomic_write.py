@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -254,3 +255,20 @@ def test_a_file_system_that_refuses_to_sync_folders_is_no_error(
     monkeypatch.setattr("os.fsync", refuse_folders)
     write_json(tmp_path / "x.json", 1)
     assert (tmp_path / "x.json").read_text(encoding="utf-8").strip() == "1"
+
+
+def test_the_name_of_a_temporary_file_cannot_be_predicted_and_is_not_taken_over(tmp_path: Path) -> None:
+    names: list[str] = []
+    for _ in range(2):
+        atomic_write(tmp_path / "w.pt", lambda _: names.extend(path.name for path in tmp_path.glob(".w.pt.*")))
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"\.w\.pt\.[0-9a-f]{16}\.tmp", name) for name in names)
+
+
+def test_only_temporary_files_of_the_same_file_are_removed(tmp_path: Path) -> None:
+    temporary = [".w.pt.0123456789abcdef.tmp", ".w.pt.4711.12.tmp"]
+    others = ["w.pt", ".w.pt.notes.tmp", ".w.pt.tmp", ".w2.pt.4711.12.tmp", "w.pt.4711.12.tmp", ".wxpt.4711.12.tmp"]
+    for name in temporary + others:
+        (tmp_path / name).touch()
+    remove_temporary_files(tmp_path / "w.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
