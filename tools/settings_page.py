@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import click
 import msgspec
 
 from aimnet2mult.cli import cli
+from aimnet2mult.config.import_path import TRUSTED
 from aimnet2mult.config.merge import DEFAULTS
+from aimnet2mult.config.references import VARIABLES
 from telemetry import Settings
 from telemetry.alerts.settings import AlertSettings
 from telemetry.cli import main as telemetry_cli
@@ -28,12 +31,33 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 BUILT_IN = "sinks."
 """Prefix of the sinks on the page: third-party sinks may be installed, but are not listed."""
 
-HEAD = """# Settings
+_VARIABLES = textwrap.fill(", ".join(f"`{name}`" for name in VARIABLES), 118)
+_TRUSTED = "\n".join(f"| {role} | {', '.join(f'`{name}`' for name in names)} |" for role, names in TRUSTED.items())
+
+HEAD = f"""# Settings
 
 Every flag, key and option, with its default. Generated from the code by `python tools/settings_page.py`; do not edit.
 
 Set keys in YAML (`--config`) or on the command line as dotted `KEY=VALUE`, for example `trainer.epochs=10`. Later
 sources override earlier ones: the defaults, each `--config` in order, `TELEMETRY_SINKS`, `KEY=VALUE`, then the flags.
+
+A value may refer to another one, `project_name: ${{run_name}}-tests`, or to an environment variable that locates
+things, `load: ${{oc.env:SCRATCH}}/model.pt`; `${{oc.env:SCRATCH,/tmp}}` has a default. The variables are
+{_VARIABLES}.
+
+The values of settings are stored with the run, so other variables, and references to the options of sinks, are errors:
+let the shell insert them, `KEY="$VARIABLE"`. `\\${{` is a plain `${{`. Nothing in the `train.yaml` of a run is a
+reference.
+
+Classes and functions are named by dotted path. They may come from these modules, and from the packages that you allow
+with `--allow-package` or in `AIMNET2MULT_ALLOW_PACKAGE` (separated by spaces or commas):
+
+| what | modules |
+|---|---|
+{_TRUSTED}
+
+Only the command line and the environment allow packages, again at each resume, because importing a package executes it.
+See [SECURITY.md](https://github.com/aimnet2mult/aimnet2mult/blob/main/SECURITY.md).
 """
 
 

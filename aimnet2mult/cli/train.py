@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     metavar="RUN|auto",
     help="Resume a run, given by folder or ID, with its settings; auto: the unfinished one of this name, or a new one.",
 )
+@click.option(
+    "--allow-package",
+    "allow_packages",
+    metavar="NAME",
+    multiple=True,
+    help="Trust the classes and functions of another package that settings name, such as your own; repeatable."
+    " [env: AIMNET2MULT_ALLOW_PACKAGE]",
+)
 @click.option("--threads", metavar="N", type=Count(), help="Number of CPU threads used by torch.")
 @click.option(
     "--telemetry-sinks",
@@ -49,6 +57,7 @@ def train(
     load: Path | None,
     save: Path | None,
     resume: str | None,
+    allow_packages: tuple[str, ...],
     threads: int | None,
     telemetry_sinks: str | None,
     telemetry_every: int | None,
@@ -83,6 +92,7 @@ def train(
         model=model,
         save=save,
         resume=resume,
+        allow_packages=allow_packages,
     )
     with tolerant_output():
         return start(request)

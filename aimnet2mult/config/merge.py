@@ -6,21 +6,32 @@ This module knows only which keys exist, namely those in the defaults; ``schema`
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from aimnet2mult.config import references
+from aimnet2mult.config.legacy.nested import has
 from aimnet2mult.config.legacy.translator import LegacyConfigTranslator
-from aimnet2mult.config.text_values import keep_text, parse_as_text
+from aimnet2mult.config.text_values import keep_text
 from aimnet2mult.config.user_path import expand_user
+from aimnet2mult.config.yaml_text import MAX_DEPTH, MAX_KEY_LENGTH, dump, parse, parse_as_text, read_text
 from aimnet2mult.errors import ConfigError, Problems
 from telemetry.errors import closest_match
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
-__all__ = ["BY_FIDELITY", "DEFAULTS", "ConfigError", "flatten", "merge_layers", "read_yaml", "write_yaml"]
+__all__ = [
+    "BY_FIDELITY",
+    "DEFAULTS",
+    "ConfigError",
+    "find_source",
+    "flatten",
+    "merge_layers",
+    "read_defaults",
+    "read_yaml",
+    "write_yaml",
+]
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
@@ -49,41 +60,62 @@ PATH_KEYS = ("data.fidelity_datasets", "data.val_fidelity_datasets", "data.sae.e
 """Keys whose values are paths of input files, or mappings of such paths by fidelity index."""
 
 
-def merge_layers(files: Sequence[Path], overrides: Sequence[str], problems: Problems | None = None) -> dict[str, Any]:
-    """Merge the files and then the overrides over the defaults, and resolve interpolations.
+def merge_layers(
+    files: Sequence[Path],
+    overrides: Sequence[str],
+    problems: Problems | None = None,
+    *,
+    recorded: Path | None = None,
+) -> dict[str, Any]:
+    """Merge the files and then the overrides over the defaults, and resolve references.
 
     Args:
         files: YAML files; later ones win.
         overrides: ``key=value`` with dotted keys; later ones win.
+        recorded: ``train.yaml`` of a run, below all files. Nothing in it is a reference.
         problems: Collects the errors, for a caller that looks for more; layers and keys with errors are then left out.
 
     Raises:
         ConfigError: A file cannot be read, or a key is unknown.
     """
     found = problems or Problems()
-    defaults = merged = read_yaml(DEFAULTS)
-    layers = _read_layers(files, overrides, found)
+    defaults = merged = read_defaults()
+    layers = _read_layers(files, overrides, found, recorded)
     legacy = LegacyConfigTranslator.for_layers((source, layer) for source, layer, _ in layers)
     if legacy:
         merged = _merge(merged, legacy.defaults)
     for source, given, folder in layers:
-        layer = legacy.translate_layer(given) if legacy else given
-        layer = _select_known(source, layer, defaults, found)
-        # The original trainer kept the kwargs of lower layers when the class changed.
-        merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
-    if problems is None:
-        found.raise_any()
+        with found.collect():
+            layer = legacy.translate_layer(given) if legacy else given
+            layer = _select_known(source, layer, defaults, found)
+            # The original trainer kept the kwargs of lower layers when the class changed.
+            merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
     with found.collect():
-        return _interpolate(legacy.finish(merged) if legacy else merged)
+        merged = references.resolve(legacy.finish(merged) if legacy else merged, found)
+        if problems is not None:
+            return merged
     found.raise_any()
-    raise AssertionError
+    return merged
+
+
+def read_defaults() -> dict[str, Any]:
+    """Return a copy of the defaults."""
+    return deepcopy(_parsed_defaults())
+
+
+@cache
+def _parsed_defaults() -> dict[str, Any]:
+    return read_yaml(DEFAULTS)
 
 
 def _read_layers(
-    files: Sequence[Path], overrides: Sequence[str], problems: Problems
+    files: Sequence[Path], overrides: Sequence[str], problems: Problems, recorded: Path | None = None
 ) -> list[tuple[str, dict[str, Any], Path]]:
     """Return the name of each layer, its settings, and the folder to which its paths are relative."""
     layers = []
+    if recorded:
+        with problems.collect():
+            layers.append((str(recorded), references.escape(read_yaml(recorded)), recorded.parent))
     for path in files:
         with problems.collect():
             layers.append((str(path), read_yaml(path), path.parent))
@@ -94,17 +126,18 @@ def _read_layers(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that contains a mapping, without resolving interpolations.
+    """Read a YAML file that contains a mapping, without resolving references.
 
     Raises:
         ConfigError: The file cannot be read, is not YAML, or does not contain a mapping.
     """
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        text = read_text(path)
+        content = {} if (parsed := parse(text)) is None else parsed
         if isinstance(content, dict):
-            return keep_text(content, parse_as_text(path.read_text(encoding="utf-8")))
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {_one_line(error)}") from error
+            return keep_text(content, parse_as_text(text))
+    except ConfigError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
     raise ConfigError(f"{path} contains a {type(content).__name__}; expected keys and values")
 
 
@@ -116,7 +149,15 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """
     remove_temporary_files(path)
     # Settings may contain credentials; the default mode of atomic_write is owner-only.
-    atomic_write(path, OmegaConf.to_yaml(OmegaConf.create(dict(content))).encode())
+    atomic_write(path, dump(content).encode())
+
+
+def find_source(key: str, files: Sequence[Path], overrides: Sequence[str]) -> Path | None:
+    """Return the file that contains the value of a setting; None if an override does, or none of the files."""
+    for _, layer, _ in reversed(_read_layers((), overrides, Problems())):
+        if has(layer, key):
+            return None
+    return next((path for path in reversed(files) if has(read_yaml(path), key)), None)
 
 
 def flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -128,22 +169,21 @@ def flatten(tree: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 def _read_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     names = key.split(".")
     if not equals or not all(names):
         hint = "; pass a file of settings with --config" if text.endswith((".yaml", ".yml")) else ""
         raise ConfigError(f"{text!r} is not an override: expected KEY=VALUE, for example trainer.epochs=10{hint}")
+    if not key.isprintable() or len(key) > MAX_KEY_LENGTH:
+        raise ConfigError(f"{key!r:.100} is not a key: expected up to {MAX_KEY_LENGTH} printable characters")
+    if len(names) > MAX_DEPTH:
+        raise ConfigError(f"{key:.100}: the values are nested more than {MAX_DEPTH} deep")
     try:
-        # Parses the value as in a file: 1e-3 is a number, [a, b] a list.
-        tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{key}: {value!r} is not a YAML value: {_one_line(error)}") from error
-    tree, as_text = tree["value"], parse_as_text(value)
+        # 1e-3 is a number, [a, b] a list, as in a file.
+        tree, as_text = parse(value), parse_as_text(value)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {value!r} is not a YAML value: {error}") from error
     for depth in reversed(range(len(names))):
         is_index = ".".join(names[:depth]) in BY_FIDELITY and names[depth].isdecimal()
         tree = {int(names[depth]) if is_index else names[depth]: tree}
@@ -172,7 +212,7 @@ def _select_known(
 
 def _suggest(name: str, siblings: Iterable[str]) -> str:
     """Suggest the key closest to a name, else one with a similar last word, else the valid keys of that section."""
-    leaves = [leaf for leaf, _ in flatten(read_yaml(DEFAULTS))]
+    leaves = [leaf for leaf, _ in flatten(_parsed_defaults())]
     below_open = tuple(f"{section}." for section in OPEN_SECTIONS)
     known = [*OPEN_SECTIONS, *(leaf for leaf in leaves if not leaf.startswith(below_open))]
     by_last_word = {key.rpartition(".")[2]: key for key in reversed(known)}
@@ -183,7 +223,7 @@ def _suggest(name: str, siblings: Iterable[str]) -> str:
 
 
 def _resolve_paths(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Resolve the paths in a layer against the folder of its file; leave interpolations unchanged."""
+    """Resolve the paths in a layer against the folder of its file; leave references unchanged."""
     for key in PATH_KEYS:
         *parents, last = key.split(".")
         node: Any = layer
@@ -214,11 +254,3 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any], *, keep_kwargs: b
         else:
             merged[key] = value
     return merged
-
-
-def _interpolate(merged: dict[str, Any]) -> dict[str, Any]:
-    try:
-        plain: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
-    return dict(plain)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aimnet2mult.config.merge import flatten, read_yaml
 from aimnet2mult.config.schema import Config, check_files, input_files, load
-from aimnet2mult.config.user_path import expand_user
+from aimnet2mult.config.user_path import expand_user, is_file
 from aimnet2mult.errors import ConfigError, Problems
 
 __all__ = [
@@ -56,7 +56,7 @@ def find_run(name: str, directory: Path) -> Path:
         ConfigError: Neither exists.
     """
     for folder in (expand_user(name), directory / name):
-        if (folder / CONFIG_FILE).is_file():
+        if is_file(folder / CONFIG_FILE):
             return folder
     raise ConfigError(f"there is no run {name!r}: neither {name} nor {directory / name} contains a {CONFIG_FILE}")
 
@@ -146,8 +146,9 @@ def load_config(
     Raises:
         ConfigError: The settings of the run cannot be read.
     """
-    old = load([run / CONFIG_FILE], check_inputs=False)
-    new = load([run / CONFIG_FILE, *files], overrides, problems=problems, check_inputs=False)
+    recorded = run / CONFIG_FILE
+    old = load(recorded=recorded, check_inputs=False)
+    new = load(files, overrides, problems=problems, check_inputs=False, recorded=recorded)
     old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
     for key in dict.fromkeys([*old_values, *new_values]):

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aimnet2mult.config.merge import DEFAULTS, merge_layers, read_yaml
+from aimnet2mult.config.merge import merge_layers, read_defaults
 from aimnet2mult.config.type_check import Section, find_misfits
+from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.value_checks import CHECKS, check_arrays
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
@@ -27,7 +28,7 @@ MAX_FLOAT = sys.float_info.max
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
-Name = Annotated[str, Meta(pattern=r"^\w[\w.-]*$")]
+Name = Annotated[str, Meta(pattern=r"\A\w[\w.-]*\Z")]
 Options = dict[str, Any]
 
 
@@ -98,6 +99,14 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
         """Names of the components, if ``kwargs`` has any, as those of `MTLoss` do."""
         components = self.kwargs.get("components")
         return [str(name) for name in components] if isinstance(components, dict) else []
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """Paths of the functions of the components by key."""
+        components = self.kwargs.get("components")
+        items = components.items() if isinstance(components, dict) else ()
+        given = {name: part["fn"] for name, part in items if isinstance(part, dict) and isinstance(part.get("fn"), str)}
+        return {f"loss.kwargs.components.{name}.fn": path for name, path in given.items()}
 
 
 class Optimizer(Section, frozen=True, rename={"cls": "class"}):
@@ -182,22 +191,22 @@ def load(
     *,
     problems: Problems | None = None,
     check_inputs: bool = True,
+    recorded: Path | None = None,
 ) -> Config:
     """Merge the files and then the overrides over the defaults, and validate the result.
-
-    For a resume, the first file is the ``train.yaml`` of the run.
 
     Args:
         files: YAML files.
         overrides: ``key=value`` with dotted keys.
         problems: Collects the errors, for a caller that looks for more; settings with errors then have their defaults.
         check_inputs: Whether the input files must exist.
+        recorded: For a resume, the ``train.yaml`` of the run, below all files. Nothing in it is a reference.
 
     Raises:
         ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
     """
     found = problems or Problems()
-    plain = merge_layers(files, overrides, found)
+    plain = merge_layers(files, overrides, found, recorded=recorded)
     misfits = dict(find_misfits(plain, Config))
     for message in misfits.values():
         found.add(message)
@@ -215,7 +224,7 @@ def load(
 
 def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return the settings with those of ``keys`` replaced by their defaults."""
-    defaults = read_yaml(DEFAULTS)
+    defaults = read_defaults()
     for key in keys:
         node, default = plain, defaults
         *parents, last = key.split(".")
@@ -261,7 +270,9 @@ def input_files(config: Config) -> dict[str, str]:
 def check_files(files: Mapping[str, str]) -> Iterator[str]:
     """Yield a message for each input file, given by key, that does not exist or is not of its format."""
     for name, path in files.items():
-        if not Path(path).is_file():
+        if not path.isprintable():
+            yield f"{name} is {path!r}: expected a path of printable characters"
+        elif not is_file(path):
             yield f"{name}: no file {path}"
         elif "fidelity_datasets" in name:
             yield from _check_hdf5(name, Path(path))

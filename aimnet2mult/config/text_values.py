@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-__all__ = ["keep_text", "parse_as_text"]
+__all__ = ["keep_text"]
 
 TEXT_KEYS = (
     "run_name",
@@ -20,17 +18,12 @@ TEXT_KEYS = (
 """Keys whose values are text, or mappings of text by fidelity index."""
 
 
-def parse_as_text(source: str) -> Any:
-    """Parse YAML without interpreting scalars: 010 is the text 010 and not the number 8."""
-    return yaml.load(source, Loader=yaml.BaseLoader)  # noqa: S506 - the base loader only creates strings
-
-
 def keep_text(layer: dict[str, Any], as_text: Any) -> dict[str, Any]:
     """Replace numbers, dates and truth values under ``TEXT_KEYS`` with their text; keep null.
 
     Args:
         layer: Parsed settings; modified.
-        as_text: The same settings from ``parse_as_text``.
+        as_text: The same settings from ``yaml_text.parse_as_text``.
     """
     for key in TEXT_KEYS:
         *parents, last = key.split(".")

@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
-__all__ = ["expand_user"]
+__all__ = ["expand_user", "is_file"]
 
 
 def expand_user(path: str | Path) -> Path:
     """Return a path with a leading ``~`` or ``~name`` expanded, or unchanged if there is no such user."""
     # Path.expanduser raises RuntimeError for an unknown user.
     return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def is_file(path: str | Path) -> bool:
+    """Return whether a file exists; False as well for a path that no file can have, such as one that is too long."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for such a path

@@ -23,6 +23,9 @@ __all__ = ["CHECKS", "check_arrays"]
 INPUT_NAMES = ("coord", "numbers", "charge", "mult")
 """Arrays of the data sets besides the labels."""
 
+MAX_NAME_BYTES = 230
+"""Maximum length of names that become parts of file names, which have up to 255 bytes."""
+MAX_PROJECT_LENGTH = 250
 OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
 NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 """Settings that all optimizers of torch, if they have them, require to be numbers of at least 0."""
@@ -35,6 +38,8 @@ def _check_data(config: Config) -> Iterator[str]:
         yield "no data set is given; set at least data.fidelity_datasets.0=FILE.h5"
     elif indices != list(range(len(indices))):
         yield f"data.fidelity_datasets has the indices {indices}: expected 0, 1, … without gaps"
+    for index, name in data.fidelity_names.items():
+        yield from _check_name(f"data.fidelity_names.{index}", name)
     if len(set(names)) < len(names):
         yield f"data.fidelity_names: {', '.join(names)}: every fidelity needs a unique name"
     for section in BY_FIDELITY[1:]:
@@ -77,10 +82,24 @@ def _check_labels(source: str, names: Sequence[Any]) -> Iterator[str]:
             yield f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{did_you_mean(name, LABELS)}"
 
 
+def _check_name(key: str, name: str) -> Iterator[str]:
+    size = len(name.encode())
+    if size > MAX_NAME_BYTES:
+        yield f"{key} is {name[:20]}…, {size} bytes long: expected up to {MAX_NAME_BYTES}, because files are named so"
+
+
+def _check_project_name(config: Config) -> Iterator[str]:
+    name = config.project_name
+    if not name.isprintable() or len(name) > MAX_PROJECT_LENGTH:
+        yield f"project_name is {name!r:.60}: expected up to {MAX_PROJECT_LENGTH} printable characters"
+
+
 def _check_loss(config: Config) -> Iterator[str]:
     loss = config.loss
     yield from _check_path(loss.cls, "loss.class")
     if loss.cls != OWN_LOSS:
+        for key, path in loss.functions.items():
+            yield from _check_path(path, key)
         return
     components = loss.kwargs.get("components")
     if not isinstance(components, Mapping):
@@ -123,7 +142,10 @@ def _check_scheduler(config: Config) -> Iterator[str]:
         yield from _check_path(config.scheduler.cls, "scheduler.class")
 
 
-def _check_units(config: Config) -> Iterator[str]:
+def _check_telemetry(config: Config) -> Iterator[str]:
+    directory = config.telemetry.get("dir")
+    if isinstance(directory, str) and not directory.isprintable():
+        yield f"telemetry.dir is {directory!r}: expected a path of printable characters"
     units = config.telemetry.get("units")
     if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
         yield f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle"
@@ -160,10 +182,12 @@ def _is_pattern(value: object) -> bool:
 
 
 CHECKS = {
+    "run_name": lambda config: _check_name("run_name", config.run_name),
+    "project_name": _check_project_name,
     "data": _check_data,
     "loss": _check_loss,
     "optimizer": _check_optimizer,
     "scheduler": _check_scheduler,
-    "telemetry": _check_units,
+    "telemetry": _check_telemetry,
 }
 """By section, a function that yields the problems of its values."""

@@ -1,6 +1,7 @@
 """Building of models from their definitions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pickle import PickleError
 from typing import Any, cast
 
 import torch
@@ -11,15 +12,23 @@ from aimnet2mult.models.quiet_warp import init_warp
 # Importing aimnet would initialize it with messages.
 init_warp()
 
-from aimnet.config import build_module, get_module  # noqa: E402
+from aimnet.config import ImportRole, build_module  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402
 
-from aimnet2mult.errors import ModelError  # noqa: E402
+from aimnet2mult.config.import_path import load_object  # noqa: E402
+from aimnet2mult.config.trust import named_in  # noqa: E402
+from aimnet2mult.errors import ConfigError, ModelError  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
 from aimnet2mult.quantities import LABELS  # noqa: E402
 from telemetry.errors import format_error  # noqa: E402
 
 __all__ = ["build_model", "unwrap"]
+
+_FAILURES = (
+    *(TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError),
+    *(ArithmeticError, AssertionError, MemoryError, OSError, PickleError),
+)
+"""Errors of a model whose definition is wrong; those of files are about parameters that the definition names."""
 
 
 def build_model(
@@ -65,32 +74,40 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _check_classes(definition: Mapping[str, Any]) -> None:
-    """Resolve all classes before building any, so that the error names the class that does not exist."""
-    for path in _classes(definition):
+    """Import all classes before building any, so that the error names the key of each that cannot be used."""
+    problems = []
+    for key, path in named_in(definition):
         try:
-            get_module(path)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise ModelError(f"no class {path!r}: {error}") from error
+            _authorize(path, "initializer" if key.endswith("weight_init_fn") else "class", key)
+        except ModelError as error:
+            problems.append(str(error))
+    if problems:
+        raise ModelError("\n".join(problems))
 
 
-def _classes(node: object) -> Iterator[object]:
-    if isinstance(node, Mapping):
-        if "class" in node:
-            yield node["class"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from _classes(child)
+def _authorize(path: object, role: ImportRole, key: str = "the model") -> None:
+    """Check that a class or function is trusted and of the kind that aimnet calls in this role."""
+    try:
+        found = load_object(path, key, "model")
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    if role == "initializer":
+        if isinstance(found, type) or not callable(found):
+            raise ModelError(f"{key} is {path!r}, which is not a function")
+    elif not isinstance(found, type) or not issubclass(found, nn.Module):
+        raise ModelError(f"{key} is {path!r}, which is not a torch.nn.Module class")
 
 
 def _build(definition: Mapping[str, Any]) -> nn.Module:
     try:
-        model = build_module(dict(definition))
-    except (TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError) as error:
+        # aimnet asks before it imports anything, also what only the classes themselves import.
+        return cast(
+            "nn.Module", build_module(dict(definition), allow_file_references=False, import_authorizer=_authorize)
+        )
+    except ModelError:
+        raise
+    except _FAILURES as error:
         raise ModelError(f"cannot build the model: {format_error(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the definition builds a {type(model).__name__}, not a torch.nn.Module")
-    return model
 
 
 def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
@@ -99,7 +116,7 @@ def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
     try:
         with torch.no_grad():
             predicted = cast("dict[str, Tensor]", model(_hydrogen()))
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+    except _FAILURES as error:
         raise ModelError(f"the model fails to predict H2: {format_error(error)}") from error
     finally:
         model.train()

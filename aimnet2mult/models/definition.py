@@ -6,14 +6,16 @@ from typing import Any
 
 from aimnet2mult.config.legacy.definition import translate_definition
 from aimnet2mult.config.merge import read_yaml
+from aimnet2mult.config.user_path import is_file
+from aimnet2mult.config.yaml_text import MAX_DEPTH
 from aimnet2mult.errors import ConfigError
 
 __all__ = ["DEFAULT", "read_definition"]
 
 DEFAULT = Path(__file__).with_name("aimnet2.yaml")
 
-MAX_DEPTH = 10
-"""Maximum nesting of included files; deeper nesting is reported as a cycle."""
+MAX_INCLUDED = 20
+"""Maximum number of included files."""
 
 
 def read_definition(path: Path) -> dict[str, Any]:
@@ -25,20 +27,21 @@ def read_definition(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: A file cannot be read, files include each other in a cycle, or there is no class.
     """
-    definition: dict[str, Any] = translate_definition(_include(read_yaml(path), path, MAX_DEPTH))
+    definition: dict[str, Any] = translate_definition(_include(read_yaml(path), path, []))
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return definition
 
 
-def _include(node: Any, source: Path, depth: int) -> Any:
+def _include(node: Any, source: Path, included: list[Path], depth: int = 1) -> Any:
+    if len(included) > MAX_INCLUDED or depth > MAX_DEPTH:
+        raise ConfigError(f"{source}: the definitions include each other in a cycle, or are nested too deeply")
     if isinstance(node, Mapping):
-        return {key: _include(value, source, depth) for key, value in node.items()}
+        return {key: _include(value, source, included, depth + 1) for key, value in node.items()}
     if isinstance(node, list):
-        return [_include(value, source, depth) for value in node]
-    if isinstance(node, str) and node.endswith((".yaml", ".yml")):
-        if not depth:
-            raise ConfigError(f"{source}: the definitions include each other in a cycle")
-        path = Path(node) if Path(node).is_file() else source.parent / node
-        return _include(read_yaml(path), path, depth - 1)
+        return [_include(value, source, included, depth + 1) for value in node]
+    if isinstance(node, str) and node.endswith((".yaml", ".yml")) and node.isprintable():
+        path = Path(node) if is_file(node) else source.parent / node
+        included.append(path)
+        return _include(read_yaml(path), path, included, depth + 1)
     return node

@@ -90,7 +90,9 @@ def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path
             use_fidelity_readouts=config.use_fidelity_readouts,
         )
     except ModelError as error:
-        raise (ModelError(f"{model_file}: {error}") if model_file else error) from error
+        if not model_file:
+            raise
+        raise ModelError("\n".join(f"{model_file}: {line}" for line in str(error).splitlines())) from error
 
 
 def _device(name: str, communicator: Communicator) -> torch.device:
@@ -120,7 +122,12 @@ def build_loss(config: Config, communicator: Communicator) -> LossFunction:
     Raises:
         ConfigError: a setting is invalid.
     """
-    make = load_object(config.loss.cls, "loss.class")
+    make = load_object(config.loss.cls, "loss.class", "loss")
+    if not isinstance(make, type):
+        raise ConfigError(f"loss.class is {config.loss.cls}, which is not a class")
+    for key, path in config.loss.functions.items():
+        # Losses of other packages import their functions themselves.
+        load_object(path, key, "loss")
     try:
         loss_fn: LossFunction = make(**config.loss.kwargs)
     except TypeError as error:

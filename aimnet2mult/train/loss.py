@@ -265,7 +265,7 @@ def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn |
         ConfigError: the function does not accept the arguments, or the label is unknown.
     """
     key = f"fn of loss component {name!r}"
-    function = load_object(component["fn"], key)
+    function = load_object(component["fn"], key, "loss")
     if inspect.isclass(function) or not callable(function):
         raise ConfigError(f"{key} is {component['fn']}, which is not a function of y_pred and y_true")
     kwargs = component.get("kwargs") or {}

@@ -242,10 +242,10 @@ def _find_matching(expression: object, named: Sequence[tuple[str, nn.Parameter]]
     return found
 
 
-def _class(cfg: Mapping[str, Any], section: str, base: type) -> Any:
+def _class(cfg: Mapping[str, Any], section: Literal["optimizer", "scheduler"], base: type) -> Any:
     if "class" not in cfg:
         raise ConfigError(f"{section} has no 'class'; expected the dotted path of a {base.__name__}")
-    cls = load_object(cfg["class"], f"{section}.class")
+    cls = load_object(cfg["class"], f"{section}.class", section)
     if not isinstance(cls, type) or not (issubclass(cls, base) or (base is LRScheduler and _is_ignite(cls))):
         raise ConfigError(f"{section}.class is {cfg['class']}, which is not a {base.__module__}.{base.__name__}")
     if "metric_name" in inspect.signature(cls).parameters:

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aimnet2mult.config import resume_rules
+from aimnet2mult.config import resume_rules, trust
 from aimnet2mult.config.merge import merge_layers
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.config.user_path import expand_user
@@ -51,6 +51,8 @@ class Request:
     """Where to write the final weights."""
     resume: str | None = None
     """Folder or name of the run to resume, or ``auto``."""
+    allow_packages: Sequence[str] = ()
+    """Packages whose classes and functions settings may name, besides those that are always trusted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,8 @@ def _plan_new(request: Request) -> Plan:
         settings = _settings(config.telemetry)
     with problems.collect():
         definition = read_definition(model_file)
+    trust.check_settings(config, request.configs, request.overrides, problems)
+    trust.check_definition(definition, model_file, problems)
     problems.raise_any()
     folder, *above = _new_folders(_directory(settings), config.run_name, settings.mode)
     return Plan(
@@ -206,6 +210,9 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
     with problems.collect():
         asked = None if request.model is None else read_definition(request.model)
         definition = resume_rules.load_definition(folder, asked, problems)
+    files = (folder / resume_rules.CONFIG_FILE, *request.configs)
+    trust.check_settings(config, files, request.overrides, problems)
+    trust.check_definition(definition, folder / resume_rules.MODEL_FILE, problems)
     progress = None if newest is None else read_progress(newest)
     if progress is not None:
         check_epochs(config, progress, problems)
@@ -258,9 +265,9 @@ def _directory(settings: Settings) -> Path:
 
 def _new_folders(directory: Path, run_name: str, mode: Mode) -> list[Path]:
     """Create the folder of a run, and return it followed by the new folders above it."""
-    above = [path for path in (directory, *directory.parents) if not path.exists()]
     now = time.time()
     try:
+        above = [path for path in (directory, *directory.parents) if not path.exists()]
         make_parents(directory / run_name, mode)
         for number in count(1):
             folder = directory / resume_rules.run_name_at(run_name, now, number)

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aimnet2mult.config.import_path import allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
@@ -65,7 +66,7 @@ def train(request: Request, *, wait_limit: float = WAIT_LIMIT) -> int:
     if info.world_size > 1:
         # Lost connections are reported in one line instead.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with StopSignal() as stop:
+    with allow_packages(request.allow_packages), StopSignal() as stop:
         if info.rank:
             return _run_other_rank(info, stop)
         # Before anything that may take long: the other ranks wait as long as the store is there.

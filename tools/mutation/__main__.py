@@ -35,7 +35,7 @@ PYTEST = [
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:anyio", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("--hypothesis-seed=0", "--tb=short", "-m", "not chaos and not slow"),
 ]
-LIGHT = ["pytest", "hypothesis.strategies", "numpy", "msgspec", "pluggy", "omegaconf", "click", "pint"]
+LIGHT = ["pytest", "hypothesis.strategies", "numpy", "msgspec", "pluggy", "yaml", "click", "pint"]
 BACKENDS = [
     *LIGHT,
     "tensorboard.backend.event_processing.event_accumulator",

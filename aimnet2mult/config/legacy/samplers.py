@@ -24,6 +24,9 @@ STRATEGY = "data.samplers.train.kwargs.sampling_strategy"
 COPIES_PER_WEIGHT = 10
 """The original copied each structure this many times per unit of weight, rounded down, and at least once."""
 
+MAX_WEIGHT = 1e9
+"""Maximum weight that is converted to copies."""
+
 
 class SamplerTranslator(SectionTranslator):
     """Translate ``data.samplers`` and ``data.fidelity_weights``; batch sizes are plain renames."""
@@ -69,4 +72,4 @@ def _effective_weight(weight: float) -> float:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_WEIGHT

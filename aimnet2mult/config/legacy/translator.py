@@ -75,6 +75,9 @@ NO_EFFECT = {
 }
 """Original keys without effect, and their replacements."""
 
+MAPPINGS = ("scheduler.kwargs", "loss.kwargs.components", "checkpoint.kwargs", "wandb", "wandb.init")
+"""Keys whose values the translation takes apart."""
+
 
 class LegacyConfigTranslator:
     """Translate layers of settings, of which at least one is in the original format, to the current keys.
@@ -110,6 +113,10 @@ class LegacyConfigTranslator:
             ConfigError: A setting cannot be translated.
         """
         layer = deepcopy(layer)
+        for key in MAPPINGS:
+            value = nested.get(layer, key)
+            if value not in (MISSING, None) and not isinstance(value, dict):
+                raise ConfigError(f"{key} is {value!r}: expected a mapping")
         for section in self._sections:
             section.translate(layer)
         _translate_losses(layer)

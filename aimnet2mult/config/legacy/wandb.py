@@ -42,7 +42,7 @@ class WandbTranslator(SectionTranslator):
         mode = nested.pop(layer, "wandb.init.mode")
         if mode in (MISSING, None):
             return
-        if mode in MODES:
+        if isinstance(mode, str) and mode in MODES:
             nested.put(layer, "telemetry.wandb.mode", MODES[mode])
             self._sinks = ["wandb"]
         elif mode == "disabled":

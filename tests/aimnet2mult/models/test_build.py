@@ -76,15 +76,25 @@ def test_a_definition_is_not_changed_by_building_it() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"class": "aimnet.models.AIMNet3"}, r"no class 'aimnet\.models\.AIMNet3'"),
-        ({"class": "nowhere.Model"}, r"no class 'nowhere\.Model': No module named 'nowhere'"),
-        ({"class": "AIMNet2"}, r"no class 'AIMNet2'"),
-        ({"class": 5}, r"no class 5"),
+        (
+            {"class": "aimnet.models.AIMNet3"},
+            r"class is 'aimnet\.models\.AIMNet3'; .* did you mean aimnet\.models\.AIMNet2\?",
+        ),
+        ({"class": "nowhere.Model"}, r"class is 'nowhere\.Model'; cannot import nowhere: No module named 'nowhere'"),
+        ({"class": "AIMNet2"}, r"class is 'AIMNet2'; expected a dotted path"),
+        ({"class": 5}, r"class is 5; expected a dotted path"),
         ({"kwargs": {}}, r"has no key 'class'"),
-        (definition(dipole={"class": "aimnet.modules.Dipoles"}), r"no class 'aimnet\.modules\.Dipoles'"),
+        (
+            definition(dipole={"class": "aimnet.modules.Dipoles"}),
+            r"^kwargs\.outputs\.dipole\.class is 'aimnet\.modules\.Dipoles'; ",
+        ),
         ({"class": "aimnet.models.AIMNet2", "kwargs": {"size": 3}}, r"cannot build the model: TypeError: .*'size'"),
         (definition(channels=3), r"cannot build the model: ValueError: num_charge_channels"),
-        ({"class": "collections.OrderedDict"}, r"builds a OrderedDict, not a torch\.nn\.Module"),
+        (
+            {"class": "collections.OrderedDict"},
+            r"^class is 'collections\.OrderedDict': a model may come from .*; if you",
+        ),
+        ({"class": "aimnet.models.base.load_model"}, r"which is not a torch\.nn\.Module class"),
         ({"class": "torch.nn.Linear", "args": [2, 3]}, r"the model fails to predict H2: TypeError"),
         (definition(channels=1), r"does not predict spin_charges; spin_charges require num_charge_channels: 2"),
         (definition(atomic_sum=None), r"the model predicts energy of H2 with shape \(1, 2\), expected \(1,\)"),
@@ -123,3 +133,38 @@ def test_building_and_predicting_does_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predict(build(n_fidelities=2, use_fidelity_readouts=True), batch([0, 1], padding=1))
+
+
+HOSTILE = {
+    "a nested class": definition(x={"class": "subprocess.check_output", "kwargs": {"args": ["touch", "executed"]}}),
+    "an activation": {**OURS["kwargs"]["outputs"]["energy_mlp"]["kwargs"]["mlp"], "activation_fn": "os.system"},
+    "an initializer": {"weight_init_fn": "torch.load"},
+    "a class as initializer": {"weight_init_fn": "torch.nn.GELU"},
+}
+
+
+@pytest.mark.parametrize("given", HOSTILE.values(), ids=HOSTILE)
+def test_a_definition_names_only_trusted_classes_and_functions_at_any_depth(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "class" not in given:
+        given = {"class": "aimnet.modules.Output", "kwargs": {"n_in": 2, "n_out": 1, "key_in": "a", "mlp": given}}
+    with pytest.raises(ModelError, match=r"--allow-package (subprocess|os|torch)|which is not a function"):
+        build_model(given, labels=("energy",))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_aimnet_itself_imports_nothing_that_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A positional argument has no key by which it could be recognized as the path of a function."""
+    monkeypatch.chdir(tmp_path)
+    head = {"class": "support.small_models.PositionalMLP", "args": [2, 1, [2], "os.mkdir", {"path": "executed"}]}
+    with pytest.raises(ModelError, match=r"'os\.mkdir'.*--allow-package os"):
+        build_model(head, labels=("energy",))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_building_does_not_include_files() -> None:
+    """Only the definition that the user gives includes files; aimnet would look for this one."""
+    with pytest.raises(ModelError, match="cannot build the model: TypeError"):
+        build_model({"class": "torch.nn.ModuleList", "args": ["absent.yaml"]}, labels=("energy",))

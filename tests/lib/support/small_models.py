@@ -4,7 +4,8 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from aimnet.modules import MLP
+from torch import Tensor, nn
 
 from aimnet2mult.models.build import build_model
 from aimnet2mult.quantities import LABELS
@@ -19,6 +20,14 @@ OUTPUTS: dict[str, Any] = {
     "atomic_shift": {"class": "aimnet.modules.AtomicShift", "kwargs": {"key_in": "energy", "key_out": "energy"}},
     "atomic_sum": {"class": "aimnet.modules.AtomicSum", "kwargs": {"key_in": "energy", "key_out": "energy"}},
 }
+
+
+class PositionalMLP(nn.Module):
+    """A module that passes positional arguments to aimnet's function ``MLP``."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+        self.mlp = MLP(*arguments)
 
 
 def definition(*, channels: int = 2, **outputs: Any) -> dict[str, Any]:
