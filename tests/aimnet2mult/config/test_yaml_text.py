@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aimnet2mult.config.merge import read_yaml
-from aimnet2mult.config.yaml_text import MAX_BYTES, dump, parse
+from aimnet2mult.config.yaml_text import MAX_BYTES, dump, parse, read_text
 from aimnet2mult.errors import ConfigError
 
 DOUBLING = "\n".join(["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))])
