@@ -112,7 +112,11 @@ def backend_errors(backend: str) -> Iterator[None]:
 
 def format_error(error: BaseException) -> str:
     """Return the type and message of an error on one line; see ``error_text``."""
-    name, text = printable(type(error).__name__)[:100], error_text(error)
+    try:
+        name = printable(type(error).__name__)[:100]
+    except BaseException:  # noqa: BLE001 - the class of a third party may have any metaclass
+        name = "Exception"
+    text = error_text(error)
     return f"{name}: {text}" if text else name
 
 

@@ -6,15 +6,18 @@ context or form, and by their value if it is known from the environment or the o
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 from urllib.parse import quote, unquote
 
 from telemetry.credential_forms import REDACTED, precedes_credential, redact_forms
-from telemetry.credential_names import MIN_KNOWN_LENGTH, environment_credentials, names_credential
+from telemetry.credential_names import environment_credentials, is_distinctive, names_credential
 
 __all__ = [
     "REDACTED",
@@ -40,7 +43,7 @@ def redact(value: Any, name: str = "", credentials: Collection[str] = ()) -> Any
     redacted, as by ``redact_text``. Values that JSON cannot represent (infinities, NaN, integers beyond 64 bits,
     objects) are replaced by their ``str``, and invalid Unicode by escape sequences.
     """
-    return _redact(value, name, _forms_of({*credentials, *_remembered, *environment_credentials()}))
+    return _redact(value, name, _known(credentials))
 
 
 def is_redacted(value: Any) -> bool:
@@ -71,12 +74,12 @@ def credentials_in(value: Any, name: str = "") -> set[str]:
 
 def redact_text(text: str, credentials: Collection[str] = ()) -> str:
     """Return a text without the given credentials, those in the environment, and those that can be recognized."""
-    return _without(text, _forms_of({*credentials, *_remembered, *environment_credentials()}))
+    return _without(text, _known(credentials))
 
 
 def remember_credentials(credentials: Collection[str]) -> None:
-    """Remove these credentials from all texts that this process redacts from now on, unless they are very short."""
-    _remembered.update(each for each in credentials if len(each) >= MIN_KNOWN_LENGTH)
+    """Remove these credentials from all texts that this process redacts from now on, except ordinary words."""
+    _remembered.update(filter(is_distinctive, credentials))
 
 
 def _redact(value: Any, name: str, known: Sequence[str]) -> Any:
@@ -106,11 +109,39 @@ def _without(text: str, known: Sequence[str]) -> str:
     return redact_forms(text)
 
 
-def _forms_of(credentials: Collection[str]) -> list[str]:
-    """Return the credentials as they may appear in texts, decoded or encoded for URLs or JSON, longest first."""
+def _known(credentials: Collection[str]) -> Sequence[str]:
+    return _forms_of(frozenset((*credentials, *_remembered, *environment_credentials(), *_environment_passwords())))
+
+
+def _environment_passwords() -> Iterator[str]:
+    # Messages of a driver may quote a part of its URL.
+    for value in os.environ.values():
+        if "://" in value:
+            yield from _passwords(value)
+
+
+@lru_cache(256)
+def _passwords(text: str) -> frozenset[str]:
+    return frozenset(filter(is_distinctive, (each.partition(":")[2] for each in credentials_in(text))))
+
+
+@lru_cache(8)
+def _forms_of(credentials: frozenset[str]) -> list[str]:
+    """Return the credentials as they may appear in texts, decoded or encoded for URLs, JSON or HTTP, longest first."""
     encodings = (str, quote, lambda text: quote(text, safe=""), unquote, lambda text: json.dumps(text)[1:-1])
     forms = {encode(each) for each in credentials if len(each) >= _SHORTEST for encode in encodings}
+    forms.update(form for each in credentials if is_distinctive(each) for form in _in_base64(each))
     return sorted((each for each in forms if len(each) >= _SHORTEST), key=len, reverse=True)
+
+
+def _in_base64(credential: str) -> Iterator[str]:
+    """Yield what a credential contributes to the base64 of a longer text, such as a login in an HTTP header."""
+    content = credential.encode(errors="replace")
+    for before in range(3):
+        # The characters at both ends also depend on the neighbors.
+        end = -1 if (before + len(content)) % 3 else None
+        encoded = base64.b64encode(bytes(before) + content).rstrip(b"=")
+        yield encoded[(0, 2, 3)[before] : end].decode()
 
 
 def _text(value: Any) -> str:

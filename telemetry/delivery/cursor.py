@@ -104,7 +104,8 @@ class DeliveryCursor:
         cursor.rejected += 1
         cursor.last_rejected = record.seq
         self._note(error)
-        self._log(f"{self._sink.title} rejected record {record.seq} ({error_text(error)}); it was set aside in {path}")
+        reason = error_text(error) or "no reason given"
+        self._log(f"{self._sink.title} rejected record {record.seq} ({reason}); it was set aside in {path}")
 
     def close(self, status: Status) -> None:
         """Record that the backend's run was closed; all accepted records are then durable."""

@@ -154,8 +154,9 @@ class Delivery:
 
     def _end_rejected(self, error: SinkRejected) -> DeliveryOutcome:
         self._cursor.reject(error)
+        reason = error_text(error) or "no reason given"
         self._log(
-            f"{self._sink.title} rejected this run: {error_text(error)}. Its records stay in the journal; "
+            f"{self._sink.title} rejected this run: {reason}. Its records stay in the journal; "
             "fix the cause and run `telemetry sync`."
         )
         return DeliveryOutcome.REJECTED

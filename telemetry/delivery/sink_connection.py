@@ -109,7 +109,8 @@ class SinkConnection:
     def _write(self, batch: Sequence[AnyRecord]) -> int | None:
         assert self._hooks is not None  # noqa: S101 - the caller has opened it
         with self._watchdog.hook():
-            durable = self._hooks.sink_write(records=batch)
+            # A copy, because a sink may modify the list.
+            durable = self._hooks.sink_write(records=list(batch))
         return check_durable(durable, f"sink_write of {self._sink.title}")
 
     def _check(self, result: object) -> Opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -86,10 +87,11 @@ def _csv_lines(export: Export) -> Iterator[str]:
     writer = csv.writer(line, lineterminator="\r\n")
     writer.writerow(export.columns)
     yield line.text
-    run = csv_text(export.run)
-    for row in export:
-        safe = row._replace(run=run, stream=csv_text(row.stream), name=csv_text(row.name), unit=csv_text(row.unit))
-        writer.writerow(safe[: len(export.columns)])
+    text = lru_cache(csv_text)
+    columns = len(export.columns)
+    for run, seq, stream, step, time, name, value, unit, superseded in export:
+        cells = (text(run), seq, text(stream), step, time, text(name), value, text(unit), superseded)
+        writer.writerow(cells[:columns])
         yield line.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 
 import pytest
@@ -75,6 +76,26 @@ SECRET_TEXTS = [
     (f"jwt {JWT}.", "eyJ c2lnbmF0dXJl"),
     (f"key:\n{PEM}\nend", "b3BlbnNz aC1rZXk"),
     (PEM.partition("-----END")[0], "b3BlbnNz aC1rZXk"),
+    ("mssql+pyodbc:///?odbc_connect=UID%3Dsa%3BPWD%3Dhunter2%3B", "hunter2"),
+    ("https://host/login?next=https%3A%2F%2Fme%3Ahunter2%40host%2F&n=1", "hunter2"),
+    ("https://host/login?next=%2Fapi%3Fsig%3Dhunter2", "hunter2"),
+    ("<a href='https://host/?n=1&amp;sig=hunter2'>", "hunter2"),
+    ("https://host/?session=hunter2", "hunter2"),
+    ("refused: X-Api-Key: hunter2a (403)", "hunter2a"),
+    ("curl -H 'PRIVATE-TOKEN: hunter2' host", "hunter2"),
+    ('client_secret: "hunter2"', "hunter2"),
+    ("api key: hunter2", "hunter2"),
+    ("invalid token: hunter2hunter2hunter2", "hunter2hunter2hunter2"),
+    ("requests.get(url, auth=('me', 'hunter2'))", "hunter2"),
+    ("requests.get(url, auth=HTTPBasicAuth('me', 'hunter2'))", "hunter2"),
+    ("<Error><password>hunter2</password></Error>", "hunter2"),
+    ("&#34;password&#34;: &#34;hunter2&#34;, password=&quot;hunter3&quot;", "hunter2 hunter3"),
+    ("train --wandb-key hunter2", "hunter2"),
+    ("Passwort=hunter2", "hunter2"),
+    ("local-" + KEY, KEY),
+    ("dapi" + KEY[:32], KEY[:32]),
+    ("npm_" + "a1B2" * 9, "a1B2"),
+    ("pypi-AgEIcHlwaS5vcmc" + "a1B2" * 9, "a1B2"),
 ]
 
 ORDINARY_TEXTS = [
@@ -110,6 +131,13 @@ ORDINARY_TEXTS = [
     "MKAKIAVLDEFGHIKLMNPQRSTVWYACDEFGHIKL",
     "train_loss: 0.5 val/E_rmse: 12.9 meV",
     "12:30:05 2026-01-01T00:00:00Z",
+    "pass=2 of 3, fail=0; first pass: 0.1; --pass 2",
+    "PWD=/scratch/curie/run pwd: /scratch/curie/run",
+    "ssh://curie@host/data sftp://curie@host/data",
+    "unknown token: C1CCCCC1",
+    "unexpected password: try again (3 left)",
+    "<token> C1, <token>",
+    'Lattice="10.0 0 0 0 10 0 0 0 10" Properties=species:S:1:pos:R:3 pbc="T T T"',
 ]
 
 
@@ -163,7 +191,40 @@ def test_credentials_in_the_environment_are_removed_everywhere(monkeypatch: pyte
     assert redact({"note": text, "n": 1}) == {"note": "*** *** true /home/curie/.ssh/id", "n": 1}
 
 
+@pytest.mark.parametrize("value", ["energy", "kerberos", "Aspirin", "20261231", "/scratch/curie", "~/keys"])
+def test_words_numbers_and_paths_in_the_environment_are_no_credentials(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HTTP_AUTH", value)
+    monkeypatch.setenv("LAB_SECRETS", value)
+    text = f"RMSE of {value} in {value}/water.h5"
+    assert redact({"note": text}) == {"note": text}
+    assert redact_text(f"password={value}") == "password=***"
+
+
+def test_passwords_in_urls_of_the_environment_are_removed_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://curie:hun/ter2@db/x")
+    assert redact_text("no host hun/ter2@db, user curie") == "no host ***@db, user curie"
+
+
+@pytest.mark.parametrize("user", ["a", "me", "api", "curie"])
+def test_known_credentials_are_removed_from_logins_in_base64(user: str) -> None:
+    sent = base64.b64encode(f"{user}:hunter2-and-more".encode()).decode()
+    before, _, after = redact_text(f"you sent {sent} twice", ["hunter2-and-more"]).partition(REDACTED)
+    # The characters at the ends contain a part of a byte.
+    assert len(before) - len("you sent ") <= 4 * len(user) // 3 + 3
+    assert len(after.removesuffix(" twice").rstrip("=")) <= 1
+
+
 ADVERSARIAL = [
+    "%3A%2F%2F",
+    "%3A%2F%2Fa%3A",
+    "%3Dpassword%3D",
+    "password=(",
+    "api ",
+    "<password>",
+    "&quot;password",
+    "password: a1",
     "a",
     " ",
     ":",

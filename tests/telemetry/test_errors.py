@@ -66,3 +66,16 @@ def test_no_part_of_a_credential_remains_where_a_message_is_truncated(position: 
     remember_credentials(["hunter2hunter2"])
     for text in ("hunter2hunter2", "https://me:hunter3hunter3@host/"):
         assert "hun" not in error_text(ValueError("x" * position + " " + text + " and more" * 100))
+
+
+class Nameless(type):
+    """A metaclass of classes whose name cannot be determined."""
+
+    @property
+    def __name__(cls) -> str:
+        raise RuntimeError
+
+
+def test_an_error_of_a_class_without_a_readable_name_can_be_formatted() -> None:
+    kind = Nameless("Kind", (Exception,), {})
+    assert format_error(kind("why")) == "Exception: why"

@@ -168,6 +168,19 @@ def deliver(folder: Path, **hooks: Callable[[], object]) -> tuple[DeliveryOutcom
     return outcome, progress, logged
 
 
+class GreedySink(BrokenSink):
+    """A sink that empties the list of records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    @hookimpl
+    def sink_write(self, records: list[Any]) -> None:
+        self.seen += [record.seq for record in records]
+        records.clear()
+
+
 def raising(error: BaseException) -> Callable[[], NoReturn]:
     def hook() -> NoReturn:
         raise error
@@ -199,12 +212,25 @@ def test_an_exception_of_any_class_is_a_failure_of_the_sink(tmp_path: Path, hook
     assert any(f"delivery to broken failed ({type(error).__name__}" in line for line in logged)
 
 
+def test_a_sink_that_empties_the_list_of_records_receives_each_record_once(tmp_path: Path) -> None:
+    run = HandMadeRun(tmp_path / "run")
+    run.points(1, 2)
+    run.close()
+    sink = GreedySink()
+    chosen = Sink("broken", {}, None, sink)
+    delivery = Delivery(run.folder, chosen, Settings(), follow=False, stop=lambda: len(sink.seen) > 2)
+    delivery.lease.acquire()
+    assert delivery.run() is DeliveryOutcome.COMPLETE
+    assert sink.seen == [1, 2]
+
+
 @pytest.mark.parametrize("hook", ["open", "write", "close"])
 def test_a_rejection_without_a_readable_message_is_a_rejection(tmp_path: Path, hook: str) -> None:
-    outcome, progress, _ = deliver(tmp_path / "run", **{hook: raising(UnprintableRejection())})
+    outcome, progress, logged = deliver(tmp_path / "run", **{hook: raising(UnprintableRejection())})
     assert outcome is (DeliveryOutcome.COMPLETE if hook == "write" else DeliveryOutcome.REJECTED)
     assert progress.cursor.rejected == (2 if hook == "write" else 0)
     assert progress.last_error == "broken: UnprintableRejection"
+    assert any("no reason given" in line for line in logged)
 
 
 def test_a_sink_with_a_new_long_destination_at_each_opening_keeps_its_progress_readable(tmp_path: Path) -> None:
