@@ -51,6 +51,7 @@ HELPERS = {
     "telemetry.errors",
     "telemetry.expectations",
     "telemetry.printable",
+    "telemetry.redaction",
     "telemetry.run_folder.atomic_write",
     "telemetry.run_folder.permissions",
     "telemetry.run_folder.regular_file",
