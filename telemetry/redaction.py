@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 
 from telemetry.credential_forms import REDACTED, precedes_credential, redact_forms
 from telemetry.credential_names import environment_credentials, is_distinctive, names_credential
+from telemetry.printable import MAX_LINE_LENGTH, printable, shorten
 
 __all__ = [
     "REDACTED",
@@ -27,6 +28,7 @@ __all__ = [
     "redact",
     "redact_text",
     "remember_credentials",
+    "safe_line",
 ]
 
 _remembered: set[str] = set()
@@ -75,6 +77,12 @@ def credentials_in(value: Any, name: str = "") -> set[str]:
 def redact_text(text: str, credentials: Collection[str] = ()) -> str:
     """Return a text without the given credentials, those in the environment, and those that can be recognized."""
     return _without(text, _known(credentials))
+
+
+def safe_line(text: str, length: int = MAX_LINE_LENGTH) -> str:
+    """Return a text as one line for a terminal or log: without credentials and control characters, and shortened."""
+    # Shorten last: the first part of a credential would not be recognized.
+    return shorten(printable(redact_text(text)), length)
 
 
 def remember_credentials(credentials: Collection[str]) -> None:

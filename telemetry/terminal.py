@@ -14,8 +14,7 @@ from typing import TextIO
 import click
 
 from telemetry.logger import make_safe
-from telemetry.printable import printable, shorten
-from telemetry.redaction import redact_text
+from telemetry.redaction import redact_text, safe_line
 
 
 def print_line(line: str, *, err: bool = False) -> None:
@@ -24,7 +23,7 @@ def print_line(line: str, *, err: bool = False) -> None:
     Raises:
         OSError: the line cannot be written.
     """
-    _write(shorten(printable(redact_text(line))), err=err)
+    _write(safe_line(line), err=err)
 
 
 def print_lines(text: str, *, err: bool = False) -> None:

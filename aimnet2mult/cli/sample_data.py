@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from aimnet2mult.cli.console import HELP, UserPath
+from telemetry.run_folder.paths import shell_path
 from telemetry.terminal import print_line
 
 SAMPLE = Path(__file__).parents[1] / "sample"
@@ -34,7 +35,8 @@ def sample_data(folder: Path) -> None:
     except OSError as error:
         raise click.ClickException(f"cannot write to {folder}: {error.strerror}") from error
     print_line(f"wrote {', '.join(path.name for path in files)} to {folder}")
-    print_line(f"to train: aimnet2mult train --config {folder / 'train.yaml'} --model {folder / 'model.yaml'}")
+    config, model = (shell_path(folder / name) for name in ("train.yaml", "model.yaml"))
+    print_line(f"to train: aimnet2mult train --config {config} --model {model}")
 
 
 def _is_copy(copy: Path, path: Path) -> bool:

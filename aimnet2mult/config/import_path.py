@@ -41,10 +41,11 @@ def allow_packages(names: Iterable[str]) -> Iterator[None]:
     Raises:
         ConfigError: A name is malformed.
     """
-    wrong = [name for name in (*names, *_from_environment()) if not _NAME.fullmatch(name)]
+    given = {"--allow-package": tuple(names), ALLOW_VARIABLE: _from_environment()}
+    wrong = [(source, name) for source, found in given.items() for name in found if not _NAME.fullmatch(name)]
     if wrong:
-        raise ConfigError(f"--allow-package: {wrong[0]!r} is not the name of a package")
-    token = _allowed.set((*_allowed.get(), *names))
+        raise ConfigError("\n".join(f"{source}: {name!r:.100} is not the name of a package" for source, name in wrong))
+    token = _allowed.set((*_allowed.get(), *given["--allow-package"]))
     try:
         yield
     finally:
@@ -126,8 +127,8 @@ def _exists(package: str) -> bool:
         return False
 
 
-def _from_environment() -> list[str]:
-    return os.environ.get(ALLOW_VARIABLE, "").replace(",", " ").split()
+def _from_environment() -> tuple[str, ...]:
+    return tuple(os.environ.get(ALLOW_VARIABLE, "").replace(",", " ").split())
 
 
 def _is_trusted(module: str, role: Role) -> bool:

@@ -90,7 +90,7 @@ def find_difference(run: Path, config: Config, definition: Mapping[str, Any]) ->
         definition: The model requested.
     """
     try:
-        old = load([run / CONFIG_FILE], check_inputs=False)
+        old = load(recorded=run / CONFIG_FILE, check_inputs=False)
         before = _values({**old.to_dict(), "model": read_yaml(run / MODEL_FILE)})
     except ConfigError as error:
         return str(error)

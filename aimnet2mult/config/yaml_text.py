@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from aimnet2mult.errors import ConfigError
+from telemetry.errors import error_text
 
 __all__ = ["MAX_DEPTH", "MAX_KEY_LENGTH", "dump", "parse", "parse_as_text", "read_text"]
 
@@ -75,7 +76,7 @@ def parse(text: str) -> Any:
     except RecursionError as error:
         raise ConfigError(f"the values are nested more than {MAX_DEPTH} deep") from error
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(error_text(error)) from error
 
 
 def parse_as_text(text: str) -> Any:
@@ -87,10 +88,10 @@ def parse_as_text(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_TEXT_LOADER)  # noqa: S506 - creates text only
     except yaml.YAMLError as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(error_text(error)) from error
 
 
-def dump(content: Mapping[str, Any]) -> str:
+def dump(content: Mapping[Any, Any]) -> str:
     """Return YAML that `parse` reads back unchanged."""
     text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

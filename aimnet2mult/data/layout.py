@@ -17,10 +17,11 @@ import h5py
 import numpy.typing as npt
 
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
-from aimnet2mult.data.members import HDF5_ERRORS, Members, one_line, open_members
+from aimnet2mult.data.members import HDF5_ERRORS, Members, open_members
 from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import LABELS
+from telemetry.errors import error_text
 
 __all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_layout", "read_rows"]
 
@@ -149,7 +150,7 @@ def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) 
     except HDF5_ERRORS as error:
         where = f"{group.path}, group {group.name}, rows {rows.start} to {rows.stop - 1}"
         raise DataError(
-            f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({one_line(error)})"
+            f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({error_text(error)})"
         ) from error
     return values
 
@@ -162,7 +163,7 @@ def _check_kind(path: Path) -> None:
 
 
 def _explain(path: Path, error: Exception) -> str:
-    text = one_line(error)
+    text = error_text(error)
     number = error.errno if isinstance(error, OSError) else None
     if "unable to lock file" in text or number == errno.EAGAIN:
         return f"{path} is locked: another program has opened it for writing; close it there first"

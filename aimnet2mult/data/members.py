@@ -12,8 +12,9 @@ import h5py
 from h5py import h5d, h5f, h5fd, h5l, h5o, h5p, h5z
 
 from aimnet2mult.errors import DataError
+from telemetry.errors import error_text
 
-__all__ = ["HDF5_ERRORS", "Members", "one_line", "open_members"]
+__all__ = ["HDF5_ERRORS", "Members", "open_members"]
 
 HDF5_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
 """Errors that h5py raises for damaged files."""
@@ -41,14 +42,9 @@ def open_members(where: str, group: h5py.Group, *, allow_external: bool) -> Memb
     try:
         names: list[bytes] = list(group.id)
     except HDF5_ERRORS as error:
-        raise DataError(f"{where} is damaged; restore the file from a copy ({one_line(error)})") from error
+        raise DataError(f"{where} is damaged; restore the file from a copy ({error_text(error)})") from error
     access = None if allow_external else _within_file()
     return {name.decode(errors="backslashreplace"): _open(group, name, access) for name in names}
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line."""
-    return " ".join(str(error).split())
 
 
 def _open(group: h5py.Group, name: bytes, access: Any) -> h5py.Dataset | h5py.Group | str:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from aimnet2mult.config.yaml_text import dump, parse, read_text
 from aimnet2mult.data.compositions import Compositions, join_symbols
 from aimnet2mult.data.places import counted
-from aimnet2mult.errors import DataError
-from telemetry.run_folder.regular_file import open_output, open_regular
+from aimnet2mult.errors import ConfigError, DataError
+from telemetry.run_folder.regular_file import open_output
 
 if TYPE_CHECKING:
     from aimnet.data import SizeGroupedDataset
@@ -40,8 +40,6 @@ Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
 Group = Mapping[str, npt.NDArray[Any]]
 
-MAX_FILE = 100_000
-"""Maximum number of characters in a file; a line for each element takes a few thousand."""
 MAX_ELEMENT = 118
 """Largest atomic number; a table has a row for each up to the largest given one."""
 TRIM_PERCENTILES = (2, 98)
@@ -148,23 +146,17 @@ def read_sae(path: Path) -> Sae:
         DataError: The file cannot be read or contains anything else.
     """
     try:
-        with open(Path(path).resolve(), encoding="utf-8", opener=open_regular) as file:
-            text = file.read(MAX_FILE + 1)
-        content = yaml.safe_load(text[:MAX_FILE])
-    except OSError as error:
-        raise DataError(f"cannot read the reference energies {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"the reference energies {path} are not YAML: {reason}") from error
-    if not isinstance(content, dict) or not content or len(text) > MAX_FILE:
+        content = parse(read_text(Path(path)))
+    except ConfigError as error:
+        raise DataError(f"cannot read the reference energies {path}: {error}") from error
+    if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: expected lines `atomic number: energy in eV`, found {reprlib.repr(content)}")
     return {_element(path, key): _energy(path, key, value) for key, value in content.items()}
 
 
 def sae_to_yaml(sae: Mapping[int, float]) -> str:
     """Return the content of the file that ``write_sae`` writes."""
-    text: str = yaml.safe_dump({z: float(sae[z]) for z in sorted(sae)})
-    return text
+    return dump({z: float(sae[z]) for z in sorted(sae)})
 
 
 def write_sae(path: Path, sae: Mapping[int, float]) -> None:

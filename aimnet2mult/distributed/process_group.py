@@ -18,7 +18,7 @@ from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.distributed.rendezvous import NOTICE, TIMEOUT, assemble, open_store
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import ConfigError, RankLost
-from telemetry.errors import format_error
+from telemetry.errors import error_text, format_error
 
 __all__ = [
     "ProcessGroupCommunicator",
@@ -183,7 +183,7 @@ class ProcessGroupCommunicator(Communicator):
 
 def describe_lost_connection(silent: Sequence[int], error: BaseException) -> str:
     """Return the message of a connection error that no rank caused; ``silent`` ranks reported nothing."""
-    reason = " ".join(str(error).split())
+    reason = error_text(error)
     if not silent:
         return f"the ranks lost contact with each other, although none of them has failed: {reason:.200}"
     ranks = ", ".join(map(str, silent))
@@ -228,7 +228,7 @@ def _initialize(info: RankInfo, store: Any, timeout: timedelta) -> None:
             timeout=timeout,
         )
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = error_text(error)
         raise RankLost(f"rank {info.rank} of {info.world_size} could not join the others: {reason:.500}") from error
     if torch.cuda.is_available():
         torch.cuda.set_device(info.local_rank)

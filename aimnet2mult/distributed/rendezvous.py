@@ -12,6 +12,7 @@ import torch.distributed as dist
 from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import RankLost
+from telemetry.errors import error_text
 
 __all__ = ["NOTICE", "TIMEOUT", "Wait", "are_all_here", "assemble", "find_obstacle", "open_store"]
 
@@ -88,7 +89,7 @@ def assemble(
             ended = error
         decision = store.compare_set("decision", "", "start" if ended is None else "end")
     except RuntimeError as error:
-        ended = RankLost(f"rank 0 has ended: {' '.join(str(error).split()):.200}")
+        ended = RankLost(f"rank 0 has ended: {error_text(error):.200}")
         decision = b"end"
     if decision != b"start":
         ended = ended or RankLost("another rank was stopped before all ranks had come together")

@@ -14,6 +14,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aimnet2mult.models.pickle_check import MAX_BYTES, check_pickle
+from telemetry.errors import error_text
 from telemetry.run_folder.regular_file import open_regular
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def load_file(path: Path) -> Any:
             # The message of torch recommends loading the file in a way that executes its code.
             raise ValueError("it contains other objects than tensors and plain values") from error
         except Exception as error:  # any, for a pickle whose values are not those that torch expects
-            raise ValueError(f"it is damaged ({' '.join(str(error).split()):.300})") from error
+            raise ValueError(f"it is damaged ({error_text(error):.300})") from error
         size = os.fstat(file.fileno()).st_size
     arrays = [value for value in _walk(content) if isinstance(value, torch.Tensor)]
     if any(array.layout is not torch.strided or array.device.type != "cpu" for array in arrays):

@@ -13,6 +13,7 @@ from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.weight_transfer import adapt_weights
+from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
 __all__ = ["are_finite", "load_weights", "save_checkpoint_weights", "save_weights"]
@@ -71,8 +72,7 @@ def _without_prefix(checkpoint: Any) -> dict[str, torch.Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return f"{' '.join(str(reason).split()):.500}"
+    return (error.strerror if isinstance(error, OSError) else "") or f"{error_text(error):.500}"
 
 
 def load_weights(model: nn.Module, path: Path) -> str:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from aimnet2mult.config.resume_rules import find_difference
 from aimnet2mult.errors import USER_ERRORS
 from aimnet2mult.train.checkpoint_folder import find_newest
-from telemetry import read_receipt
+from telemetry import RunNotFound
+from telemetry.reading.run_summary import summarize
 from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.job_identity import JobIdentity, current_job
+from telemetry.run_folder.run_status import RunStatus
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
@@ -121,13 +123,21 @@ def _recorded_job(folder: Path) -> JobIdentity | None:
     return None if heartbeat is None else heartbeat.job
 
 
+def _status(folder: Path) -> RunStatus | None:
+    """Return the status of a run, None without a journal; reads only the end of the journal, as there may be many."""
+    try:
+        return summarize(folder, None).status
+    except RunNotFound:
+        return None
+
+
 def _is_unfinished(folder: Path) -> bool:
-    return read_receipt(folder).status != "finished"
+    return _status(folder) != "finished"
 
 
 def _has_failed_early(folder: Path) -> bool:
     """Return whether a run failed before its first checkpoint; it would only fail again."""
-    return read_receipt(folder).status == "failed" and find_newest(folder) is None
+    return _status(folder) == "failed" and find_newest(folder) is None
 
 
 def _without_older_finished(folders: Sequence[Path]) -> list[Path]:

@@ -23,7 +23,7 @@ from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
 from aimnet2mult.train.restoring import Stateful, restore_part
 from aimnet2mult.train.validation import Validation
-from telemetry.errors import format_error
+from telemetry.errors import error_text, format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 from telemetry.run_folder.permissions import make_folder
 
@@ -262,7 +262,7 @@ def _reporting(path: Path, entry: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = "it is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = "it is missing" if isinstance(error, KeyError) else error_text(error)
         raise CheckpointError(f"the checkpoint {path} does not fit this run: {entry}: {reason:.500}") from error
 
 

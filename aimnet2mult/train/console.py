@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from tqdm import tqdm
 
 from aimnet2mult.quantities import LABELS
-from telemetry.printable import printable, shorten
+from telemetry.redaction import safe_line
 
 if TYPE_CHECKING:
     from aimnet2mult.train.reporter import Alert
@@ -55,7 +55,7 @@ class Console:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        line = shorten(printable(line))
+        line = safe_line(line)
         with contextlib.suppress(*_OUTPUT_ERRORS):
             if self._bar is None:
                 print(line, file=self._stream, flush=True)
@@ -86,7 +86,7 @@ class Console:
                 self._shown, self._alerts = latest, alerts
                 texts = [
                     self._text(latest, "train_window"),
-                    *(f"! {shorten(printable(alert.title), _MAX_ALERT_LENGTH)}" for alert in alerts),
+                    *(f"! {safe_line(alert.title, _MAX_ALERT_LENGTH)}" for alert in alerts),
                 ]
                 self._bar.set_postfix_str("; ".join(texts), refresh=False)
             self._bar.update()

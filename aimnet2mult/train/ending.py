@@ -9,6 +9,7 @@ from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.train.checkpoint_folder import find_newest
 from aimnet2mult.train.plan import Plan, echo
 from telemetry.errors import format_error
+from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
     from aimnet2mult.distributed.stop_signal import StopSignal
@@ -72,7 +73,7 @@ def close_diverged(bus: MetricBus, plan: Plan, stop: StopSignal) -> None:
     reason = "diverged" if bus.diverged is None else f"diverged: {bus.diverged.reason}"
     close(bus, plan, "failed", stop, reason, drain_briefly=False)
     newest = find_newest(plan.folder)
-    weights = f" and the weights from before: aimnet2mult train … --load {newest}" if newest else ""
+    weights = f" and the weights from before: aimnet2mult train … --load {shell_path(newest)}" if newest else ""
     echo(f"{reason}; start a new run with other settings{weights}", err=True)
 
 

@@ -22,15 +22,18 @@ _KILL_TIMEOUT = 5.0
 
 _started: set[int] = set()
 """Process IDs of the clients started for sinks of this process."""
+_client_of_run: dict[str, int] = {}
+"""The client of each run of this process, by run ID: after a fault, it may have no file of the run open."""
 
 
 @contextlib.contextmanager
-def track_client(*, exit_timeout: float) -> Iterator[None]:
-    """Detect a client that is started inside the block.
+def track_client(run_id: str | None = None, *, exit_timeout: float) -> Iterator[None]:
+    """Detect a client that is started inside the block, and note which client serves the run.
 
     A client that was already running, for example the client of a notebook that uses wandb itself, is not affected.
 
     Args:
+        run_id: the ID of the W&B run that is opened inside the block; None if none is.
         exit_timeout: seconds that the client may take to write the rows in its memory when this process exits.
     """
     before = _children()
@@ -45,8 +48,11 @@ def track_client(*, exit_timeout: float) -> Iterator[None]:
     finally:
         # A client started for a run that could not be opened serves the next run.
         _started.update(_children() - before)
-        if _started & _children():
+        ours = sorted(_started & _children())
+        if ours:
             _stop_client_at_exit(exit_timeout)
+        if ours and run_id is not None:
+            _client_of_run[run_id] = ours[-1]
 
 
 @contextlib.contextmanager
@@ -64,20 +70,25 @@ def deadline(seconds: float) -> Iterator[None]:
 def kill_clients_of_run(folder: Path, run_id: str) -> None:
     """Kill the clients on this machine that still write the files of a run.
 
-    A client is recognized by its open files, which only the client itself can open: a note of its process ID could name
-    any process of the user.
+    The client of another process is recognized by its open files, which only the client itself can open: a note of its
+    process ID could name any process of the user.
 
     Args:
         folder: the absolute path of wandb's folder, without links.
         run_id: the ID of the W&B run, which is part of the names of its files.
     """
-    ours = _started & _children()
+    known = _client_of_run.pop(run_id, None)
+    if known in _started & _children():
+        _kill(known)
     for pid in _own_clients():
-        # wandb may have chosen another folder for a client of this process.
-        parent = "/" if pid in ours else f"{folder}/"
-        if any(path.startswith(parent) and run_id in path for path in _open_files(pid)):
+        if any(path.startswith(f"{folder}/") and run_id in path for path in _open_files(pid)):
             _kill(pid)
     _reap()
+
+
+def release_client(run_id: str) -> None:
+    """Note that no client serves a run any more, because the run is stored completely."""
+    _client_of_run.pop(run_id, None)
 
 
 def _stop_client_at_exit(timeout: float) -> None:

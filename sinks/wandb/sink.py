@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from sinks._paths import default_folder
-from sinks.wandb.client_process import deadline, kill_clients_of_run, track_client
+from sinks.wandb.client_process import deadline, kill_clients_of_run, release_client, track_client
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
 from sinks.wandb.run_config import client_settings, config, run_id
 from sinks.wandb.run_writer import ITERATION_KEY, RESERVED_KEYS, RunWriter
@@ -127,6 +127,8 @@ class WandbSink:
         """Finish the W&B run, and wait until it is stored completely."""
         with deadline(self.timeouts.init + self.timeouts.finish):
             self._writer.finish(status, reason)
+        # The client has nothing left in memory.
+        release_client(self._run_id)
 
     def _resolve_folder(self, run: Path) -> Path:
         # wandb creates a folder with the fixed name "wandb" in it.
@@ -148,7 +150,7 @@ class WandbSink:
         """Open the run in wandb, declare its metrics, and check that wandb writes to the chosen folder."""
         # As accessible as the journal, because the files contain parameters; wandb itself follows the umask.
         (self._folder / "wandb").mkdir(mode=self._folder_mode, exist_ok=True)
-        with track_client(exit_timeout=self.timeouts.exit):
+        with track_client(self._run_id, exit_timeout=self.timeouts.exit):
             run = self._init()
         run.define_metric(ITERATION_KEY, hidden=True)
         # If the run declares no metrics, any metric may follow.

@@ -15,8 +15,7 @@ import msgspec
 from telemetry.delivery.receipt import Receipt
 from telemetry.errors import SettingError, TelemetryError
 from telemetry.journal.reader import Skipped
-from telemetry.printable import printable, shorten
-from telemetry.redaction import redact_text
+from telemetry.redaction import safe_line
 from telemetry.terminal import print_line, protect_terminal
 
 __all__ = ["PATH", "Commands", "exits_with_message", "print_line", "print_sinks", "print_skipped", "require_outside"]
@@ -54,7 +53,7 @@ def _printable_errors() -> Iterator[None]:
         yield
     except click.ClickException as error:
         # The attribute is final for type checkers, but not used before the error is shown.
-        error.message = shorten(printable(redact_text(error.message)))  # type: ignore[misc]
+        error.message = safe_line(error.message)  # type: ignore[misc]
         raise
 
 

@@ -6,8 +6,7 @@ import contextlib
 import threading
 from typing import Any, TextIO
 
-from telemetry.printable import printable, shorten
-from telemetry.redaction import redact_text
+from telemetry.redaction import safe_line
 
 MAX_LINE_LENGTH = 4000
 """Maximum number of characters of a line."""
@@ -34,7 +33,7 @@ class LogStream:
             if len(self._pending) > MAX_LINE_LENGTH:
                 lines.append(self._pending)
                 self._pending = ""
-            safe = [f"{shorten(printable(redact_text(line)), MAX_LINE_LENGTH)}\n" for line in lines]
+            safe = [f"{safe_line(line, MAX_LINE_LENGTH)}\n" for line in lines]
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write("".join(safe))
         return len(text)
@@ -43,6 +42,10 @@ class LogStream:
         """Flush the complete lines."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return False, so that SDKs print no colors, of which only parts would remain."""
+        return False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

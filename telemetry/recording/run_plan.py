@@ -88,23 +88,15 @@ def plan_run(
         metrics = read_header(folder).metrics or None
     chosen = select(settings.sinks if sinks is None else parse_sinks_argument(sinks), settings.options)
     unit_factors = factors(metrics or {})
-    credentials = {found for sink in chosen for found in credentials_in(sink.options)}
-    run = RunRecord(
-        seq=0,
-        time=0,
-        schema=SCHEMA,
-        run_id=folder.name,
-        name=redact_text(name or folder.name, credentials),
-        project=project and redact_text(project, credentials),
-        attempt=1,
+    run = _first_attempt(
+        folder,
+        chosen,
+        name=name or folder.name,
+        project=project,
+        params={} if params is None else plain_params(params),
+        metrics=metrics or {},
+        versions=versions or {},
         every=settings.every,
-        started=now_ms(),
-        metrics={name: _without_credentials(metric, credentials) for name, metric in (metrics or {}).items()},
-        params=redact({} if params is None else plain_params(params), credentials=credentials),
-        versions=dict(versions or {}),
-        sinks={sink.name: redact(sink.options, credentials=credentials) for sink in chosen},
-        host=socket.gethostname(),
-        pid=os.getpid(),
     )
     _check_record(run)
     newest = newest_segment(folder)
@@ -126,6 +118,39 @@ def plan_run(
         declared=metrics is not None,
         resume_step=resumed,
         newest_segment=newest,
+    )
+
+
+def _first_attempt(
+    folder: Path,
+    sinks: Iterable[Sink],
+    *,
+    name: str,
+    project: str | None,
+    params: dict[str, Any],
+    metrics: Mapping[str, Metric],
+    versions: Mapping[str, str],
+    every: int,
+) -> RunRecord:
+    """Return the run record of a new run, without credentials."""
+    options = {sink.name: sink.options for sink in sinks}
+    credentials = {found for given in options.values() for found in credentials_in(given)}
+    return RunRecord(
+        seq=0,
+        time=0,
+        schema=SCHEMA,
+        run_id=folder.name,
+        name=redact_text(name, credentials),
+        project=project and redact_text(project, credentials),
+        attempt=1,
+        every=every,
+        started=now_ms(),
+        metrics={full_name: _without_credentials(metric, credentials) for full_name, metric in metrics.items()},
+        params=redact(params, credentials=credentials),
+        versions=dict(versions),
+        sinks={sink: redact(given, credentials=credentials) for sink, given in options.items()},
+        host=socket.gethostname(),
+        pid=os.getpid(),
     )
 
 

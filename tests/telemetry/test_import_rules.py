@@ -51,7 +51,9 @@ HELPERS = {
     "telemetry.errors",
     "telemetry.expectations",
     "telemetry.printable",
+    "telemetry.redaction",
     "telemetry.run_folder.atomic_write",
+    "telemetry.run_folder.paths",
     "telemetry.run_folder.permissions",
     "telemetry.run_folder.regular_file",
 }

@@ -71,7 +71,6 @@ protect_terminal()
 text = "\\x1b]52;c;x\\x07 https://me:hunter2@host \\u202e"
 warnings.warn(text)
 logging.getLogger("other").warning("%s", text)
-thread = threading.Thread(target=lambda: 1 / 0 if text == "" else sys.exit())
 def fail(): raise ValueError(text)
 thread = threading.Thread(target=fail)
 thread.start()
@@ -93,6 +92,20 @@ def test_log_messages_of_telemetry_are_filtered(caplog: pytest.LogCaptureFixture
     logging.getLogger("telemetry").warning("at %s: %s", "https://me:hunter2@host", HOSTILE)
     assert "https://***@host" in caplog.messages[0]
     assert caplog.messages[0].isprintable()
+
+
+def test_tracebacks_in_log_messages_are_filtered(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError(f"https://me:hunter2@host {HOSTILE}")  # noqa: TRY301
+    except ValueError:
+        logging.getLogger("telemetry").exception("failed")
+    assert "ValueError: https://***@host" in caplog.text
+    assert all(line.isprintable() for line in caplog.text.split("\n"))
+
+
+def test_a_malformed_log_message_does_not_fail_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("telemetry").warning("%d of %s", "text")  # noqa: PLE1206
+    assert caplog.messages == ["%d of %s"]
 
 
 def test_all_output_passes_through_the_terminal_module() -> None:

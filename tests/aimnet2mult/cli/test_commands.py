@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -306,17 +307,15 @@ def test_help_is_shown_without_a_command() -> None:
 
 
 def test_sample_data_are_written_with_valid_settings(tmp_path: Path) -> None:
-    result = invoke("sample-data", str(tmp_path / "s"))
+    folder = tmp_path / "my data"
+    result = invoke("sample-data", str(folder))
     assert result.exit_code == 0, result.output
-    assert f"--config {tmp_path / 's' / 'train.yaml'} --model {tmp_path / 's' / 'model.yaml'}" in result.output
-    request = Request(
-        configs=[tmp_path / "s/train.yaml"],
-        model=tmp_path / "s/model.yaml",
-        overrides=[f"telemetry.dir={tmp_path}/runs"],
-    )
-    plan = plans.make_plan(request)
+    command = result.output.rpartition("to train: ")[2].strip()
+    config, model = folder / "train.yaml", folder / "model.yaml"
+    assert shlex.split(command) == ["aimnet2mult", "train", "--config", str(config), "--model", str(model)]
+    plan = plans.make_plan(Request(configs=[config], model=model, overrides=[f"telemetry.dir={tmp_path}/runs"]))
     assert plan.config.fidelity_names == ("gfn1", "spgfn2")
-    assert plan.config.data.fidelity_datasets[1] == str(tmp_path / "s/spgfn2.h5")
+    assert plan.config.data.fidelity_datasets[1] == str(folder / "spgfn2.h5")
 
 
 def test_sample_data_are_not_written_over_other_files(tmp_path: Path) -> None:

@@ -135,3 +135,10 @@ def test_allowing_a_package_does_not_allow_one_whose_name_continues() -> None:
 def test_a_malformed_name_of_a_package_is_rejected(name: str) -> None:
     with pytest.raises(ConfigError, match=r"--allow-package: .* is not the name of a package"), allow_packages([name]):
         pass
+
+
+def test_a_malformed_name_in_the_environment_is_reported_with_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOW_VARIABLE, "fine a/b c-d")
+    message = f"^{ALLOW_VARIABLE}: 'a/b' is not .*\n{ALLOW_VARIABLE}: 'c-d' is not .*$"
+    with pytest.raises(ConfigError, match=message), allow_packages([]):
+        pass

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.config.resume_rules import find_run, list_newest_first, load_config, load_definition, run_name_at
+from aimnet2mult.config.merge import read_yaml, write_yaml
+from aimnet2mult.config.resume_rules import (
+    find_difference,
+    find_run,
+    list_newest_first,
+    load_config,
+    load_definition,
+    run_name_at,
+)
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
@@ -176,3 +183,19 @@ def test_the_definition_of_the_model_cannot_change(tmp_path: Path) -> None:
     layers, bias = str(error.value).splitlines()
     assert layers.startswith(f"the model's kwargs.layers was 2 in {tmp_path} and cannot be 3 after a resume")
     assert bias.startswith("the model's kwargs.bias was None ")
+
+
+# ---- the same training
+
+
+def test_recorded_settings_are_compared_as_text_and_not_evaluated(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks like a reference in the settings of a run is none."""
+    monkeypatch.setenv("HOME", "/home/me")
+    write_yaml(run / "model.yaml", {"class": "aimnet.models.AIMNet2"})
+    recorded = read_yaml(run / "train.yaml")
+    write_yaml(run / "train.yaml", {**recorded, "project_name": "${oc.env:HOME}"})
+    same = load([], ["project_name=\\${oc.env:HOME}"], check_inputs=False, recorded=run / "train.yaml")
+    other = load([], ["project_name=/home/me"], check_inputs=False, recorded=run / "train.yaml")
+    assert find_difference(run, same, {"class": "aimnet.models.AIMNet2"}) == ""
+    expected = "project_name was '${oc.env:HOME}', is '/home/me'"
+    assert find_difference(run, other, {"class": "aimnet.models.AIMNet2"}) == expected

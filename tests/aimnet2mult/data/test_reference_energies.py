@@ -285,15 +285,15 @@ def test_energies_are_read_back_exactly(tmp_path_factory: pytest.TempPathFactory
         ("0: 0.0\n", r"0 is not an atomic number"),
         ("", r"expected lines `atomic number: energy in eV`"),
         ("- 1\n- 2\n", r"expected lines `atomic number: energy in eV`"),
-        ("1: [\n", r"not YAML"),
+        ("1: [\n", r"cannot read .*: line 2: "),
         ("119: -3.0\n", r"119 is not an atomic number"),
         ("99999999999: -3.0\n", r"99999999999 is not an atomic number"),
-        ("1: " + "9" * 5000, r"not YAML: Exceeds the limit"),
-        ("1: 2020-13-45\n", r"not YAML: month must be in 1..12"),
-        ("[" * 2000, r"not YAML"),
-        ("1: -13.6\n" + "#" * 100_000, r"expected lines `atomic number: energy in eV`"),
+        ("1: " + "9" * 5000, r"is not an integer of up to 64 bits"),
+        ("1: 2020-13-45\n", r"element 1 is '2020-13-45'"),
+        ("[" * 2000, r"nested more than 50 deep"),
+        ("1: -13.6\n" + "#" * 1_000_000, r"larger than 1 MB"),
         ("&a [" + "&b [x, x], *b, *b]\n", r"expected lines `atomic number: energy in eV`"),
-        ("!!python/object/apply:os.system ['touch ran']\n", r"not YAML: could not determine a constructor"),
+        ("!!python/object/apply:os.system ['touch ran']\n", r"the tag .*os.system.* is not allowed"),
     ],
 )
 def test_an_invalid_file_is_an_error_with_the_problem(tmp_path: Path, text: str, message: str) -> None:
@@ -308,7 +308,7 @@ def test_an_invalid_file_is_an_error_with_the_problem(tmp_path: Path, text: str,
 
 def test_a_named_pipe_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "sae.yaml")
-    with pytest.raises(DataError, match=r"cannot read the reference energies .*sae.yaml: not a regular file"):
+    with pytest.raises(DataError, match=r"cannot read the reference energies .*sae.yaml: it is not a regular file"):
         read_sae(tmp_path / "sae.yaml")
 
 

@@ -101,6 +101,17 @@ def test_lines_are_printed_before_during_and_after_the_bar() -> None:
     assert text.endswith("after\n")
 
 
+def test_lines_and_alerts_contain_no_credentials() -> None:
+    stream = Terminal()
+    shown = console(stream)
+    shown.say("cannot reach https://me:hunter2@host")
+    alert: Any = SimpleNamespace(title="no answer from https://me:hunter2@host")
+    shown.iteration(1, 2, LATEST, (alert,))
+    shown.close()
+    assert stream.getvalue().count("https://***@host") == 2
+    assert "hunter2" not in stream.getvalue()
+
+
 class Gone(io.StringIO):
     """A closed terminal."""
 

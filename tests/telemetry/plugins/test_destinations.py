@@ -46,6 +46,21 @@ class Declared(Undeclared):
     destinations: ClassVar[Any] = {"url": lambda url, run: url == f"http://{run.name}"}
 
 
+class Writing(Undeclared):
+    """A sink that creates a folder."""
+
+    destinations: ClassVar[Any] = {"dir": is_inside}
+
+    @dataclass
+    class Options:
+        dir: str = "files"
+
+    @hookimpl
+    def sink_open(self) -> Opened:
+        Path(self.options.dir).mkdir()
+        return super().sink_open()
+
+
 class Failing(Undeclared):
     destinations: ClassVar[Any] = {"url": lambda url, run: len(url) / 0}
 
@@ -61,7 +76,7 @@ class NoMapping(Undeclared):
 @pytest.fixture(autouse=True)
 def _sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "site"
-    classes = {cls.__name__.lower(): cls for cls in (Undeclared, Declared, Failing, UnknownOption, NoMapping)}
+    classes = {cls.__name__.lower(): cls for cls in (Undeclared, Declared, Writing, Failing, UnknownOption, NoMapping)}
     offer_sinks(site, **{name: f"{__name__}:{cls.__name__}" for name, cls in classes.items()})
     monkeypatch.syspath_prepend(site)
 
@@ -130,13 +145,13 @@ def test_the_suggested_command_restores_the_value_in_a_shell(tmp_path: Path, val
 
 def test_each_unconfirmed_destination_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     outside = tmp_path / "out side"
-    sinks = {"tensorboard": {"dir": str(outside)}, "declared": {"url": "http://evil"}, "undeclared": {"level": 1}}
+    sinks = {"writing": {"dir": str(outside)}, "declared": {"url": "http://evil"}, "undeclared": {"level": 1}}
     run = HandMadeRun(tmp_path / "run", sinks=sinks)
     run.points(1)
     run.close()
     result = telemetry("sync", run.folder)
     assert result.exit_code == 2
-    directory = shlex.quote(f"tensorboard.dir={outside}")
+    directory = shlex.quote(f"writing.dir={outside}")
     assert result.stderr.splitlines() == [
         f"error: the destination {text} comes from the run folder; if you trust it, add -o {text}"
         for text in (directory, "declared.url=http://evil")
@@ -147,17 +162,17 @@ def test_each_unconfirmed_destination_is_one_line_and_nothing_is_written(tmp_pat
 
 def test_the_suggested_command_of_the_status_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sinks = {"tensorboard": {"dir": str(tmp_path / "tb")}, "undeclared": {"level": 1}}
+    sinks = {"undeclared": {"level": 1}, "writing": {"dir": str(tmp_path / "tb")}}
     run = HandMadeRun(Path("-my run"), sinks=sinks)
     run.points(1)
     run.close()
     lines = telemetry("status", "./-my run").output.splitlines()
     assert lines[-1] == (
-        "deliver the rest: telemetry sync './-my run' --telemetry-sinks tensorboard,undeclared "
-        f"-o tensorboard.dir={tmp_path}/tb"
+        "deliver the rest: telemetry sync './-my run' --telemetry-sinks undeclared,writing "
+        f"-o writing.dir={tmp_path}/tb"
     )
     assert telemetry(*shlex.split(lines[-1].partition(": ")[2])[1:]).exit_code == 0
-    assert list((tmp_path / "tb").iterdir())
+    assert (tmp_path / "tb").is_dir()
     assert "deliver the rest" not in telemetry("status", "./-my run").output
 
 
