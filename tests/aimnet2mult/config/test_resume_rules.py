@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.config.resume_rules import find_run, list_newest_first, load_config, load_definition, run_name_at
+from aimnet2mult.config.resume_rules import (
+    find_run,
+    list_newest_first,
+    load_config,
+    load_definition,
+    reject_links,
+    run_name_at,
+)
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS
@@ -176,3 +183,12 @@ def test_the_definition_of_the_model_cannot_change(tmp_path: Path) -> None:
     layers, bias = str(error.value).splitlines()
     assert layers.startswith(f"the model's kwargs.layers was 2 in {tmp_path} and cannot be 3 after a resume")
     assert bias.startswith("the model's kwargs.bias was None ")
+
+
+def test_reference_energies_behind_a_link_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "run" / "sae").mkdir(parents=True)
+    (tmp_path / "run" / "sae" / "a.yaml").write_text("1: -0.5\n")
+    reject_links(tmp_path / "run")
+    (tmp_path / "run" / "sae" / "b.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConfigError, match=r"run/sae/b\.yaml: links in a run folder are not followed"):
+        reject_links(tmp_path / "run")

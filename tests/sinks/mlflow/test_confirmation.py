@@ -86,7 +86,8 @@ def test_the_suggested_command_confirms_the_server(tmp_path: Path, home: Path) -
         save_credentials(home)
         lines = telemetry("status", run).output.splitlines()
         assert lines[-1] == (
-            f"deliver the rest: telemetry sync '{run}' --telemetry-sinks mlflow -o mlflow.tracking_uri={server.url}"
+            f"deliver the rest, if you trust the destination: telemetry sync '{run}' --telemetry-sinks mlflow "
+            f"-o mlflow.tracking_uri={server.url}"
         )
         arguments = shlex.split(lines[-1].partition(": ")[2])
         assert telemetry(*arguments[1:], "--linger", "0.1").exit_code == 1
