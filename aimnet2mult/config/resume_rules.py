@@ -110,7 +110,7 @@ def _is_same_training(key: str, was: Any, now: Any) -> bool:
 
 
 def reject_links(run: Path, *others: str) -> None:
-    """Check that nothing which training writes or a resume reads is a link, which may lead anywhere in a run folder from others.
+    """Check that nothing that is written or read here is a link, which may lead anywhere in a run folder from others.
 
     Args:
         run: The run folder.
