@@ -110,7 +110,7 @@ def _is_same_training(key: str, was: Any, now: Any) -> bool:
 
 
 def reject_links(run: Path, *others: str) -> None:
-    """Check that nothing to which training writes is a link, which may lead anywhere in a run folder from others.
+    """Check that nothing that is written or read here is a link, which may lead anywhere in a run folder from others.
 
     Args:
         run: The run folder.
@@ -121,6 +121,8 @@ def reject_links(run: Path, *others: str) -> None:
     """
     names = (CONFIG_FILE, MODEL_FILE, SAE_FOLDER, "sinks", *others)
     links = [str(run / name) for name in names if (run / name).is_symlink()]
+    if not (run / SAE_FOLDER).is_symlink():
+        links += [str(path) for path in sorted((run / SAE_FOLDER).glob("*.yaml")) if path.is_symlink()]
     if links:
         raise ConfigError(
             f"{', '.join(links)}: links in a run folder are not followed, because they may lead to files of others; "

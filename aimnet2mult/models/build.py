@@ -1,6 +1,8 @@
 """Building of models from their definitions."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from pickle import PickleError
 from typing import Any, cast
 
@@ -19,10 +21,14 @@ from aimnet2mult.config.import_path import load_object  # noqa: E402
 from aimnet2mult.config.trust import named_in  # noqa: E402
 from aimnet2mult.errors import ConfigError, ModelError  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
+from aimnet2mult.models.torch_file import load_file  # noqa: E402
 from aimnet2mult.quantities import LABELS  # noqa: E402
 from telemetry.errors import format_error  # noqa: E402
 
 __all__ = ["build_model", "unwrap"]
+
+PARAMETER_FILE = "ptfile"
+"""Argument that names a file of parameters."""
 
 _FAILURES = (
     *(TypeError, ValueError, LookupError, RuntimeError, ImportError, AttributeError),
@@ -58,6 +64,7 @@ def build_model(
     if "class" not in definition:
         raise ModelError("the definition has no key 'class'; expected for example `class: aimnet.models.AIMNet2`")
     _check_classes(definition)
+    _check_parameter_files(definition)
     models = [_build(definition) for _ in range(n_fidelities if use_fidelity_readouts else 1)]
     model = models[0]
     if n_fidelities > 1:
@@ -83,6 +90,37 @@ def _check_classes(definition: Mapping[str, Any]) -> None:
             problems.append(str(error))
     if problems:
         raise ModelError("\n".join(problems))
+
+
+def _check_parameter_files(node: object, key: str = "") -> None:
+    """Check the files from which classes such as aimnet's DispParam load parameters without any check of their own.
+
+    For a named pipe, for example, torch would wait for good.
+    """
+    if isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_parameter_files(value, f"{key}[{index}]")
+    if not isinstance(node, Mapping):
+        return
+    if "class" in node and isinstance(path := _parameter_file(node), str):
+        try:
+            load_file(Path(path))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ModelError(f"{key or 'the model'}: cannot read the parameter file {path!r}: {reason}") from error
+    for name, value in node.items():
+        _check_parameter_files(value, f"{key}.{name}" if key else str(name))
+
+
+def _parameter_file(node: Mapping[str, Any]) -> object:
+    """Return the argument ``ptfile`` of a class, however it is given; None if there is none."""
+    cls = load_object(node["class"], "class", "model")
+    try:
+        given = inspect.signature(cls).bind_partial(*node.get("args", []), **node.get("kwargs", {}))
+    except TypeError:
+        # Building the model reports the arguments that do not fit.
+        return None
+    return given.arguments.get(PARAMETER_FILE)
 
 
 def _authorize(path: object, role: ImportRole, key: str = "the model") -> None:

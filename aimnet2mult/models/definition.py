@@ -22,26 +22,33 @@ def read_definition(path: Path) -> dict[str, Any]:
     """Read a model definition and include the YAML files that it names.
 
     As in aimnet, a string that ends in .yaml or .yml is the path of a file to include, relative to the working
-    directory or to the definition. Classes of the original trainer are replaced with aimnet's.
+    directory or to the definition. The file must be in the folder of the definition, because the definition is stored
+    with the run and sent to sinks. Classes of the original trainer are replaced with aimnet's.
 
     Raises:
-        ConfigError: A file cannot be read, files include each other in a cycle, or there is no class.
+        ConfigError: A file cannot be read or is in another folder, files include each other in a cycle, or there is no
+            class.
     """
-    definition: dict[str, Any] = translate_definition(_include(read_yaml(path), path, []))
+    definition: dict[str, Any] = translate_definition(_include(read_yaml(path), path, path.resolve().parent, []))
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return definition
 
 
-def _include(node: Any, source: Path, included: list[Path], depth: int = 1) -> Any:
+def _include(node: Any, source: Path, folder: Path, included: list[Path], depth: int = 1) -> Any:
     if len(included) > MAX_INCLUDED or depth > MAX_DEPTH:
         raise ConfigError(f"{source}: the definitions include each other in a cycle, or are nested too deeply")
     if isinstance(node, Mapping):
-        return {key: _include(value, source, included, depth + 1) for key, value in node.items()}
+        return {key: _include(value, source, folder, included, depth + 1) for key, value in node.items()}
     if isinstance(node, list):
-        return [_include(value, source, included, depth + 1) for value in node]
+        return [_include(value, source, folder, included, depth + 1) for value in node]
     if isinstance(node, str) and node.endswith((".yaml", ".yml")) and node.isprintable():
         path = Path(node) if is_file(node) else source.parent / node
+        if not path.resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"{source} includes {path}, which is not in {folder}: a definition from somebody else could copy any "
+                "file of yours into the run; move or copy the file there"
+            )
         included.append(path)
-        return _include(read_yaml(path), path, included, depth + 1)
+        return _include(read_yaml(path), path, folder, included, depth + 1)
     return node

@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri
+from sinks.mlflow.tracking_uri import TrackingUri, default_tracking_uri, resolve_tracking_uri
 from telemetry.sink_api import SinkRejected, is_inside
 
 _CREDENTIALS = (
@@ -40,7 +40,8 @@ def is_harmless(uri: str, run: Path) -> bool:
 
 
 def _own_uris(runs: Path) -> Iterator[TrackingUri]:
-    yield resolve_tracking_uri("sqlite:///mlflow.db", runs)
+    with suppress(SinkRejected):
+        yield default_tracking_uri(runs)
     with suppress(SinkRejected):
         yield resolve_tracking_uri(None, runs)
 

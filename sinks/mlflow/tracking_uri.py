@@ -14,6 +14,7 @@ from sinks._paths import shell_command
 from telemetry.sink_api import SettingError, SinkRejected
 
 _SQLITE = "sqlite:///"
+_DEFAULT_FILE = "mlflow.db"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _WEB = ("http://", "https://")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -88,10 +89,10 @@ def resolve_tracking_uri(option: str | None, runs: Path) -> TrackingUri:
             the working directory.
 
     Raises:
-        SinkRejected: MLflow cannot write to this URI.
+        SinkRejected: MLflow cannot write to this URI, or the default file is a link.
     """
     source = "MLFLOW_TRACKING_URI" if option is None else "telemetry.mlflow.tracking_uri"
-    uri = (os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db" if option is None else option).strip()
+    uri = (os.environ.get("MLFLOW_TRACKING_URI") or _default(runs) if option is None else option).strip()
     scheme = _SCHEME.match(uri)
     if scheme is None and uri != "databricks":
         _reject(source, uri, f"not a URI; {_EXPECTED}")
@@ -105,6 +106,26 @@ def resolve_tracking_uri(option: str | None, runs: Path) -> TrackingUri:
     shown = uri.replace(_credentials(uri), "", 1)
     # The query of a database URI may contain a password as well.
     return TrackingUri(uri, shown if shown.startswith(_WEB) else shown.partition("?")[0])
+
+
+def default_tracking_uri(runs: Path) -> TrackingUri:
+    """Return the URI of the file next to the run folders, whatever the environment says.
+
+    Raises:
+        SinkRejected: it is a link.
+    """
+    return resolve_tracking_uri(_default(runs), runs)
+
+
+def _default(runs: Path) -> str:
+    # The folder of the runs may come from somebody else, too, and MLflow changes the tables of any database.
+    if (file := runs / _DEFAULT_FILE).is_symlink():
+        msg = (
+            f"{file} is a link to {file.resolve()}, which is not followed, because a folder from an untrusted source "
+            "could contain links to any path; set telemetry.mlflow.tracking_uri to the target, or remove the link"
+        )
+        raise SinkRejected(msg)
+    return f"{_SQLITE}{_DEFAULT_FILE}"
 
 
 def _is_known(scheme: str) -> bool:

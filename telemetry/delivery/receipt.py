@@ -121,7 +121,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         wanted = ",".join(sink.name for sink in behind)
         confirmed = "".join(f" -o {assignment}" for sink in behind for assignment in sink.confirmations)
         command = f"telemetry sync {shell_path(self.folder)} --telemetry-sinks {wanted}{confirmed}"
-        return [f"deliver the rest{when}: {command}"]
+        trust = ", if you trust the destination" if confirmed else ""
+        return [f"deliver the rest{when}{trust}: {command}"]
 
     def misnamed_files(self) -> list[str]:
         """Return a line about files that are not those of a sink; the list is empty if there are none."""

@@ -21,7 +21,7 @@ from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines, open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.metrics import Metric
-from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, RunRecord
+from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord
 from telemetry.run_folder.paths import local_path
 
 GAP_TIMEOUT = 60.0
@@ -140,20 +140,20 @@ class JournalReader:
             RunFolderError: a file cannot be read; the next call tries again.
         """
         # List before reading: once a newer segment is listed, the previous one is complete.
-        self._attempts.update(recheck=(live or self._was_live) and bool(self._later_segments()))
+        self._attempts.update(recheck=(live or self._was_live) and self._next_segment() is not None)
         self._was_live = live
         if self._segment < 0 and self._attempts.segments:
             wanted = self._after // SEQ_PER_SEGMENT
             self._enter(self._attempts.segment_at(wanted), after=wanted - 1)
         records, self._ready = self._ready, []
         while self._segment >= 0 and len(records) < limit:
-            later = self._later_segments()
+            later = self._next_segment()
             # Once a segment has its own records, it already contains everything rewritten from earlier ones.
             gaps_final = not live or self._attempts.has_own_records_after(self._segment)
-            complete = bool(later) or not live
-            if not self._read_segment(records, limit, complete=complete, gaps_final=gaps_final) or not later:
+            complete = later is not None or not live
+            if not self._read_segment(records, limit, complete=complete, gaps_final=gaps_final) or later is None:
                 break
-            self._enter(later[0], after=self._segment)
+            self._enter(later, after=self._segment)
         # Filling a gap may yield more records than requested.
         self._ready = records[limit:]
         return records[:limit]
@@ -162,13 +162,17 @@ class JournalReader:
         """Return whether a later attempt, among those listed so far, resumed from an iteration before this record."""
         return self._attempts.is_superseded(record)
 
+    def starts_attempt(self, record: Resumed) -> bool:
+        """Return whether a record that has been read is the first one of an attempt, and not a copy of one."""
+        return self._attempts.starts_attempt(record)
+
     def _enter(self, segment: int, *, after: int) -> None:
         """Continue at the start of ``segment``; any segments between ``after`` and ``segment`` are missing."""
         self.skipped.segments += max(0, segment - after - 1)
         self._segment, self._offset = segment, 0
 
-    def _later_segments(self) -> list[int]:
-        return self._attempts.segments_after(self._segment)
+    def _next_segment(self) -> int | None:
+        return self._attempts.segment_after(self._segment)
 
     def _read_segment(self, records: list[AnyRecord], limit: int, *, complete: bool, gaps_final: bool) -> bool:
         """Append further records of the current segment to ``records``; return whether its end was reached.

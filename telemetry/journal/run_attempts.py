@@ -103,13 +103,18 @@ class Attempts:
         """Return the last existing segment up to ``number``; if there is none, the first segment."""
         return max((s for s in self.segments if s <= number), default=self.segments[0])
 
-    def segments_after(self, number: int) -> list[int]:
-        """Return the segments later than ``number``."""
-        return self.segments[bisect_right(self.segments, number) :]
+    def segment_after(self, number: int) -> int | None:
+        """Return the first segment later than ``number``; None if there is none."""
+        position = bisect_right(self.segments, number)
+        return self.segments[position] if position < len(self.segments) else None
 
     def has_own_records_after(self, number: int) -> bool:
         """Return whether a segment later than ``number`` has own records, which follow all rewritten records."""
         return self._newest_with_own > number
+
+    def starts_attempt(self, record: Resumed) -> bool:
+        """Return whether a record is the first own one of its segment."""
+        return self._first_records.get(record.seq // SEQ_PER_SEGMENT) == record
 
     def is_superseded(self, record: AnyRecord) -> bool:
         """Return whether a later attempt resumed from an iteration before this record."""

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
-from telemetry.journal.run_attempts import first_record
 from telemetry.metrics import UNDECLARED, is_better_when_higher
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
-from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
+from telemetry.records import Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
@@ -153,11 +152,8 @@ class RunReader:
                 builder.add(record.step, record.time, value, superseded=superseded)
         elif isinstance(record, Alert):
             self._alerts.append(record)
-        elif isinstance(record, Resumed) and not self._keep_superseded and self._starts_attempt(record):
+        elif isinstance(record, Resumed) and not self._keep_superseded and self._journal.starts_attempt(record):
             self._drop_after(record.step)
-
-    def _starts_attempt(self, record: Resumed) -> bool:
-        return first_record(self._folder, record.seq // SEQ_PER_SEGMENT) == record
 
     def _drop_after(self, step: int) -> None:
         # In a followed run, these points were read before the resume that superseded them.

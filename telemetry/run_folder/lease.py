@@ -62,8 +62,11 @@ class Lease:
         self._unchanged_since = clock()
 
     def holder(self) -> ProcessIdentity | None:
-        """Return the process that holds the lease; None if there is none, or if it is known to be dead."""
-        found = self._read(max(self._numbers(), default=0))
+        """Return the process that holds the lease; None if there is none, or if it is dead or cannot be read."""
+        try:
+            found = self._read(max(self._numbers(), default=0))
+        except OSError:
+            return None
         return None if found is None or found.released or found.who.is_dead() else found.who
 
     def try_acquire(self) -> bool:
@@ -160,7 +163,7 @@ class Lease:
         prefix = f"{self._name}.lease-"
         try:
             names = os.listdir(self._folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         tails = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         return [int(tail) for tail in tails if tail.isascii() and tail.isdigit()]

@@ -11,6 +11,7 @@ from aimnet2mult.config.resume_rules import (
     list_newest_first,
     load_config,
     load_definition,
+    reject_links,
     run_name_at,
 )
 from aimnet2mult.config.schema import Config, load
@@ -199,3 +200,15 @@ def test_recorded_settings_are_compared_as_text_and_not_evaluated(run: Path, mon
     assert find_difference(run, same, {"class": "aimnet.models.AIMNet2"}) == ""
     expected = "project_name was '${oc.env:HOME}', is '/home/me'"
     assert find_difference(run, other, {"class": "aimnet.models.AIMNet2"}) == expected
+
+
+# ---- links
+
+
+def test_reference_energies_behind_a_link_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "run" / "sae").mkdir(parents=True)
+    (tmp_path / "run" / "sae" / "a.yaml").write_text("1: -0.5\n")
+    reject_links(tmp_path / "run")
+    (tmp_path / "run" / "sae" / "b.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConfigError, match=r"run/sae/b\.yaml: links in a run folder are not followed"):
+        reject_links(tmp_path / "run")

@@ -1,5 +1,6 @@
 """A definition is built into a model that predicts the labels, or is rejected with the reason."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,24 @@ def test_a_definition_names_only_trusted_classes_and_functions_at_any_depth(
     with pytest.raises(ModelError, match=r"--allow-package (subprocess|os|torch)|which is not a function"):
         build_model(given, labels=("energy",))
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("arguments", [{"kwargs": {"ptfile": "PATH"}}, {"args": [None, None, "PATH"]}])
+@pytest.mark.parametrize("content", [None, b"PK", b"\x80\x02."])
+def test_a_parameter_file_that_is_not_one_is_reported(
+    tmp_path: Path, arguments: dict[str, Any], content: bytes | None
+) -> None:
+    path = tmp_path / "parameters.pt"
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    given = yaml.safe_load(yaml.safe_dump(arguments).replace("PATH", str(path)))
+    with pytest.raises(ModelError, match=r"^kwargs\.outputs\.dispersion: cannot read the parameter file '.*': "):
+        build(definition=definition(dispersion={"class": "aimnet.modules.lr.DispParam", **given}))
+
+
+def test_the_parameters_of_aimnet_can_be_read() -> None:
+    path = str(Path(aimnet.__file__).with_name("dftd3_data.pt"))
+    with pytest.raises(ModelError, match=r"^cannot build the model: "):  # by aimnet, whose module expects another form
+        build(definition=definition(dispersion={"class": "aimnet.modules.lr.DispParam", "kwargs": {"ptfile": path}}))
 
 
 def test_aimnet_itself_imports_nothing_that_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,17 @@ def test_files_are_included(tmp_path: Path) -> None:
     assert read_definition(tmp_path / "model.yaml") == {"class": "a", "kwargs": {"outputs": [head, {"x": head}]}}
 
 
+@pytest.mark.parametrize("name", ["../secret.yaml", "link.yaml", "{secret}"])
+def test_a_file_outside_the_folder_of_the_definition_is_not_included(tmp_path: Path, name: str) -> None:
+    secret, folder = tmp_path / "secret.yaml", tmp_path / "received"
+    secret.write_text("user: me\n")
+    folder.mkdir()
+    (folder / "link.yaml").symlink_to(secret)
+    (folder / "model.yaml").write_text(f"class: torch.nn.Identity\nkwargs: {{x: {name.format(secret=secret)}}}\n")
+    with pytest.raises(ConfigError, match=r"model.yaml includes .*, which is not in .*received"):
+        read_definition(folder / "model.yaml")
+
+
 def test_a_definition_without_a_class_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("kwargs: {}\n")
     with pytest.raises(ConfigError, match=r"model.yaml has no key 'class'"):

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from sinks.mlflow.confirmation import is_harmless
+from sinks.mlflow.tracking_uri import resolve_tracking_uri
 from support.cli_runs import telemetry
 from support.mlflow_kit import client_of, shared_server
 from support.recording_server import RecordingServer
 from support.telemetry_fakes import HandMadeRun
+from telemetry.sink_api import SinkRejected
 
 VARIABLES = ("URI", "USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
 ELSEWHERE = "http://elsewhere.example.org"
@@ -84,7 +86,8 @@ def test_the_suggested_command_confirms_the_server(tmp_path: Path, home: Path) -
         save_credentials(home)
         lines = telemetry("status", run).output.splitlines()
         assert lines[-1] == (
-            f"deliver the rest: telemetry sync '{run}' --telemetry-sinks mlflow -o mlflow.tracking_uri={server.url}"
+            f"deliver the rest, if you trust the destination: telemetry sync '{run}' --telemetry-sinks mlflow "
+            f"-o mlflow.tracking_uri={server.url}"
         )
         arguments = shlex.split(lines[-1].partition(": ")[2])
         assert telemetry(*arguments[1:], "--linger", "0.1").exit_code == 1
@@ -131,6 +134,15 @@ def test_a_store_behind_a_link_in_the_run_folder_needs_a_confirmation(tmp_path: 
     run.mkdir(parents=True)
     (run / "store").symlink_to(tmp_path)
     assert not is_harmless("sqlite:///run/store/x.db", run)
+
+
+def test_a_link_in_place_of_the_default_store_is_not_followed(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "mlflow.db").symlink_to(tmp_path / "other.db")
+    with pytest.raises(SinkRejected, match=r"mlflow\.db is a link to .*other\.db.*telemetry\.mlflow\.tracking_uri"):
+        resolve_tracking_uri(None, runs)
+    assert not is_harmless("sqlite:///mlflow.db", runs / "run")
 
 
 def test_a_real_server_of_the_user_receives_the_run(

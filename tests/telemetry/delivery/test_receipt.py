@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -167,3 +168,13 @@ def test_the_last_error_and_a_missing_process_are_shown_where_they_matter(
     for line, start in zip(lines, details, strict=True):
         assert line.startswith(f"    {start}")
         assert line.endswith(error if start.startswith("last") else start)
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "pipe"])
+def test_a_file_in_place_of_the_folder_of_the_sinks_does_not_hide_the_run(tmp_path: Path, kind: str) -> None:
+    path = segment_path(tmp_path, 0)
+    path.write_bytes(encode(run_record(sinks={"tensorboard": {}})) + b"".join(map(encode, numbered(0, 1, 5))))
+    sinks = tmp_path / "sinks"
+    {"file": sinks.touch, "link": lambda: sinks.symlink_to(path), "pipe": lambda: os.mkfifo(sinks)}[kind]()
+    (found,) = receipt(tmp_path, Counts()).sinks
+    assert (found.name, found.pending, found.holder) == ("tensorboard", 5, "")

@@ -168,8 +168,8 @@ def test_the_suggested_command_of_the_status_is_complete(tmp_path: Path, monkeyp
     run.close()
     lines = telemetry("status", "./-my run").output.splitlines()
     assert lines[-1] == (
-        "deliver the rest: telemetry sync './-my run' --telemetry-sinks undeclared,writing "
-        f"-o writing.dir={tmp_path}/tb"
+        "deliver the rest, if you trust the destination: telemetry sync './-my run' "
+        f"--telemetry-sinks undeclared,writing -o writing.dir={tmp_path}/tb"
     )
     assert telemetry(*shlex.split(lines[-1].partition(": ")[2])[1:]).exit_code == 0
     assert (tmp_path / "tb").is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.segment_files import numbered, write
 from support.telemetry_fakes import DEAD, beat, journal_lines
 from support.written_runs import NOON, WrittenRun
 from telemetry import JournalError, Metric, PackageNotInstalled, RunNotFound, read_run
 from telemetry.reading.run import Run, RunReader
+from telemetry.records import SEQ_PER_SEGMENT, Resumed
+from telemetry.run_folder import regular_file
 from telemetry.run_folder.process_identity import current_process
 
 
@@ -217,3 +221,26 @@ class TestFrame:
         monkeypatch.setitem(sys.modules, "pandas", None)
         with pytest.raises(PackageNotInstalled, match="pip install pandas"):
             read_run(run.folder).frame()
+
+
+def test_many_resumes_in_a_segment_are_read_without_opening_it_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a journal made to keep readers busy: each search for the first record would pass all damaged lines.
+    later = [Resumed(seq=SEQ_PER_SEGMENT + n, time=7, step=5, attempt=2) for n in range(1, 200)]
+    write(tmp_path, 0, numbered(0, 1, 9))
+    write(tmp_path, 1, [b"damaged\n" * 10, *later])
+    opened = 0
+
+    class CountingOs:
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        def open(self, *arguments: Any) -> int:
+            nonlocal opened
+            opened += 1
+            return os.open(*arguments)
+
+    monkeypatch.setattr(regular_file, "os", CountingOs())
+    assert read_run(tmp_path).curves["train/loss"].steps.tolist() == [1, 2, 3, 4, 5]
+    assert opened < 20
