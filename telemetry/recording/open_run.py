@@ -135,7 +135,7 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
         if plan.resume_step is None:
             make_run_folder(folder, plan.settings.mode)
             if plan.settings.mode == "group" and (closed := closed_to_group(folder)):
-                message = "the group cannot enter %s, so it cannot read %s; run: chmod g+x %s"
+                message = "the group cannot enter %s, so it cannot read %s; run: chmod g+rx %s"
                 log.warning(message, closed, folder, shell_path(closed))
         make_folder(sinks_folder(folder))
         with _exclusive_opening(folder):
