@@ -116,10 +116,9 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
         for thread in threads:
             thread.acquire_lease()
     except OSError as error:
-        msg = (
-            f"{run} is not writable ({error.strerror or error}); leases and delivery progress are stored there. To deliver "
-            "a run of another user, copy it (cp -r)"
-        )
+        msg = f"{run} is not writable ({error.strerror or error}); leases and delivery progress are stored there"
+        if isinstance(error, PermissionError):
+            msg += "; to deliver a run of another user, copy it (cp -r)"
         raise RunFolderError(msg) from error
     for thread in threads:
         thread.start()
