@@ -36,7 +36,8 @@ _TRUSTED = "\n".join(f"| {role} | {', '.join(f'`{name}`' for name in names)} |" 
 
 HEAD = f"""# Settings
 
-Every flag, key and option, with its default. Generated from the code by `python tools/settings_page.py`; do not edit.
+Every flag, key and option, with its default, and the environment variables. Generated from the code by
+`python tools/settings_page.py`; do not edit.
 
 Set keys in YAML (`--config`) or on the command line as dotted `KEY=VALUE`, for example `trainer.epochs=10`. Later
 sources override earlier ones: the defaults, each `--config` in order, `TELEMETRY_SINKS`, `KEY=VALUE`, then the flags.
@@ -57,7 +58,38 @@ with `--allow-package` or in `AIMNET2MULT_ALLOW_PACKAGE` (separated by spaces or
 {_TRUSTED}
 
 Only the command line and the environment allow packages, again at each resume, because importing a package executes it.
+Python must be able to import them: install your package, or add its folder to `PYTHONPATH`.
 See [SECURITY.md](https://github.com/aimnet2mult/aimnet2mult/blob/main/SECURITY.md).
+"""
+
+ENVIRONMENT = (
+    ("`TELEMETRY_SINKS`", "sinks of a training, like `--telemetry-sinks`, which overrides it"),
+    (
+        "`TELEMETRY_<SINK>_<OPTION>`",
+        (
+            "a credential among the options of a sink; for other options, confirms "
+            "[destinations in a run folder](../how-to/sinks.md#destinations-in-a-run-folder)"
+        ),
+    ),
+    ("`AIMNET2MULT_ALLOW_PACKAGE`", "packages whose classes and functions settings may name, like `--allow-package`"),
+    ("`MASTER_ADDR`, `MASTER_PORT`", "where the ranks meet; set by torchrun, optional under SLURM"),
+    ("`RANK`, `LOCAL_RANK`, `WORLD_SIZE`", "place of a process among the ranks; set by torchrun"),
+    ("`SLURM_STEP_NUM_TASKS`, `SLURM_PROCID`, `SLURM_LOCALID`, `SLURM_STEP_NODELIST`", "the same, set by srun"),
+    (
+        "`SLURM_JOB_ID`, `SLURM_ARRAY_JOB_ID`, `SLURM_ARRAY_TASK_ID`",
+        "the job, which a run records for `--resume auto`",
+    ),
+    (
+        "`XDG_CACHE_HOME`, `WARP_CACHE_PATH`, `TRITON_CACHE_DIR`",
+        "caches of libraries; a temporary folder replaces those that cannot be written to",
+    ),
+    ("`HDF5_PLUGIN_PATH`", "folder of [filters for data files](../how-to/checking-data.md#errors)"),
+    ("`NO_COLOR`", "turns off the colors of `telemetry show`"),
+)
+SDK_VARIABLES = """
+The sinks also obey the variables of their SDKs, such as `WANDB_API_KEY`, `WANDB_MODE`, `WANDB_BASE_URL`,
+`MLFLOW_TRACKING_URI` and `MLFLOW_TRACKING_TOKEN`, and torch those of its communication, such as `GLOO_SOCKET_IFNAME`
+and `NCCL_SOCKET_IFNAME`.
 """
 
 
@@ -76,6 +108,8 @@ def page() -> str:
     parts.append(_table(("key", "default", "meaning"), _telemetry()))
     parts.append("## Sink options\n")
     parts.append(_table(("key", "default", "meaning"), _options()))
+    parts.append("## Environment variables\n")
+    parts.append(_table(("variable", "meaning"), ENVIRONMENT) + SDK_VARIABLES)
     return "\n".join(parts)
 
 

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 )
 @click.option("--model", type=EXISTING_FILE, help="YAML definition of the model; default: AIMNet2 as published.")
 @click.option("--load", type=UserPath(), help="Initial weights.")
-@click.option("--save", type=UserPath(), help="Where to write the final weights.")
+@click.option(
+    "--save", type=UserPath(), help="Where to write the final weights; with --resume also those of a finished run."
+)
 @click.option(
     "--resume",
     metavar="RUN|auto",
-    help="Resume a run, given by folder or ID, with its settings; auto: the unfinished one of this name, or a new one.",
+    help="Resume a run, given by folder or ID, with its settings; auto: continue the run that the same command began, "
+    "or start a new one.",
 )
 @click.option(
     "--allow-package",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from aimnet2mult.errors import ConfigError
 from telemetry.errors import closest_match
 
-__all__ = ["ALLOW_VARIABLE", "Role", "allow_packages", "check_path", "check_trust", "load_object"]
+__all__ = ["ALLOW_VARIABLE", "Role", "allow_flags", "allow_packages", "check_path", "check_trust", "load_object"]
 
 Role = Literal["model", "loss", "optimizer", "scheduler"]
 
@@ -52,6 +52,11 @@ def allow_packages(names: Iterable[str]) -> Iterator[None]:
         _allowed.reset(token)
 
 
+def allow_flags() -> str:
+    """Return the flags with which a suggested command trusts the packages of ``allow_packages``, each after a space."""
+    return "".join(f" --allow-package {name}" for name in dict.fromkeys(_allowed.get()))
+
+
 def check_path(path: object, key: str) -> str:
     """Check a dotted path as far as possible without importing anything, and return it.
 
@@ -67,7 +72,10 @@ def check_path(path: object, key: str) -> str:
     package = path.partition(".")[0]
     if not _exists(package):
         module = path.rpartition(".")[0]
-        raise ConfigError(f"{key} is {path!r}; cannot import {module}: No module named {package!r}")
+        raise ConfigError(
+            f"{key} is {path!r}; cannot import {module}: No module named {package!r}; install it, or add its folder to "
+            "PYTHONPATH"
+        )
     return path
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from aimnet2mult.config.import_path import allow_flags
 from aimnet2mult.models.weights import save_checkpoint_weights, save_weights
 from aimnet2mult.train.checkpoint_folder import find_newest
 from telemetry.run_folder.paths import shell_path
@@ -37,5 +38,5 @@ def _describe(error: OSError, path: Path, checkpoint: Path | None, run: Path) ->
     problem = f"cannot write the weights to {path}: {error.strerror or error}"
     if checkpoint is None:
         return f"{problem}; there is no checkpoint that contains them"
-    again = f"aimnet2mult train --resume {shell_path(run)} --save PATH"
+    again = f"aimnet2mult train --resume {shell_path(run)}{allow_flags()} --save PATH"
     return f"{problem}; {checkpoint} contains them; to save them: {again}"

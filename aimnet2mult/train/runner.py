@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aimnet2mult.config.import_path import allow_packages
+from aimnet2mult.config.import_path import allow_flags, allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
@@ -107,7 +107,8 @@ def _run_first_rank(request: Request, info: RankInfo, stop: StopSignal, store: A
     else:
         close_incomplete(bus, plan, outcome.reason, stop)
     if outcome.kind == "preempted":
-        echo(f"stopped by {stop.name}; resume with: aimnet2mult train --resume {shell_path(plan.folder)}")
+        command = f"aimnet2mult train --resume {shell_path(plan.folder)}{allow_flags()}"
+        echo(f"stopped by {stop.name}; resume with: {command}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
 
@@ -225,7 +226,8 @@ def _train(
     )
     communicator.set_device(components.device)
     if not communicator.rank:
-        console.say(components.describe(plan.config.fidelity_names))
+        for line in components.describe(plan.config.fidelity_names):
+            console.say(line)
     if communicator.world_size > 1:
         console.say(f"{communicator.world_size} ranks share each batch")
     training = build_training(

@@ -72,6 +72,9 @@ def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...
     except for credentials, which come from the environment (TELEMETRY_<SINK>_<OPTION>). Destinations that only the run
     folder names must be confirmed with -o before credentials are sent there, or files outside RUN are written.
     Delivers to all sinks in parallel.
+
+    The exit code is 0 if all records have been delivered, 1 if some are pending, also after Ctrl-C or SIGTERM, 2 after
+    a mistake in the command or if another process is delivering, and 75 if a sink hangs.
     """
     header = read_header(run)
     selected = tuple(header.sinks) if names is None else parse_sinks(names)
@@ -114,6 +117,8 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
             thread.acquire_lease()
     except OSError as error:
         msg = f"{run} is not writable ({error.strerror or error}); leases and delivery progress are stored there"
+        if isinstance(error, PermissionError):
+            msg += "; to deliver a run of another user, copy it (cp -r)"
         raise RunFolderError(msg) from error
     for thread in threads:
         thread.start()

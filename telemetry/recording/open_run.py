@@ -28,7 +28,7 @@ from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, write_heartbeat
 from telemetry.run_folder.job_identity import current_job
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.paths import heartbeat_path, sinks_folder
+from telemetry.run_folder.paths import heartbeat_path, shell_path, sinks_folder
 from telemetry.run_folder.permissions import closed_to_group, make_folder, make_run_folder
 from telemetry.run_folder.process_identity import current_process
 from telemetry.settings import Settings
@@ -135,7 +135,8 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
         if plan.resume_step is None:
             make_run_folder(folder, plan.settings.mode)
             if plan.settings.mode == "group" and (closed := closed_to_group(folder)):
-                log.warning("the group cannot enter %s, so it cannot read %s; see chmod g+x", closed, folder)
+                message = "the group cannot enter %s, so it cannot read %s; run: chmod g+rx %s"
+                log.warning(message, closed, folder, shell_path(closed))
         make_folder(sinks_folder(folder))
         with _exclusive_opening(folder):
             # A segment that had no record at the time of the checks may have one by now.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aimnet2mult.config.import_path import ALLOW_VARIABLE, Role, allow_packages, load_object
+from aimnet2mult.config.import_path import ALLOW_VARIABLE, Role, allow_flags, allow_packages, load_object
 from aimnet2mult.errors import ConfigError
 
 ROLES: tuple[Role, ...] = ("model", "loss", "optimizer", "scheduler")
@@ -124,6 +124,13 @@ def test_the_environment_may_allow_packages(package: Path, monkeypatch: pytest.M
     monkeypatch.setenv(ALLOW_VARIABLE, value)
     assert load_object("ownlab.Loss", "key", "loss")
     assert package.exists()
+
+
+def test_suggested_commands_allow_the_packages_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOW_VARIABLE, "mylab")
+    with allow_packages(["ownlab", "other", "ownlab"]):
+        assert allow_flags() == " --allow-package ownlab --allow-package other"
+    assert allow_flags() == ""
 
 
 def test_allowing_a_package_does_not_allow_one_whose_name_continues() -> None:

@@ -150,6 +150,15 @@ def test_a_run_publishes_on_one_step_axis_and_writes_the_files_for_a_resume(trai
     assert read_yaml(trainee.run / "model.yaml")["kwargs"] == {"dropout": 0.3}
 
 
+def test_data_and_model_are_described_in_lines(trainee: Trainee, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trainee.start(stop_at=1, allow_packages=["support"]) == PREEMPTED
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
+    assert "fid0: 21 training structures, 7 validation structures; energy, forces, charges" in lines
+    assert any(re.fullmatch(r"\d+ trainable parameters on cpu, 6 iterations per epoch", line) for line in lines)
+    assert f"resume with: aimnet2mult train --resume {trainee.run} --allow-package support" in output.out + output.err
+
+
 def test_the_header_records_parameters_and_units(trainee: Trainee) -> None:
     trainee.start("trainer.epochs=1", "project_name=p", "telemetry.units.energy=eV/particle")
     header = read_header(trainee.run)

@@ -237,6 +237,19 @@ def test_a_run_folder_that_is_not_writable_is_an_error(run: FileSinkRun) -> None
     )
 
 
+def test_for_the_run_of_another_user_a_copy_is_suggested(run: FileSinkRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    run.points(1)
+    run.close()
+    # Root, who may run the tests, can write to all folders.
+    monkeypatch.setattr("telemetry.run_folder.lease.Lease.acquire", fail)
+    result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("stored there; to deliver a run of another user, copy it (cp -r)\n")
+
+
 def test_records_are_delivered_even_if_progress_cannot_be_saved(
     run: FileSinkRun, backend: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,7 +301,7 @@ def test_a_folder_that_the_group_cannot_enter_is_named(caplog: pytest.LogCapture
         assert "cannot enter" not in caplog.text
         runs.chmod(0o700)
         open_run(runs / "b", sinks=[], settings={"mode": "group"}).close()
-        assert f"the group cannot enter {runs}, so it cannot read {runs / 'b'}; see chmod g+x" in caplog.text
+        assert f"the group cannot enter {runs}, so it cannot read {runs / 'b'}; run: chmod g+rx {runs}" in caplog.text
 
 
 # Resume.
