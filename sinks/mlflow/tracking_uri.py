@@ -13,6 +13,8 @@ from typing import NoReturn
 from sinks._paths import shell_command
 from telemetry.sink_api import SettingError, SinkRejected
 
+DEFAULT_STORE = "mlflow.db"
+"""Name of the SQLite file next to the run folders."""
 _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _WEB = ("http://", "https://")
@@ -91,7 +93,7 @@ def resolve_tracking_uri(option: str | None, runs: Path) -> TrackingUri:
         SinkRejected: MLflow cannot write to this URI.
     """
     source = "MLFLOW_TRACKING_URI" if option is None else "telemetry.mlflow.tracking_uri"
-    uri = (os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db" if option is None else option).strip()
+    uri = (os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{DEFAULT_STORE}" if option is None else option).strip()
     scheme = _SCHEME.match(uri)
     if scheme is None and uri != "databricks":
         _reject(source, uri, f"not a URI; {_EXPECTED}")
