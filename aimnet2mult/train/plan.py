@@ -20,7 +20,7 @@ from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
-from aimnet2mult.train.auto_resume import AutoResume
+from aimnet2mult.train.auto_resume import AutoResume, find_own_runs
 from aimnet2mult.train.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
@@ -154,7 +154,7 @@ def _plan_auto(request: Request, wait: TrainerWait) -> Plan:
         plan_when_free=partial(_plan_when_free, request, wait, local=job is not None),
         job=job,
     )
-    plan = selection.choose(resume_rules.list_newest_first(config.run_name, directory))
+    plan = selection.choose(find_own_runs(config.run_name, directory, wait.say))
     if plan is None:
         whose = "" if job is None or job.task is None else " of this array task"
         echo(f"no unfinished run {config.run_name!r}{whose} in {directory}: starting a new one", err=True)

@@ -79,12 +79,22 @@ def make_run_folder(path: Path, mode: Mode) -> None:
     make_parents(path, mode)
     # The run folder itself may be a link, to another file system for example.
     path.mkdir(mode=0o777 & ~UMASKS[mode], exist_ok=True)
-    # Compared with a file of this user, because some file systems map all users to one.
-    with tempfile.TemporaryFile(dir=path) as own:
-        if os.fstat(own.fileno()).st_uid != path.stat().st_uid:
-            raise OSError(errno.EPERM, "it belongs to another user", os.fspath(path))
+    if path.stat().st_uid != owner_of_new_files(path):
+        raise OSError(errno.EPERM, "it belongs to another user", os.fspath(path))
     if mode_of(path) != mode:
         _set_permissions(path, 0o777 & ~UMASKS[mode])
+
+
+def owner_of_new_files(folder: Path) -> int:
+    """Return the user to whom the files that this process creates in a folder belong.
+
+    Some file systems map all users to one.
+
+    Raises:
+        OSError: a file cannot be created there.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_uid
 
 
 def make_parents(path: Path, mode: Mode) -> None:
