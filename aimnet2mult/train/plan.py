@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from aimnet2mult.train.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
+from aimnet2mult.train.save_target import check_writable
 from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
 from telemetry.run_folder.job_identity import current_job
@@ -174,7 +173,7 @@ def _plan_when_free(request: Request, wait: TrainerWait, folder: Path, *, local:
 
 def _plan_new(request: Request) -> Plan:
     problems, model_file = Problems(), request.model or DEFAULT
-    _check_writable(request.save, problems)
+    check_writable(request.save, problems)
     config = load(request.configs, request.overrides, problems=problems)
     settings, definition = Settings(), {}
     with problems.collect():
@@ -199,7 +198,7 @@ def _plan_new(request: Request) -> Plan:
 def _plan_resume(request: Request, folder: Path) -> Plan:
     problems = Problems()
     resume_rules.reject_links(folder, CHECKPOINTS)
-    _check_writable(request.save, problems)
+    check_writable(request.save, problems)
     newest, status = find_newest(folder), read_receipt(folder).status
     notices = _check_checkpoints(folder, newest, status)
     config, inexact = resume_rules.load_config(
@@ -280,28 +279,6 @@ def _new_folders(directory: Path, run_name: str, mode: Mode) -> list[Path]:
             f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another with --telemetry-dir"
         ) from error
     raise AssertionError
-
-
-def _check_writable(path: Path | None, problems: Problems) -> None:
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.exists() and not path.is_file():
-        problems.add(f"--save {path}: it is not a file; choose another name")
-    elif path.exists() and not os.access(path, os.W_OK):
-        problems.add(f"--save {path}: the file is write-protected; remove it or choose another name")
-    elif path.exists() and _is_sticky(path):
-        problems.add(
-            f"--save {path}: the file belongs to another user, and only they can replace it; choose another name"
-        )
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        problems.add(f"--save {path}: cannot write to the folder {folder}; create it or choose another")
-
-
-def _is_sticky(path: Path) -> bool:
-    """Return whether a file cannot be replaced because of the sticky bit of its folder, such as /tmp."""
-    folder = path.absolute().parent.stat()
-    return bool(folder.st_mode & stat.S_ISVTX) and os.geteuid() not in {0, folder.st_uid, path.lstat().st_uid}
 
 
 def echo(line: str, *, err: bool = False) -> None:
