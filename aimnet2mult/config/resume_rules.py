@@ -73,7 +73,7 @@ def list_newest_first(run_name: str, directory: Path) -> list[Path]:
     found = []
     for folder in directory.glob(f"{run_name}-*"):
         match = pattern.fullmatch(folder.name)
-        if match and (folder / CONFIG_FILE).is_file():
+        if match and is_file(folder / CONFIG_FILE):
             found.append((match[1], int(match[2] or 1), folder))
     return [folder for *_, folder in sorted(found, reverse=True)]
 

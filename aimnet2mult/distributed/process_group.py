@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.distributed.messages import decode, encode
 from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.distributed.rendezvous import NOTICE, TIMEOUT, assemble, open_store
 from aimnet2mult.distributed.stop_signal import StopSignal
@@ -127,9 +128,16 @@ class ProcessGroupCommunicator(Communicator):
 
     def broadcast(self, value: T) -> T:
         """See `Communicator.broadcast`."""
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
+        content = encode(value) if self.rank == 0 else b""
+        size = self.all_reduce_max([len(content)])[0]
+        message = torch.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=torch.uint8)
+        dist.broadcast(message, src=0)
+        if self.rank == 0:
+            return value
+        try:
+            return decode(message.numpy().tobytes())  # type: ignore[return-value] # rank 0 has sent it
+        except ValueError as error:
+            raise RankLost(f"rank 0 has sent a message that cannot be read: {error}") from error
 
     def run_on_all(self, function: Callable[[], T]) -> T:
         """See `Communicator.run_on_all`."""
@@ -138,11 +146,11 @@ class ProcessGroupCommunicator(Communicator):
             result = function()
         except Exception as caught:  # noqa: BLE001 - raised again once every rank has reported
             error = caught
-        errors = self._gather(None if error is None else f"on {socket.gethostname()}: {format_error(error)}")
+        errors = self._gather("" if error is None else f"on {socket.gethostname()}: {format_error(error)}")
         if error is not None:
             raise error
         for rank, message in enumerate(errors):
-            if message is not None:
+            if message:
                 raise RankLost(f"rank {rank} {message}", reported=True)
         return result  # type: ignore[return-value] # there was no error
 
@@ -175,10 +183,14 @@ class ProcessGroupCommunicator(Communicator):
                 time.sleep(ERROR_POLL_INTERVAL)
         return messages
 
-    def _gather(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+    def _gather(self, text: str) -> list[str]:
+        """Return the text of each rank."""
+        content = text.encode(errors="replace")
+        size = self.all_reduce_max([len(content)])[0] + 1
+        message = torch.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=torch.uint8)
+        messages = [torch.empty_like(message) for _ in range(self.world_size)]
+        dist.all_gather(messages, message)
+        return [each.numpy().tobytes().rstrip(b"\0").decode(errors="replace") for each in messages]
 
 
 def describe_lost_connection(silent: Sequence[int], error: BaseException) -> str:

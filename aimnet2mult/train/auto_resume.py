@@ -7,18 +7,20 @@ other tasks train something else.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aimnet2mult.config.resume_rules import find_difference
+from aimnet2mult.config.resume_rules import find_difference, list_newest_first
 from aimnet2mult.errors import USER_ERRORS
 from aimnet2mult.train.checkpoint_folder import find_newest
 from telemetry import RunNotFound
 from telemetry.reading.run_summary import summarize
 from telemetry.run_folder.heartbeat import read_heartbeat
 from telemetry.run_folder.job_identity import JobIdentity, current_job
+from telemetry.run_folder.permissions import owner_of_new_files
 from telemetry.run_folder.run_status import RunStatus
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from aimnet2mult.train.plan import Plan
     from aimnet2mult.train.trainer_wait import TrainerWait
 
-__all__ = ["AutoResume"]
+__all__ = ["AutoResume", "find_own_runs"]
 
 
 @dataclass(kw_only=True)
@@ -112,6 +114,21 @@ class AutoResume:
             self.wait.say(f"skipping a run whose trainer is alive: {_first_line(error)}")
             return None
         return self.plan_when_free(folder)
+
+
+def find_own_runs(run_name: str, directory: Path, say: Callable[[str], None]) -> list[Path]:
+    """Return the runs of this user, newest first: in a shared folder, others may have runs with the same name."""
+    found = list_newest_first(run_name, directory)
+    if not found:
+        return []
+    try:
+        user = owner_of_new_files(directory)
+    except OSError:
+        user = os.geteuid()
+    own = [folder for folder in found if folder.stat().st_uid == user]
+    if others := len(found) - len(own):
+        say(f"skipping {others} run{'s' if others > 1 else ''} {run_name!r} of other users in {directory}")
+    return own
 
 
 def _first_line(error: Exception) -> str:

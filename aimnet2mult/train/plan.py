@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.definition import DEFAULT, read_definition
-from aimnet2mult.train.auto_resume import AutoResume
+from aimnet2mult.train.auto_resume import AutoResume, find_own_runs
 from aimnet2mult.train.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
+from aimnet2mult.train.save_target import check_writable
 from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
 from telemetry.run_folder.job_identity import current_job
@@ -154,7 +154,7 @@ def _plan_auto(request: Request, wait: TrainerWait) -> Plan:
         plan_when_free=partial(_plan_when_free, request, wait, local=job is not None),
         job=job,
     )
-    plan = selection.choose(resume_rules.list_newest_first(config.run_name, directory))
+    plan = selection.choose(find_own_runs(config.run_name, directory, wait.say))
     if plan is None:
         whose = "" if job is None or job.task is None else " of this array task"
         echo(f"no unfinished run {config.run_name!r}{whose} in {directory}: starting a new one", err=True)
@@ -173,7 +173,7 @@ def _plan_when_free(request: Request, wait: TrainerWait, folder: Path, *, local:
 
 def _plan_new(request: Request) -> Plan:
     problems, model_file = Problems(), request.model or DEFAULT
-    _check_writable(request.save, problems)
+    check_writable(request.save, problems)
     config = load(request.configs, request.overrides, problems=problems)
     settings, definition = Settings(), {}
     with problems.collect():
@@ -198,7 +198,7 @@ def _plan_new(request: Request) -> Plan:
 def _plan_resume(request: Request, folder: Path) -> Plan:
     problems = Problems()
     resume_rules.reject_links(folder, CHECKPOINTS)
-    _check_writable(request.save, problems)
+    check_writable(request.save, problems)
     newest, status = find_newest(folder), read_receipt(folder).status
     notices = _check_checkpoints(folder, newest, status)
     config, inexact = resume_rules.load_config(
@@ -279,18 +279,6 @@ def _new_folders(directory: Path, run_name: str, mode: Mode) -> list[Path]:
             f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another with --telemetry-dir"
         ) from error
     raise AssertionError
-
-
-def _check_writable(path: Path | None, problems: Problems) -> None:
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.exists() and not path.is_file():
-        problems.add(f"--save {path}: it is not a file; choose another name")
-    elif path.exists() and not os.access(path, os.W_OK):
-        problems.add(f"--save {path}: the file is write-protected; remove it or choose another name")
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        problems.add(f"--save {path}: cannot write to the folder {folder}; create it or choose another")
 
 
 def echo(line: str, *, err: bool = False) -> None:

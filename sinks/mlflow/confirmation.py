@@ -8,7 +8,8 @@ from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from sinks.mlflow.tracking_uri import TrackingUri, default_tracking_uri, resolve_tracking_uri
+from sinks.mlflow.sqlite_store import find_foreign
+from sinks.mlflow.tracking_uri import DEFAULT_STORE, TrackingUri, default_tracking_uri, resolve_tracking_uri
 from telemetry.sink_api import SinkRejected, is_inside
 
 _CREDENTIALS = (
@@ -41,9 +42,11 @@ def is_harmless(uri: str, run: Path) -> bool:
 
 def _own_uris(runs: Path) -> Iterator[TrackingUri]:
     with suppress(SinkRejected):
-        yield default_tracking_uri(runs)
+        if not find_foreign(runs / DEFAULT_STORE):
+            yield default_tracking_uri(runs)
     with suppress(SinkRejected):
-        yield resolve_tracking_uri(None, runs)
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            yield resolve_tracking_uri(None, runs)
 
 
 def _has_credentials() -> bool:

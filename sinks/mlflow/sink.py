@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sinks.mlflow.client import connect, login_errors, mlflow_calls
 from sinks.mlflow.confirmation import is_harmless
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
-from sinks.mlflow.tracking_uri import TrackingUri, resolve_tracking_uri, validate_option
+from sinks.mlflow.tracking_uri import DEFAULT_STORE, TrackingUri, resolve_tracking_uri, validate_option
 from telemetry.sink_api import (
     Opened,
     Record,
@@ -114,7 +114,9 @@ class MlflowSink:
         if tracking_uri.file is not None:
             from sinks.mlflow.sqlite_store import SqliteStore
 
-            self._store = SqliteStore(tracking_uri.file, self.connect, file_mode(folder))
+            named = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+            unshared = None if named else folder.parent / DEFAULT_STORE
+            self._store = SqliteStore(tracking_uri.file, self.connect, file_mode(folder), unshared=unshared)
             # MLflow's own default is relative to the working directory.
             artifacts = str(tracking_uri.file.with_name("mlartifacts"))
         client = self.connect(tracking_uri.uri)

@@ -22,17 +22,28 @@ class SqliteStore:
         path: absolute path of the file; the store is created if the file is missing.
         create: function that creates a store, given its URI.
         mode: permissions of a new file, before the umask.
+        unshared: the path as it was chosen by default, which must not belong to another user; None if this user has
+            named the store.
 
     Raises:
-        SinkRejected: the file is not a database.
+        SinkRejected: the file is not a database, or belongs to another user.
         SinkUnavailable: the file cannot be opened.
         OSError: the file cannot be created.
     """
 
-    def __init__(self, path: Path, create: Callable[[str], object], mode: int = 0o600) -> None:
+    def __init__(
+        self, path: Path, create: Callable[[str], object], mode: int = 0o600, *, unshared: Path | None = None
+    ) -> None:
         self._path = path
         if not path.exists():
             self._create(create, mode)
+        # SQLite trusts its journal: with that of somebody else, it would change the database.
+        if unshared is not None and (foreign := find_foreign(unshared)):
+            msg = (
+                f"{foreign} belongs to another user, who could read or change what this run stores there; if that is "
+                f"intended, set telemetry.mlflow.tracking_uri=sqlite:///{unshared}"
+            )
+            raise SinkRejected(msg)
         self._check_is_database()
         self._file_id = self._current_file_id()
 
@@ -84,3 +95,13 @@ class SqliteStore:
     def _current_file_id(self) -> tuple[int, int]:
         stat = os.stat(self._path)
         return stat.st_dev, stat.st_ino
+
+
+def find_foreign(path: Path) -> Path | None:
+    """Return a file of an SQLite database that belongs neither to this user nor to root; None if there is none."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        with contextlib.suppress(FileNotFoundError):
+            if file.lstat().st_uid not in {0, os.geteuid()}:
+                return file
+    return None

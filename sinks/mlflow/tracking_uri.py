@@ -13,8 +13,9 @@ from typing import NoReturn
 from sinks._paths import shell_command
 from telemetry.sink_api import SettingError, SinkRejected
 
+DEFAULT_STORE = "mlflow.db"
+"""Name of the SQLite file next to the run folders."""
 _SQLITE = "sqlite:///"
-_DEFAULT_FILE = "mlflow.db"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _WEB = ("http://", "https://")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -119,13 +120,13 @@ def default_tracking_uri(runs: Path) -> TrackingUri:
 
 def _default(runs: Path) -> str:
     # The folder of the runs may come from somebody else, too, and MLflow changes the tables of any database.
-    if (file := runs / _DEFAULT_FILE).is_symlink():
+    if (file := runs / DEFAULT_STORE).is_symlink():
         msg = (
             f"{file} is a link to {file.resolve()}, which is not followed, because a folder from an untrusted source "
             "could contain links to any path; set telemetry.mlflow.tracking_uri to the target, or remove the link"
         )
         raise SinkRejected(msg)
-    return f"{_SQLITE}{_DEFAULT_FILE}"
+    return f"{_SQLITE}{DEFAULT_STORE}"
 
 
 def _is_known(scheme: str) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -73,13 +74,27 @@ def make_run_folder(path: Path, mode: Mode) -> None:
     """Create a run folder and the missing folders above it; if it exists, change its permissions only if necessary.
 
     Raises:
-        OSError: it cannot be created, or is not a folder.
+        OSError: it cannot be created, is not a folder, or belongs to another user, who could read and change the run.
     """
     make_parents(path, mode)
     # The run folder itself may be a link, to another file system for example.
     path.mkdir(mode=0o777 & ~UMASKS[mode], exist_ok=True)
+    if path.stat().st_uid != owner_of_new_files(path):
+        raise OSError(errno.EPERM, "it belongs to another user", os.fspath(path))
     if mode_of(path) != mode:
         _set_permissions(path, 0o777 & ~UMASKS[mode])
+
+
+def owner_of_new_files(folder: Path) -> int:
+    """Return the user to whom the files that this process creates in a folder belong.
+
+    Some file systems map all users to one.
+
+    Raises:
+        OSError: a file cannot be created there.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_uid
 
 
 def make_parents(path: Path, mode: Mode) -> None:

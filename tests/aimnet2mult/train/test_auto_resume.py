@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -387,3 +388,35 @@ def test_the_command_exits_with_75_while_the_trainer_is_alive(shelf: Shelf, caps
         run_command(command, "train", [])
     assert caught.value.code == os.EX_TEMPFAIL == 75
     assert "may still be alive; try again later" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- runs of other users
+
+
+def test_runs_of_other_users_are_skipped(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shared folder, a run of somebody else is neither an error nor resumed."""
+    own = shelf.add("preempted")
+    theirs = shelf.add("preempted")
+    if os.geteuid():
+        user = os.geteuid() + 1
+        monkeypatch.setattr("aimnet2mult.train.auto_resume.owner_of_new_files", lambda _: user)
+        assert shelf.is_new(shelf.plan())
+        assert "skipping 2 runs 'tiny' of other users" in shelf.lines[0]
+        return
+    os.chown(theirs, 65534, -1)
+    assert shelf.plan().folder == own
+    assert shelf.lines == [f"skipping 1 run 'tiny' of other users in {shelf.runs}"]
+
+
+def test_a_run_that_cannot_be_entered_is_skipped(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = shelf.add("preempted")
+    private = shelf.add("preempted")
+    stat = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{private}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert shelf.plan().folder == own

@@ -116,6 +116,18 @@ def test_a_target_that_cannot_be_written_is_reported_before_anything_is_created(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_target_that_only_another_user_can_replace_is_reported_before_anything_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w.pt").touch(mode=0o666)
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    request = Request(save=tmp_path / "w.pt", overrides=[f"telemetry.dir={tmp_path / 'runs'}"])
+    with pytest.raises(ConfigError, match=r"--save .*w\.pt: the file belongs to another user"):
+        make_plan(request)
+    assert not (tmp_path / "runs").exists()
+
+
 # ---------------------------------------------------------------- what a resume needs
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from sinks.mlflow import client as mlflow_client
 from sinks.mlflow import sink as mlflow_sink
+from sinks.mlflow.confirmation import is_harmless
 from sinks.mlflow.tracking_uri import TrackingUri
 from support.mlflow_kit import (
     IGNORE_NOLOAD,
@@ -49,6 +50,14 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file belong to another user; without the permission to do so, let the test be run by another user."""
+    if os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: path.lstat().st_uid + 1)
+    else:
+        os.chown(path, 65534, -1, follow_symlinks=False)
 
 
 OPEN = """
@@ -101,6 +110,30 @@ class TestFile:
         (folder.parent / "mlflow.db").write_text("not a database" * 100)
         with pytest.raises(SinkRejected, match=r"mlflow\.db is not an SQLite database.*mlflow\.tracking_uri"):
             open_sink(folder)
+
+    @pytest.mark.parametrize("name", ["mlflow.db", "mlflow.db-journal", "mlflow.db-wal"])
+    def test_the_default_store_must_not_belong_to_another_user(self, folder, name, monkeypatch):
+        """In a folder such as /tmp, somebody else may have created it, and could read the run."""
+        path = folder.parent / name
+        path.touch()
+        give_away(path, monkeypatch)
+        with pytest.raises(SinkRejected, match=rf"{name} belongs to another user.*mlflow\.tracking_uri=sqlite:///"):
+            open_sink(folder)
+        assert not is_harmless("sqlite:///mlflow.db", folder)
+
+    def test_the_default_store_must_not_be_the_link_of_another_user(self, folder, tmp_path, monkeypatch):
+        store = (folder.parent / "mlflow.db").rename(tmp_path / "other.db")
+        before = store.read_bytes()
+        (folder.parent / "mlflow.db").symlink_to(store)
+        give_away(folder.parent / "mlflow.db", monkeypatch)
+        with pytest.raises(SinkRejected, match=r"mlflow\.db belongs to another user"):
+            open_sink(folder)
+        assert store.read_bytes() == before
+
+    def test_the_store_of_another_user_is_used_if_it_is_named(self, folder, monkeypatch):
+        give_away(folder.parent / "mlflow.db", monkeypatch)
+        _, found = open_sink(folder, tracking_uri=f"sqlite:///{folder.parent}/mlflow.db")
+        assert found.last_seq == 0
 
     def test_a_file_that_cannot_be_opened_or_created_fails_at_once(self, folder, tmp_path):
         (folder.parent / "mlflow.db").unlink()

@@ -126,3 +126,17 @@ def test_a_process_can_adopt_the_permissions_of_a_run_for_a_while(tmp_path: Path
     assert permissions(tmp_path / "by a backend") == 0o640
     assert permissions(tmp_path / "folder") == 0o750
     assert permissions(tmp_path / "later") == 0o644
+
+
+def test_the_folder_of_another_user_cannot_become_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder such as /tmp, somebody else may have created it beforehand."""
+    tmp_path.chmod(0o777)
+    if os.geteuid():
+        owner = os.stat_result((*tmp_path.stat()[:4], os.geteuid() + 1, *tmp_path.stat()[5:]))
+        monkeypatch.setattr(Path, "stat", lambda *_, **__: owner)
+    else:
+        os.chown(tmp_path, 65534, -1)
+    with pytest.raises(PermissionError, match="it belongs to another user"):
+        make_run_folder(tmp_path, "private")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []

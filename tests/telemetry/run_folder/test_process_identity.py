@@ -74,3 +74,31 @@ def test_a_command_name_may_contain_parentheses_and_blanks(tmp_path: Path) -> No
         identity = msgspec.structs.replace(current_process(), pid=process.pid, started=started)
         assert not identity.is_dead()
         process.communicate("\n")
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_a_process_hidden_by_proc_is_never_considered_dead_by_its_id(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hidepid, /proc denies access to the processes of other users, or does not list them at all."""
+    read_text = Path.read_text
+
+    def hide(path: Path, **options: str) -> str:
+        if path.name == "stat":
+            raise error
+        return read_text(path, **options)
+
+    def deny(*_: int) -> None:
+        raise PermissionError
+
+    other = msgspec.structs.replace(current_process(), pid=2**22 - 1)
+    assert other.is_dead()
+    monkeypatch.setattr(Path, "read_text", hide)
+    monkeypatch.setattr(os, "kill", deny)
+    assert not other.is_local()
+    assert not other.is_dead()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**40, 2**63 - 1])
+def test_an_impossible_process_id_is_dead(pid: int) -> None:
+    assert msgspec.structs.replace(current_process(), pid=pid).is_dead()
