@@ -13,7 +13,7 @@ from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import RankLost
 
-__all__ = ["NOTICE", "TIMEOUT", "Wait", "are_all_here", "assemble", "find_obstacle", "open_store"]
+__all__ = ["NOTICE", "TIMEOUT", "Wait", "are_all_here", "assemble", "dismiss", "find_obstacle", "open_store"]
 
 TIMEOUT = timedelta(minutes=10)
 """Maximum wait for other ranks, when joining and in each collective; reading the data must take less time."""
@@ -21,6 +21,8 @@ NOTICE = 30.0
 """Seconds after which a wait for other ranks is announced."""
 MAX_NAMED = 8
 """Maximum number of missing ranks that are named."""
+DISMISSAL_TIMEOUT = timedelta(minutes=1)
+"""Maximum wait of a failed rank 0 for the others, which have begun at about the same time."""
 STORE_TIMEOUT = timedelta(minutes=1)
 """Maximum duration of an operation on the store."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
@@ -95,6 +97,19 @@ def assemble(
         # Rank 0 reports what has happened.
         ended.reported = bool(info.rank)
         raise ended
+
+
+def dismiss(store: Any, info: RankInfo, stop: StopSignal, *, timeout: timedelta = DISMISSAL_TIMEOUT) -> None:
+    """Let the other ranks end, because this one has failed; do nothing if they have all come together before.
+
+    The store ends with rank 0. Other ranks that are not there yet would then wait for it, so it waits for them.
+    """
+    wait = Wait(info, stop, _say_nothing, timeout=timeout, notice=NOTICE)
+    with contextlib.suppress(RuntimeError):
+        if store.compare_set("decision", "", "end") != b"end" or info.rank or info.by_agent:
+            return
+        while not are_all_here(store, info):
+            wait.pause("the other ranks")
 
 
 def are_all_here(store: Any, info: RankInfo) -> bool:

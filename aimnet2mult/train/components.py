@@ -66,8 +66,8 @@ class Components:
     loaded: str = ""
     """Summary of the weights that were loaded from a file; empty if they are initial."""
 
-    def describe(self, fidelity_names: Sequence[str]) -> str:
-        """Return a summary of data and model in a few lines."""
+    def describe(self, fidelity_names: Sequence[str]) -> list[str]:
+        """Return a summary of data and model, a few lines."""
         counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
         lines = []
         for index, (name, train, val, labels) in enumerate(counts):
@@ -78,8 +78,7 @@ class Components:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         iterations = counted(len(self.train_loader), "iteration")
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {iterations} per epoch")
-        lines += [self.loaded] if self.loaded else []
-        return "\n".join(lines)
+        return [*lines, *filter(None, [self.loaded])]
 
 
 def build_components(
