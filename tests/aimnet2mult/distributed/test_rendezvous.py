@@ -1,8 +1,10 @@
 """Ranks that wait for each other: who is named, what a signal does, and which of them decide."""
 
 import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -201,3 +203,19 @@ def test_a_port_in_use_is_named(infos: list[RankInfo]) -> None:
     with pytest.raises(RankLost, match=rf"rank 0 cannot use port {infos[0].port} of its machine, .* MASTER_PORT"):
         open_store(infos[0], StopSignal(), say=fail)
     del held
+
+
+def test_a_server_that_does_not_answer_ends_the_wait_after_the_timeout(infos: list[RankInfo]) -> None:
+    with socket.create_server(("127.0.0.1", infos[1].port)):
+        error = join(infos[1], timeout=SHORT)
+    assert isinstance(error, RankLost)
+    assert str(error).startswith("rank 1 of 3 has waited 0 s for rank 0 at 127.0.0.1:")
+    assert str(error).endswith("(the server does not answer; another program may use the port)")
+
+
+def test_ranks_of_another_training_on_the_port_are_not_taken_for_those_of_this_one(infos: list[RankInfo]) -> None:
+    store = open_store(infos[0], StopSignal(), say=fail)
+    error = join(replace(infos[1], job="4711.2"), timeout=SHORT)
+    assert isinstance(error, RankLost)
+    assert str(error).endswith("(another training uses the port)")
+    assert not store.check(["joined/1"])
