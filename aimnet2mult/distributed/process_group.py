@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.messages import decode, encode
 from aimnet2mult.distributed.rank_info import RankInfo
-from aimnet2mult.distributed.rendezvous import NOTICE, TIMEOUT, assemble, open_store
+from aimnet2mult.distributed.rendezvous import NOTICE, TIMEOUT, assemble, dismiss, open_store
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import ConfigError, RankLost
 from telemetry.errors import error_text, format_error
@@ -63,9 +63,13 @@ def process_group(
     if info.world_size == 1:
         yield Communicator()
         return
-    _check_device_count(info)
     if store is None:
         store = open_store(info, stop, say=say, timeout=timeout, notice=notice)
+    try:
+        _check_device_count(info)
+    except RankLost:
+        dismiss(store, info, stop)
+        raise
     assemble(store, info, stop, say=say, timeout=timeout, notice=notice)
     communicator = ProcessGroupCommunicator(info, store, timeout)
     try:

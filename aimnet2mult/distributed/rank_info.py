@@ -30,6 +30,8 @@ class RankInfo:
     """Name or address of the machine of rank 0; empty for a single process."""
     port: int = 0
     """Port on which the ranks meet; 0 for a single process."""
+    job: str = ""
+    """ID of the SLURM step; empty without SLURM."""
     by_agent: bool = False
     """Whether torchrun, rather than rank 0, serves the port."""
 
@@ -75,7 +77,8 @@ def _read_slurm(environment: Mapping[str, str]) -> RankInfo:
         port = _integer(environment, "MASTER_PORT")
     else:
         port = SLURM_PORT + _integer(environment, "SLURM_JOB_ID") % 10_000
-    return replace(place, host=host, port=port)
+    job = ".".join(environment[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in environment)
+    return replace(place, host=host, port=port, job=job)
 
 
 def _first_node(nodes: str) -> str:

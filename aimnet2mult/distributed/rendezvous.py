@@ -2,8 +2,10 @@
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +16,7 @@ from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import RankLost
 from telemetry.errors import error_text
 
-__all__ = ["NOTICE", "TIMEOUT", "Wait", "are_all_here", "assemble", "find_obstacle", "open_store"]
+__all__ = ["NOTICE", "TIMEOUT", "Wait", "are_all_here", "assemble", "dismiss", "find_obstacle", "open_store"]
 
 TIMEOUT = timedelta(minutes=10)
 """Maximum wait for other ranks, when joining and in each collective; reading the data must take less time."""
@@ -22,6 +24,8 @@ NOTICE = 30.0
 """Seconds after which a wait for other ranks is announced."""
 MAX_NAMED = 8
 """Maximum number of missing ranks that are named."""
+DISMISSAL_TIMEOUT = timedelta(minutes=1)
+"""Maximum wait of a failed rank 0 for the others, which have begun at about the same time."""
 STORE_TIMEOUT = timedelta(minutes=1)
 """Maximum duration of an operation on the store."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
@@ -43,21 +47,55 @@ def open_store(
     Rank 0 opens it before anything that may take long: the other ranks wait as long as it is there.
 
     Raises:
-        RankLost: rank 0 cannot be reached within ``timeout`` or before a stop is requested, or this is rank 0 and its
-            port is in use.
+        RankLost: rank 0 cannot be reached within ``timeout`` or before a stop is requested, or its port is in use.
     """
     if info.rank == 0 and not info.by_agent:
         try:
-            return _tcp_store("127.0.0.1", info.port, is_master=True)
+            store = _tcp_store(info, "127.0.0.1", is_master=True)
         except RuntimeError as error:
             raise RankLost(
                 f"rank 0 cannot use port {info.port} of its machine, on which the ranks meet: is another training of "
                 "this job running? MASTER_PORT selects another port"
             ) from error
+        store.set("served", "")
+        return store
     wait = Wait(info, stop, say, timeout=timeout, notice=notice)
     while obstacle := find_obstacle(info.host, info.port):
-        wait.pause(f"rank 0 at {info.host}:{info.port} ({obstacle})")
-    return _tcp_store(info.host, info.port, is_master=False)
+        wait.pause(_place(info, obstacle))
+    return _connect(info, wait)
+
+
+def _connect(info: RankInfo, wait: "Wait") -> Any:
+    """Connect to the store of rank 0, and check that it is the one of this job.
+
+    torch waits without a limit for a server that does not answer, and no signal ends this; hence the thread.
+    """
+    connection: futures.Future[Any] = futures.Future()
+    threading.Thread(target=_open_into, args=(connection, info), daemon=True).start()
+    while not futures.wait([connection], LONGEST_PAUSE).done:
+        wait.pause(_place(info, "the server does not answer; another program may use the port"))
+    try:
+        store = connection.result()
+        while not info.by_agent and not store.check(["served"]):
+            wait.pause(_place(info, "another training uses the port"))
+    except RankLost:
+        raise
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        place = _place(info, "another program may use the port")
+        raise RankLost(f"rank {info.rank} of {info.world_size} cannot connect to {place}: {reason:.200}") from error
+    return store
+
+
+def _open_into(connection: futures.Future[Any], info: RankInfo) -> None:
+    try:
+        connection.set_result(_tcp_store(info, info.host, is_master=False))
+    except RuntimeError as error:
+        connection.set_exception(error)
+
+
+def _place(info: RankInfo, obstacle: str) -> str:
+    return f"rank 0 at {info.host}:{info.port} ({obstacle})"
 
 
 def assemble(
@@ -96,6 +134,19 @@ def assemble(
         # Rank 0 reports what has happened.
         ended.reported = bool(info.rank)
         raise ended
+
+
+def dismiss(store: Any, info: RankInfo, stop: StopSignal, *, timeout: timedelta = DISMISSAL_TIMEOUT) -> None:
+    """Let the other ranks end, because this one has failed; do nothing if they have all come together before.
+
+    The store ends with rank 0. Other ranks that are not there yet would then wait for it, so it waits for them.
+    """
+    wait = Wait(info, stop, _say_nothing, timeout=timeout, notice=NOTICE)
+    with contextlib.suppress(RuntimeError):
+        if store.compare_set("decision", "", "end") != b"end" or info.rank or info.by_agent:
+            return
+        while not are_all_here(store, info):
+            wait.pause("the other ranks")
 
 
 def are_all_here(store: Any, info: RankInfo) -> bool:
@@ -154,11 +205,12 @@ class Wait:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
-def _tcp_store(host: str, port: int, *, is_master: bool) -> Any:
+def _tcp_store(info: RankInfo, host: str, *, is_master: bool) -> Any:
     store = dist.TCPStore(  # type: ignore[attr-defined] # not declared as exported
-        host, port, is_master=is_master, wait_for_workers=False, timeout=STORE_TIMEOUT
+        host, info.port, is_master=is_master, wait_for_workers=False, timeout=STORE_TIMEOUT
     )
-    return dist.PrefixStore("aimnet2mult", store)  # type: ignore[attr-defined] # likewise
+    # Ranks of another training must not be taken for ranks of this one.
+    return dist.PrefixStore(f"aimnet2mult/{info.job}", store)  # type: ignore[attr-defined] # likewise
 
 
 def find_obstacle(host: str, port: int) -> str:

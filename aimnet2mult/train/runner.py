@@ -21,7 +21,14 @@ from aimnet2mult.train.opening import check_plan, removing_blank_folder, start
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
 from aimnet2mult.train.run_files import write_inputs, write_settings
-from aimnet2mult.train.startup import EXIT_RANK_LOST, load_libraries, open_store, say, stopping_at_once
+from aimnet2mult.train.startup import (
+    EXIT_RANK_LOST,
+    dismissing_others,
+    load_libraries,
+    open_store,
+    say,
+    stopping_at_once,
+)
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
 from telemetry.run_folder.paths import shell_path
@@ -72,8 +79,9 @@ def train(request: Request, *, wait_limit: float = WAIT_LIMIT) -> int:
         # Before anything that may take long: the other ranks wait as long as the store is there.
         store = open_store(info, stop)
         wait = TrainerWait(say, wait_limit)
-        while (code := _run_first_rank(request, info, stop, store, wait)) is None:
-            say("another process has just resumed the run")
+        with dismissing_others(store, info, stop):
+            while (code := _run_first_rank(request, info, stop, store, wait)) is None:
+                say("another process has just resumed the run")
         return code
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from aimnet2mult.distributed.rank_info import RankInfo
 from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
+from aimnet2mult.errors import RankLost
 from aimnet2mult.train.plan import echo
 
-__all__ = ["EXIT_RANK_LOST", "load_libraries", "open_store", "say", "stopping_at_once"]
+__all__ = ["EXIT_RANK_LOST", "dismissing_others", "load_libraries", "open_store", "say", "stopping_at_once"]
 
 EXIT_RANK_LOST = 1
 """Exit code of a rank that has lost another one, or has not met it."""
@@ -50,6 +51,23 @@ def open_store(info: RankInfo, stop: StopSignal) -> Any:
         from aimnet2mult.distributed import rendezvous
 
         return rendezvous.open_store(info, stop, say=say)
+
+
+@contextlib.contextmanager
+def dismissing_others(store: Any, info: RankInfo, stop: StopSignal) -> Iterator[None]:
+    """Let the other ranks end as well after an error in the block, even if they have not come yet.
+
+    The error is raised once they have come, since the store through which they learn of it ends with this process.
+    """
+    try:
+        yield
+    except Exception as error:
+        # A lost rank may never come.
+        if store is not None and not isinstance(error, RankLost):
+            from aimnet2mult.distributed import rendezvous
+
+            rendezvous.dismiss(store, info, stop)
+        raise
 
 
 @contextlib.contextmanager

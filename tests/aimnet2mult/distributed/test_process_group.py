@@ -1,5 +1,6 @@
 """Errors of ranks, and their messages; test_rendezvous covers how they meet, test_several_ranks whole jobs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,19 @@ import torch
 import aimnet2mult
 from aimnet2mult.distributed.process_group import check_device_types, describe_lost_connection, process_group
 from aimnet2mult.distributed.rank_info import RankInfo
+from aimnet2mult.distributed.rendezvous import open_store
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import ConfigError, RankLost
+from support.ports import free_port
 
 
-def test_a_rank_without_its_own_device_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_without_its_own_device_is_rejected_and_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    second = RankInfo(rank=1, world_size=2, local_rank=1, host="127.0.0.1", port=1)
+    first = RankInfo(rank=0, world_size=2, host="127.0.0.1", port=free_port())
+    store = open_store(first, StopSignal(), say=print)
     with pytest.raises(RankLost, match=r"rank 1 has local rank 1, .*sees only 1 CUDA device on .*--gpus-per-node"):
-        process_group(second, StopSignal(), say=print).__enter__()
+        process_group(replace(first, rank=1, local_rank=1), StopSignal(), say=print, store=store).__enter__()
+    assert store.get("decision") == b"end"
 
 
 def test_ranks_on_devices_of_different_types_are_rejected() -> None:

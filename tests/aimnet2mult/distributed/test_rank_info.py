@@ -13,6 +13,7 @@ from aimnet2mult.errors import ConfigError
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 STEP = {
     "SLURM_JOB_ID": "4120007",
+    "SLURM_STEP_ID": "2",
     "SLURM_STEP_NODELIST": "node[3-4]",
     "SLURM_STEP_NUM_TASKS": "4",
     "SLURM_PROCID": "3",
@@ -26,7 +27,7 @@ BY_TORCHRUN = RankInfo(rank=5, world_size=8, local_rank=1, host="node1", port=29
     [
         ({}, RankInfo()),
         (TORCHRUN, BY_TORCHRUN),
-        (STEP, RankInfo(rank=3, world_size=4, local_rank=1, host="node3", port=15_007)),
+        (STEP, RankInfo(rank=3, world_size=4, local_rank=1, host="node3", port=15_007, job="4120007.2")),
         # A batch script has the variables of the job but is not one of its tasks; a task can start torchrun.
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, RankInfo()),
         (STEP | TORCHRUN, BY_TORCHRUN),

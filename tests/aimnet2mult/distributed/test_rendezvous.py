@@ -1,18 +1,20 @@
 """Ranks that wait for each other: who is named, what a signal does, and which of them decide."""
 
 import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from aimnet2mult.distributed.rank_info import RankInfo
-from aimnet2mult.distributed.rendezvous import are_all_here, assemble, open_store
+from aimnet2mult.distributed.rendezvous import are_all_here, assemble, dismiss, open_store
 from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
-from aimnet2mult.errors import RankLost
-from aimnet2mult.train.startup import stopping_at_once
+from aimnet2mult.errors import ConfigError, RankLost
+from aimnet2mult.train.startup import dismissing_others, stopping_at_once
 from support.ports import free_port
 
 LONG = timedelta(minutes=5)
@@ -155,8 +157,65 @@ def test_the_end_of_the_first_rank_ends_the_others(infos: list[RankInfo]) -> Non
             assert error.reported
 
 
+def test_ranks_that_come_after_an_error_of_the_first_rank_end_silently(infos: list[RankInfo]) -> None:
+    stop = StopSignal()
+    store = open_store(infos[0], stop, say=fail)
+
+    def first_rank() -> None:
+        with dismissing_others(store, infos[0], stop):
+            raise ConfigError("there is no such setting")
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(first_rank)
+        for info in infos[1:]:
+            assert not first.done()
+            lost = join(info)
+            assert isinstance(lost, RankLost)
+            assert lost.reported
+        with pytest.raises(ConfigError, match="no such setting"):
+            first.result()
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM])
+def test_a_failed_first_rank_does_not_wait_long_for_ranks_that_never_come(
+    infos: list[RankInfo], number: signal.Signals | None
+) -> None:
+    store = open_store(infos[0], StopSignal(), say=fail)
+    dismiss(store, infos[0], stopped_by(number) if number else StopSignal(), timeout=LONG if number else SHORT)
+    assert not are_all_here(store, infos[0])
+
+
+def test_an_error_after_the_decision_to_start_needs_no_dismissal(infos: list[RankInfo]) -> None:
+    store = open_store(infos[0], StopSignal(), say=fail)
+    store.compare_set("decision", "", "start")
+    dismiss(store, infos[0], StopSignal(), timeout=LONG)
+    assert store.get("decision") == b"start"
+
+
+def test_an_error_of_another_rank_ends_the_wait_of_the_first(infos: list[RankInfo]) -> None:
+    store = open_store(infos[0], StopSignal(), say=fail)
+    dismiss(open_store(infos[1], StopSignal(), say=fail), infos[1], StopSignal())
+    assert isinstance(join(infos[0], store=store), RankLost)
+
+
 def test_a_port_in_use_is_named(infos: list[RankInfo]) -> None:
     held = open_store(infos[0], StopSignal(), say=fail)
     with pytest.raises(RankLost, match=rf"rank 0 cannot use port {infos[0].port} of its machine, .* MASTER_PORT"):
         open_store(infos[0], StopSignal(), say=fail)
     del held
+
+
+def test_a_server_that_does_not_answer_ends_the_wait_after_the_timeout(infos: list[RankInfo]) -> None:
+    with socket.create_server(("127.0.0.1", infos[1].port)):
+        error = join(infos[1], timeout=SHORT)
+    assert isinstance(error, RankLost)
+    assert str(error).startswith("rank 1 of 3 has waited 0 s for rank 0 at 127.0.0.1:")
+    assert str(error).endswith("(the server does not answer; another program may use the port)")
+
+
+def test_ranks_of_another_training_on_the_port_are_not_taken_for_those_of_this_one(infos: list[RankInfo]) -> None:
+    store = open_store(infos[0], StopSignal(), say=fail)
+    error = join(replace(infos[1], job="4711.2"), timeout=SHORT)
+    assert isinstance(error, RankLost)
+    assert str(error).endswith("(another training uses the port)")
+    assert not store.check(["joined/1"])

@@ -229,6 +229,7 @@ def test_only_the_first_rank_starts_processes_and_prints(two: tuple[Path, Job]) 
     assert job.events(0)["started"]
     assert job.events(1)["started"] == job.events(1)["imported"] == []
     assert "epoch 2/2" in job.stderr(0)
+    assert all(re.search(rf"^{name}: \d+ training structures", job.stderr(0), re.MULTILINE) for name in ("low", "high"))
     assert job.stderr(1) == (job.folder / "out-1").read_text() == ""
 
 
