@@ -62,6 +62,7 @@ write_cgroup_configuration() {
 }
 
 # cred_expire, in seconds, also delays requeued jobs; sched_interval and bf_interval shorten the wait for a start.
+# On a busy machine, SLURM's commands need longer timeouts than the default.
 write_configuration() {
     local host
     host=$(hostname -s)
@@ -91,6 +92,8 @@ write_configuration() {
 	KillWait=10
 	SlurmdParameters=config_overrides
 	SlurmdTimeout=20
+	MessageTimeout=60
+	TCPTimeout=30
 	$(describe_nodes "$host")
 	PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 	PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10

@@ -56,6 +56,7 @@ def test_slurmd_killed_while_the_training_continues(project: Project, figures: C
     # The requeued job waits for the first one, which trains to the end.
     assert job.wait() == "COMPLETED", job.output
     assert job.restarts >= 1
+    assert "waiting for the trainer" in job.output
     assert project.status() == "finished"
     counts = compare(project.run, iterations)
     assert counts.attempts == 1
