@@ -57,15 +57,12 @@ write_cgroup_configuration() {
     case $proctrack/$task in *cgroup*) ;; *) return ;; esac
     cat >"$lab/cgroup.conf" <<-CONF
 	CgroupPlugin=cgroup/v1
-	CgroupMountpoint=/sys/fs/cgroup
-	CgroupAutomount=no
-	ConstrainCores=no
 	ConstrainRAMSpace=yes
-	ConstrainSwapSpace=no
 	CONF
 }
 
 # cred_expire, in seconds, also delays requeued jobs; sched_interval and bf_interval shorten the wait for a start.
+# On a busy machine, SLURM's commands need longer timeouts than the default.
 write_configuration() {
     local host
     host=$(hostname -s)
@@ -95,6 +92,8 @@ write_configuration() {
 	KillWait=10
 	SlurmdParameters=config_overrides
 	SlurmdTimeout=20
+	MessageTimeout=60
+	TCPTimeout=30
 	$(describe_nodes "$host")
 	PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 	PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
@@ -148,7 +147,7 @@ wait_until_idle() {
     local name
     for _ in $(seq 60); do
         [ "$(count_idle)" -eq ${#nodes[@]} ] && return
-        [ -e "/proc/$(cat "$lab/slurmctld.started")" ] || break
+        is_running slurmctld || break
         for name in "${nodes[@]}"; do scontrol update nodename="$name" state=resume 2>/dev/null || true; done
         sleep 1
     done
@@ -173,17 +172,30 @@ up() {
     echo "SLURM is running; export SLURM_CONF=$SLURM_CONF"
 }
 
+# is_running NAME: whether a daemon of the cluster is running; its process number may have been reused.
+is_running() {
+    [ -e "$lab/$1.started" ] && grep -qE '^(slurm|munge)' "/proc/$(cat "$lab/$1.started")/comm" 2>/dev/null
+}
+
+# The processes of a job would outlive the daemons.
+cancel_jobs() {
+    is_running slurmctld && timeout 20 scancel --user="$(id -un)" || return 0
+    for _ in $(seq 60); do
+        [ -n "$(timeout 20 squeue --noheader)" ] || return 0
+        sleep 0.5
+    done
+}
+
 down() {
-    local file pid
+    local file name
+    cancel_jobs
     for file in "$lab"/slurm*.started "$lab"/munged.started; do
-        [ -e "$file" ] || continue
-        pid=$(cat "$file")
-        # A process number may have been reused.
-        if grep -qE '^(slurm|munge)' "/proc/$pid/comm" 2>/dev/null; then
-            kill "$pid"
-            tail --pid="$pid" -f /dev/null
+        name=$(basename "$file" .started)
+        if is_running "$name"; then
+            kill "$(cat "$file")"
+            tail --pid="$(cat "$file")" -f /dev/null
         fi
-        rm "$file"
+        rm -f "$file"
     done
     forget_hosts || true
 }

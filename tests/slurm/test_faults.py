@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,9 +56,27 @@ def test_slurmd_killed_while_the_training_continues(project: Project, figures: C
     # The requeued job waits for the first one, which trains to the end.
     assert job.wait() == "COMPLETED", job.output
     assert job.restarts >= 1
+    assert "waiting for the trainer" in job.output
     assert project.status() == "finished"
     counts = compare(project.run, iterations)
     assert counts.attempts == 1
+    figures(f"{counts}; {job.restarts} requeues")
+
+
+def test_job_requeues_itself_until_the_earlier_trainer_has_ended(
+    project: Project, figures: Callable[[object], None]
+) -> None:
+    iterations = 1500  # longer than the start of the second job
+    earlier = start(project, "--no-requeue", iterations=iterations)
+    project.wrap_trainer(f"exec {sys.executable} -m support.slurm.impatient")
+    job = project.submit(iterations=iterations)
+    cluster.eventually(lambda: "may still be alive; try again later" in job.output)
+    earlier.cancel()
+    assert job.wait() == "COMPLETED", job.output
+    assert job.restarts >= 1
+    assert earlier.wait() == "CANCELLED"
+    counts = compare(project.run, iterations)
+    assert counts.attempts == 2
     figures(f"{counts}; {job.restarts} requeues")
 
 
@@ -112,6 +131,17 @@ def test_failed_rank_does_not_requeue_the_job(project: Project) -> None:
     assert (job.exit_code(), job.restarts) == (137, 0)
     assert project.status() == "failed"
     assert "lost contact with rank 1" in job.output
+
+
+def test_ranks_that_cannot_meet_do_not_requeue_the_job(project: Project) -> None:
+    project.environment["MASTER_ADDR"] = "no-such-host.invalid"
+    job = project.submit("--nodes=2", "--ntasks-per-node=1", heading="Several nodes", iterations=ITERATIONS)
+    cluster.eventually(lambda: "no-such-host.invalid does not resolve" in job.output)
+    cluster.call("scancel", "--signal=TERM", job.number)
+    assert job.wait() == "FAILED", job.output
+    assert (job.exit_code(), job.restarts) == (1, 0)
+    assert project.status() == "failed"
+    assert "Traceback" not in job.output
 
 
 def test_read_only_home_without_network(project: Project, figures: Callable[[object], None]) -> None:

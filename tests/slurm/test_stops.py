@@ -78,6 +78,15 @@ def test_requeue(project: Project, figures: Callable[[object], None]) -> None:
     figures(counts)
 
 
+def test_signal_to_the_tasks(project: Project, figures: Callable[[object], None]) -> None:
+    job = start(project)
+    cluster.call("scancel", "--signal=USR2", job.number)
+    counts = finished_after(job, project)
+    assert (job.restarts, counts.attempts) == (1, 2)
+    assert job.output.count("stopped by SIGUSR2") == 1
+    figures(counts)
+
+
 def test_preemption(project: Project, figures: Callable[[object], None]) -> None:
     job = start(project)
     urgent = project.folder / "urgent.sh"
