@@ -97,6 +97,19 @@ SKIPPING = {
     "checkpoint": {"keep": 1, "best": None},
     "telemetry": {"every": 10},
 }
+SCHEDULED = {
+    **SKIPPING,
+    "run_name": "scheduled",
+    "data": {
+        "fidelity_datasets": {0: "data/linked.h5"},
+        "fidelity_names": {0: "gfn1"},
+        "y": ["energy"],
+        "samplers": TRAIN["data"]["samplers"],
+        "allow_external": True,
+    },
+    "telemetry": {"every": 10, "mode": "group"},
+}
+TASK = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
 BAD_ROWS = (3, 17)
 """Rows of ``two-bad.h5`` with two atoms at the same position."""
 
@@ -138,6 +151,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
         "trained": make_trained,
         "reporting": make_reporting,
         "skipping": make_skipping,
+        "scheduled": make_scheduled,
     }
     resumed = {"water": {1: 40, 3: 80}}
     for name in names or makers:
@@ -204,7 +218,24 @@ def make_skipping(runs: Path) -> Path:
     return run
 
 
-def train(runs: Path, settings: dict[str, Any], sinks: str) -> Path:
+def make_scheduled(runs: Path) -> Path:
+    """Train a very small model in a task of a SLURM job array, for the group, on a file that is a link to another."""
+    import h5py
+
+    call("aimnet2mult", "sample-data", "sample-scheduled")
+    (runs / "data").mkdir(exist_ok=True)
+    with (
+        h5py.File(WORK / "sample-scheduled" / "gfn1.h5") as whole,
+        h5py.File(runs / "data" / "external.h5", "w", libver="latest") as file,
+    ):
+        for key in ("coord", "numbers", "charge", "energy"):
+            file[f"004/{key}"] = whole[f"004/{key}"][:24]
+    with h5py.File(runs / "data" / "linked.h5", "w", libver="latest") as file:
+        file["004"] = h5py.ExternalLink("external.h5", "004")
+    return train(runs, SCHEDULED, "none", **TASK)
+
+
+def train(runs: Path, settings: dict[str, Any], sinks: str, **environment: str) -> Path:
     """Train for two epochs; also record the losses of four uninterrupted epochs."""
     name = settings["run_name"]
     (runs / "train.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -212,7 +243,7 @@ def train(runs: Path, settings: dict[str, Any], sinks: str) -> Path:
     command = ("aimnet2mult", "train", "--config", runs / "train.yaml", "--model", runs / "model.yaml")
     whole_folder = WORK / f"whole-{name}"
     call(*command, "--telemetry-sinks", "none", "--telemetry-dir", whole_folder, "trainer.epochs=4")
-    call(*command, "--telemetry-sinks", sinks, "--telemetry-dir", runs, "trainer.epochs=2")
+    call(*command, "--telemetry-sinks", sinks, "--telemetry-dir", runs, "trainer.epochs=2", **environment)
     (whole,) = whole_folder.iterdir()
     (run,) = runs.glob(f"{name}-*")
     points = [line for line in Lines(whole).records if line["kind"] == "scalars" and line["stream"] == "val"]
@@ -346,10 +377,10 @@ def failing_disk() -> Iterator[None]:
         os.fdatasync = real
 
 
-def call(*command: object) -> None:
+def call(*command: object, **environment: str) -> None:
     """Run a command from PATH in an environment without the user's settings."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    env = kept | {"HOME": str(WORK), "USER": "user", "LOGNAME": "user", "WANDB_ERROR_REPORTING": "false"}
+    env = kept | {"HOME": str(WORK), "USER": "user", "LOGNAME": "user", "WANDB_ERROR_REPORTING": "false"} | environment
     subprocess.run(list(map(str, command)), check=True, env=env)
 
 

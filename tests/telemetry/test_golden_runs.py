@@ -38,6 +38,7 @@ STATES = {
     "trained": "finished",
     "reporting": "failed",
     "skipping": "finished",
+    "scheduled": "finished",
 }
 PLUGIN = """
 from telemetry import Opened, hookimpl

@@ -91,3 +91,16 @@ def test_a_run_that_left_out_bad_structures_leaves_out_the_same_ones(tmp_path: P
     with (run / "skipped-structures.csv").open(newline="") as file:
         skipped = [(Path(row["file"]).name, row["group"], row["row"]) for row in csv.DictReader(file)]
     assert skipped == [("two-bad.h5", "004", "3"), ("two-bad.h5", "004", "17")]
+
+
+def test_an_array_task_finds_its_run_and_continues_it_on_linked_data(tmp_path: Path) -> None:
+    run = copy(tmp_path) / expected("scheduled")["folder"]
+    settings = ("--config", run / "train.yaml", "--model", run / "model.yaml", "--telemetry-dir", run.parent)
+    task = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
+    output_of("aimnet2mult", "train", *settings, "--resume", "auto", "trainer.epochs=4", **task)
+
+    assert read_run(run).header.attempt == 2
+    whole = json.loads((V1 / "expected" / "scheduled-whole.json").read_text())
+    loss = read_run(run).curves["val/loss"]
+    assert loss.steps.tolist() == [int(step) for step in whole] == [5, 10, 15, 20]
+    assert loss.values.tolist() == pytest.approx(list(whole.values()), rel=1e-4)
