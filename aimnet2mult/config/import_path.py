@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -147,7 +148,9 @@ def _is_trusted(module: str, role: Role) -> bool:
 def _untrusted(what: str, module: str, role: Role) -> ConfigError:
     package = module.partition(".")[0]
     article = "an" if role == "optimizer" else "a"
+    # A module of Python itself is never meant.
+    hint = f"; if you trust it, and these settings, add --allow-package {package}"
     return ConfigError(
-        f"{what}: {article} {role} may come from {', '.join(TRUSTED[role])}; if you trust it, and these settings, add"
-        f" --allow-package {package}"
+        f"{what}: {article} {role} may come from {', '.join(TRUSTED[role])}"
+        + ("" if package in sys.stdlib_module_names else hint)
     )

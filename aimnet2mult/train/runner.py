@@ -5,6 +5,7 @@ All checks that do not need torch come first; then the run is opened, and torch 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aimnet2mult.config.import_path import allow_flags, allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
-from aimnet2mult.distributed.stop_signal import StopSignal
+from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
@@ -192,10 +193,15 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
 
     console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
     console.say("loading torch and aimnet …")
-    load_libraries()
-    from aimnet2mult.distributed.process_group import process_group
-
     try:
+        try:
+            # On a slow file system, this takes longer than the time left after a signal. Several ranks stop together.
+            with stop.stopping_at_once() if info.world_size == 1 else contextlib.nullcontext():
+                load_libraries()
+        except (Stopped, KeyboardInterrupt):
+            return Outcome("preempted"), None
+        from aimnet2mult.distributed.process_group import process_group
+
         with process_group(info, stop, say=console.say, store=store) as communicator:
             outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
         if outcome.kind not in ("finished", "not saved") or plan.save is None or model is None:

@@ -37,7 +37,7 @@ class Skipped(msgspec.Struct):
         repeated: records that had already been read and appear again, rewritten after a disk fault.
         superseded: scalars and alerts after the iteration from which a later attempt resumed.
         unknown: records of a kind that this version does not know.
-        segments: segment files that are missing, judging by the segment numbers.
+        segments: segment files that are missing, judging by the segment numbers, or are not regular files.
     """
 
     damaged: int = 0

@@ -72,7 +72,8 @@ class Attempts:
         Raises:
             RunFolderError: the folder or a segment cannot be read.
         """
-        listed = segments(self._folder)
+        # Others count as missing.
+        listed = segments(self._folder, readable=True)
         if listed == self.segments and not recheck:
             return
         self.segments = listed

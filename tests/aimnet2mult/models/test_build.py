@@ -93,7 +93,7 @@ def test_a_definition_is_not_changed_by_building_it() -> None:
         (definition(channels=3), r"cannot build the model: ValueError: num_charge_channels"),
         (
             {"class": "collections.OrderedDict"},
-            r"^class is 'collections\.OrderedDict': a model may come from .*; if you",
+            r"^class is 'collections\.OrderedDict': a model may come from ",
         ),
         ({"class": "aimnet.models.base.load_model"}, r"which is not a torch\.nn\.Module class"),
         ({"class": "torch.nn.Linear", "args": [2, 3]}, r"the model fails to predict H2: TypeError"),
@@ -151,7 +151,7 @@ def test_a_definition_names_only_trusted_classes_and_functions_at_any_depth(
     monkeypatch.chdir(tmp_path)
     if "class" not in given:
         given = {"class": "aimnet.modules.Output", "kwargs": {"n_in": 2, "n_out": 1, "key_in": "a", "mlp": given}}
-    with pytest.raises(ModelError, match=r"--allow-package (subprocess|os|torch)|which is not a function"):
+    with pytest.raises(ModelError, match=r"a model may come from|which is not a function"):
         build_model(given, labels=("energy",))
     assert not (tmp_path / "executed").exists()
 
@@ -178,7 +178,7 @@ def test_aimnet_itself_imports_nothing_that_is_not_trusted(tmp_path: Path, monke
     """A positional argument has no key by which it could be recognized as the path of a function."""
     monkeypatch.chdir(tmp_path)
     head = {"class": "support.small_models.PositionalMLP", "args": [2, 1, [2], "os.mkdir", {"path": "executed"}]}
-    with pytest.raises(ModelError, match=r"'os\.mkdir'.*--allow-package os"):
+    with pytest.raises(ModelError, match=r"'os\.mkdir'.*may come from"):
         build_model(head, labels=("energy",))
     assert not (tmp_path / "executed").exists()
 

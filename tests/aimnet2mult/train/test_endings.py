@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError
-from aimnet2mult.train import opening, run_files
+from aimnet2mult.train import opening, run_files, runner
 from aimnet2mult.train.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.ending import LAST_MOMENT, PREEMPTED_DRAIN_TIMEOUT
 from aimnet2mult.train.loop import Training
@@ -458,3 +458,16 @@ def test_a_signal_during_the_check_of_the_data_leaves_nothing_behind(
         train(request_to_train)
     assert ended.value.code == 143
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_during_the_import_of_torch_takes_effect_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_to_train: Request, number: int, code: int
+) -> None:
+    def load_libraries() -> None:
+        signal.raise_signal(number)
+        pytest.fail("the import continued")
+
+    monkeypatch.setattr(runner, "load_libraries", load_libraries)
+    assert train(request_to_train) == code
+    assert read_receipt(the_run(tmp_path)).status == "preempted"

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -858,17 +858,17 @@ def test_a_run_folder_that_cannot_be_read_for_a_while_is_retried(
     run: HandMadeRun, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.points(1)
-    real = os.listdir
+    real = os.scandir
     driver = Driver(run.folder, backend)
 
-    def stale(path: Any) -> list[str]:
+    def stale(path: Any) -> NoReturn:
         raise OSError(116, "Stale file handle")
 
     def restore() -> None:
-        monkeypatch.setattr("os.listdir", real)
+        monkeypatch.setattr("os.scandir", real)
 
     assert (
-        driver.run(lambda: monkeypatch.setattr("os.listdir", stale), lambda: None, restore, run.close)
+        driver.run(lambda: monkeypatch.setattr("os.scandir", stale), lambda: None, restore, run.close)
         is DeliveryOutcome.COMPLETE
     )
     assert backend.steps() == [1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,17 @@ def test_missing_segments_are_counted(tmp_path: Path) -> None:
     assert everything(tmp_path, Skipped(segments=2), after=2 * SEGMENT) == both
     assert everything(tmp_path, Skipped(segments=2), after=3 * SEGMENT + 7) == both[1:]
     assert everything(tmp_path, Skipped(), after=5 * SEGMENT) == both[1:]
+
+
+@pytest.mark.parametrize("replace", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path.with_name("other"))])
+def test_anything_but_a_file_in_place_of_a_segment_counts_as_missing(
+    tmp_path: Path, replace: Callable[[Path], object]
+) -> None:
+    write(tmp_path, 0, numbered(0, 1, 1))
+    segment_path(tmp_path, 0).rename(tmp_path / "other")
+    replace(segment_path(tmp_path, 0))
+    write(tmp_path, 1, numbered(1, 1, 1))
+    assert everything(tmp_path, Skipped(segments=1)) == [SEGMENT + 1]
 
 
 # Resumes.

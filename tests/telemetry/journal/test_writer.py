@@ -8,6 +8,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -174,10 +175,10 @@ def test_only_exact_names_are_segments_and_they_are_ordered_by_number(tmp_path: 
 def test_a_folder_that_cannot_be_listed_is_not_mistaken_for_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def listdir(path: Path) -> list[str]:
+    def scandir(path: Path) -> NoReturn:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("telemetry.journal.segments.os.listdir", listdir)
+    monkeypatch.setattr("telemetry.journal.segments.os.scandir", scandir)
     with pytest.raises(RunFolderError, match=r"cannot list .* \(Permission denied") as raised:
         segments(tmp_path)
     assert isinstance(raised.value, TelemetryError)
