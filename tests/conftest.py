@@ -10,8 +10,10 @@ import pytest
 
 from telemetry import redaction
 
-# A shell that runs the tests in the background ignores SIGINT, and every process started from here would inherit that.
+# A shell that runs the tests in the background ignores SIGINT, and nohup SIGHUP; every process started from here would
+# inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Settings of tests name classes of these packages.
 os.environ["AIMNET2MULT_ALLOW_PACKAGE"] = "support tests"

@@ -97,7 +97,8 @@ class Launcher:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment, "OMP_NUM_THREADS": "1"},
+            # As the command sets it for several ranks, which is too late here: torch has been imported.
+            env={**environment, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         )
         return self
 

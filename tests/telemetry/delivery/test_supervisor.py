@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -324,7 +325,8 @@ def test_a_crashing_sink_affects_neither_another_sink_nor_the_training(
         ("file", 0, 100),
         ("other", 100, 0),
     ]
-    assert "deliver the rest: telemetry sync" in str(receipt)
+    # The crashed process may just have been replaced by another.
+    assert re.search(r"deliver the rest( once no process is delivering)?: telemetry sync", str(receipt))
 
 
 def test_a_delivery_that_cannot_load_its_sink_is_not_restarted_and_this_is_logged(
