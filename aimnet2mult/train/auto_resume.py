@@ -125,10 +125,18 @@ def find_own_runs(run_name: str, directory: Path, say: Callable[[str], None]) ->
         user = owner_of_new_files(directory)
     except OSError:
         user = os.geteuid()
-    own = [folder for folder in found if folder.stat().st_uid == user]
-    if others := len(found) - len(own):
+    owners = {folder: _owner(folder) for folder in found}
+    if others := sum(owner not in {user, None} for owner in owners.values()):
         say(f"skipping {others} run{'s' if others > 1 else ''} {run_name!r} of other users in {directory}")
-    return own
+    return [folder for folder, owner in owners.items() if owner == user]
+
+
+def _owner(folder: Path) -> int | None:
+    """Return the user ID of the owner; None if the folder has just been removed, as after a failed start."""
+    try:
+        return folder.stat().st_uid
+    except OSError:
+        return None
 
 
 def _first_line(error: Exception) -> str:
