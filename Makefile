@@ -32,7 +32,7 @@ help:
 	@echo "make test    run all tests and measure coverage"
 	@echo "make test-wandb  (and so on) run the tests of one sink with only its extra installed"
 	@echo "make test-lowest  run all tests with the lowest versions that pyproject.toml allows"
-	@echo "make test-slurm  train on a SLURM cluster on this machine; half an hour; requires root on Debian or Ubuntu"
+	@echo "make test-slurm  train on a SLURM cluster on this machine; a quarter of an hour; requires root on Debian or Ubuntu"
 	@echo "make dist    build the wheel and the sdist, and check them"
 	@echo "make chaos   test kills, outages and failing disks; half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure telemetry overhead against other loggers; about 15 minutes, BENCH_N=0.1 for a rough run"
