@@ -113,7 +113,7 @@ test-lowest: dist
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct \
 		--requirements pyproject.toml $(LOWEST_EXTRAS:%=--extra %)
-	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest hypothesis
+	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest hypothesis omegaconf
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --no-deps dist/*.whl
 	cd $(OUTSIDE) && $(abspath $(VENV))-lowest/bin/pytest -W default
 
