@@ -34,7 +34,7 @@ class UserPath(click.Path):
         return super().convert(expand_user(value), param, ctx)
 
 
-class Count(click.ParamType[int]):
+class Count(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.2
     """An integer of at least 1, with a message in plain words."""
 
     name = "count"
