@@ -99,6 +99,8 @@ class StopSignal:
     def _handle(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and (self.requested or self._at_once or self._hasten is not None):
             self.interrupted = True
+            if self._at_once:
+                self.signal = number
             raise KeyboardInterrupt
         if self._hasten is not None:
             self._hasten()
