@@ -31,7 +31,7 @@ def ensure_cache_folder() -> None:
     temporary: Path | None = None
     problems: list[str] = []
     for variable, usual in VARIABLES.items():
-        default = usual or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "warp")  # noqa: PTH118
+        default = usual or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "warp")  # noqa: PTH118 - a text, like usual
         folder = expand_user(os.environ.get(variable) or default)
         if problem := _find_problem(folder):
             temporary = temporary or _temporary_folder(f"{folder}: {problem}")

@@ -97,7 +97,7 @@ def dump(content: Mapping[Any, Any]) -> str:
     return text
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
     """The loader of `parse`."""
 
     def construct_document(self, node: yaml.Node) -> Any:
@@ -136,7 +136,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return number
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # PyYAML has no types
     """The dumper of `dump`, which quotes what `_Loader` would not read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the name is PyYAML's
