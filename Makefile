@@ -108,12 +108,12 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 
 # Direct dependencies at their lowest versions, all others at their newest; `-W default` because old releases warn about
 # newer dependencies.
-LOWEST_EXTRAS := train tensorboard wandb mlflow plot testing
+LOWEST_EXTRAS := train tensorboard wandb mlflow plot view convert testing
 test-lowest: dist
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct \
 		--requirements pyproject.toml $(LOWEST_EXTRAS:%=--extra %)
-	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest hypothesis omegaconf
+	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest hypothesis omegaconf playwright
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --no-deps dist/*.whl
 	cd $(OUTSIDE) && $(abspath $(VENV))-lowest/bin/pytest -W default
 

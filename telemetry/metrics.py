@@ -18,6 +18,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         watch: whether it is a loss or an error that is expected to change steadily, so that a rise triggers an
             alert; it should be a mean over many batches, not the value of a single batch. If ``better`` is
             ``higher``, only non-finite and missing values trigger one.
+        main: whether it is one of the few metrics that are shown first.
     """
 
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
@@ -25,6 +26,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     label: Annotated[str, msgspec.Meta(max_length=250)] = ""
     better: Literal["lower", "higher"] | None = None
     watch: bool = False
+    main: bool = False
 
     def __post_init__(self) -> None:
         if not self.source_unit:

@@ -44,13 +44,15 @@ def declare(
         components: names of the components of the loss.
     """
     display_units = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
+    main = {"loss", *(f"{LABELS[name].abbr}_rmse" for name in labels)}
     metrics = {}
     for stream, selection in STREAMS.items():
         for name, info in metric_info(labels, fidelity_names, selection, components).items():
             unit = display_units.get(_abbreviation(name))
             in_unit = info if unit is None else _with_display_unit(info, unit)
             is_error = name == "loss" or name.endswith("_rmse")
-            metrics[f"{stream}/{name}"] = replace(in_unit, watch=is_error and stream in WATCHED)
+            watch = is_error and stream in WATCHED
+            metrics[f"{stream}/{name}"] = replace(in_unit, watch=watch, main=name in main)
         metrics |= {f"{stream}/{name}": info for name, info in _OTHER_METRICS.get(stream, {}).items()}
     return metrics
 

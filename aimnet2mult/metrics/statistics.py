@@ -73,6 +73,8 @@ class MetricInfo:
     """Whether lower or higher values are better; None if neither."""
     watch: bool = False
     """Whether the metric is steady enough for a rise to indicate a problem."""
+    main: bool = False
+    """Whether the metric is one of the few that are shown first."""
 
 
 def metric_info(

@@ -103,7 +103,9 @@ def _declaration(info: MetricInfo, earlier: Metric | None) -> Metric:
     if earlier is not None and info.unit == f"{earlier.unit}/atom":
         # Version 0.1 omitted "per atom", and the units of a run cannot change.
         units = (earlier.unit, earlier.source_unit)
-    return Metric(unit=units[0], source_unit=units[1], label=info.text, better=info.better, watch=info.watch)
+    return Metric(
+        unit=units[0], source_unit=units[1], label=info.text, better=info.better, watch=info.watch, main=info.main
+    )
 
 
 def _declared_metrics(folder: Path) -> Mapping[str, Metric]:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from telemetry.display.grouping import OVERALL, charts
-from telemetry.metrics import Metric
+from telemetry.metrics import UNDECLARED
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run
 from telemetry.reading.selection import select_metrics
@@ -91,7 +91,7 @@ def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = 
     found: dict[tuple[str, str, str], Plot] = {}
     for number, run in enumerate(runs):
         curves = {name: curve for name, curve in _last_part(run, last).items() if name in selected}
-        for heading, group in charts({n: Metric(unit=c.unit, label=c.label) for n, c in curves.items()}).items():
+        for heading, group in charts({name: run.metrics.get(name, UNDECLARED) for name in curves}).items():
             for chart in group:
                 # By name rather than title: runs may use different labels for the same metric.
                 key = (heading, chart.names[0].partition("/")[2], curves[chart.names[0]].unit)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
-from telemetry.metrics import UNDECLARED, is_better_when_higher
+from telemetry.metrics import UNDECLARED, Metric, is_better_when_higher
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.records import Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
@@ -36,6 +36,7 @@ class Run:
         curves: curves keyed by full name (``val/E_rmse``), in order of declaration; only metrics that have points.
         alerts: alerts in journal order.
         skipped: counts of unreadable and skipped records.
+        metrics: the metrics that any attempt declared, by full name; later declarations override earlier ones.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Run:
     curves: Mapping[str, Curve]
     alerts: list[Alert]
     skipped: Skipped
+    metrics: Mapping[str, Metric]
 
     def frame(self) -> pd.DataFrame:
         """Return the curves as a pandas DataFrame, one row per value.
@@ -183,4 +185,5 @@ class RunReader:
             curves=curves,
             alerts=list(self._alerts),
             skipped=self._journal.skipped,
+            metrics=metrics,
         )

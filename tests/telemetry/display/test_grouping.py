@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from support.written_runs import METRICS
 from telemetry import Metric
 from telemetry.display.grouping import Chart, charts
@@ -26,3 +28,41 @@ def test_streams_with_different_labels_share_a_chart_titled_with_the_name() -> N
 def test_a_metric_in_two_units_has_two_charts() -> None:
     metrics = {"train/E": Metric(unit="eV"), "val/E": Metric(unit="kcal/mol")}
     assert charts(metrics) == {"overall": [Chart("E [eV]", ["train/E"]), Chart("E [kcal/mol]", ["val/E"])]}
+
+
+def _metric(**fields: Any) -> Metric:
+    return Metric(label="", **fields)
+
+
+class TestOrder:
+    def test_main_metrics_come_first_and_metrics_without_direction_last(self) -> None:
+        metrics = {
+            "train/lr": _metric(),
+            "train/loss": _metric(better="lower", main=True),
+            "val/loss": _metric(better="lower", main=True),
+            "val/E_mae": _metric(better="lower"),
+            "val/gfn1/E_rmse": _metric(better="lower"),
+        }
+        assert list(charts(metrics)) == ["overall", "gfn1", "details", "progress"]
+        assert {heading: [chart.title for chart in found] for heading, found in charts(metrics).items()} == {
+            "overall": ["loss"],
+            "gfn1": ["E_rmse"],
+            "details": ["E_mae"],
+            "progress": ["lr"],
+        }
+
+    def test_without_main_metrics_those_with_a_direction_come_first(self) -> None:
+        metrics = {"train/lr": _metric(), "train/loss": _metric(watch=True), "val/accuracy": _metric(better="higher")}
+        assert {heading: [chart.title for chart in found] for heading, found in charts(metrics).items()} == {
+            "overall": ["loss", "accuracy"],
+            "progress": ["lr"],
+        }
+
+    def test_a_part_of_the_data_may_have_the_name_of_a_heading(self) -> None:
+        metrics = {
+            "val/loss": _metric(main=True),
+            "val/overall/loss": _metric(),
+            "val/details/loss": _metric(),
+            "val/mae": _metric(better="lower"),
+        }
+        assert {heading: len(found) for heading, found in charts(metrics).items()} == {"overall": 2, "details": 2}
