@@ -33,16 +33,16 @@ _TYPES = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING", int: "DATA_TYPE_FLOAT
 def start(builder: EventBuilder, run: RunRecord) -> list[Event]:
     """Return the events that declare the parameters and metrics, and give the values of the parameters."""
     params, time = main_params(run.params), run.started / 1000
+    # TensorBoard sorts by key, and shows only the first five at first.
+    keys = {name: f"{_rank(name)} {name}" for name in params}
     main = next(iter(charts(run.metrics).values()), [])
     experiment = {
-        "hparam_infos": [{"name": name, "type": _TYPES[type(value)]} for name, value in params.items()],
+        "hparam_infos": [_hparam(keys[name], name, value) for name, value in params.items()],
         "metric_infos": [_metric(chart.names[-1], chart.title) for chart in main],
         "time_created_secs": time,
     }
-    return [
-        _event(builder, "experiment", experiment, time),
-        _event(builder, "session_start_info", {"hparams": params, "start_time_secs": time}, time),
-    ]
+    session = {"hparams": {keys[name]: value for name, value in params.items()}, "start_time_secs": time}
+    return [_event(builder, "experiment", experiment, time), _event(builder, "session_start_info", session, time)]
 
 
 def success(builder: EventBuilder, time: float) -> Event:
@@ -56,16 +56,14 @@ def main_params(params: Mapping[str, Any]) -> dict[str, Value]:
     The choice depends on the names only, so that the runs of a trainer have the same columns.
     """
     found = dict(_leaves(params))
-    if len(found) > MAX_HPARAMS:
-        ranks = {name: rank for name in found if (rank := _rank(name)) is not None}
-        return {name: found[name] for name in sorted(ranks, key=ranks.__getitem__)[:MAX_HPARAMS]}
-    return found
+    common = [name for name in found if _rank(name) < len(_ENDS)] if len(found) > MAX_HPARAMS else list(found)
+    return {name: found[name] for name in sorted(common, key=_rank)[:MAX_HPARAMS]}
 
 
-def _rank(name: str) -> int | None:
+def _rank(name: str) -> int:
     if _VALIDATION.search(name):
-        return None
-    return next((rank for rank, end in enumerate(_ENDS) if end.search(name)), None)
+        return len(_ENDS)
+    return next((rank for rank, end in enumerate(_ENDS) if end.search(name)), len(_ENDS))
 
 
 def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
@@ -76,6 +74,10 @@ def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
         elif value is not None:
             yield f"{prefix}{name}", str(value)
+
+
+def _hparam(key: str, name: str, value: Value) -> dict[str, Any]:
+    return {"name": key, "display_name": name, "type": _TYPES[type(value)]}
 
 
 def _metric(name: str, title: str) -> dict[str, Any]:
