@@ -44,6 +44,11 @@ class RunFiles:
         self._tags = OverlayTags(run.metrics, known or {})
         self._tags.add_undeclared(sorted(self._own.state.tags))
         self._streams: dict[str, EventFiles] = {}
+        if self.has_overlay:
+            # A folder may be ahead of the run's own folder, so a resume may concern more streams than it knows.
+            for stream in dict.fromkeys(map(stream_of, self._tags)):
+                if self._path(stream).exists():
+                    self._stream(stream)
 
     @property
     def last_seq(self) -> int:
@@ -105,27 +110,30 @@ class RunFiles:
         if self._tags.add_undeclared(names):
             # Stored before they are used: after a crash, they must be the same.
             self._own.write_summaries(self._stored_tags())
-        written = {stream_of(name) for name in names}
-        for stream in dict.fromkeys(map(stream_of, self._tags)):
-            # A folder may be ahead of the run's own folder, so a resume may concern more streams than it knows.
-            if stream in written or (self._folder / folder_name(stream)).exists():
-                self._stream(stream).write_records(records)
+        for stream in dict.fromkeys([*self._streams, *map(stream_of, names)]):
+            self._stream(stream).write_records(records)
 
     def _stream(self, name: str) -> EventFiles:
         if name not in self._streams:
-            path = self._folder / folder_name(name)
-            if path.is_symlink():
-                msg = f"{path} is a link; links to the folders of streams are not followed, so remove it"
-                raise SinkRejected(msg)
             builder = StreamEventBuilder(self._run, name, self._tags)
-            self._streams[name] = EventFiles(path, self._run, builder, self._mode)
+            self._streams[name] = EventFiles(self._path(name), self._run, builder, self._mode)
         return self._streams[name]
+
+    def _path(self, stream: str) -> Path:
+        path = self._folder / folder_name(stream)
+        if path.is_symlink():
+            msg = f"{path} is a link; remove it, because links in place of the folders of streams are not followed"
+            raise SinkRejected(msg)
+        return self._folder / _hashed(stream) if path.exists() and not path.is_dir() else path
 
 
 def folder_name(stream: str) -> str:
     """Return the name of a stream's folder: the stream itself, unless it is unsafe as the name of a folder."""
-    name = urllib.parse.quote(stream, safe=" ", errors="replace")
+    name = urllib.parse.quote(stream, safe=" ")
     # TensorBoard takes anything with "tfevents" in its name for an event file.
-    if len(name) > _MAX_FOLDER_NAME or name.startswith(".") or "tfevents" in name or not name.strip():
-        return f"stream-{hashlib.sha256(stream.encode(errors='replace')).hexdigest()[:16]}"
-    return name
+    is_unsafe = len(name) > _MAX_FOLDER_NAME or name.startswith((".", " ")) or "tfevents" in name
+    return _hashed(stream) if is_unsafe else name
+
+
+def _hashed(stream: str) -> str:
+    return f"stream-{hashlib.sha256(stream.encode()).hexdigest()[:16]}"
