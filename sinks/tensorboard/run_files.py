@@ -76,7 +76,7 @@ class RunFiles:
         Raises:
             OSError: some of the records may be missing.
         """
-        durable = max([self._own.state.last_seq, *(record.seq for record in records)])
+        durable = max([self.last_seq, *(record.seq for record in records)])
         shown = len(self._own.state.tags)
         if self.has_overlay:
             self._write_to_streams(records)
@@ -121,10 +121,12 @@ class RunFiles:
 
     def _path(self, stream: str) -> Path:
         path = self._folder / folder_name(stream)
+        if path.exists() and not path.is_dir():
+            path = self._folder / _hashed(stream)
         if path.is_symlink():
             msg = f"{path} is a link; remove it, because links in place of the folders of streams are not followed"
             raise SinkRejected(msg)
-        return self._folder / _hashed(stream) if path.exists() and not path.is_dir() else path
+        return path
 
 
 def folder_name(stream: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-
-import msgspec
 
 from sinks import _run_tables
 from sinks.tensorboard.events import Event, EventBuilder, EventFileState
@@ -49,7 +48,7 @@ def layout(builder: EventBuilder, run: RunRecord, shown: Mapping[str, str]) -> l
 
 def overlay_tags(builder: EventBuilder, run: RunRecord, tags: Mapping[str, str]) -> Event:
     """Return the event that stores the tags of the overlay; no tab shows it."""
-    return builder.tensor(_TAGS, "aimnet2mult", msgspec.json.encode(dict(tags)), time=run.time / 1000)
+    return builder.tensor(_TAGS, "aimnet2mult", json.dumps(dict(tags)).encode(), time=run.time / 1000)
 
 
 def read_overlay_tags(state: EventFileState) -> dict[str, str] | None:
@@ -57,6 +56,8 @@ def read_overlay_tags(state: EventFileState) -> dict[str, str] | None:
     if _TAGS not in state.summaries:
         return None
     try:
-        return msgspec.json.decode(state.summaries[_TAGS][1], type=dict[str, str])
-    except msgspec.MsgspecError:
+        found = json.loads(state.summaries[_TAGS][1])
+    except (ValueError, RecursionError):
         return {}
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: tag for name, tag in pairs if isinstance(tag, str)}

@@ -74,6 +74,15 @@ class TestTags:
             "val/x": "5 other/1 x",
         }
 
+    @pytest.mark.parametrize("stored", [b"", b"\xff", b"[1]", b'{"train/loss": 3}', b"[" * 100_000])
+    def test_a_forged_list_of_tags_is_ignored(self, tmp_path, stored):
+        run: Any = make_run()
+        builder = EventBuilder(run)
+        files = EventFiles(tmp_path / "tensorboard", run, builder)
+        files.write_summaries([builder.tensor("telemetry/tags", "aimnet2mult", stored, time=1.0)])
+        open_sink(tmp_path)[0].sink_write([scalars(1)])
+        assert step_curves(tmp_path, "train") == {"1 overall/1 loss": [200]}
+
     def test_tags_read_from_a_forged_file_are_no_reason_to_fail(self):
         tags = OverlayTags({"val/E": MAIN}, {"a": "1 overall/x", "b": "1 overall/", "c": "", "d": "1 overall/7"})
         assert tags["val/E"] == "1 overall/8 E [kcal/mol]"
@@ -163,7 +172,7 @@ class TestFolders:
         outside.mkdir()
         (run / "tensorboard" / "train").symlink_to(outside)
         with pytest.raises(SinkRejected, match="train is a link; remove it"):
-            open_sink(run)
+            open_sink(run)[0].sink_write([scalars(1)])
         assert not list(outside.iterdir())
 
     def test_a_folder_with_curves_of_another_run_is_rejected(self, tmp_path):
