@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from sinks.tensorboard.run_files import RunFiles
 
 _BACKEND = "tensorboard"
-_URL = r"http://localhost:6006/?smoothing=0&runFilter=%5Cw#timeseries"
-"""The page after the start of TensorBoard: without smoothing, and only the folders of streams, not ``.``."""
+_URL = "http://localhost:6006/?smoothing=0{filter}#timeseries"
+_STREAMS = r"&runFilter=%5Cw"
+"""The folders of the streams, but not the run's own folder, which is called ``.``."""
 
 
 class TensorBoardSink:
@@ -71,10 +72,11 @@ class TensorBoardSink:
             self._folder = self._resolve_folder(folder)
         with self._open_files() as files:
             files.write_tables()
+            url = _URL.format(filter=_STREAMS if files.has_overlay else "")
             return Opened(
                 destination=str(self._folder),
                 last_seq=files.last_seq,
-                view=f"{shell_command('tensorboard')} --logdir {shlex.quote(str(self._folder))}\n{_URL}",
+                view=f"{shell_command('tensorboard')} --logdir {shlex.quote(str(self._folder))}\n{url}",
             )
 
     @hookimpl

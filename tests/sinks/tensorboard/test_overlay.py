@@ -280,8 +280,9 @@ class TestEarlierVersion:
 
     def test_they_continue_without_them(self, folder):
         for records in ([scalars(3)], [resumed(10**9 + 1, step=450), scalars(10**9 + 2, 500)]):
-            sink, _ = open_sink(folder)
+            sink, found = open_sink(folder)
             sink.sink_write(records)
+        assert found.view.endswith("http://localhost:6006/?smoothing=0#timeseries")
         assert steps(folder / "tensorboard") == [200, 400, 500]
         assert [path for path in (folder / "tensorboard").iterdir() if path.is_dir()] == []
 
