@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _BACKEND = "tensorboard"
 _URL = "http://localhost:6006/?smoothing=0{filter}#timeseries"
-_STREAMS = r"&runFilter=%5Cw"
+_STREAMS = "&runFilter=%5Cw"
 """The folders of the streams, but not the run's own folder, which is called ``.``."""
 
 
