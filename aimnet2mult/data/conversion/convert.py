@@ -11,7 +11,7 @@ from aimnet2mult.config.data_units import DEFAULT_UNITS, data_unit_factors
 from aimnet2mult.data.conversion.frames import Frame, read_frames
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.conversion.structure import Structure, to_structure
-from aimnet2mult.data.conversion.writer import GroupWriter, check_absent, new_file
+from aimnet2mult.data.conversion.writer import check_absent, new_file
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, array_type
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.report import Problems
@@ -46,12 +46,10 @@ def convert(inputs: Sequence[Path], out: Path, options: Options) -> list[str]:
     factors = data_unit_factors(options.units, "--unit ")
     check_absent(out)
     source = _Source(options, factors)
-    with new_file(out) as file:
-        writer = GroupWriter(file)
+    with new_file(out) as writer:
         for structure in source.read(inputs):
             writer.add(structure)
         source.raise_problems()
-        writer.finish()
     return [f"wrote {out}: {counted(source.count, 'structure')}", *source.notes()]
 
 
@@ -72,11 +70,8 @@ class _Source:
         """Yield the structures of files, without those that have problems."""
         for path in inputs:
             try:
-                frames = 0
-                for frames, frame in enumerate(read_frames(path, self._names), 1):  # noqa: B007 - counts them
+                for frame in read_frames(path, self._names):
                     yield from self._convert(frame)
-                if not frames:
-                    self._problems.add("files without structures", [f"{path} has no structures"])
             except DataError as error:
                 self._problems.add("files that cannot be read", [str(error)])
 

@@ -41,7 +41,7 @@ def read_frames(path: Path, names: Names) -> Iterator[Frame]:
         names: Finds the arrays in npz files.
 
     Raises:
-        DataError: The file cannot be read, or its format is unknown.
+        DataError: The file cannot be read, its format is unknown, or it has no structures.
     """
     reader = FORMATS.get(path.suffixes[-2] if path.suffix == ".gz" and path.suffixes[:-1] else path.suffix)
     if reader is None:
@@ -49,12 +49,17 @@ def read_frames(path: Path, names: Names) -> Iterator[Frame]:
     if not path.is_file():
         raise DataError(f"no file {path}" if not path.exists() else f"cannot read {path}: it is not a regular file")
     try:
-        yield from reader(path, names)
+        is_empty = True
+        for frame in reader(path, names):
+            is_empty = False
+            yield frame
     except DataError:
         raise
     except Exception as error:
         # Damaged files make ASE, SQLite and NumPy raise errors of any type.
         raise DataError(f"cannot read {path}: {error_text(error) or type(error).__name__}") from error
+    if is_empty:
+        raise DataError(f"{path} has no structures")
 
 
 def _read_xyz(path: Path, _: Names) -> Iterator[Frame]:

@@ -51,16 +51,18 @@ class Names:
 
     def _resolve_new(self, found: tuple[str, ...]) -> Mapping[str, str]:
         self.found.update(found)
-        resolved = {}
+        resolved, unclear = {}, []
         for key, names in NAMES.items():
             wanted = (self._given[key],) if key in self._given else set(names) - set(self._given.values())
             matches = [name for name in found if name in wanted]
-            if len(matches) > 1:
-                options = " or ".join(f"--key {key}={name}" for name in matches)
-                raise DataError(f"the {key} may be {' or '.join(map(repr, matches))}; choose with {options}")
             if matches:
                 resolved[key] = matches[0]
-                self.used.setdefault(key, {})[matches[0]] = None
+                self.used.setdefault(key, {}).update(dict.fromkeys(matches))
+            if len(matches) > 1:
+                options = " or ".join(f"--key {key}={name}" for name in matches)
+                unclear.append(f"the {key} may be {' or '.join(map(repr, matches))}; choose with {options}")
+        if unclear:
+            raise DataError("; ".join(unclear))
         return resolved
 
     @property

@@ -1,11 +1,13 @@
 """Writing of structures to an HDF5 file, with one group per number of atoms."""
 
 import contextlib
+import io
 import os
 import secrets
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,7 +39,7 @@ def check_absent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[h5py.File]:
+def new_file(path: Path) -> Iterator["GroupWriter"]:
     """Write a file that appears under its name only once it is complete and durable.
 
     Raises:
@@ -45,19 +47,54 @@ def new_file(path: Path) -> Iterator[h5py.File]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with h5py.File(temporary, "x") as file:
-            yield file
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with OutputFile(temporary, "x+") as output:
+            with h5py.File(output, "w") as file:
+                writer = GroupWriter(file, output)
+                yield writer
+                writer.finish()
+            output.check()
+            os.fsync(output.fileno())
         check_absent(path)
         temporary.rename(path)
         sync_folder(path.parent)
-    except DataError:
-        raise
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"cannot write {path}: {error_text(error)}") from error
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error_text(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class OutputFile(io.FileIO):
+    """A file that reports failed writes only when it is asked: HDF5 crashes the process if one fails."""
+
+    _error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all data; if that fails, `check` raises the error."""
+        view = memoryview(data).cast("B")
+        try:
+            done = 0
+            while done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self._error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size; if that fails, `check` raises the error."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error of a write that failed.
+
+        Raises:
+            OSError: One did.
+        """
+        if self._error:
+            raise self._error
 
 
 class GroupWriter:
@@ -66,8 +103,9 @@ class GroupWriter:
     A value that some structures lack is NaN there.
     """
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, output: OutputFile) -> None:
         self._file = file
+        self._output = output
         self._pending: defaultdict[int, list[Structure]] = defaultdict(list)
         self._pending_atoms = 0
         self._rows: defaultdict[int, int] = defaultdict(int)
@@ -102,6 +140,7 @@ class GroupWriter:
             missing = np.full(shape, np.nan if dtype.kind == "f" else 0, dtype)
             block = np.stack([structure.get(key, missing) for structure in structures])
             self._resized(atoms, key, self._rows[atoms], chunk=len(structures))[start:] = block
+        self._output.check()
 
     def _resized(self, atoms: int, key: str, rows: int, chunk: int = 1) -> h5py.Dataset:
         """Return an array with a number of rows; new ones are NaN. ``chunk`` is the size of its chunks if it is new."""
