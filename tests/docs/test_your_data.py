@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_page_works_from_top_to_bottom(folder: Path) -> None:
-    first, second, check, train = COMMANDS
+    first, second, check, _, train = COMMANDS
     done = CliRunner().invoke(cli, first[1:], catch_exceptions=False)
     assert (done.exit_code, done.output[: len(OUTPUT)]) == (0, OUTPUT)
     assert CliRunner().invoke(cli, second[1:], catch_exceptions=False).exit_code == 0
