@@ -43,7 +43,9 @@ def read_frames(path: Path, names: Names) -> Iterator[Frame]:
     Raises:
         DataError: The file cannot be read, its format is unknown, or it has no structures.
     """
-    reader = FORMATS.get(path.suffixes[-2] if path.suffix == ".gz" and path.suffixes[:-1] else path.suffix)
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz") if name.endswith(".xyz.gz") else name).suffix
+    reader = FORMATS.get(suffix)
     if reader is None:
         raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)} (or .xyz.gz)")
     if not path.is_file():

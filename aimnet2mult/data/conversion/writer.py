@@ -16,7 +16,7 @@ from aimnet2mult.data.conversion.structure import Structure, row_shape
 from aimnet2mult.data.file_format import array_type
 from aimnet2mult.errors import DataError
 from telemetry.errors import error_text
-from telemetry.run_folder.atomic_write import sync_folder
+from telemetry.run_folder.atomic_write import remove_temporary_files, sync_folder
 
 __all__ = ["GroupWriter", "check_absent", "new_file"]
 
@@ -42,9 +42,12 @@ def check_absent(path: Path) -> None:
 def new_file(path: Path) -> Iterator["GroupWriter"]:
     """Write a file that appears under its name only once it is complete and durable.
 
+    What a killed writer has left of the same file is removed.
+
     Raises:
         DataError: It cannot be written; nothing is left of it.
     """
+    remove_temporary_files(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with OutputFile(temporary, "x+") as output:
