@@ -43,13 +43,7 @@ def read_frames(path: Path, names: Names) -> Iterator[Frame]:
     Raises:
         DataError: The file cannot be read, its format is unknown, or it has no structures.
     """
-    name = path.name.lower()
-    suffix = Path(name.removesuffix(".gz") if name.endswith(".xyz.gz") else name).suffix
-    reader = FORMATS.get(suffix)
-    if reader is None:
-        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)} (or .xyz.gz)")
-    if not path.is_file():
-        raise DataError(f"no file {path}" if not path.exists() else f"cannot read {path}: it is not a regular file")
+    reader = _find_reader(path)
     try:
         is_empty = True
         for frame in reader(path, names):
@@ -62,6 +56,16 @@ def read_frames(path: Path, names: Names) -> Iterator[Frame]:
         raise DataError(f"cannot read {path}: {error_text(error) or type(error).__name__}") from error
     if is_empty:
         raise DataError(f"{path} has no structures")
+
+
+def _find_reader(path: Path) -> "Reader":
+    name = path.name.lower()
+    reader = FORMATS.get(Path(name.removesuffix(".gz")).suffix)
+    if reader is None or (name.endswith(".gz") and reader is not _read_xyz):
+        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)} or .xyz.gz")
+    if not path.is_file():
+        raise DataError(f"no file {path}" if not path.exists() else f"cannot read {path}: it is not a regular file")
+    return reader
 
 
 def _read_xyz(path: Path, _: Names) -> Iterator[Frame]:
@@ -114,7 +118,9 @@ def _read_npz(path: Path, names: Names) -> Iterator[Frame]:
         yield Frame(place=f"{path}, row {number}", values=values)
 
 
-FORMATS: Mapping[str, Callable[[Path, Names], Iterator[Frame]]] = {
+Reader = Callable[[Path, Names], Iterator[Frame]]
+
+FORMATS: Mapping[str, Reader] = {
     ".xyz": _read_xyz,
     ".extxyz": _read_xyz,
     ".db": _read_database,

@@ -251,7 +251,7 @@ def test_damaged_files_are_reported(tmp_path: Path, name: str) -> None:
 def test_other_formats_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.cif").touch()
     assert error(tmp_path, tmp_path / "a.cif") == [
-        f"{tmp_path / 'a.cif'}: unknown format '.cif'; expected .xyz, .extxyz, .db, .traj, .npz (or .xyz.gz)"
+        f"{tmp_path / 'a.cif'}: unknown format '.cif'; expected .xyz, .extxyz, .db, .traj, .npz or .xyz.gz"
     ]
 
 

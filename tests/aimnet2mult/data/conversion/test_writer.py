@@ -1,6 +1,8 @@
 """New files appear only once they are complete."""
 
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -12,10 +14,15 @@ from aimnet2mult.errors import DataError
 ATOM = {"numbers": np.ones(1, np.int32), "coord": np.zeros((1, 3), np.float32)}
 
 
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), new_file(tmp_path / "a.h5") as writer:
+def write(path: Path, *, during: Callable[[], object]) -> None:
+    with new_file(path) as writer:
         writer.add(ATOM)
-        raise KeyboardInterrupt
+        during()
+
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.h5", during=Mock(side_effect=KeyboardInterrupt))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -32,8 +39,7 @@ def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.h5 already exists"), new_file(tmp_path / "a.h5") as writer:
-        writer.add(ATOM)
-        (tmp_path / "a.h5").write_text("precious")
+    with pytest.raises(DataError, match=r"a\.h5 already exists"):
+        write(tmp_path / "a.h5", during=lambda: (tmp_path / "a.h5").write_text("precious"))
     assert (tmp_path / "a.h5").read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 1
