@@ -40,7 +40,7 @@ class Assignment(click.ParamType):  # type: ignore[type-arg] # not generic in cl
     metavar="KEY=NAME",
     type=Assignment("coord", "numbers", "charge", "mult", "energy", "forces", "charges", "spin_charges"),
     multiple=True,
-    help="Name of an array in the input, such as energy=dft_energy; repeatable.",
+    help="Name of an array in the input, such as energy=dft_energy; none leaves it out; repeatable.",
 )
 @click.option(
     "--unit",
@@ -87,7 +87,7 @@ def convert(
         defaults={key: value for key, value in stated.items() if value is not None},
         ignore_cell=ignore_cell,
     )
-    for line in convert_files(inputs, output, options):
+    for line in convert_files(inputs, output, options, lambda line: print_line(line, err=True)):
         print_line(line)
     report = check_files([output], labels=tuple(LABELS))
     show_report(report)

@@ -1,7 +1,7 @@
 """Conversion of files to the HDF5 layout that is trained on."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,10 +34,22 @@ class Options:
     """Whether periodic structures are treated as isolated molecules."""
 
 
-def convert(inputs: Sequence[Path], out: Path, options: Options) -> list[str]:
+PROGRESS = 50_000
+"""Number of structures after which a line of progress is printed."""
+
+
+def convert(
+    inputs: Sequence[Path], out: Path, options: Options, progress: Callable[[str], object] = lambda _: None
+) -> list[str]:
     """Convert files, and return lines about what has been read and assumed.
 
     The structures are read one after the other, and written in blocks. The new file appears once it is complete.
+
+    Args:
+        inputs: The files.
+        out: The new file.
+        options: What the files do not say.
+        progress: Called with a line about the progress now and then.
 
     Raises:
         ConfigError: A unit is unknown or has another dimension.
@@ -49,6 +61,8 @@ def convert(inputs: Sequence[Path], out: Path, options: Options) -> list[str]:
     with new_file(out) as writer:
         for structure in source.read(inputs):
             writer.add(structure)
+            if source.count % PROGRESS == 0:
+                progress(f"{source.count:,} structures …")
         source.raise_problems()
     return [f"wrote {out}: {counted(source.count, 'structure')}", *source.notes()]
 

@@ -26,11 +26,15 @@ program that computed them.
 """
 
 
+NONE = "none"
+"""Given in place of the name of an input or label that is not to be read."""
+
+
 class Names:
     """Finds the inputs and labels among the names in files.
 
     Args:
-        given: Names given by the user, by input or label; they replace the recognized ones.
+        given: Names given by the user, by input or label; they replace the recognized ones. ``none`` leaves it out.
     """
 
     def __init__(self, given: Mapping[str, str]) -> None:
@@ -85,7 +89,7 @@ class Names:
         lines = [
             f"--key {key}={name}: no structure has {name!r}; {self._list()}{did_you_mean(name, self.found)}"
             for key, name in self._given.items()
-            if key not in self.used
+            if key not in self.used and name != NONE
         ]
         if not lines and not self.used.keys() & LABELS.keys():
             lines.append(f"no structure has {' or '.join(LABELS)}; {self._list()}; give names, as in --key energy=NAME")

@@ -236,6 +236,14 @@ def test_names_that_are_not_found_are_suggested(tmp_path: Path) -> None:
     assert line.endswith("Did you mean 'dft_energy'?")
 
 
+def test_a_recognized_name_that_means_something_else_can_be_left_out(tmp_path: Path) -> None:
+    atoms = make("H2O", 0)
+    atoms.arrays["Q"] = np.zeros(3)
+    path = write_xyz(tmp_path, [atoms])
+    assert error(tmp_path, path) == [f"{path}, frame 0: 'Q' has shape (3,), expected ()"]
+    assert "003/charge" not in convert(tmp_path, path, "--key", "charge=none")
+
+
 def test_unknown_units_are_reported_before_reading(tmp_path: Path) -> None:
     (line,) = error(tmp_path, write_xyz(tmp_path, [make("H2O", 0)]), "--unit", "energy=hartee")
     assert line.startswith("--unit energy: 'hartee' is not a unit")
