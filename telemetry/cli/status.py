@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from telemetry.cli.console import PATH, exits_with_message, print_line, print_sinks, print_skipped
+from telemetry.cli.console import RUN, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.receipt import Receipt, read_receipt
 from telemetry.display.dashboard import STATUS_TEXTS
 from telemetry.journal.reader import read_header
@@ -16,12 +16,12 @@ from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @exits_with_message
 def status(run: Path) -> None:
     """Show the status of a run and of its sinks.
 
-    RUN is a run folder.
+    RUN is a run folder, or the ID or name of a run in ./runs.
     """
     header = read_header(run)
     receipt = read_receipt(run)

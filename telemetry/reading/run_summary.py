@@ -15,7 +15,7 @@ from telemetry.journal.codec import MAX_LINE, decode
 from telemetry.journal.reader import read_header
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
-from telemetry.metrics import UNDECLARED, is_better_when_higher
+from telemetry.metrics import UNDECLARED, direction
 from telemetry.reading.best_value import BestValue, find_best_value
 from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.paths import delivered_sinks, progress_path
@@ -37,7 +37,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         status: status of the run.
         step: the last iteration that has a point; 0 if there is none.
         time: time of the last record, in milliseconds since 1970; start of the run if there is none.
-        best: best value of the requested metric; None if it has no finite value.
+        best: best value of the requested metric; None if it has no finite value, or no direction.
         behind: sinks with pending records; a question mark follows the name of a sink whose progress cannot be read.
     """
 
@@ -71,8 +71,8 @@ def summarize(folder: Path, metric: str | None) -> RunSummary:
 
 
 def _best_value(folder: Path, header: RunRecord, numbers: list[int], metric: str) -> BestValue | None:
-    highest = is_better_when_higher(metric, header.metrics.get(metric, UNDECLARED))
-    return find_best_value(folder, numbers, metric, highest=highest)
+    better = direction(metric, header.metrics.get(metric, UNDECLARED))
+    return None if better is None else find_best_value(folder, numbers, metric, better)
 
 
 class _LastRecords:
