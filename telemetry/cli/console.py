@@ -16,7 +16,7 @@ from telemetry.errors import SettingError, TelemetryError
 from telemetry.journal.reader import Skipped
 from telemetry.reading.find_run import find_run
 from telemetry.terminal import print_line, protect_terminal
-from telemetry.usage import CommandGroup, usage_text
+from telemetry.usage import CommandGroup, click_error_text
 
 __all__ = [
     "PATH",
@@ -44,7 +44,7 @@ class RunFolder(click.ParamType):  # type: ignore[type-arg] # not generic in cli
 
     name = "run"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
         """Return the run folder."""
         try:
             return find_run(value)
@@ -70,8 +70,7 @@ class Commands(CommandGroup):
         try:
             result = super().main(*args, **kwargs, standalone_mode=False)
         except click.ClickException as error:
-            text = usage_text(error) if isinstance(error, click.UsageError) else error.format_message()
-            print_line(f"error: {text}", err=True)
+            print_line(f"error: {click_error_text(error)}", err=True)
             sys.exit(EXIT_USAGE)
         except click.Abort:
             print_line("interrupted", err=True)

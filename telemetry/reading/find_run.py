@@ -103,8 +103,8 @@ def _message(path: Path, folder: Path) -> str:
     if path.exists():
         return f"no run in {path}: it is a file; give the run folder that contains the journal"
     known = [each.name for each in _run_folders(folder)]
-    if not known:
-        why = "which contains no runs" if folder.is_dir() else "which does not exist"
-        return f"no run {str(path)!r}: there is no such folder, and no run with this ID or name in {folder}, {why}"
     hint = did_you_mean(path.name, known)
-    return f"no run {str(path)!r}: there is no such folder, and no run with this ID or name in {folder}{hint}"
+    if folder == path.parent:
+        return f"no run in {path}: there is no such folder{hint}"
+    where = f"{folder}" if known else f"{folder}, which {'contains no runs' if folder.is_dir() else 'does not exist'}"
+    return f"no run {path.name!r}: there is no such folder, and no run with this ID or name in {where}{hint}"

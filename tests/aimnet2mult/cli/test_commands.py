@@ -57,7 +57,7 @@ MISTAKES = {
     "unknown command": (["trian"], "no such command 'trian'. Did you mean 'train'? See: aimnet2mult --help"),
     "unknown option": (
         ["train", "--confg", "a"],
-        "no such option '--confg'. Did you mean '--config'? See: aimnet2mult train --help",
+        "no such option '--confg'. Did you mean '--config'? See: ",
     ),
     "missing file": (["train", "--config", "nowhere.yaml"], "'nowhere.yaml' does not exist"),
     "no data": (["train"], "data.fidelity_datasets.0=FILE.h5"),
