@@ -12,12 +12,16 @@ from pathlib import Path
 
 import click
 
-from telemetry.cli.console import PATH, RUN, exits_with_message, print_line, print_skipped, require_outside
+from telemetry.cli.console import PATH, exits_with_message, print_line, print_skipped, require_outside
 from telemetry.display.dashboard import Dashboard
 from telemetry.display.plot_layout import main_plots, plots, run_labels
 from telemetry.display.png import write_png
 from telemetry.errors import SettingError
+from telemetry.reading.find_run import find_run, is_folder_of_runs
 from telemetry.reading.run import Run, RunReader
+from telemetry.reading.run_list import RunTable
+from telemetry.records import now_ms
+from telemetry.run_folder.paths import shell_path
 from telemetry.run_folder.run_status import OPEN
 from telemetry.terminal import print_styled
 
@@ -29,7 +33,7 @@ CURSOR_HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=RUN)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
 @click.option(
     "--metric",
     "patterns",
@@ -69,14 +73,18 @@ def show(
 
     RUN is a run folder, or the ID or name of a run in ./runs; several runs share the same charts. Metrics with the same
     name and unit share a chart across streams. Without --metric and --all, only the main charts are shown, and of
-    several runs only the validation.
+    several runs only the validation. The runs in a FOLDER of runs are listed.
     """
-    readers = [RunReader(run) for run in runs]
+    if len(runs) == 1 and is_folder_of_runs(runs[0]):
+        _list(runs[0])
+        return
+    folders = [find_run(run) for run in runs]
+    readers = [RunReader(folder) for folder in folders]
     if png is not None:
         if follow:
             msg = "--png cannot be combined with --follow: it draws only once"
             raise SettingError(msg)
-        require_outside(png, runs)
+        require_outside(png, folders)
         _draw_png(png, _read_all(readers), patterns, last, all_charts=all_charts)
         return
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -98,6 +106,15 @@ def show(
     loaded = _read_all(readers)
     _draw(dashboard, loaded)
     _print_skipped(loaded)
+
+
+def _list(folder: Path) -> None:
+    """List the runs in a folder like ``telemetry list``, and print how to show the newest."""
+    table = RunTable(folder)
+    for line in table.lines(now_ms()):
+        print_line(line)
+    if table.newest is not None:
+        print_line(f"show a run: telemetry show {shell_path(table.newest)}")
 
 
 def _read_all(readers: Sequence[RunReader]) -> list[Run]:

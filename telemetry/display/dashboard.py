@@ -24,7 +24,7 @@ MIN_PLOT_HEIGHT, GOOD_PLOT_HEIGHT, MAX_PLOT_HEIGHT = 5, 7, 14
 """Height of a plot, in lines, that is possible at all, still easy to read, and used where there is room."""
 SCROLLED_PLOT_HEIGHT = 10
 """Height of plots that do not fit into the terminal together."""
-MAX_ALERTS = 10
+MAX_ALERTS, MAX_ALERTS_WITH_ALL = 3, 20
 """Maximum number of alerts listed, newest last."""
 STATUS_TEXTS: dict[RunStatus, str] = {"unseen": "running or killed (its trainer cannot be checked from here)"}
 """Texts for statuses that do not explain themselves."""
@@ -68,7 +68,11 @@ class Dashboard:
         if not found:
             return [*head, "no points for these metrics yet" if self.patterns else "no points yet"]
         selected = found if self.patterns or self.all_charts else main_plots(found, len(runs))
-        foot = [line for text in _alert_lines(runs) for line in self._fit(text)]
+        foot = [
+            line
+            for text in _alert_lines(runs, MAX_ALERTS_WITH_ALL if self.all_charts else MAX_ALERTS)
+            for line in self._fit(text)
+        ]
         if not self.patterns:
             foot += [line for text in _hidden(found, selected) for line in self._fit(text)]
         sections: dict[str, list[Plot]] = {}
@@ -139,7 +143,7 @@ def _status_line(run: Run) -> str:
     return f"{head.name} ({head.run_id}), attempt {head.attempt}: {status}; last point at iteration {last}"
 
 
-def _alert_lines(runs: Sequence[Run]) -> list[str]:
+def _alert_lines(runs: Sequence[Run], limit: int) -> list[str]:
     labels = run_labels(runs)
     lines = [
         f"{' ' if alert.recovered else ALERT_MARK} iteration {alert.step}{f' of {label}' if len(runs) > 1 else ''}, "
@@ -147,8 +151,8 @@ def _alert_lines(runs: Sequence[Run]) -> list[str]:
         for run, label in zip(runs, labels, strict=True)
         for alert in run.alerts
     ]
-    earlier = [f"{len(lines) - MAX_ALERTS} earlier alerts"] if len(lines) > MAX_ALERTS else []
-    return [*earlier, *lines[-MAX_ALERTS:]]
+    earlier = [f"{len(lines) - limit} earlier alerts"] if len(lines) > limit else []
+    return [*earlier, *lines[-limit:]]
 
 
 def _alert_text(alert: Alert) -> str:

@@ -95,9 +95,8 @@ class _Scale:
         if not self.log:
             ticks = _round_numbers(self._value_range, count)
             return {_position(value, self._value_range): f"{value:.6g}" for value in ticks}
-        low, high = self._value_range
-        exponents = [low + (high - low) * i / count for i in range(count + 1)]
-        return {_position(exponent, self._value_range): f"{10**exponent:.3g}" for exponent in exponents}
+        ticks = _round_on_log_scale(self._value_range, count)
+        return {_position(exponent, self._value_range): f"{10**exponent:.3g}" for exponent in ticks}
 
     def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
@@ -116,6 +115,18 @@ def _round_numbers(limits: tuple[float, float], count: int, min_step: float = 0.
     first = math.ceil(low / step * _ROUNDING) if low > 0 else math.ceil(low / step)
     found = [n * step for n in range(first, first + 2 * count + 1) if low <= n * step <= high]
     return found or [low, high]
+
+
+def _round_on_log_scale(limits: tuple[float, float], count: int) -> list[float]:
+    """Return the logarithms of up to ``count`` + 1 round numbers within the limits, which are logarithms."""
+    low, high = limits
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        exponents = range(math.floor(low), math.ceil(high) + 1)
+        found = [e + math.log10(f) for e in exponents for f in factors if low <= e + math.log10(f) <= high]
+        if 2 <= len(found) <= count + 1:  # noqa: PLR2004 - one tick shows no scale
+            return found
+    powers = [float(e) for e in range(math.ceil(low), math.floor(high) + 1)]
+    return powers[:: -(-len(powers) // (count + 1))] if len(powers) > count else [low, high]
 
 
 def _positions(numbers: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:

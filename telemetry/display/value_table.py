@@ -41,7 +41,8 @@ def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, col
         for number, cells in enumerate(zip(*part, strict=True)):
             name, label, _ = ("", "", None) if number < 2 else rows[number - 2]  # noqa: PLR2004 - two lines of headings
             text = pad(cut_middle(name, name_width), name_width) + "".join(cells)
-            lines.append(_marked(text.rstrip(), styles.get(label), colours=colours))
+            if text.strip():  # without units, the second line of headings is empty
+                lines.append(_marked(text.rstrip(), styles.get(label), colours=colours))
     return [*lines, *(cut(line, width) for line in _non_finite_lines(plots))]
 
 
@@ -67,7 +68,9 @@ def _rows(label: str, plots: Sequence[Plot]) -> Iterator[tuple[str, str, Callabl
     if validates and series[0].stream != VALIDATION:
         return
     if any(_best(each.curve) is not None for each in series):
-        yield "  best", "", lambda plot: _text(plot, label, _best_value)
+        directions = {each.curve.better for each in series if each.curve.better}
+        name = {"lower": "  lowest", "higher": "  highest"}[directions.pop()] if len(directions) == 1 else "  best"
+        yield name, "", lambda plot: _text(plot, label, _best_value)
         yield "  at iteration", "", lambda plot: _text(plot, label, _best_step)
 
 

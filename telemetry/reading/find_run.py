@@ -45,6 +45,11 @@ def find_run(name: str | os.PathLike[str], runs: Path = RUNS) -> Path:
     return found[0]
 
 
+def is_folder_of_runs(path: Path) -> bool:
+    """Return whether a folder contains run folders and is not a run folder itself."""
+    return path.is_dir() and not segments(path) and bool(_run_folders(path))
+
+
 def run_folders(folder: Path) -> list[Path]:
     """Return the run folders in ``folder``, and those that cannot be listed and may be run folders.
 
@@ -96,9 +101,9 @@ def _run_folders(folder: Path) -> list[Path]:
 
 
 def _message(path: Path, folder: Path) -> str:
+    if is_folder_of_runs(path):
+        return f"{path} is not a run, but a folder of runs; list them: telemetry list {shell_path(path)}"
     if path.is_dir():
-        if _run_folders(path):
-            return f"{path} is not a run, but a folder of runs; list them: telemetry list {shell_path(path)}"
         return f"no run in {path}: it contains no journal-<k>.jsonl"
     if path.exists():
         return f"no run in {path}: it is a file; give the run folder that contains the journal"

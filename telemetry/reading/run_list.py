@@ -51,6 +51,11 @@ class RunTable:
             select_metrics([metric], declared)
         self._summaries.sort(key=lambda summary: (-summary.time, summary.folder.name))
 
+    @property
+    def newest(self) -> Path | None:
+        """The folder of the newest run; None if no run can be read."""
+        return self._summaries[0].folder if self._summaries else None
+
     def lines(self, now: int) -> Iterator[str]:
         """Yield the lines of the table; ``now`` is in milliseconds since 1970."""
         header = ["run", "status", "iteration", "last record", "sinks behind"]
