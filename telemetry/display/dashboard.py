@@ -68,13 +68,10 @@ class Dashboard:
         if not found:
             return [*head, "no points for these metrics yet" if self.patterns else "no points yet"]
         selected = found if self.patterns or self.all_charts else main_plots(found, len(runs))
-        foot = [
-            line
-            for text in _alert_lines(runs, MAX_ALERTS_WITH_ALL if self.all_charts else MAX_ALERTS)
-            for line in self._fit(text)
-        ]
+        notes = _alert_lines(runs, MAX_ALERTS_WITH_ALL if self.all_charts else MAX_ALERTS)
         if not self.patterns:
-            foot += [line for text in _hidden(found, selected) for line in self._fit(text)]
+            notes += _hidden(found, selected)
+        foot = [line for note in notes for line in self._fit(note)]
         sections: dict[str, list[Plot]] = {}
         for plot in selected:
             sections.setdefault(plot.heading, []).append(plot)

@@ -31,8 +31,9 @@ def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, col
         colours: whether lines may contain SGR sequences.
     """
     labels = [label for label in styles if any(each.label == label for plot in plots for each in plot.series)]
-    rows = [row for label in labels for row in _rows(label, plots)]
-    name_width = min(max(width_of(name) for name, _, _ in rows), max(8, width // 3))
+    max_name_width = max(width // 3, min(24, width - 14))
+    rows = [row for label in labels for row in _rows(label, plots, max_name_width)]
+    name_width = max(width_of(name) for name, _, _ in rows)
     columns = [
         _fitted([*_heading(plot), *(cell(plot) for _, _, cell in rows)], width - name_width - 4) for plot in plots
     ]
@@ -40,7 +41,7 @@ def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, col
     for part in _parts(columns, width - name_width - 2):
         for number, cells in enumerate(zip(*part, strict=True)):
             name, label, _ = ("", "", None) if number < 2 else rows[number - 2]  # noqa: PLR2004 - two lines of headings
-            text = pad(cut_middle(name, name_width), name_width) + "".join(cells)
+            text = pad(name, name_width) + "".join(cells)
             if text.strip():  # without units, the second line of headings is empty
                 lines.append(_marked(text.rstrip(), styles.get(label), colours=colours))
     return [*lines, *(cut(line, width) for line in _non_finite_lines(plots))]
@@ -59,11 +60,13 @@ def _heading(plot: Plot) -> tuple[str, str]:
     return curve.name.rpartition("/")[2], "" if curve.unit in NO_UNIT else curve.unit
 
 
-def _rows(label: str, plots: Sequence[Plot]) -> Iterator[tuple[str, str, Callable[[Plot], str]]]:
+def _rows(label: str, plots: Sequence[Plot], width: int) -> Iterator[tuple[str, str, Callable[[Plot], str]]]:
     """Yield the rows of a curve: name, label if the row is marked, and the text in the column of a plot."""
     series = [each for plot in plots for each in plot.series if each.label == label]
     last = max(int(each.curve.steps.max()) for each in series)
-    yield f"{label} at {last}", label, lambda plot: _text(plot, label, lambda curve: _number(curve.values[-1]))
+    suffix = f" at {last}"
+    name = cut_middle(label, max(8, width - len(suffix))) + suffix
+    yield cut(name, width), label, lambda plot: _text(plot, label, lambda curve: _number(curve.values[-1]))
     validates = any(each.stream == VALIDATION for plot in plots for each in plot.series)
     if validates and series[0].stream != VALIDATION:
         return
