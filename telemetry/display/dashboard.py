@@ -94,14 +94,14 @@ class Dashboard:
         """Return the charts and values of a section; ``used`` lines of the terminal are taken."""
         style = styles(section)
         values = table(section, style, self.width, colours=self.colours)
-        count, height = self._grid(len(section), used + len(values) + 1)
+        count, height = self._grid(len(section), used + len(values) + 2)
         width = (self.width - PLOT_GAP * (count - 1)) // count
         out: list[str] = []
         for start in range(0, len(section), count):
             row = section[start : start + count]
             blocks = [draw(plot, style, width=width, height=height, colours=self.colours) for plot in row]
-            # Two more lines follow: the note below, and the line of the cursor.
-            needed = used + len(values) + len(out) + height + 3
+            # The note below takes a line, too.
+            needed = used + len(values) + 2 + len(out) + height + 1 + (start + count < len(section))
             if out and self.follow and self.rows is not None and needed > self.rows:
                 out.append(f"{len(section) - start} more charts do not fit; use --metric or a smaller --height")
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from telemetry.metrics import Metric, direction
+from telemetry.metrics import Metric
 from telemetry.units import with_unit
 
 OVERALL = "overall"
@@ -58,7 +58,7 @@ def _by_name_and_unit(metrics: Mapping[str, Metric]) -> dict[tuple[str, str], li
 def _by_importance(found: list[Chart], metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
     """Return the charts of metrics of all data by heading: OVERALL, DETAILS, PROGRESS."""
     main = [chart for chart in found if any(metrics[name].main for name in chart.names)]
-    directed = [chart for chart in found if any(direction(name, metrics[name]) for name in chart.names)]
+    directed = [chart for chart in found if any(metrics[name].better or metrics[name].watch for name in chart.names)]
     overall = main or directed or found
     headings: dict[str, list[Chart]] = {OVERALL: overall, DETAILS: [], PROGRESS: []}
     for chart in found:

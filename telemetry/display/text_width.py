@@ -22,16 +22,14 @@ def cut(text: str, columns: int) -> str:
     text = printable(text)
     if width_of(text) <= columns:
         return text
-    ends = accumulate(map(_columns, text))
-    kept = sum(end <= columns - 1 for end in ends)
-    return f"{text[:kept]}…" if columns > 0 else ""
+    return f"{_head(text, columns - 1)}…" if columns > 0 else ""
 
 
 def cut_middle(text: str, columns: int) -> str:
     """Return the text like ``cut``, but with its end instead of its middle: names often differ only there."""
     if width_of(text := printable(text)) <= columns:
         return text
-    right = cut(text[::-1], (columns + 1) // 2).removesuffix("…")[::-1]
+    right = _head(text[::-1], columns // 2)[::-1]
     return cut(text, columns - width_of(right)) + right
 
 
@@ -48,7 +46,7 @@ def wrap(text: str, columns: int) -> list[str]:
             lines.append(line)
         line = f"  {word}" if lines else word
         while width_of(line) > columns:
-            head = cut(line, columns + 1).removesuffix("…")
+            head = _head(line, columns)
             lines.append(head)
             line = f"  {line[len(head) :]}"
     return [*lines, line]
@@ -58,6 +56,11 @@ def pad(text: str, columns: int, *, right: bool = False) -> str:
     """Return the text extended with spaces to ``columns`` columns, at its end or, with ``right``, at its start."""
     spaces = " " * (columns - width_of(text))
     return spaces + text if right else text + spaces
+
+
+def _head(text: str, columns: int) -> str:
+    """Return the beginning of a text that takes up to ``columns`` columns."""
+    return text[: sum(end <= columns for end in accumulate(map(_columns, text)))]
 
 
 def _columns(char: str) -> int:

@@ -65,18 +65,18 @@ class TestTerminalOutput:
         assert "loss, log scale, lower is better" in text
         assert "RMSE of energy [kcal/mol], lower is better" in text
         assert [line.split() for line in lines[-8:-3]] == [
-            ["loss", "E_rmse"],
+            ["loss", "E_rmse", "lr"],
             ["kcal/mol"],
-            [".", "train", "at", "2000", f"{math.exp(-2000 / 200):.4g}", "3"],
+            [".", "train", "at", "2000", f"{math.exp(-2000 / 200):.4g}", "3", "0.1"],
             ["#", "val", "at", "2000", f"{math.exp(-2000 / 300):.4g}", "6"],
             ["lowest", f"{math.exp(-2000 / 300):.4g}", "6"],
         ]
-        assert lines[-1] == "not shown: gfn1, progress (--all shows everything)"
+        assert lines[-1] == "not shown: gfn1 (--all shows everything)"
 
     def test_with_all_every_chart_is_shown(self, run: WrittenRun) -> None:
         add_training(run)
         text = "\n".join(shown(run.folder, "--all"))
-        for title in ("RMSE of energy, gfn1 [kcal/mol]", "learning rate", "\ngfn1\n", "\nprogress\n"):
+        for title in ("RMSE of energy, gfn1 [kcal/mol]", "learning rate", "\noverall\n", "\ngfn1\n"):
             assert title in text
         assert "not shown" not in text
 

@@ -46,9 +46,9 @@ def test_a_plot_without_finite_values_has_a_note(run: WrittenRun) -> None:
 @pytest.mark.parametrize(
     ("values", "ticks"),
     [
-        ([3e-3, 0.02, 0.02, 0.4], ["0.3", "0.1", "0.03", "0.01", "0.003"]),
+        ([3e-3, 0.02, 0.02, 0.4], ["0.2", "0.1", "0.05", "0.02", "0.01", "0.005"]),
         ([1.1, 1.2, 1.3, 40.0], ["20", "10", "5", "2"]),
-        ([1e-9, 2e-9, 1e-8, 1.0], ["1", "0.01", "0.0001", "1e-06", "1e-08"]),
+        ([1e-9, 2e-9, 1e-8, 1.0], ["0.1", "0.001", "1e-05", "1e-07", "1e-09"]),
     ],
 )
 def test_ticks_on_a_logarithmic_scale_are_round(run: WrittenRun, values: list[float], ticks: list[str]) -> None:

@@ -12,7 +12,6 @@ TEXTS = [
     "水素結合",
     "e\u0301nergie",
     "RMSE of energy [kcal/mol/Å]",
-    "a\u200bb",
     "x" * 50,
     "水 " * 30,
     "\x1b[2J\t",
@@ -30,9 +29,8 @@ def test_no_result_is_wider_than_requested(text: str, columns: int) -> None:
     assert width_of(cut_middle(text, columns)) <= columns
     if columns >= 4:  # the indentation and a wide character
         assert all(width_of(line) <= columns for line in wrap(text, columns))
-        assert "".join("".join(wrap(text, columns)).split()) == "".join(text.replace("\x1b", " ").split()).replace(
-            "\u200b", " "
-        ).replace(" ", "")
+        words = "".join(wrap(text, columns)).split()
+        assert "".join(words) == "".join(text.replace("\x1b", "").split())
 
 
 def test_the_middle_is_replaced() -> None:
