@@ -92,7 +92,7 @@ def show(
     dashboard = Dashboard(
         width=width or (size.columns if sys.stdout.isatty() else DEFAULT_WIDTH),
         height=height,
-        rows=size.lines if terminal else None,
+        rows=size.lines - 1 if terminal else None,  # the last line is that of the cursor
         follow=follow and terminal,
         colours=terminal and "NO_COLOR" not in os.environ,
         patterns=patterns,

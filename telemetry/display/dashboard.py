@@ -84,7 +84,8 @@ class Dashboard:
                 more = len(selected) - len(section)
                 body.append(f"{more} more charts do not fit; use --metric")
                 break
-        return [*head, "", *body, *foot]
+        lines = [*head, "", *body, *foot]
+        return lines[: self.rows - 1] if self.follow and self.rows is not None else lines
 
     def _fit(self, line: str) -> list[str]:
         # With a limited number of rows, a line must not wrap.
