@@ -28,8 +28,9 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: name of the sink.
-        delivered: number of records accepted by the sink.
-        pending: number of journaled records that the sink has neither accepted nor rejected.
+        delivered: number of journaled records that the sink has accepted.
+        pending: number of journaled records that it has neither accepted nor rejected.
+        rejected: number of journaled records that it has rejected; the three add up to ``Receipt.journaled``.
         progress: the delivery progress as last saved.
         holder: the process that is delivering; empty if none is known.
         confirmations: options of ``telemetry sync`` that confirm the destinations in the run folder, if the sink is
@@ -39,6 +40,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     delivered: int
     pending: int
+    rejected: int = 0
     progress: SinkProgress
     holder: str = ""
     confirmations: list[str] = []
@@ -51,9 +53,9 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """Return the status as one line, followed by indented lines with details."""
         progress = self.progress
-        counts = f"{self.delivered} delivered, {self.pending} left"
-        if progress.cursor.rejected:
-            counts += f", {progress.cursor.rejected} rejected"
+        counts = f"{self.delivered} delivered, {self.pending} pending"
+        if self.rejected:
+            counts += f", {self.rejected} rejected"
         if progress.retries:
             counts += f", {progress.retries} retries"
         if progress.cursor.closed:
@@ -103,6 +105,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         unwritten = counts.offered - counts.journaled
         if unwritten:
             lines[0] += f"; {unwritten} NOT WRITTEN"
+        if self.journaled > counts.journaled:
+            lines.append(f"  {self.journaled} records journaled, including those of earlier attempts")
         if counts.dropped:
             lines.append(f"  {counts.dropped_text()}")
         lines += [f"  {line}" for sink in self.sinks for line in sink.lines()]
@@ -199,12 +203,14 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
 def _sink(folder: Path, name: str, seqs: list[int], options: Mapping[str, Any]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
-    delivered = max(0, done - progress.cursor.rejected)
+    # Records that a later attempt has superseded may have been rejected, too.
+    rejected = min(done, progress.cursor.rejected)
     holder = Lease(folder / "sinks", name).holder()
     found = SinkReceipt(
         name=name,
-        delivered=delivered,
+        delivered=done - rejected,
         pending=len(seqs) - done,
+        rejected=rejected,
         progress=progress,
         holder="" if holder is None else str(holder),
     )

@@ -68,8 +68,13 @@ class RunTable:
             yield "unseen: running or killed; the trainer cannot be checked from here"
 
     def _row(self, summary: RunSummary, now: int) -> list[str]:
-        age = _age(now - summary.time)
-        row = [summary.folder.name, summary.status, str(summary.step), age, ", ".join(summary.behind) or "-"]
+        row = [
+            summary.folder.name,
+            summary.status,
+            str(summary.step),
+            age(now - summary.time),
+            ", ".join(summary.behind) or "-",
+        ]
         return [*row, self._best(summary)] if self._metric else row
 
     def _best_word(self) -> str:
@@ -105,7 +110,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _age(ms: int) -> str:
+def age(ms: int) -> str:
+    """Return a time span in ms in words, such as ``5 min ago``."""
     seconds = max(0, ms // 1000)
     size, unit = next(age for age in AGE_UNITS if seconds >= age[0] or age[0] == 1)
     return f"{seconds // size} {unit} ago"

@@ -79,13 +79,13 @@ def test_the_receipt_shows_what_is_left_and_the_command_that_delivers_it(tmp_pat
     lines = re.sub(r"last error, \S+ \S+: ", "last error, then: ", text).splitlines()
     assert lines == [
         f"telemetry: 6 records offered, 5 journaled in {folder}; 1 NOT WRITTEN",
-        "  mlflow: retrying; 2 delivered, 3 left",
+        "  mlflow: retrying; 2 delivered, 3 pending",
         "      to there",
         "      last error, then: ConnectionError: refused",
         "      no process is delivering",
-        "  tensorboard: closed; 5 delivered, 0 left",
+        "  tensorboard: closed; 5 delivered, 0 pending",
         "      to there",
-        "  wandb: refused; 0 delivered, 5 left",
+        "  wandb: refused; 0 delivered, 5 pending",
         "      to there",
         "      last error, then: no key",
         lines[-1],
@@ -97,7 +97,7 @@ def test_the_receipt_shows_what_is_left_and_the_command_that_delivers_it(tmp_pat
 def test_the_receipt_of_an_unopened_sink_names_no_destination(tmp_path: Path) -> None:
     segment_path(tmp_path, 0).write_bytes(encode(run_record(sinks={"wandb": {}})) + encode(scalars(1)))
     assert receipt(tmp_path, Counts()).sinks[0].lines() == [
-        "wandb: opening; 0 delivered, 1 left",
+        "wandb: opening; 0 delivered, 1 pending",
         "    no process is delivering",
     ]
 
@@ -178,3 +178,29 @@ def test_a_file_in_place_of_the_folder_of_the_sinks_does_not_hide_the_run(tmp_pa
     {"file": sinks.touch, "link": lambda: sinks.symlink_to(path), "pipe": lambda: os.mkfifo(sinks)}[kind]()
     (found,) = receipt(tmp_path, Counts()).sinks
     assert (found.name, found.pending, found.holder) == ("tensorboard", 5, "")
+
+
+@pytest.mark.parametrize("rejected", [0, 1, 4])
+@pytest.mark.parametrize("accepted", [0, 1, 2, 3, SEQ_PER_SEGMENT + 1, SEQ_PER_SEGMENT + 2])
+@pytest.mark.parametrize("resume_step", [None, 100, 300])
+def test_delivered_pending_and_rejected_records_add_up_to_the_journaled_ones(
+    tmp_path: Path, rejected: int, accepted: int, resume_step: int | None
+) -> None:
+    write(tmp_path, 0, [scalars(n, 100 * n) for n in range(1, 6)])
+    if resume_step is not None:
+        write(tmp_path, 1, [resumed(1, resume_step), scalars(SEQ_PER_SEGMENT + 2, resume_step + 100)])
+    sink(tmp_path, "foo", accepted, rejected)
+    got = receipt(tmp_path, Counts())
+    (foo,) = got.sinks
+    assert foo.delivered + foo.pending + foo.rejected == got.journaled
+    assert min(foo.delivered, foo.pending, foo.rejected) >= 0
+
+
+def test_records_of_earlier_attempts_are_mentioned_because_sinks_count_them(tmp_path: Path) -> None:
+    write(tmp_path, 0, [scalars(n, 100 * n) for n in range(1, 4)])
+    write(tmp_path, 1, [resumed(1, 300), scalars(SEQ_PER_SEGMENT + 2, 400)])
+    lines = str(receipt(tmp_path, Counts(offered=2, journaled=2))).splitlines()
+    assert lines == [
+        f"telemetry: 2 records offered, 2 journaled in {tmp_path}",
+        "  5 records journaled, including those of earlier attempts",
+    ]
