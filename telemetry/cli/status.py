@@ -88,9 +88,7 @@ def _problem(summary: RunSummary, heartbeat_age: int) -> str:
     """Return why a trainer that is alive seems to hang; empty if it does not."""
     if heartbeat_age > 1000 * HEARTBEAT_TIMEOUT:
         expected = f"one is written every {HEARTBEAT_INTERVAL:.0f} s"
-        return (
-            f"the last heartbeat was {age(heartbeat_age)}, but {expected}: the process is stopped or waits for a disk"
-        )
+        return f"last heartbeat {age(heartbeat_age)}, but {expected}: the process is stopped or waits for a disk"
     silence = now_ms() - summary.point_time
     if summary.longest_interval and silence > max(1000 * MIN_SILENCE, STALL_FACTOR * summary.longest_interval):
         before = f"before that, one arrived at least every {summary.longest_interval / 1000:.3g} s"

@@ -68,13 +68,8 @@ class RunTable:
             yield "unseen: running or killed; the trainer cannot be checked from here"
 
     def _row(self, summary: RunSummary, now: int) -> list[str]:
-        row = [
-            summary.folder.name,
-            summary.status,
-            str(summary.step),
-            age(now - summary.time),
-            ", ".join(summary.behind) or "-",
-        ]
+        last, behind = age(now - summary.time), ", ".join(summary.behind) or "-"
+        row = [summary.folder.name, summary.status, str(summary.step), last, behind]
         return [*row, self._best(summary)] if self._metric else row
 
     def _best_word(self) -> str:

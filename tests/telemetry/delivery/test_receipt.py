@@ -12,12 +12,12 @@ import pytest
 
 from support.segment_files import numbered, resumed, run_record, scalars, write
 from telemetry import JournalError
-from telemetry.delivery.receipt import receipt
+from telemetry.delivery.receipt import read_receipt, receipt
 from telemetry.journal.codec import encode
 from telemetry.journal.reader import Skipped
 from telemetry.journal.segments import segment_path
 from telemetry.records import SEQ_PER_SEGMENT, Closed
-from telemetry.run_folder.heartbeat import Counts
+from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.process_identity import current_process
 from telemetry.run_folder.sink_progress import Cursor, SinkProgress, write_progress
@@ -204,3 +204,28 @@ def test_records_of_earlier_attempts_are_mentioned_because_sinks_count_them(tmp_
         f"telemetry: 2 records offered, 2 journaled in {tmp_path}",
         "  5 records journaled, including those of earlier attempts",
     ]
+
+
+def test_the_receipt_of_the_writer_equals_the_one_read_from_the_journal(tmp_path: Path) -> None:
+    records = [*numbered(0, 1, 5), Closed(seq=6, time=1, status="failed", reason="full disk")]
+    write(tmp_path, 0, records)
+    sink(tmp_path, "foo", 3, rejected=1)
+    counts = Counts(offered=6, journaled=5, lost=1, step=5)
+    write_heartbeat(tmp_path, Heartbeat(trainer=current_process(), attempt=1, beat=-1, counts=counts))
+    assert receipt(tmp_path, counts) == read_receipt(tmp_path)
+
+
+def test_the_writer_does_not_read_a_large_journal(tmp_path: Path) -> None:
+    write(tmp_path, 0, numbered(0, 1, 5))
+    segment = segment_path(tmp_path, 0)
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([*lines[:2], b"damage\n", *lines[3:]]))
+    # The counts of the bus describe what it has made durable; a reader notices the damage.
+    assert receipt(tmp_path, Counts(offered=5, journaled=5)).journaled == 5
+    assert read_receipt(tmp_path).journaled == 4
+
+
+@pytest.mark.parametrize("journaled", [4, 6])
+def test_a_journal_that_the_counts_do_not_describe_is_read(tmp_path: Path, journaled: int) -> None:
+    write(tmp_path, 0, numbered(0, 1, 5))
+    assert receipt(tmp_path, Counts(offered=9, journaled=journaled)).journaled == 5
