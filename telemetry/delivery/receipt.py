@@ -216,7 +216,7 @@ def _journal_of(folder: Path, counts: Counts) -> _Journal | None:
     """
     if segments(folder) != [0]:
         return None
-    last = decode(next(lines_backward(segment_path(folder, 0)), b""))
+    last = decode(next((line for line in lines_backward(segment_path(folder, 0)) if line.strip()), b""))
     closed = last if isinstance(last, Closed) else None
     if last is None or last.seq - (closed is not None) != counts.journaled:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from telemetry import Metric, TelemetryError, UnitError
-from telemetry.units import factors, with_unit
+from telemetry.units import conversion_factor, factors, with_unit
 
 
 def factor(source: str, unit: str) -> float:

@@ -34,7 +34,7 @@ def test_journaled_delivered_and_pending_records_are_counted_per_sink(tmp_path: 
     sink(tmp_path, "all", 5)
     sink(tmp_path, "some", 3, rejected=1)
     sink(tmp_path, "none", 0)
-    got = receipt(tmp_path, Counts(offered=5, journaled=5))
+    got = receipt(tmp_path, Counts(offered=5, journaled=5, step=5))
     assert (got.status, got.step, got.journaled, got.skipped) == ("finished", 5, 5, Skipped())
     assert [(s.name, s.delivered, s.pending) for s in got.sinks] == [("all", 5, 0), ("none", 0, 5), ("some", 2, 2)]
 
@@ -215,7 +215,7 @@ def test_the_receipt_of_the_writer_equals_the_one_read_from_the_journal(tmp_path
     assert receipt(tmp_path, counts) == read_receipt(tmp_path)
 
 
-def test_the_writer_does_not_read_a_large_journal(tmp_path: Path) -> None:
+def test_the_writer_does_not_read_its_journal(tmp_path: Path) -> None:
     write(tmp_path, 0, numbered(0, 1, 5))
     segment = segment_path(tmp_path, 0)
     lines = segment.read_bytes().splitlines(keepends=True)
