@@ -68,7 +68,7 @@ class Commands(CommandGroup):
         """Run the command and exit; warnings and tracebacks are filtered like its own output."""
         protect_terminal()
         try:
-            result = super().main(*args, **kwargs, standalone_mode=False)
+            result = super().main(*args, **(kwargs | {"standalone_mode": False}))
         except click.ClickException as error:
             print_line(f"error: {click_error_text(error)}", err=True)
             sys.exit(EXIT_USAGE)
