@@ -26,16 +26,17 @@ STRONG = Style("orange+", "1;93", "#")
 """For the validation among the streams of a run."""
 PALE = Style("gray", "90", ".")
 """For the first of several streams of a run, which is the noisiest."""
-STYLES = (
-    Style("blue+", "94", "o"),
-    Style("green+", "92", "+"),
-    Style("magenta+", "95", "x"),
-    Style("cyan+", "96", "*"),
-    Style("red+", "91", "@"),
-    Style("orange+", "93", "%"),
-    Style("white", "37", "&"),
+COLORS = (
+    ("blue+", "94"),
+    ("green+", "92"),
+    ("magenta+", "95"),
+    ("cyan+", "96"),
+    ("red+", "91"),
+    ("orange+", "93"),
+    ("white", "37"),
 )
-"""For all other curves, in order."""
+MARKS = "o+x*@%&=^~$?"
+"""Colors and marks of all other curves, in order."""
 
 
 def styles(plots: Iterable[Plot]) -> dict[str, Style]:
@@ -46,7 +47,7 @@ def styles(plots: Iterable[Plot]) -> dict[str, Style]:
     number = 0
     for label, series in found.items():
         special = None if several_runs else _style_of_stream(series, first=not out, alone=len(found) == 1)
-        out[label] = special or STYLES[number % len(STYLES)]
+        out[label] = special or Style(*COLORS[number % len(COLORS)], MARKS[number % len(MARKS)])
         number += special is None
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from telemetry.display.plot_layout import VALIDATION, Plot, Series
 from telemetry.display.styles import Style
@@ -10,6 +11,8 @@ from telemetry.display.text_width import cut, cut_middle, pad, width_of
 from telemetry.reading.curve import Curve
 from telemetry.units import NO_UNIT
 
+MIN_NAME_WIDTH = 24
+"""Columns that are available for the name of a row and its mark at least."""
 GAP = 2
 """Columns between columns of the table."""
 MAX_CELL_WIDTH = 24
@@ -31,19 +34,18 @@ def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, col
         colours: whether lines may contain SGR sequences.
     """
     labels = [label for label in styles if any(each.label == label for plot in plots for each in plot.series)]
-    max_name_width = max(width // 3, min(24, width - 14))
-    rows = [row for label in labels for row in _rows(label, plots, max_name_width)]
-    name_width = max(width_of(name) for name, _, _ in rows)
-    columns = [
-        _fitted([*_heading(plot), *(cell(plot) for _, _, cell in rows)], width - name_width - 4) for plot in plots
-    ]
+    rows = [row for label in labels for row in _rows(label, plots)]
+    columns = [_fitted([*_heading(plot), *(row.cell(plot) for row in rows)], width - MIN_NAME_WIDTH) for plot in plots]
+    # A long name takes the space that the columns leave, or a third of the width.
+    room = max(width // 3, MIN_NAME_WIDTH, width - sum(width_of(column[0]) for column in columns)) - len("─ ")
+    name_width = min(room, max(width_of(row.name + row.suffix) for row in rows))
+    names = ["", "", *(row.cut_name(name_width) for row in rows)]
+    marked = [None, None, *(styles[row.name] if row.is_marked else None for row in rows)]
     lines: list[str] = []
-    for part in _parts(columns, width - name_width - 2):
-        for number, cells in enumerate(zip(*part, strict=True)):
-            name, label, _ = ("", "", None) if number < 2 else rows[number - 2]  # noqa: PLR2004 - two lines of headings
-            text = pad(name, name_width) + "".join(cells)
-            if text.strip():  # without units, the second line of headings is empty
-                lines.append(_marked(text.rstrip(), styles.get(label), colours=colours))
+    for part in _parts(columns, width - name_width - len("─ ")):
+        for name, style, cells in zip(names, marked, zip(*part, strict=True), strict=True):
+            if line := (pad(name, name_width) + "".join(cells)).rstrip():
+                lines.append(_marked(line, style, colours=colours))
     return [*lines, *(cut(line, width) for line in _non_finite_lines(plots))]
 
 
@@ -60,21 +62,31 @@ def _heading(plot: Plot) -> tuple[str, str]:
     return curve.name.rpartition("/")[2], "" if curve.unit in NO_UNIT else curve.unit
 
 
-def _rows(label: str, plots: Sequence[Plot], width: int) -> Iterator[tuple[str, str, Callable[[Plot], str]]]:
-    """Yield the rows of a curve: name, label if the row is marked, and the text in the column of a plot."""
+class _Row(NamedTuple):
+    """A row: its name, of which only the part before the suffix may be cut, and the text in the column of a plot."""
+
+    name: str
+    suffix: str
+    is_marked: bool
+    cell: Callable[[Plot], str]
+
+    def cut_name(self, width: int) -> str:
+        return cut(cut_middle(self.name, max(8, width - len(self.suffix))) + self.suffix, width)
+
+
+def _rows(label: str, plots: Sequence[Plot]) -> Iterator[_Row]:
+    """Yield the rows of a curve: latest values, and best ones unless there is a validation and this is not it."""
     series = [each for plot in plots for each in plot.series if each.label == label]
     last = max(int(each.curve.steps.max()) for each in series)
-    suffix = f" at {last}"
-    name = cut_middle(label, max(8, width - len(suffix))) + suffix
-    yield cut(name, width), label, lambda plot: _text(plot, label, lambda curve: _number(curve.values[-1]))
+    yield _Row(label, f" at {last}", True, lambda plot: _text(plot, label, lambda curve: _number(curve.values[-1])))
     validates = any(each.stream == VALIDATION for plot in plots for each in plot.series)
     if validates and series[0].stream != VALIDATION:
         return
     if any(_best(each.curve) is not None for each in series):
         directions = {each.curve.better for each in series if each.curve.better}
-        name = {"lower": "  lowest", "higher": "  highest"}[directions.pop()] if len(directions) == 1 else "  best"
-        yield name, "", lambda plot: _text(plot, label, _best_value)
-        yield "  at iteration", "", lambda plot: _text(plot, label, _best_step)
+        word = {"lower": "lowest", "higher": "highest"}[directions.pop()] if len(directions) == 1 else "best"
+        yield _Row(f"  {word}", "", False, lambda plot: _text(plot, label, _best_value))
+        yield _Row("  at iteration", "", False, lambda plot: _text(plot, label, _best_step))
 
 
 def _text(plot: Plot, label: str, text: Callable[[Curve], str]) -> str:
@@ -107,7 +119,7 @@ def _number(value: float) -> str:
 
 def _fitted(cells: Sequence[str], room: int) -> list[str]:
     """Return the cells of a column aligned to the right, after a gap."""
-    width = min(max(map(width_of, cells)), room, MAX_CELL_WIDTH)
+    width = min(max(map(width_of, cells)), max(1, room - GAP), MAX_CELL_WIDTH)
     return [" " * GAP + pad(cut(cell, width), width, right=True) for cell in cells]
 
 
