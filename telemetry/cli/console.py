@@ -15,7 +15,7 @@ from telemetry.delivery.receipt import Receipt
 from telemetry.errors import SettingError, TelemetryError
 from telemetry.journal.reader import Skipped
 from telemetry.reading.find_run import find_run
-from telemetry.terminal import print_line, protect_terminal
+from telemetry.terminal import discard_unwritten, is_output_error, print_line, protect_terminal
 from telemetry.usage import CommandGroup, click_error_text
 
 __all__ = [
@@ -36,6 +36,8 @@ EXIT_USAGE = 2
 """Exit code for any TelemetryError; click uses the same code for usage errors."""
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as in a shell."""
+EXIT_UNWRITTEN = 1
+"""Exit code if the output cannot be written."""
 PATH = click.Path(path_type=Path)
 
 
@@ -75,6 +77,12 @@ class Commands(CommandGroup):
         except click.Abort:
             print_line("interrupted", err=True)
             sys.exit(EXIT_INTERRUPTED)
+        except OSError as error:
+            if not is_output_error(error):
+                raise
+            print_line(f"error: cannot write the output: {error.strerror}", err=True)
+            discard_unwritten()
+            sys.exit(EXIT_UNWRITTEN)
         sys.exit(result if isinstance(result, int) else 0)
 
 
