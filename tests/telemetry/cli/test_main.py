@@ -106,7 +106,7 @@ def test_show_lists_the_runs_of_a_folder(tmp_path: Path) -> None:
 
 def test_output_that_cannot_be_written_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     run = WrittenRun(tmp_path / "run")
-    with open("/dev/full", "w", encoding="utf-8") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         command = [sys.executable, "-m", "telemetry", "status", str(run.folder)]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
