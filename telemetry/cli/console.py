@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -66,11 +66,13 @@ class UserError(click.ClickException):
 class Commands(CommandGroup):
     """A group of commands whose errors are one printable line each."""
 
-    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run the command and exit; warnings and tracebacks are filtered like its own output."""
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Run the command and, in standalone mode, exit; warnings and tracebacks are filtered like its own output."""
         protect_terminal()
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
         try:
-            result = super().main(*args, **(kwargs | {"standalone_mode": False}))
+            result = super().main(*args, standalone_mode=False, **kwargs)
         except click.ClickException as error:
             print_line(f"error: {click_error_text(error)}", err=True)
             sys.exit(EXIT_USAGE)
