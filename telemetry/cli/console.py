@@ -69,10 +69,11 @@ class Commands(CommandGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run the command and, in standalone mode, exit; warnings and tracebacks are filtered like its own output."""
         protect_terminal()
+        options: dict[str, Any] = {**kwargs, "standalone_mode": False}
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(*args, **options)
         try:
-            result = super().main(*args, standalone_mode=False, **kwargs)
+            result = super().main(*args, **options)
         except click.ClickException as error:
             print_line(f"error: {click_error_text(error)}", err=True)
             sys.exit(EXIT_USAGE)
