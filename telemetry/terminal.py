@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -58,6 +59,24 @@ def print_uncaught(kind: type[BaseException], error: BaseException, trace: Trace
     """Print the traceback of a bug; for use as ``sys.excepthook``. The message may quote a file or a server."""
     with contextlib.suppress(OSError):
         print_lines("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), err=True)
+
+
+def is_output_error(error: OSError) -> bool:
+    """Return whether the error is that of printing, which has no file name, rather than of any other file."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return bool(frame.f_globals["__name__"] == click.utils.__name__)
+
+
+def discard_unwritten() -> None:
+    """Discard output that cannot be written, because the interpreter would try again at exit and print a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (ValueError, AttributeError):  # the stream is closed, or there is none
+            continue
 
 
 def protect_terminal() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -15,7 +14,8 @@ import click
 from aimnet2mult.cli.interrupts import EXIT_INTERRUPTED
 from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.errors import USER_ERRORS, RankLost, RunBusy
-from telemetry.terminal import print_line
+from telemetry.terminal import discard_unwritten, is_output_error, print_line
+from telemetry.usage import click_error_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     try:
         code = _call(command, name, arguments)
     finally:
-        _discard_unwritten()
+        discard_unwritten()
     sys.exit(code)
 
 
@@ -73,13 +73,13 @@ def _call(command: click.Command, name: str, arguments: Sequence[str] | None) ->
     except (click.Abort, KeyboardInterrupt):
         return _report("interrupted", EXIT_INTERRUPTED)
     except click.ClickException as error:
-        return _report(error.format_message(), 2)
+        return _report(click_error_text(error), 2)
     except USER_ERRORS as error:
         return _report(str(error), 2)
     except (RankLost, RunBusy) as error:
         return _report(str(error), 1 if isinstance(error, RankLost) else os.EX_TEMPFAIL)
     except OSError as error:
-        if not _is_from_echo(error):
+        if not is_output_error(error):
             raise
         # A reader such as `head` that has seen enough is no problem.
         return 1 if error.errno == errno.EPIPE else _report(f"cannot write the output: {error.strerror}", 1)
@@ -91,24 +91,6 @@ def _report(message: str, code: int) -> int:
         for line in message.split("\n"):
             print_line(line if line.startswith(" ") else f"error: {line}", err=True)
     return code
-
-
-def _is_from_echo(error: OSError) -> bool:
-    """Return whether the error is that of printing, which has no file name, rather than of any other file."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return bool(frame.f_globals["__name__"] == click.utils.__name__)
-
-
-def _discard_unwritten() -> None:
-    """Discard output that cannot be written, because the interpreter would try again at exit and print a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except (ValueError, AttributeError):  # the stream is closed, or there is none
-            continue
 
 
 class TolerantStream:

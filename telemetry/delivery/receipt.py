@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from telemetry.journal.codec import decode
 from telemetry.journal.reader import JournalReader, Skipped, read_header
+from telemetry.journal.segment_lines import lines_backward
+from telemetry.journal.segments import segment_path, segments
 from telemetry.plugins.destinations import confirmations
 from telemetry.records import Alert, Closed, Resumed, Scalars, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
@@ -28,8 +31,9 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: name of the sink.
-        delivered: number of records accepted by the sink.
-        pending: number of journaled records that the sink has neither accepted nor rejected.
+        delivered: number of journaled records that the sink has accepted.
+        pending: number of journaled records that it has neither accepted nor rejected.
+        rejected: number of journaled records that it has rejected; the three add up to ``Receipt.journaled``.
         progress: the delivery progress as last saved.
         holder: the process that is delivering; empty if none is known.
         confirmations: options of ``telemetry sync`` that confirm the destinations in the run folder, if the sink is
@@ -39,6 +43,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     delivered: int
     pending: int
+    rejected: int = 0
     progress: SinkProgress
     holder: str = ""
     confirmations: list[str] = []
@@ -51,9 +56,9 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """Return the status as one line, followed by indented lines with details."""
         progress = self.progress
-        counts = f"{self.delivered} delivered, {self.pending} left"
-        if progress.cursor.rejected:
-            counts += f", {progress.cursor.rejected} rejected"
+        counts = f"{self.delivered} delivered, {self.pending} pending"
+        if self.rejected:
+            counts += f", {self.rejected} rejected"
         if progress.retries:
             counts += f", {progress.retries} retries"
         if progress.cursor.closed:
@@ -104,6 +109,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         unwritten = counts.offered - counts.journaled
         if unwritten:
             lines[0] += f"; {unwritten} NOT WRITTEN"
+        if self.journaled > counts.journaled:
+            lines.append(f"  {self.journaled} records journaled, including those of earlier attempts")
         if counts.dropped:
             lines.append(f"  {counts.dropped_text()}")
         lines += [f"  {line}" for sink in self.sinks for line in sink.lines()]
@@ -134,6 +141,16 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         return [f"ignored in {self.folder / 'sinks'}, because they are not named after a sink: {shown}{more}"]
 
 
+class _Journal(NamedTuple):
+    """What a receipt states about the journal; ``seqs`` are the numbers of the records that count, in order."""
+
+    status: Status | None
+    reason: str
+    step: int
+    seqs: Sequence[int]
+    skipped: Skipped
+
+
 def read_receipt(folder: str | os.PathLike[str]) -> Receipt:
     """Read the receipt of a run, whether or not the run is still in progress.
 
@@ -146,7 +163,7 @@ def read_receipt(folder: str | os.PathLike[str]) -> Receipt:
     """
     run = local_path(folder)
     heartbeat = read_heartbeat(run)
-    return receipt(run, Counts() if heartbeat is None else heartbeat.counts)
+    return _receipt(run, Counts() if heartbeat is None else heartbeat.counts, _read_journal(run))
 
 
 def receipt_from_counts(folder: Path, counts: Counts) -> Receipt:
@@ -163,16 +180,52 @@ def receipt_from_counts(folder: Path, counts: Counts) -> Receipt:
 
 
 def receipt(folder: Path, counts: Counts) -> Receipt:
-    """Read the journal and the progress of each sink, and add the ``counts`` of the bus.
+    """Return the receipt of a run that this process has written, with the ``counts`` of its bus.
+
+    The journal of a run that was never resumed is not read, because ``counts`` describe it: it may be large.
 
     Raises:
         RunFolderError: the folder or a segment of the journal cannot be read.
         JournalError: the journal was written by a newer version.
     """
+    return _receipt(folder, counts, _journal_of(folder, counts) or _read_journal(folder))
+
+
+def _receipt(folder: Path, counts: Counts, journal: _Journal) -> Receipt:
     try:
         options = read_header(folder).sinks
     except LookupError:
         options = {}
+    sinks = sorted({*options, *delivered_sinks(folder)})
+    return Receipt(
+        folder=folder,
+        status=journal.status,
+        step=journal.step,
+        journaled=len(journal.seqs),
+        counts=counts,
+        skipped=journal.skipped,
+        sinks=[_sink(folder, name, journal.seqs, options.get(name, {})) for name in sinks],
+        reason=journal.reason,
+        misnamed=misnamed_sinks(folder),
+    )
+
+
+def _journal_of(folder: Path, counts: Counts) -> _Journal | None:
+    """Return the description of a journal with one segment from the number of its last record; None otherwise.
+
+    If the number of records is that of the last one, then they are numbered from 1 without gaps.
+    """
+    if segments(folder) != [0]:
+        return None
+    last = decode(next((line for line in lines_backward(segment_path(folder, 0)) if line.strip()), b""))
+    closed = last if isinstance(last, Closed) else None
+    if last is None or last.seq - (closed is not None) != counts.journaled:
+        return None
+    status, reason = (closed.status, closed.reason) if closed else (None, "")
+    return _Journal(status, reason, counts.step, range(1, counts.journaled + 1), Skipped())
+
+
+def _read_journal(folder: Path) -> _Journal:
     reader = JournalReader(folder)
     seqs: list[int] = []
     status: Status | None = None
@@ -183,29 +236,20 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
             if isinstance(record, Scalars | Alert | Resumed):
                 seqs.append(record.seq)
                 step = record.step if isinstance(record, Resumed) else max(step, record.step)
-    sinks = sorted({*options, *delivered_sinks(folder)})
-    return Receipt(
-        folder=folder,
-        status=status,
-        step=step,
-        journaled=len(seqs),
-        counts=counts,
-        skipped=reader.skipped,
-        sinks=[_sink(folder, name, seqs, options.get(name, {})) for name in sinks],
-        reason=reason,
-        misnamed=misnamed_sinks(folder),
-    )
+    return _Journal(status, reason, step, seqs, reader.skipped)
 
 
-def _sink(folder: Path, name: str, seqs: list[int], options: Mapping[str, Any]) -> SinkReceipt:
+def _sink(folder: Path, name: str, seqs: Sequence[int], options: Mapping[str, Any]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
-    delivered = max(0, done - progress.cursor.rejected)
+    # Records that a later attempt has superseded may have been rejected, too.
+    rejected = min(done, progress.cursor.rejected)
     holder = Lease(folder / "sinks", name).holder()
     found = SinkReceipt(
         name=name,
-        delivered=delivered,
+        delivered=done - rejected,
         pending=len(seqs) - done,
+        rejected=rejected,
         progress=progress,
         holder="" if holder is None else str(holder),
     )
