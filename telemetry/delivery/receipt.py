@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from telemetry.journal.delivered_records import DeliveredRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.plugins.destinations import confirmations
-from telemetry.records import Alert, Closed, Resumed, Scalars, Status
+from telemetry.records import Closed, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import delivered_sinks, local_path, misnamed_sinks, shell_path
@@ -172,31 +173,40 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
         options = read_header(folder).sinks
     except LookupError:
         options = {}
-    reader = JournalReader(folder)
-    seqs: list[int] = []
+    reader = JournalReader(folder, streams=())
+    records = DeliveredRecords()
     status: Status | None = None
-    step, reason = 0, ""
+    reason = ""
     while batch := reader.read(10_000, live=False):
         for record in batch:
             status, reason = (record.status, record.reason) if isinstance(record, Closed) else (None, "")
-            if isinstance(record, Scalars | Alert | Resumed):
-                seqs.append(record.seq)
-                step = record.step if isinstance(record, Resumed) else max(step, record.step)
-    sinks = sorted({*options, *delivered_sinks(folder)})
+            records.add(record)
     return Receipt(
         folder=folder,
         status=status,
-        step=step,
-        journaled=len(seqs),
+        step=records.step,
+        journaled=len(records.seqs),
         counts=counts,
         skipped=reader.skipped,
-        sinks=[_sink(folder, name, seqs, options.get(name, {})) for name in sinks],
+        sinks=sink_receipts(folder, options, records.seqs),
         reason=reason,
         misnamed=misnamed_sinks(folder),
     )
 
 
-def _sink(folder: Path, name: str, seqs: list[int], options: Mapping[str, Any]) -> SinkReceipt:
+def sink_receipts(folder: Path, options: Mapping[str, Mapping[str, Any]], seqs: Sequence[int]) -> list[SinkReceipt]:
+    """Read the progress of each sink of a run, past and present.
+
+    Args:
+        folder: the run folder.
+        options: the options that each sink was started with (see ``RunRecord.sinks``).
+        seqs: the sequence numbers of the records that sinks receive, ascending.
+    """
+    names = sorted({*options, *delivered_sinks(folder)})
+    return [_sink(folder, name, seqs, options.get(name, {})) for name in names]
+
+
+def _sink(folder: Path, name: str, seqs: Sequence[int], options: Mapping[str, Any]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
     delivered = max(0, done - progress.cursor.rejected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from telemetry.errors import RunFolderError
@@ -17,13 +17,16 @@ _FIRST_CHUNK_BYTES = 1 << 16
 _MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, NOT_REGULAR}
 
 
-def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
+def lines(
+    path: Path, offset: int, *, tail: bool = False, marks: Collection[bytes] | None = None
+) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
     """Yield (record, offset of the next line) for each line from ``offset`` on; record is None if the line is damaged.
 
     Args:
         path: the segment; nothing is yielded if it is missing or not a regular file.
         offset: the position of the first line to read, in bytes.
         tail: whether to also yield an incomplete last line (one without a newline), as a damaged one.
+        marks: see ``decode``.
 
     Raises:
         RunFolderError: the file cannot be read.
@@ -44,7 +47,7 @@ def lines(path: Path, offset: int, *, tail: bool = False) -> Iterator[tuple[AnyR
                 if skipping:
                     yield None, offset + newline + 1
                 elif newline > start:
-                    yield decode(data[start : newline + 1]), offset + newline + 1
+                    yield decode(data[start : newline + 1], marks), offset + newline + 1
                 skipping = False
                 start = newline + 1
             offset += start

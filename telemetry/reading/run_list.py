@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from telemetry.errors import RunFolderError, RunNotFound
-from telemetry.journal.segments import segments
+from telemetry.errors import RunNotFound
 from telemetry.metrics import UNDECLARED, Metric, is_better_when_higher
+from telemetry.reading.run_folders import run_folders
 from telemetry.reading.run_summary import RunSummary, summarize
 from telemetry.reading.selection import select_metrics
 from telemetry.units import NO_UNIT
@@ -77,27 +76,11 @@ class RunTable:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    if segments(folder):
-        return [folder]
-    try:
-        found = [folder / name for name in os.listdir(folder)]
-    except OSError as error:
-        msg = f"{folder} cannot be read ({error.strerror}); specify the folder that contains the run folders"
-        raise RunFolderError(msg) from error
-    # Unlike Path.is_dir, os.path.isdir never raises.
-    runs = [each for each in found if os.path.isdir(each) and _may_be_run(each)]  # noqa: PTH112
+    runs = run_folders(folder)
     if not runs:
         msg = f"no runs in {folder}: none of its folders contains a journal-<k>.jsonl"
         raise RunNotFound(msg)
-    return sorted(runs)
-
-
-def _may_be_run(folder: Path) -> bool:
-    try:
-        return bool(segments(folder))
-    except RunFolderError:
-        # The table then lists the folder as unreadable.
-        return True
+    return runs
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

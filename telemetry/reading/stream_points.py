@@ -9,9 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
-from telemetry.journal.codec import MAX_LINE, decode
+from telemetry.journal.codec import MAX_LINE, decode, stream_mark
 from telemetry.journal.run_attempts import first_record, superseded_after
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path
@@ -37,8 +35,7 @@ def read_stream(folder: Path, numbers: list[int], stream: str) -> Iterator[Scala
 
 def _scalars_of(path: Path, stream: str) -> Iterator[Scalars]:
     """Yield the scalars of one stream."""
-    # The encoder writes a stream name in exactly one way, so a byte search finds all its records.
-    mark = b'"stream":' + msgspec.json.encode(stream)
+    mark = stream_mark(stream)
     for block in _blocks(path):
         at = block.find(mark)
         while at >= 0:

@@ -1,0 +1,37 @@
+"""The records of a journal that sinks receive, as sequence numbers."""
+
+from __future__ import annotations
+
+from array import array
+
+from telemetry.records import Alert, AnyRecord, Resumed, Scalars
+
+_NEVER_SUPERSEDED = -1
+
+
+class DeliveredRecords:
+    """Collect the sequence numbers of the valid records for sinks, using 16 bytes per record.
+
+    Attributes:
+        seqs: the sequence numbers, ascending.
+        step: the last iteration that has a point; 0 if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.seqs = array("q")
+        self.step = 0
+        self._steps = array("q")
+
+    def add(self, record: AnyRecord) -> None:
+        """Append the next record of the journal, unless sinks do not receive it."""
+        if isinstance(record, Scalars | Alert | Resumed):
+            is_resume = isinstance(record, Resumed)
+            self.step = record.step if is_resume else max(self.step, record.step)
+            self.seqs.append(record.seq)
+            self._steps.append(_NEVER_SUPERSEDED if is_resume else record.step)
+
+    def drop_after(self, step: int) -> None:
+        """Remove the points and alerts of later iterations, which an attempt that resumes at ``step`` supersedes."""
+        valid = [i for i, each in enumerate(self._steps) if each <= step]
+        self.seqs = array("q", [self.seqs[i] for i in valid])
+        self._steps = array("q", [self._steps[i] for i in valid])
