@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,9 +133,8 @@ class RunReader:
         read_header(folder)  # raises if the folder contains no readable run
         self._folder = folder
         self._keep_superseded = superseded
-        self._names = None if names is None else frozenset(names)
-        streams = None if names is None else {name.partition("/")[0] for name in names}
-        self._journal = JournalReader(folder, superseded=superseded, streams=streams)
+        self._wanted = None if names is None else _by_stream(names)
+        self._journal = JournalReader(folder, superseded=superseded, streams=self._wanted)
         self.records = DeliveredRecords()
         self.time = 0
         self._trainer = TrainerLivenessProbe(folder)
@@ -177,13 +176,17 @@ class RunReader:
 
     def _add_points(self, record: Scalars) -> None:
         superseded = self._keep_superseded and self._journal.is_superseded(record)
-        for name, value in record.items():
+        for name, value in self._items(record):
             builder = self._builders.get(name)
             if builder is None:
-                if self._names is not None and name not in self._names:
-                    continue
                 builder = self._builders[name] = CurveBuilder()
             builder.add(record.step, record.time, value, superseded=superseded)
+
+    def _items(self, record: Scalars) -> list[tuple[str, float]]:
+        if self._wanted is None:
+            return record.items()
+        wanted = self._wanted.get(record.stream, {}).items()
+        return [(name, record.values[metric]) for metric, name in wanted if metric in record.values]
 
     def _drop_after(self, step: int) -> None:
         # In a followed run, these points were read before the resume that superseded them.
@@ -216,3 +219,12 @@ class RunReader:
             skipped=self._journal.skipped,
             metrics=metrics,
         )
+
+
+def _by_stream(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return full names by stream and by name within the stream."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        stream, _, metric = name.partition("/")
+        found.setdefault(stream, {})[metric] = name
+    return found

@@ -29,11 +29,11 @@ BYTES_PER_POINT, BYTES_PER_RECORD = 25, 16
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """A reader of some metrics, and the run that it reads."""
+    """A reader of some metrics, and the attempt that it reads."""
 
     reader: RunReader
     names: frozenset[str]
-    run: tuple[str, int]
+    attempt: tuple[str, int, int]
 
 
 class CachedRun:
@@ -100,12 +100,12 @@ class CachedRun:
             self._publish(replace(self.entry, error=error_text(error) or type(error).__name__), new=False)
 
     def _discard_outdated_reading(self, state: FolderState, *, ended: bool) -> None:
-        """Start again if the journal has been replaced, or if other metrics or records passed over are now needed."""
+        """Start again if the journal has been replaced, or the run was resumed, or other metrics are in the table."""
         if self._reading is None or self._state is None or state.journal == self._state.journal:
             return
         header = read_header(self._folder)
-        is_same_run = state.continues(self._state) and _identity(header) == self._reading.run
-        if ended or not is_same_run or not self._reading.names.issuperset(_table_metrics(read_metrics(self._folder))):
+        continues = state.continues(self._state) and _identity(header) == self._reading.attempt
+        if ended or not continues or not self._reading.names.issuperset(_table_metrics(read_metrics(self._folder))):
             self._reading = None
 
     def _read(self) -> None:
@@ -138,7 +138,7 @@ class CachedRun:
     def _start_reading(self) -> _Reading:
         names = self._requested.union(_table_metrics(read_metrics(self._folder)))
         reader = RunReader(self._folder, names=names)
-        return _Reading(reader=reader, names=names, run=_identity(read_header(self._folder)))
+        return _Reading(reader=reader, names=names, attempt=_identity(read_header(self._folder)))
 
     def _publish(self, entry: RunEntry, *, new: bool) -> None:
         if new or entry != self.entry:
@@ -169,8 +169,8 @@ def _summary(folder: Path) -> RunEntry:
     )
 
 
-def _identity(header: RunRecord) -> tuple[str, int]:
-    return header.run_id, header.started
+def _identity(header: RunRecord) -> tuple[str, int, int]:
+    return header.run_id, header.started, header.attempt
 
 
 def _table_metrics(metrics: Mapping[str, Metric]) -> list[str]:

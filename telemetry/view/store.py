@@ -66,7 +66,7 @@ class RunStore:
         return sorted(labelled, key=lambda entry: (-entry.header.started, entry.folder))
 
     def curves(self, key: str, names: Collection[str]) -> dict[str, Curve]:
-        """Return curves of a run by full name, except those without points; waits while they are read for the first time.
+        """Return curves of a run by full name, except those without points; the first time, wait for them.
 
         Raises:
             KeyError: there is no such run.
