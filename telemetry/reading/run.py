@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,7 +122,8 @@ class RunReader:
         names: full names of the metrics to read; None for all. Only the streams of these metrics are decoded.
 
     Attributes:
-        records: the records for sinks; meaningful only without superseded points.
+        records: the records for sinks. After a resume has been followed, they are exact only if all metrics are read.
+        closed: how the newest attempt ended; None if the journal does not record it.
         time: time of the last record, in milliseconds since 1970; 0 if there is none.
 
     Raises:
@@ -133,19 +134,20 @@ class RunReader:
         read_header(folder)  # raises if the folder contains no readable run
         self._folder = folder
         self._keep_superseded = superseded
-        self._wanted = None if names is None else _by_stream(names)
-        self._journal = JournalReader(folder, superseded=superseded, streams=self._wanted)
+        self._names = None if names is None else frozenset(names)
+        streams = None if names is None else {name.partition("/")[0] for name in names}
+        self._journal = JournalReader(folder, superseded=superseded, streams=streams)
         self.records = DeliveredRecords()
+        self.closed: Status | None = None
         self.time = 0
         self._trainer = TrainerLivenessProbe(folder)
         self._builders: dict[str, CurveBuilder] = {}
         self._alerts: list[Alert] = []
-        self._closed: Status | None = None
 
     @property
     def status(self) -> RunStatus:
         """Status of the run, from the records read so far and the trainer's heartbeat."""
-        return run_status(self._closed, self._trainer)
+        return run_status(self.closed, self._trainer)
 
     def read(self, *, live: bool) -> bool:
         """Read all new records; return whether there were any.
@@ -164,7 +166,7 @@ class RunReader:
         return new
 
     def _add(self, record: AnyRecord) -> None:
-        self._closed = record.status if isinstance(record, Closed) else None
+        self.closed = record.status if isinstance(record, Closed) else None
         self.time = record.time
         if isinstance(record, Scalars):
             self._add_points(record)
@@ -176,17 +178,13 @@ class RunReader:
 
     def _add_points(self, record: Scalars) -> None:
         superseded = self._keep_superseded and self._journal.is_superseded(record)
-        for name, value in self._items(record):
+        for name, value in record.items():
+            if self._names is not None and name not in self._names:
+                continue
             builder = self._builders.get(name)
             if builder is None:
                 builder = self._builders[name] = CurveBuilder()
             builder.add(record.step, record.time, value, superseded=superseded)
-
-    def _items(self, record: Scalars) -> list[tuple[str, float]]:
-        if self._wanted is None:
-            return record.items()
-        wanted = self._wanted.get(record.stream, {}).items()
-        return [(name, record.values[metric]) for metric, name in wanted if metric in record.values]
 
     def _drop_after(self, step: int) -> None:
         # In a followed run, these points were read before the resume that superseded them.
@@ -219,12 +217,3 @@ class RunReader:
             skipped=self._journal.skipped,
             metrics=metrics,
         )
-
-
-def _by_stream(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return full names by stream and by name within the stream."""
-    found: dict[str, dict[str, str]] = {}
-    for name in names:
-        stream, _, metric = name.partition("/")
-        found.setdefault(stream, {})[metric] = name
-    return found
