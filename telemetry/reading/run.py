@@ -107,7 +107,10 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False, metrics:
         RunFolderError: the folder or one of its journal files cannot be read.
     """
     folder = local_path(path)
-    names = select_metrics(metrics, read_metrics(folder)) if metrics else None
+    names = None
+    if metrics:
+        read_header(folder)  # raises if the folder contains no readable run
+        names = select_metrics(metrics, read_metrics(folder))
     reader = RunReader(folder, superseded=superseded, names=names)
     reader.read(live=False)
     return reader.run()

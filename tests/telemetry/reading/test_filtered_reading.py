@@ -12,7 +12,7 @@ import pytest
 
 from support.segment_files import sealed
 from support.written_runs import WrittenRun
-from telemetry import MetricNotFound, read_run
+from telemetry import MetricNotFound, RunNotFound, read_run
 from telemetry.journal.reader import JournalReader
 from telemetry.journal.segments import segment_path, segments
 from telemetry.journal.stream_search import PassedScalars
@@ -157,6 +157,16 @@ def test_a_block_with_a_missing_point_is_decoded(run: WrittenRun) -> None:
     assert reader.skipped.lost == 1
 
 
+def test_repeated_points_are_counted(run: WrittenRun) -> None:
+    for number in (*range(1, 9), *range(1, 9)):
+        run.points("train", number, {"loss": 0.5}, seq=number)
+    run.points("val", 9, {"loss": 0.5}, seq=9)
+    for streams in (None, ["val"]):
+        reader = JournalReader(run.folder, streams=streams)
+        assert reader.read(1000, live=False)[-1].seq == 9
+        assert reader.skipped.repeated == 8
+
+
 def test_an_intact_line_in_another_layout_is_decoded(run: WrittenRun) -> None:
     run.points("train", 1, {"loss": 0.5})
     run.raw(sealed(b'{"seq":2,"kind":"scalars","values":{"loss":0.25},"step":2,"time":7,"stream":"val"'))
@@ -177,6 +187,10 @@ class TestPatterns:
     def test_a_metric_that_no_attempt_declares_is_an_error(self, run: WrittenRun) -> None:
         with pytest.raises(MetricNotFound, match="val/loss"):
             read_run(run.folder, metrics=["val/los"])
+
+    def test_a_folder_without_a_run_is_reported_as_such(self, tmp_path: Path) -> None:
+        with pytest.raises(RunNotFound):
+            read_run(tmp_path, metrics=["val/loss"])
 
     def test_a_metric_declared_by_an_earlier_attempt_is_read(self, run: WrittenRun) -> None:
         run.point("val/loss", 1, 0.5)
