@@ -14,7 +14,7 @@ import pytest
 
 from support.telemetry_fakes import DEAD, beat
 from support.written_runs import NOON, WrittenRun, add_training
-from telemetry import Metric, RunFolderError, read_run
+from telemetry import Metric, RunFolderError, read_receipt, read_run
 from telemetry.reading.best_value import BestValue
 from telemetry.run_folder.process_identity import current_process
 from telemetry.run_folder.sink_progress import Cursor, SinkProgress, write_progress
@@ -125,7 +125,10 @@ class TestTable:
         run.points("train", 5, {"loss": 1.0})
         store.refresh()
         # Points 3 and 4, the resume, and the new point 5.
-        assert (only(store).sinks[0].delivered, only(store).sinks[0].pending, only(store).step) == (2, 4, 5)
+        (sink,) = only(store).sinks
+        assert (sink.delivered, sink.pending, only(store).step) == (2, 4, 5)
+        (receipt,) = read_receipt(run.folder).sinks
+        assert (receipt.delivered, receipt.pending) == (2, 4)
 
     def test_a_run_of_an_earlier_version_has_best_values(self, runs: Path) -> None:
         run = WrittenRun(runs / "old")
