@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from telemetry.journal.delivered_records import DeliveredRecords
+from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.plugins.destinations import confirmations
 from telemetry.records import Closed, Status
@@ -174,7 +174,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
     except LookupError:
         options = {}
     reader = JournalReader(folder)
-    records = DeliveredRecords()
+    records = DeliverableRecords()
     status: Status | None = None
     reason = ""
     while batch := reader.read(10_000, live=False):

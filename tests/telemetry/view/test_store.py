@@ -121,7 +121,11 @@ class TestTable:
         write_progress(run.folder, "wandb", SinkProgress(cursors={"": Cursor(accepted=2)}))
         store.refresh()
         assert only(store).sinks[0].pending == 8
-        run.begin(resume_step=4, attempt=2)
+        # The page may read the run between the first records of the new attempt.
+        run.begin(attempt=2)
+        store.refresh()
+        run.resume(4)
+        store.refresh()
         run.points("train", 5, {"loss": 1.0})
         store.refresh()
         # Points 3 and 4, the resume, and the new point 5.
@@ -215,6 +219,15 @@ class TestCurves:
         assert versions == sorted(set(versions))
         store.refresh()
         assert store.version(key) == versions[-1]
+
+    def test_reading_other_curves_does_not_change_the_version(self, run: WrittenRun, runs: Path) -> None:
+        run.points("train", 1, {"loss": 0.5, "lr": 0.1})
+        store = RunStore([runs])
+        store.refresh()
+        version = store.version(only(store).key)
+        assert values(store, only(store), "train/loss") == [0.5]
+        assert values(store, only(store), "train/lr") == [0.1]
+        assert store.version(only(store).key) == version
 
     def test_only_what_is_appended_is_read(self, run: WrittenRun, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         alive(run)
