@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+Direction = Literal["lower", "higher"]
+"""Which values of a metric are better."""
+
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The declaration of a metric.
@@ -24,7 +27,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unit: Annotated[str, msgspec.Meta(max_length=100)] = "1"
     source_unit: Annotated[str, msgspec.Meta(max_length=100)] = ""
     label: Annotated[str, msgspec.Meta(max_length=250)] = ""
-    better: Literal["lower", "higher"] | None = None
+    better: Direction | None = None
     watch: bool = False
     main: bool = False
 
@@ -33,13 +36,19 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             msgspec.structs.force_setattr(self, "source_unit", self.unit)
 
 
-def is_better_when_higher(name: str, metric: Metric) -> bool:
-    """Return whether higher values are better.
+def direction(name: str, metric: Metric) -> Direction | None:
+    """Return whether lower or higher values of a metric are better; None if neither, or unknown.
 
-    If the declaration does not tell, as in runs of version 0.1, R² is recognized by its name, ``…_r2``; lower values of
-    all other metrics count as better.
+    Metrics of version 0.1 do not declare this. They are recognized by the last part of their names: R² by ``…_r2``,
+    losses and errors by ``loss``, ``loss_…``, ``…_loss``, ``…_rmse`` and ``…_mae``.
     """
-    return metric.better == "higher" or (metric.better is None and name.endswith("_r2"))
+    if metric.better is not None:
+        return metric.better
+    last = name.rpartition("/")[2]
+    if last.endswith("_r2"):
+        return "higher"
+    is_error = last.startswith("loss_") or last.endswith(("_loss", "_rmse", "_mae"))
+    return "lower" if metric.watch or last == "loss" or is_error else None
 
 
 UNDECLARED = Metric(unit="")

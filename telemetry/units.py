@@ -21,6 +21,10 @@ ALIASES = {"hartree": ("Ha", "Hartree"), "bohr": ("Bohr",), "angstrom": ("Angstr
 """Spellings common in chemistry, by the name in pint, which is case-sensitive: ``ha`` is a hectare."""
 
 
+EXAMPLES = ("kcal/mol", "eV", "Hartree", "kcal/mol/Å", "eV/Å", "Å", "bohr", "e")
+"""Usual units of energies, forces, lengths and charges, for error messages."""
+
+
 def factors(metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Return the conversion factor of each metric from its source unit to its unit, keyed by full name.
 
@@ -54,8 +58,8 @@ def conversion_factor(name: str, source: str, unit: str) -> float:
     """
     import pint
 
-    for text in (source, unit):
-        _check(name, text)
+    for text, other in ((source, unit), (unit, source)):
+        _check(name, text, other)
     for target in (unit, f"({unit})/particle", f"({unit})*particle"):
         try:
             zero, one = (float(_registry().Quantity(x, source).to(target).magnitude) for x in (0.0, 1.0))
@@ -78,7 +82,8 @@ def with_unit(text: str, unit: str) -> str:
     return text if unit in NO_UNIT else f"{text} [{unit}]"
 
 
-def _check(name: str, text: str) -> None:
+def _check(name: str, text: str, other: str) -> None:
+    """Check that a text is a unit; ``other`` is the one it is to be converted to or from."""
     cause: Exception | None = None
     try:
         _registry().parse_units(text)
@@ -87,8 +92,24 @@ def _check(name: str, text: str) -> None:
     # pint accepts an empty string as dimensionless; here it means that the unit was omitted.
     if cause is not None or not text.strip():
         why = f" ({cause})" if str(cause or "") else ""
-        msg = f"{name}: {text!r} is not a unit{why}; use kcal/mol, eV, kcal/mol/Å, e …, or 1 if there is none"
+        msg = f"{name}: {text!r} is not a unit{why}{_examples(other)}"
         raise UnitError(msg) from cause
+
+
+def _examples(other: str) -> str:
+    """Return a hint with the usual units of the dimension of ``other``; with all and 1 if none of them has it."""
+    fitting = [unit for unit in EXAMPLES if _is_compatible(unit, other)]
+    return f"; use a unit such as {', '.join(fitting)}" if fitting else f"; use {', '.join(EXAMPLES)} …, or 1 for none"
+
+
+def _is_compatible(unit: str, other: str) -> bool:
+    try:
+        return any(
+            _registry().Unit(form).is_compatible_with(other)
+            for form in (unit, f"{unit}/particle", f"({unit})*particle")
+        )
+    except Exception:  # noqa: BLE001 - as in ``_check``
+        return False
 
 
 @functools.cache

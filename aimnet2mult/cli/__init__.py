@@ -17,6 +17,7 @@ with exiting_on_signals():
     from aimnet2mult.cli.sample_data import sample_data
     from aimnet2mult.cli.train import train
     from telemetry.terminal import print_lines, protect_terminal
+    from telemetry.usage import CommandGroup
 
 __all__ = ["calc_sae", "check_data", "cli", "convert", "main", "run", "sample_data", "train"]
 
@@ -31,7 +32,7 @@ def main() -> NoReturn:
         conclude()
 
 
-@click.group(invoke_without_command=True, context_settings=HELP)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=HELP)
 @click.version_option(version("aimnet2mult"), prog_name="aimnet2mult")
 @click.pass_context
 def cli(context: click.Context) -> None:

@@ -16,6 +16,7 @@ from aimnet2mult.cli.interrupts import EXIT_INTERRUPTED
 from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.errors import USER_ERRORS, RankLost, RunBusy
 from telemetry.terminal import print_line
+from telemetry.usage import click_error_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +74,7 @@ def _call(command: click.Command, name: str, arguments: Sequence[str] | None) ->
     except (click.Abort, KeyboardInterrupt):
         return _report("interrupted", EXIT_INTERRUPTED)
     except click.ClickException as error:
-        return _report(error.format_message(), 2)
+        return _report(click_error_text(error), 2)
     except USER_ERRORS as error:
         return _report(str(error), 2)
     except (RankLost, RunBusy) as error:

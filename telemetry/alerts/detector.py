@@ -12,7 +12,7 @@ from telemetry.alerts import rules
 from telemetry.alerts.history import MetricHistory
 from telemetry.alerts.problem_tracker import ProblemTracker
 from telemetry.alerts.settings import AlertSettings
-from telemetry.metrics import Metric, is_better_when_higher
+from telemetry.metrics import Metric, direction
 from telemetry.records import Alert, Cause, Scalars
 
 DIVERGED_POINTS = 5
@@ -57,7 +57,7 @@ class AnomalyDetector:
         self._histories = {
             name: MetricHistory(settings, is_loss=rules.is_loss(name))
             for name, metric in metrics.items()
-            if metric.watch and not is_better_when_higher(name, metric)
+            if metric.watch and direction(name, metric) != "higher"
         }
         self._watched = frozenset(name for name, metric in metrics.items() if metric.watch)
         self._losses = {name: history for name, history in self._histories.items() if rules.is_loss(name)}

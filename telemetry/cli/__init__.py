@@ -11,12 +11,16 @@ from telemetry.cli.show import show
 from telemetry.cli.sinks import sinks
 from telemetry.cli.status import status
 from telemetry.cli.sync import sync
+from telemetry.terminal import print_lines
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="aimnet2mult", prog_name="telemetry")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Inspect, export and deliver the telemetry of training runs."""
+    if context.invoked_subcommand is None:
+        print_lines(context.get_help())
 
 
 for command in (export, list_runs, show, sinks, status, sync):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -15,46 +14,68 @@ import msgspec
 from telemetry.delivery.receipt import Receipt
 from telemetry.errors import SettingError, TelemetryError
 from telemetry.journal.reader import Skipped
-from telemetry.redaction import safe_line
+from telemetry.reading.find_run import find_run
 from telemetry.terminal import print_line, protect_terminal
+from telemetry.usage import CommandGroup, click_error_text
 
-__all__ = ["PATH", "Commands", "exits_with_message", "print_line", "print_sinks", "print_skipped", "require_outside"]
+__all__ = [
+    "PATH",
+    "RUN",
+    "Commands",
+    "exits_with_message",
+    "print_line",
+    "print_sinks",
+    "print_skipped",
+    "require_outside",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_USAGE = 2
 """Exit code for any TelemetryError; click uses the same code for usage errors."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as in a shell."""
 PATH = click.Path(path_type=Path)
 
 
-class Commands(click.Group):
-    """A group of commands whose usage errors quote only printable characters."""
+class RunFolder(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.2
+    """A run, given by its folder, its ID or its name (see ``find_run``)."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command; warnings and tracebacks are filtered like its own output."""
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
+        """Return the run folder."""
+        try:
+            return find_run(value)
+        except TelemetryError as error:
+            raise UserError(str(error)) from error
+
+
+RUN = RunFolder()
+
+
+class UserError(click.ClickException):
+    """A TelemetryError raised while arguments are converted."""
+
+    exit_code = EXIT_USAGE
+
+
+class Commands(CommandGroup):
+    """A group of commands whose errors are one printable line each."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command and exit; warnings and tracebacks are filtered like its own output."""
         protect_terminal()
-        return super().main(*args, **kwargs)
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options of the group."""
-        with _printable_errors():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Parse the arguments of the command, and call it."""
-        with _printable_errors():
-            return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _printable_errors() -> Iterator[None]:
-    try:
-        yield
-    except click.ClickException as error:
-        # The attribute is final for type checkers, but not used before the error is shown.
-        error.message = safe_line(error.message)  # type: ignore[misc]
-        raise
+        try:
+            result = super().main(*args, **(kwargs | {"standalone_mode": False}))
+        except click.ClickException as error:
+            print_line(f"error: {click_error_text(error)}", err=True)
+            sys.exit(EXIT_USAGE)
+        except click.Abort:
+            print_line("interrupted", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+        sys.exit(result if isinstance(result, int) else 0)
 
 
 def exits_with_message(command: Callable[P, R]) -> Callable[P, R]:

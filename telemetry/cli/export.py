@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from telemetry.cli.console import PATH, exits_with_message, print_line, print_skipped, require_outside
+from telemetry.cli.console import PATH, RUN, exits_with_message, print_line, print_skipped, require_outside
 from telemetry.errors import RunFolderError
 from telemetry.reading.export import Export, Format
 from telemetry.run_folder.regular_file import open_output
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option(
     "--format",
     "form",
@@ -33,8 +33,8 @@ from telemetry.run_folder.regular_file import open_output
 def export(run: Path, form: Format, output: Path | None, superseded: bool) -> None:
     """Write the values of a run as CSV or JSON lines.
 
-    RUN is a run folder. There is one value per line, in journal order. The columns are run, seq, stream, step, time
-    (milliseconds since 1970), name, value, unit.
+    RUN is a run folder, or the ID or name of a run in ./runs. There is one value per line, in journal order. The
+    columns are run, seq, stream, step, time (milliseconds since 1970), name, value, unit.
     """
     rows = Export(run, superseded=superseded)
     if output is not None:

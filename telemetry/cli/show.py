@@ -17,7 +17,11 @@ from telemetry.display.dashboard import Dashboard
 from telemetry.display.plot_layout import main_plots, plots, run_labels
 from telemetry.display.png import write_png
 from telemetry.errors import SettingError
+from telemetry.reading.find_run import find_run, is_folder_of_runs
 from telemetry.reading.run import Run, RunReader
+from telemetry.reading.run_list import RunTable
+from telemetry.records import now_ms
+from telemetry.run_folder.paths import shell_path
 from telemetry.run_folder.run_status import OPEN
 from telemetry.terminal import print_styled
 
@@ -37,6 +41,7 @@ CURSOR_HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
     metavar="PATTERN",
     help="A full name, a name without its stream, or a pattern, such as val/loss, loss or 'val/*'; repeatable.",
 )
+@click.option("--all", "all_charts", is_flag=True, help="Show all charts and streams.")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N iterations of each run.")
 @click.option("--follow", is_flag=True, help="Redraw as points arrive, until all runs have ended.")
 @click.option("--png", type=PATH, metavar="FILE", help="Draw into a PNG file instead of the terminal.")
@@ -47,41 +52,52 @@ CURSOR_HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
     help="Characters per line; by default the width of the terminal, or 80.",
 )
 @click.option(
-    "--height", metavar="N", type=click.IntRange(min=5), default=14, show_default=True, help="Lines per chart."
+    "--height",
+    metavar="N",
+    type=click.IntRange(min=5),
+    help="Lines per chart; by default as many as fit into the terminal, or 14.",
 )
 @exits_with_message
 def show(
     *,
     runs: tuple[Path, ...],
     patterns: tuple[str, ...],
+    all_charts: bool,
     last: int | None,
     follow: bool,
     png: Path | None,
     width: int | None,
-    height: int,
+    height: int | None,
 ) -> None:
     """Plot the curves of runs.
 
-    RUN is a run folder; several runs share the same charts. Metrics with the same name and unit share a chart across
-    streams. Without --metric, charts of parts of the data are omitted.
+    RUN is a run folder, or the ID or name of a run in ./runs; several runs share the same charts. Metrics with the same
+    name and unit share a chart across streams. Without --metric and --all, only the main charts are shown, and of
+    several runs only the validation. The runs in a FOLDER of runs are listed.
     """
-    readers = [RunReader(run) for run in runs]
+    if len(runs) == 1 and is_folder_of_runs(runs[0]):
+        _list(runs[0])
+        return
+    folders = [find_run(run) for run in runs]
+    readers = [RunReader(folder) for folder in folders]
     if png is not None:
         if follow:
             msg = "--png cannot be combined with --follow: it draws only once"
             raise SettingError(msg)
-        require_outside(png, runs)
-        _draw_png(png, _read_all(readers), patterns, last)
+        require_outside(png, folders)
+        _draw_png(png, _read_all(readers), patterns, last, all_charts=all_charts)
         return
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     size = shutil.get_terminal_size((DEFAULT_WIDTH, 24))
     dashboard = Dashboard(
         width=width or (size.columns if sys.stdout.isatty() else DEFAULT_WIDTH),
         height=height,
-        rows=size.lines if terminal and follow else None,
+        rows=size.lines - 1 if terminal else None,  # the last line is that of the cursor
+        follow=follow and terminal,
         colours=terminal and "NO_COLOR" not in os.environ,
         patterns=patterns,
         last=last,
+        all_charts=all_charts,
     )
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
@@ -90,6 +106,15 @@ def show(
     loaded = _read_all(readers)
     _draw(dashboard, loaded)
     _print_skipped(loaded)
+
+
+def _list(folder: Path) -> None:
+    """List the runs in a folder like ``telemetry list``, and print how to show the newest."""
+    table = RunTable(folder)
+    for line in table.lines(now_ms()):
+        print_line(line)
+    if table.newest is not None:
+        print_line(f"show a run: telemetry show {shell_path(table.newest)}")
 
 
 def _read_all(readers: Sequence[RunReader]) -> list[Run]:
@@ -132,11 +157,11 @@ def _draw(dashboard: Dashboard, runs: Sequence[Run], *, in_place: bool = False) 
     print_styled(f"{CURSOR_HOME}{text}\n{CLEAR_BELOW}" if in_place else text)
 
 
-def _draw_png(path: Path, runs: Sequence[Run], patterns: Sequence[str], last: int | None) -> None:
+def _draw_png(path: Path, runs: Sequence[Run], patterns: Sequence[str], last: int | None, *, all_charts: bool) -> None:
     found = plots(runs, patterns, last)
     if not found:
         msg = f"{', '.join(run_labels(runs))}: no points to draw yet"
         raise SettingError(msg)
-    write_png(path, found if patterns else main_plots(found), ", ".join(run_labels(runs)))
+    write_png(path, found if patterns or all_charts else main_plots(found, len(runs)), ", ".join(run_labels(runs)))
     print_line(f"wrote {path}")
     _print_skipped(runs)

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import msgspec
 
-from telemetry.cli.console import EXIT_USAGE, PATH, exits_with_message, print_line, print_sinks, print_skipped
+from telemetry.cli.console import EXIT_USAGE, RUN, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.delivery.log_stream import LogStream
 from telemetry.delivery.receipt import read_receipt
@@ -40,7 +40,7 @@ DELIVERED = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
 
 
 @click.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option(
     "--telemetry-sinks",
     "names",
@@ -68,10 +68,10 @@ DELIVERED = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
 def sync(run: Path, names: str | None, follow: bool, assignments: tuple[str, ...], linger: float) -> None:
     """Deliver a run to sinks, each record exactly once.
 
-    RUN is the folder of a finished, crashed or running run. Sink options default to those the run was trained with,
-    except for credentials, which come from the environment (TELEMETRY_<SINK>_<OPTION>). Destinations that only the run
-    folder names must be confirmed with -o before credentials are sent there, or files outside RUN are written.
-    Delivers to all sinks in parallel.
+    RUN is the folder of a finished, crashed or running run, or its ID or name in ./runs. Sink options default to those
+    the run was trained with, except for credentials, which come from the environment (TELEMETRY_<SINK>_<OPTION>).
+    Destinations that only the run folder names must be confirmed with -o before credentials are sent there, or files
+    outside RUN are written. Delivers to all sinks in parallel.
 
     The exit code is 0 if all records have been delivered, 1 if some are pending, also after Ctrl-C or SIGTERM, 2 after
     a mistake in the command or if another process is delivering, and 75 if a sink hangs.

@@ -7,12 +7,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from telemetry.journal.codec import decode
 from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header
+from telemetry.journal.segment_lines import lines_backward
+from telemetry.journal.segments import segment_path, segments
 from telemetry.plugins.destinations import confirmations
 from telemetry.records import Closed, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
@@ -29,8 +32,9 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: name of the sink.
-        delivered: number of records accepted by the sink.
-        pending: number of journaled records that the sink has neither accepted nor rejected.
+        delivered: number of journaled records that the sink has accepted.
+        pending: number of journaled records that it has neither accepted nor rejected.
+        rejected: number of journaled records that it has rejected; the three add up to ``Receipt.journaled``.
         progress: the delivery progress as last saved.
         holder: the process that is delivering; empty if none is known.
         confirmations: options of ``telemetry sync`` that confirm the destinations in the run folder, if the sink is
@@ -40,6 +44,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     delivered: int
     pending: int
+    rejected: int = 0
     progress: SinkProgress
     holder: str = ""
     confirmations: list[str] = []
@@ -52,9 +57,9 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """Return the status as one line, followed by indented lines with details."""
         progress = self.progress
-        counts = f"{self.delivered} delivered, {self.pending} left"
-        if progress.cursor.rejected:
-            counts += f", {progress.cursor.rejected} rejected"
+        counts = f"{self.delivered} delivered, {self.pending} pending"
+        if self.rejected:
+            counts += f", {self.rejected} rejected"
         if progress.retries:
             counts += f", {progress.retries} retries"
         if progress.cursor.closed:
@@ -105,6 +110,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         unwritten = counts.offered - counts.journaled
         if unwritten:
             lines[0] += f"; {unwritten} NOT WRITTEN"
+        if self.journaled > counts.journaled:
+            lines.append(f"  {self.journaled} records journaled, including those of earlier attempts")
         if counts.dropped:
             lines.append(f"  {counts.dropped_text()}")
         lines += [f"  {line}" for sink in self.sinks for line in sink.lines()]
@@ -135,6 +142,16 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         return [f"ignored in {self.folder / 'sinks'}, because they are not named after a sink: {shown}{more}"]
 
 
+class _Journal(NamedTuple):
+    """What a receipt states about the journal; ``seqs`` are the numbers of the records that count, in order."""
+
+    status: Status | None
+    reason: str
+    step: int
+    seqs: Sequence[int]
+    skipped: Skipped
+
+
 def read_receipt(folder: str | os.PathLike[str]) -> Receipt:
     """Read the receipt of a run, whether or not the run is still in progress.
 
@@ -147,7 +164,7 @@ def read_receipt(folder: str | os.PathLike[str]) -> Receipt:
     """
     run = local_path(folder)
     heartbeat = read_heartbeat(run)
-    return receipt(run, Counts() if heartbeat is None else heartbeat.counts)
+    return _receipt(run, Counts() if heartbeat is None else heartbeat.counts, _read_journal(run))
 
 
 def receipt_from_counts(folder: Path, counts: Counts) -> Receipt:
@@ -164,16 +181,52 @@ def receipt_from_counts(folder: Path, counts: Counts) -> Receipt:
 
 
 def receipt(folder: Path, counts: Counts) -> Receipt:
-    """Read the journal and the progress of each sink, and add the ``counts`` of the bus.
+    """Return the receipt of a run that this process has written, with the ``counts`` of its bus.
+
+    The journal of a run that was never resumed is not read, because ``counts`` describe it: it may be large.
 
     Raises:
         RunFolderError: the folder or a segment of the journal cannot be read.
         JournalError: the journal was written by a newer version.
     """
+    return _receipt(folder, counts, _journal_of(folder, counts) or _read_journal(folder))
+
+
+def _receipt(folder: Path, counts: Counts, journal: _Journal) -> Receipt:
     try:
         options = read_header(folder).sinks
     except LookupError:
         options = {}
+    sinks = sink_receipts(folder, options, journal.seqs)
+    return Receipt(
+        folder=folder,
+        status=journal.status,
+        step=journal.step,
+        journaled=len(journal.seqs),
+        counts=counts,
+        skipped=journal.skipped,
+        sinks=[_with_confirmations(folder, sink, options.get(sink.name, {})) for sink in sinks],
+        reason=journal.reason,
+        misnamed=misnamed_sinks(folder),
+    )
+
+
+def _journal_of(folder: Path, counts: Counts) -> _Journal | None:
+    """Return the description of a journal with one segment from the number of its last record; None otherwise.
+
+    If the number of records is that of the last one, then they are numbered from 1 without gaps.
+    """
+    if segments(folder) != [0]:
+        return None
+    last = decode(next((line for line in lines_backward(segment_path(folder, 0)) if line.strip()), b""))
+    closed = last if isinstance(last, Closed) else None
+    if last is None or last.seq - (closed is not None) != counts.journaled:
+        return None
+    status, reason = (closed.status, closed.reason) if closed else (None, "")
+    return _Journal(status, reason, counts.step, range(1, counts.journaled + 1), Skipped())
+
+
+def _read_journal(folder: Path) -> _Journal:
     reader = JournalReader(folder)
     records = DeliverableRecords()
     status: Status | None = None
@@ -182,20 +235,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
         for record in batch:
             status, reason = (record.status, record.reason) if isinstance(record, Closed) else (None, "")
             records.add(record)
-    return Receipt(
-        folder=folder,
-        status=status,
-        step=records.step,
-        journaled=len(records.seqs),
-        counts=counts,
-        skipped=reader.skipped,
-        sinks=[
-            _with_confirmations(folder, sink, options.get(sink.name, {}))
-            for sink in sink_receipts(folder, options, records.seqs)
-        ],
-        reason=reason,
-        misnamed=misnamed_sinks(folder),
-    )
+    return _Journal(status, reason, records.step, records.seqs, reader.skipped)
 
 
 def sink_receipts(folder: Path, started: Iterable[str], seqs: Sequence[int]) -> list[SinkReceipt]:
@@ -212,12 +252,14 @@ def sink_receipts(folder: Path, started: Iterable[str], seqs: Sequence[int]) -> 
 def _sink(folder: Path, name: str, seqs: Sequence[int]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
-    delivered = max(0, done - progress.cursor.rejected)
+    # Records that a later attempt has superseded may have been rejected, too.
+    rejected = min(done, progress.cursor.rejected)
     holder = Lease(folder / "sinks", name).holder()
     return SinkReceipt(
         name=name,
-        delivered=delivered,
+        delivered=done - rejected,
         pending=len(seqs) - done,
+        rejected=rejected,
         progress=progress,
         holder="" if holder is None else str(holder),
     )

@@ -6,21 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from telemetry.display.plot_layout import Plot, main_plots, plots, run_labels
+from telemetry.display.styles import styles
 from telemetry.display.terminal_plot import ALERT_MARK, draw, side_by_side
-from telemetry.printable import printable, shorten
+from telemetry.display.text_width import cut, wrap
+from telemetry.display.value_table import table
+from telemetry.printable import shorten
 from telemetry.reading.run import Run
 from telemetry.records import Alert
 from telemetry.run_folder.run_status import RunStatus
 
-MIN_PLOT_WIDTH = 72
-"""Minimum width of plots placed side by side, in characters."""
+MIN_PLOT_WIDTH, MAX_PLOT_WIDTH = 38, 110
+"""Width of plots placed side by side in a terminal, in columns; without one, ``FULL_WIDTH`` is the minimum."""
+FULL_WIDTH = 72
 PLOT_GAP = 2
 """Columns between plots placed side by side."""
-MIN_PLOT_HEIGHT = 5
-"""Minimum height of a plot, in lines."""
-RESERVED_LINES = 9
-"""Lines reserved for the title and legend of a plot and for the note about charts that do not fit."""
-MAX_ALERTS = 10
+MIN_PLOT_HEIGHT, GOOD_PLOT_HEIGHT, MAX_PLOT_HEIGHT = 5, 7, 14
+"""Height of a plot, in lines, that is possible at all, still easy to read, and used where there is room."""
+SCROLLED_PLOT_HEIGHT = 10
+"""Height of plots that do not fit into the terminal together."""
+MAX_ALERTS, MAX_ALERTS_WITH_ALL = 3, 20
 """Maximum number of alerts listed, newest last."""
 STATUS_TEXTS: dict[RunStatus, str] = {"unseen": "running or killed (its trainer cannot be checked from here)"}
 """Texts for statuses that do not explain themselves."""
@@ -28,63 +32,106 @@ STATUS_TEXTS: dict[RunStatus, str] = {"unseen": "running or killed (its trainer 
 
 @dataclass(frozen=True, kw_only=True)
 class Dashboard:
-    """Layout of the terminal view.
+    """Layout of the terminal view: status, charts, values, alerts.
 
     Attributes:
-        width: number of characters per line.
-        height: number of lines per plot.
-        rows: number of available lines; None for no limit.
+        width: number of columns.
+        height: number of lines per plot; None for as many as fit.
+        rows: number of lines of the terminal; None if there is none.
+        follow: whether the lines must fit into the rows.
         colours: whether lines may contain SGR escape sequences.
         patterns, last: arguments of ``plots``.
+        all_charts: whether to show all charts and streams, not only the main ones.
     """
 
     width: int
-    height: int
+    height: int | None = None
     rows: int | None = None
+    follow: bool = False
     colours: bool = False
     patterns: Sequence[str] = ()
     last: int | None = None
+    all_charts: bool = False
 
     def lines(self, runs: Sequence[Run]) -> list[str]:
-        """Return the lines that show the runs; without patterns, only the main plots (see ``main_plots``).
+        """Return the lines that show the runs.
+
+        Without patterns, and unless ``all_charts`` is set, these are the main plots (see ``main_plots``), and of
+        several runs only the validation.
 
         Raises:
             MetricNotFound: a pattern matches no metric of any run.
             PackageNotInstalled: plotext is not installed.
         """
-        head = [self._fit(_status_line(run)) for run in runs]
+        head = [line for run in runs for line in self._fit(_status_line(run))]
         found = plots(runs, self.patterns, self.last)
         if not found:
             return [*head, "no points for these metrics yet" if self.patterns else "no points yet"]
-        selected = found if self.patterns else main_plots(found)
-        foot = [self._fit(line) for line in _alert_lines(runs)]
-        if len(selected) < len(found):
-            shown = {plot.heading for plot in selected}
-            hidden = ", ".join(dict.fromkeys(plot.heading for plot in found if plot.heading not in shown))
-            foot.append(self._fit(f"not shown: {hidden} (use --metric '*' to show all)"))
-        return [*head, "", *self._plot_lines(selected, len(head) + 1 + len(foot)), *foot]
-
-    def _fit(self, line: str) -> str:
-        # With a limited number of rows, a line must not wrap.
-        return printable(shorten(line) if self.rows is None else line[: self.width])
-
-    def _plot_lines(self, selected: Sequence[Plot], used: int) -> list[str]:
-        columns = max(1, min(len(selected), (self.width + PLOT_GAP) // (MIN_PLOT_WIDTH + PLOT_GAP)))
-        width = (self.width - PLOT_GAP * (columns - 1)) // columns
-        height = self.height
-        if self.rows is not None:
-            height = max(MIN_PLOT_HEIGHT, min(height, self.rows - used - RESERVED_LINES))
-        out: list[str] = []
-        for start in range(0, len(selected), columns):
-            row = selected[start : start + columns]
-            blocks = [draw(plot, width=width, height=height, colours=self.colours) for plot in row]
-            lines = side_by_side(blocks, width, PLOT_GAP)
-            # Three more lines follow: a blank line, the note below, and the cursor line.
-            if out and self.rows is not None and used + len(out) + len(lines) + 3 > self.rows:
-                out.append(f"{len(selected) - start} more do not fit; use --metric or a smaller --height")
+        selected = found if self.patterns or self.all_charts else main_plots(found, len(runs))
+        notes = _alert_lines(runs, MAX_ALERTS_WITH_ALL if self.all_charts else MAX_ALERTS)
+        if not self.patterns:
+            notes += _hidden(found, selected)
+        foot = [line for note in notes for line in self._fit(note)]
+        sections: dict[str, list[Plot]] = {}
+        for plot in selected:
+            sections.setdefault(plot.heading, []).append(plot)
+        body: list[str] = []
+        for heading, section in sections.items():
+            title = [cut(heading, self.width)] if len(sections) > 1 else []
+            body += [*title, *self._section(section, len(head) + len(body) + len(title) + len(foot) + 2)]
+            if self.follow and self.rows is not None and len(sections) > 1:
+                # Several sections never fit.
+                more = len(selected) - len(section)
+                body.append(f"{more} more charts do not fit; use --metric")
                 break
-            out += [*lines, ""]
-        return out
+        lines = [*head, "", *body, *foot]
+        return lines[: self.rows - 1] if self.follow and self.rows is not None else lines
+
+    def _fit(self, line: str) -> list[str]:
+        # With a limited number of rows, a line must not wrap.
+        return [cut(line, self.width)] if self.follow else wrap(shorten(line), self.width)
+
+    def _section(self, section: Sequence[Plot], used: int) -> list[str]:
+        """Return the charts and values of a section; ``used`` lines of the terminal are taken."""
+        style = styles(section)
+        values = table(section, style, self.width, colours=self.colours)
+        count, height = self._grid(len(section), used + len(values) + 2)
+        width = (self.width - PLOT_GAP * (count - 1)) // count
+        out: list[str] = []
+        for start in range(0, len(section), count):
+            row = section[start : start + count]
+            blocks = [draw(plot, style, width=width, height=height, colours=self.colours) for plot in row]
+            # The note below takes a line, too.
+            needed = used + len(values) + 2 + len(out) + height + 1 + (start + count < len(section))
+            if out and self.follow and self.rows is not None and needed > self.rows:
+                out.append(f"{len(section) - start} more charts do not fit; use --metric or a smaller --height")
+                break
+            out += side_by_side(blocks, width, PLOT_GAP)
+        return [*out, "", *values, ""]
+
+    def _grid(self, plots: int, used: int) -> tuple[int, int]:
+        """Return the number of plots side by side, and the height of a plot in lines."""
+        if self.rows is None:
+            return max(
+                1, min(plots, (self.width + PLOT_GAP) // (FULL_WIDTH + PLOT_GAP))
+            ), self.height or MAX_PLOT_HEIGHT
+        widest = max(1, min(plots, (self.width + PLOT_GAP) // (MIN_PLOT_WIDTH + PLOT_GAP)))
+        for count in range(min(widest, -(-self.width // MAX_PLOT_WIDTH)), widest + 1):
+            height = self.height or min(MAX_PLOT_HEIGHT, (self.rows - used) // -(-plots // count) - 1)
+            if height >= GOOD_PLOT_HEIGHT and used + -(-plots // count) * (height + 1) <= self.rows:
+                return count, height
+        if not self.follow:
+            return widest, self.height or SCROLLED_PLOT_HEIGHT
+        return widest, max(MIN_PLOT_HEIGHT, min(self.height or GOOD_PLOT_HEIGHT, self.rows - used - 2))
+
+
+def _hidden(found: Sequence[Plot], selected: Sequence[Plot]) -> list[str]:
+    """Return a line that names what is not shown; the list is empty if everything is."""
+    headings = dict.fromkeys(plot.heading for plot in found)
+    streams = dict.fromkeys(each.stream for plot in found for each in plot.series)
+    shown = {plot.heading for plot in selected} | {each.stream for plot in selected for each in plot.series}
+    hidden = [name for name in (*headings, *streams) if name not in shown]
+    return [f"not shown: {', '.join(hidden)} (--all shows everything)"] if hidden else []
 
 
 def _status_line(run: Run) -> str:
@@ -94,7 +141,7 @@ def _status_line(run: Run) -> str:
     return f"{head.name} ({head.run_id}), attempt {head.attempt}: {status}; last point at iteration {last}"
 
 
-def _alert_lines(runs: Sequence[Run]) -> list[str]:
+def _alert_lines(runs: Sequence[Run], limit: int) -> list[str]:
     labels = run_labels(runs)
     lines = [
         f"{' ' if alert.recovered else ALERT_MARK} iteration {alert.step}{f' of {label}' if len(runs) > 1 else ''}, "
@@ -102,8 +149,8 @@ def _alert_lines(runs: Sequence[Run]) -> list[str]:
         for run, label in zip(runs, labels, strict=True)
         for alert in run.alerts
     ]
-    earlier = [f"{len(lines) - MAX_ALERTS} earlier alerts"] if len(lines) > MAX_ALERTS else []
-    return [*earlier, *lines[-MAX_ALERTS:]]
+    earlier = [f"{len(lines) - limit} earlier alerts"] if len(lines) > limit else []
+    return [*earlier, *lines[-limit:]]
 
 
 def _alert_text(alert: Alert) -> str:

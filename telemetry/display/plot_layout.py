@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+VALIDATION = "val"
+"""The stream of the validation."""
 LOG_SCALE_MIN_RATIO = 10.0
 """Smallest ratio of the largest to the smallest value for which a logarithmic scale is used."""
 LOG_SCALE_CLUSTER_FRACTION = 0.25
@@ -60,6 +62,13 @@ class Plot:
     title: str
     series: list[Series] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
+
+    @property
+    def direction(self) -> str:
+        """Return which values are better, in words; empty if neither, or if the curves differ."""
+        found = {each.curve.better for each in self.series}
+        better = found.pop() if len(found) == 1 else None
+        return f"{better} is better" if better else ""
 
     @property
     def is_log(self) -> bool:
@@ -106,9 +115,19 @@ def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = 
     return sorted(found.values(), key=lambda plot: headings.index(plot.heading))
 
 
-def main_plots(found: Sequence[Plot]) -> list[Plot]:
-    """Return the plots that cover all the data, not just a part such as one fidelity; all plots if there are none."""
-    return [plot for plot in found if plot.heading == OVERALL] or list(found)
+def main_plots(found: Sequence[Plot], runs: int) -> list[Plot]:
+    """Return the plots that are shown first (see ``charts``); all plots if there are none.
+
+    If there are several runs, and a plot has curves of the validation, it has no others.
+    """
+    main = [plot for plot in found if plot.heading == OVERALL] or list(found)
+    if runs == 1:
+        return main
+    return [replace(plot, series=_of_validation(plot.series) or plot.series) for plot in main]
+
+
+def _of_validation(series: Sequence[Series]) -> list[Series]:
+    return [each for each in series if each.stream == VALIDATION]
 
 
 class _Labeled(Protocol):

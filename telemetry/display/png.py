@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.display.plot_layout import Plot, Series, downsample
+from telemetry.display.plot_layout import VALIDATION, Plot, Series, downsample
 from telemetry.errors import RunFolderError, SettingError
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.printable import printable
@@ -27,6 +27,10 @@ SPARSE_TICKS_MIN_RATIO = 1e4
 """At or above this ratio of the upper to the lower axis limit, a logarithmic axis has ticks only at powers of ten."""
 MAX_LABEL_LENGTH, MAX_ALERT_LENGTH = 120, 60
 """Maximum length of a title or label, and of an alert, in characters."""
+STRONG_COLOR, PALE_COLOR = "tab:orange", "0.7"
+"""Colors of the validation, and of the first of several streams."""
+COLORS = ("tab:blue", "tab:green", "tab:purple", "tab:cyan", "tab:red", "tab:olive")
+"""Colors of all other streams."""
 LINE_STYLES = ("-", "--", "-.", ":")
 
 
@@ -52,9 +56,9 @@ def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
 def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
     """Draw plots into one figure.
 
-    With one run, each stream has a colour; with several runs, each run has a colour and each stream a line style. If a
-    plot has several curves, the first stream is drawn pale because it is the noisiest. Alerts are dotted lines with
-    their titles.
+    With one run, each stream has a colour: the validation a strong one, and the first of several streams, which is the
+    noisiest, a pale one. With several runs, each run has a colour and each stream a line style. Alerts are dotted lines
+    with their titles.
 
     Raises:
         SettingError: there are no plots, or too many for one figure.
@@ -84,6 +88,8 @@ def _draw(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:
     if plot.is_log:
         _use_log_scale(axes)
     axes.set_title(_plain(plot.title), fontsize=10)
+    if plot.direction:
+        axes.set_ylabel(plot.direction, fontsize=8, color="0.4")
     axes.set_xlabel("iteration", fontsize=9)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.tick_params(labelsize=8)
@@ -96,14 +102,16 @@ def _draw_curves(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:
     for each in plot.series:
         stream = streams.index(each.stream)
         steps, values = downsample(each.curve, CURVE_COLUMNS)
-        pale = stream == 0 and len(plot.series) > 1
+        strong = each.stream == VALIDATION
+        pale = stream == 0 and not strong and len(streams) > 1
+        color = STRONG_COLOR if strong else PALE_COLOR if pale else COLORS[stream % len(COLORS)]
         axes.plot(
             steps,
             values,
-            color=f"C{(each.run if several_runs else stream) % 10}",
+            color=f"C{each.run % 10}" if several_runs else color,
             linestyle=LINE_STYLES[stream % len(LINE_STYLES)] if several_runs else "-",
-            alpha=0.45 if pale else 1.0,
-            linewidth=1.0 if pale else 1.5,
+            linewidth=2.0 if strong else 1.0 if pale else 1.4,
+            zorder=3 if strong else 1.5 if pale else 2,
             marker="o" if len(values) <= MAX_MARKED_POINTS else "",
             markersize=3.5,
             label=_plain(_label(each)),

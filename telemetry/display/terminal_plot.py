@@ -1,71 +1,68 @@
 """Draw plots as lines of text.
 
-plotext has a markup language, so text from a run is never passed to it: plotext draws only the numbers, and titles and
-legends are added around them here.
+plotext has a markup language, so text from a run is never passed to it: plotext draws only the numbers, and the title
+is added above them here. The legend is a table (see ``value_table``).
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from telemetry.display.plot_layout import Plot, Series, downsample
+from telemetry.display.plot_layout import Plot, downsample
+from telemetry.display.styles import Style
+from telemetry.display.text_width import cut, pad, width_of
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.printable import printable
-from telemetry.reading.curve import Curve
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-COLOURS = ("blue+", "orange+", "green+", "magenta+", "cyan+", "red+", "white")
-"""Colours of the curves, as plotext names them."""
-SGR_CODES = ("94", "93", "92", "95", "96", "91", "37")
-"""SGR codes of the same colours, for the legend."""
-MIN_LABEL_WIDTH = 12
-"""Number of characters of a legend line reserved for the label of the curve."""
-MARKS = "*o+x#@%&"
-"""Marks of the curves in plots without colours."""
 ALERT_MARK = "!"
 _MAX_TICKS, _ROWS_PER_TICK = 5, 3
 _ROUNDING = 1 - 1e-9
 """Factor that keeps a tick at the lower end of an axis despite rounding errors."""
 
 
-def draw(plot: Plot, *, width: int, height: int, colours: bool) -> list[str]:
-    """Return a plot as lines of up to ``width`` characters: a title, ``height`` lines, and a legend.
+def draw(plot: Plot, styles: Mapping[str, Style], *, width: int, height: int, colours: bool) -> list[str]:
+    """Return a plot as lines of up to ``width`` columns: a title, and ``height`` lines unless no point is finite.
 
     With ``colours``, lines contain SGR escape sequences; they contain no other control characters.
+
+    Args:
+        plot: the plot.
+        styles: the style of each curve, by label.
+        width: the available columns.
+        height: number of lines below the title.
+        colours: whether curves are drawn in colors instead of with different marks.
 
     Raises:
         PackageNotInstalled: plotext is not installed.
     """
     scale = _Scale(plot, width, height)
-    title = printable(plot.title) + (" (log scale)" if scale.log else "")
+    title = _title(plot, width, log=scale.log)
     return [
-        f"{title:^{width}.{width}}".rstrip(),
-        *(_chart(plot, scale, width, height, colours=colours) if scale.has_points else []),
-        *(_legend_line(each, number, width, colours=colours) for number, each in enumerate(plot.series)),
-        *_non_finite_lines(plot.series, width),
+        f"{' ' * ((width - width_of(title)) // 2)}{title}",
+        *(_chart(plot, scale, styles, width, height, colours=colours) if scale.has_points else ["no finite values"]),
     ]
+
+
+def _title(plot: Plot, width: int, *, log: bool) -> str:
+    """Return the longest title that fits: the quantity with its unit, the scale, and the direction."""
+    scale = ["log scale"] if log else []
+    direction = [plot.direction] if plot.direction else []
+    forms = [", ".join([plot.title, *more]) for more in ([*scale, *direction], direction, scale)]
+    return next((form for form in map(printable, forms) if width_of(form) <= width), cut(plot.title, width))
 
 
 def side_by_side(blocks: Sequence[Sequence[str]], width: int, gap: int) -> list[str]:
     """Return blocks of lines placed side by side, each ``width`` columns wide, ``gap`` columns apart."""
     height = max(map(len, blocks))
     rows = [[*block, *[""] * (height - len(block))] for block in blocks]
-    return [(" " * gap).join(_pad(line, width) for line in row).rstrip() for row in zip(*rows, strict=True)]
-
-
-def _pad(line: str, width: int) -> str:
-    return line + " " * (width - _visible_length(line))
-
-
-def _visible_length(line: str) -> int:
-    """Return the number of characters, not counting SGR sequences."""
-    return sum(len(part.partition("m")[2] if number else part) for number, part in enumerate(line.split("\x1b[")))
+    return [(" " * gap).join(pad(line, width) for line in row).rstrip() for row in zip(*rows, strict=True)]
 
 
 class _Scale:
@@ -98,9 +95,8 @@ class _Scale:
         if not self.log:
             ticks = _round_numbers(self._value_range, count)
             return {_position(value, self._value_range): f"{value:.6g}" for value in ticks}
-        low, high = self._value_range
-        exponents = [low + (high - low) * i / count for i in range(count + 1)]
-        return {_position(exponent, self._value_range): f"{10**exponent:.3g}" for exponent in exponents}
+        ticks = _round_on_log_scale(self._value_range, count)
+        return {_position(exponent, self._value_range): f"{10**exponent:.3g}" for exponent in ticks}
 
     def _scaled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
@@ -121,6 +117,18 @@ def _round_numbers(limits: tuple[float, float], count: int, min_step: float = 0.
     return found or [low, high]
 
 
+def _round_on_log_scale(limits: tuple[float, float], count: int) -> list[float]:
+    """Return the logarithms of up to ``count`` + 1 round numbers within the limits, which are logarithms."""
+    low, high = limits
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        exponents = range(math.floor(low), math.ceil(high) + 1)
+        found = [e + math.log10(f) for e in exponents for f in factors if low <= e + math.log10(f) <= high]
+        if 2 <= len(found) <= count + 1:  # noqa: PLR2004 - one tick shows no scale
+            return found
+    powers = [float(e) for e in range(math.ceil(low), math.floor(high) + 1)]
+    return powers[:: -(-len(powers) // (count + 1))] if len(powers) > count else [low, high]
+
+
 def _positions(numbers: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
     import numpy as np
 
@@ -133,42 +141,9 @@ def _position(number: float, limits: tuple[float, float]) -> float:
     return (number - low) / (high - low) if high > low else 0.5
 
 
-def _legend_line(series: Series, number: int, width: int, *, colours: bool) -> str:
-    import numpy as np
-
-    curve = series.curve
-    finite = np.flatnonzero(np.isfinite(curve.values))
-    text = "no finite value"
-    if len(finite):
-        word, find = ("highest", np.argmax) if curve.better == "higher" else ("lowest", np.argmin)
-        text = f"last {_point(curve, finite[-1])}, {word} {_point(curve, finite[find(curve.values[finite])])}"
-        # A truncated number would be misread, so omit the best value entirely.
-        if len(text) > width - MIN_LABEL_WIDTH:
-            text = f"last {_point(curve, finite[-1])}"
-    mark = "─" if colours else MARKS[number % len(MARKS)]
-    label, room = printable(series.label), max(1, width - len(text) - 4)
-    line = f"{mark} {label if len(label) <= room else label[: room - 1] + '…'}: {text}"[:width]
-    return f"\x1b[{SGR_CODES[number % len(SGR_CODES)]}m{line}\x1b[0m" if colours else line
-
-
-def _point(curve: Curve, index: int) -> str:
-    return f"{curve.values[index]:.6g} at {curve.steps[index]}"
-
-
-def _non_finite_lines(series: Sequence[Series], width: int) -> list[str]:
-    """Return a line for each curve with points that cannot be drawn."""
-    import numpy as np
-
-    lines = []
-    for each in series:
-        bad = np.flatnonzero(~np.isfinite(each.curve.values))
-        if len(bad):
-            count = f"{len(bad)} of {len(each.curve)} points not finite"
-            lines.append(f"{printable(each.label)}: {count}, the last {_point(each.curve, bad[-1])}"[:width])
-    return lines
-
-
-def _chart(plot: Plot, scale: _Scale, width: int, height: int, *, colours: bool) -> list[str]:
+def _chart(
+    plot: Plot, scale: _Scale, styles: Mapping[str, Style], width: int, height: int, *, colours: bool
+) -> list[str]:
     with optional_import("showing curves in the terminal", "'aimnet2mult[plot]'"):
         import plotext as plt  # type: ignore[import-untyped]
 
@@ -185,12 +160,12 @@ def _chart(plot: Plot, scale: _Scale, width: int, height: int, *, colours: bool)
         set_ticks(list(ticks), list(ticks.values()))
     # Braille dots of several curves can be told apart only by colour.
     use_braille = colours or len(plot.series) == 1
-    for number in range(len(plot.series)):
+    for number, series in enumerate(plot.series):
         steps, values = scale.positions(number)
         if steps:
-            mark = "braille" if use_braille else MARKS[number % len(MARKS)]
-            colour = {"color": COLOURS[number % len(COLOURS)]} if colours else {}
-            plt.plot(steps, values, marker=mark, **colour)
+            style = styles[series.label]
+            mark = "braille" if use_braille else style.mark
+            plt.plot(steps, values, marker=mark, **({"color": style.color} if colours else {}))
     alerts = [_position(float(alert.step), scale.step_range) for alert in plot.alerts]
     inside = [position for position in alerts if 0 <= position <= 1]
     if inside:

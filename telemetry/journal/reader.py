@@ -70,7 +70,8 @@ def read_header(folder: str | os.PathLike[str]) -> RunRecord:
             raise _schema_error(segment, head.schema)
         else:
             return head
-    msg = f"no run in {run}: it contains no journal-<k>.jsonl with a run record"
+    why = "it contains no journal-<k>.jsonl with a run record" if run.is_dir() else "there is no such folder"
+    msg = f"no run in {run}: {why}"
     raise RunNotFound(msg)
 
 

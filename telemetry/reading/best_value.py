@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from telemetry.metrics import Direction
 from telemetry.reading.curve import Curve
 from telemetry.reading.stream_points import read_stream
 
@@ -18,13 +19,13 @@ class BestValue(msgspec.Struct, frozen=True, kw_only=True):
     step: int
 
 
-def find_best_value(folder: Path, numbers: list[int], metric: str, *, highest: bool) -> BestValue | None:
+def find_best_value(folder: Path, numbers: list[int], metric: str, better: Direction) -> BestValue | None:
     """Return the lowest or highest finite value of a metric in the segments ``numbers``; None if there is none.
 
     ``metric`` is a full name, ``stream/name``. Superseded records do not count.
     """
     stream, _, name = metric.partition("/")
-    sign = -1 if highest else 1
+    sign = -1 if better == "higher" else 1
     best: BestValue | None = None
     for record in read_stream(folder, numbers, stream):
         value = record.values.get(name, math.nan)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from telemetry.metrics import Direction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +21,7 @@ class Curve:
         name: full name, ``stream/metric``.
         unit: unit of the values; ``1`` if dimensionless, empty if the run does not declare the metric.
         label: description of the quantity; may be empty.
-        better: ``higher`` if higher values are better, otherwise ``lower``.
+        better: whether lower or higher values are better; None if neither, or unknown, so that no value is the best.
         steps: iterations, int64.
         times: times at which the points were recorded, UTC, datetime64[ms].
         values: values as published, including NaN and infinities, float64.
@@ -30,7 +32,7 @@ class Curve:
     name: str
     unit: str
     label: str
-    better: Literal["lower", "higher"] = "lower"
+    better: Direction | None = None
     steps: NDArray[np.int64]
     times: NDArray[np.datetime64]
     values: NDArray[np.float64]

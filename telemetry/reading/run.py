@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
-from telemetry.metrics import UNDECLARED, Metric, is_better_when_higher
+from telemetry.metrics import UNDECLARED, Metric, direction
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.reading.selection import select_metrics
@@ -210,7 +210,7 @@ class RunReader:
         for name in dict.fromkeys([*metrics, *self._builders]):
             metric = metrics.get(name, UNDECLARED)
             if name in self._builders:
-                better = "higher" if is_better_when_higher(name, metric) else "lower"
+                better = direction(name, metric)
                 curve = self._builders[name].build(name=name, unit=metric.unit, label=metric.label, better=better)
                 if curve is not None:
                     curves[name] = curve

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from telemetry.errors import RunNotFound
-from telemetry.metrics import UNDECLARED, Metric, is_better_when_higher
-from telemetry.reading.run_folders import run_folders
+from telemetry.errors import RunNotFound, SettingError
+from telemetry.journal.segments import segments
+from telemetry.metrics import UNDECLARED, Direction, Metric, direction
+from telemetry.reading.find_run import run_folders
 from telemetry.reading.run_summary import RunSummary, summarize
 from telemetry.reading.selection import select_metrics
 from telemetry.units import NO_UNIT
@@ -30,6 +31,7 @@ class RunTable:
         RunFolderError: the folder cannot be read.
         RunNotFound: it contains no run.
         MetricNotFound: ``metric`` was given, but no run declares it or has a value of it.
+        SettingError: it has no direction.
     """
 
     def __init__(self, folder: Path, metric: str | None = None, *, quick: bool = False) -> None:
@@ -42,8 +44,17 @@ class RunTable:
             except Exception as error:  # noqa: BLE001 - one bad folder must not hide the others
                 self._unreadable.append((run.name, str(error)))
         if metric is not None and self._summaries and not any(summary.best for summary in self._summaries):
-            select_metrics([metric], (name for summary in self._summaries for name in summary.header.metrics))
+            declared = [name for summary in self._summaries for name in summary.header.metrics]
+            if metric in declared and not self._directions():
+                msg = f"--best {metric}: neither lower nor higher values of this metric are better (Metric.better)"
+                raise SettingError(msg)
+            select_metrics([metric], declared)
         self._summaries.sort(key=lambda summary: (-summary.time, summary.folder.name))
+
+    @property
+    def newest(self) -> Path | None:
+        """The folder of the newest run; None if no run can be read."""
+        return self._summaries[0].folder if self._summaries else None
 
     def lines(self, now: int) -> Iterator[str]:
         """Yield the lines of the table; ``now`` is in milliseconds since 1970."""
@@ -57,13 +68,17 @@ class RunTable:
             yield "unseen: running or killed; the trainer cannot be checked from here"
 
     def _row(self, summary: RunSummary, now: int) -> list[str]:
-        age = _age(now - summary.time)
-        row = [summary.folder.name, summary.status, str(summary.step), age, ", ".join(summary.behind) or "-"]
+        last, behind = age(now - summary.time), ", ".join(summary.behind) or "-"
+        row = [summary.folder.name, summary.status, str(summary.step), last, behind]
         return [*row, self._best(summary)] if self._metric else row
 
     def _best_word(self) -> str:
-        highest = {is_better_when_higher(self._metric, self._declaration(summary)) for summary in self._summaries}
-        return "best" if len(highest) > 1 else "highest" if True in highest else "lowest"
+        found = self._directions()
+        return "best" if len(found) != 1 else "highest" if "higher" in found else "lowest"
+
+    def _directions(self) -> set[Direction]:
+        found = {direction(self._metric, self._declaration(summary)) for summary in self._summaries}
+        return {each for each in found if each is not None}
 
     def _declaration(self, summary: RunSummary) -> Metric:
         return summary.header.metrics.get(self._metric, UNDECLARED)
@@ -76,11 +91,12 @@ class RunTable:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    runs = run_folders(folder)
-    if not runs:
-        msg = f"no runs in {folder}: none of its folders contains a journal-<k>.jsonl"
-        raise RunNotFound(msg)
-    return runs
+    if segments(folder):
+        return [folder]
+    if runs := run_folders(folder):
+        return runs
+    msg = f"no runs in {folder}: none of its folders contains a journal-<k>.jsonl"
+    raise RunNotFound(msg)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -89,7 +105,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _age(ms: int) -> str:
+def age(ms: int) -> str:
+    """Return a time span in ms in words, such as ``5 min ago``."""
     seconds = max(0, ms // 1000)
     size, unit = next(age for age in AGE_UNITS if seconds >= age[0] or age[0] == 1)
     return f"{seconds // size} {unit} ago"

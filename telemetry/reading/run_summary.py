@@ -7,6 +7,7 @@ whole journal.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from telemetry.journal.codec import MAX_LINE, decode
 from telemetry.journal.reader import read_header
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
-from telemetry.metrics import UNDECLARED, is_better_when_higher
+from telemetry.metrics import UNDECLARED, direction
 from telemetry.reading.best_value import BestValue, find_best_value
 from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.paths import delivered_sinks, progress_path
@@ -25,6 +26,8 @@ from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 
 _TAIL_SIZES = (1 << 16, 4 * MAX_LINE)
 """Bytes read from the end of a segment; the larger size is used only if the smaller one contains no whole record."""
+_RECENT_POINTS = 50
+"""Number of points whose intervals are compared."""
 _KnownRecord = Scalars | Alert | Resumed | Closed
 
 
@@ -37,7 +40,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         status: status of the run.
         step: the last iteration that has a point; 0 if there is none.
         time: time of the last record, in milliseconds since 1970; start of the run if there is none.
-        best: best value of the requested metric; None if it has no finite value.
+        point_time: time of the last point, in ms since 1970; 0 if there is none.
+        longest_interval: longest time between the last points, in ms; 0 if there are less than two.
+        best: best value of the requested metric; None if it has no finite value, or no direction.
         behind: sinks with pending records; a question mark follows the name of a sink whose progress cannot be read.
     """
 
@@ -46,6 +51,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     status: RunStatus
     step: int
     time: int
+    point_time: int = 0
+    longest_interval: int = 0
     best: BestValue | None
     behind: list[str]
 
@@ -65,14 +72,16 @@ def summarize(folder: Path, metric: str | None) -> RunSummary:
         status=run_status(last.closed, TrainerLivenessProbe(folder)),
         step=last.step,
         time=last.time or header.started,
+        point_time=last.point_times[-1] if last.point_times else 0,
+        longest_interval=max((later - earlier for earlier, later in pairwise(last.point_times)), default=0),
         best=None if metric is None else _best_value(folder, header, numbers, metric),
         behind=[entry for name in _sinks(folder, header) if (entry := _behind_entry(folder, name, last.seq))],
     )
 
 
 def _best_value(folder: Path, header: RunRecord, numbers: list[int], metric: str) -> BestValue | None:
-    highest = is_better_when_higher(metric, header.metrics.get(metric, UNDECLARED))
-    return find_best_value(folder, numbers, metric, highest=highest)
+    better = direction(metric, header.metrics.get(metric, UNDECLARED))
+    return None if better is None else find_best_value(folder, numbers, metric, better)
 
 
 class _LastRecords:
@@ -83,11 +92,13 @@ class _LastRecords:
         time: time of the last record, in milliseconds since 1970; 0 if there is none.
         step: the last iteration that has a point.
         seq: sequence number of the last record to be delivered to sinks.
+        point_times: times of the last points, in ms since 1970.
     """
 
     def __init__(self, folder: Path, numbers: list[int]) -> None:
         self.closed: Status | None = None
         self.step = self.time = self.seq = 0
+        self.point_times: list[int] = []
         for number in reversed(numbers):
             records = _read_tail(segment_path(folder, number), number)
             if records and not self.time:
@@ -98,6 +109,7 @@ class _LastRecords:
                 if not isinstance(record, Closed):
                     self.seq = max(self.seq, record.seq)
                     self.step = record.step if isinstance(record, Resumed) else max(self.step, record.step)
+            self.point_times = [record.time for record in records if isinstance(record, Scalars)][-_RECENT_POINTS:]
             # A segment started after a disk fault may still be empty; if so, use the previous one.
             if self.seq:
                 break

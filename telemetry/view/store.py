@@ -10,8 +10,9 @@ from pathlib import Path
 
 from telemetry.display.plot_layout import run_labels
 from telemetry.errors import RunFolderError
+from telemetry.journal.segments import segments
 from telemetry.reading.curve import Curve
-from telemetry.reading.run_folders import run_folders
+from telemetry.reading.find_run import run_folders
 from telemetry.view.cached_run import CachedRun
 from telemetry.view.run_entry import RunEntry
 
@@ -92,7 +93,7 @@ class RunStore:
             return self._runs[key]
 
     def _add_runs(self, path: Path) -> None:
-        for folder in run_folders(path):
+        for folder in [path] if segments(path) else run_folders(path):
             if folder.absolute() not in self._folders:
                 self._folders.add(folder.absolute())
                 run = CachedRun(folder)

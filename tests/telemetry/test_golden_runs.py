@@ -253,7 +253,7 @@ class TestCommands:
 
     def test_show_draws_all_runs_and_lists_the_alerts(self, runs: Path) -> None:
         pytest.importorskip("plotext")
-        told = output_of("telemetry", "show", *(folder_of(runs, name) for name in NAMES), "--metric", "loss")
+        told = output_of("telemetry", "show", *(folder_of(runs, name) for name in NAMES), "--metric", "loss", "--all")
         for name in NAMES:
             assert f"({expected(name)['run_id']})" in told
         alerts = [alert["title"] for alert in expected("water")["alerts"]]

@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "msgspec": ("telemetry",),
     "pluggy": ("telemetry.plugins",),
     "pint": ("telemetry.units",),
-    "click": ("telemetry.cli", "telemetry.terminal"),
+    "click": ("telemetry.cli", "telemetry.terminal", "telemetry.usage"),
     "numpy": ("telemetry.reading", "telemetry.display"),
     "pandas": ("telemetry.reading.run",),
     "plotext": ("telemetry.display.terminal_plot",),

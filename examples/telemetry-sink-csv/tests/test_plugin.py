@@ -41,7 +41,7 @@ def test_a_run_trained_without_the_sink_is_delivered_later_exactly_once(tmp_path
             bus.publish("train", step, {"loss": 1 / step})
     for _ in range(2):
         done = CliRunner().invoke(main, ["sync", str(tmp_path / "run"), "--telemetry-sinks", "csv"])
-        assert (done.exit_code, "csv: closed; 2 delivered, 0 left" in done.stdout) == (0, True)
+        assert (done.exit_code, "csv: closed; 2 delivered, 0 pending" in done.stdout) == (0, True)
     rows = (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").split()
     assert [row.split(",")[2:] for row in rows[1:]] == [
         ["1", "train/loss", "1.0", "1"],

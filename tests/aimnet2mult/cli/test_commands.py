@@ -54,8 +54,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, command: click.Comm
 
 
 MISTAKES = {
-    "unknown command": (["trian"], "No such command 'trian'"),
-    "unknown option": (["train", "--confg", "a"], "No such option"),
+    "unknown command": (["trian"], "no such command 'trian'. Did you mean 'train'? See: aimnet2mult --help"),
+    "unknown option": (
+        ["train", "--confg", "a"],
+        "no such option '--confg'. Did you mean '--config'? See: ",
+    ),
     "missing file": (["train", "--config", "nowhere.yaml"], "'nowhere.yaml' does not exist"),
     "no data": (["train"], "data.fidelity_datasets.0=FILE.h5"),
     "unknown key": (["train", "DATASET", "trainer.epoch=1"], "Did you mean 'trainer.epochs'?"),

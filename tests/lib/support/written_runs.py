@@ -56,15 +56,24 @@ class WrittenRun:
     def resume(self, step: int) -> None:
         self._add(Resumed(seq=self._next, time=NOON, step=step, attempt=self._segment + 1))
 
-    def point(self, name: str, step: int, value: float, *, seq: int | None = None) -> None:
+    def point(self, name: str, step: int, value: float, *, seq: int | None = None, time: int | None = None) -> None:
         """Append a record with one value."""
         stream, _, metric = name.partition("/")
-        self.points(stream, step, {metric: value}, seq=seq)
+        self.points(stream, step, {metric: value}, seq=seq, time=time)
 
-    def points(self, stream: str, step: int, values: dict[str, float], *, seq: int | None = None) -> None:
+    def points(
+        self,
+        stream: str,
+        step: int,
+        values: dict[str, float],
+        *,
+        seq: int | None = None,
+        time: int | None = None,
+    ) -> None:
         """Append a record of a stream."""
         number = self._next if seq is None else seq
-        record = Scalars(seq=number, time=NOON + 1000 * step, stream=stream, step=step, values=values)
+        time = NOON + 1000 * step if time is None else time
+        record = Scalars(seq=number, time=time, stream=stream, step=step, values=values)
         self._add(record, counts=seq is None)
 
     def alert(self, step: int, title: str, **what: Any) -> None:

@@ -64,10 +64,19 @@ def test_an_unknown_metric_is_an_error_that_suggests_a_similar_one(runs: Path) -
     assert "no metric 'val/E_rms'. Did you mean 'val/E_rmse'?" in result.stderr
 
 
-def test_an_undeclared_metric_is_found_by_its_values(runs: Path) -> None:
+def test_an_undeclared_error_is_found_by_its_values(runs: Path) -> None:
     run = WrittenRun(runs / "a", metrics={})
-    run.point("test/accuracy", 100, 0.5)
-    assert rows(listed(runs, "--best", "test/accuracy"))["a"][-1] == "0.5 at 100"
+    run.point("test/E_rmse", 100, 0.5)
+    assert rows(listed(runs, "--best", "test/E_rmse"))["a"][-1] == "0.5 at 100"
+
+
+def test_a_metric_without_a_direction_has_no_best_value(runs: Path) -> None:
+    WrittenRun(runs / "a").point("train/lr", 100, 0.5)
+    result = listed(runs, "--best", "train/lr")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: --best train/lr: neither lower nor higher values of this metric are better (Metric.better)\n"
+    )
 
 
 def test_quick_omits_the_lowest_value(runs: Path) -> None:

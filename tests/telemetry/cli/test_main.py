@@ -57,4 +57,4 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2() -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "error: no run in /no/such/run: it contains no journal-<k>.jsonl with a run record\n"
+    assert done.stderr == "error: no run in /no/such/run: there is no such folder\n"

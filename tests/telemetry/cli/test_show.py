@@ -24,6 +24,7 @@ from support.written_runs import WrittenRun, add_training
 from telemetry import Metric
 from telemetry.cli import main
 from telemetry.cli.show import follow_runs
+from telemetry.display.text_width import width_of
 from telemetry.reading.run import RunReader
 from telemetry.run_folder.process_identity import current_process
 
@@ -61,14 +62,42 @@ class TestTerminalOutput:
         lines = shown(run.folder)
         assert lines[0] == "water (water), attempt 1: finished; last point at iteration 2000"
         text = "\n".join(lines)
-        assert [line.strip() for line in lines if "[" in line or "learning" in line] == [
-            "RMSE of energy [kcal/mol]",
-            "learning rate",
+        assert "loss, log scale, lower is better" in text
+        assert "RMSE of energy [kcal/mol], lower is better" in text
+        assert [line.split() for line in lines[-8:-3]] == [
+            ["loss", "E_rmse", "lr"],
+            ["kcal/mol"],
+            [".", "train", "at", "2000", f"{math.exp(-2000 / 200):.4g}", "3", "0.1"],
+            ["#", "val", "at", "2000", f"{math.exp(-2000 / 300):.4g}", "6"],
+            ["lowest", f"{math.exp(-2000 / 300):.4g}", "6"],
         ]
-        assert "loss (log scale)" in text
-        assert "* train: last 3 at 2000, lowest 3 at 2000" in lines
-        assert f"o val: last {math.exp(-2000 / 300):.6g} at 2000, lowest {math.exp(-2000 / 300):.6g} at 2000" in lines
-        assert lines[-1] == "not shown: gfn1 (use --metric '*' to show all)"
+        assert lines[-1] == "not shown: gfn1 (--all shows everything)"
+
+    def test_with_all_every_chart_is_shown(self, run: WrittenRun) -> None:
+        add_training(run)
+        text = "\n".join(shown(run.folder, "--all"))
+        for title in ("RMSE of energy, gfn1 [kcal/mol]", "learning rate", "\noverall\n", "\ngfn1\n"):
+            assert title in text
+        assert "not shown" not in text
+
+    @pytest.mark.parametrize("name", ["水" * 60, "a run with a very long name " * 4, "x" * 200])
+    @pytest.mark.parametrize("width", [40, 80])
+    def test_no_line_is_wider_than_the_terminal(self, tmp_path: Path, name: str, width: int) -> None:
+        units = {f"val/{'E' * n}_rmse": Metric(unit="kcal/mol/Å", label="誤差" * n) for n in range(1, 30, 4)}
+        runs = [WrittenRun(tmp_path / f"run{n}", name=f"{name}{n}", metrics=units) for n in range(3)]
+        for run in runs:
+            for metric in units:
+                run.point(metric, 1_000_000, 1234.5678)
+            run.alert(1_000_000, "spike", text="誤差" * 100)
+        lines = shown(*(run.folder for run in runs), "--all", "--width", width)
+        assert max(map(width_of, lines)) <= width
+        # The ends tell the runs apart.
+        legend = [line.partition(" at ")[0] for line in lines if line.startswith(("o ", "+ ", "x "))]
+        assert {label.removesuffix(" val")[-1] for label in legend} == {
+            "0",
+            "1",
+            "2",
+        }
 
     def test_without_a_terminal_there_are_no_colours_and_80_columns(self, run: WrittenRun) -> None:
         add_training(run)
@@ -87,7 +116,7 @@ class TestTerminalOutput:
         add_training(run)
         add_training(other, 2.0)
         lines = shown(run.folder, other.folder, "--metric", "train/loss")
-        assert [line.partition(",")[0] for line in lines[:2]] == ["water (water)", "ice (ice)"]
+        assert [line.partition(",")[0] for line in lines if "attempt 1" in line] == ["water (water)", "ice (ice)"]
 
     def test_an_unknown_metric_is_an_error_that_suggests_a_similar_one(self, run: WrittenRun) -> None:
         result = show(run.folder, "--metric", "E_rms")
@@ -111,7 +140,7 @@ class TestTerminalOutput:
         add_training(run)
         run.raw(b"\xff\xfe damage\n" * 3)
         result = show(run.folder)
-        assert "\n* train: last 3 at 2000" in result.stdout
+        assert "\n. train at 2000" in result.stdout
         assert result.stderr == "skipped in the journal: 3 damaged\n"
         both = show(run.folder, WrittenRun(tmp_path / "ice").folder)
         assert both.stderr == "skipped in the journal of water: 3 damaged\n"
@@ -157,9 +186,10 @@ def test_without_matplotlib_the_error_contains_the_install_command(
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
-    result = show(tmp_path)
+    (tmp_path / "empty").mkdir()
+    result = show(tmp_path / "empty")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"error: no run in {tmp_path}")
+    assert result.stderr.startswith(f"error: no run in {tmp_path / 'empty'}")
 
 
 class TestFollow:
@@ -201,7 +231,7 @@ class TestFollow:
     def test_an_ended_run_is_drawn_once(self, run: WrittenRun) -> None:
         add_training(run)
         run.close()
-        assert sum("loss (log scale)" in line for line in shown(run.folder, "--follow")) == 1
+        assert sum("loss, log scale" in line for line in shown(run.folder, "--follow")) == 1
 
     @pytest.mark.usefixtures("plotext")
     def test_ctrl_c_ends_it_without_a_message(self, run: WrittenRun) -> None:
@@ -210,7 +240,7 @@ class TestFollow:
         args = [sys.executable, "-m", "telemetry", "show", str(run.folder), "--follow", "--metric", "lr"]
         with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            while not process.stdout.readline().startswith("* train"):
+            while not process.stdout.readline().startswith("o train"):
                 assert process.poll() is None
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=20)
@@ -225,14 +255,14 @@ class TestFollow:
         beat(run.folder, current_process())
         with Terminal(rows=rows, columns=80) as terminal:
             terminal.start("show", str(run.folder), "--follow")
-            first = terminal.read_until("more do not fit")
+            first = terminal.read_until("\x1b[J")
             run.point("train/lr", 2100, 0.5)
             run.close()
-            second = terminal.read_until("finished", "more do not fit")
+            second = terminal.read_until("finished", "\x1b[J")
             assert terminal.wait() == 0
         for text in (first, second):
             assert text.count("\x1b[H") == 1
-            assert "\x1b[94m─ train" in text
+            assert "\x1b[90m─ train" in text
             assert text.count("\n") < rows
         # Apart from colours, only cursor home and the codes that clear the rest of a line or of the screen.
         codes = re.findall(r"\x1b\[([^a-zA-Z]*[a-zA-Z])", first + second)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.cli_runs import FileSinkRun, telemetry
-from support.telemetry_fakes import FOREIGN, HandMadeRun
+from support.telemetry_fakes import FOREIGN, HandMadeRun, beat
+from support.written_runs import WrittenRun
 from telemetry import Settings, open_run
+from telemetry.records import now_ms
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.process_identity import current_process
@@ -30,8 +36,8 @@ def test_a_running_run(run: FileSinkRun) -> None:
     lines = status(run)
     assert lines[0] == "a run (run), attempt 1: running"
     assert lines[1] == f"trainer: {current_process()}"
-    assert lines[2] == "last point at iteration 200; 2 records in the journal"
-    assert "file: opening; 0 delivered, 2 left" in lines
+    assert re.fullmatch(r"last point at iteration 200, \d+ \w+ ago; 2 records in the journal", lines[2])
+    assert "file: opening; 0 delivered, 2 pending" in lines
 
 
 @pytest.mark.parametrize("ended", ["finished", "failed", "preempted"])
@@ -52,7 +58,53 @@ def test_the_reason_of_a_failure_is_shown(tmp_path: Path) -> None:
 def test_a_killed_run(run: FileSinkRun) -> None:
     run.points(100)
     run.die()
-    assert status(run)[0] == "a run (run), attempt 1: killed"
+    lines = status(run)
+    assert lines[0] == "a run (run), attempt 1: killed"
+    assert lines[1].endswith(" (ended without closing the run)")
+    assert lines[3] == "resume: run its training program again"
+
+
+@pytest.mark.parametrize("name", ["run", "a run's folder"])
+def test_the_command_that_resumes_a_run_of_the_trainer_is_shown(tmp_path: Path, name: str) -> None:
+    run = WrittenRun(tmp_path / name, versions={"aimnet2mult": "0.2.0"})
+    run.close("preempted")
+    lines = telemetry("status", run.folder).stdout.splitlines()
+    (command,) = [line.removeprefix("resume: ") for line in lines if line.startswith("resume: ")]
+    assert shlex.split(command) == ["aimnet2mult", "train", "--resume", str(run.folder)]
+
+
+def test_a_trainer_without_heartbeat_is_a_problem_with_the_command_to_look_at_it(run: FileSinkRun) -> None:
+    run.points(100)
+    minutes_ago = time.time() - 300
+    os.utime(run.folder / "alive.json", (minutes_ago, minutes_ago))
+    lines = status(run)
+    assert lines[0].endswith("running")
+    assert lines[3] == (
+        "PROBLEM: last heartbeat 5 min ago, but one is written every 10 s: the process is stopped or waits for a disk"
+    )
+    assert lines[4].startswith("look at the process: ps -o ")
+    assert lines[4].endswith(f" -p {os.getpid()}")
+
+
+@pytest.mark.parametrize(("interval", "hangs"), [(20, True), (600, False)])
+def test_a_trainer_without_new_points_is_a_problem_if_they_came_more_often_before(
+    tmp_path: Path, interval: int, hangs: bool
+) -> None:
+    run = WrittenRun(tmp_path / "run")
+    beat(run.folder, current_process())
+    for number in range(10):
+        run.point("train/loss", number, 1.0, time=now_ms() - 1_200_000 - 1000 * interval * (9 - number))
+    lines = telemetry("status", run.folder).stdout.splitlines()
+    assert lines[2].startswith("last point at iteration 9, 20 min ago")
+    problem = "PROBLEM: last point 20 min ago; before that, one arrived at least every 20 s: the training seems to hang"
+    assert (problem in lines) is hangs
+
+
+def test_a_trainer_that_cannot_be_checked_is_to_be_checked_on_its_machine(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "run")
+    beat(run.folder, FOREIGN)
+    text = telemetry("status", run.folder).stdout
+    assert f"s ago; check on {FOREIGN.host}: telemetry status {run.folder}" in text
 
 
 def test_a_resumed_and_killed_run(tmp_path: Path) -> None:
@@ -80,7 +132,7 @@ def test_the_state_of_a_sink_is_shown(run: FileSinkRun) -> None:
     progress.last_error_time = 1_700_000_000_000
     write_progress(run.folder, "file", progress)
     lines = status(run)
-    assert "file: retrying; 6 delivered, 3 left, 1 rejected, 3 retries" in lines
+    assert "file: retrying; 6 delivered, 3 pending, 1 rejected, 3 retries" in lines
     assert "    to https://x/y" in lines
     assert any(line.startswith("    last error, 2023-11-1") and line.endswith("E: no network") for line in lines)
 
@@ -89,7 +141,7 @@ def test_records_that_were_offered_but_not_journaled_are_counted(run: FileSinkRu
     run.points(1)
     counts = Counts(offered=9, journaled=1, lost=5, step=1)
     write_heartbeat(run.folder, Heartbeat(trainer=current_process(), attempt=1, beat=3, counts=counts))
-    assert "this attempt: 9 offered, 1 journaled, 5 lost" in status(run)
+    assert "this attempt: 9 offered, 1 journaled, 5 lost, 3 not yet written" in status(run)
 
 
 def test_the_last_error_is_omitted_once_delivery_works_again(run: FileSinkRun) -> None:
@@ -103,7 +155,7 @@ def test_progress_at_a_previous_destination_does_not_count_for_one_that_cannot_b
     progress.cursor.accepted, progress.cursor.closed = seqs[-1], "finished"
     write_progress(run.folder, "file", progress)
     lines = status(run)
-    assert "file: retrying; not connected; before: 2 delivered, 0 left; closed as finished" in lines
+    assert "file: retrying; not connected; before: 2 delivered, 0 pending; closed as finished" in lines
     assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in lines
 
 

@@ -41,7 +41,7 @@ def test_a_finished_run_is_delivered_and_closed(run: FileSinkRun, backend: Path)
     run.close("finished")
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "file: closed; 3 delivered, 0 left; closed as finished" in result.stdout
+    assert "file: closed; 3 delivered, 0 pending; closed as finished" in result.stdout
     assert f"    to {backend}" in result.stdout
     assert row_steps(backend) == [1, 2, 3]
     assert lines_of(backend / "closed") == ["finished"]
@@ -60,7 +60,7 @@ def test_a_second_sync_of_a_running_run_delivers_only_new_records(run: FileSinkR
     run.points(1, 2)
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file")
     assert result.exit_code == 0
-    assert "2 delivered, 0 left" in result.stdout
+    assert "2 delivered, 0 pending" in result.stdout
     assert lines_of(backend / "closed") == []
     run.points(3)
     run.close()
@@ -181,7 +181,7 @@ def test_an_unavailable_backend_is_reported_with_exit_code_1(run: FileSinkRun, b
     (backend / "down").touch()
     result = telemetry("sync", run.folder, "--telemetry-sinks", "file", "--linger", "0.1")
     assert result.exit_code == 1
-    assert "file: retrying; 0 delivered, 2 left, " in result.stdout
+    assert "file: retrying; 0 delivered, 2 pending, " in result.stdout
     assert "last error" in result.stdout
     assert "SinkUnavailable: the backend is down" in result.stdout
     assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in result.stdout
@@ -301,7 +301,7 @@ def test_after_a_signal_the_output_explains_how_to_continue(
     assert process.returncode == 1
     assert "run the same command again to deliver the remaining records" in stderr
     assert "Traceback" not in stderr
-    assert "file: delivering; 1 delivered, 0 left" in stdout
+    assert "file: delivering; 1 delivered, 0 pending" in stdout
     assert Lease(run.folder / "sinks", "file").try_acquire()
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from support.segment_files import numbered, resumed, run_record, scalars, write
 from telemetry import JournalError
-from telemetry.delivery.receipt import receipt
+from telemetry.delivery.receipt import read_receipt, receipt
 from telemetry.journal.codec import encode
 from telemetry.journal.reader import Skipped
 from telemetry.journal.segments import segment_path
 from telemetry.records import SEQ_PER_SEGMENT, Closed
-from telemetry.run_folder.heartbeat import Counts
+from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.process_identity import current_process
 from telemetry.run_folder.sink_progress import Cursor, SinkProgress, write_progress
@@ -34,7 +34,7 @@ def test_journaled_delivered_and_pending_records_are_counted_per_sink(tmp_path: 
     sink(tmp_path, "all", 5)
     sink(tmp_path, "some", 3, rejected=1)
     sink(tmp_path, "none", 0)
-    got = receipt(tmp_path, Counts(offered=5, journaled=5))
+    got = receipt(tmp_path, Counts(offered=5, journaled=5, step=5))
     assert (got.status, got.step, got.journaled, got.skipped) == ("finished", 5, 5, Skipped())
     assert [(s.name, s.delivered, s.pending) for s in got.sinks] == [("all", 5, 0), ("none", 0, 5), ("some", 2, 2)]
 
@@ -79,13 +79,13 @@ def test_the_receipt_shows_what_is_left_and_the_command_that_delivers_it(tmp_pat
     lines = re.sub(r"last error, \S+ \S+: ", "last error, then: ", text).splitlines()
     assert lines == [
         f"telemetry: 6 records offered, 5 journaled in {folder}; 1 NOT WRITTEN",
-        "  mlflow: retrying; 2 delivered, 3 left",
+        "  mlflow: retrying; 2 delivered, 3 pending",
         "      to there",
         "      last error, then: ConnectionError: refused",
         "      no process is delivering",
-        "  tensorboard: closed; 5 delivered, 0 left",
+        "  tensorboard: closed; 5 delivered, 0 pending",
         "      to there",
-        "  wandb: refused; 0 delivered, 5 left",
+        "  wandb: refused; 0 delivered, 5 pending",
         "      to there",
         "      last error, then: no key",
         lines[-1],
@@ -106,7 +106,7 @@ def test_the_receipt_shows_how_to_view_the_run_on_up_to_two_lines(tmp_path: Path
 def test_the_receipt_of_an_unopened_sink_names_no_destination(tmp_path: Path) -> None:
     segment_path(tmp_path, 0).write_bytes(encode(run_record(sinks={"wandb": {}})) + encode(scalars(1)))
     assert receipt(tmp_path, Counts()).sinks[0].lines() == [
-        "wandb: opening; 0 delivered, 1 left",
+        "wandb: opening; 0 delivered, 1 pending",
         "    no process is delivering",
     ]
 
@@ -187,3 +187,54 @@ def test_a_file_in_place_of_the_folder_of_the_sinks_does_not_hide_the_run(tmp_pa
     {"file": sinks.touch, "link": lambda: sinks.symlink_to(path), "pipe": lambda: os.mkfifo(sinks)}[kind]()
     (found,) = receipt(tmp_path, Counts()).sinks
     assert (found.name, found.pending, found.holder) == ("tensorboard", 5, "")
+
+
+@pytest.mark.parametrize("rejected", [0, 1, 4])
+@pytest.mark.parametrize("accepted", [0, 1, 2, 3, SEQ_PER_SEGMENT + 1, SEQ_PER_SEGMENT + 2])
+@pytest.mark.parametrize("resume_step", [None, 100, 300])
+def test_delivered_pending_and_rejected_records_add_up_to_the_journaled_ones(
+    tmp_path: Path, rejected: int, accepted: int, resume_step: int | None
+) -> None:
+    write(tmp_path, 0, [scalars(n, 100 * n) for n in range(1, 6)])
+    if resume_step is not None:
+        write(tmp_path, 1, [resumed(1, resume_step), scalars(SEQ_PER_SEGMENT + 2, resume_step + 100)])
+    sink(tmp_path, "foo", accepted, rejected)
+    got = receipt(tmp_path, Counts())
+    (foo,) = got.sinks
+    assert foo.delivered + foo.pending + foo.rejected == got.journaled
+    assert min(foo.delivered, foo.pending, foo.rejected) >= 0
+
+
+def test_records_of_earlier_attempts_are_mentioned_because_sinks_count_them(tmp_path: Path) -> None:
+    write(tmp_path, 0, [scalars(n, 100 * n) for n in range(1, 4)])
+    write(tmp_path, 1, [resumed(1, 300), scalars(SEQ_PER_SEGMENT + 2, 400)])
+    lines = str(receipt(tmp_path, Counts(offered=2, journaled=2))).splitlines()
+    assert lines == [
+        f"telemetry: 2 records offered, 2 journaled in {tmp_path}",
+        "  5 records journaled, including those of earlier attempts",
+    ]
+
+
+def test_the_receipt_of_the_writer_equals_the_one_read_from_the_journal(tmp_path: Path) -> None:
+    records = [*numbered(0, 1, 5), Closed(seq=6, time=1, status="failed", reason="full disk")]
+    write(tmp_path, 0, records)
+    sink(tmp_path, "foo", 3, rejected=1)
+    counts = Counts(offered=6, journaled=5, lost=1, step=5)
+    write_heartbeat(tmp_path, Heartbeat(trainer=current_process(), attempt=1, beat=-1, counts=counts))
+    assert receipt(tmp_path, counts) == read_receipt(tmp_path)
+
+
+def test_the_writer_does_not_read_its_journal(tmp_path: Path) -> None:
+    write(tmp_path, 0, numbered(0, 1, 5))
+    segment = segment_path(tmp_path, 0)
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([*lines[:2], b"damage\n", *lines[3:]]))
+    # The counts of the bus describe what it has made durable; a reader notices the damage.
+    assert receipt(tmp_path, Counts(offered=5, journaled=5)).journaled == 5
+    assert read_receipt(tmp_path).journaled == 4
+
+
+@pytest.mark.parametrize("journaled", [4, 6])
+def test_a_journal_that_the_counts_do_not_describe_is_read(tmp_path: Path, journaled: int) -> None:
+    write(tmp_path, 0, numbered(0, 1, 5))
+    assert receipt(tmp_path, Counts(offered=9, journaled=journaled)).journaled == 5

@@ -394,7 +394,7 @@ def test_when_the_whole_job_is_killed_a_sync_delivers_the_rest_once(
     sync(run)
     assert row_steps(backend) == list(range(1, 1000))
     assert lines_of(backend / "closed") == ["killed"]
-    assert "file: closed; 999 delivered, 0 left" in capsys.readouterr().out
+    assert "file: closed; 999 delivered, 0 pending" in capsys.readouterr().out
     sync(run)
     assert row_steps(backend) == list(range(1, 1000))
 
@@ -550,7 +550,7 @@ def test_tensorboard_shows_one_curve_after_kills_of_all_kinds_and_a_resume(
     trainer.wait()
     eventually(lambda: not deliveries(site), timeout=60)
     telemetry_command(["sync", str(run), "--telemetry-sinks", "file,tensorboard"], standalone_mode=False)
-    assert "tensorboard: closed; 1200 delivered, 0 left" in capsys.readouterr().out
+    assert "tensorboard: closed; 1200 delivered, 0 pending" in capsys.readouterr().out
     curves = accumulator.EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     curves.Reload()
     points = curves.Scalars("train/loss")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.written_runs import WrittenRun, add_training
-from telemetry import read_run
+from telemetry import Metric, read_run
 from telemetry.display.dashboard import Dashboard
+from telemetry.display.text_width import width_of
 
 pytest.importorskip("plotext")
+MAIN = Metric(unit="kcal/mol", better="lower", main=True)
 
 
 @pytest.fixture
@@ -18,16 +21,42 @@ def run(tmp_path: Path) -> WrittenRun:
     return WrittenRun(tmp_path / "water")
 
 
-def lines_of(*runs: WrittenRun, patterns: tuple[str, ...] = (), width: int = 80, height: int = 14) -> list[str]:
-    return Dashboard(width=width, height=height, patterns=patterns).lines([read_run(run.folder) for run in runs])
+def lines_of(*runs: WrittenRun, **layout: Any) -> list[str]:
+    layout = {"width": 80, "height": 14} | layout
+    return Dashboard(**layout).lines([read_run(run.folder) for run in runs])
 
 
 @pytest.mark.parametrize("width", [30, 80, 100, 150, 230])
 def test_plots_fit_the_width_and_are_placed_side_by_side_in_wide_terminals(run: WrittenRun, width: int) -> None:
     add_training(run)
     lines = lines_of(run, width=width)
-    assert max(len(line) for line in lines[1:-1]) <= width
-    assert max(line.count("┌") for line in lines) == max(1, width // 74)
+    assert max(map(width_of, lines)) <= width
+    assert max(line.count("┌") for line in lines) == max(1, (width + 2) // 74)
+
+
+@pytest.mark.parametrize(("width", "rows", "fits"), [(80, 24, False), (100, 40, True), (200, 60, True)])
+def test_the_five_main_charts_fit_into_a_large_terminal(tmp_path: Path, width: int, rows: int, fits: bool) -> None:
+    run = WrittenRun(tmp_path / "run", metrics={f"{s}/{q}": MAIN for s in ("train", "val") for q in "abcde"})
+    for stream in ("train", "val"):
+        for step in range(1, 50):
+            run.points(stream, step, dict.fromkeys("abcde", 1 / step))
+    lines = lines_of(run, width=width, rows=rows, height=None)
+    assert sum(line.count("┌") for line in lines) == 5
+    assert (len(lines) < rows) is fits
+    followed = lines_of(run, width=width, rows=rows, height=None, follow=True)
+    assert len(followed) < rows
+    assert any("more charts do not fit" in line for line in followed) is not fits
+
+
+def test_of_several_runs_only_the_validation_is_shown_by_default(run: WrittenRun, tmp_path: Path) -> None:
+    other = WrittenRun(tmp_path / "ice")
+    add_training(run)
+    add_training(other, 2.0)
+    lines = lines_of(run, other)
+    # Only the learning rate has no validation.
+    legend = [line.partition(" at ")[0] for line in lines if " at 2000" in line]
+    assert legend == ["o water val", "+ ice val", "x water train", "* ice train"]
+    assert lines[-1] == "not shown: gfn1 (--all shows everything)"
 
 
 def test_several_runs_share_the_plots(run: WrittenRun, tmp_path: Path) -> None:
@@ -36,9 +65,9 @@ def test_several_runs_share_the_plots(run: WrittenRun, tmp_path: Path) -> None:
     add_training(other, 2.0)
     lines = lines_of(run, other, patterns=("train/loss",))
     assert lines[0].startswith("water (water)")
-    assert lines[1].startswith("ice (ice)")
-    legend = [line for line in lines if line.startswith(("* ", "o "))]
-    assert [line.partition(":")[0] for line in legend] == ["* water train", "o ice train"]
+    assert any(line.startswith("ice (ice)") for line in lines[:4])
+    legend = [line for line in lines if line.startswith(("+ ", "o "))]
+    assert [line.partition(" at ")[0] for line in legend] == ["o water train", "+ ice train"]
 
 
 def test_alerts_are_listed_and_marked_in_the_plot(run: WrittenRun) -> None:
@@ -50,18 +79,18 @@ def test_alerts_are_listed_and_marked_in_the_plot(run: WrittenRun) -> None:
     assert sum(line.count("!") for line in lines[1:-2]) == 1
 
 
-def test_of_many_alerts_only_the_newest_ten_are_listed(run: WrittenRun) -> None:
+def test_of_many_alerts_only_the_newest_are_listed(run: WrittenRun) -> None:
     add_training(run)
     for step in range(100, 1400, 100):
         run.alert(step, "a spike")
     lines = lines_of(run, patterns=("lr",))
-    assert lines[-11:-9] == ["3 earlier alerts", "! iteration 400, warning: a spike"]
+    assert lines[-4:-2] == ["10 earlier alerts", "! iteration 1100, warning: a spike"]
 
 
 def test_a_run_without_points_has_a_note_instead_of_plots(run: WrittenRun) -> None:
-    assert lines_of(run)[1:] == ["no points yet"]
+    assert lines_of(run)[-1] == "no points yet"
     run.point("train/loss", 1, 1.0)
-    assert lines_of(run, patterns=("val/*",))[1:] == ["no points for these metrics yet"]
+    assert lines_of(run, patterns=("val/*",))[-1] == "no points for these metrics yet"
 
 
 @pytest.mark.parametrize("height", [5, 14])

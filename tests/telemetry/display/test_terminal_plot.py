@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from support.written_runs import WrittenRun
-from telemetry import Metric, read_run
+from telemetry import read_run
 from telemetry.display.plot_layout import plots
+from telemetry.display.styles import styles
 from telemetry.display.terminal_plot import draw, side_by_side
 
 pytest.importorskip("plotext")
@@ -20,9 +21,9 @@ def run(tmp_path: Path) -> WrittenRun:
     return WrittenRun(tmp_path / "water")
 
 
-def drawn(run: WrittenRun, height: int = 14) -> list[str]:
+def drawn(run: WrittenRun, *, width: int = 80, height: int = 14) -> list[str]:
     (plot,) = plots([read_run(run.folder)])
-    return draw(plot, width=80, height=height, colours=False)
+    return draw(plot, styles([plot]), width=width, height=height, colours=False)
 
 
 def test_a_curve_rises_and_falls_with_its_values(run: WrittenRun) -> None:
@@ -31,35 +32,46 @@ def test_a_curve_rises_and_falls_with_its_values(run: WrittenRun) -> None:
         run.point("val/loss", step, 10.0 - step)
     lines = [line.replace("┤", "│") for line in drawn(run, height=12) if "┤" in line or "│" in line]
     inner = [line.partition("│")[2].rpartition("│")[0] for line in lines]
-    assert inner[0].strip().startswith("o")
-    assert inner[0].strip().endswith("*")
-    assert inner[-1].strip().startswith("*")
-    assert inner[-1].strip().endswith("o")
+    assert inner[0].strip().startswith("#")
+    assert inner[0].strip().endswith(".")
+    assert inner[-1].strip().startswith(".")
+    assert inner[-1].strip().endswith("#")
 
 
-def test_non_finite_points_are_omitted_and_counted(run: WrittenRun) -> None:
-    for step, value in enumerate([1.0, math.nan, 2.0, math.inf]):
-        run.point("train/loss", step, value)
-    run.point("val/loss", 1, math.nan)
-    lines = drawn(run)
-    assert "* train: last 2 at 2, lowest 1 at 0" in lines
-    assert "o val: no finite value" in lines
-    assert "train: 2 of 4 points not finite, the last inf at 3" in lines
-
-
-def test_the_legend_contains_the_best_value(tmp_path: Path) -> None:
-    run = WrittenRun(tmp_path / "run", metrics={"val/E_r2": Metric(better="higher"), "train/E_r2": Metric()})
-    for step, value in enumerate([-2.0, 0.9, 0.8]):
-        run.point("val/E_r2", step, value)
-        run.point("train/E_r2", step, value)
-    assert {"o train: last 0.8 at 2, highest 0.9 at 1", "* val: last 0.8 at 2, highest 0.9 at 1"} <= {*drawn(run)}
-
-
-def test_a_plot_without_finite_values_consists_of_its_legend(run: WrittenRun) -> None:
+def test_a_plot_without_finite_values_has_a_note(run: WrittenRun) -> None:
     run.point("train/loss", 1, math.nan)
-    lines = drawn(run)
-    assert "* train: no finite value" in lines
-    assert not any("┌" in line for line in lines)
+    assert [line.strip() for line in drawn(run)] == ["loss, lower is better", "no finite values"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([3e-3, 0.02, 0.02, 0.4], ["0.2", "0.1", "0.05", "0.02", "0.01", "0.005"]),
+        ([1.1, 1.2, 1.3, 40.0], ["20", "10", "5", "2"]),
+        ([1e-9, 2e-9, 1e-8, 1.0], ["0.1", "0.001", "1e-05", "1e-07", "1e-09"]),
+    ],
+)
+def test_ticks_on_a_logarithmic_scale_are_round(run: WrittenRun, values: list[float], ticks: list[str]) -> None:
+    for step, value in enumerate(values):
+        run.point("train/loss", step, value)
+    found = [line.partition("┤")[0].strip() for line in drawn(run, height=20) if "┤" in line]
+    assert found == ticks
+
+
+@pytest.mark.parametrize(
+    ("width", "title"),
+    [
+        (80, "RMSE of energy [kcal/mol], log scale, lower is better"),
+        (45, "RMSE of energy [kcal/mol], lower is better"),
+        (38, "RMSE of energy [kcal/mol], log scale"),
+        (25, "RMSE of energy [kcal/mol]"),
+        (20, "RMSE of energy [kca…"),
+    ],
+)
+def test_the_title_has_unit_scale_and_direction_as_far_as_they_fit(run: WrittenRun, width: int, title: str) -> None:
+    for step in range(10):
+        run.point("val/E_rmse", step, 10.0**-step)
+    assert drawn(run, width=width)[0].strip() == title
 
 
 def test_blocks_of_different_heights_are_placed_side_by_side() -> None:

@@ -50,18 +50,21 @@ def test_it_agrees_with_the_receipt_and_the_whole_journal(tmp_path: Path) -> Non
         ("E_r2", "higher", 0.9),
         ("E_r2", None, 0.9),
         ("accuracy", "higher", 0.9),
-        ("accuracy", None, -2.0),
+        ("accuracy", None, None),
+        ("lr", None, None),
+        ("E_rmse", None, -2.0),
+        ("loss_energy", None, -2.0),
         ("E_r2", "lower", -2),
     ],
 )
 def test_the_best_value_depends_on_the_direction_of_the_metric(
-    tmp_path: Path, name: str, better: Literal["lower", "higher"] | None, best: float
+    tmp_path: Path, name: str, better: Literal["lower", "higher"] | None, best: float | None
 ) -> None:
     run = WrittenRun(tmp_path / "run", metrics={f"val/{name}": Metric(better=better)})
     for step, value in enumerate([-2.0, 0.5, 0.9, math.inf, 0.9, math.nan, 0.7]):
         run.point(f"val/{name}", step, value)
     found = summarize(run.folder, f"val/{name}").best
-    assert found == BestValue(value=best, step=2 if best > 0 else 0)
+    assert found == (None if best is None else BestValue(value=best, step=2 if best > 0 else 0))
 
 
 def test_a_line_longer_than_the_tail_window_is_read(tmp_path: Path) -> None:
