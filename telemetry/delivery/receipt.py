@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from telemetry.journal.codec import decode
+from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.journal.segment_lines import lines_backward
 from telemetry.journal.segments import segment_path, segments
 from telemetry.plugins.destinations import confirmations
-from telemetry.records import Alert, Closed, Resumed, Scalars, Status
+from telemetry.records import Closed, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import delivered_sinks, local_path, misnamed_sinks, shell_path
@@ -196,7 +197,7 @@ def _receipt(folder: Path, counts: Counts, journal: _Journal) -> Receipt:
         options = read_header(folder).sinks
     except LookupError:
         options = {}
-    sinks = sorted({*options, *delivered_sinks(folder)})
+    sinks = sink_receipts(folder, options, journal.seqs)
     return Receipt(
         folder=folder,
         status=journal.status,
@@ -204,7 +205,7 @@ def _receipt(folder: Path, counts: Counts, journal: _Journal) -> Receipt:
         journaled=len(journal.seqs),
         counts=counts,
         skipped=journal.skipped,
-        sinks=[_sink(folder, name, journal.seqs, options.get(name, {})) for name in sinks],
+        sinks=[_with_confirmations(folder, sink, options.get(sink.name, {})) for sink in sinks],
         reason=journal.reason,
         misnamed=misnamed_sinks(folder),
     )
@@ -227,25 +228,34 @@ def _journal_of(folder: Path, counts: Counts) -> _Journal | None:
 
 def _read_journal(folder: Path) -> _Journal:
     reader = JournalReader(folder)
-    seqs: list[int] = []
+    records = DeliverableRecords()
     status: Status | None = None
-    step, reason = 0, ""
+    reason = ""
     while batch := reader.read(10_000, live=False):
         for record in batch:
             status, reason = (record.status, record.reason) if isinstance(record, Closed) else (None, "")
-            if isinstance(record, Scalars | Alert | Resumed):
-                seqs.append(record.seq)
-                step = record.step if isinstance(record, Resumed) else max(step, record.step)
-    return _Journal(status, reason, step, seqs, reader.skipped)
+            records.add(record)
+    return _Journal(status, reason, records.step, records.seqs, reader.skipped)
 
 
-def _sink(folder: Path, name: str, seqs: Sequence[int], options: Mapping[str, Any]) -> SinkReceipt:
+def sink_receipts(folder: Path, started: Iterable[str], seqs: Sequence[int]) -> list[SinkReceipt]:
+    """Read the progress of each sink of a run, past and present; ``confirmations`` are left empty.
+
+    Args:
+        folder: the run folder.
+        started: the sinks that the run was started with.
+        seqs: the sequence numbers of the records that sinks receive, ascending.
+    """
+    return [_sink(folder, name, seqs) for name in sorted({*started, *delivered_sinks(folder)})]
+
+
+def _sink(folder: Path, name: str, seqs: Sequence[int]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
     # Records that a later attempt has superseded may have been rejected, too.
     rejected = min(done, progress.cursor.rejected)
     holder = Lease(folder / "sinks", name).holder()
-    found = SinkReceipt(
+    return SinkReceipt(
         name=name,
         delivered=done - rejected,
         pending=len(seqs) - done,
@@ -253,9 +263,12 @@ def _sink(folder: Path, name: str, seqs: Sequence[int], options: Mapping[str, An
         progress=progress,
         holder="" if holder is None else str(holder),
     )
-    if not found.is_behind:
-        return found
-    return msgspec.structs.replace(found, confirmations=confirmations(name, options, folder))
+
+
+def _with_confirmations(folder: Path, sink: SinkReceipt, options: Mapping[str, Any]) -> SinkReceipt:
+    if not sink.is_behind:
+        return sink
+    return msgspec.structs.replace(sink, confirmations=confirmations(sink.name, options, folder))
 
 
 def _when(ms: int) -> str:

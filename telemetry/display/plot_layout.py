@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from telemetry.display.grouping import OVERALL, charts
+from telemetry.display.thinning import thin
 from telemetry.metrics import UNDECLARED
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run
 from telemetry.reading.selection import select_metrics
-from telemetry.records import Alert
+from telemetry.records import Alert, RunRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +130,17 @@ def _of_validation(series: Sequence[Series]) -> list[Series]:
     return [each for each in series if each.stream == VALIDATION]
 
 
-def run_labels(runs: Sequence[Run]) -> list[str]:
+class _Labeled(Protocol):
+    """A run with what its label is made of."""
+
+    @property
+    def header(self) -> RunRecord: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+
+def run_labels(runs: Sequence[_Labeled]) -> list[str]:
     """Return a unique label for each run: the name if all names differ, otherwise the ID or the folder."""
     for labels in ([r.header.name for r in runs], [r.header.run_id for r in runs], [str(r.folder) for r in runs]):
         if max(Counter(labels).values(), default=1) == 1:
@@ -140,19 +151,13 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 def downsample(curve: Curve, columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the steps and values of the finite points needed to draw a curve in the given number of columns.
 
-    The lowest and the highest value of each column are kept. Both arrays have the shape (kept points,).
+    The points are those of ``thin``. Both arrays have the shape (kept points,).
     """
     import numpy as np
 
-    finite = np.isfinite(curve.values)
-    steps, values = curve.steps[finite], np.clip(curve.values[finite], -MAX_DRAWN_VALUE, MAX_DRAWN_VALUE)
-    if len(values) <= 2 * columns:
-        return steps, values
-    ends = np.linspace(0, len(values), columns + 1).astype(int)
-    keep = [start + extreme(values[start:end]) for start, end in pairwise(ends) for extreme in (np.argmin, np.argmax)]
-    # The last point is always kept, since it shows the current value.
-    kept = np.unique([*keep, len(values) - 1])
-    return steps[kept], values[kept]
+    steps, values = thin(curve, columns)
+    finite = np.isfinite(values)
+    return steps[finite], np.clip(values[finite], -MAX_DRAWN_VALUE, MAX_DRAWN_VALUE)
 
 
 def _last_part(run: Run, last: int | None) -> dict[str, Curve]:

@@ -78,6 +78,11 @@ def is_intact(line: bytes) -> bool:
     return 0 < cut <= MAX_LINE - _CRC_LENGTH and line[cut:] == _CRC % zlib.crc32(line[:cut])
 
 
+def stream_mark(stream: str) -> bytes:
+    """Return the bytes that all scalars of a stream contain: a stream name is encoded in exactly one way."""
+    return b'"stream":' + _encoder.encode(stream)
+
+
 def decode(line: bytes) -> AnyRecord | Unknown | None:
     """Return the record in ``line``, which includes its newline; None if the line is damaged."""
     if not is_intact(line):

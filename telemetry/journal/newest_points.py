@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import msgspec
-
-from telemetry.journal.codec import decode
+from telemetry.journal.codec import decode, stream_mark
 from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines_backward
 from telemetry.journal.segments import segment_path
@@ -64,8 +62,7 @@ def newest_points(
     Raises:
         RunFolderError: the folder or a segment cannot be read.
     """
-    # The encoder writes a stream name in exactly one way, so a byte search finds all its records.
-    marks = [b'"stream":' + msgspec.json.encode(stream) for stream in streams]
+    marks = [stream_mark(stream) for stream in streams]
     attempts = _attempts(folder)
     # Records may have been written again, to a later segment.
     points: dict[int, Scalars] = {}

@@ -10,7 +10,7 @@ from telemetry.journal.codec import Unknown
 from telemetry.journal.gaps import RewrittenRecords
 from telemetry.journal.segment_lines import lines
 from telemetry.journal.segments import segment_path, segments
-from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
+from telemetry.records import MAX_STEP, SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
 
 
 def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
@@ -114,11 +114,20 @@ class Attempts:
         return self._newest_with_own > number
 
     def starts_attempt(self, record: Resumed) -> bool:
-        """Return whether a record is the first own one of its segment."""
-        return self._first_records.get(record.seq // SEQ_PER_SEGMENT) == record
+        """Return whether a record is the first own one of its segment; a segment without any is read again.
+
+        Raises:
+            RunFolderError: the folder or a segment cannot be read.
+        """
+        number = record.seq // SEQ_PER_SEGMENT
+        if number in self.segments and number not in self._first_records:
+            self.update(recheck=True)
+        return self._first_records.get(number) == record
+
+    def last_valid_step(self, segment: int) -> int:
+        """Return the last iteration of a segment that no later attempt supersedes."""
+        return self._last_valid_step.get(segment, MAX_STEP)
 
     def is_superseded(self, record: AnyRecord) -> bool:
         """Return whether a later attempt resumed from an iteration before this record."""
-        return isinstance(record, Scalars | Alert) and record.step > self._last_valid_step.get(
-            record.seq // SEQ_PER_SEGMENT, record.step
-        )
+        return isinstance(record, Scalars | Alert) and record.step > self.last_valid_step(record.seq // SEQ_PER_SEGMENT)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.metrics import Direction
+from telemetry.reading.curve import Curve
 from telemetry.reading.stream_points import read_stream
 
 
@@ -31,3 +32,15 @@ def find_best_value(folder: Path, numbers: list[int], metric: str, better: Direc
         if math.isfinite(value) and (best is None or sign * value < sign * best.value):
             best = BestValue(value=value, step=record.step)
     return best
+
+
+def best_of_curve(curve: Curve) -> BestValue | None:
+    """Return the best finite value of a curve; None if there is none, or if no values are better than others."""
+    import numpy as np
+
+    finite = np.flatnonzero(np.isfinite(curve.values))
+    if not len(finite) or curve.better is None:
+        return None
+    values = curve.values[finite]
+    best = finite[values.argmax() if curve.better == "higher" else values.argmin()]
+    return BestValue(value=float(curve.values[best]), step=int(curve.steps[best]))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
 from telemetry.metrics import UNDECLARED, Metric, direction
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
+from telemetry.reading.selection import select_metrics
 from telemetry.records import Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.run_status import RunStatus, run_status
@@ -88,19 +90,28 @@ class Run:
         )
 
 
-def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
+def read_run(path: str | os.PathLike[str], *, superseded: bool = False, metrics: Sequence[str] = ()) -> Run:
     """Read a run from its folder. The run may be finished, running, killed or damaged, on this or another machine.
 
     Args:
         path: the run folder.
         superseded: whether to include the points and alerts superseded by a later attempt (see ``Curve.superseded``).
+        metrics: the metrics to read: full names, names without the stream, or patterns of either (``val/*``); the
+            values of other streams are not decoded, which is up to ten times as fast. By default, all are read,
+            including undeclared ones. Damage to points of other streams is not counted in ``Run.skipped``.
 
     Raises:
         RunNotFound: the folder contains no run.
+        MetricNotFound: one of ``metrics`` matches no declared metric.
         JournalError: the journal was written by a newer version.
         RunFolderError: the folder or one of its journal files cannot be read.
     """
-    reader = RunReader(local_path(path), superseded=superseded)
+    folder = local_path(path)
+    names = None
+    if metrics:
+        read_header(folder)  # raises if the folder contains no readable run
+        names = select_metrics(metrics, read_metrics(folder))
+    reader = RunReader(folder, superseded=superseded, names=names)
     reader.read(live=False)
     return reader.run()
 
@@ -108,24 +119,41 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False) -> Run:
 class RunReader:
     """Read a run incrementally while it may still grow; ``run`` returns the contents read so far.
 
+    Args:
+        folder: the run folder.
+        superseded: as in ``read_run``.
+        names: full names of the metrics to read; None for all. Only the streams of these metrics are decoded.
+
+    Attributes:
+        records: the valid records for sinks.
+        rewound: whether a resume has superseded points read before; if some points were passed over, ``records`` is
+            then only approximate.
+        closed: how the newest attempt ended; None if the journal does not record it.
+        time: time of the last record, in milliseconds since 1970; 0 if there is none.
+
     Raises:
         RunNotFound, JournalError, RunFolderError: see ``read_run``.
     """
 
-    def __init__(self, folder: Path, *, superseded: bool = False) -> None:
+    def __init__(self, folder: Path, *, superseded: bool = False, names: Collection[str] | None = None) -> None:
         read_header(folder)  # raises if the folder contains no readable run
         self._folder = folder
         self._keep_superseded = superseded
-        self._journal = JournalReader(folder, superseded=superseded)
+        self._names = None if names is None else frozenset(names)
+        streams = None if names is None else {name.partition("/")[0] for name in names}
+        self._journal = JournalReader(folder, superseded=superseded, streams=streams)
+        self.records = DeliverableRecords()
+        self.rewound = False
+        self.closed: Status | None = None
+        self.time = 0
         self._trainer = TrainerLivenessProbe(folder)
         self._builders: dict[str, CurveBuilder] = {}
         self._alerts: list[Alert] = []
-        self._closed: Status | None = None
 
     @property
     def status(self) -> RunStatus:
         """Status of the run, from the records read so far and the trainer's heartbeat."""
-        return run_status(self._closed, self._trainer)
+        return run_status(self.closed, self._trainer)
 
     def read(self, *, live: bool) -> bool:
         """Read all new records; return whether there were any.
@@ -144,23 +172,31 @@ class RunReader:
         return new
 
     def _add(self, record: AnyRecord) -> None:
-        self._closed = record.status if isinstance(record, Closed) else None
-        superseded = self._keep_superseded and self._journal.is_superseded(record)
+        self.closed = record.status if isinstance(record, Closed) else None
+        self.time = record.time
         if isinstance(record, Scalars):
-            for name, value in record.items():
-                builder = self._builders.get(name)
-                if builder is None:
-                    builder = self._builders[name] = CurveBuilder()
-                builder.add(record.step, record.time, value, superseded=superseded)
+            self._add_points(record)
         elif isinstance(record, Alert):
             self._alerts.append(record)
         elif isinstance(record, Resumed) and not self._keep_superseded and self._journal.starts_attempt(record):
             self._drop_after(record.step)
+        self.records.add(record)
+
+    def _add_points(self, record: Scalars) -> None:
+        superseded = self._keep_superseded and self._journal.is_superseded(record)
+        for name, value in record.items():
+            if self._names is not None and name not in self._names:
+                continue
+            builder = self._builders.get(name)
+            if builder is None:
+                builder = self._builders[name] = CurveBuilder()
+            builder.add(record.step, record.time, value, superseded=superseded)
 
     def _drop_after(self, step: int) -> None:
         # In a followed run, these points were read before the resume that superseded them.
         for builder in self._builders.values():
             builder.drop_after(step)
+        self.rewound |= self.records.drop_after(step)
         self._alerts = [alert for alert in self._alerts if alert.step <= step]
 
     def run(self) -> Run:

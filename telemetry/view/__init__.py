@@ -1,0 +1,1 @@
+"""The live page: the runs of folders, read incrementally, and their charts."""
