@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from telemetry.delivery.delivery import Delivery
+from telemetry.delivery.log_stream import append_to
 from telemetry.errors import TelemetryError
 from telemetry.logger import log
 from telemetry.plugins.registry import Sink
+from telemetry.run_folder.paths import log_path
 from telemetry.settings import Settings
 
 
@@ -66,7 +68,8 @@ class ThreadWorker:
                 wait=self._wait,
                 stop=lambda: self._stop_requested,
                 on_hang=self._log_hang,
-                log=log.warning,
+                log=append_to(log_path(self._folder, self._sink.name)),
+                warn=log.warning,
             )
             while not delivery.lease.try_acquire():
                 self._wait(self._settings.poll)
