@@ -156,8 +156,10 @@ class ProcessWorker:
             self._backoff.reset()
         # At the maximum delay, the user has been warned often enough.
         level = logging.DEBUG if self._backoff.is_at_maximum else logging.WARNING
-        why = f"no answer for {self._hook_timeout:.0f} s" if code == EXIT_HUNG else f"delivery ended with code {code}"
-        log.log(level, "%s: %s and will be restarted; see %s", self._name, why, near(self._log_file))
+        text = f"delivery ended with code {code} and"
+        if code == EXIT_HUNG:
+            text = f"no answer for {self._hook_timeout:.0f} s; delivery"
+        log.log(level, "%s: %s will be restarted; see %s", self._name, text, near(self._log_file))
         self._schedule_restart()
 
     def _is_refused(self) -> bool:

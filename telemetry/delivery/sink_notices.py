@@ -121,8 +121,8 @@ class _SinkWatch:
         log = log_path(self._folder, self._name)
         cursor = progress.cursor
         if cursor.rejected and not self._rejected.get(progress.destination):
-            place = near(rejected_path(self._folder, self._name))
-            text = f"{self._name}: rejected a record ({reason(progress.last_error, log)}); such records are kept in {place}"
+            why, place = reason(progress.last_error, log), near(rejected_path(self._folder, self._name))
+            text = f"{self._name}: has rejected a record ({why}); rejected records are kept in {place}"
             yield Notice(logging.WARNING, text)
         self._rejected[progress.destination] = cursor.rejected
         if progress.state == "refused" and not self._reported_end:

@@ -42,7 +42,7 @@ class ThreadWorker:
             self._thread.start()
         except RuntimeError as error:
             # The caller is the thread that writes the journal; it must continue.
-            log.warning("cannot start delivery to %s: %s; run `telemetry sync`", self._sink.name, error)
+            log.warning("%s: cannot start delivery (%s); run `telemetry sync`", self._sink.name, error)
 
     def wake(self) -> None:
         """Make the thread read the journal now."""
@@ -77,7 +77,7 @@ class ThreadWorker:
                     return
             delivery.run()
         except (OSError, TelemetryError) as error:
-            log.warning("delivery to %s ended: %s", self._sink.name, error)
+            log.warning("%s: delivery ended (%s)", self._sink.name, error)
 
     def _wait(self, seconds: float) -> None:
         self._wake_up.wait(seconds)
@@ -85,4 +85,4 @@ class ThreadWorker:
 
     def _log_hang(self) -> None:
         timeout = self._settings.hook_timeout
-        log.warning("a hook of %s has not returned for %.0f s", self._sink.name, timeout)
+        log.warning("%s: no answer for %.0f s", self._sink.name, timeout)

@@ -105,6 +105,6 @@ def shell_path(path: Path) -> str:
 def near(path: Path) -> str:
     """Return a path relative to the working directory if it is below it, so that it fits into a line."""
     try:
-        return str(path.absolute().relative_to(os.getcwd()))
+        return str(path.absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)

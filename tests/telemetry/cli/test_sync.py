@@ -185,7 +185,8 @@ def test_an_unavailable_backend_is_reported_with_exit_code_1(run: FileSinkRun, b
     assert "last error" in result.stdout
     assert "SinkUnavailable: the backend is down" in result.stdout
     assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in result.stdout
-    assert "delivery to file of fakes 1.0 failed" in result.stderr
+    assert "warning: file: cannot be reached (SinkUnavailable: the backend is down); records stay in" in result.stderr
+    assert "delivery to file of fakes 1.0 failed" in (run.folder / "sinks/file.log").read_text()
     assert "Traceback" not in result.output
 
 
