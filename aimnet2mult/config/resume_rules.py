@@ -34,6 +34,7 @@ CHANGEABLE = (
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
     "checkpoint.",
+    "log_frequency.progress",
     "data.samplers.",
     "data.loaders.",
     "data.allow_external",

@@ -191,7 +191,8 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
         return Outcome("preempted"), None
     from aimnet2mult.train.console import Console
 
-    console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
+    config = plan.config
+    console = Console(_display_units(plan, bus), epochs=config.trainer.epochs, interval=config.log_frequency.progress)
     console.say("loading torch and aimnet …")
     try:
         try:
