@@ -130,8 +130,10 @@ class Console:
             self._bar.set_postfix_str("; ".join([*shown, *self._texts(step, now, latest)]))
 
     def _texts(self, step: int, now: float, latest: Mapping[str, float]) -> list[str]:
-        """Return the speed, and the newest values; before the first window is complete, those of a single batch."""
-        values = self._text(latest, "train_window") or self._text(latest, "train")
+        """Return the speed, and the newest values; before the first window is complete, those of the first batch."""
+        values = self._text(latest, "train_window")
+        if not values and (first := self._text(latest, "train")):
+            values = f"first batch: {first}"
         return [text for text in (self._speed(step, now), values) if text]
 
     def _speed(self, step: int, now: float) -> str:

@@ -37,7 +37,7 @@ def test_a_file_gets_a_line_as_soon_as_there_is_a_loss_and_then_at_intervals() -
         shown.iteration(step, 400, LATEST)
     # The clock advances by a second with each iteration.
     assert stream.getvalue().splitlines() == [
-        "iteration 2/400; 1 it/s, 06:38 left; loss 2.25, E 92 kcal/mol",
+        "iteration 2/400; 1 it/s, 06:38 left; first batch: loss 2.25, E 92 kcal/mol",
         "iteration 32/400; 1 it/s, 06:08 left; loss 0.75, E 69 kcal/mol",
     ]
 
