@@ -13,7 +13,7 @@ from typing import TextIO
 
 import click
 
-from telemetry.logger import make_safe
+from telemetry.logger import MessageFormatter, make_safe
 from telemetry.redaction import redact_text, safe_line
 
 
@@ -67,6 +67,7 @@ def protect_terminal() -> None:
     warnings.showwarning = _print_warning
     if logging.lastResort is not None:
         logging.lastResort.addFilter(make_safe)
+        logging.lastResort.setFormatter(MessageFormatter())
 
 
 def _print_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:

@@ -146,6 +146,11 @@ def reason(message: str, log: Path) -> str:
         return f"{list(_CAUSES)[cause.lastindex - 1]}{where}"
     # Without the name and version of the package.
     _, _, text = message.partition(": ")
-    if len(text) <= MAX_REASON_LENGTH:
-        return text or "no reason given"
-    return f"{shorten(text, MAX_REASON_LENGTH)} see {near(log)}"
+    return brief(text, log) or "no reason given"
+
+
+def brief(message: str, log: Path) -> str:
+    """Return an error message of up to two lines of a terminal; a reference to the log replaces the rest."""
+    if len(message) <= MAX_REASON_LENGTH:
+        return message
+    return f"{shorten(message, MAX_REASON_LENGTH)} see {near(log)}"
