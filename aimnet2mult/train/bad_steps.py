@@ -51,6 +51,11 @@ class BadSteps:
         self._has_applied = False
 
     @property
+    def suspects_weights(self) -> bool:
+        """Whether the limit is more than one step, so that single bad structures are not the reason to end the run."""
+        return self._limit > 1
+
+    @property
     def all_skipped(self) -> bool:
         """Whether every step so far was skipped, as far as the flags have arrived; False before the first step."""
         return bool(self._in_a_row) and not self._has_applied
@@ -112,9 +117,9 @@ class BadStepReport:
         if is_new:
             self._alerts_left -= 1
             more = "" if self._alerts_left else "; further ones are only counted, as skipped_steps"
-            title = f"step {iteration} skipped: loss or gradient is not finite"
+            title = "step skipped: loss or gradient is not finite"
             self._bus.alert(step=iteration, title=title, text=cause + more)
-            self._console.say(f"warning: {title}: {cause}{more}")
+            self._console.say(f"warning: iteration {iteration}: {title}: {cause}{more}")
         return cause
 
     def _explain(self, group: int, rows: Rows) -> tuple[str, bool]:

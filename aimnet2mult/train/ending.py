@@ -77,8 +77,12 @@ def close_failed(bus: MetricBus, plan: Plan, error: BaseException, stop: StopSig
     elif isinstance(error, USER_ERRORS) and plan.status_before is not None:
         # Nothing has been trained in this attempt, so the run is what it was.
         status = plan.status_before
-    # With several ranks, the launcher soon kills the remaining processes of a failed job.
-    close(bus, plan, status, stop, reason, drain_briefly=status == "killed" or several_ranks)
+    if isinstance(error, USER_ERRORS) and not bus.counts().offered:
+        # The user waits for the message, and no sink misses anything.
+        bus.close(status, reason=reason, timeout=0)
+    else:
+        # With several ranks, the launcher soon kills the remaining processes of a failed job.
+        close(bus, plan, status, stop, reason, drain_briefly=status == "killed" or several_ranks)
     if isinstance(error, USER_ERRORS) and plan.resume_step is None:
         # Training never started, and the corrected command creates everything again.
         shutil.rmtree(plan.folder, ignore_errors=True)
@@ -91,7 +95,7 @@ def close_diverged(bus: MetricBus, plan: Plan, stop: StopSignal) -> None:
     close(bus, plan, "failed", stop, reason, drain_briefly=False)
     newest = find_newest(plan.folder)
     weights = f" and the weights from before: aimnet2mult train … --load {shell_path(newest)}" if newest else ""
-    echo(f"{reason}; start a new run with other settings{weights}", err=True)
+    echo(f"error: {reason}; start a new run with other settings{weights}", err=True)
 
 
 def close_incomplete(bus: MetricBus, plan: Plan, reason: str, stop: StopSignal) -> None:
@@ -99,5 +103,5 @@ def close_incomplete(bus: MetricBus, plan: Plan, reason: str, stop: StopSignal) 
     close(bus, plan, "failed", stop, reason, drain_briefly=False)
     newest = find_newest(plan.folder)
     echo(
-        f"failed: {reason}; {f'the newest checkpoint is {newest}' if newest else 'the run has no checkpoint'}", err=True
+        f"error: {reason}; {f'the newest checkpoint is {newest}' if newest else 'the run has no checkpoint'}", err=True
     )
