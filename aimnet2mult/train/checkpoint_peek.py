@@ -88,10 +88,10 @@ def check_content(content: object) -> None:
     """Check that what a checkpoint contains is a mapping.
 
     Raises:
-        ValueError: It is something else.
+        TypeError: It is something else.
     """
     if not isinstance(content, dict):
-        raise ValueError(f"it contains a {type(content).__name__} instead of the state of a training")
+        raise TypeError(f"it contains a {type(content).__name__} instead of the state of a training")
 
 
 class _Unpickler(pickle.Unpickler):

@@ -251,7 +251,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
         # Objects copy the state to their devices, except what they keep on the CPU, such as an optimizer's step count.
         content = load_file(path)
         check_content(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
     for name, part in state.items():

@@ -91,6 +91,7 @@ class ProcessSupervisor:
         finally:
             for worker in self._workers:
                 worker.detach()
+        _log(self._notices, last=True)
 
     def _restart(self) -> None:
         for worker in self._workers:
@@ -140,8 +141,9 @@ class ThreadSupervisor:
             while not worker.join(min(deadline.remaining(), THREAD_CHECK_INTERVAL)) and deadline.remaining():
                 pass  # the deadline may have been brought forward
             worker.stop()
+        _log(self._notices, last=True)
 
 
-def _log(notices: SinkNotices) -> None:
-    for level, text in notices.poll():
+def _log(notices: SinkNotices, *, last: bool = False) -> None:
+    for level, text in notices.poll(last=last):
         log.log(level, "%s", text)

@@ -18,9 +18,11 @@ from telemetry.errors import (
     SettingError,
     SinkNotFound,
     SinkNotInstalled,
+    TelemetryError,
     did_you_mean,
     error_text,
     format_error,
+    raise_any,
 )
 from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
@@ -205,27 +207,39 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
         SinkNotInstalled: a required module is missing.
         PluginError: a sink cannot be imported or constructed, or does not match the hook specifications.
         SettingError: an option is unknown or invalid, or a sink is listed twice.
+
+    All problems are looked for; see ``raise_any``.
     """
-    chosen: list[Sink] = []
+    chosen: dict[str, Sink] = {}
+    errors: list[TelemetryError] = []
     for sink in sinks:
-        if isinstance(sink, str):
-            plugin = load(sink)
-            new = Sink(sink, with_credentials(sink, plugin.option_types(), options.get(sink, {})), plugin)
-        else:
-            name = getattr(sink, "name", type(sink).__name__)
-            if not isinstance(name, str) or not is_sink_name(name):
-                msg = f"sink {name!r}: {_INVALID_NAME}"
-                raise PluginError(msg)
-            new = Sink(name, {}, None, sink)
-        if any(new.name == other.name for other in chosen):
-            msg = f"sink {new.name!r} is listed twice"
-            raise SettingError(msg)
-        if new.plugin is not None and (missing := new.plugin.missing()):
-            raise SinkNotInstalled(_missing_message(new.plugin, missing))
-        # Fail now, not at the first record hours later.
-        new.create()
-        chosen.append(new)
-    return chosen
+        try:
+            new = _select(sink, options)
+            if new.name in chosen:
+                msg = f"sink {new.name!r} is listed twice"
+                raise SettingError(msg)
+            chosen[new.name] = new
+        except TelemetryError as error:
+            errors.append(error)
+    raise_any(errors)
+    return list(chosen.values())
+
+
+def _select(sink: str | object, options: Mapping[str, Mapping[str, Any]]) -> Sink:
+    if isinstance(sink, str):
+        plugin = load(sink)
+        new = Sink(sink, with_credentials(sink, plugin.option_types(), options.get(sink, {})), plugin)
+        if missing := plugin.missing():
+            raise SinkNotInstalled(_missing_message(plugin, missing))
+    else:
+        name = getattr(sink, "name", type(sink).__name__)
+        if not isinstance(name, str) or not is_sink_name(name):
+            msg = f"sink {name!r}: {_INVALID_NAME}"
+            raise PluginError(msg)
+        new = Sink(name, {}, None, sink)
+    # Fail now, not at the first record hours later.
+    new.create()
+    return new
 
 
 def type_name(field: dataclasses.Field[Any]) -> str:
