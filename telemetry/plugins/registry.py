@@ -7,11 +7,10 @@ its own plugin manager, so that an exception in one sink does not affect the oth
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pluggy
 
 from telemetry.errors import (
     PluginError,
@@ -25,30 +24,16 @@ from telemetry.errors import (
     raise_any,
 )
 from telemetry.plugins.credentials import with_credentials
-from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
+from telemetry.plugins.hook_relay import Hooks, hooks_of
 from telemetry.plugins.optional_imports import is_installed
-from telemetry.records import Record, RunRecord, Status, is_sink_name
+from telemetry.records import is_sink_name
 from telemetry.redaction import credentials_in, redact, redact_text, remember_credentials
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "telemetry.sinks"
-HOOKS = ("sink_open", "sink_write", "sink_close")
 _INVALID_NAME = "its name must consist of up to 100 letters (a to z), digits and _ . -, and not begin with . or -"
-
-
-class Hooks(Protocol):
-    """The hooks of one instance, as called through a pluggy hook relay; see ``SinkHooks``."""
-
-    def sink_open(self, *, run: RunRecord, folder: Any) -> Opened:
-        """Call the hook ``sink_open``."""
-
-    def sink_write(self, *, records: Sequence[Record]) -> int | None:
-        """Call the hook ``sink_write``."""
-
-    def sink_close(self, *, status: Status, time: int, reason: str) -> None:
-        """Call the hook ``sink_close``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +116,7 @@ class Sink:
             SettingError: an option is unknown or invalid.
         """
         if self.plugin is None:
-            return _hooks(self.name, "an object", self.instance)
+            return hooks_of(self.name, "an object", self.instance)
         remember_credentials(credentials_in(self.options))
         try:
             options = _options(self.plugin, self.options)
@@ -144,7 +129,7 @@ class Sink:
                 raise
             msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {format_error(error)}"
             raise PluginError(self.redact(msg)) from error
-        return _hooks(self.name, self.plugin.package, instance)
+        return hooks_of(self.name, self.plugin.package, instance)
 
 
 def installed() -> dict[str, list[EntryPoint]]:
@@ -289,24 +274,3 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
         if name in given:
             msg += f"; got {redact(given[name], name)!r}, expected {type_name(known[name])}"
         raise SettingError(msg) from error
-
-
-def _hooks(name: str, package: str, instance: object) -> Hooks:
-    if isinstance(instance, type):
-        msg = f"sink {name!r} of {package} is a class; pass an instance or the name of the sink"
-        raise PluginError(msg)
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(SinkHooks)
-    try:
-        manager.register(instance, name)
-        manager.check_pending()
-    except Exception as error:
-        # An attribute of a third-party class may raise anything.
-        msg = f"sink {name!r} of {package} does not match the hook specifications: {format_error(error)}"
-        raise PluginError(msg) from error
-    missing = [hook for hook in HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
-    if missing:
-        msg = f"sink {name!r} of {package} does not implement {', '.join(missing)} (is @hookimpl missing?)"
-        raise PluginError(msg)
-    hooks: Any = manager.hook
-    return hooks  # type: ignore[no-any-return]  # the hooks of a relay are looked up by name
