@@ -44,16 +44,14 @@ class BadSteps:
     def __init__(self, config: Trainer, report: Callable[[int], str]) -> None:
         self.failure = ""
         """Why to end the run, or ""."""
+        self.suspect_from: int | None = None
+        """If many steps in a row are the reason: the iteration since which the weights have been those that gave no
+        finite loss or gradient. Single bad structures do not make the weights suspicious."""
         self._limit = 1 if config.on_bad_step == "stop" else config.max_bad_steps
         self._report = report
         self._pending: deque[tuple[int, Snapshot]] = deque()
         self._in_a_row = 0
         self._has_applied = False
-
-    @property
-    def suspects_weights(self) -> bool:
-        """Whether the limit is more than one step, so that single bad structures are not the reason to end the run."""
-        return self._limit > 1
 
     @property
     def all_skipped(self) -> bool:
@@ -80,6 +78,8 @@ class BadSteps:
         cause = self._report(iteration)
         if self._in_a_row >= self._limit and not self.failure:
             steps = "the training step" if self._limit == 1 else f"{self._limit} training steps in a row, the last one"
+            if self._limit > 1:
+                self.suspect_from = iteration - self._in_a_row
             self.failure = f"loss or gradient not finite in {steps} at iteration {iteration}: {cause}"
 
 

@@ -141,19 +141,23 @@ class Checkpointing:
         if not self.problem:
             self._last_saved = current
 
-    def save_diverged(self, iteration: int, what: str = "state of the diverged run") -> None:
+    def save_diverged(
+        self, iteration: int, what: str = "state of the diverged run", *, suspect_from: int | None = None
+    ) -> None:
         """Write a state that no run should continue from, and rename the checkpoints since the last healthy iteration.
 
         Args:
             iteration: the iteration.
             what: what it is, for messages.
+            suspect_from: the iteration since which the weights are not to be trusted, if that is known.
         """
         state = self._state_of_all_ranks()
         if self._communicator.rank:
             return
         path = diverged_path(self._run)
         try:
-            rename_diverged(self._run, after=self._bus.last_healthy_step)
+            healthy = self._bus.last_healthy_step
+            rename_diverged(self._run, after=healthy if suspect_from is None else min(healthy, suspect_from - 1))
             write_checkpoint(path, state, self._position(iteration))
         except WRITE_ERRORS as error:
             self._console.say(f"warning: cannot save the {what}: {_describe(error, path)}")

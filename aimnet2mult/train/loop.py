@@ -110,10 +110,12 @@ class Training:
 
     def _save_failed(self, iteration: int) -> None:
         """Save the state after skipped steps; after many in a row, the weights may have become too large."""
-        if self._bad_steps.suspects_weights:
-            self._checkpointing.save_diverged(iteration, "set aside, since the weights may have become too large")
-        else:
+        suspect_from = self._bad_steps.suspect_from
+        if suspect_from is None:
             self._checkpointing.save(iteration)
+        else:
+            what = "set aside, since the weights may have become too large"
+            self._checkpointing.save_diverged(iteration, what, suspect_from=suspect_from)
 
     def _build_trainer(self) -> Engine:
         trainer_config, components = self._config.trainer, self._components

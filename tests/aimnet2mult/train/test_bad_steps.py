@@ -138,6 +138,21 @@ def test_too_many_bad_steps_in_a_row_end_the_run(start: Callable[..., tuple[int,
     assert reason.endswith(f"row {reason.split()[-1]}")
 
 
+def test_after_many_bad_steps_no_checkpoint_of_exploded_weights_is_left_to_resume_from(
+    start: Callable[..., tuple[int, Path]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    explosive = "optimizer={class: torch.optim.SGD, kwargs: {lr: 1.0e+12}}"
+    code, run = start(explosive, "trainer.max_bad_steps=5", "trainer.epochs=40", "checkpoint.keep=40")
+    assert code == 3
+    for path in (run / "checkpoints").glob("step-*.pt"):
+        weights = torch.load(path, weights_only=True)["parts"]["model"]
+        assert all(float(value.abs().max()) < 1e3 for value in weights.values())
+    assert list((run / "checkpoints").glob("diverged-step-*.pt")), "a checkpoint was written while the weights grew"
+    assert (run / "checkpoints/diverged.pt").is_file()
+    said = capfd.readouterr().err
+    assert f"set aside, since the weights may have become too large: {run}/checkpoints/diverged.pt" in said
+
+
 def test_a_run_none_of_whose_steps_was_applied_is_not_finished(start: Callable[..., tuple[int, Path]]) -> None:
     code, run = start("trainer.epochs=1", bad=range(TRAINED))
     assert code == 3
