@@ -47,7 +47,7 @@ def close(
         timeout = min(PREEMPTED_DRAIN_TIMEOUT, timeout)
     shown = Deadline(timeout)
     in_background = plan.settings.delivery == "process"
-    on_interrupt = "leaves them to the background" if in_background else "leaves the rest to `telemetry sync`"
+    on_interrupt = "continue in the background" if in_background else "leave it to `telemetry sync`"
 
     def hasten() -> None:
         bus.limit_drain(LAST_MOMENT)

@@ -100,12 +100,13 @@ class SinkWait:
         what = f"{number} record{'' if number == 1 else 's'}" if number else "closing"
         why = ""
         if sink.progress.state == "retrying":
-            why = f"; {reason(sink.progress.last_error, log_path(self._folder, sink.name))}"
+            log = log_path(self._folder, sink.name)
+            why = f"; {reason(sink.progress.last_error, log, address=False)}"
         return f"{sink.name} ({what}{why})"
 
     def _show(self, waiting: str) -> None:
         left = f"{self._deadline.remaining():.0f} s"
-        line = safe_line(f"waiting up to {left} for the sinks, Ctrl-C {self._on_interrupt}: {waiting}")
+        line = safe_line(f"waiting up to {left} (Ctrl-C: {self._on_interrupt}) for {waiting}")
         self._write(line[: self._columns() - 1] if self._stream.isatty() else f"{line}\n")
 
     def _write(self, text: str) -> None:

@@ -132,17 +132,18 @@ class _SinkWatch:
             yield Notice(logging.WARNING, text)
 
 
-def reason(message: str, log: Path) -> str:
+def reason(message: str, log: Path, *, address: bool = True) -> str:
     """Return the cause of a failure in a few words; a long message ends with a reference to the log.
 
     Args:
         message: the error message of a sink, which may quote a server.
         log: the log of the sink, which contains the whole message.
+        address: whether to add the address that did not answer.
     """
-    address = _ADDRESS.search(message)
+    host = _ADDRESS.search(message) if address else None
     cause = _CAUSE.search(message)
     if cause and cause.lastindex:
-        where = "" if address is None else f" at {address[1] or f'{address[2]}:{address[3]}'}"
+        where = "" if host is None else f" at {host[1] or f'{host[2]}:{host[3]}'}"
         return f"{list(_CAUSES)[cause.lastindex - 1]}{where}"
     # Without the name and version of the package.
     _, _, text = message.partition(": ")

@@ -13,7 +13,7 @@ from support.telemetry_fakes import HandMadeRun, eventually
 from telemetry.delivery.deadline import Deadline
 from telemetry.run_folder.sink_progress import Cursor, SinkProgress, write_progress
 
-BACKGROUND = "leaves them to the background"
+BACKGROUND = "continue in the background"
 
 
 class Terminal(io.StringIO):
@@ -49,8 +49,8 @@ def test_a_file_gets_one_line_with_what_is_pending_and_why(run: HandMadeRun) -> 
     with wait_for(run, stream):
         eventually(stream.getvalue)
     assert stream.getvalue() == (
-        "waiting up to 30 s for the sinks, Ctrl-C leaves them to the background: second (2 records), "
-        "third (3 records; connection refused at http://host:5000)\n"
+        "waiting up to 30 s (Ctrl-C: continue in the background) for second (2 records), "
+        "third (3 records; connection refused)\n"
     )
 
 
