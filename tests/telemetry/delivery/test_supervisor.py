@@ -329,6 +329,28 @@ def test_a_crashing_sink_affects_neither_another_sink_nor_the_training(
     assert re.search(r"deliver the rest( once no process is delivering)?: telemetry sync", str(receipt))
 
 
+def test_an_outage_and_the_recovery_of_one_of_two_sinks_are_logged_by_the_trainer(
+    open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "telemetry")
+    monkeypatch.setattr("telemetry.delivery.sink_notices.OUTAGE_DELAY", 0.3)
+    (backend / "down").touch()
+    bus = open_bus(sinks=("file", "other"))
+    publish(bus, 1, 2, 3)
+    eventually(lambda: "cannot be reached" in caplog.text)
+    (backend / "down").unlink()
+    receipt = bus.close()
+    assert receipt is not None
+    assert [sink.pending for sink in receipt.sinks] == [0, 0]
+    about = [record.getMessage() for record in caplog.records]
+    assert about == [
+        f"file: cannot be reached (SinkUnavailable: the backend is down); records stay in {bus.folder}/journal-*.jsonl "
+        "and are delivered when it answers",
+        about[-1],
+    ]
+    assert about[-1].startswith("file: reached again; ")
+
+
 def test_a_delivery_that_cannot_load_its_sink_is_not_restarted_and_this_is_logged(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
