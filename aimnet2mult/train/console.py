@@ -59,6 +59,7 @@ class Console:
         self._interval = interval
         # A process can be started without stderr.
         self._stream = stream or sys.stderr or io.StringIO()
+        self._is_terminal = not self._stream.closed and self._stream.isatty()
         self._clock = clock
         self._bar: tqdm[None] | None = None
         self._total = 0
@@ -87,7 +88,7 @@ class Console:
         self._total = total
         self._start = self._start or (step, now)
         with contextlib.suppress(*_OUTPUT_ERRORS):
-            if self._stream.isatty():
+            if self._is_terminal:
                 self._update_bar(step, now, latest, alerts)
             elif now >= self._show_at and (latest or now >= self._start[1] + self._interval):
                 self._show_at = now + self._interval
