@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from telemetry.printable import printable, shorten
@@ -108,6 +108,18 @@ def backend_errors(backend: str) -> Iterator[None]:
     except Exception as error:
         msg = f"{backend}: {format_error(error)}"
         raise SinkUnavailable(msg) from error
+
+
+def raise_any(errors: Sequence[TelemetryError]) -> None:
+    """Raise what has been collected, if anything.
+
+    Raises:
+        TelemetryError: a single error unchanged; otherwise one of the type of the first, with a line for each.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise type(errors[0])("\n".join(dict.fromkeys(map(str, errors))))
 
 
 def format_error(error: BaseException) -> str:

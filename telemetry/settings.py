@@ -68,7 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ``sinks`` may be a list of names or a comma-separated string; ``none`` means no sinks.
 
         Raises:
-            SettingError: a name is unknown, or a value has the wrong type or is out of range.
+            SettingError: a name is unknown, or a value has the wrong type or is out of range; the message has a line
+                for each problem.
         """
         if not isinstance(section, Mapping):
             msg = f"telemetry is {section!r}; it must be a mapping of settings, such as telemetry.every"
@@ -76,41 +77,59 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         fields = [f for f in cls.__struct_fields__ if f != "options"]
         sinks = installed()
         given: dict[str, Any] = {"options": {}}
+        problems: list[str] = []
         for key, value in section.items():
             if key in fields:
-                given[key] = value
+                # A copy, since invalid values are removed below.
+                given[key] = dict(value) if isinstance(value, Mapping) else value
             elif key not in sinks:
                 match = closest_match(key, [*fields, *sinks])
                 hint = f"did you mean telemetry.{match}?" if match else f"known keys: {', '.join([*fields, *sinks])}"
-                msg = f"unknown key telemetry.{key}; {hint}"
-                raise SettingError(msg)
+                problems.append(f"unknown key telemetry.{key}; {hint}")
             elif value is not None and not _names_options(value):
-                msg = f"telemetry.{key} is {value!r}; it must be a mapping of options of the sink {key!r}"
-                raise SettingError(msg)
+                problems.append(f"telemetry.{key} is {value!r}; it must be a mapping of options of the sink {key!r}")
             else:
                 given["options"][key] = dict(value or {})
         if "sinks" in given:
-            given["sinks"] = parse_sinks(given["sinks"])
-        try:
-            return msgspec.convert(given, cls)
-        except msgspec.ValidationError as error:
-            raise SettingError(_explain(str(error), given)) from error
+            try:
+                given["sinks"] = parse_sinks(given["sinks"])
+            except SettingError as error:
+                problems.append(str(error))
+                del given["sinks"]
+        settings = _convert(given, problems)
+        if problems:
+            raise SettingError("\n".join(problems))
+        return settings
 
 
 def _names_options(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
-def _explain(error: str, given: Mapping[str, Any]) -> str:
-    """Return the message of a failed conversion in plain words, with the setting, its value and what is expected."""
-    what, at, where = error.partition(" - at `$.")
-    keys = where.rstrip("`").split(".")
-    if not at or keys[0] not in given:
-        return error
+def _convert(given: dict[str, Any], problems: list[str]) -> Settings:
+    """Return the settings; those with invalid values are removed from ``given``, and described in ``problems``."""
+    while True:
+        try:
+            return msgspec.convert(given, Settings)
+        except msgspec.ValidationError as error:
+            # It names only the first problem.
+            what, at, where = str(error).partition(" - at `$.")
+            keys = where.rstrip("`").split(".")
+            if not at or keys[0] not in given:
+                raise SettingError(str(error)) from error
+            if unknown := _UNKNOWN_FIELD.match(what):
+                keys.append(unknown[1])
+            problems.append(_explain(keys, given, is_unknown=unknown is not None))
+            *above, last = keys
+            del functools.reduce(operator.getitem, above, given)[last]
+
+
+def _explain(keys: list[str], given: Mapping[str, Any], *, is_unknown: bool) -> str:
+    """Return what is wrong with a setting in plain words, with its name, its value and what is expected."""
     name = f"telemetry.{'.'.join(keys)}"
+    if is_unknown:
+        return f"unknown key {name}{did_you_mean(keys[-1], AlertSettings.__struct_fields__)}"
     value: Any = functools.reduce(operator.getitem, keys, given)
-    if unknown := _UNKNOWN_FIELD.match(what):
-        return f"unknown key {name}.{unknown[1]}{did_you_mean(unknown[1], AlertSettings.__struct_fields__)}"
     return f"{name} is {value!r}; expected {expected_value(Settings, keys)}"
 
 

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import click
 
-from telemetry.logger import make_safe
+from telemetry.logger import MessageFormatter, make_safe
 from telemetry.redaction import redact_text, safe_line
 
 
@@ -86,6 +86,7 @@ def protect_terminal() -> None:
     warnings.showwarning = _print_warning
     if logging.lastResort is not None:
         logging.lastResort.addFilter(make_safe)
+        logging.lastResort.setFormatter(MessageFormatter())
 
 
 def _print_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:

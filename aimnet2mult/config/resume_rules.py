@@ -34,6 +34,7 @@ CHANGEABLE = (
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
     "checkpoint.",
+    "log_frequency.progress",
     "data.samplers.",
     "data.loaders.",
     "data.allow_external",
@@ -149,7 +150,7 @@ def load_config(
         ConfigError: The settings of the run cannot be read.
     """
     recorded = run / CONFIG_FILE
-    old = load(recorded=recorded, check_inputs=False)
+    old = _load_recorded(recorded)
     new = load(files, overrides, problems=problems, check_inputs=False, recorded=recorded)
     old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
@@ -166,6 +167,16 @@ def load_config(
         problems.add("\n".join([*rejected, f"only {_describe_changeable()} may change; for others, start a new run"]))
     _check_inputs(new, run, problems, restarts=restarts)
     return new, inexact
+
+
+def _load_recorded(path: Path) -> Config:
+    if not read_yaml(path):
+        raise ConfigError(f"{path} is empty, so the settings of the run are lost; start a new run with --load")
+    try:
+        return load(recorded=path, check_inputs=False)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        raise ConfigError("\n".join(line if str(path) in line else f"{path}: {line}" for line in lines)) from error
 
 
 def _check_inputs(config: Config, run: Path, problems: Problems, *, restarts: bool) -> None:

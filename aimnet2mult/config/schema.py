@@ -140,6 +140,7 @@ class Checkpoint(Section, frozen=True):
 
 class LogFrequency(Section, frozen=True):
     val: Count | None
+    progress: PositiveFloat
 
 
 class Config(Section, frozen=True):

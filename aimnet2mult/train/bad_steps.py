@@ -44,6 +44,9 @@ class BadSteps:
     def __init__(self, config: Trainer, report: Callable[[int], str]) -> None:
         self.failure = ""
         """Why to end the run, or ""."""
+        self.suspect_from: int | None = None
+        """If many steps in a row are the reason: the iteration since which the weights have been those that gave no
+        finite loss or gradient. Single bad structures do not make the weights suspicious."""
         self._limit = 1 if config.on_bad_step == "stop" else config.max_bad_steps
         self._report = report
         self._pending: deque[tuple[int, Snapshot]] = deque()
@@ -75,6 +78,8 @@ class BadSteps:
         cause = self._report(iteration)
         if self._in_a_row >= self._limit and not self.failure:
             steps = "the training step" if self._limit == 1 else f"{self._limit} training steps in a row, the last one"
+            if self._limit > 1:
+                self.suspect_from = iteration - self._in_a_row
             self.failure = f"loss or gradient not finite in {steps} at iteration {iteration}: {cause}"
 
 
@@ -112,9 +117,9 @@ class BadStepReport:
         if is_new:
             self._alerts_left -= 1
             more = "" if self._alerts_left else "; further ones are only counted, as skipped_steps"
-            title = f"step {iteration} skipped: loss or gradient is not finite"
+            title = "step skipped: loss or gradient is not finite"
             self._bus.alert(step=iteration, title=title, text=cause + more)
-            self._console.say(f"warning: {title}: {cause}{more}")
+            self._console.say(f"warning: iteration {iteration}: {title}: {cause}{more}")
         return cause
 
     def _explain(self, group: int, rows: Rows) -> tuple[str, bool]:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.torch_file import open_archive, read_pickle
 
-__all__ = ["Progress", "read_progress"]
+__all__ = ["Progress", "check_content", "read_progress"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ def read_progress(path: Path) -> Progress:
     try:
         with open_archive(path) as (_, archive):
             content = _Unpickler(io.BytesIO(read_pickle(archive))).load()
+        check_content(content)
         position = msgspec.convert(content["position"], _Position)
         groups = content["parts"]["optimizer"]["param_groups"]
         lowest_lr = min(float(group["lr"]) for group in groups)
@@ -81,6 +82,16 @@ def read_progress(path: Path) -> Progress:
         lowest_lr=lowest_lr,
         samplers=position.samplers,
     )
+
+
+def check_content(content: object) -> None:
+    """Check that what a checkpoint contains is a mapping.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"it contains a {type(content).__name__} instead of the state of a training")
 
 
 class _Unpickler(pickle.Unpickler):

@@ -16,6 +16,7 @@ from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.weights import are_finite
 from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
+from aimnet2mult.train.checkpoint_peek import check_content
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.random_state import random_state, set_random_state
@@ -140,19 +141,28 @@ class Checkpointing:
         if not self.problem:
             self._last_saved = current
 
-    def save_diverged(self, iteration: int) -> None:
-        """Write the state of a diverged run, and rename the checkpoints since the last healthy iteration."""
+    def save_diverged(
+        self, iteration: int, what: str = "state of the diverged run", *, suspect_from: int | None = None
+    ) -> None:
+        """Write a state that no run should continue from, and rename the checkpoints since the last healthy iteration.
+
+        Args:
+            iteration: the iteration.
+            what: what it is, for messages.
+            suspect_from: the iteration since which the weights are not to be trusted, if that is known.
+        """
         state = self._state_of_all_ranks()
         if self._communicator.rank:
             return
         path = diverged_path(self._run)
         try:
-            rename_diverged(self._run, after=self._bus.last_healthy_step)
+            healthy = self._bus.last_healthy_step
+            rename_diverged(self._run, after=healthy if suspect_from is None else min(healthy, suspect_from - 1))
             write_checkpoint(path, state, self._position(iteration))
         except WRITE_ERRORS as error:
-            self._console.say(f"warning: cannot save the state of the diverged run: {_describe(error, path)}")
+            self._console.say(f"warning: cannot save the {what}: {_describe(error, path)}")
         else:
-            self._console.say(f"state of the diverged run: {path}")
+            self._console.say(f"{what}: {path}")
 
     def _write(self, iteration: int, state: Mapping[str, Stateful]) -> str:
         """Write a checkpoint and remove old ones; return why it could not be written, or ""."""
@@ -244,7 +254,8 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
     try:
         # Objects copy the state to their devices, except what they keep on the CPU, such as an optimizer's step count.
         content = load_file(path)
-    except (OSError, ValueError) as error:
+        check_content(content)
+    except (OSError, ValueError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
     for name, part in state.items():

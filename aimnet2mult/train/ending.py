@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.train.checkpoint_folder import find_newest
 from aimnet2mult.train.plan import Plan, echo
+from aimnet2mult.train.sink_wait import SinkWait
+from telemetry.delivery.deadline import Deadline
 from telemetry.errors import format_error
+from telemetry.logger import passing_messages
 from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
     from aimnet2mult.distributed.stop_signal import StopSignal
     from telemetry import MetricBus, Status
 
-__all__ = ["close", "close_diverged", "close_failed", "close_incomplete"]
+__all__ = ["LOGGERS", "close", "close_diverged", "close_failed", "close_incomplete"]
 
 PREEMPTED_DRAIN_TIMEOUT = 5.0
 """Maximum time, in seconds, to wait for the sinks of a run that was stopped or has lost a rank."""
+LOGGERS = ("telemetry", "aimnet2mult")
+"""The loggers whose messages are for the user."""
 LAST_MOMENT = 2.0
 """Maximum time, in seconds, to continue this wait after another signal."""
 
@@ -40,9 +45,21 @@ def close(
     # A signal that came too late to stop the training has the same meaning as one during the wait.
     if drain_briefly or stop.requested:
         timeout = min(PREEMPTED_DRAIN_TIMEOUT, timeout)
+    shown = Deadline(timeout)
+    in_background = plan.settings.delivery == "process"
+    on_interrupt = "continue in the background" if in_background else "leave it to `telemetry sync`"
+
+    def hasten() -> None:
+        bus.limit_drain(LAST_MOMENT)
+        shown.shorten(LAST_MOMENT)
+
     try:
-        stop.end_training(lambda: bus.limit_drain(LAST_MOMENT))
-        receipt = bus.close(status, reason=reason, timeout=timeout)
+        with (
+            SinkWait(plan.folder, plan.settings.sinks, shown, on_interrupt=on_interrupt) as wait,
+            passing_messages(wait.say, *LOGGERS),
+        ):
+            stop.end_training(hasten)
+            receipt = bus.close(status, reason=reason, timeout=timeout)
     except KeyboardInterrupt:
         # The user does not want to wait for the sinks.
         stop.ignore_interrupts()
@@ -60,8 +77,12 @@ def close_failed(bus: MetricBus, plan: Plan, error: BaseException, stop: StopSig
     elif isinstance(error, USER_ERRORS) and plan.status_before is not None:
         # Nothing has been trained in this attempt, so the run is what it was.
         status = plan.status_before
-    # With several ranks, the launcher soon kills the remaining processes of a failed job.
-    close(bus, plan, status, stop, reason, drain_briefly=status == "killed" or several_ranks)
+    if isinstance(error, USER_ERRORS) and not bus.counts().offered:
+        # The user waits for the message, and no sink misses anything.
+        bus.close(status, reason=reason, timeout=0)
+    else:
+        # With several ranks, the launcher soon kills the remaining processes of a failed job.
+        close(bus, plan, status, stop, reason, drain_briefly=status == "killed" or several_ranks)
     if isinstance(error, USER_ERRORS) and plan.resume_step is None:
         # Training never started, and the corrected command creates everything again.
         shutil.rmtree(plan.folder, ignore_errors=True)
@@ -74,7 +95,7 @@ def close_diverged(bus: MetricBus, plan: Plan, stop: StopSignal) -> None:
     close(bus, plan, "failed", stop, reason, drain_briefly=False)
     newest = find_newest(plan.folder)
     weights = f" and the weights from before: aimnet2mult train … --load {shell_path(newest)}" if newest else ""
-    echo(f"{reason}; start a new run with other settings{weights}", err=True)
+    echo(f"error: {reason}; start a new run with other settings{weights}", err=True)
 
 
 def close_incomplete(bus: MetricBus, plan: Plan, reason: str, stop: StopSignal) -> None:
@@ -82,5 +103,5 @@ def close_incomplete(bus: MetricBus, plan: Plan, reason: str, stop: StopSignal) 
     close(bus, plan, "failed", stop, reason, drain_briefly=False)
     newest = find_newest(plan.folder)
     echo(
-        f"failed: {reason}; {f'the newest checkpoint is {newest}' if newest else 'the run has no checkpoint'}", err=True
+        f"error: {reason}; {f'the newest checkpoint is {newest}' if newest else 'the run has no checkpoint'}", err=True
     )

@@ -92,11 +92,12 @@ class Training:
         if self._consensus.diverged:
             self._checkpointing.save_diverged(state.iteration)
             return Outcome("diverged")
-        self._checkpointing.save(state.iteration)
         if self._consensus.failed:
             # Another rank may have been the first to see the flags.
             self._bad_steps.wait()
+            self._save_failed(state.iteration)
             return Outcome("not finite", self._bad_steps.failure)
+        self._checkpointing.save(state.iteration)
         complete = state.iteration == total or self._finished_by_lr
         if not complete or self._validation.pending:
             return Outcome("preempted")
@@ -106,6 +107,15 @@ class Training:
             reason = f"no checkpoint at iteration {state.iteration}: {self._checkpointing.problem}"
             return Outcome("not saved" if are_finite(self._components.model) else "not finite", reason)
         return Outcome("finished")
+
+    def _save_failed(self, iteration: int) -> None:
+        """Save the state after skipped steps; after many in a row, the weights may have become too large."""
+        suspect_from = self._bad_steps.suspect_from
+        if suspect_from is None:
+            self._checkpointing.save(iteration)
+        else:
+            what = "set aside, since the weights may have become too large"
+            self._checkpointing.save_diverged(iteration, what, suspect_from=suspect_from)
 
     def _build_trainer(self) -> Engine:
         trainer_config, components = self._config.trainer, self._components

@@ -220,7 +220,8 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
         check_epochs(config, progress, problems)
     problems.raise_any()
     if inexact:
-        notices.append(f"{'; '.join(inexact)}: from here on, the run is not bit-identical to one without the change")
+        changes = "; ".join(inexact)
+        notices.append(f"warning: {changes}: from here on, the run is not bit-identical to one without the change")
     return Plan(
         config=config,
         settings=settings,

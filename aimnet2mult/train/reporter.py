@@ -1,6 +1,7 @@
 """Publish the statistics of training and validation: the only module that connects the engine to the bus."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -107,6 +108,7 @@ class Reporter:
         self._optimizer = optimizer
         self._clock = clock
         self._last_point = (0, 0.0)
+        self._has_first = False
 
     def attach(self, trainer: Engine) -> None:
         """Publish the statistics of an engine returned by `build_trainer`."""
@@ -154,7 +156,9 @@ class Reporter:
 
     def _complete_iteration(self, engine: Engine) -> None:
         if not self.is_due(engine):
+            self._show_first()
             return
+        self._has_first = True
         step, (last_step, last_time), now = engine.state.iteration, self._last_point, self._clock()
         others = {
             "lr": float(self._optimizer.param_groups[0]["lr"]),
@@ -176,6 +180,14 @@ class Reporter:
             self._last_point = (step, now)
         # Publish last: afterwards the thread of the bus competes for the interpreter lock with calls to torch.
         self._bus.publish_group(PERIODIC_STREAMS, step, values, final=final)
+
+    def _show_first(self) -> None:
+        """Store the values of the first batch in `latest`, long before the first point is due."""
+        if not self._has_first:
+            self._has_first = True
+            sums = self._train_sums.snapshot()
+            # Another thread waits for the device.
+            threading.Thread(target=lambda: self._values("train", sums.wait()[Slot.BATCH]), daemon=True).start()
 
     def _complete_epoch(self, engine: Engine) -> None:
         sums, epoch = self._train_sums.snapshot(), engine.state.epoch

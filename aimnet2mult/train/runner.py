@@ -17,7 +17,7 @@ from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.quantities import LABELS
-from aimnet2mult.train.ending import close, close_diverged, close_failed, close_incomplete
+from aimnet2mult.train.ending import LOGGERS, close, close_diverged, close_failed, close_incomplete
 from aimnet2mult.train.opening import check_plan, removing_blank_folder, start
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
@@ -32,6 +32,7 @@ from aimnet2mult.train.startup import (
 )
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
+from telemetry.logger import passing_messages
 from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
@@ -191,9 +192,10 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
         return Outcome("preempted"), None
     from aimnet2mult.train.console import Console
 
-    console = Console(_display_units(plan, bus), epochs=plan.config.trainer.epochs)
-    console.say("loading torch and aimnet …")
-    try:
+    config = plan.config
+    console = Console(_display_units(plan, bus), epochs=config.trainer.epochs, interval=config.log_frequency.progress)
+    with contextlib.closing(console), passing_messages(console.say, *LOGGERS):
+        console.say("loading torch and aimnet …")
         try:
             # On a slow file system, this takes longer than the time left after a signal. Several ranks stop together.
             with stop.stopping_at_once() if info.world_size == 1 else contextlib.nullcontext():
@@ -209,8 +211,6 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
         from aimnet2mult.train.final_weights import save_model
 
         return outcome, save_model(model, plan.save, plan.folder)
-    finally:
-        console.close()
 
 
 def _train(

@@ -9,6 +9,7 @@ hangs.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -22,13 +23,15 @@ import msgspec
 
 from telemetry.cli.console import EXIT_USAGE, RUN, exits_with_message, print_line, print_sinks, print_skipped
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
-from telemetry.delivery.log_stream import LogStream
+from telemetry.delivery.log_stream import LogStream, append_to
 from telemetry.delivery.receipt import read_receipt
+from telemetry.delivery.sink_notices import Notice, SinkNotices
 from telemetry.delivery.worker_protocol import STOP_SIGNALS
 from telemetry.errors import RunFolderError, SettingError, TelemetryError
 from telemetry.journal.reader import read_header
 from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
+from telemetry.run_folder.paths import log_path
 from telemetry.run_folder.permissions import umask_of
 from telemetry.settings import Settings, parse_sinks
 
@@ -36,6 +39,8 @@ EXIT_INCOMPLETE = 1
 """Exit code if some records could not be delivered."""
 EXIT_HUNG = 75
 """Exit code if a sink does not return from a hook."""
+NOTICE_INTERVAL = 1.0
+"""Seconds between looks at the state of the sinks."""
 DELIVERED = {DeliveryOutcome.COMPLETE, DeliveryOutcome.CAUGHT_UP}
 
 
@@ -120,16 +125,17 @@ def deliver(run: Path, sinks: Sequence[Sink], settings: Settings, *, follow: boo
         if isinstance(error, PermissionError):
             msg += "; to deliver a run of another user, copy it (cp -r)"
         raise RunFolderError(msg) from error
+    notices = SinkNotices(run, [sink.name for sink in sinks])
     for thread in threads:
         thread.start()
     try:
         with _interrupted_by(*STOP_SIGNALS):
-            _join(threads)
+            _join(threads, notices)
     except KeyboardInterrupt:
         print_line("stopping; run the same command again to deliver the remaining records", err=True)
         for thread in threads:
             thread.stop()
-        _join(threads)
+        _join(threads, notices)
     return all(thread.outcome in DELIVERED for thread in threads)
 
 
@@ -146,19 +152,32 @@ def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _join(threads: Sequence[_DeliveryThread]) -> None:
+def _join(threads: Sequence[_DeliveryThread], notices: SinkNotices) -> None:
+    """Wait for the deliveries, and print which sinks cannot be reached; then, why deliveries have ended early."""
     for thread in threads:
-        thread.join()
+        while not thread.join(NOTICE_INTERVAL):
+            _print(notices.poll())
+    _print(notices.poll(last=True))
+    for thread in threads:
+        if thread.problem:
+            print_line(thread.problem, err=True)
+
+
+def _print(notices: Sequence[Notice]) -> None:
+    for level, text in notices:
+        print_line(f"warning: {text}" if level >= logging.WARNING else text, err=True)
 
 
 class _DeliveryThread:
-    """Deliver to one sink in a daemon thread; if the sink does not receive all records, print why.
+    """Deliver to one sink in a daemon thread.
 
-    ``outcome`` is None until the delivery has ended, and after an error.
+    ``outcome`` is None until the delivery has ended, and after an error; ``problem`` is a line about why the sink has
+    not received all records, or "".
     """
 
     def __init__(self, run: Path, sink: Sink, settings: Settings, *, follow: bool) -> None:
         self.outcome: DeliveryOutcome | None = None
+        self.problem = ""
         self._name = sink.name
         self._stop = threading.Event()
         # Before Python 3.13, a Thread.join interrupted by Ctrl-C marks the thread as ended.
@@ -172,7 +191,8 @@ class _DeliveryThread:
             wait=self._wait,
             stop=self._stop.is_set,
             on_hang=lambda: _exit_hung(sink.name, settings.hook_timeout),
-            log=lambda line: print_line(line, err=True),
+            log=append_to(log_path(run, sink.name)),
+            warn=lambda line: print_line(line, err=True),
         )
 
     def acquire_lease(self) -> None:
@@ -191,17 +211,17 @@ class _DeliveryThread:
         """Ask the delivery to end after the current call to the sink."""
         self._stop.set()
 
-    def join(self) -> None:
-        """Wait until the delivery has ended."""
-        self._done.wait()
+    def join(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds until the delivery has ended; return whether it has."""
+        return self._done.wait(timeout)
 
     def _run(self) -> None:
         try:
             self.outcome = self._delivery.run()
             if self.outcome not in DELIVERED:
-                print_line(f"{self._name}: {self.outcome.value}", err=True)
+                self.problem = f"{self._name}: {self.outcome.value}"
         except (OSError, TelemetryError) as error:
-            print_line(f"error: {error}", err=True)
+            self.problem = f"error: {error}"
         finally:
             self._done.set()
 

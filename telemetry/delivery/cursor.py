@@ -36,13 +36,17 @@ class DeliveryCursor:
     Args:
         folder: the run folder.
         sink: the sink delivered to.
-        log: called with one human-readable line.
+        log: called with one human-readable line for the log of the sink.
+        warn: called with a line if the file cannot be written; by default ``log``.
     """
 
-    def __init__(self, folder: Path, sink: Sink, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, sink: Sink, log: Callable[[str], None], warn: Callable[[str], None] | None = None
+    ) -> None:
         self._folder = folder
         self._sink = sink
         self._log = log
+        self._warn = warn or log
         self._progress = SinkProgress()
         self._saved = True
 
@@ -142,7 +146,7 @@ class DeliveryCursor:
         except OSError as error:
             # If the backend does not know its position either, a restart delivers records twice; hence the message.
             if self._saved:
-                self._log(f"cannot save the progress of {self._sink.name}: {error}")
+                self._warn(f"cannot save the progress of {self._sink.name}: {error}")
             self._saved = False
         else:
             self._saved = True

@@ -49,7 +49,8 @@ class Delivery:
         wait: function that sleeps for up to the given number of seconds; may return early when woken.
         stop: function that returns whether delivery should end as soon as possible.
         on_hang: function called in another thread when a hook has not returned within ``hook_timeout``.
-        log: function called with one human-readable line.
+        log: function called with one human-readable line for the log of the sink.
+        warn: function called with a line about a problem that the progress file cannot show; by default ``log``.
         clock: monotonic clock in seconds.
         jitter: function that returns a random number from 0 to 1; shortens each retry delay by up to half.
         backoff: delays between retries, before shortening.
@@ -70,6 +71,7 @@ class Delivery:
         stop: Callable[[], bool] = lambda: False,
         on_hang: Callable[[], None] = lambda: None,
         log: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         backoff: Backoff | None = None,
@@ -80,7 +82,7 @@ class Delivery:
         self._watchdog = HookWatchdog(settings.hook_timeout, on_hang)
         self._connection = SinkConnection(folder, sink, self._watchdog)
         self._log: Callable[[str], None] = lambda line: log(sink.redact(line))
-        self._cursor = DeliveryCursor(folder, sink, self._log)
+        self._cursor = DeliveryCursor(folder, sink, self._log, warn or self._log)
         self._sink = sink
         self._settings = settings
         self._follow = follow

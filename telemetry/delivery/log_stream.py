@@ -1,15 +1,34 @@
-"""The output of a delivery process, which users read in a terminal and pass on to others."""
+"""The log of a delivery, which users read in a terminal and pass on to others."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 from telemetry.redaction import safe_line
+from telemetry.run_folder.atomic_write import private_opener
 
 MAX_LINE_LENGTH = 4000
 """Maximum number of characters of a line."""
+
+
+def stamped(line: str) -> str:
+    """Return a line of a log, with the time."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n"
+
+
+def append_to(path: Path) -> Callable[[str], None]:
+    """Return a function that appends a line to a log; it never fails, like ``LogStream``."""
+
+    def append(line: str) -> None:
+        with contextlib.suppress(OSError, ValueError), open(path, "a", encoding="utf-8", opener=private_opener) as log:
+            log.write(stamped(safe_line(line, MAX_LINE_LENGTH)))
+
+    return append
 
 
 class LogStream:

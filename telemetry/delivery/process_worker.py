@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 
 from telemetry.backoff import Backoff
-from telemetry.delivery.worker_protocol import EXIT_REJECTED, STOP_SIGNALS, Job
+from telemetry.delivery.worker_protocol import EXIT_HUNG, EXIT_REJECTED, STOP_SIGNALS, Job
 from telemetry.logger import log
 from telemetry.plugins.registry import Sink
 from telemetry.run_folder.atomic_write import private_opener
-from telemetry.run_folder.paths import log_path
+from telemetry.run_folder.paths import log_path, near
 from telemetry.run_folder.permissions import make_folder
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.settings import Settings
@@ -84,6 +84,7 @@ class ProcessWorker:
         self.has_ended = False
         self._folder = folder
         self._name = sink.name
+        self._hook_timeout = settings.hook_timeout
         job = Job(folder=str(folder.absolute()), sink=sink.name, options=dict(sink.options), settings=settings)
         self._job = msgspec.json.encode(job) + b"\n"
         self._log_file = log_path(folder, sink.name)
@@ -100,7 +101,7 @@ class ProcessWorker:
         try:
             self._process = self._start_process(self._log_file)
         except OSError as error:
-            log.warning("cannot start delivery to %s: %s; retrying", self._name, error)
+            log.warning("%s: cannot start delivery (%s); retrying", self._name, error)
             self._schedule_restart()
         else:
             self._send(self._job)
@@ -147,26 +148,24 @@ class ProcessWorker:
         _close_stdin(process)
         self._process = None
         self.has_ended = code in {0, EXIT_REJECTED}
-        if code == EXIT_REJECTED:
-            log.warning(
-                "delivery to %s has ended: the sink rejected the run (%s); see %s",
-                self._name,
-                self._rejection(),
-                self._log_file,
-            )
+        if code == EXIT_REJECTED and not self._is_refused():
+            log.warning("%s: delivery cannot start; see %s", self._name, near(self._log_file))
         if self.has_ended:
             return
         if self._clock() - self._started_at > STABLE_AFTER:
             self._backoff.reset()
         # At the maximum delay, the user has been warned often enough.
         level = logging.DEBUG if self._backoff.is_at_maximum else logging.WARNING
-        text = "delivery to %s ended with code %s and will be restarted; see %s"
-        log.log(level, text, self._name, code, self._log_file)
+        text = f"delivery ended with code {code} and"
+        if code == EXIT_HUNG:
+            text = f"no answer for {self._hook_timeout:.0f} s; delivery"
+        log.log(level, "%s: %s will be restarted; see %s", self._name, text, near(self._log_file))
         self._schedule_restart()
 
-    def _rejection(self) -> str:
+    def _is_refused(self) -> bool:
+        """Return whether the sink itself has rejected the run, which ``SinkNotices`` reports."""
         progress = read_progress(self._folder, self._name)
-        return progress.last_error if progress is not None and progress.state == "refused" else "reason in the log"
+        return progress is not None and progress.state == "refused"
 
     def _schedule_restart(self) -> None:
         self._restart_at = self._clock() + self._backoff.next_delay()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from telemetry.delivery.sink_notices import brief
 from telemetry.journal.codec import decode
 from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header
@@ -20,7 +21,7 @@ from telemetry.plugins.destinations import confirmations
 from telemetry.records import Closed, Status
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.paths import delivered_sinks, local_path, misnamed_sinks, shell_path
+from telemetry.run_folder.paths import delivered_sinks, local_path, log_path, misnamed_sinks, shell_path
 from telemetry.run_folder.sink_progress import SinkProgress, read_progress
 
 _MAX_SHOWN, _MAX_MISNAMED = 100, 5
@@ -72,7 +73,8 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
             command, _, link = progress.view.partition("\n")
             lines += [f"    view with: {command}", *([f"    then open {link}"] if link else [])]
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
-            lines.append(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
+            log = log_path(Path(), self.name)
+            lines.append(f"    last error, {_when(progress.last_error_time)}: {brief(progress.last_error, log)}")
         if progress.state in {"opening", "delivering", "retrying"}:
             lines.append(f"    being delivered by {self.holder}" if self.holder else "    no process is delivering")
         return lines

@@ -10,9 +10,10 @@ from telemetry.delivery.hook_watchdog import HookWatchdog
 from telemetry.errors import PluginError, SinkRejected
 from telemetry.journal.reader import read_header
 from telemetry.journal.segments import segments
+from telemetry.plugins.hook_relay import Hooks
 from telemetry.plugins.hook_results import check_durable, check_opened
 from telemetry.plugins.hookspecs import Opened
-from telemetry.plugins.registry import Hooks, Sink
+from telemetry.plugins.registry import Sink
 from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed
 
 MAX_BATCH = 1000

@@ -9,7 +9,9 @@ from typing import Protocol
 
 from telemetry.delivery.deadline import Deadline
 from telemetry.delivery.process_worker import ProcessWorker
+from telemetry.delivery.sink_notices import SinkNotices
 from telemetry.delivery.thread_worker import ThreadWorker
+from telemetry.logger import log
 from telemetry.plugins.registry import Sink
 from telemetry.settings import Settings
 
@@ -33,7 +35,7 @@ class DeliverySupervisor(Protocol):
         """Start delivering."""
 
     def supervise(self) -> None:
-        """Restart deliveries that have died. Called every few seconds."""
+        """Restart deliveries that have died, and log changes in the others. Called every few seconds."""
 
     def wake(self) -> None:
         """Make all deliveries read the journal now."""
@@ -62,6 +64,7 @@ class ProcessSupervisor:
     ) -> None:
         self.names = [sink.name for sink in sinks]
         self._workers = [make_worker(folder, sink, settings) for sink in sinks]
+        self._notices = SinkNotices(folder, self.names)
 
     def start(self) -> None:
         """Start the processes."""
@@ -69,9 +72,9 @@ class ProcessSupervisor:
             worker.start()
 
     def supervise(self) -> None:
-        """Restart processes that have died."""
-        for worker in self._workers:
-            worker.supervise()
+        """Restart processes that have died, and log which sinks cannot be reached."""
+        self._restart()
+        _log(self._notices)
 
     def wake(self) -> None:
         """Make the processes read the journal now."""
@@ -83,11 +86,16 @@ class ProcessSupervisor:
         self.wake()
         try:
             while not all(worker.has_ended for worker in self._workers) and deadline.remaining():
-                self.supervise()
+                self._restart()
                 time.sleep(FINISH_CHECK_INTERVAL)
         finally:
             for worker in self._workers:
                 worker.detach()
+        _log(self._notices, last=True)
+
+    def _restart(self) -> None:
+        for worker in self._workers:
+            worker.supervise()
 
 
 class ThreadSupervisor:
@@ -110,6 +118,7 @@ class ThreadSupervisor:
     ) -> None:
         self.names = [sink.name for sink in sinks]
         self._workers = [make_worker(folder, sink, settings) for sink in sinks]
+        self._notices = SinkNotices(folder, self.names)
 
     def start(self) -> None:
         """Start the threads."""
@@ -117,7 +126,8 @@ class ThreadSupervisor:
             worker.start()
 
     def supervise(self) -> None:
-        """Do nothing: a delivery thread does not die."""
+        """Log which sinks cannot be reached; a delivery thread does not die."""
+        _log(self._notices)
 
     def wake(self) -> None:
         """Make the threads read the journal now."""
@@ -131,3 +141,9 @@ class ThreadSupervisor:
             while not worker.join(min(deadline.remaining(), THREAD_CHECK_INTERVAL)) and deadline.remaining():
                 pass  # the deadline may have been brought forward
             worker.stop()
+        _log(self._notices, last=True)
+
+
+def _log(notices: SinkNotices, *, last: bool = False) -> None:
+    for level, text in notices.poll(last=last):
+        log.log(level, "%s", text)

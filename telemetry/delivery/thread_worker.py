@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from telemetry.delivery.delivery import Delivery
+from telemetry.delivery.log_stream import append_to
 from telemetry.errors import TelemetryError
 from telemetry.logger import log
 from telemetry.plugins.registry import Sink
+from telemetry.run_folder.paths import log_path
 from telemetry.settings import Settings
 
 
@@ -40,7 +42,7 @@ class ThreadWorker:
             self._thread.start()
         except RuntimeError as error:
             # The caller is the thread that writes the journal; it must continue.
-            log.warning("cannot start delivery to %s: %s; run `telemetry sync`", self._sink.name, error)
+            log.warning("%s: cannot start delivery (%s); run `telemetry sync`", self._sink.name, error)
 
     def wake(self) -> None:
         """Make the thread read the journal now."""
@@ -66,7 +68,8 @@ class ThreadWorker:
                 wait=self._wait,
                 stop=lambda: self._stop_requested,
                 on_hang=self._log_hang,
-                log=log.warning,
+                log=append_to(log_path(self._folder, self._sink.name)),
+                warn=log.warning,
             )
             while not delivery.lease.try_acquire():
                 self._wait(self._settings.poll)
@@ -74,7 +77,7 @@ class ThreadWorker:
                     return
             delivery.run()
         except (OSError, TelemetryError) as error:
-            log.warning("delivery to %s ended: %s", self._sink.name, error)
+            log.warning("%s: delivery ended (%s)", self._sink.name, error)
 
     def _wait(self, seconds: float) -> None:
         self._wake_up.wait(seconds)
@@ -82,4 +85,4 @@ class ThreadWorker:
 
     def _log_hang(self) -> None:
         timeout = self._settings.hook_timeout
-        log.warning("a hook of %s has not returned for %.0f s", self._sink.name, timeout)
+        log.warning("%s: no answer for %.0f s", self._sink.name, timeout)

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
-from telemetry.delivery.log_stream import LogStream
+from telemetry.delivery.log_stream import LogStream, stamped
 from telemetry.delivery.worker_protocol import EXIT_FAILED, EXIT_HUNG, EXIT_REJECTED, STOP_SIGNALS, Job
 from telemetry.errors import TelemetryError
 from telemetry.plugins.registry import Sink, load
@@ -136,5 +136,5 @@ def _exit_hung(job: Job) -> None:
 
 
 def _log(line: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+    sys.stderr.write(stamped(line))
     sys.stderr.flush()

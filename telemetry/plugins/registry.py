@@ -7,46 +7,33 @@ its own plugin manager, so that an exception in one sink does not affect the oth
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pluggy
 
 from telemetry.errors import (
     PluginError,
     SettingError,
     SinkNotFound,
     SinkNotInstalled,
+    TelemetryError,
     did_you_mean,
     error_text,
     format_error,
+    raise_any,
 )
 from telemetry.plugins.credentials import with_credentials
-from telemetry.plugins.hookspecs import PROJECT, Opened, SinkHooks
+from telemetry.plugins.hook_relay import Hooks, hooks_of
 from telemetry.plugins.optional_imports import is_installed
-from telemetry.records import Record, RunRecord, Status, is_sink_name
+from telemetry.records import is_sink_name
 from telemetry.redaction import credentials_in, redact, redact_text, remember_credentials
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "telemetry.sinks"
-HOOKS = ("sink_open", "sink_write", "sink_close")
 _INVALID_NAME = "its name must consist of up to 100 letters (a to z), digits and _ . -, and not begin with . or -"
-
-
-class Hooks(Protocol):
-    """The hooks of one instance, as called through a pluggy hook relay; see ``SinkHooks``."""
-
-    def sink_open(self, *, run: RunRecord, folder: Any) -> Opened:
-        """Call the hook ``sink_open``."""
-
-    def sink_write(self, *, records: Sequence[Record]) -> int | None:
-        """Call the hook ``sink_write``."""
-
-    def sink_close(self, *, status: Status, time: int, reason: str) -> None:
-        """Call the hook ``sink_close``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +116,7 @@ class Sink:
             SettingError: an option is unknown or invalid.
         """
         if self.plugin is None:
-            return _hooks(self.name, "an object", self.instance)
+            return hooks_of(self.name, "an object", self.instance)
         remember_credentials(credentials_in(self.options))
         try:
             options = _options(self.plugin, self.options)
@@ -142,7 +129,7 @@ class Sink:
                 raise
             msg = f"sink {self.name!r} of {self.plugin.package} cannot be constructed: {format_error(error)}"
             raise PluginError(self.redact(msg)) from error
-        return _hooks(self.name, self.plugin.package, instance)
+        return hooks_of(self.name, self.plugin.package, instance)
 
 
 def installed() -> dict[str, list[EntryPoint]]:
@@ -205,27 +192,39 @@ def select(sinks: Iterable[str | object], options: Mapping[str, Mapping[str, Any
         SinkNotInstalled: a required module is missing.
         PluginError: a sink cannot be imported or constructed, or does not match the hook specifications.
         SettingError: an option is unknown or invalid, or a sink is listed twice.
+
+    All problems are looked for; see ``raise_any``.
     """
-    chosen: list[Sink] = []
+    chosen: dict[str, Sink] = {}
+    errors: list[TelemetryError] = []
     for sink in sinks:
-        if isinstance(sink, str):
-            plugin = load(sink)
-            new = Sink(sink, with_credentials(sink, plugin.option_types(), options.get(sink, {})), plugin)
-        else:
-            name = getattr(sink, "name", type(sink).__name__)
-            if not isinstance(name, str) or not is_sink_name(name):
-                msg = f"sink {name!r}: {_INVALID_NAME}"
-                raise PluginError(msg)
-            new = Sink(name, {}, None, sink)
-        if any(new.name == other.name for other in chosen):
-            msg = f"sink {new.name!r} is listed twice"
-            raise SettingError(msg)
-        if new.plugin is not None and (missing := new.plugin.missing()):
-            raise SinkNotInstalled(_missing_message(new.plugin, missing))
-        # Fail now, not at the first record hours later.
-        new.create()
-        chosen.append(new)
-    return chosen
+        try:
+            new = _select(sink, options)
+            if new.name in chosen:
+                msg = f"sink {new.name!r} is listed twice"
+                raise SettingError(msg)
+            chosen[new.name] = new
+        except TelemetryError as error:
+            errors.append(error)
+    raise_any(errors)
+    return list(chosen.values())
+
+
+def _select(sink: str | object, options: Mapping[str, Mapping[str, Any]]) -> Sink:
+    if isinstance(sink, str):
+        plugin = load(sink)
+        new = Sink(sink, with_credentials(sink, plugin.option_types(), options.get(sink, {})), plugin)
+        if missing := plugin.missing():
+            raise SinkNotInstalled(_missing_message(plugin, missing))
+    else:
+        name = getattr(sink, "name", type(sink).__name__)
+        if not isinstance(name, str) or not is_sink_name(name):
+            msg = f"sink {name!r}: {_INVALID_NAME}"
+            raise PluginError(msg)
+        new = Sink(name, {}, None, sink)
+    # Fail now, not at the first record hours later.
+    new.create()
+    return new
 
 
 def type_name(field: dataclasses.Field[Any]) -> str:
@@ -275,24 +274,3 @@ def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:
         if name in given:
             msg += f"; got {redact(given[name], name)!r}, expected {type_name(known[name])}"
         raise SettingError(msg) from error
-
-
-def _hooks(name: str, package: str, instance: object) -> Hooks:
-    if isinstance(instance, type):
-        msg = f"sink {name!r} of {package} is a class; pass an instance or the name of the sink"
-        raise PluginError(msg)
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(SinkHooks)
-    try:
-        manager.register(instance, name)
-        manager.check_pending()
-    except Exception as error:
-        # An attribute of a third-party class may raise anything.
-        msg = f"sink {name!r} of {package} does not match the hook specifications: {format_error(error)}"
-        raise PluginError(msg) from error
-    missing = [hook for hook in HOOKS if not getattr(manager.hook, hook).get_hookimpls()]
-    if missing:
-        msg = f"sink {name!r} of {package} does not implement {', '.join(missing)} (is @hookimpl missing?)"
-        raise PluginError(msg)
-    hooks: Any = manager.hook
-    return hooks  # type: ignore[no-any-return]  # the hooks of a relay are looked up by name

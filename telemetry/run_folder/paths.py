@@ -100,3 +100,11 @@ def shell_path(path: Path) -> str:
     """Return a path as an argument in a suggested command: quoted for the shell, and not mistaken for an option."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def near(path: Path) -> str:
+    """Return a path relative to the working directory if it is below it, so that it fits into a line."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from telemetry.delivery.sink_connection import MAX_BATCH
 from telemetry.errors import SinkRejected, SinkUnavailable
+from telemetry.plugins.hook_relay import Hooks
 from telemetry.plugins.hook_results import check_durable, check_opened
-from telemetry.plugins.registry import Hooks, Sink
+from telemetry.plugins.registry import Sink
 from telemetry.records import Record, RunRecord, Status
 from telemetry.testing.child import Child
 from telemetry.testing.points import STARTED, Point, difference, points_of, prefix_difference, run_record

@@ -13,8 +13,9 @@ from typing import Any
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.errors import SinkRejected, SinkUnavailable
 from telemetry.journal.writer import JournalWriter
+from telemetry.plugins.hook_relay import Hooks
 from telemetry.plugins.hookspecs import Opened
-from telemetry.plugins.registry import Hooks, Sink
+from telemetry.plugins.registry import Sink
 from telemetry.records import Closed, Record, RunRecord, Status
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe

@@ -44,6 +44,7 @@ USES_TELEMETRY = (
     "aimnet2mult.train.plan",
     "aimnet2mult.train.reporter",
     "aimnet2mult.train.runner",
+    "aimnet2mult.train.sink_wait",
     "aimnet2mult.train.trainer_wait",
 )
 """The modules of the trainer that record runs or read them, or use more of telemetry than HELPERS."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -158,6 +159,27 @@ def test_options_of_a_sink_must_be_a_mapping(value: Any) -> None:
     with pytest.raises(SettingError) as raised:
         Settings.parse({"wandb": value})
     assert str(raised.value) == f"telemetry.wandb is {value!r}; it must be a mapping of options of the sink 'wandb'"
+
+
+def test_all_problems_are_reported_at_once_a_line_for_each() -> None:
+    section: dict[str, Any] = {
+        "evry": 5,
+        "every": 0,
+        "sinks": "none,wandb",
+        "wandb": 3,
+        "poll": -1,
+        "watch": {"facto": 1, "patience": 0, "history": 100},
+        "linger": 5,
+    }
+    before = copy.deepcopy(section)
+    with pytest.raises(SettingError) as raised:
+        Settings.parse(section)
+    lines = str(raised.value).splitlines()
+    names = ["evry", "every", "sinks", "wandb", "poll", "watch.facto", "watch.patience"]
+    assert sorted(line.split()[0 if line.startswith("telemetry") else 2].rstrip(".;") for line in lines) == sorted(
+        f"telemetry.{name}" for name in names
+    )
+    assert section == before
 
 
 @pytest.mark.parametrize("section", [None, 3, "tensorboard", ["every"]])

@@ -71,7 +71,7 @@ def test_elements_that_are_not_separated_and_units_other_than_ev_are_reported(tm
     assert done.returncode == 0
     first, second = done.stderr.splitlines()
     assert first == "warning: a.h5: the energies look like Hartree instead of eV; set data.units.energy=Hartree"
-    assert second.startswith("a.h5: the compositions do not separate the reference energies of H, O; ")
+    assert second.startswith("warning: a.h5: the compositions do not separate the reference energies of H, O; ")
 
 
 def test_names_and_units_of_the_file_are_those_of_training(tmp_path: Path) -> None:

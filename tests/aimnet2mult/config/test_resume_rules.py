@@ -21,6 +21,24 @@ from aimnet2mult.quantities import LABELS
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
+# ---- reading the settings of a run
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "cannot read RUN/train.yaml: line 1: expected ',' or ']', but got '<stream end>'"),
+        ("", "RUN/train.yaml is empty, so the settings of the run are lost; start a new run with --load"),
+        ("run_name: r", "RUN/train.yaml: no data set is given; set at least data.fidelity_datasets.0=FILE.h5"),
+    ],
+)
+def test_unreadable_settings_of_a_run_are_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "train.yaml").write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(tmp_path, [], [], problems=Problems(), restarts=False)
+    assert str(raised.value) == message.replace("RUN", str(tmp_path))
+
+
 # ---- finding runs
 
 

@@ -14,7 +14,7 @@ import torch
 from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.data.dataset import load_data
 from aimnet2mult.data.hdf5 import INPUTS
-from aimnet2mult.train.checkpoint_folder import find_newest, iteration_of
+from aimnet2mult.train.checkpoint_folder import diverged_path, find_newest, iteration_of
 from support.double_precision import Double, add_masks
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from support.tiny_runs import newest_checkpoint
@@ -241,8 +241,8 @@ def test_sums_are_reduced_only_when_due(two: tuple[Path, Job]) -> None:
     training = [shape for shape in added if len(shape) == 2 and shape == min(s for s in added if len(s) == 2)]
     validation = [shape for shape in added if len(shape) == 2 and shape not in training]
     due = len([key for key in of if key[0] == "train"])
-    # For each epoch there is also a checkpoint.
-    assert len(training) == due + 2 * EPOCHS
+    # For each epoch there is also a checkpoint; the first batch is shown on the console.
+    assert len(training) == 1 + due + 2 * EPOCHS
     validations = len([key for key in of if key[0] == "val"])
     assert len(validation) == validations
     # The flags of skipped structures, and the counts of the four components of the loss of each batch.
@@ -344,9 +344,10 @@ def test_all_ranks_handle_a_divergence_alike(
     assert job.wait() == [3, 3], job.stderr(0)
     last = closed(the_run(tmp_path))
     assert last.status == "failed"
-    # With warn, the weights are so large that no further step is finite.
+    # With warn, the weights are so large that no further step is finite. Neither leaves a checkpoint of them.
     assert last.reason.startswith({"stop": "diverged: ", "warn": "loss or gradient not finite in 20 training"}[then])
-    assert (find_newest(the_run(tmp_path)) is None) == (then == "stop")
+    assert find_newest(the_run(tmp_path)) is None
+    assert diverged_path(the_run(tmp_path)).is_file()
     assert job.stderr(1) == ""
 
 
@@ -367,7 +368,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_all(
         if name == "train_window"
     }
     assert sum(skipped.values()) == skipped[9] == 1
-    assert job.stderr(0).count("step 7 skipped") == 1
+    assert job.stderr(0).count("iteration 7: step skipped") == 1
     assert job.stderr(1) == ""
 
 

@@ -88,7 +88,7 @@ def test_a_bad_structure_is_named_once_and_the_model_stays_usable(
     model = torch.load(newest_checkpoint(run), weights_only=True)["parts"]["model"]
     assert all(value.isfinite().all() for value in model.values())
     (alert,) = alerts(run)
-    assert alert.title == f"step {alert.step} skipped: loss or gradient is not finite"
+    assert alert.title == "step skipped: loss or gradient is not finite"
     assert alert.text.endswith("a.h5, group 003, row 7")
     output = capfd.readouterr().err
     assert output.count("skipped: loss or gradient") == output.count("row 7") == 1
@@ -124,7 +124,7 @@ def test_with_stop_the_first_bad_step_ends_the_run(
     reason = f"loss or gradient not finite in the training step at iteration {alert.step}: "
     assert receipt.reason.startswith(reason)
     assert receipt.reason.endswith("a.h5, group 003, row 7")
-    assert f"failed: {reason}" in capfd.readouterr().err
+    assert f"error: {reason}" in capfd.readouterr().err
     # The weights are those before the step, from which the run can continue.
     assert train(Request(resume=str(run), overrides=["trainer.on_bad_step=skip"])) == 0
     assert read_receipt(run).status == "finished"
@@ -136,6 +136,21 @@ def test_too_many_bad_steps_in_a_row_end_the_run(start: Callable[..., tuple[int,
     reason = read_receipt(run).reason
     assert reason.startswith("loss or gradient not finite in 5 training steps in a row, the last one at iteration 5: ")
     assert reason.endswith(f"row {reason.split()[-1]}")
+
+
+def test_after_many_bad_steps_no_checkpoint_of_exploded_weights_is_left_to_resume_from(
+    start: Callable[..., tuple[int, Path]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    explosive = "optimizer={class: torch.optim.SGD, kwargs: {lr: 1.0e+12}}"
+    code, run = start(explosive, "trainer.max_bad_steps=5", "trainer.epochs=40", "checkpoint.keep=40")
+    assert code == 3
+    for path in (run / "checkpoints").glob("step-*.pt"):
+        weights = torch.load(path, weights_only=True)["parts"]["model"]
+        assert all(float(value.abs().max()) < 1e3 for value in weights.values())
+    assert list((run / "checkpoints").glob("diverged-step-*.pt")), "a checkpoint was written while the weights grew"
+    assert (run / "checkpoints/diverged.pt").is_file()
+    said = capfd.readouterr().err
+    assert f"set aside, since the weights may have become too large: {run}/checkpoints/diverged.pt" in said
 
 
 def test_a_run_none_of_whose_steps_was_applied_is_not_finished(start: Callable[..., tuple[int, Path]]) -> None:
@@ -164,7 +179,7 @@ def test_a_run_with_non_finite_weights_is_not_finished(
     assert read_receipt(run).reason == "no checkpoint at iteration 12: the model's weights are not finite"
     assert not (tmp_path / "weights.pt").exists()
     output = capfd.readouterr().err
-    assert "failed: no checkpoint at iteration 12: the model's weights are not finite; the run has no chec" in output
+    assert "error: no checkpoint at iteration 12: the model's weights are not finite; the run has no chec" in output
 
 
 def test_a_run_that_cannot_write_checkpoints_is_not_finished_but_saves_its_weights(
@@ -182,7 +197,7 @@ def test_a_run_that_cannot_write_checkpoints_is_not_finished_but_saves_its_weigh
     assert (receipt.status, receipt.reason) == ("failed", f"no checkpoint at iteration 12: {problem}")
     output = capfd.readouterr().err
     assert f"weights: {weights}\n" in output
-    assert f"failed: {receipt.reason}; the run has no checkpoint\n" in output
+    assert f"error: {receipt.reason}; the run has no checkpoint\n" in output
     # Epochs 1, 2 and 4; the last attempt, after the last epoch, is the fifth.
     assert output.count("warning: no checkpoint") == 3
     assert weights.is_file()
@@ -290,7 +305,7 @@ def test_all_bad_structures_of_a_batch_are_named_and_no_others(tmp_path: Path) -
     report = Report(tmp_path, bad=[order[1], order[2]])
     cause = report.report(1)
     assert report.named == [[order[1], order[2]]]
-    assert report.output.getvalue() == f"warning: step 1 skipped: loss or gradient is not finite: {cause}\n"
+    assert report.output.getvalue() == f"warning: iteration 1: step skipped: loss or gradient is not finite: {cause}\n"
 
 
 def test_the_same_structures_are_not_named_again_but_new_ones_are(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a line per epoch in a file."""
+"""A progress bar on a terminal, lines at intervals in a file, and a line per epoch."""
 
 import io
 from itertools import count
@@ -23,22 +23,72 @@ class Terminal(io.StringIO):
         return True
 
 
-def console(stream: io.StringIO) -> Console:
+def console(stream: io.StringIO, **options: Any) -> Console:
     seconds = count()
-    return Console(UNITS, epochs=4, stream=stream, clock=lambda: float(next(seconds)))
+    return Console(UNITS, epochs=4, stream=stream, clock=lambda: float(next(seconds)), **options)
+
+
+def test_a_file_gets_a_line_as_soon_as_there_is_a_loss_and_then_at_intervals() -> None:
+    stream = io.StringIO()
+    shown = console(stream, interval=30.0)
+    shown.iteration(1, 400, {})
+    shown.iteration(2, 400, {"train/loss": 2.25, "train/E_rmse": 4.0})
+    for step in range(3, 41):
+        shown.iteration(step, 400, LATEST)
+    # The clock advances by a second with each iteration.
+    assert stream.getvalue().splitlines() == [
+        "iteration 2/400; 1 it/s, 06:38 left; first batch: loss 2.25, E 92 kcal/mol",
+        "iteration 32/400; 1 it/s, 06:08 left; loss 0.75, E 69 kcal/mol",
+    ]
+
+
+def test_without_a_loss_a_file_gets_a_line_after_the_interval() -> None:
+    stream = io.StringIO()
+    shown = console(stream, interval=5.0)
+    for step in range(1, 8):
+        shown.iteration(step, 400, {})
+    assert stream.getvalue() == "iteration 6/400; 1 it/s, 06:34 left\n"
 
 
 def test_a_file_gets_one_line_per_epoch() -> None:
     stream = io.StringIO()
     shown = console(stream)
     for step in range(1, 11):
-        shown.iteration(step, 40, LATEST)
+        shown.iteration(step, 40, {})
     assert stream.getvalue() == ""
     shown.epoch(1, 10, LATEST)
     shown.close()
-    assert stream.getvalue() == (
-        "epoch 1/4, iteration 10; train loss 0.5, E 46 kcal/mol, q 0.25 e; val E 23 kcal/mol; 10.0 it/s\n"
-    )
+    assert stream.getvalue() == ("epoch 1/4, iteration 10; train loss 0.5; val E 23 kcal/mol\n")
+
+
+def test_without_a_validation_the_line_of_the_epoch_has_the_errors_of_training() -> None:
+    stream = io.StringIO()
+    console(stream).epoch(1, 10, {name: value for name, value in LATEST.items() if not name.startswith("val")})
+    assert stream.getvalue() == "epoch 1/4, iteration 10; train loss 0.5, E 46 kcal/mol, q 0.25 e\n"
+
+
+def test_lines_with_all_labels_fit_into_120_columns() -> None:
+    stream = io.StringIO()
+    units = {
+        "energy": ("kcal/mol", 23.06),
+        "forces": ("kcal/mol/Å", 23.06),
+        "charges": ("e", 1.0),
+        "spin_charges": ("e", 1.0),
+    }
+    latest = {
+        f"{part}/{name}": 0.123456
+        for part in ("train_window", "train_epoch", "val")
+        for name in ("loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse")
+    }
+    shown = Console(units, epochs=20, stream=stream, clock=lambda: now)
+    now = 0.0
+    shown.iteration(1, 20_000, latest)
+    now = 300.0
+    shown.iteration(12_345, 20_000, latest)
+    shown.epoch(13, 13_000, latest)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 120
 
 
 def test_skipped_steps_are_shown_if_there_are_any() -> None:
@@ -64,27 +114,45 @@ def test_skipped_validation_structures_are_shown_if_there_are_any() -> None:
     ]
 
 
-def test_the_rate_is_the_mean_over_the_epoch() -> None:
+def test_the_time_left_counts_validations_between_the_epochs() -> None:
     stream = io.StringIO()
-    shown = console(stream)
-    shown.iteration(101, 400, {})
-    shown.epoch(2, 200, {})
-    shown.epoch(3, 300, {})
+    shown = Console(UNITS, epochs=4, stream=stream, clock=lambda: now)
+    now = 0.0
+    shown.iteration(100, 400, {})
+    now = 50.0
+    shown.iteration(200, 400, {})
+    now = 400.0
+    shown.iteration(300, 400, {})
     assert stream.getvalue().splitlines() == [
-        "epoch 2/4, iteration 200; 100.0 it/s",
-        "epoch 3/4, iteration 300; 100.0 it/s",
+        "iteration 200/400; 2 it/s, 01:40 left",
+        "iteration 300/400; 0.5 it/s, 03:20 left",
     ]
 
 
-def test_a_terminal_gets_a_bar_with_the_window_in_display_units() -> None:
+def test_a_terminal_gets_a_bar_of_the_epoch_with_the_window_in_display_units() -> None:
     stream = Terminal()
     shown = console(stream)
-    for step in range(31, 41):
-        shown.iteration(step, 40, LATEST)
+    for step in range(35, 41):
+        shown.iteration(step, 80, LATEST)
     shown.close()
-    last = stream.getvalue().rpartition("\r")[2]
-    assert "40/40" in last
-    assert "loss 0.75, E 69 kcal/mol" in last
+    *_, last, cleared, _ = stream.getvalue().split("\r")
+    assert "epoch 2/4 |" in last
+    assert "20/20" in last
+    assert ", 1 it/s, 00:40 left; loss 0.75, E 69 kcal/mol" in last
+    assert not cleared.strip()
+
+
+def test_each_epoch_has_a_bar_of_its_own_and_leaves_one_line() -> None:
+    stream = Terminal()
+    shown = console(stream)
+    for epoch, steps in ((1, (1, 2, 3)), (2, (4, 5, 6))):
+        for step in steps:
+            shown.iteration(step, 12, LATEST)
+        shown.epoch(epoch, 3 * epoch, LATEST)
+    shown.close()
+    written = stream.getvalue()
+    assert written.index("epoch 1/4 |") < written.index("epoch 1/4, iteration 3;") < written.index("epoch 2/4 |")
+    assert "1/3" in written.partition("epoch 2/4 |")[2]
 
 
 def test_lines_are_printed_before_during_and_after_the_bar() -> None:
@@ -133,11 +201,10 @@ def test_a_closed_terminal_raises_no_error() -> None:
 
 def test_the_bar_shows_alerts_while_they_last() -> None:
     alert: Any = SimpleNamespace(title="spike: train_window/loss is 12")
-    for alerts_by_iteration, shown in (([(alert,)], True), ([(alert,), ()], False)):
-        stream = Terminal()
-        progress = console(stream)
-        for step, alerts in enumerate(alerts_by_iteration, start=1):
-            progress.iteration(step, 40, LATEST, alerts)
-        progress.close()
-        last = stream.getvalue().rpartition("\r")[2]
-        assert ("; ! spike: train_window/loss is 12" in last) == shown
+    stream = Terminal()
+    progress = console(stream)
+    progress.iteration(1, 40, LATEST, (alert,))
+    assert ", ! spike: train_window/loss is 12; loss 0.75" in stream.getvalue().rpartition("\r")[2]
+    progress.iteration(2, 40, LATEST)
+    assert "spike" not in stream.getvalue().rpartition("\r")[2]
+    progress.close()

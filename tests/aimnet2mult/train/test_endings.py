@@ -256,7 +256,9 @@ def test_a_resume_with_nothing_left_names_the_command_that_delivers_the_rest(
     assert f"deliver the rest: telemetry sync {run} --telemetry-sinks tensorboard" in capfd.readouterr().err
 
 
-def test_a_user_error_on_a_resume_leaves_a_finished_run_finished(tmp_path: Path) -> None:
+def test_a_user_error_on_a_resume_leaves_a_finished_run_finished(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = train_tiny(tmp_path, "trainer.epochs=2")
     before = segments(run)
     for override, message in (("trainer.epochs=1", "already in epoch 2"), ("seed=1", "seed was 0")):
@@ -269,8 +271,10 @@ def test_a_user_error_on_a_resume_leaves_a_finished_run_finished(tmp_path: Path)
         with pytest.raises(ConfigError, match="torch finds no CUDA device"):
             resume(run, "device=cuda", "trainer.epochs=3")
     write_data(tmp_path / "a.h5", 16, 5)
+    capfd.readouterr()
     with pytest.raises(DataError, match="the data have changed"):
         resume(run, "trainer.epochs=3")
+    assert capfd.readouterr().out == "", "a receipt would hide the message"
     assert read_receipt(run).status == "finished"
     plan = make_plan(Request(resume="auto", overrides=_auto(tmp_path)))
     assert plan.folder != run
@@ -323,7 +327,8 @@ def test_malformed_files_of_a_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not fit this run: optimizer: state of parameter 0 of group 0: "):
         resume(run, "trainer.epochs=2")
     torch.save([1, 2], path)
-    with pytest.raises(CheckpointError, match=r"is not a checkpoint of this trainer"):
+    message = r"is not a checkpoint of this trainer: it contains a list instead of the state of a training"
+    with pytest.raises(CheckpointError, match=message):
         resume(run, "trainer.epochs=2")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("step/data.pkl", bytes(10**6))

@@ -246,7 +246,7 @@ def test_validation_has_rmse_mae_and_r2_and_its_epoch() -> None:
 def test_the_latest_values_are_available_once_computed() -> None:
     run = Run(every=3)
     run.trainer.run(batches(5))
-    assert run.reporter.latest == {}
+    assert not {name for name in run.reporter.latest if name.startswith("train_window/")}
     points = run.bus.written()
     assert run.reporter.latest["train_window/E_rmse"] == points["train_window", 5]["E_rmse"]
     assert run.reporter.latest["train_epoch/loss"] == points["train_epoch", 5]["loss"]

@@ -159,6 +159,31 @@ def test_data_and_model_are_described_in_lines(trainee: Trainee, capsys: pytest.
     assert f"resume with: aimnet2mult train --resume {trainee.run} --allow-package support" in output.out + output.err
 
 
+def test_a_run_without_problems_prints_nothing_else_than_these_lines(
+    trainee: Trainee, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert trainee.start("telemetry.sinks=tensorboard") == 0
+    out, err = capfd.readouterr()
+    expected = [
+        r".*: new run; sinks: tensorboard",
+        r"loading torch and aimnet …",
+        r"fid0: \d+ training structures, \d+ validation structures; .*",
+        r"fid0: energies after subtracting .*",
+        r"\d+ trainable parameters on cpu, \d+ iterations per epoch",
+        r"iteration 1/\d+; first batch: loss .*, E .* kcal/mol, F .* kcal/mol/Å, q .* e",
+        r"epoch 1/2, iteration \d+; train loss .*; val loss .*, E .* kcal/mol, F .* kcal/mol/Å, q .* e",
+        r"epoch 2/2, iteration \d+; train loss .*",
+        r"waiting up to \d+ s \(Ctrl-C: continue in the background\) for tensorboard .*",
+    ]
+    # The first loss arrives in another thread, and a short wait has no line.
+    optional = (expected[5], expected[8])
+    assert [pattern for pattern in expected if any(re.fullmatch(pattern, line) for line in err.splitlines())] == [
+        pattern for pattern in expected if pattern not in optional or re.search(pattern, err)
+    ]
+    assert [line for line in err.splitlines() if not any(re.fullmatch(pattern, line) for pattern in expected)] == []
+    assert out.startswith("telemetry: ")
+
+
 def test_the_header_records_parameters_and_units(trainee: Trainee) -> None:
     trainee.start("trainer.epochs=1", "project_name=p", "telemetry.units.energy=eV/particle")
     header = read_header(trainee.run)

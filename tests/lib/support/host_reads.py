@@ -1,5 +1,6 @@
 """Forbid reading values of tensors on the CPU, which would make training wait for a GPU."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -43,7 +44,7 @@ class _ForbidReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def no_host_reads() -> Iterator[None]:
-    """Raise HostReadError for every host read of a tensor in the block."""
+    """Raise HostReadError for every host read of a tensor in the block; other threads may read."""
     with ExitStack() as stack:
         for name in METHODS:
             stack.enter_context(mock.patch.object(torch.Tensor, name, _reject(name)))
@@ -52,8 +53,12 @@ def no_host_reads() -> Iterator[None]:
 
 
 def _reject(name: str) -> Callable[..., Any]:
-    def reject(*_args: object, **_kwargs: object) -> Any:
-        raise HostReadError(name)
+    original, thread = getattr(torch.Tensor, name), threading.current_thread()
+
+    def reject(*args: object, **kwargs: object) -> Any:
+        if threading.current_thread() is thread:
+            raise HostReadError(name)
+        return original(*args, **kwargs)
 
     return reject
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from telemetry import RunRecord, Status
-from telemetry.plugins.registry import Hooks, Sink
+from telemetry.plugins.hook_relay import Hooks
+from telemetry.plugins.registry import Sink
 from telemetry.sink_api import Opened, Record, SinkUnavailable, hookimpl
 
 T = TypeVar("T")

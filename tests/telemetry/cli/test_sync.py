@@ -185,7 +185,8 @@ def test_an_unavailable_backend_is_reported_with_exit_code_1(run: FileSinkRun, b
     assert "last error" in result.stdout
     assert "SinkUnavailable: the backend is down" in result.stdout
     assert f"deliver the rest: telemetry sync {run.folder} --telemetry-sinks file" in result.stdout
-    assert "delivery to file of fakes 1.0 failed" in result.stderr
+    assert "warning: file: cannot be reached (SinkUnavailable: the backend is down); records stay in" in result.stderr
+    assert "delivery to file of fakes 1.0 failed" in (run.folder / "sinks/file.log").read_text()
     assert "Traceback" not in result.output
 
 
@@ -303,6 +304,23 @@ def test_after_a_signal_the_output_explains_how_to_continue(
     assert "Traceback" not in stderr
     assert "file: delivering; 1 delivered, 0 pending" in stdout
     assert Lease(run.folder / "sinks", "file").try_acquire()
+
+
+def test_with_follow_an_outage_and_the_recovery_are_reported(run: FileSinkRun, backend: Path) -> None:
+    run.points(1)
+    (backend / "down").touch()
+    with start_sync(run, "--follow") as process:
+        assert process.stderr is not None
+        outage = process.stderr.readline()
+        (backend / "down").unlink()
+        eventually(lambda: row_steps(backend) == [1])
+        run.close()
+        _, rest = process.communicate(timeout=30)
+    assert outage.startswith(
+        "warning: file: cannot be reached (SinkUnavailable: the backend is down); records stay in "
+    )
+    assert rest == "file: reached again; 1 record delivered\n"
+    assert process.returncode == 0
 
 
 def test_after_ctrl_c_the_current_call_of_the_sink_is_completed(run: FileSinkRun, backend: Path) -> None:

@@ -73,7 +73,9 @@ def test_a_process_that_keeps_dying_is_restarted_less_and_less_often(
     assert delays[:7] == sorted(delays[:7])
     assert set(delays[6:]) == {61}, "the delay has grown to a minute, and stays there"
     assert len(delays) > 10
-    assert caplog.text.count("ended with code 1 and will be restarted") == 6, "not repeated at the maximum delay"
+    assert caplog.text.count("memory: delivery ended with code 1 and will be restarted") == 6, (
+        "not repeated at the maximum delay"
+    )
 
 
 def test_a_process_that_dies_after_more_than_a_minute_is_restarted_after_the_initial_delay(
@@ -99,7 +101,7 @@ def test_a_process_that_cannot_be_started_is_retried(
     worker.start()
     supervise(worker, clock, 5)
     assert len(start.processes) == 1
-    assert caplog.text.count("cannot start delivery to memory: [Errno 11]") == 2
+    assert caplog.text.count("memory: cannot start delivery ([Errno 11]") == 2
 
 
 def test_a_process_that_delivered_everything_is_not_restarted(tmp_path: Path, clock: FakeClock) -> None:
@@ -112,19 +114,20 @@ def test_a_process_that_delivered_everything_is_not_restarted(tmp_path: Path, cl
 
 
 @pytest.mark.parametrize(
-    ("progress", "reason"),
+    ("progress", "is_logged"),
     [
-        (SinkProgress(state="refused", last_error="memory: no key"), "memory: no key"),
-        (SinkProgress(last_error="memory: timeout"), "reason in the log"),
-        (None, "reason in the log"),
+        # Reported by SinkNotices.
+        (SinkProgress(state="refused", last_error="memory: no key"), False),
+        (SinkProgress(last_error="memory: timeout"), True),
+        (None, True),
     ],
 )
-def test_a_process_whose_sink_rejects_the_run_is_not_restarted_and_the_reason_is_logged(
+def test_a_process_whose_sink_rejects_the_run_or_cannot_be_loaded_is_not_restarted(
     tmp_path: Path,
     clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
     progress: SinkProgress | None,
-    reason: str,
+    is_logged: bool,
 ) -> None:
     (tmp_path / "sinks").mkdir()
     if progress is not None:
@@ -135,7 +138,8 @@ def test_a_process_whose_sink_rejects_the_run_is_not_restarted_and_the_reason_is
     supervise(worker, clock, 100)
     assert worker.has_ended
     assert len(start.times) == 1
-    assert f"the sink rejected the run ({reason}); see {tmp_path / 'sinks' / 'memory.log'}" in caplog.text
+    message = f"memory: delivery cannot start; see {tmp_path / 'sinks' / 'memory.log'}"
+    assert (message in caplog.text) == is_logged
 
 
 def test_a_process_receives_its_job_and_later_a_line_for_each_wake_up(tmp_path: Path, clock: FakeClock) -> None:

@@ -274,7 +274,7 @@ def test_a_killed_delivery_is_restarted_and_nothing_is_lost_or_duplicated(
     bus.close()
     assert row_steps(backend) == list(range(1, 1000))
     assert lines_of(backend / "closed") == ["finished"]
-    assert "ended with code -9 and will be restarted" in caplog.text
+    assert "file: delivery ended with code -9 and will be restarted" in caplog.text
 
 
 def test_a_delivery_that_is_killed_while_the_run_is_being_closed_is_started_again(
@@ -329,6 +329,27 @@ def test_a_crashing_sink_affects_neither_another_sink_nor_the_training(
     assert re.search(r"deliver the rest( once no process is delivering)?: telemetry sync", str(receipt))
 
 
+def test_an_outage_and_the_recovery_of_one_of_two_sinks_are_logged_by_the_trainer(
+    open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "telemetry")
+    monkeypatch.setattr("telemetry.delivery.sink_notices.OUTAGE_DELAY", 0.3)
+    (backend / "down").touch()
+    bus = open_bus(sinks=("file", "other"))
+    publish(bus, 1, 2, 3)
+    eventually(lambda: "cannot be reached" in caplog.text)
+    (backend / "down").unlink()
+    receipt = bus.close()
+    assert receipt is not None
+    assert [sink.pending for sink in receipt.sinks] == [0, 0]
+    outage, recovery = (record.getMessage() for record in caplog.records)
+    assert outage == (
+        f"file: cannot be reached (SinkUnavailable: the backend is down); records stay in {bus.folder}/journal-*.jsonl "
+        "and are delivered when it answers"
+    )
+    assert recovery.startswith("file: reached again; ")
+
+
 def test_a_delivery_that_cannot_load_its_sink_is_not_restarted_and_this_is_logged(
     open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -336,7 +357,7 @@ def test_a_delivery_that_cannot_load_its_sink_is_not_restarted_and_this_is_logge
     monkeypatch.setenv("PYTHONPATH", "")
     bus = open_bus()
     publish(bus, 1)
-    eventually(lambda: "rejected the run" in caplog.text)
+    eventually(lambda: "file: delivery cannot start" in caplog.text)
     began = time.monotonic()
     receipt = bus.close()
     assert time.monotonic() - began < 5
@@ -567,7 +588,7 @@ def test_a_named_pipe_in_place_of_a_log_delays_neither_training_nor_its_end(
     os.mkfifo(run / "sinks" / "file.log")
     bus = open_bus(drain_timeout=1.0)
     publish(bus, 1, 2)
-    eventually(lambda: "cannot start delivery to file" in caplog.text)
+    eventually(lambda: "file: cannot start delivery" in caplog.text)
     assert "not a regular file but a named pipe" in caplog.text
     receipt = bus.close(timeout=0.5)
     assert receipt is not None

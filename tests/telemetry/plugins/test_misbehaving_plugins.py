@@ -179,7 +179,8 @@ def test_a_failing_hook_is_reported_with_package_and_version_and_does_not_affect
     receipt = str(read_receipt(tmp_path / "run"))
     assert ": foo of foo-sink 1.2: " in receipt
     assert case.message in receipt
-    assert "delivery to foo of foo-sink 1.2 failed" in caplog.text
+    assert "foo: cannot be reached" in caplog.text
+    assert "delivery to foo of foo-sink 1.2 failed" in (tmp_path / "run/sinks/foo.log").read_text()
 
 
 def test_a_name_provided_by_two_packages_is_listed_with_both_and_cannot_be_selected(

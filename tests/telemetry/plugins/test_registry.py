@@ -381,6 +381,13 @@ def test_a_sink_listed_twice_is_an_error(install: Install) -> None:
         select(["foo", "foo"], {})
 
 
+def test_the_problems_of_all_sinks_are_reported_at_once() -> None:
+    with pytest.raises(SinkNotFound) as raised:
+        select(["nosuchsink", "another"], {})
+    lines = str(raised.value).splitlines()
+    assert [line.split(";")[0] for line in lines] == ["no sink 'nosuchsink'", "no sink 'another'"]
+
+
 def test_each_instance_has_separate_hooks(install: Install) -> None:
     install()
     sink = chosen({"depth": 5})
