@@ -14,11 +14,20 @@ import msgspec
 from telemetry.journal.codec import MAX_LINE, decode
 from telemetry.journal.run_attempts import first_record, superseded_after
 from telemetry.journal.segment_lines import open_segment, read_at
-from telemetry.journal.segments import segment_path
+from telemetry.journal.segments import segment_path, segments
 from telemetry.records import SEQ_PER_SEGMENT, Scalars
 
 _CHUNK_SIZE = 1 << 20
 """Bytes read at a time while searching a segment."""
+
+
+def read_valid_points(folder: Path, stream: str) -> Iterator[Scalars]:
+    """Yield the points of a stream in a run folder, except superseded ones.
+
+    Raises:
+        RunFolderError: a segment cannot be read.
+    """
+    return read_stream(folder, segments(folder), stream)
 
 
 def read_stream(folder: Path, numbers: list[int], stream: str) -> Iterator[Scalars]:
