@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
-from telemetry.sink_api import Record, Resumed, RunRecord, Scalars, read_valid_points
+from telemetry.sink_api import Record, Resumed, RunRecord, Scalars, read_history
 
 STREAM = "val"
 """The stream of validation."""
 PREFIX = "best/"
 """Precedes the full name of a metric in the name of its best value: ``best/val/E_rmse``."""
+
+
+def is_validation(record: Record) -> TypeGuard[Scalars]:
+    """Return whether a record contains validation values."""
+    return isinstance(record, Scalars) and record.stream == STREAM
 
 
 class Best(NamedTuple):
@@ -25,12 +29,17 @@ class Best(NamedTuple):
 class BestValues:
     """The best values among the valid points of validation: those that no later attempt has superseded.
 
-    Covers the main metrics with a direction; if no metric is declared as main, all metrics with a direction. Points
-    stored before are read from the journal, so the values do not depend on what the backend has stored.
+    Covers the main metrics with a direction; if no metric is declared as main, all metrics with a direction. Records
+    before the first one that is added are read from the journal, so the values do not depend on those in the backend.
 
     Args:
         run: the newest run record.
         folder: the run folder.
+
+    Attributes:
+        names: the full names of the metrics.
+        last_step: the highest iteration of a validation so far, superseded or not.
+        time: time of the newest validation or resume in ms since 1970; it increases even if the clock was set back.
     """
 
     def __init__(self, run: RunRecord, folder: Path) -> None:
@@ -45,37 +54,38 @@ class BestValues:
         self._improvements: dict[str, list[Best]] = {name: [] for name in self._signs}
         self._folder = folder
         self._last_seq = -1
+        self.names = list(self._signs)
+        self.last_step = self.time = 0
 
-    @property
-    def names(self) -> list[str]:
-        """The full names of the metrics."""
-        return list(self._signs)
-
-    def add(self, records: Iterable[Record]) -> None:
-        """Add records in order; those added before are ignored."""
-        for record in records:
-            if self._last_seq < 0:
-                self._read_journal(record.seq)
-            if record.seq > self._last_seq:
-                self._last_seq = record.seq
-                self._add(record)
+    def add(self, record: Record) -> bool:
+        """Add the next record, and return whether it is new: one that was added before changes nothing."""
+        if self._last_seq < 0:
+            self._read_journal(record.seq)
+        if record.seq <= self._last_seq:
+            return False
+        self._last_seq = record.seq
+        self._add(record)
+        return True
 
     def current(self) -> dict[str, Best]:
         """Return the best value of each metric that has one, by full name."""
         return {name: found[-1] for name, found in self._improvements.items() if found}
 
     def _read_journal(self, end: int) -> None:
-        """Add the valid points before the sequence number ``end``."""
-        for record in read_valid_points(self._folder, STREAM) if self._signs else ():
+        """Add the records before the sequence number ``end``."""
+        for record in read_history(self._folder, STREAM) if self._signs else ():
             if record.seq < end:
                 self._add(record)
 
     def _add(self, record: Record) -> None:
+        if isinstance(record, Resumed) or is_validation(record):
+            self.time = max(record.time, self.time + 1)
         if isinstance(record, Resumed):
             for found in self._improvements.values():
                 while found and found[-1].step > record.step:
                     found.pop()
-        elif isinstance(record, Scalars) and record.stream == STREAM:
+        elif is_validation(record):
+            self.last_step = max(self.last_step, record.step)
             for name, value in record.items():
                 if name in self._signs and math.isfinite(value):
                     self._add_value(name, Best(value, record.step))

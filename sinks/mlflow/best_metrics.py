@@ -1,48 +1,57 @@
-"""The best validation values as metrics of MLflow, ``best/val/E_rmse``."""
+"""The best validation values so far as metrics of MLflow, ``best/val/E_rmse``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sinks._best_values import PREFIX, BestValues
-from sinks.mlflow.batches import MetricPoint
+from sinks._best_values import PREFIX, BestValues, is_validation
+from sinks.mlflow.batches import MAX_METRICS_PER_CALL, MetricPoint
 from sinks.mlflow.names import MetricNames
 from sinks.mlflow.tags import best_tag
-from telemetry.sink_api import Record, RunRecord
-
-_STEP = 0
-"""MLflow shows the point with the highest step, and at the same step the newest. After a resume from an earlier
-iteration, with iterations as steps, that would be a superseded value."""
+from telemetry.sink_api import Record, Resumed, RunRecord
 
 
 class BestMetrics:
-    """The best values of a run, compared with those that MLflow shows.
+    """The points of the best values: one for each validation and each resume.
+
+    As the value of a metric, MLflow shows the point with the highest step, and at the same step the newest. The step is
+    therefore the highest iteration so far, and times increase: after a resume from an earlier iteration, the points of
+    the new attempt replace those of the earlier one. Each point depends only on the journal, so writing it again
+    changes nothing.
 
     Args:
         run: the newest run record.
         folder: the run folder.
-        names: the MLflow names of the metrics.
-        stored: the values that MLflow shows, by MLflow name.
+        names: the MLflow names of the metrics, extended by those of the best values.
     """
 
-    def __init__(self, run: RunRecord, folder: Path, names: MetricNames, stored: Mapping[str, float]) -> None:
+    def __init__(self, run: RunRecord, folder: Path, names: MetricNames) -> None:
         self._run = run
         self._best = BestValues(run, folder)
         self._names = {full: names.name_of(f"{PREFIX}{full}") for full in self._best.names}
-        self._shown = {full: stored.get(name, math.nan) for full, name in self._names.items()}
+        self._pending: list[MetricPoint] = []
 
-    def update(self, records: Sequence[Record]) -> tuple[list[MetricPoint], dict[str, str]]:
-        """Add records, and return the points and tags that differ from those in MLflow; NaN if no value remains."""
-        self._best.add(records)
-        best = self._best.current()
-        values = {full: best[full].value if full in best else math.nan for full in self._names}
-        changed = {full: value for full, value in values.items() if not _is_equal(value, self._shown[full])}
-        self._shown |= changed
-        points = [MetricPoint(self._names[full], value, records[-1].time, _STEP) for full, value in changed.items()]
-        return points, best_tag(best, self._run) if changed else {}
+    def add(self, records: Sequence[Record]) -> None:
+        """Add the next records; those added before are ignored."""
+        for record in records:
+            if self._best.add(record) and (is_validation(record) or isinstance(record, Resumed)):
+                best = self._best.current()
+                # A resume may have superseded all values.
+                values = {full: best[full].value if full in best else math.nan for full in self._names}
+                self._pending += [
+                    MetricPoint(self._names[full], value, self._best.time, self._best.last_step)
+                    for full, value in values.items()
+                    if full in best or isinstance(record, Resumed)
+                ]
 
+    def pending(self) -> Iterator[tuple[list[MetricPoint], dict[str, str]]]:
+        """Yield the points that are not stored yet, in portions for one call, and the tags that belong to each."""
+        newest = best_tag(self._best.current(), self._run)
+        for first in range(0, len(self._pending), MAX_METRICS_PER_CALL):
+            yield self._pending[first : first + MAX_METRICS_PER_CALL], newest
 
-def _is_equal(one: float, other: float) -> bool:
-    return one == other or (math.isnan(one) and math.isnan(other))
+    def clear_pending(self) -> None:
+        """Note that all pending points are stored."""
+        self._pending.clear()

@@ -75,7 +75,7 @@ class MlflowRun:
         self._status = found.info.status
         self._params: dict[str, str] = found.data.params
         self._tags: dict[str, str] = found.data.tags
-        self._best = BestMetrics(record, folder, self._names, found.data.metrics)
+        self._best = BestMetrics(record, folder, self._names)
         self._has_datasets = False
         self._accepted_metric: list[Any] = []
 
@@ -141,10 +141,11 @@ class MlflowRun:
         """Update the best values before the records are confirmed, so that after a kill this is repeated."""
         from mlflow.entities import Metric
 
-        points, best_tags = self._best.update(records)
-        if points:
+        self._best.add(records)
+        for points, best_tags in self._best.pending():
             with _skipping_rejections():
                 self._log([Metric(*point) for point in points], best_tags)
+        self._best.clear_pending()
 
     def _log_datasets(self) -> None:
         """Describe the data sets as soon as their checksums are recorded, which happens after the run is opened."""

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from sinks._best_values import PREFIX, BestValues
 from sinks._paths import default_folder
 from sinks.wandb.client_process import deadline, kill_clients_of_run, release_client, track_client
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
-from sinks.wandb.run_config import client_settings, config, run_id
+from sinks.wandb.run_config import client_settings, config, identity, run_id
 from sinks.wandb.run_writer import ITERATION_KEY, RESERVED_KEYS, RunWriter
 from sinks.wandb.stored_run import STATUS_KEY
+from sinks.wandb.sweep import find_sweep_run
 from sinks.wandb.timeouts import Timeouts
 from sinks.wandb.user_settings import choose_mode, load_settings
 from sinks.wandb.working_folder import check_working_folder
@@ -36,6 +38,7 @@ from telemetry.sink_api import (
 
 _BACKEND = "wandb"
 _DEFAULT_PROJECT = "uncategorized"
+_JOB_TYPE = "train"
 _FORBIDDEN_IN_PROJECT = "/\\#?%:"
 
 
@@ -59,7 +62,8 @@ class WandbSink:
             project: W&B project; by default WANDB_PROJECT, else the run's project.
             entity: owner of the project; by default WANDB_ENTITY, else the owner of the key.
             name: displayed name of the run; by default its own name.
-            group: W&B group of the run.
+            group: W&B group of the run; by default WANDB_RUN_GROUP.
+            job_type: W&B job type of the run; by default WANDB_JOB_TYPE, else ``train``.
             tags: W&B tags of the run.
             notes: W&B notes of the run.
             mode: ``online`` or ``offline``; by default WANDB_MODE, else online if there is a key for the server.
@@ -71,6 +75,7 @@ class WandbSink:
         entity: str | None = None
         name: str | None = None
         group: str | None = None
+        job_type: str | None = None
         tags: list[str] = field(default_factory=list)
         notes: str | None = None
         mode: Literal["online", "offline"] | None = None
@@ -78,7 +83,7 @@ class WandbSink:
 
     def __init__(self, options: Options) -> None:
         self._chosen = None if options.dir is None else local_path(options.dir, "telemetry.wandb.dir", SettingError)
-        for name in ("project", "entity", "name", "group"):
+        for name in ("project", "entity", "name", "group", "job_type"):
             value = getattr(options, name)
             if value is not None and (not value.strip() or "\0" in value):
                 msg = f"telemetry.wandb.{name} is {value!r}; set it to a value, or leave it out"
@@ -98,20 +103,24 @@ class WandbSink:
             msg = f"metric name {reserved[0]!r} is reserved by the W&B sink; rename the metric"
             raise SinkRejected(msg)
         self._record = run
-        self._run_id = run_id(run)
         self._folder = self._resolve_folder(folder)
         self._folder_mode = 0o750 if file_mode(folder) & stat.S_IRGRP else 0o700
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Before inspect(): a client left over from an earlier delivery must not write after that.
-        kill_clients_of_run(self._folder / "wandb", self._run_id)
         check_working_folder()
         with track_client(exit_timeout=self.timeouts.exit):
             settings = load_settings()
+        self._sweep_run = find_sweep_run(folder, settings, _DEFAULT_PROJECT)
         # wandb's own default is the name of the working directory.
-        self._project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _DEFAULT_PROJECT
+        project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _DEFAULT_PROJECT
+        self._project = self._sweep_run.project if self._sweep_run else project
+        self._entity = self._sweep_run.entity if self._sweep_run else self._options.entity
+        self._run_id = self._sweep_run.run_id if self._sweep_run else run_id(run)
+        # Before inspect(): a client left over from an earlier delivery must not write after that.
+        kill_clients_of_run(self._folder / "wandb", self._run_id)
         self._destination = self._choose_destination(settings)
         stored = self._destination.inspect()
-        self._writer = RunWriter(self._open_run, self._destination, stored)
+        self._best = BestValues(run, folder)
+        self._writer = RunWriter(self._open_run, self._destination, stored, self._best)
         return Opened(self._destination.location, stored.last_seq, self._destination.view)
 
     @hookimpl
@@ -141,9 +150,10 @@ class WandbSink:
             settings.base_url,
             settings.app_url,
             project=self._project,
-            entity=self._options.entity or settings.entity,
+            entity=self._entity or settings.entity,
             run_id=self._run_id,
             timeouts=self.timeouts,
+            owner=identity(self._record) if self._sweep_run else None,
         )
 
     def _open_run(self) -> Any:
@@ -152,9 +162,11 @@ class WandbSink:
         (self._folder / "wandb").mkdir(mode=self._folder_mode, exist_ok=True)
         with track_client(self._run_id, exit_timeout=self.timeouts.exit):
             run = self._init()
-        run.define_metric(ITERATION_KEY, hidden=True)
+        for name in RESERVED_KEYS:
+            run.define_metric(name, hidden=True)
         # If the run declares no metrics, any metric may follow.
-        for name in self._record.metrics or ("*",):
+        best = [f"{PREFIX}{name}" for name in self._best.names]
+        for name in [*self._record.metrics, *best] or ["*"]:
             run.define_metric(name, step_metric=ITERATION_KEY)
         run.summary[STATUS_KEY] = "running"
         folder = Path(run.dir).parent
@@ -168,16 +180,19 @@ class WandbSink:
         import wandb
 
         options, record, mode = self._options, self._record, self._destination.mode
+        # In a sweep, wandb itself takes them from the environment, and warns about others.
+        run = {} if wandb.setup().settings.sweep_id else {"id": self._run_id, "project": self._project}
         return wandb.init(
-            id=self._run_id,
+            **run,
             mode=mode,
             resume="allow" if mode == "online" else None,
             reinit="create_new",
             dir=str(self._folder),
-            project=self._project,
-            entity=options.entity,
-            name=redact(options.name) or record.name,
+            entity=self._entity if run else None,
+            # W&B names the runs of a sweep, which all have the same name of their own.
+            name=redact(options.name) or (None if self._sweep_run else record.name),
             group=redact(options.group),
+            job_type=redact(options.job_type) or os.environ.get("WANDB_JOB_TYPE") or _JOB_TYPE,
             tags=redact(options.tags) or None,
             notes=redact(options.notes),
             config=config(record),

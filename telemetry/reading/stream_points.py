@@ -15,19 +15,10 @@ from telemetry.journal.codec import MAX_LINE, decode
 from telemetry.journal.run_attempts import first_record, superseded_after
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
-from telemetry.records import SEQ_PER_SEGMENT, Scalars
+from telemetry.records import SEQ_PER_SEGMENT, Resumed, Scalars
 
 _CHUNK_SIZE = 1 << 20
 """Bytes read at a time while searching a segment."""
-
-
-def read_valid_points(folder: Path, stream: str) -> Iterator[Scalars]:
-    """Yield the points of a stream in a run folder, except superseded ones.
-
-    Raises:
-        RunFolderError: a segment cannot be read.
-    """
-    return read_stream(folder, segments(folder), stream)
 
 
 def read_stream(folder: Path, numbers: list[int], stream: str) -> Iterator[Scalars]:
@@ -42,6 +33,22 @@ def read_stream(folder: Path, numbers: list[int], stream: str) -> Iterator[Scala
         for record in _scalars_of(segment_path(folder, number), stream):
             if record.step <= last_valid_steps.get(record.seq // SEQ_PER_SEGMENT, record.step):
                 yield record
+
+
+def read_history(folder: Path, stream: str) -> list[Scalars | Resumed]:
+    """Return all points of a stream in a run folder, also superseded ones, and the starts of later attempts, in order.
+
+    Raises:
+        RunFolderError: a segment cannot be read.
+    """
+    found: dict[int, Scalars | Resumed] = {}
+    for number in segments(folder):
+        first = first_record(folder, number)
+        if isinstance(first, Resumed):
+            found[first.seq] = first
+        # After a disk fault, a segment contains copies of earlier records.
+        found |= {record.seq: record for record in _scalars_of(segment_path(folder, number), stream)}
+    return [found[seq] for seq in sorted(found)]
 
 
 def _scalars_of(path: Path, stream: str) -> Iterator[Scalars]:

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from sinks._best_values import BestValues
 from sinks.wandb.run_writer import RunWriter
 from sinks.wandb.stored_run import StoredRun
+from telemetry import Metric
 from telemetry.sink_api import Alert, SinkUnavailable
-from telemetry.testing.points import STARTED, resumed, scalars
+from telemetry.testing.points import STARTED, resumed, run_record, scalars
+
+METRICS = {"val/E_rmse": Metric(unit="kcal/mol", better="lower"), "val/R2": Metric(better="higher")}
 
 
 class FakeRun:
@@ -69,7 +73,8 @@ class Opener:
         self.run = FakeRun(starting_step)
         self.opened = 0
         self.destination = FakeDestination()
-        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored))  # type: ignore[arg-type]
+        best = BestValues(run_record(metrics=METRICS), Path("/there/is/no/journal"))
+        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored), best)  # type: ignore[arg-type]
 
     def _open(self) -> FakeRun:
         self.opened += 1
