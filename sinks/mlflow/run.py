@@ -91,8 +91,8 @@ class MlflowRun:
                 new_tags[tag] = value
         missing_params = {name: value for name, value in params.items() if name not in self._params}
         changed_tags = {name: value for name, value in new_tags.items() if self._tags.get(name) != value}
-        self._log_accepted(lambda some: self._log(params=some), missing_params)
-        self._log_accepted(lambda some: self._log(tags=some), changed_tags)
+        _log_accepted(lambda some: self._log(params=some), missing_params)
+        _log_accepted(lambda some: self._log(tags=some), changed_tags)
         if self._tags.get(tags.ATTEMPT_TAG) != str(record.attempt):
             if self._status != "RUNNING":
                 self._client.update_run(self.run_id, status="RUNNING")
@@ -177,18 +177,6 @@ class MlflowRun:
             raise SinkUnavailable(msg) from None
         raise SinkRejected(format_error(error)) from None
 
-    def _log_accepted(self, log: Callable[[dict[str, str]], None], items: dict[str, str]) -> None:
-        """Write parameters or tags, skipping those that MLflow rejects: delivery must not fail because of one."""
-        for some in _portions(items, _MAX_ITEMS_PER_CALL):
-            try:
-                log(some)
-            except Exception as error:
-                if not is_rejection(error):
-                    raise
-                if len(some) > 1:
-                    self._log_accepted(log, dict(list(some.items())[: len(some) // 2]))
-                    self._log_accepted(log, dict(list(some.items())[len(some) // 2 :]))
-
     def _log(
         self,
         metrics: Sequence[Any] = (),
@@ -214,6 +202,19 @@ def _skipping_rejections() -> Iterator[None]:
     except Exception as error:
         if not is_rejection(error):
             raise
+
+
+def _log_accepted(log: Callable[[dict[str, str]], None], items: dict[str, str]) -> None:
+    """Write parameters or tags, skipping those that MLflow rejects: delivery must not fail because of one."""
+    for some in _portions(items, _MAX_ITEMS_PER_CALL):
+        try:
+            log(some)
+        except Exception as error:
+            if not is_rejection(error):
+                raise
+            if len(some) > 1:
+                _log_accepted(log, dict(list(some.items())[: len(some) // 2]))
+                _log_accepted(log, dict(list(some.items())[len(some) // 2 :]))
 
 
 def _portions(items: dict[str, str], count: int) -> Iterator[dict[str, str]]:

@@ -18,16 +18,16 @@ _VALID_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True)
-class SweepRun:
-    """A W&B run of a sweep: the ID of the run, and the project and the owner of the sweep."""
+class RunPath:
+    """Where W&B keeps a run: its ID, its project, the owner of the project, and the sweep it belongs to, if any."""
 
     run_id: str
-    sweep_id: str
     project: str
     entity: str | None
+    sweep_id: str = ""
 
 
-def find_sweep_run(folder: Path, settings: Any, default_project: str) -> SweepRun | None:
+def find_sweep_run(folder: Path, settings: Any, default_project: str) -> RunPath | None:
     """Return the W&B run of a sweep that the run folder belongs to; None if there is none.
 
     It is that of the environment of ``wandb agent`` when the run was first delivered, which the folder then remembers.
@@ -55,21 +55,23 @@ def find_sweep_run(folder: Path, settings: Any, default_project: str) -> SweepRu
         msg = f"wandb: WANDB_SWEEP_ID is set, but WANDB_RUN_ID is {chosen!r}; start the training with `wandb agent`"
         raise SinkRejected(msg)
     if known is None:
-        known = SweepRun(chosen, settings.sweep_id, settings.project or default_project, settings.entity)
+        known = RunPath(chosen, settings.project or default_project, settings.entity, settings.sweep_id)
         atomic_write(folder / _FILE, json.dumps(asdict(known)).encode())
     return known
 
 
-def _read(folder: Path) -> SweepRun | None:
+def _read(folder: Path) -> RunPath | None:
     try:
         with open(folder / _FILE, "rb", opener=private_opener) as file:
-            known = SweepRun(**json.loads(file.read(_MAX_BYTES)))
+            known = RunPath(**json.loads(file.read(_MAX_BYTES)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError):
-        known = SweepRun("", "", "", None)
+        known = RunPath("", "", None)
     texts = (known.run_id, known.sweep_id, known.project, known.entity or "")
-    if not all(isinstance(text, str) for text in texts) or not _VALID_ID.fullmatch(known.run_id):
+    if not all(isinstance(text, str) for text in texts) or not (
+        _VALID_ID.fullmatch(known.run_id) and known.project and known.sweep_id
+    ):
         # Otherwise the points would go to another W&B run.
         msg = f"wandb: {folder / _FILE} is damaged; it says to which W&B run of a sweep this run belongs"
         raise SinkRejected(msg)

@@ -141,7 +141,7 @@ def points(client: Any, run: Any) -> Iterator[Point]:
 def shown_units(run: Any) -> dict[str, str]:
     """Return the units in the table of the description, by full name of the metric."""
     note = run.data.tags["mlflow.note.content"].partition("| metric | unit | what | streams |")[2]
-    units = {}
+    units: dict[str, str] = {}
     for line in note.splitlines()[2:]:
         cells = [html.unescape(re.sub(r"\\(.)", r"\1", cell.strip())) for cell in re.split(r"(?<!\\)\|", line)]
         if len(cells) > 4:
