@@ -56,7 +56,7 @@ class TrackingUri:
         return text.replace(self.uri, self.shown).replace(credentials, "") if credentials else text
 
     def view(self, experiment_id: str, run_id: str) -> str:
-        """Return the URL of a run's curves, for a database after the command to enter first; empty for other stores."""
+        """Return the URL of a run's curves, for a database on the line after the command; empty for others."""
         page = f"/#/experiments/{experiment_id}/runs/{run_id}/model-metrics?{_CLASSIC_PAGE}"
         if self.shown.startswith(_WEB):
             return f"{self.shown}{page}"
@@ -64,7 +64,7 @@ class TrackingUri:
             return ""
         # A URI with credentials can only come from the environment, so the command can refer to the variable.
         uri = shlex.quote(self.shown) if self.shown == self.uri else '"$MLFLOW_TRACKING_URI"'
-        return f"{shell_command('mlflow')} ui --backend-store-uri {uri} and open {_DEFAULT_SERVER}{page}"
+        return f"{shell_command('mlflow')} ui --backend-store-uri {uri}\n{_DEFAULT_SERVER}{page}"
 
 
 def validate_option(uri: str) -> None:

@@ -63,7 +63,8 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
         if progress.destination:
             lines.append(f"    to {progress.destination}")
         if progress.view:
-            lines.append(f"    view with: {progress.view}")
+            command, _, link = progress.view.partition("\n")
+            lines += [f"    view with: {command}", *([f"    then open {link}"] if link else [])]
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             lines.append(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
         if progress.state in {"opening", "delivering", "retrying"}:

@@ -113,11 +113,11 @@ def test_a_folder_with_a_question_mark_cannot_hold_the_default_file():
         (TrackingUri("databricks", "databricks"), ""),
         (
             resolve_tracking_uri("sqlite:////a b/x.db", RUNS),
-            f"mlflow ui --backend-store-uri 'sqlite:////a b/x.db' and open http://127.0.0.1:5000/{PAGE}",
+            f"mlflow ui --backend-store-uri 'sqlite:////a b/x.db'\nhttp://127.0.0.1:5000/{PAGE}",
         ),
         (
             TrackingUri("postgresql://a:b@h/x", "postgresql://h/x"),
-            f'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI" and open http://127.0.0.1:5000/{PAGE}',
+            f'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"\nhttp://127.0.0.1:5000/{PAGE}',
         ),
     ],
 )
