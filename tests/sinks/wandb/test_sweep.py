@@ -82,6 +82,7 @@ def test_the_agent_fills_the_runs_of_its_sweep_and_a_later_delivery_continues_th
     assert [row["trainer/iteration"] for row in run.history] == [1, 2, 3, 3]
     assert (len(wandb_server.runs), run.summary["best/val/loss"]) == (2, 0.125)
     assert read_header(folder).attempt == 2
+    assert run.config["optimizer.lr"]["value"] == 0.25, "the sweep looks for its own names"
 
 
 @pytest.mark.usefixtures("agent", "wandb_server")
