@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from telemetry.sink_api import RunRecord
+from telemetry.sink_api import RunRecord, charts
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#])")
 _WHITESPACE = re.compile(r"\s+")
@@ -40,6 +40,18 @@ def unit_table(run: RunRecord) -> str:
     """Return a table of the metrics with their display units, source units and labels."""
     rows = ((name, m.unit, m.source_unit, m.label) for name, m in run.metrics.items())
     return markdown_table(("metric", "unit", "published in", "what"), rows)
+
+
+def metric_table(run: RunRecord) -> str:
+    """Return a table of the metrics with units, labels and streams: a row for each name, the most important first."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    ordered = [name for group in charts(run.metrics).values() for chart in group for name in chart.names]
+    for full in ordered:
+        metric = run.metrics[full]
+        stream, _, name = full.partition("/")
+        rows.setdefault((name or full, metric.unit, metric.label), []).append(stream)
+    cells = ((*row[:1], "" if row[1] == "1" else row[1], row[2], ", ".join(streams)) for row, streams in rows.items())
+    return markdown_table(("metric", "unit", "what", "streams"), cells)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -16,6 +16,7 @@ from telemetry.metrics import Metric
 from telemetry.plugins.destinations import is_inside
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.plugins.optional_imports import is_installed
+from telemetry.reading.stream_points import read_history
 from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
 from telemetry.redaction import redact
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
@@ -51,6 +52,7 @@ __all__ = [
     "is_installed",
     "local_path",
     "private_opener",
+    "read_history",
     "redact",
     "remove_temporary_files",
     "sync_folder",

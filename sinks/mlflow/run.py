@@ -9,7 +9,9 @@ from typing import Any
 
 from sinks.mlflow import tags
 from sinks.mlflow.batches import Batch, split_into_batches
+from sinks.mlflow.best_metrics import BestMetrics
 from sinks.mlflow.client import Client, is_rejection
+from sinks.mlflow.datasets import find_datasets
 from sinks.mlflow.names import MAX_TAG_LENGTH, MetricNames, valid_name
 from telemetry.sink_api import Record, RunRecord, SinkRejected, SinkUnavailable, Status, format_error
 
@@ -66,20 +68,22 @@ class MlflowRun:
     def __init__(self, client: Client, experiment_id: str, record: RunRecord, folder: Path, name: str) -> None:
         self._client = client
         self._names = MetricNames(record.metrics)
-        self._record = record
+        self._record, self._folder = record, folder
         found = self._find(experiment_id) or self._create(experiment_id, folder, name)
         self.run_id: str = found.info.run_id
         self.last_seq = _stored_seq(found)
         self._status = found.info.status
         self._params: dict[str, str] = found.data.params
         self._tags: dict[str, str] = found.data.tags
+        self._best = BestMetrics(record, folder, self._names)
+        self._has_datasets = False
         self._accepted_metric: list[Any] = []
 
     def describe(self, user_tags: Mapping[str, str]) -> None:
         """Update parameters, tags and status to those of the newest attempt."""
         record = self._record
         params = tags.params(record)
-        new_tags = tags.attempt_tags(record, self._names) | dict(user_tags)
+        new_tags = tags.attempt_tags(record, self._names) | tags.description_tags(record, self._tags) | dict(user_tags)
         # MLflow never changes a parameter: a tag holds the value of a later attempt.
         for name, value in params.items():
             tag = valid_name(f"telemetry.param.{name}")
@@ -87,8 +91,8 @@ class MlflowRun:
                 new_tags[tag] = value
         missing_params = {name: value for name, value in params.items() if name not in self._params}
         changed_tags = {name: value for name, value in new_tags.items() if self._tags.get(name) != value}
-        self._log_accepted(lambda some: self._log(params=some), missing_params)
-        self._log_accepted(lambda some: self._log(tags=some), changed_tags)
+        _log_accepted(lambda some: self._log(params=some), missing_params)
+        _log_accepted(lambda some: self._log(tags=some), changed_tags)
         if self._tags.get(tags.ATTEMPT_TAG) != str(record.attempt):
             if self._status != "RUNNING":
                 self._client.update_run(self.run_id, status="RUNNING")
@@ -109,7 +113,9 @@ class MlflowRun:
             # MLflow guarantees no order within a call, so each call confirms only the calls before it.
             self._write(batch, self.last_seq)
             self.last_seq = batch.last_seq
+        self._log_best(new)
         self._log(tags={tags.SEQ_TAG: str(self.last_seq)})
+        self._log_datasets()
         return self.last_seq
 
     def close(self, status: Status, time: int, reason: str) -> None:
@@ -130,6 +136,25 @@ class MlflowRun:
             tags=tags.creation_tags(self._record, folder),
             run_name=name,
         )
+
+    def _log_best(self, records: Sequence[Record]) -> None:
+        """Update the best values before the records are confirmed, so that after a kill this is repeated."""
+        from mlflow.entities import Metric
+
+        self._best.add(records)
+        for points, best_tags in self._best.pending():
+            with _skipping_rejections():
+                self._log([Metric(*point) for point in points], best_tags)
+        self._best.clear_pending()
+
+    def _log_datasets(self) -> None:
+        """Describe the data sets as soon as their checksums are recorded, which happens after the run is opened."""
+        datasets = [] if self._has_datasets else find_datasets(self._record, self._folder)
+        if datasets:
+            with _skipping_rejections():
+                # MLflow recognizes data sets that it has.
+                self._client.log_inputs(self.run_id, datasets)
+            self._has_datasets = True
 
     def _write(self, batch: Batch, confirmed_seq: int) -> None:
         from mlflow.entities import Metric
@@ -152,18 +177,6 @@ class MlflowRun:
             raise SinkUnavailable(msg) from None
         raise SinkRejected(format_error(error)) from None
 
-    def _log_accepted(self, log: Callable[[dict[str, str]], None], items: dict[str, str]) -> None:
-        """Write parameters or tags, skipping those that MLflow rejects: delivery must not fail because of one."""
-        for some in _portions(items, _MAX_ITEMS_PER_CALL):
-            try:
-                log(some)
-            except Exception as error:
-                if not is_rejection(error):
-                    raise
-                if len(some) > 1:
-                    self._log_accepted(log, dict(list(some.items())[: len(some) // 2]))
-                    self._log_accepted(log, dict(list(some.items())[len(some) // 2 :]))
-
     def _log(
         self,
         metrics: Sequence[Any] = (),
@@ -179,6 +192,29 @@ class MlflowRun:
             tags=[RunTag(*item) for item in (tags or {}).items()],
             synchronous=True,
         )
+
+
+@contextlib.contextmanager
+def _skipping_rejections() -> Iterator[None]:
+    """Ignore that MLflow rejects a call: delivery must not fail because of an addition to the records."""
+    try:
+        yield
+    except Exception as error:
+        if not is_rejection(error):
+            raise
+
+
+def _log_accepted(log: Callable[[dict[str, str]], None], items: dict[str, str]) -> None:
+    """Write parameters or tags, skipping those that MLflow rejects: delivery must not fail because of one."""
+    for some in _portions(items, _MAX_ITEMS_PER_CALL):
+        try:
+            log(some)
+        except Exception as error:
+            if not is_rejection(error):
+                raise
+            if len(some) > 1:
+                _log_accepted(log, dict(list(some.items())[: len(some) // 2]))
+                _log_accepted(log, dict(list(some.items())[len(some) // 2 :]))
 
 
 def _portions(items: dict[str, str], count: int) -> Iterator[dict[str, str]]:

@@ -41,8 +41,8 @@ class MlflowSink:
     Points superseded by a resume are kept, because MLflow cannot remove them; ``telemetry.resumed.<attempt>`` holds
     the iteration from which each attempt continued. An infinite value is stored as NaN, and its sign (1 or -1) as a
     point of ``<metric>.inf`` at the same iteration. Characters that MLflow does not allow in a name become ``_``, and
-    ``name.<metric>`` holds the original name. Units are in ``unit.<metric>``, and parameters changed by a later attempt
-    in ``telemetry.param.<name>``.
+    ``name.<metric>`` holds the original name. Units and labels are in the description, parameters changed by a later
+    attempt in ``telemetry.param.<name>``, and the best validation values so far in ``best/val/<metric>``.
 
     Each point appears once in MLflow's own stores, which recognize identical points; a third-party store may show the
     points of the last call before a kill twice. An SQLite file needs a file system with working locks; otherwise use a

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from sinks import _run_tables
+from sinks._best_values import Best
 from sinks.mlflow.names import MAX_PARAM_LENGTH, MAX_TAG_LENGTH, MetricNames, valid_name
-from telemetry.sink_api import RunRecord
+from telemetry.sink_api import RunRecord, with_unit
 
 DESCRIPTION_TAG = "mlflow.note.content"
+DESCRIPTION_CHECKSUM_TAG = "telemetry.note"
+"""The tag with the checksum of the description, by which one that the user has edited is recognized."""
+BEST_TAG = "telemetry.best"
+"""The tag with the best validation values and their iterations."""
 RUN_KEY_TAG = "telemetry.key"
 """The tag by which a run is found."""
 SEQ_TAG = "telemetry.seq"
@@ -41,13 +48,12 @@ def params(run: RunRecord) -> dict[str, str]:
 
 
 def creation_tags(run: RunRecord, folder: Path) -> dict[str, str]:
-    """Return the tags of a new run: its key, owner, source and description."""
+    """Return the tags of a new run: its key, owner and source."""
     tags = {
         RUN_KEY_TAG: run_key(run),
         "telemetry.run": truncate(run.run_id, MAX_TAG_LENGTH),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": truncate(str(folder), MAX_TAG_LENGTH),
-        DESCRIPTION_TAG: _description(run),
     }
     # Delivery may run as another user; the folder is owned by the user who trained.
     with contextlib.suppress(KeyError, OSError):
@@ -56,19 +62,34 @@ def creation_tags(run: RunRecord, folder: Path) -> dict[str, str]:
 
 
 def attempt_tags(run: RunRecord, names: MetricNames) -> dict[str, str]:
-    """Return the tags that describe the newest attempt and the metrics."""
+    """Return the tags that describe the newest attempt, and the original names of renamed metrics."""
     out = {"telemetry.every": str(run.every), "host": run.host}
     out |= {f"version.{name}": version for name, version in run.versions.items()}
     if run.project:
         out["project"] = run.project
-    for metric, declared in run.metrics.items():
-        name = names.name_of(metric)
-        if declared.unit != "1":
-            out[f"unit.{name}"] = declared.unit
-        if declared.label:
-            out[f"label.{name}"] = declared.label
     out |= {f"name.{name}": metric for name, metric in names.renamed().items()}
     return {valid_name(name): truncate(value, MAX_TAG_LENGTH) for name, value in out.items() if value}
+
+
+def description_tags(run: RunRecord, stored: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags with the description of the newest attempt; empty if the stored one is not that of the sink.
+
+    Runs of version 0.1 keep theirs, and with it the tags ``unit.<metric>`` and ``label.<metric>``.
+    """
+    shown = stored.get(DESCRIPTION_TAG)
+    if shown is not None and stored.get(DESCRIPTION_CHECKSUM_TAG) != _checksum(shown):
+        return {}
+    text = _description(run)
+    return {DESCRIPTION_TAG: text, DESCRIPTION_CHECKSUM_TAG: _checksum(text)}
+
+
+def best_tag(best: Mapping[str, Best], run: RunRecord) -> dict[str, str]:
+    """Return the tag with the best values and their iterations."""
+    texts = (
+        f"{with_unit(name, run.metrics[name].unit)} {value:.6g} at iteration {step}"
+        for name, (value, step) in best.items()
+    )
+    return {BEST_TAG: truncate("; ".join(texts), MAX_TAG_LENGTH)}
 
 
 def truncate(text: str, max_length: int) -> str:
@@ -77,8 +98,12 @@ def truncate(text: str, max_length: int) -> str:
 
 
 def _description(run: RunRecord) -> str:
-    text = f"{_run_tables.run_table(run)}\n\n{_run_tables.unit_table(run)}"
+    text = f"{_run_tables.run_table(run)}\n\n{_run_tables.metric_table(run)}"
     if len(text) <= MAX_TAG_LENGTH:
         return text
     # Part of a row would break the table.
     return f"{text[: MAX_TAG_LENGTH - 100].rpartition(chr(10))[0]}\n\n{_TRUNCATION_MARK}"
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"

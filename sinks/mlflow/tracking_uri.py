@@ -18,6 +18,10 @@ DEFAULT_STORE = "mlflow.db"
 _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _WEB = ("http://", "https://")
+_DEFAULT_SERVER = "http://127.0.0.1:5000"
+"""Where ``mlflow ui`` listens."""
+_CLASSIC_PAGE = "workflowType=machine_learning"
+"""Without it, MLflow 3 opens the page of traces of language models, on which the run has no curves."""
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _KNOWN_SCHEMES = ("http", "https", "databricks", "databricks-uc", "uc", *_DATABASES)
 _SECRET_PARAMETER = re.compile(r"(?i)[?&][^=&]*(passw|token|secret|key)[^=&]*=")
@@ -52,14 +56,15 @@ class TrackingUri:
         return text.replace(self.uri, self.shown).replace(credentials, "") if credentials else text
 
     def view(self, experiment_id: str, run_id: str) -> str:
-        """Return the URL of a run, or the command that displays a database; empty for other stores."""
+        """Return the URL of a run's curves, for a database on the line after the command; empty for others."""
+        page = f"/#/experiments/{experiment_id}/runs/{run_id}/model-metrics?{_CLASSIC_PAGE}"
         if self.shown.startswith(_WEB):
-            return f"{self.shown}/#/experiments/{experiment_id}/runs/{run_id}"
+            return f"{self.shown}{page}"
         if "://" not in self.shown:
             return ""
         # A URI with credentials can only come from the environment, so the command can refer to the variable.
         uri = shlex.quote(self.shown) if self.shown == self.uri else '"$MLFLOW_TRACKING_URI"'
-        return f"{shell_command('mlflow')} ui --backend-store-uri {uri}"
+        return f"{shell_command('mlflow')} ui --backend-store-uri {uri}\n{_DEFAULT_SERVER}{page}"
 
 
 def validate_option(uri: str) -> None:

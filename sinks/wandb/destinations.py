@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from urllib.parse import quote
 
 from sinks._paths import shell_command
 from sinks.wandb.offline_files import TransactionLog, find_transaction_logs
@@ -173,6 +174,7 @@ class ServerDestination(Destination):
         entity: the owner of the project; by default the owner of the API key.
         run_id: the ID of the W&B run.
         timeouts: the time limits, of which ``request``, ``query_interval`` and ``stored`` are used.
+        owner: the part of the run's description that its configuration on the server must contain, if it has rows.
         clock: a monotonic clock in seconds.
     """
 
@@ -187,11 +189,13 @@ class ServerDestination(Destination):
         entity: str | None,
         run_id: str,
         timeouts: Timeouts,
+        owner: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base_url, self._app_url = base_url, app_url
         self._project, self._entity, self._run_id = project, entity, run_id
         self._timeouts = timeouts
+        self._owner = owner or {}
         self._clock = clock
         self._queried_at = clock()
         self._stored_seq = 0
@@ -202,7 +206,7 @@ class ServerDestination(Destination):
         """Query the server.
 
         Raises:
-            SinkRejected: the key is missing or rejected.
+            SinkRejected: the key is missing or rejected, or the W&B run contains another run.
             SinkUnavailable: the server cannot be reached.
         """
         found = query_run(
@@ -214,7 +218,11 @@ class ServerDestination(Destination):
         )
         path = f"{found.entity}/{self._project}"
         self.location = f"{self._base_url}, {path}, run {self._run_id}"
-        self.view = f"{self._app_url}/{path}/runs/{self._run_id}"
+        # Opens the page with the charts.
+        self.view = f"{self._app_url}/{quote(path)}/runs/{self._run_id}"
+        if found.stored.last_seq != 0 and not self._owner.items() <= found.about.items():
+            msg = f"wandb: {self.view} already contains another run; start a new run of the sweep"
+            raise SinkRejected(msg)
         self._stored_seq = found.stored.last_seq or 0
         self._queried_at = self._clock()
         return found.stored

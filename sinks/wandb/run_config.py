@@ -14,6 +14,8 @@ from telemetry.sink_api import RunRecord
 
 _MAX_NAME_LENGTH = 64
 """Maximum number of characters of the run ID that become part of the W&B ID."""
+ABOUT_KEY = "telemetry/run"
+"""The key of the description of the run in the configuration."""
 _FLUSH_INTERVAL = 2.0
 """Seconds after which wandb-core writes rows from memory to the transaction log."""
 
@@ -25,19 +27,25 @@ def run_id(run: RunRecord) -> str:
     return f"{name}-{digest}" if name else digest
 
 
+def identity(run: RunRecord) -> dict[str, Any]:
+    """Return the part of the configuration that distinguishes the run from all others."""
+    return {"id": run.run_id, "started": run.started}
+
+
 def config(run: RunRecord) -> dict[str, Any]:
     """Return the configuration: the run's parameters, and a description of the run and its metrics."""
     about = {
-        "id": run.run_id,
+        **identity(run),
         "every": run.every,
-        "started": run.started,
         "attempt": run.attempt,
         "host": run.host,
         "versions": run.versions,
     }
     units = {name: metric.unit for name, metric in run.metrics.items() if metric.unit != "1"}
     labels = {name: metric.label for name, metric in run.metrics.items() if metric.label}
-    return {**run.params, "telemetry/run": about, "telemetry/units": units, "telemetry/labels": labels}
+    better = {name: metric.better for name, metric in run.metrics.items() if metric.better}
+    declared = {"telemetry/units": units, "telemetry/labels": labels, "telemetry/better": better}
+    return {**run.params, ABOUT_KEY: about, **declared}
 
 
 def client_settings(run: RunRecord, timeouts: Timeouts) -> dict[str, Any]:

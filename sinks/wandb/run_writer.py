@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sinks._best_values import PREFIX, BestValues, is_validation
 from sinks.wandb.destinations import Destination
 from sinks.wandb.stored_run import ATTEMPT_KEY, LAST_ALERT_KEY, REASON_KEY, SEQ_KEY, STATUS_KEY, StoredRun
 from telemetry.sink_api import Alert, Record, Resumed, Scalars, Status
@@ -32,11 +33,15 @@ class RunWriter:
         open_run: function that calls ``wandb.init`` and returns the open run.
         destination: storage for the rows, already inspected.
         stored: the result of ``destination.inspect``.
+        best: the best validation values, which are part of the rows of validation: the summary contains the newest.
     """
 
-    def __init__(self, open_run: Callable[[], Any], destination: Destination, stored: StoredRun) -> None:
+    def __init__(
+        self, open_run: Callable[[], Any], destination: Destination, stored: StoredRun, best: BestValues
+    ) -> None:
         self._open_run = open_run
         self._destination = destination
+        self._best = best
         self._run: Any = None
         self._stored_seq = stored.last_seq
         self._final_status = stored.status
@@ -57,6 +62,7 @@ class RunWriter:
             self._opened()
             self._destination.expect_rows(self._next_step + new_rows, self._attempt)
         for record in records:
+            self._best.add(record)
             if isinstance(record, Scalars):
                 self._log_row(record)
             elif isinstance(record, Resumed):
@@ -72,7 +78,9 @@ class RunWriter:
         run = self._opened()
         # Raises if the destination accepts no further rows, because the end of the run would be lost as well.
         self._destination.confirmed_seq(self._accepted_seq)
-        run.summary.update({STATUS_KEY: status, REASON_KEY: reason, LAST_ALERT_KEY: self._last_alert})
+        end = {STATUS_KEY: status, REASON_KEY: reason, LAST_ALERT_KEY: self._last_alert}
+        # A resume may have superseded the values of the last row.
+        run.summary.update(end | self._best_values())
         if status == "preempted":
             run.mark_preempting()
         run.finish(exit_code=_EXIT_CODES[status])
@@ -91,16 +99,24 @@ class RunWriter:
     def _log_row(self, record: Scalars) -> None:
         if record.seq <= self._accepted_seq:
             return
-        row = dict(record.items()) | {
-            ITERATION_KEY: record.step,
-            SEQ_KEY: record.seq,
-            ATTEMPT_KEY: self._attempt,
-            "_timestamp": record.time / 1000,
-        }
+        best = self._best_values() if is_validation(record) else {}
+        row = (
+            dict(record.items())
+            | best
+            | {
+                ITERATION_KEY: record.step,
+                SEQ_KEY: record.seq,
+                ATTEMPT_KEY: self._attempt,
+                "_timestamp": record.time / 1000,
+            }
+        )
         # The step counts rows and never decreases: wandb would drop a row with a lower one.
         self._opened().log(row, step=self._next_step, commit=True)
         self._next_step += 1
         self._accepted_seq = record.seq
+
+    def _best_values(self) -> dict[str, float]:
+        return {f"{PREFIX}{name}": best.value for name, best in self._best.current().items()}
 
     def _send_alert(self, record: Alert) -> None:
         # Alerts are not rows, so the alerts after the last row of a run are delivered again each time.

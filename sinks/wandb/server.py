@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from sinks.wandb.run_config import ABOUT_KEY
 from sinks.wandb.stored_run import LAST_ALERT_KEY, STATUS_KEY, StoredRun
 from sinks.wandb.user_settings import api_key
 from telemetry.sink_api import SinkRejected, SinkUnavailable, format_error
@@ -16,7 +17,7 @@ query RunResumeStatus($project: String, $entity: String, $name: String!) {
   viewer { entity }
   model(name: $project, entityName: $entity) {
     entity { name }
-    bucket(name: $name, missingOk: true) { historyLineCount historyTail summaryMetrics }
+    bucket(name: $name, missingOk: true) { historyLineCount historyTail summaryMetrics config }
   }
 }
 """
@@ -24,10 +25,17 @@ query RunResumeStatus($project: String, $entity: String, $name: String!) {
 
 @dataclass(frozen=True)
 class ServerRun:
-    """The server's answer: the entity that owns the run, and the part of the run that is stored."""
+    """The server's answer.
+
+    Attributes:
+        entity: the entity that owns the run.
+        stored: the part of the run that is stored.
+        about: the description of the run in its configuration, as far as it is stored.
+    """
 
     entity: str
     stored: StoredRun = field(default_factory=StoredRun)
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def query_run(base_url: str, *, project: str, entity: str | None, run_id: str, timeout: float) -> ServerRun:
@@ -81,4 +89,6 @@ def _parse(reply: dict[str, Any], entity: str | None) -> ServerRun:
         stored.add_row(json.loads(row))
     summary = json.loads(bucket["summaryMetrics"] or "{}")
     stored.status, stored.last_alert = summary.get(STATUS_KEY, ""), int(summary.get(LAST_ALERT_KEY, 0))
-    return ServerRun(entity=model["entity"]["name"], stored=stored)
+    config = json.loads(bucket.get("config") or "{}")
+    about = config.get(ABOUT_KEY, {}).get("value", {})
+    return ServerRun(entity=model["entity"]["name"], stored=stored, about=about)

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from sinks._best_values import BestValues
 from sinks._paths import default_folder
 from sinks.wandb.client_process import deadline, kill_clients_of_run, release_client, track_client
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
-from sinks.wandb.run_config import client_settings, config, run_id
-from sinks.wandb.run_writer import ITERATION_KEY, RESERVED_KEYS, RunWriter
+from sinks.wandb.metric_definitions import define_metrics
+from sinks.wandb.run_config import client_settings, config, identity, run_id
+from sinks.wandb.run_writer import RESERVED_KEYS, RunWriter
 from sinks.wandb.stored_run import STATUS_KEY
+from sinks.wandb.sweep import RunPath, find_sweep_run
 from sinks.wandb.timeouts import Timeouts
 from sinks.wandb.user_settings import choose_mode, load_settings
 from sinks.wandb.working_folder import check_working_folder
@@ -36,6 +39,7 @@ from telemetry.sink_api import (
 
 _BACKEND = "wandb"
 _DEFAULT_PROJECT = "uncategorized"
+_JOB_TYPE = "train"
 _FORBIDDEN_IN_PROJECT = "/\\#?%:"
 
 
@@ -56,10 +60,12 @@ class WandbSink:
         """Options of the sink.
 
         Attributes:
-            project: W&B project; by default WANDB_PROJECT, else the run's project.
-            entity: owner of the project; by default WANDB_ENTITY, else the owner of the key.
+            project: W&B project; by default WANDB_PROJECT, else the run's project. That of a sweep takes precedence.
+            entity: owner of the project; by default WANDB_ENTITY, else the owner of the key. That of a sweep takes
+                precedence.
             name: displayed name of the run; by default its own name.
-            group: W&B group of the run.
+            group: W&B group of the run; by default WANDB_RUN_GROUP.
+            job_type: W&B job type of the run; by default WANDB_JOB_TYPE, else ``train``.
             tags: W&B tags of the run.
             notes: W&B notes of the run.
             mode: ``online`` or ``offline``; by default WANDB_MODE, else online if there is a key for the server.
@@ -71,6 +77,7 @@ class WandbSink:
         entity: str | None = None
         name: str | None = None
         group: str | None = None
+        job_type: str | None = None
         tags: list[str] = field(default_factory=list)
         notes: str | None = None
         mode: Literal["online", "offline"] | None = None
@@ -78,7 +85,7 @@ class WandbSink:
 
     def __init__(self, options: Options) -> None:
         self._chosen = None if options.dir is None else local_path(options.dir, "telemetry.wandb.dir", SettingError)
-        for name in ("project", "entity", "name", "group"):
+        for name in ("project", "entity", "name", "group", "job_type"):
             value = getattr(options, name)
             if value is not None and (not value.strip() or "\0" in value):
                 msg = f"telemetry.wandb.{name} is {value!r}; set it to a value, or leave it out"
@@ -93,26 +100,27 @@ class WandbSink:
     @backend_errors(_BACKEND)
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         """Query the rows that W&B already has. The W&B run itself is opened lazily, on the first write."""
-        reserved = [name for name in RESERVED_KEYS if name in run.metrics]
-        if reserved:
+        if reserved := [name for name in RESERVED_KEYS if name in run.metrics]:
             msg = f"metric name {reserved[0]!r} is reserved by the W&B sink; rename the metric"
             raise SinkRejected(msg)
         self._record = run
-        self._run_id = run_id(run)
         self._folder = self._resolve_folder(folder)
         self._folder_mode = 0o750 if file_mode(folder) & stat.S_IRGRP else 0o700
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Before inspect(): a client left over from an earlier delivery must not write after that.
-        kill_clients_of_run(self._folder / "wandb", self._run_id)
         check_working_folder()
         with track_client(exit_timeout=self.timeouts.exit):
             settings = load_settings()
         # wandb's own default is the name of the working directory.
-        self._project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _DEFAULT_PROJECT
-        self._destination = self._choose_destination(settings)
-        stored = self._destination.inspect()
-        self._writer = RunWriter(self._open_run, self._destination, stored)
-        return Opened(self._destination.location, stored.last_seq, self._destination.view)
+        project = self._options.project or os.environ.get("WANDB_PROJECT") or run.project or _DEFAULT_PROJECT
+        own = RunPath(run_id(run), project, self._options.entity)
+        self._path = find_sweep_run(folder, settings, _DEFAULT_PROJECT) or own
+        # Before inspect(): a client left over from an earlier delivery must not write after that.
+        kill_clients_of_run(self._folder / "wandb", self._path.run_id)
+        destination = self._destination = self._choose_destination(settings)
+        stored = destination.inspect()
+        self._best = BestValues(run, folder)
+        self._writer = RunWriter(self._open_run, destination, stored, self._best)
+        return Opened(destination.location, stored.last_seq, destination.view)
 
     @hookimpl
     @backend_errors(_BACKEND)
@@ -128,7 +136,7 @@ class WandbSink:
         with deadline(self.timeouts.init + self.timeouts.finish):
             self._writer.finish(status, reason)
         # The client has nothing left in memory.
-        release_client(self._run_id)
+        release_client(self._path.run_id)
 
     def _resolve_folder(self, run: Path) -> Path:
         # wandb creates a folder with the fixed name "wandb" in it.
@@ -136,29 +144,26 @@ class WandbSink:
 
     def _choose_destination(self, settings: Any) -> Destination:
         if choose_mode(self._options.mode, settings) == "offline":
-            return OfflineDestination(self._folder, self._run_id, self.timeouts)
+            return OfflineDestination(self._folder, self._path.run_id, self.timeouts)
         return ServerDestination(
             settings.base_url,
             settings.app_url,
-            project=self._project,
-            entity=self._options.entity or settings.entity,
-            run_id=self._run_id,
+            project=self._path.project,
+            entity=self._path.entity or settings.entity,
+            run_id=self._path.run_id,
             timeouts=self.timeouts,
+            owner=identity(self._record) if self._path.sweep_id else None,
         )
 
     def _open_run(self) -> Any:
         """Open the run in wandb, declare its metrics, and check that wandb writes to the chosen folder."""
         # As accessible as the journal, because the files contain parameters; wandb itself follows the umask.
         (self._folder / "wandb").mkdir(mode=self._folder_mode, exist_ok=True)
-        with track_client(self._run_id, exit_timeout=self.timeouts.exit):
+        with track_client(self._path.run_id, exit_timeout=self.timeouts.exit):
             run = self._init()
-        run.define_metric(ITERATION_KEY, hidden=True)
-        # If the run declares no metrics, any metric may follow.
-        for name in self._record.metrics or ("*",):
-            run.define_metric(name, step_metric=ITERATION_KEY)
+        define_metrics(run, self._record.metrics, self._best.names)
         run.summary[STATUS_KEY] = "running"
-        folder = Path(run.dir).parent
-        if folder.parent != self._folder / "wandb":
+        if (folder := Path(run.dir).parent).parent != self._folder / "wandb":
             # The next sink_open would not find the rows there.
             msg = f"wandb: {self._folder} is not writable, so wandb chose {folder.parent} instead"
             raise SinkUnavailable(msg)
@@ -167,17 +172,21 @@ class WandbSink:
     def _init(self) -> Any:
         import wandb
 
-        options, record, mode = self._options, self._record, self._destination.mode
+        options, record, path, mode = self._options, self._record, self._path, self._destination.mode
+        # Below `wandb agent`, wandb itself takes the path from the environment, and warns about any other.
+        is_below_agent = bool(wandb.setup().settings.sweep_id)
         return wandb.init(
-            id=self._run_id,
+            id=None if is_below_agent else path.run_id,
+            project=None if is_below_agent else path.project,
+            entity=None if is_below_agent else path.entity,
             mode=mode,
             resume="allow" if mode == "online" else None,
             reinit="create_new",
             dir=str(self._folder),
-            project=self._project,
-            entity=options.entity,
-            name=redact(options.name) or record.name,
+            # W&B names the runs of a sweep, which all have the same name of their own.
+            name=redact(options.name) or (None if path.sweep_id else record.name),
             group=redact(options.group),
+            job_type=redact(options.job_type) or os.environ.get("WANDB_JOB_TYPE") or _JOB_TYPE,
             tags=redact(options.tags) or None,
             notes=redact(options.notes),
             config=config(record),

@@ -13,20 +13,12 @@ _MODES: dict[str, Mode] = {"online": "online", "run": "online", "offline": "offl
 
 
 def load_settings() -> Any:
-    """Return the settings from the environment and wandb's own files.
-
-    Raises:
-        SinkRejected: the process belongs to a sweep.
-    """
+    """Return the settings from the environment and wandb's own files."""
     # Error reports would go to a host that compute nodes cannot reach, even for offline runs.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    settings = wandb.setup().settings
-    if settings.sweep_id:
-        msg = "wandb: runs of a sweep cannot be resumed, because the sweep chooses their IDs; unset WANDB_SWEEP_ID"
-        raise SinkRejected(msg)
-    return settings
+    return wandb.setup().settings
 
 
 def choose_mode(option: Mode | None, settings: Any) -> Mode:

@@ -11,7 +11,7 @@ import math
 import os
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +36,7 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, dict[tuple[int, int, float, bool], None]] = field(default_factory=dict)
+    datasets: dict[tuple[str, ...], None] = field(default_factory=dict)
 
 
 class FakeMlflow:
@@ -94,9 +95,11 @@ class FakeMlflow:
             lifecycle_stage=run.stage,
             experiment_id=run.experiment_id,
         )
-        metrics = dict.fromkeys(run.metrics, 0.0)
+        metrics = {key: _latest(rows) for key, rows in run.metrics.items()}
         return SimpleNamespace(
-            info=info, data=SimpleNamespace(tags=dict(run.tags), params=dict(run.params), metrics=metrics)
+            info=info,
+            data=SimpleNamespace(tags=dict(run.tags), params=dict(run.params), metrics=metrics),
+            inputs=SimpleNamespace(dataset_inputs=list(run.datasets)),
         )
 
     def search_runs(self, experiment_ids: Sequence[str], filter_string: str = "") -> list[Any]:
@@ -139,6 +142,10 @@ class FakeMlflow:
                 raise _error("Changing param values is not allowed.", "INVALID_PARAMETER_VALUE")
         rows = [[m.key, *_row(m)] for m in metrics]
         self._take(run_id, rows, {p.key: p.value[:6000] for p in params}, {t.key: t.value[:8000] for t in tags})
+
+    def log_inputs(self, run_id: str, datasets: Sequence[Any]) -> None:
+        self._check_active(run_id)
+        self._do("inputs", run_id, [[d.dataset.name, d.dataset.digest, d.tags[0].value] for d in datasets])
 
     def update_run(self, run_id: str, status: str) -> None:
         self._check_active(run_id)
@@ -202,6 +209,10 @@ class FakeMlflow:
         run.params |= params
         run.tags |= tags
 
+    def _did_inputs(self, run_id: str, datasets: list[list[str]]) -> None:
+        for each in datasets:
+            self._runs[run_id].datasets[tuple(each)] = None
+
     def _did_status(self, run_id: str, status: str, end_time: int | None) -> None:
         self._runs[run_id].status, self._runs[run_id].end_time = status, end_time
 
@@ -260,6 +271,12 @@ def fake_uri(folder: Path) -> str:
 
 def fake_path(uri: str) -> Path:
     return Path(uri.removeprefix("http://fake"))
+
+
+def _latest(rows: Iterable[tuple[int, int, float, bool]]) -> float:
+    """Return the value that MLflow shows: that of the highest step, then the highest time, then the highest value."""
+    _, _, value, nan = max(rows, key=lambda row: (row[1], row[0], row[2]))
+    return math.nan if nan else value
 
 
 def _row(metric: Any) -> list[Any]:

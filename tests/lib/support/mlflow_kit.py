@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -120,9 +122,9 @@ def history(client: Any, run_id: str, key: str = "train/loss") -> list[tuple[int
 
 def points(client: Any, run: Any) -> Iterator[Point]:
     """Yield all points of a run with their original names and values."""
-    tags = run.data.tags
+    tags, units = run.data.tags, shown_units(run)
     for key in run.data.metrics:
-        if not key.endswith(".inf"):
+        if not key.endswith(".inf") and not key.startswith("best/"):
             name = tags.get(f"name.{key}", key)
             signs = {
                 (step, when): value
@@ -133,7 +135,19 @@ def points(client: Any, run: Any) -> Iterator[Point]:
             for step, value, when in history(client, run.info.run_id, key):
                 sign = signs.get((step, when))
                 original = value if sign is None else math.copysign(math.inf, sign)
-                yield Point(name, step, original, when, tags.get(f"unit.{key}", "1"))
+                yield Point(name, step, original, when, units.get(name, "1"))
+
+
+def shown_units(run: Any) -> dict[str, str]:
+    """Return the units in the table of the description, by full name of the metric."""
+    note = run.data.tags["mlflow.note.content"].partition("| metric | unit | what | streams |")[2]
+    units: dict[str, str] = {}
+    for line in note.splitlines()[2:]:
+        cells = [html.unescape(re.sub(r"\\(.)", r"\1", cell.strip())) for cell in re.split(r"(?<!\\)\|", line)]
+        if len(cells) > 4:
+            _, name, unit, _, streams, _ = cells
+            units |= {f"{stream}/{name}": unit or "1" for stream in streams.split(", ")}
+    return units
 
 
 class InterceptingClient:

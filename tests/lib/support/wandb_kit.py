@@ -60,6 +60,14 @@ def config(folder: Path) -> dict[str, Any]:
     return found[-1]["config"]["update"] if found else {}
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """Return the summary after all files of a run."""
+    found: dict[str, Any] = {}
+    for record in records(folder, "summary"):
+        found |= record["update"]
+    return found
+
+
 def points(history: Iterable[Mapping[str, Any]], units: Mapping[str, str]) -> list[Point]:
     """Return the points in history rows."""
     return [
@@ -72,7 +80,7 @@ def points(history: Iterable[Mapping[str, Any]], units: Mapping[str, str]) -> li
         )
         for row in history
         for name, value in row.items()
-        if name not in SINK_KEYS and not name.startswith("_")
+        if name not in SINK_KEYS and not name.startswith(("_", "best/"))
     ]
 
 

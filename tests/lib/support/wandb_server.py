@@ -43,6 +43,15 @@ class Run:
 
 
 @dataclass
+class Sweep:
+    """A sweep: its configuration as YAML, its project, and the parameters of the runs not started yet, by run ID."""
+
+    config: str
+    project: str
+    waiting: dict[str, dict[str, Any]]
+
+
+@dataclass
 class Fault:
     """A fault of the next ``times`` requests whose path contains ``path``.
 
@@ -61,6 +70,7 @@ class WandbServer:
 
     def __init__(self) -> None:
         self.runs: dict[tuple[str, str], Run] = {}
+        self.sweeps: dict[str, Sweep] = {}
         self.alerts: list[dict[str, Any]] = []
         self.log: list[str] = []
         self.lock = threading.RLock()
@@ -92,6 +102,7 @@ class WandbServer:
         """Remove all runs, alerts and logged requests."""
         with self.lock:
             self.runs.clear()
+            self.sweeps.clear()
             self.alerts.clear()
             self.log.clear()
 
@@ -177,6 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
             "UpsertBucket": self._upsert,
             "RunResumeStatus": self._resume_status,
             "NotifyScriptableRunAlert": self._alert,
+            "SweepWithRuns": self._sweep,
+            "CreateAgent": lambda variables: {"createAgent": {"agent": {"id": variables["sweep"]}}},
+            "Heartbeat": self._heartbeat,
         }
         if operation in answers:
             return answers[operation](variables)
@@ -193,6 +207,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _alert(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.state.alerts.append(variables)
         return {"notifyScriptableRunAlert": {"success": True}}
+
+    def _sweep(self, variables: dict[str, Any]) -> dict[str, Any]:
+        config = self.state.sweeps[variables["sweep"]].config
+        return {"project": {"sweep": {"id": "s", "name": variables["sweep"], "config": config, "runs": {"edges": []}}}}
+
+    def _heartbeat(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Start the next run of the sweep, or end the agent, once its run has ended."""
+        sweep = self.state.sweeps[variables["id"]]
+        commands: list[dict[str, Any]] = []
+        if variables["runState"] == "{}" and sweep.waiting:
+            run_id = next(iter(sweep.waiting))
+            values = {name: {"value": value} for name, value in sweep.waiting.pop(run_id).items()}
+            # The server itself creates the run.
+            self.state.runs[sweep.project, run_id] = Run(run_id, sweep.project, config=values)
+            commands = [{"type": "run", "run_id": run_id, "program": "program", "args": values}]
+        elif variables["runState"] == "{}":
+            commands = [{"type": "exit"}]
+        return {"agentHeartbeat": {"agent": {"id": variables["id"]}, "commands": json.dumps(commands)}}
 
     def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
         name, project = variables.get("name") or variables["id"], variables.get("project") or "uncategorized"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.mlflow_kit import (
     open_sink_with,
     rejection,
     shared_template,
+    shown_units,
 )
 from telemetry import Metric
 from telemetry.testing.points import STARTED, run_record, scalars
@@ -69,28 +71,87 @@ def test_the_experiment_is_that_of_the_environment_else_the_project_else_the_def
     assert names == ["Default", "water", "mine"]
 
 
-def test_units_labels_and_original_names_are_tags(folder, client):
+def test_the_original_names_are_tags_and_units_and_labels_are_not(folder, client):
     metrics = {"val/F[0]": Metric(unit="kcal/mol/Å", label="RMSE of forces"), "val/loss": Metric()}
     open_sink(folder, run_record("water", metrics=metrics))
     tags = only_run(client).data.tags
-    assert tags["unit.val/F_0_"] == "kcal/mol/Å"
-    assert tags["label.val/F_0_"] == "RMSE of forces"
     assert tags["name.val/F_0_"] == "val/F[0]"
-    assert not any("val/loss" in name for name in tags)
+    assert not any(name.startswith(("unit.", "label.")) for name in tags)
 
 
-def test_the_description_shows_run_and_units_and_is_not_overwritten(folder, client):
-    metrics = {f"val/m{i}": Metric(unit="kcal/mol") for i in range(500)}
+def test_the_description_has_a_row_for_the_run_and_for_each_metric_of_all_streams(folder, client):
+    error = Metric(unit="kcal/mol", label="RMSE of energy", better="lower", main=True)
+    metrics = {"train/lr": Metric(), "train/E_rmse": error, "val/E_rmse": error, "val/a|b[0]": Metric(unit="Å")}
     open_sink(folder, run_record("water", metrics=metrics))
     run = only_run(client)
     note = run.data.tags["mlflow.note.content"]
     assert "| name | water |" in note
-    assert "| val/m7 | kcal/mol | kcal/mol |  |" in note
+    assert note[note.index("| metric") :].splitlines()[2:] == [
+        r"| E\_rmse | kcal/mol | RMSE of energy | train, val |",
+        "| lr |  |  | train |",
+        r"| a\|b\[0\] | Å |  | val |",
+    ]
+    assert shown_units(run) == {
+        "train/E_rmse": "kcal/mol",
+        "val/E_rmse": "kcal/mol",
+        "train/lr": "1",
+        "val/a|b[0]": "Å",
+    }
+
+
+def test_the_description_is_of_the_newest_attempt_unless_it_was_edited(folder, client):
+    metrics = {f"val/m{i}": Metric(unit="kcal/mol") for i in range(500)}
+    open_sink(folder, run_record("water", metrics=metrics))
+    run = only_run(client)
+    note = run.data.tags["mlflow.note.content"]
     assert len(note) <= 8000
     assert note.endswith("|\n\n… (cut)")
+    open_sink(folder, run_record("water", attempt=2, metrics={"val/new": Metric(unit="e")}))
+    assert shown_units(only_run(client)) == {"val/new": "e"}
     client.set_tag(run.info.run_id, "mlflow.note.content", "edited")
-    open_sink(folder, run_record("water", attempt=2))
+    open_sink(folder, run_record("water", attempt=3))
     assert only_run(client).data.tags["mlflow.note.content"] == "edited"
+
+
+def test_a_run_of_version_0_1_keeps_its_description_and_its_tags_of_units(folder, client):
+    open_sink(folder)
+    run_id = only_run(client).info.run_id
+    client.delete_tag(run_id, "telemetry.note")
+    client.set_tag(run_id, "mlflow.note.content", "as written by version 0.1")
+    client.set_tag(run_id, "unit.val/E_rmse", "kcal/mol")
+    sink, _ = open_sink(folder, run_record("water", attempt=2))
+    assert sink.sink_write([scalars(1)]) == 1
+    tags = only_run(client).data.tags
+    assert tags["mlflow.note.content"] == "as written by version 0.1"
+    assert (tags["unit.val/E_rmse"], tags["telemetry.attempt"]) == ("kcal/mol", "2")
+
+
+def test_the_data_sets_are_inputs_once_their_checksums_are_recorded(folder, client):
+    data = {"fidelity_datasets": {"0": "/data/gfn1.h5"}, "val_fidelity_datasets": {"0": "/data/held out.h5"}}
+    run = run_record("water", params={"data": data})
+    sink, _ = open_sink(folder, run)
+    sink.sink_write([scalars(1)])
+    assert only_run(client).inputs.dataset_inputs == []
+    checksums = {"data.fidelity_datasets.0": 255, "data.val_fidelity_datasets.0": 2**32 - 1, "data.gone": 3}
+    (folder / "data.json").write_text(json.dumps(checksums), encoding="utf-8")
+    sink.sink_write([scalars(2)])
+    for attempt in (1, 2):
+        sink, _ = open_sink(folder, run_record("water", attempt=attempt, params={"data": data}))
+        sink.sink_write([scalars(2 + attempt)])
+    inputs = only_run(client).inputs.dataset_inputs
+    assert sorted((i.dataset.name, i.dataset.digest, i.dataset.source, i.tags[0].value) for i in inputs) == [
+        ("gfn1.h5", "000000ff", '{"uri": "/data/gfn1.h5"}', "training"),
+        ("held out.h5", "ffffffff", '{"uri": "/data/held out.h5"}', "validation"),
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"data.a": 1}', '{"data.a": "x"}', "[" * 100_000, "{" + "1" * 5000])
+def test_unusable_checksums_are_ignored(folder, client, content):
+    folder.mkdir()
+    (folder / "data.json").write_text(content, encoding="utf-8")
+    sink, _ = open_sink(folder, run_record("water", params={"data": {"a": {"b": 1}}}))
+    assert sink.sink_write([scalars(1)]) == 1
+    assert only_run(client).inputs.dataset_inputs == []
 
 
 def test_parameters_have_dotted_names(folder, client):

@@ -11,6 +11,7 @@ from telemetry import SettingError
 from telemetry.plugins.registry import select
 from telemetry.sink_api import SinkRejected
 
+PAGE = "#/experiments/3/runs/abc/model-metrics?workflowType=machine_learning"
 RUNS = Path("/data/runs")
 
 
@@ -108,16 +109,19 @@ def test_a_folder_with_a_question_mark_cannot_hold_the_default_file():
 @pytest.mark.parametrize(
     ("found", "view"),
     [
-        (TrackingUri("http://host", "http://host"), "http://host/#/experiments/3/runs/abc"),
+        (TrackingUri("http://host", "http://host"), f"http://host/{PAGE}"),
         (TrackingUri("databricks", "databricks"), ""),
-        (resolve_tracking_uri("sqlite:////a b/x.db", RUNS), "mlflow ui --backend-store-uri 'sqlite:////a b/x.db'"),
+        (
+            resolve_tracking_uri("sqlite:////a b/x.db", RUNS),
+            f"mlflow ui --backend-store-uri 'sqlite:////a b/x.db'\nhttp://127.0.0.1:5000/{PAGE}",
+        ),
         (
             TrackingUri("postgresql://a:b@h/x", "postgresql://h/x"),
-            'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"',
+            f'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"\nhttp://127.0.0.1:5000/{PAGE}',
         ),
     ],
 )
-def test_the_view_is_a_url_or_a_command(found, view):
+def test_the_view_leads_to_the_curves(found, view):
     assert found.view("3", "abc").endswith(view)
     assert bool(found.view("3", "abc")) == bool(view)
 

@@ -24,7 +24,7 @@ from telemetry.testing.points import run_record, sample, scalars
 class TestOptions:
     def test_unknown_and_mistyped_options_are_rejected_by_name(self) -> None:
         with pytest.raises(
-            SettingError, match=r"'run_name'.*available: project, entity, name, group, tags, notes, mode"
+            SettingError, match=r"'run_name'.*available: project, entity, name, group, job_type, tags, notes"
         ):
             select(["wandb"], {"wandb": {"run_name": "x"}})
         with pytest.raises(SettingError, match=r"telemetry\.wandb\.tags"):
@@ -32,7 +32,7 @@ class TestOptions:
         with pytest.raises(SettingError, match=r"telemetry\.wandb\.mode"):
             select(["wandb"], {"wandb": {"mode": "disabled"}})
 
-    @pytest.mark.parametrize("name", ["project", "entity", "name", "group"])
+    @pytest.mark.parametrize("name", ["project", "entity", "name", "group", "job_type"])
     @pytest.mark.parametrize("value", ["", " \t", "a\0b"])
     def test_an_empty_option_is_rejected_when_the_sink_is_selected(self, name: str, value: str) -> None:
         with pytest.raises(SettingError, match=rf"telemetry\.wandb\.{name} is .*leave it out"):
@@ -108,11 +108,6 @@ class TestMode:
         with pytest.raises(SinkRejected, match=r"no key for https://\S+: set WANDB_API_KEY.*mode=offline"):
             self.mode(tmp_path, "online")
 
-    def test_a_sweep_is_rejected(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
-        with pytest.raises(SinkRejected, match="unset WANDB_SWEEP_ID"):
-            self.mode(tmp_path)
-
 
 def expanded(pattern: str) -> list[str]:
     """Return the words that a shell expands a pattern to."""
@@ -165,6 +160,8 @@ class TestDestination:
         _, found = open_sink(tmp_path / "run", mode="online", project="p")
         assert found.destination.startswith(f"{wandb_server.url}, chemists/p, run run-")
         assert found.view.startswith(f"{wandb_server.url}/chemists/p/runs/run-")
+        _, found = open_sink(tmp_path / "run", mode="online", project="water ice")
+        assert found.view.startswith(f"{wandb_server.url}/chemists/water%20ice/runs/run-")
 
     @pytest.mark.parametrize("folder", [0o700, 0o750])
     def test_the_folder_is_as_accessible_as_the_run_folder(self, tmp_path: Path, folder: int) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sinks._best_values import BestValues
 from sinks.wandb.run_writer import RunWriter
 from sinks.wandb.stored_run import StoredRun
+from telemetry import Metric
 from telemetry.sink_api import Alert, SinkUnavailable
-from telemetry.testing.points import STARTED, resumed, scalars
+from telemetry.testing.points import STARTED, resumed, run_record, scalars
+
+METRICS = {"val/E_rmse": Metric(unit="kcal/mol", better="lower"), "val/R2": Metric(better="higher")}
 
 
 class FakeRun:
@@ -69,7 +74,8 @@ class Opener:
         self.run = FakeRun(starting_step)
         self.opened = 0
         self.destination = FakeDestination()
-        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored))  # type: ignore[arg-type]
+        best = BestValues(run_record(metrics=METRICS), Path("/there/is/no/journal"))
+        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored), best)  # type: ignore[arg-type]
 
     def _open(self) -> FakeRun:
         self.opened += 1
@@ -106,6 +112,18 @@ def test_rows_continue_after_the_stored_ones() -> None:
     assert [step for step, _ in opener.run.rows] == [7, 8]
     assert {row["telemetry/attempt"] for _, row in opener.run.rows} == {3}
     assert ("expect", 9, 3) in opener.destination.calls
+
+
+def test_rows_of_validation_contain_the_best_values_so_far() -> None:
+    opener = Opener()
+    values = [(1, 10, 5.0, 0.5), (2, 20, 7.0, 0.75), (3, 30, math.nan, 0.25), (4, 40, 4.0, 0.75)]
+    opener.writer.write([scalars(seq, step, "val", E_rmse=error, R2=r2) for seq, step, error, r2 in values])
+    opener.writer.write([scalars(5, 40, "train", E_rmse=1.0), resumed(10**9 + 1, step=35), scalars(10**9 + 2, 40)])
+    opener.writer.write([scalars(10**9 + 3, 40, "val", E_rmse=6.0, R2=0.5)])
+    found = [(row.get("best/val/E_rmse"), row.get("best/val/R2")) for _, row in opener.run.rows]
+    assert found == [(5.0, 0.5), (5.0, 0.75), (5.0, 0.75), (4.0, 0.75), (None, None), (None, None), (5.0, 0.75)]
+    opener.writer.finish("finished", "")
+    assert opener.run.summary["best/val/E_rmse"] == 5.0
 
 
 def test_rows_never_go_back_behind_the_step_at_which_wandb_starts() -> None:

@@ -22,10 +22,13 @@ from support.wandb_kit import (
     records,
     rows,
     seqs,
+    summary,
     transaction_logs,
     wait_for,
 )
+from support.written_runs import WrittenRun
 from telemetry import Alert, Metric
+from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import SinkRejected, SinkUnavailable
 from telemetry.testing.points import STARTED, resumed, run_record, sample, scalars
 
@@ -53,10 +56,13 @@ class TestRows:
         metrics = {metric["name"]: metric for metric in records(tmp_path, "metric")}
         assert {name: metric.get("step_metric") for name, metric in metrics.items()} == {
             "trainer/iteration": None,
+            "telemetry/seq": None,
+            "telemetry/attempt": None,
             "train/loss": "trainer/iteration",
             "val/fid 1/E_rmse": "trainer/iteration",
         }
-        assert metrics["trainer/iteration"]["options"]["hidden"]
+        hidden = {name for name, metric in metrics.items() if metric.get("options", {}).get("hidden")}
+        assert hidden == {"trainer/iteration", "telemetry/seq", "telemetry/attempt"}
 
     def test_the_iteration_is_the_x_axis_of_undeclared_metrics(self, tmp_path: Path) -> None:
         sink, _ = open_sink(tmp_path, run_record(metrics={}))
@@ -103,7 +109,8 @@ class TestRows:
 
 class TestRun:
     def test_the_configuration_contains_parameters_units_and_labels(self, tmp_path: Path) -> None:
-        metrics = {"train/E_rmse": Metric(unit="kcal/mol", label="RMSE of energy"), "train/loss": Metric()}
+        energy = Metric(unit="kcal/mol", label="RMSE of energy", better="lower")
+        metrics = {"train/E_rmse": energy, "train/loss": Metric()}
         run = run_record(
             metrics=metrics, params={"seed": 7, "optimizer": {"lr": 0.001}, "data": [1, 2]}, versions={"torch": "2.10"}
         )
@@ -113,14 +120,44 @@ class TestRun:
         assert (found["seed"], found["optimizer"], found["data"]) == (7, {"lr": 0.001}, [1, 2])
         assert found["telemetry/units"] == {"train/E_rmse": "kcal/mol"}
         assert found["telemetry/labels"] == {"train/E_rmse": "RMSE of energy"}
+        assert found["telemetry/better"] == {"train/E_rmse": "lower"}
         about = found["telemetry/run"]
         assert (about["id"], about["every"], about["attempt"]) == ("water", 10, 1)
         assert about["versions"] == {"torch": "2.10"}
 
+    def test_the_summary_has_the_best_validation_values_of_the_valid_points(self, tmp_path: Path) -> None:
+        error = Metric(unit="kcal/mol", better="lower", main=True)
+        metrics = {"val/E_rmse": error, "train/E_rmse": error, "val/lr": Metric()}
+        written = WrittenRun(tmp_path / "run", metrics=metrics)
+        for step, value in ((10, 9.0), (20, 1.0), (30, 2.0)):
+            written.point("val/E_rmse", step, value)
+        written.point("train/E_rmse", 30, 0.5)
+        written.begin(resume_step=15)
+        written.point("val/E_rmse", 20, 8.0)
+        reader = JournalReader(written.folder, superseded=True)
+        record = run_record(metrics=metrics)
+        # A new file for each call: W&B itself would start over in each.
+        for status, count in (("killed", 2), ("killed", 2), ("finished", 9)):
+            sink, _ = open_sink(written.folder, record)
+            sink.sink_write(reader.read(count, live=False))
+            sink.sink_close(status, "")
+        assert [row.get("best/val/E_rmse") for row in rows(written.folder)] == [9.0, 1.0, 1.0, None, 8.0]
+        assert summary(written.folder)["best/val/E_rmse"] == 8.0
+        metric = [each for each in records(written.folder, "metric") if each["name"] == "best/val/E_rmse"]
+        assert {each["step_metric"] for each in metric} == {"trainer/iteration"}
+
+    def test_a_resume_without_further_validation_corrects_the_best_value_in_the_summary(self, tmp_path: Path) -> None:
+        metrics = {"val/E_rmse": Metric(better="lower")}
+        sink, _ = open_sink(tmp_path, run_record(metrics=metrics))
+        sink.sink_write([scalars(1, 10, "val", E_rmse=9.0), scalars(2, 20, "val", E_rmse=1.0), resumed(10**9 + 1, 10)])
+        sink.sink_close("finished", "")
+        assert summary(tmp_path)["best/val/E_rmse"] == 9.0
+
     def test_name_project_group_tags_and_notes_can_be_set_by_options(self, tmp_path: Path) -> None:
         options: dict[str, Any] = {"name": "n", "project": "p", "entity": "e", "group": "g", "notes": "two\nlines"}
-        deliver(tmp_path, [], tags=["a", "b c"], **options)
+        deliver(tmp_path, [], tags=["a", "b c"], job_type="pretrain", **options)
         (run,) = records(tmp_path, "run")
+        assert run["job_type"] == "pretrain"
         assert (run["display_name"], run["project"], run["entity"], run["run_group"]) == ("n", "p", "e", "g")
         assert (run["notes"], run["tags"]) == ("two\nlines", ["a", "b c"])
 
@@ -133,14 +170,16 @@ class TestRun:
             sink, _ = open_sink(folder, run_record(name="water, long", project=project))
             sink.sink_close("finished", "")
             (run,) = records(folder, "run")
-            assert (run["display_name"], run["project"]) == ("water, long", shown)
+            assert (run["display_name"], run["project"], run["job_type"]) == ("water, long", shown, "train")
 
     def test_environment_variables_are_used_without_options(self, tmp_path: Path, monkeypatch) -> None:
-        for name, value in (("PROJECT", "p"), ("RUN_GROUP", "g"), ("TAGS", "a,b"), ("RUN_ID", "x"), ("RESUME", "must")):
+        for name, value in (("PROJECT", "p"), ("RUN_GROUP", "g"), ("TAGS", "a,b"), ("JOB_TYPE", "j")):
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        for name, value in (("RUN_ID", "x"), ("RESUME", "must")):
             monkeypatch.setenv(f"WANDB_{name}", value)
         deliver(tmp_path / "run", [scalars(1)])
         (run,) = records(tmp_path / "run", "run")
-        assert (run["project"], run["run_group"], run["tags"]) == ("p", "g", ["a", "b"])
+        assert (run["project"], run["run_group"], run["tags"], run["job_type"]) == ("p", "g", ["a", "b"], "j")
         assert run["run_id"] != "x"
         assert seqs(tmp_path / "run") == [1]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.written_runs import WrittenRun
-from telemetry.reading.stream_points import read_stream
+from telemetry.reading.stream_points import read_history, read_stream
 
 
 @pytest.fixture
@@ -66,3 +66,17 @@ def test_superseded_points_are_left_out(run: WrittenRun) -> None:
     run.begin(resume_step=200)
     run.point("val/loss", 250, 0.5)
     assert steps(run, segments=2) == [100, 200, 250]
+
+
+def test_the_history_contains_superseded_points_and_resumes_once_and_in_order(run: WrittenRun) -> None:
+    run.point("val/loss", 1, 0.5)
+    run.point("val/loss", 2, 0.25)
+    run.point("train/loss", 2, 0.25)
+    copied = run.last - 1
+    run.begin()
+    run.point("val/loss", 2, 0.25, seq=copied)
+    run.point("val/loss", 3, 0.125)
+    run.begin(resume_step=1)
+    run.point("val/loss", 2, 0.75)
+    found = [(type(record).__name__, record.step) for record in read_history(run.folder, "val")]
+    assert found == [("Scalars", 1), ("Scalars", 2), ("Scalars", 3), ("Resumed", 1), ("Scalars", 2)]
