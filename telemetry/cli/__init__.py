@@ -11,6 +11,7 @@ from telemetry.cli.show import show
 from telemetry.cli.sinks import sinks
 from telemetry.cli.status import status
 from telemetry.cli.sync import sync
+from telemetry.cli.view import view
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,5 +20,5 @@ def main() -> None:
     """Inspect, export and deliver the telemetry of training runs."""
 
 
-for command in (export, list_runs, show, sinks, status, sync):
+for command in (export, list_runs, show, sinks, status, sync, view):
     main.add_command(command)

@@ -1,0 +1,134 @@
+"""The live page: one instance for each open browser tab."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from bokeh.document import Document
+from bokeh.models import DataRange1d
+
+from telemetry.view.chart import Chart, View, new_charts
+from telemetry.view.chart_list import ChartSpec, chart_specs, headings, stream_of, streams
+from telemetry.view.layout import Layout
+from telemetry.view.run_entry import RunEntry
+from telemetry.view.store import RunStore
+from telemetry.view.style import default_streams
+from telemetry.view.summary import Curves
+
+UPDATE_INTERVAL_MS = 2000
+"""Interval between updates of the page."""
+ZOOM_DELAY_MS = 250
+"""Delay after the last change of the range until curves are thinned for it."""
+
+
+class Page:
+    """Show runs in a document, and follow them.
+
+    All callbacks run in the event loop of the server; curves are read in a thread.
+    """
+
+    def __init__(self, document: Document, store: RunStore, selected: Sequence[str]) -> None:
+        self._document = document
+        self._store = store
+        self._selected = list(selected)
+        self._versions: dict[str, int] = {}
+        self._charts: list[Chart] = []
+        self._specs: list[ChartSpec] = []
+        self._streams: list[str] = []
+        self._zoom_timer: object | None = None
+        self._x_range = DataRange1d(only_visible=True, range_padding=0.01)
+        for end in ("start", "end"):
+            self._x_range.on_change(end, self._zoomed)
+        self._layout = Layout(on_select=self._select, on_change=self._redraw_soon)
+        document.title = "telemetry view"
+        document.add_root(self._layout.root)
+        document.add_next_tick_callback(self._redraw)
+        document.add_periodic_callback(self._update, UPDATE_INTERVAL_MS)
+
+    def _runs(self) -> list[RunEntry]:
+        entries = {entry.key: entry for entry in self._store.runs()}
+        return [entries[key] for key in self._selected if key in entries and not entries[key].error]
+
+    def _select(self, keys: list[str]) -> None:
+        # Runs keep their colors while others are added.
+        self._selected = [key for key in self._selected if key in keys] + [k for k in keys if k not in self._selected]
+        self._redraw_soon()
+
+    def _redraw_soon(self) -> None:
+        self._document.add_next_tick_callback(self._redraw)
+
+    async def _redraw(self) -> None:
+        """Draw the charts anew, after a change of what is shown."""
+        runs = self._runs()
+        self._specs = chart_specs(runs)
+        self._streams = streams(self._specs)
+        self._layout.controls.offer(self._streams, headings(self._specs), several=len(runs) > 1)
+        view, curves = self._view(runs), await self._curves(runs)
+        shown = [spec for spec in self._specs if spec.heading in self._layout.controls.headings]
+        self._charts = new_charts(shown, view, curves, self._x_range, self._layout.controls.scale)
+        self._layout.show_charts(self._charts)
+        self._show_runs(runs)
+
+    async def _update(self) -> None:
+        """Draw what is new."""
+        runs = self._runs()
+        versions = {entry.key: self._store.version(entry.key) for entry in self._store.runs()}
+        if versions == self._versions:
+            return
+        self._versions = versions
+        curves = await self._curves(runs)
+        lines = {(line.run, line.name) for chart in self._charts for line in chart.lines}
+        if lines != set(curves) or chart_specs(runs) != self._specs:
+            await self._redraw()
+            return
+        self._show(runs, curves)
+
+    def _show(self, runs: Sequence[RunEntry], curves: Curves) -> None:
+        view = self._view(runs)
+        for chart in self._charts:
+            chart.update(view, curves)
+        self._show_runs(runs)
+
+    def _show_runs(self, runs: Sequence[RunEntry]) -> None:
+        self._layout.show_runs(self._store.runs(), runs, [entry.key for entry in runs])
+
+    def _view(self, runs: Sequence[RunEntry]) -> View:
+        controls = self._layout.controls
+        return View(
+            runs=runs,
+            streams=self._streams,
+            shown=controls.streams,
+            window=self._window(),
+            smoothing=controls.smoothing,
+        )
+
+    async def _curves(self, runs: Sequence[RunEntry]) -> Curves:
+        """Read the curves that are shown; only those that have points."""
+        controls = self._layout.controls
+        found: dict[tuple[str, str], Any] = {}
+        for entry in runs:
+            names = [
+                name
+                for spec in self._specs
+                if spec.heading in controls.headings
+                for name in spec.names.get(entry.key, [])
+                if stream_of(name) in controls.streams
+            ]
+            curves = await asyncio.to_thread(self._store.curves, entry.key, names)
+            found.update({(entry.key, name): curve for name, curve in curves.items() if len(curve)})
+        return found
+
+    def _window(self) -> tuple[float, float] | None:
+        start, end = self._x_range.start, self._x_range.end
+        return None if start is None or end is None or start != start or end != end else (start, end)
+
+    def _zoomed(self, _attribute: str, _old: object, _new: object) -> None:
+        if self._zoom_timer is None:
+            self._zoom_timer = self._document.add_timeout_callback(self._thin_again, ZOOM_DELAY_MS)
+
+    async def _thin_again(self) -> None:
+        self._zoom_timer = None
+        runs = self._runs()
+        self._show(runs, await self._curves(runs))
