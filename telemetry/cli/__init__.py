@@ -7,6 +7,7 @@ import click
 from telemetry.cli.console import Commands
 from telemetry.cli.export import export
 from telemetry.cli.list_runs import list_runs
+from telemetry.cli.report import report
 from telemetry.cli.show import show
 from telemetry.cli.sinks import sinks
 from telemetry.cli.status import status
@@ -20,5 +21,5 @@ def main() -> None:
     """Inspect, export and deliver the telemetry of training runs."""
 
 
-for command in (export, list_runs, show, sinks, status, sync, view):
+for command in (export, list_runs, report, show, sinks, status, sync, view):
     main.add_command(command)

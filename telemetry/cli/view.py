@@ -20,7 +20,9 @@ from telemetry.view.store import RunStore
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[RUN|FOLDER]...", type=PATH)
-@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port of 127.0.0.1; by default any free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port of 127.0.0.1; by default any free one."
+)
 @click.option("--open/--no-open", "opens", default=None, help="Whether to open a browser; by default, on a desktop.")
 @exits_with_message
 def view(paths: tuple[Path, ...], port: int, opens: bool | None) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
-from bokeh.models import ColumnDataSource, DataRange1d, PlainText
+from bokeh.models import ColumnDataSource, PlainText
 from bokeh.plotting import figure
 
 from telemetry.display.plot_layout import Plot, Series
+from telemetry.reading.curve import Curve
 from telemetry.view.chart_list import ChartSpec, stream_of
-from telemetry.view.figures import GREY, draw
+from telemetry.view.figures import GREY, Shared, draw
 from telemetry.view.lines import Line, Mark, Window, alert_marks, new_line, non_finite_marks
 from telemetry.view.run_entry import RunEntry
-from telemetry.view.style import LEVEL_COLORS, run_styles, stream_styles
+from telemetry.view.style import LEVEL_COLORS, LineStyle, run_styles, stream_styles
 from telemetry.view.summary import Curves, summarize_chart
 
 MAX_POINTS_OF_SEVERAL = 100_000
 """Number of points drawn in a chart of many lines; each line has at least MIN_STRETCHES stretches with two points."""
+Scale = Literal["auto", "log", "linear"]
 MAX_STRETCHES, MIN_STRETCHES = 500, 100
 
 
@@ -44,12 +47,23 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart with at least one line; ``figures`` draw the same lines on different scales, the default one first."""
+    """A chart with at least one line.
+
+    Attributes:
+        spec: the quantity.
+        lines: its lines.
+        log_by_default: whether its scale is logarithmic unless the user chooses another one.
+        can_be_log: whether a logarithmic scale is possible: all values are positive.
+        figure: what the browser draws.
+        marks: vertical marks.
+    """
 
     spec: ChartSpec
     lines: Sequence[Line]
-    marks: ColumnDataSource = field(default_factory=lambda: ColumnDataSource(data={"x": [], "color": [], "text": []}))
-    figures: list[figure] = field(default_factory=list)
+    log_by_default: bool
+    can_be_log: bool
+    figure: figure
+    marks: ColumnDataSource
 
     def update(self, view: View, curves: Curves) -> None:
         """Draw the newest points, marks and summary."""
@@ -66,9 +80,8 @@ class Chart:
         if data != self.marks.data:
             self.marks.data = data
         text, is_bad = summarize_chart(self.spec, self.lines, curves)
-        for each in self.figures:
-            title = each.select_one({"name": "summary"})
-            title.text, title.text_color = PlainText(text=text), LEVEL_COLORS["error"] if is_bad else GREY
+        title = self.figure.select_one({"name": "summary"})
+        title.text, title.text_color = PlainText(text=text), LEVEL_COLORS["error"] if is_bad else GREY
 
     def _marks(self, entry: RunEntry, curves: Curves, *, several: bool) -> Iterator[Mark]:
         names = self.spec.names.get(entry.key, [])
@@ -80,7 +93,7 @@ class Chart:
 
 
 def new_charts(
-    specs: Sequence[ChartSpec], view: View, curves: Curves, x_range: DataRange1d, scale: str
+    specs: Sequence[ChartSpec], view: View, curves: Curves, shared: Shared, scale: Scale = "auto"
 ) -> list[Chart]:
     """Return the charts whose shown streams have points.
 
@@ -88,9 +101,8 @@ def new_charts(
         specs: the charts that may be shown.
         view: the runs and streams.
         curves: their curves, by key of the run and full name; only those that have points.
-        x_range: the common range of iterations.
-        scale: ``auto``, ``log`` or ``linear``; with ``both``, each chart gets a figure of either scale, if it has only
-            positive values.
+        shared: the parts common to all charts.
+        scale: scale of the values; charts with values that are not positive remain linear.
     """
     styles = _styles(view)
     charts = []
@@ -99,7 +111,7 @@ def new_charts(
             new_line(
                 run=entry.key,
                 name=name,
-                label=stream_of(name) if len(view.runs) == 1 else f"{entry.label} {stream_of(name)}",
+                label=_label(entry, stream_of(name), view),
                 style=styles[entry.key][stream_of(name)],
                 smoothed=view.smoothing > 1,
             )
@@ -108,35 +120,39 @@ def new_charts(
             if (entry.key, name) in curves and stream_of(name) in view.shown
         ]
         if lines:
-            chart = Chart(spec=spec, lines=lines)
-            for log in _scales(scale, spec, lines, curves):
-                chart.figures.append(draw(spec, lines, chart.marks, x_range, log=log))
-            chart.update(view, curves)
-            charts.append(chart)
+            charts.append(_new_chart(spec, lines, curves, shared, scale))
+            charts[-1].update(view, curves)
     return charts
 
 
-def _styles(view: View) -> Mapping[str, Mapping[str, object]]:
+def _label(entry: RunEntry, stream: str, view: View) -> str:
+    if len(view.runs) == 1:
+        return stream
+    return entry.label if len(view.shown) == 1 else f"{entry.label} {stream}"
+
+
+def _styles(view: View) -> Mapping[str, Mapping[str, LineStyle]]:
     if len(view.runs) == 1:
         return {view.runs[0].key: stream_styles(view.streams)}
     return {entry.key: run_styles(number, view.streams) for number, entry in enumerate(view.runs)}
 
 
-def _scales(scale: str, spec: ChartSpec, lines: Sequence[Line], curves: Curves) -> list[bool]:
-    """Return whether the scale of each figure is logarithmic, the default one first."""
+def _new_chart(spec: ChartSpec, lines: Sequence[Line], curves: Curves, shared: Shared, scale: Scale) -> Chart:
+    default, possible = _log_scale(spec, [curves[line.run, line.name] for line in lines])
+    marks = ColumnDataSource(data={"x": [], "color": [], "text": []})
+    log = possible and (scale == "log" or (scale == "auto" and default))
+    drawn = draw(spec, lines, marks, shared, log=log)
+    return Chart(spec=spec, lines=lines, log_by_default=default, can_be_log=possible, figure=drawn, marks=marks)
+
+
+def _log_scale(spec: ChartSpec, curves: Sequence[Curve]) -> tuple[bool, bool]:
+    """Return whether a logarithmic scale is better, and whether it is possible.
+
+    It is not better for a quantity that has no direction, such as the learning rate.
+    """
     import numpy as np
 
-    shown = [curves[line.run, line.name] for line in lines]
-    # The scale of a quantity that is neither better nor worse is linear, such as that of the learning rate.
-    plot = Plot(
-        heading=spec.heading,
-        title=spec.title,
-        series=[Series(curve=curve, run=0, stream="", label="") for curve in shown],
-    )
-    possible = all(bool((curve.values[np.isfinite(curve.values)] > 0).all()) for curve in shown)
-    default = possible and spec.better == "lower" and plot.is_log
-    if scale == "both":
-        return [default, not default] if possible else [False]
-    return [possible if scale == "log" else False if scale == "linear" else default]
-
-
+    series = [Series(curve=curve, run=0, stream="", label="") for curve in curves]
+    possible = all(bool((curve.values[np.isfinite(curve.values)] > 0).all()) for curve in curves)
+    is_better = Plot(heading=spec.heading, title=spec.title, series=series).is_log
+    return possible and spec.better == "lower" and is_better, possible

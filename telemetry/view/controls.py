@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 
 from bokeh.models import CheckboxButtonGroup, Div, InlineStyleSheet, LayoutDOM, RadioButtonGroup, Row
 
+from telemetry.view.chart import Scale
 from telemetry.view.style import default_streams, stream_styles
 
-SCALES = ("auto", "log", "linear")
-SMOOTHING = (1, 5, 20, 100)
+SCALES: tuple[Scale, ...] = ("auto", "log", "linear")
+SMOOTHING = (1, 5, 21, 101)
 """Numbers of points that are averaged."""
-_CAPTION = ":host { font: 13px Helvetica, Arial, 'Liberation Sans', sans-serif; color: #4a5560; align-self: center; }"
+_CAPTION = ":host { font: 13px Helvetica, Arial, 'Liberation Sans', sans-serif; color: #4a5560; flex: 0 0 auto; }"
+_ROW = ":host { flex-wrap: wrap; align-items: center; }"
 
 
 class Controls:
@@ -24,9 +26,7 @@ class Controls:
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change: Callable[[], None] | None = on_change
         self._several: bool | None = None
-        self._streams = CheckboxButtonGroup()
-        self._headings = CheckboxButtonGroup(active=[0])
-        self._scale = RadioButtonGroup(labels=list(SCALES), active=0)
+        self._streams, self._headings, self._scale = CheckboxButtonGroup(), CheckboxButtonGroup(), scale_buttons()
         self._smoothing = RadioButtonGroup(labels=["off", *map(str, SMOOTHING[1:])], active=0)
         for each in (self._streams, self._headings, self._scale, self._smoothing):
             each.on_change("active", self._changed)
@@ -52,8 +52,8 @@ class Controls:
         return [self._headings.labels[index] for index in sorted(self._headings.active)]
 
     @property
-    def scale(self) -> str:
-        """``auto``, ``log`` or ``linear``."""
+    def scale(self) -> Scale:
+        """The scale of the values."""
         return SCALES[self._scale.active or 0]
 
     @property
@@ -73,12 +73,18 @@ class Controls:
         self._several, self._on_change = several, on_change
 
 
+def scale_buttons() -> RadioButtonGroup:
+    """Return the choice of a scale."""
+    return RadioButtonGroup(labels=list(SCALES), active=0)
+
+
 def control_row(*controls: tuple[str, LayoutDOM]) -> Row:
     """Return controls after their captions, wrapped to the width of the page."""
     children: list[LayoutDOM] = []
     for caption, control in controls:
+        control.styles = {"flex": "0 0 auto", "width": "max-content", "margin-right": "18px"}
         children += [Div(text=caption, stylesheets=[InlineStyleSheet(css=_CAPTION)]), control]
-    return Row(*children, sizing_mode="stretch_width", spacing=8, styles={"flex-wrap": "wrap"})
+    return Row(*children, sizing_mode="stretch_width", spacing=8, stylesheets=[InlineStyleSheet(css=_ROW)])
 
 
 def color_bars(streams: Sequence[str]) -> InlineStyleSheet:
@@ -91,5 +97,3 @@ def color_bars(streams: Sequence[str]) -> InlineStyleSheet:
 def _offer(group: CheckboxButtonGroup, labels: Sequence[str], chosen: set[str]) -> None:
     # Assigned together, so that indices never refer to other labels.
     group.update(labels=list(labels), active=[n for n, label in enumerate(labels) if label in chosen])
-
-

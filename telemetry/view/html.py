@@ -9,6 +9,7 @@ from bokeh.core.templates import get_env
 _TEMPLATE = """{% extends "file.html.jinja" %}
 {% block preamble %}
     <meta http-equiv="Content-Security-Policy" content="POLICY">
+    <link rel="icon" href="data:,">
     <meta name="referrer" content="no-referrer">
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <style>body { background: #fff; }</style>

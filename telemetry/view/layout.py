@@ -9,12 +9,15 @@ from bokeh.models import Column, Div, InlineStyleSheet, LayoutDOM
 from telemetry.display.grouping import OVERALL
 from telemetry.view.chart import Chart
 from telemetry.view.controls import Controls
+from telemetry.view.figures import HEIGHT
 from telemetry.view.panels import events_panel, parameters_panel
-from telemetry.view.run_table import RunTable
 from telemetry.view.run_entry import RunEntry
+from telemetry.view.run_table import RunTable
 from telemetry.view.texts import escaped
 
-_GRID = ":host { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 4px 14px; }"
+_GRID = (
+    ":host { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 4px 14px; }"
+)
 _PANEL = """
 :host { font: 13px/1.45 Helvetica, Arial, 'Liberation Sans', sans-serif; color: #1b2229; }
 .bk-clearfix { width: 100%; }
@@ -56,14 +59,14 @@ class Layout:
     def __init__(self, on_select: Callable[[list[str]], None], on_change: Callable[[], None]) -> None:
         self.controls = Controls(on_change)
         self._table = RunTable(on_select)
-        self._events = panel("", max_height="330px", overflow="auto")
+        self._events = events_cell()
         self._parameters = panel("")
-        self._grid = Column(sizing_mode="stretch_width", stylesheets=[InlineStyleSheet(css=_GRID)])
+        self._grid = chart_grid([panel("Reading …")])
         self.root = page_column(self.controls.row, self._table.widget, self._grid, self._parameters)
 
-    def show_charts(self, charts: Sequence[Chart]) -> None:
-        """Replace the charts."""
-        self._grid.children = grid_cells(charts, self._events)
+    def show_charts(self, charts: Sequence[Chart], nothing: str) -> None:
+        """Replace the charts; ``nothing`` is the text if there are none."""
+        self._grid.children = grid_cells(charts, self._events) or [panel(f"<p>{nothing}</p>")]
 
     def show_runs(self, entries: Sequence[RunEntry], shown: Sequence[RunEntry], selected: Sequence[str]) -> None:
         """Show the table of all runs, and the alerts, delivery and parameters of the selected ones."""
@@ -77,16 +80,26 @@ def page_column(*children: LayoutDOM) -> Column:
     return Column(*children, sizing_mode="stretch_width", spacing=6, styles={"padding": "8px 12px"})
 
 
+def events_cell() -> Div:
+    """Return an element for alerts and delivery, of the size of a chart."""
+    return panel("", max_height=f"{HEIGHT}px", overflow="auto")
+
+
+def chart_grid(cells: Sequence[LayoutDOM]) -> Column:
+    """Return as many columns of charts as fit the width of the page."""
+    return Column(*cells, sizing_mode="stretch_width", stylesheets=[InlineStyleSheet(css=_GRID)])
+
+
 def grid_cells(charts: Sequence[Chart], events: Div) -> list[LayoutDOM]:
     """Return the charts below their headings; the events follow the first charts."""
     cells: list[LayoutDOM] = []
-    found = list(dict.fromkeys(chart.spec.heading for chart in charts))
-    for number, heading in enumerate(found):
-        if heading != OVERALL:
-            cells.append(panel(f"<h2>{escaped(heading)}</h2>", grid_column="1 / -1"))
-        cells += [figure for chart in charts if chart.spec.heading == heading for figure in chart.figures]
-        if number == 0:
-            cells.append(events)
-    return cells or [panel("<p>No points yet</p>"), events]
+    for heading in dict.fromkeys(chart.spec.heading for chart in charts):
+        cells += [heading_cell(heading)] if heading != OVERALL else []
+        cells += [chart.figure for chart in charts if chart.spec.heading == heading]
+        cells += [] if events in cells else [events]
+    return cells
 
 
+def heading_cell(heading: str) -> Div:
+    """Return a heading above a row of charts."""
+    return panel(f"<h2>{escaped(heading)}</h2>", grid_column="1 / -1")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from bokeh.document import Document
-from bokeh.models import DataRange1d
 
 from telemetry.view.chart import Chart, View, new_charts
 from telemetry.view.chart_list import ChartSpec, chart_specs, headings, stream_of, streams
+from telemetry.view.figures import Shared
 from telemetry.view.layout import Layout
+from telemetry.view.lines import Window
 from telemetry.view.run_entry import RunEntry
 from telemetry.view.store import RunStore
-from telemetry.view.style import default_streams
 from telemetry.view.summary import Curves
 
 UPDATE_INTERVAL_MS = 2000
@@ -37,10 +38,11 @@ class Page:
         self._charts: list[Chart] = []
         self._specs: list[ChartSpec] = []
         self._streams: list[str] = []
+        self._window: Window | None = None
         self._zoom_timer: object | None = None
-        self._x_range = DataRange1d(only_visible=True, range_padding=0.01)
+        self._shared = Shared()
         for end in ("start", "end"):
-            self._x_range.on_change(end, self._zoomed)
+            self._shared.x_range.on_change(end, self._zoomed)
         self._layout = Layout(on_select=self._select, on_change=self._redraw_soon)
         document.title = "telemetry view"
         document.add_root(self._layout.root)
@@ -67,8 +69,8 @@ class Page:
         self._layout.controls.offer(self._streams, headings(self._specs), several=len(runs) > 1)
         view, curves = self._view(runs), await self._curves(runs)
         shown = [spec for spec in self._specs if spec.heading in self._layout.controls.headings]
-        self._charts = new_charts(shown, view, curves, self._x_range, self._layout.controls.scale)
-        self._layout.show_charts(self._charts)
+        self._charts = new_charts(shown, view, curves, self._shared, self._layout.controls.scale)
+        self._layout.show_charts(self._charts, self._nothing(runs))
         self._show_runs(runs)
 
     async def _update(self) -> None:
@@ -94,13 +96,17 @@ class Page:
     def _show_runs(self, runs: Sequence[RunEntry]) -> None:
         self._layout.show_runs(self._store.runs(), runs, [entry.key for entry in runs])
 
+    def _nothing(self, runs: Sequence[RunEntry]) -> str:
+        """Return why there is no chart."""
+        return "No points yet" if runs else "Select a run in the table" if self._store.runs() else "No runs yet"
+
     def _view(self, runs: Sequence[RunEntry]) -> View:
         controls = self._layout.controls
         return View(
             runs=runs,
             streams=self._streams,
             shown=controls.streams,
-            window=self._window(),
+            window=self._window,
             smoothing=controls.smoothing,
         )
 
@@ -120,15 +126,24 @@ class Page:
             found.update({(entry.key, name): curve for name, curve in curves.items() if len(curve)})
         return found
 
-    def _window(self) -> tuple[float, float] | None:
-        start, end = self._x_range.start, self._x_range.end
-        return None if start is None or end is None or start != start or end != end else (start, end)
-
     def _zoomed(self, _attribute: str, _old: object, _new: object) -> None:
         if self._zoom_timer is None:
             self._zoom_timer = self._document.add_timeout_callback(self._thin_again, ZOOM_DELAY_MS)
 
     async def _thin_again(self) -> None:
+        """Show all points of a part, or thin again for the whole range."""
         self._zoom_timer = None
-        runs = self._runs()
-        self._show(runs, await self._curves(runs))
+        window = self._visible_part()
+        if window != self._window:
+            self._window = window
+            runs = self._runs()
+            self._show(runs, await self._curves(runs))
+
+    def _visible_part(self) -> Window | None:
+        """Return the visible iterations; None if all are visible, or if it is not yet known."""
+        start, end = self._shared.x_range.start, self._shared.x_range.end
+        drawn = [line.source.data["x"] for chart in self._charts for line in chart.lines]
+        if not drawn or not all(isinstance(limit, int | float) and math.isfinite(limit) for limit in (start, end)):
+            return None
+        covers_all = start <= min(x[0] for x in drawn) and end >= max(x[-1] for x in drawn)
+        return None if covers_all else (start, end)

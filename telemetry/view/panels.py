@@ -5,62 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from telemetry.records import Alert
 from telemetry.view.run_entry import RunEntry, SinkState
 from telemetry.view.style import LEVEL_COLORS
 from telemetry.view.texts import escaped, step_text
 
 MAX_ALERTS = 50
-"""Number of alerts listed per run, the newest first."""
+"""Number of alerts listed, the newest first."""
 MAX_PARAMETER_RUNS = 20
 """Number of runs whose parameters are compared side by side."""
 
 
 def events_panel(runs: Sequence[RunEntry]) -> str:
     """Return the alerts of the runs, newest first, and the delivery status of their sinks."""
-    return "".join(_events(entry, several=len(runs) > 1) for entry in runs)
+    several = len(runs) > 1
+    return f"<h4>Alerts</h4>{_alerts(runs, several=several)}<h4>Delivery</h4>{_sinks(runs, several=several)}"
 
 
-def _events(entry: RunEntry, *, several: bool) -> str:
-    head = f"<h3>{escaped(entry.label)}</h3>" if several else ""
-    if entry.error:
-        return f"{head}<p class='error'>{escaped(entry.error)}</p>"
-    return f"{head}<h4>Alerts</h4>{_alerts(entry)}<h4>Delivery</h4>{_sinks(entry.sinks)}"
-
-
-def _alerts(entry: RunEntry) -> str:
-    if not entry.alerts:
-        return "<p class='good'>No alerts</p>"
-    newest = list(reversed(entry.alerts))
-    items = [
-        f"<li><b style='color:{_color(alert.level, recovered=alert.recovered)}'>"
-        f"{'recovered' if alert.recovered else alert.level}</b> at {step_text(alert.step)}: "
-        f"{escaped(alert.title)}{f'<br><small>{escaped(alert.text)}</small>' if alert.text else ''}</li>"
-        for alert in newest[:MAX_ALERTS]
-    ]
+def _alerts(runs: Sequence[RunEntry], *, several: bool) -> str:
+    found = [(alert, entry) for entry in runs for alert in entry.alerts]
+    newest = sorted(found, key=lambda each: -each[0].time)
+    items = [_alert(alert, f"{escaped(entry.label)}, " if several else "") for alert, entry in newest[:MAX_ALERTS]]
     if len(newest) > MAX_ALERTS:
-        items.append(f"<li>{len(newest) - MAX_ALERTS} earlier alerts</li>")
-    return f"<ul>{''.join(items)}</ul>"
+        items.append(f"{len(newest) - MAX_ALERTS} earlier alerts")
+    return _items(items) if items else "<p class='good'>No alerts</p>"
 
 
-def _color(level: str, *, recovered: bool) -> str:
-    return LEVEL_COLORS["info"] if recovered else LEVEL_COLORS[level]
+def _alert(alert: Alert, where: str) -> str:
+    color = LEVEL_COLORS["info" if alert.recovered else alert.level]
+    head = f"<b style='color:{color}'>{'recovered' if alert.recovered else alert.level}</b>"
+    text = f"<br><small>{escaped(alert.text)}</small>" if alert.text else ""
+    return f"{head}, {where}iteration {step_text(alert.step)}: {escaped(alert.title)}{text}"
 
 
-def _sinks(sinks: Sequence[SinkState]) -> str:
-    if not sinks:
-        return "<p>No sinks; all records are in the journal</p>"
-    return f"<ul>{''.join(f'<li>{_sink(sink)}</li>' for sink in sinks)}</ul>"
+def _sinks(runs: Sequence[RunEntry], *, several: bool) -> str:
+    items = [
+        _sink(sink, f"{escaped(entry.label)}, " if several else "")
+        for entry in runs
+        for sink in entry.sinks
+        if not several or sink.is_behind or sink.error
+    ]
+    if items:
+        return _items(items)
+    return f"<p>{'All records delivered' if any(entry.sinks for entry in runs) else 'No sinks'}</p>"
 
 
-def _sink(sink: SinkState) -> str:
-    state = f"<b>{escaped(sink.name)}</b>: {sink.delivered:,} delivered"
-    if sink.pending:
-        state += f", <b class='warning'>{sink.pending:,} pending</b>"
+def _sink(sink: SinkState, where: str) -> str:
+    text = f"{where}<b>{escaped(sink.name)}</b>: {sink.delivered:,} delivered"
+    if sink.is_behind:
+        text += f", <b class='warning'>{sink.pending:,} pending</b>"
     if sink.error:
-        state += f"<br><small class='error'>{escaped(sink.error)}</small>"
+        text += f"<br><small class='error'>{escaped(sink.error)}</small>"
     if sink.view:
-        state += f"<br><small>{escaped(sink.view)}</small>"
-    return state
+        text += f"<br><small>{escaped(sink.view)}</small>"
+    return text
+
+
+def _items(items: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
 def parameters_panel(runs: Sequence[RunEntry]) -> str:
@@ -72,11 +74,15 @@ def parameters_panel(runs: Sequence[RunEntry]) -> str:
     head = "".join(f"<th>{escaped(entry.label)}</th>" for entry in compared)
     different = [(name, values) for name, values in rows.items() if len(set(values)) > 1]
     left = f"; the first {MAX_PARAMETER_RUNS} of {len(runs)} runs" if len(runs) > len(compared) else ""
-    parts = []
+    found = _details(f"All parameters ({len(rows)})", _table(head, list(rows.items())))
     if len(compared) > 1:
-        parts.append(f"<details open><summary>Parameters that differ ({len(different)}{left})</summary>{_table(head, different)}</details>")
-    parts.append(f"<details><summary>All parameters ({len(rows)})</summary>{_table(head, list(rows.items()))}</details>")
-    return "".join(parts)
+        title = f"Parameters that differ ({len(different)}{left})"
+        found = _details(title, _table(head, different), attribute=" open") + found
+    return found
+
+
+def _details(title: str, content: str, attribute: str = "") -> str:
+    return f"<details{attribute}><summary>{title}</summary>{content}</details>"
 
 
 def compare_parameters(runs: Sequence[RunEntry]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from bokeh.models import ColumnDataSource, DataTable, HTMLTemplateFormatter, InlineStyleSheet, TableColumn
+from bokeh.models import ColumnDataSource, CustomJS, DataTable, HTMLTemplateFormatter, InlineStyleSheet, TableColumn
 
 from telemetry.metrics import Metric
 from telemetry.reading.best_value import BestValue
@@ -14,15 +14,17 @@ from telemetry.view.run_entry import RunEntry
 from telemetry.view.style import run_color
 from telemetry.view.texts import escaped, plain, step_text
 
-ROW_HEIGHT, MAX_ROWS = 26, 5
-"""Height of a row in pixels, and number of rows that are visible without scrolling."""
+ROW_HEIGHT, HEADER_HEIGHT, MAX_ROWS = 26, 52, 5
+"""Height of a row and of the header in pixels, and number of rows that are visible without scrolling."""
 _STATUS_COLORS = {"running": "#00734f", "finished": "#1b2229", "failed": "#c00000", "killed": "#c00000"}
 _SWATCH = "<div style='width:16px;height:16px;margin-top:4px;border-radius:3px;background:<%- value %>'></div>"
 _TEXT = "<span title='<%- value %>'><%- value %></span>"
-_COLORED = "<b style='color:<%- {0} %>'><%- value %></b>"
-_BEST = "<%= Number.isFinite(value) ? Number(value).toPrecision(4) : '–' %>"
+_COLORED = "<span title='<%- value %>' style='color:<%- {0} %>'><%- value %></span>"
+_BEST = "<%= Number.isFinite(value) ? Number(value).toPrecision(4) : '-' %>"
 _STYLE = """
-.slick-header-column { font-weight: 600; background: #f3f5f7; }
+.slick-header-column.slick-header-column {
+  font-weight: 600; background: #f3f5f7; height: 38px; white-space: normal; line-height: 17px;
+}
 .slick-cell, .slick-header-column { font-family: Helvetica, Arial, 'Liberation Sans', sans-serif; font-size: 13px; }
 .slick-cell.selected { background-color: #e4eef7; }
 """
@@ -45,11 +47,15 @@ class RunTable:
             index_position=None,
             row_height=ROW_HEIGHT,
             sizing_mode="stretch_width",
-            autosize_mode="fit_columns",
+            autosize_mode="force_fit",
             reorderable=False,
             stylesheets=[InlineStyleSheet(css=_STYLE)],
         )
-        self.source.selected.on_change("indices", self._selected)
+        # The table itself notices only a change of its columns.
+        redraw = CustomJS(args={"table": self.widget}, code="Bokeh.index.find_one(table)?.updateGrid()")
+        self.source.js_on_change("data", redraw)
+        if on_select is not None:
+            self.source.selected.on_change("indices", self._selected)
 
     def show(self, entries: Sequence[RunEntry], selected: Sequence[str]) -> None:
         """Show the runs, and which of them are selected."""
@@ -59,7 +65,7 @@ class RunTable:
         data: dict[str, list[object]] = {
             "color": [colors.get(entry.key, "transparent") for entry in entries],
             "run": [plain(entry.label) for entry in entries],
-            "status": ["unreadable" if entry.error else entry.status for entry in entries],
+            "status": [_status(entry) for entry in entries],
             "status_color": [_STATUS_COLORS.get(entry.status, "#b26a00") for entry in entries],
             "step": [step_text(entry.step) for entry in entries],
             "time": [_time_text(entry.time) for entry in entries],
@@ -71,10 +77,10 @@ class RunTable:
         }
         if list(self.source.data) != list(data):
             self.widget.columns = _columns(best)
-            self.widget.height = ROW_HEIGHT * (min(len(entries), MAX_ROWS) + 1) + 4
+            self.widget.height = ROW_HEIGHT * min(len(entries), MAX_ROWS) + HEADER_HEIGHT
         if self.source.data != data:
             self.source.data = data
-        self.widget.height = ROW_HEIGHT * (min(len(entries), MAX_ROWS) + 1) + 4
+        self.widget.height = ROW_HEIGHT * min(len(entries), MAX_ROWS) + HEADER_HEIGHT
         indices = [self._keys.index(key) for key in selected if key in self._keys]
         if sorted(indices) != sorted(self.source.selected.indices):
             on_select, self._on_select = self._on_select, None
@@ -95,7 +101,7 @@ def _columns(best: Mapping[str, Metric]) -> list[TableColumn]:
     return [
         column("color", "", 24, _SWATCH),
         column("run", "run", 230),
-        column("status", "status", 80, _COLORED.format("status_color")),
+        column("status", "status", 90, _COLORED.format("status_color")),
         column("step", "iteration", 75),
         column("time", "last record", 110),
         *(
@@ -109,6 +115,13 @@ def _columns(best: Mapping[str, Metric]) -> list[TableColumn]:
 
 def _best_columns(entries: Sequence[RunEntry]) -> dict[str, Metric]:
     return {name: entry.metrics[name] for entry in reversed(entries) for name in entry.best if name in entry.metrics}
+
+
+def _status(entry: RunEntry) -> str:
+    if entry.error:
+        return "unreadable"
+    # The trainer cannot be checked from here.
+    return "running or killed" if entry.status == "unseen" else entry.status
 
 
 def _value(best: BestValue | None) -> float:
@@ -134,11 +147,11 @@ def _alert_color(entry: RunEntry) -> str:
 
 
 def _behind(entry: RunEntry) -> list[str]:
-    return [sink.name for sink in entry.sinks if sink.pending or sink.error]
+    return [sink.name for sink in entry.sinks if sink.is_behind or sink.error]
 
 
 def _sinks_text(entry: RunEntry) -> str:
     if not entry.sinks:
         return "none"
-    behind = [f"{sink.name}: {sink.pending:,} pending" for sink in entry.sinks if sink.pending or sink.error]
+    behind = [f"{sink.name}: {sink.pending:,} pending" for sink in entry.sinks if sink.is_behind or sink.error]
     return ", ".join(behind) or "all delivered"

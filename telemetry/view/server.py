@@ -100,6 +100,7 @@ class ViewServer:
         self._loop.add_callback(self._loop.stop)
 
     def _refresh(self) -> None:
+        self._store.refresh()
         while not self._stopped.wait(REFRESH_INTERVAL):
             self._store.refresh()
 
@@ -116,5 +117,3 @@ def _listen(port: int) -> socket.socket:
         msg = f"port {port} cannot be used ({error.strerror}); choose another one, or none for a free port"
         raise SettingError(msg) from error
     return listener
-
-

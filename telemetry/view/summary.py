@@ -33,14 +33,16 @@ def summarize_chart(spec: ChartSpec, lines: Sequence[Line], curves: Curves) -> S
     import numpy as np
 
     shown = [line for line in lines if stream_of(line.name) == VALIDATION] or lines[-1:]
-    parts = [f"{spec.better} is better"] if spec.better else []
+    parts = []
     if len({line.run for line in lines}) > 1:
         best = [found for line in shown if (found := _best(curves[line.run, line.name], spec.better, line.label))]
         if best:
             first = min(best, key=lambda each: each.value if spec.better == "lower" else -each.value)
-            parts.append(f"best: {number_text(first.value)}, {plain(first.label)}")
+            parts.append(f"best {number_text(first.value)}: {plain(first.label)}")
     else:
         parts.append(_last_and_best(curves[shown[0].run, shown[0].name], spec.better))
+    if spec.better:
+        parts.append(f"{spec.better} is better")
     bad = sum(int((~np.isfinite(curves[line.run, line.name].values)).sum()) for line in lines)
     if bad:
         parts.insert(0, f"{bad:,} {'value is' if bad == 1 else 'values are'} not finite")
@@ -48,7 +50,7 @@ def summarize_chart(spec: ChartSpec, lines: Sequence[Line], curves: Curves) -> S
 
 
 def _last_and_best(curve: Curve, better: Literal["lower", "higher"] | None) -> str:
-    last = f"{stream_of(curve.name)}: {number_text(float(curve.values[-1]))}"
+    last = f"{stream_of(curve.name)} {number_text(float(curve.values[-1]))}"
     best = _best(curve, better, "")
     return f"{last}, best {number_text(best.value)} at {step_text(best.step)}" if best else last
 

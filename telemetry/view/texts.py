@@ -9,8 +9,10 @@ from telemetry.printable import printable, shorten
 
 MAX_TEXT_LENGTH = 500
 """Maximum number of characters of a text from a run."""
-# Bokeh replaces @field, $variable and {format} in tooltips.
-_TEMPLATE_CHARACTERS = str.maketrans({"@": "&#64;", "$": "&#36;", "{": "&#123;", "}": "&#125;"})
+
+
+_SMALLEST, _LARGEST = 1e-3, 1e4
+"""Range of the values that are written without an exponent."""
 
 
 def plain(text: str) -> str:
@@ -23,16 +25,13 @@ def escaped(text: str) -> str:
     return html.escape(plain(text))
 
 
-def in_tooltip(text: str) -> str:
-    """Return a text from a run as HTML for a tooltip template of Bokeh."""
-    return escaped(text).translate(_TEMPLATE_CHARACTERS)
-
-
 def number_text(value: float) -> str:
     """Return a value with four significant digits."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
-    return f"{value:#.4g}".rstrip(".") if 1e-3 <= abs(value) < 1e5 else f"{value:.3e}" if value else "0"
+    if value == 0 or _SMALLEST <= abs(value) < _LARGEST:
+        return f"{value:#.4g}".rstrip(".")
+    return f"{value:.3e}"
 
 
 def step_text(step: int) -> str:
