@@ -173,7 +173,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
         options = read_header(folder).sinks
     except LookupError:
         options = {}
-    reader = JournalReader(folder, streams=())
+    reader = JournalReader(folder)
     records = DeliveredRecords()
     status: Status | None = None
     reason = ""

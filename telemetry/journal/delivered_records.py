@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 
+from telemetry.journal.stream_search import PassedScalars
 from telemetry.records import Alert, AnyRecord, Resumed, Scalars
 
 _NEVER_SUPERSEDED = -1
@@ -27,8 +28,9 @@ class DeliveredRecords:
         if isinstance(record, Scalars | Alert | Resumed):
             is_resume = isinstance(record, Resumed)
             self.step = record.step if is_resume else max(self.step, record.step)
-            self.seqs.append(record.seq)
-            self._steps.append(_NEVER_SUPERSEDED if is_resume else record.step)
+            passed = record.passed if isinstance(record, PassedScalars) else 0
+            self.seqs.extend(range(record.seq - passed, record.seq + 1))
+            self._steps.extend([_NEVER_SUPERSEDED if is_resume else record.step] * (passed + 1))
 
     def drop_after(self, step: int) -> None:
         """Remove the points and alerts of later iterations, which an attempt that resumes at ``step`` supersedes."""

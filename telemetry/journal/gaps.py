@@ -25,6 +25,9 @@ class RewrittenRecords:
         self._places: dict[int, tuple[int, int]] = {}
         self._seqs: list[int] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._seqs)
+
     def add(self, seq: int, segment: int, offset: int) -> None:
         """Note that a segment contains a rewritten record, whose line starts at ``offset``; later segments win."""
         if seq not in self._places:

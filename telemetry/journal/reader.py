@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import msgspec
 
 from telemetry.errors import JournalError, RunNotFound
-from telemetry.journal.codec import Unknown, is_intact, stream_mark
+from telemetry.journal.codec import Unknown, is_intact
 from telemetry.journal.gaps import count_missing, starts_numbering
 from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines, open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
+from telemetry.journal.stream_search import PassedScalars, StreamSearch
 from telemetry.metrics import Metric
 from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord
 from telemetry.run_folder.paths import local_path
@@ -112,8 +113,9 @@ class JournalReader:
             folder: the run folder.
             after: sequence number after which reading starts.
             superseded: whether to include scalars and alerts that a later attempt has superseded.
-            streams: the streams whose values are needed; scalars of other streams are returned without values, which
-                takes a fraction of the time. None for all.
+            streams: the streams whose points are needed; several points of other streams are returned as one
+                ``PassedScalars``, which takes a fraction of the time. Damage to points passed over is not counted.
+                None for all streams.
             gap_timeout: seconds to wait for each gap in a live journal to be filled.
             clock: monotonic clock in seconds.
         """
@@ -121,7 +123,7 @@ class JournalReader:
         self._folder = folder
         self._after = after
         self._include_superseded = superseded
-        self._marks = None if streams is None else [stream_mark(stream) for stream in streams]
+        self._search = None if streams is None else StreamSearch(streams)
         self._gap_timeout = gap_timeout
         self._clock = clock
         self._segment = -1
@@ -191,8 +193,7 @@ class JournalReader:
             gaps_final: whether gaps in the segment can no longer be filled.
         """
         damaged, end = 0, self._offset
-        segment = segment_path(self._folder, self._segment)
-        for record, end in lines(segment, self._offset, tail=complete, marks=self._marks):
+        for record, end in self._lines(tail=complete):
             if record is None or record.seq // SEQ_PER_SEGMENT > self._segment:
                 damaged += 1
                 continue
@@ -212,6 +213,13 @@ class JournalReader:
             self._pass(end, damaged)
         return True
 
+    def _lines(self, *, tail: bool) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
+        # Points passed over may be among those that were written again because of a disk fault.
+        search = None if self._attempts.rewritten else self._search
+        max_step = self._attempts.last_valid_step(self._segment)
+        path = segment_path(self._folder, self._segment)
+        return lines(path, self._offset, tail=tail, search=search, max_step=max_step)
+
     def _pass(self, offset: int, damaged: int) -> None:
         """Continue at ``offset``; count the damaged lines before it."""
         self._offset, self._gap_since = offset, None
@@ -222,7 +230,7 @@ class JournalReader:
         if record.seq <= self._after:
             return
         if record.seq <= self._last_seq:
-            self.skipped.repeated += 1
+            self.skipped.repeated += _count(record)
             return
         self._last_seq = record.seq
         if isinstance(record, Unknown):
@@ -235,7 +243,7 @@ class JournalReader:
     def _missing_before(self, record: AnyRecord | Unknown) -> tuple[list[AnyRecord | Unknown], int]:
         """Return the records missing before ``record`` that later segments contain, and the number of those lost."""
         known = self._known_up_to()
-        if record.seq <= known + 1:
+        if record.seq - _count(record) <= known:
             return [], 0
         rewritten = self._attempts.rewritten.read(known + 1, record.seq, after=self._segment)
         return rewritten, count_missing(known, [*rewritten, record])
@@ -248,6 +256,11 @@ class JournalReader:
         if self._gap_since is None:
             self._gap_since = self._clock()
         return self._clock() - self._gap_since >= self._gap_timeout
+
+
+def _count(record: AnyRecord | Unknown) -> int:
+    """Return the number of records that ``record`` stands for."""
+    return 1 + record.passed if isinstance(record, PassedScalars) else 1
 
 
 class _Probe(msgspec.Struct):

@@ -10,7 +10,7 @@ from telemetry.journal.codec import Unknown
 from telemetry.journal.gaps import RewrittenRecords
 from telemetry.journal.segment_lines import lines
 from telemetry.journal.segments import segment_path, segments
-from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
+from telemetry.records import MAX_STEP, SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
 
 
 def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
@@ -117,8 +117,10 @@ class Attempts:
         """Return whether a record is the first own one of its segment."""
         return self._first_records.get(record.seq // SEQ_PER_SEGMENT) == record
 
+    def last_valid_step(self, segment: int) -> int:
+        """Return the last iteration of a segment that no later attempt supersedes."""
+        return self._last_valid_step.get(segment, MAX_STEP)
+
     def is_superseded(self, record: AnyRecord) -> bool:
         """Return whether a later attempt resumed from an iteration before this record."""
-        return isinstance(record, Scalars | Alert) and record.step > self._last_valid_step.get(
-            record.seq // SEQ_PER_SEGMENT, record.step
-        )
+        return isinstance(record, Scalars | Alert) and record.step > self.last_valid_step(record.seq // SEQ_PER_SEGMENT)

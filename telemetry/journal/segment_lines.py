@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry.errors import RunFolderError
 from telemetry.journal.codec import MAX_LINE, Unknown, decode
-from telemetry.records import AnyRecord
+from telemetry.journal.stream_search import StreamSearch
+from telemetry.records import MAX_STEP, AnyRecord, Scalars
 from telemetry.run_folder.regular_file import NOT_REGULAR, open_regular
 
 _CHUNK_BYTES = 1 << 20
@@ -18,7 +19,7 @@ _MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, NOT_REGULAR}
 
 
 def lines(
-    path: Path, offset: int, *, tail: bool = False, marks: Collection[bytes] | None = None
+    path: Path, offset: int, *, tail: bool = False, search: StreamSearch | None = None, max_step: int = MAX_STEP
 ) -> Iterator[tuple[AnyRecord | Unknown | None, int]]:
     """Yield (record, offset of the next line) for each line from ``offset`` on; record is None if the line is damaged.
 
@@ -26,7 +27,8 @@ def lines(
         path: the segment; nothing is yielded if it is missing or not a regular file.
         offset: the position of the first line to read, in bytes.
         tail: whether to also yield an incomplete last line (one without a newline), as a damaged one.
-        marks: see ``decode``.
+        search: where to pass over points of other streams: several of them are yielded as one ``PassedScalars``.
+        max_step: see ``StreamSearch.passed``.
 
     Raises:
         RunFolderError: the file cannot be read.
@@ -37,6 +39,7 @@ def lines(
     try:
         rest = b""
         skipping = False
+        not_passed = offset
         # Callers that need only the first line read little more.
         size = _FIRST_CHUNK_BYTES
         while chunk := read_at(fd, path, offset + len(rest), size):
@@ -47,7 +50,15 @@ def lines(
                 if skipping:
                     yield None, offset + newline + 1
                 elif newline > start:
-                    yield decode(data[start : newline + 1], marks), offset + newline + 1
+                    record = decode(data[start : newline + 1])
+                    yield record, offset + newline + 1
+                    if search is not None and isinstance(record, Scalars) and offset + newline >= not_passed:
+                        point, end = search.passed(record, data, newline, max_step)
+                        if point is None:
+                            not_passed = offset + end
+                        else:
+                            newline = end
+                            yield point, offset + newline + 1
                 skipping = False
                 start = newline + 1
             offset += start

@@ -107,7 +107,10 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False, metrics:
         RunFolderError: the folder or one of its journal files cannot be read.
     """
     folder = local_path(path)
-    names = select_metrics(metrics, read_metrics(folder)) if metrics else None
+    names = None
+    if metrics:
+        read_header(folder)  # raises if the folder contains no readable run
+        names = select_metrics(metrics, read_metrics(folder))
     reader = RunReader(folder, superseded=superseded, names=names)
     reader.read(live=False)
     return reader.run()
@@ -122,7 +125,8 @@ class RunReader:
         names: full names of the metrics to read; None for all. Only the streams of these metrics are decoded.
 
     Attributes:
-        records: the records for sinks; meaningful only without superseded points.
+        records: the records for sinks. After a resume has been followed, they are exact only if all metrics are read.
+        closed: how the newest attempt ended; None if the journal does not record it.
         time: time of the last record, in milliseconds since 1970; 0 if there is none.
 
     Raises:
@@ -137,16 +141,16 @@ class RunReader:
         streams = None if names is None else {name.partition("/")[0] for name in names}
         self._journal = JournalReader(folder, superseded=superseded, streams=streams)
         self.records = DeliveredRecords()
+        self.closed: Status | None = None
         self.time = 0
         self._trainer = TrainerLivenessProbe(folder)
         self._builders: dict[str, CurveBuilder] = {}
         self._alerts: list[Alert] = []
-        self._closed: Status | None = None
 
     @property
     def status(self) -> RunStatus:
         """Status of the run, from the records read so far and the trainer's heartbeat."""
-        return run_status(self._closed, self._trainer)
+        return run_status(self.closed, self._trainer)
 
     def read(self, *, live: bool) -> bool:
         """Read all new records; return whether there were any.
@@ -165,7 +169,7 @@ class RunReader:
         return new
 
     def _add(self, record: AnyRecord) -> None:
-        self._closed = record.status if isinstance(record, Closed) else None
+        self.closed = record.status if isinstance(record, Closed) else None
         self.time = record.time
         if isinstance(record, Scalars):
             self._add_points(record)
@@ -178,10 +182,10 @@ class RunReader:
     def _add_points(self, record: Scalars) -> None:
         superseded = self._keep_superseded and self._journal.is_superseded(record)
         for name, value in record.items():
+            if self._names is not None and name not in self._names:
+                continue
             builder = self._builders.get(name)
             if builder is None:
-                if self._names is not None and name not in self._names:
-                    continue
                 builder = self._builders[name] = CurveBuilder()
             builder.add(record.step, record.time, value, superseded=superseded)
 

@@ -18,7 +18,8 @@ from telemetry.reading.curve import Curve
 from telemetry.reading.run import RunReader
 from telemetry.reading.run_summary import summarize
 from telemetry.records import SCHEMA, RunRecord
-from telemetry.run_folder.run_status import OPEN
+from telemetry.run_folder.run_status import OPEN, run_status
+from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.view.folder_state import FolderState, folder_state
 from telemetry.view.run_entry import RunEntry, SinkState
 
@@ -29,11 +30,11 @@ BYTES_PER_POINT, BYTES_PER_RECORD = 25, 16
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """A reader of some metrics, and the run that it reads."""
+    """A reader of some metrics, and the attempt that it reads."""
 
     reader: RunReader
     names: frozenset[str]
-    run: tuple[str, int]
+    attempt: tuple[str, int, int]
 
 
 class CachedRun:
@@ -44,27 +45,21 @@ class CachedRun:
     Attributes:
         entry: the state of the run when last read, without a label.
         version: grows whenever the entry or a curve has changed.
+        memory: approximate size of what is kept, in bytes.
     """
 
     def __init__(self, folder: Path) -> None:
         """Read the ends of the journal; ``refresh`` reads everything else in the table."""
-        self.version = 0
+        self.version = self.memory = 0
         self.entry = _summary(folder)
         self._folder = folder
         self._lock = threading.Lock()
+        self._trainer = TrainerLivenessProbe(folder)
         self._requested: frozenset[str] = frozenset()
         self._reading: _Reading | None = None
         self._state: FolderState | None = None
         # Replaced together, so that readers need no lock.
         self._known: tuple[frozenset[str], Mapping[str, Curve]] = (frozenset(), {})
-
-    @property
-    def memory(self) -> int:
-        """Approximate size of what is kept in memory, in bytes."""
-        reading, points = self._reading, sum(map(len, self._known[1].values()))
-        if reading is None:
-            return BYTES_PER_POINT * points
-        return 2 * BYTES_PER_POINT * points + BYTES_PER_RECORD * len(reading.reader.records.seqs)
 
     def refresh(self) -> None:
         """Read what has changed since the last call."""
@@ -82,10 +77,21 @@ class CachedRun:
         curves = self._known[1]
         return {name: curves[name] for name in names if name in curves}
 
-    def forget(self) -> None:
-        """Free the memory; curves are read again when they are requested again."""
-        with self._lock:
+    def forget(self) -> int:
+        """Free the curves, which are read again when they are requested again; return how many bytes that frees.
+
+        Nothing is freed while the run is being read, and of an open run only curves that are not needed for the table.
+        """
+        if not self._lock.acquire(blocking=False):
+            return 0
+        try:
+            if self.entry.status in OPEN and not self._requested:
+                return 0
+            freed, self.memory = self.memory, 0
             self._requested, self._reading, self._known = frozenset(), None, (frozenset(), {})
+            return freed
+        finally:
+            self._lock.release()
 
     def _update(self) -> None:
         try:
@@ -100,12 +106,12 @@ class CachedRun:
             self._publish(replace(self.entry, error=error_text(error) or type(error).__name__), new=False)
 
     def _discard_outdated_reading(self, state: FolderState, *, ended: bool) -> None:
-        """Start again if the journal has been replaced, or if other metrics or records passed over are now needed."""
+        """Start again if the journal has been replaced, or the run was resumed, or other metrics are in the table."""
         if self._reading is None or self._state is None or state.journal == self._state.journal:
             return
         header = read_header(self._folder)
-        is_same_run = state.continues(self._state) and _identity(header) == self._reading.run
-        if ended or not is_same_run or not self._reading.names.issuperset(_table_metrics(read_metrics(self._folder))):
+        continues = state.continues(self._state) and _identity(header) == self._reading.attempt
+        if ended or not continues or not self._reading.names.issuperset(_table_metrics(read_metrics(self._folder))):
             self._reading = None
 
     def _read(self) -> None:
@@ -113,7 +119,7 @@ class CachedRun:
         reading = self._reading or self._start_reading()
         reader = reading.reader
         new = reader.read(live=True)
-        status = reader.status
+        status = run_status(reader.closed, self._trainer)
         if status not in OPEN:
             # No more records will come, so also read what a live read leaves for later.
             new |= reader.read(live=False)
@@ -134,11 +140,16 @@ class CachedRun:
         self._publish(replace(entry, sinks=tuple(map(SinkState.from_receipt, receipts))), new=new)
         is_done = status not in OPEN and not any(receipt.is_behind for receipt in receipts)
         self._reading = None if is_done else reading
+        points = sum(map(len, self._known[1].values()))
+        # An unfinished reading has its own copy of the points.
+        self.memory = BYTES_PER_POINT * points
+        if not is_done:
+            self.memory += BYTES_PER_POINT * points + BYTES_PER_RECORD * len(reader.records.seqs)
 
     def _start_reading(self) -> _Reading:
         names = self._requested.union(_table_metrics(read_metrics(self._folder)))
         reader = RunReader(self._folder, names=names)
-        return _Reading(reader=reader, names=names, run=_identity(read_header(self._folder)))
+        return _Reading(reader=reader, names=names, attempt=_identity(read_header(self._folder)))
 
     def _publish(self, entry: RunEntry, *, new: bool) -> None:
         if new or entry != self.entry:
@@ -169,8 +180,8 @@ def _summary(folder: Path) -> RunEntry:
     )
 
 
-def _identity(header: RunRecord) -> tuple[str, int]:
-    return header.run_id, header.started
+def _identity(header: RunRecord) -> tuple[str, int, int]:
+    return header.run_id, header.started, header.attempt
 
 
 def _table_metrics(metrics: Mapping[str, Metric]) -> list[str]:

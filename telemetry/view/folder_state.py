@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from telemetry.journal.segments import segment_path, segments
-from telemetry.run_folder.paths import sinks_folder
+from telemetry.run_folder.paths import progress_path
 
 
 class _FileState(NamedTuple):
@@ -48,7 +48,7 @@ def folder_state(folder: Path) -> FolderState:
         OSError: the state of a file is unknown.
     """
     journal = {number: _file_state(segment_path(folder, number).lstat()) for number in segments(folder)}
-    return FolderState(journal, _sinks(sinks_folder(folder)))
+    return FolderState(journal, _sinks(progress_path(folder, "any").parent))
 
 
 def _sinks(folder: Path) -> dict[str, _FileState]:

@@ -16,6 +16,7 @@ from telemetry.view.cached_run import CachedRun
 from telemetry.view.run_entry import RunEntry
 
 MAX_BYTES = 500_000_000
+"""Default limit of the memory for curves: 20 million points of ended runs."""
 
 
 class RunStore:
@@ -55,7 +56,7 @@ class RunStore:
                 self._add_runs(path)
         for entry in self.runs():
             self._run(entry.key).refresh()
-            self._free_memory(keep=entry.key)
+        self._free_memory()
 
     def runs(self) -> list[RunEntry]:
         """Return the runs, the one started last first; no file is read."""
@@ -66,7 +67,7 @@ class RunStore:
         return sorted(labelled, key=lambda entry: (-entry.header.started, entry.folder))
 
     def curves(self, key: str, names: Collection[str]) -> dict[str, Curve]:
-        """Return curves of a run by full name, except those without points; waits while they are read for the first time.
+        """Return curves of a run by full name, except those without points; the first time, wait for them.
 
         Raises:
             KeyError: there is no such run.
@@ -75,7 +76,7 @@ class RunStore:
             # The runs are kept in the order of their last requests.
             run = self._runs[key] = self._runs.pop(key)
         curves = run.curves(names)
-        self._free_memory(keep=key)
+        self._free_memory()
         return curves
 
     def version(self, key: str) -> int:
@@ -92,18 +93,16 @@ class RunStore:
 
     def _add_runs(self, path: Path) -> None:
         for folder in run_folders(path):
-            if folder not in self._folders:
-                self._folders.add(folder)
+            if folder.absolute() not in self._folders:
+                self._folders.add(folder.absolute())
                 run = CachedRun(folder)
                 with self._lock:
                     self._runs[run.entry.key] = run
 
-    def _free_memory(self, keep: str) -> None:
+    def _free_memory(self) -> None:
         with self._lock:
-            runs = dict(self._runs)
-        sizes = {key: run.memory for key, run in runs.items()}
-        excess = sum(sizes.values()) - self._max_bytes
-        for key, size in sizes.items():
-            if excess > 0 and key != keep and size:
-                runs[key].forget()
-                excess -= size
+            runs = list(self._runs.values())
+        excess = sum(run.memory for run in runs) - self._max_bytes
+        for run in runs[:-1]:
+            if excess > 0:
+                excess -= run.forget()
