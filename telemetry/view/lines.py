@@ -104,7 +104,8 @@ def _isolated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     import numpy as np
 
     gap = np.concatenate([[True], ~np.isfinite(values), [True]])
-    return gap[:-2] & gap[2:]
+    found: NDArray[np.bool_] = gap[:-2] & gap[2:]
+    return found
 
 
 def _columns(steps: NDArray[np.int64], values: NDArray[np.float64]) -> dict[str, NDArray[np.generic]]:

@@ -18,8 +18,6 @@ from telemetry.view.run_entry import RunEntry
 from telemetry.view.store import RunStore
 from telemetry.view.summary import Curves
 
-UPDATE_INTERVAL_MS = 2000
-"""Interval between updates of the page."""
 ZOOM_DELAY_MS = 250
 """Delay after the last change of the range until curves are thinned for it."""
 
@@ -30,7 +28,7 @@ class Page:
     All callbacks run in the event loop of the server; curves are read in a thread.
     """
 
-    def __init__(self, document: Document, store: RunStore, selected: Sequence[str]) -> None:
+    def __init__(self, document: Document, store: RunStore, selected: Sequence[str], interval: float) -> None:
         self._document = document
         self._store = store
         self._selected = list(selected)
@@ -47,7 +45,7 @@ class Page:
         document.title = "telemetry view"
         document.add_root(self._layout.root)
         document.add_next_tick_callback(self._redraw)
-        document.add_periodic_callback(self._update, UPDATE_INTERVAL_MS)
+        document.add_periodic_callback(self._update, round(1000 * interval))
 
     def _runs(self) -> list[RunEntry]:
         entries = {entry.key: entry for entry in self._store.runs()}

@@ -53,7 +53,8 @@ def report_html(runs: Sequence[RunEntry], curves: Curves) -> str:
     choice.call(grid, events, charts, shared)
     root = page_column(choice.row, table.widget, grid, panel(parameters_panel(runs)))
     title = ", ".join(plain(entry.label) for entry in runs)
-    return file_html(root, INLINE, title=title, template=page_template(own_host=False))
+    text: str = file_html(root, INLINE, title=title, template=page_template(own_host=False))
+    return text
 
 
 class _Choice:

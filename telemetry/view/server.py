@@ -28,11 +28,11 @@ ADDRESS = "127.0.0.1"
 """The server accepts connections from this machine only."""
 ORIGINS = ("localhost:*", "127.0.0.1:*")
 """Hosts of pages that may open a websocket; any port, since that of an SSH tunnel may differ."""
-REFRESH_INTERVAL = 2.0
-"""Interval between reads of the runs, in seconds."""
+UPDATE_INTERVAL = 2.0
+"""Interval between reads of the runs, and between updates of the page, in seconds."""
 
 
-class _TokenRequired(BokehTornado):
+class _TokenRequired(BokehTornado):  # type: ignore[misc]
     """Answer requests only below ``/<token>``; all others get status 404, whatever they ask for."""
 
     def __init__(self, application: Application, token: str, **options: Any) -> None:
@@ -53,13 +53,16 @@ class ViewServer:
         store: the runs.
         selected: keys of the runs that are selected at first.
         port: the port of 127.0.0.1; 0 for any free one.
+        interval: interval between updates, in seconds.
 
     Raises:
         SettingError: the port cannot be used.
     """
 
-    def __init__(self, store: RunStore, selected: Sequence[str], port: int = 0) -> None:
-        self._store = store
+    def __init__(
+        self, store: RunStore, selected: Sequence[str], port: int = 0, *, interval: float = UPDATE_INTERVAL
+    ) -> None:
+        self._store, self._interval = store, interval
         self._stopped = threading.Event()
         listener = _listen(port)
         self.port: int = listener.getsockname()[1]
@@ -69,7 +72,7 @@ class ViewServer:
 
         def show(document: Document) -> None:
             document.template = template
-            Page(document, store, selected)
+            Page(document, store, selected, interval)
 
         self._loop = IOLoop.current()
         application = _TokenRequired(
@@ -101,7 +104,7 @@ class ViewServer:
 
     def _refresh(self) -> None:
         self._store.refresh()
-        while not self._stopped.wait(REFRESH_INTERVAL):
+        while not self._stopped.wait(self._interval):
             self._store.refresh()
 
 
