@@ -19,6 +19,10 @@ _ROW = ":host { flex-wrap: wrap; align-items: center; }"
 class Controls:
     """The controls, and what is chosen with them.
 
+    Attributes:
+        row: contains all of them.
+        progress: says what the page is waiting for.
+
     Args:
         on_change: called after a change by the user.
     """
@@ -30,12 +34,14 @@ class Controls:
         self._smoothing = RadioButtonGroup(labels=["off", *map(str, SMOOTHING[1:])], active=0)
         for each in (self._streams, self._headings, self._scale, self._smoothing):
             each.on_change("active", self._changed)
+        self.progress = caption("")
         self.row = control_row(
             ("Streams", self._streams),
             ("Charts", self._headings),
             ("Scale", self._scale),
             ("Mean of points", self._smoothing),
         )
+        self.row.children.append(self.progress)
 
     def _changed(self, _attribute: str, _old: object, _new: object) -> None:
         if self._on_change is not None:
@@ -78,12 +84,17 @@ def scale_buttons() -> RadioButtonGroup:
     return RadioButtonGroup(labels=list(SCALES), active=0)
 
 
+def caption(text: str) -> Div:
+    """Return a text of our own in the row of controls."""
+    return Div(text=text, stylesheets=[InlineStyleSheet(css=_CAPTION)])
+
+
 def control_row(*controls: tuple[str, LayoutDOM]) -> Row:
     """Return controls after their captions, wrapped to the width of the page."""
     children: list[LayoutDOM] = []
-    for caption, control in controls:
+    for name, control in controls:
         control.styles = {"flex": "0 0 auto", "width": "max-content", "margin-right": "18px"}
-        children += [Div(text=caption, stylesheets=[InlineStyleSheet(css=_CAPTION)]), control]
+        children += [caption(name), control]
     return Row(*children, sizing_mode="stretch_width", spacing=8, stylesheets=[InlineStyleSheet(css=_ROW)])
 
 

@@ -8,17 +8,21 @@ from functools import cache
 from pathlib import Path
 
 from bokeh.models import (
+    CDSView,
     ColumnDataSource,
     CrosshairTool,
     CustomJS,
     CustomJSTicker,
     CustomJSTickFormatter,
     DataRange1d,
+    GlyphRenderer,
     LogScale,
     NumeralTickFormatter,
     PlainText,
+    Scatter,
     Title,
 )
+from bokeh.models import Line as LineGlyph
 from bokeh.plotting import figure
 
 from telemetry.units import NO_UNIT
@@ -150,12 +154,19 @@ def _draw_line(chart: figure, line: Line) -> None:
     style = line.style
     alpha = style.alpha * RAW_ALPHA if line.smooth else style.alpha
     look = {"line_color": style.color, "line_width": style.width, "line_dash": style.dash}
-    drawn = [
-        chart.scatter("x", "y", size=DOT_SIZE, color=style.color, alpha=alpha, source=line.dots),
-        chart.line("x", "y", source=line.source, name=line.label, line_alpha=alpha, **look),
-    ]
+    dots = Scatter(size=DOT_SIZE, fill_color=style.color, line_color=style.color, fill_alpha=alpha, line_alpha=alpha)
+    _add(chart, line, line.dots, dots)
+    _add(chart, line, line.source, LineGlyph(line_alpha=alpha, **look), name=line.label)
     if line.smooth:
-        drawn.append(chart.line("x", "y", source=line.smooth, **look | {"line_width": style.width + 0.6}))
-    for renderer in drawn:
-        renderer.tags = [stream_of(line.name)]  # for report.js
-        renderer.nonselection_glyph = renderer.muted_glyph = None
+        _add(chart, line, line.smooth, LineGlyph(**look | {"line_width": style.width + 0.6}))
+
+
+def _add(
+    chart: figure, line: Line, source: ColumnDataSource, glyph: LineGlyph | Scatter, name: str | None = None
+) -> None:
+    # figure.line would add three more glyphs for selections, which takes most of the time with many runs.
+    renderer = GlyphRenderer(
+        data_source=source, glyph=glyph, nonselection_glyph=None, muted_glyph=None, view=CDSView(), name=name
+    )
+    renderer.tags = [stream_of(line.name)]  # for report.js
+    chart.renderers.append(renderer)

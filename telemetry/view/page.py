@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from telemetry.view.run_entry import RunEntry
 from telemetry.view.store import RunStore
 from telemetry.view.summary import Curves
 
+PROGRESS_DELAY = 0.5
+"""Time in seconds after which the page says what it is reading."""
 ZOOM_DELAY_MS = 250
 """Delay after the last change of the range until curves are thinned for it."""
 
@@ -112,7 +115,10 @@ class Page:
         """Read the curves that are shown; only those that have points."""
         controls = self._layout.controls
         found: dict[tuple[str, str], Any] = {}
-        for entry in runs:
+        started = time.monotonic()
+        for number, entry in enumerate(runs, 1):
+            if time.monotonic() > started + PROGRESS_DELAY:
+                self._layout.controls.progress.text = f"Reading run {number} of {len(runs)} …"
             names = [
                 name
                 for spec in self._specs
@@ -122,6 +128,7 @@ class Page:
             ]
             curves = await asyncio.to_thread(self._store.curves, entry.key, names)
             found.update({(entry.key, name): curve for name, curve in curves.items() if len(curve)})
+        self._layout.controls.progress.text = ""
         return found
 
     def _zoomed(self, _attribute: str, _old: object, _new: object) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
+from bokeh.resources import Resources
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
+from bokeh.server.views.static_handler import StaticHandler
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
@@ -28,6 +30,8 @@ ADDRESS = "127.0.0.1"
 """The server accepts connections from this machine only."""
 ORIGINS = ("localhost:*", "127.0.0.1:*")
 """Hosts of pages that may open a websocket; any port, since that of an SSH tunnel may differ."""
+COMPONENTS = ["bokeh", "bokeh-widgets", "bokeh-tables"]
+"""The parts of Bokeh that the page uses."""
 UPDATE_INTERVAL = 2.0
 """Interval between reads of the runs, and between updates of the page, in seconds."""
 
@@ -40,10 +44,17 @@ class _TokenRequired(BokehTornado):  # type: ignore[misc]
         super().__init__({"/": application}, prefix=token, **options)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """Return the handler of a request."""
         given = request.path.split("/")[1] if "/" in request.path else ""
         if not hmac.compare_digest(given.encode(), self._token):
             return self.get_handler_delegate(request, ErrorHandler, {"status_code": 404})
         return super().find_handler(request, **kwargs)
+
+    def resources(self, absolute_url: str | bool | None = None) -> Resources:
+        """Return the scripts of a page, which come from this server whatever the environment says."""
+        del absolute_url
+        versioned = StaticHandler.append_version
+        return Resources(mode="server", root_url=f"{self.prefix}/", path_versioner=versioned, components=COMPONENTS)
 
 
 class ViewServer:

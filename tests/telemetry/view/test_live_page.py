@@ -177,7 +177,7 @@ HOSTILE = "<img src=x onerror=window.hacked=1>$$x^2$$@{run}{safe}"
 def test_hostile_texts_are_displayed_and_not_executed(browser: Browser, tmp_path: Path) -> None:
     for number in range(2):
         declared = {
-            f"{HOSTILE}/{HOSTILE}": Metric(unit=HOSTILE, label=HOSTILE, better="lower", main=True),
+            f"stream {HOSTILE}/{HOSTILE}": Metric(unit=HOSTILE, label=HOSTILE, better="lower", main=True),
             f"val/{HOSTILE}": Metric(unit=HOSTILE, label=HOSTILE, better="lower", main=True),
             f"val/{HOSTILE}/x": Metric(label=HOSTILE, better="lower"),
         }
