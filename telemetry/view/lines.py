@@ -100,11 +100,11 @@ def _thinned(curve: Curve, stretches: int, window: Window | None) -> tuple[NDArr
 
 
 def _isolated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which points lie between two gaps, so that no line leads to them."""
+    """Return which points are between two gaps, so that no line leads to them."""
     import numpy as np
 
     gap = np.concatenate([[True], ~np.isfinite(values), [True]])
-    found: NDArray[np.bool_] = gap[:-2] & gap[2:]
+    found: NDArray[np.bool_] = ~gap[1:-1] & gap[:-2] & gap[2:]
     return found
 
 
