@@ -57,7 +57,7 @@ def _sink(sink: SinkState, where: str) -> str:
     if sink.error:
         text += f"<br><small class='error'>{escaped(sink.error)}</small>"
     if sink.view:
-        text += f"<br><small>{escaped(sink.view)}</small>"
+        text += f"<br><small>view with: {escaped(sink.view)}</small>"
     return text
 
 

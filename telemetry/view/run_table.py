@@ -100,16 +100,16 @@ def _columns(best: Mapping[str, Metric]) -> list[TableColumn]:
 
     return [
         column("color", "", 24, _SWATCH),
-        column("run", "run", 230),
-        column("status", "status", 90, _COLORED.format("status_color")),
+        column("run", "run", 210),
+        column("status", "status", 115, _COLORED.format("status_color")),
         column("step", "iteration", 75),
         column("time", "last record", 110),
         *(
             column(f"best{i}", f"best {with_unit(metric.label or name, metric.unit)}", 150, _BEST)
             for i, (name, metric) in enumerate(best.items())
         ),
-        column("alerts", "alerts", 110, _COLORED.format("alert_color")),
-        column("sinks", "sinks", 130, _COLORED.format("sink_color")),
+        column("alerts", "alerts", 130, _COLORED.format("alert_color")),
+        column("sinks", "sinks", 150, _COLORED.format("sink_color")),
     ]
 
 
@@ -153,5 +153,5 @@ def _behind(entry: RunEntry) -> list[str]:
 def _sinks_text(entry: RunEntry) -> str:
     if not entry.sinks:
         return "none"
-    behind = [f"{sink.name}: {sink.pending:,} pending" for sink in entry.sinks if sink.is_behind or sink.error]
-    return ", ".join(behind) or "all delivered"
+    behind = _behind(entry)
+    return f"{', '.join(behind)} behind" if behind else "all delivered"

@@ -128,6 +128,7 @@ def _listen(port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        msg = f"port {port} cannot be used ({error.strerror}); choose another one with --port, or omit it for any free port"
+        hint = "choose another one with --port, or omit it for any free port"
+        msg = f"port {port} cannot be used ({error.strerror}); {hint}"
         raise SettingError(msg) from error
     return listener
