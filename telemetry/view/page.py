@@ -52,7 +52,7 @@ class Page:
 
     def _runs(self) -> list[RunEntry]:
         entries = {entry.key: entry for entry in self._store.runs()}
-        return [entries[key] for key in self._selected if key in entries and not entries[key].error]
+        return [entries[key] for key in self._selected if key in entries]
 
     def _select(self, keys: list[str]) -> None:
         # Runs keep their colors while others are added.

@@ -19,7 +19,9 @@ MAX_PARAMETER_RUNS = 20
 def events_panel(runs: Sequence[RunEntry]) -> str:
     """Return the alerts of the runs, newest first, and the delivery status of their sinks."""
     several = len(runs) > 1
-    return f"<h4>Alerts</h4>{_alerts(runs, several=several)}<h4>Delivery</h4>{_sinks(runs, several=several)}"
+    errors = [f"{escaped(entry.label)}: {escaped(entry.error)}" for entry in runs if entry.error]
+    alerts, sinks = _alerts(runs, several=several), _sinks(runs, several=several)
+    return f"{''.join(f'<p class=error>{each}</p>' for each in errors)}<h4>Alerts</h4>{alerts}<h4>Delivery</h4>{sinks}"
 
 
 def _alerts(runs: Sequence[RunEntry], *, several: bool) -> str:

@@ -12,7 +12,7 @@ from telemetry.reading.best_value import BestValue
 from telemetry.units import with_unit
 from telemetry.view.run_entry import RunEntry
 from telemetry.view.style import run_color
-from telemetry.view.texts import escaped, plain, step_text
+from telemetry.view.texts import escaped, plain
 
 ROW_HEIGHT, HEADER_HEIGHT, MAX_ROWS = 26, 52, 5
 """Height of a row and of the header in pixels, and number of rows that are visible without scrolling."""
@@ -20,6 +20,7 @@ _STATUS_COLORS = {"running": "#00734f", "finished": "#1b2229", "failed": "#c0000
 _SWATCH = "<div style='width:16px;height:16px;margin-top:4px;border-radius:3px;background:<%- value %>'></div>"
 _TEXT = "<span title='<%- value %>'><%- value %></span>"
 _COLORED = "<span title='<%- value %>' style='color:<%- {0} %>'><%- value %></span>"
+_COUNT = "<%= Number(value).toLocaleString('en-US') %>"
 _BEST = "<%= Number.isFinite(value) ? Number(value).toPrecision(4) : '-' %>"
 _STYLE = """
 .slick-header-column.slick-header-column {
@@ -39,6 +40,7 @@ class RunTable:
 
     def __init__(self, on_select: Callable[[list[str]], None] | None = None) -> None:
         self._keys: list[str] = []
+        self._best: dict[str, Metric] | None = None
         self._on_select = on_select
         self.source = ColumnDataSource()
         self.widget = DataTable(
@@ -67,7 +69,7 @@ class RunTable:
             "run": [plain(entry.label) for entry in entries],
             "status": [_status(entry) for entry in entries],
             "status_color": [_STATUS_COLORS.get(entry.status, "#b26a00") for entry in entries],
-            "step": [step_text(entry.step) for entry in entries],
+            "step": [entry.step for entry in entries],
             "time": [_time_text(entry.time) for entry in entries],
             **{f"best{i}": [_value(entry.best.get(name)) for entry in entries] for i, name in enumerate(best)},
             "alerts": [_alerts_text(entry) for entry in entries],
@@ -75,7 +77,8 @@ class RunTable:
             "sinks": [_sinks_text(entry) for entry in entries],
             "sink_color": ["#b26a00" if _behind(entry) else "#1b2229" for entry in entries],
         }
-        if list(self.source.data) != list(data):
+        if best != self._best:
+            self._best = best
             self.widget.columns = _columns(best)
             self.widget.height = ROW_HEIGHT * min(len(entries), MAX_ROWS) + HEADER_HEIGHT
         if self.source.data != data:
@@ -102,8 +105,8 @@ def _columns(best: Mapping[str, Metric]) -> list[TableColumn]:
         column("color", "", 24, _SWATCH),
         column("run", "run", 210),
         column("status", "status", 115, _COLORED.format("status_color")),
-        column("step", "iteration", 75),
-        column("time", "last record", 110),
+        column("step", "iteration", 75, _COUNT),
+        column("time", "last record", 120),
         *(
             column(f"best{i}", f"best {with_unit(metric.label or name, metric.unit)}", 150, _BEST)
             for i, (name, metric) in enumerate(best.items())
@@ -130,7 +133,7 @@ def _value(best: BestValue | None) -> float:
 
 def _time_text(ms: int) -> str:
     try:
-        return f"{datetime.fromtimestamp(ms / 1000).astimezone():%b %d %H:%M:%S}" if ms else ""
+        return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M}" if ms else ""
     except (ValueError, OverflowError, OSError):  # not a valid time; the file may have been edited
         return ""
 
