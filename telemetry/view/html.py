@@ -6,7 +6,7 @@ from typing import Any
 
 from bokeh.core.templates import get_env
 
-_TEMPLATE = """{% extends "file.html.jinja" %}
+_TEMPLATE = """{% extends base %}
 {% block preamble %}
     <meta http-equiv="Content-Security-Policy" content="POLICY">
     <link rel="icon" href="data:,">
