@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 from bokeh.models import ColumnDataSource, CustomJS, DataTable, HTMLTemplateFormatter, InlineStyleSheet, TableColumn
 
@@ -16,6 +17,8 @@ from telemetry.view.texts import escaped, plain
 
 ROW_HEIGHT, HEADER_HEIGHT, MAX_ROWS = 26, 52, 5
 """Height of a row and of the header in pixels, and number of rows that are visible without scrolling."""
+MAX_BEST = 5
+"""Number of metrics whose best values are shown."""
 _STATUS_COLORS = {"running": "#00734f", "finished": "#1b2229", "failed": "#c00000", "killed": "#c00000"}
 _SWATCH = "<div style='width:16px;height:16px;margin-top:4px;border-radius:3px;background:<%- value %>'></div>"
 _TEXT = "<span title='<%- value %>'><%- value %></span>"
@@ -117,7 +120,8 @@ def _columns(best: Mapping[str, Metric]) -> list[TableColumn]:
 
 
 def _best_columns(entries: Sequence[RunEntry]) -> dict[str, Metric]:
-    return {name: entry.metrics[name] for entry in reversed(entries) for name in entry.best if name in entry.metrics}
+    found = {name: entry.metrics[name] for entry in entries for name in entry.best if name in entry.metrics}
+    return dict(islice(found.items(), MAX_BEST))
 
 
 def _status(entry: RunEntry) -> str:
