@@ -28,7 +28,7 @@ covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
 	coverage chaos mutation bench lint docs lock audit sbom format clean
 
 help:
-	@echo "make demo    train the sample data for 2,000 iterations, with curves in TensorBoard"
+	@echo "make demo    train the sample data for 2,000 iterations, and say how to see the curves"
 	@echo "make test    run all tests and measure coverage"
 	@echo "make test-wandb  (and so on) run the tests of one sink with only its extra installed"
 	@echo "make test-lowest  run all tests with the lowest versions that pyproject.toml allows"
@@ -77,6 +77,11 @@ demo: setup
 	$(BIN)/aimnet2mult sample-data $(DEMO)/data
 	$(BIN)/aimnet2mult train --config $(DEMO)/data/train.yaml --model $(DEMO)/data/model.yaml \
 		--threads 1 --telemetry-dir $(DEMO)/runs
+	@echo
+	@echo "To see the curves of all runs of the demo:"
+	@echo "  in a browser, live:  $(BIN)/telemetry view $(DEMO)/runs"
+	@echo "  in the terminal:     $(BIN)/telemetry show $$(ls -td $(DEMO)/runs/*/ | head -1)"
+	@echo "  in TensorBoard:      $(BIN)/tensorboard --logdir $(DEMO)/runs"
 
 # Each sink is tested in an environment with only its extra; all other tests run in $(VENV), or without any extra.
 # Two targets run at a time, the longest first.

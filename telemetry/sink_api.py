@@ -3,7 +3,7 @@
 >>> from telemetry.sink_api import Opened, hookimpl
 """
 
-from telemetry.display.grouping import Chart, charts
+from telemetry.display.grouping import DETAILS, OVERALL, PROGRESS, Chart, charts
 from telemetry.errors import (
     SettingError,
     SinkRejected,
@@ -24,6 +24,9 @@ from telemetry.run_folder.permissions import file_mode
 from telemetry.units import with_unit
 
 __all__ = [
+    "DETAILS",
+    "OVERALL",
+    "PROGRESS",
     "Alert",
     "Chart",
     "Closed",

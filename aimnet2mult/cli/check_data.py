@@ -64,7 +64,7 @@ def check_data(
     if as_json:
         print_data(json.dumps(report.to_dict(), indent=2))
     else:
-        _show(report)
+        show_report(report)
     context.exit(0 if report.ok else 1)
 
 
@@ -97,7 +97,8 @@ def _check(
     )
 
 
-def _show(report: Report) -> None:
+def show_report(report: Report) -> None:
+    """Print what the files contain, and their problems."""
     for summary in report.files:
         print_line(summary.path)
         for name, text in _rows(summary):

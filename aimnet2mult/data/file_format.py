@@ -9,13 +9,21 @@ import numpy.typing as npt
 
 from aimnet2mult.config.data_units import data_unit_factors
 
-__all__ = ["OPTIONAL_INPUTS", "REQUIRED_INPUTS", "FileFormat"]
+__all__ = ["OPTIONAL_INPUTS", "REQUIRED_INPUTS", "FileFormat", "array_type"]
 
 REQUIRED_INPUTS = ("coord", "numbers")
 """Inputs that every group contains: coordinates in Å, and atomic numbers, 0 for padding."""
 
 OPTIONAL_INPUTS: Mapping[str, float] = {"charge": 0.0, "mult": 1.0}
 """Inputs that a file may omit, with their defaults: total charge in e, and spin multiplicity."""
+
+TYPES = {"numbers": np.int32, "energy": np.float64}
+"""Types of arrays that are not float32: total energies need float64 until reference energies are subtracted."""
+
+
+def array_type(key: str) -> np.dtype[Any]:
+    """Return the type in which an input or label is read."""
+    return np.dtype(TYPES.get(key, np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)

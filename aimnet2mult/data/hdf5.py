@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aimnet.data import DataGroup, SizeGroupedDataset
 
 from aimnet2mult.data.checks import check_files
-from aimnet2mult.data.file_format import OPTIONAL_INPUTS, FileFormat
+from aimnet2mult.data.file_format import OPTIONAL_INPUTS, FileFormat, array_type
 from aimnet2mult.data.labels import is_infinite
 from aimnet2mult.data.layout import SizeGroup, open_file, read_layout, read_rows
 from aimnet2mult.data.places import Segment
@@ -27,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 INPUTS = ("coord", "numbers", "charge", "mult", "fidelity")
 """Keys of a batch that are passed to the model."""
-
-TYPES = {"numbers": np.int32, "energy": np.float64}
-"""Types of arrays that are not float32: total energies need float64 until reference energies are subtracted."""
 
 
 def read_fidelity(
@@ -104,7 +101,7 @@ def _read_group(
     shapes |= {label: LABELS[label].shape(len(keep), group.atoms) for label in labels}
     arrays = {}
     for key, shape in shapes.items():
-        array = np.full(shape, OPTIONAL_INPUTS.get(key, np.nan) if key != "numbers" else 0, TYPES.get(key, np.float32))
+        array = np.full(shape, OPTIONAL_INPUTS.get(key, np.nan) if key != "numbers" else 0, array_type(key))
         if key in group.arrays:
             for rows in group.blocks():
                 first, end = np.searchsorted(keep, (rows.start, rows.stop))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from components import NAMES, fill
 
-from telemetry import Settings
+from telemetry import Metric, Settings, read_run
 from telemetry.delivery.delivery import Delivery, DeliveryOutcome
 from telemetry.journal.reader import JournalReader
 from telemetry.journal.writer import JournalWriter
@@ -38,6 +38,26 @@ def test_append_and_commit_1000_records(benchmark: Any, tmp_path: Path) -> None:
 def test_read_1000_records(benchmark: Any, tmp_path: Path) -> None:
     fill(tmp_path, 1000)[0].close()
     benchmark(lambda: JournalReader(tmp_path).read(2000, live=False))
+
+
+@pytest.mark.benchmark(group="reading a run of 20,000 training points and 1,000 validations, 24 values each")
+@pytest.mark.parametrize("metrics", [["val/*"], ["train/0"], []], ids=["validation", "one training curve", "all"])
+def test_read_run(benchmark: Any, tmp_path: Path, metrics: list[str]) -> None:
+    values = {str(number): number + 0.123456789 for number in range(24)}
+    declared = {f"{stream}/{name}": Metric() for stream in ("train", "val") for name in values}
+    writer = JournalWriter(tmp_path, run_record(metrics=declared))
+
+    def append(stream: str, step: int) -> None:
+        writer.append(lambda seq: Scalars(seq=seq, time=step, stream=stream, step=step, values=values))
+
+    for step in range(1, 20_001):
+        append("train", step)
+        if step % 20 == 0:
+            append("val", step)
+    writer.commit()
+    writer.close()
+    read = benchmark.pedantic(lambda: read_run(tmp_path, metrics=metrics), rounds=5)
+    assert len(read.curves) == {"val/*": 24, "train/0": 1}.get("".join(metrics), 48)
 
 
 @pytest.mark.benchmark(group="reading one new record, by number of earlier records")

@@ -1,4 +1,4 @@
-"""The event files of one run in a folder: read back on opening, then appended to in whole batches.
+"""The event files of a run in one folder: read back on opening, then appended to in whole batches.
 
 An event file is a sequence of TFRecord frames: the length of the data with its checksum, then the data with its
 checksum. TensorBoard's writer creates the frames. Its reader is not used, because it reopens the file for each part of
@@ -24,13 +24,14 @@ _TIMESTAMP = re.compile(r"tfevents\.(\d+)")
 
 
 class EventFiles:
-    """The event files of a run: the events already in the folder, and the file to which this instance appends.
+    """The event files of a run in one folder: the events already there, and the file to which this instance appends.
 
     After a method has raised OSError, the content of the folder is unknown: create a new instance.
 
     Args:
         folder: the folder of the files, created if missing.
         run: the run to which the events belong.
+        builder: the builder of the events in this folder.
         mode: permissions of new files, before the umask.
 
     Raises:
@@ -38,11 +39,11 @@ class EventFiles:
         OSError: the folder cannot be created or read.
     """
 
-    def __init__(self, folder: Path, run: RunRecord, mode: int = 0o600) -> None:
+    def __init__(self, folder: Path, run: RunRecord, builder: EventBuilder, mode: int = 0o600) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._mode = mode
-        self._builder = EventBuilder(run)
+        self._builder = builder
         self._state = EventFileState(time=run.started / 1000)
         self._path: Path | None = None
         self._newest_timestamp = 0
@@ -53,13 +54,8 @@ class EventFiles:
         """The content of the files, including all events written so far."""
         return self._state
 
-    @property
-    def builder(self) -> EventBuilder:
-        """The builder of this run's events."""
-        return self._builder
-
-    def write_records(self, records: Sequence[Record]) -> int:
-        """Append and sync the records missing from the files, and return the highest durable sequence number.
+    def write_records(self, records: Sequence[Record]) -> None:
+        """Append and sync the records that are missing from the files.
 
         Raises:
             OSError: some of the records may be missing.
@@ -67,10 +63,9 @@ class EventFiles:
         last_seq = self._state.last_seq
         events = (self._builder.from_record(record) for record in records if record.seq > last_seq)
         self._append([event for event in events if event is not None])
-        return max([last_seq, *(record.seq for record in records)])
 
     def write_summaries(self, events: Iterable[Event]) -> None:
-        """Append the texts and layouts that differ from the newest ones under the same tags in the files.
+        """Append the summaries that differ from the newest ones under the same tags in the files.
 
         Raises:
             OSError: some of the events may be missing.

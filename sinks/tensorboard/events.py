@@ -1,5 +1,8 @@
 """Conversion between records and TensorBoard's ``Event`` messages.
 
+The run's own folder contains all records, each metric under its full name. The folder of a stream contains the points
+of that stream under the tags of the overlay.
+
 Each event that represents a record has the record's sequence number in ``source_metadata.writer``. The first event of
 each file identifies the run there.
 """
@@ -7,12 +10,12 @@ each file identifies the run there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sinks._run_tables import escape_markdown
-from telemetry.sink_api import Alert, Chart, Metric, Record, Resumed, RunRecord, Scalars, with_unit
+from telemetry.sink_api import Alert, Metric, Record, Resumed, RunRecord, Scalars, with_unit
 
 _RECORD_WRITER = re.compile(r"aimnet2mult seq=(\d+)")
 _FILE_WRITER = re.compile(r"aimnet2mult started=(\d+) run=(.*)", re.DOTALL)
@@ -32,27 +35,54 @@ class EventFileState:
         step: the iteration of the last record.
         time: the time of the last record, in seconds since 1970.
         has_session: whether the event that begins the first session is present.
-        summaries: step and content of the last text or layout under each tag.
+        tags: the tags that have points.
+        streams: the last sequence number that concerns each stream: that of its last point, or of a later resume. Only
+            meaningful in the run's own folder, where tags begin with the stream.
+        summaries: step and content of the last text, layout or setting under each tag.
     """
 
     last_seq: int = 0
     step: int = 0
     time: float = 0.0
     has_session: bool = False
+    tags: set[str] = field(default_factory=set)
+    streams: dict[str, int] = field(default_factory=dict)
     summaries: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Update the state with the next event."""
         seq = _RECORD_WRITER.fullmatch(event.source_metadata.writer)
         if seq is not None:
-            self.last_seq = max(self.last_seq, int(seq[1]))
-            self.step = event.step - 1 if event.HasField("session_log") else event.step
-            self.time = event.wall_time
+            self._add_record(event, int(seq[1]))
         elif event.HasField("session_log"):
             self.has_session = True
         else:
             for value in event.summary.value:
-                self.summaries[value.tag] = event.step, value.tensor.SerializeToString(deterministic=True)
+                self.summaries[value.tag] = event.step, content(value)
+
+    def _add_record(self, event: Event, seq: int) -> None:
+        is_resume = event.HasField("session_log")
+        self.last_seq = max(self.last_seq, seq)
+        self.step = event.step - 1 if is_resume else event.step
+        self.time = event.wall_time
+        if is_resume:
+            self.streams = dict.fromkeys(self.streams, seq)
+        # Alerts are tensors.
+        names = [value.tag for value in event.summary.value if value.HasField("simple_value")]
+        if names:
+            self.tags.update(names)
+            self.streams[stream_of(names[0])] = seq
+
+
+def content(value: Any) -> bytes:
+    """Return what a summary holds: a string, or the data in its metadata."""
+    data: bytes = value.metadata.plugin_data.content or next(iter(value.tensor.string_val), b"")
+    return data
+
+
+def stream_of(name: str) -> str:
+    """Return the stream in the full name of a metric."""
+    return name.partition("/")[0]
 
 
 def run_identity(event: Event) -> tuple[str, int] | None:
@@ -75,7 +105,7 @@ class EventBuilder:
         self._value = summary_pb2.Summary.Value
         self._scalar_class = summary_pb2.DATA_CLASS_SCALAR
         self._tensor = tensor_pb2.TensorProto
-        self._string = types_pb2.DT_STRING
+        self._string, self._float = types_pb2.DT_STRING, types_pb2.DT_FLOAT
         self._pending_descriptions = _descriptions(run.metrics)
 
     def parse(self, data: bytes) -> Event:
@@ -125,29 +155,29 @@ class EventBuilder:
 
     def text(self, tag: str, markdown: str, *, step: int = 0, time: float) -> Event:
         """Return an event that shows a text; ``time`` is in seconds since 1970."""
-        return self._tensor_event(tag, "text", markdown.encode(), step, time)
+        return self.tensor(tag, "text", markdown.encode(), step=step, time=time)
 
-    def layout(self, charts: Mapping[str, Iterable[Chart]], *, time: float) -> Event:
-        """Return the event that lays out the Custom Scalars tab, with only the first heading expanded.
+    def tensor(self, tag: str, plugin: str, data: bytes, *, step: int = 0, time: float) -> Event:
+        """Return an event with a tensor that a plugin of TensorBoard interprets; ``time`` is in seconds since 1970."""
+        value = self._value(tag=tag)
+        value.metadata.plugin_data.plugin_name = plugin
+        # Rank 0: the text plugin shows it as Markdown, not as a column of texts.
+        value.tensor.CopyFrom(self._tensor(dtype=self._string, tensor_shape={}, string_val=[data]))
+        return self._event(wall_time=time, step=step, summary=self._summary(value=[value]))
 
-        Args:
-            charts: the charts under each heading.
-            time: the wall time, in seconds since 1970.
-        """
-        from tensorboard.plugins.custom_scalar import layout_pb2, metadata  # type: ignore[import-untyped]
+    def setting(self, tag: str, plugin: str, data: bytes, *, time: float) -> Event:
+        """Return an event whose metadata hold the data, as HParams expects; ``time`` is in seconds since 1970."""
+        value = self._value(tag=tag, tensor=self._tensor(dtype=self._float, tensor_shape={"dim": [{"size": 0}]}))
+        value.metadata.plugin_data.plugin_name = plugin
+        value.metadata.plugin_data.content = data
+        return self._event(wall_time=time, summary=self._summary(value=[value]))
 
-        layout = layout_pb2.Layout()
-        for heading, content in charts.items():
-            category = layout.category.add(title=heading, closed=bool(layout.category))
-            for chart in content:
-                # The plugin matches tags as regular expressions, from the beginning.
-                tags = [f"^{re.escape(name)}$" for name in chart.names]
-                category.chart.add(title=chart.title, multiline={"tag": tags})
-        data = layout.SerializeToString(deterministic=True)
-        return self._tensor_event(metadata.CONFIG_SUMMARY_TAG, metadata.PLUGIN_NAME, data, 0, time)
+    def _tag(self, name: str) -> str:
+        """Return the tag of a metric."""
+        return name
 
     def _scalar(self, name: str, value: float) -> Any:
-        scalar = self._value(tag=name, simple_value=value)
+        scalar = self._value(tag=self._tag(name), simple_value=value)
         if self._pending_descriptions and (description := self._pending_descriptions.pop(name, None)):
             scalar.metadata.summary_description = description
             scalar.metadata.plugin_data.plugin_name = "scalars"
@@ -159,15 +189,32 @@ class EventBuilder:
         log = self._session_log(status=self._session_log.START)
         return self._event(wall_time=time_ms / 1000, step=step, session_log=log)
 
-    def _tensor_event(self, tag: str, plugin: str, data: bytes, step: int, time: float) -> Event:
-        value = self._value(tag=tag)
-        value.metadata.plugin_data.plugin_name = plugin
-        # Rank 0: the text plugin shows it as Markdown, not as a column of texts.
-        value.tensor.CopyFrom(self._tensor(dtype=self._string, tensor_shape={}, string_val=[data]))
-        return self._event(wall_time=time, step=step, summary=self._summary(value=[value]))
-
     def _record_source(self, record: Record) -> Any:
         return self._source(writer=f"aimnet2mult seq={record.seq}")
+
+
+class StreamEventBuilder(EventBuilder):
+    """A builder of the events in the folder of a stream: its points under other tags, and the resumes of the run.
+
+    Args:
+        run: the run.
+        stream: the stream.
+        tags: the tag of each metric, by full name.
+    """
+
+    def __init__(self, run: RunRecord, stream: str, tags: Mapping[str, str]) -> None:
+        super().__init__(run)
+        self._stream = stream
+        self._tags = tags
+
+    def from_record(self, record: Record) -> Event | None:
+        """Return the event that represents a record; None for alerts and for the points of other streams."""
+        if isinstance(record, Alert) or (isinstance(record, Scalars) and stream_of(record.stream) != self._stream):
+            return None
+        return super().from_record(record)
+
+    def _tag(self, name: str) -> str:
+        return self._tags[name]
 
 
 def _descriptions(metrics: Mapping[str, Metric]) -> dict[str, str]:

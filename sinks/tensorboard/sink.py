@@ -18,7 +18,6 @@ from telemetry.sink_api import (
     SinkRejected,
     Status,
     backend_errors,
-    charts,
     file_mode,
     hookimpl,
     is_inside,
@@ -26,9 +25,12 @@ from telemetry.sink_api import (
 )
 
 if TYPE_CHECKING:
-    from sinks.tensorboard.event_files import EventFiles
+    from sinks.tensorboard.run_files import RunFiles
 
 _BACKEND = "tensorboard"
+_URL = "http://localhost:6006/?smoothing=0{filter}#timeseries"
+_STREAMS = "&runFilter=%5Cw"
+"""The folders of the streams, but not the run's own folder, which is called ``.``."""
 
 
 class TensorBoardSink:
@@ -59,21 +61,22 @@ class TensorBoardSink:
         self._run: RunRecord | None = None
         self._folder = Path()
         self._mode = 0o600
-        self._files: EventFiles | None = None
+        self._files: RunFiles | None = None
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
-        """Read the event files back, and write the tables and the chart layout unless they are up to date."""
+        """Read the event files back, and write the tables unless they are up to date."""
         self._run = run
         self._mode = file_mode(folder)
         with backend_errors(_BACKEND):
             self._folder = self._resolve_folder(folder)
         with self._open_files() as files:
-            _write_summaries(files, run)
+            files.write_tables()
+            url = _URL.format(filter=_STREAMS if files.has_overlay else "")
             return Opened(
                 destination=str(self._folder),
-                last_seq=files.state.last_seq,
-                view=f"{shell_command('tensorboard')} --logdir {shlex.quote(str(self._folder))}",
+                last_seq=files.last_seq,
+                view=f"{shell_command('tensorboard')} --logdir {shlex.quote(str(self._folder))}\n{url}",
             )
 
     @hookimpl
@@ -86,14 +89,13 @@ class TensorBoardSink:
     def sink_close(self, status: Status) -> None:
         """Write the final status at the last iteration."""
         with self._open_files() as files:
-            state = files.state
-            files.write_summaries([files.builder.text("run/status", status, step=state.step, time=state.time)])
+            files.write_status(status)
 
     def _resolve_folder(self, run: Path) -> Path:
         return default_folder(run, _BACKEND) if self._chosen is None else (run / self._chosen).resolve()
 
     @contextmanager
-    def _open_files(self) -> Iterator[EventFiles]:
+    def _open_files(self) -> Iterator[RunFiles]:
         with backend_errors(_BACKEND):
             if self._files is None:
                 self._files = self._read_files()
@@ -106,23 +108,8 @@ class TensorBoardSink:
                 self._files = None
                 raise
 
-    def _read_files(self) -> EventFiles:
-        from sinks.tensorboard.event_files import EventFiles
+    def _read_files(self) -> RunFiles:
+        from sinks.tensorboard.run_files import RunFiles
 
         assert self._run is not None  # noqa: S101 - sink_open comes first
-        return EventFiles(self._folder, self._run, self._mode)
-
-
-def _write_summaries(files: EventFiles, run: RunRecord) -> None:
-    from sinks import _run_tables
-
-    time = run.time / 1000
-    builder = files.builder
-    files.write_summaries(
-        [
-            builder.text("run/about", _run_tables.run_table(run), time=time),
-            builder.text("run/parameters", _run_tables.parameter_table(run), time=time),
-            builder.text("run/units", _run_tables.unit_table(run), time=time),
-            builder.layout(charts(run.metrics), time=time),
-        ]
-    )
+        return RunFiles(self._folder, self._run, self._mode)

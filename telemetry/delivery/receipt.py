@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from telemetry.journal.delivered_records import DeliveredRecords
+from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.plugins.destinations import confirmations
 from telemetry.records import Closed, Status
@@ -64,7 +64,8 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
         if progress.destination:
             lines.append(f"    to {progress.destination}")
         if progress.view:
-            lines.append(f"    view with: {progress.view}")
+            command, _, link = progress.view.partition("\n")
+            lines += [f"    view with: {command}", *([f"    then open {link}"] if link else [])]
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             lines.append(f"    last error, {_when(progress.last_error_time)}: {progress.last_error}")
         if progress.state in {"opening", "delivering", "retrying"}:
@@ -174,7 +175,7 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
     except LookupError:
         options = {}
     reader = JournalReader(folder)
-    records = DeliveredRecords()
+    records = DeliverableRecords()
     status: Status | None = None
     reason = ""
     while batch := reader.read(10_000, live=False):
@@ -188,39 +189,44 @@ def receipt(folder: Path, counts: Counts) -> Receipt:
         journaled=len(records.seqs),
         counts=counts,
         skipped=reader.skipped,
-        sinks=sink_receipts(folder, options, records.seqs),
+        sinks=[
+            _with_confirmations(folder, sink, options.get(sink.name, {}))
+            for sink in sink_receipts(folder, options, records.seqs)
+        ],
         reason=reason,
         misnamed=misnamed_sinks(folder),
     )
 
 
-def sink_receipts(folder: Path, options: Mapping[str, Mapping[str, Any]], seqs: Sequence[int]) -> list[SinkReceipt]:
-    """Read the progress of each sink of a run, past and present.
+def sink_receipts(folder: Path, started: Iterable[str], seqs: Sequence[int]) -> list[SinkReceipt]:
+    """Read the progress of each sink of a run, past and present; ``confirmations`` are left empty.
 
     Args:
         folder: the run folder.
-        options: the options that each sink was started with (see ``RunRecord.sinks``).
+        started: the sinks that the run was started with.
         seqs: the sequence numbers of the records that sinks receive, ascending.
     """
-    names = sorted({*options, *delivered_sinks(folder)})
-    return [_sink(folder, name, seqs, options.get(name, {})) for name in names]
+    return [_sink(folder, name, seqs) for name in sorted({*started, *delivered_sinks(folder)})]
 
 
-def _sink(folder: Path, name: str, seqs: Sequence[int], options: Mapping[str, Any]) -> SinkReceipt:
+def _sink(folder: Path, name: str, seqs: Sequence[int]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
     delivered = max(0, done - progress.cursor.rejected)
     holder = Lease(folder / "sinks", name).holder()
-    found = SinkReceipt(
+    return SinkReceipt(
         name=name,
         delivered=delivered,
         pending=len(seqs) - done,
         progress=progress,
         holder="" if holder is None else str(holder),
     )
-    if not found.is_behind:
-        return found
-    return msgspec.structs.replace(found, confirmations=confirmations(name, options, folder))
+
+
+def _with_confirmations(folder: Path, sink: SinkReceipt, options: Mapping[str, Any]) -> SinkReceipt:
+    if not sink.is_behind:
+        return sink
+    return msgspec.structs.replace(sink, confirmations=confirmations(sink.name, options, folder))
 
 
 def _when(ms: int) -> str:

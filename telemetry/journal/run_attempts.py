@@ -114,8 +114,15 @@ class Attempts:
         return self._newest_with_own > number
 
     def starts_attempt(self, record: Resumed) -> bool:
-        """Return whether a record is the first own one of its segment."""
-        return self._first_records.get(record.seq // SEQ_PER_SEGMENT) == record
+        """Return whether a record is the first own one of its segment; a segment without any is read again.
+
+        Raises:
+            RunFolderError: the folder or a segment cannot be read.
+        """
+        number = record.seq // SEQ_PER_SEGMENT
+        if number in self.segments and number not in self._first_records:
+            self.update(recheck=True)
+        return self._first_records.get(number) == record
 
     def last_valid_step(self, segment: int) -> int:
         """Return the last iteration of a segment that no later attempt supersedes."""

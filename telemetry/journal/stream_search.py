@@ -48,8 +48,10 @@ class StreamSearch:
         """
         found = self._before_wanted.search(data, newline)
         end = data.rfind(b"\n") if found is None else found.start()
+        if end == newline:
+            return None, end
         count = data.count(b"\n", newline + 1, end + 1)
-        last = decode(data[data.rfind(b"\n", newline, end) + 1 : end + 1]) if count else None
+        last = decode(data[data.rfind(b"\n", newline, end) + 1 : end + 1])
         if not isinstance(last, Scalars) or last.seq - before.seq != count or last.step > max_step:
             return None, end
         point = PassedScalars(

@@ -29,7 +29,8 @@ class Opened(msgspec.Struct, frozen=True):
             absolute paths). Progress is kept per destination; a new one starts at the beginning of the journal.
         last_seq: the highest sequence number present at the destination; 0 if it is empty, None if unknown. Delivery
             continues after it.
-        view: a command or URL that shows the run; empty if there is none.
+        view: a command or URL that shows the run; empty if there is none. The URL to open after the command may follow
+            on a second line.
     """
 
     destination: Text

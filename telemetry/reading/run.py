@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.journal.delivered_records import DeliveredRecords
+from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
 from telemetry.metrics import UNDECLARED, Metric, is_better_when_higher
 from telemetry.plugins.optional_imports import optional_import
@@ -98,7 +98,7 @@ def read_run(path: str | os.PathLike[str], *, superseded: bool = False, metrics:
         superseded: whether to include the points and alerts superseded by a later attempt (see ``Curve.superseded``).
         metrics: the metrics to read: full names, names without the stream, or patterns of either (``val/*``); the
             values of other streams are not decoded, which is up to ten times as fast. By default, all are read,
-            including undeclared ones.
+            including undeclared ones. Damage to points of other streams is not counted in ``Run.skipped``.
 
     Raises:
         RunNotFound: the folder contains no run.
@@ -125,7 +125,9 @@ class RunReader:
         names: full names of the metrics to read; None for all. Only the streams of these metrics are decoded.
 
     Attributes:
-        records: the records for sinks. After a resume has been followed, they are exact only if all metrics are read.
+        records: the valid records for sinks.
+        rewound: whether a resume has superseded points read before; if some points were passed over, ``records`` is
+            then only approximate.
         closed: how the newest attempt ended; None if the journal does not record it.
         time: time of the last record, in milliseconds since 1970; 0 if there is none.
 
@@ -140,7 +142,8 @@ class RunReader:
         self._names = None if names is None else frozenset(names)
         streams = None if names is None else {name.partition("/")[0] for name in names}
         self._journal = JournalReader(folder, superseded=superseded, streams=streams)
-        self.records = DeliveredRecords()
+        self.records = DeliverableRecords()
+        self.rewound = False
         self.closed: Status | None = None
         self.time = 0
         self._trainer = TrainerLivenessProbe(folder)
@@ -193,7 +196,7 @@ class RunReader:
         # In a followed run, these points were read before the resume that superseded them.
         for builder in self._builders.values():
             builder.drop_after(step)
-        self.records.drop_after(step)
+        self.rewound |= self.records.drop_after(step)
         self._alerts = [alert for alert in self._alerts if alert.step <= step]
 
     def run(self) -> Run:

@@ -30,11 +30,11 @@ BYTES_PER_POINT, BYTES_PER_RECORD = 25, 16
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """A reader of some metrics, and the attempt that it reads."""
+    """A reader of some metrics, and the run that it reads."""
 
     reader: RunReader
     names: frozenset[str]
-    attempt: tuple[str, int, int]
+    run: tuple[str, int]
 
 
 class CachedRun:
@@ -106,11 +106,11 @@ class CachedRun:
             self._publish(replace(self.entry, error=error_text(error) or type(error).__name__), new=False)
 
     def _discard_outdated_reading(self, state: FolderState, *, ended: bool) -> None:
-        """Start again if the journal has been replaced, or the run was resumed, or other metrics are in the table."""
+        """Start again if the journal has been replaced, an ended run goes on, or other metrics are in the table."""
         if self._reading is None or self._state is None or state.journal == self._state.journal:
             return
         header = read_header(self._folder)
-        continues = state.continues(self._state) and _identity(header) == self._reading.attempt
+        continues = state.continues(self._state) and _identity(header) == self._reading.run
         if ended or not continues or not self._reading.names.issuperset(_table_metrics(read_metrics(self._folder))):
             self._reading = None
 
@@ -119,37 +119,48 @@ class CachedRun:
         reading = self._reading or self._start_reading()
         reader = reading.reader
         new = reader.read(live=True)
+        if reader.rewound and not is_fresh:
+            # What precedes the resume must be read again to count the valid records.
+            self._reading = None
+            self._read()
+            return
         status = run_status(reader.closed, self._trainer)
         if status not in OPEN:
             # No more records will come, so also read what a live read leaves for later.
             new |= reader.read(live=False)
-        entry = replace(self.entry, status=status, error="")
-        if new or is_fresh:
-            run = reader.run()
-            self._known = reading.names, run.curves
-            entry = replace(
-                entry,
-                header=run.header,
-                metrics=run.metrics,
-                step=reader.records.step,
-                time=reader.time or run.header.started,
-                best=_best_values(run.metrics, run.curves),
-                alerts=tuple(run.alerts),
-            )
-        receipts = sink_receipts(self._folder, entry.header.sinks, reader.records.seqs)
-        self._publish(replace(entry, sinks=tuple(map(SinkState.from_receipt, receipts))), new=new)
-        is_done = status not in OPEN and not any(receipt.is_behind for receipt in receipts)
-        self._reading = None if is_done else reading
-        points = sum(map(len, self._known[1].values()))
-        # An unfinished reading has its own copy of the points.
-        self.memory = BYTES_PER_POINT * points
-        if not is_done:
-            self.memory += BYTES_PER_POINT * points + BYTES_PER_RECORD * len(reader.records.seqs)
+        entry = self._with_contents(reading) if new or is_fresh else self.entry
+        sinks = sink_receipts(self._folder, entry.header.sinks, reader.records.seqs)
+        states = tuple(map(SinkState.from_receipt, sinks))
+        self._publish(replace(entry, status=status, sinks=states, error=""), new=new and not is_fresh)
+        may_continue = status in OPEN or any(sink.is_behind for sink in sinks)
+        self._reading = reading if may_continue else None
+        self._measure_memory()
 
     def _start_reading(self) -> _Reading:
         names = self._requested.union(_table_metrics(read_metrics(self._folder)))
         reader = RunReader(self._folder, names=names)
-        return _Reading(reader=reader, names=names, attempt=_identity(read_header(self._folder)))
+        return _Reading(reader=reader, names=names, run=_identity(read_header(self._folder)))
+
+    def _with_contents(self, reading: _Reading) -> RunEntry:
+        """Replace the curves by those read, and return the entry with what has been read."""
+        run = reading.reader.run()
+        self._known = reading.names, run.curves
+        return replace(
+            self.entry,
+            header=run.header,
+            metrics=run.metrics,
+            step=reading.reader.records.step,
+            time=reading.reader.time or run.header.started,
+            best=_best_values(run.metrics, run.curves),
+            alerts=tuple(run.alerts),
+        )
+
+    def _measure_memory(self) -> None:
+        points = sum(map(len, self._known[1].values()))
+        self.memory = BYTES_PER_POINT * points
+        if self._reading is not None:
+            # It has its own copy of the points.
+            self.memory += BYTES_PER_POINT * points + BYTES_PER_RECORD * len(self._reading.reader.records.seqs)
 
     def _publish(self, entry: RunEntry, *, new: bool) -> None:
         if new or entry != self.entry:
@@ -180,8 +191,8 @@ def _summary(folder: Path) -> RunEntry:
     )
 
 
-def _identity(header: RunRecord) -> tuple[str, int, int]:
-    return header.run_id, header.started, header.attempt
+def _identity(header: RunRecord) -> tuple[str, int]:
+    return header.run_id, header.started
 
 
 def _table_metrics(metrics: Mapping[str, Metric]) -> list[str]:

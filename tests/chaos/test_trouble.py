@@ -47,6 +47,7 @@ class Training:
                     *(sys.executable, "-m", "aimnet2mult.cli", "train"),
                     *("--config", SAMPLE / "train.yaml", "--model", SAMPLE / "model.yaml"),
                     *("--telemetry-dir", self._runs, "--telemetry-every", str(every), "--telemetry-sinks", "none"),
+                    "data.samplers.train.batches_per_epoch=500",
                     *overrides,
                 ],
                 stdout=log,

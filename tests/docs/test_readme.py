@@ -19,7 +19,7 @@ def test_every_command_in_the_readme_exists() -> None:
     from telemetry.cli import main
 
     text = README.read_text(encoding="utf-8")
-    used = set(re.findall(r"^(aimnet2mult|telemetry) ([a-z-]+)", text, re.MULTILINE))
+    used = set(re.findall(r"^(?:\| `)?(aimnet2mult|telemetry) ([a-z-]+)", text, re.MULTILINE))
     known = {("aimnet2mult", name) for name in cli.commands} | {("telemetry", name) for name in main.commands}
     assert used
     assert used <= known

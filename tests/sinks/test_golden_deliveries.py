@@ -78,6 +78,7 @@ class TestTensorBoard:
         assert self.events(folder) == points_of(rows)
         assert self.shown(folder, "train/loss") == list(range(10, 131, 10))
         assert self.shown(folder, "val/loss") == list(range(20, 121, 20))
+        assert [path for path in folder.iterdir() if path.is_dir()] == []
 
 
 class TestWandb:

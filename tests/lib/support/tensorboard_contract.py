@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +17,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from sinks.tensorboard import event_files
+from sinks.tensorboard.events import stream_of
+from sinks.tensorboard.run_files import folder_name
 from sinks.tensorboard.sink import TensorBoardSink
+from telemetry import Record
 from telemetry.run_folder import atomic_write
 from telemetry.testing import Point
 from telemetry.testing.kit import Kit
@@ -47,6 +51,23 @@ class TensorBoardKit(Kit):
             unit = shown_unit(accumulator.SummaryMetadata(tag).summary_description)
             for event in accumulator.Scalars(tag):
                 yield Point(tag, event.step, event.value, round(event.wall_time * 1000), unit)
+
+    def check_shows(self, folder: Path, records: Iterable[Record], remedy: str) -> None:
+        """Check the overlay of the streams, too: it must contain the same points."""
+        super().check_shows(folder, records, remedy)
+        own = Counter((folder_name(stream_of(p.name)), p.step, str(p.value), p.time) for p in self.read_back(folder))
+        assert self._overlay(folder / "tensorboard") == own
+
+    @staticmethod
+    def _overlay(folder: Path) -> Counter[tuple[str, int, str, int]]:
+        found: Counter[tuple[str, int, str, int]] = Counter()
+        for path in (path for path in folder.iterdir() if path.is_dir()):
+            accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+            for tag in accumulator.Tags()["scalars"]:
+                found.update(
+                    (path.name, e.step, str(e.value), round(e.wall_time * 1000)) for e in accumulator.Scalars(tag)
+                )
+        return found
 
 
 def replace_os(patch: pytest.MonkeyPatch, fake: Any) -> None:

@@ -1,5 +1,6 @@
 """Create runs and records for the TensorBoard sink, and read them back as TensorBoard shows them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +76,18 @@ def curve(folder: Path, tag: str = "train/loss") -> list[Point]:
 
 def steps(folder: Path, tag: str = "train/loss") -> list[int]:
     return [point.step for point in curve(folder, tag)]
+
+
+def curves(folder: Path, stream: str) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves of a stream in the overlay, by tag, in TensorBoard's order."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder / "tensorboard" / stream), size_guidance={"scalars": 0}).Reload()
+    tags = sorted(
+        accumulator.Tags()["scalars"],
+        key=lambda tag: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", tag)],
+    )
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in tags}
 
 
 def event_files(folder: Path) -> list[Path]:

@@ -51,7 +51,10 @@ class WrittenRun:
         self._next = self._segment * SEQ_PER_SEGMENT
         self._add(run_record(self._segment, **self._fields | fields))
         if resume_step is not None:
-            self._add(Resumed(seq=self._next, time=NOON, step=resume_step, attempt=self._segment + 1))
+            self.resume(resume_step)
+
+    def resume(self, step: int) -> None:
+        self._add(Resumed(seq=self._next, time=NOON, step=step, attempt=self._segment + 1))
 
     def point(self, name: str, step: int, value: float, *, seq: int | None = None) -> None:
         """Append a record with one value."""

@@ -63,7 +63,7 @@ class PeriodicallyFailingOs:
             raise OSError(errno.EIO, "Input/output error")
 
     def listdir(self, path: Path) -> list[str]:
-        if self._fails("listdir", 3):
+        if self._fails("listdir", 5):
             raise OSError(errno.ESTALE, "Stale file handle")
         return os.listdir(path)
 

@@ -1,20 +1,24 @@
 """The summaries next to the curves: the chart layout, and tables about the run."""
 
 import html
+import math
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.struct_pb2 import Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
 from sinks._run_tables import markdown_table
-from support.tensorboard_kit import METRICS, event_files, make_run, open_sink, resumed, scalars
+from sinks.tensorboard.hparams import main_params
+from support.tensorboard_kit import METRICS, STARTED, curves, event_files, make_run, open_sink, resumed, scalars
 from telemetry import Alert, Metric
 from telemetry.sink_api import Chart, charts
 
@@ -28,6 +32,16 @@ def tensors(folder: Path, tag: str) -> list[bytes]:
     accumulator = EventAccumulator(str(folder / "tensorboard"))
     accumulator.Reload()
     return [make_ndarray(event.tensor_proto).item() for event in accumulator.Tensors(tag)]
+
+
+def layout(folder: Path) -> Any:
+    """Return the newest layout of the Custom Scalars tab."""
+    return layout_pb2.Layout.FromString(tensors(folder, "custom_scalars__config__")[-1])
+
+
+def summary_tags(folder: Path) -> list[str]:
+    accumulator = EventAccumulator(str(folder / "tensorboard"))
+    return accumulator.Reload().Tags()["tensors"]
 
 
 def cells(markdown: str) -> list[list[str]]:
@@ -71,20 +85,33 @@ class TestCharts:
         }
 
     def test_the_layout_matches_exactly_its_own_curves(self, tmp_path):
-        names = ["train/E.rmse", "train/E_rmse", "train/E_rmse_max", "train/Ex(2)", "val/E_rmse"]
-        open_sink(tmp_path, make_run(metrics={name: Metric() for name in names}))
-        (data,) = tensors(tmp_path, "custom_scalars__config__")
-        layout = layout_pb2.Layout.FromString(data)
-        (category,) = layout.category
+        names = ["E.rmse", "E_rmse", "E_rmse_max", "Ex(2)"]
+        sink, _ = open_sink(tmp_path, make_run(metrics={f"train/{name}": Metric() for name in names}))
+        sink.sink_write([scalars(1, **dict.fromkeys(names, 1.0))])
+        (category,) = layout(tmp_path).category
+        tags = [f"1 overall/{number} {name}" for number, name in enumerate(names, 1)]
         # Matched as by the plugin.
-        found = [[n for n in names for tag in c.multiline.tag if re.match(tag, n)] for c in category.chart]
-        assert found == [["train/E.rmse"], ["train/E_rmse", "val/E_rmse"], ["train/E_rmse_max"], ["train/Ex(2)"]]
+        found = [[t for t in tags for tag in c.multiline.tag if re.match(tag, t)] for c in category.chart]
+        assert found == [[tag] for tag in tags]
+        assert list(curves(tmp_path, "train")) == tags
 
     def test_only_the_first_heading_is_expanded(self, tmp_path):
-        open_sink(tmp_path)
-        (data,) = tensors(tmp_path, "custom_scalars__config__")
-        layout = layout_pb2.Layout.FromString(data)
-        assert [(c.title, c.closed) for c in layout.category] == [("overall", False), ("gfn1", True)]
+        sink, _ = open_sink(tmp_path)
+        sink.sink_write([scalars(1, stream="val", **{"loss": 1.0, "gfn1/E_rmse": 1.0})])
+        assert [(c.title, c.closed) for c in layout(tmp_path).category] == [("overall", False), ("gfn1", True)]
+
+    def test_the_layout_grows_with_the_metrics_that_have_points_and_has_no_empty_charts(self, tmp_path):
+        sink, _ = open_sink(tmp_path)
+        assert "custom_scalars__config__" not in summary_tags(tmp_path)
+        sink.sink_write([scalars(1)])
+        assert [[c.title for c in category.chart] for category in layout(tmp_path).category] == [["loss"]]
+        sink.sink_write([scalars(2, stream="val", **{"gfn1/E_rmse": 1.0})])
+        sink.sink_write([scalars(3, stream="val", **{"gfn1/E_rmse": 1.0})])
+        assert [[c.title for c in category.chart] for category in layout(tmp_path).category] == [
+            ["loss"],
+            ["RMSE of energy, gfn1 [kcal/mol]"],
+        ]
+        assert len(tensors(tmp_path, "custom_scalars__config__")) == 2
 
 
 class TestTables:
@@ -186,16 +213,72 @@ class TestRepetition:
         assert len(tensors(tmp_path, "run/units")) == 1
 
     def test_summaries_lost_from_a_truncated_file_are_written_again(self, tmp_path):
-        open_sink(tmp_path)
+        open_sink(tmp_path)[0].sink_write([scalars(1)])
         (path,) = event_files(tmp_path / "tensorboard")
         path.write_bytes(path.read_bytes()[:-5])
         open_sink(tmp_path)
         assert len(tensors(tmp_path, "custom_scalars__config__")) == 1
         assert len(tensors(tmp_path, "run/about")) == 1
 
-    def test_there_are_no_subfolders_which_the_viewer_would_show_as_separate_runs(self, tmp_path):
-        open_sink(tmp_path)[0].sink_write([scalars(1)])
-        assert [p for p in (tmp_path / "tensorboard").rglob("*") if p.is_dir()] == []
+
+class TestHparams:
+    def test_at_most_ten_parameters_are_compared_those_that_are_tuned_most_often_first(self):
+        params = {
+            "run_name": "water",
+            "seed": 3,
+            "data": {"samplers": {"train": {"batch_size": 32}, "val": {"batch_size": 256}}, "keys": {}},
+            "loss": {"components": {f"term{i}": {"weight": float(i), "fn": "mse"} for i in range(3)}},
+            "optimizer": {"class": "Adam", "kwargs": {"lr": 1e-3}},
+            "scheduler": {"class": None},
+            "trainer": {"epochs": 4, "clip_grad_norm": math.inf, "stop_below_lr": 1e-6},
+            "model": {"kwargs": {"hidden": [[96], [96]], "ncomb_v": 4}},
+        }
+        assert list(main_params(params).items()) == [
+            ("optimizer.kwargs.lr", 1e-3),
+            ("data.samplers.train.batch_size", 32),
+            ("trainer.epochs", 4),
+            ("optimizer.class", "Adam"),
+            ("loss.components.term0.weight", 0.0),
+            ("loss.components.term1.weight", 1.0),
+            ("loss.components.term2.weight", 2.0),
+            ("model.kwargs.hidden", "[[96], [96]]"),
+            ("trainer.clip_grad_norm", "inf"),
+            ("seed", 3),
+        ]
+
+    def test_all_of_a_few_parameters_are_compared(self):
+        assert main_params({"depth": 2, "act": "gelu", "amp": True}) == {"depth": 2, "act": "gelu", "amp": True}
+
+    def test_they_are_next_to_the_main_metrics_of_the_last_stream(self, tmp_path):
+        run = make_run(params={"depth": 2, "lr": 0.5, "amp": True})
+        open_sink(tmp_path, run)
+        experiment = hparams(tmp_path, "experiment").experiment
+        assert [info.display_name for info in experiment.hparam_infos] == ["lr", "depth", "amp"]
+        assert [(info.name.group, info.name.tag, info.display_name) for info in experiment.metric_infos] == [
+            ("", "val/loss", "val loss"),
+            ("", "val/E_rmse", "val RMSE of energy [kcal/mol]"),
+        ]
+        start = hparams(tmp_path, "session_start_info").session_start_info
+        assert {info.display_name: start.hparams[info.name] for info in experiment.hparam_infos} == {
+            "lr": Value(number_value=0.5),
+            "depth": Value(number_value=2),
+            "amp": Value(bool_value=True),
+        }
+
+    @pytest.mark.parametrize("status", ["failed", "preempted", "killed"])
+    def test_only_a_finished_run_has_a_final_status_because_others_may_be_resumed(self, tmp_path, status):
+        sink, _ = open_sink(tmp_path)
+        sink.sink_close(status)
+        assert "_hparams_/session_end_info" not in summary_tags(tmp_path)
+        sink.sink_close("finished")
+        end = hparams(tmp_path, "session_end_info").session_end_info
+        assert (end.status, end.end_time_secs) == (api_pb2.STATUS_SUCCESS, STARTED / 1000)
+
+
+def hparams(folder: Path, kind: str) -> Any:
+    accumulator = EventAccumulator(str(folder / "tensorboard")).Reload()
+    data = accumulator.SummaryMetadata(f"_hparams_/{kind}").plugin_data.content
+    return plugin_data_pb2.HParamsPluginData.FromString(data)
 
 
 class TestAlerts:

@@ -76,20 +76,24 @@ def test_the_server_shows_the_curves_the_charts_and_the_tables(server):
     found = wait_for(tags, "curves")
     # The text is Markdown, shown as HTML.
     assert "RMSE of energy [kcal/mol]" in found["train/E_rmse"]["description"]
-    assert ask(server, "runs") == [run]
+    assert sorted(ask(server, "runs")) == [run, f"{run}/train"]
 
     points = ask(server, "plugin/scalars/scalars", run=run, tag="train/loss")
     assert [(step, value) for _, step, value in points] == [(1, 1.0), (2, 20.0), (4, 40.0)]
     assert points[0][0] == (STARTED + 1001) / 1000
 
+    overlay, tag = f"{run}/train", "1 overall/1 loss"
+    assert wait_for(lambda: ask(server, "plugin/scalars/tags").get(overlay), "overlay").keys() == {
+        tag,
+        "1 overall/2 E_rmse [kcal/mol]",
+    }
+    assert ask(server, "plugin/scalars/scalars", run=overlay, tag=tag) == points
+
     layout = ask(server, "plugin/custom_scalars/layout")
-    title, tags_of_chart = "RMSE of energy [kcal/mol]", ["train/E_rmse", "train_window/E_rmse", "val/E_rmse"]
-    (chart,) = [c for c in layout["category"][0]["chart"] if c["title"] == title]
-    assert chart["multiline"]["tag"] == [f"^{tag}$" for tag in tags_of_chart]
-    drawn = ask(
-        server, "plugin/custom_scalars/scalars", run=run, tag="|".join(f"({t})" for t in chart["multiline"]["tag"])
-    )
-    assert list(drawn["tag_to_events"]) == ["train/E_rmse"]
+    charts = {chart["title"]: chart["multiline"]["tag"] for chart in layout["category"][0]["chart"]}
+    assert list(charts) == ["loss", "RMSE of energy [kcal/mol]"]
+    drawn = ask(server, "plugin/custom_scalars/scalars", run=overlay, tag="|".join(f"({t})" for t in charts["loss"]))
+    assert list(drawn["tag_to_events"]) == [tag]
 
     texts = ask(server, "plugin/text/text", run=run, tag="run/parameters")
     assert "<td>optimizer.lr</td>" in texts[-1]["text"]

@@ -4,6 +4,8 @@ import errno
 import math
 import os
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,7 +143,15 @@ class TestOpening:
     def test_the_default_folder_is_in_the_run_folder(self, tmp_path, tb):
         _, found = open_sink(tmp_path)
         assert (found.destination, found.last_seq) == (str(tb), 0)
-        assert found.view.endswith(f"tensorboard --logdir {tb}")
+        command, link = found.view.splitlines()
+        assert command.endswith(f"tensorboard --logdir {tb}")
+        # The run's own folder is called "." there.
+        assert link == r"http://localhost:6006/?smoothing=0&runFilter=%5Cw#timeseries"
+
+    def test_the_command_that_shows_the_run_is_quoted_for_the_shell(self, tmp_path):
+        _, found = open_sink(tmp_path / "it's; a run")
+        command, _ = found.view.splitlines()
+        assert shlex.split(command)[1:] == ["--logdir", str(tmp_path / "it's; a run" / "tensorboard")]
 
     @pytest.mark.parametrize("absolute", [True, False])
     def test_the_option_dir_sets_the_folder(self, tmp_path, absolute):
@@ -448,9 +458,7 @@ class TestFaults:
     def test_a_removed_folder_is_detected_and_filled_again(self, tmp_path, tb):
         sink, _ = open_sink(tmp_path)
         sink.sink_write([scalars(1)])
-        for path in event_files(tb):
-            path.unlink()
-        tb.rmdir()
+        shutil.rmtree(tb)
         with pytest.raises(SinkUnavailable, match="No such file"):
             sink.sink_write([scalars(2)])
         sink, found = open_sink(tmp_path)
@@ -488,8 +496,14 @@ class TestFaults:
         sink, _ = open_sink(tmp_path)
         (path,) = event_files(tb)
         assert synced == [path, tb]
+        synced.clear()
         sink.sink_write([scalars(1)])
-        assert synced == [path, tb, path]
+        (train,) = event_files(tb / "train")
+        # A record in the run's own folder is present in both; the layout follows, because there is a new curve.
+        assert synced == [train, tb / "train", path, path]
+        synced.clear()
+        sink.sink_write([scalars(2)])
+        assert synced == [train, path]
 
     def test_a_folder_that_cannot_be_listed_is_not_mistaken_for_an_empty_one(self, tmp_path, disk):
         open_sink(tmp_path)[0].sink_write([scalars(1)])

@@ -94,6 +94,15 @@ def test_the_receipt_shows_what_is_left_and_the_command_that_delivers_it(tmp_pat
     assert shlex.split(command) == ["telemetry", "sync", str(folder), "--telemetry-sinks", "mlflow,wandb"]
 
 
+def test_the_receipt_shows_how_to_view_the_run_on_up_to_two_lines(tmp_path: Path) -> None:
+    write(tmp_path, 0, numbered(0, 1, 1))
+    sink(tmp_path, "one", 1, state="closed", view="tool RUN")
+    sink(tmp_path, "two", 1, state="closed", view="tool RUN\nhttp://localhost/")
+    one, two = receipt(tmp_path, Counts()).sinks
+    assert one.lines()[2:] == ["    view with: tool RUN"]
+    assert two.lines()[2:] == ["    view with: tool RUN", "    then open http://localhost/"]
+
+
 def test_the_receipt_of_an_unopened_sink_names_no_destination(tmp_path: Path) -> None:
     segment_path(tmp_path, 0).write_bytes(encode(run_record(sinks={"wandb": {}})) + encode(scalars(1)))
     assert receipt(tmp_path, Counts()).sinks[0].lines() == [

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from support import golden_runs
 from support.segment_files import sealed
 from support.written_runs import WrittenRun
 from telemetry import MetricNotFound, RunNotFound, read_run
@@ -125,6 +127,15 @@ def test_the_values_are_those_of_an_unfiltered_reading(tmp_path: Path, seed: int
         damage(segment_path(run.folder, rng.choice(segments(run.folder))), rng)
 
 
+@pytest.mark.parametrize("name", golden_runs.NAMES)
+def test_runs_of_earlier_versions_are_read_exactly(name: str) -> None:
+    (folder,) = golden_runs.V1.glob(f"{name}*")
+    full = read_run(folder)
+    for pattern in ("val/*", "train/*", "*"):
+        filtered = read_run(folder, metrics=[pattern])
+        assert_same(filtered, full, tuple(n for n in full.curves if fnmatchcase(n, pattern)))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_without_damage_all_counts_are_those_of_an_unfiltered_reading(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
@@ -158,12 +169,13 @@ def test_a_block_with_a_missing_point_is_decoded(run: WrittenRun) -> None:
 
 
 def test_repeated_points_are_counted(run: WrittenRun) -> None:
-    for number in (*range(1, 9), *range(1, 9)):
-        run.points("train", number, {"loss": 0.5}, seq=number)
-    run.points("val", 9, {"loss": 0.5}, seq=9)
+    for last in (9, 10):
+        for number in range(1, 9):
+            run.points("train", number, {"loss": 0.5}, seq=number)
+        run.points("val", last, {"loss": 0.5}, seq=last)
     for streams in (None, ["val"]):
         reader = JournalReader(run.folder, streams=streams)
-        assert reader.read(1000, live=False)[-1].seq == 9
+        assert reader.read(1000, live=False)[-1].seq == 10
         assert reader.skipped.repeated == 8
 
 

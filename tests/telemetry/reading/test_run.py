@@ -104,6 +104,18 @@ def test_a_run_resumed_while_it_is_followed_has_the_same_curves_as_when_read_aft
     assert followed.header.seq > 0
 
 
+def test_a_resume_is_followed_even_if_its_segment_was_read_before_its_first_record(run: WrittenRun) -> None:
+    reader = RunReader(run.folder)
+    for step in (100, 200):
+        run.point("train/loss", step, float(step))
+    run.begin(attempt=2)
+    reader.read(live=True)
+    run.resume(100)
+    run.point("train/loss", 150, -150.0)
+    reader.read(live=True)
+    assert reader.run().curves["train/loss"].values.tolist() == [100, -150]
+
+
 def test_damage_is_counted_and_the_rest_is_read(run: WrittenRun) -> None:
     run.point("train/loss", 1, 1.0)
     run.raw(b'{"kind":"scalars","seq":2}\n')

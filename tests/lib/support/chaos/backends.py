@@ -73,13 +73,18 @@ class TensorBoard:
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
         """Check that the viewer shows one curve without gaps or duplicates, with the latest values and their times."""
+        expected = [(r.step, r.values["loss"], r.time) for r in valid]
+        assert self._curve(run / "tensorboard", "train/loss") == expected
+        assert self._curve(run / "tensorboard" / "train", "1 overall/1 loss") == expected
+
+    @staticmethod
+    def _curve(folder: Path, tag: str) -> list[tuple[int, float, int]]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-        accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+        accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         accumulator.Reload()
-        events = accumulator.Scalars("train/loss") if valid else []
-        curve = [(e.step, e.value, round(e.wall_time * 1000)) for e in events]
-        assert curve == [(r.step, r.values["loss"], r.time) for r in valid]
+        events = accumulator.Scalars(tag) if tag in accumulator.Tags()["scalars"] else []
+        return [(e.step, e.value, round(e.wall_time * 1000)) for e in events]
 
 
 class WandbOffline:

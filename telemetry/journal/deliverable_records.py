@@ -10,7 +10,7 @@ from telemetry.records import Alert, AnyRecord, Resumed, Scalars
 _NEVER_SUPERSEDED = -1
 
 
-class DeliveredRecords:
+class DeliverableRecords:
     """Collect the sequence numbers of the valid records for sinks, using 16 bytes per record.
 
     Attributes:
@@ -32,8 +32,14 @@ class DeliveredRecords:
             self.seqs.extend(range(record.seq - passed, record.seq + 1))
             self._steps.extend([_NEVER_SUPERSEDED if is_resume else record.step] * (passed + 1))
 
-    def drop_after(self, step: int) -> None:
-        """Remove the points and alerts of later iterations, which an attempt that resumes at ``step`` supersedes."""
+    def drop_after(self, step: int) -> bool:
+        """Remove the points and alerts that a resume at iteration ``step`` supersedes; return whether there are any.
+
+        Points passed over count as points of the iteration of the last of them.
+        """
         valid = [i for i, each in enumerate(self._steps) if each <= step]
+        if len(valid) == len(self.seqs):
+            return False
         self.seqs = array("q", [self.seqs[i] for i in valid])
         self._steps = array("q", [self._steps[i] for i in valid])
+        return True

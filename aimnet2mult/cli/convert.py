@@ -1,0 +1,94 @@
+"""``aimnet2mult convert``: convert data of other programs, without torch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from aimnet2mult.cli.check_data import show_report
+from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath
+from telemetry.errors import did_you_mean
+from telemetry.terminal import print_line
+
+
+class Assignment(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.2
+    """``KEY=VALUE`` with one of some keys."""
+
+    name = "assignment"
+
+    def __init__(self, *keys: str) -> None:
+        self._keys = keys
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return the key and the value."""
+        key, _, text = value.partition("=")
+        if key not in self._keys:
+            self.fail(f"{key!r} is none of {', '.join(self._keys)}{did_you_mean(key, self._keys)}", param, ctx)
+        if not text:
+            self.fail(f"{value!r} is not {key}=VALUE", param, ctx)
+        return key, text
+
+
+@click.command("convert", context_settings=HELP)
+@click.argument("inputs", metavar="INPUT...", type=EXISTING_FILE, nargs=-1, required=True)
+@click.option("-o", "--output", metavar="OUT.h5", type=UserPath(dir_okay=False), required=True, help="File to write.")
+@click.option(
+    "--key",
+    "keys",
+    metavar="KEY=NAME",
+    type=Assignment("coord", "numbers", "charge", "mult", "energy", "forces", "charges", "spin_charges"),
+    multiple=True,
+    help="Name of an array in the input, such as energy=dft_energy; none leaves it out; repeatable.",
+)
+@click.option(
+    "--unit",
+    "units",
+    metavar="KEY=UNIT",
+    type=Assignment("energy", "forces", "coord"),
+    multiple=True,
+    help="Unit of energy (default: eV), forces (eV/Å) or coord (Å) in the input; repeatable.",
+)
+@click.option("--charge", type=int, help="Total charge of structures that state none, in e.")
+@click.option("--mult", type=click.IntRange(min=1), help="Spin multiplicity of structures that state none.")
+@click.option("--ignore-cell", is_flag=True, help="Treat periodic structures as isolated molecules.")
+@click.pass_context
+def convert(
+    context: click.Context,
+    *,
+    inputs: tuple[Path, ...],
+    output: Path,
+    keys: tuple[tuple[str, str], ...],
+    units: tuple[tuple[str, str], ...],
+    charge: int | None,
+    mult: int | None,
+    ignore_cell: bool,
+) -> None:
+    """Convert data to the HDF5 layout that is trained on, and check them.
+
+    INPUTs are extended xyz (.xyz, .extxyz, also with .gz), ASE databases (.db), ASE trajectories (.traj) and NumPy
+    archives (.npz). All of them are written to one file, in eV, Å and e. A label that some structures lack is NaN
+    there. OUT.h5 must not exist. The exit code is 1 if the checks find errors.
+    """
+    if missing := [name for name in ("ase", "h5py") if find_spec(name) is None]:
+        raise click.ClickException(
+            f"required packages are not installed: {', '.join(missing)}; run: pip install 'aimnet2mult[convert]'"
+        )
+    from aimnet2mult.data.checks import check_files
+    from aimnet2mult.data.conversion.convert import Options
+    from aimnet2mult.data.conversion.convert import convert as convert_files
+    from aimnet2mult.quantities import LABELS
+
+    stated = {"charge": charge, "mult": mult}
+    options = Options(
+        names=dict(keys),
+        units=dict(units),
+        defaults={key: value for key, value in stated.items() if value is not None},
+        ignore_cell=ignore_cell,
+    )
+    for line in convert_files(inputs, output, options, lambda line: print_line(line, err=True)):
+        print_line(line)
+    report = check_files([output], labels=tuple(LABELS))
+    show_report(report)
+    context.exit(0 if report.ok else 1)

@@ -1,0 +1,130 @@
+"""Reading of structures, one after the other, from extended xyz, ASE files and npz."""
+
+import gzip
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from aimnet2mult.data.conversion.names import Names
+from aimnet2mult.data.conversion.npz import read_npz
+from aimnet2mult.errors import DataError
+from telemetry.errors import error_text
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["FORMATS", "Frame", "read_frames"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A structure with all values of its file."""
+
+    place: str
+    """Location for messages, such as ``a.xyz, frame 17``; frames and rows count from 0, IDs of databases from 1."""
+    values: Mapping[str, Any]
+    """Values by their name in the file."""
+    periodic: bool = False
+    """Whether the structure is periodic in any direction."""
+    problem: str = ""
+    """Why it cannot be read, or ""."""
+
+
+def read_frames(path: Path, names: Names) -> Iterator[Frame]:
+    """Yield the structures of a file, whose suffix determines the format.
+
+    Args:
+        path: The file.
+        names: Finds the arrays in npz files.
+
+    Raises:
+        DataError: The file cannot be read, its format is unknown, or it has no structures.
+    """
+    reader = _find_reader(path)
+    try:
+        is_empty = True
+        for frame in reader(path, names):
+            is_empty = False
+            yield frame
+    except DataError:
+        raise
+    except Exception as error:
+        # Damaged files make ASE, SQLite and NumPy raise errors of any type.
+        raise DataError(f"cannot read {path}: {error_text(error) or type(error).__name__}") from error
+    if is_empty:
+        raise DataError(f"{path} has no structures")
+
+
+def _find_reader(path: Path) -> "Reader":
+    name = path.name.lower()
+    reader = FORMATS.get(Path(name.removesuffix(".gz")).suffix)
+    if reader is None or (name.endswith(".gz") and reader is not _read_xyz):
+        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)} or .xyz.gz")
+    if not path.is_file():
+        raise DataError(f"no file {path}" if not path.exists() else f"cannot read {path}: it is not a regular file")
+    return reader
+
+
+def _read_xyz(path: Path, _: Names) -> Iterator[Frame]:
+    from ase.io.extxyz import read_xyz
+
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for number, text in enumerate(_split_xyz(path, file)):
+            place = f"{path}, frame {number}"
+            try:
+                (atoms,) = read_xyz(io.StringIO(text), index=slice(0, 1))
+                yield _frame(place, atoms, atoms.info)
+            except Exception as error:  # noqa: BLE001 - ASE raises errors of any type for malformed lines
+                yield Frame(place=place, values={}, problem=error_text(error) or type(error).__name__)
+
+
+def _split_xyz(path: Path, file: TextIO) -> Iterator[str]:
+    """Yield the text of each frame; ASE would stop at the first empty line, and index the whole file first."""
+    for number, line in enumerate(line for line in iter(file.readline, "") if line.strip()):
+        if not line.strip().isdecimal():
+            raise DataError(f"{path}, frame {number}: expected a number of atoms instead of {line.strip()[:40]!r}")
+        count = int(line)
+        rest = list(islice(iter(file.readline, ""), count + 1))
+        if len(rest) <= count:
+            raise DataError(f"{path}, frame {number}: the file ends before {count:,} atoms; it is truncated")
+        yield line + "".join(rest)
+
+
+def _read_database(path: Path, _: Names) -> Iterator[Frame]:
+    from ase.db import connect
+
+    database = connect(path, type="db")  # type: ignore[no-untyped-call]
+    for row in database.select():
+        yield _frame(f"{path}, ID {row.id}", row.toatoms(), {**row.data, **row.key_value_pairs})
+
+
+def _read_trajectory(path: Path, _: Names) -> Iterator[Frame]:
+    from ase.io import iread
+
+    for number, atoms in enumerate(iread(path, index=":", format="traj")):
+        yield _frame(f"{path}, frame {number}", atoms, atoms.info)
+
+
+def _frame(place: str, atoms: "Atoms", info: Mapping[str, Any]) -> Frame:
+    results = {} if atoms.calc is None else atoms.calc.results
+    return Frame(place=place, values={**info, **atoms.arrays, **results}, periodic=bool(atoms.pbc.any()))
+
+
+def _read_npz(path: Path, names: Names) -> Iterator[Frame]:
+    for number, values in enumerate(read_npz(path, names)):
+        yield Frame(place=f"{path}, row {number}", values=values)
+
+
+Reader = Callable[[Path, Names], Iterator[Frame]]
+
+FORMATS: Mapping[str, Reader] = {
+    ".xyz": _read_xyz,
+    ".extxyz": _read_xyz,
+    ".db": _read_database,
+    ".traj": _read_trajectory,
+    ".npz": _read_npz,
+}
+"""Readers by suffix."""

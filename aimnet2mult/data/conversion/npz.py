@@ -1,0 +1,130 @@
+"""Reading of npz files, structure by structure, without loading whole arrays.
+
+Three layouts are read: arrays with one row per structure, in which atomic number 0 pads smaller structures; the same
+with one list of atomic numbers for all structures, as in MD17; and the atoms of all structures one after the other,
+with the number of atoms of each.
+"""
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aimnet2mult.data.conversion.names import Names
+from aimnet2mult.errors import DataError
+
+__all__ = ["read_npz"]
+
+Array = npt.NDArray[Any]
+
+COUNTS = ("natoms", "n_atoms", "num_atoms")
+"""Names of the array with the number of atoms of each structure."""
+
+
+class Rows:
+    """An array in a zip file, whose rows are read one after the other.
+
+    Args:
+        name: Name of the array, for messages.
+        stream: The array in the format npy.
+
+    Raises:
+        DataError: It contains Python objects, which could execute code.
+    """
+
+    def __init__(self, name: str, stream: IO[bytes]) -> None:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        self.shape, fortran, self._dtype = read(stream)
+        if self._dtype.hasobject:
+            raise DataError(
+                f"{name!r} contains Python objects, which could execute code; pad its rows with zeros, or write one "
+                "file per number of atoms"
+            )
+        self._stream, self._name = stream, name
+        # Rows of an array in Fortran order are scattered over the file.
+        self._whole = self._read(self.shape[::-1]).T if fortran and len(self.shape) > 1 else None
+        self._next = 0
+
+    def read(self, count: int) -> Array:
+        """Return the next rows."""
+        if self._whole is None:
+            return self._read((count, *self.shape[1:]))
+        self._next += count
+        return self._whole[self._next - count : self._next]
+
+    def _read(self, shape: tuple[int, ...]) -> Array:
+        size = math.prod(shape) * self._dtype.itemsize
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise DataError(f"{self._name!r} is truncated")
+        return np.frombuffer(data, self._dtype).reshape(shape)
+
+
+def read_npz(path: Path, names: Names) -> Iterator[Mapping[str, Array]]:
+    """Yield the values of each structure by name, without padding.
+
+    Raises:
+        DataError: The layout is none of those above, or an array contains Python objects.
+    """
+    with zipfile.ZipFile(path) as file, ExitStack() as stack:
+        members = {name.removesuffix(".npy"): name for name in file.namelist() if name.endswith(".npy")}
+        resolved = names.resolve(members)
+        used = {*resolved.values(), *(name for name in COUNTS if name in members)}
+        try:
+            arrays = {name: Rows(name, stack.enter_context(file.open(members[name]))) for name in sorted(used)}
+            names.require(("coord", "numbers"), resolved)
+            yield from _structures(arrays, resolved)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+
+
+def _structures(arrays: Mapping[str, Rows], resolved: Mapping[str, str]) -> Iterator[Mapping[str, Array]]:
+    """Yield the structures of the layout that the shapes of the arrays indicate."""
+    coord, numbers = arrays[resolved["coord"]], arrays[resolved["numbers"]]
+    counts = next((arrays[name].read(arrays[name].shape[0]) for name in COUNTS if name in arrays), None)
+    rows = {name: array for name, array in arrays.items() if name in resolved.values()}
+    if len(coord.shape) == 2 and counts is not None:  # noqa: PLR2004 - atoms and components
+        yield from _consecutive(rows, counts.astype(np.int64).ravel(), coord.shape[0])
+        return
+    if len(coord.shape) != 3:  # noqa: PLR2004 - structures, atoms and components
+        raise DataError(
+            f"{resolved['coord']!r} has shape {coord.shape}; expected (structures, atoms, 3), or (atoms, 3) with the "
+            f"number of atoms of each structure in {COUNTS[0]!r}"
+        )
+    shared = numbers.read(numbers.shape[0]) if len(numbers.shape) == 1 else None
+    if shared is not None:
+        del rows[resolved["numbers"]]
+    _check_lengths(rows, {coord.shape[0]})
+    for _ in range(coord.shape[0]):
+        values = {name: array.read(1)[0] for name, array in rows.items()}
+        if shared is not None:
+            values[resolved["numbers"]] = shared
+        yield _without_padding(values, values[resolved["numbers"]])
+
+
+def _consecutive(arrays: Mapping[str, Rows], counts: Array, atoms: int) -> Iterator[Mapping[str, Array]]:
+    if counts.sum() != atoms or (counts < 0).any():
+        raise DataError(f"the numbers of atoms add up to {counts.sum():,}, but there are {atoms:,} coordinates")
+    _check_lengths(arrays, {len(counts), atoms})
+    for count in counts.tolist():
+        yield {
+            name: array.read(count) if array.shape[0] == atoms else array.read(1)[0] for name, array in arrays.items()
+        }
+
+
+def _check_lengths(arrays: Mapping[str, Rows], expected: set[int]) -> None:
+    for name, array in arrays.items():
+        if not array.shape or array.shape[0] not in expected:
+            raise DataError(f"{name!r} has shape {array.shape}; expected {' or '.join(map(str, expected))} rows")
+
+
+def _without_padding(values: Mapping[str, Array], numbers: Array) -> Mapping[str, Array]:
+    if numbers.dtype.kind not in "iuf" or numbers.all():
+        return values
+    return {name: value[numbers != 0] if value.shape[:1] == numbers.shape else value for name, value in values.items()}
