@@ -7,10 +7,12 @@ import click
 from telemetry.cli.console import Commands
 from telemetry.cli.export import export
 from telemetry.cli.list_runs import list_runs
+from telemetry.cli.report import report
 from telemetry.cli.show import show
 from telemetry.cli.sinks import sinks
 from telemetry.cli.status import status
 from telemetry.cli.sync import sync
+from telemetry.cli.view import view
 from telemetry.terminal import print_lines
 
 
@@ -23,5 +25,5 @@ def main(context: click.Context) -> None:
         print_lines(context.get_help())
 
 
-for command in (export, list_runs, show, sinks, status, sync):
+for command in (export, list_runs, report, show, sinks, status, sync, view):
     main.add_command(command)

@@ -1,0 +1,29 @@
+"""``telemetry report``: write the curves of runs into one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from telemetry.cli.console import PATH, exits_with_message, print_line, require_outside
+from telemetry.journal.reader import read_header
+from telemetry.plugins.optional_imports import optional_import
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
+@click.option("-o", "--output", type=PATH, metavar="FILE", required=True, help="The HTML file to write.")
+@exits_with_message
+def report(runs: tuple[Path, ...], output: Path) -> None:
+    """Write the curves of runs into one HTML file for a browser.
+
+    RUN is a run folder. The file shows what `telemetry view` shows, and needs neither a server nor the internet.
+    """
+    require_outside(output, runs)
+    for run in runs:
+        read_header(run)  # raises if the folder contains no readable run
+    with optional_import("`telemetry report`", "'aimnet2mult[view]'"):
+        from telemetry.view.report import write_report
+    write_report(output, runs)
+    print_line(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

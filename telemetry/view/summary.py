@@ -1,0 +1,66 @@
+"""The line below the title of a chart: direction, current and best values, and values that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from telemetry.reading.curve import Curve
+from telemetry.view.chart_list import ChartSpec, stream_of
+from telemetry.view.lines import Line
+from telemetry.view.style import VALIDATION
+from telemetry.view.texts import number_text, plain, step_text
+
+Curves = Mapping[tuple[str, str], Curve]
+"""Curves by key of the run and full name of the metric."""
+
+
+class Summary(NamedTuple):
+    """The text, and whether a value is not finite."""
+
+    text: str
+    is_bad: bool
+
+
+class _Best(NamedTuple):
+    value: float
+    step: int
+    label: str
+
+
+def summarize_chart(spec: ChartSpec, lines: Sequence[Line], curves: Curves) -> Summary:
+    """Return the summary of a chart with at least one line; values are those of validation if it is on the chart."""
+    import numpy as np
+
+    shown = [line for line in lines if stream_of(line.name) == VALIDATION] or lines[-1:]
+    parts = []
+    if len({line.run for line in lines}) > 1:
+        best = [found for line in shown if (found := _best(curves[line.run, line.name], spec.better, line.label))]
+        if best:
+            first = min(best, key=lambda each: each.value if spec.better == "lower" else -each.value)
+            parts.append(f"best {number_text(first.value)}: {plain(first.label)}")
+    else:
+        parts.append(_last_and_best(curves[shown[0].run, shown[0].name], spec.better))
+    if spec.better:
+        parts.append(f"{spec.better} is better")
+    bad = sum(int((~np.isfinite(curves[line.run, line.name].values)).sum()) for line in lines)
+    if bad:
+        parts.insert(0, f"{bad:,} {'value is' if bad == 1 else 'values are'} not finite")
+    return Summary(" · ".join(parts), bool(bad))
+
+
+def _last_and_best(curve: Curve, better: Literal["lower", "higher"] | None) -> str:
+    last = f"{stream_of(curve.name)} {number_text(float(curve.values[-1]))}"
+    best = _best(curve, better, "")
+    return f"{last}, best {number_text(best.value)} at {step_text(best.step)}" if best else last
+
+
+def _best(curve: Curve, better: Literal["lower", "higher"] | None, label: str) -> _Best | None:
+    import numpy as np
+
+    finite = np.flatnonzero(np.isfinite(curve.values))
+    if better is None or not len(finite):
+        return None
+    values = curve.values[finite]
+    index = finite[values.argmin() if better == "lower" else values.argmax()]
+    return _Best(float(curve.values[index]), int(curve.steps[index]), label)

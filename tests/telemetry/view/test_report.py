@@ -1,0 +1,123 @@
+"""Reports: one HTML file that works without a server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+pytest.importorskip("bokeh")
+
+from support.browser import Tab, open_browser
+from support.written_runs import WrittenRun
+from telemetry import Metric
+from telemetry.cli import main
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+HOSTILE = "<img src=x onerror=window.hacked=1></script><script>window.hacked=2</script>"
+ENERGY = "RMSE of energy [kcal/mol]"
+METRICS = {
+    **{f"{stream}/loss": Metric(label="loss", better="lower", main=True) for stream in ("train", "val")},
+    **{
+        f"{stream}/E_rmse": Metric(unit="kcal/mol", label="RMSE of energy", better="lower", main=True)
+        for stream in ("train", "val")
+    },
+    "val/gfn1/E_rmse": Metric(unit="kcal/mol", label=f"gfn1 {HOSTILE}", better="lower"),
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
+        yield opened
+
+
+def training(folder: Path, factor: float = 1.0) -> WrittenRun:
+    run = WrittenRun(folder, metrics=METRICS, params={"lr": factor, HOSTILE: HOSTILE})
+    for step in range(100, 2001, 100):
+        run.points("train", step, {"loss": 2 * math.exp(-step / 300), "E_rmse": 50 * math.exp(-step / 300)})
+        if not step % 500:
+            values = {"loss": 1.0, "E_rmse": factor * 50 * math.exp(-step / 300), "gfn1/E_rmse": 7.0}
+            run.points("val", step, values)
+    run.alert(500, HOSTILE, text=HOSTILE)
+    run.close()
+    return run
+
+
+def report(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+
+def test_a_report_works_offline_and_its_switches_do_too(browser: Browser, tmp_path: Path) -> None:
+    run, path = training(tmp_path / "water"), tmp_path / "report.html"
+    result = report(run.folder, "-o", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"wrote {path} (2.")
+    tab = Tab(browser, path.as_uri())
+    tab.wait("figures.length == 2")
+    assert tab.titles() == ["loss", ENERGY]
+    assert tab.hover(ENERGY, 1500, 1) == [
+        f"train {50 * math.exp(-5):.6g} kcal/mol at iteration 1,500",
+        f"val {50 * math.exp(-5):.6g} kcal/mol at iteration 1,500",
+    ]
+    tab.press("train")
+    tab.wait(f"!line({ENERGY!r}, 'train').visible && line({ENERGY!r}, 'val').visible")
+    tab.press("gfn1")
+    tab.wait("figures.length == 3")
+    assert tab.read(f"chart({ENERGY!r}).y_scale.type") == "LogScale"
+    tab.press("linear")
+    tab.wait(f"chart({ENERGY!r})?.y_scale.type == 'LinearScale'")
+    tab.press("overall")
+    tab.wait("figures.length == 1")
+    assert HOSTILE in tab.titles()[0]
+    assert tab.page.get_by_text(HOSTILE).count() > 2
+    assert tab.read("window.hacked") is None
+    assert (tab.requests, tab.errors) == ([path.as_uri()], [])
+
+
+def test_a_report_about_several_runs_compares_validation_and_parameters(browser: Browser, tmp_path: Path) -> None:
+    runs, path = [training(tmp_path / "water"), training(tmp_path / "ice", 2.0)], tmp_path / "report.html"
+    assert report(*(run.folder for run in runs), "-o", path).exit_code == 0
+    tab = Tab(browser, path.as_uri())
+    tab.wait("figures.length == 2")
+    visible = "chart('loss').renderers.filter((r) => r.visible && r.name && r.name != 'marks').map((r) => r.name)"
+    assert sorted(tab.read(visible)) == ["ice val", "water val"]
+    assert tab.page.locator("details[open] tr.different th").all_inner_texts() == ["lr"]
+
+
+@pytest.mark.slow
+def test_the_report_about_a_long_run_has_up_to_3_mb(tmp_path: Path) -> None:
+    names = [f"{part}{name}" for part in ("", "gfn1/", "gfn2/") for name in ("a", "b", "c", "d", "e", "f", "g", "h")]
+    streams = ("train", "train_window", "train_epoch", "val")
+    run = WrittenRun(
+        tmp_path / "long", metrics={f"{stream}/{name}": Metric(better="lower") for stream in streams for name in names}
+    )
+    for step in range(1000):
+        for stream in streams:
+            run.points(stream, step, {name: math.sin(step + len(name)) + 2 for name in names})
+    path = tmp_path / "report.html"
+    assert report(run.folder, "-o", path).exit_code == 0
+    assert path.stat().st_size <= 3_000_000
+
+
+def test_a_report_is_not_written_into_a_run_folder(tmp_path: Path) -> None:
+    run = training(tmp_path / "water")
+    result = report(run.folder, "-o", run.folder / "report.html")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {run.folder / 'report.html'} is inside the run folder")
+    assert not (run.folder / "report.html").exists()
+
+
+def test_a_folder_without_a_run_and_an_output_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
+    run = training(tmp_path / "water")
+    (tmp_path / "empty").mkdir()
+    for arguments in ([tmp_path / "empty", "-o", tmp_path / "a.html"], [run.folder, "-o", tmp_path / "no" / "a.html"]):
+        result = report(*arguments)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert result.stderr.startswith("error: ")
