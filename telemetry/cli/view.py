@@ -15,6 +15,7 @@ import click
 
 from telemetry.cli.console import PATH, exits_with_message, print_line
 from telemetry.plugins.optional_imports import optional_import
+from telemetry.reading.find_run import RUNS, find_run
 from telemetry.view.store import RunStore
 
 
@@ -28,14 +29,14 @@ from telemetry.view.store import RunStore
 def view(paths: tuple[Path, ...], port: int, opens: bool | None) -> None:
     """Show the curves of runs in a web browser, live.
 
-    RUN is a run folder, FOLDER contains run folders (default: runs). New runs in FOLDER appear by themselves. The page
-    is served on this machine only, and everybody who knows its address, which contains a random token, can read it.
-    Nothing is written to the run folders. Ctrl-C ends the server.
+    RUN is a run folder, or the ID or name of a run in ./runs. FOLDER contains run folders (default: runs). New runs in
+    FOLDER appear by themselves. The page is served on this machine only, and everybody who knows its address, which
+    contains a random token, can read it. Nothing is written to the run folders. Ctrl-C ends the server.
     """
     with optional_import("`telemetry view`", "'aimnet2mult[view]'"):
         from telemetry.view.server import ViewServer
 
-    folders = paths or (Path("runs"),)
+    folders = [path if path.is_dir() else find_run(path) for path in paths] or [RUNS]
     store = RunStore(folders)
     server = ViewServer(store, first_selected(store, folders), port)
 
