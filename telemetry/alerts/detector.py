@@ -55,7 +55,7 @@ class AnomalyDetector:
         self._metrics = metrics
         self._step = 0
         self._histories = {
-            name: MetricHistory(settings, is_loss=rules.is_loss(name))
+            name: MetricHistory(settings)
             for name, metric in metrics.items()
             if metric.watch and not is_better_when_higher(name, metric)
         }
@@ -111,8 +111,8 @@ class AnomalyDetector:
         update("spike", errors, rules.spikes(errors, self._histories, self._metrics))
         update("diverging", errors, rules.divergences(errors, self._histories, self._metrics, known("diverging")))
         if not partial:
-            update("unlabelled", *self._missing_values.check(record.stream, watched, known("unlabelled")))
-        update("apart", errors, rules.opposite_trends(errors, self._histories))
+            update("unlabelled", *self._missing_values.check(record.stream, watched))
+        update("apart", errors, rules.rising_errors(errors, self._histories, self._metrics, known("apart")))
         self._stall.note_point()
         update("stalled", ("",), {})
         if watched and self._is_healthy():

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from itertools import islice
 from statistics import median
 
 from telemetry.alerts.level import Level
-from telemetry.alerts.settings import TREND_POINTS, AlertSettings
+from telemetry.alerts.settings import AlertSettings
 
 MAD_TO_STD = 1.4826
-"""Standard deviations per median absolute deviation, for normally distributed values."""
-MIN_DEVIATION, MIN_DEVIATION_EARLY, MIN_DEVIATION_EARLY_LOSS = 0.1, 0.5, 0.125
-"""Lower bounds of the deviation, as fractions of the median, for metrics that have hardly varied so far."""
-EARLY_POINTS = 10
-"""The early bounds apply up to this many points. A loss usually falls at first, so even a small rise is a problem."""
+"""Standard deviations per median absolute deviation, for normally distributed values (Rousseeuw and Croux, J. Am. Stat.
+Assoc. 88, 1273 (1993))."""
+MIN_DEVIATION, MIN_DEVIATION_EARLY = 0.14, 0.2
+"""Lower bounds of the deviation. With the default ``factor`` of 8, a spike is thus at least 3 times the median, and 5
+times among the first points."""
+MIN_POINTS = 10
+"""Points in the history from which a single value can be a spike; the early bound applies up to as many."""
+MIN_EARLY_OUTLIERS = 3
+"""Outliers in a row that form a spike before that. A far too large learning rate can leave a single point before."""
 DIVERGED_FACTOR = 10.0
 """A value diverges if it exceeds the median by more than this many times the median (see also ``Level.scale``)."""
 MAX_HEALTHY_RISE = 3.0
@@ -26,21 +29,28 @@ to three."""
 class MetricHistory:
     """The recent values of one watched metric, without its outliers.
 
+    Errors scatter by a percentage of their level, so the logarithms of the values are compared. Once a value is not
+    positive, the values themselves are, and deviations are relative to the median.
+
     Attributes:
         level: the running median of all values, and its lowest value so far.
-        baseline: the median that the last value was compared with; NaN before the second value.
+        baseline: the usual value that the last one was compared with: the median, or at first the lowest value; NaN
+            before the second value.
+        scatter: the standard deviation of the logarithms of the recent values, or their relative standard deviation;
+            0 before there are ``MIN_POINTS``.
         outliers: number of consecutive values, up to the last one, that exceeded the limit.
         diverging: number of consecutive values, up to the last one, that diverged.
     """
 
-    def __init__(self, settings: AlertSettings, *, is_loss: bool) -> None:
-        """Start without values; at first, a loss has a lower limit than other metrics."""
+    def __init__(self, settings: AlertSettings) -> None:
+        """Start without values."""
         self.level = Level()
         self.baseline = math.nan
+        self.scatter = 0.0
         self.outliers = self.diverging = 0
         self._settings = settings
-        self._min_deviation_early = MIN_DEVIATION_EARLY_LOSS if is_loss else MIN_DEVIATION_EARLY
         self._values: deque[float] = deque(maxlen=settings.history)
+        self._logarithmic = True
 
     def add(self, value: float) -> None:
         """Compare a finite value with the history, and append it unless it is an outlier.
@@ -51,7 +61,7 @@ class MetricHistory:
         self.level.add(value)
         if not self._values or value <= self._limit():
             self.outliers = self.diverging = 0
-            self._values.append(value)
+            self._append(value)
             return
         self.outliers += 1
         diverges = value > self.baseline + DIVERGED_FACTOR * max(abs(self.baseline), self.level.scale)
@@ -59,7 +69,7 @@ class MetricHistory:
         if self.outliers >= self._settings.history and self.is_healthy():
             self.outliers = self.diverging = 0
             self._values.clear()
-            self._values.append(value)
+            self._append(value)
 
     def is_healthy(self) -> bool:
         """Return whether the level is close to its lowest value."""
@@ -67,21 +77,28 @@ class MetricHistory:
 
     def is_spike(self) -> bool:
         """Return whether the last values form a spike."""
-        return self.outliers >= self._settings.patience
+        least = 1 if len(self._values) >= MIN_POINTS else MIN_EARLY_OUTLIERS
+        return self.outliers >= max(least, self._settings.patience)
 
-    def trend(self) -> float:
-        """Return the median of the last ``TREND_POINTS`` values divided by that of as many before; 1.0 if unknown."""
-        if len(self._values) < 2 * TREND_POINTS or self.outliers:
-            return 1.0
-        newest_first = list(islice(reversed(self._values), 2 * TREND_POINTS))
-        before = median(newest_first[TREND_POINTS:])
-        return median(newest_first[:TREND_POINTS]) / before if before > 0 else 1.0
+    def _append(self, value: float) -> None:
+        if self._logarithmic and value <= 0:
+            self._logarithmic = False
+            self._values.extend([math.exp(self._values.popleft()) for _ in range(len(self._values))])
+        self._values.append(math.log(value) if self._logarithmic else value)
 
     def _limit(self) -> float:
-        """Update the baseline, and return the highest value that is not an outlier."""
-        self.baseline = median(self._values)
-        deviation = MAD_TO_STD * median(abs(value - self.baseline) for value in self._values)
-        fraction = MIN_DEVIATION if len(self._values) >= EARLY_POINTS else self._min_deviation_early
-        deviation = max(deviation, fraction * abs(self.baseline)) or fraction * self.level.scale
+        """Update the baseline and the scatter, and return the highest value that is not an outlier."""
+        early = len(self._values) < MIN_POINTS
+        # Losses fall at first, so the first values are compared with the lowest one instead of their scatter.
+        center = min(self._values) if early else median(self._values)
+        deviation = 0.0 if early else MAD_TO_STD * median([abs(value - center) for value in self._values])
+        minimum = MIN_DEVIATION_EARLY if early else MIN_DEVIATION
+        if self._logarithmic:
+            self.baseline, self.scatter = math.exp(center), deviation
+            return math.exp(center + self._settings.factor * max(deviation, minimum))
+        self.baseline = center
+        unit = abs(center) or self.level.scale
+        self.scatter = deviation / unit if unit else 0.0
+        deviation = max(deviation, minimum * unit)
         # A metric that was always 0 provides no scale.
-        return self.baseline + self._settings.factor * deviation if deviation else math.inf
+        return center + self._settings.factor * deviation if deviation else math.inf

@@ -14,11 +14,15 @@ from telemetry.alerts.settings import AlertSettings
 from telemetry.metrics import Metric
 from telemetry.units import NO_UNIT
 
-MIN_STREAK = 5
-"""Number of consecutive points with a value after which the absence of the metric is a problem."""
-FALLING, RISING = 0.9, 1.25
-"""A metric is falling if its trend (see ``MetricHistory.trend``) is at most the first number, and rising if it is at
-least the second."""
+MIN_PRESENT = 5
+"""Number of points with a value after which the absence of the metric can be a problem."""
+MAX_CHANCE = 1e-5
+"""A gap is a problem if its probability is lower than this, given how often the metric was missing before."""
+MIN_RISE, RISE_DEVIATIONS = 1.5, 3.0
+"""An error has risen if its level is more than the first number times its lowest one, and the logarithm of the rise is
+more than the second number times the scatter of the values. The median of 20 values scatters by 0.28 times that."""
+MAX_LOW = 1.1
+"""A loss is lowest up to this many times its lowest level, or up to its scatter above it."""
 DIVERGED_RISE = 8.0
 """A training loss has diverged once its level is more than this many times its lowest one (see ``Level``)."""
 VALIDATION_STREAMS = frozenset({"val", "valid", "validation", "eval", "test"})
@@ -83,52 +87,101 @@ def divergences(
     return found
 
 
-def opposite_trends(values: Mapping[str, float], histories: Mapping[str, MetricHistory]) -> Problems:
-    """Find metrics of a point that rise while the loss of that point falls, or vice versa."""
-    trends = {name: histories[name].trend() for name in values}
-    for loss in filter(is_loss, trends):
-        if trends[loss] <= FALLING:
-            loss_moves, others_move, others = "falls", "rises", [n for n in trends if trends[n] >= RISING]
-        elif trends[loss] >= RISING:
-            loss_moves, others_move, others = "rises", "falls", [n for n in trends if trends[n] <= FALLING]
-        else:
+def rising_errors(
+    values: Mapping[str, float],
+    histories: Mapping[str, MetricHistory],
+    metrics: Mapping[str, Metric],
+    known: Mapping[str, Problem],
+) -> Problems:
+    """Find errors whose level has risen while the level of the loss of the same point is still the lowest.
+
+    ``known`` are the problems found before; each lasts until most of the rise is gone.
+    """
+    found = {}
+    lowest = [name for name in values if is_loss(name) and _is_lowest(histories[name])]
+    for name in values:
+        loss = next((loss for loss in lowest if name.startswith(loss.removesuffix("loss"))), None)
+        if is_loss(name) or (loss is None and name not in known):
             continue
-        if others:
-            title = f"loss and error move in opposite directions: {loss} {loss_moves} while"
-            return {name: Problem(f"{title} {name} {others_move}", value=values[name]) for name in others}
-    return {}
+        history = histories[name]
+        risen = max(MIN_RISE, math.exp(RISE_DEVIATIONS * history.scatter))
+        if history.level.rise > (math.sqrt(risen) if name in known else risen):
+            found[name] = _risen(name, loss, history, metrics[name])
+    return found
+
+
+def _is_lowest(history: MetricHistory) -> bool:
+    return history.level.lowest < math.inf and history.level.rise <= max(MAX_LOW, math.exp(history.scatter))
 
 
 class MissingValues:
-    """Find metrics that had values and have none now, for example because a label or a fidelity is missing."""
+    """Find metrics that used to have values and have none now, for example because a label or a fidelity is missing.
+
+    A rare fidelity is often missing, so absences are compared with how often the metric was missing before.
+    """
 
     def __init__(self) -> None:
-        # By stream and metric: number of consecutive points with a value.
-        self._streaks: dict[str, dict[str, int]] = {}
+        self._presence: dict[str, dict[str, Presence]] = {}
 
-    def check(
-        self, stream: str, values: Mapping[str, float], known: Mapping[str, Problem]
-    ) -> tuple[set[str], Problems]:
+    def check(self, stream: str, values: Mapping[str, float]) -> tuple[set[str], Problems]:
         """Compare a point with the earlier ones of its stream.
 
         Args:
             stream: the stream of the point.
             values: the values of the point.
-            known: problems found before; each lasts until the metric has a value again.
 
         Returns:
             All metrics that the stream had before this point, and the problems among them.
         """
-        streaks = self._streaks.setdefault(stream, {})
-        earlier = set(streaks)
+        presence = self._presence.setdefault(stream, {})
+        earlier = set(presence)
+        for name in values:
+            presence.setdefault(name, Presence())
+        for name, metric in presence.items():
+            metric.count(present=name in values)
         found = {
-            name: Problem(f"no labels: {name} had values before and has none now")
-            for name, streak in streaks.items()
-            if name not in values and (streak >= MIN_STREAK or name in known)
+            name: Problem(f"no labels: {name} has had no value for {_points(metric.absent)}; it had values in"
+                          f" {metric.present} of {_points(metric.points)} before")
+            for name, metric in presence.items()
+            if metric.is_missing()
         }
-        for name in dict.fromkeys([*streaks, *values]):
-            streaks[name] = streaks.get(name, 0) + 1 if name in values else 0
         return earlier, found
+
+
+class Presence:
+    """How often a metric has had a value.
+
+    Attributes:
+        points: number of points from the first to the last one with a value.
+        present: number of them that had a value.
+        absent: number of points since the last one with a value.
+        longest: the longest earlier gap, in points.
+    """
+
+    def __init__(self) -> None:
+        """Start without points."""
+        self.points = self.present = self.absent = self.longest = 0
+
+    def count(self, *, present: bool) -> None:
+        """Count a point with or without a value."""
+        if not present:
+            self.absent += 1
+            return
+        self.points += self.absent + 1
+        self.present += 1
+        self.longest = max(self.longest, self.absent)
+        self.absent = 0
+
+    def is_missing(self) -> bool:
+        """Return whether the current gap is too long to be chance.
+
+        The probability of an absence is estimated with Jeffreys' prior (Brown, Cai and DasGupta, Stat. Sci. 16, 101
+        (2001)), and absences are independent of each other, or in gaps up to twice as long as before.
+        """
+        if self.absent <= 2 * self.longest:
+            return False
+        rate = (self.points - self.present + 0.5) / (self.points + 1)
+        return self.present >= MIN_PRESENT and rate**self.absent < MAX_CHANCE
 
 
 class Stall:
@@ -157,6 +210,18 @@ class Stall:
         if silence < max(self._min_silence, STALL_FACTOR * longest):
             return {}
         return {"": Problem(f"no new point for {silence:.0f} s; the longest recent interval was {longest:.1f} s")}
+
+
+def _risen(name: str, loss: str | None, history: MetricHistory, metric: Metric) -> Problem:
+    level, lowest = history.level.value, history.level.lowest
+    text, lowest_text = format_value(level, metric), format_value(lowest, metric)
+    while_low = f" while {loss} has not risen" if loss else ""
+    title = f"worse: {name} is about {text}; it was already down to {lowest_text}{while_low}"
+    return Problem(title, value=level, baseline=lowest)
+
+
+def _points(number: int) -> str:
+    return f"{number:,} point{'' if number == 1 else 's'}"
 
 
 def is_loss(name: str) -> bool:

@@ -111,11 +111,10 @@ class Curves:
             values = {name: float(curve[n]) for name, curve in self.train.items() if curve[n] != ABSENT}
             yield Scalars(seq=1, time=1, stream="train_window", step=self.step(n), values=values)
             if n % 10 == 9:
+                noise = np.exp(self._val_noise * self.chance.normal(size=len(ERRORS)))
                 values = {
-                    name: 0.9
-                    * float(np.median(self.train[name][max(0, n - 4) : n + 1]))
-                    * math.exp(self._val_noise * self.chance.normal())
-                    for name in ERRORS
+                    name: factor * float(np.sort(self.train[name][n - 4 : n + 1])[2])
+                    for name, factor in zip(ERRORS, 0.9 * noise, strict=True)
                 }
                 values["E_r2"] = 1 - 1 / (2 + n / 10) + 0.01 * self.chance.normal()
                 yield Scalars(seq=1, time=1, stream="val", step=self.step(n), values=values)
@@ -123,7 +122,7 @@ class Curves:
 
 def _noise(chance: np.random.Generator) -> Callable[[int], Values]:
     """Return a source of noise: lognormal of 1 to 30 %, or Student's t distribution of 3 to 5 degrees of freedom."""
-    width = math.exp(chance.uniform(math.log(0.01), math.log(0.3)))
+    width = chance.uniform(0.01, 0.3)
     freedom = chance.uniform(3, 5)
     if chance.random() < 0.7:
         return lambda number: np.exp(width * chance.normal(size=number))
