@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import pairwise
 from statistics import median
 
 from telemetry.alerts.level import Level
 from telemetry.alerts.settings import AlertSettings
 
-MAD_TO_STD = 1.4826
-"""Standard deviations per median absolute deviation, for normally distributed values (Rousseeuw and Croux, J. Am. Stat.
-Assoc. 88, 1273 (1993))."""
-MIN_DEVIATION, MIN_DEVIATION_EARLY = 0.14, 0.2
-"""Lower bounds of the deviation. With the default ``factor`` of 8, a spike is thus at least 3 times the median, and 5
+RECENT_POINTS = 15
+"""Points in the median that a value is compared with, so that it keeps up with a falling loss."""
+DIFFERENCE_TO_STD = 1.0483
+"""Standard deviations per median absolute difference of successive values, 1 / (0.6745 * sqrt(2)), for independent,
+normally distributed values. Unlike deviations from the median, differences do not contain the trend (von Neumann et
+al., Ann. Math. Stat. 12, 153 (1941)); their median tolerates outliers."""
+MIN_DEVIATION, MIN_DEVIATION_EARLY = 0.15, 0.2
+"""Lower bounds of the deviation. With the default ``factor`` of 8, a spike is thus at least 3.3 times the median, and 5
 times among the first points."""
 MIN_POINTS = 10
 """Points in the history from which a single value can be a spike; the early bound applies up to as many."""
 MIN_EARLY_OUTLIERS = 3
-"""Outliers in a row that form a spike before that. A far too large learning rate can leave a single point before."""
+EVIDENT_FACTOR = 100.0
+"""Before that, this many outliers in a row form a spike, or one that is this many times the lowest value: with a far too
+large learning rate, a single point may precede the spike."""
 DIVERGED_FACTOR = 10.0
 """A value diverges if it exceeds the median by more than this many times the median (see also ``Level.scale``)."""
 MAX_HEALTHY_RISE = 3.0
@@ -51,6 +57,7 @@ class MetricHistory:
         self._settings = settings
         self._values: deque[float] = deque(maxlen=settings.history)
         self._logarithmic = True
+        self._is_evident = False
 
     def add(self, value: float) -> None:
         """Compare a finite value with the history, and append it unless it is an outlier.
@@ -64,8 +71,10 @@ class MetricHistory:
             self._append(value)
             return
         self.outliers += 1
-        diverges = value > self.baseline + DIVERGED_FACTOR * max(abs(self.baseline), self.level.scale)
-        self.diverging = self.diverging + 1 if diverges else 0
+        rise = value - self.baseline
+        unit = max(abs(self.baseline), self.level.scale)
+        self._is_evident = rise > EVIDENT_FACTOR * unit
+        self.diverging = self.diverging + 1 if rise > DIVERGED_FACTOR * unit else 0
         if self.outliers >= self._settings.history and self.is_healthy():
             self.outliers = self.diverging = 0
             self._values.clear()
@@ -77,7 +86,7 @@ class MetricHistory:
 
     def is_spike(self) -> bool:
         """Return whether the last values form a spike."""
-        least = 1 if len(self._values) >= MIN_POINTS else MIN_EARLY_OUTLIERS
+        least = 1 if len(self._values) >= MIN_POINTS or self._is_evident else MIN_EARLY_OUTLIERS
         return self.outliers >= max(least, self._settings.patience)
 
     def _append(self, value: float) -> None:
@@ -90,8 +99,9 @@ class MetricHistory:
         """Update the baseline and the scatter, and return the highest value that is not an outlier."""
         early = len(self._values) < MIN_POINTS
         # Losses fall at first, so the first values are compared with the lowest one instead of their scatter.
-        center = min(self._values) if early else median(self._values)
-        deviation = 0.0 if early else MAD_TO_STD * median([abs(value - center) for value in self._values])
+        values = list(self._values)
+        center = min(values) if early else median(values[-RECENT_POINTS:])
+        deviation = 0.0 if early else DIFFERENCE_TO_STD * median([abs(b - a) for a, b in pairwise(values)])
         minimum = MIN_DEVIATION_EARLY if early else MIN_DEVIATION
         if self._logarithmic:
             self.baseline, self.scatter = math.exp(center), deviation

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from telemetry.alerts.detector import DIVERGED_POINTS, AnomalyDetector, Divergence
-from telemetry.alerts.rules import MIN_STREAK
+from telemetry.alerts.rules import MIN_PRESENT
 from telemetry.alerts.settings import AlertSettings
 from telemetry.metrics import Metric
 from telemetry.records import Alert, Scalars
@@ -197,7 +197,7 @@ def test_a_metric_that_was_always_zero_may_take_any_value() -> None:
 
 def test_a_metric_without_a_value_raises_an_alert_only_if_it_had_values_before() -> None:
     observed = Observed()
-    observed.points(steady(MIN_STREAK), E_rmse=1.0)
+    observed.points(steady(MIN_PRESENT), E_rmse=1.0)
     (alert,) = observed.points([1.0])
     assert (alert.cause, alert.metric) == ("unlabelled", "window/E_rmse")
     assert observed.points([1.0]) == []
@@ -229,13 +229,13 @@ def test_streams_with_a_common_prefix_are_not_confused() -> None:
 
 def test_a_partial_last_point_may_lack_a_label() -> None:
     observed = Observed()
-    observed.points(steady(MIN_STREAK), E_rmse=1.0)
+    observed.points(steady(MIN_PRESENT), E_rmse=1.0)
     assert observed.point({"loss": 1.0}, partial=True) == []
 
 
 def test_a_metric_missing_from_another_stream_is_no_problem() -> None:
     observed = Observed()
-    observed.points(steady(MIN_STREAK), E_rmse=1.0)
+    observed.points(steady(MIN_PRESENT), E_rmse=1.0)
     assert observed.point({"loss": 1.0}, "batch") == []
 
 
