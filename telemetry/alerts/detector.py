@@ -154,6 +154,6 @@ class AnomalyDetector:
 
     def _losses_are_healthy(self) -> bool:
         return not any(
-            history.outliers or (rules.is_training_loss(name) and not history.is_healthy())
+            history.is_high or (rules.is_training_loss(name) and not history.is_healthy())
             for name, history in self._losses.items()
         )

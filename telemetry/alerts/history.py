@@ -27,6 +27,8 @@ EVIDENT_FACTOR = 100.0
 large learning rate, a single point may precede the spike."""
 DIVERGED_FACTOR = 10.0
 """A value diverges if it exceeds the median by more than this many times the median (see also ``Level.scale``)."""
+MAX_RISE = 4.0
+"""A value above the median by more than this many times the median is high even if the values scatter widely."""
 MAX_HEALTHY_RISE = 3.0
 """A level up to this many times the lowest one is healthy. Restarts of the learning rate cause rises by a factor of two
 to three."""
@@ -44,7 +46,9 @@ class MetricHistory:
             before the second value.
         scatter: the standard deviation of the logarithms of the recent values, or their relative standard deviation;
             0 before there are ``MIN_POINTS``.
-        outliers: number of consecutive values, up to the last one, that exceeded the limit.
+        outliers: number of values, up to the last one, since one lay more than ``factor`` deviations above the
+            baseline, and none less than half as many.
+        is_high: whether the last value lies more than half as many above it, or exceeds it by ``MAX_RISE``.
         diverging: number of consecutive values, up to the last one, that diverged.
     """
 
@@ -57,7 +61,7 @@ class MetricHistory:
         self._settings = settings
         self._values: deque[float] = deque(maxlen=settings.history)
         self._logarithmic = True
-        self._is_evident = False
+        self.is_high = self._is_evident = False
 
     def add(self, value: float) -> None:
         """Compare a finite value with the history, and append it unless it is an outlier.
@@ -66,13 +70,18 @@ class MetricHistory:
         healthy.
         """
         self.level.add(value)
-        if not self._values or value <= self._limit():
+        if self._logarithmic and value <= 0:
+            self._logarithmic = False
+            self._values.extend([math.exp(self._values.popleft()) for _ in range(len(self._values))])
+        deviations = self._deviations(value) if self._values else 0.0
+        rise = value - self.baseline
+        unit = max(abs(self.baseline), self.level.scale)
+        self.is_high = deviations > self._settings.factor / 2 or rise > MAX_RISE * unit > 0
+        if deviations <= self._settings.factor and not (self.outliers and self.is_high):
             self.outliers = self.diverging = 0
             self._append(value)
             return
         self.outliers += 1
-        rise = value - self.baseline
-        unit = max(abs(self.baseline), self.level.scale)
         self._is_evident = rise > EVIDENT_FACTOR * unit
         self.diverging = self.diverging + 1 if rise > DIVERGED_FACTOR * unit else 0
         if self.outliers >= self._settings.history and self.is_healthy():
@@ -90,25 +99,20 @@ class MetricHistory:
         return self.outliers >= max(least, self._settings.patience)
 
     def _append(self, value: float) -> None:
-        if self._logarithmic and value <= 0:
-            self._logarithmic = False
-            self._values.extend([math.exp(self._values.popleft()) for _ in range(len(self._values))])
         self._values.append(math.log(value) if self._logarithmic else value)
 
-    def _limit(self) -> float:
-        """Update the baseline and the scatter, and return the highest value that is not an outlier."""
-        early = len(self._values) < MIN_POINTS
-        # Losses fall at first, so the first values are compared with the lowest one instead of their scatter.
+    def _deviations(self, value: float) -> float:
+        """Update the baseline and the scatter, and return how many deviations a value lies above the baseline."""
         values = list(self._values)
-        center = min(values) if early else median(values[-RECENT_POINTS:])
-        deviation = 0.0 if early else DIFFERENCE_TO_STD * median([abs(b - a) for a, b in pairwise(values)])
-        minimum = MIN_DEVIATION_EARLY if early else MIN_DEVIATION
-        if self._logarithmic:
-            self.baseline, self.scatter = math.exp(center), deviation
-            return math.exp(center + self._settings.factor * max(deviation, minimum))
-        self.baseline = center
-        unit = abs(center) or self.level.scale
-        self.scatter = deviation / unit if unit else 0.0
-        deviation = max(deviation, minimum * unit)
-        # A metric that was always 0 provides no scale.
-        return center + self._settings.factor * deviation if deviation else math.inf
+        is_early = len(values) < MIN_POINTS
+        # Losses fall at first, so the first values are compared with the lowest one instead of their scatter.
+        center = min(values) if is_early else median(values[-RECENT_POINTS:])
+        deviation = 0.0 if is_early else DIFFERENCE_TO_STD * median([abs(b - a) for a, b in pairwise(values)])
+        self.baseline = math.exp(center) if self._logarithmic else center
+        unit = 1.0 if self._logarithmic else abs(center) or self.level.scale
+        if not unit:
+            # A metric that was always 0 provides no scale.
+            return 0.0
+        self.scatter = deviation / unit
+        position = math.log(value) if self._logarithmic else value
+        return (position - center) / unit / max(self.scatter, MIN_DEVIATION_EARLY if is_early else MIN_DEVIATION)

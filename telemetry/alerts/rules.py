@@ -104,14 +104,14 @@ def rising_errors(
         if is_loss(name) or (loss is None and name not in known):
             continue
         history = histories[name]
-        risen = max(MIN_RISE, math.exp(RISE_DEVIATIONS * history.scatter))
-        if history.level.rise > (math.sqrt(risen) if name in known else risen):
+        risen = max(math.log(MIN_RISE), RISE_DEVIATIONS * history.scatter)
+        if math.log(history.level.rise) > (risen / 2 if name in known else risen):
             found[name] = _risen(name, loss, history, metrics[name])
     return found
 
 
 def _is_lowest(history: MetricHistory) -> bool:
-    return history.level.lowest < math.inf and history.level.rise <= max(MAX_LOW, math.exp(history.scatter))
+    return history.level.lowest < math.inf and math.log(history.level.rise) <= max(math.log(MAX_LOW), history.scatter)
 
 
 class MissingValues:
