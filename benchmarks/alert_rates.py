@@ -23,7 +23,8 @@ def main() -> None:
         d = {c: (len(x), sorted(x)[len(x) // 2] // 200 if x else None) for c, x in rates.delays.items()}
         print(
             f"{kind.__name__:22} runs {rates.runs:4} points {rates.points:7} false {dict(rates.false)} in runs {dict(rates.runs_with_false)} "
-            f"missed {dict(rates.missed)} of {dict(rates.expected)} delay {d} {time.perf_counter() - begin:.1f} s", flush=True
+            f"missed {dict(rates.missed)} of {dict(rates.expected)} delay {d} {time.perf_counter() - begin:.1f} s",
+            flush=True,
         )
 
 

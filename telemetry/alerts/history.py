@@ -26,7 +26,8 @@ EVIDENT_FACTOR = 100.0
 """Before that, this many outliers in a row form a spike, or one that is this many times the lowest value: with a far too
 large learning rate, a single point may precede the spike."""
 DIVERGED_FACTOR = 10.0
-"""A value diverges if it exceeds the median by more than this many times the median (see also ``Level.scale``)."""
+"""A value diverges, however widely the values scatter, if it exceeds the median by more than this many times the median
+(see also ``Level.scale``)."""
 MAX_RISE = 4.0
 """A value above the median by more than this many times the median is high even if the values scatter widely."""
 MAX_HEALTHY_RISE = 3.0
@@ -46,9 +47,9 @@ class MetricHistory:
             before the second value.
         scatter: the standard deviation of the logarithms of the recent values, or their relative standard deviation;
             0 before there are ``MIN_POINTS``.
-        outliers: number of values, up to the last one, since one lay more than ``factor`` deviations above the
-            baseline, and none less than half as many.
-        is_high: whether the last value lies more than half as many above it, or exceeds it by ``MAX_RISE``.
+        outliers: number of values since one lay more than ``factor`` deviations above the baseline, or diverged, if
+            all of them were high.
+        is_high: whether the last value lies more than half as many deviations above it, or exceeds it by ``MAX_RISE``.
         diverging: number of consecutive values, up to the last one, that diverged.
     """
 
@@ -77,13 +78,15 @@ class MetricHistory:
         rise = value - self.baseline
         unit = max(abs(self.baseline), self.level.scale)
         self.is_high = deviations > self._settings.factor / 2 or rise > MAX_RISE * unit > 0
-        if deviations <= self._settings.factor and not (self.outliers and self.is_high):
+        diverges = rise > DIVERGED_FACTOR * unit > 0
+        is_outlier = deviations > self._settings.factor or diverges
+        if not (is_outlier or (self.outliers and self.is_high)):
             self.outliers = self.diverging = 0
             self._append(value)
             return
         self.outliers += 1
+        self.diverging = self.diverging + 1 if diverges else 0
         self._is_evident = rise > EVIDENT_FACTOR * unit
-        self.diverging = self.diverging + 1 if rise > DIVERGED_FACTOR * unit else 0
         if self.outliers >= self._settings.history and self.is_healthy():
             self.outliers = self.diverging = 0
             self._values.clear()

@@ -86,7 +86,9 @@ class ProblemTracker:
                 alerts.append(_begun(cause, problems, step))
             elif not problems and cause in self._since:
                 alerts.append(_recovered(cause, step, self._since.pop(cause)))
-                quiet_points = QUIET_POINTS.get(cause, self._quiet_points) << min(self._times_ended[cause], MAX_DOUBLINGS)
+                quiet_points = QUIET_POINTS.get(cause, self._quiet_points) << min(
+                    self._times_ended[cause], MAX_DOUBLINGS
+                )
                 self._quiet_until[cause] = self._points + quiet_points
                 self._times_ended[cause] += 1
         return alerts

@@ -16,7 +16,7 @@ from telemetry.units import NO_UNIT
 
 MIN_PRESENT = 5
 """Number of points with a value after which the absence of the metric can be a problem."""
-MAX_CHANCE = 1e-5
+MAX_CHANCE = 1e-4
 """A gap is a problem if its probability is lower than this, given how often the metric was missing before."""
 MIN_RISE, RISE_DEVIATIONS = 1.5, 3.0
 """An error has risen if its level is more than the first number times its lowest one, and the logarithm of the rise is
@@ -104,6 +104,8 @@ def rising_errors(
         if is_loss(name) or (loss is None and name not in known):
             continue
         history = histories[name]
+        if history.outliers:
+            continue  # reported as a spike
         risen = max(math.log(MIN_RISE), RISE_DEVIATIONS * history.scatter)
         if math.log(history.level.rise) > (risen / 2 if name in known else risen):
             found[name] = _risen(name, loss, history, metrics[name])
@@ -140,8 +142,10 @@ class MissingValues:
         for name, metric in presence.items():
             metric.count(present=name in values)
         found = {
-            name: Problem(f"no labels: {name} has had no value for {_points(metric.absent)}; it had values in"
-                          f" {metric.present} of {_points(metric.points)} before")
+            name: Problem(
+                f"no labels: {name} has had no value for {_points(metric.absent)}; it had values in"
+                f" {metric.present} of {_points(metric.points)} before"
+            )
             for name, metric in presence.items()
             if metric.is_missing()
         }

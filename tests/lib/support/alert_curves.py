@@ -309,7 +309,7 @@ def rising_error(chance: np.random.Generator) -> Labelled:
     factor = math.exp(chance.uniform(math.log(3), math.log(10)))
     rise = factor ** np.clip((np.arange(curves.number) - at) / duration, 0, 1)
     base = curves.train["s_rmse"]
-    base[at:] *= (np.median(base[at - 5 : at + 1]) / _smooth(base)[at:])
+    base[at:] *= np.median(base[at - 5 : at + 1]) / _smooth(base)[at:]
     base *= rise
     return curves.labelled(Expected(("apart",), curves.step(at), curves.step(at + duration + 30), ("spike",)))
 
