@@ -1,31 +1,54 @@
-"""Measure false and missed alerts on the labelled curves: ``python benchmarks/alert_rates.py [--seeds FIRST LAST]``."""
+"""Count false and missed alerts on the labelled curves, and write them into docs/how-to/alerts.md.
+
+``python benchmarks/alert_rates.py`` measures the current rules, in a few minutes; ``… before`` stores the numbers as
+those of an earlier version, to be found on the path of Python. The seeds differ from those used to choose the rules.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lib"))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "lib"))
 
-from support.alert_curves import FAULTY, HEALTHY, draw
-from support.alert_rates import Rates
+from support.alert_curves import FAULTY, HEALTHY, RECORDED, draw, healthy_long, recorded
+from support.alert_rates import Rates, table
+
+RESULTS = Path(__file__).with_name("alert_rates.json")
+PAGE = ROOT / "docs" / "how-to" / "alerts.md"
+SEEDS = range(1000, 1100)
+"""Seeds of the runs of each kind."""
+
+
+def measure() -> dict[str, object]:
+    """Return the rates by kind of curve."""
+    found = {}
+    for kind in (*HEALTHY, *FAULTY):
+        rates = Rates()
+        for seed in SEEDS[::20] if kind is healthy_long else SEEDS:
+            rates.add(draw(kind, seed))
+        found[kind.__name__] = rates.as_json()
+        print(kind.__name__, found[kind.__name__], flush=True)
+    rates = Rates()
+    for path in sorted(RECORDED.glob("*.json")):
+        rates.add(recorded(path.stem))
+    return {**found, "recorded": rates.as_json()}
 
 
 def main() -> None:
-    first, last = (int(a) for a in sys.argv[1:3])
-    total = Rates()
-    for kind in (*HEALTHY, *FAULTY):
-        rates = Rates()
-        begin = time.perf_counter()
-        for seed in range(first, last if kind.__name__ != "healthy_long" else first + max(1, (last - first) // 20)):
-            rates.add(draw(kind, seed))
-        d = {c: (len(x), sorted(x)[len(x) // 2] // 200 if x else None) for c, x in rates.delays.items()}
-        print(
-            f"{kind.__name__:22} runs {rates.runs:4} points {rates.points:7} false {dict(rates.false)} in runs {dict(rates.runs_with_false)} "
-            f"missed {dict(rates.missed)} of {dict(rates.expected)} delay {d} {time.perf_counter() - begin:.1f} s",
-            flush=True,
-        )
+    """Measure, and update the results and the page."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results["before" if "before" in sys.argv else "now"] = measure()
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if len(results) == 2:
+        page = PAGE.read_text(encoding="utf-8")
+        pattern = r"(<!-- rates -->\n).*?(\n<!-- end of rates -->)"
+        page = re.sub(pattern, lambda match: match[1] + table(results) + match[2], page, flags=re.DOTALL)
+        PAGE.write_text(page, encoding="utf-8")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -61,6 +61,7 @@ class AnomalyDetector:
         }
         self._watched = frozenset(name for name, metric in metrics.items() if metric.watch)
         self._losses = {name: history for name, history in self._histories.items() if rules.is_loss(name)}
+        self._learning_rate = rules.LearningRate()
         self._missing_values = rules.MissingValues()
         self._stall = rules.Stall(settings, clock)
         self._tracker = ProblemTracker(quiet_points=settings.history)
@@ -105,6 +106,9 @@ class AnomalyDetector:
         values = dict(record.items())
         watched = {name: value for name, value in values.items() if name in self._watched}
         errors = {name: value for name, value in watched.items() if name in self._histories}
+        if self._learning_rate.has_risen(record.stream, values):
+            for history in self._histories.values():
+                history.expect_rise()
         self._add(errors)
         update, known = self._tracker.update, self._tracker.problems
         update("non-finite", values, rules.non_finite(values))

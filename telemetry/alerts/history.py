@@ -62,6 +62,7 @@ class MetricHistory:
         self._settings = settings
         self._values: deque[float] = deque(maxlen=settings.history)
         self._logarithmic = True
+        self._points_of_rise = 0
         self.is_high = self._is_evident = False
 
     def add(self, value: float) -> None:
@@ -74,8 +75,12 @@ class MetricHistory:
         if self._logarithmic and value <= 0:
             self._logarithmic = False
             self._values.extend([math.exp(self._values.popleft()) for _ in range(len(self._values))])
-        deviations = self._deviations(value) if self._values else 0.0
-        rise = value - self.baseline
+        expected = value
+        if self._points_of_rise:
+            self._points_of_rise -= 1
+            expected = value / MAX_HEALTHY_RISE
+        deviations = self._deviations(expected) if self._values else 0.0
+        rise = expected - self.baseline
         unit = max(abs(self.baseline), self.level.scale)
         self.is_high = deviations > self._settings.factor / 2 or rise > MAX_RISE * unit > 0
         diverges = rise > DIVERGED_FACTOR * unit > 0
@@ -91,6 +96,10 @@ class MetricHistory:
             self.outliers = self.diverging = 0
             self._values.clear()
             self._append(value)
+
+    def expect_rise(self) -> None:
+        """Expect the next ``RECENT_POINTS`` values to be up to ``MAX_HEALTHY_RISE`` times higher."""
+        self._points_of_rise = RECENT_POINTS
 
     def is_healthy(self) -> bool:
         """Return whether the level is close to its lowest value."""

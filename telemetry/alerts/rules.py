@@ -18,13 +18,15 @@ MIN_PRESENT = 5
 """Number of points with a value after which the absence of the metric can be a problem."""
 MAX_CHANCE = 1e-4
 """A gap is a problem if its probability is lower than this, given how often the metric was missing before."""
-MIN_RISE, RISE_DEVIATIONS = 1.5, 3.0
+MIN_RISE, RISE_DEVIATIONS = 2.0, 3.0
 """An error has risen if its level is more than the first number times its lowest one, and the logarithm of the rise is
 more than the second number times the scatter of the values. The median of 20 values scatters by 0.28 times that."""
 MAX_LOW = 1.1
 """A loss is lowest up to this many times its lowest level, or up to its scatter above it."""
 DIVERGED_RISE = 8.0
 """A training loss has diverged once its level is more than this many times its lowest one (see ``Level``)."""
+RESTART = 2.0
+"""A learning rate that rises by this factor from one point to the next was restarted."""
 VALIDATION_STREAMS = frozenset({"val", "valid", "validation", "eval", "test"})
 """Streams whose losses also rise for another reason: overfitting."""
 STALL_FACTOR = 20.0
@@ -114,6 +116,22 @@ def rising_errors(
 
 def _is_lowest(history: MetricHistory) -> bool:
     return history.level.lowest < math.inf and math.log(history.level.rise) <= max(math.log(MAX_LOW), history.scatter)
+
+
+class LearningRate:
+    """Notice restarts of the learning rate, after which losses and errors rise for some time."""
+
+    def __init__(self) -> None:
+        """Start without values."""
+        self._rates: dict[str, float] = {}
+
+    def has_risen(self, stream: str, values: Mapping[str, float]) -> bool:
+        """Return whether the learning rate of a point, named ``lr``, is ``RESTART`` times that of the previous one."""
+        name = f"{stream}/lr"
+        if name not in values:
+            return False
+        previous, self._rates[name] = self._rates.get(name, math.inf), values[name]
+        return values[name] >= RESTART * previous
 
 
 class MissingValues:

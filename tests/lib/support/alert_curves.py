@@ -53,7 +53,7 @@ class Labelled:
 
     Attributes:
         earlier: points of earlier attempts.
-        pauses: by number of the point, the seconds before it if they differ from 10.
+        pauses: by number of the training point, the seconds before it if they differ from 10.
     """
 
     points: list[Scalars]
@@ -65,7 +65,10 @@ class Labelled:
     def metrics(self) -> dict[str, Metric]:
         """All metrics, declared as a trainer does."""
         names = {f"{point.stream}/{name}" for point in [*self.earlier, *self.points] for name in point.values}
-        return {name: Metric(watch=True, better="higher" if name.endswith("_r2") else "lower") for name in names}
+        return {
+            name: Metric(watch=not name.endswith("/lr"), better="higher" if name.endswith("_r2") else "lower")
+            for name in names
+        }
 
 
 class Curves:
@@ -83,7 +86,10 @@ class Curves:
         self.number = round(math.exp(chance.uniform(math.log(least), math.log(most))))
         shape = _SHAPES[chance.choice(list(_SHAPES) if shapes == "all" else [shapes])]
         noise = _noise(chance)
-        base = shape(np.arange(self.number, dtype=float), chance)
+        n, period = np.arange(self.number, dtype=float), int(chance.integers(30, 200))
+        base = shape(n, chance, period)
+        phase = n % period / period if shape is _restarts else np.zeros(self.number)
+        self._rate = 1e-6 + 5e-4 * (1 + np.cos(np.pi * phase))
         common = noise(self.number) ** 0.5
         self.train = {
             fidelity + name: scale * base**power * common * noise(self.number) ** (1.0 if fidelity else 0.7)
@@ -109,6 +115,7 @@ class Curves:
     def _points(self) -> Iterator[Scalars]:
         for n in range(self.number):
             values = {name: float(curve[n]) for name, curve in self.train.items() if curve[n] != ABSENT}
+            yield Scalars(seq=1, time=1, stream="train", step=self.step(n), values={"lr": float(self._rate[n])})
             yield Scalars(seq=1, time=1, stream="train_window", step=self.step(n), values=values)
             if n % 10 == 9:
                 noise = np.exp(self._val_noise * self.chance.normal(size=len(ERRORS)))
@@ -129,44 +136,43 @@ def _noise(chance: np.random.Generator) -> Callable[[int], Values]:
     return lambda number: np.exp(0.5 * width * np.clip(chance.standard_t(freedom, size=number), -8, 8))
 
 
-def _power_law(n: Values, chance: np.random.Generator) -> Values:
+def _power_law(n: Values, chance: np.random.Generator, period: int) -> Values:
     return 3 * (1 + n) ** -chance.uniform(0.2, 0.7) + chance.uniform(0.01, 0.3)
 
 
-def _exponential(n: Values, chance: np.random.Generator) -> Values:
+def _exponential(n: Values, chance: np.random.Generator, period: int) -> Values:
     return 5 * np.exp(-n / chance.uniform(10, 300)) + chance.uniform(0.02, 0.5)
 
 
-def _plateau(n: Values, chance: np.random.Generator) -> Values:
+def _plateau(n: Values, chance: np.random.Generator, period: int) -> Values:
     return np.full_like(n, chance.uniform(0.1, 2))
 
 
-def _transient(n: Values, chance: np.random.Generator) -> Values:
+def _transient(n: Values, chance: np.random.Generator, period: int) -> Values:
     return 10 ** chance.uniform(2, 6) * np.exp(-n / chance.uniform(0.5, 3)) + 2 / (1 + n / 20) + 0.2
 
 
-def _warm_up(n: Values, chance: np.random.Generator) -> Values:
+def _warm_up(n: Values, chance: np.random.Generator, period: int) -> Values:
     peak = chance.uniform(3, 20)
     return 5 * np.minimum(1, 0.5 + 0.5 * n / peak) / (1 + np.maximum(0, n - peak) / 30) + 0.1
 
 
-def _restarts(n: Values, chance: np.random.Generator) -> Values:
+def _restarts(n: Values, chance: np.random.Generator, period: int) -> Values:
     """Rise by up to a factor of three at each restart of the learning rate, within two or three points."""
-    period, height = chance.integers(30, 200), chance.uniform(0.3, 2.0)
-    phase = n % period
+    height, phase = chance.uniform(0.3, 2.0), n % period
     rise = height * (1 + np.cos(np.pi * phase / period)) / 2 * np.minimum(1, (phase + 1) / 3)
     return (3 / (1 + n / 20) + 0.2) * (1 + np.where(n < period, 0.0, rise))
 
 
-def _rate_drops(n: Values, chance: np.random.Generator) -> Values:
-    return (1 / (1 + n / 30) + 0.2) * 0.4 ** (n // chance.integers(40, 300))
+def _rate_drops(n: Values, chance: np.random.Generator, period: int) -> Values:
+    return (1 / (1 + n / 30) + 0.2) * 0.4 ** (n // period)
 
 
-def _fine_tuning(n: Values, chance: np.random.Generator) -> Values:
+def _fine_tuning(n: Values, chance: np.random.Generator, period: int) -> Values:
     return 0.3 * (chance.uniform(1.2, 2.4) - (1 - np.exp(-n / 30)) * 0.1) - 0.2 * np.exp(-n / 30)
 
 
-_SHAPES: dict[str, Callable[[Values, np.random.Generator], Values]] = {
+_SHAPES: dict[str, Callable[[Values, np.random.Generator, int], Values]] = {
     "power law": _power_law,
     "exponential": _exponential,
     "plateau": _plateau,
@@ -317,15 +323,15 @@ def rising_error(chance: np.random.Generator) -> Labelled:
 def slow_validation(chance: np.random.Generator) -> Labelled:
     """Return a healthy run with pauses of one to four minutes for validation."""
     curves = Curves(chance, least=40, most=300)
-    return curves.labelled(pauses={n: float(chance.uniform(60, 240)) for n in range(11, curves.number, 11)})
+    return curves.labelled(pauses={n: float(chance.uniform(60, 240)) for n in range(10, curves.number, 10)})
 
 
 def hanging_loader(chance: np.random.Generator) -> Labelled:
     """Return a run that hangs for an hour."""
     curves = Curves(chance, shapes="power law", least=40, most=300)
     at = int(chance.integers(5, 20))
-    step = curves.step(at - 1 - at // 11)
-    return curves.labelled(Expected(("stalled",), step - 2 * WINDOW, step), pauses={at: 3600.0})
+    step = curves.step(at - 1)
+    return curves.labelled(Expected(("stalled",), step, step), pauses={at: 3600.0})
 
 
 def recorded(name: str) -> Labelled:
