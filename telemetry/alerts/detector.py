@@ -10,6 +10,7 @@ import msgspec
 
 from telemetry.alerts import rules
 from telemetry.alerts.history import MetricHistory
+from telemetry.alerts.missing_values import MissingValues
 from telemetry.alerts.problem_tracker import ProblemTracker
 from telemetry.alerts.settings import AlertSettings
 from telemetry.metrics import Metric, is_better_when_higher
@@ -30,7 +31,7 @@ class AnomalyDetector:
     """Find problems in the points of a run. Not thread-safe.
 
     Attributes:
-        last_healthy_step: the last iteration at which all watched metrics were finite, no loss was an outlier, and the
+        last_healthy_step: the last iteration at which all watched metrics were finite, no loss was high, and the
             level of each training loss was close to its lowest one.
     """
 
@@ -62,7 +63,7 @@ class AnomalyDetector:
         self._watched = frozenset(name for name, metric in metrics.items() if metric.watch)
         self._losses = {name: history for name, history in self._histories.items() if rules.is_loss(name)}
         self._learning_rate = rules.LearningRate()
-        self._missing_values = rules.MissingValues()
+        self._missing_values = MissingValues()
         self._stall = rules.Stall(settings, clock)
         self._tracker = ProblemTracker(quiet_points=settings.history)
 

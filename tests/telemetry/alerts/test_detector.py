@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from telemetry.alerts.detector import DIVERGED_POINTS, AnomalyDetector, Divergence
-from telemetry.alerts.rules import MIN_PRESENT
+from telemetry.alerts.missing_values import MIN_PRESENT
 from telemetry.alerts.settings import AlertSettings
 from telemetry.metrics import Metric
 from telemetry.records import Alert, Scalars
@@ -318,7 +318,7 @@ def test_an_error_that_rises_while_the_loss_falls_raises_an_alert() -> None:
     (alert,) = observed.alerts
     assert (alert.cause, alert.metric) == ("apart", "window/s_rmse")
     assert alert.title == (
-        "worse: window/s_rmse is about 0.2003 e; it was already down to 0.1324 e while window/loss has not risen"
+        "worse: window/s_rmse is about 0.2692 e; it was already down to 0.1324 e while window/loss has not risen"
     )
     for _ in range(20):
         observed.point({"loss": 0.2, "s_rmse": 0.1, "E_rmse": 5.0})
@@ -342,6 +342,23 @@ def test_an_error_that_rises_with_the_loss_has_not_risen_alone() -> None:
     for n in range(80):
         observed.point({"loss": 1.015**n, "s_rmse": 0.1 * 1.015**n})
     assert observed.alerts == []
+
+
+def restart(rate: float, rise: float) -> list[Alert]:
+    """Return the alerts after a restart of the learning rate to ``rate`` times the previous one."""
+    metrics = METRICS | {"train/lr": Metric()}
+    detector = AnomalyDetector(metrics, AlertSettings(), clock=Clock())
+    alerts = []
+    for n, loss in enumerate([*steady(40), *(rise * loss for loss in steady(10))]):
+        for stream, values in ("train", {"lr": rate if n >= 40 else 1.0}), ("window", {"loss": loss}):
+            alerts += detector.observe(Scalars(seq=1, time=1, stream=stream, step=n, values=values))
+    return alerts
+
+
+def test_a_restart_of_the_learning_rate_may_raise_the_loss_several_times() -> None:
+    assert restart(100.0, rise=5.0) == []
+    assert causes(restart(1.0, rise=5.0)) == [("spike", False)]
+    assert causes(restart(100.0, rise=40.0)) == [("spike", False)]
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.15, 0.3])
