@@ -48,7 +48,7 @@ class MetricHistory:
         scatter: the standard deviation of the logarithms of the recent values, or their relative standard deviation;
             0 before there are ``MIN_POINTS``.
         outliers: number of values since one lay more than ``factor`` deviations above the baseline, or diverged, if
-            all of them were high.
+            all of them were high. Before there are ``MIN_POINTS``, all of them must lie that far above it.
         is_high: whether the last value lies more than half as many deviations above it, or exceeds it by ``MAX_RISE``.
         diverging: number of consecutive values, up to the last one, that diverged.
     """
@@ -75,17 +75,16 @@ class MetricHistory:
         if self._logarithmic and value <= 0:
             self._logarithmic = False
             self._values.extend([math.exp(self._values.popleft()) for _ in range(len(self._values))])
-        expected = value
-        if self._points_of_rise:
-            self._points_of_rise -= 1
-            expected = value / MAX_HEALTHY_RISE
-        deviations = self._deviations(expected) if self._values else 0.0
-        rise = expected - self.baseline
-        unit = max(abs(self.baseline), self.level.scale)
+        deviations = self._deviations(value) if self._values else 0.0
+        rise, unit = value - self.baseline, max(abs(self.baseline), self.level.scale)
         self.is_high = deviations > self._settings.factor / 2 or rise > MAX_RISE * unit > 0
+        if self._points_of_rise and self._values:
+            self._points_of_rise -= 1
+            deviations = self._deviations(value / MAX_HEALTHY_RISE)
+            rise = value / MAX_HEALTHY_RISE - self.baseline
         diverges = rise > DIVERGED_FACTOR * unit > 0
         is_outlier = deviations > self._settings.factor or diverges
-        if not (is_outlier or (self.outliers and self.is_high)):
+        if not (is_outlier or (self.outliers and self.is_high and len(self._values) >= MIN_POINTS)):
             self.outliers = self.diverging = 0
             self._append(value)
             return
