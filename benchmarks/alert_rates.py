@@ -1,7 +1,7 @@
 """Count false and missed alerts on the labelled curves, and write them into docs/how-to/alerts.md.
 
 ``python benchmarks/alert_rates.py`` measures the current rules, in a few minutes; ``… before`` stores the numbers as
-those of an earlier version, to be found on the path of Python. The seeds differ from those used to choose the rules.
+those of an earlier version, to be found on the path of Python; ``… page`` only writes the page. The seeds differ from those used to choose the rules.
 """
 
 from __future__ import annotations
@@ -39,16 +39,15 @@ def measure() -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure, and update the results and the page."""
-    rates = measure()
+    """Measure, and update the results and the page; with ``page``, update only the page."""
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    results["before" if "before" in sys.argv else "now"] = rates
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if len(results) == 2:
-        page = PAGE.read_text(encoding="utf-8")
-        pattern = r"(<!-- rates -->\n).*?(\n<!-- end of rates -->)"
-        page = re.sub(pattern, lambda match: match[1] + table(results) + match[2], page, flags=re.DOTALL)
-        PAGE.write_text(page, encoding="utf-8")
+    if "page" not in sys.argv:
+        results["before" if "before" in sys.argv else "now"] = measure()
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    pattern = r"(<!-- rates -->\n).*?(<!-- end of rates -->)"
+    page = re.sub(pattern, lambda match: f"{match[1]}{table(results)}\n{match[2]}", page, flags=re.DOTALL)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ MIN_POINTS = 10
 """Points in the history from which a single value can be a spike; the early bound applies up to as many."""
 MIN_EARLY_OUTLIERS = 3
 EVIDENT_FACTOR = 100.0
-"""Before that, this many outliers in a row form a spike, or one that is this many times the lowest value: with a far too
-large learning rate, a single point may precede the spike."""
+"""Before that, this many outliers in a row form a spike, or one that is this many times higher than the lowest value:
+with a far too large learning rate, a single point may precede the spike."""
 DIVERGED_FACTOR = 10.0
 """A value diverges, however widely the values scatter, if it exceeds the median by more than this many times the median
 (see also ``Level.scale``)."""

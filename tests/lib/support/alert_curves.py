@@ -161,7 +161,8 @@ def _restarts(n: Values, chance: np.random.Generator, period: int) -> Values:
     """Rise by up to a factor of three at each restart of the learning rate, within two or three points."""
     height, phase = chance.uniform(0.3, 2.0), n % period
     rise = height * (1 + np.cos(np.pi * phase / period)) / 2 * np.minimum(1, (phase + 1) / 3)
-    return (3 / (1 + n / 20) + 0.2) * (1 + np.where(n < period, 0.0, rise))
+    curve: Values = (3 / (1 + n / 20) + 0.2) * (1 + np.where(n < period, 0.0, rise))
+    return curve
 
 
 def _rate_drops(n: Values, chance: np.random.Generator, period: int) -> Values:
@@ -292,7 +293,8 @@ def slow_divergence(chance: np.random.Generator) -> Labelled:
 
 def _smooth(values: Values) -> Values:
     padded = np.pad(np.log(values), 10, mode="edge")
-    return np.exp(np.median(np.lib.stride_tricks.sliding_window_view(padded, 21), axis=1))
+    smooth: Values = np.exp(np.median(np.lib.stride_tricks.sliding_window_view(padded, 21), axis=1))
+    return smooth
 
 
 def too_large_rate(chance: np.random.Generator) -> Labelled:
