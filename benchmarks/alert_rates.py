@@ -1,7 +1,8 @@
 """Count false and missed alerts on the labelled curves, and write them into docs/how-to/alerts.md.
 
 ``python benchmarks/alert_rates.py`` measures the current rules, in a few minutes; ``… before`` stores the numbers as
-those of an earlier version, to be found on the path of Python; ``… page`` only writes the page. The seeds differ from those used to choose the rules.
+those of an earlier version, to be found on the path of Python; ``… page`` only writes the page. The seeds differ from
+those used to choose the rules.
 """
 
 from __future__ import annotations

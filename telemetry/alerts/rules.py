@@ -96,16 +96,14 @@ def rising_errors(
     ``known`` are the problems found before; each lasts until most of the rise is gone.
     """
     found = {}
-    lowest = [name for name in values if is_loss(name) and _is_lowest(histories[name])]
     for name in values:
-        loss = next((loss for loss in lowest if name.startswith(loss.removesuffix("loss"))), None)
-        if is_loss(name) or (loss is None and name not in known):
-            continue
         history = histories[name]
-        if history.outliers:
-            continue  # reported as a spike
+        if history.level.rise <= math.sqrt(MIN_RISE) or history.outliers or is_loss(name):
+            continue  # Outliers are reported as a spike.
+        lowest = (loss for loss in values if is_loss(loss) and _is_lowest(histories[loss]))
+        loss = next((loss for loss in lowest if name.startswith(loss.removesuffix("loss"))), None)
         risen = max(math.log(MIN_RISE), RISE_DEVIATIONS * history.scatter)
-        if math.log(history.level.rise) > (risen / 2 if name in known else risen):
+        if (loss or name in known) and math.log(history.level.rise) > (risen / 2 if name in known else risen):
             found[name] = _risen(name, loss, history, metrics[name])
     return found
 
