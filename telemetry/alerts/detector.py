@@ -10,6 +10,7 @@ import msgspec
 
 from telemetry.alerts import rules
 from telemetry.alerts.history import MetricHistory
+from telemetry.alerts.missing_values import MissingValues
 from telemetry.alerts.problem_tracker import ProblemTracker
 from telemetry.alerts.settings import AlertSettings
 from telemetry.metrics import Metric, direction
@@ -30,7 +31,7 @@ class AnomalyDetector:
     """Find problems in the points of a run. Not thread-safe.
 
     Attributes:
-        last_healthy_step: the last iteration at which all watched metrics were finite, no loss was an outlier, and the
+        last_healthy_step: the last iteration at which all watched metrics were finite, no loss was high, and the
             level of each training loss was close to its lowest one.
     """
 
@@ -55,13 +56,14 @@ class AnomalyDetector:
         self._metrics = metrics
         self._step = 0
         self._histories = {
-            name: MetricHistory(settings, is_loss=rules.is_loss(name))
+            name: MetricHistory(settings)
             for name, metric in metrics.items()
             if metric.watch and direction(name, metric) != "higher"
         }
         self._watched = frozenset(name for name, metric in metrics.items() if metric.watch)
         self._losses = {name: history for name, history in self._histories.items() if rules.is_loss(name)}
-        self._missing_values = rules.MissingValues()
+        self._learning_rate = rules.LearningRate()
+        self._missing_values = MissingValues()
         self._stall = rules.Stall(settings, clock)
         self._tracker = ProblemTracker(quiet_points=settings.history)
 
@@ -105,14 +107,17 @@ class AnomalyDetector:
         values = dict(record.items())
         watched = {name: value for name, value in values.items() if name in self._watched}
         errors = {name: value for name, value in watched.items() if name in self._histories}
+        if self._learning_rate.has_risen(record.stream, values):
+            for history in self._histories.values():
+                history.expect_rise()
         self._add(errors)
         update, known = self._tracker.update, self._tracker.problems
         update("non-finite", values, rules.non_finite(values))
         update("spike", errors, rules.spikes(errors, self._histories, self._metrics))
         update("diverging", errors, rules.divergences(errors, self._histories, self._metrics, known("diverging")))
         if not partial:
-            update("unlabelled", *self._missing_values.check(record.stream, watched, known("unlabelled")))
-        update("apart", errors, rules.opposite_trends(errors, self._histories))
+            update("unlabelled", *self._missing_values.check(record.stream, watched))
+        update("apart", errors, rules.rising_errors(errors, self._histories, self._metrics, known("apart")))
         self._stall.note_point()
         update("stalled", ("",), {})
         if watched and self._is_healthy():
@@ -154,6 +159,6 @@ class AnomalyDetector:
 
     def _losses_are_healthy(self) -> bool:
         return not any(
-            history.outliers or (rules.is_training_loss(name) and not history.is_healthy())
+            history.is_high or (rules.is_training_loss(name) and not history.is_healthy())
             for name, history in self._losses.items()
         )

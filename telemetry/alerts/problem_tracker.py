@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from itertools import islice
 
 from telemetry.alerts.rules import Problem
 from telemetry.records import Alert, Cause, json_number, now_ms
 
-ALWAYS_REPORTED: frozenset[Cause] = frozenset({"non-finite", "stalled"})
-"""Causes that are reported each time they begin, however often that is."""
+QUIET_POINTS: Mapping[Cause, int] = {"non-finite": 5, "stalled": 0}
+"""Number of points for which these causes are not reported again, instead of ``quiet_points``."""
+LASTING_POINTS = 5
+"""A problem found at this many points in a row is reported even if its cause was reported a short time ago."""
+MAX_DOUBLINGS = 10
 MAX_METRICS_LISTED = 20
 """Maximum number of further metrics with the same problem that an alert lists."""
 
@@ -18,22 +22,33 @@ _RECOVERED: Mapping[Cause, str] = {
     "spike": "no metric is far above its usual value anymore",
     "diverging": "the loss is close to its lowest level again",
     "unlabelled": "all metrics have values again",
-    "apart": "loss and errors no longer move in opposite directions",
+    "apart": "no error has risen anymore while the loss has not",
     "stalled": "points arrive again",
+}
+_ADVICE: Mapping[Cause, str] = {
+    "non-finite": "If it lasts, check the latest data, and lower the learning rate.",
+    "spike": "A single spike usually does no harm. If it lasts, lower the learning rate or clip the gradients.",
+    "diverging": "Restart from a checkpoint before the rise, with a lower learning rate.",
+    "unlabelled": "Check that the data still contain these labels, and that each fidelity is still sampled.",
+    "apart": "Check the weight of this error in the loss, and its labels.",
+    "stalled": "Check the data loader, the file system, and the other ranks.",
 }
 
 
 class ProblemTracker:
     """Keep the current problems of each cause, and turn their beginning and end into alerts.
 
-    Once a cause has ended, it is not reported again for ``quiet_points`` points, unless it is in ``ALWAYS_REPORTED``.
+    A cause that has ended is not reported again for ``quiet_points`` points, unless it lasts; each further time, this
+    number doubles.
     """
 
     def __init__(self, quiet_points: int) -> None:
         """Start without problems."""
         self._quiet_points = quiet_points
         self._problems: dict[Cause, dict[str, Problem]] = {}
+        self._streaks: Counter[Cause] = Counter()
         self._since: dict[Cause, int] = {}
+        self._times_ended: Counter[Cause] = Counter()
         self._points = 0
         self._quiet_until: dict[Cause, int] = {}
 
@@ -57,19 +72,29 @@ class ProblemTracker:
             if name not in found:
                 problems.pop(name, None)
         problems.update(found)
+        if found:
+            self._streaks[cause] += 1
+        elif not problems:
+            self._streaks[cause] = 0
 
     def changes(self, step: int) -> list[Alert]:
         """Return an alert for each cause that has begun or ended since the last call."""
         alerts = []
         for cause, problems in self._problems.items():
-            if problems and cause not in self._since and self._points >= self._quiet_until.get(cause, 0):
+            if problems and cause not in self._since and not self._is_quiet(cause):
                 self._since[cause] = step
                 alerts.append(_begun(cause, problems, step))
             elif not problems and cause in self._since:
                 alerts.append(_recovered(cause, step, self._since.pop(cause)))
-                if cause not in ALWAYS_REPORTED:
-                    self._quiet_until[cause] = self._points + self._quiet_points
+                quiet_points = QUIET_POINTS.get(cause, self._quiet_points) << min(
+                    self._times_ended[cause], MAX_DOUBLINGS
+                )
+                self._quiet_until[cause] = self._points + quiet_points
+                self._times_ended[cause] += 1
         return alerts
+
+    def _is_quiet(self, cause: Cause) -> bool:
+        return self._points < self._quiet_until.get(cause, 0) and self._streaks[cause] < LASTING_POINTS
 
 
 def _begun(cause: Cause, problems: Mapping[str, Problem], step: int) -> Alert:
@@ -80,7 +105,7 @@ def _begun(cause: Cause, problems: Mapping[str, Problem], step: int) -> Alert:
         time=now_ms(),
         step=step,
         title=problem.title[:250],
-        text=f"also {others}"[:4000] if others else "",
+        text=f"also {others[:3500]}. {_ADVICE[cause]}" if others else _ADVICE[cause],
         level="error" if cause == "non-finite" else "warning",
         cause=cause,
         metric=name[:250],

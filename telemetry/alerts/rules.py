@@ -14,13 +14,15 @@ from telemetry.alerts.settings import AlertSettings
 from telemetry.metrics import Metric
 from telemetry.units import NO_UNIT
 
-MIN_STREAK = 5
-"""Number of consecutive points with a value after which the absence of the metric is a problem."""
-FALLING, RISING = 0.9, 1.25
-"""A metric is falling if its trend (see ``MetricHistory.trend``) is at most the first number, and rising if it is at
-least the second."""
+MIN_RISE, RISE_DEVIATIONS = 2.0, 3.0
+"""An error has risen if its level is more than the first number times its lowest one, and the logarithm of the rise is
+more than the second number times the scatter of the values. The median of 20 values scatters by 0.28 times that."""
+MAX_LOW = 1.1
+"""A loss is lowest up to this many times its lowest level, or up to its scatter above it."""
 DIVERGED_RISE = 8.0
 """A training loss has diverged once its level is more than this many times its lowest one (see ``Level``)."""
+RESTART = 2.0
+"""A learning rate that rises by this factor from one point to the next was restarted."""
 VALIDATION_STREAMS = frozenset({"val", "valid", "validation", "eval", "test"})
 """Streams whose losses also rise for another reason: overfitting."""
 STALL_FACTOR = 20.0
@@ -83,52 +85,47 @@ def divergences(
     return found
 
 
-def opposite_trends(values: Mapping[str, float], histories: Mapping[str, MetricHistory]) -> Problems:
-    """Find metrics of a point that rise while the loss of that point falls, or vice versa."""
-    trends = {name: histories[name].trend() for name in values}
-    for loss in filter(is_loss, trends):
-        if trends[loss] <= FALLING:
-            loss_moves, others_move, others = "falls", "rises", [n for n in trends if trends[n] >= RISING]
-        elif trends[loss] >= RISING:
-            loss_moves, others_move, others = "rises", "falls", [n for n in trends if trends[n] <= FALLING]
-        else:
-            continue
-        if others:
-            title = f"loss and error move in opposite directions: {loss} {loss_moves} while"
-            return {name: Problem(f"{title} {name} {others_move}", value=values[name]) for name in others}
-    return {}
+def rising_errors(
+    values: Mapping[str, float],
+    histories: Mapping[str, MetricHistory],
+    metrics: Mapping[str, Metric],
+    known: Mapping[str, Problem],
+) -> Problems:
+    """Find errors whose level has risen while the level of the loss of the same point is still the lowest.
+
+    ``known`` are the problems found before; each lasts until most of the rise is gone.
+    """
+    found = {}
+    for name in values:
+        history = histories[name]
+        if history.level.rise <= math.sqrt(MIN_RISE) or history.outliers or is_loss(name):
+            continue  # Outliers are reported as a spike.
+        lowest = (loss for loss in values if is_loss(loss) and _is_lowest(histories[loss]))
+        loss = next((loss for loss in lowest if name.startswith(loss.removesuffix("loss"))), None)
+        risen = max(math.log(MIN_RISE), RISE_DEVIATIONS * history.scatter)
+        if (loss or name in known) and math.log(history.level.rise) > (risen / 2 if name in known else risen):
+            found[name] = _risen(name, loss, history, metrics[name])
+    return found
 
 
-class MissingValues:
-    """Find metrics that had values and have none now, for example because a label or a fidelity is missing."""
+def _is_lowest(history: MetricHistory) -> bool:
+    return history.level.lowest < math.inf and math.log(history.level.rise) <= max(math.log(MAX_LOW), history.scatter)
+
+
+class LearningRate:
+    """Notice restarts of the learning rate, after which losses and errors rise for some time."""
 
     def __init__(self) -> None:
-        # By stream and metric: number of consecutive points with a value.
-        self._streaks: dict[str, dict[str, int]] = {}
+        """Start without values."""
+        self._rates: dict[str, float] = {}
 
-    def check(
-        self, stream: str, values: Mapping[str, float], known: Mapping[str, Problem]
-    ) -> tuple[set[str], Problems]:
-        """Compare a point with the earlier ones of its stream.
-
-        Args:
-            stream: the stream of the point.
-            values: the values of the point.
-            known: problems found before; each lasts until the metric has a value again.
-
-        Returns:
-            All metrics that the stream had before this point, and the problems among them.
-        """
-        streaks = self._streaks.setdefault(stream, {})
-        earlier = set(streaks)
-        found = {
-            name: Problem(f"no labels: {name} had values before and has none now")
-            for name, streak in streaks.items()
-            if name not in values and (streak >= MIN_STREAK or name in known)
-        }
-        for name in dict.fromkeys([*streaks, *values]):
-            streaks[name] = streaks.get(name, 0) + 1 if name in values else 0
-        return earlier, found
+    def has_risen(self, stream: str, values: Mapping[str, float]) -> bool:
+        """Return whether the learning rate of a point, named ``lr``, is ``RESTART`` times that of the previous one."""
+        name = f"{stream}/lr"
+        if name not in values:
+            return False
+        previous, self._rates[name] = self._rates.get(name, math.inf), values[name]
+        return values[name] >= RESTART * previous
 
 
 class Stall:
@@ -157,6 +154,14 @@ class Stall:
         if silence < max(self._min_silence, STALL_FACTOR * longest):
             return {}
         return {"": Problem(f"no new point for {silence:.0f} s; the longest recent interval was {longest:.1f} s")}
+
+
+def _risen(name: str, loss: str | None, history: MetricHistory, metric: Metric) -> Problem:
+    level, lowest = history.level.value, history.level.lowest
+    text, lowest_text = format_value(level, metric), format_value(lowest, metric)
+    while_low = f" while {loss} has not risen" if loss else ""
+    title = f"worse: {name} is about {text}; it was already down to {lowest_text}{while_low}"
+    return Problem(title, value=level, baseline=lowest)
 
 
 def is_loss(name: str) -> bool:

@@ -84,18 +84,18 @@ JUMP = (
 @pytest.mark.parametrize(
     ("overrides", "trouble", "latest"),
     [
-        pytest.param(["optimizer.kwargs.lr=0.2"], None, 2 * EVERY, id="rate x 100"),
+        pytest.param(["optimizer.kwargs.lr=0.2"], None, 6 * EVERY, id="rate x 100"),
         pytest.param([JUMP], None, AT + EVERY, id="rate x 100 from 300 on"),
         pytest.param([], "a poisoned batch", AT + EVERY, id="a poisoned batch"),
-        pytest.param([], "missing labels", AT + EVERY, id="missing labels"),
+        pytest.param(["trainer.epochs=2"], "missing labels", AT + 4 * EVERY, id="missing labels"),
     ],
 )
-def test_a_problem_raises_an_alert_within_one_cadence(
+def test_a_problem_raises_an_alert_within_a_few_points(
     tmp_path: Path, figures: Callable[[object], None], overrides: list[str], trouble: str | None, latest: int
 ) -> None:
     causes = {None: {"spike", "non-finite"}, "a poisoned batch": {"spike"}}.get(trouble, {"unlabelled"})
     given = None if trouble is None else {"what": trouble, "at": AT}
-    training = Training(tmp_path, *overrides, "trainer.epochs=1", trouble=given)
+    training = Training(tmp_path, "trainer.epochs=1", *overrides, trouble=given)
     first = training.end()[0]
     assert first["cause"] in causes
     assert first["step"] <= latest

@@ -89,6 +89,7 @@ TESTS: dict[str, list[str]] = {
     "telemetry/alerts/detector.py": ["tests/telemetry/alerts"],
     "telemetry/alerts/history.py": ["tests/telemetry/alerts"],
     "telemetry/alerts/level.py": ["tests/telemetry/alerts"],
+    "telemetry/alerts/missing_values.py": ["tests/telemetry/alerts"],
     "telemetry/alerts/rules.py": ["tests/telemetry/alerts"],
     "telemetry/plugins/registry.py": ["tests/telemetry/plugins/test_misbehaving_plugins.py"],
     "telemetry/testing/rehearsal.py": ["tests/telemetry/testing/test_contract_kit.py"],

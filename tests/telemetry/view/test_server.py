@@ -126,7 +126,7 @@ def test_a_port_in_use_is_reported_on_one_line(run: WrittenRun) -> None:
 def test_a_missing_folder_is_reported_on_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["view", str(tmp_path / "missing")])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert result.stderr.startswith(f"error: {tmp_path / 'missing'} cannot be read")
+    assert result.stderr == f"error: no run in {tmp_path / 'missing'}: there is no such folder\n"
 
 
 @pytest.mark.parametrize("command", [["view"], ["report", "-o", "report.html"]])
