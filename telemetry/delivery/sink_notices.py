@@ -49,11 +49,19 @@ class SinkNotices:
     Args:
         folder: the run folder.
         names: names of the sinks.
+        outage_delay: how long a sink must fail before an outage is reported, in seconds.
         clock: monotonic clock in seconds.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._watches = [_SinkWatch(folder, name, clock) for name in names]
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        outage_delay: float = OUTAGE_DELAY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._watches = [_SinkWatch(folder, name, outage_delay, clock) for name in names]
 
     def poll(self, *, last: bool = False) -> list[Notice]:
         """Return what has changed; ``last``: the deliveries have ended, so there is nothing to wait for."""
@@ -61,9 +69,10 @@ class SinkNotices:
 
 
 class _SinkWatch:
-    def __init__(self, folder: Path, name: str, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, name: str, outage_delay: float, clock: Callable[[], float]) -> None:
         self._folder = folder
         self._name = name
+        self._outage_delay = outage_delay
         self._clock = clock
         self._changed_at = clock()
         self._is_failing = False
@@ -97,7 +106,7 @@ class _SinkWatch:
     def _outage(self, progress: SinkProgress, *, last: bool) -> Iterator[Notice]:
         """Yield the line about the beginning or the end of an outage."""
         lasted = self._clock() - self._changed_at
-        if self._is_failing and not self._reported_outage and (last or lasted >= OUTAGE_DELAY):
+        if self._is_failing and not self._reported_outage and (last or lasted >= self._outage_delay):
             self._reported_outage = True
             why = reason(progress.last_error, log_path(self._folder, self._name))
             kept = f"records stay in {near(self._folder)}/journal-*.jsonl and are delivered when it answers"

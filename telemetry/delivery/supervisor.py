@@ -9,7 +9,7 @@ from typing import Protocol
 
 from telemetry.delivery.deadline import Deadline
 from telemetry.delivery.process_worker import ProcessWorker
-from telemetry.delivery.sink_notices import SinkNotices
+from telemetry.delivery.sink_notices import OUTAGE_DELAY, SinkNotices
 from telemetry.delivery.thread_worker import ThreadWorker
 from telemetry.logger import log
 from telemetry.plugins.registry import Sink
@@ -51,6 +51,7 @@ class ProcessSupervisor:
         folder: the run folder.
         sinks: the sinks to deliver to.
         settings: the settings for the processes.
+        outage_delay: as for ``SinkNotices``.
         make_worker: function called once per sink, with the arguments of ``ProcessWorker``.
     """
 
@@ -60,11 +61,12 @@ class ProcessSupervisor:
         sinks: Sequence[Sink],
         settings: Settings,
         *,
+        outage_delay: float = OUTAGE_DELAY,
         make_worker: Callable[[Path, Sink, Settings], ProcessWorker] = ProcessWorker,
     ) -> None:
         self.names = [sink.name for sink in sinks]
         self._workers = [make_worker(folder, sink, settings) for sink in sinks]
-        self._notices = SinkNotices(folder, self.names)
+        self._notices = SinkNotices(folder, self.names, outage_delay=outage_delay)
 
     def start(self) -> None:
         """Start the processes."""
@@ -105,6 +107,7 @@ class ThreadSupervisor:
         folder: the run folder.
         sinks: the sinks to deliver to.
         settings: the settings for the deliveries.
+        outage_delay: as for ``SinkNotices``.
         make_worker: function called once per sink, with the arguments of ``ThreadWorker``.
     """
 
@@ -114,11 +117,12 @@ class ThreadSupervisor:
         sinks: Sequence[Sink],
         settings: Settings,
         *,
+        outage_delay: float = OUTAGE_DELAY,
         make_worker: Callable[[Path, Sink, Settings], ThreadWorker] = ThreadWorker,
     ) -> None:
         self.names = [sink.name for sink in sinks]
         self._workers = [make_worker(folder, sink, settings) for sink in sinks]
-        self._notices = SinkNotices(folder, self.names)
+        self._notices = SinkNotices(folder, self.names, outage_delay=outage_delay)
 
     def start(self) -> None:
         """Start the threads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from telemetry.delivery.sink_notices import OUTAGE_DELAY
 from telemetry.run_folder.heartbeat import HEARTBEAT_INTERVAL
 
 FLUSH_TIMEOUT = 5.0
@@ -18,6 +19,7 @@ class RecordingLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         supervise_interval: interval between checks for deliveries that have died and for stalled training.
         delivery_start_delay: maximum time from the opening of the run to the start of the deliveries; the first record
             starts them earlier.
+        outage_delay: how long a sink must fail before an outage is reported.
         heartbeat_interval: interval between heartbeats.
         disk_backoff_initial, disk_backoff_max: initial and maximum delays before a failed write is retried.
         close_retry_delay: initial delay before a retry once the run is being closed.
@@ -27,6 +29,7 @@ class RecordingLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     queue_capacity: int = 10_000
     supervise_interval: float = 2.0
     delivery_start_delay: float = 15.0
+    outage_delay: float = OUTAGE_DELAY
     heartbeat_interval: float = HEARTBEAT_INTERVAL
     disk_backoff_initial: float = 1.0
     disk_backoff_max: float = 30.0

@@ -100,7 +100,7 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
         RunAlive, RunFolderError: see ``open_run``.
     """
     limits = limits or DEFAULT_LIMITS
-    supervisor = _supervisor(plan)
+    supervisor = _supervisor(plan, limits)
     queue = RecordQueue(plan.folder, limits.queue_capacity)
     step = plan.resume_step
     detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=step or 0)
@@ -187,8 +187,8 @@ def _exclusive_opening(folder: Path) -> Iterator[None]:
         lease.release()
 
 
-def _supervisor(plan: RunPlan) -> DeliverySupervisor:
+def _supervisor(plan: RunPlan, limits: RecordingLimits) -> DeliverySupervisor:
     # A sink object cannot be passed to another process.
     if plan.settings.delivery == "thread" or any(sink.plugin is None for sink in plan.sinks):
-        return ThreadSupervisor(plan.folder, plan.sinks, plan.settings)
-    return ProcessSupervisor(plan.folder, plan.sinks, plan.settings)
+        return ThreadSupervisor(plan.folder, plan.sinks, plan.settings, outage_delay=limits.outage_delay)
+    return ProcessSupervisor(plan.folder, plan.sinks, plan.settings, outage_delay=limits.outage_delay)

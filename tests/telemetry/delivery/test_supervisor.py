@@ -29,14 +29,17 @@ from support.telemetry_fakes import (
     row_seqs,
     row_steps,
 )
-from telemetry import MetricBus, Settings, open_run
+from telemetry import MetricBus, Settings
 from telemetry.cli import main as telemetry_command
 from telemetry.delivery.process_worker import start_process
 from telemetry.delivery.worker_protocol import STOP_SIGNALS
 from telemetry.recording.limits import RecordingLimits
+from telemetry.recording.open_run import start_run
+from telemetry.recording.run_plan import plan_run
 from telemetry.run_folder.sink_progress import read_progress
 
 Trainer = Callable[..., "subprocess.Popen[str]"]
+QUICK = RecordingLimits(supervise_interval=0.1)
 
 
 @pytest.fixture
@@ -59,7 +62,6 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer_sinks(site, file="support.telemetry_fakes:FileSink", other="support.telemetry_fakes:FileSink")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
-    monkeypatch.setattr("telemetry.recording.open_run.DEFAULT_LIMITS", RecordingLimits(supervise_interval=0.1))
     monkeypatch.setattr("telemetry.delivery.process_worker.RESTART_BACKOFF_INITIAL", 0.1)
 
 
@@ -81,8 +83,8 @@ def settings(backend: Path, **more: Any) -> Settings:
 def open_bus(run: Path, backend: Path) -> Iterator[Callable[..., MetricBus]]:
     buses: list[MetricBus] = []
 
-    def open_it(**more: Any) -> MetricBus:
-        buses.append(open_run(run, metrics=METRICS, settings=settings(backend, **more)))
+    def open_it(limits: RecordingLimits = QUICK, **more: Any) -> MetricBus:
+        buses.append(start_run(plan_run(run, metrics=METRICS, settings=settings(backend, **more)), limits))
         return buses[-1]
 
     yield open_it
@@ -234,11 +236,8 @@ def test_deliveries_start_with_the_first_record(open_bus: Callable[..., MetricBu
     assert deliveries(tmp_path / "site")
 
 
-def test_deliveries_do_not_wait_for_a_record_for_ever(
-    open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("telemetry.recording.open_run.DEFAULT_LIMITS", RecordingLimits(delivery_start_delay=0.0))
-    open_bus()
+def test_deliveries_do_not_wait_for_a_record_for_ever(open_bus: Callable[..., MetricBus], backend: Path) -> None:
+    open_bus(RecordingLimits(delivery_start_delay=0.0))
     eventually(lambda: pids(backend))
 
 
@@ -330,12 +329,11 @@ def test_a_crashing_sink_affects_neither_another_sink_nor_the_training(
 
 
 def test_an_outage_and_the_recovery_of_one_of_two_sinks_are_logged_by_the_trainer(
-    open_bus: Callable[..., MetricBus], backend: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    open_bus: Callable[..., MetricBus], backend: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "telemetry")
-    monkeypatch.setattr("telemetry.delivery.sink_notices.OUTAGE_DELAY", 0.3)
     (backend / "down").touch()
-    bus = open_bus(sinks=("file", "other"))
+    bus = open_bus(RecordingLimits(supervise_interval=0.1, outage_delay=0.3), sinks=("file", "other"))
     publish(bus, 1, 2, 3)
     eventually(lambda: "cannot be reached" in caplog.text)
     (backend / "down").unlink()
