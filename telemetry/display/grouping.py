@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from telemetry.metrics import Metric
+from telemetry.metrics import Metric, direction
 from telemetry.units import with_unit
 
 OVERALL = "overall"
@@ -27,9 +27,9 @@ def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
     """Return charts keyed by heading; metrics with the same name and unit share a chart across streams.
 
     The charts of main metrics come first, under "overall". If no metric is declared as main, these are the charts of
-    all metrics with a direction; without any, of all metrics. The heading of parts of the data is the name without the
-    stream and without its last part: ``val/gfn1/E_rmse`` belongs to ``gfn1``. "details" and "progress" are last.
-    Charts and metrics keep the order of declaration.
+    all metrics whose direction is declared, and of those watched; without any, of all metrics. The heading of parts of
+    the data is the name without the stream and its last part: ``val/gfn1/E_rmse`` belongs to ``gfn1``. "details" and
+    "progress" are last. Charts and metrics keep the order of declaration.
     """
     parts: dict[str, list[Chart]] = {}
     for (name, unit), names in _by_name_and_unit(metrics).items():
@@ -58,10 +58,12 @@ def _by_name_and_unit(metrics: Mapping[str, Metric]) -> dict[tuple[str, str], li
 def _by_importance(found: list[Chart], metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
     """Return the charts of metrics of all data by heading: OVERALL, DETAILS, PROGRESS."""
     main = [chart for chart in found if any(metrics[name].main for name in chart.names)]
-    directed = [chart for chart in found if any(metrics[name].better or metrics[name].watch for name in chart.names)]
-    overall = main or directed or found
+    # Metrics of version 0.1 declare no direction: those whose direction only their names tell would be too many.
+    declared = [chart for chart in found if any(metrics[name].better or metrics[name].watch for name in chart.names)]
+    overall = main or declared or found
     headings: dict[str, list[Chart]] = {OVERALL: overall, DETAILS: [], PROGRESS: []}
     for chart in found:
         if chart not in overall:
-            headings[DETAILS if chart in directed else PROGRESS].append(chart)
+            has_direction = any(direction(name, metrics[name]) for name in chart.names)
+            headings[DETAILS if has_direction else PROGRESS].append(chart)
     return headings

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from telemetry.display.plot_layout import VALIDATION, Plot, Series
 from telemetry.display.styles import Style
 from telemetry.display.text_width import cut, cut_middle, pad, width_of
+from telemetry.reading.best_value import best_of_curve
 from telemetry.reading.curve import Curve
 from telemetry.units import NO_UNIT
 
@@ -82,7 +83,7 @@ def _rows(label: str, plots: Sequence[Plot]) -> Iterator[_Row]:
     validates = any(each.stream == VALIDATION for plot in plots for each in plot.series)
     if validates and series[0].stream != VALIDATION:
         return
-    if any(_best(each.curve) is not None for each in series):
+    if any(best_of_curve(each.curve) is not None for each in series):
         directions = {each.curve.better for each in series if each.curve.better}
         word = {"lower": "lowest", "higher": "highest"}[directions.pop()] if len(directions) == 1 else "best"
         yield _Row(f"  {word}", "", False, lambda plot: _text(plot, label, _best_value))
@@ -94,23 +95,12 @@ def _text(plot: Plot, label: str, text: Callable[[Curve], str]) -> str:
     return text(found[0].curve) if found else ""
 
 
-def _best(curve: Curve) -> int | None:
-    """Return the index of the first best finite value; None if there is none."""
-    import numpy as np
-
-    finite = np.flatnonzero(np.isfinite(curve.values))
-    if curve.better is None or not len(finite):
-        return None
-    find = np.argmax if curve.better == "higher" else np.argmin
-    return int(finite[find(curve.values[finite])])
-
-
 def _best_value(curve: Curve) -> str:
-    return "" if (best := _best(curve)) is None else _number(curve.values[best])
+    return "" if (best := best_of_curve(curve)) is None else _number(best.value)
 
 
 def _best_step(curve: Curve) -> str:
-    return "" if (best := _best(curve)) is None else str(curve.steps[best])
+    return "" if (best := best_of_curve(curve)) is None else str(best.step)
 
 
 def _number(value: float) -> str:

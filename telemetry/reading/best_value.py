@@ -35,12 +35,12 @@ def find_best_value(folder: Path, numbers: list[int], metric: str, better: Direc
 
 
 def best_of_curve(curve: Curve) -> BestValue | None:
-    """Return the best finite value of a curve; None if there is none, or if no values are better than others."""
+    """Return the first best finite value of a curve; None if there is none, or if no values are better than others."""
     import numpy as np
 
     finite = np.flatnonzero(np.isfinite(curve.values))
     if not len(finite) or curve.better is None:
         return None
-    values = curve.values[finite]
-    best = finite[values.argmax() if curve.better == "higher" else values.argmin()]
+    find = np.argmax if curve.better == "higher" else np.argmin
+    best = finite[find(curve.values[finite])]
     return BestValue(value=float(curve.values[best]), step=int(curve.steps[best]))

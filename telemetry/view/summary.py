@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from telemetry.reading.best_value import best_of_curve
 from telemetry.reading.curve import Curve
 from telemetry.view.chart_list import ChartSpec, stream_of
 from telemetry.view.lines import Line
@@ -22,12 +23,6 @@ class Summary(NamedTuple):
     is_bad: bool
 
 
-class _Best(NamedTuple):
-    value: float
-    step: int
-    label: str
-
-
 def summarize_chart(spec: ChartSpec, lines: Sequence[Line], curves: Curves) -> Summary:
     """Return the summary of a chart with at least one line; values are those of validation if it is on the chart."""
     import numpy as np
@@ -35,12 +30,13 @@ def summarize_chart(spec: ChartSpec, lines: Sequence[Line], curves: Curves) -> S
     shown = [line for line in lines if stream_of(line.name) == VALIDATION] or lines[-1:]
     parts = []
     if len({line.run for line in lines}) > 1:
-        best = [found for line in shown if (found := _best(curves[line.run, line.name], spec.better, line.label))]
-        if best:
-            first = min(best, key=lambda each: each.value if spec.better == "lower" else -each.value)
-            parts.append(f"best {number_text(first.value)}: {plain(first.label)}")
+        found = ((line, best_of_curve(curves[line.run, line.name])) for line in shown)
+        best = [(each.value, line.label) for line, each in found if each is not None]
+        if best and spec.better:
+            value, label = min(best, key=lambda each: each[0] if spec.better == "lower" else -each[0])
+            parts.append(f"best {number_text(value)}: {plain(label)}")
     else:
-        parts.append(_last_and_best(curves[shown[0].run, shown[0].name], spec.better))
+        parts.append(_last_and_best(curves[shown[0].run, shown[0].name]))
     if spec.better:
         parts.append(f"{spec.better} is better")
     bad = sum(int((~np.isfinite(curves[line.run, line.name].values)).sum()) for line in lines)
@@ -49,18 +45,7 @@ def summarize_chart(spec: ChartSpec, lines: Sequence[Line], curves: Curves) -> S
     return Summary(" · ".join(parts), bool(bad))
 
 
-def _last_and_best(curve: Curve, better: Literal["lower", "higher"] | None) -> str:
+def _last_and_best(curve: Curve) -> str:
     last = f"{stream_of(curve.name)} {number_text(float(curve.values[-1]))}"
-    best = _best(curve, better, "")
+    best = best_of_curve(curve)
     return f"{last}, best {number_text(best.value)} at {step_text(best.step)}" if best else last
-
-
-def _best(curve: Curve, better: Literal["lower", "higher"] | None, label: str) -> _Best | None:
-    import numpy as np
-
-    finite = np.flatnonzero(np.isfinite(curve.values))
-    if better is None or not len(finite):
-        return None
-    values = curve.values[finite]
-    index = finite[values.argmin() if better == "lower" else values.argmax()]
-    return _Best(float(curve.values[index]), int(curve.steps[index]), label)

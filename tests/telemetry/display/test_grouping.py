@@ -58,6 +58,19 @@ class TestOrder:
             "progress": ["lr"],
         }
 
+    def test_errors_of_version_0_1_that_are_not_watched_are_details(self) -> None:
+        metrics = {
+            "val/loss": _metric(watch=True),
+            "val/E_mae": _metric(),
+            "val/E_r2": _metric(),
+            "train/lr": _metric(),
+        }
+        assert {heading: [chart.title for chart in found] for heading, found in charts(metrics).items()} == {
+            "overall": ["loss"],
+            "details": ["E_mae", "E_r2"],
+            "progress": ["lr"],
+        }
+
     def test_a_part_of_the_data_may_have_the_name_of_a_heading(self) -> None:
         metrics = {
             "val/loss": _metric(main=True),

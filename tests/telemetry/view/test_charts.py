@@ -49,6 +49,15 @@ def test_charts_are_shared_by_runs_with_the_same_unit_and_sorted_by_heading(tmp_
     assert set(streams(specs)) == {"train", "val"}
 
 
+def test_the_direction_of_metrics_of_version_0_1_follows_from_their_names(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "a", metrics={"val/loss": Metric(watch=True), "val/E_r2": Metric(), "val/lr": Metric()})
+    assert {spec.title: spec.better for spec in chart_specs(entries(run))} == {
+        "loss": "lower",
+        "E_r2": "higher",
+        "lr": None,
+    }
+
+
 def test_the_running_mean_ignores_gaps_and_huge_values_elsewhere() -> None:
     values = np.array([1.0, 2.0, math.nan, 4.0, 1e300, 5.0, 6.0, 7.0])
     expected = [
