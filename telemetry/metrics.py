@@ -1,4 +1,4 @@
-"""The declaration of a metric."""
+"""The declaration of a metric, and its full name: ``stream/name``, such as ``val/E_rmse``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import msgspec
 
 Direction = Literal["lower", "higher"]
 """Which values of a metric are better."""
+VALIDATION = "val"
+"""The stream of the validation."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +51,17 @@ def direction(name: str, metric: Metric) -> Direction | None:
         return "higher"
     is_error = last.startswith("loss_") or last.endswith(("_loss", "_rmse", "_mae"))
     return "lower" if metric.watch or last == "loss" or is_error else None
+
+
+def stream_of(name: str) -> str:
+    """Return the stream under which a metric is shown: the first part of its full name."""
+    return name.partition("/")[0]
+
+
+def possible_streams(name: str) -> list[str]:
+    """Return the streams whose points may contain a metric: ``a`` and ``a/b`` for the full name ``a/b/x``."""
+    parts = name.split("/")
+    return ["/".join(parts[:length]) for length in range(1, len(parts))]
 
 
 UNDECLARED = Metric(unit="")

@@ -129,6 +129,11 @@ class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
     since: Count | None = None
     recovered: bool = False
 
+    @property
+    def message(self) -> str:
+        """The title with the details."""
+        return f"{self.title}: {self.text}" if self.text else self.title
+
 
 class Resumed(Record, frozen=True, kw_only=True, tag="resumed"):
     """Attempt ``attempt`` resumes after iteration ``step``; earlier records with a higher step are superseded."""

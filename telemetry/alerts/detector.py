@@ -13,7 +13,7 @@ from telemetry.alerts.history import MetricHistory
 from telemetry.alerts.missing_values import MissingValues
 from telemetry.alerts.problem_tracker import ProblemTracker
 from telemetry.alerts.settings import AlertSettings
-from telemetry.metrics import Metric, direction
+from telemetry.metrics import Metric, direction, possible_streams
 from telemetry.records import Alert, Cause, Scalars
 
 DIVERGED_POINTS = 5
@@ -74,8 +74,8 @@ class AnomalyDetector:
 
     @property
     def loss_streams(self) -> list[str]:
-        """Streams with a watched loss."""
-        return sorted({name.partition("/")[0] for name in self._losses})
+        """Streams that may contain a watched loss."""
+        return sorted({stream for name in self._losses for stream in possible_streams(name)})
 
     @property
     def diverged(self) -> Divergence | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from telemetry.alerts.history import MetricHistory
 from telemetry.alerts.settings import AlertSettings
-from telemetry.metrics import Metric
+from telemetry.metrics import Metric, stream_of
 from telemetry.units import NO_UNIT
 
 MIN_RISE, RISE_DEVIATIONS = 2.0, 3.0
@@ -171,7 +171,7 @@ def is_loss(name: str) -> bool:
 
 def is_training_loss(name: str) -> bool:
     """Return whether a metric, given by its full name, is a loss of training rather than of validation."""
-    return is_loss(name) and name.partition("/")[0] not in VALIDATION_STREAMS
+    return is_loss(name) and stream_of(name) not in VALIDATION_STREAMS
 
 
 def format_value(value: float, metric: Metric) -> str:

@@ -12,7 +12,6 @@ from telemetry.display.text_width import cut, wrap
 from telemetry.display.value_table import table
 from telemetry.printable import shorten
 from telemetry.reading.run import Run
-from telemetry.records import Alert
 from telemetry.run_folder.run_status import RunStatus
 
 MIN_PLOT_WIDTH, MAX_PLOT_WIDTH = 38, 110
@@ -145,13 +144,9 @@ def _alert_lines(runs: Sequence[Run], limit: int) -> list[str]:
     labels = run_labels(runs)
     lines = [
         f"{' ' if alert.recovered else ALERT_MARK} iteration {alert.step}{f' of {label}' if len(runs) > 1 else ''}, "
-        f"{alert.level}: {_alert_text(alert)}"
+        f"{alert.level}: {alert.message}"
         for run, label in zip(runs, labels, strict=True)
         for alert in run.alerts
     ]
     earlier = [f"{len(lines) - limit} earlier alerts"] if len(lines) > limit else []
     return [*earlier, *lines[-limit:]]
-
-
-def _alert_text(alert: Alert) -> str:
-    return f"{alert.title}: {alert.text}" if alert.text else alert.title

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from telemetry.display.grouping import OVERALL, charts
 from telemetry.display.thinning import thin
-from telemetry.metrics import UNDECLARED
+from telemetry.metrics import UNDECLARED, VALIDATION, stream_of
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run
 from telemetry.reading.selection import select_metrics
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VALIDATION = "val"
-"""The stream of the validation."""
 LOG_SCALE_MIN_RATIO = 10.0
 """Smallest ratio of the largest to the smallest value for which a logarithmic scale is used."""
 LOG_SCALE_CLUSTER_FRACTION = 0.25
@@ -107,10 +105,10 @@ def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = 
                 key = (heading, chart.names[0].partition("/")[2], curves[chart.names[0]].unit)
                 plot = found.setdefault(key, Plot(heading=heading, title=chart.title))
                 for name in chart.names:
-                    stream = name.partition("/")[0]
+                    stream = stream_of(name)
                     label = f"{labels[number]} {stream}" if len(runs) > 1 else stream
                     plot.series.append(Series(curve=curves[name], run=number, stream=stream, label=label))
-                plot.alerts.extend(_alerts_about(run.alerts, chart.names, set(run.curves)))
+                plot.alerts.extend(alerts_about(run.alerts, chart.names, set(run.curves)))
     headings = list(dict.fromkeys(plot.heading for plot in found.values()))
     return sorted(found.values(), key=lambda plot: headings.index(plot.heading))
 
@@ -179,5 +177,6 @@ def _after(curve: Curve, step: int) -> Curve:
     )
 
 
-def _alerts_about(alerts: Iterable[Alert], names: Iterable[str], known: set[str]) -> list[Alert]:
+def alerts_about(alerts: Iterable[Alert], names: Collection[str], known: Collection[str]) -> list[Alert]:
+    """Return the alerts about one of the metrics ``names``, or about none that is ``known``, without recoveries."""
     return [a for a in alerts if not a.recovered and (a.metric in names or a.metric not in known)]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from telemetry.display.plot_layout import VALIDATION, Plot, Series, downsample
+from telemetry.display.plot_layout import Plot, Series, downsample
 from telemetry.errors import RunFolderError, SettingError
+from telemetry.metrics import VALIDATION
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.printable import printable
 from telemetry.run_folder.regular_file import open_output

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from telemetry.display.plot_layout import VALIDATION, Plot, Series
+from telemetry.display.plot_layout import Plot, Series
+from telemetry.metrics import VALIDATION
 
 
 class Style(NamedTuple):

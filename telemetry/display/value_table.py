@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from telemetry.display.plot_layout import VALIDATION, Plot, Series
+from telemetry.display.plot_layout import Plot, Series
 from telemetry.display.styles import Style
 from telemetry.display.text_width import cut, cut_middle, pad, width_of
+from telemetry.metrics import VALIDATION
 from telemetry.reading.best_value import best_of_curve
 from telemetry.reading.curve import Curve
 from telemetry.units import NO_UNIT

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.metrics import Direction
+from telemetry.metrics import Direction, possible_streams
 from telemetry.reading.curve import Curve
-from telemetry.reading.stream_points import read_stream
+from telemetry.reading.stream_points import read_streams
 
 
 class BestValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,11 +24,10 @@ def find_best_value(folder: Path, numbers: list[int], metric: str, better: Direc
 
     ``metric`` is a full name, ``stream/name``. Superseded records do not count.
     """
-    stream, _, name = metric.partition("/")
     sign = -1 if better == "higher" else 1
     best: BestValue | None = None
-    for record in read_stream(folder, numbers, stream):
-        value = record.values.get(name, math.nan)
+    for record in read_streams(folder, numbers, possible_streams(metric)):
+        value = record.values.get(metric.removeprefix(f"{record.stream}/"), math.nan)
         if math.isfinite(value) and (best is None or sign * value < sign * best.value):
             best = BestValue(value=value, step=record.step)
     return best

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
-from telemetry.metrics import UNDECLARED, Metric, direction
+from telemetry.metrics import UNDECLARED, Metric, direction, possible_streams, stream_of
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.reading.selection import select_metrics
@@ -79,7 +79,7 @@ class Run:
         return DataFrame(
             {
                 "run": repeated([self.header.run_id] * len(curves)),
-                "stream": repeated([curve.name.partition("/")[0] for curve in curves]),
+                "stream": repeated([stream_of(curve.name) for curve in curves]),
                 "step": concatenated("steps", "int64"),
                 "time": concatenated("times", "datetime64[ms]"),
                 "name": repeated([curve.name for curve in curves]),
@@ -140,7 +140,7 @@ class RunReader:
         self._folder = folder
         self._keep_superseded = superseded
         self._names = None if names is None else frozenset(names)
-        streams = None if names is None else {name.partition("/")[0] for name in names}
+        streams = None if names is None else {stream for name in names for stream in possible_streams(name)}
         self._journal = JournalReader(folder, superseded=superseded, streams=streams)
         self.records = DeliverableRecords()
         self.rewound = False

@@ -12,7 +12,7 @@ from telemetry.delivery.receipt import sink_receipts
 from telemetry.display.grouping import OVERALL, charts
 from telemetry.errors import error_text
 from telemetry.journal.reader import read_header, read_metrics
-from telemetry.metrics import Metric
+from telemetry.metrics import VALIDATION, Metric, stream_of
 from telemetry.reading.best_value import BestValue, best_of_curve
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import RunReader
@@ -23,8 +23,6 @@ from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.view.folder_state import FolderState, folder_state
 from telemetry.view.run_entry import RunEntry, SinkState
 
-VALIDATION = "val"
-"""The stream whose best values are shown in the table."""
 BYTES_PER_POINT, BYTES_PER_RECORD = 25, 16
 
 
@@ -197,11 +195,7 @@ def _identity(header: RunRecord) -> tuple[str, int]:
 
 def _table_metrics(metrics: Mapping[str, Metric]) -> list[str]:
     """Return the full names of the validation metrics that are shown first."""
-    return [name for chart in charts(metrics).get(OVERALL, ()) for name in chart.names if _is_validation(name)]
-
-
-def _is_validation(name: str) -> bool:
-    return name.partition("/")[0] == VALIDATION
+    return [name for chart in charts(metrics).get(OVERALL, ()) for name in chart.names if stream_of(name) == VALIDATION]
 
 
 def _best_values(metrics: Mapping[str, Metric], curves: Mapping[str, Curve]) -> dict[str, BestValue]:

@@ -10,8 +10,9 @@ from bokeh.models import ColumnDataSource, PlainText
 from bokeh.plotting import figure
 
 from telemetry.display.plot_layout import Plot, Series
+from telemetry.metrics import stream_of
 from telemetry.reading.curve import Curve
-from telemetry.view.chart_list import ChartSpec, stream_of
+from telemetry.view.chart_list import ChartSpec
 from telemetry.view.figures import GREY, Shared, draw
 from telemetry.view.lines import Line, Mark, Window, alert_marks, new_line, non_finite_marks
 from telemetry.view.run_entry import RunEntry

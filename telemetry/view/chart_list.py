@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from telemetry.display.grouping import DETAILS, PROGRESS, charts
-from telemetry.metrics import Direction, direction
+from telemetry.metrics import Direction, direction, stream_of
 from telemetry.view.run_entry import RunEntry
 
 
@@ -58,8 +58,3 @@ def headings(specs: Sequence[ChartSpec]) -> list[str]:
 def streams(specs: Sequence[ChartSpec]) -> list[str]:
     """Return the streams of all charts, in order of declaration."""
     return list(dict.fromkeys(stream_of(n) for spec in specs for names in spec.names.values() for n in names))
-
-
-def stream_of(name: str) -> str:
-    """Return the stream of a metric, given by full name."""
-    return name.partition("/")[0]

@@ -25,8 +25,9 @@ from bokeh.models import (
 from bokeh.models import Line as LineGlyph
 from bokeh.plotting import figure
 
+from telemetry.metrics import stream_of
 from telemetry.units import NO_UNIT
-from telemetry.view.chart_list import ChartSpec, stream_of
+from telemetry.view.chart_list import ChartSpec
 from telemetry.view.lines import Line
 from telemetry.view.texts import plain
 

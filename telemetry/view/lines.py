@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bokeh.models import ColumnDataSource
 
-from telemetry.display.plot_layout import MAX_DRAWN_VALUE
+from telemetry.display.plot_layout import MAX_DRAWN_VALUE, alerts_about
 from telemetry.display.thinning import thin
 from telemetry.reading.curve import Curve
 from telemetry.records import Alert
@@ -133,10 +133,8 @@ class Mark:
 
 def alert_marks(alerts: Sequence[Alert], names: Sequence[str], known: set[str], prefix: str) -> Iterator[Mark]:
     """Yield a mark for each alert about one of the metrics, or about none that is known; recoveries have no mark."""
-    for alert in alerts:
-        if not alert.recovered and (alert.metric in names or alert.metric not in known):
-            text = f"{prefix}{alert.title}: {alert.text}" if alert.text else f"{prefix}{alert.title}"
-            yield Mark(step=alert.step, text=plain(text), color=LEVEL_COLORS[alert.level])
+    for alert in alerts_about(alerts, names, known):
+        yield Mark(step=alert.step, text=plain(f"{prefix}{alert.message}"), color=LEVEL_COLORS[alert.level])
 
 
 def non_finite_marks(curve: Curve, label: str) -> Iterator[Mark]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from bokeh.document import Document
 
+from telemetry.metrics import stream_of
 from telemetry.view.chart import Chart, View, new_charts
-from telemetry.view.chart_list import ChartSpec, chart_specs, headings, stream_of, streams
+from telemetry.view.chart_list import ChartSpec, chart_specs, headings, streams
 from telemetry.view.figures import Shared
 from telemetry.view.layout import Layout
 from telemetry.view.lines import Window

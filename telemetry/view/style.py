@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from telemetry.metrics import VALIDATION
+
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 ORANGE, SKY, BLACK, PALE = "#e69f00", "#56b4e9", "#000000", "#a9bccd"
-VALIDATION = "val"
-"""The stream that is emphasized, and the only one shown for several runs."""
 _RUN_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 _STREAM_COLORS = (BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
 _DASHES = ("solid", "dashed", "dotted", "dotdash")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from telemetry.metrics import VALIDATION, stream_of
 from telemetry.reading.best_value import best_of_curve
 from telemetry.reading.curve import Curve
-from telemetry.view.chart_list import ChartSpec, stream_of
+from telemetry.view.chart_list import ChartSpec
 from telemetry.view.lines import Line
-from telemetry.view.style import VALIDATION
 from telemetry.view.texts import number_text, plain, step_text
 
 Curves = Mapping[tuple[str, str], Curve]

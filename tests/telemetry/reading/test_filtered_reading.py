@@ -21,7 +21,7 @@ from telemetry.journal.stream_search import PassedScalars
 from telemetry.reading.run import Run, RunReader
 from telemetry.records import SEQ_PER_SEGMENT
 
-NAMES = ("val/loss", "val/gfn1/E_rmse", "train/lr", 'odd "stream"/x')
+NAMES = ("val/loss", "val/gfn1/E_rmse", "train/lr", 'odd "stream"/x', "train/part/x")
 
 
 @pytest.fixture
@@ -49,6 +49,9 @@ def add_points(run: WrittenRun, rng: random.Random, step: int) -> int:
             run.points("val", step, {"loss": value, "gfn1/E_rmse": rng.random()})
         if rng.random() < 0.05:
             run.points('odd "stream"', step, {"x": value})
+        if rng.random() < 0.1:
+            for _ in range(3):
+                run.points("train/part", step, {"x": value})
         if rng.random() < 0.02:
             run.alert(step, '"stream":"val"')
     return step

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.written_runs import WrittenRun
-from telemetry.reading.stream_points import read_history, read_stream
+from telemetry.reading.stream_points import read_history, read_streams
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def run(tmp_path: Path) -> WrittenRun:
 
 
 def steps(run: WrittenRun, stream: str = "val", segments: int = 1) -> list[int]:
-    return [point.step for point in read_stream(run.folder, list(range(segments)), stream)]
+    return [point.step for point in read_streams(run.folder, list(range(segments)), [stream])]
 
 
 def test_only_points_of_the_stream_are_found(run: WrittenRun) -> None:
