@@ -6,17 +6,15 @@ import math
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
-from telemetry.sink_api import Record, Resumed, RunRecord, Scalars, read_history
+from telemetry.sink_api import VALIDATION, Record, Resumed, RunRecord, Scalars, read_history, stream_of
 
-STREAM = "val"
-"""The stream of validation."""
 PREFIX = "best/"
 """Precedes the full name of a metric in the name of its best value: ``best/val/E_rmse``."""
 
 
 def is_validation(record: Record) -> TypeGuard[Scalars]:
     """Return whether a record contains validation values."""
-    return isinstance(record, Scalars) and record.stream == STREAM
+    return isinstance(record, Scalars) and record.stream == VALIDATION
 
 
 class Best(NamedTuple):
@@ -46,7 +44,7 @@ class BestValues:
         directed = {
             name: metric
             for name, metric in run.metrics.items()
-            if name.startswith(f"{STREAM}/") and metric.better and f"{PREFIX}{name}" not in run.metrics
+            if stream_of(name) == VALIDATION and metric.better and f"{PREFIX}{name}" not in run.metrics
         }
         main = [name for name in directed if directed[name].main]
         self._signs = {name: -1 if directed[name].better == "higher" else 1 for name in main or directed}
@@ -73,7 +71,7 @@ class BestValues:
 
     def _read_journal(self, end: int) -> None:
         """Add the records before the sequence number ``end``."""
-        for record in read_history(self._folder, STREAM) if self._signs else ():
+        for record in read_history(self._folder, VALIDATION) if self._signs else ():
             if record.seq < end:
                 self._add(record)
 

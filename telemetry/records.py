@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -158,6 +159,14 @@ def json_number(value: float) -> Number:
         return value
     # null would be indistinguishable from a missing value.
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def local_time(ms: int, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Return a time, in ms since 1970, as text in the local time zone; ``pattern`` is that of ``strftime``."""
+    try:
+        return datetime.fromtimestamp(ms / 1000).astimezone().strftime(pattern)
+    except (ValueError, OverflowError, OSError):  # not a valid time; the file may have been edited
+        return f"{ms} ms"
 
 
 def now_ms() -> int:

@@ -12,7 +12,7 @@ from telemetry.errors import (
     backend_errors,
     format_error,
 )
-from telemetry.metrics import Metric
+from telemetry.metrics import VALIDATION, Metric, stream_of
 from telemetry.plugins.destinations import is_inside
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.plugins.optional_imports import is_installed
@@ -28,6 +28,7 @@ __all__ = [
     "DETAILS",
     "OVERALL",
     "PROGRESS",
+    "VALIDATION",
     "Alert",
     "Chart",
     "Closed",
@@ -55,6 +56,7 @@ __all__ = [
     "read_history",
     "redact",
     "remove_temporary_files",
+    "stream_of",
     "sync_folder",
     "with_unit",
 ]

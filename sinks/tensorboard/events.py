@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sinks._run_tables import escape_markdown
-from telemetry.sink_api import Alert, Metric, Record, Resumed, RunRecord, Scalars, with_unit
+from telemetry.sink_api import Alert, Metric, Record, Resumed, RunRecord, Scalars, stream_of, with_unit
 
 _RECORD_WRITER = re.compile(r"aimnet2mult seq=(\d+)")
 _FILE_WRITER = re.compile(r"aimnet2mult started=(\d+) run=(.*)", re.DOTALL)
@@ -78,11 +78,6 @@ def content(value: Any) -> bytes:
     """Return what a summary holds: a string, or the data in its metadata."""
     data: bytes = value.metadata.plugin_data.content or next(iter(value.tensor.string_val), b"")
     return data
-
-
-def stream_of(name: str) -> str:
-    """Return the stream in the full name of a metric."""
-    return name.partition("/")[0]
 
 
 def run_identity(event: Event) -> tuple[str, int] | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sinks.tensorboard.events import Event, EventBuilder
-from telemetry.sink_api import RunRecord, charts
+from telemetry.sink_api import RunRecord, charts, stream_of
 
 Value = bool | int | float | str
 
@@ -81,7 +81,7 @@ def _hparam(key: str, name: str, value: Value) -> dict[str, Any]:
 
 
 def _metric(name: str, title: str) -> dict[str, Any]:
-    return {"name": {"tag": name}, "display_name": f"{name.partition('/')[0]} {title}"}
+    return {"name": {"tag": name}, "display_name": f"{stream_of(name)} {title}"}
 
 
 def _event(builder: EventBuilder, kind: str, fields: Mapping[str, Any], time: float) -> Event:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sinks.tensorboard import hparams, summaries
 from sinks.tensorboard.event_files import EventFiles
-from sinks.tensorboard.events import Event, EventBuilder, StreamEventBuilder, stream_of
+from sinks.tensorboard.events import Event, EventBuilder, StreamEventBuilder
 from sinks.tensorboard.overlay_tags import OverlayTags
-from telemetry.sink_api import Record, RunRecord, Scalars, SinkRejected, Status
+from telemetry.sink_api import Record, RunRecord, Scalars, SinkRejected, Status, stream_of
 
 _MAX_FOLDER_NAME = 100
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.journal.segment_lines import lines_backward
 from telemetry.journal.segments import segment_path, segments
 from telemetry.plugins.destinations import confirmations
-from telemetry.records import Closed, Status
+from telemetry.records import Closed, Status, local_time
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import delivered_sinks, local_path, log_path, misnamed_sinks, shell_path
@@ -74,7 +73,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
             lines += [f"    view with: {command}", *([f"    then open {link}"] if link else [])]
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             log = log_path(Path(), self.name)
-            lines.append(f"    last error, {_when(progress.last_error_time)}: {brief(progress.last_error, log)}")
+            lines.append(f"    last error, {local_time(progress.last_error_time)}: {brief(progress.last_error, log)}")
         if progress.state in {"opening", "delivering", "retrying"}:
             lines.append(f"    being delivered by {self.holder}" if self.holder else "    no process is delivering")
         return lines
@@ -271,10 +270,3 @@ def _with_confirmations(folder: Path, sink: SinkReceipt, options: Mapping[str, A
     if not sink.is_behind:
         return sink
     return msgspec.structs.replace(sink, confirmations=confirmations(sink.name, options, folder))
-
-
-def _when(ms: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError, OSError):  # not a valid time; the file may have been edited
-        return f"{ms} ms"

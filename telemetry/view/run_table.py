@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from itertools import islice
 
 from bokeh.models import ColumnDataSource, CustomJS, DataTable, HTMLTemplateFormatter, InlineStyleSheet, TableColumn
 
 from telemetry.metrics import Metric
 from telemetry.reading.best_value import BestValue
+from telemetry.records import local_time
 from telemetry.units import with_unit
 from telemetry.view.run_entry import RunEntry
 from telemetry.view.style import run_color
@@ -73,7 +73,7 @@ class RunTable:
             "status": [_status(entry) for entry in entries],
             "status_color": [_STATUS_COLORS.get(entry.status, "#b26a00") for entry in entries],
             "step": [entry.step for entry in entries],
-            "time": [_time_text(entry.time) for entry in entries],
+            "time": [local_time(entry.time, "%Y-%m-%d %H:%M") if entry.time else "" for entry in entries],
             **{f"best{i}": [_value(entry.best.get(name)) for entry in entries] for i, name in enumerate(best)},
             "alerts": [_alerts_text(entry) for entry in entries],
             "alert_color": [_alert_color(entry) for entry in entries],
@@ -83,7 +83,6 @@ class RunTable:
         if best != self._best:
             self._best = best
             self.widget.columns = _columns(best)
-            self.widget.height = ROW_HEIGHT * min(len(entries), MAX_ROWS) + HEADER_HEIGHT
         if self.source.data != data:
             self.source.data = data
         self.widget.height = ROW_HEIGHT * min(len(entries), MAX_ROWS) + HEADER_HEIGHT
@@ -133,13 +132,6 @@ def _status(entry: RunEntry) -> str:
 
 def _value(best: BestValue | None) -> float:
     return float("nan") if best is None else best.value
-
-
-def _time_text(ms: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(ms / 1000).astimezone():%Y-%m-%d %H:%M}" if ms else ""
-    except (ValueError, OverflowError, OSError):  # not a valid time; the file may have been edited
-        return ""
 
 
 def _alerts_text(entry: RunEntry) -> str:

@@ -19,10 +19,10 @@ FOR_TRAINERS = """
     Settings SinkNotFound SinkNotInstalled Status TelemetryError UnitError open_run read_header read_receipt read_run
 """
 FOR_SINKS = """
-    DETAILS OVERALL PROGRESS
+    DETAILS OVERALL PROGRESS VALIDATION
     Alert Chart Closed Metric Opened Record Resumed RunRecord Scalars SettingError SinkRejected SinkUnavailable Status
     TelemetryError atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed
-    local_path private_opener redact remove_temporary_files sync_folder with_unit
+    local_path private_opener read_history redact remove_temporary_files stream_of sync_folder with_unit
 """
 OLD = """
     Chart Closed Opened Record Resumed Scalars SinkRejected SinkUnavailable backend_errors charts hookimpl private

@@ -17,11 +17,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from sinks.tensorboard import event_files
-from sinks.tensorboard.events import stream_of
 from sinks.tensorboard.run_files import folder_name
 from sinks.tensorboard.sink import TensorBoardSink
 from telemetry import Record
 from telemetry.run_folder import atomic_write
+from telemetry.sink_api import stream_of
 from telemetry.testing import Point
 from telemetry.testing.kit import Kit
 
