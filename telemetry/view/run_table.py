@@ -8,7 +8,6 @@ from itertools import islice
 from bokeh.models import ColumnDataSource, CustomJS, DataTable, HTMLTemplateFormatter, InlineStyleSheet, TableColumn
 
 from telemetry.metrics import Metric
-from telemetry.reading.best_value import BestValue
 from telemetry.records import local_time
 from telemetry.units import with_unit
 from telemetry.view.run_entry import RunEntry
@@ -33,6 +32,9 @@ _STYLE = """
 .slick-cell.selected { background-color: #e4eef7; }
 """
 
+_Quantity = tuple[str, str]
+"""Full name and unit of a metric."""
+
 
 class RunTable:
     """A table of runs, newest first, with a check box for each.
@@ -43,7 +45,7 @@ class RunTable:
 
     def __init__(self, on_select: Callable[[list[str]], None] | None = None) -> None:
         self._keys: list[str] = []
-        self._best: dict[str, Metric] | None = None
+        self._best: dict[_Quantity, Metric] | None = None
         self._on_select = on_select
         self.source = ColumnDataSource()
         self.widget = DataTable(
@@ -74,7 +76,7 @@ class RunTable:
             "status_color": [_STATUS_COLORS.get(entry.status, "#b26a00") for entry in entries],
             "step": [entry.step for entry in entries],
             "time": [local_time(entry.time, "%Y-%m-%d %H:%M") if entry.time else "" for entry in entries],
-            **{f"best{i}": [_value(entry.best.get(name)) for entry in entries] for i, name in enumerate(best)},
+            **{f"best{i}": [_value(entry, quantity) for entry in entries] for i, quantity in enumerate(best)},
             "alerts": [_alerts_text(entry) for entry in entries],
             "alert_color": [_alert_color(entry) for entry in entries],
             "sinks": [_sinks_text(entry) for entry in entries],
@@ -97,7 +99,7 @@ class RunTable:
             self._on_select([self._keys[index] for index in sorted(new) if index < len(self._keys)])
 
 
-def _columns(best: Mapping[str, Metric]) -> list[TableColumn]:
+def _columns(best: Mapping[_Quantity, Metric]) -> list[TableColumn]:
     def column(field: str, title: str, width: int, template: str = _TEXT) -> TableColumn:
         # The title is HTML.
         formatter = HTMLTemplateFormatter(template=template)
@@ -111,15 +113,16 @@ def _columns(best: Mapping[str, Metric]) -> list[TableColumn]:
         column("time", "last record", 120),
         *(
             column(f"best{i}", f"best {with_unit(metric.label or name, metric.unit)}", 150, _BEST)
-            for i, (name, metric) in enumerate(best.items())
+            for i, ((name, _), metric) in enumerate(best.items())
         ),
         column("alerts", "alerts", 130, _COLORED.format("alert_color")),
         column("sinks", "sinks", 150, _COLORED.format("sink_color")),
     ]
 
 
-def _best_columns(entries: Sequence[RunEntry]) -> dict[str, Metric]:
-    found = {name: entry.metrics[name] for entry in entries for name in entry.best if name in entry.metrics}
+def _best_columns(entries: Sequence[RunEntry]) -> dict[_Quantity, Metric]:
+    """Return the metrics with best values; values in different units must not share a column."""
+    found = {(name, entry.metrics[name].unit): entry.metrics[name] for entry in entries for name in entry.best}
     return dict(islice(found.items(), MAX_BEST))
 
 
@@ -130,8 +133,9 @@ def _status(entry: RunEntry) -> str:
     return "running or killed" if entry.status == "unseen" else entry.status
 
 
-def _value(best: BestValue | None) -> float:
-    return float("nan") if best is None else best.value
+def _value(entry: RunEntry, quantity: _Quantity) -> float:
+    name, unit = quantity
+    return entry.best[name].value if name in entry.best and entry.metrics[name].unit == unit else float("nan")
 
 
 def _alerts_text(entry: RunEntry) -> str:

@@ -36,7 +36,7 @@ UPDATE_INTERVAL = 2.0
 """Interval between reads of the runs, and between updates of the page, in seconds."""
 
 
-class _TokenRequired(BokehTornado):  # type: ignore[misc]
+class _TokenRequired(BokehTornado):  # type: ignore[misc] # Bokeh has no complete types
     """Answer requests only below ``/<token>``; all others get status 404, whatever they ask for."""
 
     def __init__(self, application: Application, token: str, **options: Any) -> None:
