@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from telemetry.metrics import Metric, direction
@@ -14,6 +14,9 @@ DETAILS = "details"
 """Heading of further charts whose values have a direction, such as other measures of the same errors."""
 PROGRESS = "progress"
 """Heading of the charts whose values are neither better nor worse, such as the learning rate."""
+_POSITIONS = {OVERALL: 0, DETAILS: 2, PROGRESS: 3}
+_PART = 1
+"""Position of all parts of the data."""
 
 
 class Chart(NamedTuple):
@@ -46,6 +49,11 @@ def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
         for heading, group_charts in group.items():
             found.setdefault(heading, []).extend(group_charts)
     return {heading: group_charts for heading, group_charts in found.items() if group_charts}
+
+
+def ordered(headings: Iterable[str]) -> list[str]:
+    """Return the different headings of several runs in the order of ``charts``."""
+    return sorted(dict.fromkeys(headings), key=lambda heading: _POSITIONS.get(heading, _PART))
 
 
 def _by_name_and_unit(metrics: Mapping[str, Metric]) -> dict[tuple[str, str], list[str]]:

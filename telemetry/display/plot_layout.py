@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from telemetry.display.grouping import OVERALL, charts
+from telemetry.display.grouping import OVERALL, charts, ordered
 from telemetry.display.thinning import thin
 from telemetry.metrics import UNDECLARED, VALIDATION, stream_of
 from telemetry.reading.curve import Curve
@@ -109,7 +109,7 @@ def plots(runs: Sequence[Run], patterns: Sequence[str] = (), last: int | None = 
                     label = f"{labels[number]} {stream}" if len(runs) > 1 else stream
                     plot.series.append(Series(curve=curves[name], run=number, stream=stream, label=label))
                 plot.alerts.extend(alerts_about(run.alerts, chart.names, set(run.curves)))
-    headings = list(dict.fromkeys(plot.heading for plot in found.values()))
+    headings = ordered(plot.heading for plot in found.values())
     return sorted(found.values(), key=lambda plot: headings.index(plot.heading))
 
 

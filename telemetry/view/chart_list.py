@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from telemetry.display.grouping import DETAILS, PROGRESS, charts
+from telemetry.display.grouping import charts, ordered
 from telemetry.metrics import Direction, direction, stream_of
 from telemetry.view.run_entry import RunEntry
 
@@ -50,9 +50,7 @@ def chart_specs(entries: Sequence[RunEntry]) -> list[ChartSpec]:
 
 def headings(specs: Sequence[ChartSpec]) -> list[str]:
     """Return the headings: "overall" first, then parts of the data, "details" and "progress"."""
-    found = list(dict.fromkeys(spec.heading for spec in specs))
-    last = [heading for heading in (DETAILS, PROGRESS) if heading in found]
-    return [heading for heading in found if heading not in last] + last
+    return ordered(spec.heading for spec in specs)
 
 
 def streams(specs: Sequence[ChartSpec]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from support.written_runs import METRICS
 from telemetry import Metric
-from telemetry.display.grouping import Chart, charts
+from telemetry.display.grouping import Chart, charts, ordered
 
 
 def test_streams_share_a_chart_and_parts_of_the_data_have_their_own_heading() -> None:
@@ -70,6 +70,10 @@ class TestOrder:
             "details": ["E_mae", "E_r2"],
             "progress": ["lr"],
         }
+
+    def test_parts_that_only_some_runs_have_precede_the_details(self) -> None:
+        of_two_runs = ["gfn1", "details", "progress", "overall", "wb97m", "details", "progress"]
+        assert ordered(of_two_runs) == ["overall", "gfn1", "wb97m", "details", "progress"]
 
     def test_a_part_of_the_data_may_have_the_name_of_a_heading(self) -> None:
         metrics = {
