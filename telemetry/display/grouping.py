@@ -61,7 +61,9 @@ def _by_importance(found: list[Chart], metrics: Mapping[str, Metric]) -> dict[st
     directed = [chart for chart in found if any(metrics[name].better or metrics[name].watch for name in chart.names)]
     overall = main or directed or found
     headings: dict[str, list[Chart]] = {OVERALL: overall, DETAILS: [], PROGRESS: []}
+    # A metric belongs to one chart; sets, for runs with thousands of charts.
+    first, of_direction = ({chart.names[0] for chart in group} for group in (overall, directed))
     for chart in found:
-        if chart not in overall:
-            headings[DETAILS if chart in directed else PROGRESS].append(chart)
+        if chart.names[0] not in first:
+            headings[DETAILS if chart.names[0] in of_direction else PROGRESS].append(chart)
     return headings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from telemetry.display.grouping import DETAILS, PROGRESS, charts
+from telemetry.metrics import Direction, direction
 from telemetry.view.run_entry import RunEntry
 
 
@@ -25,7 +25,7 @@ class ChartSpec:
     heading: str
     title: str
     unit: str
-    better: Literal["lower", "higher"] | None
+    better: Direction | None
     names: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -41,7 +41,8 @@ def chart_specs(entries: Sequence[RunEntry]) -> list[ChartSpec]:
                 metric = entry.metrics[names[0]]
                 key = (heading, names[0].partition("/")[2], metric.unit)
                 if key not in found:
-                    found[key] = ChartSpec(heading=heading, title=title, unit=metric.unit, better=metric.better)
+                    better = direction(names[0], metric)
+                    found[key] = ChartSpec(heading=heading, title=title, unit=metric.unit, better=better)
                 found[key].names[entry.key] = names
     order = headings(list(found.values()))
     return sorted(found.values(), key=lambda spec: order.index(spec.heading))
