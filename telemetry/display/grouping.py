@@ -70,8 +70,10 @@ def _by_importance(found: list[Chart], metrics: Mapping[str, Metric]) -> dict[st
     declared = [chart for chart in found if any(metrics[name].better or metrics[name].watch for name in chart.names)]
     overall = main or declared or found
     headings: dict[str, list[Chart]] = {OVERALL: overall, DETAILS: [], PROGRESS: []}
+    # A metric belongs to one chart; a set, for runs with thousands of charts.
+    first = {chart.names[0] for chart in overall}
     for chart in found:
-        if chart not in overall:
+        if chart.names[0] not in first:
             has_direction = any(direction(name, metrics[name]) for name in chart.names)
             headings[DETAILS if has_direction else PROGRESS].append(chart)
     return headings

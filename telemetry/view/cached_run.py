@@ -12,7 +12,7 @@ from telemetry.delivery.receipt import sink_receipts
 from telemetry.display.grouping import OVERALL, charts
 from telemetry.errors import error_text
 from telemetry.journal.reader import read_header, read_metrics
-from telemetry.metrics import VALIDATION, Metric, stream_of
+from telemetry.metrics import UNDECLARED, VALIDATION, Metric, stream_of
 from telemetry.reading.best_value import BestValue, best_of_curve
 from telemetry.reading.curve import Curve
 from telemetry.reading.run import RunReader
@@ -135,21 +135,24 @@ class CachedRun:
         self._measure_memory()
 
     def _start_reading(self) -> _Reading:
-        names = self._requested.union(_table_metrics(read_metrics(self._folder)))
-        reader = RunReader(self._folder, names=names)
+        declared = read_metrics(self._folder)
+        names = self._requested.union(_table_metrics(declared))
+        # The names of undeclared metrics are only known after all points have been read.
+        reader = RunReader(self._folder, names=names if declared else None)
         return _Reading(reader=reader, names=names, run=_identity(read_header(self._folder)))
 
     def _with_contents(self, reading: _Reading) -> RunEntry:
         """Replace the curves by those read, and return the entry with what has been read."""
         run = reading.reader.run()
-        self._known = reading.names, run.curves
+        metrics = run.metrics or dict.fromkeys(run.curves, UNDECLARED)
+        self._known = reading.names.union(metrics if not run.metrics else ()), run.curves
         return replace(
             self.entry,
             header=run.header,
-            metrics=run.metrics,
+            metrics=metrics,
             step=reading.reader.records.step,
             time=reading.reader.time or run.header.started,
-            best=_best_values(run.metrics, run.curves),
+            best=_best_values(metrics, run.curves),
             alerts=tuple(run.alerts),
         )
 

@@ -64,9 +64,10 @@ class Layout:
         self._grid = chart_grid([panel("Reading …")])
         self.root = page_column(self.controls.row, self._table.widget, self._grid, self._parameters)
 
-    def show_charts(self, charts: Sequence[Chart], nothing: str) -> None:
-        """Replace the charts; ``nothing`` is the text if there are none."""
-        self._grid.children = grid_cells(charts, self._events) or [panel(f"<p>{nothing}</p>")]
+    def show_charts(self, charts: Sequence[Chart], note: str) -> None:
+        """Replace the charts; ``note`` is a text about missing ones."""
+        text = [panel(f"<p>{note}</p>")] if note else []
+        self._grid.children = grid_cells(charts, self._events) + text if charts else [*text, self._events]
 
     def show_runs(self, entries: Sequence[RunEntry], shown: Sequence[RunEntry], selected: Sequence[str]) -> None:
         """Show the table of all runs, and the alerts, delivery and parameters of the selected ones."""

@@ -20,8 +20,10 @@ from telemetry.view.run_entry import RunEntry
 from telemetry.view.store import RunStore
 from telemetry.view.summary import Curves
 
-PROGRESS_DELAY = 0.5
-"""Time in seconds after which the page says what it is reading."""
+READ_TIME = 1.0
+"""Time in seconds for which runs are read before those read so far are drawn; it doubles until all are drawn."""
+MAX_CHARTS = 60
+"""Maximum number of charts; a browser needs about 30 ms for each."""
 ZOOM_DELAY_MS = 250
 """Delay after the last change of the range until curves are thinned for it."""
 
@@ -29,7 +31,8 @@ ZOOM_DELAY_MS = 250
 class Page:
     """Show runs in a document, and follow them.
 
-    All callbacks run in the event loop of the server; curves are read in a thread.
+    All callbacks run in the event loop of the server; curves are read in a thread. Bokeh sends nothing to the browser,
+    and handles no input, before a callback has ended, so none reads for long.
     """
 
     def __init__(self, document: Document, store: RunStore, selected: Sequence[str], interval: float) -> None:
@@ -40,6 +43,10 @@ class Page:
         self._charts: list[Chart] = []
         self._specs: list[ChartSpec] = []
         self._streams: list[str] = []
+        self._select_newest = not selected
+        self._redraws = False
+        self._unread = 0
+        self._read_time = READ_TIME
         self._window: Window | None = None
         self._zoom_timer: object | None = None
         self._shared = Shared()
@@ -48,7 +55,7 @@ class Page:
         self._layout = Layout(on_select=self._select, on_change=self._redraw_soon)
         document.title = "telemetry view"
         document.add_root(self._layout.root)
-        document.add_next_tick_callback(self._redraw)
+        self._redraw_soon()
         document.add_periodic_callback(self._update, round(1000 * interval))
 
     def _runs(self) -> list[RunEntry]:
@@ -61,36 +68,51 @@ class Page:
         self._redraw_soon()
 
     def _redraw_soon(self) -> None:
-        self._document.add_next_tick_callback(self._redraw)
+        if not self._redraws:
+            self._redraws = True
+            self._document.add_next_tick_callback(self._redraw)
 
     async def _redraw(self) -> None:
         """Draw the charts anew, after a change of what is shown."""
+        self._redraws = False
         runs = self._runs()
         self._specs = chart_specs(runs)
         self._streams = streams(self._specs)
         self._layout.controls.offer(self._streams, headings(self._specs), several=len(runs) > 1)
         view, curves = self._view(runs), await self._curves(runs)
-        shown = [spec for spec in self._specs if spec.heading in self._layout.controls.headings]
+        shown = self._shown_specs()[:MAX_CHARTS]
         self._charts = new_charts(shown, view, curves, self._shared, self._layout.controls.scale)
-        self._layout.show_charts(self._charts, self._nothing(runs))
+        self._layout.show_charts(self._charts, self._note(runs))
         self._show_runs(runs)
+        self._read_on(len(runs))
+
+    def _read_on(self, runs: int) -> None:
+        """Read the remaining runs after the browser has received what has been drawn."""
+        self._layout.controls.progress.text = f"{runs - self._unread} of {runs} runs read …" if self._unread else ""
+        self._read_time = 2 * self._read_time if self._unread else READ_TIME
+        if self._unread:
+            self._redraw_soon()
 
     async def _update(self) -> None:
         """Draw what is new."""
-        runs = self._runs()
+        if self._unread:
+            return
         versions = {entry.key: self._store.version(entry.key) for entry in self._store.runs()}
         if versions == self._versions:
             return
         self._versions = versions
-        curves = await self._curves(runs)
+        if self._select_newest and versions:
+            self._select_newest, self._selected = False, [self._store.runs()[0].key]
+        await self._show_again()
+
+    async def _show_again(self) -> None:
+        """Update the charts; draw them anew only if there are other lines."""
+        runs = self._runs()
+        view, curves = self._view(runs), await self._curves(runs)
         lines = {(line.run, line.name) for chart in self._charts for line in chart.lines}
-        if lines != set(curves) or chart_specs(runs) != self._specs:
+        if self._unread or lines != set(curves) or chart_specs(runs) != self._specs:
             await self._redraw()
             return
-        self._show(runs, curves)
-
-    def _show(self, runs: Sequence[RunEntry], curves: Curves) -> None:
-        view = self._view(runs)
         for chart in self._charts:
             chart.update(view, curves)
         self._show_runs(runs)
@@ -98,9 +120,19 @@ class Page:
     def _show_runs(self, runs: Sequence[RunEntry]) -> None:
         self._layout.show_runs(self._store.runs(), runs, [entry.key for entry in runs])
 
-    def _nothing(self, runs: Sequence[RunEntry]) -> str:
-        """Return why there is no chart."""
-        return "No points yet" if runs else "Select a run in the table" if self._store.runs() else "No runs yet"
+    def _note(self, runs: Sequence[RunEntry]) -> str:
+        """Return why charts are missing; empty if none are."""
+        if (count := len(self._shown_specs())) > MAX_CHARTS:
+            return f"The first {MAX_CHARTS} of {count:,} charts are shown"
+        if self._charts:
+            return ""
+        if not runs:
+            return "Select a run in the table" if self._store.runs() else "No runs yet"
+        if all(entry.error for entry in runs):
+            return ""  # the reasons are listed next to it
+        if self._specs and any(entry.step for entry in runs):
+            return "The selected streams and charts have no points"
+        return "Reading …" if self._unread or any(entry.step for entry in runs) else "No points yet"
 
     def _view(self, runs: Sequence[RunEntry]) -> View:
         controls = self._layout.controls
@@ -112,24 +144,21 @@ class Page:
             smoothing=controls.smoothing,
         )
 
+    def _shown_specs(self) -> list[ChartSpec]:
+        return [spec for spec in self._specs if spec.heading in self._layout.controls.headings]
+
     async def _curves(self, runs: Sequence[RunEntry]) -> Curves:
-        """Read the curves that are shown; only those that have points."""
-        controls = self._layout.controls
+        """Read the curves that are shown, for a limited time; only those that have points."""
         found: dict[tuple[str, str], Any] = {}
-        started = time.monotonic()
-        for number, entry in enumerate(runs, 1):
-            if time.monotonic() > started + PROGRESS_DELAY:
-                self._layout.controls.progress.text = f"Reading run {number} of {len(runs)} …"
-            names = [
-                name
-                for spec in self._specs
-                if spec.heading in controls.headings
-                for name in spec.names.get(entry.key, [])
-                if stream_of(name) in controls.streams
-            ]
+        specs, streams = self._shown_specs()[:MAX_CHARTS], self._layout.controls.streams
+        end = time.monotonic() + self._read_time
+        unread = list(runs)
+        while unread and (len(unread) == len(runs) or time.monotonic() < end):
+            entry = unread.pop(0)
+            names = [name for spec in specs for name in spec.names.get(entry.key, []) if stream_of(name) in streams]
             curves = await asyncio.to_thread(self._store.curves, entry.key, names)
             found.update({(entry.key, name): curve for name, curve in curves.items() if len(curve)})
-        self._layout.controls.progress.text = ""
+        self._unread = len(unread)
         return found
 
     def _zoomed(self, _attribute: str, _old: object, _new: object) -> None:
@@ -142,8 +171,7 @@ class Page:
         window = self._visible_part()
         if window != self._window:
             self._window = window
-            runs = self._runs()
-            self._show(runs, await self._curves(runs))
+            await self._show_again()
 
     def _visible_part(self) -> Window | None:
         """Return the visible iterations; None if all are visible, or if it is not yet known."""

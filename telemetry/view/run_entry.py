@@ -61,7 +61,7 @@ class RunEntry:
         label: unique label for people (see ``run_labels``).
         folder: the run folder.
         header: the newest attempt's run record.
-        metrics: the metrics that any attempt declared, by full name.
+        metrics: the metrics that any attempt declared, by full name; if none did, those that have points.
         status: status of the run.
         step: the last iteration that has a point; 0 if there is none.
         time: time of the last record, in milliseconds since 1970; start of the run if there is none.
