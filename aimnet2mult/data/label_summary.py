@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.compositions import Compositions
-from aimnet2mult.data.places import counted
 
 __all__ = ["describe_energies", "summarize_labels"]
 
@@ -47,7 +46,6 @@ def describe_energies(compositions: Compositions, residual: Floats) -> str:
     worst = int(np.abs(mean).argmax())
     rms = float(np.sqrt(np.mean(np.square(residual))))
     return (
-        f"energies after subtracting reference energies {per_atom.min():.3g} to {per_atom.max():.3g} eV/atom, rms "
-        f"{rms:.3g} eV; worst composition {compositions.formula(worst)}, mean {mean[worst]:.3g} eV, "
-        f"{counted(int(compositions.structures[worst]), 'structure')}"
+        f"energies less references {per_atom.min():.3g} to {per_atom.max():.3g} eV/atom, rms {rms:.3g} eV "
+        f"(worst: {compositions.structures[worst]:.0f} × {compositions.formula(worst)}, mean {mean[worst]:.3g} eV)"
     )

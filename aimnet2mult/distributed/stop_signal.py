@@ -1,7 +1,9 @@
 """Requests to stop: SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C, or a closed terminal."""
 
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
@@ -28,6 +30,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.signal: int | None = None
         """The signal that requested the stop, or None."""
+        self.notice = ""
+        """The line to print when a stop is requested, because the training may take a while to get there."""
         self.interrupted = False
         """Whether KeyboardInterrupt has been raised."""
         self._at_once = False
@@ -105,6 +109,15 @@ class StopSignal:
         if self._hasten is not None:
             self._hasten()
             return
+        if self.notice and not self.requested:
+            _print_notice(f"{signal.Signals(number).name}: {self.notice}")
         self.signal = number
         if self._at_once:
             raise Stopped(self.exit_code)
+
+
+def _print_notice(line: str) -> None:
+    """Print a line in a signal handler, where the buffers and locks of streams may be in use."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        start = "\r\x1b[K" if sys.stderr.isatty() else ""
+        os.write(sys.stderr.fileno(), f"{start}{line}\n".encode())

@@ -26,6 +26,8 @@ MAX_NAMED = 10
 """Maximum number of structures named in a message."""
 MAX_ALERTS = 50
 """Maximum number of alerts about skipped steps per start or resume of a run."""
+MAX_LINES, MAX_SHOWN = 5, 3
+"""Maximum numbers of these alerts that are also printed, and of structures named in a line."""
 
 Rows = NDArray[np.int64]
 
@@ -90,7 +92,7 @@ class BadStepReport:
         components: components of the run; the batch is evaluated again to find the structures that are the cause.
         loss_fn: the loss function, which must not communicate with other ranks.
         bus: bus to which alerts are published.
-        console: console on which each alert is also printed.
+        console: console on which the first alerts are also printed.
         max_alerts: maximum number of alerts; afterwards, the steps are only counted.
     """
 
@@ -110,6 +112,7 @@ class BadStepReport:
         self._named: set[tuple[int, int]] = set()
         self._unexplained = Repeats()
         self._alerts_left = max_alerts
+        self._lines_left = MAX_LINES
 
     def __call__(self, iteration: int) -> str:
         """Report a skipped step, unless its cause has been reported, and return the cause."""
@@ -119,8 +122,16 @@ class BadStepReport:
             more = "" if self._alerts_left else "; further ones are only counted, as skipped_steps"
             title = "step skipped: loss or gradient is not finite"
             self._bus.alert(step=iteration, title=title, text=cause + more)
-            self._console.say(f"warning: iteration {iteration}: {title}: {cause}{more}")
+            self._print(f"warning: iteration {iteration}: {title}: {cause}", more)
         return cause
+
+    def _print(self, line: str, more: str) -> None:
+        """Print a line with a few of the structures; too large a learning rate would print hundreds."""
+        if self._lines_left:
+            self._lines_left -= 1
+            names = line.split("; ")
+            shown = "; ".join([*names[:MAX_SHOWN], *(["…"] if len(names) > MAX_SHOWN else [])])
+            self._console.say(shown + (more if self._lines_left else "; further ones are only recorded as alerts"))
 
     def _explain(self, group: int, rows: Rows) -> tuple[str, bool]:
         """Return the cause of a skipped step, and whether to report it."""

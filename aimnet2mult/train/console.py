@@ -128,6 +128,9 @@ class Console:
         if now >= self._show_at:
             self._show_at = now + BAR_INTERVAL
             shown = [f"! {safe_line(alert.title, MAX_ALERT_LENGTH)}" for alert in alerts]
+            if len(shown) > 1:
+                # Their texts, which have been printed, would take the place of the values.
+                shown = [f"! {len(shown)} alerts"]
             self._bar.set_postfix_str("; ".join([*shown, *self._texts(step, now, latest)]))
 
     def _texts(self, step: int, now: float, latest: Mapping[str, float]) -> list[str]:

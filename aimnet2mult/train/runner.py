@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
+STOP_NOTICE = "stopping after this iteration and writing a checkpoint; Ctrl-C now stops without one"
+"""What a signal causes during the training, and a second one."""
 EXIT_USER_ERROR = 2
 """Exit code of ranks other than the first after an error of the user, which the first one reports."""
 EXIT_DIVERGED = 3
@@ -205,7 +207,9 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
         from aimnet2mult.distributed.process_group import process_group
 
         with process_group(info, stop, say=console.say, store=store) as communicator:
+            stop.notice = STOP_NOTICE
             outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
+            stop.notice = ""
         if outcome.kind not in ("finished", "not saved") or plan.save is None or model is None:
             return outcome, None
         from aimnet2mult.train.final_weights import save_model

@@ -16,6 +16,7 @@ from telemetry import TelemetryError, read_receipt
 from telemetry.delivery.deadline import Deadline
 from telemetry.delivery.receipt import SinkReceipt
 from telemetry.delivery.sink_notices import reason
+from telemetry.printable import shorten
 from telemetry.redaction import safe_line
 from telemetry.run_folder.paths import log_path
 
@@ -54,7 +55,7 @@ class SinkWait:
         self._folder = folder
         self._names = names
         self._deadline = deadline
-        self._on_interrupt = on_interrupt
+        self._hint = f"Ctrl-C: {on_interrupt}"
         self._stream = stream or sys.stderr or io.StringIO()
         self._delay = delay
         self._ended = threading.Event()
@@ -105,9 +106,15 @@ class SinkWait:
         return f"{sink.name} ({what}{why})"
 
     def _show(self, waiting: str) -> None:
-        left = f"{self._deadline.remaining():.0f} s"
-        line = safe_line(f"waiting up to {left} (Ctrl-C: {self._on_interrupt}) for {waiting}")
-        self._write(line[: self._columns() - 1] if self._stream.isatty() else f"{line}\n")
+        line = safe_line(f"waiting up to {self._deadline.remaining():.0f} s for {waiting}")
+        if not self._stream.isatty():
+            self._write(f"{line}; {self._hint}\n")
+            return
+        if self._hint:
+            # In a line of its own, a narrow terminal shows it as well as the reason of the wait.
+            self._write(f"{self._hint}\n")
+            self._hint = ""
+        self._write(shorten(line, self._columns() - 1))
 
     def _write(self, text: str) -> None:
         # A closed terminal or a full disk must not disturb the end.

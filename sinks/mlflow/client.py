@@ -75,7 +75,7 @@ def login_errors(tracking_uri: TrackingUri) -> Iterator[None]:
     except Exception as error:
         if http_status(error) in {401, 403}:
             details = tracking_uri.redact(format_error(error))
-            msg = f"{tracking_uri.shown} rejected the login ({details}): {_CREDENTIALS_HINT}"
+            msg = f"{tracking_uri.shown} rejected the login: {_CREDENTIALS_HINT} ({details})"
             raise SinkRejected(msg) from None
         raise
 

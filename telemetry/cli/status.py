@@ -78,7 +78,7 @@ def _advice(summary: RunSummary, heartbeat: Heartbeat | None) -> Iterator[str]:
         check = f"squeue --job {heartbeat.job.job}" if heartbeat.job else f"telemetry status {path}"
         where = "check the job" if heartbeat.job else f"check on {heartbeat.trainer.host}"
         yield f"last heartbeat {age(_heartbeat_age(summary.folder))}; {where}: {check}"
-    elif problem := _problem(summary, _heartbeat_age(summary.folder)):
+    elif summary.status == "running" and (problem := _problem(summary, _heartbeat_age(summary.folder))):
         yield f"PROBLEM: {problem}"
         if heartbeat.trainer.is_local():
             yield f"look at the process: ps -o pid,stat,etime,wchan:20,args -p {heartbeat.trainer.pid}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from telemetry.delivery.sink_notices import brief
+from telemetry.delivery.sink_notices import reason
 from telemetry.journal.codec import decode
 from telemetry.journal.deliverable_records import DeliverableRecords
 from telemetry.journal.reader import JournalReader, Skipped, read_header
@@ -73,7 +73,8 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
             lines += [f"    view with: {command}", *([f"    then open {link}"] if link else [])]
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             log = log_path(Path(), self.name)
-            lines.append(f"    last error, {local_time(progress.last_error_time)}: {brief(progress.last_error, log)}")
+            why = reason(progress.last_error, log, package=True)
+            lines.append(f"    last error, {local_time(progress.last_error_time)}: {why}")
         if progress.state in {"opening", "delivering", "retrying"}:
             lines.append(f"    being delivered by {self.holder}" if self.holder else "    no process is delivering")
         return lines

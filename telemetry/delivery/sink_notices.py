@@ -31,6 +31,12 @@ _CAUSES = {
     "connection lost": r"connection reset|connection aborted|remote end closed|broken pipe|server disconnected",
 }
 _CAUSE = re.compile("|".join(f"({pattern})" for pattern in _CAUSES.values()), re.IGNORECASE)
+_STATUS = re.compile(
+    r"(?:too many|error code|status(?: code)?) (5\d\d|429)\b|\b(5\d\d|429) (?:server|client) error", re.IGNORECASE
+)
+"""An answer of a server that is overloaded or out of order."""
+_MESSAGE = re.compile(r"(\S+ of [^:]+: )?(?:Sink(?:Unavailable|Rejected): )?(.*)", re.DOTALL)
+"""A message: the sink with the package and version, the class of its error, which tells nothing, and the cause."""
 _ADDRESS = re.compile(r"(https?://[^\s/'\"()<>,;]+)|host='([^']+)', port=(\d+)")
 
 
@@ -109,7 +115,7 @@ class _SinkWatch:
         if self._is_failing and not self._reported_outage and (last or lasted >= self._outage_delay):
             self._reported_outage = True
             why = reason(progress.last_error, log_path(self._folder, self._name))
-            kept = f"records stay in {near(self._folder)}/journal-*.jsonl and are delivered when it answers"
+            kept = "retrying, records stay in the journal"
             yield Notice(logging.WARNING, f"{self._name}: cannot be reached ({why}); {kept}")
         is_steady = last or progress.state == "closed" or lasted >= self._recovery_delay
         if self._reported_outage and not self._is_failing and progress.state != "refused" and is_steady:
@@ -141,22 +147,30 @@ class _SinkWatch:
             yield Notice(logging.WARNING, text)
 
 
-def reason(message: str, log: Path, *, address: bool = True) -> str:
+def reason(message: str, log: Path, *, address: bool = True, package: bool = False) -> str:
     """Return the cause of a failure in a few words; a long message ends with a reference to the log.
 
     Args:
         message: the error message of a sink, which may quote a server.
         log: the log of the sink, which contains the whole message.
         address: whether to add the address that did not answer.
+        package: whether to begin with the package of the sink and its version, unless the cause is well known.
     """
     host = _ADDRESS.search(message) if address else None
-    cause = _CAUSE.search(message)
-    if cause and cause.lastindex:
+    if cause := _find_cause(message):
         where = "" if host is None else f" at {host[1] or f'{host[2]}:{host[3]}'}"
-        return f"{list(_CAUSES)[cause.lastindex - 1]}{where}"
-    # Without the name and version of the package.
-    _, _, text = message.partition(": ")
-    return brief(text, log) or "no reason given"
+        return f"{cause}{where}"
+    parts = _MESSAGE.fullmatch(message)
+    sink, text = parts.groups(default="") if parts else ("", message)
+    return brief(f"{sink if package else ''}{text.removeprefix(f'{log.stem}: ')}", log) or "no reason given"
+
+
+def _find_cause(message: str) -> str:
+    """Return a well-known cause that the message contains, or an empty string."""
+    if (cause := _CAUSE.search(message)) and cause.lastindex:
+        return list(_CAUSES)[cause.lastindex - 1]
+    status = _STATUS.search(message)
+    return f"server error {status[1] or status[2]}" if status else ""
 
 
 def brief(message: str, log: Path) -> str:

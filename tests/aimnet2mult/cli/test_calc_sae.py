@@ -56,8 +56,8 @@ def test_what_remains_after_subtraction_is_printed(tmp_path: Path) -> None:
     with h5py.File(data) as file:
         left = [g["energy"][()] - np.vectorize(sae.get)(g["numbers"][()]).sum(axis=1) for g in file.values()]
     rms = np.sqrt(np.mean(np.concatenate(left) ** 2))
-    worst = f"worst composition H2O, mean {left[1][water].mean():.3g} eV, {water.sum()} structures"
-    assert f"eV/atom, rms {rms:.3g} eV; {worst}\n" in result.output
+    worst = f"(worst: {water.sum()} × H2O, mean {left[1][water].mean():.3g} eV)"
+    assert f"eV/atom, rms {rms:.3g} eV {worst}\n" in result.output
 
 
 def test_elements_that_are_not_separated_and_units_other_than_ev_are_reported(tmp_path: Path) -> None:

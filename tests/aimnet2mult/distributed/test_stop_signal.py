@@ -1,7 +1,9 @@
 """A signal requests a stop; a second Ctrl-C interrupts at once."""
 
 import contextlib
+import io
 import signal
+import sys
 
 import pytest
 
@@ -62,6 +64,25 @@ def test_a_second_ctrl_c_raises(first: signal.Signals) -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert stop.signal == first
+
+
+def test_a_request_is_acknowledged_once_and_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with StopSignal() as stop:
+        stop.notice = "stopping soon"
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert capfd.readouterr().err == "SIGINT: stopping soon\n"
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_without_a_terminal_a_request_is_not_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with StopSignal() as stop:
+        stop.notice = "stopping soon"
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
 
 
 def test_a_second_sigterm_does_not_raise() -> None:

@@ -383,6 +383,20 @@ def test_the_number_of_alerts_is_limited(tmp_path: Path) -> None:
     assert report.output.getvalue().count("\n") == 2
 
 
+def test_only_the_first_alerts_are_printed_with_a_few_of_the_structures(tmp_path: Path) -> None:
+    """Too large a learning rate spoils other structures in every batch."""
+    report = Report(tmp_path, bad=range(TRAINED), batch_size=1)
+    for iteration in range(1, 9):
+        report.report(iteration)
+    lines = report.output.getvalue().splitlines()
+    assert (len(report.bus.texts), len(lines)) == (8, 5)
+    assert [line.endswith("; further ones are only recorded as alerts") for line in lines] == [False] * 4 + [True]
+    many = Report(tmp_path, bad=range(TRAINED), batch_size=TRAINED)
+    many.report(1)
+    line = many.output.getvalue()
+    assert (line.count(", row "), line.endswith("; …\n")) == (3, True)
+
+
 def test_the_search_changes_nothing(tmp_path: Path) -> None:
     report = Report(tmp_path, bad=[3])
     model = report.components.model

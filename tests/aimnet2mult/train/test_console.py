@@ -205,6 +205,8 @@ def test_the_bar_shows_alerts_while_they_last() -> None:
     progress = console(stream)
     progress.iteration(1, 40, LATEST, (alert,))
     assert ", ! spike: train_window/loss is 12; loss 0.75" in stream.getvalue().rpartition("\r")[2]
-    progress.iteration(2, 40, LATEST)
+    progress.iteration(2, 40, LATEST, (alert, alert))
+    assert ", ! 2 alerts; " in stream.getvalue().rpartition("\r")[2]
+    progress.iteration(3, 40, LATEST)
     assert "spike" not in stream.getvalue().rpartition("\r")[2]
     progress.close()

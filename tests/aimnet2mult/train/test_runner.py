@@ -168,12 +168,12 @@ def test_a_run_without_problems_prints_nothing_else_than_these_lines(
         r".*: new run; sinks: tensorboard",
         r"loading torch and aimnet …",
         r"fid0: \d+ training structures, \d+ validation structures; .*",
-        r"fid0: energies after subtracting .*",
+        r"fid0: energies less references .*",
         r"\d+ trainable parameters on cpu, \d+ iterations per epoch",
         r"iteration 1/\d+; first batch: loss .*, E .* kcal/mol, F .* kcal/mol/Å, q .* e",
         r"epoch 1/2, iteration \d+; train loss .*; val loss .*, E .* kcal/mol, F .* kcal/mol/Å, q .* e",
         r"epoch 2/2, iteration \d+; train loss .*",
-        r"waiting up to \d+ s \(Ctrl-C: continue in the background\) for tensorboard .*",
+        r"waiting up to \d+ s for tensorboard .*; Ctrl-C: continue in the background",
     ]
     # The first loss arrives in another thread, and a short wait has no line.
     optional = (expected[5], expected[8])
@@ -450,7 +450,7 @@ def test_an_element_that_occurs_only_without_an_energy_does_not_stop_the_run(
     assert trainee.start(f"data.fidelity_datasets.0={own}", "trainer.epochs=1") == 0
     assert list(read_sae(trainee.run / "sae" / "fid0.yaml")) == [1, 6, 8]
     assert np.isfinite(points(trainee.run)["train_epoch", 6]["loss"])
-    summary = r"fid0: energies after subtracting reference energies .* eV; worst composition .*; forces rms .* eV/Å"
+    summary = r"fid0: energies less references .* eV \(worst: .* eV\); forces rms .* eV/Å"
     assert re.search(summary, capfd.readouterr().err)
 
 

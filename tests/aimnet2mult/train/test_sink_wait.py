@@ -49,8 +49,8 @@ def test_a_file_gets_one_line_with_what_is_pending_and_why(run: HandMadeRun) -> 
     with wait_for(run, stream):
         eventually(stream.getvalue)
     assert stream.getvalue() == (
-        "waiting up to 30 s (Ctrl-C: continue in the background) for second (2 records), "
-        "third (3 records; connection refused)\n"
+        "waiting up to 30 s for second (2 records), third (3 records; connection refused); "
+        "Ctrl-C: continue in the background\n"
     )
 
 
@@ -65,6 +65,7 @@ def test_a_terminal_gets_a_countdown_in_place_that_disappears_and_leaves_other_l
         eventually(lambda: "up to 2 s" in stream.getvalue() or "up to 1 s" in stream.getvalue())
     *shown, last = stream.getvalue().split("\r\x1b[K")
     assert last == ""
+    assert shown.count("Ctrl-C: continue in the background\n") == 1
     assert "warning: a line\n" in shown
     assert all(len(line) < 80 for line in shown), "a wrapped line could not be replaced"
 

@@ -41,10 +41,13 @@ def test_a_running_run(run: FileSinkRun) -> None:
 
 
 @pytest.mark.parametrize("ended", ["finished", "failed", "preempted"])
-def test_an_ended_run(run: FileSinkRun, ended: Any) -> None:
+def test_an_ended_run_has_no_hanging_trainer(run: FileSinkRun, ended: Any) -> None:
     run.points(100)
     run.close(ended)
+    an_hour_ago = time.time() - 3600
+    os.utime(run.folder / "alive.json", (an_hour_ago, an_hour_ago))
     lines = status(run)
+    assert not any(line.startswith("PROBLEM") for line in lines)
     assert lines[0] == f"a run (run), attempt 1: {ended}"
     assert lines[1] == f"trainer: {current_process()} (ended)"
 

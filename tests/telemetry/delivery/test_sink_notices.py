@@ -19,6 +19,8 @@ REFUSED = (
     "0x7f>: Failed to establish a new connection: [Errno 111] Connection refused'))"
 )
 
+HTTP_500 = "server error 500 at http://h:1"
+
 
 class Sink:
     """A sink whose progress file is written by hand, and the lines about it."""
@@ -62,8 +64,7 @@ def test_an_outage_and_the_recovery_are_each_reported_once(sink: Sink) -> None:
     sink.is_now("delivering", 130, seconds=300)
     outage, recovery = sink.lines
     assert outage == (
-        "mlflow: cannot be reached (connection refused at http://127.0.0.1:5000); "
-        "records stay in runs/first/journal-*.jsonl and are delivered when it answers"
+        "mlflow: cannot be reached (connection refused at http://127.0.0.1:5000); retrying, records stay in the journal"
     )
     assert recovery == "mlflow: reached again; 120 records delivered"
     assert sink.levels == [logging.WARNING, logging.INFO]
@@ -108,10 +109,9 @@ def test_rejected_records_and_the_end_of_a_delivery_are_reported_once(sink: Sink
     sink.is_now("refused", 9, rejected=3, error="mlflow of a 1: SinkRejected: no such experiment", seconds=10)
     record, run = sink.lines
     assert record == (
-        "mlflow: has rejected a record (SinkRejected: too long); rejected records are kept in "
-        "runs/first/sinks/mlflow.rejected.jsonl"
+        "mlflow: has rejected a record (too long); rejected records are kept in runs/first/sinks/mlflow.rejected.jsonl"
     )
-    assert run.startswith("mlflow: has rejected this run (SinkRejected: no such experiment); its records stay in the ")
+    assert run.startswith("mlflow: has rejected this run (no such experiment); its records stay in the ")
 
 
 def test_what_an_earlier_attempt_left_is_not_reported(sink: Sink, tmp_path: Path) -> None:
@@ -132,12 +132,21 @@ def test_an_outage_is_reported_at_the_end_even_if_it_has_just_begun(sink: Sink) 
         (REFUSED, "connection refused at http://127.0.0.1:5000"),
         ("x of y: E: Pool(host='h', port=80): Read timed out. (read timeout=10)", "no answer in time at h:80"),
         ("x of y: OSError: [Errno -2] Name or service not known", "unknown host"),
-        ("x of y: HTTPError: 503 Server Error", "HTTPError: 503 Server Error"),
+        ("x of y: HTTPError: 503 Server Error", "server error 503"),
+        ("x of y 1: SinkUnavailable: x: E: at http://h:1/a (ResponseError('too many 500 error responses'))", HTTP_500),
+        ("x of y 1: SinkRejected: x: unknown: project", "unknown: project"),
+        ("ValueError: no prefix", "ValueError: no prefix"),
         ("", "no reason given"),
     ],
 )
 def test_the_reason_is_short(message: str, expected: str) -> None:
     assert reason(message, Path("run/sinks/x.log")) == expected
+
+
+def test_an_unknown_reason_can_name_the_package() -> None:
+    log = Path("run/sinks/x.log")
+    assert reason("x of y 1.0: SinkRejected: no project", log, package=True) == "x of y 1.0: no project"
+    assert reason(REFUSED, log, package=True) == "connection refused at http://127.0.0.1:5000"
 
 
 def test_a_long_message_ends_with_a_reference_to_the_log() -> None:
