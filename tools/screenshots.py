@@ -33,6 +33,8 @@ START_TIMEOUT = 90.0
 DRAWING_TIME = 8.0
 """Time, in seconds, that a page is given to draw its charts after its last request."""
 COMMANDS = Path(sys.executable).parent
+# Suggested commands contain the full path of programs that are not on the path.
+ENVIRONMENT = os.environ | {"PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 TRACKIO = """
 import json, sys
 from collections import defaultdict
@@ -108,7 +110,7 @@ class Screenshots:
             self._shoot("mlflow-runs", f"{url}?workflowType=machine_learning&compareRunsMode=CHART")
 
     def live_page(self) -> None:
-        for name, arguments in (("view-1-run", self._names[:1]), ("view-runs", ["."])):
+        for name, arguments in (("view-1-run", self._names[:1]), ("view-runs", self._names)):
             log = self._runs / f"{name}.log"
             with _server([COMMANDS / "telemetry", "view", *arguments], "", self._runs, log) as url:
                 self._shoot(name, url)
@@ -156,7 +158,7 @@ def _server(
             cwd=folder,
             stdout=file,
             stderr=file,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
+            env=ENVIRONMENT | (environment or {}),
         )
     try:
         deadline = time.monotonic() + START_TIMEOUT
@@ -197,7 +199,7 @@ def _free_port() -> int:
 
 
 def _run(command: str, *arguments: str, folder: Path) -> None:
-    subprocess.run([COMMANDS / command, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([COMMANDS / command, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
 
 
 if __name__ == "__main__":
