@@ -23,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
@@ -133,13 +134,15 @@ class Screenshots:
 
     def _shoot(self, name: str, url: str) -> None:
         page = self._browser.new_page(viewport=SIZE)
+        hosts: set[str | None] = set()
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
         page.goto(url)
         page.wait_for_timeout(DRAWING_TIME * 1000)
         image = Image.open(io.BytesIO(page.screenshot()))
         # Screenshots have few colors; a palette makes the file several times smaller.
         image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(self._out / f"{name}.png", optimize=True)
         page.close()
-        print(self._out / f"{name}.png")
+        print(self._out / f"{name}.png; requests to", ", ".join(sorted(filter(None, hosts))))
 
 
 @contextlib.contextmanager
