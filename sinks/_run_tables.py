@@ -65,13 +65,19 @@ def escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", html.escape(_WHITESPACE.sub(" ", text), quote=False))
 
 
-def flatten_params(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten_params(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield nested parameters as pairs of dotted name and text."""
+    for name, value in leaves(params):
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested parameters as pairs of dotted name and value; an empty mapping is a value."""
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
-            yield from flatten_params(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{name}", value
 
 
 def _utc(ms: int) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from sinks._run_tables import leaves
 from sinks.tensorboard.events import Event, EventBuilder
 from telemetry.sink_api import RunRecord, charts, stream_of
 
@@ -55,7 +56,7 @@ def main_params(params: Mapping[str, Any]) -> dict[str, Value]:
 
     The choice depends on the names only, so that the runs of a trainer have the same columns.
     """
-    found = dict(_leaves(params))
+    found = {name: value for name, leaf in leaves(params) if (value := _value(leaf)) is not None}
     common = [name for name in found if _rank(name) < len(_ENDS)] if len(found) > MAX_HPARAMS else list(found)
     return {name: found[name] for name in sorted(common, key=_rank)[:MAX_HPARAMS]}
 
@@ -66,14 +67,11 @@ def _rank(name: str) -> int:
     return next((rank for rank, end in enumerate(_ENDS) if end.search(name)), len(_ENDS))
 
 
-def _leaves(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        elif isinstance(value, bool | str) or (isinstance(value, int | float) and math.isfinite(value)):
-            yield f"{prefix}{name}", value
-        elif value is not None:
-            yield f"{prefix}{name}", str(value)
+def _value(value: Any) -> Value | None:
+    """Return a value as HParams shows it; None if there is nothing to show."""
+    if isinstance(value, bool | str) or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    return None if value is None or value == {} else str(value)
 
 
 def _hparam(key: str, name: str, value: Value) -> dict[str, Any]:
