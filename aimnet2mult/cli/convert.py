@@ -31,6 +31,15 @@ class Assignment(click.ParamType):  # type: ignore[type-arg] # not generic in cl
         return key, text
 
 
+def _unique(option: str, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return the values by key."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = next(key for key, _ in pairs if sum(other == key for other, _ in pairs) > 1)
+        raise click.UsageError(f"{option} {repeated} is given more than once")
+    return values
+
+
 @click.command("convert", context_settings=HELP)
 @click.argument("inputs", metavar="INPUT...", type=EXISTING_FILE, nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT.h5", type=UserPath(dir_okay=False), required=True, help="File to write.")
@@ -82,8 +91,8 @@ def convert(
 
     stated = {"charge": charge, "mult": mult}
     options = Options(
-        names=dict(keys),
-        units=dict(units),
+        names=_unique("--key", keys),
+        units=_unique("--unit", units),
         defaults={key: value for key, value in stated.items() if value is not None},
         ignore_cell=ignore_cell,
     )
@@ -91,4 +100,9 @@ def convert(
         print_line(line)
     report = check_files([output], labels=tuple(LABELS))
     show_report(report)
+    if not report.ok or len(report.warnings):
+        print_line(
+            "rows are in the order of the input, per number of atoms; to correct names or units, remove the file and "
+            "convert again with --key and --unit"
+        )
     context.exit(0 if report.ok else 1)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from aimnet2mult.data.conversion.names import Names
-from aimnet2mult.data.conversion.npz import read_npz
+from aimnet2mult.data.conversion.npz import is_periodic, read_npz
 from aimnet2mult.errors import DataError
 from telemetry.errors import error_text
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["FORMATS", "Frame", "read_frames"]
+
+
+QUOTED = re.compile(r""" "[^"]*" | '[^']*' | \{[^}]*\} | \[[^]]*\] """, re.VERBOSE)
+"""Texts and arrays in the comment of a frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +76,31 @@ def _find_reader(path: Path) -> "Reader":
 def _read_xyz(path: Path, _: Names) -> Iterator[Frame]:
     from ase.io.extxyz import read_xyz
 
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    open_text = gzip.open if path.suffix.lower() == ".gz" else open
+    # Bytes that are not UTF-8 do not matter in comments; in numbers and elements, they are reported.
+    with open_text(path, "rt", encoding="utf-8-sig", errors="replace") as file:
         for number, text in enumerate(_split_xyz(path, file)):
             place = f"{path}, frame {number}"
             try:
+                _check_comment(text.split("\n", 2)[1])
                 (atoms,) = read_xyz(io.StringIO(text), index=slice(0, 1))
                 yield _frame(place, atoms, atoms.info)
+            except KeyError as error:
+                yield Frame(place=place, values={}, problem=f"unknown element {error}")
             except Exception as error:  # noqa: BLE001 - ASE raises errors of any type for malformed lines
-                yield Frame(place=place, values={}, problem=error_text(error) or type(error).__name__)
+                yield Frame(place=place, values={}, problem=f"cannot be read: {error_text(error)}")
+
+
+def _check_comment(line: str) -> None:
+    """Check that the comment of a frame gives each value once; ASE would silently use the last one.
+
+    Raises:
+        DataError: A key is repeated.
+    """
+    keys = re.findall(r"([^\s=]+)\s*=", QUOTED.sub('""', line))
+    if len(set(keys)) < len(keys):
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"{repeated!r} is given {keys.count(repeated)} times")
 
 
 def _split_xyz(path: Path, file: TextIO) -> Iterator[str]:
@@ -114,8 +136,9 @@ def _frame(place: str, atoms: "Atoms", info: Mapping[str, Any]) -> Frame:
 
 
 def _read_npz(path: Path, names: Names) -> Iterator[Frame]:
+    periodic = is_periodic(path)
     for number, values in enumerate(read_npz(path, names)):
-        yield Frame(place=f"{path}, row {number}", values=values)
+        yield Frame(place=f"{path}, row {number}", values=values, periodic=periodic)
 
 
 Reader = Callable[[Path, Names], Iterator[Frame]]

@@ -132,6 +132,7 @@ def test_the_output_says_what_was_read_and_checks_it(tmp_path: Path, frames: lis
         "forces                forces [eV/Å]",
         "charge                0 for 6 structures, as stated",
         "mult                  not stated; training assumes 1 (state it with --mult)",
+        "no labels             spin_charges",
         "not converted         note",
         "structures            6 in 3 groups",
     ):
@@ -173,8 +174,8 @@ def test_charge_and_multiplicity_are_those_of_the_file_or_as_stated(tmp_path: Pa
     frames = [make("CH3", 0, charge=1, multiplicity=1), make("CH3", 1)]
     path = write_xyz(tmp_path, frames)
     assert error(tmp_path, path) == [
-        f"{path}, frame 1: there is no charge, as in 1 structure of 2; state it for them with --charge",
-        f"{path}, frame 1: there is no mult, as in 1 structure of 2; state it for them with --mult",
+        f"{path}, frame 1: no charge, as in 1 of 2 structures; state it for them with --charge",
+        f"{path}, frame 1: no mult, as in 1 of 2 structures; state it for them with --mult",
     ]
     arrays = convert(tmp_path, path, "--charge", "0", "--mult", "2")
     assert (arrays["004/charge"].tolist(), arrays["004/mult"].tolist()) == ([1, 0], [1, 2])
@@ -193,8 +194,8 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty.xyz").touch()
     found = error(tmp_path, path, other, tmp_path / "empty.xyz", "--key", "charge=net")
     assert found[0].startswith(f"{path}, frame 1: the structure is periodic, but training treats it as")
-    assert found[1].startswith(f"{path}, frame 2: could not convert string to float: 'x")
-    assert found[2] == f"{path}, frame 3: 'REF_energy' has type <U7; expected numbers"
+    assert found[1].startswith(f"{path}, frame 2: cannot be read: could not convert string to float: 'x")
+    assert found[2] == f"{path}, frame 3: 'REF_energy' is 'unknown'; expected a number"
     assert found[3:5] == [
         f"{other}, frame 0: the file ends before 3 atoms; it is truncated",
         f"{tmp_path / 'empty.xyz'} has no structures",
@@ -242,6 +243,34 @@ def test_a_recognized_name_that_means_something_else_can_be_left_out(tmp_path: P
     path = write_xyz(tmp_path, [atoms])
     assert error(tmp_path, path) == [f"{path}, frame 0: 'Q' has shape (3,), expected ()"]
     assert "003/charge" not in convert(tmp_path, path, "--key", "charge=none")
+
+
+def test_a_value_that_a_frame_gives_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text('1\nenergy=-13.1 note="energy=2 energy=3"\nH 0 0 0\n1\nenergy=-13.2 energy=-5\nH 0 0 0\n')
+    assert error(tmp_path, path) == [f"{path}, frame 1: cannot be read: 'energy' is given 2 times"]
+
+
+def test_unknown_elements_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("1\nenergy=-13.1\nD 0 0 0\n")
+    assert error(tmp_path, path) == [f"{path}, frame 0: unknown element 'D'"]
+
+
+@pytest.mark.parametrize(("suffix", "encoding"), [("xyz", "latin-1"), ("xyz", "utf-8-sig"), ("XYZ.GZ", "latin-1")])
+def test_bytes_that_are_not_utf_8_do_not_matter_in_comments(tmp_path: Path, suffix: str, encoding: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    text = "1\r\nenergy=-13.1 note=Überfall\r\nH 0 0 0\r\n".encode(encoding)
+    path.write_bytes(gzip.compress(text) if suffix.endswith("GZ") else text)
+    assert convert(tmp_path, path)["001/energy"].tolist() == [-13.1]
+
+
+def test_a_file_or_option_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
+    path = write_xyz(tmp_path, [make("H2O", 0)])
+    assert error(tmp_path, path, tmp_path / "." / path.name) == [f"given more than once: {path}"]
+    result = invoke(path, "-o", tmp_path / "out.h5", "--key", "energy=E0", "--key", "energy=E1")
+    assert (result.exit_code, (tmp_path / "out.h5").exists()) == (2, False)
+    assert "--key energy is given more than once" in result.output
 
 
 def test_unknown_units_are_reported_before_reading(tmp_path: Path) -> None:
@@ -304,3 +333,4 @@ def test_bad_structures_give_exit_code_1(tmp_path: Path) -> None:
     result = invoke(write_xyz(tmp_path, [atoms]), "-o", tmp_path / "out.h5")
     assert result.exit_code == 1
     assert "group 003, row 0: atoms 0 and 1 are 0 Å apart" in result.output
+    assert result.output.splitlines()[-1].startswith("rows are in the order of the input, per number of atoms; ")
