@@ -9,6 +9,7 @@ import click
 
 from aimnet2mult.cli.check_data import show_report
 from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath
+from aimnet2mult.cli.interrupts import exiting_on_signals
 from telemetry.errors import did_you_mean
 from telemetry.terminal import print_line
 
@@ -88,6 +89,7 @@ def convert(
     from aimnet2mult.data.conversion.convert import Options
     from aimnet2mult.data.conversion.convert import convert as convert_files
     from aimnet2mult.quantities import LABELS
+    from telemetry.run_folder.atomic_write import remove_temporary_files
 
     stated = {"charge": charge, "mult": mult}
     options = Options(
@@ -96,7 +98,10 @@ def convert(
         defaults={key: value for key, value in stated.items() if value is not None},
         ignore_cell=ignore_cell,
     )
-    for line in convert_files(inputs, output, options, lambda line: print_line(line, err=True)):
+    # The temporary file may be large, and nobody would look for it.
+    with exiting_on_signals(lambda: remove_temporary_files(output)):
+        lines = convert_files(inputs, output, options, lambda line: print_line(line, err=True))
+    for line in lines:
         print_line(line)
     report = check_files([output], labels=tuple(LABELS))
     show_report(report)

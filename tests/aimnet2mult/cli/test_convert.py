@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -311,6 +312,25 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr.partition(": ")[0]) == (2, "error")
     assert done.stderr.startswith("error: cannot write out.h5: ")
+    assert os.listdir(tmp_path) == ["a.xyz"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("1\nenergy=-13.1\nH 0 0 0\n" * 2)
+    script = f"""
+import os
+from aimnet2mult.cli import cli, run
+from aimnet2mult.data.conversion import writer
+def send_signal(self, structure):
+    assert len(os.listdir()) == 2  # the input and the temporary file
+    os.kill(os.getpid(), {int(number)})
+writer.GroupWriter.add = send_signal
+run(cli, "aimnet2mult", ["convert", {str(path)!r}, "-o", "out.h5"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, "")
     assert os.listdir(tmp_path) == ["a.xyz"]
 
 
