@@ -3,11 +3,14 @@
 import gzip
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
 
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.conversion.npz import is_periodic, read_npz
@@ -73,7 +76,7 @@ def _find_reader(path: Path) -> "Reader":
     return reader
 
 
-def _read_xyz(path: Path, _: Names) -> Iterator[Frame]:
+def _read_xyz(path: Path, names: Names) -> Iterator[Frame]:
     from ase.io.extxyz import read_xyz
 
     open_text = gzip.open if path.suffix.lower() == ".gz" else open
@@ -82,25 +85,24 @@ def _read_xyz(path: Path, _: Names) -> Iterator[Frame]:
         for number, text in enumerate(_split_xyz(path, file)):
             place = f"{path}, frame {number}"
             try:
-                _check_comment(text.split("\n", 2)[1])
+                _check_comment(text.split("\n", 2)[1], names)
                 (atoms,) = read_xyz(io.StringIO(text), index=slice(0, 1))
-                yield _frame(place, atoms, atoms.info)
+                yield _frame(place, names, atoms, atoms.info)
             except KeyError as error:
                 yield Frame(place=place, values={}, problem=f"unknown element {error}")
             except Exception as error:  # noqa: BLE001 - ASE raises errors of any type for malformed lines
                 yield Frame(place=place, values={}, problem=f"cannot be read: {error_text(error)}")
 
 
-def _check_comment(line: str) -> None:
+def _check_comment(line: str, names: Names) -> None:
     """Check that the comment of a frame gives each value once; ASE would silently use the last one.
 
     Raises:
-        DataError: A key is repeated.
+        DataError: A name is repeated.
     """
-    keys = re.findall(r"([^\s=]+)\s*=", QUOTED.sub('""', line))
-    if len(set(keys)) < len(keys):
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(f"{repeated!r} is given {keys.count(repeated)} times")
+    found = [name for name in re.findall(r"([^\s=]+)\s*=", QUOTED.sub('""', line)) if name in names.wanted]
+    if repeated := [name for name, count in Counter(found).items() if count > 1]:
+        raise DataError(f"{', '.join(map(repr, repeated))}: given more than once")
 
 
 def _split_xyz(path: Path, file: TextIO) -> Iterator[str]:
@@ -115,24 +117,27 @@ def _split_xyz(path: Path, file: TextIO) -> Iterator[str]:
         yield line + "".join(rest)
 
 
-def _read_database(path: Path, _: Names) -> Iterator[Frame]:
+def _read_database(path: Path, names: Names) -> Iterator[Frame]:
     from ase.db import connect
 
     database = connect(path, type="db")  # type: ignore[no-untyped-call]
     for row in database.select():
-        yield _frame(f"{path}, ID {row.id}", row.toatoms(), {**row.data, **row.key_value_pairs})
+        yield _frame(f"{path}, ID {row.id}", names, row.toatoms(), {**row.data, **row.key_value_pairs})
 
 
-def _read_trajectory(path: Path, _: Names) -> Iterator[Frame]:
+def _read_trajectory(path: Path, names: Names) -> Iterator[Frame]:
     from ase.io import iread
 
     for number, atoms in enumerate(iread(path, index=":", format="traj")):
-        yield _frame(f"{path}, frame {number}", atoms, atoms.info)
+        yield _frame(f"{path}, frame {number}", names, atoms, atoms.info)
 
 
-def _frame(place: str, atoms: "Atoms", info: Mapping[str, Any]) -> Frame:
-    results = {} if atoms.calc is None else atoms.calc.results
-    return Frame(place=place, values={**info, **atoms.arrays, **results}, periodic=bool(atoms.pbc.any()))
+def _frame(place: str, names: Names, atoms: "Atoms", info: Mapping[str, Any]) -> Frame:
+    """Return a structure with the values in ``info``, its arrays and the results of its calculator."""
+    values = {**atoms.arrays, **({} if atoms.calc is None else atoms.calc.results)}
+    unclear = [key for key in values.keys() & info.keys() & names.wanted if not np.array_equal(values[key], info[key])]
+    problem = f"{', '.join(map(repr, sorted(unclear)))}: given twice, with different values" if unclear else ""
+    return Frame(place=place, values={**info, **values}, periodic=bool(atoms.pbc.any()), problem=problem)
 
 
 def _read_npz(path: Path, names: Names) -> Iterator[Frame]:

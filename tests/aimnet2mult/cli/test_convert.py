@@ -249,7 +249,19 @@ def test_a_recognized_name_that_means_something_else_can_be_left_out(tmp_path: P
 def test_a_value_that_a_frame_gives_twice_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.xyz"
     path.write_text('1\nenergy=-13.1 note="energy=2 energy=3"\nH 0 0 0\n1\nenergy=-13.2 energy=-5\nH 0 0 0\n')
-    assert error(tmp_path, path) == [f"{path}, frame 1: cannot be read: 'energy' is given 2 times"]
+    assert error(tmp_path, path) == [f"{path}, frame 1: cannot be read: 'energy': given more than once"]
+
+
+def test_a_result_that_differs_from_the_data_of_a_database_is_an_error(tmp_path: Path) -> None:
+    path, atoms = tmp_path / "a.db", make("H2O", 0)
+    same = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+    with connect(path) as database:
+        database.write(atoms, data={**same, "stress": 1})
+    assert convert(tmp_path, path)["003/energy"].tolist() == [same["energy"]]
+    (tmp_path / "out.h5").unlink()
+    with connect(path) as database:
+        database.write(atoms, data={**same, "energy": -1.0})
+    assert error(tmp_path, path) == [f"{path}, ID 2: 'energy': given twice, with different values"]
 
 
 def test_unknown_elements_are_named(tmp_path: Path) -> None:
