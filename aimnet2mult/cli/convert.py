@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,12 +34,15 @@ class Assignment(click.ParamType):  # type: ignore[type-arg] # not generic in cl
 
 
 def _unique(option: str, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Return the values by key."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        repeated = next(key for key, _ in pairs if sum(other == key for other, _ in pairs) > 1)
-        raise click.UsageError(f"{option} {repeated} is given more than once")
-    return values
+    """Return the values by key.
+
+    Raises:
+        UsageError: A key is repeated.
+    """
+    counts = Counter(key for key, _ in pairs)
+    if repeated := [key for key, count in counts.items() if count > 1]:
+        raise click.UsageError(f"{option} is given more than once for {', '.join(repeated)}")
+    return dict(pairs)
 
 
 @click.command("convert", context_settings=HELP)

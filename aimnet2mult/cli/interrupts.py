@@ -23,7 +23,7 @@ def exit_on_signals(clean_up: Callable[[], object] = lambda: None) -> None:
     """Let SIGINT and the signals of batch systems end the process at once, with the exit codes of the training.
 
     Args:
-        clean_up: Called before, in the handler of the signal.
+        clean_up: Called in the handler of the signal, before the process ends.
     """
     _exit_on_interrupt(clean_up)
     code = EXIT_PREEMPTED if _is_alone() else EXIT_NOT_MET

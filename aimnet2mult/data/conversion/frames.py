@@ -135,9 +135,17 @@ def _read_trajectory(path: Path, names: Names) -> Iterator[Frame]:
 def _frame(place: str, names: Names, atoms: "Atoms", info: Mapping[str, Any]) -> Frame:
     """Return a structure with the values in ``info``, its arrays and the results of its calculator."""
     values = {**atoms.arrays, **({} if atoms.calc is None else atoms.calc.results)}
-    unclear = [key for key in values.keys() & info.keys() & names.wanted if not np.array_equal(values[key], info[key])]
-    problem = f"{', '.join(map(repr, sorted(unclear)))}: given twice, with different values" if unclear else ""
+    unclear = sorted(key for key in values.keys() & info.keys() & names.wanted if _differ(values[key], info[key]))
+    problem = f"{', '.join(map(repr, unclear))}: given twice, with different values" if unclear else ""
     return Frame(place=place, values={**info, **values}, periodic=bool(atoms.pbc.any()), problem=problem)
+
+
+def _differ(first: Any, second: Any) -> bool:
+    """Return whether two values differ by more than the rounding of float32."""
+    try:
+        return not np.allclose(first, second, rtol=1e-6, atol=1e-6, equal_nan=True)
+    except (TypeError, ValueError):  # texts, or arrays of other shapes
+        return True
 
 
 def _read_npz(path: Path, names: Names) -> Iterator[Frame]:

@@ -60,7 +60,7 @@ def _problems(arrays: Structure, resolved: Mapping[str, str]) -> Iterator[str]:
 
 
 def _number_problems(numbers: npt.NDArray[Any]) -> Iterator[str]:
-    """Describe the first atomic number that is none."""
+    """Describe the first invalid atomic number."""
     if not numbers.all():
         yield f"atom {int(np.argmin(numbers != 0))} has no element"
     elif not (valid := (numbers > 0) & (numbers <= ELEMENTS) & (np.rint(numbers) == numbers)).all():
