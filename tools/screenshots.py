@@ -23,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
@@ -33,6 +34,8 @@ START_TIMEOUT = 90.0
 DRAWING_TIME = 8.0
 """Time, in seconds, that a page is given to draw its charts after its last request."""
 COMMANDS = Path(sys.executable).parent
+# Suggested commands contain the full path of programs that are not on the path.
+ENVIRONMENT = os.environ | {"PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 TRACKIO = """
 import json, sys
 from collections import defaultdict
@@ -108,7 +111,7 @@ class Screenshots:
             self._shoot("mlflow-runs", f"{url}?workflowType=machine_learning&compareRunsMode=CHART")
 
     def live_page(self) -> None:
-        for name, arguments in (("view-1-run", self._names[:1]), ("view-runs", ["."])):
+        for name, arguments in (("view-1-run", self._names[:1]), ("view-runs", self._names)):
             log = self._runs / f"{name}.log"
             with _server([COMMANDS / "telemetry", "view", *arguments], "", self._runs, log) as url:
                 self._shoot(name, url)
@@ -131,13 +134,15 @@ class Screenshots:
 
     def _shoot(self, name: str, url: str) -> None:
         page = self._browser.new_page(viewport=SIZE)
+        hosts: set[str | None] = set()
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
         page.goto(url)
         page.wait_for_timeout(DRAWING_TIME * 1000)
         image = Image.open(io.BytesIO(page.screenshot()))
         # Screenshots have few colors; a palette makes the file several times smaller.
         image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(self._out / f"{name}.png", optimize=True)
         page.close()
-        print(self._out / f"{name}.png")
+        print(self._out / f"{name}.png; requests to", ", ".join(sorted(filter(None, hosts))))
 
 
 @contextlib.contextmanager
@@ -156,7 +161,7 @@ def _server(
             cwd=folder,
             stdout=file,
             stderr=file,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
+            env=ENVIRONMENT | (environment or {}),
         )
     try:
         deadline = time.monotonic() + START_TIMEOUT
@@ -197,7 +202,7 @@ def _free_port() -> int:
 
 
 def _run(command: str, *arguments: str, folder: Path) -> None:
-    subprocess.run([COMMANDS / command, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([COMMANDS / command, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _RECOVERED: Mapping[Cause, str] = {
     "spike": "no metric is far above its usual value anymore",
     "diverging": "the loss is close to its lowest level again",
     "unlabelled": "all metrics have values again",
-    "apart": "no error has risen anymore while the loss has not",
+    "apart": "the errors are close to their lowest levels again",
     "stalled": "points arrive again",
 }
 _ADVICE: Mapping[Cause, str] = {

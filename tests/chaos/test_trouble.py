@@ -84,7 +84,7 @@ JUMP = (
 @pytest.mark.parametrize(
     ("overrides", "trouble", "latest"),
     [
-        pytest.param(["optimizer.kwargs.lr=0.2"], None, 6 * EVERY, id="rate x 100"),
+        pytest.param(["optimizer.kwargs.lr=0.2"], None, 9 * EVERY, id="rate x 100"),
         pytest.param([JUMP], None, AT + EVERY, id="rate x 100 from 300 on"),
         pytest.param([], "a poisoned batch", AT + EVERY, id="a poisoned batch"),
         pytest.param(["trainer.epochs=2"], "missing labels", AT + 4 * EVERY, id="missing labels"),
