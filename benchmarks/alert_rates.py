@@ -1,4 +1,4 @@
-"""Count false and missed alerts on the labelled curves, and write them into docs/how-to/alerts.md.
+"""Count false and missed alerts on the labeled curves, and write them into docs/how-to/alerts.md.
 
 ``python benchmarks/alert_rates.py`` measures the current rules, in a few minutes; ``… before`` stores the numbers as
 those of an earlier version, to be found on the path of Python; ``… page`` only writes the page. The seeds differ from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from aimnet2mult.cli.check_data import show_report
 from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath
+from aimnet2mult.cli.interrupts import exiting_on_signals
 from telemetry.errors import did_you_mean
 from telemetry.terminal import print_line
 
@@ -29,6 +31,18 @@ class Assignment(click.ParamType):  # type: ignore[type-arg] # not generic in cl
         if not text:
             self.fail(f"{value!r} is not {key}=VALUE", param, ctx)
         return key, text
+
+
+def _unique(option: str, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return the values by key.
+
+    Raises:
+        UsageError: A key is repeated.
+    """
+    counts = Counter(key for key, _ in pairs)
+    if repeated := [key for key, count in counts.items() if count > 1]:
+        raise click.UsageError(f"{option} is given more than once for {', '.join(repeated)}")
+    return dict(pairs)
 
 
 @click.command("convert", context_settings=HELP)
@@ -79,16 +93,25 @@ def convert(
     from aimnet2mult.data.conversion.convert import Options
     from aimnet2mult.data.conversion.convert import convert as convert_files
     from aimnet2mult.quantities import LABELS
+    from telemetry.run_folder.atomic_write import remove_temporary_files
 
     stated = {"charge": charge, "mult": mult}
     options = Options(
-        names=dict(keys),
-        units=dict(units),
+        names=_unique("--key", keys),
+        units=_unique("--unit", units),
         defaults={key: value for key, value in stated.items() if value is not None},
         ignore_cell=ignore_cell,
     )
-    for line in convert_files(inputs, output, options, lambda line: print_line(line, err=True)):
+    # The temporary file may be large, and nobody would look for it.
+    with exiting_on_signals(lambda: remove_temporary_files(output)):
+        lines = convert_files(inputs, output, options, lambda line: print_line(line, err=True))
+    for line in lines:
         print_line(line)
     report = check_files([output], labels=tuple(LABELS))
     show_report(report)
+    if not report.ok or len(report.warnings):
+        print_line(
+            "rows are in the order of the input, per number of atoms; to correct names or units, remove the file and "
+            "convert again with --key and --unit"
+        )
     context.exit(0 if report.ok else 1)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aimnet2mult.distributed.stop_signal import PREEMPTIONS
@@ -19,11 +19,15 @@ EXIT_NOT_MET = 1
 """Exit code after any of `PREEMPTIONS` in one of several processes: the ranks have not met yet."""
 
 
-def exit_on_signals() -> None:
-    """Let SIGINT and the signals of batch systems end the process at once, with the exit codes of the training."""
-    _exit_on_interrupt()
+def exit_on_signals(clean_up: Callable[[], object] = lambda: None) -> None:
+    """Let SIGINT and the signals of batch systems end the process at once, with the exit codes of the training.
+
+    Args:
+        clean_up: Called in the handler of the signal, before the process ends.
+    """
+    _exit_on_interrupt(clean_up)
     code = EXIT_PREEMPTED if _is_alone() else EXIT_NOT_MET
-    _handle_preemptions(lambda *_: os._exit(code))
+    _handle_preemptions(lambda *_: _exit(code, clean_up))
 
 
 def conclude() -> None:
@@ -33,20 +37,29 @@ def conclude() -> None:
 
 
 @contextlib.contextmanager
-def exiting_on_signals() -> Iterator[None]:
+def exiting_on_signals(clean_up: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Handle signals as `exit_on_signals` does, for the duration of the context."""
     before = {number: signal.getsignal(number) for number in (*PREEMPTIONS, signal.SIGINT)}
-    exit_on_signals()
-    yield
-    if _in_main_thread():
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    exit_on_signals(clean_up)
+    try:
+        yield
+    finally:
+        if _in_main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def _exit_on_interrupt() -> None:
+def _exit_on_interrupt(clean_up: Callable[[], object] = lambda: None) -> None:
     # SIGINT is ignored in a background job.
     if _in_main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+        signal.signal(signal.SIGINT, lambda *_: _exit(EXIT_INTERRUPTED, clean_up))
+
+
+def _exit(code: int, clean_up: Callable[[], object]) -> None:
+    try:
+        clean_up()
+    finally:
+        os._exit(code)
 
 
 def _handle_preemptions(handler: Any) -> None:

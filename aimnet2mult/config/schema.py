@@ -1,7 +1,4 @@
-"""Typed and validated settings of a training run.
-
-Does not import torch, so that mistakes are reported before anything slow is imported.
-"""
+"""Typed and validated settings of a training run, without torch: mistakes are reported before slow imports."""
 
 from __future__ import annotations
 

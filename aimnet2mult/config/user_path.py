@@ -8,8 +8,7 @@ __all__ = ["expand_user", "is_file"]
 
 def expand_user(path: str | Path) -> Path:
     """Return a path with a leading ``~`` or ``~name`` expanded, or unchanged if there is no such user."""
-    # Path.expanduser raises RuntimeError for an unknown user.
-    return Path(os.path.expanduser(path))  # noqa: PTH111
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
 
 
 def is_file(path: str | Path) -> bool:

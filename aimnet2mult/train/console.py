@@ -113,7 +113,7 @@ class Console:
     def _update_bar(self, step: int, now: float, latest: Mapping[str, float], alerts: Sequence[Alert]) -> None:
         length = max(1, self._total // max(1, self._epochs))
         if self._bar is None:
-            # What is left of a closed bar is the line of the epoch.
+            # The line of the epoch replaces the bar.
             self._bar = tqdm(
                 total=length,
                 initial=(step - 1) % length,

@@ -95,7 +95,7 @@ class Training:
         if self._consensus.failed:
             # Another rank may have been the first to see the flags.
             self._bad_steps.wait()
-            self._save_failed(state.iteration)
+            _save_failed(self._checkpointing, state.iteration, self._bad_steps.suspect_from)
             return Outcome("not finite", self._bad_steps.failure)
         self._checkpointing.save(state.iteration)
         complete = state.iteration == total or self._finished_by_lr
@@ -107,15 +107,6 @@ class Training:
             reason = f"no checkpoint at iteration {state.iteration}: {self._checkpointing.problem}"
             return Outcome("not saved" if are_finite(self._components.model) else "not finite", reason)
         return Outcome("finished")
-
-    def _save_failed(self, iteration: int) -> None:
-        """Save the state after skipped steps; after many in a row, the weights may have become too large."""
-        suspect_from = self._bad_steps.suspect_from
-        if suspect_from is None:
-            self._checkpointing.save(iteration)
-        else:
-            what = "set aside, since the weights may have become too large"
-            self._checkpointing.save_diverged(iteration, what, suspect_from=suspect_from)
 
     def _build_trainer(self) -> Engine:
         trainer_config, components = self._config.trainer, self._components
@@ -198,6 +189,15 @@ class Training:
         if self._finished_by_lr and state.iteration < total_iterations(self._trainer):
             self._console.say(f"learning rate {lowest:.3g} is below trainer.stop_below_lr {limit:.3g}: finished")
         return self._finished_by_lr
+
+
+def _save_failed(checkpointing: Checkpointing, iteration: int, suspect_from: int | None) -> None:
+    """Save the state after skipped steps; after many in a row, the weights may have become too large."""
+    if suspect_from is None:
+        checkpointing.save(iteration)
+    else:
+        what = "set aside, since the weights may have become too large"
+        checkpointing.save_diverged(iteration, what, suspect_from=suspect_from)
 
 
 def build_training(

@@ -74,7 +74,7 @@ def dismissing_others(store: Any, info: RankInfo, stop: StopSignal) -> Iterator[
 def stopping_at_once(stop: StopSignal, info: RankInfo, store: Any = None) -> Iterator[None]:
     """Let a signal end the process in the block; as a preemption only if all ranks are there.
 
-    Otherwise, the job of a rank that cannot start would be requeued for ever: SLURM sends SIGTERM to the other ranks,
+    Otherwise, the job of a rank that cannot start would be requeued forever: SLURM sends SIGTERM to the other ranks,
     and reports the highest exit code.
 
     Raises:

@@ -46,7 +46,7 @@ class RunFolder(click.ParamType):  # type: ignore[type-arg] # not generic in cli
 
     name = "run"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
+    def convert(self, value: Any, *_: object) -> Path:
         """Return the run folder."""
         try:
             return find_run(value)

@@ -94,7 +94,7 @@ def show(
         height=height,
         rows=size.lines - 1 if terminal else None,  # the last line is that of the cursor
         follow=follow and terminal,
-        colours=terminal and "NO_COLOR" not in os.environ,
+        colors=terminal and "NO_COLOR" not in os.environ,
         patterns=patterns,
         last=last,
         all_charts=all_charts,

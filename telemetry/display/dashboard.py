@@ -38,7 +38,7 @@ class Dashboard:
         height: number of lines per plot; None for as many as fit.
         rows: number of lines of the terminal; None if there is none.
         follow: whether the lines must fit into the rows.
-        colours: whether lines may contain SGR escape sequences.
+        colors: whether lines may contain SGR escape sequences.
         patterns, last: arguments of ``plots``.
         all_charts: whether to show all charts and streams, not only the main ones.
     """
@@ -47,7 +47,7 @@ class Dashboard:
     height: int | None = None
     rows: int | None = None
     follow: bool = False
-    colours: bool = False
+    colors: bool = False
     patterns: Sequence[str] = ()
     last: int | None = None
     all_charts: bool = False
@@ -93,13 +93,13 @@ class Dashboard:
     def _section(self, section: Sequence[Plot], used: int) -> list[str]:
         """Return the charts and values of a section; ``used`` lines of the terminal are taken."""
         style = styles(section)
-        values = table(section, style, self.width, colours=self.colours)
+        values = table(section, style, self.width, colors=self.colors)
         count, height = self._grid(len(section), used + len(values) + 2)
         width = (self.width - PLOT_GAP * (count - 1)) // count
         out: list[str] = []
         for start in range(0, len(section), count):
             row = section[start : start + count]
-            blocks = [draw(plot, style, width=width, height=height, colours=self.colours) for plot in row]
+            blocks = [draw(plot, style, width=width, height=height, colors=self.colors) for plot in row]
             # The note below takes a line, too.
             needed = used + len(values) + 2 + len(out) + height + 1 + (start + count < len(section))
             if out and self.follow and self.rows is not None and needed > self.rows:

@@ -57,8 +57,8 @@ def write_png(path: Path, plots: Sequence[Plot], title: str) -> None:
 def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
     """Draw plots into one figure.
 
-    With one run, each stream has a colour: the validation a strong one, and the first of several streams, which is the
-    noisiest, a pale one. With several runs, each run has a colour and each stream a line style. Alerts are dotted lines
+    With one run, each stream has a color: the validation a strong one, and the first of several streams, which is the
+    noisiest, a pale one. With several runs, each run has a color and each stream a line style. Alerts are dotted lines
     with their titles.
 
     Raises:
@@ -77,7 +77,7 @@ def draw_figure(plots: Sequence[Plot], title: str) -> Figure:
     figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(title))
-    # Collected across all plots, so that a stream has the same colour in each of them.
+    # Collected across all plots, so that a stream has the same color in each of them.
     streams = list(dict.fromkeys(each.stream for plot in plots for each in plot.series))
     for number, plot in enumerate(plots):
         _draw(figure.add_subplot(rows, columns, number + 1), plot, streams)

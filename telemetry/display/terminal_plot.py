@@ -27,17 +27,17 @@ _ROUNDING = 1 - 1e-9
 """Factor that keeps a tick at the lower end of an axis despite rounding errors."""
 
 
-def draw(plot: Plot, styles: Mapping[str, Style], *, width: int, height: int, colours: bool) -> list[str]:
+def draw(plot: Plot, styles: Mapping[str, Style], *, width: int, height: int, colors: bool) -> list[str]:
     """Return a plot as lines of up to ``width`` columns: a title, and ``height`` lines unless no point is finite.
 
-    With ``colours``, lines contain SGR escape sequences; they contain no other control characters.
+    With ``colors``, lines contain SGR escape sequences; they contain no other control characters.
 
     Args:
         plot: the plot.
         styles: the style of each curve, by label.
         width: the available columns.
         height: number of lines below the title.
-        colours: whether curves are drawn in colors instead of with different marks.
+        colors: whether curves are drawn in colors instead of with different marks.
 
     Raises:
         PackageNotInstalled: plotext is not installed.
@@ -46,7 +46,7 @@ def draw(plot: Plot, styles: Mapping[str, Style], *, width: int, height: int, co
     title = _title(plot, width, log=scale.log)
     return [
         f"{' ' * ((width - width_of(title)) // 2)}{title}",
-        *(_chart(plot, scale, styles, width, height, colours=colours) if scale.has_points else ["no finite values"]),
+        *(_chart(plot, scale, styles, width, height, colors=colors) if scale.has_points else ["no finite values"]),
     ]
 
 
@@ -142,7 +142,7 @@ def _position(number: float, limits: tuple[float, float]) -> float:
 
 
 def _chart(
-    plot: Plot, scale: _Scale, styles: Mapping[str, Style], width: int, height: int, *, colours: bool
+    plot: Plot, scale: _Scale, styles: Mapping[str, Style], width: int, height: int, *, colors: bool
 ) -> list[str]:
     with optional_import("showing curves in the terminal", "'aimnet2mult[plot]'"):
         import plotext as plt  # type: ignore[import-untyped]
@@ -158,17 +158,17 @@ def _chart(
     plt.ylim(0, 1)
     for ticks, set_ticks in ((scale.step_ticks(), plt.xticks), (scale.value_ticks(), plt.yticks)):
         set_ticks(list(ticks), list(ticks.values()))
-    # Braille dots of several curves can be told apart only by colour.
-    use_braille = colours or len(plot.series) == 1
+    # Braille dots of several curves can be told apart only by color.
+    use_braille = colors or len(plot.series) == 1
     for number, series in enumerate(plot.series):
         steps, values = scale.positions(number)
         if steps:
             style = styles[series.label]
             mark = "braille" if use_braille else style.mark
-            plt.plot(steps, values, marker=mark, **({"color": style.color} if colours else {}))
+            plt.plot(steps, values, marker=mark, **({"color": style.color} if colors else {}))
     alerts = [_position(float(alert.step), scale.step_range) for alert in plot.alerts]
     inside = [position for position in alerts if 0 <= position <= 1]
     if inside:
-        plt.scatter(inside, [0.0] * len(inside), marker=ALERT_MARK, **({"color": "red+"} if colours else {}))
+        plt.scatter(inside, [0.0] * len(inside), marker=ALERT_MARK, **({"color": "red+"} if colors else {}))
     text = plt.build()
-    return [line.rstrip() for line in (text if colours else plt.uncolorize(text)).rstrip("\n").split("\n")]
+    return [line.rstrip() for line in (text if colors else plt.uncolorize(text)).rstrip("\n").split("\n")]

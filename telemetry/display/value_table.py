@@ -23,7 +23,7 @@ LINE = "─"
 """Mark of a curve in color."""
 
 
-def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, colours: bool) -> list[str]:
+def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, colors: bool) -> list[str]:
     """Return lines of up to ``width`` columns: a row for each curve, with a column for each plot.
 
     If there are too many plots for one line, several tables follow each other. The best values are those of the
@@ -33,7 +33,7 @@ def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, col
         plots: the plots.
         styles: the style of each curve, by label.
         width: the available columns.
-        colours: whether lines may contain SGR sequences.
+        colors: whether lines may contain SGR sequences.
     """
     labels = [label for label in styles if any(each.label == label for plot in plots for each in plot.series)]
     rows = [row for label in labels for row in _rows(label, plots)]
@@ -47,14 +47,14 @@ def table(plots: Sequence[Plot], styles: Mapping[str, Style], width: int, *, col
     for part in _parts(columns, width - name_width - len("─ ")):
         for name, style, cells in zip(names, marked, zip(*part, strict=True), strict=True):
             if line := (pad(name, name_width) + "".join(cells)).rstrip():
-                lines.append(_marked(line, style, colours=colours))
+                lines.append(_marked(line, style, colors=colors))
     return [*lines, *(cut(line, width) for line in _non_finite_lines(plots))]
 
 
-def _marked(text: str, style: Style | None, *, colours: bool) -> str:
+def _marked(text: str, style: Style | None, *, colors: bool) -> str:
     if style is None:
         return f"  {text}".rstrip()
-    if colours:
+    if colors:
         return f"\x1b[{style.sgr}m{LINE} {text}\x1b[0m"
     return f"{style.mark} {text}"
 

@@ -61,8 +61,7 @@ def run_folders(folder: Path) -> list[Path]:
     except OSError as error:
         msg = f"{folder} cannot be read ({error.strerror}); specify the folder that contains the run folders"
         raise RunFolderError(msg) from error
-    # Unlike Path.is_dir, os.path.isdir never raises.
-    return [each for each in found if os.path.isdir(each) and _may_be_run(each)]  # noqa: PTH112
+    return [each for each in found if os.path.isdir(each) and _may_be_run(each)]  # noqa: PTH112 - Path.is_dir may raise
 
 
 def _may_be_run(folder: Path) -> bool:

@@ -64,8 +64,8 @@ class RunStore:
         with self._lock:
             entries = [run.entry for run in self._runs.values()]
         labels = run_labels(entries)
-        labelled = [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
-        return sorted(labelled, key=lambda entry: (-entry.header.started, entry.folder))
+        labeled = [replace(entry, label=label) for entry, label in zip(entries, labels, strict=True)]
+        return sorted(labeled, key=lambda entry: (-entry.header.started, entry.folder))
 
     def curves(self, key: str, names: Collection[str]) -> dict[str, Curve]:
         """Return curves of a run by full name, except those without points; the first time, wait for them.

@@ -16,6 +16,7 @@ from aimnet2mult.data.file_format import OPTIONAL_INPUTS, array_type
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.report import Problems
 from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import LABELS
 
 __all__ = ["Options", "convert"]
 
@@ -56,6 +57,7 @@ def convert(
         DataError: There are problems, which the message lists, or the new file exists or cannot be written.
     """
     factors = data_unit_factors(options.units, "--unit ")
+    _check_distinct(inputs)
     check_absent(out)
     source = _Source(options, factors)
     with new_file(out) as writer:
@@ -65,6 +67,12 @@ def convert(
                 progress(f"{source.count:,} structures …")
         source.raise_problems()
     return [f"wrote {out}: {counted(source.count, 'structure')}", *source.notes()]
+
+
+def _check_distinct(inputs: Sequence[Path]) -> None:
+    counts = Counter(path.resolve() for path in inputs)
+    if repeated := [str(path) for path, count in counts.items() if count > 1]:
+        raise DataError(f"given more than once: {', '.join(repeated)}")
 
 
 class _Source:
@@ -109,6 +117,8 @@ class _Source:
                 lines.append(f"{key:<22}{self._options.defaults[key]:g} for {counted(count, 'structure')}, as stated")
             else:
                 lines.append(f"{key:<22}not stated; training assumes {OPTIONAL_INPUTS[key]:g} (state it with --{key})")
+        if missing := [label for label in LABELS if label not in self._names.used]:
+            lines.append(f"{'no labels':<22}{', '.join(missing)}")
         if self._names.unused:
             lines.append(f"{'not converted':<22}{', '.join(self._names.unused)}")
         return [f"  {line}" for line in lines]
@@ -144,6 +154,6 @@ class _Source:
         for key, count in self._without.items():
             if count < self.count and key not in self._options.defaults:
                 yield (
-                    f"{self._first_without[key]}: there is no {key}, as in {counted(count, 'structure')} of "
-                    f"{self.count:,}; state it for them with --{key}"
+                    f"{self._first_without[key]}: no {key}, as in {count:,} of {counted(self.count, 'structure')}; "
+                    f"state it for them with --{key}"
                 )

@@ -2,14 +2,18 @@
 
 import gzip
 import io
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 from aimnet2mult.data.conversion.names import Names
-from aimnet2mult.data.conversion.npz import read_npz
+from aimnet2mult.data.conversion.npz import is_periodic, read_npz
 from aimnet2mult.errors import DataError
 from telemetry.errors import error_text
 
@@ -17,6 +21,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["FORMATS", "Frame", "read_frames"]
+
+
+QUOTED = re.compile(r""" "[^"]*" | '[^']*' | \{[^}]*\} | \[[^]]*\] """, re.VERBOSE)
+"""Texts and arrays in the comment of a frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +76,33 @@ def _find_reader(path: Path) -> "Reader":
     return reader
 
 
-def _read_xyz(path: Path, _: Names) -> Iterator[Frame]:
+def _read_xyz(path: Path, names: Names) -> Iterator[Frame]:
     from ase.io.extxyz import read_xyz
 
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    open_text = gzip.open if path.suffix.lower() == ".gz" else open
+    # Bytes that are not UTF-8 do not matter in comments; in numbers and elements, they are reported.
+    with open_text(path, "rt", encoding="utf-8-sig", errors="replace") as file:
         for number, text in enumerate(_split_xyz(path, file)):
             place = f"{path}, frame {number}"
             try:
+                _check_comment(text.split("\n", 2)[1], names)
                 (atoms,) = read_xyz(io.StringIO(text), index=slice(0, 1))
-                yield _frame(place, atoms, atoms.info)
+                yield _frame(place, names, atoms, atoms.info)
+            except KeyError as error:
+                yield Frame(place=place, values={}, problem=f"unknown element {error}")
             except Exception as error:  # noqa: BLE001 - ASE raises errors of any type for malformed lines
-                yield Frame(place=place, values={}, problem=error_text(error) or type(error).__name__)
+                yield Frame(place=place, values={}, problem=f"cannot be read: {error_text(error)}")
+
+
+def _check_comment(line: str, names: Names) -> None:
+    """Check that the comment of a frame gives each value once; ASE would silently use the last one.
+
+    Raises:
+        DataError: A name is repeated.
+    """
+    found = [name for name in re.findall(r"([^\s=]+)\s*=", QUOTED.sub('""', line)) if name in names.wanted]
+    if repeated := [name for name, count in Counter(found).items() if count > 1]:
+        raise DataError(f"{', '.join(map(repr, repeated))}: given more than once")
 
 
 def _split_xyz(path: Path, file: TextIO) -> Iterator[str]:
@@ -93,29 +117,41 @@ def _split_xyz(path: Path, file: TextIO) -> Iterator[str]:
         yield line + "".join(rest)
 
 
-def _read_database(path: Path, _: Names) -> Iterator[Frame]:
+def _read_database(path: Path, names: Names) -> Iterator[Frame]:
     from ase.db import connect
 
     database = connect(path, type="db")  # type: ignore[no-untyped-call]
     for row in database.select():
-        yield _frame(f"{path}, ID {row.id}", row.toatoms(), {**row.data, **row.key_value_pairs})
+        yield _frame(f"{path}, ID {row.id}", names, row.toatoms(), {**row.data, **row.key_value_pairs})
 
 
-def _read_trajectory(path: Path, _: Names) -> Iterator[Frame]:
+def _read_trajectory(path: Path, names: Names) -> Iterator[Frame]:
     from ase.io import iread
 
     for number, atoms in enumerate(iread(path, index=":", format="traj")):
-        yield _frame(f"{path}, frame {number}", atoms, atoms.info)
+        yield _frame(f"{path}, frame {number}", names, atoms, atoms.info)
 
 
-def _frame(place: str, atoms: "Atoms", info: Mapping[str, Any]) -> Frame:
-    results = {} if atoms.calc is None else atoms.calc.results
-    return Frame(place=place, values={**info, **atoms.arrays, **results}, periodic=bool(atoms.pbc.any()))
+def _frame(place: str, names: Names, atoms: "Atoms", info: Mapping[str, Any]) -> Frame:
+    """Return a structure with the values in ``info``, its arrays and the results of its calculator."""
+    values = {**atoms.arrays, **({} if atoms.calc is None else atoms.calc.results)}
+    unclear = sorted(key for key in values.keys() & info.keys() & names.wanted if _differ(values[key], info[key]))
+    problem = f"{', '.join(map(repr, unclear))}: given twice, with different values" if unclear else ""
+    return Frame(place=place, values={**info, **values}, periodic=bool(atoms.pbc.any()), problem=problem)
+
+
+def _differ(first: Any, second: Any) -> bool:
+    """Return whether two values differ by more than the rounding of float32."""
+    try:
+        return not np.allclose(first, second, rtol=1e-6, atol=1e-6, equal_nan=True)
+    except (TypeError, ValueError):  # texts, or arrays of other shapes
+        return True
 
 
 def _read_npz(path: Path, names: Names) -> Iterator[Frame]:
+    periodic = is_periodic(path)
     for number, values in enumerate(read_npz(path, names)):
-        yield Frame(place=f"{path}, row {number}", values=values)
+        yield Frame(place=f"{path}, row {number}", values=values, periodic=periodic)
 
 
 Reader = Callable[[Path, Names], Iterator[Frame]]

@@ -41,6 +41,8 @@ class Names:
         self.used: dict[str, dict[str, None]] = {}
         """Names that have been used by input or label, in the order of appearance."""
         self._given = dict(given)
+        self.wanted = {name for key, names in NAMES.items() for name in names if key not in given} | {*given.values()}
+        """All names that are looked for."""
         self.found: set[str] = set()
         """All names that have been found."""
         self._resolve = cache(self._resolve_new)

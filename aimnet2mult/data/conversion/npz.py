@@ -18,12 +18,15 @@ import numpy.typing as npt
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.errors import DataError
 
-__all__ = ["read_npz"]
+__all__ = ["is_periodic", "read_npz"]
 
 Array = npt.NDArray[Any]
 
 COUNTS = ("natoms", "n_atoms", "num_atoms")
 """Names of the array with the number of atoms of each structure."""
+
+PERIODIC = ("pbc", "cell", "cells", "lattice")
+"""Names of arrays that are not zero for periodic structures."""
 
 
 class Rows:
@@ -66,6 +69,16 @@ class Rows:
         return np.frombuffer(data, self._dtype).reshape(shape)
 
 
+def is_periodic(path: Path) -> bool:
+    """Return whether any structure is periodic, according to ``pbc`` or, without it, the cells."""
+    with zipfile.ZipFile(path) as file:
+        found = next((name for name in PERIODIC if f"{name}.npy" in file.namelist()), None)
+        if found is None:
+            return False
+        with file.open(f"{found}.npy") as stream:
+            return bool(np.lib.format.read_array(stream, allow_pickle=False).any())
+
+
 def read_npz(path: Path, names: Names) -> Iterator[Mapping[str, Array]]:
     """Yield the values of each structure by name, without padding.
 
@@ -74,9 +87,9 @@ def read_npz(path: Path, names: Names) -> Iterator[Mapping[str, Array]]:
     """
     with zipfile.ZipFile(path) as file, ExitStack() as stack:
         members = {name.removesuffix(".npy"): name for name in file.namelist() if name.endswith(".npy")}
-        resolved = names.resolve(members)
-        used = {*resolved.values(), *(name for name in COUNTS if name in members)}
         try:
+            resolved = names.resolve(members)
+            used = {*resolved.values(), *(name for name in COUNTS if name in members)}
             arrays = {name: Rows(name, stack.enter_context(file.open(members[name]))) for name in sorted(used)}
             names.require(("coord", "numbers"), resolved)
             yield from _structures(arrays, resolved)

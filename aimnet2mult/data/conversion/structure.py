@@ -18,6 +18,9 @@ __all__ = ["Structure", "row_shape", "to_structure"]
 Structure = Mapping[str, npt.NDArray[Any]]
 """Inputs and labels of a structure: ``coord`` (N, 3), ``numbers`` (N,), others as in a row of the HDF5 file."""
 
+ELEMENTS = 118
+"""Number of elements; which of them can be trained on is checked later."""
+
 
 def to_structure(frame: Frame, names: Names, factors: Mapping[str, float]) -> Structure:
     """Return the arrays of a structure; ``factors`` converts them to the units of the training.
@@ -47,12 +50,22 @@ def _problems(arrays: Structure, resolved: Mapping[str, str]) -> Iterator[str]:
     for key, array in arrays.items():
         expected = row_shape(key, len(numbers))
         if array.dtype.kind not in "iuf":
-            yield f"{resolved[key]!r} has type {array.dtype}; expected numbers"
+            value = f"is {array.item()!r}" if array.ndim == 0 else f"has type {array.dtype}"
+            yield f"{resolved[key]!r} {value}; expected {'numbers' if expected else 'a number'}"
         # A value may be stored as an array of one value, and charges (N,) as a column (N, 1).
         elif array.shape not in (expected, (*expected, 1)):
             yield f"{resolved[key]!r} has shape {array.shape}, expected {expected}"
-    if numbers.dtype.kind in "iuf" and not numbers.all():
+    if numbers.dtype.kind in "iuf":
+        yield from _number_problems(numbers)
+
+
+def _number_problems(numbers: npt.NDArray[Any]) -> Iterator[str]:
+    """Describe the first invalid atomic number."""
+    if not numbers.all():
         yield f"atom {int(np.argmin(numbers != 0))} has no element"
+    elif not (valid := (numbers > 0) & (numbers <= ELEMENTS) & (np.rint(numbers) == numbers)).all():
+        atom = int(np.argmin(valid))
+        yield f"atom {atom} has atomic number {numbers[atom]:g}; expected 1 to {ELEMENTS}"
 
 
 def row_shape(key: str, atoms: int) -> tuple[int, ...]:

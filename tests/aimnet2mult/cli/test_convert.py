@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -132,6 +133,7 @@ def test_the_output_says_what_was_read_and_checks_it(tmp_path: Path, frames: lis
         "forces                forces [eV/Å]",
         "charge                0 for 6 structures, as stated",
         "mult                  not stated; training assumes 1 (state it with --mult)",
+        "no labels             spin_charges",
         "not converted         note",
         "structures            6 in 3 groups",
     ):
@@ -173,8 +175,8 @@ def test_charge_and_multiplicity_are_those_of_the_file_or_as_stated(tmp_path: Pa
     frames = [make("CH3", 0, charge=1, multiplicity=1), make("CH3", 1)]
     path = write_xyz(tmp_path, frames)
     assert error(tmp_path, path) == [
-        f"{path}, frame 1: there is no charge, as in 1 structure of 2; state it for them with --charge",
-        f"{path}, frame 1: there is no mult, as in 1 structure of 2; state it for them with --mult",
+        f"{path}, frame 1: no charge, as in 1 of 2 structures; state it for them with --charge",
+        f"{path}, frame 1: no mult, as in 1 of 2 structures; state it for them with --mult",
     ]
     arrays = convert(tmp_path, path, "--charge", "0", "--mult", "2")
     assert (arrays["004/charge"].tolist(), arrays["004/mult"].tolist()) == ([1, 0], [1, 2])
@@ -193,8 +195,8 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty.xyz").touch()
     found = error(tmp_path, path, other, tmp_path / "empty.xyz", "--key", "charge=net")
     assert found[0].startswith(f"{path}, frame 1: the structure is periodic, but training treats it as")
-    assert found[1].startswith(f"{path}, frame 2: could not convert string to float: 'x")
-    assert found[2] == f"{path}, frame 3: 'REF_energy' has type <U7; expected numbers"
+    assert found[1].startswith(f"{path}, frame 2: cannot be read: could not convert string to float: 'x")
+    assert found[2] == f"{path}, frame 3: 'REF_energy' is 'unknown'; expected a number"
     assert found[3:5] == [
         f"{other}, frame 0: the file ends before 3 atoms; it is truncated",
         f"{tmp_path / 'empty.xyz'} has no structures",
@@ -244,6 +246,46 @@ def test_a_recognized_name_that_means_something_else_can_be_left_out(tmp_path: P
     assert "003/charge" not in convert(tmp_path, path, "--key", "charge=none")
 
 
+def test_a_value_that_a_frame_gives_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text('1\nenergy=-13.1 note="energy=2 energy=3"\nH 0 0 0\n1\nenergy=-13.2 energy=-5\nH 0 0 0\n')
+    assert error(tmp_path, path) == [f"{path}, frame 1: cannot be read: 'energy': given more than once"]
+
+
+def test_a_result_that_differs_from_the_data_of_a_database_is_an_error(tmp_path: Path) -> None:
+    path, atoms = tmp_path / "a.db", make("H2O", 0)
+    same = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces().astype(np.float32)}
+    with connect(path) as database:
+        database.write(atoms, data={**same, "stress": 1})
+    assert convert(tmp_path, path)["003/energy"].tolist() == [same["energy"]]
+    (tmp_path / "out.h5").unlink()
+    with connect(path) as database:
+        database.write(atoms, data={**same, "energy": -1.0})
+    assert error(tmp_path, path) == [f"{path}, ID 2: 'energy': given twice, with different values"]
+
+
+def test_unknown_elements_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("1\nenergy=-13.1\nD 0 0 0\n")
+    assert error(tmp_path, path) == [f"{path}, frame 0: unknown element 'D'"]
+
+
+@pytest.mark.parametrize(("suffix", "encoding"), [("xyz", "latin-1"), ("xyz", "utf-8-sig"), ("XYZ.GZ", "latin-1")])
+def test_bytes_that_are_not_utf_8_do_not_matter_in_comments(tmp_path: Path, suffix: str, encoding: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    text = "1\r\nenergy=-13.1 note=Überfall\r\nH 0 0 0\r\n".encode(encoding)
+    path.write_bytes(gzip.compress(text) if suffix.endswith("GZ") else text)
+    assert convert(tmp_path, path)["001/energy"].tolist() == [-13.1]
+
+
+def test_a_file_or_option_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
+    path = write_xyz(tmp_path, [make("H2O", 0)])
+    assert error(tmp_path, path, tmp_path / "." / path.name) == [f"given more than once: {path}"]
+    result = invoke(path, "-o", tmp_path / "out.h5", "--key", "energy=E0", "--key", "energy=E1")
+    assert (result.exit_code, (tmp_path / "out.h5").exists()) == (2, False)
+    assert "--key is given more than once for energy" in result.output
+
+
 def test_unknown_units_are_reported_before_reading(tmp_path: Path) -> None:
     (line,) = error(tmp_path, write_xyz(tmp_path, [make("H2O", 0)]), "--unit", "energy=hartee")
     assert line.startswith("--unit energy: 'hartee' is not a unit")
@@ -285,6 +327,25 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.xyz"]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("1\nenergy=-13.1\nH 0 0 0\n" * 2)
+    script = f"""
+import os
+from aimnet2mult.cli import cli, run
+from aimnet2mult.data.conversion import writer
+def send_signal(self, structure):
+    assert len(os.listdir()) == 2  # the input and the temporary file
+    os.kill(os.getpid(), {int(number)})
+writer.GroupWriter.add = send_signal
+run(cli, "aimnet2mult", ["convert", {str(path)!r}, "-o", "out.h5"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert os.listdir(tmp_path) == ["a.xyz"]
+
+
 def test_the_command_needs_neither_torch_nor_aimnet(tmp_path: Path) -> None:
     path = write_xyz(tmp_path, [make("H2O", 0)])
     code = f"""
@@ -304,3 +365,4 @@ def test_bad_structures_give_exit_code_1(tmp_path: Path) -> None:
     result = invoke(write_xyz(tmp_path, [atoms]), "-o", tmp_path / "out.h5")
     assert result.exit_code == 1
     assert "group 003, row 0: atoms 0 and 1 are 0 Å apart" in result.output
+    assert result.output.splitlines()[-1].startswith("rows are in the order of the input, per number of atoms; ")

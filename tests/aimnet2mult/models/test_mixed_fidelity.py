@@ -206,11 +206,11 @@ def test_output_modules_see_true_atomic_numbers(*, readouts: bool, first: bool) 
     given["kwargs"]["outputs"] = {"dipole": DIPOLE, **outputs} if first else {**outputs, "dipole": DIPOLE}
     model = mixed(readouts=readouts, definition=given)
     data = batch([1, 1, 0], padding=1)
-    data["charge"] += 1  # the dipole of a neutral molecule does not depend on the centre of mass
+    data["charge"] += 1  # the dipole of a neutral molecule does not depend on the center of mass
     found = model({key: value.clone() for key, value in data.items()})
     masses = get_masses()[data["numbers"].long()].masked_fill(data["numbers"] == 0, 0)
-    centre = (data["coord"] * masses.unsqueeze(-1)).sum(1) / masses.sum(1, keepdim=True)
-    expected = (found["charges"].unsqueeze(-1) * (data["coord"] - centre.unsqueeze(1))).sum(1)
+    center = (data["coord"] * masses.unsqueeze(-1)).sum(1) / masses.sum(1, keepdim=True)
+    expected = (found["charges"].unsqueeze(-1) * (data["coord"] - center.unsqueeze(1))).sum(1)
     torch.testing.assert_close(found["dipole"], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(found["numbers"], data["numbers"].long())
 
@@ -269,14 +269,14 @@ def test_flat_batches_with_neighbor_lists_are_supported() -> None:
     expected = predict(model, data)
     atoms = 4
     others = torch.tensor([[j for j in range(atoms) if j != i] for i in range(atoms)])
-    neighbours = torch.cat([others, others + atoms, torch.full((1, atoms - 1), 2 * atoms)])
+    neighbors = torch.cat([others, others + atoms, torch.full((1, atoms - 1), 2 * atoms)])
     flat = {
         "coord": torch.cat([data["coord"].flatten(0, 1), torch.zeros(1, 3)]),
         "numbers": torch.cat([data["numbers"].flatten(), torch.zeros(1, dtype=torch.int32)]),
         "charge": data["charge"],
         "mult": data["mult"],
         "fidelity": data["fidelity"],
-        "nbmat": neighbours,
+        "nbmat": neighbors,
         "mol_idx": torch.tensor([0] * atoms + [1] * (atoms + 1)),
     }
     found = predict(model, flat)

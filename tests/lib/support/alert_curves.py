@@ -1,4 +1,4 @@
-"""Simulated and recorded curves that say which alerts are right: the labelled set for the rates of alerts.
+"""Simulated and recorded curves that say which alerts are right: the labeled set for the rates of alerts.
 
 Each kind of curve draws its length, noise, shape and fault from a seed. Values of a simulated metric are a smooth curve
 times noise, which is partly common to all metrics of a point, as batches are.
@@ -48,7 +48,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """The points of a run and the alerts that are right; all others are false.
 
     Attributes:
@@ -98,11 +98,11 @@ class Curves:
         }
         self._val_noise = min(0.1, 0.3 * float(np.std(np.log(common))))
 
-    def labelled(self, *expected: Expected, resumed: bool = False, pauses: dict[int, float] | None = None) -> Labelled:
+    def labeled(self, *expected: Expected, resumed: bool = False, pauses: dict[int, float] | None = None) -> Labeled:
         """Return the points, with a validation after every tenth of them."""
         points = list(self._points())
         cut = len(points) // 2 if resumed else 0
-        return Labelled(points[cut:], expected, points[:cut], pauses or {})
+        return Labeled(points[cut:], expected, points[:cut], pauses or {})
 
     def step(self, point: int) -> int:
         """Return the iteration of a point."""
@@ -185,41 +185,41 @@ _SHAPES: dict[str, Callable[[Values, np.random.Generator, int], Values]] = {
 }
 
 
-def healthy(chance: np.random.Generator) -> Labelled:
+def healthy(chance: np.random.Generator) -> Labeled:
     """Return a healthy run of any shape and noise."""
-    return Curves(chance).labelled()
+    return Curves(chance).labeled()
 
 
-def healthy_long(chance: np.random.Generator) -> Labelled:
+def healthy_long(chance: np.random.Generator) -> Labeled:
     """Return a healthy run of 5,000 points."""
-    return Curves(chance, least=5000, most=5000).labelled()
+    return Curves(chance, least=5000, most=5000).labeled()
 
 
-def warm_restarts(chance: np.random.Generator) -> Labelled:
+def warm_restarts(chance: np.random.Generator) -> Labeled:
     """Return a healthy run with restarts of the learning rate."""
-    return Curves(chance, shapes="restarts", least=100).labelled()
+    return Curves(chance, shapes="restarts", least=100).labeled()
 
 
-def resumed(chance: np.random.Generator) -> Labelled:
+def resumed(chance: np.random.Generator) -> Labeled:
     """Return the second half of a healthy run, whose first half was an earlier attempt."""
-    return Curves(chance, least=40).labelled(resumed=True)
+    return Curves(chance, least=40).labeled(resumed=True)
 
 
-def plateau(chance: np.random.Generator) -> Labelled:
+def plateau(chance: np.random.Generator) -> Labeled:
     """Return a healthy run that does not improve."""
-    return Curves(chance, shapes="plateau").labelled()
+    return Curves(chance, shapes="plateau").labeled()
 
 
-def rare_fidelity(chance: np.random.Generator) -> Labelled:
+def rare_fidelity(chance: np.random.Generator) -> Labeled:
     """Return a healthy run with a fidelity in 90 to 99 % of the windows."""
     curves = Curves(chance, least=100)
     absent = chance.random(curves.number) > chance.uniform(0.9, 0.99)
     for name in ERRORS:
         curves.train[f"spgfn2/{name}"][absent] = ABSENT
-    return curves.labelled()
+    return curves.labeled()
 
 
-def lost_fidelity(chance: np.random.Generator) -> Labelled:
+def lost_fidelity(chance: np.random.Generator) -> Labeled:
     """Return a run that loses a fidelity, which was in 90 to 100 % of the windows."""
     curves = Curves(chance, least=60)
     absent = chance.random(curves.number) > min(1.0, chance.uniform(0.9, 1.05))
@@ -227,20 +227,20 @@ def lost_fidelity(chance: np.random.Generator) -> Labelled:
     absent[at - 1], absent[at:] = False, True
     for name in ERRORS:
         curves.train[f"spgfn2/{name}"][absent] = ABSENT
-    return curves.labelled(Expected(("unlabelled",), curves.step(at), curves.step(at + 10)))
+    return curves.labeled(Expected(("unlabelled",), curves.step(at), curves.step(at + 10)))
 
 
-def not_finite(chance: np.random.Generator) -> Labelled:
+def not_finite(chance: np.random.Generator) -> Labeled:
     """Return a run with a NaN or infinite value at one point or for the rest of the run."""
     curves = Curves(chance)
     at = curves.random_point(0.0)
     last = at + 1 if chance.random() < 0.5 else curves.number
     name = str(chance.choice(["loss", "gfn1/E_rmse"]))
     curves.train[name][at:last] = chance.choice([math.nan, math.inf])
-    return curves.labelled(Expected(("non-finite",), curves.step(at), curves.step(at)))
+    return curves.labeled(Expected(("non-finite",), curves.step(at), curves.step(at)))
 
 
-def _spike(chance: np.random.Generator, length: int | None) -> Labelled:
+def _spike(chance: np.random.Generator, length: int | None) -> Labeled:
     curves = Curves(chance, least=60)
     at = curves.random_point()
     factor = math.exp(chance.uniform(math.log(5), math.log(50)))
@@ -249,33 +249,33 @@ def _spike(chance: np.random.Generator, length: int | None) -> Labelled:
         curves.train[name][at:last] *= factor
     within = at + 5 if length is None else last - 1
     also: tuple[Cause, ...] = ("diverging", "apart") if length is None else ()
-    return curves.labelled(Expected(("spike",), curves.step(at), curves.step(within), also))
+    return curves.labeled(Expected(("spike",), curves.step(at), curves.step(within), also))
 
 
-def spike_that_heals(chance: np.random.Generator) -> Labelled:
+def spike_that_heals(chance: np.random.Generator) -> Labeled:
     """Return a run with one to three points that are 5 to 50 times too high."""
     return _spike(chance, int(chance.integers(1, 4)))
 
 
-def spike_that_stays(chance: np.random.Generator) -> Labelled:
+def spike_that_stays(chance: np.random.Generator) -> Labeled:
     """Return a run whose loss rises by a factor of 5 to 50 at one point, and stays there."""
     return _spike(chance, None)
 
 
-def spike_after_resuming(chance: np.random.Generator) -> Labelled:
+def spike_after_resuming(chance: np.random.Generator) -> Labeled:
     """Return a resumed run whose loss rises by a factor of 12 to 50 in the second attempt, and stays there."""
     curves = Curves(chance, least=80)
     at = curves.random_point(0.65, 0.9)
     factor = math.exp(chance.uniform(math.log(12), math.log(50)))
     for name in ("loss", "gfn1/loss", "gfn1/E_rmse"):
         curves.train[name][at:] *= factor
-    return curves.labelled(
+    return curves.labeled(
         Expected(("spike", "diverging"), curves.step(at), curves.step(at + 12), ("spike", "diverging", "apart")),
         resumed=True,
     )
 
 
-def slow_divergence(chance: np.random.Generator) -> Labelled:
+def slow_divergence(chance: np.random.Generator) -> Labeled:
     """Return a run whose loss and errors grow by 1 to 5 % per point, up to 20 to 100 times."""
     curves = Curves(chance, least=600, most=1200)
     at = curves.random_point(0.2, 0.35)
@@ -286,7 +286,7 @@ def slow_divergence(chance: np.random.Generator) -> Labelled:
         curves.train[name][at:] = np.median(base[max(0, at - 10) : at + 1]) * base[at:] / _smooth(base)[at:]
         curves.train[name] *= rise
     found = at + math.ceil(math.log(14) / math.log1p(growth)) + 25
-    return curves.labelled(
+    return curves.labeled(
         Expected(("diverging",), curves.step(at), curves.step(found), ("spike", "apart")),
     )
 
@@ -297,7 +297,7 @@ def _smooth(values: Values) -> Values:
     return smooth
 
 
-def too_large_rate(chance: np.random.Generator) -> Labelled:
+def too_large_rate(chance: np.random.Generator) -> Labeled:
     """Return a run whose loss rises by a factor of 20 to 1,000 at one of the points 2 to 5, and stays there."""
     curves = Curves(chance, shapes="power law", least=30)
     at = int(chance.integers(1, 5))
@@ -305,12 +305,12 @@ def too_large_rate(chance: np.random.Generator) -> Labelled:
     for name in curves.train:
         curves.train[name][at:] = curves.train[name][0] * factor
         curves.train[name][at:] *= np.exp(0.1 * chance.normal(size=curves.number - at))
-    return curves.labelled(
+    return curves.labeled(
         Expected(("spike", "diverging"), curves.step(at), curves.step(at + 5), ("spike", "diverging"))
     )
 
 
-def rising_error(chance: np.random.Generator) -> Labelled:
+def rising_error(chance: np.random.Generator) -> Labeled:
     """Return a run in which one error triples to tenfolds within 50 to 300 points while the loss does not rise."""
     curves = Curves(chance, shapes="exponential", least=400)
     at, duration = curves.random_point(0.2, 0.35), int(chance.integers(50, min(300, curves.number // 2)))
@@ -319,24 +319,24 @@ def rising_error(chance: np.random.Generator) -> Labelled:
     base = curves.train["s_rmse"]
     base[at:] *= np.median(base[at - 5 : at + 1]) / _smooth(base)[at:]
     base *= rise
-    return curves.labelled(Expected(("apart",), curves.step(at), curves.step(at + duration + 30), ("spike",)))
+    return curves.labeled(Expected(("apart",), curves.step(at), curves.step(at + duration + 30), ("spike",)))
 
 
-def slow_validation(chance: np.random.Generator) -> Labelled:
+def slow_validation(chance: np.random.Generator) -> Labeled:
     """Return a healthy run with pauses of one to four minutes for validation."""
     curves = Curves(chance, least=40, most=300)
-    return curves.labelled(pauses={n: float(chance.uniform(60, 240)) for n in range(10, curves.number, 10)})
+    return curves.labeled(pauses={n: float(chance.uniform(60, 240)) for n in range(10, curves.number, 10)})
 
 
-def hanging_loader(chance: np.random.Generator) -> Labelled:
+def hanging_loader(chance: np.random.Generator) -> Labeled:
     """Return a run that hangs for an hour."""
     curves = Curves(chance, shapes="power law", least=40, most=300)
     at = int(chance.integers(5, 20))
     step = curves.step(at - 1)
-    return curves.labelled(Expected(("stalled",), step, step), pauses={at: 3600.0})
+    return curves.labeled(Expected(("stalled",), step, step), pauses={at: 3600.0})
 
 
-def recorded(name: str) -> Labelled:
+def recorded(name: str) -> Labeled:
     """Return a recorded run with the alerts that are right (see tests/data/alert-curves/README.md)."""
     run = json.loads((RECORDED / f"{name}.json").read_text())
     points = [
@@ -344,7 +344,7 @@ def recorded(name: str) -> Labelled:
         for stream, names in run["metrics"].items()
         for step, *row in run["points"][stream]
     ]
-    return Labelled(sorted(points, key=lambda point: point.step), tuple(Expected(**e) for e in run["expected"]))
+    return Labeled(sorted(points, key=lambda point: point.step), tuple(Expected(**e) for e in run["expected"]))
 
 
 HEALTHY = (healthy, healthy_long, plateau, warm_restarts, resumed, rare_fidelity, slow_validation)
@@ -361,6 +361,6 @@ FAULTY = (
 )
 
 
-def draw(kind: Callable[[np.random.Generator], Labelled], seed: int) -> Labelled:
+def draw(kind: Callable[[np.random.Generator], Labeled], seed: int) -> Labeled:
     """Return the curve of a kind with a seed."""
     return kind(np.random.default_rng([seed, zlib.crc32(kind.__name__.encode())]))

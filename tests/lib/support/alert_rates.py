@@ -1,4 +1,4 @@
-"""Count the false and missed alerts of the detector on labelled runs."""
+"""Count the false and missed alerts of the detector on labeled runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from support.alert_curves import WINDOW, Labelled
+from support.alert_curves import WINDOW, Labeled
 from telemetry.alerts.detector import AnomalyDetector
 from telemetry.alerts.settings import AlertSettings
 from telemetry.records import Alert
@@ -52,7 +52,7 @@ class Rates:
             name: {cause: number for cause, number in sorted(count.items()) if number} for name, count in counts.items()
         }
 
-    def add(self, run: Labelled) -> None:
+    def add(self, run: Labeled) -> None:
         """Count the alerts of a run."""
         alerts = raised(run)
         false = Counter(alert.cause or "" for alert in false_alerts(run, alerts))
@@ -107,7 +107,7 @@ def _total(results: dict[str, Any], name: str, rule: str | None = None) -> int:
     return sum(number for rates in results.values() for cause, number in rates[name].items() if rule in (None, cause))
 
 
-def raised(run: Labelled) -> list[Alert]:
+def raised(run: Labeled) -> list[Alert]:
     """Return the alerts about problems in a run, without those about recoveries."""
     now = 0.0
     metrics = run.metrics
@@ -128,7 +128,7 @@ def raised(run: Labelled) -> list[Alert]:
     return [alert for alert in alerts if not alert.recovered]
 
 
-def false_alerts(run: Labelled, alerts: Iterable[Alert]) -> list[Alert]:
+def false_alerts(run: Labeled, alerts: Iterable[Alert]) -> list[Alert]:
     """Return the alerts that are not right, and those that repeat one that is."""
     right = Counter[str]()
     for expected in run.expected:

@@ -1,4 +1,4 @@
-"""False and missed alerts on a small sample of the labelled curves; ``benchmarks/alert_rates.py`` measures all."""
+"""False and missed alerts on a small sample of the labeled curves; ``benchmarks/alert_rates.py`` measures all."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.alert_curves import FAULTY, HEALTHY, RECORDED, Labelled, draw, healthy_long, recorded
+from support.alert_curves import FAULTY, HEALTHY, RECORDED, Labeled, draw, healthy_long, recorded
 from support.alert_rates import Rates, false_alerts, raised, table
 
 ROOT = Path(__file__).parents[3]
@@ -15,7 +15,7 @@ SHORT = [kind for kind in (*HEALTHY, *FAULTY) if kind is not healthy_long]
 
 
 @pytest.mark.parametrize("kind", SHORT, ids=lambda kind: kind.__name__)
-def test_labelled_curves_raise_the_right_alerts_and_no_others(kind: Callable[[np.random.Generator], Labelled]) -> None:
+def test_labeled_curves_raise_the_right_alerts_and_no_others(kind: Callable[[np.random.Generator], Labeled]) -> None:
     rates = Rates()
     for seed in range(2000, 2003):
         rates.add(draw(kind, seed))

@@ -99,7 +99,7 @@ class TestTerminalOutput:
             "2",
         }
 
-    def test_without_a_terminal_there_are_no_colours_and_80_columns(self, run: WrittenRun) -> None:
+    def test_without_a_terminal_there_are_no_colors_and_80_columns(self, run: WrittenRun) -> None:
         add_training(run)
         lines = shown(run.folder)
         assert "\x1b" not in "".join(lines)
@@ -248,9 +248,7 @@ class TestFollow:
 
     @pytest.mark.usefixtures("plotext")
     @pytest.mark.parametrize("rows", [18, 30, 40])
-    def test_in_a_terminal_it_redraws_in_place_in_colour_and_within_the_window(
-        self, run: WrittenRun, rows: int
-    ) -> None:
+    def test_in_a_terminal_it_redraws_in_place_in_color_and_within_the_window(self, run: WrittenRun, rows: int) -> None:
         add_training(run)
         beat(run.folder, current_process())
         with Terminal(rows=rows, columns=80) as terminal:
@@ -264,7 +262,7 @@ class TestFollow:
             assert text.count("\x1b[H") == 1
             assert "\x1b[90m─ train" in text
             assert text.count("\n") < rows
-        # Apart from colours, only cursor home and the codes that clear the rest of a line or of the screen.
+        # Apart from colors, only cursor home and the codes that clear the rest of a line or of the screen.
         codes = re.findall(r"\x1b\[([^a-zA-Z]*[a-zA-Z])", first + second)
         assert {code for code in codes if not code.endswith("m")} <= {"H", "K", "J"}
 

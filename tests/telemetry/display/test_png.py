@@ -49,11 +49,11 @@ def test_each_chart_contains_the_points_of_its_curves(run: WrittenRun) -> None:
         assert list(line.get_xdata()) == read.curves[name].steps.tolist()
         assert list(line.get_ydata()) == read.curves[name].values.tolist()
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "val"]
-    # A stream has the same colour in all charts.
+    # A stream has the same color in all charts.
     assert loss.lines[1].get_color() == energy.lines[1].get_color() == part.lines[0].get_color()
 
 
-def test_each_of_several_runs_has_a_colour_and_each_stream_a_line_style(run: WrittenRun, tmp_path: Path) -> None:
+def test_each_of_several_runs_has_a_color_and_each_stream_a_line_style(run: WrittenRun, tmp_path: Path) -> None:
     other = WrittenRun(tmp_path / "ice")
     add_training(run)
     add_training(other)

@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> WrittenRun:
 
 def drawn(run: WrittenRun, *, width: int = 80, height: int = 14) -> list[str]:
     (plot,) = plots([read_run(run.folder)])
-    return draw(plot, styles([plot]), width=width, height=height, colours=False)
+    return draw(plot, styles([plot]), width=width, height=height, colors=False)
 
 
 def test_a_curve_rises_and_falls_with_its_values(run: WrittenRun) -> None:

@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> WrittenRun:
 
 def tabulated(run: WrittenRun, *patterns: str, width: int = 80) -> list[str]:
     found = plots([read_run(run.folder)], patterns)
-    return table(found, styles(found), width, colours=False)
+    return table(found, styles(found), width, colors=False)
 
 
 def test_best_values_are_those_of_the_validation_and_depend_on_the_direction(run: WrittenRun) -> None:

@@ -153,3 +153,36 @@ def test_a_truncated_array_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"a.npz: File is not a zip file"):
         convert([tmp_path / "a.npz"], tmp_path / "out.h5", Options())
+
+
+@pytest.mark.parametrize("number", [8.5, -1.0, 1e20, np.nan, 119.0])
+def test_atomic_numbers_that_are_none_are_named(tmp_path: Path, number: float) -> None:
+    arrays = stacked(structures([2]))
+    arrays["numbers"] = np.array([[1.0, number]])
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, arrays)
+    assert str(caught.value) == f"{tmp_path / '0.npz'}, row 0: atom 1 has atomic number {number:g}; expected 1 to 118"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "periodic"),
+    [
+        ({"pbc": np.ones(3, bool)}, True),
+        ({"cell": np.eye(3)[None]}, True),
+        ({"pbc": np.zeros((1, 3), bool), "cell": np.eye(3)[None]}, False),
+        ({"cell": np.zeros((1, 3, 3))}, False),
+    ],
+)
+def test_periodic_structures_are_an_error(tmp_path: Path, arrays: Arrays, periodic: bool) -> None:
+    file = {**stacked(structures([2])), **arrays}
+    if not periodic:
+        read(tmp_path, file)
+        return
+    with pytest.raises(DataError, match=r"0\.npz, row 0: the structure is periodic.*--ignore-cell"):
+        read(tmp_path, file)
+
+
+def test_two_candidates_are_reported_with_the_file(tmp_path: Path) -> None:
+    parts = stacked(structures([2]))
+    with pytest.raises(DataError, match=r"0\.npz: the energy may be 'energy' or 'E'; choose with"):
+        read(tmp_path, {**parts, "E": parts["energy"]})
