@@ -114,9 +114,7 @@ class _Source:
                 lines.append(f"{key:<22}not stated; training assumes {OPTIONAL_INPUTS[key]:g} (state it with --{key})")
         for key, count in self._not_finite.items():
             example = f"{'' if count == 1 else 'such as '}{self._first_not_finite[key]}"
-            lines.append(
-                f"{key:<22}NaN or infinite in {counted(count, 'structure')} ({example}); those values are treated as missing"
-            )
+            lines.append(f"{key:<22}NaN or infinite in {counted(count, 'structure')} ({example}), treated as missing")
         if self._names.unused:
             lines.append(f"{'not converted':<22}{', '.join(self._names.unused)}")
         return [f"  {line}" for line in lines]

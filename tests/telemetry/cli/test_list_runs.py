@@ -47,6 +47,17 @@ def test_the_best_r2_is_the_highest_also_in_runs_that_do_not_declare_its_directi
     assert {found[name][-1] for name in "abc"} == {"0.98 at 1"}
 
 
+@pytest.mark.parametrize(
+    ("metric", "order"), [("val/E_rmse", ["b", "c", "a", "d"]), ("val/E_r2", ["a", "c", "b", "d"])]
+)
+def test_the_best_run_of_a_given_metric_comes_first(runs: Path, metric: str, order: list[str]) -> None:
+    for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.5), ("d", None)):
+        run = WrittenRun(runs / name)
+        if value is not None:
+            run.point(metric, 1, value)
+    assert list(rows(listed(runs, "--best", metric)))[1:5] == order
+
+
 def test_runs_that_disagree_about_the_direction_show_their_best_values(runs: Path) -> None:
     declared: dict[str, Literal["lower", "higher"]] = {"a": "higher", "b": "lower"}
     for name, better in declared.items():
