@@ -148,3 +148,13 @@ def test_names_cannot_control_the_terminal(runs: Path) -> None:
     result = listed(runs)
     assert result.exit_code == 0
     assert not set(result.stdout) & set("\x1b\x07\x9b\r")
+
+
+def test_a_folder_that_does_not_exist_is_named_with_its_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 2
+    remedy = "start a run here, or give the folder that contains the run folders"
+    assert result.stderr == f"error: there is no folder {tmp_path / 'runs'}; {remedy}\n"
