@@ -104,13 +104,15 @@ def show_report(report: Report) -> None:
         for name, text in _rows(summary):
             print_line(f"  {name:<22}{text}")
     for kind, lines in (
-        ("error", report.error_lines),
         ("warning", report.warnings.lines()),
+        ("error", report.error_lines),
     ):
         for line in lines:
             print_line(f"{kind}: {line}")
     if report.ok:
         print_line("no errors")
+    elif report.bad_rows:
+        print_line("correct bad structures, or leave them out of training with data.on_bad_structure=skip")
 
 
 def _rows(summary: FileSummary) -> list[tuple[str, str]]:

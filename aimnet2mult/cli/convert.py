@@ -110,8 +110,5 @@ def convert(
     report = check_files([output], labels=tuple(LABELS))
     show_report(report)
     if not report.ok or len(report.warnings):
-        print_line(
-            "rows are in the order of the input, per number of atoms; to correct names or units, remove the file and "
-            "convert again with --key and --unit"
-        )
+        print_line(f"to correct names or units, remove {output} and convert again with --key and --unit")
     context.exit(0 if report.ok else 1)

@@ -1,6 +1,6 @@
 """Checks of training and validation files before training, in one pass with bounded memory, without torch.
 
-Besides blocks of rows, 25 bytes a structure are kept, to find outliers and duplicates.
+Besides blocks of rows, 25 bytes a structure are kept, or 33 for converted data, to find outliers and duplicates.
 """
 
 from collections.abc import Iterable, Sequence

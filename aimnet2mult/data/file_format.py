@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from aimnet2mult.config.data_units import data_unit_factors
 
-__all__ = ["OPTIONAL_INPUTS", "REQUIRED_INPUTS", "FileFormat", "array_type"]
+__all__ = ["FRAMES", "OPTIONAL_INPUTS", "REQUIRED_INPUTS", "FileFormat", "array_type"]
 
 REQUIRED_INPUTS = ("coord", "numbers")
 """Inputs that every group contains: coordinates in Å, and atomic numbers, 0 for padding."""
@@ -17,7 +17,10 @@ REQUIRED_INPUTS = ("coord", "numbers")
 OPTIONAL_INPUTS: Mapping[str, float] = {"charge": 0.0, "mult": 1.0}
 """Inputs that a file may omit, with their defaults: total charge in e, and spin multiplicity."""
 
-TYPES = {"numbers": np.int32, "energy": np.float64}
+FRAMES = "frame"
+"""Array with the number of each structure in the data that were converted, for messages; not trained on."""
+
+TYPES = {"numbers": np.int32, FRAMES: np.int32, "energy": np.float64}
 """Types of arrays that are not float32: total energies need float64 until reference energies are subtracted."""
 
 

@@ -12,9 +12,9 @@ from aimnet2mult.data.duplicates import hash_structures
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.label_summary import describe_energies
 from aimnet2mult.data.labels import MAX_FLOAT32, is_infinite, is_missing
-from aimnet2mult.data.layout import SizeGroup, read_rows
+from aimnet2mult.data.layout import SizeGroup, read_frames, read_rows
 from aimnet2mult.data.outliers import MAX_WORST, find_energy_outliers, find_force_outliers, robust_residuals
-from aimnet2mult.data.places import Places, Segment, counted, place
+from aimnet2mult.data.places import Places, Segment, counted
 from aimnet2mult.data.reference_energies import fit_compositions
 from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import count_electrons, find_bad, find_misfits
@@ -71,7 +71,8 @@ class FileScan:
 
     def read(self, group: SizeGroup) -> None:
         """Read and check the rows of a group."""
-        self.segments.append(Segment(self.path, group.name, group.rows))
+        segment = Segment(self.path, group.name, group.rows, read_frames(group))
+        self.segments.append(segment)
         self.summary.groups += 1
         damaged: set[str] = set()
         for rows in group.blocks():
@@ -85,7 +86,7 @@ class FileScan:
                     damaged.add(key)
                     self._report.errors.add("damaged arrays", [str(error)])
             if {"numbers", "coord"} <= block.keys():
-                self._check(group.name, rows.start, block)
+                self._check(segment, rows.start, block)
         for label in self._labels_in(group.arrays):
             self.summary.labels.setdefault(label, 0)
 
@@ -99,16 +100,16 @@ class FileScan:
         if self._compositions:
             self._finish_structures(np.flatnonzero(np.concatenate(self.good)))
 
-    def _check(self, group: str, start: int, block: Block) -> None:
+    def _check(self, segment: Segment, start: int, block: Block) -> None:
         """Check a block of structures, whose first one is in row ``start``."""
         stored_energy = block.get("energy")
         block = {key: self.file_format.convert(key, values) for key, values in block.items()}
         bad = np.zeros(len(block["numbers"]), np.bool_)
         for finding in find_bad(block, self._min_distance):
             rows = np.flatnonzero(finding.rows)
-            self._report.add_bad(self.path, group, finding.kind, start + rows, map(finding.describe, rows.tolist()))
+            self._report.add_bad(segment, finding.kind, start + rows, map(finding.describe, rows.tolist()))
             bad |= finding.rows
-        self._mask_infinite(group, start, block)
+        self._mask_infinite(segment.group, start, block)
         self.summary.structures += len(bad)
         self.summary.bad_structures += int(bad.sum())
         self.good.append(~bad)
@@ -116,7 +117,7 @@ class FileScan:
         self._energies.append(np.full(len(good["numbers"]), np.nan) if stored_energy is None else stored_energy[~bad])
         self._add(good)
         if "mult" in block:
-            self._warn_of_misfits(group, start + np.flatnonzero(~bad), good)
+            self._warn_of_misfits(segment, start + np.flatnonzero(~bad), good)
 
     def _add(self, block: Block) -> None:
         """Add good structures to the summary and to what is kept of each."""
@@ -148,13 +149,13 @@ class FileScan:
                 self._infinite.setdefault(label, []).append((int(infinite.sum()), places))
                 block[label] = np.where(infinite, np.nan, block[label])
 
-    def _warn_of_misfits(self, group: str, rows: npt.NDArray[np.int64], block: Block) -> None:
+    def _warn_of_misfits(self, segment: Segment, rows: npt.NDArray[np.int64], block: Block) -> None:
         found = np.flatnonzero(find_misfits(block))
         electrons = count_electrons(block)
         self._report.warnings.add(
             "charges and multiplicities that contradict the number of electrons",
             (
-                f"{place(self.path, group, int(rows[i]))}: mult {block['mult'][i]:g} is impossible with "
+                f"{segment.describe(int(rows[i]))}: mult {block['mult'][i]:g} is impossible with "
                 f"{electrons[i]:g} electrons; check charge and mult"
                 for i in found
             ),

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import numpy.typing as npt
 
-from aimnet2mult.data.file_format import OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
+from aimnet2mult.data.file_format import FRAMES, OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
 from aimnet2mult.data.members import HDF5_ERRORS, Members, open_members
 from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import error_text
 
-__all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_layout", "read_rows"]
+__all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_frames", "read_layout", "read_rows"]
 
 BLOCK_ATOMS = 50_000
 """Number of atoms that are read at once, which bounds the memory of the checks and suits the cache of a CPU."""
@@ -49,6 +50,8 @@ class SizeGroup:
     """Number of atoms, including padding."""
     arrays: Mapping[str, h5py.Dataset]
     """Arrays by input or label; valid while the file is open."""
+    frames: h5py.Dataset | None = None
+    """Number of each structure in the data that the file was converted from, if known (rows,)."""
 
     def blocks(self) -> Iterator[slice]:
         """Yield the rows to read at once: whole HDF5 chunks, which are decompressed as a whole anyway."""
@@ -127,10 +130,11 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         problems += [f"{path}, group {name}{problem}" for problem in own_problems]
         if arrays.keys() >= {*REQUIRED_INPUTS}:
             rows = arrays["numbers"].shape[0]
-            usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays))
+            frames = _frames(group.get(FRAMES), rows)
+            usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays, frames=frames))
     if problem := "" if file_format.allow_external else _size_problem(path, usable):
         problems, usable = [*problems, problem], []
-    read = set(map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels)))
+    read = {FRAMES, *map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels))}
     found = {name for group in groups.values() for name, member in group.items() if isinstance(member, h5py.Dataset)}
     return Layout(
         groups=sorted(usable, key=lambda group: group.atoms),
@@ -227,6 +231,20 @@ def _arrays(
             problems.append(f": {file_format.name(key)!r} has shape {arrays[key].shape}, expected {expected}")
             del arrays[key]
     return arrays, problems
+
+
+def _frames(array: object, rows: int) -> h5py.Dataset | None:
+    """Return the array if it can be the numbers of the structures in the data that were converted."""
+    usable = isinstance(array, h5py.Dataset) and array.shape == (rows,) and array.dtype.kind in "iu"
+    return array if usable else None
+
+
+def read_frames(group: SizeGroup) -> npt.NDArray[np.int64] | None:
+    """Return the number of each structure in the data that were converted; None if unknown or damaged."""
+    try:
+        return None if group.frames is None else np.asarray(group.frames[:], np.int64)
+    except HDF5_ERRORS:
+        return None
 
 
 def _has_ndim(array: h5py.Dataset | None, ndim: int) -> bool:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Places", "Segment", "counted", "place"]
+__all__ = ["Places", "Segment", "counted"]
 
 
 class Segment(NamedTuple):
@@ -15,11 +16,13 @@ class Segment(NamedTuple):
     path: Path
     group: str
     rows: int
+    frames: npt.NDArray[np.int64] | None = None
+    """Number of each structure in the data that the file was converted from, if known (rows,)."""
 
-
-def place(path: Path, group: str, row: int) -> str:
-    """Return the place of a structure, such as ``a.h5, group 003, row 217``; rows count from 0."""
-    return f"{path}, group {group}, row {row}"
+    def describe(self, row: int) -> str:
+        """Return the place of a structure, such as ``a.h5, group 003, row 217 (frame 904)``; all count from 0."""
+        origin = "" if self.frames is None else f" (frame {self.frames[row]})"
+        return f"{self.path}, group {self.group}, row {row}{origin}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -46,4 +49,4 @@ class Places:
     def describe(self, number: int) -> str:
         """Return the place of a structure as text."""
         segment, row = self.find(number)
-        return place(segment.path, segment.group, row)
+        return segment.describe(row)

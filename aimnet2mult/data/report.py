@@ -5,13 +5,12 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from aimnet2mult.data.places import place
+from aimnet2mult.data.places import Segment
 from aimnet2mult.errors import DataError
 from telemetry.printable import csv_text
 
@@ -154,12 +153,12 @@ class Report:
             writer.writerows((*where, row, "; ".join(reasons[row])) for row in sorted(reasons))
         return out.getvalue()
 
-    def add_bad(self, path: Path, group: str, kind: str, rows: Rows, reasons: Iterable[str]) -> None:
+    def add_bad(self, segment: Segment, kind: str, rows: Rows, reasons: Iterable[str]) -> None:
         """Add structures with a kind of problem; ``reasons`` is read only as far as it is listed."""
         if not len(rows):
             return
-        self.bad_rows.setdefault((str(path), group), {}).setdefault(kind, []).append(rows)
-        places = (place(path, group, row) for row in rows.tolist())
+        self.bad_rows.setdefault((str(segment.path), segment.group), {}).setdefault(kind, []).append(rows)
+        places = map(segment.describe, rows.tolist())
         lines = (f"{where}: {reason}" for where, reason in zip(places, reasons, strict=False))
         self.bad_structures.add(kind, lines, len(rows))
 

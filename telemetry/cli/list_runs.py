@@ -15,12 +15,15 @@ from telemetry.records import now_ms
 @click.command("list")
 @click.argument("folder", default="runs", metavar="[DIR]", type=PATH)
 @click.option(
-    "--best", "metric", metavar="METRIC", help="Show the best value of this metric (full name); val/loss by default."
+    "--best",
+    "metric",
+    metavar="METRIC",
+    help="Show the best value of this metric (full name), best run first; by default val/loss, newest run first.",
 )
 @click.option("--quick", is_flag=True, help="Omit the best value; read only the head and tail of each journal.")
 @exits_with_message
 def list_runs(folder: Path, metric: str | None, quick: bool) -> None:
-    """List the runs in a folder, newest first.
+    """List the runs in a folder.
 
     DIR contains the run folders (default: runs).
     """

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import click
 
-from telemetry.cli.console import PATH, RUN, exits_with_message, print_line, require_outside
+from telemetry.cli.console import PATH, exits_with_message, print_line, require_outside
 from telemetry.journal.reader import read_header
 from telemetry.plugins.optional_imports import optional_import
+from telemetry.reading.find_run import find_run, is_folder_of_runs, run_folders
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=RUN)
+@click.argument("paths", nargs=-1, required=True, metavar="RUN|FOLDER...", type=PATH)
 @click.option("-o", "--output", type=PATH, metavar="FILE", required=True, help="The HTML file to write.")
 @exits_with_message
-def report(runs: tuple[Path, ...], output: Path) -> None:
+def report(paths: tuple[Path, ...], output: Path) -> None:
     """Write the curves of runs into one HTML file for a browser.
 
-    RUN is a run folder, or the ID or name of a run in ./runs. The file shows what `telemetry view` shows, and needs
-    neither a server nor the internet.
+    RUN is a run folder, or the ID or name of a run in ./runs. FOLDER contains run folders, all of which are shown. The
+    file shows what `telemetry view` shows, and needs neither a server nor the internet.
     """
+    runs = [run for path in paths for run in (run_folders(path) if is_folder_of_runs(path) else [find_run(path)])]
     require_outside(output, runs)
     for run in runs:
         read_header(run)  # raises if the folder contains no readable run

@@ -38,7 +38,7 @@ def view(paths: tuple[Path, ...], port: int, opens: bool | None) -> None:
 
     folders = [path if path.is_dir() else find_run(path) for path in paths] or [RUNS]
     store = RunStore(folders)
-    server = ViewServer(store, first_selected(store, folders), port)
+    server = ViewServer(store, lambda: first_selected(store, folders), port)
 
     def announce() -> None:
         for line in address_lines(server.url, server.port, os.environ):

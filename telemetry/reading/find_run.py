@@ -58,6 +58,10 @@ def run_folders(folder: Path) -> list[Path]:
     """
     try:
         found = [folder / name for name in sorted(os.listdir(folder))]
+    except FileNotFoundError:
+        remedy = "start a run here, or give the folder that contains the run folders"
+        msg = f"there is no folder {folder.absolute()}; {remedy}"
+        raise RunFolderError(msg) from None
     except OSError as error:
         msg = f"{folder} cannot be read ({error.strerror}); specify the folder that contains the run folders"
         raise RunFolderError(msg) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ AGE_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 class RunTable:
-    """A table of the runs in a folder, newest first; a run folder is listed by itself.
+    """A table of the runs in a folder, newest first, or best first if a metric is given; a run folder is one run.
 
     Args:
         folder: folder that contains run folders, or a run folder.
@@ -50,11 +51,10 @@ class RunTable:
                 raise SettingError(msg)
             select_metrics([metric], declared)
         self._summaries.sort(key=lambda summary: (-summary.time, summary.folder.name))
-
-    @property
-    def newest(self) -> Path | None:
+        self.newest = self._summaries[0].folder if self._summaries else None
         """The folder of the newest run; None if no run can be read."""
-        return self._summaries[0].folder if self._summaries else None
+        if metric is not None:
+            self._summaries.sort(key=self._rank)
 
     def lines(self, now: int) -> Iterator[str]:
         """Yield the lines of the table; ``now`` is in milliseconds since 1970."""
@@ -82,6 +82,16 @@ class RunTable:
 
     def _declaration(self, summary: RunSummary) -> Metric:
         return summary.header.metrics.get(self._metric, UNDECLARED)
+
+    def _rank(self, summary: RunSummary) -> float:
+        """Return a number that is smaller for better runs."""
+        if summary.best is None:
+            return math.inf
+        return (
+            -summary.best.value
+            if direction(self._metric, self._declaration(summary)) == "higher"
+            else summary.best.value
+        )
 
     def _best(self, summary: RunSummary) -> str:
         if summary.best is None:

@@ -62,7 +62,7 @@ class ViewServer:
 
     Args:
         store: the runs.
-        selected: keys of the runs that are selected at first.
+        selected: called for each page; returns the keys of the runs that are selected at first.
         port: the port of 127.0.0.1; 0 for any free one.
         interval: interval between updates, in seconds.
 
@@ -71,7 +71,12 @@ class ViewServer:
     """
 
     def __init__(
-        self, store: RunStore, selected: Sequence[str], port: int = 0, *, interval: float = UPDATE_INTERVAL
+        self,
+        store: RunStore,
+        selected: Callable[[], Sequence[str]],
+        port: int = 0,
+        *,
+        interval: float = UPDATE_INTERVAL,
     ) -> None:
         self._store, self._interval = store, interval
         self._stopped = threading.Event()
@@ -83,7 +88,7 @@ class ViewServer:
 
         def show(document: Document) -> None:
             document.template = template
-            Page(document, store, selected, interval)
+            Page(document, store, selected(), interval)
 
         self._loop = IOLoop.current()
         application = _TokenRequired(

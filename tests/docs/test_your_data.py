@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from aimnet2mult.cli import cli
 from aimnet2mult.config.schema import load_data_settings
 from aimnet2mult.data.conversion.names import NAMES
-from aimnet2mult.data.file_format import array_type
+from aimnet2mult.data.file_format import FRAMES, array_type
 
 TEXT = (Path(__file__).parents[2] / "docs" / "tutorial" / "your-data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
@@ -98,4 +98,4 @@ def test_the_table_of_names_is_complete() -> None:
 
 def test_the_table_of_arrays_states_the_types_that_are_read() -> None:
     types = {key: cells[1] for key, cells in table("array").items()}
-    assert types == {key: array_type(key).name for key in NAMES}
+    assert types == {key: array_type(key).name for key in (*NAMES, FRAMES)}

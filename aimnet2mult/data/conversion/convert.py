@@ -12,7 +12,7 @@ from aimnet2mult.data.conversion.frames import Frame, read_frames
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.conversion.structure import Structure, to_structure
 from aimnet2mult.data.conversion.writer import check_absent, new_file
-from aimnet2mult.data.file_format import OPTIONAL_INPUTS, array_type
+from aimnet2mult.data.file_format import FRAMES, OPTIONAL_INPUTS, array_type
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.report import Problems
 from aimnet2mult.errors import DataError
@@ -87,6 +87,8 @@ class _Source:
         self._problems = Problems()
         self._without: Counter[str] = Counter()
         self._first_without: dict[str, str] = {}
+        self._not_finite: Counter[str] = Counter()
+        self._first_not_finite: dict[str, str] = {}
 
     def read(self, inputs: Sequence[Path]) -> Iterator[Structure]:
         """Yield the structures of files, without those that have problems."""
@@ -119,6 +121,9 @@ class _Source:
                 lines.append(f"{key:<22}not stated; training assumes {OPTIONAL_INPUTS[key]:g} (state it with --{key})")
         if missing := [label for label in LABELS if label not in self._names.used]:
             lines.append(f"{'no labels':<22}{', '.join(missing)}")
+        for key, count in self._not_finite.items():
+            example = f"{'' if count == 1 else 'such as '}{self._first_not_finite[key]}"
+            lines.append(f"{key:<22}NaN or infinite in {counted(count, 'structure')} ({example}), treated as missing")
         if self._names.unused:
             lines.append(f"{'not converted':<22}{', '.join(self._names.unused)}")
         return [f"  {line}" for line in lines]
@@ -128,11 +133,20 @@ class _Source:
         try:
             self._check_periodic(frame)
             structure = to_structure(frame, self._names, self._factors)
+            number = np.asarray(self.count, array_type(FRAMES))
             self.count += 1
-            yield {**self._default_inputs(frame.place, structure), **structure}
+            self._count_labels(frame.place, structure)
+            yield {**self._default_inputs(frame.place, structure), **structure, FRAMES: number}
         except DataError as error:
             lines = str(error).split("\n")
             self._problems.add("problems of structures", lines, len(lines))
+
+    def _count_labels(self, place: str, structure: Structure) -> None:
+        """Count the labels that are stated but are no numbers."""
+        for key in structure.keys() & LABELS.keys():
+            if not np.isfinite(structure[key]).all():
+                self._not_finite[key] += 1
+                self._first_not_finite.setdefault(key, place)
 
     def _check_periodic(self, frame: Frame) -> None:
         if frame.periodic and not self._options.ignore_cell:

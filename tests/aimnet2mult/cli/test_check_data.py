@@ -219,3 +219,18 @@ def test_other_files_are_read_only_if_that_is_allowed(data: h5py.File, tmp_path:
     allowed = invoke(path, "data.allow_external=true")
     assert allowed.exit_code == 0, allowed.output
     assert "energy                30 structures" in allowed.output
+
+
+def test_places_name_the_frames_of_converted_data(data: h5py.File) -> None:
+    rows = len(data["004/numbers"])
+    data["004/frame"] = np.arange(rows) + 1000
+    data["004/forces"][3, 2, 1] = 1e6
+    assert "group 004, row 3 (frame 1003): force outlier" in check(data).output
+
+
+def test_an_array_that_cannot_number_the_structures_is_ignored(data: h5py.File, tmp_path: Path) -> None:
+    data["004/frame"] = h5py.ExternalLink(str(tmp_path / "absent.h5"), "frame")
+    data["004/forces"][3, 2, 1] = 1e6
+    result = check(data)
+    assert result.exit_code == 0
+    assert "group 004, row 3: force outlier" in result.output

@@ -108,6 +108,7 @@ def test_structures_are_grouped_by_size_with_all_values(tmp_path: Path, frames: 
             "energy": np.array([atoms.get_potential_energy() for atoms in own]),
             "forces": np.stack([atoms.get_forces() for atoms in own]),
             "charges": np.stack([atoms.get_charges() for atoms in own]),
+            "frame": np.array([number for number, atoms in enumerate(frames) if len(atoms) == size]),
         }
         assert {key for key in arrays if key.startswith(group)} == {f"{group}/{key}" for key in expected}
         for key, values in expected.items():
@@ -120,7 +121,27 @@ def test_structures_are_grouped_by_size_with_all_values(tmp_path: Path, frames: 
         "energy": np.float64,
         "forces": np.float32,
         "charges": np.float32,
+        "frame": np.int32,
     }
+
+
+def test_problems_found_in_the_output_name_the_frame_of_the_input(tmp_path: Path, frames: list[Atoms]) -> None:
+    frames[4].positions[1] = frames[4].positions[0]
+    first, second = write_xyz(tmp_path, frames[:2], "a.xyz"), write_xyz(tmp_path, frames[2:], "b.xyz")
+    result = invoke(first, second, "-o", tmp_path / "out.h5", "--charge", "0", "--mult", "1")
+    assert result.exit_code == 1
+    *_, problem, remedy = result.output.splitlines()
+    assert problem.startswith(f"error: {tmp_path / 'out.h5'}, group 003, row 1 (frame 4): atoms 0 and 1 are 0 Å apart")
+    assert remedy == "correct bad structures, or leave them out of training with data.on_bad_structure=skip"
+
+
+def test_labels_that_are_not_finite_are_counted_with_the_first_frame(tmp_path: Path, frames: list[Atoms]) -> None:
+    frames[3].calc.results["energy"] = np.nan
+    frames[4].calc.results["forces"][2, 1] = np.inf
+    frames[5].calc.results["forces"][0, 0] = np.nan
+    result = invoke(path := write_xyz(tmp_path, frames), "-o", tmp_path / "out.h5")
+    assert f"  energy                NaN or infinite in 1 structure ({path}, frame 3)" in result.output
+    assert f"  forces                NaN or infinite in 2 structures (such as {path}, frame 4)" in result.output
 
 
 def test_the_output_says_what_was_read_and_checks_it(tmp_path: Path, frames: list[Atoms]) -> None:
@@ -364,5 +385,5 @@ def test_bad_structures_give_exit_code_1(tmp_path: Path) -> None:
     atoms.positions[1] = atoms.positions[0]
     result = invoke(write_xyz(tmp_path, [atoms]), "-o", tmp_path / "out.h5")
     assert result.exit_code == 1
-    assert "group 003, row 0: atoms 0 and 1 are 0 Å apart" in result.output
-    assert result.output.splitlines()[-1].startswith("rows are in the order of the input, per number of atoms; ")
+    assert result.output.splitlines()[-1].endswith("convert again with --key and --unit")
+    assert "group 003, row 0 (frame 0): atoms 0 and 1 are 0 Å apart" in result.output

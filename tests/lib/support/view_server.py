@@ -35,6 +35,9 @@ def serving(paths: Sequence[Path], *, select: Sequence[Path] = ()) -> Iterator[V
 def _serve(paths: Sequence[Path], select: Sequence[Path], started: Queue[ViewServer]) -> None:
     asyncio.set_event_loop(asyncio.new_event_loop())
     store = RunStore(paths)
-    selected = [entry.key for entry in store.runs() if not select or entry.folder in select]
+
+    def selected() -> list[str]:
+        return [entry.key for entry in store.runs() if not select or entry.folder in select]
+
     server = ViewServer(store, selected, interval=0.2)
     server.run(on_start=lambda: started.put(server))

@@ -47,6 +47,17 @@ def test_the_best_r2_is_the_highest_also_in_runs_that_do_not_declare_its_directi
     assert {found[name][-1] for name in "abc"} == {"0.98 at 1"}
 
 
+@pytest.mark.parametrize(
+    ("metric", "order"), [("val/E_rmse", ["b", "c", "a", "d"]), ("val/E_r2", ["a", "c", "b", "d"])]
+)
+def test_the_best_run_of_a_given_metric_comes_first(runs: Path, metric: str, order: list[str]) -> None:
+    for name, value in (("a", 0.9), ("b", 0.1), ("c", 0.5), ("d", None)):
+        run = WrittenRun(runs / name)
+        if value is not None:
+            run.point(metric, 1, value)
+    assert list(rows(listed(runs, "--best", metric)))[1:5] == order
+
+
 def test_runs_that_disagree_about_the_direction_show_their_best_values(runs: Path) -> None:
     declared: dict[str, Literal["lower", "higher"]] = {"a": "higher", "b": "lower"}
     for name, better in declared.items():
@@ -137,3 +148,13 @@ def test_names_cannot_control_the_terminal(runs: Path) -> None:
     result = listed(runs)
     assert result.exit_code == 0
     assert not set(result.stdout) & set("\x1b\x07\x9b\r")
+
+
+def test_a_folder_that_does_not_exist_is_named_with_its_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["list"])
+    assert result.exit_code == 2
+    remedy = "start a run here, or give the folder that contains the run folders"
+    assert result.stderr == f"error: there is no folder {tmp_path / 'runs'}; {remedy}\n"

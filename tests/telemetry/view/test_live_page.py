@@ -125,6 +125,14 @@ def test_new_points_and_new_runs_appear_by_themselves_and_a_zoom_stays(browser: 
         assert tab.errors == []
 
 
+def test_a_page_that_is_opened_later_selects_among_the_runs_of_that_time(browser: Browser, run: WrittenRun) -> None:
+    with serving([run.folder.parent]) as server:
+        tab = shown(browser, server.url)
+        add_points(WrittenRun(run.folder.parent / "later", metrics=metrics()), 100, 500)
+        tab.page.get_by_text("later", exact=True).wait_for(timeout=20_000)
+        shown(browser, server.url).wait(f"line({ENERGY!r}, 'later') != null")
+
+
 def test_several_runs_have_a_color_each_and_show_only_validation(browser: Browser, run: WrittenRun) -> None:
     ice = WrittenRun(run.folder.parent / "ice", metrics=metrics(), params={"lr": 0.002, "seed": 1})
     add_points(ice, 100, 2000, 2.0)

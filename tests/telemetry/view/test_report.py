@@ -121,3 +121,12 @@ def test_a_folder_without_a_run_and_an_output_that_cannot_be_written_are_reporte
         result = report(*arguments)
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
         assert result.stderr.startswith("error: ")
+
+
+def test_a_folder_of_runs_gives_a_report_about_all_of_them(tmp_path: Path) -> None:
+    for name in ("water", "methane"):
+        training(tmp_path / "runs" / name)
+    (tmp_path / "runs" / "mlflow.db").write_bytes(b"")
+    path = tmp_path / "report.html"
+    assert report(tmp_path / "runs", "-o", path).exit_code == 0
+    assert "<title>methane, water</title>" in path.read_text().replace("water, methane", "methane, water")

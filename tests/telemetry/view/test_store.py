@@ -179,7 +179,7 @@ class TestRuns:
         assert only(store).best["val/loss"].value == 0.5
 
     def test_a_missing_folder_is_an_error(self, runs: Path) -> None:
-        with pytest.raises(RunFolderError, match="cannot be read"):
+        with pytest.raises(RunFolderError, match="there is no folder"):
             RunStore([runs])
 
     def test_an_unknown_key_is_an_error(self, run: WrittenRun, runs: Path) -> None:
