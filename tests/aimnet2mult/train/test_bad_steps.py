@@ -135,7 +135,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run(start: Callable[..., tuple[int,
     assert code == 3
     reason = read_receipt(run).reason
     assert reason.startswith("loss or gradient not finite in 5 training steps in a row, the last one at iteration 5: ")
-    assert reason.endswith(f"row {reason.split()[-1]}")
+    assert re.search(r"row \d+(; …)?$", reason)
 
 
 def test_after_many_bad_steps_no_checkpoint_of_exploded_weights_is_left_to_resume_from(
