@@ -47,5 +47,5 @@ def describe_energies(compositions: Compositions, residual: Floats) -> str:
     rms = float(np.sqrt(np.mean(np.square(residual))))
     return (
         f"energies less references {per_atom.min():.3g} to {per_atom.max():.3g} eV/atom, rms {rms:.3g} eV "
-        f"(worst: {compositions.structures[worst]:.0f} × {compositions.formula(worst)}, mean {mean[worst]:.3g} eV)"
+        f"(worst: {compositions.structures[worst]:.0f} x {compositions.formula(worst)}, mean {mean[worst]:.3g} eV)"
     )

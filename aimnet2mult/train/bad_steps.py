@@ -82,7 +82,13 @@ class BadSteps:
             steps = "the training step" if self._limit == 1 else f"{self._limit} training steps in a row, the last one"
             if self._limit > 1:
                 self.suspect_from = iteration - self._in_a_row
-            self.failure = f"loss or gradient not finite in {steps} at iteration {iteration}: {cause}"
+            self.failure = f"loss or gradient not finite in {steps} at iteration {iteration}: {_shorten(cause)}"
+
+
+def _shorten(cause: str) -> str:
+    """Return a text with only the first few of the structures that it names."""
+    names = cause.split("; ")
+    return "; ".join([*names[:MAX_SHOWN], *(["…"] if len(names) > MAX_SHOWN else [])])
 
 
 class BadStepReport:
@@ -129,9 +135,8 @@ class BadStepReport:
         """Print a line with a few of the structures; too large a learning rate would print hundreds."""
         if self._lines_left:
             self._lines_left -= 1
-            names = line.split("; ")
-            shown = "; ".join([*names[:MAX_SHOWN], *(["…"] if len(names) > MAX_SHOWN else [])])
-            self._console.say(shown + (more if self._lines_left else "; further ones are only recorded as alerts"))
+            more = more if self._lines_left else "; further ones are only recorded as alerts"
+            self._console.say(f"{_shorten(line)}{more}")
 
     def _explain(self, group: int, rows: Rows) -> tuple[str, bool]:
         """Return the cause of a skipped step, and whether to report it."""

@@ -109,6 +109,8 @@ def _run_first_rank(request: Request, info: RankInfo, stop: StopSignal, store: A
     except BaseException as error:
         close_failed(bus, plan, error, stop, several_ranks=info.world_size > 1)
         if stop.interrupted:
+            if plan.folder.exists():
+                echo(f"stopped at once; {_resume_hint(plan)}")
             # A library may have turned the interrupt into another error.
             raise KeyboardInterrupt from None
         raise
@@ -119,10 +121,13 @@ def _run_first_rank(request: Request, info: RankInfo, stop: StopSignal, store: A
     else:
         close_incomplete(bus, plan, outcome.reason, stop)
     if outcome.kind == "preempted":
-        command = f"aimnet2mult train --resume {shell_path(plan.folder)}{allow_flags()}"
-        echo(f"stopped by {stop.name}; resume with: {command}")
+        echo(f"stopped by {stop.name}; {_resume_hint(plan)}")
     saved = _report_save(plan, save_error)
     return _exit_code(outcome, stop) or saved
+
+
+def _resume_hint(plan: Plan) -> str:
+    return f"resume with: aimnet2mult train --resume {shell_path(plan.folder)}{allow_flags()}"
 
 
 def _conclude(plan: Plan, info: RankInfo, stop: StopSignal, store: Any) -> int:

@@ -111,13 +111,13 @@ def print_skipped(skipped: Skipped, *, run: str = "", err: bool = False) -> None
         print_line(f"skipped in the journal{run and f' of {run}'}: {listed}", err=err)
 
 
-def print_sinks(receipt: Receipt, *names: str) -> None:
-    """Print the state of the named sinks (by default, of all) and the command that delivers the remaining records."""
+def print_sinks(receipt: Receipt, *names: str, command: bool = True) -> None:
+    """Print the state of the named sinks (by default, of all), and the ``command`` that delivers the rest."""
     known = {sink.name: sink.lines() for sink in receipt.sinks}
     for name in names or known:
         for line in known.get(name, [f"{name}: delivery progress could not be saved"]):
             print_line(line)
-    for line in (*receipt.misnamed_files(), *receipt.sync_command(*names)):
+    for line in (*receipt.misnamed_files(), *(receipt.sync_command(*names) if command else ())):
         print_line(line)
 
 

@@ -44,7 +44,9 @@ def status(run: Path) -> None:
     print_line(f"last point at iteration {receipt.step}{when}; {receipt.journaled} records in the journal")
     for line in (*_lost(receipt), *_advice(summary, heartbeat)):
         print_line(line)
-    print_sinks(receipt)
+    # While a run and its deliveries are in progress, pending records need no command.
+    is_delivered = summary.status == "running" and all(sink.holder for sink in receipt.sinks if sink.is_behind)
+    print_sinks(receipt, command=not is_delivered)
     print_skipped(receipt.skipped)
 
 

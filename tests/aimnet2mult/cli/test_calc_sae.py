@@ -56,7 +56,7 @@ def test_what_remains_after_subtraction_is_printed(tmp_path: Path) -> None:
     with h5py.File(data) as file:
         left = [g["energy"][()] - np.vectorize(sae.get)(g["numbers"][()]).sum(axis=1) for g in file.values()]
     rms = np.sqrt(np.mean(np.concatenate(left) ** 2))
-    worst = f"(worst: {water.sum()} × H2O, mean {left[1][water].mean():.3g} eV)"
+    worst = f"(worst: {water.sum()} x H2O, mean {left[1][water].mean():.3g} eV)"
     assert f"eV/atom, rms {rms:.3g} eV {worst}\n" in result.output
 
 
@@ -108,4 +108,4 @@ def test_the_command_can_be_run_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aimnet2mult.train.calc_sae", "nowhere.h5", str(tmp_path / "sae.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: Invalid value for 'DATA': File 'nowhere.h5' does not exist.\n"
+    assert done.stderr == "error: invalid value for 'DATA': File 'nowhere.h5' does not exist.\n"

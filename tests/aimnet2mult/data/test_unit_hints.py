@@ -236,7 +236,7 @@ def test_the_summary_agrees_with_a_calculation_by_hand() -> None:
     group["forces"][3] = np.nan
     # Forces: 9 of 3 + 3 + 2 atoms' 24 components are 3. Energies: the mean of water is -0.3, that of OH 0.5.
     assert summarize_labels([group]) == (
-        "energies less references -0.3 to 0.25 eV/atom, rms 0.619 eV (worst: 1 × HO, mean 0.5 eV); forces rms 1.84 eV/Å"
+        "energies less references -0.3 to 0.25 eV/atom, rms 0.619 eV (worst: 1 x HO, mean 0.5 eV); forces rms 1.84 eV/Å"
     )
 
 

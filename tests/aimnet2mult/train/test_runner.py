@@ -225,7 +225,9 @@ def test_a_failing_run_is_closed_as_failed_with_the_reason(trainee: Trainee) -> 
     assert (last.status, last.reason) == ("failed", "ArithmeticError: the third call")
 
 
-def test_a_second_interrupt_closes_the_run_as_killed(trainee: Trainee, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interrupt_closes_the_run_as_killed(
+    trainee: Trainee, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def interrupt(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -234,6 +236,9 @@ def test_a_second_interrupt_closes_the_run_as_killed(trainee: Trainee, monkeypat
     with pytest.raises(KeyboardInterrupt):
         trainee.start()
     assert status(trainee.run) == "killed"
+    said = capfd.readouterr()
+    assert "SIGINT: stopping after this iteration and writing a checkpoint; Ctrl-C now stops without one\n" in said.err
+    assert f"stopped at once; resume with: aimnet2mult train --resume {trainee.run}\n" in said.out
 
 
 def test_signal_handlers_are_restored(trainee: Trainee) -> None:

@@ -188,7 +188,7 @@ def test_a_run_whose_creation_was_not_acknowledged_is_found_and_not_created_twic
 @pytest.mark.parametrize("fault", [Fault(401, "You are not authenticated"), Fault(403, "Permission denied")], ids=str)
 def test_credentials_rejected_at_the_start_are_a_permanent_error_that_names_the_fix(remote, proxy, fault):
     proxy.fault = lambda _: fault
-    with pytest.raises(SinkRejected, match=rf"{proxy.url} rejected the login .*MLFLOW_TRACKING_TOKEN"):
+    with pytest.raises(SinkRejected, match=rf"{proxy.url} rejected the login: set MLFLOW_TRACKING_TOKEN"):
         remote.open(proxy.url)
 
 

@@ -170,6 +170,9 @@ def test_the_delivering_process_is_shown_if_there_is_one(run: FileSinkRun) -> No
     run.points(1)
     lines = status(run)
     assert f"    being delivered by {current_process()}" in lines
+    assert not any(line.startswith("deliver the rest") for line in lines), "the run and its delivery are in progress"
+    run.close()
+    lines = status(run)
     assert any(line.startswith("deliver the rest once no process is delivering: ") for line in lines)
 
 
