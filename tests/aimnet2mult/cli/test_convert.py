@@ -130,7 +130,7 @@ def test_problems_found_in_the_output_name_the_frame_of_the_input(tmp_path: Path
     first, second = write_xyz(tmp_path, frames[:2], "a.xyz"), write_xyz(tmp_path, frames[2:], "b.xyz")
     result = invoke(first, second, "-o", tmp_path / "out.h5", "--charge", "0", "--mult", "1")
     assert result.exit_code == 1
-    *_, problem, remedy = result.output.splitlines()
+    *_, problem, remedy, _ = result.output.splitlines()
     assert problem.startswith(f"error: {tmp_path / 'out.h5'}, group 003, row 1 (frame 4): atoms 0 and 1 are 0 Å apart")
     assert remedy == "correct bad structures, or leave them out of training with data.on_bad_structure=skip"
 
