@@ -96,11 +96,12 @@ def rising_errors(
     ``known`` are the problems found before; each lasts until most of the rise is gone.
     """
     found = {}
-    for name in values:
+    # Outliers are reported as a spike.
+    higher = [name for name in values if histories[name].level.rise > math.sqrt(MIN_RISE)]
+    higher = [name for name in higher if not histories[name].outliers and not is_loss(name)]
+    lowest = [loss for loss in values if is_loss(loss) and _is_lowest(histories[loss])] if higher else []
+    for name in higher:
         history = histories[name]
-        if history.level.rise <= math.sqrt(MIN_RISE) or history.outliers or is_loss(name):
-            continue  # Outliers are reported as a spike.
-        lowest = (loss for loss in values if is_loss(loss) and _is_lowest(histories[loss]))
         loss = next((loss for loss in lowest if name.startswith(loss.removesuffix("loss"))), None)
         risen = max(math.log(MIN_RISE), RISE_DEVIATIONS * history.scatter)
         if (loss or name in known) and math.log(history.level.rise) > (risen / 2 if name in known else risen):

@@ -7,6 +7,7 @@ from array import array
 from telemetry.journal.stream_search import PassedScalars
 from telemetry.records import Alert, AnyRecord, Resumed, Scalars
 
+_DELIVERABLE = (Scalars, Alert, Resumed)
 _NEVER_SUPERSEDED = -1
 
 
@@ -25,12 +26,16 @@ class DeliverableRecords:
 
     def add(self, record: AnyRecord) -> None:
         """Append the next record of the journal, unless sinks do not receive it."""
-        if isinstance(record, Scalars | Alert | Resumed):
-            is_resume = isinstance(record, Resumed)
-            self.step = record.step if is_resume else max(self.step, record.step)
-            passed = record.passed if isinstance(record, PassedScalars) else 0
-            self.seqs.extend(range(record.seq - passed, record.seq + 1))
-            self._steps.extend([_NEVER_SUPERSEDED if is_resume else record.step] * (passed + 1))
+        if not isinstance(record, _DELIVERABLE):
+            return
+        if isinstance(record, PassedScalars):
+            self.seqs.extend(range(record.seq - record.passed, record.seq))
+            self._steps.extend([record.step] * record.passed)
+        is_resume = isinstance(record, Resumed)
+        if is_resume or record.step > self.step:
+            self.step = record.step
+        self.seqs.append(record.seq)
+        self._steps.append(_NEVER_SUPERSEDED if is_resume else record.step)
 
     def drop_after(self, step: int) -> bool:
         """Remove the points and alerts that a resume at iteration ``step`` supersedes; return whether there are any.

@@ -185,10 +185,10 @@ class RunReader:
     def _add_points(self, record: Scalars) -> None:
         superseded = self._keep_superseded and self._journal.is_superseded(record)
         for name, value in record.items():
-            if self._names is not None and name not in self._names:
-                continue
             builder = self._builders.get(name)
             if builder is None:
+                if self._names is not None and name not in self._names:
+                    continue
                 builder = self._builders[name] = CurveBuilder()
             builder.add(record.step, record.time, value, superseded=superseded)
 
