@@ -13,6 +13,8 @@ QUIET_POINTS: Mapping[Cause, int] = {"non-finite": 5, "stalled": 0}
 """Number of points for which these causes are not reported again, instead of ``quiet_points``."""
 LASTING_POINTS = 5
 """A problem found at this many points in a row is reported even if its cause was reported a short time ago."""
+ESCALATION = 10.0
+"""A value this many times as far above its baseline as any that was reported is reported at once."""
 MAX_DOUBLINGS = 10
 MAX_METRICS_LISTED = 20
 """Maximum number of further metrics with the same problem that an alert lists."""
@@ -38,8 +40,8 @@ _ADVICE: Mapping[Cause, str] = {
 class ProblemTracker:
     """Keep the current problems of each cause, and turn their beginning and end into alerts.
 
-    A cause that has ended is not reported again for ``quiet_points`` points, unless it lasts; each further time, this
-    number doubles.
+    A cause that has ended is not reported again for ``quiet_points`` points, unless it lasts or is much worse; each
+    further time, this number doubles.
     """
 
     def __init__(self, quiet_points: int) -> None:
@@ -51,6 +53,7 @@ class ProblemTracker:
         self._times_ended: Counter[Cause] = Counter()
         self._points = 0
         self._quiet_until: dict[Cause, int] = {}
+        self._worst: dict[Cause, float] = {}
 
     @property
     def active(self) -> tuple[Cause, ...]:
@@ -83,6 +86,7 @@ class ProblemTracker:
         for cause, problems in self._problems.items():
             if problems and cause not in self._since and not self._is_quiet(cause):
                 self._since[cause] = step
+                self._worst[cause] = max(self._worst.get(cause, 0.0), _severity(problems))
                 alerts.append(_begun(cause, problems, step))
             elif not problems and cause in self._since:
                 alerts.append(_recovered(cause, step, self._since.pop(cause)))
@@ -94,7 +98,15 @@ class ProblemTracker:
         return alerts
 
     def _is_quiet(self, cause: Cause) -> bool:
-        return self._points < self._quiet_until.get(cause, 0) and self._streaks[cause] < LASTING_POINTS
+        if self._points >= self._quiet_until.get(cause, 0) or self._streaks[cause] >= LASTING_POINTS:
+            return False
+        return _severity(self._problems[cause]) <= ESCALATION * self._worst[cause]
+
+
+def _severity(problems: Mapping[str, Problem]) -> float:
+    """Return the largest ratio of a value to its baseline; 0 if there is none."""
+    found = (problem for problem in problems.values() if problem.value is not None and problem.baseline)
+    return max((abs(problem.value / problem.baseline) for problem in found), default=0.0)
 
 
 def _begun(cause: Cause, problems: Mapping[str, Problem], step: int) -> Alert:
