@@ -105,8 +105,9 @@ class ProblemTracker:
 
 def _severity(problems: Mapping[str, Problem]) -> float:
     """Return the largest ratio of a value to its baseline; 0 if there is none."""
-    found = (problem for problem in problems.values() if problem.value is not None and problem.baseline)
-    return max((abs(problem.value / problem.baseline) for problem in found), default=0.0)
+    return max(
+        (abs(p.value / p.baseline) for p in problems.values() if p.value is not None and p.baseline), default=0.0
+    )
 
 
 def _begun(cause: Cause, problems: Mapping[str, Problem], step: int) -> Alert:

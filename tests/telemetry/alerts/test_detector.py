@@ -485,3 +485,12 @@ def test_a_loss_that_stays_in_a_spike_has_diverged_and_another_metric_has_not() 
     assert observed.detector.diverged is not None
     assert observed.detector.diverged.reason.startswith("window/loss stays far above its usual value ")
     assert observed.detector.diverged.after == last_healthy
+
+
+def test_a_much_higher_spike_is_reported_soon_after_another() -> None:
+    observed = Observed()
+    observed.points([*steady(30), 20.0, *steady(3, seed=1)])
+    assert causes(observed.alerts) == [("spike", False), ("spike", True)]
+    assert observed.points([60.0, *steady(3, seed=2)]) == []
+    assert causes(observed.points([5000.0, *steady(3, seed=3)])) == [("spike", False), ("spike", True)]
+    assert observed.points([20_000.0, *steady(3, seed=4)]) == []
