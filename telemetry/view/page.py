@@ -22,7 +22,7 @@ from telemetry.view.summary import Curves
 READ_TIME = 1.0
 """Time in seconds for which runs are read before those read so far are drawn; it doubles until all are drawn."""
 MAX_CHARTS = 60
-"""Maximum number of charts; a browser needs about 30 ms for each."""
+"""Maximum number of charts; each takes up to 0.1 s."""
 ZOOM_DELAY_MS = 250
 """Delay after the last change of the range until curves are thinned for it."""
 
