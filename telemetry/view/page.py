@@ -79,10 +79,12 @@ class Page:
         self._streams = streams(self._specs)
         self._layout.controls.offer(self._streams, headings(self._specs), several=len(runs) > 1)
         view, curves = self._view(runs), await self._curves(runs)
-        shown = self._shown_specs()[:MAX_CHARTS]
-        self._charts = new_charts(shown, view, curves, self._shared, self._layout.controls.scale)
-        self._layout.show_charts(self._charts, self._note(runs))
-        self._show_runs(runs)
+        # Otherwise, Bokeh would visit all its objects after each change.
+        with self._document.models.freeze():
+            shown = self._shown_specs()[:MAX_CHARTS]
+            self._charts = new_charts(shown, view, curves, self._shared, self._layout.controls.scale)
+            self._layout.show_charts(self._charts, self._note(runs))
+            self._show_runs(runs)
         self._read_on(len(runs))
 
     def _read_on(self, runs: int) -> None:
@@ -112,9 +114,10 @@ class Page:
         if self._unread or lines != set(curves) or chart_specs(runs) != self._specs:
             await self._redraw()
             return
-        for chart in self._charts:
-            chart.update(view, curves)
-        self._show_runs(runs)
+        with self._document.models.freeze():
+            for chart in self._charts:
+                chart.update(view, curves)
+            self._show_runs(runs)
 
     def _show_runs(self, runs: Sequence[RunEntry]) -> None:
         self._layout.show_runs(self._store.runs(), runs, [entry.key for entry in runs])
