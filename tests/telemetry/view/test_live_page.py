@@ -182,7 +182,7 @@ def test_runs_are_drawn_as_they_are_read_and_the_first_to_appear_is_selected(bro
             run.points("eval", step, {"accuracy": 0.5 * step})
         tab.wait("figures.length == 1")
         assert tab.points("accuracy", "eval") == [(1, 0.5), (2, 1.0)]
-        tab.press("overall")
+        tab.press("eval")
         tab.page.get_by_text("The selected streams and charts have no points").wait_for()
         assert tab.errors == []
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 pytest.importorskip("bokeh")
 
 from support.browser import Tab, open_browser
-from support.written_runs import WrittenRun
+from support.written_runs import NOON, WrittenRun
 from telemetry import Metric
 from telemetry.cli import main
 from telemetry.view.report import MAX_CHARTS
@@ -137,7 +137,7 @@ def test_undeclared_metrics_are_in_the_report(browser: Browser, tmp_path: Path) 
 def test_a_report_about_many_metrics_has_a_limited_number_of_charts(tmp_path: Path) -> None:
     names = [f"metric_{number}" for number in range(MAX_CHARTS + 1)]
     run, path = WrittenRun(tmp_path / "many", metrics={f"val/{name}": Metric() for name in names}), tmp_path / "r.html"
-    run.points("val", 2**60, dict.fromkeys(names, 1.0))
+    run.points("val", 2**53 + 1, dict.fromkeys(names, 1.0), time=NOON)
     result = report(run.folder, "-o", path)
     assert (result.exit_code, result.stderr) == (0, "")
     text = path.read_text(encoding="utf-8")
