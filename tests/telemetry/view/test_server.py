@@ -163,7 +163,7 @@ def test_the_command_prints_one_address_changes_nothing_and_ends_quietly_on_ctrl
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_address_that_cannot_be_printed_ends_the_command(run: WrittenRun) -> None:
     command = [sys.executable, "-m", "telemetry", "view", str(run.folder), "--no-open"]
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (result.returncode, result.stderr) == (1, "error: cannot write the output: No space left on device\n")
 
