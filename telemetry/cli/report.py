@@ -27,6 +27,8 @@ def report(paths: tuple[Path, ...], output: Path) -> None:
     for run in runs:
         read_header(run)  # raises if the folder contains no readable run
     with optional_import("`telemetry report`", "'aimnet2mult[view]'"):
+        from telemetry.view.quiet import silence_bokeh
         from telemetry.view.report import write_report
+    silence_bokeh()
     write_report(output, runs)
     print_line(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -34,8 +34,10 @@ def view(paths: tuple[Path, ...], port: int, opens: bool | None) -> None:
     contains a random token, can read it. Nothing is written to the run folders. Ctrl-C ends the server.
     """
     with optional_import("`telemetry view`", "'aimnet2mult[view]'"):
+        from telemetry.view.quiet import silence_bokeh
         from telemetry.view.server import ViewServer
 
+    silence_bokeh()
     folders = [path if path.is_dir() else find_run(path) for path in paths] or [RUNS]
     store = RunStore(folders)
     server = ViewServer(store, lambda: first_selected(store, folders), port)

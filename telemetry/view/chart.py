@@ -81,8 +81,9 @@ class Chart:
         if data != self.marks.data:
             self.marks.data = data
         text, is_bad = summarize_chart(self.spec, self.lines, curves)
-        title = self.figure.select_one({"name": "summary"})
-        title.text, title.text_color = PlainText(text=text), LEVEL_COLORS["error"] if is_bad else GREY
+        (title,) = (each for each in self.figure.above if each.name == "summary")
+        if title.text.text != text:
+            title.text, title.text_color = PlainText(text=text), LEVEL_COLORS["error"] if is_bad else GREY
 
     def _marks(self, entry: RunEntry, curves: Curves, *, several: bool) -> Iterator[Mark]:
         names = self.spec.names.get(entry.key, [])

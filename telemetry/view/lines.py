@@ -81,7 +81,10 @@ def running_mean(values: NDArray[np.float64], points: int) -> NDArray[np.float64
     padded = np.pad(np.where(finite, values, 0.0), points // 2)
     counted = np.pad(finite.astype(np.float64), points // 2)
     # Not from cumulative sums, in which a huge value would drown all later ones.
-    sums, counts = (np.lib.stride_tricks.sliding_window_view(each, points).sum(axis=1) for each in (padded, counted))
+    with np.errstate(over="ignore"):
+        sums, counts = (
+            np.lib.stride_tricks.sliding_window_view(each, points).sum(axis=1) for each in (padded, counted)
+        )
     return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 

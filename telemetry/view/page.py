@@ -23,7 +23,7 @@ from telemetry.view.summary import Curves
 READ_TIME = 1.0
 """Time in seconds for which runs are read before those read so far are drawn; it doubles until all are drawn."""
 MAX_CHARTS = 60
-"""Maximum number of charts; a browser needs about 30 ms for each."""
+"""Maximum number of charts; each takes up to 0.1 s."""
 ZOOM_DELAY_MS = 250
 """Delay after the last change of the range until curves are thinned for it."""
 
@@ -42,11 +42,8 @@ class Page:
         self._versions: dict[str, int] = {}
         self._charts: list[Chart] = []
         self._specs: list[ChartSpec] = []
-        self._streams: list[str] = []
-        self._select_newest = not selected
-        self._redraws = False
-        self._unread = 0
-        self._read_time = READ_TIME
+        self._select_newest, self._redraws = not selected, False
+        self._unread, self._read_time = 0, READ_TIME
         self._window: Window | None = None
         self._zoom_timer: object | None = None
         self._shared = Shared()
@@ -77,13 +74,14 @@ class Page:
         self._redraws = False
         runs = self._runs()
         self._specs = chart_specs(runs)
-        self._streams = streams(self._specs)
-        self._layout.controls.offer(self._streams, headings(self._specs), several=len(runs) > 1)
+        self._layout.controls.offer(streams(self._specs), headings(self._specs), several=len(runs) > 1)
         view, curves = self._view(runs), await self._curves(runs)
-        shown = self._shown_specs()[:MAX_CHARTS]
-        self._charts = new_charts(shown, view, curves, self._shared, self._layout.controls.scale)
-        self._layout.show_charts(self._charts, self._note(runs))
-        self._show_runs(runs)
+        # Otherwise, Bokeh would visit all its objects after each change.
+        with self._document.models.freeze():
+            shown = self._shown_specs()[:MAX_CHARTS]
+            self._charts = new_charts(shown, view, curves, self._shared, self._layout.controls.scale)
+            self._layout.show_charts(self._charts, self._note(runs))
+            self._show_runs(runs)
         self._read_on(len(runs))
 
     def _read_on(self, runs: int) -> None:
@@ -113,9 +111,10 @@ class Page:
         if self._unread or lines != set(curves) or chart_specs(runs) != self._specs:
             await self._redraw()
             return
-        for chart in self._charts:
-            chart.update(view, curves)
-        self._show_runs(runs)
+        with self._document.models.freeze():
+            for chart in self._charts:
+                chart.update(view, curves)
+            self._show_runs(runs)
 
     def _show_runs(self, runs: Sequence[RunEntry]) -> None:
         self._layout.show_runs(self._store.runs(), runs, [entry.key for entry in runs])
@@ -136,13 +135,8 @@ class Page:
 
     def _view(self, runs: Sequence[RunEntry]) -> View:
         controls = self._layout.controls
-        return View(
-            runs=runs,
-            streams=self._streams,
-            shown=controls.streams,
-            window=self._window,
-            smoothing=controls.smoothing,
-        )
+        shown, smoothing = controls.streams, controls.smoothing
+        return View(runs=runs, streams=streams(self._specs), shown=shown, window=self._window, smoothing=smoothing)
 
     def _shown_specs(self) -> list[ChartSpec]:
         return [spec for spec in self._specs if spec.heading in self._layout.controls.headings]
@@ -150,12 +144,12 @@ class Page:
     async def _curves(self, runs: Sequence[RunEntry]) -> Curves:
         """Read the curves that are shown, for a limited time; only those that have points."""
         found: dict[tuple[str, str], Any] = {}
-        specs, streams = self._shown_specs()[:MAX_CHARTS], self._layout.controls.streams
+        specs, shown = self._shown_specs()[:MAX_CHARTS], self._layout.controls.streams
         end = time.monotonic() + self._read_time
         unread = list(runs)
         while unread and (len(unread) == len(runs) or time.monotonic() < end):
             entry = unread.pop(0)
-            names = [name for spec in specs for name in spec.names.get(entry.key, []) if stream_of(name) in streams]
+            names = [name for spec in specs for name in spec.names.get(entry.key, []) if stream_of(name) in shown]
             curves = await asyncio.to_thread(self._store.curves, entry.key, names)
             found.update({(entry.key, name): curve for name, curve in curves.items() if len(curve)})
         self._unread = len(unread)

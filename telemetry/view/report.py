@@ -29,16 +29,21 @@ from telemetry.view.texts import plain
 MAX_POINTS = 45_000
 """Approximate number of points in a report, so that one of a single run has up to 3 MB."""
 MIN_STRETCHES, MAX_STRETCHES = 40, 400
+MAX_CHARTS = 200
+"""Maximum number of charts; each takes up to 0.1 s, and 20 kB."""
 
 
 def report_html(runs: Sequence[RunEntry], curves: Curves) -> str:
     """Return the page with the curves of the runs, by key of the run and full name of the metric."""
     specs, several = chart_specs(runs), len(runs) > 1
     all_streams = streams(specs)
-    stretches = min(MAX_STRETCHES, max(MIN_STRETCHES, MAX_POINTS // (2 * max(1, len(curves)))))
+    shown = specs[:MAX_CHARTS]
+    left = f"<p>The first {MAX_CHARTS} of {len(specs):,} charts are shown</p>" if len(specs) > MAX_CHARTS else ""
+    count = sum((key, name) in curves for spec in shown for key, names in spec.names.items() for name in names)
+    stretches = min(MAX_STRETCHES, max(MIN_STRETCHES, MAX_POINTS // (2 * max(1, count))))
     view = View(runs=runs, streams=all_streams, shown=all_streams, stretches=stretches)
     shared = Shared()
-    charts = new_charts(specs, view, curves, shared)
+    charts = new_charts(shown, view, curves, shared)
     events = events_cell()
     events.text = events_panel(runs)
     grid = chart_grid([panel("")])
@@ -51,7 +56,7 @@ def report_html(runs: Sequence[RunEntry], curves: Curves) -> str:
     first = [chart for chart in charts if chart.spec.heading in choice.headings.labels[:1]]
     grid.children = grid_cells(first, events) or [panel("<p>No points</p>"), events]
     choice.call(grid, events, charts, shared)
-    root = page_column(choice.row, table.widget, grid, panel(parameters_panel(runs)))
+    root = page_column(choice.row, table.widget, grid, panel(left + parameters_panel(runs)))
     title = ", ".join(plain(entry.label) for entry in runs)
     text: str = file_html(root, INLINE, title=title, template=page_template(own_host=False))
     return text

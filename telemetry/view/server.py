@@ -106,9 +106,10 @@ class ViewServer:
         refresher = threading.Thread(target=self._refresh, daemon=True)
         refresher.start()
         self._server.start()
-        if on_start is not None:
-            self._loop.add_callback(on_start)
         try:
+            # Not in the event loop, which would report an exception and continue.
+            if on_start is not None:
+                on_start()
             self._loop.start()
         finally:
             self._stopped.set()

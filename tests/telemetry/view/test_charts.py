@@ -128,3 +128,9 @@ def test_values_have_four_digits(value: float, text: str) -> None:
 
 def test_texts_of_runs_are_escaped() -> None:
     assert escaped("<b>\x1b&") == "&lt;b&gt; &amp;"
+
+
+def test_the_mean_of_the_largest_numbers_needs_no_warning() -> None:
+    with np.errstate(over="raise"):
+        mean = running_mean(np.array([1e308, 1e308, 1.0, 1.0, 1.0, 1.0]), 3)
+    assert mean[-2:].tolist() == [1.0, 1.0]

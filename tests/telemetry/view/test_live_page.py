@@ -15,6 +15,7 @@ from support.browser import Tab, open_browser
 from support.view_server import serving
 from support.written_runs import WrittenRun
 from telemetry import Metric
+from telemetry.view.page import MAX_CHARTS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -177,6 +178,37 @@ def test_values_that_are_not_finite_are_counted_and_marked(browser: Browser, run
         marks = tab.read(f"line({ENERGY!r}, 'marks').data_source.data.text")
         assert marks == ["val is NaN at iteration 2,500 to 3,000 (2 points)"]
         assert "val is NaN at iteration 2,500 to 3,000 (2 points)" in tab.hover(ENERGY, 2500, 20)
+
+
+def test_runs_are_drawn_as_they_are_read_and_the_first_to_appear_is_selected(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with serving([tmp_path / "runs"]) as server:
+        tab = Tab(browser, server.url)
+        tab.page.get_by_text("No runs yet").wait_for()
+        run = WrittenRun(tmp_path / "runs" / "other", metrics={})
+        for step in (1, 2):
+            run.points("eval", step, {"accuracy": 0.5 * step})
+        tab.wait("figures.length == 1")
+        assert tab.points("accuracy", "eval") == [(1, 0.5), (2, 1.0)]
+        tab.press("eval")
+        tab.page.get_by_text("The selected streams and charts have no points").wait_for()
+        assert tab.errors == []
+
+
+def test_the_reason_is_shown_if_the_selected_run_cannot_be_read(browser: Browser, run: WrittenRun) -> None:
+    run.journal.write_bytes(b"damaged\n")
+    with serving([run.folder]) as server:
+        Tab(browser, server.url).page.get_by_text("contains no journal-<k>.jsonl with a run record").wait_for()
+
+
+def test_the_number_of_charts_is_limited(browser: Browser, tmp_path: Path) -> None:
+    names = [f"m{number:04}" for number in range(300)]
+    run = WrittenRun(tmp_path / "many", metrics={f"val/{name}": Metric() for name in names})
+    for step in (1, 2):
+        run.points("val", step, dict.fromkeys(names, 1.0))
+    with serving([run.folder]) as server:
+        tab = shown(browser, server.url, charts=MAX_CHARTS)
+        tab.page.get_by_text(f"The first {MAX_CHARTS} of 300 charts are shown").wait_for()
 
 
 HOSTILE = "<img src=x onerror=window.hacked=1>$$x^2$$@{run}{safe}"

@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 pytest.importorskip("bokeh")
 
 from support.browser import Tab, open_browser
-from support.written_runs import WrittenRun
+from support.written_runs import NOON, WrittenRun
 from telemetry import Metric
 from telemetry.cli import main
+from telemetry.view.report import MAX_CHARTS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -130,3 +131,25 @@ def test_a_folder_of_runs_gives_a_report_about_all_of_them(tmp_path: Path) -> No
     path = tmp_path / "report.html"
     assert report(tmp_path / "runs", "-o", path).exit_code == 0
     assert "<title>methane, water</title>" in path.read_text().replace("water, methane", "methane, water")
+
+
+def test_undeclared_metrics_are_in_the_report(browser: Browser, tmp_path: Path) -> None:
+    run, path = WrittenRun(tmp_path / "other", metrics={}), tmp_path / "report.html"
+    for step in (1, 2):
+        run.points("eval", step, {"accuracy": step / 3})
+    assert report(run.folder, "-o", path).exit_code == 0
+    tab = Tab(browser, path.as_uri())
+    tab.wait("figures.length == 1")
+    assert tab.points("accuracy", "eval") == [(1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
+
+
+def test_a_report_about_many_metrics_has_a_limited_number_of_charts(tmp_path: Path) -> None:
+    names = [f"metric_{number}" for number in range(MAX_CHARTS + 1)]
+    run, path = WrittenRun(tmp_path / "many", metrics={f"val/{name}": Metric() for name in names}), tmp_path / "r.html"
+    run.points("val", 2**53 + 1, dict.fromkeys(names, 1.0), time=NOON)
+    result = report(run.folder, "-o", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    text = path.read_text(encoding="utf-8")
+    assert f"The first {MAX_CHARTS} of {MAX_CHARTS + 1} charts are shown" in text
+    assert f"metric_{MAX_CHARTS - 1}" in text
+    assert f"metric_{MAX_CHARTS}" not in text

@@ -160,6 +160,14 @@ def test_the_command_prints_one_address_changes_nothing_and_ends_quietly_on_ctrl
     assert contents(run.folder) == before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_address_that_cannot_be_printed_ends_the_command(run: WrittenRun) -> None:
+    command = [sys.executable, "-m", "telemetry", "view", str(run.folder), "--no-open"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (1, "error: cannot write the output: No space left on device\n")
+
+
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 

@@ -71,6 +71,25 @@ class TestTable:
         store.refresh()
         assert only(store).best == {"val/loss": BestValue(value=1.0, step=2), "val/R2": BestValue(value=0.9, step=2)}
 
+    def test_undeclared_metrics_are_found_in_the_points_until_an_attempt_declares_metrics(self, runs: Path) -> None:
+        run = WrittenRun(runs / "other", metrics={})
+        run.points("eval", 1, {"accuracy": 0.5})
+        run.points("val", 1, {"loss": 2.0})
+        store = RunStore([runs])
+        store.refresh()
+        assert list(only(store).metrics) == ["eval/accuracy", "val/loss"]
+        assert only(store).best == {"val/loss": BestValue(value=2.0, step=1)}
+        assert values(store, only(store), "eval/accuracy") == [0.5]
+        run.points("eval", 2, {"f1": 0.7})
+        store.refresh()
+        assert list(only(store).metrics) == ["eval/accuracy", "val/loss", "eval/f1"]
+        assert values(store, only(store), "eval/f1") == [0.7]
+        run.begin(resume_step=2, metrics=METRICS, attempt=2)
+        run.points("val", 3, {"loss": 1.0})
+        store.refresh()
+        assert dict(only(store).metrics) == METRICS
+        assert values(store, only(store), "val/loss") == [2.0, 1.0]
+
     def test_superseded_values_and_alerts_do_not_count(self, run: WrittenRun, runs: Path) -> None:
         store = RunStore([runs])
         run.points("val", 100, {"loss": 2.0})
