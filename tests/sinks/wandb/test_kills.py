@@ -61,7 +61,9 @@ def suspend(folder: Path, *pids: int) -> None:
     while True:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda: all(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in pids))
+        wait_for(
+            lambda: all(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in pids)
+        )
         if not list(folder.glob(".*.tmp")):
             return
         resume(*pids)
