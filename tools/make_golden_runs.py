@@ -25,7 +25,7 @@ import sqlite3
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ METRICS = {
     "val/loss": Metric(label="loss", watch=True),
     "val/gfn1/E_rmse": Metric(**ENERGY, label="RMSE of energy, gfn1", watch=True),
 }
+DIRECTED = METRICS | {"val/loss": Metric(label="loss", better="lower", watch=True)}
+"""With a metric that has a best value."""
 MLP = {"n_in": 4, "n_out": 1, "key_in": "aim", "key_out": "energy"}
 SUM = {"key_in": "energy", "key_out": "energy"}
 MODEL = {
@@ -110,6 +112,8 @@ SCHEDULED = {
     "telemetry": {"every": 10, "mode": "group"},
 }
 TASK = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
+TRIAL = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "trial-1", "WANDB_PROJECT": "water", "WANDB_ENTITY": "chemists"}
+"""What ``wandb agent`` sets for a training of a sweep."""
 BAD_ROWS = (3, 17)
 """Rows of ``two-bad.h5`` with two atoms at the same position."""
 
@@ -152,8 +156,9 @@ def main(folder: Path, names: Sequence[str]) -> None:
         "reporting": make_reporting,
         "skipping": make_skipping,
         "scheduled": make_scheduled,
+        "swept": make_swept,
     }
-    resumed = {"water": {1: 40, 3: 80}}
+    resumed = {"water": {1: 40, 3: 80}, "swept": {1: 40}}
     for name in names or makers:
         write_expected(makers[name](runs), resumed.get(name))
     clean(runs)
@@ -235,6 +240,15 @@ def make_scheduled(runs: Path) -> Path:
     return train(runs, SCHEDULED, "none", **TASK)
 
 
+def make_swept(runs: Path) -> Path:
+    """Write two attempts, the first of which is delivered to W&B under ``wandb agent``."""
+    run = runs / "swept"
+    attempt(swept_attempt, run)
+    call("telemetry", "sync", run, "--telemetry-sinks", "wandb", "-o", "wandb.mode=offline", **TRIAL)
+    attempt(continued_attempt, run)
+    return run
+
+
 def train(runs: Path, settings: dict[str, Any], sinks: str, **environment: str) -> Path:
     """Train for two epochs; also record the losses of four uninterrupted epochs."""
     name = settings["run_name"]
@@ -272,11 +286,13 @@ def attempt(body: Any, run: Path) -> None:
     os.waitpid(child, 0)
 
 
-def open_attempt(run: Path, resume_step: int | None = None, sinks: Sequence[object] = ()) -> MetricBus:
+def open_attempt(
+    run: Path, resume_step: int | None = None, sinks: Sequence[object] = (), metrics: Mapping[str, Metric] = METRICS
+) -> MetricBus:
     """Open a run, or resume it after ``resume_step``."""
     return open_run(
         run,
-        metrics=METRICS,
+        metrics=metrics,
         name=run.name,
         project="golden",
         params={"seed": 7, "optimizer": {"lr": 1e-3}, "files": ["gfn1.h5", "spgfn2.h5"]},
@@ -335,6 +351,20 @@ def killed_attempt(run: Path) -> None:
     publish(bus, 10, 50)
     bus.drain(30)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def swept_attempt(run: Path) -> None:
+    """Publish iterations 10 to 60, the best validation at 60, then be preempted."""
+    bus = open_attempt(run, metrics=DIRECTED)
+    publish(bus, 10, 60, val_60=0.5)
+    bus.close("preempted", reason="SIGTERM")
+
+
+def continued_attempt(run: Path) -> None:
+    """Publish iterations 50 to 80, with worse validations, then finish."""
+    bus = open_attempt(run, resume_step=40, metrics=DIRECTED)
+    publish(bus, 50, 80)
+    bus.close("finished")
 
 
 def reporting_attempt(run: Path) -> None:

@@ -1,25 +1,18 @@
-"""The event files of a run in one folder: read back on opening, then appended to in whole batches.
-
-An event file is a sequence of TFRecord frames: the length of the data with its checksum, then the data with its
-checksum. TensorBoard's writer creates the frames. Its reader is not used, because it reopens the file for each part of
-a frame, which takes minutes on a network file system.
-"""
+"""The event files of a run in one folder: read back on opening, then appended to in whole batches."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import socket
-import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sinks.tensorboard.events import Event, EventBuilder, EventFileState, run_identity
-from telemetry.sink_api import Record, RunRecord, SinkRejected, private_opener, sync_folder
+from sinks.tensorboard.frames import read_frames, to_frames
+from telemetry.sink_api import Record, RunRecord, SinkRejected, sync_folder
 
-_FRAME_HEADER, _FRAME_FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 _TIMESTAMP = re.compile(r"tfevents\.(\d+)")
 
 
@@ -86,7 +79,7 @@ class EventFiles:
             self._path = self._create_file([self._builder.file_header(), *events])
         else:
             # Without O_CREAT: if the file has been removed, fail instead of creating one without a header.
-            _write(self._path, _frames(events), os.O_APPEND, self._mode)
+            _write(self._path, _serialized(events), os.O_APPEND, self._mode)
         for event in events:
             self._state.add(event)
 
@@ -95,7 +88,7 @@ class EventFiles:
         timestamp = max(int(time.time()), self._newest_timestamp + 1)
         path = self._folder / f"events.out.tfevents.{timestamp:010d}.{socket.gethostname()}.{os.getpid()}"
         try:
-            _write(path, _frames(events), os.O_CREAT | os.O_EXCL, self._mode)
+            _write(path, _serialized(events), os.O_CREAT | os.O_EXCL, self._mode)
         except FileExistsError:
             # Another process created this file: do not remove it.
             raise
@@ -131,35 +124,8 @@ class EventFiles:
             return None
 
 
-def read_frames(path: Path) -> Iterator[bytes]:
-    """Yield the data of each frame, up to the first incomplete or damaged one, where all readers stop.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c  # type: ignore[import-untyped]
-
-    with open(path, "rb", opener=private_opener) as file:
-        remaining = os.fstat(file.fileno()).st_size
-        while len(header := file.read(_FRAME_HEADER.size)) == _FRAME_HEADER.size:
-            length, crc = _FRAME_HEADER.unpack(header)
-            remaining -= _FRAME_HEADER.size + length + _FRAME_FOOTER.size
-            if remaining < 0 or crc != masked_crc32c(header[:8]):
-                return
-            data, footer = file.read(length), file.read(_FRAME_FOOTER.size)
-            if footer != _FRAME_FOOTER.pack(masked_crc32c(data)):
-                return
-            yield data
-
-
-def _frames(events: Iterable[Event]) -> bytes:
-    from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
-    for event in events:
-        writer.write(event.SerializeToString())
-    return buffer.getvalue()
+def _serialized(events: Iterable[Event]) -> bytes:
+    return to_frames([event.SerializeToString() for event in events])
 
 
 def _write(path: Path, data: bytes, flags: int, mode: int) -> None:

@@ -67,11 +67,11 @@ class EventFileState:
         self.time = event.wall_time
         if is_resume:
             self.streams = dict.fromkeys(self.streams, seq)
+        values = event.summary.value
         # Alerts are tensors.
-        names = [value.tag for value in event.summary.value if value.HasField("simple_value")]
-        if names:
-            self.tags.update(names)
-            self.streams[stream_of(names[0])] = seq
+        if values and values[0].HasField("simple_value"):
+            self.tags.update(value.tag for value in values)
+            self.streams[stream_of(values[0].tag)] = seq
 
 
 def content(value: Any) -> bytes:
@@ -130,22 +130,21 @@ class EventBuilder:
     def from_record(self, record: Record) -> Event | None:
         """Return the event that represents a record; None for kinds that TensorBoard does not show."""
         if isinstance(record, Scalars):
-            return self._event(
-                wall_time=record.time / 1000,
-                step=record.step,
-                summary=self._summary(value=[self._scalar(*item) for item in record.items()]),
-                source_metadata=self._record_source(record),
-            )
+            event = self._event(wall_time=record.time / 1000, step=record.step)
+            # Added in place, because passing messages to a constructor copies them.
+            for name, value in record.items():
+                scalar = event.summary.value.add()
+                scalar.tag, scalar.simple_value = self._tag(name), value
+                if name in self._pending_descriptions:
+                    self._describe(scalar, self._pending_descriptions.pop(name))
+            return self._identified(event, record)
         if isinstance(record, Resumed):
             # Readers drop earlier points at this step and above.
-            event = self._session_start(record.time, record.step + 1)
-            event.source_metadata.CopyFrom(self._record_source(record))
-            return event
+            return self._identified(self._session_start(record.time, record.step + 1), record)
         if isinstance(record, Alert):
             text = f"**{escape_markdown(record.title)}**" + (f": {escape_markdown(record.text)}" if record.text else "")
             event = self.text("run/alerts", f"{record.level}: {text}", step=record.step, time=record.time / 1000)
-            event.source_metadata.CopyFrom(self._record_source(record))
-            return event
+            return self._identified(event, record)
         return None
 
     def text(self, tag: str, markdown: str, *, step: int = 0, time: float) -> Event:
@@ -171,21 +170,19 @@ class EventBuilder:
         """Return the tag of a metric."""
         return name
 
-    def _scalar(self, name: str, value: float) -> Any:
-        scalar = self._value(tag=self._tag(name), simple_value=value)
-        if self._pending_descriptions and (description := self._pending_descriptions.pop(name, None)):
-            scalar.metadata.summary_description = description
-            scalar.metadata.plugin_data.plugin_name = "scalars"
-            # Without the data class, the fast loader creates its own metadata and drops the description.
-            scalar.metadata.data_class = self._scalar_class
-        return scalar
+    def _describe(self, scalar: Any, description: str) -> None:
+        scalar.metadata.summary_description = description
+        scalar.metadata.plugin_data.plugin_name = "scalars"
+        # Without the data class, the fast loader creates its own metadata and drops the description.
+        scalar.metadata.data_class = self._scalar_class
 
     def _session_start(self, time_ms: int, step: int) -> Event:
         log = self._session_log(status=self._session_log.START)
         return self._event(wall_time=time_ms / 1000, step=step, session_log=log)
 
-    def _record_source(self, record: Record) -> Any:
-        return self._source(writer=f"aimnet2mult seq={record.seq}")
+    def _identified(self, event: Event, record: Record) -> Event:
+        event.source_metadata.writer = f"aimnet2mult seq={record.seq}"
+        return event
 
 
 class StreamEventBuilder(EventBuilder):

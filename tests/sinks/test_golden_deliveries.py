@@ -87,8 +87,8 @@ class TestWandb:
         pytest.importorskip("wandb")
 
     @staticmethod
-    def rows(folder: Path) -> list[dict[str, Any]]:
-        """Return the history rows in all files of the run, read by wandb-core."""
+    def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+        """Return the records of one kind in all files of the run, read by wandb-core."""
         import wandb
 
         core = Path(wandb.__file__).parent / "bin" / "wandb-core"
@@ -96,9 +96,11 @@ class TestWandb:
         for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
             command = [core, "leet", "inspect", "-no-observability", "-json", "-run-file", path]
             out = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
-            records = map(json.loads, out.splitlines())
-            found += [record["history"]["item"] for record in records if record["type"] == "history"]
+            found += [record[kind] for record in map(json.loads, out.splitlines()) if record["type"] == kind]
         return found
+
+    def rows(self, folder: Path) -> list[dict[str, Any]]:
+        return [history["item"] for history in self.records(folder, "history")]
 
     @staticmethod
     def points(rows: Iterable[dict[str, Any]]) -> Points:
@@ -121,6 +123,15 @@ class TestWandb:
             {0: 1, 1: 2, 2: 2, 3: 3}[seq // 10**9] for seq in sorted({row.seq for row in rows})
         ]
         assert len(list(folder.glob("wandb/offline-run-*"))) == 2
+
+    def test_a_run_of_a_sweep_is_continued_outside_the_agent(self, runs: Path) -> None:
+        output_of("telemetry", "sync", runs / "swept", "--telemetry-sinks", "wandb", "-o", "wandb.mode=offline")
+        found = self.records(runs / "swept", "run")
+        assert {(run["run_id"], run["project"], run["entity"]) for run in found} == {("trial-1", "water", "chemists")}
+        validations = [row for row in self.rows(runs / "swept") if "val/loss" in row]
+        assert [row["trainer/iteration"] for row in validations] == [20, 40, 60, 60, 80]
+        # The best one, at 60, is superseded.
+        assert [row["best/val/loss"] for row in validations] == [6.0, 3.0, 0.5, 2.0, 1.5]
 
 
 class TestMlflow:

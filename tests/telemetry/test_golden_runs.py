@@ -39,6 +39,7 @@ STATES = {
     "reporting": "failed",
     "skipping": "finished",
     "scheduled": "finished",
+    "swept": "finished",
 }
 PLUGIN = """
 from telemetry import Opened, hookimpl

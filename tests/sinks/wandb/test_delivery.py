@@ -92,7 +92,7 @@ def test_after_kills_of_delivery_and_trainer_each_point_is_present_once_with_its
         text=True,
         timeout=120,
     )
-    assert " 0 left" in done.stdout
+    assert " 0 pending" in done.stdout
     assert shown(folder) == journaled(folder)
     assert len(shown(folder)) >= 50
     assert exit_codes(folder)[-1] == 137

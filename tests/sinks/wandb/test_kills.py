@@ -53,6 +53,27 @@ def last_durable(process: subprocess.Popen[str], batches: int) -> int:
     return [int(process.stdout.readline()) for _ in range(batches)][-1]
 
 
+def suspend(folder: Path, *pids: int) -> None:
+    """Suspend a writer and its client, but not within the writer's atomic write.
+
+    A delivery removes the temporary file, so that the writer fails when it continues.
+    """
+    while True:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_for(
+            lambda: all(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T" for pid in pids)
+        )
+        if not list(folder.glob(".*.tmp")):
+            return
+        resume(*pids)
+
+
+def resume(*pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
 class TestKills:
     def test_after_a_kill_of_the_client_writing_fails_and_a_new_instance_continues(self, tmp_path: Path) -> None:
         sink, _ = open_sink(tmp_path)
@@ -111,14 +132,12 @@ class TestKills:
         with writer(tmp_path) as process:
             last_durable(process, 30)
             (client,) = client_pids(process.pid)
-            for pid in (process.pid, client):
-                os.kill(pid, signal.SIGSTOP)
+            suspend(tmp_path, process.pid, client)
             # As if it ran on another machine.
             monkeypatch.setattr("sinks.wandb.sink.kill_clients_of_run", lambda *_: None)
             _, found = open_sink(tmp_path)
             monkeypatch.undo()
-            for pid in (process.pid, client):
-                os.kill(pid, signal.SIGCONT)
+            resume(process.pid, client)
             last_durable(process, 200)
             assert client_pids(process.pid) == [client]
             assert open_sink(tmp_path)[1].last_seq == found.last_seq

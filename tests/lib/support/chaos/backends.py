@@ -59,7 +59,7 @@ class TensorBoard:
     def shown(self, run: Path, records: Records) -> list[int]:
         from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
-        from sinks.tensorboard.event_files import read_frames
+        from sinks.tensorboard.frames import read_frames
 
         found = []
         for path in sorted((run / "tensorboard").glob("*tfevents*")):
