@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import signal
 import subprocess
@@ -14,9 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 pytest.importorskip("bokeh")
-
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.websocket import websocket_connect
 
 from support.ports import free_port
 from support.view_server import serving
@@ -33,10 +29,10 @@ def run(tmp_path: Path) -> WrittenRun:
     return written
 
 
-def status_of(server: ViewServer, path: str) -> int:
+def status_of(server: ViewServer, path: str, **headers: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         return connection.getresponse().status
     finally:
         connection.close()
@@ -44,17 +40,15 @@ def status_of(server: ViewServer, path: str) -> int:
 
 def websocket_status(server: ViewServer, origin: str, token: str) -> int:
     """Return the HTTP status of a websocket that a page from ``origin`` opens."""
-
-    async def connect() -> int:
-        url = f"ws://127.0.0.1:{server.port}/{token}/ws"
-        try:
-            client = await websocket_connect(HTTPRequest(url, headers={"Origin": origin}), subprotocols=["bokeh"])
-        except HTTPClientError as error:
-            return error.code
-        client.close()
-        return 101
-
-    return asyncio.run(connect())
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Origin": origin,
+        "Sec-WebSocket-Key": "c3RyaW5nIG9mIDE2IGJ5dA==",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Protocol": "bokeh",
+    }
+    return status_of(server, f"/{token}/ws", **headers)
 
 
 def test_every_path_needs_the_token(run: WrittenRun) -> None:
