@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from telemetry.records import Alert
+from telemetry.run_folder.paths import shell_path
+from telemetry.run_folder.run_status import OPEN
 from telemetry.view.run_entry import RunEntry, SinkState
 from telemetry.view.style import LEVEL_COLORS
 from telemetry.view.texts import escaped, step_text
@@ -42,7 +44,7 @@ def _alert(alert: Alert, where: str) -> str:
 
 def _sinks(runs: Sequence[RunEntry], *, several: bool) -> str:
     items = [
-        _sink(sink, f"{escaped(entry.label)}, " if several else "")
+        _sink(entry, sink, f"{escaped(entry.label)}, " if several else "")
         for entry in runs
         for sink in entry.sinks
         if not several or sink.is_behind or sink.error
@@ -52,10 +54,13 @@ def _sinks(runs: Sequence[RunEntry], *, several: bool) -> str:
     return f"<p>{'All records delivered' if any(entry.sinks for entry in runs) else 'No sinks'}</p>"
 
 
-def _sink(sink: SinkState, where: str) -> str:
+def _sink(entry: RunEntry, sink: SinkState, where: str) -> str:
     text = f"{where}<b>{escaped(sink.name)}</b>: {sink.delivered:,} delivered"
     if sink.is_behind:
         text += f", <b class='warning'>{sink.pending:,} pending</b>"
+        if entry.status not in OPEN:
+            command = f"telemetry sync {shell_path(entry.folder)} --telemetry-sinks {sink.name}"
+            text += f"<br><small>if no process is delivering them: {escaped(command)}</small>"
     if sink.error:
         text += f"<br><small class='error'>{escaped(sink.error)}</small>"
     if sink.view:
