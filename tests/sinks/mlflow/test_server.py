@@ -5,7 +5,6 @@ If the environment of the tests has no server, MLFLOW_SERVER_BIN is the path of 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,23 +224,3 @@ def test_twenty_thousand_records_are_delivered_within_a_minute(remote, server):
         sink.sink_write([scalars(seq, **dict.fromkeys(names, 1 / seq)) for seq in range(first, first + 1000)])
     assert time.monotonic() - began < 60
     assert remote.steps() == [10 * seq for seq in range(1, 20_001)]
-
-
-@pytest.mark.slow
-def test_the_link_to_a_run_opens_charts_of_the_best_validation_values(remote: RemoteRun, server: str) -> None:
-    browsers = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no browser is installed")
-    sink, found = remote.open(server, metrics={"val/loss": Metric(better="lower"), "train/loss": Metric()})
-    sink.sink_write([scalars(seq, 10 * seq, "val", loss=1 / seq) for seq in range(1, 6)])
-    with browsers.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(found.view)
-        page.get_by_text("water (best/val/loss)").wait_for(timeout=30_000)
-        # The y-values of the chart, as plotly has drawn them.
-        page.wait_for_function("document.querySelector('.js-plotly-plot')?.data?.[0]?.y?.length == 5")
-        drawn = page.evaluate("document.querySelector('.js-plotly-plot').data[0]")
-        browser.close()
-    assert (list(drawn["x"]), list(drawn["y"])) == ([10, 20, 30, 40, 50], [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
