@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
+import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bokeh.application import Application
@@ -102,7 +104,7 @@ class ViewServer:
         self._server = BaseServer(self._loop, application, http)
 
     def run(self, on_start: Callable[[], None] | None = None) -> None:
-        """Serve until ``stop`` is called, or until KeyboardInterrupt."""
+        """Serve until ``stop`` is called, or until Ctrl-C in the main thread."""
         refresher = threading.Thread(target=self._refresh, daemon=True)
         refresher.start()
         self._server.start()
@@ -110,7 +112,8 @@ class ViewServer:
             # Not in the event loop, which would report an exception and continue.
             if on_start is not None:
                 on_start()
-            self._loop.start()
+            with self._stopping_on_interrupt():
+                self._loop.start()
         finally:
             self._stopped.set()
             self._server.stop()
@@ -118,6 +121,22 @@ class ViewServer:
     def stop(self) -> None:
         """End ``run``; may be called from any thread."""
         self._loop.add_callback(self._loop.stop)
+
+    @contextlib.contextmanager
+    def _stopping_on_interrupt(self) -> Iterator[None]:
+        """Make Ctrl-C end the event loop between two callbacks.
+
+        A KeyboardInterrupt while the executor of the loop starts a thread would leave one that nothing ends.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = self._loop
+        before = signal.signal(signal.SIGINT, lambda *_: loop.add_callback_from_signal(loop.stop))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _refresh(self) -> None:
         self._store.refresh()

@@ -55,7 +55,7 @@ def test_the_link_to_a_run_in_tensorboard_opens_one_chart_per_quantity(tmp_path:
             cards.nth(1).get_by_text("val", exact=True).wait_for(timeout=60_000)
             loss, energy = ("".join(card.inner_text().split()) for card in cards.all()[:2])  # names are wrapped
         finally:
-            process.terminate()
+            process.kill()
     assert "1overall/1loss" in loss
     assert "1overall/2E_rmse[kcal/mol]" in energy
     assert energy.endswith("train12000train_window22000val32000")  # stream, value, step, relative time

@@ -149,7 +149,10 @@ def test_the_command_prints_one_address_changes_nothing_and_ends_quietly_on_ctrl
         assert connection.getresponse().status == 200
         connection.close()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        try:
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (0, "", "")
     assert contents(run.folder) == before
 
