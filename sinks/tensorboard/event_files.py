@@ -116,7 +116,7 @@ class EventFiles:
                 self._state.add(self._builder.parse(frame))
 
     def _identity(self, frame: bytes) -> tuple[str, int] | None:
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from google.protobuf.message import DecodeError
 
         try:
             return run_identity(self._builder.parse(frame))

@@ -90,7 +90,7 @@ class EventBuilder:
     """A builder of one run's events that imports TensorBoard's messages, but neither TensorFlow nor its stub."""
 
     def __init__(self, run: RunRecord) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2  # type: ignore[import-untyped]
+        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
 
         self._run = run
         self._event = event_pb2.Event

@@ -75,7 +75,7 @@ def _header(length: int) -> bytes:
 
 
 def _masked_crc32c(data: bytes) -> int:
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c  # type: ignore[import-untyped]
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     checksum: int = masked_crc32c(data)
     return checksum

@@ -83,8 +83,8 @@ def _metric(name: str, title: str) -> dict[str, Any]:
 
 
 def _event(builder: EventBuilder, kind: str, fields: Mapping[str, Any], time: float) -> Event:
-    from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
-    from tensorboard.plugins.hparams import plugin_data_pb2  # type: ignore[import-untyped]
+    from google.protobuf.json_format import ParseDict
+    from tensorboard.plugins.hparams import plugin_data_pb2
 
     data = ParseDict({kind: fields}, plugin_data_pb2.HParamsPluginData())
     return builder.setting(f"_hparams_/{kind}", "hparams", data.SerializeToString(deterministic=True), time=time)

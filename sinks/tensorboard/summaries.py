@@ -31,7 +31,7 @@ def layout(builder: EventBuilder, run: RunRecord, shown: Mapping[str, str]) -> l
         run: the run.
         shown: the tag of each metric that has points, by full name. The chart of another one would be empty.
     """
-    from tensorboard.plugins.custom_scalar import layout_pb2, metadata  # type: ignore[import-untyped]
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
     found = layout_pb2.Layout()
     for heading, group in charts({name: m for name, m in run.metrics.items() if name in shown}).items():

@@ -120,7 +120,7 @@ def _split_xyz(path: Path, file: TextIO) -> Iterator[str]:
 def _read_database(path: Path, names: Names) -> Iterator[Frame]:
     from ase.db import connect
 
-    database = connect(path, type="db")  # type: ignore[no-untyped-call]
+    database = connect(path, type="db")  # type: ignore[no-untyped-call] # ASE has no complete types
     for row in database.select():
         yield _frame(f"{path}, ID {row.id}", names, row.toatoms(), {**row.data, **row.key_value_pairs})
 

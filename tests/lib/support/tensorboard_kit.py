@@ -65,7 +65,7 @@ def open_sink(
 
 def curve(folder: Path, tag: str = "train/loss") -> list[Point]:
     """Return the points that EventAccumulator shows for a tag."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()

@@ -51,7 +51,7 @@ def test_reading_stops_at_a_damaged_frame(tmp_path: Path, damaged: int) -> None:
 
 
 def test_tensorboard_reads_the_frames(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 
     path, found = tmp_path / "file", messages(900, 20, 30)
     path.write_bytes(to_frames(found))

@@ -75,7 +75,7 @@ class Opener:
         self.opened = 0
         self.destination = FakeDestination()
         best = BestValues(run_record(metrics=METRICS), Path("/there/is/no/journal"))
-        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored), best)  # type: ignore[arg-type]
+        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored), best)  # type: ignore[arg-type] # a fake
 
     def _open(self) -> FakeRun:
         self.opened += 1

@@ -25,7 +25,7 @@ def new_curve(steps: list[int], values: list[float]) -> Curve:
 
 
 def thinned(curve: Curve, *args: float) -> list[tuple[int, float]]:
-    steps, values = thin(curve, *args)  # type: ignore[arg-type]
+    steps, values = thin(curve, *args)  # type: ignore[arg-type] # passed on
     assert (steps.dtype, values.dtype) == ("int64", "float64")
     return list(zip(steps.tolist(), values.tolist(), strict=True))
 

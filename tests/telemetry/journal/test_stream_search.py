@@ -73,7 +73,7 @@ def test_a_block_that_must_be_decoded_is_searched_once(run: WrittenRun) -> None:
 
         def passed(self, *args: object) -> tuple[PassedScalars | None, int]:
             self.calls += 1
-            return super().passed(*args)  # type: ignore[arg-type]
+            return super().passed(*args)  # type: ignore[arg-type] # passed on
 
     for number in (*range(1, 200), *range(201, 400)):
         run.points("train", number, {"loss": 0.5}, seq=number)

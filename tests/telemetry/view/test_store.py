@@ -482,6 +482,6 @@ class CountingOs:
         return getattr(os, name)
 
     def pread(self, *args: int) -> bytes:
-        data = os.pread(*args)  # type: ignore[arg-type]
+        data = os.pread(*args)  # type: ignore[arg-type] # passed on
         self.bytes_read += len(data)
         return data

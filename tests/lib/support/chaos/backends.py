@@ -57,7 +57,7 @@ class TensorBoard:
         return {}
 
     def shown(self, run: Path, records: Records) -> list[int]:
-        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.event_pb2 import Event
 
         from sinks.tensorboard.frames import read_frames
 
@@ -79,7 +79,7 @@ class TensorBoard:
 
     @staticmethod
     def _curve(folder: Path, tag: str) -> list[tuple[int, float, int]]:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         accumulator.Reload()
