@@ -36,6 +36,7 @@ __all__ = [
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 OPEN_SECTIONS = (
+    "labels",
     "data.keys",
     "data.loaders.train",
     "data.loaders.val",
@@ -49,6 +50,7 @@ OPEN_SECTIONS = (
 BY_FIDELITY = (
     "data.fidelity_datasets",
     "data.val_fidelity_datasets",
+    "data.test_fidelity_datasets",
     "data.fidelity_weights",
     "data.fidelity_names",
     "data.sae.energy.files",
@@ -56,7 +58,14 @@ BY_FIDELITY = (
 """Mappings by fidelity index."""
 CLASS_KEYS = ("kwargs", "step", "metric_name")
 """Keys that belong to a `class`, and are dropped when a higher layer changes it."""
-PATH_KEYS = ("data.fidelity_datasets", "data.val_fidelity_datasets", "data.sae.energy.files", "load")
+PATH_KEYS = (
+    "data.fidelity_datasets",
+    "data.val_fidelity_datasets",
+    "data.test_fidelity_datasets",
+    "data.split_file",
+    "data.sae.energy.files",
+    "load",
+)
 """Keys whose values are paths of input files, or mappings of such paths by fidelity index."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,18 @@ import msgspec
 from msgspec import Meta
 
 from aimnet2mult.config.merge import merge_layers, read_defaults
+from aimnet2mult.config.sections import (
+    Checkpoint,
+    Count,
+    Data,
+    LogFrequency,
+    Loss,
+    Name,
+    Optimizer,
+    Options,
+    Scheduler,
+    Trainer,
+)
 from aimnet2mult.config.type_check import Section, find_misfits
 from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.value_checks import CHECKS, check_arrays
@@ -20,127 +31,8 @@ from telemetry.redaction import redact
 
 __all__ = ["Config", "ConfigError", "check_files", "input_files", "load", "load_data_settings"]
 
-MAX_FLOAT = sys.float_info.max
-"""Upper bound that excludes infinity."""
-Count = Annotated[int, Meta(ge=1)]
-Natural = Annotated[int, Meta(ge=0)]
-PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
-Name = Annotated[str, Meta(pattern=r"\A\w[\w.-]*\Z")]
-Options = dict[str, Any]
 
-
-class EnergyReference(Section, frozen=True):
-    files: dict[Natural, str]
-
-
-class References(Section, frozen=True):
-    energy: EnergyReference
-
-
-class TrainSampler(Section, frozen=True):
-    batch_size: Count
-    batch_mode: Literal["atoms", "molecules"]
-    batches_per_epoch: Count | None
-
-
-class ValSampler(Section, frozen=True):
-    batch_size: Count
-    batch_mode: Literal["atoms", "molecules"]
-
-
-class Samplers(Section, frozen=True):
-    train: TrainSampler
-    val: ValSampler
-
-
-class Loaders(Section, frozen=True):
-    train: Options
-    val: Options
-
-
-class DataUnits(Section, frozen=True):
-    energy: str
-    forces: str
-    coord: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the unit by input or label."""
-        plain: dict[str, str] = msgspec.to_builtins(self)
-        return plain
-
-
-class Data(Section, frozen=True):
-    fidelity_datasets: dict[Natural, str]
-    val_fidelity_datasets: dict[Natural, str]
-    fidelity_weights: dict[Natural, Annotated[float, Meta(ge=0, le=MAX_FLOAT)]]
-    weights_of: Literal["fidelity", "structure"]
-    fidelity_names: dict[Natural, Name]
-    sae: References
-    keys: dict[str, str]
-    units: DataUnits
-    allow_external: bool
-    min_distance: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
-    on_bad_structure: Literal["error", "skip"]
-    y: list[str]
-    val_fraction: Annotated[float, Meta(gt=0, lt=1)]
-    samplers: Samplers
-    loaders: Loaders
-
-
-class Loss(Section, frozen=True, rename={"cls": "class"}):
-    cls: str
-    kwargs: Options
-
-    @property
-    def components(self) -> list[str]:
-        """Names of the components, if ``kwargs`` has any, as those of `MTLoss` do."""
-        components = self.kwargs.get("components")
-        return [str(name) for name in components] if isinstance(components, dict) else []
-
-    @property
-    def functions(self) -> dict[str, str]:
-        """Paths of the functions of the components by key."""
-        components = self.kwargs.get("components")
-        items = components.items() if isinstance(components, dict) else ()
-        given = {name: part["fn"] for name, part in items if isinstance(part, dict) and isinstance(part.get("fn"), str)}
-        return {f"loss.kwargs.components.{name}.fn": path for name, path in given.items()}
-
-
-class Optimizer(Section, frozen=True, rename={"cls": "class"}):
-    cls: str
-    kwargs: Options
-    force_no_train: list[str]
-    force_train: list[str]
-    param_groups: dict[str, Options | None]
-
-
-class Scheduler(Section, frozen=True, rename={"cls": "class"}):
-    cls: str
-    kwargs: Options = {}  # noqa: RUF012 - msgspec copies it
-    step: Literal["iteration", "epoch", "val"] | None = None
-    metric_name: str | None = None
-
-
-class Trainer(Section, frozen=True):
-    epochs: Count
-    clip_grad_value: PositiveFloat | None
-    clip_grad_norm: PositiveFloat | None
-    stop_below_lr: PositiveFloat | None
-    on_bad_step: Literal["skip", "stop"]
-    max_bad_steps: Count
-
-
-class Checkpoint(Section, frozen=True):
-    keep: Count
-    best: str | None
-
-
-class LogFrequency(Section, frozen=True):
-    val: Count | None
-    progress: PositiveFloat
-
-
-class Config(Section, frozen=True):
+class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
     """All settings, validated: fidelity indices count from 0 without gaps, and every input file exists."""
 
     run_name: Name
@@ -149,6 +41,7 @@ class Config(Section, frozen=True):
     threads: Count | None
     device: Literal["auto", "cpu", "cuda"]
     load: str | None
+    declared_labels: dict[str, Options]
     data: Data
     fidelity_offset: Count
     use_fidelity_readouts: bool

@@ -16,7 +16,8 @@ from telemetry.errors import UnitError, did_you_mean
 from telemetry.units import conversion_factor
 
 if TYPE_CHECKING:
-    from aimnet2mult.config.schema import Config, Data
+    from aimnet2mult.config.schema import Config
+    from aimnet2mult.config.sections import Data
 
 __all__ = ["CHECKS", "check_arrays"]
 

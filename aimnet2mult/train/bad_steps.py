@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aimnet2mult.config.schema import Trainer
+from aimnet2mult.config.sections import Trainer
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_rows
 from aimnet2mult.metrics.error_sums import Snapshot

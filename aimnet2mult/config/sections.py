@@ -1,0 +1,176 @@
+"""The sections of the settings: which keys they have, and the type of each value."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from aimnet2mult.config.type_check import Section
+
+__all__ = [
+    "Checkpoint",
+    "Count",
+    "Data",
+    "LogFrequency",
+    "Loss",
+    "Name",
+    "Optimizer",
+    "Options",
+    "Scheduler",
+    "Trainer",
+]
+
+MAX_FLOAT = sys.float_info.max
+"""Upper bound that excludes infinity."""
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
+Name = Annotated[str, Meta(pattern=r"\A\w[\w.-]*\Z")]
+Options = dict[str, Any]
+
+
+class EnergyReference(Section, frozen=True):
+    files: dict[Natural, str]
+
+
+class References(Section, frozen=True):
+    energy: EnergyReference
+
+
+class TrainSampler(Section, frozen=True):
+    batch_size: Count
+    batch_mode: Literal["atoms", "molecules"]
+    batches_per_epoch: Count | None
+
+
+class ValSampler(Section, frozen=True):
+    batch_size: Count
+    batch_mode: Literal["atoms", "molecules"]
+
+
+class Samplers(Section, frozen=True):
+    train: TrainSampler
+    val: ValSampler
+
+
+class Loaders(Section, frozen=True):
+    train: Options
+    val: Options
+
+
+class DataUnits(Section, frozen=True):
+    energy: str
+    forces: str
+    coord: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the unit by input or label."""
+        plain: dict[str, str] = msgspec.to_builtins(self)
+        return plain
+
+
+class Data(Section, frozen=True):
+    """The data sets: files, units, split, batches."""
+
+    fidelity_datasets: dict[Natural, str]
+    val_fidelity_datasets: dict[Natural, str]
+    test_fidelity_datasets: dict[Natural, str]
+    fidelity_weights: dict[Natural, Annotated[float, Meta(ge=0, le=MAX_FLOAT)]]
+    weights_of: Literal["fidelity", "structure"]
+    fidelity_names: dict[Natural, Name]
+    sae: References
+    keys: dict[str, str]
+    units: DataUnits
+    allow_external: bool
+    min_distance: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
+    on_bad_structure: Literal["error", "skip"]
+    y: list[str]
+    val_fraction: Annotated[float, Meta(ge=0, lt=1)]
+    test_fraction: Annotated[float, Meta(ge=0, lt=1)]
+    split_file: str | None
+    samplers: Samplers
+    loaders: Loaders
+
+
+class Loss(Section, frozen=True, rename={"cls": "class"}):
+    """The loss: a class and its arguments."""
+
+    cls: str
+    kwargs: Options
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components, if ``kwargs`` has any, as those of `MTLoss` do."""
+        components = self.kwargs.get("components")
+        return [str(name) for name in components] if isinstance(components, dict) else []
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """Paths of the functions of the components by key."""
+        components = self.kwargs.get("components")
+        items = components.items() if isinstance(components, dict) else ()
+        given = {name: part["fn"] for name, part in items if isinstance(part, dict) and isinstance(part.get("fn"), str)}
+        return {f"loss.kwargs.components.{name}.fn": path for name, path in given.items()}
+
+
+class Optimizer(Section, frozen=True, rename={"cls": "class"}):
+    """The optimizer, and which parameters it trains."""
+
+    cls: str
+    kwargs: Options
+    force_no_train: list[str]
+    force_train: list[str]
+    param_groups: dict[str, Options | None]
+
+
+class Scheduler(Section, frozen=True, rename={"cls": "class"}):
+    """The schedule of the learning rates."""
+
+    cls: str
+    kwargs: Options = {}  # noqa: RUF012 - msgspec copies it
+    step: Literal["iteration", "epoch", "val"] | None = None
+    metric_name: str | None = None
+
+
+class EarlyStopping(Section, frozen=True):
+    metric: str | None
+    patience: Count
+    min_delta: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
+
+
+class Trainer(Section, frozen=True):
+    """How long to train, and how steps are computed."""
+
+    epochs: Count
+    clip_grad_value: PositiveFloat | None
+    clip_grad_norm: PositiveFloat | None
+    stop_below_lr: PositiveFloat | None
+    on_bad_step: Literal["skip", "stop"]
+    max_bad_steps: Count
+    accumulate_batches: Count
+    ema_decay: Annotated[float, Meta(gt=0, lt=1)] | None
+    early_stopping: EarlyStopping
+    evaluate_train_every: Count | None
+    time_limit: str | None
+    precision: Literal["float32", "float64", "bfloat16"]
+    tf32: bool
+    compile: bool
+
+
+class Checkpoint(Section, frozen=True):
+    """Which checkpoints are written and kept."""
+
+    keep: Count
+    best: str | None
+    every_iterations: Count | None
+    every_minutes: PositiveFloat | None
+
+
+class LogFrequency(Section, frozen=True):
+    """How often to validate, and to print progress."""
+
+    val: Count | None
+    progress: PositiveFloat
