@@ -12,6 +12,8 @@ TEXT_KEYS = (
     "data.fidelity_names",
     "data.fidelity_datasets",
     "data.val_fidelity_datasets",
+    "data.test_fidelity_datasets",
+    "data.split_file",
     "data.sae.energy.files",
     "telemetry.dir",
 )

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from aimnet2mult.config.resume_rules import SAE_FOLDER
+from aimnet2mult.config.resume_rules import SAE_FOLDER, SPLIT_FILE
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.file_format import FileFormat
@@ -25,13 +25,14 @@ from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.data.split import write_split
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_signal import PREEMPTIONS
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
-from aimnet2mult.train.data_record import check_data, record_data
+from aimnet2mult.train.data_record import check_data, find_split_file, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
 from aimnet2mult.train.loss import MTLoss
@@ -98,7 +99,7 @@ def build_components(
     Args:
         config: the configuration of the run.
         definition: the definition of the model.
-        folder: the run folder; reference energies in it take precedence over all others.
+        folder: the run folder; reference energies and the split in it take precedence over all others.
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
         skipped: structures to leave out, if the data have been checked; by default, they are checked here.
@@ -118,7 +119,7 @@ def build_components(
     learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
-    data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
+    data = _load_data(config, labels, folder, skipped)
     check_data(data.checksums, config, folder)
     (sampler, val_sampler), (train_loader, val_loader) = _loaders(
         config, data, labels, communicator, pin_memory=device.type == "cuda"
@@ -144,12 +145,13 @@ def build_components(
 
 
 def record_inputs(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
-    """Write the reference energies and the checksums of the data to the run folder, for a resume.
+    """Write the reference energies, the split and the checksums of the data to the run folder, for a resume.
 
     Raises:
         OSError: a file cannot be written.
     """
     record_data(components.data.checksums, folder)
+    write_split(folder / SPLIT_FILE, components.data.splits)
     saved = folder / SAE_FOLDER
     make_folder(saved)
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
@@ -173,19 +175,22 @@ def _prepare_process(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: SkippedRows | None) -> MixedData:
-    names = config.fidelity_names
+def _load_data(config: Config, labels: tuple[str, ...], folder: Path, skipped: SkippedRows | None) -> MixedData:
+    names, saved = config.fidelity_names, folder / SAE_FOLDER
     sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
     sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
     return load_data(
         [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
         labels=labels,
         val_fraction=config.data.val_fraction,
+        test_fraction=config.data.test_fraction,
+        split_file=find_split_file(config, folder),
         seed=config.seed,
         batch_size=config.data.samplers.train.batch_size,
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
         val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
+        test_files={index: Path(path) for index, path in config.data.test_fidelity_datasets.items()},
         file_format=FileFormat.from_settings(
             config.data.keys, config.data.units.to_dict(), allow_external=config.data.allow_external
         ),
