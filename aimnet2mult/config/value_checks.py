@@ -117,6 +117,9 @@ def _check_component(key: str, component: object) -> Iterator[str]:
     # Missing and unknown keys are left to the loss.
     if "fn" in component:
         yield from _check_path(component["fn"], f"{key}.fn")
+    kwargs = component.get("kwargs")
+    if isinstance(kwargs, Mapping) and "key_true" in kwargs:
+        yield from _check_labels(f"{key}.kwargs.key_true", [kwargs["key_true"]])
     if "weight" in component and not _is_number(component["weight"]):
         yield f"{key}.weight is {component['weight']!r}: expected a finite number of at least 0"
 

@@ -1,7 +1,7 @@
 """The data of a training run: one HDF5 file per fidelity, shifted by reference energies, split and merged."""
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from aimnet2mult.data.reference_energies import Sae, apply_sae, fit_sae, read_sa
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.split import FileSplit, Part, find_split, read_split, split_at_random
 from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import Label
 
 __all__ = ["MixedData", "load_data"]
 
@@ -50,7 +51,7 @@ class MixedData:
     """Number of test structures."""
     splits: tuple[FileSplit, ...]
     """The part of each structure in the training files."""
-    labels: tuple[tuple[str, ...], ...]
+    labels: tuple[tuple[Label, ...], ...]
     """Labels present in at least one structure of the fidelity."""
     saes: tuple[Sae, ...]
     """Reference energies that were subtracted; empty if the fidelity has no energies or they are not trained."""
@@ -80,7 +81,7 @@ class MixedData:
 def load_data(
     files: Sequence[Path],
     *,
-    labels: Sequence[str],
+    labels: Sequence[Label],
     val_fraction: float,
     seed: int,
     batch_size: int,
@@ -92,6 +93,7 @@ def load_data(
     test_files: Mapping[int, Path] | None = None,
     file_format: FileFormat | None = None,
     skipped: SkippedRows | None = None,
+    check_checksums: Callable[[Mapping[str, int]], None] = lambda _: None,
 ) -> MixedData:
     """Read one file per fidelity, subtract the reference energies, split and merge.
 
@@ -113,6 +115,7 @@ def load_data(
         test_files: Test data by fidelity; if there are any, no structure in ``files`` is for the test.
         file_format: Names and units of the arrays in the files.
         skipped: Rows to leave out, if the files have been checked; by default, they are checked here.
+        check_checksums: Function that raises an error if the files do not have the expected `MixedData.checksums`.
 
     Raises:
         DataError: A file cannot be used, a label is in none of them, a part would be empty although it was requested,
@@ -138,10 +141,11 @@ def load_data(
     }
     segments = {part: [read_segments(path, file_format) for path in paths.values()] for part, paths in given.items()}
     checksums = {f"{KEYS[part]}.{i}": _checksum(dataset) for part in Part for i, dataset in sets[part].items()}
+    check_checksums(checksums)
     training = sets[Part.TRAIN]
     known = tuple(_known_labels(dataset, labels) for dataset in training.values())
     saes = tuple(
-        _shift(training[i], path, (sae_files or {}).get(i)) if "energy" in known[i] else {}
+        _shift(training[i], path, (sae_files or {}).get(i)) if any(label.name == "energy" for label in known[i]) else {}
         for i, path in enumerate(files)
     )
     for part in (Part.VAL, Part.TEST):
@@ -249,8 +253,8 @@ def _checksum(dataset: SizeGroupedDataset) -> int:
     return crc
 
 
-def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[str]) -> tuple[str, ...]:
-    return tuple(label for label in labels if any(np.isfinite(group[label]).any() for group in dataset.groups))
+def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[Label]) -> tuple[Label, ...]:
+    return tuple(label for label in labels if any(np.isfinite(group[label.name]).any() for group in dataset.groups))
 
 
 def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sae:

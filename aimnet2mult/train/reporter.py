@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from aimnet2mult.metrics.declarations import STREAMS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
+from aimnet2mult.quantities import Label
 from aimnet2mult.train.engine import epoch_length, total_iterations
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
@@ -81,7 +82,7 @@ class Reporter:
         bus: bus to which points are published.
         train_sums: error sums of the training batches.
         val_sums: error sums of the validation.
-        labels: names of the labels.
+        labels: the labels.
         fidelity_names: one name per fidelity.
         optimizer: optimizer; the learning rate of its first parameter group is published.
         clock: a monotonic clock in seconds.
@@ -93,7 +94,7 @@ class Reporter:
         *,
         train_sums: ErrorSums,
         val_sums: ErrorSums,
-        labels: Sequence[str],
+        labels: Sequence[Label],
         fidelity_names: Sequence[str],
         optimizer: Optimizer,
         clock: Callable[[], float] = time.monotonic,

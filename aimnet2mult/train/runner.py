@@ -16,7 +16,6 @@ from aimnet2mult.config.import_path import allow_flags, allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
-from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.ending import LOGGERS, close, close_diverged, close_failed, close_incomplete
 from aimnet2mult.train.opening import check_plan, removing_blank_folder, start
 from aimnet2mult.train.outcome import Outcome
@@ -271,6 +270,6 @@ def _train(
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
-    """Return the display unit of each label that is trained, and the factor that converts the source unit to it."""
-    metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
-    return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
+    """Return the display unit of each trained label, and the factor to it, by abbreviation."""
+    metrics = {label.abbr: f"train/{label.abbr}_rmse" for label in plan.config.labels}
+    return {abbr: (plan.metrics[metric].unit, bus.factors[metric]) for abbr, metric in metrics.items()}

@@ -14,6 +14,7 @@ import pytest
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.split import LEFT_OUT, Part, read_split, write_split
 from aimnet2mult.errors import DataError
+from support.labels import built_in
 from support.small_groups import identities, make_group
 
 Write = Callable[..., Path]
@@ -27,7 +28,7 @@ def files(write: Write) -> list[Path]:
 
 
 def load(files: list[Path], **options: Any) -> MixedData:
-    settings = {"labels": ("energy",), "val_fraction": 0.25, "seed": 3, "batch_size": 4}
+    settings = {"labels": built_in("energy"), "val_fraction": 0.25, "seed": 3, "batch_size": 4}
     return load_data(files, **{**settings, **options})
 
 

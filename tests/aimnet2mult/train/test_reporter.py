@@ -15,6 +15,7 @@ from aimnet2mult.train.engine import build_trainer, build_validator
 from aimnet2mult.train.guarded_step import GuardedStep
 from aimnet2mult.train.reporter import Reporter
 from support.host_reads import no_host_reads
+from support.labels import built_in
 from support.tiny_model import SquaredLoss, TinyModel, batches
 
 CPU = torch.device("cpu")
@@ -79,13 +80,16 @@ class Run:
         torch.manual_seed(0)
         self.model = TinyModel()
         self.bus = RecordingBus(every)
-        self.train_sums, self.val_sums = ErrorSums(LABELS, 2, CPU, POOLED.quantities), ErrorSums(LABELS, 2)
+        self.train_sums, self.val_sums = (
+            ErrorSums(built_in(*LABELS), 2, CPU, POOLED.quantities),
+            ErrorSums(built_in(*LABELS), 2),
+        )
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
         self.reporter = Reporter(
             self.bus,
             train_sums=self.train_sums,
             val_sums=self.val_sums,
-            labels=LABELS,
+            labels=built_in(*LABELS),
             fidelity_names=NAMES,
             optimizer=self.optimizer,
             clock=Clock(),
@@ -272,7 +276,7 @@ def test_every_published_value_is_declared_with_its_unit() -> None:
     build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(4))
     run.reporter.publish_validation(4, 1)
     points = run.bus.written()
-    declared = declare(LABELS, NAMES, UNITS)
+    declared = declare(built_in(*LABELS), NAMES, UNITS)
     published = {f"{stream}/{name}" for stream, step in points for name in points[stream, step]}
     assert published == set(declared)
     for name, info in declared.items():
@@ -285,11 +289,11 @@ def test_every_published_value_is_declared_with_its_unit() -> None:
 
 
 def test_only_losses_and_rmses_of_windows_epochs_and_validations_are_watched() -> None:
-    watched = {name for name, info in declare(LABELS, NAMES, UNITS).items() if info.watch}
+    watched = {name for name, info in declare(built_in(*LABELS), NAMES, UNITS).items() if info.watch}
     assert {name.partition("/")[0] for name in watched} == {"train_window", "train_epoch", "val"}
     assert {name.rpartition("/")[2].rpartition("_")[2] for name in watched} == {"loss", "rmse"}
     assert {"train_window/loss", "val/E_atom_rmse", f"val/{NAMES[0]}/F_rmse"} <= watched
 
 
 def test_a_single_fidelity_has_no_separate_metrics() -> None:
-    assert not [name for name in declare(LABELS, ("fid0",), UNITS) if "fid0" in name]
+    assert not [name for name in declare(built_in(*LABELS), ("fid0",), UNITS) if "fid0" in name]
