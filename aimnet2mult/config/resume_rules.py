@@ -35,6 +35,7 @@ CHANGEABLE = (
     "trainer.epochs",
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
+    "trainer.evaluate_train_every",
     "checkpoint.",
     "log_frequency.progress",
     "data.samplers.",

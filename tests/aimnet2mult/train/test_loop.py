@@ -43,6 +43,7 @@ class Harness:
         communicator = communicator or Communicator()
         self.calls: list[tuple[str, int]] = []
         self.pending, self.problem = False, ""
+        self.has_test, self.is_tested = False, True
         self.stop, self.diverged, self.output = StopSignal(), False, io.StringIO()
         self.on_call: Callable[[str, int], None] = lambda _name, _iteration: None
         config, components = build_tiny(folder, *overrides, communicator=communicator)
@@ -50,7 +51,6 @@ class Harness:
         self.reporter = Reporter(
             self.bus,
             train_sums=components.train_sums,
-            val_sums=components.val_sums,
             labels=components.labels,
             fidelity_names=config.fidelity_names,
             optimizer=components.optimizer,
@@ -60,7 +60,7 @@ class Harness:
             config,
             components,
             reporter=self.reporter,
-            validation=fake,
+            evaluations=fake,
             checkpointing=fake,
             bad_steps=BadSteps(config.trainer, lambda _: ""),
             bus=self.bus,
@@ -80,10 +80,21 @@ class Harness:
         self.calls.append((name, iteration))
         self.on_call(name, iteration)
 
-    # A validation:
-    def run(self, iteration: int) -> None:
+    # Evaluations:
+    def validate(self, iteration: int) -> None:
         self.pending = False
         self._record("validate", iteration)
+
+    def repeat_pending(self, iteration: int) -> None:
+        self.validate(iteration)
+
+    def complete_epoch(self, epoch: int, iteration: int) -> None:
+        assert epoch == -(-iteration // EPOCH)
+
+    def test(self, iteration: int) -> bool:
+        if self.has_test:
+            self._record("test", iteration)
+        return self.is_tested
 
     # Checkpoints:
     def load(self, path: Path) -> int:
