@@ -274,6 +274,8 @@ def test_every_published_value_is_declared_with_its_unit() -> None:
     points = run.train(batches(4))
     build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(4))
     run.reporter.publish_evaluation("val", run.val_sums, 4, epoch=1)
+    run.reporter.publish_evaluation("train_eval", run.val_sums, 4, epoch=1)
+    run.reporter.publish_evaluation("test", run.val_sums, 4, epoch=1, weights_iteration=4.0)
     points = run.bus.written()
     declared = declare(built_in(*LABELS), NAMES, UNITS)
     published = {f"{stream}/{name}" for stream, step in points for name in points[stream, step]}
