@@ -157,8 +157,8 @@ def load_data(
         source = _describe_fractions(fractions)
     else:
         splits, source = _stored_splits(split_file, wholes, given), f"the split in {split_file}"
+    _check_splits(splits, source, fractions if split_file is None else {})
     parts, counts = _distribute(sets, splits, segments)
-    _check_counts(counts, source, fractions if split_file is None else {})
     merged = _merge(parts[Part.TRAIN])
     merged.merge_groups(min_size=MIN_BATCHES_PER_GROUP * batch_size, mode_atoms=batch_mode == "atoms")
     return MixedData(
@@ -234,13 +234,13 @@ def _finish(dataset: SizeGroupedDataset, start: int) -> SizeGroupedDataset:
     return dataset
 
 
-def _check_counts(counts: Mapping[Part, tuple[int, ...]], source: str, requested: Mapping[Part, float]) -> None:
+def _check_splits(splits: Sequence[FileSplit], source: str, requested: Mapping[Part, float]) -> None:
     """Check that no part that is needed is empty."""
     names = {Part.TRAIN: "training", Part.VAL: "validation", Part.TEST: "the test"}
-    total = sum(map(sum, counts.values()))
+    counts = {part: sum(split.count(part) for split in splits) for part in Part}
     for part, name in names.items():
-        if not sum(counts[part]) and (part == Part.TRAIN or requested.get(part)):
-            raise DataError(f"{source} of {total} structures leaves none for {name}")
+        if not counts[part] and (part == Part.TRAIN or requested.get(part)):
+            raise DataError(f"{source} of {sum(counts.values())} structures leaves none for {name}")
 
 
 def _checksum(dataset: SizeGroupedDataset) -> int:
