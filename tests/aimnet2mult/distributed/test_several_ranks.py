@@ -249,8 +249,8 @@ def test_sums_are_reduced_only_when_due(two: tuple[Path, Job]) -> None:
     training = [shape for shape in added if len(shape) == 2 and shape == min(s for s in added if len(s) == 2)]
     validation = [shape for shape in added if len(shape) == 2 and shape not in training]
     due = len([key for key in of if key[0] == "train"])
-    # For each epoch there is also a checkpoint; the first batch is shown on the console.
-    assert len(training) == 1 + due + 2 * EPOCHS
+    # There is also a checkpoint for each epoch and after the test; the first batch is shown on the console.
+    assert len(training) == 1 + due + 2 * EPOCHS + 1
     evaluations = [key[0] for key in of if key[0] in ("val", "train_eval", "test")]
     assert {"train_eval", "test"} < set(evaluations)
     assert len(validation) == len(evaluations)
