@@ -36,6 +36,7 @@ CHANGEABLE = (
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
     "trainer.evaluate_train_every",
+    "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",
     "data.samplers.",

@@ -15,6 +15,7 @@ TEXT_KEYS = (
     "data.test_fidelity_datasets",
     "data.split_file",
     "data.sae.energy.files",
+    "trainer.time_limit",
     "telemetry.dir",
 )
 """Keys whose values are text, or mappings of text by fidelity index."""

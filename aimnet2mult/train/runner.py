@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 from pathlib import Path
@@ -29,6 +30,7 @@ from aimnet2mult.train.startup import (
     say,
     stopping_at_once,
 )
+from aimnet2mult.train.time_limit import TimeLimit, find_end
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
 from telemetry.logger import passing_messages
@@ -230,7 +232,15 @@ def _train(
     from aimnet2mult.train.loop import build_training
 
     stops = plan.settings.on_divergence == "stop"
-    consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
+    end = None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started)
+    minutes = plan.config.checkpoint.every_minutes
+    consensus = StopConsensus(
+        stop,
+        communicator,
+        has_diverged=lambda: stops and bus.diverged is not None,
+        is_time_up=TimeLimit(end).is_reached,
+        checkpoint_interval=math.inf if minutes is None else 60 * minutes,
+    )
     if consensus.should_stop(now=True):
         return Outcome("preempted"), None
     skipped = None if plan.report is None else plan.report.skipped

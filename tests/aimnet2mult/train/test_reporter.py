@@ -79,7 +79,7 @@ class Run:
     def __init__(self, every: int = 3) -> None:
         torch.manual_seed(0)
         self.model = TinyModel()
-        self.bus = RecordingBus(every)
+        self.bus, self.clock = RecordingBus(every), Clock()
         self.train_sums, self.val_sums = (
             ErrorSums(built_in(*LABELS), 2, CPU, POOLED.quantities),
             ErrorSums(built_in(*LABELS), 2),
@@ -91,7 +91,7 @@ class Run:
             labels=built_in(*LABELS),
             fidelity_names=NAMES,
             optimizer=self.optimizer,
-            clock=Clock(),
+            clock=self.clock,
         )
         self.trainer = build_trainer(
             self.model, self.optimizer, SquaredLoss(), self.train_sums, device=CPU, make_step=as_is
@@ -188,6 +188,36 @@ def test_lr_speed_and_gradient_norm_belong_to_the_iteration_of_their_point() -> 
     # The clock is read at the start and at each point: half a second for two iterations.
     assert [points["train", step]["it_per_s"] for step in (2, 4)] == [4.0, 4.0]
     assert all(points["train", step]["grad_norm"] > 0 for step in (2, 4))
+
+
+def test_pauses_do_not_count_as_time_of_training() -> None:
+    run = Run()
+
+    @run.trainer.on(Events.ITERATION_COMPLETED)
+    def _validate(_: Engine) -> None:
+        with run.reporter.paused():
+            run.clock.now += 1000.0
+
+    points = run.train(batches(6))
+    # Between two points are three pauses, each of which reads the clock once more before it ends.
+    assert [points["train", step]["it_per_s"] for step in (3, 6)] == [3 / (0.5 + 2 * 0.5), 3 / (0.5 + 3 * 0.5)]
+
+
+def test_a_training_that_ends_early_has_a_point_at_its_last_iteration() -> None:
+    run = Run(every=4)
+
+    @run.trainer.on(Events.EPOCH_COMPLETED)
+    def _end(engine: Engine) -> None:
+        run.optimizer.param_groups[0]["lr"] = 0.001
+        run.reporter.publish_last(engine)
+        run.reporter.publish_last(engine)
+        engine.terminate()
+
+    points = run.train(data := batches(6), epochs=5)
+    assert steps(points, "train") == [4, 6]
+    assert points["train", 6]["lr"] == 0.05
+    assert points["train", 6]["E_rmse"] == pytest.approx(rmse(run.seen[5:], data[5:], "energy"))
+    assert points["train_window", 6]["E_rmse"] == pytest.approx(rmse(run.seen[4:], data[4:], "energy"))
 
 
 def test_publishing_reads_nothing_from_the_device_in_the_training_thread() -> None:
