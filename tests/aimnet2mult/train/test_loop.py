@@ -107,7 +107,7 @@ class Harness:
         self.validate(iteration)
 
     def complete_epoch(self, epoch: int, iteration: int) -> None:
-        assert epoch == -(-iteration // EPOCH)
+        """Do nothing: `Evaluations` decides whether an evaluation is due."""
 
     def test(self, iteration: int) -> bool:
         if self.has_test:
@@ -135,6 +135,32 @@ def test_each_epoch_is_validated_and_then_saved(tmp_path: Path) -> None:
     ends = range(EPOCH, LAST + 1, EPOCH)
     assert harness.calls == [*((name, end) for end in ends for name in ("validate", "save")), ("save", LAST)]
     assert harness.iterations == LAST
+
+
+def test_a_run_that_was_trained_to_the_end_is_tested_before_its_last_checkpoint(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.has_test = True
+    assert harness.training.run().kind == "finished"
+    assert harness.calls[-3:] == [("save", LAST), ("test", LAST), ("save", LAST)]
+
+
+def test_a_run_whose_test_is_interrupted_is_not_finished(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.has_test, harness.is_tested = True, False
+    assert harness.training.run().kind == "preempted"
+
+
+def test_a_run_that_stops_early_or_diverges_is_not_tested(tmp_path: Path) -> None:
+    for kind in ("preempted", "diverged"):
+        harness = Harness(tmp_path)
+        harness.has_test = True
+
+        def end(harness: Harness = harness, kind: str = kind) -> None:
+            harness.stop.signal, harness.diverged = 15, kind == "diverged"
+
+        harness.on_call = at("validate", 2 * EPOCH, end)
+        assert harness.training.run().kind == kind
+        assert ("test", 2 * EPOCH) not in harness.calls
 
 
 def test_validations_can_follow_iterations_instead(tmp_path: Path) -> None:
