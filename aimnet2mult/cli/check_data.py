@@ -83,7 +83,8 @@ def _check(
     data = load_data_settings(configs, settings)
     if not files:
         files = [Path(path) for _, path in sorted(data.fidelity_datasets.items())]
-        val_files = [*map(Path, data.val_fidelity_datasets.values()), *val_files]
+        others = (*data.val_fidelity_datasets.values(), *data.test_fidelity_datasets.values())
+        val_files = [*map(Path, others), *val_files]
     if not files:
         raise click.ClickException("no data file is given")
     chosen = [LABELS[name] for name in data.y]

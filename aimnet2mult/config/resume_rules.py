@@ -15,6 +15,7 @@ __all__ = [
     "CONFIG_FILE",
     "MODEL_FILE",
     "SAE_FOLDER",
+    "SPLIT_FILE",
     "find_difference",
     "find_run",
     "list_newest_first",
@@ -27,12 +28,14 @@ __all__ = [
 CONFIG_FILE = "train.yaml"
 MODEL_FILE = "model.yaml"
 SAE_FOLDER = "sae"
+SPLIT_FILE = "split.npz"
 
 # All other settings define the training. Telemetry restricts changes of its own settings further.
 CHANGEABLE = (
     "trainer.epochs",
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
+    "trainer.evaluate_train_every",
     "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",
@@ -43,7 +46,7 @@ CHANGEABLE = (
     "device",
     "telemetry.",
 )
-MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.")
+MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.", "data.test_fidelity_datasets.")
 """Paths that may change, but not appear or disappear; the trainer checks that the content is the same."""
 INEXACT = ("data.samplers.", "threads", "device")
 """Changeable settings that change the numbers, by rounding or by the composition of the batches."""
@@ -185,6 +188,8 @@ def _check_inputs(config: Config, run: Path, problems: Problems, *, restarts: bo
     needed = input_files(config)
     if not restarts:
         needed.pop("load", None)
+    if (run / SPLIT_FILE).is_file():
+        needed.pop("data.split_file", None)
     for index, name in enumerate(config.fidelity_names):
         if (run / SAE_FOLDER / f"{name}.yaml").is_file():
             needed.pop(f"data.sae.energy.files.{index}", None)

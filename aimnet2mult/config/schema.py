@@ -152,10 +152,12 @@ def input_files(config: Config) -> dict[str, str]:
     sections = {
         "data.fidelity_datasets": config.data.fidelity_datasets,
         "data.val_fidelity_datasets": config.data.val_fidelity_datasets,
+        "data.test_fidelity_datasets": config.data.test_fidelity_datasets,
         "data.sae.energy.files": config.data.sae.energy.files,
     }
     files = {f"{section}.{index}": path for section, paths in sections.items() for index, path in paths.items()}
-    return files if config.load is None else {**files, "load": config.load}
+    single = {"data.split_file": config.data.split_file, "load": config.load}
+    return files | {key: path for key, path in single.items() if path is not None}
 
 
 def check_files(files: Mapping[str, str]) -> Iterator[str]:

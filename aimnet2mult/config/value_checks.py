@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
     from aimnet2mult.config.sections import Data
 
-__all__ = ["CHECKS", "check_arrays"]
+__all__ = ["CHECKS", "VALIDATION_REMEDY", "check_arrays"]
 
 INPUT_NAMES = ("coord", "numbers", "charge", "mult")
 """Arrays of the data sets besides the labels."""
@@ -29,6 +29,8 @@ MAX_NAME_BYTES = 230
 """Maximum length of names that become parts of file names, which have up to 255 bytes."""
 MAX_PROJECT_LENGTH = 250
 OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
+VALIDATION_REMEDY = "set data.val_fraction above 0, or data.val_fidelity_datasets"
+"""What to do without validation data."""
 NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 """Settings that all optimizers of torch, if they have them, require to be numbers of at least 0."""
 
@@ -52,9 +54,30 @@ def _check_data(config: Config) -> Iterator[str]:
             yield f"{section}.{index} is set, but data.fidelity_datasets.{index} is not"
     if indices and not any(data.fidelity_weights.get(index, 1) for index in indices):
         yield "data.fidelity_weights are all 0; set at least one above 0"
+    yield from _check_parts(config)
     yield from check_arrays(data)
     if not data.y or len(set(data.y)) < len(data.y):
         yield f"data.y is {data.y!r}: expected at least one label, and each only once"
+
+
+def _check_parts(config: Config) -> Iterator[str]:
+    """Check the fractions, and the settings that require validation data if there are certainly none."""
+    data, scheduler = config.data, config.scheduler
+    val, test = data.val_fraction, data.test_fraction
+    if val + test >= 1 and not (data.val_fidelity_datasets or data.test_fidelity_datasets or data.split_file):
+        yield f"data.val_fraction and data.test_fraction are {val} and {test}: expected a sum below 1"
+    if data.val_fraction or data.val_fidelity_datasets or data.split_file is not None:
+        return
+    needing = {
+        "checkpoint.best": config.checkpoint.best,
+        "trainer.early_stopping.metric": config.trainer.early_stopping.metric,
+        "scheduler.class": scheduler.cls if scheduler is not None and "Plateau" in scheduler.cls else None,
+        "scheduler.step": "val" if scheduler is not None and scheduler.step == "val" else None,
+        "scheduler.metric_name": None if scheduler is None else scheduler.metric_name,
+    }
+    for key, value in needing.items():
+        if value is not None:
+            yield f"{key} is {value!r}, but no structures are for validation; {VALIDATION_REMEDY}"
 
 
 def check_arrays(data: Data) -> Iterator[str]:

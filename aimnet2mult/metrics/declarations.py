@@ -1,6 +1,6 @@
 """The metrics of each stream with their units. Does not import torch, because they are declared before it is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, MetricInfo, Selection, metric_info
@@ -13,11 +13,13 @@ STREAMS: Mapping[str, Selection] = {
     "train_window": POOLED,
     "train_epoch": POOLED,
     "val": VALIDATION,
+    "train_eval": VALIDATION,
+    "test": VALIDATION,
 }
 """The error metrics of each stream."""
 
 WATCHED = ("train_window", "train_epoch", "val")
-"""Streams that are means over many batches; the errors of a single batch are too noisy to watch."""
+"""Streams of many points that are means over many batches; the errors of a single batch are too noisy to watch."""
 
 _EPOCH = MetricInfo(text="epoch")
 _OTHER_METRICS = {
@@ -29,11 +31,18 @@ _OTHER_METRICS = {
     },
     "train_epoch": {"epoch": _EPOCH},
     "val": {"epoch": _EPOCH},
+    "train_eval": {"epoch": _EPOCH},
+    "test": {"epoch": _EPOCH, "weights_iteration": MetricInfo(text="iteration of the tested weights")},
 }
 
 
 def declare(
-    labels: Sequence[Label], fidelity_names: Sequence[str], units: Mapping[str, str], components: Sequence[str] = ()
+    labels: Sequence[Label],
+    fidelity_names: Sequence[str],
+    units: Mapping[str, str],
+    components: Sequence[str] = (),
+    *,
+    streams: Collection[str] = tuple(STREAMS),
 ) -> dict[str, MetricInfo]:
     """Return a description of every metric, keyed by its full name, ``stream/metric``.
 
@@ -42,11 +51,14 @@ def declare(
         fidelity_names: one name per fidelity.
         units: display unit by label; by default `Label.unit`.
         components: names of the components of the loss.
+        streams: the streams that have data; by default, all of them.
     """
     display_units = {label.abbr: units[label.name] for label in labels if label.name in units}
     main = {"loss", *(f"{label.abbr}_rmse" for label in labels)}
     metrics = {}
     for stream, selection in STREAMS.items():
+        if stream not in streams:
+            continue
         for name, info in metric_info(labels, fidelity_names, selection, components).items():
             unit = display_units.get(_abbreviation(name))
             in_unit = info if unit is None else _with_display_unit(info, unit)

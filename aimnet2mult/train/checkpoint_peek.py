@@ -26,8 +26,8 @@ class Progress:
     iteration: int
     epoch_length: int
     """Number of iterations per epoch."""
-    owes_validation: bool
-    """Whether the last validation was interrupted."""
+    owes_evaluation: bool
+    """Whether an evaluation was interrupted."""
     lowest_lr: float
     samplers: dict[str, Any] | None
     """Settings of the sampler of the training data; None in a checkpoint of an earlier version."""
@@ -44,6 +44,7 @@ class _Best(msgspec.Struct):
     metric: str | None = None
     value: float = math.inf
     version: int = 1
+    iteration: int | None = None
 
 
 class _Position(msgspec.Struct):
@@ -55,6 +56,8 @@ class _Position(msgspec.Struct):
     data: int
     samplers: dict[str, Any] | None = None
     best: _Best = msgspec.field(default_factory=_Best)
+    owes_train_evaluation: bool = False
+    tested: int | None = None
 
 
 def read_progress(path: Path) -> Progress:
@@ -78,7 +81,7 @@ def read_progress(path: Path) -> Progress:
     return Progress(
         iteration=position.iteration,
         epoch_length=position.epoch_length,
-        owes_validation=position.owes_validation,
+        owes_evaluation=position.owes_validation or position.owes_train_evaluation,
         lowest_lr=lowest_lr,
         samplers=position.samplers,
     )

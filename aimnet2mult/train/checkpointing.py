@@ -19,11 +19,11 @@ from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, 
 from aimnet2mult.train.checkpoint_peek import check_content
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.random_state import random_state, set_random_state
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
 from aimnet2mult.train.restoring import Stateful, restore_part
-from aimnet2mult.train.validation import Validation
 from telemetry.errors import error_text, format_error
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 from telemetry.run_folder.permissions import make_folder
@@ -60,7 +60,7 @@ class Checkpointing:
         run: the run folder.
         components: components of the run, whose model, optimizer, schedule and training sums are saved.
         config: configuration of the run; ``checkpoint.keep`` and ``trainer.epochs`` are used.
-        validation: the validation, whose progress is saved as well.
+        evaluations: the evaluations, whose progress is saved as well.
         bus: the bus, which is flushed before each checkpoint and provides the last healthy iteration.
         communicator: communicator of the ranks.
         console: console on which problems are reported.
@@ -72,7 +72,7 @@ class Checkpointing:
         components: Components,
         config: Config,
         *,
-        validation: Validation,
+        evaluations: Evaluations,
         bus: Bus,
         communicator: Communicator,
         console: Console,
@@ -82,13 +82,13 @@ class Checkpointing:
         self._run = run
         self._components = components
         self._config = config
-        self._validation = validation
+        self._evaluations = evaluations
         self._bus = bus
         self._communicator = communicator
         self._console = console
         self._data_fingerprint = components.data.fingerprint()
         self._samplers = config.to_dict()["data"]["samplers"]["train"]
-        self._last_saved: tuple[int, bool] | None = None
+        self._last_saved: tuple[int, dict[str, Any]] | None = None
         self._repeats = Repeats()
 
     def load(self, path: Path) -> int:
@@ -102,8 +102,8 @@ class Checkpointing:
         iteration: int = position["iteration"]
         self._check_data(path, position)
         self._check_epochs(iteration, position["epoch_length"])
-        self._validation.load_state_dict(position)
-        self._last_saved = (iteration, self._validation.pending)
+        self._evaluations.load_state_dict(position)
+        self._last_saved = (iteration, self._evaluations.state_dict())
         return iteration
 
     def _check_data(self, path: Path, position: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ class Checkpointing:
 
     def save(self, iteration: int) -> None:
         """Write a checkpoint, unless it would equal the last one or nothing has been trained yet; see `problem`."""
-        current = (iteration, self._validation.pending)
+        current = (iteration, self._evaluations.state_dict())
         if current == self._last_saved or not iteration:
             return
         # A resume treats everything up to this iteration as published.
@@ -202,7 +202,7 @@ class Checkpointing:
             "epoch_length": epoch_length,
             "data": self._data_fingerprint,
             "samplers": self._samplers,
-            **self._validation.state_dict(),
+            **self._evaluations.state_dict(),
         }
 
     def _state(self) -> dict[str, Stateful]:

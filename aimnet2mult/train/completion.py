@@ -23,7 +23,7 @@ def check_epochs(config: Config, progress: Progress, problems: Problems) -> None
 
 def describe_completion(config: Config, progress: Progress) -> str:
     """Return why a finished run has nothing left to train, or "" if it has."""
-    if progress.owes_validation or not _has_same_epochs(config, progress):
+    if progress.owes_evaluation or not _has_same_epochs(config, progress):
         return ""
     limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
     if progress.iteration == epochs * progress.epoch_length:

@@ -3,18 +3,21 @@
 import random
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from aimnet.data import SizeGroupedDataset
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from aimnet2mult.config.resume_rules import SAE_FOLDER
+from aimnet2mult.config.resume_rules import SAE_FOLDER, SPLIT_FILE
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.file_format import FileFormat
@@ -25,6 +28,7 @@ from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.data.split import write_split
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_signal import PREEMPTIONS
 from aimnet2mult.errors import ConfigError
@@ -32,7 +36,7 @@ from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.quantities import Label
-from aimnet2mult.train.data_record import check_data, record_data
+from aimnet2mult.train.data_record import check_data, find_split_file, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
 from aimnet2mult.train.loss import MTLoss
@@ -41,9 +45,27 @@ from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validat
 from telemetry.run_folder.atomic_write import atomic_write
 from telemetry.run_folder.permissions import make_folder
 
-__all__ = ["Components", "build_components", "fidelity_weights", "ignore_preemption", "record_inputs"]
+__all__ = [
+    "Components",
+    "EvaluationSet",
+    "build_components",
+    "fidelity_weights",
+    "ignore_preemption",
+    "record_inputs",
+]
 
 Loader = DataLoader[Batch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """A data set that is evaluated with fixed weights."""
+
+    dataset: SizeGroupedDataset
+    sampler: MixedFidelitySampler
+    """Sampler of the batches, which always have the same order."""
+    loader: Loader
+    sums: ErrorSums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +77,39 @@ class Components:
     data: MixedData
     sampler: MixedFidelitySampler
     train_loader: Loader
-    val_sampler: MixedFidelitySampler
-    val_loader: Loader
+    val: EvaluationSet | None
+    """The validation data, if there are any."""
+    test: EvaluationSet | None
+    """The test data, if there are any."""
+    train_eval: EvaluationSet | None
+    """All training data, if they are to be evaluated with fixed weights."""
     model: nn.Module
     loss_fn: LossFunction
     optimizer: Optimizer
     schedule: Schedule
     train_sums: ErrorSums
-    val_sums: ErrorSums
     val_metrics: ValidationMetrics
     loaded: str = ""
     """Summary of the weights that were loaded from a file; empty if they are initial."""
 
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Let the model have the weights that are evaluated and saved, which are those of the training."""
+        yield
+
     def describe(self, fidelity_names: Sequence[str]) -> list[str]:
         """Return a summary of data and model, as lines."""
-        counts = zip(fidelity_names, self.data.train_counts, self.data.val_counts, self.data.labels, strict=True)
         lines = []
-        for index, (name, train, val, labels) in enumerate(counts):
-            structures = f"{counted(train, 'training structure')}, {counted(val, 'validation structure')}"
+        for index, (name, labels) in enumerate(zip(fidelity_names, self.data.labels, strict=True)):
+            structures = ", ".join(
+                counted(counts[index], f"{part} structure")
+                for part, counts in (
+                    ("training", self.data.train_counts),
+                    ("validation", self.data.val_counts),
+                    ("test", self.data.test_counts),
+                )
+                if any(counts)
+            )
             lines.append(f"{name}: {structures}; {', '.join(label.name for label in labels)}")
             summary = summarize_labels(_structures_of(self.data, index))
             lines += [f"{name}: {summary}"] if summary else []
@@ -99,7 +136,7 @@ def build_components(
     Args:
         config: the configuration of the run.
         definition: the definition of the model.
-        folder: the run folder; reference energies in it take precedence over all others.
+        folder: the run folder; reference energies and the split in it take precedence over all others.
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
         skipped: structures to leave out, if the data have been checked; by default, they are checked here.
@@ -119,38 +156,47 @@ def build_components(
     learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
-    data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
-    check_data(data.checksums, config, folder)
-    (sampler, val_sampler), (train_loader, val_loader) = _loaders(
-        config, data, labels, communicator, pin_memory=device.type == "cuda"
+    data = _load_data(config, labels, folder, skipped)
+    build_loader = partial(
+        _build_loader, config, labels=labels, communicator=communicator, pin_memory=device.type == "cuda"
     )
+    sampler = _training_sampler(config, data)
+
+    def evaluated(dataset: SizeGroupedDataset) -> EvaluationSet | None:
+        if not len(dataset):
+            return None
+        order = _evaluation_sampler(config, dataset)
+        sums = ErrorSums(labels, len(names), device, loss=terms, communicator=communicator)
+        return EvaluationSet(dataset=dataset, sampler=order, loader=build_loader("val", dataset, order), sums=sums)
+
     val_metrics = find_validation_metrics(data, labels, names, terms.names)
     return Components(
         labels=labels,
         device=device,
         data=data,
         sampler=sampler,
-        train_loader=train_loader,
-        val_sampler=val_sampler,
-        val_loader=val_loader,
+        train_loader=build_loader("train", data.train, sampler),
+        val=evaluated(data.val),
+        test=evaluated(data.test),
+        train_eval=None if config.trainer.evaluate_train_every is None else evaluated(data.train),
         model=learner.model,
         loss_fn=loss_fn,
         optimizer=learner.optimizer,
         schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
         loaded=learner.loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
-        val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
         val_metrics=val_metrics,
     )
 
 
 def record_inputs(components: Components, fidelity_names: Sequence[str], folder: Path) -> None:
-    """Write the reference energies and the checksums of the data to the run folder, for a resume.
+    """Write the reference energies, the split and the checksums of the data to the run folder, for a resume.
 
     Raises:
         OSError: a file cannot be written.
     """
     record_data(components.data.checksums, folder)
+    write_split(folder / SPLIT_FILE, components.data.splits)
     saved = folder / SAE_FOLDER
     make_folder(saved)
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
@@ -159,8 +205,8 @@ def record_inputs(components: Components, fidelity_names: Sequence[str], folder:
 
 
 def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield the arrays of each training and validation group, with the structures of one fidelity only."""
-    for group in (*data.train.groups, *data.val.groups):
+    """Yield the arrays of each group of all parts, with the structures of one fidelity only."""
+    for group in (*data.train.groups, *data.val.groups, *data.test.groups):
         rows = group["fidelity"] == fidelity
         if rows.any():
             yield {key: values if rows.all() else values[rows] for key, values in group.items()}
@@ -174,32 +220,33 @@ def _prepare_process(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _load_data(config: Config, labels: tuple[Label, ...], saved: Path, skipped: SkippedRows | None) -> MixedData:
-    names = config.fidelity_names
+def _load_data(config: Config, labels: tuple[Label, ...], folder: Path, skipped: SkippedRows | None) -> MixedData:
+    names, saved = config.fidelity_names, folder / SAE_FOLDER
     sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
     sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
     return load_data(
         [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
         labels=labels,
         val_fraction=config.data.val_fraction,
+        test_fraction=config.data.test_fraction,
+        split_file=find_split_file(config, folder),
         seed=config.seed,
         batch_size=config.data.samplers.train.batch_size,
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
         val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
+        test_files={index: Path(path) for index, path in config.data.test_fidelity_datasets.items()},
         file_format=FileFormat.from_settings(
             config.data.keys, config.data.units.to_dict(), allow_external=config.data.allow_external
         ),
         skipped=skipped,
+        check_checksums=lambda checksums: check_data(checksums, config, folder),
     )
 
 
-def _loaders(
-    config: Config, data: MixedData, labels: tuple[Label, ...], communicator: Communicator, *, pin_memory: bool
-) -> tuple[tuple[MixedFidelitySampler, MixedFidelitySampler], tuple[Loader, Loader]]:
-    """Return the samplers and the loaders, each for training and validation."""
-    train, val = config.data.samplers.train, config.data.samplers.val
-    sampler = MixedFidelitySampler(
+def _training_sampler(config: Config, data: MixedData) -> MixedFidelitySampler:
+    train = config.data.samplers.train
+    return MixedFidelitySampler(
         data.train,
         batch_size=train.batch_size,
         batch_mode=train.batch_mode,
@@ -207,28 +254,41 @@ def _loaders(
         seed=config.seed,
         weights=fidelity_weights(config, data),
     )
-    in_order = MixedFidelitySampler(data.val, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
-    loaders = []
-    for part, dataset, order in (("train", data.train, sampler), ("val", data.val, in_order)):
-        options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
-        try:
-            # A loader draws a seed for its workers whenever it starts. A seed drawn from the global generator would
-            # change a resumed run, which starts the loader one more time.
-            generator = torch.Generator().manual_seed(config.seed)
-            given = {"generator": generator, "worker_init_fn": ignore_preemption, **options}
-            loader = load_share(
-                dataset,
-                order,
-                x=INPUTS,
-                y=[label.name for label in labels],
-                rank=communicator.rank,
-                world=communicator.world_size,
-                **given,
-            )
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
-        loaders.append(loader)
-    return (sampler, in_order), (loaders[0], loaders[1])
+
+
+def _evaluation_sampler(config: Config, dataset: SizeGroupedDataset) -> MixedFidelitySampler:
+    val = config.data.samplers.val
+    return MixedFidelitySampler(dataset, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
+
+
+def _build_loader(
+    config: Config,
+    part: Literal["train", "val"],
+    dataset: SizeGroupedDataset,
+    sampler: MixedFidelitySampler,
+    *,
+    labels: tuple[Label, ...],
+    communicator: Communicator,
+    pin_memory: bool,
+) -> Loader:
+    """Return a loader with the options in ``data.loaders``."""
+    options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
+    try:
+        # A loader draws a seed for its workers whenever it starts. A seed drawn from the global generator would
+        # change a resumed run, which starts the loader one more time.
+        generator = torch.Generator().manual_seed(config.seed)
+        given = {"generator": generator, "worker_init_fn": ignore_preemption, **options}
+        return load_share(
+            dataset,
+            sampler,
+            x=INPUTS,
+            y=[label.name for label in labels],
+            rank=communicator.rank,
+            world=communicator.world_size,
+            **given,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
 
 
 def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:

@@ -102,6 +102,17 @@ class Console:
         texts = [f"{name} {text}" for name, text in (("train", train), ("val", validation)) if text]
         self.say("; ".join([f"epoch {epoch}/{self._epochs}, iteration {step}", *texts]))
 
+    def test(self, values: Mapping[str, float], weights: str) -> None:
+        """Show the result of the test.
+
+        Args:
+            values: the values by name, in source units.
+            weights: which weights were tested.
+        """
+        self.close()
+        text = self._text({f"test/{name}": value for name, value in values.items()}, "test")
+        self.say(f"test {text}; weights: {weights}")
+
     def close(self) -> None:
         """Remove the bar from the screen."""
         bar, self._bar = self._bar, None
@@ -174,4 +185,7 @@ class NullConsole(Console):
         """Do nothing."""
 
     def epoch(self, epoch: int, step: int, latest: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def test(self, values: Mapping[str, float], weights: str) -> None:
         """Do nothing."""

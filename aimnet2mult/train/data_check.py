@@ -38,7 +38,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
     data = config.data
     report = check_files(
         [Path(data.fidelity_datasets[index]) for index in sorted(data.fidelity_datasets)],
-        [Path(path) for path in data.val_fidelity_datasets.values()],
+        [Path(path) for path in (*data.val_fidelity_datasets.values(), *data.test_fidelity_datasets.values())],
         labels=config.labels,
         required=config.labels,
         file_format=FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external),

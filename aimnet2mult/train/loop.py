@@ -16,10 +16,10 @@ from aimnet2mult.train.checkpointing import Checkpointing
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, epoch_length, total_iterations
+from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.reporter import Bus, Reporter
-from aimnet2mult.train.validation import Validation
 
 __all__ = ["Training", "build_training"]
 
@@ -28,7 +28,7 @@ class Training:
     """The training of a run, from the current position to the end or until the ranks agree to stop.
 
     A stop takes effect between iterations; at the end of an epoch, only after its statistics, validation and
-    checkpoint. Only a running validation is interrupted; it is repeated on resume.
+    checkpoint. Only a running evaluation is interrupted; it is repeated on resume.
 
     Every rank has an instance, and all ranks perform the same operations in each iteration. `build_training` creates an
     instance with its collaborators.
@@ -40,7 +40,7 @@ class Training:
         components: Components,
         *,
         reporter: Reporter,
-        validation: Validation,
+        evaluations: Evaluations,
         checkpointing: Checkpointing,
         bad_steps: BadSteps,
         bus: Bus,
@@ -51,7 +51,7 @@ class Training:
         self._config = config
         self._components = components
         self._reporter = reporter
-        self._validation = validation
+        self._evaluations = evaluations
         self._checkpointing = checkpointing
         self._bad_steps = bad_steps
         self._bus = bus
@@ -78,8 +78,8 @@ class Training:
         newest checkpoint before the divergence.
         """
         state, total = self._trainer.state, total_iterations(self._trainer)
-        if self._validation.pending:
-            self._validate(state.iteration)
+        if self._evaluations.pending:
+            self._evaluations.repeat_pending(state.iteration)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
             self._console.say(f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue")
@@ -89,6 +89,10 @@ class Training:
         elif not self._finish_if_lr_below_limit() and not self._consensus.should_stop(now=True):
             self._consensus.reset_interval()
             self._trainer.run(self._components.train_loader)
+        complete = (state.iteration == total or self._finished_by_lr) and not self._evaluations.pending
+        if complete and not self._consensus.diverged and not self._consensus.failed:
+            # The checkpoint of the last epoch is written already: a resume continues here.
+            complete = self._evaluations.test(state.iteration)
         if self._consensus.diverged:
             self._checkpointing.save_diverged(state.iteration)
             return Outcome("diverged")
@@ -98,8 +102,7 @@ class Training:
             _save_failed(self._checkpointing, state.iteration, self._bad_steps.suspect_from)
             return Outcome("not finite", self._bad_steps.failure)
         self._save(state.iteration)
-        complete = state.iteration == total or self._finished_by_lr
-        if not complete or self._validation.pending:
+        if not complete:
             return Outcome("preempted")
         if self._bad_steps.all_skipped:
             return Outcome("not finite", "no training step was applied: loss or gradient was never finite")
@@ -170,6 +173,8 @@ class Training:
         iteration, every = engine.state.iteration, self._config.log_frequency.val
         if every is None:
             self._validate(iteration)
+        with self._reporter.paused():
+            self._evaluations.complete_epoch(engine.state.epoch, iteration)
         self._save(iteration)
         latest = self._reporter.latest
         if every is not None and iteration % every:
@@ -185,7 +190,7 @@ class Training:
 
     def _validate(self, iteration: int) -> None:
         with self._reporter.paused():
-            self._validation.run(iteration)
+            self._evaluations.validate(iteration)
 
     def _save(self, iteration: int) -> None:
         with self._reporter.paused():
@@ -200,7 +205,7 @@ class Training:
         limit, state = self._config.trainer.stop_below_lr, self._trainer.state
         # At the start, a schedule may still be warming up.
         mid_epoch = not state.iteration or state.iteration % epoch_length(self._trainer)
-        if limit is None or self._validation.pending or mid_epoch:
+        if limit is None or self._evaluations.pending or mid_epoch:
             return False
         lowest = min(float(group["lr"]) for group in self._components.optimizer.param_groups)
         self._finished_by_lr = lowest < limit
@@ -247,12 +252,11 @@ def build_training(
     reporter = Reporter(
         bus,
         train_sums=components.train_sums,
-        val_sums=components.val_sums,
         labels=components.labels,
         fidelity_names=config.fidelity_names,
         optimizer=components.optimizer,
     )
-    validation = Validation(
+    evaluations = Evaluations(
         folder,
         components,
         config,
@@ -265,7 +269,7 @@ def build_training(
         folder,
         components,
         config,
-        validation=validation,
+        evaluations=evaluations,
         bus=bus,
         communicator=communicator,
         console=console,
@@ -276,7 +280,7 @@ def build_training(
         config,
         components,
         reporter=reporter,
-        validation=validation,
+        evaluations=evaluations,
         checkpointing=checkpointing,
         bad_steps=bad_steps,
         bus=bus,

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from aimnet2mult.config.import_path import load_object
+from aimnet2mult.config.value_checks import VALIDATION_REMEDY
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.train.restoring import check_alike
 from aimnet2mult.train.validation_metrics import ValidationMetrics
@@ -84,6 +85,8 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
         raise ConfigError(f"scheduler.step is {step!r}; expected one of {', '.join(STEPS)}")
     if plateau and step != "val":
         raise ConfigError(f"scheduler.step is {step!r}; {cls.__name__} needs val, since it uses a validation metric")
+    if step == "val" and not metrics.known:
+        raise ConfigError(f"scheduler.step is 'val', but no structures are for validation; {VALIDATION_REMEDY}")
     metric = _metric(cfg, metrics, plateau=plateau)
     kwargs = cfg.get("kwargs") or {}
     if metric is not None:

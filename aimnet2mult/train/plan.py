@@ -24,6 +24,7 @@ from aimnet2mult.train.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
+from aimnet2mult.train.data_record import find_streams
 from aimnet2mult.train.save_target import check_writable
 from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
@@ -92,7 +93,13 @@ class Plan:
     def metrics(self) -> dict[str, Metric]:
         """Declarations of the metrics that will be published."""
         config = self.config
-        declared = declare(config.labels, config.fidelity_names, config.units, config.loss.components)
+        declared = declare(
+            config.labels,
+            config.fidelity_names,
+            config.units,
+            config.loss.components,
+            streams=find_streams(config, self.folder),
+        )
         earlier = {} if self.resume_step is None else _declared_metrics(self.folder)
         return {name: _declaration(info, earlier.get(name)) for name, info in declared.items()}
 

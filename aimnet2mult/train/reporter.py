@@ -1,4 +1,4 @@
-"""Publish the statistics of training and validation: the only module that connects the engine to the bus."""
+"""Publish the statistics of training and evaluations: the only module that connects the engine to the bus."""
 
 import contextlib
 import logging
@@ -25,6 +25,13 @@ __all__ = ["Alert", "Bus", "Reporter"]
 logger = logging.getLogger(__name__)
 
 PERIODIC_STREAMS = ("train", "train_window")
+VALIDATION_STREAM = "val"
+EVALUATIONS = {
+    VALIDATION_STREAM: "validation",
+    "test": "the test",
+    "train_eval": "the evaluation of the training data",
+}
+"""The streams of evaluations, and what messages call them."""
 
 MetricValues = dict[str, float]
 
@@ -51,8 +58,8 @@ class Bus(Protocol):
         """Return whether the stream has a point at this iteration."""
         ...
 
-    def publish(self, stream: str, step: int, values: Callable[[], MetricValues]) -> None:
-        """Publish a point; the thread of the bus calls ``values`` to compute it."""
+    def publish(self, stream: str, step: int, values: Callable[[], MetricValues], *, final: bool = False) -> None:
+        """Publish a point, ``final`` even if it is not due; the thread of the bus calls ``values`` to compute it."""
         ...
 
     def publish_group(
@@ -71,7 +78,7 @@ class Bus(Protocol):
 
 
 class Reporter:
-    """A publisher of the statistics of training and validation at the global iteration.
+    """A publisher of the statistics of training and evaluations at the global iteration.
 
     At a due iteration, ``train`` and ``train_window`` are published together, and a new window starts. The last
     iteration has an additional point that leaves the window open, so that a run resumed for more epochs has the same
@@ -82,7 +89,6 @@ class Reporter:
     Args:
         bus: bus to which points are published.
         train_sums: error sums of the training batches.
-        val_sums: error sums of the validation.
         labels: the labels.
         fidelity_names: one name per fidelity.
         optimizer: optimizer; the learning rate of its first parameter group is published.
@@ -94,7 +100,6 @@ class Reporter:
         bus: Bus,
         *,
         train_sums: ErrorSums,
-        val_sums: ErrorSums,
         labels: Sequence[Label],
         fidelity_names: Sequence[str],
         optimizer: Optimizer,
@@ -104,7 +109,6 @@ class Reporter:
         """The newest values by full name, in source units. The thread of the bus replaces the mapping as a whole."""
         self._bus = bus
         self._train_sums = train_sums
-        self._val_sums = val_sums
         self._labels = tuple(labels)
         self._fidelity_names = tuple(fidelity_names)
         self._optimizer = optimizer
@@ -138,27 +142,30 @@ class Reporter:
         if not self.is_due(engine):
             self._publish_point(engine, window_end=None)
 
-    def publish_validation(self, step: int, epoch: int, skipped: SkippedStructures | None = None) -> Snapshot:
-        """Publish the validation sums as the validation after iteration ``step``, and return them.
+    def publish_evaluation(
+        self, stream: str, sums: ErrorSums, step: int, skipped: SkippedStructures | None = None, **others: float
+    ) -> Snapshot:
+        """Publish the sums of an evaluation after iteration ``step``, with other values, and return the sums.
 
         An alert names the skipped structures that were not named before.
         """
-        sums = self._val_sums.snapshot()
+        copied = sums.snapshot()
         flags = None if skipped is None else skipped.snapshot()
 
         def values() -> MetricValues:
-            found = self._values("val", sums.wait()[Slot.EPOCH], epoch=epoch)
+            found = self._values(stream, copied.wait()[Slot.EPOCH], **others)
             number = found["skipped_structures"]
             if number and skipped is not None and flags is not None:
-                self._report_skipped(skipped.describe_new(flags.wait()), number, step)
+                self._report_skipped(stream, skipped.describe_new(flags.wait()), number, step)
             return found
 
-        self._bus.publish("val", step, values)
-        return sums
+        # For the bus, only the validation is always due.
+        self._bus.publish(stream, step, values, final=stream != VALIDATION_STREAM)
+        return copied
 
-    def _report_skipped(self, places: str, number: float, step: int) -> None:
+    def _report_skipped(self, stream: str, places: str, number: float, step: int) -> None:
         if places:
-            title = f"validation left out structures whose predictions are not finite: {number:.0f}"
+            title = f"{EVALUATIONS[stream]} left out structures whose predictions are not finite: {number:.0f}"
             self._bus.alert(title, places, step=step)
             logger.warning("iteration %d: %s: %s", step, title, places)
 

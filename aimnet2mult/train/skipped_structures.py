@@ -1,14 +1,15 @@
-"""Record which structures a validation skips, and where they come from."""
+"""Record which structures an evaluation skips, and where they come from."""
 
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
+from aimnet.data import SizeGroupedDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import Snapshot
@@ -20,22 +21,30 @@ MAX_NAMED = 10
 
 
 class SkippedStructures:
-    """The structures without finite predictions, as a flag on the device for each structure of the validation data.
+    """The structures without finite predictions, as a flag on the device for each structure of a data set.
 
     Nothing is read from the device until a snapshot is evaluated, and the number of ranks does not matter: each sets
     the flags of its own share of every batch, and a snapshot is the total.
 
     Args:
-        data: the data, whose validation structures are validated.
-        sampler: sampler of the validation batches, which always have the same order.
+        dataset: the data set.
+        sampler: sampler of the batches, which always have the same order.
+        locate: function that returns where structures come from, given their ``origin``.
         device: device of the model.
         communicator: communicator of the ranks that share each batch.
     """
 
     def __init__(
-        self, data: MixedData, sampler: MixedFidelitySampler, *, device: torch.device, communicator: Communicator
+        self,
+        dataset: SizeGroupedDataset,
+        sampler: MixedFidelitySampler,
+        *,
+        locate: Callable[[NDArray[np.int64]], list[str]],
+        device: torch.device,
+        communicator: Communicator,
     ) -> None:
-        self._data = data
+        self._dataset = dataset
+        self._locate = locate
         self._batches = [batch for (batch,) in sampler]
         self._communicator = communicator
         shares = [np.array_split(rows, communicator.world_size) for _, rows in self._batches]
@@ -47,7 +56,7 @@ class SkippedStructures:
         self._reported: set[int] = set()
 
     def record(self, batch: int, finite: Tensor) -> None:
-        """Set the flags of a batch; a validation records each batch once.
+        """Set the flags of a batch; an evaluation records each batch once.
 
         Args:
             batch: number of the batch, counted from 0.
@@ -66,7 +75,7 @@ class SkippedStructures:
         """Return the places of the flagged structures that no earlier call has described; "" if there are none."""
         new = [number for number in np.flatnonzero(flags).tolist() if number not in self._reported]
         self._reported.update(new)
-        origins = np.concatenate([self._data.val[group]["origin"][rows] for group, rows in self._batches])
-        places = self._data.locate(origins[new[:MAX_NAMED]])
+        origins = np.concatenate([self._dataset[group]["origin"][rows] for group, rows in self._batches])
+        places = self._locate(origins[new[:MAX_NAMED]])
         more = len(new) - len(places)
         return "; ".join(places) + (f"; and {more} more" if more else "")

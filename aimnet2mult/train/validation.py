@@ -5,21 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine, Events
-
-from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.distributed.stop_consensus import StopConsensus
-from aimnet2mult.metrics.error_sums import Slot
-from aimnet2mult.metrics.statistics import VALIDATION, statistics
 from aimnet2mult.models.weights import save_weights
 from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
-from aimnet2mult.train.engine import build_validator
+from aimnet2mult.train.evaluation_pass import EvaluationPass
 from aimnet2mult.train.repeats import Repeats
-from aimnet2mult.train.reporter import Reporter
-from aimnet2mult.train.skipped_structures import SkippedStructures
 from aimnet2mult.train.validation_metrics import ValidationMetrics
 from telemetry.run_folder.permissions import make_folder
 
@@ -43,8 +35,15 @@ class BestValidation:
 
     def __init__(self, metric: str | None, metrics: ValidationMetrics) -> None:
         self.metric = None if metric is None else metrics.find(metric, "checkpoint.best")
+        self.iteration: int | None = None
+        """Iteration of the weights in ``best.pt``, on rank 0; None if there are none, or in runs of version 0.1."""
         self._sign = -1 if self.metric is not None and metrics.is_better_when_higher(self.metric) else 1
         self._value = math.inf
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there has been a best value."""
+        return self._value < math.inf
 
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Record a validation if it is the best so far, and return whether it is; a missing or NaN value never is."""
@@ -58,7 +57,7 @@ class BestValidation:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`."""
-        return {"metric": self.metric, "value": self._value, "version": BEST_VERSION}
+        return {"metric": self.metric, "value": self._value, "version": BEST_VERSION, "iteration": self.iteration}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Restore the state from `state_dict`, unless it is for another metric; return whether it is comparable.
@@ -69,114 +68,89 @@ class BestValidation:
             return True
         if self.metric == "loss" and state.get("version", 1) < BEST_VERSION:
             return not math.isfinite(state.get("value", math.inf))
-        self._value = state.get("value", math.inf)
+        self._value, self.iteration = state.get("value", math.inf), state.get("iteration")
         return True
 
 
 class Validation:
     """The validations of a run: each publishes metrics, steps the schedule, and may write ``best.pt`` on rank 0.
 
-    If the run has to stop during a validation, the validation is interrupted and stays pending; repeat it after the
-    resume, before any training. All ranks must call `run` at the same iterations.
+    Without validation data, nothing happens. If the run has to stop during a validation, the validation is interrupted
+    and stays pending; repeat it after the resume, before any training. All ranks must call `run` at the same
+    iterations.
 
     Args:
         run: the run folder.
         components: components of the run, whose model is validated.
-        config: configuration of the run; ``checkpoint.best`` names the metric of the best validation.
-        reporter: publisher of the metrics.
-        consensus: agreement of the ranks, after each batch, on whether to stop.
+        evaluation: the passes over the validation data; None without such data.
+        best: the metric of the best validation, such as ``loss``; None to keep no weights.
         communicator: communicator of the ranks.
         console: console on which problems are reported.
 
     Raises:
-        ConfigError: ``checkpoint.best`` is not a validation metric, or the validation data have no labels for it.
+        ConfigError: ``best`` is not a validation metric, or the validation data have no labels for it.
     """
 
     def __init__(
         self,
         run: Path,
         components: Components,
-        config: Config,
+        evaluation: EvaluationPass | None,
         *,
-        reporter: Reporter,
-        consensus: StopConsensus,
+        best: str | None,
         communicator: Communicator,
         console: Console,
     ) -> None:
         self.pending = False
         """Whether the last validation was interrupted and has to be repeated."""
+        self.best = BestValidation(best, components.val_metrics)
         self._run = run
         self._components = components
-        self._fidelity_names = config.fidelity_names
-        self._reporter = reporter
-        self._consensus = consensus
+        self._evaluation = evaluation
         self._communicator = communicator
         self._console = console
         self._repeats = Repeats()
-        self._best = BestValidation(config.checkpoint.best, components.val_metrics)
-        self._validator = build_validator(
-            components.model, components.loss_fn, components.val_sums, device=components.device
-        )
-        self._skipped = SkippedStructures(
-            components.data, components.val_sampler, device=components.device, communicator=communicator
-        )
-        self._validator.add_event_handler(Events.ITERATION_COMPLETED, self._record_skipped)
-        self._validator.add_event_handler(Events.ITERATION_COMPLETED, self._interrupt_if_stopping)
 
     def run(self, iteration: int) -> None:
         """Validate the model after a training iteration; if interrupted, only set `pending`."""
-        self._components.val_sums.reset(Slot.EPOCH)
-        self.pending = False
-        self._consensus.reset_interval()
-        self._validator.run(self._components.val_loader)
-        self._consensus.reset_interval()
-        if self.pending:
+        if self._evaluation is None:
             return
-        metrics = self._publish(iteration)
-        self._components.schedule.step_validation(metrics)
-        if self._best.update(metrics) and not self._communicator.rank:
-            self._save_best()
+        components = self._components
+        with components.evaluation_weights():
+            published = self._evaluation.run(iteration)
+        self.pending = published is None
+        if published is None:
+            return
+        # The metrics wait for the device.
+        needed = components.schedule.needs_validation or self.best.metric is not None
+        metrics = self._evaluation.metrics(published) if needed else {}
+        components.schedule.step_validation(metrics)
+        if self.best.update(metrics) and not self._communicator.rank:
+            self._save_best(iteration)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`; its keys are part of the format of checkpoints.
 
         ``owes_validation`` is whether a validation is `pending`, and ``best`` the state of the best validation.
         """
-        return {"owes_validation": self.pending, "best": self._best.state_dict()}
+        return {"owes_validation": self.pending, "best": self.best.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state from `state_dict`."""
         self.pending = state["owes_validation"]
         # Checkpoints of early versions have no best value.
-        if not self._best.load_state_dict(state.get("best", {})):
+        if not self.best.load_state_dict(state.get("best", {})):
             self._console.say(
                 "the best val/loss so far was a mean over batches, which depends on the batch size: "
                 "the search for the best weights starts again, and the next validation replaces best.pt"
             )
 
-    def _record_skipped(self, validator: Engine) -> None:
-        self._skipped.record(validator.state.iteration - 1, validator.state.finite)  # type: ignore[attr-defined]
-
-    def _interrupt_if_stopping(self, validator: Engine) -> None:
-        if validator.state.iteration < len(self._components.val_loader) and self._consensus.should_stop():
-            self.pending = True
-            validator.terminate()
-
-    def _publish(self, iteration: int) -> dict[str, float]:
-        """Publish the validation, and return its metrics if anything here needs them; that waits for the device."""
-        components = self._components
-        epoch = -(-iteration // len(components.train_loader))
-        published = self._reporter.publish_validation(iteration, epoch, self._skipped)
-        if not components.schedule.needs_validation and self._best.metric is None:
-            return {}
-        slot, loss = published.wait()[Slot.EPOCH], components.val_sums.layout.loss
-        return statistics(slot, components.labels, self._fidelity_names, VALIDATION, loss)
-
-    def _save_best(self) -> None:
+    def _save_best(self, iteration: int) -> None:
         path = best_path(self._run)
         try:
             make_folder(path.parent)
-            save_weights(self._components.model, path, mode=None)
+            with self._components.evaluation_weights():
+                save_weights(self._components.model, path, mode=None)
         except OSError as error:
             # The name of the temporary file, which is part of the message, differs each time.
             if self._repeats.add(error.strerror or str(error)):
@@ -184,4 +158,5 @@ class Validation:
                     f"warning: cannot save the weights of the best validation: {error}; training continues"
                 )
         else:
+            self.best.iteration = iteration
             self._repeats.end()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aimnet2mult.config.value_checks import VALIDATION_REMEDY as REMEDY
 from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.statistics import VALIDATION, MetricInfo, metric_info
@@ -18,7 +19,7 @@ class ValidationMetrics:
     """The validation metrics of a run."""
 
     known: Mapping[str, MetricInfo]
-    """All metrics by name."""
+    """All metrics by name; none without validation data."""
     available: Sequence[str]
     """Names of the metrics for which the validation data have labels."""
 
@@ -26,10 +27,12 @@ class ValidationMetrics:
         """Return the name of a metric without the prefix ``val/`` or ``val_``.
 
         Raises:
-            ConfigError: there is no such metric, or the validation data have no labels for it; the message names the
-                setting.
+            ConfigError: there is no such metric, there are no validation data, or they have no labels for it; the
+                message names the setting.
         """
         metric = name.removeprefix("val/").removeprefix("val_")
+        if not self.known:
+            raise ConfigError(f"{setting} is {name!r}, but no structures are for validation; {REMEDY}")
         if metric not in self.known:
             raise ConfigError(f"{setting} is {name!r}; expected one of {', '.join(self.known)}")
         if metric not in self.available:
@@ -47,10 +50,14 @@ class ValidationMetrics:
 def find_validation_metrics(
     data: MixedData, labels: Sequence[Label], fidelity_names: Sequence[str], components: Sequence[str] = ()
 ) -> ValidationMetrics:
-    """Return the metrics of a run; those without a finite value in the validation labels are not available.
+    """Return the metrics of a run, none without validation data.
+
+    Those without a finite value in the validation labels are not available.
 
     R² is not available either if all values are equal. The labels of the ``components`` of the loss are not known.
     """
+    if not len(data.val):
+        return ValidationMetrics(known={}, available=[])
     available = {f"loss_{name}" for name in components}
     for label in labels:
         ranges = _ranges(data, label.name)

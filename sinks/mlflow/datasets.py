@@ -12,6 +12,8 @@ from telemetry.sink_api import RunRecord, private_opener
 _FILE = "data.json"
 """File of the run folder with the CRC-32 of each data file, keyed by the dotted name of the parameter with its path."""
 _CONTEXT_TAG = "mlflow.data.context"
+_CONTEXTS = {"val_": "validation", "test_": "test"}
+"""What MLflow shows for the data sets in a section, by the beginning of its name."""
 _MAX_BYTES = 1 << 20
 _MAX_NAME_LENGTH, _MAX_DIGEST_LENGTH = 500, 36
 """Maximum numbers of characters in MLflow's tables."""
@@ -25,7 +27,8 @@ def find_datasets(run: RunRecord, folder: Path) -> list[Any]:
     for key, checksum in _checksums(folder).items():
         path = _parameter(run.params, key)
         if isinstance(path, str) and isinstance(checksum, int):
-            context = "validation" if key.rpartition(".")[0].rpartition(".")[2].startswith("val") else "training"
+            section = key.rpartition(".")[0].rpartition(".")[2]
+            context = next((name for start, name in _CONTEXTS.items() if section.startswith(start)), "training")
             name = Path(path).name[:_MAX_NAME_LENGTH]
             digest = f"{checksum:08x}"[:_MAX_DIGEST_LENGTH]
             dataset = Dataset(name, digest, "local", json.dumps({"uri": path}))

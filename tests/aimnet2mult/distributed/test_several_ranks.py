@@ -37,7 +37,12 @@ def launcher() -> Iterator[Launcher]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return files of two fidelities, the first without spin charges, with labels missing here and there."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name, labels, counts in (("low", LABELS[:3], {3: 30, 4: 11}), ("high", LABELS, {3: 7, 4: 20})):
+    contents = (
+        ("low", LABELS[:3], {3: 30, 4: 11}),
+        ("high", LABELS, {3: 7, 4: 20}),
+        ("test", LABELS, {3: 9, 4: 4}),
+    )
+    for name, labels, counts in contents:
         with h5py.File(folder / f"{name}.h5", "w") as file:
             for atoms, structures in counts.items():
                 shapes = {"energy": (), "forces": (atoms, 3), "charges": (atoms,), "spin_charges": (atoms,)}
@@ -64,6 +69,7 @@ def arguments(files: list[Path]) -> list[str]:
         "threads": 1,
         "data": {
             "fidelity_datasets": dict(enumerate(map(str, files))),
+            "test_fidelity_datasets": {1: str(folder / "test.h5")},
             "fidelity_names": {0: "low", 1: "high"},
             "fidelity_weights": {1: 2.0},
             "val_fraction": 0.3,
@@ -83,7 +89,8 @@ def arguments(files: list[Path]) -> list[str]:
             "class": "torch.optim.lr_scheduler.ReduceLROnPlateau",
             "kwargs": {"patience": 0, "threshold": 0.5},
         },
-        "trainer": {"epochs": EPOCHS},
+        "trainer": {"epochs": EPOCHS, "evaluate_train_every": 2},
+        "checkpoint": {"best": "E_rmse"},
         "log_frequency": {"val": 8},
         "telemetry": {"sinks": "none", "every": EVERY},
     }
@@ -242,13 +249,15 @@ def test_sums_are_reduced_only_when_due(two: tuple[Path, Job]) -> None:
     training = [shape for shape in added if len(shape) == 2 and shape == min(s for s in added if len(s) == 2)]
     validation = [shape for shape in added if len(shape) == 2 and shape not in training]
     due = len([key for key in of if key[0] == "train"])
-    # For each epoch there is also a checkpoint; the first batch is shown on the console.
-    assert len(training) == 1 + due + 2 * EPOCHS
-    validations = len([key for key in of if key[0] == "val"])
-    assert len(validation) == validations
+    # There is also a checkpoint for each epoch and after the test; the first batch is shown on the console.
+    assert len(training) == 1 + due + 2 * EPOCHS + 1
+    evaluations = [key[0] for key in of if key[0] in ("val", "train_eval", "test")]
+    assert {"train_eval", "test"} < set(evaluations)
+    assert len(validation) == len(evaluations)
     # The flags of skipped structures, and the counts of the four components of the loss of each batch.
     flags = [shape for shape in added if len(shape) < 2 and shape != (4,)]
-    assert flags == [(20,)] * validations
+    structures = {"val": 20, "train_eval": 48, "test": 13}
+    assert flags == [(structures[stream],) for stream in evaluations]
 
 
 def test_a_signal_to_one_rank_stops_all_at_the_same_iteration(stopped: tuple[Path, Job]) -> None:

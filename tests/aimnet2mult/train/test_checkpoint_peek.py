@@ -21,7 +21,7 @@ def test_the_progress_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     progress = read_progress(path)
     position = torch.load(path, weights_only=True)["position"]
     assert (progress.iteration, progress.epoch_length, progress.epoch) == (6, 3, 2)
-    assert (progress.samplers, progress.owes_validation) == (position["samplers"], False)
+    assert (progress.samplers, progress.owes_evaluation) == (position["samplers"], False)
     assert progress.lowest_lr == 0.1
 
 

@@ -211,7 +211,7 @@ class TinyRun:
             self.folder,
             self.components,
             config,
-            validation=self.validation,
+            evaluations=self.validation,
             bus=self.bus,
             communicator=communicator,
             console=Console({}, epochs=4, stream=self.output),

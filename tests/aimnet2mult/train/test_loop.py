@@ -54,6 +54,7 @@ class Harness:
         communicator = communicator or Communicator()
         self.calls: list[tuple[str, int]] = []
         self.pending, self.problem, self.now = False, "", 0.0
+        self.has_test, self.is_tested = False, True
         self.stop, self.diverged, self.output = StopSignal(), False, io.StringIO()
         self.on_call: Callable[[str, int], None] = lambda _name, _iteration: None
         config, components = build_tiny(folder, *overrides, communicator=communicator)
@@ -61,7 +62,6 @@ class Harness:
         self.reporter = Reporter(
             self.bus,
             train_sums=components.train_sums,
-            val_sums=components.val_sums,
             labels=components.labels,
             fidelity_names=config.fidelity_names,
             optimizer=components.optimizer,
@@ -71,7 +71,7 @@ class Harness:
             config,
             components,
             reporter=self.reporter,
-            validation=fake,
+            evaluations=fake,
             checkpointing=fake,
             bad_steps=BadSteps(config.trainer, lambda _: ""),
             bus=self.bus,
@@ -98,10 +98,21 @@ class Harness:
         self.calls.append((name, iteration))
         self.on_call(name, iteration)
 
-    # A validation:
-    def run(self, iteration: int) -> None:
+    # Evaluations:
+    def validate(self, iteration: int) -> None:
         self.pending = False
         self._record("validate", iteration)
+
+    def repeat_pending(self, iteration: int) -> None:
+        self.validate(iteration)
+
+    def complete_epoch(self, epoch: int, iteration: int) -> None:
+        """Do nothing: `Evaluations` decides whether an evaluation is due."""
+
+    def test(self, iteration: int) -> bool:
+        if self.has_test:
+            self._record("test", iteration)
+        return self.is_tested
 
     # Checkpoints:
     def load(self, path: Path) -> int:
@@ -124,6 +135,32 @@ def test_each_epoch_is_validated_and_then_saved(tmp_path: Path) -> None:
     ends = range(EPOCH, LAST + 1, EPOCH)
     assert harness.calls == [*((name, end) for end in ends for name in ("validate", "save")), ("save", LAST)]
     assert harness.iterations == LAST
+
+
+def test_a_run_that_was_trained_to_the_end_is_tested_before_its_last_checkpoint(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.has_test = True
+    assert harness.training.run().kind == "finished"
+    assert harness.calls[-3:] == [("save", LAST), ("test", LAST), ("save", LAST)]
+
+
+def test_a_run_whose_test_is_interrupted_is_not_finished(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.has_test, harness.is_tested = True, False
+    assert harness.training.run().kind == "preempted"
+
+
+def test_a_run_that_stops_early_or_diverges_is_not_tested(tmp_path: Path) -> None:
+    for kind in ("preempted", "diverged"):
+        harness = Harness(tmp_path)
+        harness.has_test = True
+
+        def end(harness: Harness = harness, kind: str = kind) -> None:
+            harness.stop.signal, harness.diverged = 15, kind == "diverged"
+
+        harness.on_call = at("validate", 2 * EPOCH, end)
+        assert harness.training.run().kind == kind
+        assert ("test", 2 * EPOCH) not in harness.calls
 
 
 def test_validations_can_follow_iterations_instead(tmp_path: Path) -> None:

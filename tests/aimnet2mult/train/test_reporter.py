@@ -39,8 +39,8 @@ class RecordingBus:
     def due(self, stream: str, step: int) -> bool:
         return stream in {"train_epoch", "val"} or step % self.every == 0
 
-    def publish(self, stream: str, step: int, values: Callable[[], Values]) -> None:
-        self.publish_group((stream,), step, lambda: {stream: values()})
+    def publish(self, stream: str, step: int, values: Callable[[], Values], *, final: bool = False) -> None:
+        self.publish_group((stream,), step, lambda: {stream: values()}, final=final)
 
     def publish_group(
         self, streams: Sequence[str], step: int, values: Callable[[], Any], *, final: bool = False
@@ -88,7 +88,6 @@ class Run:
         self.reporter = Reporter(
             self.bus,
             train_sums=self.train_sums,
-            val_sums=self.val_sums,
             labels=built_in(*LABELS),
             fidelity_names=NAMES,
             optimizer=self.optimizer,
@@ -265,7 +264,7 @@ def test_validation_has_rmse_mae_and_r2_and_its_epoch() -> None:
     validator = build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU)
     run.seen.clear()
     validator.run(data)
-    run.reporter.publish_validation(7, 2)
+    run.reporter.publish_evaluation("val", run.val_sums, 7, epoch=2)
     values = run.bus.written()["val", 7]
     assert values["epoch"] == 2
     assert values["F_rmse"] == pytest.approx(rmse(run.seen, data, "forces"), rel=1e-9)
@@ -290,11 +289,11 @@ def test_values_that_a_new_point_lacks_are_no_longer_the_latest() -> None:
     run = Run(every=3)
     run.trainer.run(batches(3))
     build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(2))
-    run.reporter.publish_validation(3, 1)
+    run.reporter.publish_evaluation("val", run.val_sums, 3, epoch=1)
     run.bus.written()
     assert "val/E_rmse" in run.reporter.latest
     run.val_sums.reset(Slot.EPOCH)
-    run.reporter.publish_validation(6, 2)
+    run.reporter.publish_evaluation("val", run.val_sums, 6, epoch=2)
     run.bus.written()
     assert {name for name in run.reporter.latest if name.startswith("val/")} == {"val/epoch", "val/skipped_structures"}
     assert "train_epoch/loss" in run.reporter.latest
@@ -304,7 +303,9 @@ def test_every_published_value_is_declared_with_its_unit() -> None:
     run = Run(every=2)
     points = run.train(batches(4))
     build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(4))
-    run.reporter.publish_validation(4, 1)
+    run.reporter.publish_evaluation("val", run.val_sums, 4, epoch=1)
+    run.reporter.publish_evaluation("train_eval", run.val_sums, 4, epoch=1)
+    run.reporter.publish_evaluation("test", run.val_sums, 4, epoch=1, weights_iteration=4.0)
     points = run.bus.written()
     declared = declare(built_in(*LABELS), NAMES, UNITS)
     published = {f"{stream}/{name}" for stream, step in points for name in points[stream, step]}

@@ -17,8 +17,13 @@ def test_up_to_ten_structures_are_named_and_the_others_counted(tmp_path: Path) -
     (group,) = components.data.val.groups
     places = components.data.locate(group["origin"])
     assert len(places) == VALIDATED
+    assert components.val is not None
     skipped = SkippedStructures(
-        components.data, components.val_sampler, device=torch.device("cpu"), communicator=Communicator()
+        components.val.dataset,
+        components.val.sampler,
+        locate=components.data.locate,
+        device=torch.device("cpu"),
+        communicator=Communicator(),
     )
     assert skipped.describe_new(np.zeros(VALIDATED)) == ""
     assert skipped.describe_new(np.arange(VALIDATED) == 1) == places[1]

@@ -15,8 +15,9 @@ from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.statistics import VALIDATION, metric_info
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.reporter import Reporter
-from aimnet2mult.train.validation import BestValidation, Validation
+from aimnet2mult.train.validation import BestValidation
 from aimnet2mult.train.validation_metrics import ValidationMetrics
 from support.labels import built_in
 from support.tiny_runs import build_tiny
@@ -109,12 +110,11 @@ class Harness:
         reporter = Reporter(
             self.bus,
             train_sums=self.components.train_sums,
-            val_sums=self.components.val_sums,
             labels=self.components.labels,
             fidelity_names=config.fidelity_names,
             optimizer=self.components.optimizer,
         )
-        self.validation = Validation(
+        self.evaluations = Evaluations(
             folder,
             self.components,
             config,
@@ -142,17 +142,17 @@ class Harness:
 
 def test_a_validation_publishes_its_metrics_at_the_iteration_with_the_epoch(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
-    harness.validation.run(4)
+    harness.evaluations.validate(4)
     ((stream, step, values),) = harness.bus.points
     assert (stream, step, values["epoch"]) == ("val", 4, 2)
     assert {"loss", "E_rmse", "E_mae", "E_r2", "q_rmse"} <= values.keys()
-    assert not harness.validation.pending
+    assert not harness.evaluations.pending
 
 
 def test_each_validation_starts_from_zero(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     for iteration in (3, 6):
-        harness.validation.run(iteration)
+        harness.evaluations.validate(iteration)
     first, second = (values for *_, values in harness.bus.points)
     assert first | {"epoch": 2} == second
 
@@ -160,29 +160,29 @@ def test_each_validation_starts_from_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_interrupted_validation_publishes_nothing_and_is_pending(tmp_path: Path, batch: int) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
-    assert not harness.validation.pending
+    assert not harness.evaluations.pending
     harness.stop_in_batch(batch)
-    harness.validation.run(3)
-    assert harness.validation.pending
+    harness.evaluations.validate(3)
+    assert harness.evaluations.pending
     assert harness.evaluated == batch
-    assert harness.validation.state_dict()["owes_validation"]
+    assert harness.evaluations.state_dict()["owes_validation"]
     assert (harness.bus.points, harness.best.exists()) == ([], False)
 
 
 def test_a_stop_in_the_last_batch_completes_the_validation(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     harness.stop_in_batch(4)
-    harness.validation.run(3)
-    assert not harness.validation.pending
+    harness.evaluations.validate(3)
+    assert not harness.evaluations.pending
     assert len(harness.bus.points) == 1
 
 
 def test_a_pending_validation_is_complete_once_repeated(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
-    harness.validation.load_state_dict({"owes_validation": True})
-    assert harness.validation.pending
-    harness.validation.run(3)
-    assert not harness.validation.pending
+    harness.evaluations.load_state_dict({"owes_validation": True})
+    assert harness.evaluations.pending
+    harness.evaluations.validate(3)
+    assert not harness.evaluations.pending
 
 
 def test_a_plateau_schedule_steps_with_the_published_metric(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_plateau_schedule_steps_with_the_published_metric(tmp_path: Path) -> N
     harness = Harness(tmp_path, plateau)
     rates = []
     for iteration in (3, 6, 9):
-        harness.validation.run(iteration)
+        harness.evaluations.validate(iteration)
         rates.append(harness.components.optimizer.param_groups[0]["lr"])
     # The weights do not change, so every validation after the first is a plateau.
     assert rates == [0.1, 0.05, 0.025]
@@ -198,12 +198,12 @@ def test_a_plateau_schedule_steps_with_the_published_metric(tmp_path: Path) -> N
 
 def test_the_best_weights_are_replaced_only_by_better_ones(tmp_path: Path) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     saved = harness.best.read_bytes()
     harness.shift_weights(100.0)
-    harness.validation.run(6)
+    harness.evaluations.validate(6)
     assert harness.best.read_bytes() == saved
-    assert harness.validation.state_dict()["best"]["metric"] == "loss"
+    assert harness.evaluations.state_dict()["best"]["metric"] == "loss"
 
 
 def test_only_the_first_rank_saves_the_best_weights(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_only_the_first_rank_saves_the_best_weights(tmp_path: Path) -> None:
         rank, world_size = 1, 2
 
     harness = Harness(tmp_path, "checkpoint.best=loss", communicator=Rank1())
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     assert len(harness.bus.points) == 1
     assert not harness.best.exists()
 
@@ -232,7 +232,7 @@ def test_the_loss_does_not_depend_on_the_batch_size(tmp_path: Path, size: int) -
     group["energy"][:3] = math.nan
     outputs: list[dict[str, Any]] = []
     harness.components.model.register_forward_hook(lambda _, __, out: outputs.append(out))
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     pred = {name: torch.cat([out[name].detach() for out in outputs]).double().numpy() for name in FUNCTIONS}
     energy = (pred["energy"][3] - group["energy"][3]) ** 2 / math.sqrt(3)
     charges = ((pred["charges"] - group["charges"]) ** 2).mean()
@@ -264,7 +264,7 @@ def test_structures_without_finite_predictions_are_left_out_counted_and_named_on
     harness = Harness(tmp_path, "checkpoint.best=loss")
     spoil(harness, 1, 3)
     for iteration in (3, 6):
-        harness.validation.run(iteration)
+        harness.evaluations.validate(iteration)
     for *_, values in harness.bus.points:
         assert values["skipped_structures"] == 2
         assert all(math.isfinite(value) for value in values.values())
@@ -278,9 +278,9 @@ def test_structures_without_finite_predictions_are_left_out_counted_and_named_on
 def test_a_structure_that_is_skipped_later_is_named_then(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     spoil(harness, 1)
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     spoil(harness, 2)
-    harness.validation.run(6)
+    harness.evaluations.validate(6)
     assert [(text, step) for _, text, step in harness.bus.reported] == [
         (*places(harness, 1), 3),
         (*places(harness, 2), 6),
@@ -290,7 +290,7 @@ def test_a_structure_that_is_skipped_later_is_named_then(tmp_path: Path) -> None
 def test_weights_that_are_not_finite_never_look_good(tmp_path: Path) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
     harness.shift_weights(math.nan)
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     ((*_, values),) = harness.bus.points
     assert values.pop("skipped_structures") == 4
     assert values.pop("epoch") == 1
@@ -304,16 +304,16 @@ def test_without_labels_there_is_no_validation_loss(tmp_path: Path) -> None:
     for group in harness.components.data.val.groups:
         group["energy"][:] = math.nan
         group["charges"][:] = math.nan
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     ((*_, values),) = harness.bus.points
     assert values == {"skipped_structures": 0, "epoch": 1}
 
 
 def test_a_best_loss_of_version_0_1_is_mentioned_on_resume(tmp_path: Path) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
-    harness.validation.load_state_dict({"owes_validation": False, "best": {"metric": "loss", "value": 0.0}})
+    harness.evaluations.load_state_dict({"owes_validation": False, "best": {"metric": "loss", "value": 0.0}})
     assert "the search for the best weights starts again" in harness.output.getvalue()
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     assert harness.best.exists()
 
 
@@ -338,7 +338,7 @@ def test_the_first_rank_names_the_structures_of_all_ranks(tmp_path: Path) -> Non
     for rank in (1, 0):
         harness = Harness(tmp_path, "data.samplers.val.batch_size=3", communicator=TwoRanks(rank, reduced))
         skip_charges_of_odd_rows(harness)
-        harness.validation.run(3)
+        harness.evaluations.validate(3)
     ((*_, values),) = harness.bus.points
     assert values["skipped_structures"] == 2
     ((_, text, _),) = harness.bus.reported
@@ -351,7 +351,7 @@ def test_a_rank_without_structures_of_a_batch_flags_none(tmp_path: Path) -> None
         # Batches of one structure leave none for the second rank.
         harness = Harness(tmp_path, communicator=TwoRanks(rank, reduced))
         skip_charges_of_odd_rows(harness)
-        harness.validation.run(3)
+        harness.evaluations.validate(3)
     assert [text for _, text, _ in harness.bus.reported] == ["; ".join(places(harness, 1, 3))]
 
 
@@ -376,7 +376,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_failing_to_save_the_best_weights_is_only_reported(tmp_path: Path, full_disk: Callable[[], None]) -> None:
     harness = Harness(tmp_path, "checkpoint.best=loss")
     full_disk()
-    harness.validation.run(3)
+    harness.evaluations.validate(3)
     assert harness.output.getvalue() == (
         "warning: cannot save the weights of the best validation: [Errno 28] No space left on device;"
         " training continues\n"
