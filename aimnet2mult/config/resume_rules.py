@@ -20,6 +20,7 @@ __all__ = [
     "list_newest_first",
     "load_config",
     "load_definition",
+    "load_recorded",
     "reject_links",
     "run_name_at",
 ]
@@ -150,7 +151,7 @@ def load_config(
         ConfigError: The settings of the run cannot be read.
     """
     recorded = run / CONFIG_FILE
-    old = _load_recorded(recorded)
+    old = load_recorded(recorded)
     new = load(files, overrides, problems=problems, check_inputs=False, recorded=recorded)
     old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
@@ -169,7 +170,12 @@ def load_config(
     return new, inexact
 
 
-def _load_recorded(path: Path) -> Config:
+def load_recorded(path: Path) -> Config:
+    """Load the settings of a run from its ``train.yaml``; the input files need not exist.
+
+    Raises:
+        ConfigError: The file cannot be read, or contains invalid settings.
+    """
     if not read_yaml(path):
         raise ConfigError(f"{path} is empty, so the settings of the run are lost; start a new run with --load")
     try:

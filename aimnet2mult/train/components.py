@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from aimnet.data import SizeGroupedDataset
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -31,6 +32,8 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
+from aimnet2mult.models.description import Description
+from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
@@ -57,6 +60,8 @@ class Components:
     val_sampler: MixedFidelitySampler
     val_loader: Loader
     model: nn.Module
+    description: Description
+    """What the model is, for files of weights."""
     loss_fn: LossFunction
     optimizer: Optimizer
     schedule: Schedule
@@ -133,6 +138,7 @@ def build_components(
         val_sampler=val_sampler,
         val_loader=val_loader,
         model=learner.model,
+        description=_describe_model(config, definition, data),
         loss_fn=loss_fn,
         optimizer=learner.optimizer,
         schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
@@ -155,6 +161,27 @@ def record_inputs(components: Components, fidelity_names: Sequence[str], folder:
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
             atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode())
+
+
+def _describe_model(config: Config, definition: Mapping[str, Any], data: MixedData) -> Description:
+    return Description(
+        definition=definition,
+        labels=tuple(LABELS[name] for name in config.labels),
+        fidelity_names=config.fidelity_names,
+        fidelity_offset=config.fidelity_offset,
+        use_fidelity_readouts=config.use_fidelity_readouts,
+        reference_energies=data.saes,
+        elements=_elements(data.train, len(config.fidelity_names)),
+    )
+
+
+def _elements(dataset: SizeGroupedDataset, n_fidelities: int) -> tuple[frozenset[int], ...]:
+    """Return the atomic numbers in the structures of each fidelity."""
+    found: list[set[int]] = [set() for _ in range(n_fidelities)]
+    for group in dataset.values():
+        for index in np.unique(group["fidelity"]).tolist():
+            found[index] |= set(np.unique(group["numbers"][group["fidelity"] == index]).tolist()) - {0}
+    return tuple(map(frozenset, found))
 
 
 def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:

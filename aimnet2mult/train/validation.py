@@ -12,8 +12,8 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_consensus import StopConsensus
 from aimnet2mult.metrics.error_sums import Slot
 from aimnet2mult.metrics.statistics import VALIDATION, statistics
+from aimnet2mult.models.checkpoint_folder import best_path
 from aimnet2mult.models.weights import save_weights
-from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_validator
@@ -176,7 +176,7 @@ class Validation:
         path = best_path(self._run)
         try:
             make_folder(path.parent)
-            save_weights(self._components.model, path, mode=None)
+            save_weights(self._components.model, self._components.description, path, mode=None)
         except OSError as error:
             # The name of the temporary file, which is part of the message, differs each time.
             if self._repeats.add(error.strerror or str(error)):

@@ -14,7 +14,7 @@ import torch
 from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.data.dataset import load_data
 from aimnet2mult.data.hdf5 import INPUTS
-from aimnet2mult.train.checkpoint_folder import diverged_path, find_newest, iteration_of
+from aimnet2mult.models.checkpoint_folder import diverged_path, find_newest, iteration_of
 from support.double_precision import Double, add_masks
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from support.tiny_runs import newest_checkpoint
