@@ -37,6 +37,7 @@ from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
     from aimnet2mult.distributed.communicator import Communicator
+    from aimnet2mult.train.components import Components
     from aimnet2mult.train.console import Console
 
 __all__ = ["train"]
