@@ -34,6 +34,9 @@ CHANGEABLE = (
     "trainer.epochs",
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
+    "trainer.micro_batches",
+    "trainer.tf32",
+    "trainer.compile",
     "checkpoint.",
     "log_frequency.progress",
     "data.samplers.",
@@ -45,7 +48,7 @@ CHANGEABLE = (
 )
 MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.")
 """Paths that may change, but not appear or disappear; the trainer checks that the content is the same."""
-INEXACT = ("data.samplers.", "threads", "device")
+INEXACT = ("data.samplers.", "threads", "device", "trainer.micro_batches", "trainer.tf32", "trainer.compile")
 """Changeable settings that change the numbers, by rounding or by the composition of the batches."""
 SAME_BATCHES = "data.samplers.val."
 """The settings of samplers that do not change the training."""

@@ -143,6 +143,11 @@ def _check_scheduler(config: Config) -> Iterator[str]:
         yield from _check_path(config.scheduler.cls, "scheduler.class")
 
 
+def _check_trainer(config: Config) -> Iterator[str]:
+    if config.trainer.tf32 and config.trainer.precision == "float64":
+        yield "trainer.tf32 is true, but has no effect on float64; set it to false, or trainer.precision to float32"
+
+
 def _check_telemetry(config: Config) -> Iterator[str]:
     directory = config.telemetry.get("dir")
     if isinstance(directory, str) and not directory.isprintable():
@@ -189,6 +194,7 @@ CHECKS = {
     "loss": _check_loss,
     "optimizer": _check_optimizer,
     "scheduler": _check_scheduler,
+    "trainer": _check_trainer,
     "telemetry": _check_telemetry,
 }
 """By section, a function that yields the problems of its values."""

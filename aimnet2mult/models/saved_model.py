@@ -14,6 +14,7 @@ from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.checkpoint_folder import FOLDER, best_path, find_newest
 from aimnet2mult.models.description import Description, describe_run, from_plain
+from aimnet2mult.models.precision import has_double_weights, use_float64
 from aimnet2mult.models.weights import check_arrays, read_state
 from telemetry.errors import error_text
 
@@ -67,6 +68,8 @@ def build_saved_model(saved: SavedModel, device: torch.device) -> nn.Module:
                 fidelity_offset=saved.fidelity_offset,
                 use_fidelity_readouts=saved.use_fidelity_readouts,
             )
+        if has_double_weights(saved.state):
+            use_float64(model)
         unwrap(model).load_state_dict(saved.state)
     except ModelError as error:
         raise ModelError("\n".join(f"{saved.source}: {line}" for line in str(error).splitlines())) from error

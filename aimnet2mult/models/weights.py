@@ -90,9 +90,14 @@ def _save(state: Mapping[str, torch.Tensor], plain: dict[str, Any], path: Path, 
 
 
 def _without_prefix(checkpoint: Any) -> dict[str, torch.Tensor]:
-    """Return the weights in a checkpoint, without the name prefix of the wrapper that computes forces."""
+    """Return the weights in a checkpoint, without the name prefix of the wrapper that computes forces.
+
+    The averaged weights, if there are any, replace those of the last step.
+    """
     try:
-        return {name.removeprefix("module."): array for name, array in checkpoint["parts"]["model"].items()}
+        parts = checkpoint["parts"]
+        state = {**parts["model"], **parts.get("average", {"weights": {}})["weights"]}
+        return {name.removeprefix("module."): array for name, array in state.items()}
     except (AttributeError, LookupError, TypeError) as error:
         raise ValueError("it has no entry parts.model with named arrays") from error
 

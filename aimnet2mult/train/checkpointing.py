@@ -209,12 +209,8 @@ class Checkpointing:
 
     def _state(self) -> dict[str, Stateful]:
         components = self._components
-        return {
-            "model": components.model,
-            "optimizer": components.optimizer,
-            "schedule": components.schedule,
-            "sums": components.train_sums,
-        }
+        parts = {name: getattr(components, name) for name in ("model", "optimizer", "schedule", "average")}
+        return {name: part for name, part in parts.items() if part is not None} | {"sums": components.train_sums}
 
     def _state_of_all_ranks(self) -> dict[str, Stateful]:
         """Return the state to save; the reduction over the ranks is a collective operation."""

@@ -3,6 +3,7 @@
 import random
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.description import Description
 from aimnet2mult.quantities import LABELS
+from aimnet2mult.train.averaged_weights import AveragedWeights
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
@@ -68,8 +70,17 @@ class Components:
     train_sums: ErrorSums
     val_sums: ErrorSums
     val_metrics: ValidationMetrics
+    average: AveragedWeights | None = None
+    """The moving average of the weights, if there is one."""
     loaded: str = ""
     """Summary of the weights that were loaded from a file; empty if they are initial."""
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the weights to evaluate and save: the average, if there is one.
+
+        Do not train in it, nor write a checkpoint.
+        """
+        return nullcontext() if self.average is None else self.average.applied()
 
     def describe(self, fidelity_names: Sequence[str]) -> list[str]:
         """Return a summary of data and model, as lines."""
@@ -142,6 +153,7 @@ def build_components(
         loss_fn=loss_fn,
         optimizer=learner.optimizer,
         schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
+        average=None if config.trainer.ema_decay is None else AveragedWeights(learner.model, config.trainer.ema_decay),
         loaded=learner.loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),

@@ -218,7 +218,8 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
             return outcome, None
         from aimnet2mult.train.final_weights import save_model
 
-        return outcome, save_model(components.model, components.description, plan.save, plan.folder)
+        with components.evaluation_weights():
+            return outcome, save_model(components.model, components.description, plan.save, plan.folder)
 
 
 def _train(

@@ -128,7 +128,8 @@ class Validation:
         self._components.val_sums.reset(Slot.EPOCH)
         self.pending = False
         self._consensus.reset_interval()
-        self._validator.run(self._components.val_loader)
+        with self._components.evaluation_weights():
+            self._validator.run(self._components.val_loader)
         self._consensus.reset_interval()
         if self.pending:
             return
@@ -176,7 +177,8 @@ class Validation:
         path = best_path(self._run)
         try:
             make_folder(path.parent)
-            save_weights(self._components.model, self._components.description, path, mode=None)
+            with self._components.evaluation_weights():
+                save_weights(self._components.model, self._components.description, path, mode=None)
         except OSError as error:
             # The name of the temporary file, which is part of the message, differs each time.
             if self._repeats.add(error.strerror or str(error)):
