@@ -37,6 +37,7 @@ CHANGEABLE = (
     "trainer.micro_batches",
     "trainer.tf32",
     "trainer.compile",
+    "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",
     "data.samplers.",

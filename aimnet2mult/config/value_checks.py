@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aimnet2mult.config.data_units import data_unit_factors
+from aimnet2mult.config.duration import AUTO, parse_duration
 from aimnet2mult.config.import_path import check_path
 from aimnet2mult.config.merge import BY_FIDELITY
 from aimnet2mult.errors import ConfigError
@@ -117,6 +118,9 @@ def _check_component(key: str, component: object) -> Iterator[str]:
     # Missing and unknown keys are left to the loss.
     if "fn" in component:
         yield from _check_path(component["fn"], f"{key}.fn")
+    kwargs = component.get("kwargs")
+    if isinstance(kwargs, Mapping) and "key_true" in kwargs:
+        yield from _check_labels(f"{key}.kwargs.key_true", [kwargs["key_true"]])
     if "weight" in component and not _is_number(component["weight"]):
         yield f"{key}.weight is {component['weight']!r}: expected a finite number of at least 0"
 
@@ -146,6 +150,12 @@ def _check_scheduler(config: Config) -> Iterator[str]:
 def _check_trainer(config: Config) -> Iterator[str]:
     if config.trainer.tf32 and config.trainer.precision == "float64":
         yield "trainer.tf32 is true, but has no effect on float64; set it to false, or trainer.precision to float32"
+    limit = config.trainer.time_limit
+    try:
+        if limit is not None and limit != AUTO:
+            parse_duration(limit)
+    except ConfigError as error:
+        yield str(error)
 
 
 def _check_telemetry(config: Config) -> Iterator[str]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aimnet2mult import quantities
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
@@ -21,7 +22,9 @@ from support.tiny_model import TinyModel, batches
 from support.tiny_runs import build_tiny, points, train_tiny
 
 LABELS = ("energy", "forces", "charges")
+KNOWN = [quantities.LABELS[name] for name in LABELS]
 WEIGHTS = {"energy": 0.5, "forces": 0.3, "charges": 0.2}
+TERMS = LossTerms(names=LABELS, weights=tuple(WEIGHTS.values()))
 
 
 def components(weights: Mapping[str, float] = WEIGHTS) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def test_loss_gradient_and_errors_are_those_of_the_whole_batch(structures: int, 
             (dict(x), dict(y))
         )
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-        one = ErrorSums(LABELS, 2, loss=LossTerms(names=LABELS, weights=tuple(WEIGHTS.values())))
+        one = ErrorSums(KNOWN, 2, loss=TERMS)
         one.update(pred, by, bx["numbers"], bx["fidelity"], losses)
         sums.append(one.state_dict()["sums"])
         outputs.append((pred, losses))
@@ -152,7 +155,7 @@ def test_a_part_that_is_not_finite_spoils_the_whole_step() -> None:
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
         MTLoss(components()),
-        ErrorSums(LABELS, 2, loss=LossTerms(names=LABELS, weights=tuple(WEIGHTS.values()))),
+        ErrorSums(KNOWN, 2, loss=TERMS),
         device=torch.device("cpu"),
         micro_batches=3,
     )
