@@ -21,6 +21,7 @@ __all__ = [
     "list_newest_first",
     "load_config",
     "load_definition",
+    "load_recorded",
     "reject_links",
     "run_name_at",
 ]
@@ -36,6 +37,9 @@ CHANGEABLE = (
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
     "trainer.evaluate_train_every",
+    "trainer.micro_batches",
+    "trainer.tf32",
+    "trainer.compile",
     "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",
@@ -48,7 +52,7 @@ CHANGEABLE = (
 )
 MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.", "data.test_fidelity_datasets.")
 """Paths that may change, but not appear or disappear; the trainer checks that the content is the same."""
-INEXACT = ("data.samplers.", "threads", "device")
+INEXACT = ("data.samplers.", "threads", "device", "trainer.micro_batches", "trainer.tf32", "trainer.compile")
 """Changeable settings that change the numbers, by rounding or by the composition of the batches."""
 SAME_BATCHES = "data.samplers.val."
 """The settings of samplers that do not change the training."""
@@ -154,7 +158,7 @@ def load_config(
         ConfigError: The settings of the run cannot be read.
     """
     recorded = run / CONFIG_FILE
-    old = _load_recorded(recorded)
+    old = load_recorded(recorded)
     new = load(files, overrides, problems=problems, check_inputs=False, recorded=recorded)
     old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
@@ -173,7 +177,12 @@ def load_config(
     return new, inexact
 
 
-def _load_recorded(path: Path) -> Config:
+def load_recorded(path: Path) -> Config:
+    """Load the settings of a run from its ``train.yaml``; the input files need not exist.
+
+    Raises:
+        ConfigError: The file cannot be read, or contains invalid settings.
+    """
     if not read_yaml(path):
         raise ConfigError(f"{path} is empty, so the settings of the run are lost; start a new run with --load")
     try:

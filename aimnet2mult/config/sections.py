@@ -150,7 +150,7 @@ class Trainer(Section, frozen=True):
     stop_below_lr: PositiveFloat | None
     on_bad_step: Literal["skip", "stop"]
     max_bad_steps: Count
-    accumulate_batches: Count
+    micro_batches: Count
     ema_decay: Annotated[float, Meta(gt=0, lt=1)] | None
     early_stopping: EarlyStopping
     evaluate_train_every: Count | None

@@ -170,6 +170,17 @@ def _check_scheduler(config: Config) -> Iterator[str]:
         yield from _check_path(config.scheduler.cls, "scheduler.class")
 
 
+def _check_trainer(config: Config) -> Iterator[str]:
+    if config.trainer.tf32 and config.trainer.precision == "float64":
+        yield "trainer.tf32 is true, but has no effect on float64; set it to false, or trainer.precision to float32"
+    limit = config.trainer.time_limit
+    try:
+        if limit is not None and limit != AUTO:
+            parse_duration(limit)
+    except ConfigError as error:
+        yield str(error)
+
+
 def _check_telemetry(config: Config) -> Iterator[str]:
     directory = config.telemetry.get("dir")
     if isinstance(directory, str) and not directory.isprintable():
@@ -207,15 +218,6 @@ def _is_pattern(value: object) -> bool:
         return isinstance(value, str) and re.compile(value) is not None
     except re.error:
         return False
-
-
-def _check_trainer(config: Config) -> Iterator[str]:
-    limit = config.trainer.time_limit
-    try:
-        if limit is not None and limit != AUTO:
-            parse_duration(limit)
-    except ConfigError as error:
-        yield str(error)
 
 
 CHECKS = {

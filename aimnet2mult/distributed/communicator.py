@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ class Communicator:
         All ranks start with rank 0's parameters. The same parameters must receive gradients in every iteration.
         """
         return model
+
+    def without_averaging(self, wrapped: nn.Module) -> AbstractContextManager[None]:  # noqa: ARG002 - see subclass
+        """Return a context for passes through a module from `wrap` whose gradients need no averaging.
+
+        They are averaged in the next pass outside the context, together with its own.
+        """
+        return nullcontext()
 
     def all_reduce_sum(self, tensor: Tensor) -> None:
         """Replace a tensor, which has the same shape on all ranks, with its sum over the ranks, in place."""

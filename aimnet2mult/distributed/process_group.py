@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -99,6 +99,7 @@ class ProcessGroupCommunicator(Communicator):
         self._timeout = timeout
         self._device: torch.device | None = None
         self._device_group: dist.ProcessGroup | None = None
+        self._has_averaged = False
         # A failing rank leaves its error message here.
         self._error_store = dist.PrefixStore("errors", store)  # type: ignore[attr-defined] # not declared as exported
         _initialize(info, store, timeout)
@@ -118,6 +119,14 @@ class ProcessGroupCommunicator(Communicator):
         # The set of unused parameters (heads of labels that are not trained) is the same in every iteration, because
         # missing labels have gradients of 0.
         return DistributedDataParallel(model, device_ids=ids, process_group=self._device_group, static_graph=True)
+
+    def without_averaging(self, wrapped: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """See `Communicator.without_averaging`."""
+        if not self._has_averaged:
+            # DDP with a static graph must see it in its first pass; averaging twice changes nothing but rounding.
+            self._has_averaged = True
+            return contextlib.nullcontext()
+        return cast("DistributedDataParallel", wrapped).no_sync()
 
     def all_reduce_sum(self, tensor: Tensor) -> None:
         """See `Communicator.all_reduce_sum`."""

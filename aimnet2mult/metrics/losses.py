@@ -17,11 +17,29 @@ class Losses(dict[str, Tensor]):
     Args:
         losses: the losses, scalars.
         sums_and_counts: float64 of shape (2, components), without a graph; None if they are unknown.
+        sums: the sums with their graph, (components,), and the weights of the components, for `over`.
     """
 
-    def __init__(self, losses: Mapping[str, Tensor], sums_and_counts: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        losses: Mapping[str, Tensor],
+        sums_and_counts: Tensor | None = None,
+        sums: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__(losses)
         self.sums_and_counts = sums_and_counts
+        self._sums = sums
+
+    def over(self, counts: Tensor) -> "Losses":
+        """Return the total with each sum divided by another count, (components,), such as that of a larger batch.
+
+        Raises:
+            ValueError: the sums have no graph.
+        """
+        if self._sums is None:
+            raise ValueError("the loss has no sums of its components")
+        sums, weights = self._sums
+        return Losses({"loss": (sums / counts.to(sums.dtype) * weights).sum()}, self.sums_and_counts)
 
 
 class LossCells:

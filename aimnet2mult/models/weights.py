@@ -11,12 +11,14 @@ from torch import nn
 from aimnet2mult.config.legacy.weights import translate_weights
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.build import unwrap
+from aimnet2mult.models.description import Description, describe_run
+from aimnet2mult.models.envelope import WEIGHTS, enclose, take_out
 from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
-__all__ = ["are_finite", "load_weights", "save_checkpoint_weights", "save_weights"]
+__all__ = ["are_finite", "check_arrays", "load_weights", "read_state", "save_checkpoint_weights", "save_weights"]
 
 MAX_NAMES = 4
 """Maximum number of names listed in a message."""
@@ -27,46 +29,75 @@ def are_finite(model: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
-def save_weights(model: nn.Module, path: Path, *, mode: int | None = 0o666) -> None:
+def save_weights(model: nn.Module, description: Description, path: Path, *, mode: int | None = 0o666) -> None:
     """Write the weights of a model atomically, without the name prefix of the wrapper that computes forces.
 
     Args:
         model: The model.
+        description: What the model is.
         path: The file.
         mode: The permissions of the file, before the umask; None for those of the files of a run.
 
     Raises:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
-    _save(unwrap(model).state_dict(), path, mode)
+    _save(unwrap(model).state_dict(), description.to_plain(), path, mode)
 
 
-def save_checkpoint_weights(checkpoint: Path, path: Path) -> None:
+def save_checkpoint_weights(checkpoint: Path, run: Path, path: Path) -> None:
     """Write the weights in a checkpoint as `save_weights` would have written them.
+
+    Args:
+        checkpoint: The checkpoint.
+        run: The run folder, which describes the model of a checkpoint of an earlier version.
+        path: The file.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
+        ConfigError: The run folder cannot be read; DataError for its reference energies.
         OSError: The file cannot be written; an earlier version of it is kept.
     """
     try:
-        state = _without_prefix(load_file(checkpoint))
+        content = take_out(load_file(checkpoint))
+        state = _without_prefix(content)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the checkpoint {checkpoint}: {_reason(error)}") from error
-    _save(state, path, 0o666)
+    plain = content.get("description")
+    _save(state, describe_run(run).to_plain() if plain is None else plain, path, 0o666)
 
 
-def _save(state: Mapping[str, torch.Tensor], path: Path, mode: int | None) -> None:
+def read_state(path: Path) -> tuple[Any, Any]:
+    """Return the description in a weight file or a checkpoint, None if there is none, and the weights; unchecked.
+
+    Raises:
+        OSError: The file cannot be opened, or is not a regular file.
+        ValueError: The file is damaged or contains other objects.
+    """
+    content = take_out(load_file(path))
+    if not isinstance(content, dict):
+        return None, content
+    if "parts" in content:
+        return content.get("description"), _without_prefix(content)
+    return (content["description"], content.get("state")) if "description" in content else (None, content)
+
+
+def _save(state: Mapping[str, torch.Tensor], plain: dict[str, Any], path: Path, mode: int | None) -> None:
     # Serialize to memory first, because torch converts disk-full errors to other types.
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(enclose(WEIGHTS, {"description": plain, "state": dict(state)}), buffer)
     remove_temporary_files(path)
     atomic_write(path, buffer.getbuffer(), mode=mode)
 
 
 def _without_prefix(checkpoint: Any) -> dict[str, torch.Tensor]:
-    """Return the weights in a checkpoint, without the name prefix of the wrapper that computes forces."""
+    """Return the weights in a checkpoint, without the name prefix of the wrapper that computes forces.
+
+    The averaged weights, if there are any, replace those of the last step.
+    """
     try:
-        return {name.removeprefix("module."): array for name, array in checkpoint["parts"]["model"].items()}
+        parts = checkpoint["parts"]
+        state = {**parts["model"], **parts.get("average", {"weights": {}})["weights"]}
+        return {name.removeprefix("module."): array for name, array in state.items()}
     except (AttributeError, LookupError, TypeError) as error:
         raise ValueError("it has no entry parts.model with named arrays") from error
 
@@ -87,10 +118,8 @@ def load_weights(model: nn.Module, path: Path) -> str:
     core = unwrap(model)
     try:
         # The path of a setting may be a link, unlike the files of a run folder.
-        content = load_file(path.resolve())
-        if isinstance(content, dict) and "parts" in content:
-            content = _without_prefix(content)
-        _check_arrays(translated := translate_weights(content))
+        _, state = read_state(path.resolve())
+        check_arrays(translated := translate_weights(state))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"load: {path} does not contain weights: {_reason(error)}") from error
     try:
@@ -113,7 +142,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
     return summary
 
 
-def _check_arrays(state: Any) -> None:
+def check_arrays(state: Any) -> None:
     """Check that weights are finite arrays with names.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aimnet2mult.config.resume_rules import find_difference, list_newest_first
 from aimnet2mult.errors import USER_ERRORS
-from aimnet2mult.train.checkpoint_folder import find_newest
+from aimnet2mult.models.checkpoint_folder import find_newest
 from telemetry import RunNotFound
 from telemetry.reading.run_summary import summarize
 from telemetry.run_folder.heartbeat import read_heartbeat

@@ -100,6 +100,7 @@ class BadStepReport:
         bus: bus to which alerts are published.
         console: console on which the first alerts are also printed.
         max_alerts: maximum number of alerts; afterwards, the steps are only counted.
+        micro_batches: number of parts in which a batch is processed.
     """
 
     def __init__(
@@ -110,11 +111,13 @@ class BadStepReport:
         bus: Bus,
         console: Console,
         max_alerts: int = MAX_ALERTS,
+        micro_batches: int = 1,
     ) -> None:
         self._components = components
         self._loss_fn = loss_fn
         self._bus = bus
         self._console = console
+        self._micro_batches = micro_batches
         self._named: set[tuple[int, int]] = set()
         self._unexplained = Repeats()
         self._alerts_left = max_alerts
@@ -153,6 +156,7 @@ class BadStepReport:
                 lambda part: self._load(group, part),
                 rows[~np.isin(rows, known)],
                 limit=MAX_NAMED,
+                parts=self._micro_batches,
             )
         except Exception as error:  # noqa: BLE001 - such as too little memory; training must continue
             why = f"the search for the cause failed ({format_error(error)})"

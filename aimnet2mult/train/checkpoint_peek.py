@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from aimnet2mult.errors import CheckpointError
+from aimnet2mult.models.envelope import take_out
 from aimnet2mult.models.torch_file import open_archive, read_pickle
 
 __all__ = ["Progress", "check_content", "read_progress"]
@@ -68,7 +69,7 @@ def read_progress(path: Path) -> Progress:
     """
     try:
         with open_archive(path) as (_, archive):
-            content = _Unpickler(io.BytesIO(read_pickle(archive))).load()
+            content = take_out(_Unpickler(io.BytesIO(read_pickle(archive))).load())
         check_content(content)
         position = msgspec.convert(content["position"], _Position)
         groups = content["parts"]["optimizer"]["param_groups"]

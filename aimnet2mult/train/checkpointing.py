@@ -13,9 +13,11 @@ import torch
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.models.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
+from aimnet2mult.models.description import Description
+from aimnet2mult.models.envelope import CHECKPOINT, enclose, take_out
 from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.weights import are_finite
-from aimnet2mult.train.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
 from aimnet2mult.train.checkpoint_peek import check_content
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
@@ -158,7 +160,7 @@ class Checkpointing:
         try:
             healthy = self._bus.last_healthy_step
             rename_diverged(self._run, after=healthy if suspect_from is None else min(healthy, suspect_from - 1))
-            write_checkpoint(path, state, self._position(iteration))
+            write_checkpoint(path, state, self._position(iteration), self._components.description)
         except WRITE_ERRORS as error:
             self._console.say(f"warning: cannot save the {what}: {_describe(error, path)}")
         else:
@@ -171,7 +173,7 @@ class Checkpointing:
         problem = "" if are_finite(self._components.model) else "the model's weights are not finite"
         if not problem:
             try:
-                write_checkpoint(path, state, self._position(iteration))
+                write_checkpoint(path, state, self._position(iteration), self._components.description)
             except WRITE_ERRORS as error:
                 problem = _describe(error, path)
         if problem:
@@ -207,25 +209,24 @@ class Checkpointing:
 
     def _state(self) -> dict[str, Stateful]:
         components = self._components
-        return {
-            "model": components.model,
-            "optimizer": components.optimizer,
-            "schedule": components.schedule,
-            "sums": components.train_sums,
-        }
+        parts = {name: getattr(components, name) for name in ("model", "optimizer", "schedule", "average")}
+        return {name: part for name, part in parts.items() if part is not None} | {"sums": components.train_sums}
 
     def _state_of_all_ranks(self) -> dict[str, Stateful]:
         """Return the state to save; the reduction over the ranks is a collective operation."""
         return {**self._state(), "sums": _SavedState(self._components.train_sums.state_dict())}
 
 
-def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    path: Path, state: Mapping[str, Stateful], position: Mapping[str, Any], description: Description | None = None
+) -> None:
     """Write a checkpoint atomically and durably.
 
     Args:
         path: the file; its folder is created if necessary.
         state: the objects to save, keyed by name.
         position: the position in the training run, as plain values.
+        description: what the model is, for those who use its weights.
 
     Raises:
         OSError: the file cannot be written; an earlier version of it is kept.
@@ -237,9 +238,11 @@ def write_checkpoint(path: Path, state: Mapping[str, Stateful], position: Mappin
         "random": random_state(),
         "versions": _versions(),
     }
+    if description is not None:
+        content["description"] = description.to_plain()
     # Serialize to memory first, because torch converts disk-full errors to other types.
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(enclose(CHECKPOINT, content), buffer)
     if make_folder(path.parent):
         sync_folder(path.parent.parent)
     atomic_write(path, buffer.getbuffer())
@@ -253,7 +256,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
     """
     try:
         # Objects copy the state to their devices, except what they keep on the CPU, such as an optimizer's step count.
-        content = load_file(path)
+        content = take_out(load_file(path))
         check_content(content)
     except (OSError, ValueError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

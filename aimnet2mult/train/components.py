@@ -3,7 +3,7 @@
 import random
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,9 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
+from aimnet2mult.models.description import Description
 from aimnet2mult.quantities import Label
+from aimnet2mult.train.averaged_weights import AveragedWeights
 from aimnet2mult.train.data_record import check_data, find_split_file, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
@@ -84,18 +86,24 @@ class Components:
     train_eval: EvaluationSet | None
     """All training data, if they are to be evaluated with fixed weights."""
     model: nn.Module
+    description: Description
+    """What the model is, for files of weights."""
     loss_fn: LossFunction
     optimizer: Optimizer
     schedule: Schedule
     train_sums: ErrorSums
     val_metrics: ValidationMetrics
+    average: AveragedWeights | None = None
+    """The moving average of the weights, if there is one."""
     loaded: str = ""
     """Summary of the weights that were loaded from a file; empty if they are initial."""
 
-    @contextmanager
-    def evaluation_weights(self) -> Iterator[None]:
-        """Let the model have the weights that are evaluated and saved, which are those of the training."""
-        yield
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the weights to evaluate and save: the average, if there is one.
+
+        Do not train in it, nor write a checkpoint.
+        """
+        return nullcontext() if self.average is None else self.average.applied()
 
     def describe(self, fidelity_names: Sequence[str]) -> list[str]:
         """Return a summary of data and model, as lines."""
@@ -180,9 +188,11 @@ def build_components(
         test=evaluated(data.test),
         train_eval=None if config.trainer.evaluate_train_every is None else evaluated(data.train),
         model=learner.model,
+        description=_describe_model(config, definition, data),
         loss_fn=loss_fn,
         optimizer=learner.optimizer,
         schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
+        average=None if config.trainer.ema_decay is None else AveragedWeights(learner.model, config.trainer.ema_decay),
         loaded=learner.loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
         val_metrics=val_metrics,
@@ -202,6 +212,27 @@ def record_inputs(components: Components, fidelity_names: Sequence[str], folder:
     for name, sae in zip(fidelity_names, components.data.saes, strict=True):
         if sae:
             atomic_write(saved / f"{name}.yaml", sae_to_yaml(sae).encode())
+
+
+def _describe_model(config: Config, definition: Mapping[str, Any], data: MixedData) -> Description:
+    return Description(
+        definition=definition,
+        labels=config.labels,
+        fidelity_names=config.fidelity_names,
+        fidelity_offset=config.fidelity_offset,
+        use_fidelity_readouts=config.use_fidelity_readouts,
+        reference_energies=data.saes,
+        elements=_elements(data.train, len(config.fidelity_names)),
+    )
+
+
+def _elements(dataset: SizeGroupedDataset, n_fidelities: int) -> tuple[frozenset[int], ...]:
+    """Return the atomic numbers in the structures of each fidelity."""
+    found: list[set[int]] = [set() for _ in range(n_fidelities)]
+    for group in dataset.values():
+        for index in np.unique(group["fidelity"]).tolist():
+            found[index] |= set(np.unique(group["numbers"][group["fidelity"] == index]).tolist()) - {0}
+    return tuple(map(frozenset, found))
 
 
 def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:

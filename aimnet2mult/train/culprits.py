@@ -1,7 +1,7 @@
 """Find the structures of a batch whose loss or gradient is not finite."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ Rows = NDArray[np.int64]
 
 
 def find_culprits(
-    model: nn.Module, loss_fn: LossFunction, load: Callable[[Rows], Batch], rows: Rows, *, limit: int
+    model: nn.Module, loss_fn: LossFunction, load: Callable[[Rows], Batch], rows: Rows, *, limit: int, parts: int = 1
 ) -> list[int]:
     """Return up to ``limit`` rows that make loss or gradient non-finite by themselves, by repeated halving.
 
@@ -28,11 +28,14 @@ def find_culprits(
         load: function of rows that returns them as a batch on the device of the model.
         rows: rows to examine.
         limit: maximum number of rows.
+        parts: number of parts into which the rows are divided first, because memory may not suffice for all.
     """
     model = copy.deepcopy(model)
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices):
-        return _search(rows, lambda part: has_finite_gradient(model, loss_fn, load(part)), limit)
+        return _search_parts(
+            np.array_split(rows, parts), lambda part: has_finite_gradient(model, loss_fn, load(part)), limit
+        )
 
 
 def has_finite_gradient(model: nn.Module, loss_fn: LossFunction, batch: Batch) -> bool:
@@ -51,8 +54,12 @@ def _search(rows: Rows, is_finite: Callable[[Rows], bool], limit: int) -> list[i
         return []
     if len(rows) == 1:
         return [int(rows[0])]
+    return _search_parts(np.array_split(rows, 2), is_finite, limit)
+
+
+def _search_parts(parts: Sequence[Rows], is_finite: Callable[[Rows], bool], limit: int) -> list[int]:
     found: list[int] = []
-    for half in np.array_split(rows, 2):
+    for part in parts:
         if len(found) < limit:
-            found += _search(half, is_finite, limit - len(found))
+            found += _search(part, is_finite, limit - len(found))
     return found

@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from aimnet2mult.errors import USER_ERRORS, RankLost
-from aimnet2mult.train.checkpoint_folder import find_newest
+from aimnet2mult.models.checkpoint_folder import find_newest
 from aimnet2mult.train.plan import Plan, echo
 from aimnet2mult.train.sink_wait import SinkWait
 from telemetry.delivery.deadline import Deadline

@@ -12,11 +12,11 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.batch_rmse import BatchRmse
-from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.masks import is_mask
 from aimnet2mult.quantities import Label
+from aimnet2mult.train.averaged_weights import AveragedWeights
+from aimnet2mult.train.gradient import Batch, LossFunction, build_gradient
 from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
 
 __all__ = [
@@ -29,17 +29,6 @@ __all__ = [
     "to_device",
     "total_iterations",
 ]
-
-Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""The model's inputs and the labels."""
-
-LossFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""Function of predictions and labels that returns the components of the loss, and their sum as ``loss``.
-
-See `ErrorSums.update` for the pooling of the loss over several batches.
-"""
-
-Outputs = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 class Sums(Protocol):
@@ -92,6 +81,8 @@ def build_trainer(
     clip_value: float | None = None,
     clip_norm: float | None = None,
     communicator: Communicator | None = None,
+    micro_batches: int = 1,
+    average: AveragedWeights | None = None,
     make_step: Callable[[torch.optim.Optimizer, torch.device], GuardedStep] = guarded_step,
 ) -> Engine:
     """Return an engine that trains on batches of (inputs, labels).
@@ -110,21 +101,19 @@ def build_trainer(
         clip_value: maximum absolute value of a gradient component.
         clip_norm: maximum norm of the gradient.
         communicator: communicator of the ranks that share each batch; by default, a single process.
+        micro_batches: number of parts in which a batch is processed; several need less memory, see `build_gradient`.
+        average: average of the weights to update after each step that is applied.
         make_step: function of optimizer and device that returns the step to use.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    predict = _predictor(model, loss_fn, communicator or Communicator())
+    add_gradient = build_gradient(model, loss_fn, communicator or Communicator(), micro_batches)
     apply_step = make_step(optimizer, device)
 
     def step(engine: Engine, batch: Batch) -> None:
-        x, y = to_device(batch, device)
+        batch = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
-        pred, losses = predict(dict(x), y)
-        loss = losses["loss"]
-        # The gradient of the loss is 1, or NaN if the loss is not finite: on several ranks, averaging then spreads the
-        # NaN to all of them.
-        loss.backward(1 + 0 * loss.detach())  # type: ignore[no-untyped-call] # torch
+        batch, (pred, losses) = add_gradient(batch)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         applied = norm.isfinite()
         engine.state.grad_norm, engine.state.applied = norm, applied  # type: ignore[attr-defined] # ignite allows any
@@ -133,7 +122,9 @@ def build_trainer(
         if clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, clip_value)
         apply_step(applied)
-        _add_errors(sums, pred, (x, y), losses, applied)
+        if average is not None:
+            average.update(applied)
+        _add_errors(sums, pred, batch, losses, applied)
 
     trainer = Engine(step)
 
@@ -143,87 +134,6 @@ def build_trainer(
         model.train()
 
     return trainer
-
-
-class _ModelWithLoss(nn.Module):
-    """A model together with its loss, which is the only output with a gradient.
-
-    If an output outside the loss had a gradient, DDP would wait for gradients of parameters that affect only this
-    output.
-    """
-
-    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
-        super().__init__()
-        self.model = model
-        self._loss_fn = loss_fn
-
-    def forward(self, x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return the predictions, and the loss followed by its sums and counts, if it has any."""
-        pred = self.model(x)
-        losses = self._loss_fn(pred, y)
-        terms = getattr(losses, "sums_and_counts", None)
-        # DDP does not look into other classes than lists, tuples and dictionaries.
-        return {key: value.detach() for key, value in pred.items()}, [
-            losses["loss"],
-            *([] if terms is None else [terms]),
-        ]
-
-
-def _predictor(model: nn.Module, loss_fn: LossFunction, communicator: Communicator) -> Callable[..., Outputs]:
-    """Return a function of inputs and labels that returns the predictions and the losses."""
-    loss_fn = _checking(loss_fn)
-
-    def predict(x: dict[str, Tensor], y: dict[str, Tensor]) -> Outputs:
-        pred = model(x)
-        return pred, loss_fn(pred, y)
-
-    if communicator.world_size == 1:
-        return predict
-    wrapped = communicator.wrap(_ModelWithLoss(model, loss_fn))
-
-    def predict_on_ranks(
-        x: dict[str, Tensor], y: dict[str, Tensor]
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        pred, (loss, *terms) = wrapped(x, y)
-        return pred, Losses({"loss": loss}, *terms)
-
-    return predict_on_ranks
-
-
-def _checking(loss_fn: LossFunction) -> LossFunction:
-    """Return a loss function that checks what the first call returns.
-
-    Raises:
-        ConfigError: it is not a mapping whose ``loss`` is a scalar with a gradient.
-    """
-    checked = False
-
-    def checking(pred: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        nonlocal checked
-        losses = loss_fn(pred, y)
-        if not checked and (problem := _find_problem(losses)):
-            raise ConfigError(
-                f"loss.class: the loss function returned {problem}; expected a dictionary of scalar tensors, of which "
-                "'loss' is minimized"
-            )
-        checked = True
-        return losses
-
-    return checking
-
-
-def _find_problem(losses: object) -> str:
-    """Return what is wrong with the result of a loss function, or ""."""
-    if not isinstance(losses, Mapping):
-        return f"an object of type {type(losses).__name__}"
-    total = losses.get("loss")
-    if not isinstance(total, Tensor):
-        return (
-            f"a dictionary with {', '.join(map(repr, losses)) or 'nothing'}" if total is None else f"'loss' {total!r}"
-        )
-    if total.ndim:
-        return f"'loss' of shape {tuple(total.shape)}"
-    return "" if total.requires_grad else "'loss' without a gradient"
 
 
 def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, device: torch.device) -> Engine:

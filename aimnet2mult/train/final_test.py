@@ -8,7 +8,7 @@ import torch
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.torch_file import load_file
-from aimnet2mult.train.checkpoint_folder import best_path
+from aimnet2mult.models.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.evaluation_pass import EvaluationPass

@@ -5,17 +5,18 @@ from pathlib import Path
 from torch import nn
 
 from aimnet2mult.config.import_path import allow_flags
+from aimnet2mult.models.checkpoint_folder import find_newest
+from aimnet2mult.models.description import Description
 from aimnet2mult.models.weights import save_checkpoint_weights, save_weights
-from aimnet2mult.train.checkpoint_folder import find_newest
 from telemetry.run_folder.paths import shell_path
 
 __all__ = ["save_from_checkpoint", "save_model"]
 
 
-def save_model(model: nn.Module, path: Path, run: Path) -> str:
+def save_model(model: nn.Module, description: Description, path: Path, run: Path) -> str:
     """Write the final weights of a model to ``path``, and return why that failed, or ""."""
     try:
-        save_weights(model, path)
+        save_weights(model, description, path)
     except OSError as error:
         return _describe(error, path, find_newest(run), run)
     return ""
@@ -28,7 +29,7 @@ def save_from_checkpoint(checkpoint: Path, path: Path, run: Path) -> str:
         CheckpointError: the checkpoint cannot be read.
     """
     try:
-        save_checkpoint_weights(checkpoint, path)
+        save_checkpoint_weights(checkpoint, run, path)
     except OSError as error:
         return _describe(error, path, checkpoint, run)
     return ""

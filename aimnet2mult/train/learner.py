@@ -17,8 +17,10 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.weights import load_weights
-from aimnet2mult.train.engine import LossFunction
+from aimnet2mult.train.gradient import LossFunction
+from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
+from aimnet2mult.train.precision import prepare_device, set_precision
 from aimnet2mult.train.validation_metrics import ValidationMetrics, possible_metrics
 
 __all__ = ["Learner", "build_learner", "build_loss", "scheduler_section"]
@@ -67,9 +69,13 @@ def build_learner(
         if config.checkpoint.best is not None:
             metrics.find(config.checkpoint.best, "checkpoint.best")
     with problems.collect():
+        prepare_device(config.trainer, device)
+    with problems.collect():
         loss_fn = build_loss(config, communicator)
+        _check_micro_batches(config, loss_fn)
     with problems.collect():
         model = _build_model(config, definition, model_file).to(device)
+        set_precision(model, config.trainer.precision)
         if weights is not None:
             with problems.collect():
                 loaded = load_weights(model, weights)
@@ -132,6 +138,29 @@ def build_loss(config: Config, communicator: Communicator) -> LossFunction:
         loss_fn: LossFunction = make(**config.loss.kwargs)
     except TypeError as error:
         raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
-    if hasattr(loss_fn, "use_ranks"):
+    # With several parts, the counts of the whole batch are determined before it is predicted; see `build_gradient`.
+    if hasattr(loss_fn, "use_ranks") and config.trainer.micro_batches == 1:
         loss_fn.use_ranks(communicator)
     return loss_fn
+
+
+def _check_micro_batches(config: Config, loss_fn: LossFunction) -> None:
+    """Check that the loss of a batch can be computed in parts, if it has to be.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    parts = config.trainer.micro_batches
+    if parts == 1:
+        return
+    if not isinstance(loss_fn, MTLoss):
+        raise ConfigError(
+            f"trainer.micro_batches is {parts}, but the loss of a batch in parts is known only for {MTLoss.__module__}."
+            f"MTLoss, not for {config.loss.cls}; use that class, or set trainer.micro_batches=1"
+        )
+    functions = config.loss.functions
+    if wrong := [f"{name} ({functions[f'loss.kwargs.components.{name}.fn']})" for name in loss_fn.uncounted]:
+        raise ConfigError(
+            f"trainer.micro_batches is {parts}, but the functions of the loss components {', '.join(wrong)} do not "
+            f"return sums and counts; decorate them with {MTLoss.__module__}.mean, or set trainer.micro_batches=1"
+        )

@@ -19,6 +19,7 @@ from aimnet2mult.train.engine import build_trainer, epoch_length, total_iteratio
 from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.outcome import Outcome
+from aimnet2mult.train.precision import Compiled
 from aimnet2mult.train.reporter import Bus, Reporter
 
 __all__ = ["Training", "build_training"]
@@ -114,7 +115,7 @@ class Training:
     def _build_trainer(self) -> Engine:
         trainer_config, components = self._config.trainer, self._components
         trainer = build_trainer(
-            components.model,
+            Compiled(components.model) if trainer_config.compile else components.model,
             components.optimizer,
             components.loss_fn,
             components.train_sums,
@@ -122,6 +123,8 @@ class Training:
             clip_value=trainer_config.clip_grad_value,
             clip_norm=trainer_config.clip_grad_norm,
             communicator=self._communicator,
+            micro_batches=trainer_config.micro_batches,
+            average=components.average,
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._set_epoch_order)
         # Publish first, while the learning rate is still the one used in the iteration.
@@ -274,7 +277,13 @@ def build_training(
         communicator=communicator,
         console=console,
     )
-    report = BadStepReport(components, build_loss(config, Communicator()), bus=bus, console=console)
+    report = BadStepReport(
+        components,
+        build_loss(config, Communicator()),
+        bus=bus,
+        console=console,
+        micro_batches=config.trainer.micro_batches,
+    )
     bad_steps = BadSteps(config.trainer, (lambda _: "") if communicator.rank else report)
     return Training(
         config,

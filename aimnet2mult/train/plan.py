@@ -18,10 +18,10 @@ from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.statistics import MetricInfo
+from aimnet2mult.models.checkpoint_folder import FOLDER as CHECKPOINTS
+from aimnet2mult.models.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.train.auto_resume import AutoResume, find_own_runs
-from aimnet2mult.train.checkpoint_folder import FOLDER as CHECKPOINTS
-from aimnet2mult.train.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
 from aimnet2mult.train.data_record import find_streams

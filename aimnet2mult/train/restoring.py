@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-__all__ = ["Stateful", "check_alike", "restore_part"]
+__all__ = ["Stateful", "check_alike", "check_arrays", "restore_part"]
 
 
 class Stateful(Protocol):
@@ -38,7 +38,7 @@ def restore_part(part: Stateful, state: Any) -> None:
     if not isinstance(state, Mapping):
         raise TypeError(f"expected a state, found a {type(state).__name__}")
     if isinstance(part, nn.Module):
-        _check_arrays(part.state_dict(), state)
+        check_arrays(part.state_dict(), state)
     part.load_state_dict(state)
     if isinstance(part, Optimizer):
         _check_steps(part)
@@ -66,8 +66,13 @@ def check_alike(own: object, saved: object, name: str) -> None:
         raise ValueError(f"{name} is a {type(saved).__name__}; expected a {type(own).__name__}")
 
 
-def _check_arrays(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Check the types of the weights, and that they are finite; `load_state_dict` checks names and shapes."""
+def check_arrays(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Check the types of the weights that both have, and that they are finite, but neither names nor shapes.
+
+    Raises:
+        TypeError: A weight is of another type.
+        ValueError: A weight is not finite.
+    """
     for name in own.keys() & saved.keys():
         value = saved[name]
         if not isinstance(value, torch.Tensor):

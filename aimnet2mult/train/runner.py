@@ -37,9 +37,8 @@ from telemetry.logger import passing_messages
 from telemetry.run_folder.paths import shell_path
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from aimnet2mult.distributed.communicator import Communicator
+    from aimnet2mult.train.components import Components
     from aimnet2mult.train.console import Console
 
 __all__ = ["train"]
@@ -214,19 +213,20 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
 
         with process_group(info, stop, say=console.say, store=store) as communicator:
             stop.notice = STOP_NOTICE
-            outcome, model = _train(communicator.broadcast(plan), bus, stop, console, communicator)
+            outcome, components = _train(communicator.broadcast(plan), bus, stop, console, communicator)
             stop.notice = ""
-        if outcome.kind not in ("finished", "not saved") or plan.save is None or model is None:
+        if outcome.kind not in ("finished", "not saved") or plan.save is None or components is None:
             return outcome, None
         from aimnet2mult.train.final_weights import save_model
 
-        return outcome, save_model(model, plan.save, plan.folder)
+        with components.evaluation_weights():
+            return outcome, save_model(components.model, components.description, plan.save, plan.folder)
 
 
 def _train(
     plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, console: Console, communicator: Communicator
-) -> tuple[Outcome, nn.Module | None]:
-    """Train, and return the outcome and the model, if there is one yet."""
+) -> tuple[Outcome, Components | None]:
+    """Train, and return the outcome and the components, if there are any yet."""
     from aimnet2mult.distributed.stop_consensus import StopConsensus
     from aimnet2mult.train.components import build_components
     from aimnet2mult.train.loop import build_training
@@ -276,7 +276,7 @@ def _train(
         communicator.run_on_all(lambda: training.resume(path))
     # Only now, since other ranks may have been looking for these files.
     communicator.run_on_all(lambda: None if communicator.rank else write_inputs(plan, components))
-    return training.run(), components.model
+    return training.run(), components
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.models.checkpoint_folder import best_path
 from aimnet2mult.models.weights import save_weights
-from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.evaluation_pass import EvaluationPass
@@ -150,7 +150,7 @@ class Validation:
         try:
             make_folder(path.parent)
             with self._components.evaluation_weights():
-                save_weights(self._components.model, path, mode=None)
+                save_weights(self._components.model, self._components.description, path, mode=None)
         except OSError as error:
             # The name of the temporary file, which is part of the message, differs each time.
             if self._repeats.add(error.strerror or str(error)):

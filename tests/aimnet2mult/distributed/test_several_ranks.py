@@ -14,7 +14,8 @@ import torch
 from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.data.dataset import load_data
 from aimnet2mult.data.hdf5 import INPUTS
-from aimnet2mult.train.checkpoint_folder import diverged_path, find_newest, iteration_of
+from aimnet2mult.models.checkpoint_folder import diverged_path, find_newest, iteration_of
+from aimnet2mult.models.envelope import take_out
 from support.double_precision import Double, add_masks
 from support.labels import built_in
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
@@ -155,9 +156,14 @@ def closed(run: Path) -> Closed:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    newest = newest_checkpoint(run)
-    state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["parts"]["model"]
+    state: dict[str, torch.Tensor] = parts(run)["model"]
     return state
+
+
+def parts(run: Path) -> dict[str, Any]:
+    """Return the states in the newest checkpoint."""
+    found: dict[str, Any] = take_out(torch.load(newest_checkpoint(run), weights_only=True))["parts"]
+    return found
 
 
 def assert_same(run: Path, other: Path) -> None:
@@ -185,6 +191,25 @@ def test_four_ranks_produce_the_same_although_a_batch_has_fewer_structures(
     job = launcher.start(tmp_path / "job", [*arguments, "--telemetry-dir", tmp_path / "runs"], environments)
     assert job.wait() == [0] * 4, job.stderr(0)
     assert_same(the_run(tmp_path), one)
+
+
+def test_two_ranks_that_process_batches_in_parts_and_average_weights_produce_the_same_as_one(
+    launcher: Launcher, one: Path, arguments: list[str], tmp_path: Path
+) -> None:
+    runs = []
+    for ranks, options in ((1, []), (2, ["trainer.micro_batches=2"])):
+        folder = tmp_path / str(ranks)
+        given = [*arguments, "trainer.ema_decay=0.9", *options, "--telemetry-dir", folder / "runs"]
+        # Batches of three structures, so that a part may be empty.
+        job = launcher.start(folder / "job", given, torchrun_environments(ranks) if ranks > 1 else [{}])
+        assert job.wait() == [0] * ranks, job.stderr(0)
+        runs.append(the_run(folder))
+    assert_same(runs[1], runs[0])
+    averages = [parts(run)["average"] for run in runs]
+    torch.testing.assert_close(averages[1], averages[0], rtol=1e-9, atol=1e-12)
+    # The average has no effect on the training.
+    for name, values in weights(one).items():
+        torch.testing.assert_close(weights(runs[1])[name], values, rtol=1e-9, atol=1e-12)
 
 
 def test_weights_saved_by_two_ranks_are_those_of_the_unwrapped_model(two: tuple[Path, Job]) -> None:

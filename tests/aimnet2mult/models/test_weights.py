@@ -9,8 +9,8 @@ import torch
 from aimnet.modules import Forces
 
 from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.models.checkpoint_folder import checkpoint_path
 from aimnet2mult.models.weights import load_weights, save_checkpoint_weights, save_weights
-from aimnet2mult.train.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.checkpointing import write_checkpoint
 from support.tiny_model import TinyCore
 

@@ -11,7 +11,7 @@ import pytest
 
 from aimnet2mult.cli.sample_data import SAMPLE
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.train.checkpoint_folder import iteration_of
+from aimnet2mult.models.checkpoint_folder import iteration_of
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model

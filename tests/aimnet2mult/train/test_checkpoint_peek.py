@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aimnet2mult.errors import CheckpointError
-from aimnet2mult.train.checkpoint_folder import find_newest
+from aimnet2mult.models.checkpoint_folder import find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
 from support.tiny_runs import newest_checkpoint, train_tiny
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import CheckpointError, ConfigError
-from aimnet2mult.train.checkpoint_folder import checkpoint_path
+from aimnet2mult.models.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.checkpointing import Checkpointing, Stateful, load_checkpoint, write_checkpoint
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError, ModelError
+from aimnet2mult.models.checkpoint_folder import checkpoint_path
 from aimnet2mult.train import opening, run_files, runner
-from aimnet2mult.train.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.ending import LAST_MOMENT, PREEMPTED_DRAIN_TIMEOUT
 from aimnet2mult.train.loop import Training
 from aimnet2mult.train.outcome import Outcome

@@ -17,9 +17,9 @@ import torch
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.data.reference_energies import read_sae
 from aimnet2mult.errors import ConfigError, DataError
+from aimnet2mult.models.checkpoint_folder import find_newest, iteration_of
 from aimnet2mult.train import components as parts
 from aimnet2mult.train import plan
-from aimnet2mult.train.checkpoint_folder import find_newest, iteration_of
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model

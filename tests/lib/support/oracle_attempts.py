@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aimnet2mult.cli.sample_data import SAMPLE
-from aimnet2mult.train.checkpoint_folder import find_newest, iteration_of
+from aimnet2mult.models.checkpoint_folder import find_newest, iteration_of
 from support.oracle import CAPTURES, MASK, Batch, Mishap, read_batches
 from support.oracle_runs import LAST, PLAN, train_config
 from support.published_values import Batches, Points, assemble, expected_points

@@ -7,7 +7,7 @@ import numpy as np
 
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.train.checkpoint_folder import find_newest
+from aimnet2mult.models.checkpoint_folder import find_newest
 from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train

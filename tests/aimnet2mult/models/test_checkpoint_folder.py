@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aimnet2mult.errors import CheckpointError
-from aimnet2mult.train.checkpoint_folder import (
+from aimnet2mult.models.checkpoint_folder import (
     best_path,
     checkpoint_path,
     diverged_path,
@@ -91,7 +91,7 @@ def test_a_run_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
 def test_finding_the_newest_does_not_import_torch(tmp_path: Path) -> None:
     write(tmp_path, 7)
     code = (
-        "import sys; from pathlib import Path; from aimnet2mult.train.checkpoint_folder import find_newest;"
+        "import sys; from pathlib import Path; from aimnet2mult.models.checkpoint_folder import find_newest;"
         f"print(find_newest(Path({str(tmp_path)!r})).name, 'torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,114 @@
+"""What a model is, apart from its weights. Does not import torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from aimnet2mult.config import resume_rules
+from aimnet2mult.config.merge import read_yaml
+from aimnet2mult.config.sections import Count, Name
+from aimnet2mult.config.user_path import is_file
+from aimnet2mult.data.reference_energies import MAX_ELEMENT, read_sae
+from aimnet2mult.models.checkpoint_folder import FOLDER
+from aimnet2mult.quantities import Label
+
+__all__ = ["Description", "describe_run"]
+
+VERSION = 1
+"""Version of the format in weight files and checkpoints."""
+
+Element = Annotated[int, Meta(ge=1, le=MAX_ELEMENT)]
+Energy = Annotated[float, Meta(gt=-1e12, lt=1e12)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The definition of a model, and what its inputs and outputs mean; tuples have one entry per fidelity."""
+
+    definition: Mapping[str, Any]
+    """As in ``model.yaml``."""
+    labels: tuple[Label, ...]
+    """What the model predicts, in which units."""
+    fidelity_names: tuple[str, ...]
+    fidelity_offset: int
+    """Shift of the atomic numbers per fidelity."""
+    use_fidelity_readouts: bool
+    """Whether each fidelity has its own output heads."""
+    reference_energies: tuple[Mapping[int, float], ...]
+    """Energies in eV by atomic number, to be added to the predictions; empty if none were subtracted."""
+    elements: tuple[frozenset[int], ...]
+    """Atomic numbers in the training data."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the description as plain values, for `from_plain`."""
+        return {
+            "format_version": VERSION,
+            "definition": self.definition,
+            "labels": [asdict(label) for label in self.labels],
+            "coord_unit": "angstrom",
+            "fidelity_names": list(self.fidelity_names),
+            "fidelity_offset": self.fidelity_offset,
+            "use_fidelity_readouts": self.use_fidelity_readouts,
+            "reference_energies": [dict(energies) for energies in self.reference_energies],
+            "elements": [sorted(elements) for elements in self.elements],
+        }
+
+
+class _Plain(msgspec.Struct):
+    """The types of a description in a file, which may come from others."""
+
+    format_version: int
+    definition: dict[str, Any]
+    labels: tuple[Label, ...]
+    fidelity_names: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    fidelity_offset: Count
+    use_fidelity_readouts: bool
+    reference_energies: tuple[dict[Element, Energy], ...]
+    elements: tuple[frozenset[Element], ...]
+
+
+def from_plain(content: Any) -> Description:
+    """Return the description that `Description.to_plain` has written.
+
+    Raises:
+        ValueError: It is damaged, or in a later format; the message states why, without the path.
+    """
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise ValueError(f"its format is {version}, and this version reads formats up to {VERSION}; update aimnet2mult")
+    plain = msgspec.convert(content, _Plain)
+    counts = {len(plain.fidelity_names), len(plain.reference_energies), len(plain.elements)}
+    if len(counts) > 1:
+        raise ValueError("fidelity_names, reference_energies and elements have different lengths")
+    return Description(
+        **{key: value for key, value in msgspec.structs.asdict(plain).items() if key != "format_version"}
+    )
+
+
+def describe_run(run: Path) -> Description:
+    """Return the description of the model in a run folder.
+
+    The folder does not record the elements. They are taken from the reference energies; without those, all elements
+    count as trained.
+
+    Raises:
+        ConfigError: The settings or the definition cannot be read, or there are links in the folder.
+        DataError: The reference energies cannot be read.
+    """
+    resume_rules.reject_links(run, FOLDER)
+    config = resume_rules.load_recorded(run / resume_rules.CONFIG_FILE)
+    files = [run / resume_rules.SAE_FOLDER / f"{name}.yaml" for name in config.fidelity_names]
+    energies = tuple(read_sae(file) if is_file(file) else {} for file in files)
+    return Description(
+        definition=read_yaml(run / resume_rules.MODEL_FILE),
+        labels=config.labels,
+        fidelity_names=config.fidelity_names,
+        fidelity_offset=config.fidelity_offset,
+        use_fidelity_readouts=config.use_fidelity_readouts,
+        reference_energies=energies,
+        elements=tuple(frozenset(found or range(1, MAX_ELEMENT + 1)) for found in energies),
+    )
