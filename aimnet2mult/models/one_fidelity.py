@@ -26,7 +26,7 @@ def find_fidelity(description: Description, name: str | None) -> int:
     if name is None and len(names) == 1:
         return 0
     if name is None:
-        raise ConfigError(f"the model has the fidelities {', '.join(names)}; choose one of them")
+        raise ConfigError(f"the model has several fidelities: {', '.join(names)}; choose one with --fidelity NAME")
     if name not in names:
         raise ConfigError(f"there is no fidelity {name!r}; the model has {', '.join(names)}{did_you_mean(name, names)}")
     return names.index(name)

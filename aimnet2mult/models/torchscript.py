@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aimnet2mult.errors import ModelError
-from aimnet2mult.models.export import build_one, describe_one
+from aimnet2mult.models.export import build_one, take_one
 from aimnet2mult.models.export_check import check_against
 from aimnet2mult.models.predictor import Predictor
 from telemetry.errors import error_text
@@ -49,7 +49,8 @@ class _Checked(nn.Module):
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         numbers = data["numbers"].long()
-        if "mol_idx" in data or "nbmat" in data or "cell" in data or numbers.dim() != 2 or bool((numbers == 0).any()):
+        other = "mol_idx" in data or "nbmat" in data or "cell" in data
+        if other or data["coord"].dim() != numbers.dim() + 1 or bool((numbers == 0).any()):
             raise ValueError("expected isolated structures of equal size: coord (B, N, 3) and numbers (B, N)")
         found: dict[str, Tensor] = self.traced(data["coord"], numbers, data["charge"], data["mult"])
         return found
@@ -61,14 +62,13 @@ def export_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
     Raises:
         ModelError: The model cannot be traced, or the trace predicts something else for other structures.
     """
-    definition, state, species = describe_one(predictor.saved, predictor.index)
-    if dispersion := {"dftd3", "d3ts"} & definition["kwargs"]["outputs"].keys():
-        raise ModelError(
-            f"--torchscript: the model has a dispersion correction, {dispersion.pop()}, which is not traced"
-        )
-    model, cutoff = build_one(predictor.saved, predictor.index, definition, state, species)
+    one = take_one(predictor.saved, predictor.index)
+    if {"dftd3", "d3ts"} & one.definition["kwargs"]["outputs"].keys():
+        raise ModelError("--torchscript: the model has a dispersion correction, which cannot be traced")
+    model, cutoff = build_one(one)
     names = tuple(label.name for label in predictor.labels if label.name != "forces")
-    example = (torch.rand(1, 4, 3) + torch.arange(4).reshape(1, 4, 1), torch.tensor([species[:1] * 4]))
+    # A chain of four atoms; the trace is for any number.
+    example = (torch.arange(12.0).reshape(1, 4, 3), torch.tensor([one.species[:1] * 4]))
     with warnings.catch_warnings():
         # About the decisions that a trace contains.
         warnings.simplefilter("ignore")
@@ -78,7 +78,7 @@ def export_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
             scripted: torch.jit.ScriptModule = torch.jit.script(_Checked(traced, cutoff).eval())
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"--torchscript: the model cannot be traced: {error_text(error):.500}") from error
-    check_against(predictor, lambda *structure: _evaluate(scripted, *structure), species)
+    check_against(predictor, lambda *structure: _evaluate(scripted, *structure), one.species)
     return scripted
 
 
