@@ -13,7 +13,6 @@ from aimnet.models.artifact_validation import (
     validate_v2_artifact_with_policy,
 )
 from aimnet.models.utils import (
-    convert_atomic_shifts_to_float64,
     has_d3ts_in_config,
     load_state_dict_checked,
     strip_lr_modules_from_yaml,
@@ -123,7 +122,7 @@ def take_one(saved: SavedModel, fidelity: int) -> OneFidelity:
 
 
 def build_one(one: OneFidelity) -> tuple[nn.Module, float]:
-    """Build a model with its reference energies and NaN for other elements, and return it with its cutoff in Å.
+    """Build a model without reference energies, with NaN for other elements, and return it with its cutoff in Å.
 
     Raises:
         ModelError: The model cannot be built.
@@ -134,7 +133,7 @@ def build_one(one: OneFidelity) -> tuple[nn.Module, float]:
     with torch.random.fork_rng(devices=[]):
         model = build_model(one.definition, labels=("energy",))
     _load(model, one)
-    bake_sae_into_model(model, one.energies)
+    model.requires_grad_(False)
     mask_not_implemented_species(model, one.species)
     return model, extract_cutoff(model)
 
@@ -143,6 +142,7 @@ def _build_artifact(one: OneFidelity, d3: Mapping[str, float] | None) -> dict[st
     core, coulomb_mode, has_d3, own_d3, rc, envelope, _ = strip_lr_modules_from_yaml(one.definition, one.state)
     text = dump(core)
     model, cutoff = build_one(replace(one, definition=core))
+    bake_sae_into_model(model, one.energies)
     embedded = coulomb_mode == "sr_embedded"
     has_d3ts = has_d3ts_in_config(core)
     return {
@@ -171,7 +171,6 @@ def _load(model: nn.Module, one: OneFidelity) -> None:
     given = {
         name: value[: len(own[name])] if _is_longer(name, value, own) else value for name, value in one.state.items()
     }
-    convert_atomic_shifts_to_float64(model)
     load_state_dict_checked(model.eval(), given, source="the model", unexpected="error")
 
 

@@ -6,7 +6,9 @@ around the trace rejects everything else.
 """
 
 import io
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from aimnet2mult.data.reference_energies import MAX_ELEMENT
 from aimnet2mult.errors import ModelError
 from aimnet2mult.models.export import build_one, take_one
 from aimnet2mult.models.export_check import check_against
@@ -40,12 +43,17 @@ class _Core(nn.Module):
 
 
 class _Checked(nn.Module):
-    """A trace, with the interface of the original's models."""
+    """A trace, with the interface of the original's models, and with the reference energies."""
 
-    def __init__(self, traced: torch.jit.ScriptModule, cutoff: float) -> None:
+    def __init__(self, traced: torch.jit.ScriptModule, cutoff: float, energies: Mapping[int, float]) -> None:
         super().__init__()
         self.traced = traced
         self.cutoff: float = cutoff
+        # Not in the trace, because TorchScript fails to differentiate a sum of float32 and float64.
+        table = torch.full((MAX_ELEMENT + 1,), math.nan, dtype=torch.float64)
+        table[list(energies)] = torch.tensor(list(energies.values()), dtype=torch.float64)
+        self.energies: Tensor
+        self.register_buffer("energies", table)
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         numbers = data["numbers"].long()
@@ -53,6 +61,7 @@ class _Checked(nn.Module):
         if other or data["coord"].dim() != numbers.dim() + 1 or bool((numbers == 0).any()):
             raise ValueError("expected isolated structures of equal size: coord (B, N, 3) and numbers (B, N)")
         found: dict[str, Tensor] = self.traced(data["coord"], numbers, data["charge"], data["mult"])
+        found["energy"] = found["energy"].double() + self.energies[numbers].sum(-1)
         return found
 
 
@@ -75,7 +84,7 @@ def export_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
         try:
             core = _Core(model, names).eval().requires_grad_(False)
             traced = torch.jit.trace(core, (*example, torch.zeros(1), torch.ones(1)), check_trace=False, strict=False)
-            scripted: torch.jit.ScriptModule = torch.jit.script(_Checked(traced, cutoff).eval())
+            scripted: torch.jit.ScriptModule = torch.jit.script(_Checked(traced, cutoff, one.energies).eval())
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"--torchscript: the model cannot be traced: {error_text(error):.500}") from error
     check_against(predictor, lambda *structure: _evaluate(scripted, *structure), one.species)
@@ -103,4 +112,4 @@ def _evaluate(
     data |= {"charge": torch.tensor([charge]), "mult": torch.tensor([mult])}
     energy = scripted(data)["energy"].sum()
     (gradient,) = torch.autograd.grad(energy, positions)
-    return float(energy), -gradient[0].double().numpy()
+    return float(energy.detach()), -gradient[0].double().numpy()
