@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import yaml
 from msgspec import Meta
 
 from aimnet2mult.config import resume_rules
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.config.sections import Count, Name
 from aimnet2mult.config.user_path import is_file
+from aimnet2mult.config.yaml_text import dump, parse
 from aimnet2mult.data.reference_energies import MAX_ELEMENT, read_sae
 from aimnet2mult.models.checkpoint_folder import FOLDER
 from aimnet2mult.quantities import LABELS, Label
 
-__all__ = ["Description", "describe_run"]
+__all__ = ["Description", "describe_run", "from_plain"]
 
 VERSION = 1
 """Version of the format in weight files and checkpoints."""

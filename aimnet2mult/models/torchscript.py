@@ -98,7 +98,10 @@ def write_torchscript(scripted: torch.jit.ScriptModule, path: Path) -> None:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
     buffer = io.BytesIO()
-    torch.jit.save(scripted, buffer)
+    with warnings.catch_warnings():
+        # TorchScript is deprecated.
+        warnings.simplefilter("ignore")
+        torch.jit.save(scripted, buffer)
     remove_temporary_files(path)
     atomic_write(path, buffer.getbuffer(), mode=0o666)
 
