@@ -115,7 +115,7 @@ SPOILED = {
     ),
     "no plain values": (
         lambda c: c["description"].update(definition={"class": torch.ones(3)}),
-        "definition: ('cannot represent an object'",
+        "the definition contains other objects than plain values",
     ),
     "no description": (lambda c: c.update(description=7), "Expected `object`, got `int`"),
 }

@@ -41,16 +41,9 @@ def describe(*, n_fidelities: int = 2, readouts: bool = True, **outputs: Any) ->
     )
 
 
-def build_random(description: Description) -> Any:
-    """Build the model of a description, every weight of which is random."""
+def randomize(model: Any) -> Any:
+    """Add noise to all weights of a model, so that no two of them are equal."""
     torch.manual_seed(3)
-    model = small_models.build(
-        definition=dict(description.definition),
-        labels=[label.name for label in description.labels],
-        n_fidelities=len(description.fidelity_names),
-        fidelity_offset=description.fidelity_offset,
-        use_fidelity_readouts=description.use_fidelity_readouts,
-    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".aev." not in name:
@@ -59,6 +52,18 @@ def build_random(description: Description) -> Any:
                 # The row of the padding is never trained.
                 parameter[0] = 0
     return model.eval()
+
+
+def build_random(description: Description) -> Any:
+    """Build the model of a description with random weights."""
+    model = small_models.build(
+        definition=dict(description.definition),
+        labels=[label.name for label in description.labels],
+        n_fidelities=len(description.fidelity_names),
+        fidelity_offset=description.fidelity_offset,
+        use_fidelity_readouts=description.use_fidelity_readouts,
+    )
+    return randomize(model)
 
 
 def write_weights(path: Path, description: Description) -> Any:
