@@ -11,15 +11,14 @@ import sys
 from aimnet.calculators import AIMNet2ASE
 from ase import units
 from ase.build import molecule
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 
 
 def main(model: str, steps: int = 200) -> None:
-    """Simulate at constant energy, starting at 300 K, and write the trajectory to md.traj."""
+    """Simulate at constant energy, starting from a distorted molecule at rest, and write the trajectory to md.traj."""
     atoms = molecule("CH3OH")
+    atoms.rattle(0.05, seed=0)
     atoms.calc = AIMNet2ASE(model)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300)
     dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs, trajectory="md.traj")
 
     def report() -> None:
