@@ -14,7 +14,7 @@ from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 
 
-def main(model: str, steps: int = 200) -> None:
+def main(model: str, steps: int = 100) -> None:
     """Simulate at constant energy, starting from a distorted molecule at rest, and write the trajectory to md.traj."""
     atoms = molecule("CH3OH")
     atoms.rattle(0.05, seed=0)

@@ -19,7 +19,7 @@ def main(model: str, fidelity: str | None = None) -> None:
     atoms = molecule("CH3OH")
     atoms.info.update(charge=0, mult=1)
     atoms.calc = MixedFidelityCalculator(model, fidelity)
-    BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
+    BFGS(atoms, logfile=None).run(fmax=0.02, steps=100)
     write("relaxed.xyz", atoms)
     print(f"O-H bond: {atoms.get_distance(1, 3):.3f} Å")
     for name, found in atoms.calc.evaluate_all(atoms).items():

@@ -4,10 +4,12 @@ import re
 import runpy
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.io import read
 from click.testing import CliRunner
 
@@ -20,10 +22,14 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Change to a folder with the model RUN of the page."""
     monkeypatch.chdir(tmp_path)
     write_weights(Path("RUN"), describe())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_the_commands_and_the_code_run(capsys: pytest.CaptureFixture[str]) -> None:
