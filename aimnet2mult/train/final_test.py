@@ -7,8 +7,8 @@ import torch
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.models.build import unwrap
-from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.checkpoint_folder import best_path
+from aimnet2mult.models.weights import read_state
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.evaluation_pass import EvaluationPass
@@ -81,7 +81,7 @@ class FinalTest:
             return False
         model, problem = unwrap(self._components.model), ""
         try:
-            model.load_state_dict(load_file(best_path(self._run)))
+            model.load_state_dict(read_state(best_path(self._run))[1])
         except Exception as error:  # noqa: BLE001 - any, because the file may contain anything
             problem = (error.strerror if isinstance(error, OSError) else "") or error_text(error)
         if not self._communicator.all_reduce_max([int(bool(problem))])[0]:

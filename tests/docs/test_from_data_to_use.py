@@ -17,9 +17,7 @@ from telemetry.cli import main as telemetry_cli
 pytest.importorskip("ase")
 TEXT = (Path(__file__).parents[2] / "docs" / "tutorial" / "from-data-to-use.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-COMMANDS = [
-    shlex.split(line) for kind, block in BLOCKS if not kind for line in block.replace("\\\n", " ").splitlines()
-]
+COMMANDS = [shlex.split(line) for kind, block in BLOCKS if not kind for line in block.replace("\\\n", " ").splitlines()]
 (CODE,) = [block for kind, block in BLOCKS if kind == "python"]
 SHORTER = ("trainer.epochs=2", "data.samplers.train.batches_per_epoch=100", "telemetry.sinks=none")
 

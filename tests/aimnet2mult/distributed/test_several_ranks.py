@@ -15,8 +15,8 @@ from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.data.dataset import load_data
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.models.checkpoint_folder import diverged_path, find_newest, iteration_of
-from aimnet2mult.models.envelope import take_out
 from support.double_precision import Double, add_masks
+from support.file_contents import read_content, read_weights
 from support.labels import built_in
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from support.tiny_runs import newest_checkpoint
@@ -162,7 +162,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def parts(run: Path) -> dict[str, Any]:
     """Return the states in the newest checkpoint."""
-    found: dict[str, Any] = take_out(torch.load(newest_checkpoint(run), weights_only=True))["parts"]
+    found: dict[str, Any] = read_content(newest_checkpoint(run))["parts"]
     return found
 
 
@@ -214,7 +214,7 @@ def test_two_ranks_that_process_batches_in_parts_and_average_weights_produce_the
 
 def test_weights_saved_by_two_ranks_are_those_of_the_unwrapped_model(two: tuple[Path, Job]) -> None:
     run, job = two
-    saved = torch.load(job.folder.parent / "weights.pt", weights_only=True)
+    saved = read_weights(job.folder.parent / "weights.pt")
     assert saved.keys() == Double().state_dict().keys()
     assert weights(run).keys() == {f"module.{name}" for name in saved}
 
@@ -223,7 +223,7 @@ def test_validation_metrics_agree_with_numpy(two: tuple[Path, Job], files: list[
     run, _ = two
     step = max(step for stream, step in points(run) if stream == "val")
     model = Double()
-    state = torch.load(run / f"checkpoints/step-{step:08d}.pt", weights_only=True)["parts"]["model"]
+    state = read_content(run / f"checkpoints/step-{step:08d}.pt")["parts"]["model"]
     model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     data = load_data(
         files,

@@ -9,10 +9,10 @@ from aimnet.models import AIMNet2
 from torch import Tensor, nn
 
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.models.build import build_model
+from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.definition import read_definition
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
-from aimnet2mult.models.weights import load_weights, save_weights
+from aimnet2mult.models.weights import load_weights
 from support.labels import built_in
 
 State = dict[str, Tensor]
@@ -96,7 +96,7 @@ def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: 
 
 def test_weights_of_one_fidelity_initialize_all(tmp_path: Path) -> None:
     trained, model = build(1, seed=0), build(2, seed=1)
-    save_weights(trained, tmp_path / "w.pt")
+    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
     assert "afv.weight resized from 64 to 264 rows" in line
     assert "fidelity 1 initialized from fidelity 0" in line
@@ -115,7 +115,7 @@ def test_spare_rows_in_early_weights_do_not_count_as_a_fidelity(tmp_path: Path) 
 
 def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(3, seed=1)
-    save_weights(trained, tmp_path / "w.pt")
+    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
     assert "; fidelity 2 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
     for fidelity, source in enumerate((0, 1, 0)):
         assert torch.allclose(energies(model, fidelity), energies(trained, source))
@@ -124,7 +124,7 @@ def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) ->
 @pytest.mark.parametrize("fidelities", [1, 2])
 def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None:
     trained, model = build(3, seed=0), build(fidelities, seed=1)
-    save_weights(trained, tmp_path / "w.pt")
+    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
     assert f"to {64 + OFFSET * (fidelities - 1)} rows" in line
     assert "not used: outputs.energy_mlp.heads." in line
@@ -134,7 +134,7 @@ def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None
 
 def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
     trained, model = build(2, seed=0, readouts=False), build(2, seed=1)
-    save_weights(trained, tmp_path / "w.pt")
+    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
     line = load_weights(model, tmp_path / "w.pt")
     assert "initialized" not in line
     for fidelity in (0, 1):
@@ -143,13 +143,13 @@ def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
 
 def test_weights_that_fit_are_loaded_without_notes(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(2, seed=1)
-    save_weights(trained, tmp_path / "w.pt")
+    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
     assert load_weights(model, tmp_path / "w.pt").endswith(f"from {tmp_path / 'w.pt'}")
     assert torch.equal(energies(model, 1), energies(trained, 1))
 
 
 def test_a_table_for_another_offset_is_rejected(tmp_path: Path) -> None:
-    save_weights(build(3, seed=0, offset=150), tmp_path / "w.pt")
+    torch.save(unwrap(build(3, seed=0, offset=150)).state_dict(), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"the embedding has 364 rows, .* fidelity_offset 200; set the"):
         load_weights(build(3, seed=1), tmp_path / "w.pt")
 
