@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from aimnet2mult.config.data_units import data_unit_factors
 from aimnet2mult.config.import_path import check_path
 from aimnet2mult.config.merge import BY_FIDELITY
+from aimnet2mult.config.sections import ADAPTIVE_LOSS, OWN_LOSS
+from aimnet2mult.config.weight_points import EXPECTED_WEIGHT, read_weight
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import UnitError, did_you_mean
@@ -27,7 +29,6 @@ INPUT_NAMES = ("coord", "numbers", "charge", "mult")
 MAX_NAME_BYTES = 230
 """Maximum length of names that become parts of file names, which have up to 255 bytes."""
 MAX_PROJECT_LENGTH = 250
-OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
 NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 """Settings that all optimizers of torch, if they have them, require to be numbers of at least 0."""
 
@@ -98,7 +99,7 @@ def _check_project_name(config: Config) -> Iterator[str]:
 def _check_loss(config: Config) -> Iterator[str]:
     loss = config.loss
     yield from _check_path(loss.cls, "loss.class")
-    if loss.cls != OWN_LOSS:
+    if loss.cls not in (OWN_LOSS, ADAPTIVE_LOSS):
         for key, path in loss.functions.items():
             yield from _check_path(path, key)
         return
@@ -117,8 +118,8 @@ def _check_component(key: str, component: object) -> Iterator[str]:
     # Missing and unknown keys are left to the loss.
     if "fn" in component:
         yield from _check_path(component["fn"], f"{key}.fn")
-    if "weight" in component and not _is_number(component["weight"]):
-        yield f"{key}.weight is {component['weight']!r}: expected a finite number of at least 0"
+    if "weight" in component and read_weight(component["weight"]) is None:
+        yield f"{key}.weight is {component['weight']!r}: expected {EXPECTED_WEIGHT}"
 
 
 def _check_optimizer(config: Config) -> Iterator[str]:
@@ -140,7 +141,8 @@ def _check_optimizer(config: Config) -> Iterator[str]:
 
 def _check_scheduler(config: Config) -> Iterator[str]:
     if config.scheduler is not None:
-        yield from _check_path(config.scheduler.cls, "scheduler.class")
+        for key, path in config.scheduler.classes.items():
+            yield from _check_path(path, key)
 
 
 def _check_telemetry(config: Config) -> Iterator[str]:

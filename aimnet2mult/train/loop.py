@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
@@ -17,6 +18,7 @@ from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, epoch_length, total_iterations
 from aimnet2mult.train.learner import build_loss
+from aimnet2mult.train.optimizer import group_indices
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.validation import Validation
@@ -121,6 +123,10 @@ class Training:
             communicator=self._communicator,
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._set_epoch_order)
+        set_iteration = getattr(components.loss_fn, "set_iteration", None)
+        if set_iteration is not None:
+            # Losses of other packages may have this method, too.
+            trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: set_iteration(engine.state.iteration))
         # Publish first, while the learning rate is still the one used in the iteration.
         self._reporter.attach(trainer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
@@ -200,6 +206,13 @@ def _save_failed(checkpointing: Checkpointing, iteration: int, suspect_from: int
         checkpointing.save_diverged(iteration, what, suspect_from=suspect_from)
 
 
+def _lr_groups(config: Config, model: nn.Module) -> dict[str, int]:
+    """Return the positions of the parameter groups whose learning rates are published."""
+    overrides = {name: group for name, group in config.optimizer.param_groups.items() if group is not None}
+    indices = group_indices(model, overrides)
+    return {name: indices[name] for name in config.lr_groups if name in indices}
+
+
 def build_training(
     config: Config,
     components: Components,
@@ -233,6 +246,8 @@ def build_training(
         labels=components.labels,
         fidelity_names=config.fidelity_names,
         optimizer=components.optimizer,
+        lr_groups=_lr_groups(config, components.model),
+        loss_fn=components.loss_fn,
     )
     validation = Validation(
         folder,

@@ -11,10 +11,11 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from aimnet2mult.metrics.declarations import STREAMS
+from aimnet2mult.metrics.declarations import STREAMS, lr_metric, weight_metric
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
-from aimnet2mult.train.engine import epoch_length, total_iterations
+from aimnet2mult.train.engine import LossFunction, epoch_length, total_iterations
+from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
 
@@ -83,7 +84,9 @@ class Reporter:
         val_sums: error sums of the validation.
         labels: names of the labels.
         fidelity_names: one name per fidelity.
-        optimizer: optimizer; the learning rate of its first parameter group is published.
+        optimizer: optimizer; the learning rate of its first parameter group is published as ``lr``.
+        lr_groups: position of each parameter group whose learning rate is published under its name, where it differs.
+        loss_fn: loss function; if its weights change, they are published.
         clock: a monotonic clock in seconds.
     """
 
@@ -96,6 +99,8 @@ class Reporter:
         labels: Sequence[str],
         fidelity_names: Sequence[str],
         optimizer: Optimizer,
+        lr_groups: Mapping[str, int] | None = None,
+        loss_fn: LossFunction | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.latest: Mapping[str, float] = {}
@@ -106,6 +111,8 @@ class Reporter:
         self._labels = tuple(labels)
         self._fidelity_names = tuple(fidelity_names)
         self._optimizer = optimizer
+        self._lr_groups = lr_groups or {}
+        self._loss_fn = loss_fn
         self._clock = clock
         self._last_point = (0, 0.0)
         self._has_first = False
@@ -161,16 +168,17 @@ class Reporter:
         self._has_first = True
         step, (last_step, last_time), now = engine.state.iteration, self._last_point, self._clock()
         others = {
-            "lr": float(self._optimizer.param_groups[0]["lr"]),
+            **self._learning_rates(),
             "it_per_s": (step - last_step) / max(now - last_time, 1e-9),
             "epoch": engine.state.epoch,
         }
         sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
+        weights = self._loss_weights()
 
         def values() -> dict[str, MetricValues]:
-            slots = sums.wait()
+            slots, on_device = sums.wait(), {"grad_norm": norm.wait().item(), **weights()}
             return {
-                "train": self._values("train", slots[Slot.BATCH], grad_norm=norm.wait().item(), **others),
+                "train": self._values("train", slots[Slot.BATCH], **on_device, **others),
                 "train_window": self._values("train_window", slots[Slot.WINDOW]),
             }
 
@@ -180,6 +188,21 @@ class Reporter:
             self._last_point = (step, now)
         # Publish last: afterwards the thread of the bus competes for the interpreter lock with calls to torch.
         self._bus.publish_group(PERIODIC_STREAMS, step, values, final=final)
+
+    def _learning_rates(self) -> MetricValues:
+        """Return the learning rate of the first group, and those of named groups as far as they differ from it."""
+        groups = self._optimizer.param_groups
+        main = float(groups[0]["lr"])
+        named = {lr_metric(name): float(groups[index]["lr"]) for name, index in self._lr_groups.items()}
+        return {"lr": main, **{name: rate for name, rate in named.items() if rate != main}}
+
+    def _loss_weights(self) -> Callable[[], MetricValues]:
+        """Return a function that waits for the weights of the loss, if they change."""
+        loss_fn = self._loss_fn
+        if not isinstance(loss_fn, MTLoss) or loss_fn.current_weights is None:
+            return dict
+        names, copied = loss_fn.terms.names, Snapshot(loss_fn.current_weights.double())
+        return lambda: {weight_metric(name): float(value) for name, value in zip(names, copied.wait(), strict=True)}
 
     def _show_first(self) -> None:
         """Store the values of the first batch in `latest`, long before the first point is due."""
