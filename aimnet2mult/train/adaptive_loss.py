@@ -73,7 +73,8 @@ class MTAdaWLoss(MTLoss):
 
     def _current_weights(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         self._scales = self._scales.to(device)
-        self.current_weights = self._scales
+        if torch.is_grad_enabled():
+            self.current_weights = self._scales
         return self._scales.to(dtype)
 
     @torch.no_grad()
