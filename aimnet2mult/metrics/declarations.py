@@ -7,7 +7,7 @@ from dataclasses import replace
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, MetricInfo, Selection, metric_info
 from aimnet2mult.quantities import Label
 
-__all__ = ["STREAMS", "declare", "lr_metric", "weight_metric"]
+__all__ = ["STREAMS", "bare_name", "declare", "lr_metric", "weight_metric"]
 
 STREAMS: Mapping[str, Selection] = {
     "train": BATCH,
@@ -66,6 +66,11 @@ def declare(
     metrics |= {f"train/{lr_metric(name)}": MetricInfo(text=f"learning rate of {name}") for name in lr_groups}
     metrics |= {f"train/{weight_metric(name)}": MetricInfo(text=f"weight of {name} in the loss") for name in weighted}
     return metrics
+
+
+def bare_name(metric: str) -> str:
+    """Return the name of a validation metric, as a setting gives it, without the prefix ``val/`` or ``val_``."""
+    return metric.removeprefix("val/").removeprefix("val_")
 
 
 def lr_metric(group: str) -> str:

@@ -89,6 +89,7 @@ class Reporter:
         optimizer: optimizer; the learning rate of its first parameter group is published as ``lr``.
         lr_groups: position of each parameter group whose learning rate is published under its name, where it differs.
         loss_fn: loss function; if its weights change, they are published.
+        val_every: iterations between validations, each of which may end the training; by default, they end epochs.
         clock: a monotonic clock in seconds.
     """
 
@@ -103,6 +104,7 @@ class Reporter:
         optimizer: Optimizer,
         lr_groups: Mapping[str, int] | None = None,
         loss_fn: LossFunction | None = None,
+        val_every: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.latest: Mapping[str, float] = {}
@@ -115,6 +117,7 @@ class Reporter:
         self._optimizer = optimizer
         self._lr_groups = lr_groups or {}
         self._loss_fn = loss_fn
+        self._val_every = val_every
         self._clock = clock
         self._last_point = (0, 0.0)
         self._others: MetricValues = {}
@@ -181,7 +184,8 @@ class Reporter:
         step, is_due = engine.state.iteration, self.is_due(engine)
         if not is_due:
             self._show_first()
-        if not is_due and step % epoch_length(engine):
+        may_be_last = not step % epoch_length(engine) or (self._val_every and not step % self._val_every)
+        if not is_due and not may_be_last:
             return
         (last_step, last_time), now = self._last_point, self._clock()
         # A schedule may change the learning rate before `publish_last`.
