@@ -118,7 +118,7 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
         components = self.kwargs.get("components")
         parts = components.values() if isinstance(components, dict) else ()
         scheduled = any(isinstance(part, dict) and isinstance(part.get("weight"), list) for part in parts)
-        return self.cls == ADAPTIVE_LOSS or (self.cls == OWN_LOSS and scheduled)
+        return self.cls == ADAPTIVE_LOSS or scheduled
 
     @property
     def functions(self) -> dict[str, str]:
