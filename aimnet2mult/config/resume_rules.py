@@ -40,6 +40,7 @@ CHANGEABLE = (
     "trainer.micro_batches",
     "trainer.tf32",
     "trainer.compile",
+    "trainer.early_stopping.",
     "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",

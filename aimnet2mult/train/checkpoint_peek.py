@@ -17,7 +17,16 @@ from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.envelope import take_out
 from aimnet2mult.models.torch_file import open_archive, read_pickle
 
-__all__ = ["Progress", "check_content", "read_progress"]
+__all__ = ["EarlyStoppingState", "Progress", "check_content", "read_progress"]
+
+
+class EarlyStoppingState(msgspec.Struct, frozen=True):
+    """The state of `EarlyStopping`; that without a metric in a checkpoint of an earlier version."""
+
+    metric: str | None = None
+    value: float = math.inf
+    iteration: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    waited: Annotated[int, Meta(ge=0, lt=2**53)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,7 @@ class Progress:
     lowest_lr: float
     samplers: dict[str, Any] | None
     """Settings of the sampler of the training data; None in a checkpoint of an earlier version."""
+    early_stopping: EarlyStoppingState
 
     @property
     def epoch(self) -> int:
@@ -59,6 +69,7 @@ class _Position(msgspec.Struct):
     best: _Best = msgspec.field(default_factory=_Best)
     owes_train_evaluation: bool = False
     tested: int | None = None
+    early_stopping: EarlyStoppingState = EarlyStoppingState()
 
 
 def read_progress(path: Path) -> Progress:
@@ -85,6 +96,7 @@ def read_progress(path: Path) -> Progress:
         owes_evaluation=position.owes_validation or position.owes_train_evaluation,
         lowest_lr=lowest_lr,
         samplers=position.samplers,
+        early_stopping=position.early_stopping,
     )
 
 

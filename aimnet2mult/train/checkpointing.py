@@ -210,6 +210,9 @@ class Checkpointing:
     def _state(self) -> dict[str, Stateful]:
         components = self._components
         parts = {name: getattr(components, name) for name in ("model", "optimizer", "schedule", "average")}
+        loss: Any = components.loss_fn
+        if hasattr(loss, "state_dict") and hasattr(loss, "load_state_dict"):
+            parts["loss"] = loss
         return {name: part for name, part in parts.items() if part is not None} | {"sums": components.train_sums}
 
     def _state_of_all_ranks(self) -> dict[str, Stateful]:
@@ -262,6 +265,9 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
     for name, part in state.items():
+        if name == "loss" and name not in content["parts"]:
+            # Version 0.1 did not save the state of a loss.
+            continue
         with _reporting(path, name):
             restore_part(part, content["parts"][name])
     with _reporting(path, "random"):

@@ -64,15 +64,18 @@ class Evaluations:
         self._components = components
         self._train = train
         self._every = config.trainer.evaluate_train_every
-        self._validation = Validation(
-            run, components, val, best=config.checkpoint.best, communicator=communicator, console=console
-        )
+        self._validation = Validation(run, components, val, config, communicator=communicator, console=console)
         self._test = FinalTest(run, components, test, self._validation.best, communicator=communicator, console=console)
 
     @property
     def pending(self) -> bool:
         """Whether an evaluation was interrupted; repeat it after the resume, before any training."""
         return self._validation.pending or (self._train is not None and self._train.pending)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the training should finish, because a validation metric no longer improves; otherwise empty."""
+        return self._validation.stop_reason
 
     def repeat_pending(self, iteration: int) -> None:
         """Repeat the evaluations that were interrupted after this iteration."""

@@ -17,6 +17,7 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.weights import load_weights
+from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.gradient import LossFunction
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
@@ -68,6 +69,8 @@ def build_learner(
     with problems.collect():
         if config.checkpoint.best is not None:
             metrics.find(config.checkpoint.best, "checkpoint.best")
+    with problems.collect():
+        EarlyStopping(config.trainer.early_stopping, metrics)
     with problems.collect():
         prepare_device(config.trainer, device)
     with problems.collect():
@@ -153,7 +156,8 @@ def _check_micro_batches(config: Config, loss_fn: LossFunction) -> None:
     parts = config.trainer.micro_batches
     if parts == 1:
         return
-    if not isinstance(loss_fn, MTLoss):
+    # An adaptive loss, which has a state, would adapt after each part.
+    if not isinstance(loss_fn, MTLoss) or hasattr(loss_fn, "state_dict"):
         raise ConfigError(
             f"trainer.micro_batches is {parts}, but the loss of a batch in parts is known only for {MTLoss.__module__}."
             f"MTLoss, not for {config.loss.cls}; use that class, or set trainer.micro_batches=1"

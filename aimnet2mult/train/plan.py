@@ -99,6 +99,8 @@ class Plan:
             config.units,
             config.loss.components,
             streams=find_streams(config, self.folder),
+            lr_groups=config.lr_groups,
+            weighted=config.loss.components if config.loss.changes_weights else (),
         )
         earlier = {} if self.resume_step is None else _declared_metrics(self.folder)
         return {name: _declaration(info, earlier.get(name)) for name, info in declared.items()}

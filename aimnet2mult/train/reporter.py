@@ -16,7 +16,8 @@ from aimnet2mult.metrics.declarations import STREAMS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.quantities import Label
-from aimnet2mult.train.engine import epoch_length, total_iterations
+from aimnet2mult.train.engine import LossFunction, epoch_length, total_iterations
+from aimnet2mult.train.scheduled_values import ScheduledValues
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
 
@@ -91,7 +92,10 @@ class Reporter:
         train_sums: error sums of the training batches.
         labels: the labels.
         fidelity_names: one name per fidelity.
-        optimizer: optimizer; the learning rate of its first parameter group is published.
+        optimizer: optimizer; the learning rate of its first parameter group is published as ``lr``.
+        lr_groups: position of each parameter group whose learning rate is published under its name, where it differs.
+        loss_fn: loss function; if its weights change, they are published.
+        val_every: iterations between validations, each of which may end the training; by default, they end epochs.
         clock: a monotonic clock in seconds.
     """
 
@@ -103,6 +107,9 @@ class Reporter:
         labels: Sequence[Label],
         fidelity_names: Sequence[str],
         optimizer: Optimizer,
+        lr_groups: Mapping[str, int] | None = None,
+        loss_fn: LossFunction | None = None,
+        val_every: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.latest: Mapping[str, float] = {}
@@ -111,7 +118,8 @@ class Reporter:
         self._train_sums = train_sums
         self._labels = tuple(labels)
         self._fidelity_names = tuple(fidelity_names)
-        self._optimizer = optimizer
+        self._scheduled = ScheduledValues(optimizer, lr_groups or {}, loss_fn)
+        self._val_every = val_every
         self._clock = clock
         self._last_point = (0, 0.0)
         self._others: MetricValues = {}
@@ -181,12 +189,13 @@ class Reporter:
         step, is_due = engine.state.iteration, self.is_due(engine)
         if not is_due:
             self._show_first()
-        if not is_due and step % epoch_length(engine):
+        may_be_last = not step % epoch_length(engine) or (self._val_every and not step % self._val_every)
+        if not is_due and not may_be_last:
             return
         (last_step, last_time), now = self._last_point, self._clock()
         # A schedule may change the learning rate before `publish_last`.
         self._others = {
-            "lr": float(self._optimizer.param_groups[0]["lr"]),
+            **self._scheduled.learning_rates(),
             "it_per_s": (step - last_step) / max(now - last_time, 1e-9),
             "epoch": engine.state.epoch,
         }
@@ -198,11 +207,12 @@ class Reporter:
         self._has_first = True
         step, others = engine.state.iteration, self._others
         sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
+        weights = self._scheduled.loss_weights()
 
         def values() -> dict[str, MetricValues]:
-            slots = sums.wait()
+            slots, on_device = sums.wait(), {"grad_norm": norm.wait().item(), **weights()}
             return {
-                "train": self._values("train", slots[Slot.BATCH], grad_norm=norm.wait().item(), **others),
+                "train": self._values("train", slots[Slot.BATCH], **on_device, **others),
                 "train_window": self._values("train_window", slots[Slot.WINDOW]),
             }
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.models.checkpoint_folder import best_path
 from aimnet2mult.models.weights import save_weights
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.evaluation_pass import EvaluationPass
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.validation_metrics import ValidationMetrics
@@ -83,12 +85,13 @@ class Validation:
         run: the run folder.
         components: components of the run, whose model is validated.
         evaluation: the passes over the validation data; None without such data.
-        best: the metric of the best validation, such as ``loss``; None to keep no weights.
+        config: configuration of the run; ``checkpoint.best`` names the metric of the best validation, and
+            ``trainer.early_stopping`` the one that has to improve.
         communicator: communicator of the ranks.
         console: console on which problems are reported.
 
     Raises:
-        ConfigError: ``best`` is not a validation metric, or the validation data have no labels for it.
+        ConfigError: one of these is not a validation metric, or the validation data have no labels for it.
     """
 
     def __init__(
@@ -96,20 +99,21 @@ class Validation:
         run: Path,
         components: Components,
         evaluation: EvaluationPass | None,
+        config: Config,
         *,
-        best: str | None,
         communicator: Communicator,
         console: Console,
     ) -> None:
         self.pending = False
         """Whether the last validation was interrupted and has to be repeated."""
-        self.best = BestValidation(best, components.val_metrics)
+        self.best = BestValidation(config.checkpoint.best, components.val_metrics)
         self._run = run
         self._components = components
         self._evaluation = evaluation
         self._communicator = communicator
         self._console = console
         self._repeats = Repeats()
+        self._early_stopping = EarlyStopping(config.trainer.early_stopping, components.val_metrics)
 
     def run(self, iteration: int) -> None:
         """Validate the model after a training iteration; if interrupted, only set `pending`."""
@@ -122,22 +126,31 @@ class Validation:
         if published is None:
             return
         # The metrics wait for the device.
-        needed = components.schedule.needs_validation or self.best.metric is not None
+        needed = components.schedule.needs_validation or {self.best.metric, self._early_stopping.metric} != {None}
         metrics = self._evaluation.metrics(published) if needed else {}
         components.schedule.step_validation(metrics)
+        self._early_stopping.update(metrics, iteration)
         if self.best.update(metrics) and not self._communicator.rank:
             self._save_best(iteration)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the training should finish, because a metric no longer improves; otherwise empty."""
+        return self._early_stopping.reason(len(self._components.train_loader))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`; its keys are part of the format of checkpoints.
 
-        ``owes_validation`` is whether a validation is `pending`, and ``best`` the state of the best validation.
+        ``owes_validation`` is whether a validation is `pending`; ``best`` and ``early_stopping`` are the states of the
+        best validation and of the search for an improvement.
         """
-        return {"owes_validation": self.pending, "best": self.best.state_dict()}
+        state = {"owes_validation": self.pending, "best": self.best.state_dict()}
+        return {**state, "early_stopping": self._early_stopping.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state from `state_dict`."""
         self.pending = state["owes_validation"]
+        self._early_stopping.load_state_dict(state.get("early_stopping", {}))
         # Checkpoints of early versions have no best value.
         if not self.best.load_state_dict(state.get("best", {})):
             self._console.say(

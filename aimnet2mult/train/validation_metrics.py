@@ -8,6 +8,7 @@ import numpy as np
 from aimnet2mult.config.value_checks import VALIDATION_REMEDY as REMEDY
 from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.declarations import bare_name
 from aimnet2mult.metrics.statistics import VALIDATION, MetricInfo, metric_info
 from aimnet2mult.quantities import Label
 
@@ -30,7 +31,7 @@ class ValidationMetrics:
             ConfigError: there is no such metric, there are no validation data, or they have no labels for it; the
                 message names the setting.
         """
-        metric = name.removeprefix("val/").removeprefix("val_")
+        metric = bare_name(name)
         if not self.known:
             raise ConfigError(f"{setting} is {name!r}, but no structures are for validation; {REMEDY}")
         if metric not in self.known:

@@ -17,6 +17,7 @@ from aimnet2mult.config.legacy.samplers import SamplerTranslator
 from aimnet2mult.config.legacy.scheduler import SchedulerTranslator
 from aimnet2mult.config.legacy.validation import ValidationTranslator
 from aimnet2mult.config.legacy.wandb import WandbTranslator
+from aimnet2mult.config.sections import ADAPTIVE_LOSS
 from aimnet2mult.errors import ConfigError
 
 __all__ = ["NO_EFFECT", "RENAMED", "LegacyConfigTranslator", "log_notice"]
@@ -106,6 +107,14 @@ class LegacyConfigTranslator:
         sources = [name for name, layer in layers if is_legacy(layer)]
         return cls(sources) if sources else None
 
+    @staticmethod
+    def keeps_kwargs(lower: object, upper: object) -> bool:
+        """Return whether a layer that changes a class keeps the kwargs of lower layers, as in the original trainer.
+
+        Exceptions are schedulers that have no arguments in common, with which the original failed.
+        """
+        return _family(lower) == _family(upper)
+
     def translate_layer(self, layer: Tree) -> Tree:
         """Return a copy of a layer in current keys.
 
@@ -119,7 +128,7 @@ class LegacyConfigTranslator:
                 raise ConfigError(f"{key} is {value!r}: expected a mapping")
         for section in self._sections:
             section.translate(layer)
-        _translate_losses(layer)
+        self._translate_losses(layer)
         self._remove_ineffective(layer)
         for old, new in RENAMED.items():
             if (value := nested.pop(layer, old)) is not MISSING:
@@ -167,6 +176,24 @@ class LegacyConfigTranslator:
                 "takes effect here, as trainer.clip_grad_norm; not every version of the original trainer read it"
             )
 
+    def _translate_losses(self, layer: Tree) -> None:
+        """Replace aimnet's losses, which do not ignore missing labels; the original trainer's have the same paths."""
+        loss = layer.get("loss")
+        components = nested.get(layer, "loss.kwargs.components", {})
+        functions = [(loss, "class"), *((part, "fn") for part in (components or {}).values())] if loss else []
+        for section, key in functions:
+            if isinstance(section, dict) and isinstance(path := section.get(key), str):
+                section[key] = re.sub(r"^aimnet\.train\.loss\.", "aimnet2mult.train.loss.", path)
+                if section[key] == "aimnet2mult.train.loss.MTAdaWLoss":
+                    section[key] = ADAPTIVE_LOSS
+        for name, part in (components or {}).items():
+            key = "kwargs.missing_label_regularization"
+            if nested.pop(part, key) not in (MISSING, None, 0):
+                self._notes[f"loss.kwargs.components.{name}.{key}"] = (
+                    "unlabeled structures have no effect on a loss; the original's penalty applied only to batches in"
+                    " which no structure had the label"
+                )
+
     def _translate_checkpoint(self, layer: Tree) -> None:
         if nested.get(layer, "checkpoint") is None:
             self._notes["checkpoint"] = "checkpoints are always written; checkpoint.keep sets how many are kept"
@@ -184,16 +211,9 @@ def log_notice(notice: str) -> None:
     logger.warning(notice)
 
 
-def _translate_losses(layer: Tree) -> None:
-    """Replace aimnet's losses, which do not ignore missing labels; the original trainer's have the same paths."""
-    loss = layer.get("loss")
-    components = nested.get(layer, "loss.kwargs.components", {})
-    functions = [(loss, "class"), *((part, "fn") for part in (components or {}).values())] if loss else []
-    for section, key in functions:
-        if isinstance(section, dict) and isinstance(path := section.get(key), str):
-            section[key] = re.sub(r"^aimnet\.train\.loss\.", "aimnet2mult.train.loss.", path)
-            if nested.get(section, "kwargs.missing_label_regularization") in (None, 0):
-                nested.pop(section, "kwargs.missing_label_regularization")
+def _family(path: object) -> str:
+    """Return which schedulers have arguments in common with a class."""
+    return next((name for name in ("ReduceLROnPlateau", "ignite.") if name in str(path)), "")
 
 
 def _remove_empty(layer: Tree) -> None:
