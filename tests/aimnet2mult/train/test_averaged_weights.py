@@ -19,6 +19,7 @@ from aimnet2mult.train.engine import build_trainer
 from aimnet2mult.train.guarded_step import MaskedStep, ReadStep
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support.file_contents import read_content
 from support.host_reads import no_host_reads
 from support.tiny_model import SquaredLoss, TinyModel, batches
 from support.tiny_runs import build_tiny, newest_checkpoint, points, train_tiny
@@ -128,7 +129,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(run: P
 
 
 def parts(checkpoint: Path) -> Any:
-    return take_out(torch.load(checkpoint, weights_only=True))["parts"]
+    return read_content(checkpoint)["parts"]
 
 
 def test_training_is_that_of_a_run_without_average_but_the_validation_is_not(run: Path, tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_the_validation_and_the_best_weights_are_those_of_the_average(run: Path,
     best = min(values["loss"] for values in points(run).values())
     losses, counts = [], []
     components.model.eval()
-    for x, y in components.val_loader:
+    for x, y in components.val.loader:
         losses.append(float(components.loss_fn(components.model(dict(x)), y)["loss"].detach()))
         counts.append(len(x["numbers"]))
     assert np.average(losses, weights=counts) == pytest.approx(best, rel=1e-6)

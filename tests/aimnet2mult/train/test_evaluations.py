@@ -15,6 +15,7 @@ from aimnet2mult.train.evaluation_pass import EvaluationPass
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
+from support.file_contents import read_content
 from support.tiny_model import TinyCore
 from support.tiny_runs import build_tiny, newest_checkpoint, points, train_tiny, write_data
 from telemetry import read_header, read_receipt
@@ -36,7 +37,7 @@ def resume(run: Path, *overrides: str) -> int:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(newest_checkpoint(run), weights_only=True)["parts"]["model"]
+    state: dict[str, torch.Tensor] = read_content(newest_checkpoint(run))["parts"]["model"]
     return state
 
 
@@ -69,7 +70,7 @@ def test_the_test_has_the_errors_of_the_best_weights_on_the_test_structures(
     best = min(losses, key=losses.__getitem__)
     assert best != LAST
     ((step, values),) = points(run, "test").items()
-    state = torch.load(run / f"checkpoints/step-{best:08d}.pt", weights_only=True)["parts"]["model"]
+    state = read_content(run / f"checkpoints/step-{best:08d}.pt")["parts"]["model"]
     expected = errors(build_tiny(tmp_path, TEST)[1].data.test, state)
     assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert (step, values["weights_iteration"], values["epoch"]) == (LAST, best, 4)
@@ -201,7 +202,7 @@ def test_evaluations_do_not_change_the_training(tmp_path: Path) -> None:
         runs.append(train_tiny(tmp_path / name, "data.loaders.train.num_workers=0", "telemetry.every=1", *overrides))
     for stream in ("train_window", "train_epoch", "val"):
         assert points(runs[0], stream) == points(runs[1], stream)
-    contents = [torch.load(newest_checkpoint(run), weights_only=True) for run in runs]
+    contents = [read_content(newest_checkpoint(run)) for run in runs]
     for part in ("model", "optimizer", "sums"):
         assert str(contents[0]["parts"][part]) == str(contents[1]["parts"][part])
     assert torch.equal(contents[0]["random"]["torch"], contents[1]["random"]["torch"])

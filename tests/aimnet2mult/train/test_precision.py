@@ -13,6 +13,7 @@ from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.precision import TRACE_GRADIENTS, Compiled, prepare_device
 from aimnet2mult.train.runner import train
+from support.file_contents import read_content
 from support.small_models import batch, build, definition
 from support.tiny_model import TinyModel, batches
 from support.tiny_runs import build_tiny, newest_checkpoint, points, train_tiny
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = take_out(torch.load(newest_checkpoint(run), weights_only=True))["parts"]["model"]
+    found: dict[str, torch.Tensor] = read_content(newest_checkpoint(run))["parts"]["model"]
     return found
 
 
