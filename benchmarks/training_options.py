@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -136,7 +137,9 @@ def train_run(folder: Path, *overrides: str) -> Path:
     """Train on the sample data and return the run folder."""
     epochs = f"trainer.epochs={ITERATIONS // 200}"
     given = ["telemetry.sinks=none", f"telemetry.dir={folder}", "checkpoint.best=loss", epochs, *overrides]
-    train(Request(configs=[SAMPLE / "train.yaml"], model=MODELS["sample"], overrides=given))
+    # Its messages are no part of the tables.
+    with redirect_stdout(sys.stderr):
+        train(Request(configs=[SAMPLE / "train.yaml"], model=MODELS["sample"], overrides=given))
     (run,) = folder.iterdir()
     return run
 

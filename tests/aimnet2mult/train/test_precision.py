@@ -18,6 +18,7 @@ from support.tiny_model import TinyModel, batches
 from support.tiny_runs import build_tiny, newest_checkpoint, points, train_tiny
 
 CPU = torch.device("cpu")
+importing_the_compiler = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -98,6 +99,7 @@ def test_settings_without_effect_are_refused(overrides: list[str], message: str,
         build_tiny(tmp_path, *overrides)
 
 
+@importing_the_compiler
 def test_a_torch_that_cannot_compile_forces_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo import config
 
@@ -108,6 +110,7 @@ def test_a_torch_that_cannot_compile_forces_is_refused(tmp_path: Path, monkeypat
         prepare_device(trainer, CPU)
 
 
+@importing_the_compiler
 def test_a_model_that_cannot_be_compiled_is_an_error_of_the_user() -> None:
     from torch._dynamo.exc import TorchDynamoException
 
@@ -123,6 +126,7 @@ def test_a_model_that_cannot_be_compiled_is_an_error_of_the_user() -> None:
 
 
 @pytest.mark.slow
+@importing_the_compiler
 def test_a_compiled_model_has_the_gradients_of_the_original_for_all_sizes() -> None:
     torch.manual_seed(0)
     model = build(definition=definition(), n_fidelities=2, use_fidelity_readouts=True)
