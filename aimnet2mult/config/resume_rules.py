@@ -36,7 +36,6 @@ CHANGEABLE = (
     "trainer.max_bad_steps",
     "trainer.micro_batches",
     "trainer.tf32",
-    "trainer.compile",
     "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",
@@ -49,7 +48,7 @@ CHANGEABLE = (
 )
 MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.")
 """Paths that may change, but not appear or disappear; the trainer checks that the content is the same."""
-INEXACT = ("data.samplers.", "threads", "device", "trainer.micro_batches", "trainer.tf32", "trainer.compile")
+INEXACT = ("data.samplers.", "threads", "device", "trainer.micro_batches", "trainer.tf32")
 """Changeable settings that change the numbers, by rounding or by the composition of the batches."""
 SAME_BATCHES = "data.samplers.val."
 """The settings of samplers that do not change the training."""

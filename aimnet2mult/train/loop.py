@@ -18,7 +18,6 @@ from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, epoch_length, total_iterations
 from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.outcome import Outcome
-from aimnet2mult.train.precision import Compiled
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.validation import Validation
 
@@ -112,7 +111,7 @@ class Training:
     def _build_trainer(self) -> Engine:
         trainer_config, components = self._config.trainer, self._components
         trainer = build_trainer(
-            Compiled(components.model) if trainer_config.compile else components.model,
+            components.model,
             components.optimizer,
             components.loss_fn,
             components.train_sums,
