@@ -1,8 +1,7 @@
-"""Measure what precision, compilation, averaged weights and batches in parts cost and change, on the sample data.
+"""Measure what precision, averaged weights and batches in parts cost and change, on the sample data.
 
-``python benchmarks/training_options.py [speed] [errors] [training] [memory] [compile]`` prints tables in Markdown, all
-but the last by default; the last takes minutes. Times are CPU times on one thread, so that other processes matter
-little.
+``python benchmarks/training_options.py [speed] [errors] [training] [memory]`` prints tables in Markdown, by default
+all. Times are CPU times on one thread, so that other processes matter little.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +29,6 @@ from aimnet2mult.models.precision import use_bfloat16, use_float64
 from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.engine import build_trainer
 from aimnet2mult.train.plan import Request
-from aimnet2mult.train.precision import Compiled
 from aimnet2mult.train.runner import train
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Scalars
@@ -39,11 +38,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "float32": (),
     "float64": ("trainer.precision=float64",),
     "bfloat16": ("trainer.precision=bfloat16",),
-    "average": ("trainer.ema_decay=0.999",),
+    "average": ("trainer.ema_decay=0.99",),
     "2 parts": ("trainer.micro_batches=2",),
     "4 parts": ("trainer.micro_batches=4",),
 }
-COMPILED = {"compiled": ("trainer.compile=true",)}
 MODELS = {"sample": SAMPLE / "model.yaml", "default": DEFAULT}
 BLOCK, ROUNDS = {"sample": 20, "default": 2}, 9
 """Steps per block by model, and blocks of each variant."""
@@ -65,7 +63,7 @@ def make_step(model: Path, *overrides: str) -> Any:
     config, components = build(model, *overrides)
     given = config.trainer
     engine = build_trainer(
-        Compiled(components.model) if given.compile else components.model,
+        components.model,
         components.optimizer,
         components.loss_fn,
         components.train_sums,
@@ -82,11 +80,11 @@ def make_step(model: Path, *overrides: str) -> Any:
     return run
 
 
-def speed(variants: Mapping[str, tuple[str, ...]], models: Sequence[str] = tuple(MODELS)) -> None:
+def speed(variants: Mapping[str, tuple[str, ...]]) -> None:
     """Print the CPU time of a step in blocks that alternate between the variants."""
     print("| model | option | ms per step | relative |\n|---|---|---|---|")
-    for name in models:
-        steps = {variant: make_step(MODELS[name], *overrides) for variant, overrides in variants.items()}
+    for name, model in MODELS.items():
+        steps = {variant: make_step(model, *overrides) for variant, overrides in variants.items()}
         for step in steps.values():
             step(2 * BLOCK[name])
         times: dict[str, list[float]] = {variant: [] for variant in variants}
@@ -136,7 +134,9 @@ def train_run(folder: Path, *overrides: str) -> Path:
     """Train on the sample data and return the run folder."""
     epochs = f"trainer.epochs={ITERATIONS // 200}"
     given = ["telemetry.sinks=none", f"telemetry.dir={folder}", "checkpoint.best=loss", epochs, *overrides]
-    train(Request(configs=[SAMPLE / "train.yaml"], model=MODELS["sample"], overrides=given))
+    # Its messages are no part of the tables.
+    with redirect_stdout(sys.stderr):
+        train(Request(configs=[SAMPLE / "train.yaml"], model=MODELS["sample"], overrides=given))
     (run,) = folder.iterdir()
     return run
 
@@ -171,7 +171,7 @@ def measure_memory(parts: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the tables that are named, by default all but the last."""
+    """Print the tables that are named, by default all."""
     torch.set_num_threads(1)
     if arguments[:1] == ["measure-memory"]:
         measure_memory(int(arguments[1]))
@@ -181,10 +181,9 @@ def main(arguments: Sequence[str]) -> None:
         "errors": errors,
         "training": lambda: training({name: VARIANTS[name] for name in TRAINED}),
         "memory": memory,
-        "compile": lambda: speed({"float32": ()} | COMPILED, ["sample"]),
     }
     print(f"torch {torch.__version__}, {read_yaml(SAMPLE / 'train.yaml')['run_name']} data")
-    for name in arguments or [name for name in tables if name != "compile"]:
+    for name in arguments or tables:
         print(f"\n{name}\n")
         tables[name]()
 

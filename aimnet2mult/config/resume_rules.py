@@ -39,7 +39,6 @@ CHANGEABLE = (
     "trainer.evaluate_train_every",
     "trainer.micro_batches",
     "trainer.tf32",
-    "trainer.compile",
     "trainer.early_stopping.",
     "trainer.time_limit",
     "checkpoint.",
@@ -53,7 +52,7 @@ CHANGEABLE = (
 )
 MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.", "data.test_fidelity_datasets.")
 """Paths that may change, but not appear or disappear; the trainer checks that the content is the same."""
-INEXACT = ("data.samplers.", "threads", "device", "trainer.micro_batches", "trainer.tf32", "trainer.compile")
+INEXACT = ("data.samplers.", "threads", "device", "trainer.micro_batches", "trainer.tf32")
 """Changeable settings that change the numbers, by rounding or by the composition of the batches."""
 SAME_BATCHES = "data.samplers.val."
 """The settings of samplers that do not change the training."""

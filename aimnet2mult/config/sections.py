@@ -187,7 +187,6 @@ class Trainer(Section, frozen=True):
     time_limit: str | None
     precision: Literal["float32", "float64", "bfloat16"]
     tf32: bool
-    compile: bool
 
 
 class Checkpoint(Section, frozen=True):

@@ -20,7 +20,6 @@ from aimnet2mult.train.engine import build_trainer, epoch_length, total_iteratio
 from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.outcome import Outcome
-from aimnet2mult.train.precision import Compiled
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.scheduled_values import lr_groups
 
@@ -117,7 +116,7 @@ class Training:
     def _build_trainer(self) -> Engine:
         trainer_config, components = self._config.trainer, self._components
         trainer = build_trainer(
-            Compiled(components.model) if trainer_config.compile else components.model,
+            components.model,
             components.optimizer,
             components.loss_fn,
             components.train_sums,

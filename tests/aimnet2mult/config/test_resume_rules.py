@@ -121,6 +121,8 @@ def resume(run: Path, *overrides: str, restarts: bool = False) -> tuple[Config, 
         ("data.samplers.train.batch_size=256", ""),
         ("threads=2", "threads was None, is 2"),
         ("device=cpu", "device was auto, is cpu"),
+        ("trainer.micro_batches=4", "trainer.micro_batches was 1, is 4"),
+        ("trainer.tf32=True", "trainer.tf32 was False, is True"),
     ],
 )
 def test_a_change_is_accepted_and_named_if_it_changes_the_numbers(run: Path, override: str, inexact: str) -> None:
@@ -147,6 +149,8 @@ def _get(config: Config, key: str) -> object:
         ),
         ("optimizer.kwargs.lr=1", r"^optimizer.kwargs.lr was 0.0004 "),
         ("trainer.clip_grad_norm=1", r"^trainer.clip_grad_norm was None "),
+        ("trainer.ema_decay=0.9", r"^trainer.ema_decay was None "),
+        ("trainer.precision=float64", r"^trainer.precision was 'float32' "),
         ("data.fidelity_weights.0=2", r"^data.fidelity_weights.0 was None "),
         ("data.fidelity_weights={0: 2, 1: 3}", r"^data.fidelity_weights.0 was None .*\n.*weights.1 was None .*\nonly "),
         ("data.val_fidelity_datasets.1=${data.val_fidelity_datasets.0}", r"^data.val_fidelity_datasets.1 was None "),

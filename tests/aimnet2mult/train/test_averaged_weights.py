@@ -11,7 +11,6 @@ from torch import nn
 
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
-from aimnet2mult.models.envelope import take_out
 from aimnet2mult.models.weights import read_state
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.averaged_weights import AveragedWeights

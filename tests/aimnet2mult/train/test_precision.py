@@ -1,21 +1,16 @@
 """Runs in each precision: what is saved, loaded, resumed and refused."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.models.envelope import take_out
 from aimnet2mult.models.weights import read_state
 from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.plan import Request
-from aimnet2mult.train.precision import TRACE_GRADIENTS, Compiled, prepare_device
 from aimnet2mult.train.runner import train
 from support.file_contents import read_content
-from support.small_models import batch, build, definition
-from support.tiny_model import TinyModel, batches
 from support.tiny_runs import build_tiny, newest_checkpoint, points, train_tiny
 
 CPU = torch.device("cpu")
@@ -97,43 +92,3 @@ def components_with(path: Path, precision: str, folder: Path) -> Components:
 def test_settings_without_effect_are_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=message):
         build_tiny(tmp_path, *overrides)
-
-
-def test_a_torch_that_cannot_compile_forces_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._dynamo import config
-
-    trainer = build_tiny(tmp_path, "trainer.compile=true")[0].trainer
-    prepare_device(trainer, CPU)
-    monkeypatch.delattr(config, TRACE_GRADIENTS, raising=True)
-    with pytest.raises(ConfigError, match=r"trainer.compile is true, but torch .* cannot compile a model"):
-        prepare_device(trainer, CPU)
-
-
-def test_a_model_that_cannot_be_compiled_is_an_error_of_the_user() -> None:
-    from torch._dynamo.exc import TorchDynamoException
-
-    compiled = Compiled(TinyModel())
-
-    class Failing(torch.nn.Module):
-        def forward(self, data: Any) -> Any:
-            raise TorchDynamoException("no compiler")
-
-    compiled.model = Failing()
-    with pytest.raises(ConfigError, match=r"torch cannot compile the model: .*no compiler; set trainer.compile=false"):
-        compiled(dict(batches(1)[0][0]))
-
-
-@pytest.mark.slow
-def test_a_compiled_model_has_the_gradients_of_the_original_for_all_sizes() -> None:
-    torch.manual_seed(0)
-    model = build(definition=definition(), n_fidelities=2, use_fidelity_readouts=True)
-    compiled = Compiled(model)
-    for atoms, structures in ((4, 3), (6, 4)):
-        data = batch([number % 2 for number in range(structures)], atoms=atoms)
-        gradients = []
-        for one in (model, compiled):
-            model.zero_grad()
-            pred = one({key: value.clone() for key, value in data.items()})
-            (pred["forces"].square().sum() + pred["energy"].square().sum()).backward()
-            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
