@@ -16,7 +16,7 @@ from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.yaml_text import dump, parse
 from aimnet2mult.data.reference_energies import MAX_ELEMENT, read_sae
 from aimnet2mult.models.checkpoint_folder import FOLDER
-from aimnet2mult.quantities import LABELS, Label
+from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
 
 __all__ = ["Description", "describe_run", "from_plain"]
@@ -122,7 +122,7 @@ def describe_run(run: Path) -> Description:
     energies = tuple(read_sae(file) if is_file(file) else {} for file in files)
     return Description(
         definition=read_yaml(run / resume_rules.MODEL_FILE),
-        labels=tuple(LABELS[name] for name in config.labels),
+        labels=tuple(config.labels),
         fidelity_names=config.fidelity_names,
         fidelity_offset=config.fidelity_offset,
         use_fidelity_readouts=config.use_fidelity_readouts,
