@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from ase import Atoms
@@ -18,7 +18,7 @@ INFO = {"charge": ("charge",), "mult": ("mult", "spin")}
 """Keys of ``atoms.info``, the first of which that exists is used; those of aimnet's calculator."""
 
 
-class MixedFidelityCalculator(Calculator):  # type: ignore[misc] # ASE has no types
+class MixedFidelityCalculator(Calculator):
     """An ASE calculator for one fidelity of a trained model, which also evaluates all of them.
 
     Energies are in eV and include the reference energies of the fidelity; forces are in eV/Å, charges and spin charges
@@ -38,8 +38,6 @@ class MixedFidelityCalculator(Calculator):  # type: ignore[misc] # ASE has no ty
         ModelError: The model cannot be built.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "charges", "spin_charges"]
-
     def __init__(
         self,
         model: Path | str | Predictor,
@@ -50,12 +48,13 @@ class MixedFidelityCalculator(Calculator):  # type: ignore[misc] # ASE has no ty
         weights: Literal["best", "last"] = "best",
         device: str = "auto",
     ) -> None:
-        super().__init__()
-        saved = None if isinstance(model, Predictor) else read_saved_model(Path(model), weights)
-        self.predictor = model if isinstance(model, Predictor) else Predictor(saved, fidelity, device)  # type: ignore[arg-type]
+        super().__init__()  # type: ignore[no-untyped-call] # ASE
+        if not isinstance(model, Predictor):
+            model = Predictor(read_saved_model(Path(model), weights), fidelity, device)
+        self.predictor = model
         self.charge, self.mult = charge, mult
         names = [label.name for label in self.predictor.labels]
-        self.implemented_properties = [*names, *(["free_energy"] if "energy" in names else [])]
+        self.implemented_properties: list[str] = [*names, *(["free_energy"] if "energy" in names else [])]
 
     def calculate(
         self,
@@ -68,12 +67,12 @@ class MixedFidelityCalculator(Calculator):  # type: ignore[misc] # ASE has no ty
         Raises:
             DataError: The structure is periodic, or has elements that the fidelity was not trained on.
         """
-        super().calculate(atoms, properties, system_changes)
-        (self.results,) = self._predict(self.atoms, [self.predictor.fidelity])
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call] # ASE
+        (self.results,) = self._predict(cast("Atoms", self.atoms), [self.predictor.fidelity])
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation, including charge and multiplicity."""
-        changes: list[str] = super().check_state(atoms, tol=tol)
+        changes: list[str] = super().check_state(atoms, tol=tol)  # type: ignore[no-untyped-call] # ASE
         if self.atoms is not None and self._state(atoms) != self._state(self.atoms):
             changes.append("info")
         return changes

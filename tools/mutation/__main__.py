@@ -148,7 +148,7 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/metrics/statistics.py": ["tests/aimnet2mult/metrics/test_error_sums.py"],
     "aimnet2mult/metrics/structure_errors.py": ["tests/aimnet2mult/metrics/test_error_sums.py"],
     "aimnet2mult/train/bad_steps.py": [],
-    "aimnet2mult/train/checkpoint_folder.py": ["tests/aimnet2mult/train/test_checkpointing.py"],
+    "aimnet2mult/models/checkpoint_folder.py": ["tests/aimnet2mult/train/test_checkpointing.py"],
     "aimnet2mult/train/checkpointing.py": ["tests/aimnet2mult/train/test_divergence.py"],
     "aimnet2mult/train/culprits.py": ["tests/aimnet2mult/train/test_bad_steps.py"],
     "aimnet2mult/train/engine.py": ["tests/aimnet2mult/train/test_validation.py"],

@@ -58,7 +58,7 @@ def build_random(description: Description) -> Any:
     """Build the model of a description with random weights."""
     model = small_models.build(
         definition=dict(description.definition),
-        labels=[label.name for label in description.labels],
+        labels=description.labels,
         n_fidelities=len(description.fidelity_names),
         fidelity_offset=description.fidelity_offset,
         use_fidelity_readouts=description.use_fidelity_readouts,
