@@ -14,8 +14,12 @@ from telemetry.terminal import print_line, print_lines
 @click.command("calc-sae", context_settings=HELP)
 @click.argument("data", type=EXISTING_FILE)
 @click.argument("out", type=UserPath(dir_okay=False))
+@click.option(
+    "--samples", metavar="N", type=int, default=0, help="Fit N random structures (default: all structures, like 0)."
+)
+@click.option("--verbose", is_flag=True, help="Print the reference energies.")
 @click.argument("settings", metavar="[KEY=VALUE]...", nargs=-1)
-def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
+def calc_sae(data: Path, out: Path, samples: int, settings: tuple[str, ...], *, verbose: bool) -> None:
     """Fit reference energies of the elements.
 
     Reads the energies in DATA as training does, and writes one value in eV for each element to OUT, in YAML. Settings
@@ -28,7 +32,7 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
     from aimnet2mult.data.file_format import FileFormat
     from aimnet2mult.data.hdf5 import read_fidelity
     from aimnet2mult.data.label_summary import summarize_labels
-    from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
+    from aimnet2mult.data.reference_energies import apply_sae, fit_sae, random_subset, sae_to_yaml, write_sae
 
     section = load_data_settings((), settings)
     file_format = FileFormat.from_settings(section.keys, section.units.to_dict(), allow_external=section.allow_external)
@@ -43,8 +47,10 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
         print_line(f"warning: {line}", err=True)
     dataset = read_fidelity(data, labels=("energy",), file_format=file_format, skipped=report.skipped)
-    sae = fit_sae(dataset.groups, data)
+    sae = fit_sae(random_subset(dataset.groups, samples) if samples > 0 else dataset.groups, data)
     write_sae(out, sae)
     print_line(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
+    if verbose:
+        print_lines(sae_to_yaml(sae).rstrip())
     apply_sae(dataset, sae, data)
     print_lines(summarize_labels(dataset.groups))

@@ -1,6 +1,7 @@
 """Translation of the learning rate schedule."""
 
 from aimnet2mult.config.legacy.nested import Tree
+from aimnet2mult.config.legacy.rule import Rule
 from aimnet2mult.config.legacy.section import SectionTranslator
 
 __all__ = ["SchedulerTranslator"]
@@ -11,6 +12,21 @@ PER_ITERATION = ("torch.optim.lr_scheduler.OneCycleLR", "torch.optim.lr_schedule
 
 class SchedulerTranslator(SectionTranslator):
     """Translate ``scheduler``, and choose when an ignite scheduler steps."""
+
+    rules = (
+        Rule(
+            "ignite.handlers.param_scheduler.ReduceLROnPlateauScheduler",
+            "translated",
+            "`torch.optim.lr_scheduler.ReduceLROnPlateau`, after each validation",
+        ),
+        Rule(
+            "ignite.handlers.*", "notice", "same class; the notice states when it steps (see [Schedulers](#schedulers))"
+        ),
+        Rule("scheduler.kwargs.mode", "translated", "follows from the metric; an error if it contradicts the metric"),
+        Rule("scheduler.kwargs.min_delta", "translated", "`threshold` with `threshold_mode: abs`"),
+        Rule("scheduler.kwargs.min_lr", "notice", "ignored, as ignite did; takes effect on the command line"),
+        Rule("scheduler.kwargs.{trainer,verbose,save_history}", "translated", "no effect"),
+    )
 
     def translate(self, layer: Tree) -> None:
         """Replace ignite's plateau scheduler with torch's."""
