@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from aimnet2mult.cli.cache_folder import ensure_cache_folder
-from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath, require_training_packages
+from aimnet2mult.cli.console import EXISTING_DATA, HELP, UserPath, require_training_packages
 from telemetry.terminal import print_line, print_lines
 
 
 @click.command("calc-sae", context_settings=HELP)
-@click.argument("data", type=EXISTING_FILE)
+@click.argument("data", type=EXISTING_DATA)
 @click.argument("out", type=UserPath(dir_okay=False))
 @click.option(
     "--samples", metavar="N", type=int, default=0, help="Fit N random structures (default: all structures, like 0)."

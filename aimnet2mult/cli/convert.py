@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from aimnet2mult.cli.check_data import show_report
-from aimnet2mult.cli.console import EXISTING_FILE, HELP, UserPath
+from aimnet2mult.cli.console import EXISTING_DATA, HELP, UserPath
 from aimnet2mult.cli.interrupts import exiting_on_signals
 from telemetry.errors import did_you_mean
 from telemetry.terminal import print_line
@@ -46,7 +46,7 @@ def _unique(option: str, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 
 @click.command("convert", context_settings=HELP)
-@click.argument("inputs", metavar="INPUT...", type=EXISTING_FILE, nargs=-1, required=True)
+@click.argument("inputs", metavar="INPUT...", type=EXISTING_DATA, nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT.h5", type=UserPath(dir_okay=False), required=True, help="File to write.")
 @click.option(
     "--key",
@@ -81,9 +81,9 @@ def convert(
 ) -> None:
     """Convert data to the HDF5 layout that is trained on, and check them.
 
-    INPUTs are extended xyz (.xyz, .extxyz, also with .gz), ASE databases (.db), ASE trajectories (.traj) and NumPy
-    archives (.npz). All of them are written to one file, in eV, Å and e. A label that some structures lack is NaN
-    there. OUT.h5 must not exist. The exit code is 1 if the checks find errors.
+    INPUTs are extended xyz (.xyz, .extxyz, also with .gz), ASE databases (.db), ASE trajectories (.traj), NumPy
+    archives (.npz) and folders of NumPy archives. All of them are written to one file, in eV, Å and e. A label that
+    some structures lack is NaN there. OUT.h5 must not exist. The exit code is 1 if the checks find errors.
     """
     if missing := [name for name in ("ase", "h5py") if find_spec(name) is None]:
         raise click.ClickException(

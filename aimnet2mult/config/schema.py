@@ -163,6 +163,8 @@ def check_files(files: Mapping[str, str]) -> Iterator[str]:
     for name, path in files.items():
         if not path.isprintable():
             yield f"{name} is {path!r}: expected a path of printable characters"
+        elif "fidelity_datasets" in name and Path(path).is_dir():
+            yield from _check_npz_folder(name, Path(path))
         elif not is_file(path):
             yield f"{name}: no file {path}"
         elif "fidelity_datasets" in name:
@@ -177,6 +179,15 @@ def _is_torch_file(path: Path) -> bool:
         return file.read(2).startswith((b"PK", b"\x80"))
 
 
+def _check_npz_folder(name: str, path: Path) -> Iterator[str]:
+    """Look for npz files; which of them are data is checked when they are read."""
+    try:
+        if not any(file.suffix == ".npz" for file in path.iterdir()):
+            yield f"{name}: the folder {path} has no npz files named by numbers of atoms, such as 007.npz"
+    except OSError as error:
+        yield f"{name}: cannot read {path}: {error.strerror}"
+
+
 def _check_hdf5(name: str, path: Path) -> Iterator[str]:
     """Look for the HDF5 signature at offset 0, and after a user block of 512, 1024, … bytes."""
     try:
@@ -188,4 +199,5 @@ def _check_hdf5(name: str, path: Path) -> Iterator[str]:
     except OSError as error:
         yield f"{name}: cannot read {path}: {error.strerror}"
     else:
-        yield f"{name}: {path} is not an HDF5 file"
+        hint = "; give a folder of npz files, or convert it" if path.suffix == ".npz" else ""
+        yield f"{name}: {path} is not an HDF5 file{hint}"

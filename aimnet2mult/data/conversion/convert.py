@@ -13,6 +13,7 @@ from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.conversion.structure import Structure, to_structure
 from aimnet2mult.data.conversion.writer import check_absent, new_file
 from aimnet2mult.data.file_format import FRAMES, OPTIONAL_INPUTS, array_type
+from aimnet2mult.data.npz import NpzFolder
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.report import Problems
 from aimnet2mult.errors import DataError
@@ -47,7 +48,7 @@ def convert(
     The structures are read one after the other, and written in blocks. The new file appears once it is complete.
 
     Args:
-        inputs: The files.
+        inputs: The files, and folders of npz files.
         out: The new file.
         options: What the files do not say.
         progress: Called with a line about the progress now and then.
@@ -57,6 +58,7 @@ def convert(
         DataError: There are problems, which the message lists, or the new file exists or cannot be written.
     """
     factors = data_unit_factors(options.units, "--unit ")
+    inputs = [file for path in inputs for file in _files(path)]
     _check_distinct(inputs)
     check_absent(out)
     source = _Source(options, factors)
@@ -67,6 +69,14 @@ def convert(
                 progress(f"{source.count:,} structures …")
         source.raise_problems()
     return [f"wrote {out}: {counted(source.count, 'structure')}", *source.notes()]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if files := NpzFolder(path).files:
+        return files
+    raise DataError(f"the folder {path} contains no npz files")
 
 
 def _check_distinct(inputs: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from aimnet2mult.data.conversion.frames import Frame
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.file_format import array_type
-from aimnet2mult.data.layout import MAX_ATOMS
+from aimnet2mult.data.members import MAX_ATOMS
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import LABELS
 

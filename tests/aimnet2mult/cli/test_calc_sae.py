@@ -126,4 +126,4 @@ def test_the_command_can_be_run_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aimnet2mult.train.calc_sae", "nowhere.h5", str(tmp_path / "sae.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: invalid value for 'DATA': File 'nowhere.h5' does not exist.\n"
+    assert done.stderr == "error: invalid value for 'DATA': Path 'nowhere.h5' does not exist.\n"
