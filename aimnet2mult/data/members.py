@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 from h5py import h5d, h5f, h5fd, h5l, h5o, h5p, h5z
@@ -25,8 +25,8 @@ HDF5_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError, OverflowE
 READ_ERRORS = (*HDF5_ERRORS, *NPZ_ERRORS)
 """Errors of damaged data files."""
 
-DataFile = h5py.File | NpzFolder
-StoredArray = h5py.Dataset | NpzArray
+DataFile: TypeAlias = h5py.File | NpzFolder
+StoredArray: TypeAlias = h5py.Dataset | NpzArray
 Members = Mapping[str, StoredArray | h5py.Group | str]
 """The members of a group by name; for those that cannot be used, a text that states why."""
 
