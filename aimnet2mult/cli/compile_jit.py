@@ -83,7 +83,9 @@ def _contradictions(saved: SavedModel, level: int, options: Mapping[str, Any]) -
     if count > 1:
         given["--fidelity-offset"] = (options["fidelity_offset"], saved.fidelity_offset)
         given["--use-fidelity-readouts"] = (options["use_fidelity_readouts"], saved.use_fidelity_readouts)
-    yield from (f"{name} is {value}, but was {true} in training" for name, (value, true) in given.items() if value != true)
+    for name, (value, true) in given.items():
+        if value != true:
+            yield f"{name} is {value}, but was {true} in training"
     if read_definition(options["model"]) != saved.definition:
         yield f"--model {options['model']} is not the model that was trained"
     if level >= count:

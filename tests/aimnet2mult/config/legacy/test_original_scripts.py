@@ -101,7 +101,7 @@ def run_script(folder: Path, text: str) -> str:
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        ["bash", "run.sh"], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+        ["/bin/bash", "run.sh"], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
