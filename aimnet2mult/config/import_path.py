@@ -19,7 +19,7 @@ Role = Literal["model", "loss", "optimizer", "scheduler"]
 
 TRUSTED: dict[Role, tuple[str, ...]] = {
     "model": ("aimnet.models", "aimnet.modules", "torch.nn"),
-    "loss": ("aimnet2mult.train.loss", "aimnet.train.loss"),
+    "loss": ("aimnet2mult.train.loss", "aimnet2mult.train.adaptive_loss", "aimnet.train.loss"),
     "optimizer": ("torch.optim",),
     "scheduler": ("torch.optim.lr_scheduler", "ignite.handlers"),
 }

@@ -5,7 +5,7 @@ This module knows only which keys exist, namely those in the defaults; ``schema`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,8 @@ BY_FIDELITY = (
 """Mappings by fidelity index."""
 CLASS_KEYS = ("kwargs", "step", "metric_name")
 """Keys that belong to a `class`, and are dropped when a higher layer changes it."""
+KeepsKwargs = Callable[[str, str], bool]
+"""Function of the lower and the higher class that returns whether the lower kwargs are kept."""
 PATH_KEYS = (
     "data.fidelity_datasets",
     "data.val_fidelity_datasets",
@@ -78,6 +80,9 @@ def merge_layers(
 ) -> dict[str, Any]:
     """Merge the files and then the overrides over the defaults, and resolve references.
 
+    Over the settings of a run, only what files and overrides would contribute to a new run is merged. A layer of them
+    may change a class, and then drops the kwargs of lower layers again, as it did when the run was started.
+
     Args:
         files: YAML files; later ones win.
         overrides: ``key=value`` with dotted keys; later ones win.
@@ -91,14 +96,19 @@ def merge_layers(
     defaults = merged = read_defaults()
     layers = _read_layers(files, overrides, found, recorded)
     legacy = LegacyConfigTranslator.for_layers((source, layer) for source, layer, _ in layers)
+    keeps_kwargs = LegacyConfigTranslator.keeps_kwargs if legacy else _keeps_nothing
     if legacy:
-        merged = _merge(merged, legacy.defaults)
-    for source, given, folder in layers:
+        merged = _merge(merged, legacy.defaults, keeps_kwargs)
+    asked, given = merged, dict[str, Any]()
+    for number, (source, content, folder) in enumerate(layers):
         with found.collect():
-            layer = legacy.translate_layer(given) if legacy else given
-            layer = _select_known(source, layer, defaults, found)
-            # The original trainer kept the kwargs of lower layers when the class changed.
-            merged = _merge(merged, _resolve_paths(layer, folder), keep_kwargs=legacy is not None)
+            layer = legacy.translate_layer(content) if legacy else content
+            layer = _resolve_paths(_select_known(source, layer, defaults, found), folder)
+            if recorded and number == 0:
+                merged = _merge(merged, layer, keeps_kwargs)
+            else:
+                asked, given = _merge(asked, layer, keeps_kwargs), _unite(given, layer)
+    merged = _merge(merged, _restrict(asked, given), keeps_kwargs) if recorded else asked
     with found.collect():
         merged = references.resolve(legacy.finish(merged) if legacy else merged, found)
         if problems is not None:
@@ -251,15 +261,40 @@ def _make_absolute(folder: Path, value: object) -> object:
     return value
 
 
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any], *, keep_kwargs: bool = False) -> dict[str, Any]:
-    """Merge mappings recursively; ``upper`` wins. A changed class drops the lower CLASS_KEYS unless ``keep_kwargs``."""
+def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any], keeps_kwargs: KeepsKwargs) -> dict[str, Any]:
+    """Merge mappings recursively; ``upper`` wins. A changed class drops the lower CLASS_KEYS."""
     merged = dict(lower)
-    if not keep_kwargs and "class" in upper and "class" in lower and upper["class"] != lower["class"]:
-        merged |= {key: {} if key == "kwargs" else None for key in CLASS_KEYS if key in lower}
+    if "class" in upper and "class" in lower and upper["class"] != lower["class"]:
+        kept = ("kwargs",) if keeps_kwargs(lower["class"], upper["class"]) else ()
+        merged |= {key: {} if key == "kwargs" else None for key in CLASS_KEYS if key in lower and key not in kept}
     for key, value in upper.items():
         below = merged.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _merge(below, value, keep_kwargs=keep_kwargs)
+            merged[key] = _merge(below, value, keeps_kwargs)
         else:
             merged[key] = value
     return merged
+
+
+def _keeps_nothing(_lower: str, _upper: str) -> bool:
+    return False
+
+
+def _unite(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that either of two trees has."""
+    united = dict(lower)
+    for key, value in upper.items():
+        below = united.get(key)
+        united[key] = (
+            _unite(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else below
+        )
+    return united
+
+
+def _restrict(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree without the keys that another tree does not have."""
+    return {
+        key: _restrict(tree[key], below) if isinstance(tree[key], Mapping) and isinstance(below, Mapping) else tree[key]
+        for key, below in keys.items()
+        if key in tree
+    }

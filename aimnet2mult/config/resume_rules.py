@@ -33,6 +33,7 @@ CHANGEABLE = (
     "trainer.epochs",
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
+    "trainer.early_stopping.",
     "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",

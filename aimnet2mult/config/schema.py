@@ -70,6 +70,12 @@ class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
         given: Mapping[str, str] = self.telemetry["units"]
         return {name: given.get(name, label.unit) for name, label in LABELS.items()}
 
+    @property
+    def lr_groups(self) -> list[str]:
+        """Names of the parameter groups whose learning rate may differ from the main one."""
+        groups = self.optimizer.param_groups.items()
+        return [name for name, group in groups if group is not None and (self.scheduler or "lr" in group)]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as nested dictionaries, as stored in ``train.yaml``, without credentials of sinks."""
         plain: dict[str, Any] = msgspec.to_builtins(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +12,8 @@ from msgspec import Meta
 from aimnet2mult.config.type_check import Section
 
 __all__ = [
+    "ADAPTIVE_LOSS",
+    "OWN_LOSS",
     "Checkpoint",
     "Count",
     "Data",
@@ -25,6 +28,8 @@ __all__ = [
 
 MAX_FLOAT = sys.float_info.max
 """Upper bound that excludes infinity."""
+OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
+ADAPTIVE_LOSS = "aimnet2mult.train.adaptive_loss.MTAdaWLoss"
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
@@ -108,6 +113,14 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
         return [str(name) for name in components] if isinstance(components, dict) else []
 
     @property
+    def changes_weights(self) -> bool:
+        """Whether weights of components change during the training."""
+        components = self.kwargs.get("components")
+        parts = components.values() if isinstance(components, dict) else ()
+        scheduled = any(isinstance(part, dict) and isinstance(part.get("weight"), list) for part in parts)
+        return self.cls == ADAPTIVE_LOSS or scheduled
+
+    @property
     def functions(self) -> dict[str, str]:
         """Paths of the functions of the components by key."""
         components = self.kwargs.get("components")
@@ -133,6 +146,23 @@ class Scheduler(Section, frozen=True, rename={"cls": "class"}):
     kwargs: Options = {}  # noqa: RUF012 - msgspec copies it
     step: Literal["iteration", "epoch", "val"] | None = None
     metric_name: str | None = None
+
+    @property
+    def classes(self) -> dict[str, object]:
+        """Paths of its class and of those of nested schedulers, by key."""
+        return {"scheduler.class": self.cls, **dict(_nested_classes(self.kwargs, "scheduler.kwargs"))}
+
+
+def _nested_classes(node: object, key: str) -> Iterator[tuple[str, object]]:
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from _nested_classes(item, f"{key}[{index}]")
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name == "class":
+                yield f"{key}.class", value
+            else:
+                yield from _nested_classes(value, f"{key}.{name}")
 
 
 class EarlyStopping(Section, frozen=True):

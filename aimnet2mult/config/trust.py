@@ -31,7 +31,8 @@ def check_settings(config: Config, files: Sequence[Path], overrides: Sequence[st
     named: list[tuple[str, str, Role]] = [("loss.class", config.loss.cls, "loss")]
     named += [(key, path, "loss") for key, path in config.loss.functions.items()]
     named += [("optimizer.class", config.optimizer.cls, "optimizer")]
-    named += [("scheduler.class", config.scheduler.cls, "scheduler")] if config.scheduler else []
+    schedulers = config.scheduler.classes if config.scheduler else {}
+    named += [(key, path, "scheduler") for key, path in schedulers.items() if isinstance(path, str)]
     for key, path, role in named:
         source = find_source(key, files, overrides)
         with problems.collect():

@@ -11,6 +11,8 @@ from aimnet2mult.config.data_units import data_unit_factors
 from aimnet2mult.config.duration import AUTO, parse_duration
 from aimnet2mult.config.import_path import check_path
 from aimnet2mult.config.merge import BY_FIDELITY
+from aimnet2mult.config.sections import ADAPTIVE_LOSS, OWN_LOSS
+from aimnet2mult.config.weight_points import EXPECTED_WEIGHT, read_weight
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import UnitError, did_you_mean
@@ -28,7 +30,6 @@ INPUT_NAMES = ("coord", "numbers", "charge", "mult")
 MAX_NAME_BYTES = 230
 """Maximum length of names that become parts of file names, which have up to 255 bytes."""
 MAX_PROJECT_LENGTH = 250
-OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
 NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 """Settings that all optimizers of torch, if they have them, require to be numbers of at least 0."""
 
@@ -99,7 +100,7 @@ def _check_project_name(config: Config) -> Iterator[str]:
 def _check_loss(config: Config) -> Iterator[str]:
     loss = config.loss
     yield from _check_path(loss.cls, "loss.class")
-    if loss.cls != OWN_LOSS:
+    if loss.cls not in (OWN_LOSS, ADAPTIVE_LOSS):
         for key, path in loss.functions.items():
             yield from _check_path(path, key)
         return
@@ -121,8 +122,8 @@ def _check_component(key: str, component: object) -> Iterator[str]:
     kwargs = component.get("kwargs")
     if isinstance(kwargs, Mapping) and "key_true" in kwargs:
         yield from _check_labels(f"{key}.kwargs.key_true", [kwargs["key_true"]])
-    if "weight" in component and not _is_number(component["weight"]):
-        yield f"{key}.weight is {component['weight']!r}: expected a finite number of at least 0"
+    if "weight" in component and read_weight(component["weight"]) is None:
+        yield f"{key}.weight is {component['weight']!r}: expected {EXPECTED_WEIGHT}"
 
 
 def _check_optimizer(config: Config) -> Iterator[str]:
@@ -144,7 +145,8 @@ def _check_optimizer(config: Config) -> Iterator[str]:
 
 def _check_scheduler(config: Config) -> Iterator[str]:
     if config.scheduler is not None:
-        yield from _check_path(config.scheduler.cls, "scheduler.class")
+        for key, path in config.scheduler.classes.items():
+            yield from _check_path(path, key)
 
 
 def _check_telemetry(config: Config) -> Iterator[str]:

@@ -25,7 +25,7 @@ class LossTerms:
     names: tuple[str, ...] = ()
     """Names of the components; none if they are unknown, as for a custom loss, which is then summed as a whole."""
     weights: tuple[float, ...] = ()
-    """Weights of the components, whose sum is 1."""
+    """Weights of the components in the published loss."""
 
 
 NO_TERMS = LossTerms()

@@ -16,7 +16,16 @@ from msgspec import Meta
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.torch_file import open_archive, read_pickle
 
-__all__ = ["Progress", "check_content", "read_progress"]
+__all__ = ["EarlyStoppingState", "Progress", "check_content", "read_progress"]
+
+
+class EarlyStoppingState(msgspec.Struct, frozen=True):
+    """The state of `EarlyStopping`; that without a metric in a checkpoint of an earlier version."""
+
+    metric: str | None = None
+    value: float = math.inf
+    iteration: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    waited: Annotated[int, Meta(ge=0, lt=2**53)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +40,7 @@ class Progress:
     lowest_lr: float
     samplers: dict[str, Any] | None
     """Settings of the sampler of the training data; None in a checkpoint of an earlier version."""
+    early_stopping: EarlyStoppingState
 
     @property
     def epoch(self) -> int:
@@ -55,6 +65,7 @@ class _Position(msgspec.Struct):
     data: int
     samplers: dict[str, Any] | None = None
     best: _Best = msgspec.field(default_factory=_Best)
+    early_stopping: EarlyStoppingState = EarlyStoppingState()
 
 
 def read_progress(path: Path) -> Progress:
@@ -81,6 +92,7 @@ def read_progress(path: Path) -> Progress:
         owes_validation=position.owes_validation,
         lowest_lr=lowest_lr,
         samplers=position.samplers,
+        early_stopping=position.early_stopping,
     )
 
 

@@ -207,12 +207,14 @@ class Checkpointing:
 
     def _state(self) -> dict[str, Stateful]:
         components = self._components
-        return {
+        state: dict[str, Stateful] = {
             "model": components.model,
             "optimizer": components.optimizer,
             "schedule": components.schedule,
             "sums": components.train_sums,
         }
+        loss: Any = components.loss_fn
+        return {**state, "loss": loss} if hasattr(loss, "state_dict") and hasattr(loss, "load_state_dict") else state
 
     def _state_of_all_ranks(self) -> dict[str, Stateful]:
         """Return the state to save; the reduction over the ranks is a collective operation."""
@@ -259,6 +261,9 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
     for name, part in state.items():
+        if name == "loss" and name not in content["parts"]:
+            # Version 0.1 did not save the state of a loss.
+            continue
         with _reporting(path, name):
             restore_part(part, content["parts"][name])
     with _reporting(path, "random"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aimnet2mult.metrics.declarations import bare_name
+from aimnet2mult.train.early_stopping import describe_stop
+
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
     from aimnet2mult.errors import Problems
@@ -28,6 +31,11 @@ def describe_completion(config: Config, progress: Progress) -> str:
     limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
     if progress.iteration == epochs * progress.epoch_length:
         return f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue"
+    early, settings = progress.early_stopping, config.trainer.early_stopping
+    same = early.metric is not None and settings.metric is not None and early.metric == bare_name(settings.metric)
+    if same and early.waited >= settings.patience:
+        why = describe_stop(str(early.metric), early.waited, early.iteration, progress.epoch_length)
+        return f"nothing left to train: {why}; increase trainer.early_stopping.patience to continue"
     if limit is not None and progress.lowest_lr < limit and progress.iteration % progress.epoch_length == 0:
         return (
             f"nothing left to train: learning rate {progress.lowest_lr:.3g} is below trainer.stop_below_lr {limit:.3g}"

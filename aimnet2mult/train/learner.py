@@ -17,6 +17,7 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.weights import load_weights
+from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, possible_metrics
@@ -66,6 +67,8 @@ def build_learner(
     with problems.collect():
         if config.checkpoint.best is not None:
             metrics.find(config.checkpoint.best, "checkpoint.best")
+    with problems.collect():
+        EarlyStopping(config.trainer.early_stopping, metrics)
     with problems.collect():
         loss_fn = build_loss(config, communicator)
     with problems.collect():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
@@ -17,6 +18,7 @@ from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, epoch_length, total_iterations
 from aimnet2mult.train.learner import build_loss
+from aimnet2mult.train.optimizer import group_indices
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.validation import Validation
@@ -58,7 +60,7 @@ class Training:
         self._communicator = communicator
         self._consensus = consensus
         self._console = console
-        self._finished_by_lr = False
+        self._finished_early = False
         self._trainer = self._build_trainer()
         self._set_position(0)
 
@@ -86,7 +88,7 @@ class Training:
             # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
             self._bus.flush()
             self._consensus.should_stop(now=True)
-        elif not self._finish_if_lr_below_limit() and not self._consensus.should_stop(now=True):
+        elif not self._finish_early() and not self._consensus.should_stop(now=True):
             self._consensus.reset_interval()
             self._trainer.run(self._components.train_loader)
         if self._consensus.diverged:
@@ -98,7 +100,7 @@ class Training:
             _save_failed(self._checkpointing, state.iteration, self._bad_steps.suspect_from)
             return Outcome("not finite", self._bad_steps.failure)
         self._save(state.iteration)
-        complete = state.iteration == total or self._finished_by_lr
+        complete = state.iteration == total or self._finished_early
         if not complete or self._validation.pending:
             return Outcome("preempted")
         if self._bad_steps.all_skipped:
@@ -121,6 +123,10 @@ class Training:
             communicator=self._communicator,
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._set_epoch_order)
+        set_iteration = getattr(components.loss_fn, "set_iteration", None)
+        if set_iteration is not None:
+            # Losses of other packages may have this method, too.
+            trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: set_iteration(engine.state.iteration))
         # Publish first, while the learning rate is still the one used in the iteration.
         self._reporter.attach(trainer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
@@ -149,7 +155,8 @@ class Training:
         iteration, every = engine.state.iteration, self._config.log_frequency.val
         self._bad_steps.add(iteration, engine.state.applied)  # type: ignore[attr-defined] # see build_trainer
         self._components.schedule.step_iteration()
-        if every is not None and iteration % every == 0:
+        validates = every is not None and iteration % every == 0
+        if validates:
             self._validate(iteration)
         total = total_iterations(engine)
         self._console.iteration(iteration, total, self._reporter.latest, self._bus.alerts)
@@ -158,6 +165,9 @@ class Training:
         if ends_epoch:
             return
         if self._consensus.should_stop(failed=bool(self._bad_steps.failure)):
+            engine.terminate()
+        elif validates and self._finish_early():
+            self._reporter.publish_last(engine)
             engine.terminate()
         elif self._consensus.checkpoint_due or iteration % (self._config.checkpoint.every_iterations or total) == 0:
             self._bad_steps.wait()
@@ -179,7 +189,7 @@ class Training:
         failed = bool(self._bad_steps.failure)
         if self._consensus.should_stop(now=True, failed=failed):
             engine.terminate()
-        elif self._finish_if_lr_below_limit():
+        elif self._finish_early():
             self._reporter.publish_last(engine)
             engine.terminate()
 
@@ -192,21 +202,25 @@ class Training:
             self._checkpointing.save(iteration)
         self._consensus.checkpoint_written()
 
-    def _finish_if_lr_below_limit(self) -> bool:
-        """Mark the run as finished if a learning rate is below ``trainer.stop_below_lr``; return whether it is.
+    def _finish_early(self) -> bool:
+        """Mark the run as finished if there is a reason to, and return whether it is."""
+        reason = "" if self._validation.pending else self._validation.stop_reason or self._describe_low_lr()
+        self._finished_early = bool(reason)
+        if reason and self._trainer.state.iteration < total_iterations(self._trainer):
+            self._console.say(f"{reason}: finished")
+        return self._finished_early
+
+    def _describe_low_lr(self) -> str:
+        """Return that a learning rate is below ``trainer.stop_below_lr``, or "".
 
         This applies only at the end of an epoch, after its validation.
         """
         limit, state = self._config.trainer.stop_below_lr, self._trainer.state
         # At the start, a schedule may still be warming up.
-        mid_epoch = not state.iteration or state.iteration % epoch_length(self._trainer)
-        if limit is None or self._validation.pending or mid_epoch:
-            return False
+        if limit is None or not state.iteration or state.iteration % epoch_length(self._trainer):
+            return ""
         lowest = min(float(group["lr"]) for group in self._components.optimizer.param_groups)
-        self._finished_by_lr = lowest < limit
-        if self._finished_by_lr and state.iteration < total_iterations(self._trainer):
-            self._console.say(f"learning rate {lowest:.3g} is below trainer.stop_below_lr {limit:.3g}: finished")
-        return self._finished_by_lr
+        return f"learning rate {lowest:.3g} is below trainer.stop_below_lr {limit:.3g}" if lowest < limit else ""
 
 
 def _save_failed(checkpointing: Checkpointing, iteration: int, suspect_from: int | None) -> None:
@@ -216,6 +230,13 @@ def _save_failed(checkpointing: Checkpointing, iteration: int, suspect_from: int
     else:
         what = "set aside, since the weights may have become too large"
         checkpointing.save_diverged(iteration, what, suspect_from=suspect_from)
+
+
+def _lr_groups(config: Config, model: nn.Module) -> dict[str, int]:
+    """Return the positions of the parameter groups whose learning rates are published."""
+    overrides = {name: group for name, group in config.optimizer.param_groups.items() if group is not None}
+    indices = group_indices(model, overrides)
+    return {name: indices[name] for name in config.lr_groups if name in indices}
 
 
 def build_training(
@@ -240,7 +261,7 @@ def build_training(
         console: console that displays the progress.
 
     Raises:
-        ConfigError: ``checkpoint.best`` is not a validation metric, or the validation data have no labels for it.
+        ConfigError: a metric in the settings is not a validation metric, or the validation data have no labels for it.
     """
     # Errors propagate; ignite would log them as well.
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
@@ -251,6 +272,9 @@ def build_training(
         labels=components.labels,
         fidelity_names=config.fidelity_names,
         optimizer=components.optimizer,
+        lr_groups=_lr_groups(config, components.model),
+        loss_fn=components.loss_fn,
+        val_every=config.log_frequency.val,
     )
     validation = Validation(
         folder,

@@ -7,7 +7,6 @@ exactly zero to loss and gradient, whatever the label and the prediction are. No
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.layout import LossTerms
 from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
+from aimnet2mult.train.loss_weights import LossWeights
 
 __all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]
 
@@ -53,26 +53,32 @@ class MTLoss:
 
     Args:
         components: settings of each component by name: ``fn``, the dotted path of a function ``(y_pred, y_true,
-            **kwargs)`` that returns a scalar, preferably decorated with `mean`; ``weight``, a number; and optionally
-            ``kwargs``. The weights are divided by their sum.
+            **kwargs)`` that returns a scalar, preferably decorated with `mean`; ``weight``, a number, or points
+            ``[iteration, weight]`` between which it is linear; and optionally ``kwargs``. In each iteration, the
+            weights are divided by their sum.
 
     Raises:
-        ConfigError: a component has an unknown key, function or argument, or a weight that is not a finite number ≥ 0;
-            or no weight is > 0.
+        ConfigError: a component has an unknown key, function or argument, or an invalid weight; or all weights are 0 in
+            an iteration.
     """
 
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
         if "loss" in components:
             raise ConfigError("a loss component cannot be named 'loss', which is the name of the total; rename it")
         self._communicator = Communicator()
-        weights = {name: _weight(name, component) for name, component in components.items()}
-        total = sum(weights.values())
-        if not total:
-            raise ConfigError(f"the weights of the loss components are {weights}; expected at least one above 0")
+        for name, component in components.items():
+            _check_keys(name, component)
+        self.weights = LossWeights({name: component["weight"] for name, component in components.items()})
+        """The weights by iteration."""
+        if not components:
+            raise ConfigError("the weights of the loss components are {}; expected at least one above 0")
         self._functions = {name: _functions(name, component) for name, component in components.items()}
         self._uncounted = [i for i, (_, sum_and_count) in enumerate(self._functions.values()) if sum_and_count is None]
-        self.terms = LossTerms(names=tuple(weights), weights=tuple(weight / total for weight in weights.values()))
-        """The components and their weights, for `ErrorSums`."""
+        self.terms = LossTerms(names=tuple(components), weights=self.weights.final)
+        """The components and their final weights, for `ErrorSums`: published losses are comparable, whatever the
+        iteration."""
+        self.current_weights: Tensor | None = None
+        """The weights of the last call if they change, on the device; None if they do not."""
 
     def use_ranks(self, ranks: Communicator) -> None:
         """Share each batch with other ranks: the mean loss over the ranks is then the loss of the whole batch.
@@ -80,6 +86,10 @@ class MTLoss:
         Each call of the loss then sums the counts over the ranks, so all ranks must call it.
         """
         self._communicator = ranks
+
+    def set_iteration(self, iteration: int) -> None:
+        """Use the weights of a training iteration, counted from 1, until the next call."""
+        self.weights.iteration = iteration
 
     def __call__(self, y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the total as ``loss`` and each component, multiplied by its weight, under its name.
@@ -105,10 +115,15 @@ class MTLoss:
                 raise ValueError(f"loss component {name!r}: {error}") from error
         # One operation for all components is faster than one for each.
         total, counted = torch.stack(sums), torch.stack(counts)
-        weights = _as_tensor(self.terms.weights, total.dtype, total.device)
-        losses = self._means(total, counted) * weights
+        losses = self._means(total, counted) * self._current_weights(total.dtype, total.device)
         by_name = dict(zip(self._functions, losses.unbind(), strict=True))
         return Losses({**by_name, "loss": losses.sum()}, self._terms(total, counted, y_true))
+
+    def _current_weights(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        weights = self.weights.as_tensor(dtype, device)
+        if self.weights.change:
+            self.current_weights = weights
+        return weights
 
     @torch.no_grad()
     def _terms(self, sums: Tensor, counts: Tensor, y_true: Mapping[str, Tensor]) -> Tensor:
@@ -251,24 +266,12 @@ def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, pred - true, torch.zeros((), dtype=pred.dtype, device=pred.device))
 
 
-@functools.lru_cache
-def _as_tensor(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # A tensor created in inference mode could not be used in training.
-    with torch.inference_mode(mode=False):
-        return torch.tensor(weights, dtype=dtype, device=device)
-
-
-def _weight(name: str, component: Mapping[str, Any]) -> float:
-    """Return the weight of a component; raise ConfigError if it or a key is invalid."""
+def _check_keys(name: str, component: Mapping[str, Any]) -> None:
     unknown = sorted(set(component) - {"fn", "weight", "kwargs"})
     missing = sorted({"fn", "weight"} - set(component))
     if unknown or missing:
         wrong = f"has no {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
         raise ConfigError(f"loss component {name!r} {wrong}; expected fn, weight and kwargs")
-    weight = component["weight"]
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-        raise ConfigError(f"the weight of loss component {name!r} is {weight!r}; expected a number ≥ 0")
-    return float(weight)
 
 
 def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn | None]:

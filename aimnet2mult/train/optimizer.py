@@ -1,20 +1,20 @@
 """Build the optimizer and the learning rate schedule from the configuration."""
 
-import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from aimnet2mult.config.import_path import load_object
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.train.nested_scheduler import check_entries, find_maker, is_ignite, make_scheduler
 from aimnet2mult.train.restoring import check_alike
 from aimnet2mult.train.validation_metrics import ValidationMetrics
 
-__all__ = ["Schedule", "build_optimizer", "build_scheduler"]
+__all__ = ["Schedule", "build_optimizer", "build_scheduler", "group_indices"]
 
 Step = Literal["iteration", "epoch", "val"]
 STEPS: tuple[Step, ...] = ("iteration", "epoch", "val")
@@ -22,7 +22,6 @@ MEASURED = ("mode", "mode_worse", "best", "num_bad_epochs", "cooldown_counter")
 """Parts of the state of ReduceLROnPlateau that depend on its mode and on earlier values."""
 STATE_VERSION = 2
 """Version of the state of a `Schedule`; in version 1, the validation loss was the mean of the batch losses."""
-IGNITE_SCHEDULER = ("ignite.handlers.param_scheduler", "ParamScheduler")
 
 
 def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
@@ -47,8 +46,7 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> Optimizer:
     groups = _groups(model, overrides)
     if not groups:
         raise ConfigError("optimizer.force_no_train freezes all parameters of the model; leave some to train")
-    cls = _class(cfg, "optimizer", Optimizer)
-    optimizer: Optimizer = _instantiate(cls, "optimizer", groups, cfg.get("kwargs") or {})
+    optimizer = _instantiate(_optimizer_class(cfg), groups, cfg.get("kwargs") or {})
     for name, override in overrides.items():
         # torch silently accepts unknown settings.
         known = ("re", *optimizer.defaults)
@@ -61,13 +59,14 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
 
     Args:
         optimizer: the optimizer whose learning rates are scheduled.
-        cfg: ``class``, a scheduler of torch or a parameter scheduler of ignite, and ``kwargs``; ``step``, when it
-            steps: after each ``iteration``, ``epoch`` or validation (``val``); by default, after each epoch for torch
-            and after each iteration for ignite. ReduceLROnPlateau steps after validations and uses the metric
-            ``metric_name``: ``loss`` (the default) or another validation metric such as ``E_rmse``; ``val_loss`` and
-            ``val/loss`` are accepted too. Its ``mode`` follows from the metric: ``max`` for R², otherwise ``min``. A
-            scheduler of ignite sets the same value in all parameter groups, from the first iteration (or the first
-            validation) on.
+        cfg: ``class``, a scheduler of torch or a parameter scheduler of ignite, and ``kwargs``, which may contain
+            further schedulers, each as a mapping with ``class`` and ``kwargs``; ``step``, when it steps: after each
+            ``iteration``, ``epoch`` or validation (``val``); by default, after each epoch for torch and after each
+            iteration for ignite. ReduceLROnPlateau steps after validations and uses the metric ``metric_name``:
+            ``loss`` (the default) or another validation metric such as ``E_rmse``; ``val_loss`` and ``val/loss`` are
+            accepted too. Its ``mode`` follows from the metric: ``max`` for R², otherwise ``min``. A scheduler of ignite
+            sets the same value in all parameter groups, unless ``param_group_index`` selects one, from the first
+            iteration (or the first validation) on.
         metrics: the validation metrics.
 
     Raises:
@@ -77,18 +76,19 @@ def build_scheduler(optimizer: Optimizer, cfg: Mapping[str, Any] | None, *, metr
     if cfg is None:
         return Schedule(None)
     _reject_unknown_keys("scheduler", cfg, ("class", "kwargs", "step", "metric_name"))
-    cls = _class(cfg, "scheduler", LRScheduler)
-    plateau, ignite = issubclass(cls, ReduceLROnPlateau), _is_ignite(cls)
+    make = find_maker(cfg, "scheduler")
+    plateau = isinstance(make, type) and issubclass(make, ReduceLROnPlateau)
+    ignite = not isinstance(make, type) or is_ignite(make)
     step = cfg.get("step") or ("val" if plateau else "iteration" if ignite else "epoch")
     if step not in STEPS:
         raise ConfigError(f"scheduler.step is {step!r}; expected one of {', '.join(STEPS)}")
     if plateau and step != "val":
-        raise ConfigError(f"scheduler.step is {step!r}; {cls.__name__} needs val, since it uses a validation metric")
+        raise ConfigError(f"scheduler.step is {step!r}; {make.__name__} needs val, since it uses a validation metric")
     metric = _metric(cfg, metrics, plateau=plateau)
     kwargs = cfg.get("kwargs") or {}
     if metric is not None:
         kwargs = _with_mode(kwargs, metric, metrics)
-    scheduler = _instantiate(cls, "scheduler", optimizer, {"param_name": "lr", **kwargs} if ignite else kwargs)
+    scheduler = make_scheduler(make, optimizer, kwargs, "scheduler")
     if ignite and step != "val":
         scheduler(None)
     return Schedule(scheduler, step=step, metric=metric)
@@ -143,16 +143,13 @@ class Schedule:
             comparable = self._metric != "loss" or state.get("version", 1) >= STATE_VERSION
             saved = _comparable(state["state"], self._scheduler, comparable=comparable)
             check_alike(self._scheduler.state_dict(), saved, "state")
-            for key in saved:
-                # torch sets an attribute for each entry.
-                if key == "optimizer" or callable(getattr(type(self._scheduler), key, None)):
-                    raise ValueError(f"unknown entry {key!r}")
+            check_entries(self._scheduler, saved)
             self._scheduler.load_state_dict(saved)
 
     def _advance(self, step: Step, *metric: float) -> None:
         if self._scheduler is None or step != self._step:
             return
-        if _is_ignite(type(self._scheduler)):
+        if is_ignite(type(self._scheduler)):
             self._scheduler(None)
         else:
             # Only ReduceLROnPlateau takes a metric.
@@ -192,8 +189,24 @@ def _metric(cfg: Mapping[str, Any], metrics: ValidationMetrics, *, plateau: bool
     return metrics.find(str(name or "loss"), "scheduler.metric_name")
 
 
+def group_indices(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return the position of each named parameter group in the optimizer that `build_optimizer` has built.
+
+    Args:
+        model: the model, whose parameters to freeze are frozen.
+        overrides: the section ``param_groups``.
+    """
+    return {name: index for index, name in enumerate(_members(model, overrides)) if name is not None}
+
+
 def _groups(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the non-empty parameter groups, the default group first."""
+    members = _members(model, overrides)
+    return [{"params": parameters, **_settings(overrides, group)} for group, parameters in members.items()]
+
+
+def _members(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str | None, list[nn.Parameter]]:
+    """Return the parameters of each group that has any, by name; the default group, None, comes first."""
     named = list(model.named_parameters())
     members: dict[str | None, list[nn.Parameter]] = {None: [], **{name: [] for name in overrides}}
     matched: dict[str, list[nn.Parameter]] = {}
@@ -212,9 +225,7 @@ def _groups(model: nn.Module, overrides: Mapping[str, Mapping[str, Any]]) -> lis
             raise ConfigError(
                 f"optimizer.param_groups.{group} has no parameters: earlier groups match all of them; change the order"
             )
-    return [
-        {"params": parameters, **_settings(overrides, group)} for group, parameters in members.items() if parameters
-    ]
+    return {group: parameters for group, parameters in members.items() if parameters}
 
 
 def _settings(overrides: Mapping[str, Mapping[str, Any]], group: str | None) -> dict[str, Any]:
@@ -242,27 +253,21 @@ def _find_matching(expression: object, named: Sequence[tuple[str, nn.Parameter]]
     return found
 
 
-def _class(cfg: Mapping[str, Any], section: Literal["optimizer", "scheduler"], base: type) -> Any:
+def _optimizer_class(cfg: Mapping[str, Any]) -> Any:
     if "class" not in cfg:
-        raise ConfigError(f"{section} has no 'class'; expected the dotted path of a {base.__name__}")
-    cls = load_object(cfg["class"], f"{section}.class", section)
-    if not isinstance(cls, type) or not (issubclass(cls, base) or (base is LRScheduler and _is_ignite(cls))):
-        raise ConfigError(f"{section}.class is {cfg['class']}, which is not a {base.__module__}.{base.__name__}")
-    if "metric_name" in inspect.signature(cls).parameters:
-        raise ConfigError(f"{section}.class is {cfg['class']}; use torch.optim.lr_scheduler.ReduceLROnPlateau instead")
+        raise ConfigError("optimizer has no 'class'; expected the dotted path of an Optimizer")
+    cls = load_object(cfg["class"], "optimizer.class", "optimizer")
+    if not isinstance(cls, type) or not issubclass(cls, Optimizer):
+        raise ConfigError(f"optimizer.class is {cfg['class']}, which is not a {Optimizer.__module__}.Optimizer")
     return cls
 
 
-def _is_ignite(cls: type) -> bool:
-    """Return whether the class is a parameter scheduler of ignite, without importing ignite's schedulers."""
-    return any((base.__module__, base.__name__) == IGNITE_SCHEDULER for base in cls.__mro__)
-
-
-def _instantiate(cls: Any, section: str, first: object, kwargs: Mapping[str, Any]) -> Any:
+def _instantiate(cls: Any, groups: list[dict[str, Any]], kwargs: Mapping[str, Any]) -> Optimizer:
     try:
-        return cls(first, **kwargs)
+        optimizer: Optimizer = cls(groups, **kwargs)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{section}: cannot build {cls.__name__} with {dict(kwargs)}: {error}") from error
+        raise ConfigError(f"optimizer: cannot build {cls.__name__} with {dict(kwargs)}: {error}") from error
+    return optimizer
 
 
 def _reject_unknown_keys(section: str, cfg: Mapping[str, Any], known: Collection[str]) -> None:

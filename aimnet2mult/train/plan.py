@@ -95,7 +95,14 @@ class Plan:
     def metrics(self) -> dict[str, Metric]:
         """Declarations of the metrics that will be published."""
         config = self.config
-        declared = declare(config.labels, config.fidelity_names, config.units, config.loss.components)
+        declared = declare(
+            config.labels,
+            config.fidelity_names,
+            config.units,
+            config.loss.components,
+            lr_groups=config.lr_groups,
+            weighted=config.loss.components if config.loss.changes_weights else (),
+        )
         earlier = {} if self.resume_step is None else _declared_metrics(self.folder)
         return {name: _declaration(info, earlier.get(name)) for name, info in declared.items()}
 

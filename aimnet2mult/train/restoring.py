@@ -17,6 +17,10 @@ from torch.optim import LBFGS, Optimizer
 __all__ = ["Stateful", "check_alike", "restore_part"]
 
 
+COUNTDOWNS = ("_current_duration",)
+"""Entries of a state that may become 0 or negative."""
+
+
 class Stateful(Protocol):
     """An object whose state consists of tensors and plain values."""
 
@@ -53,7 +57,7 @@ def check_alike(own: object, saved: object, name: str) -> None:
         ValueError: It is of another kind; the message has its name.
     """
     if isinstance(own, Mapping) and isinstance(saved, Mapping):
-        for key in own.keys() & saved.keys():
+        for key in (own.keys() & saved.keys()) - set(COUNTDOWNS):
             check_alike(own[key], saved[key], f"{name}.{key}")
     elif isinstance(own, list | tuple) and isinstance(saved, list | tuple):
         for index, (one, other) in enumerate(zip(own, saved, strict=False)):

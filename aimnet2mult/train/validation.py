@@ -16,6 +16,7 @@ from aimnet2mult.models.weights import save_weights
 from aimnet2mult.train.checkpoint_folder import best_path
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.engine import build_validator
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Reporter
@@ -82,14 +83,15 @@ class Validation:
     Args:
         run: the run folder.
         components: components of the run, whose model is validated.
-        config: configuration of the run; ``checkpoint.best`` names the metric of the best validation.
+        config: configuration of the run; ``checkpoint.best`` names the metric of the best validation, and
+            ``trainer.early_stopping`` the one that has to improve.
         reporter: publisher of the metrics.
         consensus: agreement of the ranks, after each batch, on whether to stop.
         communicator: communicator of the ranks.
         console: console on which problems are reported.
 
     Raises:
-        ConfigError: ``checkpoint.best`` is not a validation metric, or the validation data have no labels for it.
+        ConfigError: one of these is not a validation metric, or the validation data have no labels for it.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Validation:
         self._console = console
         self._repeats = Repeats()
         self._best = BestValidation(config.checkpoint.best, components.val_metrics)
+        self._early_stopping = EarlyStopping(config.trainer.early_stopping, components.val_metrics)
         self._validator = build_validator(
             components.model, components.loss_fn, components.val_sums, device=components.device
         )
@@ -134,19 +137,28 @@ class Validation:
             return
         metrics = self._publish(iteration)
         self._components.schedule.step_validation(metrics)
+        self._early_stopping.update(metrics, iteration)
         if self._best.update(metrics) and not self._communicator.rank:
             self._save_best()
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the training should finish, because a metric no longer improves; otherwise empty."""
+        return self._early_stopping.reason(len(self._components.train_loader))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`; its keys are part of the format of checkpoints.
 
-        ``owes_validation`` is whether a validation is `pending`, and ``best`` the state of the best validation.
+        ``owes_validation`` is whether a validation is `pending`; ``best`` and ``early_stopping`` are the states of the
+        best validation and of the search for an improvement.
         """
-        return {"owes_validation": self.pending, "best": self._best.state_dict()}
+        state = {"owes_validation": self.pending, "best": self._best.state_dict()}
+        return {**state, "early_stopping": self._early_stopping.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state from `state_dict`."""
         self.pending = state["owes_validation"]
+        self._early_stopping.load_state_dict(state.get("early_stopping", {}))
         # Checkpoints of early versions have no best value.
         if not self._best.load_state_dict(state.get("best", {})):
             self._console.say(
@@ -167,7 +179,7 @@ class Validation:
         components = self._components
         epoch = -(-iteration // len(components.train_loader))
         published = self._reporter.publish_validation(iteration, epoch, self._skipped)
-        if not components.schedule.needs_validation and self._best.metric is None:
+        if not components.schedule.needs_validation and self._best.metric is self._early_stopping.metric is None:
             return {}
         slot, loss = published.wait()[Slot.EPOCH], components.val_sums.layout.loss
         return statistics(slot, components.labels, self._fidelity_names, VALIDATION, loss)

@@ -7,6 +7,7 @@ import numpy as np
 
 from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.metrics.declarations import bare_name
 from aimnet2mult.metrics.statistics import VALIDATION, MetricInfo, metric_info
 from aimnet2mult.quantities import Label
 
@@ -29,7 +30,7 @@ class ValidationMetrics:
             ConfigError: there is no such metric, or the validation data have no labels for it; the message names the
                 setting.
         """
-        metric = name.removeprefix("val/").removeprefix("val_")
+        metric = bare_name(name)
         if metric not in self.known:
             raise ConfigError(f"{setting} is {name!r}; expected one of {', '.join(self.known)}")
         if metric not in self.available:

@@ -3,12 +3,14 @@
 import re
 
 from aimnet2mult.config.legacy.rule import Rule
+from aimnet2mult.config.sections import ADAPTIVE_LOSS
 from aimnet2mult.errors import ConfigError
 
 __all__ = ["ABSENT", "MODEL", "RULES", "translate_loss", "translate_module"]
 
 MODEL = "aimnet2mult.models.aimnet2.AIMNet2"
 
+ADAPTIVE = "aimnet2mult.train.loss.MTAdaWLoss"
 MODULES = {"SRRep": "core.SRRep", "DispParam": "lr.DispParam"}
 """Path within ``aimnet.modules`` of the classes that the package does not export."""
 
@@ -33,6 +35,11 @@ RULES = (
     Rule(MODEL, "translated", "`aimnet.models.AIMNet2`; `max_z` has no effect"),
     Rule("aimnet2mult.modules.*", "translated", "`aimnet.modules.*`, the class of the same name"),
     Rule("aimnet.train.loss.*", "translated", "`aimnet2mult.train.loss.*`, which ignore missing labels"),
+    Rule(
+        ADAPTIVE,
+        "translated",
+        f"`{ADAPTIVE_LOSS}`; validations do not change its scales ([Loss weights](training-options.md#loss-weights))",
+    ),
     *(Rule(path, "error", text) for path, text in ABSENT.items()),
 )
 
@@ -48,6 +55,8 @@ def translate_loss(path: str, key: str) -> str:
         ConfigError: There is no equivalent.
     """
     _reject_absent(path, key)
+    if path == ADAPTIVE:
+        return ADAPTIVE_LOSS
     return re.sub(r"^aimnet\.train\.loss\.", "aimnet2mult.train.loss.", path)
 
 

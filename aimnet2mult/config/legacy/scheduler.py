@@ -22,6 +22,12 @@ class SchedulerTranslator(SectionTranslator):
         Rule(
             "ignite.handlers.*", "notice", "same class; the notice states when it steps (see [Schedulers](#schedulers))"
         ),
+        Rule(
+            "layers that change `scheduler.class`",
+            "translated",
+            "keep the `kwargs` of lower layers, as in the original, but not those of a schedule of another kind "
+            "(plateau, ignite, torch), with which the original failed",
+        ),
         Rule("scheduler.kwargs.mode", "translated", "follows from the metric; an error if it contradicts the metric"),
         Rule("scheduler.kwargs.min_delta", "translated", "`threshold` with `threshold_mode: abs`"),
         Rule("scheduler.kwargs.min_lr", "notice", "ignored, as ignite did; takes effect on the command line"),

@@ -9,9 +9,9 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 from aimnet2mult.config.legacy import nested
-from aimnet2mult.config.legacy.classes import translate_loss
 from aimnet2mult.config.legacy.data import DataTranslator
 from aimnet2mult.config.legacy.detect import LEGACY_KEYS, is_legacy
+from aimnet2mult.config.legacy.loss import LossTranslator
 from aimnet2mult.config.legacy.nested import MISSING, Tree
 from aimnet2mult.config.legacy.rule import Outcome, Rule
 from aimnet2mult.config.legacy.samplers import SamplerTranslator
@@ -91,7 +91,10 @@ TAKES_EFFECT = "takes effect here, unlike in the original trainer; remove it for
 CHECKPOINT_OFF = "checkpoints are always written; checkpoint.keep sets how many are kept"
 CHECKPOINT_FIXED = "cannot be set; checkpoints are written such that a run can be resumed"
 
-SECTIONS = (DataTranslator, SamplerTranslator, SchedulerTranslator, ValidationTranslator, WandbTranslator)
+SECTIONS = (
+    *(DataTranslator, SamplerTranslator, LossTranslator),
+    *(SchedulerTranslator, ValidationTranslator, WandbTranslator),
+)
 
 RULES = (
     *(Rule(old, new.outcome, f"`{new.key}`{new.note and f'; {new.note}'}") for old, new in RENAMED.items()),
@@ -129,6 +132,14 @@ class LegacyConfigTranslator:
         sources = [name for name, layer in layers if is_legacy(layer)]
         return cls(sources) if sources else None
 
+    @staticmethod
+    def keeps_kwargs(lower: object, upper: object) -> bool:
+        """Return whether a layer that changes a class keeps the kwargs of lower layers, as in the original trainer.
+
+        Exceptions are schedulers that have no arguments in common, with which the original failed.
+        """
+        return _family(lower) == _family(upper)
+
     def translate_layer(self, layer: Tree) -> Tree:
         """Return a copy of a layer in current keys.
 
@@ -142,7 +153,6 @@ class LegacyConfigTranslator:
                 raise ConfigError(f"{key} is {value!r}: expected a mapping")
         for section in self._sections:
             section.translate(layer)
-        _translate_losses(layer)
         self._remove_ineffective(layer)
         for old, new in RENAMED.items():
             if (value := nested.pop(layer, old)) is not MISSING:
@@ -201,16 +211,9 @@ def log_notice(notice: str) -> None:
     logger.warning(notice)
 
 
-def _translate_losses(layer: Tree) -> None:
-    """Replace aimnet's losses, which do not ignore missing labels; the original trainer's have the same paths."""
-    loss = layer.get("loss")
-    components = nested.get(layer, "loss.kwargs.components", {})
-    parts = [(part, "fn", f"loss.kwargs.components.{name}.fn") for name, part in (components or {}).items()]
-    for section, key, where in [(loss, "class", "loss.class"), *parts] if loss else []:
-        if isinstance(section, dict) and isinstance(path := section.get(key), str):
-            section[key] = translate_loss(path, where)
-            if nested.get(section, "kwargs.missing_label_regularization") in (None, 0):
-                nested.pop(section, "kwargs.missing_label_regularization")
+def _family(path: object) -> str:
+    """Return which schedulers have arguments in common with a class."""
+    return next((name for name in ("ReduceLROnPlateau", "ignite.") if name in str(path)), "")
 
 
 def _remove_empty(layer: Tree) -> None:

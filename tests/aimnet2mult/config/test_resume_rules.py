@@ -1,10 +1,11 @@
 """Runs are found by name or folder, and only settings that do not define the training change on a resume."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aimnet2mult.config.merge import read_yaml, write_yaml
+from aimnet2mult.config.merge import flatten, read_yaml, write_yaml
 from aimnet2mult.config.resume_rules import (
     find_difference,
     find_run,
@@ -230,3 +231,70 @@ def test_reference_energies_behind_a_link_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "run" / "sae" / "b.yaml").symlink_to(tmp_path / "secret")
     with pytest.raises(ConfigError, match=r"run/sae/b\.yaml: links in a run folder are not followed"):
         reject_links(tmp_path / "run")
+
+
+# ---- settings of a resume that drop others
+
+
+DROPPING = [
+    (
+        {"optimizer": {"kwargs": {"lr": 1e-3, "weight_decay": 0.1}}},
+        ["optimizer.class=torch.optim.SGD"],
+        {"optimizer": {"class": "torch.optim.SGD", "kwargs": {}}},
+    ),
+    (
+        {"optimizer": {"kwargs": {"lr": 1e-3}}},
+        ["optimizer.class=torch.optim.SGD", "optimizer.kwargs.momentum=0.9"],
+        {"optimizer": {"class": "torch.optim.SGD", "kwargs": {"momentum": 0.9}}},
+    ),
+    (
+        {"scheduler": {"class": "torch.optim.lr_scheduler.ReduceLROnPlateau", "metric_name": "loss", "step": "val"}},
+        ["scheduler={class: torch.optim.lr_scheduler.StepLR, kwargs: {step_size: 3}}"],
+        {"scheduler": {"class": "torch.optim.lr_scheduler.StepLR", "kwargs": {"step_size": 3}, "metric_name": None}},
+    ),
+    ({"scheduler": {"class": "torch.optim.lr_scheduler.StepLR"}}, ["scheduler=null"], {"scheduler": None}),
+    (
+        {"loss": {"kwargs": {"components": {"energy": {"weight": 2.0}}}}},
+        ["loss.class=aimnet.train.loss.MTLoss"],
+        {"loss": {"class": "aimnet.train.loss.MTLoss", "kwargs": {}}},
+    ),
+    (
+        {"optimizer": {"param_groups": {"heads": {"re": "head", "lr": 1e-3}}}},
+        ["optimizer.param_groups.heads=null", "optimizer.param_groups.heads.re=mlp"],
+        {"optimizer": {"param_groups": {"heads": {"re": "mlp"}}}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "overrides", "expected"), DROPPING)
+def test_the_command_that_started_a_run_also_resumes_it(
+    run: Path, tmp_path: Path, file: dict[str, Any], overrides: list[str], expected: dict[str, Any]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    write_yaml(path, file)
+    data = [f"{key}={value}" for key, value in flatten(read_yaml(run / "train.yaml")["data"], "data") if value]
+    started = load([path], [*data, *overrides], check_inputs=False)
+    _assert_contains(started.to_dict(), expected)
+    write_yaml(run / "train.yaml", started.to_dict())
+    problems = Problems()
+    resumed, inexact = load_config(run, [path], overrides, problems=problems, restarts=False)
+    problems.raise_any()
+    assert (resumed, inexact) == (started, [])
+    # Without any of the original settings, the run keeps its own.
+    assert resume(run)[0] == started
+
+
+def _assert_contains(settings: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, value in expected.items():
+        if isinstance(value, dict) and value:
+            _assert_contains(settings[key], value)
+        else:
+            assert settings[key] == value
+
+
+def test_a_changed_setting_is_still_refused_after_the_command_that_started_the_run(run: Path, tmp_path: Path) -> None:
+    write_yaml(tmp_path / "settings.yaml", {"optimizer": {"kwargs": {"lr": 1e-3}}})
+    problems = Problems()
+    load_config(run, [tmp_path / "settings.yaml"], [], problems=problems, restarts=False)
+    with pytest.raises(ConfigError, match=r"^optimizer.kwargs.lr was 0.0004 .*cannot be 0.001"):
+        problems.raise_any()

@@ -100,3 +100,20 @@ def test_the_file_is_named_unless_the_command_line_sets_the_value(run: Path, tmp
     assert lines(request)[0].startswith(f"{tmp_path}/2.yaml: optimizer.class is 'subprocess.Popen'")
     override = Request(configs=request.configs, overrides=[data, "optimizer.class=os.system"])
     assert lines(override)[0].startswith("optimizer.class is 'os.system'")
+
+
+def test_nested_schedulers_are_checked_before_anything_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text(
+        "scheduler:\n"
+        "    class: torch.optim.lr_scheduler.SequentialLR\n"
+        "    kwargs:\n"
+        "        schedulers:\n"
+        "        - {class: torch.optim.lr_scheduler.LinearLR}\n"
+        "        - {class: os.system, kwargs: {x: [{class: shutil.rmtree}, {class: 5}]}}\n"
+        "        milestones: [5]\n"
+    )
+    found = "\n".join(lines(Request(configs=[tmp_path / "settings.yaml"])))
+    inner = "scheduler.kwargs.schedulers[1]"
+    assert f"{inner}.class is 'os.system': a scheduler may come from torch.optim.lr_scheduler, ignite" in found
+    assert f"{inner}.kwargs.x[0].class is 'shutil.rmtree': a scheduler may come from" in found
+    assert f"{inner}.kwargs.x[1].class is 5; expected a dotted path" in found

@@ -54,6 +54,7 @@ class Harness:
         communicator = communicator or Communicator()
         self.calls: list[tuple[str, int]] = []
         self.pending, self.problem, self.now = False, "", 0.0
+        self.stop_reason = ""
         self.stop, self.diverged, self.output = StopSignal(), False, io.StringIO()
         self.on_call: Callable[[str, int], None] = lambda _name, _iteration: None
         config, components = build_tiny(folder, *overrides, communicator=communicator)
@@ -305,3 +306,11 @@ def test_the_lowest_learning_rate_of_all_groups_counts(tmp_path: Path) -> None:
     harness = Harness(tmp_path, group, "trainer.stop_below_lr=0.05")
     assert harness.training.run().kind == "finished"
     assert harness.iterations == EPOCH
+
+
+def test_a_metric_that_no_longer_improves_finishes_the_run_after_the_validation(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "log_frequency.val=2")
+    harness.on_call = at("validate", 4, lambda: setattr(harness, "stop_reason", "val/loss has not improved"))
+    assert harness.training.run().kind == "finished"
+    assert harness.calls == [("validate", 2), ("save", 3), ("validate", 4), ("save", 4)]
+    assert "val/loss has not improved: finished" in harness.output.getvalue()

@@ -67,3 +67,27 @@ def test_a_cycle_counts_validations_unless_it_is_longer_than_the_training(
 @pytest.mark.parametrize(("value", "limit"), [("1e-5", 1e-5), ("0.0", None), ("null", None)])
 def test_the_learning_rate_that_ends_the_training_is_kept(data: list[str], value: str, limit: float | None) -> None:
     assert read("plateau", data, f"scheduler.terminate_on_low_lr={value}").trainer.stop_below_lr == limit
+
+
+PLATEAU = f"{{class: {IGNITE}.ReduceLROnPlateauScheduler, kwargs: {{metric_name: loss, factor: 0.5}}}}"
+CYCLE = (
+    f"{{class: {IGNITE}.LinearCyclicalScheduler, kwargs: {{start_value: 1, end_value: 2, cycle_size: 5}}, step: val}}"
+)
+ONE_CYCLE = f"{{class: {TORCH}.OneCycleLR, kwargs: {{max_lr: 0.1}}}}"
+
+
+@pytest.mark.parametrize("lower", [PLATEAU, CYCLE])
+def test_another_class_drops_what_only_the_scheduler_of_a_lower_layer_has(data: list[str], lower: str) -> None:
+    upper = f"scheduler={{class: {TORCH}.CosineAnnealingLR, kwargs: {{T_max: 10}}}}"
+    assert schedule(data, lower, upper) == {
+        "class": f"{TORCH}.CosineAnnealingLR",
+        "kwargs": {"T_max": 10},
+        "step": None,
+        "metric_name": None,
+    }
+
+
+def test_another_class_of_the_same_kind_keeps_the_arguments_as_in_the_original(data: list[str]) -> None:
+    found = schedule(data, CYCLE, f"scheduler.class={IGNITE}.CosineAnnealingScheduler")
+    assert found["kwargs"] == {"start_value": 1, "end_value": 2, "cycle_size": 5}
+    assert schedule(data, ONE_CYCLE, f"scheduler.class={TORCH}.StepLR")["step"] is None

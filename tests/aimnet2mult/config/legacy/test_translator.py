@@ -158,3 +158,26 @@ def test_a_key_with_another_effect_is_listed(
 def test_unknown_keys_and_placeholders_are_rejected(data: list[str], override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read("plateau", data, override)
+
+
+def test_the_adaptive_loss_keeps_its_settings(data: list[str]) -> None:
+    overrides = [
+        "loss.class=aimnet2mult.train.loss.MTAdaWLoss",
+        "loss.kwargs.eta=0.01",
+        *(f"loss.kwargs.components.{name}.scale=2.5" for name in ("energy", "forces", "charges", "spin_charges")),
+    ]
+    loss = read("plateau", data, *overrides).loss
+    assert loss.cls == "aimnet2mult.train.adaptive_loss.MTAdaWLoss"
+    assert loss.kwargs["eta"] == 0.01
+    assert loss.kwargs["components"]["energy"]["scale"] == 2.5
+
+
+@pytest.mark.parametrize(("value", "noted"), [("0.01", True), ("0.0", False), ("null", False)])
+def test_the_penalty_of_missing_labels_is_listed_as_without_effect(
+    data: list[str], caplog: pytest.LogCaptureFixture, value: str, noted: bool
+) -> None:
+    key = "loss.kwargs.components.charges.kwargs.missing_label_regularization"
+    kwargs = read("plateau", data, f"{key}={value}").loss.kwargs["components"]["charges"]["kwargs"]
+    assert kwargs == {"key_true": "charges", "key_pred": "charges"}
+    text = notes(caplog).get(key, "")
+    assert ("unlabeled structures have no effect on a loss" in text) == noted
