@@ -24,7 +24,7 @@ RULES = (
     Rule(
         "`python -m aimnet2mult.tools.compile_jit`",
         "translated",
-        "`aimnet2mult export`: `PREFIX_fidN.pt` in aimnet's format, for aimnet's calculators, not `PREFIX_fidN.jpt`",
+        "`aimnet2mult export`; with a dispersion correction, `PREFIX_fidN.pt` in aimnet's format instead of `.jpt`",
     ),
     Rule("`compile_jit --weights`", "error", "weights of the original: train with `--load` first, or use its own tool"),
     Rule(
@@ -33,7 +33,6 @@ RULES = (
         "stored with the weights; other values than those of the training are an error",
     ),
     Rule("`compile_jit --dispersion d4`", "error", "not implemented, as in the original"),
-    Rule("`compile_jit --dispersion-{s6,s8,a1,a2}`", "error", "use `--dispersion-functional`"),
     Rule(
         "`compile_jit --dispersion-functional`",
         "translated",
@@ -46,7 +45,6 @@ RULES = (
         "error",
         "some atoms are closer than 0.3 Å; `data.on_bad_structure=skip` leaves these structures out",
     ),
-    Rule("attributes of HDF5 files", "absent", "not read"),
     Rule("folders of `NNN.npz`", "translated", "read like HDF5; `NNN` is the number of atoms"),
     Rule("groups with different sets of arrays", "error", "write NaN for labels that a group lacks"),
     Rule("checkpoints with more than weights", "error", "extract the weights (see [Weights](#weights))"),
