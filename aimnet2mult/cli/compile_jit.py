@@ -69,7 +69,7 @@ def _dispersion(options: Mapping[str, Any]) -> str | None:
         return ",".join(f"{key}={options[f'dispersion_{key}']}" for key in ("s6", "s8", "a1", "a2"))
     if options["dispersion_functional"] is None:
         raise click.UsageError("--dispersion d3bj needs --dispersion-functional, or s8, a1 and a2")
-    name = options["dispersion_functional"].lower().replace("-", "").replace("_", "")
+    name: str = options["dispersion_functional"].lower().replace("-", "").replace("_", "")
     return FUNCTIONALS.get(name, name)
 
 

@@ -34,6 +34,7 @@ ABSENT = {
 RULES = (
     Rule(MODEL, "translated", "`aimnet.models.AIMNet2`; `max_z` has no effect"),
     Rule("aimnet2mult.modules.*", "translated", "`aimnet.modules.*`, the class of the same name"),
+    Rule("`LRCoulomb` with `method: ewald`", "error", "structures are not periodic"),
     Rule("aimnet.train.loss.*", "translated", "`aimnet2mult.train.loss.*`, which ignore missing labels"),
     Rule(
         ADAPTIVE,

@@ -40,6 +40,7 @@ CHANGES: dict[str, Any] = {
     "checkpoint.kwargs.*": {"checkpoint.kwargs.create_dir": True},
     "data.val_fidelity_datasets": {"data.val_fidelity_datasets": {0: "0.h5"}},
     "data.x": ["coord", "numbers"],
+    "data.sae.energy.file": "sae.yaml",
     "data.loaders.*.pin_memory": {"data.loaders.val.pin_memory": True},
     "data.fidelity_weights": {"data.fidelity_weights": {0: 4.0}},
     "data.samplers.train.kwargs.shuffle": False,
