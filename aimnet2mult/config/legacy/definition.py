@@ -16,8 +16,8 @@ def translate_definition(node: Any) -> Any:
     path = node.get("class")
     if path == "aimnet2mult.models.aimnet2.AIMNet2":
         node["class"] = "aimnet.models.AIMNet2"
-        # The size of the embedding. Elements that aimnet does not support are rejected when the data are read.
-        (node.get("kwargs") or {}).pop("max_z", None)
+        # The number of rows in the tables, whose default is larger than in aimnet.
+        node["kwargs"] = {"max_z": 128, **(node.get("kwargs") or {})}
     elif isinstance(path, str) and path.startswith("aimnet2mult.modules."):
         node["class"] = f"aimnet.{path.removeprefix('aimnet2mult.')}"
     return node
