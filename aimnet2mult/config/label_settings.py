@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from aimnet2mult.config.sections import MAX_FLOAT
 from aimnet2mult.config.type_check import Section
 from aimnet2mult.quantities import LABELS, Label
 from telemetry.errors import UnitError
@@ -35,7 +36,7 @@ MAX_COMPONENTS = 1000
 class LabelLoss(Section, frozen=True):
     """The component of the loss that a declared label gets unless ``loss.kwargs.components`` has one of its name."""
 
-    weight: Annotated[float, Meta(ge=0, lt=float("inf"))] = 1.0
+    weight: Annotated[float, Meta(ge=0, le=MAX_FLOAT)] = 1.0
     fn: str | None = None
 
 
