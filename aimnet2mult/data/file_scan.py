@@ -133,9 +133,9 @@ class FileScan:
         """Add good structures to the summary and to what is kept of each."""
         is_atom = block["numbers"] != 0
         self.summary.atoms += int(is_atom.sum())
-        for label in self._labels_in(block):
-            labeled = int((~is_missing(block[label], is_atom)).sum())
-            self.summary.labels[label] = self.summary.labels.get(label, 0) + labeled
+        for label in (label for label in self.labels if label.name in block):
+            missing = is_missing(block[label.name], is_atom, per_atom=label.per_atom)
+            self.summary.labels[label.name] = self.summary.labels.get(label.name, 0) + int((~missing).sum())
         self.hashes.append(hash_structures(block))
         self._compositions.append(count_compositions(block["numbers"]))
         self._distances.append(shortest_distances(block))
