@@ -12,8 +12,6 @@ from msgspec import Meta
 from aimnet2mult.config.sections import MAX_FLOAT
 from aimnet2mult.config.type_check import Section
 from aimnet2mult.quantities import LABELS, Label
-from telemetry.errors import UnitError
-from telemetry.units import conversion_factor
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
@@ -65,7 +63,7 @@ class DeclaredLabel(Section, frozen=True):
 
 
 def check_declarations(config: Config) -> Iterator[str]:
-    """Yield a message for each problem of the declared labels."""
+    """Yield a message for each problem of the names and texts of the declared labels."""
     taken = {label.abbr: label.name for label in LABELS.values()}
     for name, declared in config.declared_labels.items():
         key = f"labels.{name}"
@@ -79,7 +77,6 @@ def check_declarations(config: Config) -> Iterator[str]:
         taken.setdefault(declared.abbr, name)
         if declared.text is not None and not declared.text.isprintable():
             yield f"{key}.text is {declared.text!r}: expected printable characters"
-        yield from _check_units(key, declared)
         if name not in config.data.y:
             names = ",".join([*config.data.y, name])
             yield f"{key} is declared, but not trained; add it to data.y, as in data.y=[{names}]"
@@ -95,16 +92,6 @@ def _check_name(key: str, name: str) -> Iterator[str]:
             f"labels: {name!r:.60} is not the name of a label: expected a letter followed by up to 49 letters, digits "
             f"and _, not ending in {MASK_SUFFIX}"
         )
-
-
-def _check_units(key: str, declared: DeclaredLabel) -> Iterator[str]:
-    units = {f"{key}.unit": declared.unit, f"{key}.metric_unit": declared.metric_unit or declared.unit}
-    for setting, unit in units.items():
-        try:
-            conversion_factor(setting, declared.unit, unit)
-        except UnitError as error:
-            yield str(error)
-            return
 
 
 def with_default_components(config: Config) -> Config:

@@ -89,8 +89,11 @@ def _check_labels(source: str, names: Sequence[Any], known: Mapping[str, Label])
 def _check_declared(config: Config) -> Iterator[str]:
     yield from check_declarations(config)
     for name, declared in config.declared_labels.items():
+        key, unit = f"labels.{name}", declared.unit
+        problems = [*_check_unit(f"{key}.unit", unit, unit)]
+        yield from problems or _check_unit(f"{key}.metric_unit", unit, declared.metric_unit or unit)
         if declared.loss.fn is not None:
-            yield from _check_path(declared.loss.fn, f"labels.{name}.loss.fn")
+            yield from _check_path(declared.loss.fn, f"{key}.loss.fn")
 
 
 def _check_name(key: str, name: str) -> Iterator[str]:

@@ -157,5 +157,5 @@ def test_a_run_without_a_dropped_label_is_resumed_with_the_same_command(
     assert not {*config.loss.components} & {*dropped}
     assert find_difference(run, requested, {"class": "x"}) == ""
 
-    explicit = load([], [dataset, "data.y=[energy, forces]"])
+    explicit = load([tmp_path / "c.yaml"], [dataset, "data.y=[energy, forces]"])
     assert "data.y was" in find_difference(run, explicit, {"class": "x"})

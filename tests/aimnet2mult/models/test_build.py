@@ -169,7 +169,7 @@ def test_several_fidelities_require_an_aimnet2() -> None:
 
 
 def test_an_offset_smaller_than_the_embedding_is_an_error() -> None:
-    with pytest.raises(ModelError, match=r"fidelity_offset is 63; expected at least 64"):
+    with pytest.raises(ModelError, match=r"fidelity_offset is 63; set it to at least 64"):
         build(n_fidelities=2, fidelity_offset=63)
     build(n_fidelities=2, fidelity_offset=64)
 
