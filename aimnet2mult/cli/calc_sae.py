@@ -36,14 +36,14 @@ def calc_sae(data: Path, out: Path, samples: int, settings: tuple[str, ...], *, 
     from aimnet2mult.quantities import LABELS
 
     energy = (LABELS["energy"],)
-    section = load_data_settings((), settings)
-    file_format = FileFormat.from_settings(section.keys, section.units.to_dict(), allow_external=section.allow_external)
+    config = load_data_settings((), settings)
+    file_format = FileFormat.from_config(config)
     report = check_files(
         [data],
         labels=energy,
         required=energy,
         file_format=file_format,
-        min_distance=section.min_distance,
+        min_distance=config.data.min_distance,
     )
     report.raise_errors("skip")
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:

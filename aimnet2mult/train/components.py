@@ -187,9 +187,7 @@ def _load_data(config: Config, labels: tuple[Label, ...], saved: Path, skipped: 
         batch_mode=config.data.samplers.train.batch_mode,
         sae_files=sae_files,
         val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
-        file_format=FileFormat.from_settings(
-            config.data.keys, config.data.units.to_dict(), allow_external=config.data.allow_external
-        ),
+        file_format=FileFormat.from_config(config),
         skipped=skipped,
     )
 

@@ -132,7 +132,7 @@ def build_loss(config: Config, communicator: Communicator) -> LossFunction:
         # Losses of other packages import their functions themselves.
         load_object(path, key, "loss")
     try:
-        loss_fn: LossFunction = make(**config.loss.kwargs)
+        loss_fn: LossFunction = make(**config.loss.arguments)
     except TypeError as error:
         raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
     if hasattr(loss_fn, "use_ranks"):

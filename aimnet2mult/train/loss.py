@@ -22,7 +22,7 @@ from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
 from aimnet2mult.train.loss_weights import LossWeights
 
-__all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]
+__all__ = ["MTLoss", "energy_loss_fn", "mean", "mse_loss_fn", "peratom_loss_fn"]
 
 LossFn = Callable[..., Tensor]
 SumFn = Callable[..., tuple[Tensor, Tensor]]
@@ -199,6 +199,30 @@ def peratom_loss_fn(
     if mask is not None:
         atoms = atoms & mask
     counted = torch.isfinite(true) & (atoms if true.ndim == atoms.ndim else atoms.unsqueeze(-1))
+    return _error(pred, true, counted).square().sum(), counted.sum()
+
+
+@mean
+def mse_loss_fn(
+    y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str
+) -> tuple[Tensor, Tensor]:
+    """Return the mean squared error over the labeled components of structures; 0 if there are none.
+
+    Arrays have the shape of the label, (B,) or for dipoles (B, 3), optionally with a trailing axis of 1.
+
+    Raises:
+        ValueError: the prediction is missing, or a shape does not fit.
+    """
+    numbers = _numbers(y_pred)
+    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape[:1])
+    if pair is None:
+        return _zero_sum_and_count(numbers)
+    pred, true = pair
+    structures = (numbers != 0).any(-1, keepdim=True)
+    mask = _mask(y_true, key_true, numbers, per_atom=False)
+    if mask is not None:
+        structures = structures & mask
+    counted = torch.isfinite(true) & (structures if true.ndim > 1 else structures.squeeze(-1))
     return _error(pred, true, counted).square().sum(), counted.sum()
 
 

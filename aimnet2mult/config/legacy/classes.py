@@ -21,18 +21,15 @@ ABSENT = {
     "aimnet2mult.modules.CosineCutoff": "aimnet has no such class",
     "aimnet2mult.modules.ExpCutoff": "aimnet has no such class",
     "aimnet2mult.modules.DSequential": "aimnet has no such class",
-    "aimnet2mult.train.loss.mse_loss_fn": (
-        "use peratom_loss_fn, which does not count padding; or a function of your own, with --allow-package"
-    ),
     **dict.fromkeys(
         ("aimnet2mult.train.loss.dipole_loss_fn", "aimnet2mult.train.loss.quadrupole_loss_fn"),
-        "add aimnet.modules.Dipole or Quadrupole to the outputs of the model, and use peratom_loss_fn",
+        "add aimnet.modules.Dipole or Quadrupole to the outputs of the model, and use mse_loss_fn",
     ),
 }
 """Classes and functions without an equivalent, and what to use instead."""
 
 RULES = (
-    Rule(MODEL, "translated", "`aimnet.models.AIMNet2`; `max_z` has no effect"),
+    Rule(MODEL, "translated", "`aimnet.models.AIMNet2` with `max_z: 128`, its default in the original"),
     Rule("aimnet2mult.modules.*", "translated", "`aimnet.modules.*`, the class of the same name"),
     Rule("`LRCoulomb` with `method: ewald`", "error", "structures are not periodic"),
     Rule("aimnet.train.loss.*", "translated", "`aimnet2mult.train.loss.*`, which ignore missing labels"),

@@ -28,6 +28,7 @@ class DataTranslator(SectionTranslator):
             "notice",
             f"the inputs are always {', '.join(MODEL_INPUTS)}, as far as a data set has them; others are an error",
         ),
+        Rule("labels in `data.y` that no data set has", "notice", "left out ([Labels](labels.md))"),
         Rule("data.sae.energy.file", "error", "name a file for each fidelity: `data.sae.energy.files.0` …"),
         Rule("data.loaders.*.pin_memory", "translated", "true is the default on CUDA"),
     )

@@ -18,6 +18,6 @@ def translate_definition(node: Any) -> Any:
     if isinstance(path := node.get("class"), str):
         node["class"] = translate_module(path)
         if path == MODEL:
-            # The size of the embedding. Elements that aimnet does not support are rejected when the data are read.
-            (node.get("kwargs") or {}).pop("max_z", None)
+            # The number of rows in the tables, whose default is larger than in aimnet.
+            node["kwargs"] = {"max_z": 128, **(node.get("kwargs") or {})}
     return node
