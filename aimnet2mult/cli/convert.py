@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from aimnet2mult.cli.check_data import show_report
-from aimnet2mult.cli.console import EXISTING_DATA, HELP, UserPath
+from aimnet2mult.cli.console import EXISTING_DATA, EXISTING_FILE, HELP, UserPath
 from aimnet2mult.cli.interrupts import exiting_on_signals
 from telemetry.errors import did_you_mean
 from telemetry.terminal import print_line

@@ -84,8 +84,8 @@ def check_arrays(config: Config) -> Iterator[str]:
 
 def _check_labels(source: str, names: Sequence[Any], known: Mapping[str, Label]) -> Iterator[str]:
     for name in names:
-        if name not in known:
-            yield f"{source}: no label {name!r}; labels: {', '.join(known)}{did_you_mean(name, known)}"
+        if not isinstance(name, str) or name not in known:
+            yield f"{source}: no label {name!r:.100}; labels: {', '.join(known)}{did_you_mean(str(name), known)}"
 
 
 def _check_declared(config: Config) -> Iterator[str]:
