@@ -189,40 +189,32 @@ def peratom_loss_fn(
     Raises:
         ValueError: the prediction is missing, or a shape does not fit.
     """
-    numbers = _numbers(y_pred)
-    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape)
-    if pair is None:
-        return _zero_sum_and_count(numbers)
-    pred, true = pair
-    atoms = numbers != 0
-    mask = _mask(y_true, key_true, numbers, per_atom=True)
-    if mask is not None:
-        atoms = atoms & mask
-    counted = torch.isfinite(true) & (atoms if true.ndim == atoms.ndim else atoms.unsqueeze(-1))
-    return _error(pred, true, counted).square().sum(), counted.sum()
+    return _squares(y_pred, y_true, key_pred, key_true, per_atom=True)
 
 
 @mean
 def mse_loss_fn(
     y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean squared error over the labeled components of structures; 0 if there are none.
+    """Return the same as `peratom_loss_fn` over the labeled components of structures: (B,) or for dipoles (B, 3)."""
+    return _squares(y_pred, y_true, key_pred, key_true, per_atom=False)
 
-    Arrays have the shape of the label, (B,) or for dipoles (B, 3), optionally with a trailing axis of 1.
 
-    Raises:
-        ValueError: the prediction is missing, or a shape does not fit.
-    """
+def _squares(
+    y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str, *, per_atom: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of the squared errors, and the number of components that count."""
     numbers = _numbers(y_pred)
-    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape[:1])
+    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape if per_atom else numbers.shape[:1])
     if pair is None:
         return _zero_sum_and_count(numbers)
     pred, true = pair
-    structures = (numbers != 0).any(-1, keepdim=True)
-    mask = _mask(y_true, key_true, numbers, per_atom=False)
+    real = numbers != 0 if per_atom else (numbers != 0).any(-1, keepdim=True)
+    mask = _mask(y_true, key_true, numbers, per_atom=per_atom)
     if mask is not None:
-        structures = structures & mask
-    counted = torch.isfinite(true) & (structures if true.ndim > 1 else structures.squeeze(-1))
+        real = real & mask
+    real = real if per_atom else real.squeeze(-1)
+    counted = torch.isfinite(true) & (real if true.ndim == real.ndim else real.unsqueeze(-1))
     return _error(pred, true, counted).square().sum(), counted.sum()
 
 
@@ -245,15 +237,8 @@ def _pair(
 ) -> tuple[Tensor, Tensor] | None:
     """Return prediction and label in the same shape and dtype; None if neither exists.
 
-    A missing label is replaced by NaN, so that the loss still has a gradient (of zeros).
-
-    Args:
-        y_pred: the predictions.
-        y_true: the labels.
-        key_pred: key of the prediction.
-        key_true: key of the label.
-        axes: number of structures, and for a per-atom label the number of atoms.
-        several: whether there may be several components; the prediction then determines their number.
+    A missing label is replaced by NaN, so that the loss still has a gradient (of zeros). ``axes`` are the numbers of
+    structures and, for a per-atom label, atoms. If there may be several components, the prediction determines how many.
     """
     pred, true = y_pred.get(key_pred), y_true.get(key_true)
     if pred is None:
@@ -278,8 +263,7 @@ def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor, *, per_a
     mask = y_true.get(key)
     if mask is None:
         return None
-    structures, atoms = numbers.shape
-    return expand_mask(mask, structures, atoms, f"the mask {key!r}", per_atom=per_atom)
+    return expand_mask(mask, *numbers.shape, f"the mask {key!r}", per_atom=per_atom)
 
 
 def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:
