@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aimnet2mult.errors import Problems
     from aimnet2mult.train.checkpoint_peek import Progress
 
-__all__ = ["check_epochs", "describe_completion"]
+__all__ = ["check_epochs", "describe_completion", "describe_low_lr"]
 
 
 def check_epochs(config: Config, progress: Progress, problems: Problems) -> None:
@@ -28,7 +28,7 @@ def describe_completion(config: Config, progress: Progress) -> str:
     """Return why a finished run has nothing left to train, or "" if it has."""
     if progress.owes_validation or not _has_same_epochs(config, progress):
         return ""
-    limit, epochs = config.trainer.stop_below_lr, config.trainer.epochs
+    epochs = config.trainer.epochs
     if progress.iteration == epochs * progress.epoch_length:
         return f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue"
     early, settings = progress.early_stopping, config.trainer.early_stopping
@@ -36,11 +36,16 @@ def describe_completion(config: Config, progress: Progress) -> str:
     if same and early.waited >= settings.patience:
         why = describe_stop(str(early.metric), early.waited, early.iteration, progress.epoch_length)
         return f"nothing left to train: {why}; increase trainer.early_stopping.patience to continue"
-    if limit is not None and progress.lowest_lr < limit and progress.iteration % progress.epoch_length == 0:
-        return (
-            f"nothing left to train: learning rate {progress.lowest_lr:.3g} is below trainer.stop_below_lr {limit:.3g}"
-        )
-    return ""
+    low_lr = describe_low_lr(config, progress.lowest_lr)
+    return f"nothing left to train: {low_lr}" if low_lr and progress.iteration % progress.epoch_length == 0 else ""
+
+
+def describe_low_lr(config: Config, lowest: float) -> str:
+    """Return that the lowest learning rate is below ``trainer.stop_below_lr``, or ""."""
+    limit = config.trainer.stop_below_lr
+    if limit is None or lowest >= limit:
+        return ""
+    return f"learning rate {lowest:.3g} is below trainer.stop_below_lr {limit:.3g}"
 
 
 def _has_same_epochs(config: Config, progress: Progress) -> bool:

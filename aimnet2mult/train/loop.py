@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
@@ -14,13 +13,14 @@ from aimnet2mult.distributed.stop_consensus import StopConsensus
 from aimnet2mult.models.weights import are_finite
 from aimnet2mult.train.bad_steps import BadStepReport, BadSteps
 from aimnet2mult.train.checkpointing import Checkpointing
+from aimnet2mult.train.completion import describe_low_lr
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.engine import build_trainer, epoch_length, total_iterations
 from aimnet2mult.train.learner import build_loss
-from aimnet2mult.train.optimizer import group_indices
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.reporter import Bus, Reporter
+from aimnet2mult.train.scheduled_values import lr_groups
 from aimnet2mult.train.validation import Validation
 
 __all__ = ["Training", "build_training"]
@@ -211,16 +211,13 @@ class Training:
         return self._finished_early
 
     def _describe_low_lr(self) -> str:
-        """Return that a learning rate is below ``trainer.stop_below_lr``, or "".
-
-        This applies only at the end of an epoch, after its validation.
-        """
-        limit, state = self._config.trainer.stop_below_lr, self._trainer.state
+        """Return that a learning rate is too low, or ""; only at the end of an epoch, after its validation."""
+        iteration = self._trainer.state.iteration
         # At the start, a schedule may still be warming up.
-        if limit is None or not state.iteration or state.iteration % epoch_length(self._trainer):
+        if not iteration or iteration % epoch_length(self._trainer):
             return ""
         lowest = min(float(group["lr"]) for group in self._components.optimizer.param_groups)
-        return f"learning rate {lowest:.3g} is below trainer.stop_below_lr {limit:.3g}" if lowest < limit else ""
+        return describe_low_lr(self._config, lowest)
 
 
 def _save_failed(checkpointing: Checkpointing, iteration: int, suspect_from: int | None) -> None:
@@ -230,13 +227,6 @@ def _save_failed(checkpointing: Checkpointing, iteration: int, suspect_from: int
     else:
         what = "set aside, since the weights may have become too large"
         checkpointing.save_diverged(iteration, what, suspect_from=suspect_from)
-
-
-def _lr_groups(config: Config, model: nn.Module) -> dict[str, int]:
-    """Return the positions of the parameter groups whose learning rates are published."""
-    overrides = {name: group for name, group in config.optimizer.param_groups.items() if group is not None}
-    indices = group_indices(model, overrides)
-    return {name: indices[name] for name in config.lr_groups if name in indices}
 
 
 def build_training(
@@ -272,7 +262,7 @@ def build_training(
         labels=components.labels,
         fidelity_names=config.fidelity_names,
         optimizer=components.optimizer,
-        lr_groups=_lr_groups(config, components.model),
+        lr_groups=lr_groups(config, components.model),
         loss_fn=components.loss_fn,
         val_every=config.log_frequency.val,
     )

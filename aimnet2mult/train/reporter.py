@@ -12,12 +12,12 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from aimnet2mult.metrics.declarations import STREAMS, lr_metric, weight_metric
+from aimnet2mult.metrics.declarations import STREAMS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.quantities import Label
 from aimnet2mult.train.engine import LossFunction, epoch_length, total_iterations
-from aimnet2mult.train.loss import MTLoss
+from aimnet2mult.train.scheduled_values import ScheduledValues
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
 
@@ -114,9 +114,7 @@ class Reporter:
         self._val_sums = val_sums
         self._labels = tuple(labels)
         self._fidelity_names = tuple(fidelity_names)
-        self._optimizer = optimizer
-        self._lr_groups = lr_groups or {}
-        self._loss_fn = loss_fn
+        self._scheduled = ScheduledValues(optimizer, lr_groups or {}, loss_fn)
         self._val_every = val_every
         self._clock = clock
         self._last_point = (0, 0.0)
@@ -190,7 +188,7 @@ class Reporter:
         (last_step, last_time), now = self._last_point, self._clock()
         # A schedule may change the learning rate before `publish_last`.
         self._others = {
-            **self._learning_rates(),
+            **self._scheduled.learning_rates(),
             "it_per_s": (step - last_step) / max(now - last_time, 1e-9),
             "epoch": engine.state.epoch,
         }
@@ -202,7 +200,7 @@ class Reporter:
         self._has_first = True
         step, others = engine.state.iteration, self._others
         sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
-        weights = self._loss_weights()
+        weights = self._scheduled.loss_weights()
 
         def values() -> dict[str, MetricValues]:
             slots, on_device = sums.wait(), {"grad_norm": norm.wait().item(), **weights()}
@@ -216,21 +214,6 @@ class Reporter:
             self._last_point = (step, window_end)
         # Publish last: afterwards the thread of the bus competes for the interpreter lock with calls to torch.
         self._bus.publish_group(PERIODIC_STREAMS, step, values, final=window_end is None)
-
-    def _learning_rates(self) -> MetricValues:
-        """Return the learning rate of the first group, and those of named groups as far as they differ from it."""
-        groups = self._optimizer.param_groups
-        main = float(groups[0]["lr"])
-        named = {lr_metric(name): float(groups[index]["lr"]) for name, index in self._lr_groups.items()}
-        return {"lr": main, **{name: rate for name, rate in named.items() if rate != main}}
-
-    def _loss_weights(self) -> Callable[[], MetricValues]:
-        """Return a function that waits for the weights of the loss, if they change."""
-        loss_fn = self._loss_fn
-        if not isinstance(loss_fn, MTLoss) or loss_fn.current_weights is None:
-            return dict
-        names, copied = loss_fn.terms.names, Snapshot(loss_fn.current_weights.double())
-        return lambda: {weight_metric(name): float(value) for name, value in zip(names, copied.wait(), strict=True)}
 
     def _show_first(self) -> None:
         """Store the values of the first batch in `latest`, long before the first point is due."""
