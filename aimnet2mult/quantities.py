@@ -1,7 +1,6 @@
-"""The quantities that a model can learn, with their shapes and units: energy, forces, charges, spin charges.
+"""The quantities that a model can learn, with their shapes and units; users can declare more.
 
-Data sets, loss, error sums and the units of the metrics all use these
-definitions.
+Data sets, loss, error sums and the units of the metrics all use these definitions.
 """
 
 from collections.abc import Mapping
@@ -67,6 +66,24 @@ _LABELS = (
         source_unit="e",
         unit="e",
         text="atomic spin charges",
+    ),
+    Label(
+        name="dipole",
+        abbr="mu",
+        per_atom=False,
+        components=3,
+        source_unit="e·Å",
+        unit="e·Å",
+        text="dipole moment",
+    ),
+    Label(
+        name="quadrupole",
+        abbr="Q",
+        per_atom=False,
+        components=6,
+        source_unit="e·Å²",
+        unit="e·Å²",
+        text="quadrupole moment",
     ),
 )
 

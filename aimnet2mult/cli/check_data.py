@@ -30,6 +30,7 @@ FILE = UserPath()
     multiple=True,
     help="YAML file of settings; repeatable. Its data sets are checked if no FILES are given.",
 )
+@click.option("--model", type=FILE, help="YAML definition of the model to train, which limits the elements.")
 @click.option("--val", "val_files", type=FILE, multiple=True, help="File of validation data; repeatable.")
 @click.option(
     "--min-distance",
@@ -44,6 +45,7 @@ def check_data(
     *,
     words: tuple[str, ...],
     configs: tuple[Path, ...],
+    model: Path | None,
     val_files: tuple[Path, ...],
     min_distance: float | None,
     as_json: bool,
@@ -60,7 +62,7 @@ def check_data(
     settings = [word for word in words if _is_setting(word)]
     if min_distance is not None:
         settings.append(f"data.min_distance={min_distance}")
-    report = _check(files, val_files, configs, settings)
+    report = _check(files, val_files, configs, settings, model)
     if as_json:
         print_data(json.dumps(report.to_dict(), indent=2))
     else:
@@ -69,33 +71,38 @@ def check_data(
 
 
 def _is_setting(word: str) -> bool:
-    return word.startswith("data.") and "=" in word
+    return word.startswith(("data.", "labels.")) and "=" in word
 
 
 def _check(
-    files: Sequence[Path], val_files: Sequence[Path], configs: Sequence[Path], settings: Sequence[str]
+    files: Sequence[Path],
+    val_files: Sequence[Path],
+    configs: Sequence[Path],
+    settings: Sequence[str],
+    model: Path | None,
 ) -> Report:
     from aimnet2mult.config.schema import load_data_settings
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
-    from aimnet2mult.quantities import LABELS
+    from aimnet2mult.models.definition import DEFAULT, max_element, read_definition
 
-    data = load_data_settings(configs, settings)
+    config = load_data_settings(configs, settings)
+    data = config.data
     if not files:
         files = [Path(path) for _, path in sorted(data.fidelity_datasets.items())]
         others = (*data.val_fidelity_datasets.values(), *data.test_fidelity_datasets.values())
         val_files = [*map(Path, others), *val_files]
     if not files:
         raise click.ClickException("no data file is given")
-    chosen = [LABELS[name] for name in data.y]
     asked = bool(configs) or any(word.startswith("data.y=") for word in settings)
     return check_files(
         files,
         val_files,
-        labels=chosen if asked else tuple(LABELS.values()),
-        required=chosen if asked else (),
-        file_format=FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external),
+        labels=config.labels if asked else tuple(config.known_labels.values()),
+        required=config.labels if asked and data.on_missing_label == "error" else (),
+        file_format=FileFormat.from_config(config),
         min_distance=data.min_distance,
+        max_element=max_element(read_definition(model or DEFAULT)),
     )
 
 

@@ -48,6 +48,8 @@ class Count(click.ParamType):  # type: ignore[type-arg] # not generic in click 8
 
 
 EXISTING_FILE = UserPath(exists=True, dir_okay=False)
+EXISTING_DATA = UserPath(exists=True)
+"""A file, or a folder of npz files."""
 
 TRAINING_PACKAGES = ("torch", "aimnet", "ignite", "h5py", "tqdm")
 """Import names of the packages that the extra ``train`` installs."""

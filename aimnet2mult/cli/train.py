@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     type=click.Choice(["warn", "stop"]),
     help="When the run diverges: warn and continue (default), or stop with exit code 3.",
 )
+@click.option("--verbose", is_flag=True, help="Print the settings, the model and its parameters.")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def train(
     *,
@@ -66,6 +67,7 @@ def train(
     telemetry_every: int | None,
     telemetry_dir: str | None,
     telemetry_on_divergence: str | None,
+    verbose: bool,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model.
@@ -96,6 +98,7 @@ def train(
         save=save,
         resume=resume,
         allow_packages=allow_packages,
+        verbose=verbose,
     )
     with tolerant_output():
         return start(request)

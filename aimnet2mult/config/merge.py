@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aimnet2mult.config import references
+from aimnet2mult.config.legacy.detect import is_legacy
 from aimnet2mult.config.legacy.nested import has
 from aimnet2mult.config.legacy.translator import LegacyConfigTranslator
 from aimnet2mult.config.text_values import keep_text
@@ -38,6 +39,7 @@ DEFAULTS = Path(__file__).with_name("defaults.yaml")
 OPEN_SECTIONS = (
     "labels",
     "data.keys",
+    "data.units",
     "data.loaders.train",
     "data.loaders.val",
     "loss.kwargs",
@@ -103,6 +105,7 @@ def merge_layers(
     for number, (source, content, folder) in enumerate(layers):
         with found.collect():
             layer = legacy.translate_layer(content) if legacy else content
+            _request_labels(layer, drop=is_legacy(content))
             layer = _resolve_paths(_select_known(source, layer, defaults, found), folder)
             if recorded and number == 0:
                 merged = _merge(merged, layer, keeps_kwargs)
@@ -115,6 +118,12 @@ def merge_layers(
             return merged
     found.raise_any()
     return merged
+
+
+def _request_labels(layer: dict[str, Any], *, drop: bool) -> None:
+    """Let a label that no data set has be an error if the layer names the labels; ``drop``: not in this layer."""
+    if has(layer, "data.y"):
+        layer["data"].setdefault("on_missing_label", "drop" if drop else "error")
 
 
 def read_defaults() -> dict[str, Any]:

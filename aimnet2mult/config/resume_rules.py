@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aimnet2mult.config.label_settings import drop_labels
 from aimnet2mult.config.merge import flatten, read_yaml
 from aimnet2mult.config.schema import Config, check_files, input_files, load
 from aimnet2mult.config.user_path import expand_user, is_file
@@ -46,6 +47,7 @@ CHANGEABLE = (
     "data.samplers.",
     "data.loaders.",
     "data.allow_external",
+    "data.on_missing_label",
     "threads",
     "device",
     "telemetry.",
@@ -103,7 +105,8 @@ def find_difference(run: Path, config: Config, definition: Mapping[str, Any]) ->
         before = _values({**old.to_dict(), "model": read_yaml(run / MODEL_FILE)})
     except ConfigError as error:
         return str(error)
-    after = _values({**config.to_dict(), "model": definition})
+    asked = _with_rows_of(read_yaml(run / MODEL_FILE), definition)
+    after = _values({**_with_labels_of(old, config).to_dict(), "model": asked})
     for key in dict.fromkeys([*before, *after]):
         was, now = before.get(key), after.get(key)
         if was != now and not _is_same_training(key, was, now):
@@ -159,7 +162,7 @@ def load_config(
     """
     recorded = run / CONFIG_FILE
     old = load_recorded(recorded)
-    new = load(files, overrides, problems=problems, check_inputs=False, recorded=recorded)
+    new = _with_labels_of(old, load(files, overrides, problems=problems, check_inputs=False, recorded=recorded))
     old_values, new_values = _values(old.to_dict()), _values(new.to_dict())
     inexact, rejected = [], []
     for key in dict.fromkeys([*old_values, *new_values]):
@@ -175,6 +178,13 @@ def load_config(
         problems.add("\n".join([*rejected, f"only {_describe_changeable()} may change; for others, start a new run"]))
     _check_inputs(new, run, problems, restarts=restarts)
     return new, inexact
+
+
+def _with_labels_of(old: Config, new: Config) -> Config:
+    """Return requested settings without the labels that a run has dropped because no data set has them."""
+    if {old.data.on_missing_label, new.data.on_missing_label} != {"drop"}:
+        return new
+    return drop_labels(new, {*new.data.y} - {*old.data.y})
 
 
 def load_recorded(path: Path) -> Config:
@@ -215,11 +225,19 @@ def load_definition(run: Path, requested: Mapping[str, Any] | None, problems: Pr
         ConfigError: The definition cannot be read.
     """
     definition = read_yaml(run / MODEL_FILE)
-    old, new = _values(definition), _values(requested or definition)
+    old, new = _values(definition), _values(_with_rows_of(definition, requested or definition))
     for key in dict.fromkeys([*old, *new]):
         for change in _describe_change(f"the model's {key}", old.get(key), new.get(key), run):
             problems.add(change)
     return definition
+
+
+def _with_rows_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a requested definition without ``max_z`` if a run has none: earlier versions left it out."""
+    kwargs = new.get("kwargs")
+    if not isinstance(kwargs, Mapping) or "max_z" in (old.get("kwargs") or {}):
+        return new
+    return {**new, "kwargs": {name: value for name, value in kwargs.items() if name != "max_z"}}
 
 
 def _values(settings: Mapping[str, Any]) -> dict[str, Any]:

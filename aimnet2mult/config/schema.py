@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from aimnet2mult.config.label_settings import DeclaredLabel, with_default_components
 from aimnet2mult.config.merge import merge_layers, read_defaults
 from aimnet2mult.config.sections import (
     Checkpoint,
@@ -41,7 +42,7 @@ class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
     threads: Count | None
     device: Literal["auto", "cpu", "cuda"]
     load: str | None
-    declared_labels: dict[str, Options]
+    declared_labels: dict[str, DeclaredLabel]
     data: Data
     fidelity_offset: Count
     use_fidelity_readouts: bool
@@ -60,15 +61,20 @@ class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
         return tuple(given.get(index, f"fid{index}") for index in sorted(self.data.fidelity_datasets))
 
     @property
+    def known_labels(self) -> dict[str, Label]:
+        """The built-in labels and those declared, by name, in display order."""
+        return {**LABELS, **{name: label.to_label(name) for name, label in self.declared_labels.items()}}
+
+    @property
     def labels(self) -> tuple[Label, ...]:
         """Labels to be trained, in display order."""
-        return tuple(label for name, label in LABELS.items() if name in self.data.y)
+        return tuple(label for name, label in self.known_labels.items() if name in self.data.y)
 
     @property
     def units(self) -> dict[str, str]:
         """Unit in which the metrics of each label are recorded."""
         given: Mapping[str, str] = self.telemetry["units"]
-        return {name: given.get(name, label.unit) for name, label in LABELS.items()}
+        return {name: given.get(name, label.unit) for name, label in self.known_labels.items()}
 
     @property
     def lr_groups(self) -> list[str]:
@@ -116,7 +122,7 @@ def load(
         found.add(message)
     if problems is None:
         found.raise_any()
-    return config
+    return with_default_components(config)
 
 
 def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -135,8 +141,10 @@ def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return plain
 
 
-def load_data_settings(files: Sequence[Path], overrides: Sequence[str]) -> Data:
-    """Return the section ``data`` of the defaults merged with files and overrides; no data set has to be given.
+def load_data_settings(files: Sequence[Path], overrides: Sequence[str]) -> Config:
+    """Return the settings for reading data, ``data`` and ``labels``; the others are not checked.
+
+    No data set has to be given.
 
     Raises:
         ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
@@ -146,11 +154,11 @@ def load_data_settings(files: Sequence[Path], overrides: Sequence[str]) -> Data:
     misfits = dict(find_misfits(plain, Config))
     for message in misfits.values():
         problems.add(message)
-    data = msgspec.convert(_reset(plain, misfits), Config).data
-    for message in check_arrays(data):
+    config: Config = msgspec.convert(_reset(plain, misfits), Config)
+    for message in check_arrays(config):
         problems.add(message)
     problems.raise_any()
-    return data
+    return config
 
 
 def input_files(config: Config) -> dict[str, str]:
@@ -171,6 +179,8 @@ def check_files(files: Mapping[str, str]) -> Iterator[str]:
     for name, path in files.items():
         if not path.isprintable():
             yield f"{name} is {path!r}: expected a path of printable characters"
+        elif "fidelity_datasets" in name and Path(path).is_dir():
+            yield from _check_npz_folder(name, Path(path))
         elif not is_file(path):
             yield f"{name}: no file {path}"
         elif "fidelity_datasets" in name:
@@ -185,6 +195,15 @@ def _is_torch_file(path: Path) -> bool:
         return file.read(2).startswith((b"PK", b"\x80"))
 
 
+def _check_npz_folder(name: str, path: Path) -> Iterator[str]:
+    """Look for npz files; which of them are data is checked when they are read."""
+    try:
+        if not any(file.suffix == ".npz" for file in path.iterdir()):
+            yield f"{name}: the folder {path} has no npz files named by numbers of atoms, such as 007.npz"
+    except OSError as error:
+        yield f"{name}: cannot read {path}: {error.strerror}"
+
+
 def _check_hdf5(name: str, path: Path) -> Iterator[str]:
     """Look for the HDF5 signature at offset 0, and after a user block of 512, 1024, … bytes."""
     try:
@@ -196,4 +215,5 @@ def _check_hdf5(name: str, path: Path) -> Iterator[str]:
     except OSError as error:
         yield f"{name}: cannot read {path}: {error.strerror}"
     else:
-        yield f"{name}: {path} is not an HDF5 file"
+        hint = "; give a folder of npz files, or convert it" if path.suffix == ".npz" else ""
+        yield f"{name}: {path} is not an HDF5 file{hint}"

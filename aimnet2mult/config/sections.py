@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from aimnet2mult.config.type_check import Section
@@ -66,17 +65,6 @@ class Loaders(Section, frozen=True):
     val: Options
 
 
-class DataUnits(Section, frozen=True):
-    energy: str
-    forces: str
-    coord: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the unit by input or label."""
-        plain: dict[str, str] = msgspec.to_builtins(self)
-        return plain
-
-
 class Data(Section, frozen=True):
     """The data sets: files, units, split, batches."""
 
@@ -88,11 +76,12 @@ class Data(Section, frozen=True):
     fidelity_names: dict[Natural, Name]
     sae: References
     keys: dict[str, str]
-    units: DataUnits
+    units: dict[str, str]
     allow_external: bool
     min_distance: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
     on_bad_structure: Literal["error", "skip"]
     y: list[str]
+    on_missing_label: Literal["error", "drop"]
     val_fraction: Annotated[float, Meta(ge=0, lt=1)]
     test_fraction: Annotated[float, Meta(ge=0, lt=1)]
     split_file: str | None
@@ -107,9 +96,17 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
     kwargs: Options
 
     @property
-    def components(self) -> list[str]:
-        """Names of the components, if ``kwargs`` has any, as those of `MTLoss` do."""
+    def arguments(self) -> Options:
+        """Arguments of the class: ``kwargs`` without the components that are null."""
         components = self.kwargs.get("components")
+        if not isinstance(components, dict):
+            return self.kwargs
+        return {**self.kwargs, "components": {name: part for name, part in components.items() if part is not None}}
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components, if there are any, as for `MTLoss`."""
+        components = self.arguments.get("components")
         return [str(name) for name in components] if isinstance(components, dict) else []
 
     @property
@@ -123,7 +120,7 @@ class Loss(Section, frozen=True, rename={"cls": "class"}):
     @property
     def functions(self) -> dict[str, str]:
         """Paths of the functions of the components by key."""
-        components = self.kwargs.get("components")
+        components = self.arguments.get("components")
         items = components.items() if isinstance(components, dict) else ()
         given = {name: part["fn"] for name, part in items if isinstance(part, dict) and isinstance(part.get("fn"), str)}
         return {f"loss.kwargs.components.{name}.fn": path for name, path in given.items()}

@@ -7,25 +7,22 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aimnet2mult.config.data_units import data_unit_factors
+from aimnet2mult.config.data_units import convertible, data_unit_factors
 from aimnet2mult.config.duration import AUTO, parse_duration
 from aimnet2mult.config.import_path import check_path
+from aimnet2mult.config.label_settings import INPUT_NAMES, check_declarations
 from aimnet2mult.config.merge import BY_FIDELITY
 from aimnet2mult.config.sections import ADAPTIVE_LOSS, OWN_LOSS
 from aimnet2mult.config.weight_points import EXPECTED_WEIGHT, read_weight
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.quantities import LABELS
 from telemetry.errors import UnitError, did_you_mean
 from telemetry.units import conversion_factor
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
-    from aimnet2mult.config.sections import Data
+    from aimnet2mult.quantities import Label
 
 __all__ = ["CHECKS", "VALIDATION_REMEDY", "check_arrays"]
-
-INPUT_NAMES = ("coord", "numbers", "charge", "mult")
-"""Arrays of the data sets besides the labels."""
 
 MAX_NAME_BYTES = 230
 """Maximum length of names that become parts of file names, which have up to 255 bytes."""
@@ -56,7 +53,7 @@ def _check_data(config: Config) -> Iterator[str]:
     if indices and not any(data.fidelity_weights.get(index, 1) for index in indices):
         yield "data.fidelity_weights are all 0; set at least one above 0"
     yield from _check_parts(config)
-    yield from check_arrays(data)
+    yield from check_arrays(config)
     if not data.y or len(set(data.y)) < len(data.y):
         yield f"data.y is {data.y!r}: expected at least one label, and each only once"
 
@@ -81,31 +78,47 @@ def _check_parts(config: Config) -> Iterator[str]:
             yield f"{key} is {value!r}, but no structures are for validation; {VALIDATION_REMEDY}"
 
 
-def check_arrays(data: Data) -> Iterator[str]:
-    """Yield a message for each label, array and unit in the section ``data`` that does not exist."""
-    yield from _check_labels("data.y", data.y)
-    known = (*INPUT_NAMES, *LABELS)
+def check_arrays(config: Config) -> Iterator[str]:
+    """Yield a message for each label, array and unit in ``data`` that does not exist."""
+    data, labels = config.data, config.known_labels
+    yield from _check_labels("data.y", data.y, labels)
+    known = (*INPUT_NAMES, *labels)
     for name in data.keys:
         if name not in known:
             yield f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}"
-    for name, unit in data.units.to_dict().items():
+    with_unit = convertible(labels)
+    for name, unit in data.units.items():
+        if name not in with_unit:
+            hint = did_you_mean(name, with_unit)
+            yield f"data.units: no array {name!r} with a unit; arrays: {', '.join(with_unit)}{hint}"
+            continue
         try:
-            data_unit_factors({name: unit})
+            data_unit_factors({name: unit}, labels=labels)
         except ConfigError as error:
             yield str(error)
     sources: dict[str, str] = {}
     # An array that is not read may lend its name to another one.
-    for name in (*INPUT_NAMES, *(label for label in LABELS if label in data.y or label in data.keys)):
+    for name in (*INPUT_NAMES, *(label for label in labels if label in data.y or label in data.keys)):
         source = data.keys.get(name, name)
         if source in sources:
             yield f"data.keys: {sources[source]} and {name} would both be read from {source!r}; name different arrays"
         sources[source] = name
 
 
-def _check_labels(source: str, names: Sequence[Any]) -> Iterator[str]:
+def _check_labels(source: str, names: Sequence[Any], known: Mapping[str, Label]) -> Iterator[str]:
     for name in names:
-        if name not in LABELS:
-            yield f"{source}: no label {name!r}; labels: {', '.join(LABELS)}{did_you_mean(name, LABELS)}"
+        if not isinstance(name, str) or name not in known:
+            yield f"{source}: no label {name!r:.100}; labels: {', '.join(known)}{did_you_mean(str(name), known)}"
+
+
+def _check_declared(config: Config) -> Iterator[str]:
+    yield from check_declarations(config)
+    for name, declared in config.declared_labels.items():
+        key, unit = f"labels.{name}", declared.unit
+        problems = [*_check_unit(f"{key}.unit", unit, unit)]
+        yield from problems or _check_unit(f"{key}.metric_unit", unit, declared.metric_unit or unit)
+        if declared.loss.fn is not None:
+            yield from _check_path(declared.loss.fn, f"{key}.loss.fn")
 
 
 def _check_name(key: str, name: str) -> Iterator[str]:
@@ -127,15 +140,15 @@ def _check_loss(config: Config) -> Iterator[str]:
         for key, path in loss.functions.items():
             yield from _check_path(path, key)
         return
-    components = loss.kwargs.get("components")
+    components = loss.arguments.get("components")
     if not isinstance(components, Mapping):
         yield f"loss.kwargs.components is {components!r}: expected loss components by name"
         return
     for name, component in components.items():
-        yield from _check_component(f"loss.kwargs.components.{name}", component)
+        yield from _check_component(f"loss.kwargs.components.{name}", component, config.known_labels)
 
 
-def _check_component(key: str, component: object) -> Iterator[str]:
+def _check_component(key: str, component: object, known: Mapping[str, Label]) -> Iterator[str]:
     if not isinstance(component, Mapping):
         yield f"{key} is {component!r}: expected fn, weight and kwargs"
         return
@@ -144,7 +157,7 @@ def _check_component(key: str, component: object) -> Iterator[str]:
         yield from _check_path(component["fn"], f"{key}.fn")
     kwargs = component.get("kwargs")
     if isinstance(kwargs, Mapping) and "key_true" in kwargs:
-        yield from _check_labels(f"{key}.kwargs.key_true", [kwargs["key_true"]])
+        yield from _check_labels(f"{key}.kwargs.key_true", [kwargs["key_true"]], known)
     if "weight" in component and read_weight(component["weight"]) is None:
         yield f"{key}.weight is {component['weight']!r}: expected {EXPECTED_WEIGHT}"
 
@@ -191,10 +204,11 @@ def _check_telemetry(config: Config) -> Iterator[str]:
     if not isinstance(units, Mapping) or not all(isinstance(unit, str) for unit in units.values()):
         yield f"telemetry.units is {units!r}: expected units by label, for example energy: eV/particle"
     else:
-        yield from _check_labels("telemetry.units", list(units))
+        known = config.known_labels
+        yield from _check_labels("telemetry.units", list(units), known)
         for label, unit in units.items():
-            if label in LABELS:
-                yield from _check_unit(f"telemetry.units.{label}", LABELS[label].source_unit, unit)
+            if label in known:
+                yield from _check_unit(f"telemetry.units.{label}", known[label].source_unit, unit)
 
 
 def _check_unit(key: str, source_unit: str, unit: str) -> Iterator[str]:
@@ -225,6 +239,7 @@ def _is_pattern(value: object) -> bool:
 CHECKS = {
     "run_name": lambda config: _check_name("run_name", config.run_name),
     "project_name": _check_project_name,
+    "labels": _check_declared,
     "data": _check_data,
     "loss": _check_loss,
     "optimizer": _check_optimizer,

@@ -15,7 +15,7 @@ from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
 from aimnet2mult.data.places import Places, counted
 from aimnet2mult.data.report import FileSummary, Report
-from aimnet2mult.data.structures import MIN_DISTANCE
+from aimnet2mult.data.structures import MAX_ELEMENT, MIN_DISTANCE
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 
@@ -30,6 +30,7 @@ def check_files(
     required: Sequence[Label] = (),
     file_format: FileFormat | None = None,
     min_distance: float = MIN_DISTANCE,
+    max_element: int = MAX_ELEMENT,
 ) -> Report:
     """Check files, and return all problems of all of them.
 
@@ -40,6 +41,7 @@ def check_files(
         required: Labels of which at least one training file must have some.
         file_format: Names and units of the arrays.
         min_distance: Smallest distance between two atoms, in Å.
+        max_element: Largest atomic number that the model supports.
     """
     report, file_format = Report(), file_format or FileFormat()
     validation = tuple(val_files)
@@ -47,12 +49,16 @@ def check_files(
     for path in map(Path, (*files, *validation)):
         # Two fidelities, or training and validation, may use the same file.
         if path not in scans:
-            scans[path] = FileScan(path, labels, file_format, min_distance, report)
+            scans[path] = FileScan(
+                path, labels, file_format, report, min_distance=min_distance, max_element=max_element
+            )
             _scan(scans[path], report)
     training, rest = ([scans[Path(path)] for path in part] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
     if not len(report.errors) and not report.useless:
-        _check_labels(report, required, [scan.summary for scan in training], file_format)
+        summaries = [scan.summary for scan in training]
+        report.absent = [label.name for label in labels if not any(file.labels.get(label.name) for file in summaries)]
+        _check_labels(report, required, summaries, file_format)
         _find_unlabeled(report, labels)
     _find_duplicates(report, training, rest)
     return report
@@ -81,7 +87,7 @@ def _check_labels(
 ) -> None:
     """Report labels that no training file contains."""
     names = [label.name for label in required]
-    missing = [name for name in names if not any(file.labels.get(name) for file in training)]
+    missing = [name for name in names if name in report.absent]
     if not missing:
         return
     rest = [name for name in names if name not in missing]

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.config.data_units import data_unit_factors
+from aimnet2mult.quantities import LABELS, Label
+
+if TYPE_CHECKING:
+    from aimnet2mult.config.schema import Config
 
 __all__ = ["FRAMES", "OPTIONAL_INPUTS", "REQUIRED_INPUTS", "FileFormat", "array_type"]
 
@@ -42,14 +46,27 @@ class FileFormat:
 
     @classmethod
     def from_settings(
-        cls, keys: Mapping[str, str], units: Mapping[str, str], *, allow_external: bool = False
+        cls,
+        keys: Mapping[str, str],
+        units: Mapping[str, str],
+        *,
+        allow_external: bool = False,
+        labels: Mapping[str, Label] = LABELS,
     ) -> "FileFormat":
         """Return the format that ``data.keys``, ``data.units`` and ``data.allow_external`` describe.
+
+        ``labels`` contains all labels by name.
 
         Raises:
             ConfigError: A unit is unknown or has another dimension.
         """
-        return cls(names=dict(keys), factors=data_unit_factors(units), allow_external=allow_external)
+        return cls(names=dict(keys), factors=data_unit_factors(units, labels=labels), allow_external=allow_external)
+
+    @classmethod
+    def from_config(cls, config: "Config") -> "FileFormat":
+        """Return the format that the settings describe; see `from_settings`."""
+        data = config.data
+        return cls.from_settings(data.keys, data.units, allow_external=data.allow_external, labels=config.known_labels)
 
     def name(self, key: str) -> str:
         """Return the name of an input or label in the file."""

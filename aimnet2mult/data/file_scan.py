@@ -45,12 +45,20 @@ class FileScan:
         path: The file.
         labels: Labels to check.
         file_format: Names and units of the arrays.
-        min_distance: Smallest distance between two atoms, in Å.
         report: Report to add problems to.
+        min_distance: Smallest distance between two atoms, in Å.
+        max_element: Largest atomic number that the model supports.
     """
 
     def __init__(
-        self, path: Path, labels: Sequence[Label], file_format: FileFormat, min_distance: float, report: Report
+        self,
+        path: Path,
+        labels: Sequence[Label],
+        file_format: FileFormat,
+        report: Report,
+        *,
+        min_distance: float,
+        max_element: int,
     ) -> None:
         self.path = path
         self.labels = labels
@@ -68,6 +76,7 @@ class FileScan:
         self._distances: list[npt.NDArray[np.float64]] = []
         self._infinite: dict[str, list[tuple[int, str]]] = {}
         self._min_distance = min_distance
+        self._max_element = max_element
         self._report = report
 
     def read(self, group: SizeGroup) -> None:
@@ -106,7 +115,7 @@ class FileScan:
         stored_energy = block.get("energy")
         block = {key: self.file_format.convert(key, values) for key, values in block.items()}
         bad = np.zeros(len(block["numbers"]), np.bool_)
-        for finding in find_bad(block, self._min_distance):
+        for finding in find_bad(block, self._min_distance, self._max_element):
             rows = np.flatnonzero(finding.rows)
             self._report.add_bad(segment, finding.kind, start + rows, map(finding.describe, rows.tolist()))
             bad |= finding.rows
@@ -124,9 +133,9 @@ class FileScan:
         """Add good structures to the summary and to what is kept of each."""
         is_atom = block["numbers"] != 0
         self.summary.atoms += int(is_atom.sum())
-        for label in self._labels_in(block):
-            labeled = int((~is_missing(block[label], is_atom)).sum())
-            self.summary.labels[label] = self.summary.labels.get(label, 0) + labeled
+        for label in (label for label in self.labels if label.name in block):
+            missing = is_missing(block[label.name], is_atom, per_atom=label.per_atom)
+            self.summary.labels[label.name] = self.summary.labels.get(label.name, 0) + int((~missing).sum())
         self.hashes.append(hash_structures(block))
         self._compositions.append(count_compositions(block["numbers"]))
         self._distances.append(shortest_distances(block))

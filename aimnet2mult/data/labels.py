@@ -19,10 +19,10 @@ def is_infinite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return infinite
 
 
-def is_missing(values: npt.NDArray[Any], is_atom: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def is_missing(values: npt.NDArray[Any], is_atom: npt.NDArray[np.bool_], *, per_atom: bool) -> npt.NDArray[np.bool_]:
     """Return which structures have no finite value of a label; ``is_atom`` (B, N) excludes padding."""
     finite = np.isfinite(values)
-    if values.ndim > 1:
+    if per_atom:
         finite &= is_atom.reshape(is_atom.shape + (1,) * (values.ndim - 2))
     missing: npt.NDArray[np.bool_] = ~finite.any(axis=tuple(range(1, finite.ndim)))
     return missing

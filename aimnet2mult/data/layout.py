@@ -1,6 +1,6 @@
-"""Opening of HDF5 files, checks of names, shapes and types in them, and reading of rows.
+"""Opening of data files, checks of names, shapes and types in them, and reading of rows.
 
-There is one group per number of atoms, named after it, such as ``007``.
+There is one group per number of atoms, named after it, such as ``007``: a group of an HDF5 file, or an npz file.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.file_format import FRAMES, OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
-from aimnet2mult.data.members import HDF5_ERRORS, Members, open_members
+from aimnet2mult.data.members import READ_ERRORS, DataFile, Members, StoredArray, open_groups
+from aimnet2mult.data.npz import NpzFolder
 from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
@@ -31,8 +32,6 @@ BLOCK_ATOMS = 50_000
 
 MAX_CHUNK_BLOCKS = 64
 """Maximum number of such blocks that are read at once because they are in one HDF5 chunk."""
-MAX_ATOMS = 10_000
-"""Maximum number of atoms of a structure; the search for close atoms takes quadratic time."""
 MAX_UNCHECKED_BYTES = 2**30
 """Size of the coordinates in memory up to which a file may be of any size."""
 MAX_EXPANSION = 100
@@ -48,9 +47,9 @@ class SizeGroup:
     rows: int
     atoms: int
     """Number of atoms, including padding."""
-    arrays: Mapping[str, h5py.Dataset]
+    arrays: Mapping[str, StoredArray]
     """Arrays by input or label; valid while the file is open."""
-    frames: h5py.Dataset | None = None
+    frames: StoredArray | None = None
     """Number of each structure in the data that the file was converted from, if known (rows,)."""
 
     def blocks(self) -> Iterator[slice]:
@@ -73,56 +72,38 @@ class Layout:
 
 
 @contextlib.contextmanager
-def open_file(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
+def open_file(path: Path) -> Iterator[DataFile]:
+    """Open an HDF5 file or a folder of npz files for reading.
 
     Raises:
         DataError: It does not exist, cannot be read, is not an HDF5 file, or is locked.
     """
     try:
-        _check_kind(path)
-        with path.open("rb"):
-            pass
-        file = h5py.File(path, "r")
+        file = NpzFolder(path) if path.is_dir() else _open_hdf5(path)
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"no data set {path}") from None
-    except HDF5_ERRORS as error:
+    except READ_ERRORS as error:
         raise DataError(_explain(path, error)) from error
-    with file:
+    with contextlib.nullcontext(file) if isinstance(file, NpzFolder) else file:
         yield file
 
 
-def read_layout(path: Path, file: h5py.File, labels: Sequence[Label], file_format: FileFormat) -> Layout:
+def _open_hdf5(path: Path) -> h5py.File:
+    _check_kind(path)
+    with path.open("rb"):
+        pass
+    return h5py.File(path, "r")
+
+
+def read_layout(path: Path, file: DataFile, labels: Sequence[Label], file_format: FileFormat) -> Layout:
     """Check the names, shapes and types in a file, without reading the arrays.
 
     Raises:
         DataError: The file is damaged.
     """
-    problems: list[str] = []
-    members = open_members(str(path), file, allow_external=file_format.allow_external)
-    if not members:
-        problems.append(f"{path} has no groups")
-    groups: dict[str, Members] = {}
-    for name, member in members.items():
-        if isinstance(member, str):
-            problems.append(f"{path}: {name!r} {member}")
-        elif isinstance(member, h5py.Group) and _is_size(name):
-            if int(name) > MAX_ATOMS:
-                problems.append(f"{path}: group {name} has more than {MAX_ATOMS:,} atoms")
-            else:
-                groups[name] = open_members(f"{path}, group {name}", member, allow_external=file_format.allow_external)
-        else:
-            problems.append(f"{path}: {name!r} is not a group named by its number of atoms, such as '007'")
-    by_size: dict[int, list[str]] = {}
-    for name in groups:
-        by_size.setdefault(int(name), []).append(name)
-    problems += [
-        f"{path}: several groups have the same number of atoms: {', '.join(names)}"
-        for names in by_size.values()
-        if len(names) > 1
-    ]
+    groups, problems = open_groups(path, file, allow_external=file_format.allow_external)
     keys = [*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *(label.name for label in labels)]
     problems += _uneven(path, groups, keys[len(REQUIRED_INPUTS) :], file_format)
     usable = []
@@ -133,10 +114,11 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[Label], file_forma
             rows = arrays["numbers"].shape[0]
             frames = _frames(group.get(FRAMES), rows)
             usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays, frames=frames))
-    if problem := "" if file_format.allow_external else _size_problem(path, usable):
+    stored = file.size() if isinstance(file, NpzFolder) else path.stat().st_size
+    if problem := "" if file_format.allow_external else _size_problem(path, usable, stored):
         problems, usable = [*problems, problem], []
     read = {FRAMES, *map(file_format.name, keys)}
-    found = {name for group in groups.values() for name, member in group.items() if isinstance(member, h5py.Dataset)}
+    found = {name for group in groups.values() for name, member in group.items() if isinstance(member, StoredArray)}
     return Layout(
         groups=sorted(usable, key=lambda group: group.atoms),
         problems=problems,
@@ -152,7 +134,7 @@ def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) 
     """
     try:
         values: npt.NDArray[Any] = group.arrays[key][rows]
-    except HDF5_ERRORS as error:
+    except READ_ERRORS as error:
         where = f"{group.path}, group {group.name}, rows {rows.start} to {rows.stop - 1}"
         raise DataError(
             f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({error_text(error)})"
@@ -161,9 +143,8 @@ def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) 
 
 
 def _check_kind(path: Path) -> None:
-    """Check that a path is a file or a folder: opening a named pipe would wait for a writer."""
-    kind = stat.S_IFMT(path.stat().st_mode)
-    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+    """Check that a path is a file: opening a named pipe would wait for a writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
         raise DataError(f"cannot read {path}: it is not a regular file")
 
 
@@ -177,15 +158,9 @@ def _explain(path: Path, error: Exception) -> str:
     return f"cannot read {path}: {os.strerror(number) if number else text}"
 
 
-def _is_size(name: str) -> bool:
-    """Return whether a name is a number of atoms; `int` refuses thousands of digits."""
-    return name.isdecimal() and len(name) < 20 and int(name) > 0  # noqa: PLR2004 - any small number
-
-
-def _size_problem(path: Path, groups: Sequence[SizeGroup]) -> str:
+def _size_problem(path: Path, groups: Sequence[SizeGroup], stored: int) -> str:
     """Return why the arrays are implausibly large for the size of the file, or ""."""
     size = sum(math.prod(group.arrays["coord"].shape) * group.arrays["coord"].dtype.itemsize for group in groups)
-    stored = path.stat().st_size
     if size <= max(MAX_UNCHECKED_BYTES, MAX_EXPANSION * stored):
         return ""
     return (
@@ -211,9 +186,9 @@ def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file
 
 def _arrays(
     atoms: int, group: Members, labels: Sequence[Label], file_format: FileFormat
-) -> tuple[dict[str, h5py.Dataset], list[str]]:
+) -> tuple[dict[str, StoredArray], list[str]]:
     """Return the valid arrays of a group, and the problems of the others."""
-    arrays: dict[str, h5py.Dataset] = {}
+    arrays: dict[str, StoredArray] = {}
     problems = []
     for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *(label.name for label in labels)):
         name = file_format.name(key)
@@ -234,9 +209,9 @@ def _arrays(
     return arrays, problems
 
 
-def _frames(array: object, rows: int) -> h5py.Dataset | None:
+def _frames(array: object, rows: int) -> StoredArray | None:
     """Return the array if it can be the numbers of the structures in the data that were converted."""
-    usable = isinstance(array, h5py.Dataset) and array.shape == (rows,) and array.dtype.kind in "iu"
+    usable = isinstance(array, StoredArray) and array.shape == (rows,) and array.dtype.kind in "iu"
     return array if usable else None
 
 
@@ -244,18 +219,18 @@ def read_frames(group: SizeGroup) -> npt.NDArray[np.int64] | None:
     """Return the number of each structure in the data that were converted; None if unknown or damaged."""
     try:
         return None if group.frames is None else np.asarray(group.frames[:], np.int64)
-    except HDF5_ERRORS:
+    except READ_ERRORS:
         return None
 
 
-def _has_ndim(array: h5py.Dataset | None, ndim: int) -> bool:
+def _has_ndim(array: StoredArray | None, ndim: int) -> bool:
     return array is not None and array.ndim == ndim
 
 
 def _type_problem(key: str, array: object) -> str:
     if isinstance(array, str):
         return array
-    if not isinstance(array, h5py.Dataset):
+    if not isinstance(array, StoredArray):
         return "is a group; expected an array"
     if array.shape is None:
         return "is empty"

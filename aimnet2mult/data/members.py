@@ -1,31 +1,101 @@
-"""Opening of the members of an HDF5 group; other files are opened only if that is allowed.
+"""Opening of the groups of a data file and their members; other files are opened only if that is allowed.
 
-External links, virtual datasets and external storage make HDF5 open any path that the file names.
+A data file is an HDF5 file, or a folder of npz files. External links, virtual datasets and external storage make HDF5
+open any path that the file names.
 """
 
 import io
 import math
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import h5py
 from h5py import h5d, h5f, h5fd, h5l, h5o, h5p, h5z
 
+from aimnet2mult.data.npz import NPZ_ERRORS, NpzArray, NpzFolder
 from aimnet2mult.errors import DataError
 from telemetry.errors import error_text
 
-__all__ = ["HDF5_ERRORS", "Members", "open_members"]
+__all__ = ["READ_ERRORS", "DataFile", "Members", "StoredArray", "open_groups", "open_members"]
 
 HDF5_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
 """Errors that h5py raises for damaged files."""
 
-Members = Mapping[str, h5py.Dataset | h5py.Group | str]
+READ_ERRORS = (*HDF5_ERRORS, *NPZ_ERRORS)
+"""Errors of damaged data files."""
+
+DataFile: TypeAlias = h5py.File | NpzFolder
+StoredArray: TypeAlias = h5py.Dataset | NpzArray
+Members = Mapping[str, StoredArray | h5py.Group | str]
 """The members of a group by name; for those that cannot be used, a text that states why."""
 
+MAX_ATOMS = 10_000
+"""Maximum number of atoms of a structure; the search for close atoms takes quadratic time."""
 MAX_CHUNK_BYTES = 2**30
 """Maximum size of a chunk, all of which is decompressed at once."""
 UNREADABLE = "cannot be opened; it is damaged, or a link to an object that does not exist in this file"
 REMEDY = "which is not read unless data.allow_external=true"
+
+
+def open_groups(path: Path, file: DataFile, *, allow_external: bool) -> tuple[dict[str, Members], list[str]]:
+    """Open all groups of a data file that are named by a number of atoms, with their members.
+
+    Returns:
+        The groups by name, and the problems of the others.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    if isinstance(file, NpzFolder):
+        groups, problems = _open_npz(file)
+    else:
+        groups, problems = _open_hdf5(path, file, allow_external=allow_external)
+    if not groups and not problems:
+        problems = [f"{path} has no groups" if isinstance(file, h5py.File) else f"{path} has no files such as 007.npz"]
+    by_size: dict[int, list[str]] = {}
+    for name in groups:
+        by_size.setdefault(int(name), []).append(name)
+    problems += [
+        f"{path}: several groups have the same number of atoms: {', '.join(names)}"
+        for names in by_size.values()
+        if len(names) > 1
+    ]
+    large = [name for name in groups if int(name) > MAX_ATOMS]
+    problems += [f"{path}: group {name} has more than {MAX_ATOMS:,} atoms" for name in large]
+    return {name: group for name, group in groups.items() if name not in large}, problems
+
+
+def _open_hdf5(path: Path, file: h5py.File, *, allow_external: bool) -> tuple[dict[str, Members], list[str]]:
+    groups: dict[str, Members] = {}
+    problems = []
+    for name, member in open_members(str(path), file, allow_external=allow_external).items():
+        if isinstance(member, str):
+            problems.append(f"{path}: {name!r} {member}")
+        elif isinstance(member, h5py.Group) and _is_size(name):
+            groups[name] = open_members(f"{path}, group {name}", member, allow_external=allow_external)
+        else:
+            problems.append(f"{path}: {name!r} is not a group named by its number of atoms, such as '007'")
+    return groups, problems
+
+
+def _open_npz(folder: NpzFolder) -> tuple[dict[str, Members], list[str]]:
+    groups: dict[str, Members] = {}
+    problems = []
+    for file in folder.files:
+        if not _is_size(file.stem):
+            problems.append(f"{file} is not named by its number of atoms, such as 007.npz; rename or move it")
+            continue
+        try:
+            groups[file.stem] = folder.members(file)
+        except ValueError as error:
+            problems.append(f"cannot read {file}: {error}")
+    return groups, problems
+
+
+def _is_size(name: str) -> bool:
+    """Return whether a name is a number of atoms; `int` refuses thousands of digits."""
+    return name.isdecimal() and len(name) < 20 and int(name) > 0  # noqa: PLR2004 - any small number
 
 
 def open_members(where: str, group: h5py.Group, *, allow_external: bool) -> Members:

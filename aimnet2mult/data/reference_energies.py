@@ -28,6 +28,7 @@ __all__ = [
     "apply_sae",
     "fit_compositions",
     "fit_sae",
+    "random_subset",
     "read_sae",
     "sae_to_yaml",
     "unseparated_elements",
@@ -85,6 +86,31 @@ def fit_sae(groups: Iterable[Group], source: object = "data") -> Sae:
             join_symbols(elements),
         )
     return fit_compositions(compositions, energy)
+
+
+def random_subset(groups: Iterable[Group], number: int) -> list[Group]:
+    """Return ``numbers`` and ``energy`` of random structures with an energy, always the same for the same data.
+
+    Structures with elements that would be missing are added, so that every element gets a reference energy.
+
+    Args:
+        groups: ``numbers`` (b, n) and ``energy`` (b,), as for `fit_sae`.
+        number: Number of structures; if there are fewer, all are returned.
+    """
+    known = []
+    for group in groups:
+        rows = np.isfinite(group["energy"])
+        known.append({key: group[key][rows] for key in ("numbers", "energy")})
+    sizes = [len(group["energy"]) for group in known]
+    chosen = np.zeros(sum(sizes), np.bool_)
+    chosen[np.random.default_rng(0).permutation(len(chosen))[:number]] = True
+    masks = np.split(chosen, np.cumsum(sizes)[:-1])
+    found = {z for group, mask in zip(known, masks, strict=True) for z in np.unique(group["numbers"][mask]).tolist()}
+    missing = [np.isin(group["numbers"], [*found], invert=True).any(axis=1) for group in known]
+    return [
+        {key: values[mask | more] for key, values in group.items()}
+        for group, mask, more in zip(known, masks, missing, strict=True)
+    ]
 
 
 def fit_compositions(compositions: Compositions, energy: Floats) -> Sae:

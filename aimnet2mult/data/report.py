@@ -82,6 +82,8 @@ class Report:
     bad_structures: Problems = field(default_factory=Problems)
     """Problems of structures that can be left out."""
     warnings: Problems = field(default_factory=Problems)
+    absent: list[str] = field(default_factory=list)
+    """Names of the labels that no training file contains."""
     bad_rows: dict[tuple[str, str], dict[str, list[Rows]]] = field(default_factory=dict)
     """Rows of the structures that must not be trained on, by path and group and then by kind of problem."""
 

@@ -18,8 +18,10 @@ __all__ = [
     "min_distances",
 ]
 
-MAX_ELEMENT = 63
-"""Largest atomic number with a row in the embedding of aimnet."""
+MAX_ELEMENT = 118
+"""Largest atomic number of an element; a model may support fewer."""
+MAX_MODEL_ROWS = 128
+"""Rows in the tables of a model that supports all elements, as in the original trainer."""
 MAX_COORD = 1e4
 """Largest absolute value of a coordinate, in Å."""
 MAX_CHARGE = 100
@@ -45,18 +47,23 @@ class Finding(NamedTuple):
     """Describes the problem of one structure, given by its index in ``rows``."""
 
 
-def find_bad(block: Mapping[str, Array], min_distance: float) -> Iterator[Finding]:
+def find_bad(block: Mapping[str, Array], min_distance: float, max_element: int = MAX_ELEMENT) -> Iterator[Finding]:
     """Find the structures that must not be trained on.
 
     Args:
         block: ``numbers`` (B, N), 0 for padding, and optionally ``coord`` (B, N, 3) in Å, ``charge`` (B,) and
             ``mult`` (B,).
         min_distance: Smallest distance between two atoms, in Å.
+        max_element: Largest atomic number that the model supports.
     """
     numbers = block["numbers"]
-    valid = (numbers >= 0) & (numbers <= MAX_ELEMENT) & (numbers == np.rint(numbers))
+    valid = (numbers >= 0) & (numbers <= max_element) & (numbers == np.rint(numbers))
     is_atom = numbers != 0
-    yield Finding("invalid atomic numbers", ~valid.all(axis=1), lambda row: _describe_number(numbers[row], valid[row]))
+    yield Finding(
+        "invalid atomic numbers",
+        ~valid.all(axis=1),
+        lambda row: _describe_number(numbers[row], valid[row], max_element),
+    )
     yield Finding("structures without atoms", ~is_atom.any(axis=1), lambda _: "the structure has no atoms")
     if "coord" in block:
         yield from _find_bad_coordinates(block["coord"].astype(np.float64, copy=False), is_atom, min_distance)
@@ -79,9 +86,12 @@ def count_electrons(block: Mapping[str, Array]) -> Array:
     return protons - np.rint(block["charge"]) if "charge" in block else protons
 
 
-def _describe_number(numbers: Array, valid: Mask) -> str:
+def _describe_number(numbers: Array, valid: Mask, max_element: int) -> str:
     atom = int(np.argmin(valid))
-    return f"atom {atom} has atomic number {numbers[atom]:g}; supported are 1 to {MAX_ELEMENT}, and 0 for padding"
+    number = numbers[atom]
+    is_element = max_element < number <= MAX_ELEMENT and number == np.rint(number)
+    hint = f"; for more, set max_z: {MAX_MODEL_ROWS} in the definition of the model" if is_element else ""
+    return f"atom {atom} has atomic number {number:g}; supported are 1 to {max_element}, and 0 for padding{hint}"
 
 
 def _find_bad_coordinates(coord: Array, is_atom: Mask, min_distance: float) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from aimnet2mult.quantities import Label
@@ -56,7 +57,7 @@ class Layout:
         if self.fidelities < 1:
             raise ValueError(f"the number of fidelities is {self.fidelities}; expected at least 1")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the labels."""
         return tuple(label.name for label in self.labels)

@@ -20,6 +20,8 @@ from aimnet.modules import Forces  # noqa: E402
 from aimnet2mult.config.import_path import load_object  # noqa: E402
 from aimnet2mult.config.trust import named_in  # noqa: E402
 from aimnet2mult.errors import ConfigError, ModelError  # noqa: E402
+from aimnet2mult.models.definition import AIMNET2, ROWS  # noqa: E402
+from aimnet2mult.models.element_tables import enlarge_tables  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
 from aimnet2mult.models.torch_file import load_file  # noqa: E402
 from aimnet2mult.quantities import Label  # noqa: E402
@@ -27,6 +29,8 @@ from telemetry.errors import format_error  # noqa: E402
 
 __all__ = ["build_model", "unwrap"]
 
+MIN_ROWS, MAX_ROWS = 64, 1000
+"""Numbers of rows that tables of parameters can have; aimnet creates 64."""
 PARAMETER_FILE = "ptfile"
 """Argument that names a file of parameters."""
 
@@ -137,15 +141,29 @@ def _authorize(path: object, role: ImportRole, key: str = "the model") -> None:
 
 
 def _build(definition: Mapping[str, Any]) -> nn.Module:
+    definition, rows = _split_rows(definition)
     try:
         # aimnet asks before it imports anything, also what only the classes themselves import.
-        return cast(
-            "nn.Module", build_module(dict(definition), allow_file_references=False, import_authorizer=_authorize)
-        )
+        model = build_module(definition, allow_file_references=False, import_authorizer=_authorize)
+        if rows is not None:
+            enlarge_tables(model, rows)
+        return cast("nn.Module", model)
     except ModelError:
         raise
     except _FAILURES as error:
         raise ModelError(f"cannot build the model: {format_error(error)}") from error
+
+
+def _split_rows(definition: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """Return a definition that aimnet understands, and the number of rows of the tables if it is given."""
+    kwargs = definition.get("kwargs")
+    if definition["class"] not in AIMNET2 or not isinstance(kwargs, Mapping) or ROWS not in kwargs:
+        return dict(definition), None
+    rows = kwargs[ROWS]
+    if isinstance(rows, bool) or not isinstance(rows, int) or not MIN_ROWS <= rows <= MAX_ROWS:
+        raise ModelError(f"{ROWS} is {rows!r}; expected a number of rows from {MIN_ROWS} to {MAX_ROWS}")
+    rest = {name: value for name, value in kwargs.items() if name != ROWS}
+    return {**definition, "kwargs": rest}, rows
 
 
 def _check_labels(model: nn.Module, labels: Sequence[Label]) -> None:

@@ -10,9 +10,17 @@ from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.yaml_text import MAX_DEPTH
 from aimnet2mult.errors import ConfigError
 
-__all__ = ["DEFAULT", "read_definition"]
+__all__ = ["AIMNET2", "DEFAULT", "ROWS", "max_element", "read_definition"]
 
 DEFAULT = Path(__file__).with_name("aimnet2.yaml")
+
+AIMNET2 = ("aimnet.models.AIMNet2", "aimnet.models.aimnet2.AIMNet2")
+"""Paths of the class of aimnet whose tables `build_model` can enlarge."""
+ROWS = "max_z"
+"""Argument of this class, added here: number of rows in its tables, one for each atomic number from 0."""
+DEFAULT_ROWS = 64
+"""Number of rows in aimnet."""
+LAST_ELEMENT = 118
 
 MAX_INCLUDED = 20
 """Maximum number of included files."""
@@ -33,6 +41,15 @@ def read_definition(path: Path) -> dict[str, Any]:
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     return definition
+
+
+def max_element(definition: Mapping[str, Any]) -> int:
+    """Return the largest atomic number for which a model has parameters; 118 if its class is unknown."""
+    if definition.get("class") not in AIMNET2:
+        return LAST_ELEMENT
+    kwargs = definition.get("kwargs")
+    rows = kwargs.get(ROWS, DEFAULT_ROWS) if isinstance(kwargs, Mapping) else DEFAULT_ROWS
+    return min(rows - 1, LAST_ELEMENT) if isinstance(rows, int) else LAST_ELEMENT
 
 
 def _include(node: Any, source: Path, folder: Path, included: list[Path], depth: int = 1) -> Any:

@@ -48,7 +48,7 @@ class MixedFidelity(nn.Module):
             raise ModelError(f"several fidelities require an aimnet.models.AIMNet2, not a {type(model).__name__}")
         rows = model.afv.num_embeddings
         if offset < rows:
-            raise ModelError(f"fidelity_offset is {offset}; expected at least {rows}, the size of the embedding")
+            raise ModelError(f"fidelity_offset is {offset}; set it to at least {rows}, the size of the embedding")
         self.offset = offset
         self.n_fidelities = n_fidelities
         _enlarge(model.afv, [model.afv.weight] * n_fidelities, offset)

@@ -267,9 +267,7 @@ def _load_data(config: Config, labels: tuple[Label, ...], folder: Path, skipped:
         sae_files=sae_files,
         val_files={index: Path(path) for index, path in config.data.val_fidelity_datasets.items()},
         test_files={index: Path(path) for index, path in config.data.test_fidelity_datasets.items()},
-        file_format=FileFormat.from_settings(
-            config.data.keys, config.data.units.to_dict(), allow_external=config.data.allow_external
-        ),
+        file_format=FileFormat.from_config(config),
         skipped=skipped,
         check_checksums=lambda checksums: check_data(checksums, config, folder),
     )

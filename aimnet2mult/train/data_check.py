@@ -18,7 +18,7 @@ SKIPPED_FILE = "skipped-structures.csv"
 """File in the run folder with the place and the problem of each structure that is left out."""
 
 
-def check_data(config: Config, *, resumes: bool) -> Report:
+def check_data(config: Config, *, resumes: bool, max_element: int) -> Report:
     """Check the data files of a run, and return which structures to leave out.
 
     A run that resumes keeps its structures, since a run of an earlier version may contain bad ones: they are only
@@ -27,6 +27,7 @@ def check_data(config: Config, *, resumes: bool) -> Report:
     Args:
         config: the configuration of the run.
         resumes: whether the run continues after a checkpoint.
+        max_element: largest atomic number that the model supports.
 
     Raises:
         ConfigError: a unit is invalid.
@@ -40,10 +41,14 @@ def check_data(config: Config, *, resumes: bool) -> Report:
         [Path(data.fidelity_datasets[index]) for index in sorted(data.fidelity_datasets)],
         [Path(path) for path in (*data.val_fidelity_datasets.values(), *data.test_fidelity_datasets.values())],
         labels=config.labels,
-        required=config.labels,
-        file_format=FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external),
+        required=() if data.on_missing_label == "drop" else config.labels,
+        file_format=FileFormat.from_config(config),
         min_distance=data.min_distance,
+        max_element=max_element,
     )
+    if len(report.absent) == len(config.labels) and not len(report.errors):
+        names = ", ".join(data.y)
+        report.errors.add("missing labels", [f"no data set has any of the labels {names}; give names with data.keys"])
     for line in report.warnings.lines():
         _warn(line)
     skip = data.on_bad_structure == "skip"

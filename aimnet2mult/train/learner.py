@@ -138,7 +138,7 @@ def build_loss(config: Config, communicator: Communicator) -> LossFunction:
         # Losses of other packages import their functions themselves.
         load_object(path, key, "loss")
     try:
-        loss_fn: LossFunction = make(**config.loss.kwargs)
+        loss_fn: LossFunction = make(**config.loss.arguments)
     except TypeError as error:
         raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
     # With several parts, the counts of the whole batch are determined before it is predicted; see `build_gradient`.

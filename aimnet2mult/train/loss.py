@@ -22,7 +22,7 @@ from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
 from aimnet2mult.train.loss_weights import LossWeights
 
-__all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]
+__all__ = ["MTLoss", "energy_loss_fn", "mean", "mse_loss_fn", "peratom_loss_fn"]
 
 LossFn = Callable[..., Tensor]
 SumFn = Callable[..., tuple[Tensor, Tensor]]
@@ -202,16 +202,32 @@ def peratom_loss_fn(
     Raises:
         ValueError: the prediction is missing, or a shape does not fit.
     """
+    return _squares(y_pred, y_true, key_pred, key_true, per_atom=True)
+
+
+@mean
+def mse_loss_fn(
+    y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str
+) -> tuple[Tensor, Tensor]:
+    """Return the same as `peratom_loss_fn` over the labeled components of structures: (B,) or for dipoles (B, 3)."""
+    return _squares(y_pred, y_true, key_pred, key_true, per_atom=False)
+
+
+def _squares(
+    y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str, *, per_atom: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the sum of the squared errors, and the number of components that count."""
     numbers = _numbers(y_pred)
-    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape)
+    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape if per_atom else numbers.shape[:1])
     if pair is None:
         return _zero_sum_and_count(numbers)
     pred, true = pair
-    atoms = numbers != 0
-    mask = _mask(y_true, key_true, numbers, per_atom=True)
+    real = numbers != 0 if per_atom else (numbers != 0).any(-1, keepdim=True)
+    mask = _mask(y_true, key_true, numbers, per_atom=per_atom)
     if mask is not None:
-        atoms = atoms & mask
-    counted = torch.isfinite(true) & (atoms if true.ndim == atoms.ndim else atoms.unsqueeze(-1))
+        real = real & mask
+    real = real if per_atom else real.squeeze(-1)
+    counted = torch.isfinite(true) & (real if true.ndim == real.ndim else real.unsqueeze(-1))
     return _error(pred, true, counted).square().sum(), counted.sum()
 
 
@@ -234,15 +250,8 @@ def _pair(
 ) -> tuple[Tensor, Tensor] | None:
     """Return prediction and label in the same shape and dtype; None if neither exists.
 
-    A missing label is replaced by NaN, so that the loss still has a gradient (of zeros).
-
-    Args:
-        y_pred: the predictions.
-        y_true: the labels.
-        key_pred: key of the prediction.
-        key_true: key of the label.
-        axes: number of structures, and for a per-atom label the number of atoms.
-        several: whether there may be several components; the prediction then determines their number.
+    A missing label is replaced by NaN, so that the loss still has a gradient (of zeros). ``axes`` are the numbers of
+    structures and, for a per-atom label, atoms. If there may be several components, the prediction determines how many.
     """
     pred, true = y_pred.get(key_pred), y_true.get(key_true)
     if pred is None:
@@ -267,8 +276,7 @@ def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor, *, per_a
     mask = y_true.get(key)
     if mask is None:
         return None
-    structures, atoms = numbers.shape
-    return expand_mask(mask, structures, atoms, f"the mask {key!r}", per_atom=per_atom)
+    return expand_mask(mask, *numbers.shape, f"the mask {key!r}", per_atom=per_atom)
 
 
 def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from aimnet2mult.config.label_settings import drop_labels
+from aimnet2mult.models.definition import max_element
 from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.plan import echo
 from telemetry import MetricBus
@@ -34,9 +36,28 @@ def check_plan(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
         DataError: the data are unusable.
         TelemetryError: a setting of telemetry does not fit.
     """
+    run = _plan_run(plan, wait)
+    report = check_data(plan.config, resumes=plan.checkpoint is not None, max_element=max_element(plan.definition))
+    if report.absent:
+        plan = _without_labels(plan, report.absent)
+        run = _plan_run(plan, wait)
+    if report.bad_rows:
+        params = {**run.record.params, "skipped_structures": report.bad_count}
+        run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
+    return replace(plan, report=report), run
+
+
+def _without_labels(plan: Plan, names: Sequence[str]) -> Plan:
+    """Return a plan that does not train labels that no data set has."""
+    are = "labels are" if len(names) > 1 else "label is"
+    echo(f"not trained, because the {are} in no data set: {', '.join(names)}", err=True)
+    return replace(plan, config=drop_labels(plan.config, names))
+
+
+def _plan_run(plan: Plan, wait: TrainerWait) -> RunPlan:
     config = plan.config
     params = {**msgspec.to_builtins(config, str_keys=True), "model": plan.definition}
-    run = plan_run(
+    return plan_run(
         plan.folder,
         name=config.run_name,
         project=config.project_name,
@@ -48,11 +69,6 @@ def check_plan(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
         trainer=wait.probe(plan.folder),
         given=plan.given_options,
     )
-    report = check_data(config, resumes=plan.checkpoint is not None)
-    if report.bad_rows:
-        params = {**run.record.params, "skipped_structures": report.bad_count}
-        run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
-    return replace(plan, report=report), run
 
 
 def start(run: RunPlan) -> MetricBus:

@@ -54,6 +54,8 @@ class Request:
     """Folder or name of the run to resume, or ``auto``."""
     allow_packages: Sequence[str] = ()
     """Packages whose classes and functions settings may name, besides those that are always trusted."""
+    verbose: bool = False
+    """Whether to print the settings, the model and its parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class Plan:
     """Lines to print before the run is resumed."""
     new_folders: tuple[Path, ...] = ()
     """The folders created for a new run, innermost first."""
+    verbose: bool = False
 
     def remove_new_folders(self) -> None:
         """Remove the folders created for a new run, as far as they are empty."""

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def train(request: Request, *, wait_limit: float = WAIT_LIMIT) -> int:
 def _run_first_rank(request: Request, info: RankInfo, stop: StopSignal, store: Any, wait: TrainerWait) -> int | None:
     """Return the exit code, or None if another process has resumed the run first."""
     with stopping_at_once(stop, info, store):
-        plan = make_plan(request, wait)
+        plan = replace(make_plan(request, wait), verbose=request.verbose)
     if plan.nothing_left:
         return _conclude(plan, info, stop, store)
     try:
@@ -230,6 +231,7 @@ def _train(
     from aimnet2mult.distributed.stop_consensus import StopConsensus
     from aimnet2mult.train.components import build_components
     from aimnet2mult.train.loop import build_training
+    from aimnet2mult.train.setup_listing import list_setup
 
     stops = plan.settings.on_divergence == "stop"
     end = None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started)
@@ -258,7 +260,8 @@ def _train(
     )
     communicator.set_device(components.device)
     if not communicator.rank:
-        for line in components.describe(plan.config.fidelity_names):
+        setup = list_setup(plan.config, plan.definition, components.model, components.optimizer)
+        for line in (*components.describe(plan.config.fidelity_names), *(setup if plan.verbose else ())):
             console.say(line)
     if communicator.world_size > 1:
         console.say(f"{communicator.world_size} ranks share each batch")

@@ -76,7 +76,7 @@ def test_the_page_works_from_top_to_bottom(folder: Path) -> None:
     assert (done.exit_code, done.output.splitlines()[-1]) == (0, "no errors"), done.output
     settings = load_data_settings((), [word for word in train if word.startswith("data.")])
     assert list(settings.fidelity_datasets.values()) == [str(folder / name) for name in ("gfn2.h5", "ccsd.h5")]
-    assert settings.y == ["energy", "forces", "charges"]
+    assert settings.data.y == ["energy", "forces", "charges"]
     with h5py.File(folder / "wb97m.h5") as file, h5py.File(folder / "ccsd.h5") as ccsd:
         assert np.mean(file["003/energy"]) == pytest.approx(-30 * HARTREE, rel=1e-3)
         assert np.std(file["005/forces"]) == pytest.approx(HARTREE / BOHR, rel=0.1)

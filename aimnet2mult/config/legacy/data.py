@@ -2,6 +2,7 @@
 
 from aimnet2mult.config.legacy import nested
 from aimnet2mult.config.legacy.nested import MISSING, Tree
+from aimnet2mult.config.legacy.rule import Rule
 from aimnet2mult.config.legacy.section import SectionTranslator
 from aimnet2mult.errors import ConfigError
 
@@ -14,6 +15,23 @@ MODEL_INPUTS = ("coord", "numbers", "charge", "mult")
 
 class DataTranslator(SectionTranslator):
     """Translate ``data`` except for its samplers."""
+
+    rules = (
+        Rule(
+            "data.val_fidelity_datasets",
+            "notice",
+            "same key, which the original ignored; remove it for the behavior of the original",
+        ),
+        Rule("data.separate_val", "translated", "false: all data sets are used for both training and validation"),
+        Rule(
+            "data.x",
+            "notice",
+            f"the inputs are always {', '.join(MODEL_INPUTS)}, as far as a data set has them; others are an error",
+        ),
+        Rule("labels in `data.y` that no data set has", "notice", "left out ([Labels](labels.md))"),
+        Rule("data.sae.energy.file", "error", "name a file for each fidelity: `data.sae.energy.files.0` …"),
+        Rule("data.loaders.*.pin_memory", "translated", "true is the default on CUDA"),
+    )
 
     def __init__(self, notes: dict[str, str]) -> None:
         super().__init__(notes)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from aimnet2mult.config.legacy.classes import MODEL, translate_module
+
 __all__ = ["translate_definition"]
 
 
@@ -13,11 +15,9 @@ def translate_definition(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     node = {key: translate_definition(value) for key, value in node.items()}
-    path = node.get("class")
-    if path == "aimnet2mult.models.aimnet2.AIMNet2":
-        node["class"] = "aimnet.models.AIMNet2"
-        # The size of the embedding. Elements that aimnet does not support are rejected when the data are read.
-        (node.get("kwargs") or {}).pop("max_z", None)
-    elif isinstance(path, str) and path.startswith("aimnet2mult.modules."):
-        node["class"] = f"aimnet.{path.removeprefix('aimnet2mult.')}"
+    if isinstance(path := node.get("class"), str):
+        node["class"] = translate_module(path)
+        if path == MODEL:
+            # The number of rows in the tables, whose default is larger than in aimnet.
+            node["kwargs"] = {"max_z": 128, **(node.get("kwargs") or {})}
     return node

@@ -4,6 +4,7 @@ from typing import Any
 
 from aimnet2mult.config.legacy import nested
 from aimnet2mult.config.legacy.nested import MISSING, Tree
+from aimnet2mult.config.legacy.rule import Rule
 from aimnet2mult.config.legacy.section import SectionTranslator
 from aimnet2mult.errors import ConfigError
 
@@ -24,12 +25,21 @@ STRATEGY = "data.samplers.train.kwargs.sampling_strategy"
 COPIES_PER_WEIGHT = 10
 """The original copied each structure this many times per unit of weight, rounded down, and at least once."""
 
+WEIGHTS = "weights are rounded down to tenths, as early versions of the original did; they had no effect in later ones"
 MAX_WEIGHT = 1e9
 """Maximum weight that is converted to copies."""
 
 
 class SamplerTranslator(SectionTranslator):
     """Translate ``data.samplers`` and ``data.fidelity_weights``; batch sizes are plain renames."""
+
+    rules = (
+        Rule(STRATEGY, "translated", "`weighted`: `data.weights_of: structure` (see below); `uniform`: no weights"),
+        Rule("data.fidelity_weights", "notice", f"same key; {WEIGHTS}"),
+        *(Rule(key, "error", f"other than {value}: {text}") for key, (value, text) in SUPPORTED.items()),
+        *(Rule(key, "notice", f"other than {value}: {text}") for key, (value, text) in FIXED.items()),
+        Rule("data.samplers.val.kwargs.shuffle", "translated", "no effect on a validation"),
+    )
 
     def __init__(self, notes: dict[str, str]) -> None:
         super().__init__(notes)
@@ -61,9 +71,9 @@ class SamplerTranslator(SectionTranslator):
         equal = len({effective.get(index, 1.0) for index in fidelities}) <= 1
         if self._strategy == "uniform" and not equal:
             self.notes["data.fidelity_weights"] = "no effect, because sampling_strategy is uniform; weighted uses them"
-        elif not equal and any(effective[index] != weights[index] for index in effective):
-            rounded = ", ".join(f"{index}: {weight:g}" for index, weight in effective.items())
-            self.notes["data.fidelity_weights"] = f"{{{rounded}}}, rounded as in the original trainer"
+        elif not equal:
+            used = ", ".join(f"{index}: {weight:g}" for index, weight in effective.items())
+            self.notes["data.fidelity_weights"] = f"{{{used}}}; {WEIGHTS}"
         data["fidelity_weights"] = {} if equal or self._strategy == "uniform" else effective
 
 

@@ -1,6 +1,9 @@
 """Interface of the translators of single sections."""
 
+from typing import ClassVar
+
 from aimnet2mult.config.legacy.nested import Tree
+from aimnet2mult.config.legacy.rule import Rule
 
 __all__ = ["SectionTranslator"]
 
@@ -13,6 +16,9 @@ class SectionTranslator:
     Args:
         notes: Notes for the user by key, shared by all sections; translators add to them.
     """
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """What becomes of the keys that the class translates."""
 
     def __init__(self, notes: dict[str, str]) -> None:
         self.notes = notes

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 from aimnet2mult.config.legacy import nested
 from aimnet2mult.config.legacy.data import DataTranslator
 from aimnet2mult.config.legacy.detect import LEGACY_KEYS, is_legacy
+from aimnet2mult.config.legacy.loss import LossTranslator
 from aimnet2mult.config.legacy.nested import MISSING, Tree
+from aimnet2mult.config.legacy.rule import Outcome, Rule
 from aimnet2mult.config.legacy.samplers import SamplerTranslator
 from aimnet2mult.config.legacy.scheduler import SchedulerTranslator
 from aimnet2mult.config.legacy.validation import ValidationTranslator
 from aimnet2mult.config.legacy.wandb import WandbTranslator
-from aimnet2mult.config.sections import ADAPTIVE_LOSS
 from aimnet2mult.errors import ConfigError
 
 __all__ = ["NO_EFFECT", "RENAMED", "LegacyConfigTranslator", "log_notice"]
@@ -41,40 +41,71 @@ DEFAULTS: Tree = {
 }
 """Defaults of the original that differ from the current ones."""
 
-RENAMED = {
-    "data.samplers.train.kwargs.batch_size": "data.samplers.train.batch_size",
-    "data.samplers.train.kwargs.batch_mode": "data.samplers.train.batch_mode",
-    "data.samplers.train.kwargs.batches_per_epoch": "data.samplers.train.batches_per_epoch",
-    "data.samplers.val.kwargs.batch_size": "data.samplers.val.batch_size",
-    "data.samplers.val.kwargs.batch_mode": "data.samplers.val.batch_mode",
-    "optimizer.grad_clip.max_norm": "trainer.clip_grad_norm",
-    "scheduler.kwargs.metric_name": "scheduler.metric_name",
-    "scheduler.terminate_on_low_lr": "trainer.stop_below_lr",
-    "checkpoint.kwargs.n_saved": "checkpoint.keep",
-    "checkpoint.save_best": "checkpoint.best",
-    "wandb.log_frequency.train": "telemetry.every",
-    "log_frequency.train": "telemetry.every",
-}
-"""Current keys by original key; of two original keys with the same current key, the last one given wins."""
-
+CLIP_NORM = "not every version of the original trainer read it"
 KEEP_ALL = 1_000_000
 """Replaces ``n_saved: null``; more checkpoints than any run writes."""
 
-CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "data.samplers.train.batches_per_epoch": lambda n: None if isinstance(n, int) and n <= 0 else n,
-    "trainer.stop_below_lr": lambda lr: lr or None,
-    "checkpoint.keep": lambda n: KEEP_ALL if n is None else n,
-    "checkpoint.best": lambda enabled: "loss" if enabled else None,
+
+class Renamed(NamedTuple):
+    """The current key of an original one."""
+
+    key: str
+    convert: Callable[[Any], Any] = lambda value: value
+    note: str = ""
+    """What changes besides the name."""
+    outcome: Outcome = "translated"
+
+
+RENAMED = {
+    "data.samplers.train.kwargs.batch_size": Renamed("data.samplers.train.batch_size"),
+    "data.samplers.train.kwargs.batch_mode": Renamed("data.samplers.train.batch_mode"),
+    "data.samplers.train.kwargs.batches_per_epoch": Renamed(
+        "data.samplers.train.batches_per_epoch", lambda n: None if isinstance(n, int) and n <= 0 else n, "-1 is `null`"
+    ),
+    "data.samplers.val.kwargs.batch_size": Renamed("data.samplers.val.batch_size"),
+    "data.samplers.val.kwargs.batch_mode": Renamed("data.samplers.val.batch_mode"),
+    "optimizer.grad_clip.max_norm": Renamed("trainer.clip_grad_norm", note=CLIP_NORM, outcome="notice"),
+    "scheduler.kwargs.metric_name": Renamed("scheduler.metric_name", note="always a validation metric"),
+    "scheduler.terminate_on_low_lr": Renamed("trainer.stop_below_lr", lambda lr: lr or None, "0 is `null`"),
+    "checkpoint.kwargs.n_saved": Renamed("checkpoint.keep", lambda n: KEEP_ALL if n is None else n, "`null`: all"),
+    "checkpoint.save_best": Renamed(
+        "checkpoint.best",
+        lambda enabled: "loss" if enabled else None,
+        "true is `loss`: the best weights are `RUN/checkpoints/best.pt`, besides the newest checkpoints",
+    ),
+    "wandb.log_frequency.train": Renamed("telemetry.every"),
+    "log_frequency.train": Renamed("telemetry.every"),
 }
-"""Conversions of values, by current key."""
+"""By original key; of two original keys with the same current key, the last one given wins."""
 
 NO_EFFECT = {
     "metrics": "the set of metrics is fixed, in kcal/mol and e; change units with telemetry.units.energy=eV",
     "wandb.watch_model": "the gradient norm is recorded as train/grad_norm; there are no histograms",
     "checkpoint.dirname": "checkpoints are in the run folder; --telemetry-dir sets where run folders are created",
     "checkpoint.filename_prefix": "checkpoints are named by iteration; --save FILE writes the final weights",
+    "use_base_model": "the model of a single fidelity is always the one in model.yaml",
 }
 """Original keys without effect, and their replacements."""
+
+TAKES_EFFECT = "takes effect here, unlike in the original trainer; remove it for the original behavior"
+CHECKPOINT_OFF = "checkpoints are always written; checkpoint.keep sets how many are kept"
+CHECKPOINT_FIXED = "cannot be set; checkpoints are written such that a run can be resumed"
+
+SECTIONS = (
+    *(DataTranslator, SamplerTranslator, LossTranslator),
+    *(SchedulerTranslator, ValidationTranslator, WandbTranslator),
+)
+
+RULES = (
+    *(Rule(old, new.outcome, f"`{new.key}`{new.note and f'; {new.note}'}") for old, new in RENAMED.items()),
+    *(Rule(key, "notice", text) for key, text in NO_EFFECT.items()),
+    Rule("optimizer.{force_no_train,force_train}", "notice", TAKES_EFFECT),
+    Rule("checkpoint", "notice", f"null: {CHECKPOINT_OFF}"),
+    Rule("checkpoint.kwargs.require_empty", "translated", "no effect"),
+    Rule("checkpoint.kwargs.*", "notice", CHECKPOINT_FIXED),
+    *(rule for section in SECTIONS for rule in section.rules),
+)
+"""What becomes of all settings that are not the same here."""
 
 MAPPINGS = ("scheduler.kwargs", "loss.kwargs.components", "checkpoint.kwargs", "wandb", "wandb.init")
 """Keys whose values the translation takes apart."""
@@ -93,13 +124,7 @@ class LegacyConfigTranslator:
     def __init__(self, sources: list[str]) -> None:
         self._sources = sources
         self._notes: dict[str, str] = {}
-        self._sections = (
-            DataTranslator(self._notes),
-            SamplerTranslator(self._notes),
-            SchedulerTranslator(self._notes),
-            ValidationTranslator(self._notes),
-        )
-        self._wandb = WandbTranslator(self._notes)
+        *self._sections, self._wandb = [section(self._notes) for section in SECTIONS]
 
     @classmethod
     def for_layers(cls, layers: Iterable[tuple[str, Tree]]) -> LegacyConfigTranslator | None:
@@ -128,11 +153,10 @@ class LegacyConfigTranslator:
                 raise ConfigError(f"{key} is {value!r}: expected a mapping")
         for section in self._sections:
             section.translate(layer)
-        self._translate_losses(layer)
         self._remove_ineffective(layer)
         for old, new in RENAMED.items():
             if (value := nested.pop(layer, old)) is not MISSING:
-                nested.put(layer, new, CONVERSIONS[new](value) if new in CONVERSIONS else value)
+                nested.put(layer, new.key, new.convert(value))
         self._wandb.translate(layer)
         self._translate_checkpoint(layer)
         _remove_empty(layer)
@@ -154,9 +178,7 @@ class LegacyConfigTranslator:
             section.finish(merged)
         for name in ("force_no_train", "force_train"):
             if merged["optimizer"][name]:
-                self._notes[f"optimizer.{name}"] = (
-                    "takes effect here, unlike in the original trainer; remove it for the original behavior"
-                )
+                self._notes[f"optimizer.{name}"] = TAKES_EFFECT
         log_notice(self._notice())
         return merged
 
@@ -172,37 +194,15 @@ class LegacyConfigTranslator:
             if nested.pop(layer, key) not in (MISSING, None):
                 self._notes[key] = replacement
         if nested.has(layer, "optimizer.grad_clip.max_norm"):
-            self._notes["optimizer.grad_clip"] = (
-                "takes effect here, as trainer.clip_grad_norm; not every version of the original trainer read it"
-            )
-
-    def _translate_losses(self, layer: Tree) -> None:
-        """Replace aimnet's losses, which do not ignore missing labels; the original trainer's have the same paths."""
-        loss = layer.get("loss")
-        components = nested.get(layer, "loss.kwargs.components", {})
-        functions = [(loss, "class"), *((part, "fn") for part in (components or {}).values())] if loss else []
-        for section, key in functions:
-            if isinstance(section, dict) and isinstance(path := section.get(key), str):
-                section[key] = re.sub(r"^aimnet\.train\.loss\.", "aimnet2mult.train.loss.", path)
-                if section[key] == "aimnet2mult.train.loss.MTAdaWLoss":
-                    section[key] = ADAPTIVE_LOSS
-        for name, part in (components or {}).items():
-            key = "kwargs.missing_label_regularization"
-            if nested.pop(part, key) not in (MISSING, None, 0):
-                self._notes[f"loss.kwargs.components.{name}.{key}"] = (
-                    "unlabeled structures have no effect on a loss; the original's penalty applied only to batches in"
-                    " which no structure had the label"
-                )
+            self._notes["optimizer.grad_clip"] = f"takes effect here, as trainer.clip_grad_norm; {CLIP_NORM}"
 
     def _translate_checkpoint(self, layer: Tree) -> None:
         if nested.get(layer, "checkpoint") is None:
-            self._notes["checkpoint"] = "checkpoints are always written; checkpoint.keep sets how many are kept"
+            self._notes["checkpoint"] = CHECKPOINT_OFF
             del layer["checkpoint"]
         rest = nested.pop(layer, "checkpoint.kwargs")
         if rest is not MISSING and (names := set(rest or {}) - {"require_empty"}):
-            self._notes["checkpoint.kwargs"] = (
-                f"{', '.join(sorted(names))} cannot be set; checkpoints are written such that a run can be resumed"
-            )
+            self._notes["checkpoint.kwargs"] = f"{', '.join(sorted(names))} {CHECKPOINT_FIXED}"
 
 
 @functools.cache

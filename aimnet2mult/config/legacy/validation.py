@@ -2,6 +2,7 @@
 
 from aimnet2mult.config.legacy import nested
 from aimnet2mult.config.legacy.nested import MISSING, Tree
+from aimnet2mult.config.legacy.rule import Rule
 from aimnet2mult.config.legacy.section import SectionTranslator
 from aimnet2mult.errors import ConfigError
 
@@ -13,6 +14,11 @@ class ValidationTranslator(SectionTranslator):
 
     In order of precedence within a layer: ``log_frequency.val``, ``val_frequency``, ``wandb.log_frequency.val``.
     """
+
+    rules = (
+        Rule("val_frequency.{mode,every}", "translated", "`log_frequency.val`, in iterations"),
+        Rule("wandb.log_frequency.val", "translated", "`log_frequency.val`"),
+    )
 
     def __init__(self, notes: dict[str, str]) -> None:
         super().__init__(notes)

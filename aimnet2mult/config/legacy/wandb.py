@@ -2,6 +2,7 @@
 
 from aimnet2mult.config.legacy import nested
 from aimnet2mult.config.legacy.nested import MISSING, Tree
+from aimnet2mult.config.legacy.rule import Rule
 from aimnet2mult.config.legacy.section import SectionTranslator
 from aimnet2mult.errors import ConfigError
 
@@ -14,6 +15,13 @@ MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "o
 
 class WandbTranslator(SectionTranslator):
     """Translate ``wandb.init`` into options of the W&B sink, and select that sink."""
+
+    rules = (
+        Rule("wandb", "translated", "`telemetry.sinks: [wandb]`; null: no W&B, and curves go to TensorBoard"),
+        Rule(f"wandb.init.{{{','.join(SAME_NAME)}}}", "translated", "`telemetry.wandb.*` with the same name"),
+        Rule("wandb.init.mode", "translated", "`telemetry.wandb.mode`; `disabled` becomes `telemetry.sinks: none`"),
+        Rule("wandb.init.*", "notice", "other options of `wandb.init` have no effect"),
+    )
 
     def __init__(self, notes: dict[str, str]) -> None:
         super().__init__(notes)

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from aimnet2mult.config.data_units import DEFAULT_UNITS, data_unit_factors
+from aimnet2mult.config.data_units import convertible, data_unit_factors, default_unit
 from aimnet2mult.data.conversion.frames import Frame, read_frames
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.conversion.structure import Structure, to_structure
 from aimnet2mult.data.conversion.writer import check_absent, new_file
 from aimnet2mult.data.file_format import FRAMES, OPTIONAL_INPUTS, array_type
+from aimnet2mult.data.npz import NpzFolder
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.report import Problems
 from aimnet2mult.errors import DataError
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import LABELS, Label
 
 __all__ = ["Options", "convert"]
 
@@ -28,9 +29,11 @@ class Options:
     names: Mapping[str, str] = field(default_factory=dict)
     """Names in the files of inputs and labels, in place of the recognized ones."""
     units: Mapping[str, str] = field(default_factory=dict)
-    """Units in the files of ``energy``, ``forces`` and ``coord``, if they are not those of the training."""
+    """Units in the files of ``coord`` and labels, if they are not those of the training."""
     defaults: Mapping[str, float] = field(default_factory=dict)
     """``charge`` and ``mult`` of structures without one."""
+    labels: Mapping[str, Label] = field(default_factory=lambda: LABELS)
+    """All labels by name."""
     ignore_cell: bool = False
     """Whether periodic structures are treated as isolated molecules."""
 
@@ -47,7 +50,7 @@ def convert(
     The structures are read one after the other, and written in blocks. The new file appears once it is complete.
 
     Args:
-        inputs: The files.
+        inputs: The files, and folders of npz files.
         out: The new file.
         options: What the files do not say.
         progress: Called with a line about the progress now and then.
@@ -56,17 +59,26 @@ def convert(
         ConfigError: A unit is unknown or has another dimension.
         DataError: There are problems, which the message lists, or the new file exists or cannot be written.
     """
-    factors = data_unit_factors(options.units, "--unit ")
+    factors = data_unit_factors(options.units, "--unit ", options.labels)
+    inputs = [file for path in inputs for file in _files(path)]
     _check_distinct(inputs)
     check_absent(out)
     source = _Source(options, factors)
-    with new_file(out) as writer:
+    with new_file(out, options.labels) as writer:
         for structure in source.read(inputs):
             writer.add(structure)
             if source.count % PROGRESS == 0:
                 progress(f"{source.count:,} structures …")
         source.raise_problems()
     return [f"wrote {out}: {counted(source.count, 'structure')}", *source.notes()]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if files := NpzFolder(path).files:
+        return files
+    raise DataError(f"the folder {path} contains no npz files")
 
 
 def _check_distinct(inputs: Sequence[Path]) -> None:
@@ -83,7 +95,7 @@ class _Source:
         """Number of structures that have been converted."""
         self._options = options
         self._factors = factors
-        self._names = Names(options.names)
+        self._names = Names(options.names, options.labels)
         self._problems = Problems()
         self._without: Counter[str] = Counter()
         self._first_without: dict[str, str] = {}
@@ -109,7 +121,8 @@ class _Source:
 
     def notes(self) -> list[str]:
         """Describe where the values come from, and what has been assumed."""
-        units = {**DEFAULT_UNITS, **self._options.units}
+        labels = self._options.labels
+        units = {key: default_unit(key, labels) for key in convertible(labels)} | {**self._options.units}
         lines = [
             f"{key:<22}{', '.join(names)}{f' [{units[key]}]' if key in units else ''}"
             for key, names in self._names.used.items()
@@ -119,7 +132,7 @@ class _Source:
                 lines.append(f"{key:<22}{self._options.defaults[key]:g} for {counted(count, 'structure')}, as stated")
             else:
                 lines.append(f"{key:<22}not stated; training assumes {OPTIONAL_INPUTS[key]:g} (state it with --{key})")
-        if missing := [label for label in LABELS if label not in self._names.used]:
+        if missing := [label for label in labels if label not in self._names.used]:
             lines.append(f"{'no labels':<22}{', '.join(missing)}")
         for key, count in self._not_finite.items():
             example = f"{'' if count == 1 else 'such as '}{self._first_not_finite[key]}"
@@ -143,7 +156,7 @@ class _Source:
 
     def _count_labels(self, place: str, structure: Structure) -> None:
         """Count the labels that are stated but are no numbers."""
-        for key in structure.keys() & LABELS.keys():
+        for key in structure.keys() & self._options.labels.keys():
             if not np.isfinite(structure[key]).all():
                 self._not_finite[key] += 1
                 self._first_not_finite.setdefault(key, place)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 
 from aimnet2mult.errors import DataError
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import LABELS, Label
 from telemetry.errors import did_you_mean
 
 __all__ = ["NAMES", "Names"]
@@ -18,6 +18,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "forces": ("forces", "force", "REF_forces", "F"),
     "charges": ("charges", "REF_charges", "atomic_charges", "partial_charges"),
     "spin_charges": ("spin_charges", "REF_spin_charges"),
+    "dipole": ("dipole", "REF_dipole"),
+    "quadrupole": ("quadrupole", "REF_quadrupole"),
 }
 """Names that are recognized: those of ASE, AIMNet2, MACE (``REF_…``), MD17 and PhysNet.
 
@@ -35,13 +37,17 @@ class Names:
 
     Args:
         given: Names given by the user, by input or label; they replace the recognized ones. ``none`` leaves it out.
+        labels: All labels by name; one without recognized names has its own.
     """
 
-    def __init__(self, given: Mapping[str, str]) -> None:
+    def __init__(self, given: Mapping[str, str], labels: Mapping[str, Label] = LABELS) -> None:
+        self.labels = labels
+        self._recognized = {**NAMES, **{name: (name,) for name in labels if name not in NAMES}}
         self.used: dict[str, dict[str, None]] = {}
         """Names that have been used by input or label, in the order of appearance."""
         self._given = dict(given)
-        self.wanted = {name for key, names in NAMES.items() for name in names if key not in given} | {*given.values()}
+        recognized = {name for key, names in self._recognized.items() for name in names if key not in given}
+        self.wanted = recognized | {*given.values()}
         """All names that are looked for."""
         self.found: set[str] = set()
         """All names that have been found."""
@@ -58,7 +64,7 @@ class Names:
     def _resolve_new(self, found: tuple[str, ...]) -> Mapping[str, str]:
         self.found.update(found)
         resolved, unclear = {}, []
-        for key, names in NAMES.items():
+        for key, names in self._recognized.items():
             wanted = (self._given[key],) if key in self._given else set(names) - set(self._given.values())
             matches = [name for name in found if name in wanted]
             if matches:
@@ -93,8 +99,9 @@ class Names:
             for key, name in self._given.items()
             if key not in self.used and name != NONE
         ]
-        if not lines and not self.used.keys() & LABELS.keys():
-            lines.append(f"no structure has {' or '.join(LABELS)}; {self._list()}; give names, as in --key energy=NAME")
+        if not lines and not self.used.keys() & self.labels.keys():
+            labels = " or ".join(self.labels)
+            lines.append(f"no structure has {labels}; {self._list()}; give names, as in --key energy=NAME")
         return lines
 
     def _list(self) -> str:

@@ -5,17 +5,16 @@ with one list of atomic numbers for all structures, as in MD17; and the atoms of
 with the number of atoms of each.
 """
 
-import math
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.conversion.names import Names
+from aimnet2mult.data.npz import NpzArray
 from aimnet2mult.errors import DataError
 
 __all__ = ["is_periodic", "read_npz"]
@@ -30,43 +29,28 @@ PERIODIC = ("pbc", "cell", "cells", "lattice")
 
 
 class Rows:
-    """An array in a zip file, whose rows are read one after the other.
+    """An array in an npz file, whose rows are read one after the other.
 
     Args:
-        name: Name of the array, for messages.
-        stream: The array in the format npy.
+        path: The npz file.
+        name: Name of the array.
 
     Raises:
-        DataError: It contains Python objects, which could execute code.
+        DataError: It is damaged, or contains Python objects, which could execute code.
     """
 
-    def __init__(self, name: str, stream: IO[bytes]) -> None:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        self.shape, fortran, self._dtype = read(stream)
-        if self._dtype.hasobject:
-            raise DataError(
-                f"{name!r} contains Python objects, which could execute code; pad its rows with zeros, or write one "
-                "file per number of atoms"
-            )
-        self._stream, self._name = stream, name
-        # Rows of an array in Fortran order are scattered over the file.
-        self._whole = self._read(self.shape[::-1]).T if fortran and len(self.shape) > 1 else None
+    def __init__(self, path: Path, name: str) -> None:
+        try:
+            self._array = NpzArray(path, name)
+        except ValueError as error:
+            raise DataError(f"{name!r} {error}") from None
+        self.shape = self._array.shape
         self._next = 0
 
     def read(self, count: int) -> Array:
         """Return the next rows."""
-        if self._whole is None:
-            return self._read((count, *self.shape[1:]))
         self._next += count
-        return self._whole[self._next - count : self._next]
-
-    def _read(self, shape: tuple[int, ...]) -> Array:
-        size = math.prod(shape) * self._dtype.itemsize
-        data = self._stream.read(size)
-        if len(data) < size:
-            raise DataError(f"{self._name!r} is truncated")
-        return np.frombuffer(data, self._dtype).reshape(shape)
+        return self._array[self._next - count : self._next]
 
 
 def is_periodic(path: Path) -> bool:
@@ -85,16 +69,16 @@ def read_npz(path: Path, names: Names) -> Iterator[Mapping[str, Array]]:
     Raises:
         DataError: The layout is none of those above, or an array contains Python objects.
     """
-    with zipfile.ZipFile(path) as file, ExitStack() as stack:
-        members = {name.removesuffix(".npy"): name for name in file.namelist() if name.endswith(".npy")}
-        try:
-            resolved = names.resolve(members)
-            used = {*resolved.values(), *(name for name in COUNTS if name in members)}
-            arrays = {name: Rows(name, stack.enter_context(file.open(members[name]))) for name in sorted(used)}
-            names.require(("coord", "numbers"), resolved)
-            yield from _structures(arrays, resolved)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
+    with zipfile.ZipFile(path) as file:
+        members = [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
+    try:
+        resolved = names.resolve(members)
+        used = {*resolved.values(), *(name for name in COUNTS if name in members)}
+        arrays = {name: Rows(path, name) for name in sorted(used)}
+        names.require(("coord", "numbers"), resolved)
+        yield from _structures(arrays, resolved)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _structures(arrays: Mapping[str, Rows], resolved: Mapping[str, str]) -> Iterator[Mapping[str, Array]]:

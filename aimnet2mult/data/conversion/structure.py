@@ -9,9 +9,9 @@ import numpy.typing as npt
 from aimnet2mult.data.conversion.frames import Frame
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.file_format import array_type
-from aimnet2mult.data.layout import MAX_ATOMS
+from aimnet2mult.data.members import MAX_ATOMS
 from aimnet2mult.errors import DataError
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import Label
 
 __all__ = ["Structure", "row_shape", "to_structure"]
 
@@ -36,19 +36,20 @@ def to_structure(frame: Frame, names: Names, factors: Mapping[str, float]) -> St
     except DataError as error:
         raise DataError(f"{frame.place}: {error}") from None
     arrays = {key: np.asarray(frame.values[name]) for key, name in resolved.items()}
-    if problems := list(_problems(arrays, resolved)):
+    if problems := list(_problems(arrays, resolved, names.labels)):
         raise DataError("\n".join(f"{frame.place}: {problem}" for problem in problems))
     atoms = len(arrays["numbers"])
-    return {key: _convert(key, array, atoms, factors) for key, array in arrays.items()}
+    shapes = {key: row_shape(key, atoms, names.labels) for key in arrays}
+    return {key: _convert(key, array, shapes[key], factors) for key, array in arrays.items()}
 
 
-def _problems(arrays: Structure, resolved: Mapping[str, str]) -> Iterator[str]:
+def _problems(arrays: Structure, resolved: Mapping[str, str], labels: Mapping[str, Label]) -> Iterator[str]:
     numbers = arrays["numbers"]
     if numbers.ndim != 1 or not 0 < len(numbers) <= MAX_ATOMS:
         yield f"{resolved['numbers']!r} has shape {numbers.shape}; expected 1 to {MAX_ATOMS:,} atoms"
         return
     for key, array in arrays.items():
-        expected = row_shape(key, len(numbers))
+        expected = row_shape(key, len(numbers), labels)
         if array.dtype.kind not in "iuf":
             value = f"is {array.item()!r}" if array.ndim == 0 else f"has type {array.dtype}"
             yield f"{resolved[key]!r} {value}; expected {'numbers' if expected else 'a number'}"
@@ -68,15 +69,17 @@ def _number_problems(numbers: npt.NDArray[Any]) -> Iterator[str]:
         yield f"atom {atom} has atomic number {numbers[atom]:g}; expected 1 to {ELEMENTS}"
 
 
-def row_shape(key: str, atoms: int) -> tuple[int, ...]:
+def row_shape(key: str, atoms: int, labels: Mapping[str, Label]) -> tuple[int, ...]:
     """Return the shape of an input or label of a structure with a number of atoms."""
-    if key in LABELS:
-        return LABELS[key].shape(1, atoms)[1:]
+    if key in labels:
+        return labels[key].shape(1, atoms)[1:]
     return {"coord": (atoms, 3), "numbers": (atoms,)}.get(key, ())
 
 
-def _convert(key: str, array: npt.NDArray[Any], atoms: int, factors: Mapping[str, float]) -> npt.NDArray[Any]:
-    array = array.reshape(row_shape(key, atoms))
+def _convert(
+    key: str, array: npt.NDArray[Any], shape: tuple[int, ...], factors: Mapping[str, float]
+) -> npt.NDArray[Any]:
+    array = array.reshape(shape)
     if key in factors:
         array = array.astype(np.float64) * factors[key]
     with np.errstate(over="ignore"):  # infinite labels are reported by the checks

@@ -5,7 +5,7 @@ import io
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from aimnet2mult.data.conversion.structure import Structure, row_shape
 from aimnet2mult.data.file_format import array_type
 from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import LABELS, Label
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import remove_temporary_files, sync_folder
 
@@ -39,10 +40,10 @@ def check_absent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator["GroupWriter"]:
+def new_file(path: Path, labels: Mapping[str, Label] = LABELS) -> Iterator["GroupWriter"]:
     """Write a file that appears under its name only once it is complete and durable.
 
-    What a killed writer has left of the same file is removed.
+    What a killed writer has left of the same file is removed. ``labels`` contains all labels by name.
 
     Raises:
         DataError: It cannot be written; nothing is left of it.
@@ -52,7 +53,7 @@ def new_file(path: Path) -> Iterator["GroupWriter"]:
     try:
         with OutputFile(temporary, "x+") as output:
             with h5py.File(output, "w") as file:
-                writer = GroupWriter(file, output)
+                writer = GroupWriter(file, output, labels)
                 yield writer
                 writer.finish()
             output.check()
@@ -106,8 +107,9 @@ class GroupWriter:
     A value that some structures lack is NaN there.
     """
 
-    def __init__(self, file: h5py.File, output: OutputFile) -> None:
+    def __init__(self, file: h5py.File, output: OutputFile, labels: Mapping[str, Label]) -> None:
         self._file = file
+        self._labels = labels
         self._output = output
         self._pending: defaultdict[int, list[Structure]] = defaultdict(list)
         self._pending_atoms = 0
@@ -139,7 +141,7 @@ class GroupWriter:
         start = self._rows[atoms]
         self._rows[atoms] += len(structures)
         for key in dict.fromkeys(key for structure in structures for key in structure):
-            shape, dtype = row_shape(key, atoms), array_type(key)
+            shape, dtype = row_shape(key, atoms, self._labels), array_type(key)
             missing = np.full(shape, np.nan if dtype.kind == "f" else 0, dtype)
             block = np.stack([structure.get(key, missing) for structure in structures])
             self._resized(atoms, key, self._rows[atoms], chunk=len(structures))[start:] = block
@@ -147,7 +149,7 @@ class GroupWriter:
 
     def _resized(self, atoms: int, key: str, rows: int, chunk: int = 1) -> h5py.Dataset:
         """Return an array with a number of rows; new ones are NaN. ``chunk`` is the size of its chunks if it is new."""
-        name, shape, dtype = f"{atoms:03d}/{key}", row_shape(key, atoms), array_type(key)
+        name, shape, dtype = f"{atoms:03d}/{key}", row_shape(key, atoms, self._labels), array_type(key)
         if name not in self._file:
             fill = np.nan if dtype.kind == "f" else 0
             return self._file.create_dataset(

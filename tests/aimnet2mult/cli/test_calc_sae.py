@@ -87,6 +87,24 @@ def test_names_and_units_of_the_file_are_those_of_training(tmp_path: Path) -> No
         CliRunner().invoke(cli, words[:3], catch_exceptions=False)
 
 
+def test_a_random_subset_is_fitted_if_it_is_requested(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})
+    with h5py.File(data, "a") as file:
+        # An element of a single structure is fitted, too.
+        file["003/numbers"][5] = (1, 1, 3)
+        file["003/energy"][5] = 2 * -13.6 - 200.0
+        file["002/energy"][...] += np.where(np.arange(200) % 2, 1e-3, -1e-3)
+    words = ["calc-sae", str(data), str(tmp_path / "sae.yaml")]
+    fits = []
+    for options in ([], ["--samples", "20"], ["--samples", "20"], ["--samples", "400"], ["--samples=-1"]):
+        result = CliRunner().invoke(cli, [*words, *options, "--verbose"], catch_exceptions=False)
+        fits.append(read_sae(tmp_path / "sae.yaml"))
+        assert f"\n{(tmp_path / 'sae.yaml').read_text()}" in result.output
+    every, some, again, all_of_them, unlimited = fits
+    assert some == again != every == all_of_them == unlimited
+    assert some == pytest.approx({1: -13.6, 3: -200.0, 8: -2041.0}, abs=2e-3)
+
+
 def test_a_home_folder_in_the_path_of_the_output_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     data = write(tmp_path / "a.h5", {1: -13.6, 8: -2041.0})
@@ -108,4 +126,4 @@ def test_the_command_can_be_run_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aimnet2mult.train.calc_sae", "nowhere.h5", str(tmp_path / "sae.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: invalid value for 'DATA': File 'nowhere.h5' does not exist.\n"
+    assert done.stderr == "error: invalid value for 'DATA': Path 'nowhere.h5' does not exist.\n"

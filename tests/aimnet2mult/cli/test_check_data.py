@@ -115,7 +115,7 @@ def test_arrays_with_other_names_are_shown(data: h5py.File) -> None:
     path = data_path(result)
     assert "  labels                none\n  other arrays          E_wb97m\n" in result.output
     assert (
-        f"warning: {path} has no energy or forces or charges or spin_charges; "
+        f"warning: {path} has no energy or forces or charges or spin_charges or dipole or quadrupole; "
         "data.keys gives the names of labels (other arrays: E_wb97m)\n"
     ) in result.output
     assert "other arrays" not in invoke(path, "data.keys.energy=E_wb97m").output

@@ -154,7 +154,7 @@ def test_the_output_says_what_was_read_and_checks_it(tmp_path: Path, frames: lis
         "forces                forces [eV/Å]",
         "charge                0 for 6 structures, as stated",
         "mult                  not stated; training assumes 1 (state it with --mult)",
-        "no labels             spin_charges",
+        "no labels             spin_charges, dipole, quadrupole",
         "not converted         note",
         "structures            6 in 3 groups",
     ):
@@ -252,7 +252,9 @@ def test_two_candidates_for_a_label_are_not_guessed(tmp_path: Path) -> None:
 def test_names_that_are_not_found_are_suggested(tmp_path: Path) -> None:
     path = write_xyz(tmp_path, [make("H2O", 0, energy=None, forces=None, charges=None, E0=-5.0, dft_energy=-4.0)])
     (line,) = error(tmp_path, path)
-    assert line.startswith("no structure has energy or forces or charges or spin_charges; found: E0, dft_energy, ")
+    assert line.startswith(
+        "no structure has energy or forces or charges or spin_charges or dipole or quadrupole; found: E0, dft_energy, "
+    )
     assert line.endswith("; give names, as in --key energy=NAME")
     (line,) = error(tmp_path, path, "--key", "energy=dft_energie")
     assert line.startswith("--key energy=dft_energie: no structure has 'dft_energie'; found: E0, dft_energy")

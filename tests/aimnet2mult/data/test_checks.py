@@ -134,13 +134,10 @@ def test_files_that_cannot_be_opened_are_all_reported(write: Write, tmp_path: Pa
     (tmp_path / "short.h5").write_bytes(whole.read_bytes()[:5000])
     absent, text, folder, short = (tmp_path / f"{name}.h5" for name in ("absent", "text", "folder", "short"))
     found = errors(absent, text, folder, short)
-    assert found[:3] == [
-        f"no data set {absent}",
-        f"{text} is not an HDF5 file",
-        f"cannot read {folder}: Is a directory",
-    ]
-    assert found[3].startswith(f"cannot read {short}: ")
-    assert "truncated file" in found[3]
+    assert found[:2] == [f"no data set {absent}", f"{text} is not an HDF5 file"]
+    assert found[2].startswith(f"cannot read {short}: ")
+    assert "truncated file" in found[2]
+    assert found[3] == f"{folder} has no files such as 007.npz"
 
 
 def test_a_file_that_another_program_writes_is_locked(write: Write) -> None:
@@ -203,8 +200,8 @@ def test_damage_anywhere_in_the_headers_never_ends_in_another_exception(write: W
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"numbers": row_of(NUMBERS, 2, [1, 8, 64, 1])}, "atom 2 has atomic number 64; supported are 1 to 63"),
-        ({"numbers": row_of(NUMBERS, 2, [1, 8, 1, -1])}, "atom 3 has atomic number -1; supported are 1 to 63"),
+        ({"numbers": row_of(NUMBERS, 2, [1, 8, 119, 1])}, "atom 2 has atomic number 119; supported are 1 to 118"),
+        ({"numbers": row_of(NUMBERS, 2, [1, 8, 1, -1])}, "atom 3 has atomic number -1; supported are 1 to 118"),
         ({"numbers": row_of(NUMBERS, 2, [6.5, 8, 1, 1])}, "atom 0 has atomic number 6.5"),
         ({"numbers": row_of(NUMBERS, 2, [1, np.nan, 1, 1])}, "atom 1 has atomic number nan"),
         ({"numbers": row_of(NUMBERS, 2, 0).astype(np.uint8)}, "the structure has no atoms"),
@@ -228,6 +225,27 @@ def test_a_bad_structure_is_reported_with_file_group_and_row(
     (found,) = errors(path)
     assert found.startswith(f"{path}, group 004, row 2: {message}")
     assert {key: rows.tolist() for key, rows in check(path).skipped.items()} == {(str(path), "004"): [2]}
+
+
+def test_an_element_that_the_model_does_not_support_is_reported_with_the_remedy(write: Write) -> None:
+    path = write({4: make_group(4, 6) | {"numbers": row_of(NUMBERS, 2, [1, 8, 78, 1])}})
+    assert check(path).ok
+    assert check(path, max_element=78).ok
+    (found,) = errors(path, max_element=63)
+    assert found == (
+        f"{path}, group 004, row 2: atom 2 has atomic number 78; supported are 1 to 63, and 0 for padding; "
+        "for more, set max_z: 128 in the definition of the model"
+    )
+
+
+def test_labels_with_several_components_per_structure_are_counted(write: Write) -> None:
+    dipole = np.ones((6, 3))
+    dipole[1] = np.nan
+    dipole[2, :2] = np.nan
+    path = write({n: make_group(n, 6) | {"dipole": dipole} for n in (3, 4)})
+    report = check_files([path], labels=built_in("energy", "dipole"))
+    assert report.ok
+    assert report.files[0].labels == {"energy": 12, "dipole": 10}
 
 
 def test_the_closest_atoms_are_named_also_next_to_padding_and_bad_atoms(write: Write) -> None:

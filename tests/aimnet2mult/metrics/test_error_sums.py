@@ -20,10 +20,14 @@ from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.layout import LossTerms
 from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, Selection, statistics
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import LABELS as BUILT_IN
+from aimnet2mult.quantities import Label
 from support.host_reads import no_host_reads
-from support.labels import built_in
 
+TENSORS = Label(
+    name="tensors", abbr="T", per_atom=True, components=2, source_unit="1", unit="1", text="a declared label"
+)
+LABELS = {**BUILT_IN, "tensors": TENSORS}
 ALL = tuple(LABELS)
 DEVICES = [
     "cpu",
@@ -42,6 +46,11 @@ def one_thread() -> Iterator[None]:
 
 
 # ---- batches of every kind ------------------------------------------------------------------------
+
+
+def labels_of(*names: str) -> tuple[Label, ...]:
+    """Return the labels with these names."""
+    return tuple(LABELS[name] for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +252,7 @@ def test_every_metric_agrees_with_numpy_over_real_atoms_and_present_labels(devic
     fidelities = data.draw(st.integers(1, 3))
     drawn = data.draw(st.lists(batches(labels, fidelities), min_size=1, max_size=3))
     reset_before = data.draw(st.integers(0, len(drawn) - 1))
-    sums = ErrorSums(built_in(*labels), fidelities, device)
+    sums = ErrorSums(labels_of(*labels), fidelities, device)
     for index, batch in enumerate(drawn):
         if index == reset_before:
             sums.reset(Slot.WINDOW)
@@ -258,7 +267,7 @@ def test_every_metric_agrees_with_numpy_over_real_atoms_and_present_labels(devic
 @given(data=st.data())
 def test_rmses_do_not_depend_on_the_additional_sums_of_validation(device: str, data: st.DataObject) -> None:
     drawn = data.draw(st.lists(batches(ALL, 2), min_size=1, max_size=3))
-    sums = ErrorSums(built_in(*ALL), 2, device, POOLED.quantities)
+    sums = ErrorSums(labels_of(*ALL), 2, device, POOLED.quantities)
     for batch in drawn:
         batch.add_to(sums, device)
         rmses = {name: x for name, x in expected([batch], ALL, 2).items() if not name.endswith(("_mae", "_r2"))}
@@ -307,7 +316,7 @@ def test_pooled_batches_equal_one_batch_of_all_structures() -> None:
         fidelity=torch.cat([p.fidelity for p in parts]),
         loss=torch.tensor(np.average([p.loss for p in parts], weights=[len(p.numbers) for p in parts])),
     )
-    pooled, at_once = ErrorSums(built_in(*ALL), 2), ErrorSums(built_in(*ALL), 2)
+    pooled, at_once = ErrorSums(labels_of(*ALL), 2), ErrorSums(labels_of(*ALL), 2)
     for part in parts:
         part.add_to(pooled)
     whole.add_to(at_once)
@@ -315,7 +324,7 @@ def test_pooled_batches_equal_one_batch_of_all_structures() -> None:
 
 
 def test_float32_predictions_and_labels_are_subtracted_in_float64() -> None:
-    sums = ErrorSums(built_in("energy"), 1)
+    sums = ErrorSums(labels_of("energy"), 1)
     true = torch.tensor([1e6, 1e6])
     pred = torch.nextafter(true, torch.tensor(math.inf))
     sums.update({"energy": pred}, {"energy": true}, torch.ones(2, 1).long(), torch.zeros(2).long())
@@ -323,7 +332,7 @@ def test_float32_predictions_and_labels_are_subtracted_in_float64() -> None:
 
 
 def test_many_small_errors_after_a_large_one_are_not_lost() -> None:
-    sums = ErrorSums(built_in("energy"), 1)
+    sums = ErrorSums(labels_of("energy"), 1)
     numbers, fidelity = torch.ones(1, 1).long(), torch.zeros(1).long()
     errors = [1e3] + [1e-3] * 1000
     for error in errors:
@@ -333,7 +342,7 @@ def test_many_small_errors_after_a_large_one_are_not_lost() -> None:
 
 
 def test_without_labels_there_is_no_metric_and_no_loss() -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     batch = random_batch(0, 3, 2)
     sums.update(batch.pred, {}, batch.numbers, batch.fidelity, {"loss": torch.tensor(2.0)})
     assert computed(sums, Slot.BATCH) == {}
@@ -345,7 +354,7 @@ def test_without_labels_there_is_no_metric_and_no_loss() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ALL)
 def test_a_non_finite_prediction_affects_only_its_own_label_and_fidelity(name: str, bad: float) -> None:
-    good, spoilt = (ErrorSums(built_in(*ALL), 3, "cpu", POOLED.quantities) for _ in range(2))
+    good, spoilt = (ErrorSums(labels_of(*ALL), 3, "cpu", POOLED.quantities) for _ in range(2))
     batch = random_batch(1, structures=12, atoms=4, fidelities=3)
     assert set(batch.fidelity.tolist()) == {0, 1, 2}
     batch.add_to(good)
@@ -361,7 +370,7 @@ def test_a_non_finite_prediction_affects_only_its_own_label_and_fidelity(name: s
 
 
 def test_a_nan_loss_stays_nan_until_the_slot_is_reset() -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     for seed, loss in enumerate([1.0, math.nan, 3.0]):
         batch = random_batch(seed, 2, 2)
         sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, {"loss": torch.tensor(loss)})
@@ -382,7 +391,7 @@ def losses_of(sums: list[float], counts: list[float]) -> Losses:
 
 
 def test_the_components_of_the_loss_are_pooled_over_batches() -> None:
-    sums = ErrorSums(built_in(*ALL), 2, "cpu", POOLED.quantities, loss=TERMS)
+    sums = ErrorSums(labels_of(*ALL), 2, "cpu", POOLED.quantities, loss=TERMS)
     batch = random_batch(0, 3, 2)
     for parts in (([3.0, 8.0], [2, 10]), ([5.0, 0.0], [4, 0]), ([1.0, 4.0], [1, 2])):
         sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses_of(*parts))
@@ -399,7 +408,7 @@ def test_the_components_of_the_loss_are_pooled_over_batches() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_skipped_step_is_only_counted_in_window_and_epoch(device: str) -> None:
-    sums, without = (ErrorSums(built_in(*ALL), 2, device, POOLED.quantities) for _ in range(2))
+    sums, without = (ErrorSums(labels_of(*ALL), 2, device, POOLED.quantities) for _ in range(2))
     applied, skipped = (torch.tensor(value, device=device) for value in (True, False))
     for seed, flag in enumerate((applied, skipped, None, skipped)):
         batch = random_batch(seed, 3, 2)
@@ -423,12 +432,12 @@ def test_validation_leaves_out_and_counts_structures_without_finite_predictions(
     batch = random_batch(1, structures=12, atoms=4)
     batch.true["charges"][3] = math.nan
     kept = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
-    good = ErrorSums(built_in(*ALL), 2)
+    good = ErrorSums(labels_of(*ALL), 2)
     parts = ({key: x[kept] for key, x in part.items()} for part in (batch.pred, batch.true))
     # A loss without sums and counts is weighted by the structures that are left.
     loss = {"loss": torch.tensor(3.0)}
     good.update(*parts, batch.numbers[kept], batch.fidelity[kept], loss)
-    spoilt = ErrorSums(built_in(*ALL), 2)
+    spoilt = ErrorSums(labels_of(*ALL), 2)
     batch.pred[name][[2, 7]] = bad
     # Without a label, this does not count.
     batch.pred["charges"][3] = bad
@@ -445,7 +454,7 @@ def test_labels_whose_structures_were_all_skipped_have_nan_metrics_and_so_has_th
     batch.true["spin_charges"][:] = math.nan
     batch.true["forces"][batch.fidelity == 0] = math.nan
     batch.pred["forces"][:] = math.nan
-    sums = ErrorSums(built_in(*ALL), 2, loss=TERMS)
+    sums = ErrorSums(labels_of(*ALL), 2, loss=TERMS)
     sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses_of([1.0, 0.0], [2, 0]))
     found = computed(sums, Slot.EPOCH)
     nan = {name for name, value in found.items() if math.isnan(value)}
@@ -461,14 +470,14 @@ def test_labels_whose_structures_were_all_skipped_have_nan_metrics_and_so_has_th
 
 
 def test_the_rmse_of_the_last_batch_is_by_label() -> None:
-    sums = ErrorSums(built_in(*ALL), 2, "cpu", POOLED.quantities)
+    sums = ErrorSums(labels_of(*ALL), 2, "cpu", POOLED.quantities)
     assert sums.batch_rmse() == {}
     for seed in range(2):
         batch = random_batch(seed, 4, 3)
         batch.true["spin_charges"][:] = math.nan
         batch.add_to(sums)
     found, wanted = sums.batch_rmse(), reference([batch], ALL, None)
-    assert list(found) == ["energy", "forces", "charges"]
+    assert list(found) == [name for name in ALL if name != "spin_charges"]
     for name, value in found.items():
         assert value == pytest.approx(wanted[f"{LABELS[name].abbr}_rmse"], rel=1e-12)
 
@@ -510,7 +519,7 @@ def test_a_wrong_shape_is_named(change: dict[str, tuple[int, ...]], message: str
             batch.true[key.removeprefix("true ")] = torch.zeros(shape)
         else:
             batch.pred[key] = torch.zeros(shape)
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     with pytest.raises(ValueError, match=message):
         sums.update(batch.pred, batch.true, batch.numbers, **arguments)
     assert not sums.snapshot().wait().any()
@@ -520,14 +529,14 @@ def test_a_label_without_a_prediction_is_named() -> None:
     batch = random_batch(0, 3, 2)
     del batch.pred["charges"]
     with pytest.raises(ValueError, match="labels 'charges', but the model does not predict them"):
-        batch.add_to(ErrorSums(built_in(*ALL), 2))
+        batch.add_to(ErrorSums(labels_of(*ALL), 2))
 
 
 @pytest.mark.parametrize("index", [-1, 2])
 def test_an_out_of_range_fidelity_is_an_error_and_counted_nowhere(index: int) -> None:
     batch = random_batch(0, 3, 2)
     batch.fidelity[1] = index
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     with pytest.raises((IndexError, RuntimeError)):
         batch.add_to(sums)
     assert computed(sums, Slot.EPOCH) == {}
@@ -543,7 +552,7 @@ def test_an_out_of_range_fidelity_is_an_error_and_counted_nowhere(index: int) ->
 )
 def test_labels_and_fidelities_are_checked_at_construction(labels: list[str], fidelities: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ErrorSums(built_in(*labels), fidelities)
+        ErrorSums(labels_of(*labels), fidelities)
 
 
 # ---- the state -------------------------------------------------------------------------------------
@@ -551,7 +560,7 @@ def test_labels_and_fidelities_are_checked_at_construction(labels: list[str], fi
 
 def test_restored_sums_continue_as_if_uninterrupted() -> None:
     drawn = [random_batch(seed, 4, 3) for seed in range(4)]
-    whole, first = ErrorSums(built_in(*ALL), 2), ErrorSums(built_in(*ALL), 2)
+    whole, first = ErrorSums(labels_of(*ALL), 2), ErrorSums(labels_of(*ALL), 2)
     for batch in drawn:
         batch.add_to(whole)
     for batch in drawn[:2]:
@@ -559,7 +568,7 @@ def test_restored_sums_continue_as_if_uninterrupted() -> None:
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = ErrorSums(built_in(*ALL), 2)
+    second = ErrorSums(labels_of(*ALL), 2)
     second.load_state_dict(torch.load(file, weights_only=True))
     for batch in drawn[2:]:
         batch.add_to(second)
@@ -567,14 +576,14 @@ def test_restored_sums_continue_as_if_uninterrupted() -> None:
 
 
 def test_sums_saved_by_version_0_1_keep_their_errors_and_restart_the_loss() -> None:
-    sums = ErrorSums(built_in(*ALL), 2, "cpu", POOLED.quantities, loss=TERMS)
+    sums = ErrorSums(labels_of(*ALL), 2, "cpu", POOLED.quantities, loss=TERMS)
     batch = random_batch(0, 4, 3)
     sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses_of([1.0, 2.0], [3, 4]))
     errors = sums.state_dict()["sums"][:, : sums.layout.errors]
     # It saved the sum of the batch losses and the number of batches.
     old = {"labels": list(ALL), "fidelities": 2, "quantities": list(POOLED.quantities)}
     old["sums"] = torch.cat((errors, torch.tensor([[7.0, 1.0]] * 3, dtype=torch.float64)), 1)
-    restored = ErrorSums(built_in(*ALL), 2, "cpu", POOLED.quantities, loss=TERMS)
+    restored = ErrorSums(labels_of(*ALL), 2, "cpu", POOLED.quantities, loss=TERMS)
     random_batch(1, 4, 3).add_to(restored)
     restored.load_state_dict(old)
     found = restored.snapshot().wait()
@@ -591,7 +600,7 @@ class Rank(Communicator):
 
 @pytest.mark.parametrize(("rank", "counted"), [(0, 1), (1, 0)])
 def test_a_step_skipped_by_all_ranks_is_counted_by_the_first(rank: int, counted: int) -> None:
-    sums = ErrorSums(built_in(*ALL), 2, "cpu", POOLED.quantities, communicator=Rank(rank, 2))
+    sums = ErrorSums(labels_of(*ALL), 2, "cpu", POOLED.quantities, communicator=Rank(rank, 2))
     batch = random_batch(0, 3, 2)
     sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, applied=torch.tensor(False))
     assert sums.snapshot().wait()[:, -1].tolist() == [0, counted, counted]
@@ -599,12 +608,12 @@ def test_a_step_skipped_by_all_ranks_is_counted_by_the_first(rank: int, counted:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_restored_sums_are_the_total_of_any_number_of_ranks(world_size: int) -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     for seed in range(3):
         random_batch(seed, 4, 3).add_to(sums)
     state = sums.state_dict()
     for rank in range(world_size):
-        restored = ErrorSums(built_in(*ALL), 2, communicator=Rank(rank, world_size))
+        restored = ErrorSums(labels_of(*ALL), 2, communicator=Rank(rank, world_size))
         random_batch(9, 4, 3).add_to(restored)
         restored.load_state_dict(state)
         expected = torch.zeros_like(state["sums"]) if rank else state["sums"]
@@ -622,7 +631,7 @@ class Twin(Rank):
 
 
 def test_snapshot_and_state_are_the_total_of_all_ranks_and_leave_the_sums_of_this_one() -> None:
-    alone, twin = ErrorSums(built_in(*ALL), 2), ErrorSums(built_in(*ALL), 2, communicator=Twin())
+    alone, twin = ErrorSums(labels_of(*ALL), 2), ErrorSums(labels_of(*ALL), 2, communicator=Twin())
     for sums in (alone, twin):
         random_batch(0, 4, 3).add_to(sums)
     for _ in range(2):
@@ -631,7 +640,7 @@ def test_snapshot_and_state_are_the_total_of_all_ranks_and_leave_the_sums_of_thi
 
 
 def test_a_saved_state_is_a_copy() -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     random_batch(0, 4, 3).add_to(sums)
     state = sums.state_dict()
     kept = state["sums"].clone()
@@ -643,13 +652,13 @@ def test_a_saved_state_is_a_copy() -> None:
     ("labels", "rest"), [(ALL[:3], [2]), (ALL, [3]), (ALL[::-1], [2]), (ALL, [2, "cpu", POOLED.quantities])]
 )
 def test_the_state_of_other_sums_is_rejected(labels: tuple[str, ...], rest: list[Any]) -> None:
-    state = ErrorSums(built_in(*ALL), 2).state_dict()
+    state = ErrorSums(labels_of(*ALL), 2).state_dict()
     with pytest.raises(ValueError, match="the saved sums are for labels"):
-        ErrorSums(built_in(*labels), *rest).load_state_dict(state)
+        ErrorSums(labels_of(*labels), *rest).load_state_dict(state)
 
 
 def test_a_reset_does_not_affect_the_other_slots() -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     random_batch(0, 4, 3).add_to(sums)
     before = sums.snapshot().wait()
     sums.reset(Slot.WINDOW)
@@ -660,7 +669,7 @@ def test_a_reset_does_not_affect_the_other_slots() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_later_updates_do_not_change_a_snapshot(device: str) -> None:
-    sums = ErrorSums(built_in(*ALL), 2, device)
+    sums = ErrorSums(labels_of(*ALL), 2, device)
     random_batch(0, 4, 3).add_to(sums, device)
     kept = sums.snapshot().wait().copy()
     snapshots = []
@@ -689,7 +698,7 @@ def masked(batch: Batch) -> Batch:
 
 
 def test_nothing_is_read_from_the_device() -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     batch = masked(random_batch(0, 4, 3))
     with no_host_reads():
         sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, {"loss": batch.loss})
@@ -700,7 +709,7 @@ def test_nothing_is_read_from_the_device() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_nothing_waits_for_the_gpu() -> None:
-    sums = ErrorSums(built_in(*ALL), 2, "cuda")
+    sums = ErrorSums(labels_of(*ALL), 2, "cuda")
     batch = masked(random_batch(0, 4, 3))
     pred = {name: x.cuda() for name, x in batch.pred.items()}
     true = {name: x.cuda() for name, x in batch.true.items()}
@@ -717,7 +726,7 @@ def test_nothing_waits_for_the_gpu() -> None:
 
 
 def test_no_graph_is_kept() -> None:
-    sums = ErrorSums(built_in("energy"), 1)
+    sums = ErrorSums(labels_of("energy"), 1)
     weight = torch.ones(3, requires_grad=True)
     pred = weight * 2
     loss = pred.sum()
@@ -732,7 +741,7 @@ def test_no_graph_is_kept() -> None:
 
 
 def test_a_batch_can_be_added_in_inference_mode() -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
     with torch.inference_mode():
         random_batch(0, 4, 3).add_to(sums)
     random_batch(1, 4, 3).add_to(sums)
@@ -740,7 +749,7 @@ def test_a_batch_can_be_added_in_inference_mode() -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
-    sums = ErrorSums(built_in(*ALL), 2)
+    sums = ErrorSums(labels_of(*ALL), 2)
 
     def tensors_after(updates: int) -> tuple[int, int]:
         for seed in range(updates):

@@ -31,13 +31,8 @@ def r2(true: np.ndarray, error: np.ndarray) -> float | None:
 
 
 def test_names_are_in_display_order() -> None:
-    assert list(metric_info(built_in(*ALL), ["gfn1", "fid1"], BATCH)) == [
-        "loss",
-        "E_rmse",
-        "F_rmse",
-        "q_rmse",
-        "s_rmse",
-    ]
+    names = ["loss", "E_rmse", "F_rmse", "q_rmse", "s_rmse", "mu_rmse", "Q_rmse"]
+    assert list(metric_info(built_in(*ALL), ["gfn1", "fid1"], BATCH)) == names
     assert list(metric_info(built_in("energy", "charges"), ["gfn1", "fid1"], POOLED, ["energy", "q"])) == [
         *("loss", "loss_energy", "loss_q", "E_rmse", "q_rmse", "E_atom_rmse"),
         *("gfn1/E_rmse", "gfn1/q_rmse", "gfn1/E_atom_rmse"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import aimnet.models
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,12 +14,13 @@ from aimnet.models import AIMNet2
 from aimnet.modules import Forces
 
 import aimnet2mult
+from aimnet2mult.config.schema import load
 from aimnet2mult.errors import ModelError
-from aimnet2mult.models.build import build_model
+from aimnet2mult.models.build import build_model, unwrap
+from aimnet2mult.models.definition import max_element
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
-from aimnet2mult.quantities import LABELS
 from support.labels import built_in
-from support.small_models import OUTPUTS, batch, build, definition, predict
+from support.small_models import ALL, OUTPUTS, batch, build, definition, predict
 
 PACKAGE = Path(aimnet2mult.__file__).parent
 OURS = yaml.safe_load((PACKAGE / "models" / "aimnet2.yaml").read_text())
@@ -49,16 +51,67 @@ def test_the_default_is_the_definition_of_aimnet_with_two_charge_channels() -> N
     assert theirs == OURS
 
 
-def test_the_default_predicts_every_label() -> None:
-    assert list(predict(build_model(OURS, labels=tuple(LABELS.values())), batch([0, 0]))) == list(LABELS)
+def test_the_default_predicts_the_labels_of_the_default_settings() -> None:
+    labels = load([], ["data.fidelity_datasets.0=a.h5"], check_inputs=False).labels
+    assert list(predict(build_model(OURS, labels=labels), batch([0, 0]))) == [label.name for label in labels]
+
+
+def test_dipoles_and_quadrupoles_are_those_of_the_predicted_charges() -> None:
+    moments = {name: {"class": f"aimnet.modules.{name.capitalize()}"} for name in ("dipole", "quadrupole")}
+    model = build(definition=definition(**moments), labels=built_in("charges", "dipole", "quadrupole"))
+    data = batch([0, 0], padding=1)
+    found = predict(model, data)
+    charges, coord = found["charges"].double().numpy(), data["coord"].double().numpy()
+    dipole = np.einsum("bn,bnc->bc", charges, coord)
+    second = np.einsum("bn,bnc,bnd->bcd", charges, coord, coord)
+    diagonal = np.einsum("bcc->bc", second)
+    diagonal = diagonal - diagonal.mean(axis=1, keepdims=True)
+    quadrupole = np.column_stack([diagonal, second[:, 0, 1], second[:, 1, 2], second[:, 2, 0]])
+    np.testing.assert_allclose(found["dipole"].numpy(), dipole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["quadrupole"].numpy(), quadrupole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fidelities", [1, 2])
+def test_a_model_with_larger_tables_has_parameters_for_heavy_elements(fidelities: int) -> None:
+    heavy = definition()
+    heavy["kwargs"]["max_z"] = 128
+    options = {"n_fidelities": fidelities, "fidelity_offset": 128, "use_fidelity_readouts": True}
+    model = build(definition=heavy, **options)
+    assert max_element(heavy) == 118
+    data = batch([fidelities - 1] * 2)
+    data["numbers"][0, 0] = 118
+    energy = model(data)["energy"]
+    energy.sum().backward()
+    core = unwrap(model)
+    table = core.afv if fidelities == 1 else core.model.afv
+    row = table.weight.grad[118 + 128 * (fidelities - 1)]
+    assert energy.isfinite().all()
+    assert row.abs().max() > 0
+    assert table.num_embeddings == len(table.weight) == 128 * fidelities
+    # As aimnet initializes them: the columns of the embedding are orthogonal, and repeated for each shift.
+    first = table.weight[1:128].detach().view(127, 4, 4)[:, :, 0]
+    torch.testing.assert_close(first.T @ first, torch.eye(4), rtol=0, atol=1e-5)
+
+
+def test_the_offset_must_exceed_the_larger_tables() -> None:
+    heavy = definition()
+    heavy["kwargs"]["max_z"] = 128
+    with pytest.raises(ModelError, match="fidelity_offset is 100; set it to at least 128, the size of the embedding"):
+        build(definition=heavy, n_fidelities=2, fidelity_offset=100)
+
+
+@pytest.mark.parametrize("rows", [63, 1001, "128", True, None])
+def test_an_invalid_size_of_the_tables_is_rejected(rows: object) -> None:
+    wrong = definition()
+    wrong["kwargs"]["max_z"] = rows
+    with pytest.raises(ModelError, match=r"max_z is .*; expected a number of rows from 64 to 1000"):
+        build(definition=wrong)
 
 
 def test_the_description_of_the_sample_states_the_number_of_parameters() -> None:
     sample = PACKAGE / "sample"
     given = yaml.safe_load((sample / "model.yaml").read_text())
-    model = build_model(
-        given, labels=tuple(LABELS.values()), n_fidelities=2, fidelity_offset=100, use_fidelity_readouts=True
-    )
+    model = build_model(given, labels=ALL, n_fidelities=2, fidelity_offset=100, use_fidelity_readouts=True)
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert f"{round(count, -3):,} parameters" in (sample / "README.md").read_text(encoding="utf-8")
 
@@ -116,7 +169,7 @@ def test_several_fidelities_require_an_aimnet2() -> None:
 
 
 def test_an_offset_smaller_than_the_embedding_is_an_error() -> None:
-    with pytest.raises(ModelError, match=r"fidelity_offset is 63; expected at least 64"):
+    with pytest.raises(ModelError, match=r"fidelity_offset is 63; set it to at least 64"):
         build(n_fidelities=2, fidelity_offset=63)
     build(n_fidelities=2, fidelity_offset=64)
 

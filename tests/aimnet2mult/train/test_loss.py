@@ -21,7 +21,7 @@ from support.labels import built_in
 
 ALL = tuple(LABELS)
 MODULE = "aimnet2mult.train.loss"
-WEIGHTS = {"energy": 1.0, "forces": 0.2, "charges": 0.05, "spin_charges": 0.05}
+WEIGHTS = {"energy": 1.0, "forces": 0.2, "charges": 0.05, "spin_charges": 0.05, "dipole": 0.3, "quadrupole": 0.1}
 POISON = (0.0, math.nan, math.inf, -math.inf, 1e30)
 
 
@@ -36,8 +36,9 @@ def one_thread() -> Iterator[None]:
 def component(name: str, weight: float) -> dict[str, object]:
     if name == "energy":
         return {"fn": f"{MODULE}.energy_loss_fn", "weight": weight}
+    per_atom = name not in LABELS or LABELS[name].per_atom
     return {
-        "fn": f"{MODULE}.peratom_loss_fn",
+        "fn": f"{MODULE}.{'peratom' if per_atom else 'mse'}_loss_fn",
         "weight": weight,
         "kwargs": {"key_true": name, "key_pred": name},
     }
@@ -110,7 +111,7 @@ def test_the_mean_covers_labeled_and_unmasked_components(name: str, mask_shape: 
         real = not label.per_atom or pred["numbers"][where[0], where[1]] != 0
         if allowed and real and np.isfinite(t[where]):
             square = (p[where] - t[where]) ** 2
-            terms.append(square if label.per_atom else square / np.sqrt(natom[where[0]]))
+            terms.append(square / np.sqrt(natom[where[0]]) if name == "energy" else square)
     assert terms
     alone = MTLoss({name: component(name, 3.0)})
     assert alone(pred, true)["loss"].item() == pytest.approx(np.mean(terms), rel=1e-12)

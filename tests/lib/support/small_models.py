@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aimnet2mult.models.build import build_model
 from aimnet2mult.quantities import LABELS
+from support.labels import built_in
 
 Data = dict[str, Tensor]
 
@@ -50,7 +51,8 @@ def definition(*, channels: int = 2, **outputs: Any) -> dict[str, Any]:
     )
 
 
-ALL = tuple(LABELS.values())
+ALL = built_in("energy", "forces", "charges", "spin_charges")
+"""The labels that the definition below predicts."""
 
 
 def build(*, labels: Any = ALL, **options: Any) -> Any:

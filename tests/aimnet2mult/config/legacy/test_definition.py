@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from aimnet2mult.models.definition import read_definition
+import pytest
+
+from aimnet2mult.models.definition import max_element, read_definition
 from support.legacy_settings import FILES
 
 
@@ -16,6 +18,9 @@ def test_classes_become_those_of_aimnet() -> None:
     assert outputs["lrcoulomb"]["kwargs"] == {"key_in": "charges", "key_out": "energy", "method": "simple", "rc": 4.6}
 
 
-def test_the_size_of_the_embedding_agrees_with_aimnet(tmp_path: Path) -> None:
-    (tmp_path / "m.yaml").write_text("class: aimnet2mult.models.aimnet2.AIMNet2\nkwargs: {max_z: 128, nfeature: 4}\n")
-    assert read_definition(tmp_path / "m.yaml")["kwargs"] == {"nfeature": 4}
+@pytest.mark.parametrize(("kwargs", "rows"), [("{nfeature: 4}", 128), ("{max_z: 100, nfeature: 4}", 100)])
+def test_the_tables_have_as_many_rows_as_in_the_original(kwargs: str, rows: int, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(f"class: aimnet2mult.models.aimnet2.AIMNet2\nkwargs: {kwargs}\n")
+    definition = read_definition(tmp_path / "m.yaml")
+    assert definition["kwargs"] == {"nfeature": 4, "max_z": rows}
+    assert max_element(definition) == rows - 1 if rows <= 118 else 118

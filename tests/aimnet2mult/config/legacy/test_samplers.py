@@ -8,10 +8,10 @@ from support.legacy_settings import notes, read
 WEIGHTS = [
     (["data.fidelity_weights.0=1", "data.fidelity_weights.1=1"], {}, None),
     (["data.fidelity_weights.0=1"], {}, None),
-    (["data.fidelity_weights.0=4"], {0: 4.0}, None),
-    (["data.fidelity_weights.0=4", "data.fidelity_weights.1=0.25"], {0: 4.0, 1: 0.2}, "{0: 4, 1: 0.2}, rounded"),
-    (["data.fidelity_weights.0=0", "data.fidelity_weights.1=1"], {0: 0.1, 1: 1.0}, "{0: 0.1, 1: 1}, rounded"),
-    (["data.fidelity_weights.0=3", "data.fidelity_weights.7=1"], {0: 3.0}, None),
+    (["data.fidelity_weights.0=4"], {0: 4.0}, "{0: 4}; weights are rounded down to tenths"),
+    (["data.fidelity_weights.0=4", "data.fidelity_weights.1=0.25"], {0: 4.0, 1: 0.2}, "{0: 4, 1: 0.2}; weights"),
+    (["data.fidelity_weights.0=0", "data.fidelity_weights.1=1"], {0: 0.1, 1: 1.0}, "{0: 0.1, 1: 1}; weights"),
+    (["data.fidelity_weights.0=3", "data.fidelity_weights.7=1"], {0: 3.0}, "they had no effect in later ones"),
     (["data.fidelity_weights=null"], {}, None),
 ]
 

@@ -1,0 +1,1 @@
+"""Modules that existing scripts run."""
