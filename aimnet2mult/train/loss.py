@@ -273,10 +273,10 @@ def _zero_sum_and_count(numbers: Tensor) -> tuple[Tensor, Tensor]:
 def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor, *, per_atom: bool) -> Tensor | None:
     """Return the mask of the label as (B, 1) or (B, N), or None."""
     key = mask_name(key_true)
-    mask = y_true.get(key)
-    if mask is None:
+    if (mask := y_true.get(key)) is None:
         return None
-    return expand_mask(mask, *numbers.shape, f"the mask {key!r}", per_atom=per_atom)
+    structures, atoms = numbers.shape
+    return expand_mask(mask, structures, atoms, f"the mask {key!r}", per_atom=per_atom)
 
 
 def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:

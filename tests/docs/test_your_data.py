@@ -75,7 +75,7 @@ def test_the_page_works_from_top_to_bottom(folder: Path) -> None:
     done = CliRunner().invoke(cli, check[1:], catch_exceptions=False)
     assert (done.exit_code, done.output.splitlines()[-1]) == (0, "no errors"), done.output
     settings = load_data_settings((), [word for word in train if word.startswith("data.")])
-    assert list(settings.fidelity_datasets.values()) == [str(folder / name) for name in ("gfn2.h5", "ccsd.h5")]
+    assert list(settings.data.fidelity_datasets.values()) == [str(folder / name) for name in ("gfn2.h5", "ccsd.h5")]
     assert settings.data.y == ["energy", "forces", "charges"]
     with h5py.File(folder / "wb97m.h5") as file, h5py.File(folder / "ccsd.h5") as ccsd:
         assert np.mean(file["003/energy"]) == pytest.approx(-30 * HARTREE, rel=1e-3)

@@ -209,6 +209,21 @@ def test_the_definition_of_the_model_cannot_change(tmp_path: Path) -> None:
     assert bias.startswith("the model's kwargs.bias was None ")
 
 
+def test_a_run_of_an_earlier_version_keeps_the_size_of_its_tables(tmp_path: Path) -> None:
+    """Earlier versions left ``max_z`` out of definitions in the original's format."""
+    definition = {"class": "a.Model", "kwargs": {"layers": 2}}
+    requested = {"class": "a.Model", "kwargs": {"layers": 2, "max_z": 128}}
+    write_yaml(tmp_path / "model.yaml", definition)
+    problems = Problems()
+    assert load_definition(tmp_path, requested, problems) == definition
+    problems.raise_any()
+
+    write_yaml(tmp_path / "model.yaml", requested)
+    load_definition(tmp_path, {"class": "a.Model", "kwargs": {"layers": 2, "max_z": 64}}, problems)
+    with pytest.raises(ConfigError, match=r"the model's kwargs\.max_z was 128 in .* and cannot be 64"):
+        problems.raise_any()
+
+
 # ---- the same training
 
 

@@ -23,8 +23,11 @@ OFFSET = 200
 
 def build(fidelities: int, *, seed: int, readouts: bool = True, offset: int = OFFSET) -> Any:
     torch.manual_seed(seed)
+    definition = read_definition(MODEL)
+    # As in aimnet; the tables of the original have 128 rows.
+    definition["kwargs"]["max_z"] = 64
     model = build_model(
-        read_definition(MODEL),
+        definition,
         labels=built_in("energy", "charges"),
         n_fidelities=fidelities,
         fidelity_offset=offset,
