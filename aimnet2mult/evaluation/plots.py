@@ -1,0 +1,168 @@
+"""Parity plots and error histograms, drawn with matplotlib."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aimnet2mult.evaluation.points import PointSample
+from aimnet2mult.evaluation.results import Result
+from aimnet2mult.evaluation.units import DisplayUnits
+from aimnet2mult.quantities import Label
+from telemetry.plugins.optional_imports import optional_import
+from telemetry.units import with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_errors", "draw_parity", "require_matplotlib"]
+
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
+PANEL = 4.2
+"""Width and height of a panel in inches."""
+BINS = 81
+CENTRAL = 99.5
+"""Percentage of the absolute errors within the range of a histogram; the others are in its first and last bin."""
+
+
+def require_matplotlib() -> None:
+    """Check that plots can be drawn.
+
+    Raises:
+        PackageNotInstalled: matplotlib is not installed.
+    """
+    with optional_import("evaluate -o (without --no-plots)", "'aimnet2mult[plot]'"):
+        import matplotlib as mpl  # noqa: F401
+
+
+class _Panels:
+    """What all plots have in common: the points, their units, and one panel for each label with points."""
+
+    def __init__(
+        self, sample: PointSample, labels: Sequence[Label], names: Sequence[str], units: DisplayUnits, result: Result
+    ) -> None:
+        self.sample = sample
+        self.names = names
+        self.units = units
+        self.result = result
+        self.labels = [label for label in labels if sample.count(label)]
+
+    def points(self, label: Label, fidelity: int) -> Any:
+        """Return labels and predictions, (2, n), in the unit of the label."""
+        return self.sample.points(label, fidelity) * self.units.factor(f"{label.abbr}_rmse")
+
+    def unit(self, label: Label) -> str:
+        """Return the unit of a label."""
+        return self.units.unit(f"{label.abbr}_rmse")
+
+
+def draw_parity(
+    path: Path, sample: PointSample, labels: Sequence[Label], names: Sequence[str], units: DisplayUnits, result: Result
+) -> None:
+    """Write a figure of predictions against labels, with a panel for each label, colored by fidelity.
+
+    Args:
+        path: The PNG file.
+        sample: The points.
+        labels: The labels.
+        names: Names of the fidelities.
+        units: Units of the labels.
+        result: The metrics, which the panels show.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    panels = _Panels(sample, labels, names, units, result)
+    _draw(path, panels, _draw_parity_panel)
+
+
+def draw_errors(
+    path: Path, sample: PointSample, labels: Sequence[Label], names: Sequence[str], units: DisplayUnits, result: Result
+) -> None:
+    """Write a figure of the distributions of the errors; see `draw_parity`."""
+    panels = _Panels(sample, labels, names, units, result)
+    _draw(path, panels, _draw_error_panel)
+
+
+def _draw(path: Path, panels: _Panels, draw: Callable[["Axes", _Panels, Label], None]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    number = max(1, len(panels.labels))
+    columns = min(number, 2)
+    rows = math.ceil(number / columns)
+    figure = Figure(figsize=(PANEL * columns, PANEL * rows + 0.4), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axis, label in zip(axes, panels.labels, strict=False):
+        draw(axis, panels, label)
+    for axis in axes[len(panels.labels) :]:
+        axis.set_axis_off()
+    part = f", {panels.result.part} data" if panels.result.part else ""
+    figure.suptitle(f"{Path(panels.result.model).name}{part}, {panels.result.structures:,} structures", fontsize=10)
+    with warnings.catch_warnings():
+        # Names may be in any script; characters missing from the font are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(path, format="png")
+
+
+def _title(panels: _Panels, label: Label) -> str:
+    shown = sum(panels.sample.points(label, index).shape[1] for index in range(len(panels.names)))
+    count = panels.sample.count(label)
+    name = label.text[0].upper() + label.text[1:]
+    return f"{name} ({count:,} values)" if shown == count else f"{name} ({shown:,} of {count:,} values)"
+
+
+def _metric_text(panels: _Panels, label: Label) -> str:
+    unit = panels.unit(label)
+    lines = []
+    for kind, text in (("rmse", "RMSE"), ("mae", "MAE"), ("r2", "R²")):
+        value = panels.result.metrics.get(f"{label.abbr}_{kind}")
+        if value is not None:
+            lines.append(f"{text} {value:.4g}" + ("" if kind == "r2" else f" {unit}"))
+    return "\n".join(lines)
+
+
+def _draw_parity_panel(axis: "Axes", panels: _Panels, label: Label) -> None:
+    low, high = math.inf, -math.inf
+    for index, name in enumerate(panels.names):
+        true, pred = panels.points(label, index)
+        if len(true):
+            low, high = min(low, true.min(), pred.min()), max(high, true.max(), pred.max())
+            color = COLORS[index % len(COLORS)]
+            axis.plot(true, pred, ".", ms=2.5, alpha=0.5, mew=0, color=color, label=name, rasterized=True)
+    margin = 0.03 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+    axis.plot(limits, limits, "-", color="0.3", lw=0.8, zorder=0)
+    axis.set(xlim=limits, ylim=limits, aspect="equal")
+    what = f"{label.text} less reference energies" if label.name == "energy" else label.text
+    axis.set_xlabel(with_unit(f"reference {what}" if label.name != "energy" else what, panels.unit(label)), fontsize=8)
+    axis.set_ylabel(with_unit("prediction", panels.unit(label)), fontsize=8)
+    _finish(axis, panels, label, corner="lower right")
+
+
+def _draw_error_panel(axis: "Axes", panels: _Panels, label: Label) -> None:
+    errors = [np.subtract(*panels.points(label, index)[::-1]) for index in range(len(panels.names))]
+    limit = float(np.percentile(np.abs(np.concatenate(errors)), CENTRAL)) or 1.0
+    edges = np.linspace(-limit, limit, BINS + 1)
+    for index, name in enumerate(panels.names):
+        if len(errors[index]):
+            inside = np.clip(errors[index], -limit, limit)
+            color = COLORS[index % len(COLORS)]
+            axis.hist(inside, edges, density=True, histtype="step", lw=1.2, color=color, label=name)
+    axis.axvline(0, color="0.3", lw=0.8, zorder=0)
+    axis.set_xlim(-limit, limit)
+    axis.set_xlabel(with_unit("prediction − reference", panels.unit(label)), fontsize=8)
+    axis.set_ylabel("probability density", fontsize=8)
+    _finish(axis, panels, label, corner="upper right")
+
+
+def _finish(axis: "Axes", panels: _Panels, label: Label, corner: str) -> None:
+    axis.set_title(_title(panels, label), fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.legend(loc="upper left", fontsize=7, markerscale=3, frameon=False)
+    y, vertical = (0.03, "bottom") if corner.startswith("lower") else (0.97, "top")
+    axis.text(0.97, y, _metric_text(panels, label), transform=axis.transAxes, ha="right", va=vertical, fontsize=7)
