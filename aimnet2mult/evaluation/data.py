@@ -112,6 +112,7 @@ def read_files(
     fidelities: Sequence[int],
     saved: SavedModel,
     config: Config,
+    *,
     report: Report,
     warn: Callable[[str], object],
 ) -> EvaluationData:

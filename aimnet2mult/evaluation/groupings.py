@@ -1,4 +1,4 @@
-"""Groups of structures for which errors are computed separately: by size, charge, multiplicity, or a tag in the files."""
+"""Groups of structures with separate errors: by fidelity, size, charge, multiplicity, or a tag in the files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,8 +78,8 @@ def find_groupings(
     found += [_grouping(name, values, evaluated) for name, values in tags.items()]
     known = [ELEMENT, *(grouping.name for grouping in found)]
     if unknown := [name for name in by if name not in known]:
-        names = f"{', '.join(unknown)}{did_you_mean(unknown[0], known)}"
-        raise ConfigError(f"--by: the structures have no {names}; available: {', '.join(known)}")
+        hint = did_you_mean(unknown[0], known)
+        raise ConfigError(f"--by: the structures have no {', '.join(unknown)}, only {', '.join(known)}{hint}")
     return Groupings(
         elements=tuple(elements[elements != 0].tolist()) if not by or ELEMENT in by else (),
         others=tuple(each for each in found if (each.name in by if by else 1 < len(each.groups) <= MAX_GROUPS)),
@@ -120,6 +120,6 @@ def _by_size(groups: Iterable[Mapping[str, npt.NDArray[Any]]], total: int) -> Gr
     if len(unique) > MAX_SIZES:
         starts = np.unique(evaluated[np.arange(MAX_SIZES) * len(evaluated) // MAX_SIZES])
     parts = np.split(unique, np.searchsorted(unique, starts[1:]))
-    names = [str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts]
+    names = [str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts]
     codes = np.maximum(np.searchsorted(starts, sizes, side="right") - 1, 0)
     return Grouping(name="size", groups=tuple(names), codes=codes.astype(np.int64))

@@ -14,7 +14,7 @@ from aimnet2mult.data.rank_share import load_rows
 from aimnet2mult.errors import DataError
 from aimnet2mult.evaluation.data import file_format_of
 from aimnet2mult.evaluation.gathering import Receiver, add_references
-from aimnet2mult.evaluation.plots import draw_errors, draw_parity
+from aimnet2mult.evaluation.plots import Panels, draw_errors, draw_parity
 from aimnet2mult.evaluation.points import PointSample
 from aimnet2mult.evaluation.predictions import writing_predictions
 from aimnet2mult.evaluation.request import Request
@@ -84,9 +84,15 @@ class Outputs:
                 frames = [self._frame(structure, units.unit(f"{abbreviation}_max")) for structure in structures]
                 write_xyz(self._folder / f"worst-{names[abbreviation]}.xyz", frames)
         if self._sample is not None:
-            labels, fidelities = self._setup.saved.labels, self._setup.saved.fidelity_names
-            draw_parity(self._folder / "parity.png", self._sample, labels, fidelities, units, result)
-            draw_errors(self._folder / "errors.png", self._sample, labels, fidelities, units, result)
+            panels = Panels(
+                sample=self._sample,
+                labels=self._setup.saved.labels,
+                names=self._setup.saved.fidelity_names,
+                units=units,
+                result=result,
+            )
+            draw_parity(self._folder / "parity.png", panels)
+            draw_errors(self._folder / "errors.png", panels)
 
     def _frame(self, structure: WorstStructure, unit: str) -> Frame:
         """Return a structure with its labels and predictions."""
@@ -123,6 +129,6 @@ class Outputs:
                     with torch.no_grad():
                         pred = self._setup.model(dict(x))
                     shapes = {label: y[label].shape for label in labels}
-                    predictions = {label: pred[label].reshape(shapes[label]).cpu().numpy() for label in labels}
+                    predictions = {label: pred[label].detach().reshape(shapes[label]).cpu().numpy() for label in labels}
                     return {key: values[rows] for key, values in group.items()}, predictions
         raise DataError(f"there is no structure {origin}")

@@ -18,12 +18,12 @@ from telemetry.units import with_unit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_errors", "draw_parity", "require_matplotlib"]
+__all__ = ["Panels", "draw_errors", "draw_parity", "require_matplotlib"]
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
 PANEL = 4.2
 """Width and height of a panel in inches."""
-BINS = 81
+MIN_BINS, MAX_BINS = 15, 81
 CENTRAL = 99.5
 """Percentage of the absolute errors within the range of a histogram; the others are in its first and last bin."""
 
@@ -38,11 +38,19 @@ def require_matplotlib() -> None:
         import matplotlib as mpl  # noqa: F401
 
 
-class _Panels:
-    """What all plots have in common: the points, their units, and one panel for each label with points."""
+class Panels:
+    """What the figures have in common: a panel for each label with points.
+
+    Args:
+        sample: The points.
+        labels: The labels.
+        names: Names of the fidelities.
+        units: Units of the labels.
+        result: The metrics, which the panels show.
+    """
 
     def __init__(
-        self, sample: PointSample, labels: Sequence[Label], names: Sequence[str], units: DisplayUnits, result: Result
+        self, *, sample: PointSample, labels: Sequence[Label], names: Sequence[str], units: DisplayUnits, result: Result
     ) -> None:
         self.sample = sample
         self.names = names
@@ -59,35 +67,21 @@ class _Panels:
         return self.units.unit(f"{label.abbr}_rmse")
 
 
-def draw_parity(
-    path: Path, sample: PointSample, labels: Sequence[Label], names: Sequence[str], units: DisplayUnits, result: Result
-) -> None:
+def draw_parity(path: Path, panels: Panels) -> None:
     """Write a figure of predictions against labels, with a panel for each label, colored by fidelity.
-
-    Args:
-        path: The PNG file.
-        sample: The points.
-        labels: The labels.
-        names: Names of the fidelities.
-        units: Units of the labels.
-        result: The metrics, which the panels show.
 
     Raises:
         OSError: The file cannot be written.
     """
-    panels = _Panels(sample, labels, names, units, result)
     _draw(path, panels, _draw_parity_panel)
 
 
-def draw_errors(
-    path: Path, sample: PointSample, labels: Sequence[Label], names: Sequence[str], units: DisplayUnits, result: Result
-) -> None:
+def draw_errors(path: Path, panels: Panels) -> None:
     """Write a figure of the distributions of the errors; see `draw_parity`."""
-    panels = _Panels(sample, labels, names, units, result)
     _draw(path, panels, _draw_error_panel)
 
 
-def _draw(path: Path, panels: _Panels, draw: Callable[["Axes", _Panels, Label], None]) -> None:
+def _draw(path: Path, panels: Panels, draw: Callable[["Axes", Panels, Label], None]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -109,14 +103,14 @@ def _draw(path: Path, panels: _Panels, draw: Callable[["Axes", _Panels, Label], 
         figure.savefig(path, format="png")
 
 
-def _title(panels: _Panels, label: Label) -> str:
+def _title(panels: Panels, label: Label) -> str:
     shown = sum(panels.sample.points(label, index).shape[1] for index in range(len(panels.names)))
     count = panels.sample.count(label)
     name = label.text[0].upper() + label.text[1:]
     return f"{name} ({count:,} values)" if shown == count else f"{name} ({shown:,} of {count:,} values)"
 
 
-def _metric_text(panels: _Panels, label: Label) -> str:
+def _metric_text(panels: Panels, label: Label) -> str:
     unit = panels.unit(label)
     lines = []
     for kind, text in (("rmse", "RMSE"), ("mae", "MAE"), ("r2", "R²")):
@@ -126,14 +120,17 @@ def _metric_text(panels: _Panels, label: Label) -> str:
     return "\n".join(lines)
 
 
-def _draw_parity_panel(axis: "Axes", panels: _Panels, label: Label) -> None:
-    low, high = math.inf, -math.inf
+def _draw_parity_panel(axis: "Axes", panels: Panels, label: Label) -> None:
+    found = [panels.points(label, index) for index in range(len(panels.names))]
+    points = np.concatenate(found, axis=1)
+    colors = np.repeat([COLORS[index % len(COLORS)] for index in range(len(found))], [each.shape[1] for each in found])
+    # In random order, no fidelity hides the others.
+    order = np.random.default_rng(0).permutation(points.shape[1])
+    axis.scatter(*points[:, order], s=3, c=colors[order], alpha=0.5, linewidths=0, rasterized=True)
     for index, name in enumerate(panels.names):
-        true, pred = panels.points(label, index)
-        if len(true):
-            low, high = min(low, true.min(), pred.min()), max(high, true.max(), pred.max())
-            color = COLORS[index % len(COLORS)]
-            axis.plot(true, pred, ".", ms=2.5, alpha=0.5, mew=0, color=color, label=name, rasterized=True)
+        if found[index].size:
+            axis.plot([], [], "o", ms=4, mew=0, color=COLORS[index % len(COLORS)], label=name)
+    low, high = float(points.min()), float(points.max())
     margin = 0.03 * (high - low) or 1.0
     limits = (low - margin, high + margin)
     axis.plot(limits, limits, "-", color="0.3", lw=0.8, zorder=0)
@@ -144,10 +141,11 @@ def _draw_parity_panel(axis: "Axes", panels: _Panels, label: Label) -> None:
     _finish(axis, panels, label, corner="lower right")
 
 
-def _draw_error_panel(axis: "Axes", panels: _Panels, label: Label) -> None:
+def _draw_error_panel(axis: "Axes", panels: Panels, label: Label) -> None:
     errors = [np.subtract(*panels.points(label, index)[::-1]) for index in range(len(panels.names))]
     limit = float(np.percentile(np.abs(np.concatenate(errors)), CENTRAL)) or 1.0
-    edges = np.linspace(-limit, limit, BINS + 1)
+    bins = int(np.clip(np.sqrt(max(map(len, errors))), MIN_BINS, MAX_BINS))
+    edges = np.linspace(-limit, limit, bins + 1)
     for index, name in enumerate(panels.names):
         if len(errors[index]):
             inside = np.clip(errors[index], -limit, limit)
@@ -155,14 +153,14 @@ def _draw_error_panel(axis: "Axes", panels: _Panels, label: Label) -> None:
             axis.hist(inside, edges, density=True, histtype="step", lw=1.2, color=color, label=name)
     axis.axvline(0, color="0.3", lw=0.8, zorder=0)
     axis.set_xlim(-limit, limit)
-    axis.set_xlabel(with_unit("prediction − reference", panels.unit(label)), fontsize=8)
+    axis.set_xlabel(with_unit("prediction - reference", panels.unit(label)) + "; larger errors at the ends", fontsize=8)
     axis.set_ylabel("probability density", fontsize=8)
     _finish(axis, panels, label, corner="upper right")
 
 
-def _finish(axis: "Axes", panels: _Panels, label: Label, corner: str) -> None:
+def _finish(axis: "Axes", panels: Panels, label: Label, corner: str) -> None:
     axis.set_title(_title(panels, label), fontsize=9)
     axis.tick_params(labelsize=8)
-    axis.legend(loc="upper left", fontsize=7, markerscale=3, frameon=False)
+    axis.legend(loc="upper left", fontsize=7, frameon=False)
     y, vertical = (0.03, "bottom") if corner.startswith("lower") else (0.97, "top")
     axis.text(0.97, y, _metric_text(panels, label), transform=axis.transAxes, ha="right", va=vertical, fontsize=7)

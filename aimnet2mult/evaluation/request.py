@@ -19,6 +19,8 @@ Part = Literal["train", "test", "val", "all"]
 
 SETTINGS = ("device", "threads", "telemetry.units.", "data.loaders.val.", "data.samplers.val.", "data.allow_external")
 """Settings that an evaluation may change."""
+FILE_SETTINGS = ("data.keys", "data.units", "data.min_distance", "data.on_bad_structure")
+"""Further settings that it may change for data files of the user."""
 DATA_SETS = tuple(f"data.{part}fidelity_datasets." for part in ("", "val_", "test_"))
 """Paths of the data of a run, which may have moved; the content must be the same."""
 
@@ -81,13 +83,13 @@ def load_config(request: Request, saved: "SavedModel") -> Config:
 
 def _find_problem(override: str, *, with_files: bool) -> str:
     key = override.partition("=")[0]
-    allowed = (*SETTINGS, *(("data.",) if with_files else DATA_SETS))
+    allowed = (*SETTINGS, *(FILE_SETTINGS if with_files else DATA_SETS))
     if key.startswith(allowed):
         return ""
-    if key.startswith("data."):
-        return f"{key} cannot be changed in an evaluation of the data of a run, which it defines; give DATA files"
-    names = ", ".join(name.rstrip(".") for name in dict.fromkeys((*SETTINGS, "data.")))
-    return f"{key} has no effect on an evaluation; the settings that have one are {names}"
+    if key.startswith((*FILE_SETTINGS, *DATA_SETS)):
+        which = "data files of your own" if key.startswith(FILE_SETTINGS) else "the data of a run"
+        return f"{key} is for the evaluation of {which}"
+    return f"{key} cannot be changed here; only {', '.join(name.rstrip('.') for name in allowed)} can"
 
 
 def _describe(saved: "SavedModel") -> list[str]:

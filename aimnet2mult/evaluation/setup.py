@@ -77,7 +77,7 @@ def prepare(request: Request, communicator: Communicator, warn: Callable[[str], 
         report = communicator.broadcast(
             None if communicator.rank else check_data_files(request.files, saved, config, warn)
         )
-        data = read_files(request.files, fidelities, saved, config, report, warn)
+        data = read_files(request.files, fidelities, saved, config, report=report, warn=warn)
     communicator.set_device(device)
     return Setup(
         saved=saved,

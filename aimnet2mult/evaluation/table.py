@@ -29,7 +29,7 @@ def describe(result: Result, labels: Sequence[Label]) -> Iterator[str]:
     if "loss" in result.metrics:
         yield f"loss {result.metrics['loss']:.4g}"
     for label in labels:
-        if any(name.startswith(f"{label.abbr}_") for name in result.metrics):
+        if f"{label.abbr}_rmse" in result.metrics:
             yield ""
             yield from _table(result, label)
             yield from _worst(result.worst.get(label.abbr, ()), label, result.units[f"{label.abbr}_rmse"])
