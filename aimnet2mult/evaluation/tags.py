@@ -33,7 +33,7 @@ def read_tags(
         places: The places of all structures.
         evaluated: Which structures count, by origin.
         file_format: Names of the arrays that are not tags.
-        wanted: Names of the tags to read, with any number of values; by default, all with up to ``MAX_VALUES``.
+        wanted: Names of tags that may have any number of values; all others have up to ``MAX_VALUES``.
     """
     reader = _Reader(len(evaluated), wanted)
     excluded = {FRAMES, *map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *LABELS))}
@@ -65,7 +65,7 @@ class _Reader:
 
     def read(self, name: str, array: h5py.Dataset, rows: slice, evaluated: npt.NDArray[np.bool_]) -> None:
         """Read an array of a group, whose structures have the origins ``rows``."""
-        if name in self._given_up or (self._wanted and name not in self._wanted) or not _is_tag(array, len(evaluated)):
+        if name in self._given_up or not _is_tag(array, len(evaluated)):
             return
         try:
             values = _as_texts(array)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from aimnet2mult.data.compositions import SYMBOLS
 from aimnet2mult.evaluation.results import Result
 from aimnet2mult.models.saved_model import read_saved_model
+from support.sample_runs import TrainedRun, read_groups
 from support.tiny_runs import points
 from telemetry.units import conversion_factor
-
-from .conftest import TrainedRun, read_groups
 
 KCAL = conversion_factor("E", "eV/particle", "kcal/mol")
 Evaluate = Callable[..., Result]
@@ -76,11 +75,14 @@ def check(values: dict[str, float], label: str, parts: list[NDArray[np.float64]]
     assert values[f"{label}_structures"] == len(parts)
 
 
-@pytest.fixture
-def everything(trained: TrainedRun, evaluated: Evaluate, tmp_path: Path) -> tuple[Result, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def everything(
+    trained: TrainedRun, evaluated: Evaluate, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Result, dict[str, Any]]:
     """Evaluate all data of the run, with predictions."""
-    result = evaluated(part="all", output=tmp_path / "out", predictions=True, plots=False)
-    return result, errors(trained, tmp_path / "out" / "predictions")
+    folder = tmp_path_factory.mktemp("everything") / "out"
+    result = evaluated(part="all", output=folder, predictions=True, plots=False)
+    return result, errors(trained, folder / "predictions")
 
 
 FACTORS = {"E": KCAL, "F": KCAL, "q": 1.0, "s": 1.0}
