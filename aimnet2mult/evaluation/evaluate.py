@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +40,14 @@ def evaluate(request: Request, communicator: Communicator, warn: Callable[[str],
         ModelError: The model cannot be built.
     """
     with contextlib.ExitStack() as stack:
-        folder = None
-        if request.output is not None and not communicator.rank:
-            folder = stack.enter_context(new_folder(request.output))
-            if request.plots:
-                require_matplotlib()
+        folder = communicator.run_on_all(lambda: None if communicator.rank else _open_folder(request, stack))
         setup = prepare(request, communicator, warn)
-        outputs = stack.enter_context(open_outputs(folder, request, setup))
+        outputs = communicator.run_on_all(lambda: stack.enter_context(open_outputs(folder, request, setup)))
         data, saved = setup.data, setup.saved
-        groupings = find_groupings(
-            data.datasets, data.places, file_format_of(setup.config), saved.fidelity_names, request.by
+        groupings = communicator.run_on_all(
+            lambda: find_groupings(
+                data.datasets, data.places, file_format_of(setup.config), saved.fidelity_names, request.by
+            )
         )
         measurement = Measurement(setup, groupings, communicator)
         observers = measurement.observers
@@ -56,9 +55,17 @@ def evaluate(request: Request, communicator: Communicator, warn: Callable[[str],
             observers.append(Gathering(saved.labels, outputs.receivers, setup.device, communicator))
         _pass(setup, measurement, observers, communicator)
         result, units = _collect(request, setup, measurement)
-        if not communicator.rank:
-            outputs.finish(result, units)
+        communicator.run_on_all(lambda: None if communicator.rank else outputs.finish(result, units))
     return result, setup
+
+
+def _open_folder(request: Request, stack: contextlib.ExitStack) -> Path | None:
+    """Create the folder of the request, if there is one, and check that everything can be written to it."""
+    if request.output is None:
+        return None
+    if request.plots:
+        require_matplotlib()
+    return stack.enter_context(new_folder(request.output))
 
 
 def _pass(setup: Setup, measurement: Measurement, observers: list[Observer], communicator: Communicator) -> None:

@@ -1,6 +1,6 @@
 """What an evaluation needs: the model, the data, the loss, and the device."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_share
+from aimnet2mult.data.report import Report
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
@@ -56,39 +57,55 @@ def prepare(request: Request, communicator: Communicator, warn: Callable[[str], 
         DataError: The data are unusable.
         ModelError: The model cannot be built.
     """
-    saved = read_saved_model(request.model, request.weights)
+    saved = communicator.run_on_all(lambda: read_saved_model(request.model, request.weights))
     config = load_config(request, saved)
     fidelities = find_fidelities(request, saved.fidelity_names)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if request.run is not None and not request.files:
-        components = build_components(
-            config,
-            saved.definition,
-            request.run,
-            communicator,
-            communicator.broadcast(None if communicator.rank else check_data(config, resumes=True)).skipped,
+        report = _on_first(communicator, lambda: check_data(config, resumes=True))
+        device, loss_fn, data = communicator.run_on_all(
+            lambda: _use_run(request, saved, config, fidelities, report=report, communicator=communicator)
         )
-        data = select_part(components.data, request.part, fidelities, len(saved.fidelity_names))
-        device, loss_fn = components.device, components.loss_fn
     else:
         device = find_device(config.device, communicator)
         loss_fn = _no_loss if request.run is None else build_loss(config, communicator)
-        report = communicator.broadcast(
-            None if communicator.rank else check_data_files(request.files, saved, config, warn)
+        report = _on_first(communicator, lambda: check_data_files(request.files, saved, config, warn))
+        data = communicator.run_on_all(
+            lambda: read_files(request.files, fidelities, saved, config, report=report, warn=warn)
         )
-        data = read_files(request.files, fidelities, saved, config, report=report, warn=warn)
     communicator.set_device(device)
     return Setup(
         saved=saved,
         config=config,
-        model=build_saved_model(saved, device),
+        model=communicator.run_on_all(lambda: build_saved_model(saved, device)),
         data=data,
         device=device,
         loss_fn=loss_fn,
         terms=loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS,
         has_loss=request.run is not None,
     )
+
+
+def _on_first(communicator: Communicator, check: Callable[[], Report]) -> Report:
+    """Check the data on rank 0, and return the result on all ranks."""
+    report = communicator.run_on_all(lambda: None if communicator.rank else check())
+    return communicator.broadcast(report)  # type: ignore[return-value] # rank 0 has one
+
+
+def _use_run(
+    request: Request,
+    saved: SavedModel,
+    config: Config,
+    fidelities: Sequence[int],
+    *,
+    report: Report,
+    communicator: Communicator,
+) -> tuple[torch.device, LossFunction, EvaluationData]:
+    """Return the device, the loss and the data of a run, as its training has them."""
+    components = build_components(config, saved.definition, request.model, communicator, report.skipped)
+    data = select_part(components.data, request.part, fidelities, len(saved.fidelity_names))
+    return components.device, components.loss_fn, data
 
 
 def _no_loss(y_pred: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> dict[str, Tensor]:
