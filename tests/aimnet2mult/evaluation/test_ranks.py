@@ -36,6 +36,7 @@ def evaluate(launcher: Launcher, trained: TrainedRun, folder: Path, ranks: int, 
     return launcher.start(folder / "job", words, torchrun_environments(ranks) if ranks > 1 else ({},))
 
 
+@pytest.mark.slow
 def test_three_ranks_have_the_results_of_one(launcher: Launcher, trained: TrainedRun, tmp_path: Path) -> None:
     results: list[dict[str, Any]] = []
     for ranks in (1, 3):
