@@ -20,6 +20,7 @@ from aimnet2mult.data.report import Report, SkippedRows
 from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.evaluation.request import Part
 from aimnet2mult.models.saved_model import SavedModel
+from aimnet2mult.quantities import Label
 
 __all__ = ["EvaluationData", "check_data_files", "file_format_of", "read_files", "select_part"]
 
@@ -97,7 +98,7 @@ def check_data_files(files: Sequence[Path], saved: SavedModel, config: Config, w
     """
     report = check_files(
         files,
-        labels=[label.name for label in saved.labels],
+        labels=saved.labels,
         file_format=file_format_of(config),
         min_distance=config.data.min_distance,
     )
@@ -132,11 +133,11 @@ def read_files(
     Raises:
         DataError: There are untrained elements, or no structures are left.
     """
-    labels, file_format = [label.name for label in saved.labels], file_format_of(config)
+    file_format = file_format_of(config)
     skips = config.data.on_bad_structure == "skip"
     skipped: SkippedRows = report.skipped if skips else {}
     places = Places([segment for path in files for segment in read_segments(path, file_format)])
-    datasets = list(_read(files, fidelities, labels, file_format, skipped))
+    datasets = list(_read(files, fidelities, saved.labels, file_format, skipped))
     untrained = _find_untrained(datasets, fidelities, saved, files)
     if untrained and not skips:
         remedy = "; leave these structures out with data.on_bad_structure=skip"
@@ -158,7 +159,7 @@ def read_files(
 def _read(
     files: Sequence[Path],
     fidelities: Sequence[int],
-    labels: Sequence[str],
+    labels: Sequence[Label],
     file_format: FileFormat,
     skipped: SkippedRows,
 ) -> Iterator[SizeGroupedDataset]:

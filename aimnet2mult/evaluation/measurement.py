@@ -33,10 +33,9 @@ class Measurement:
     def __init__(self, setup: Setup, groupings: Groupings, communicator: Communicator) -> None:
         labels, device, total = setup.saved.labels, setup.device, setup.data.places.total
         self._setup = setup
-        self._names = [label.name for label in labels]
         self._groupings = groupings
         self.sums = ErrorSums(
-            self._names, len(setup.saved.fidelity_names), device, loss=setup.terms, communicator=communicator
+            labels, len(setup.saved.fidelity_names), device, loss=setup.terms, communicator=communicator
         )
         """The sums of a validation."""
         everything = Grouping(name="all", groups=("all",), codes=np.zeros(total, np.int64))
@@ -75,7 +74,7 @@ class Measurement:
     def _overall(self, evaluated: npt.NDArray[np.bool_]) -> Values:
         slot = self.sums.snapshot().wait()[Slot.EPOCH]
         names = self._setup.saved.fidelity_names
-        values = statistics(slot, self._names, names, VALIDATION, self._setup.terms)
+        values = statistics(slot, self.sums.labels, names, VALIDATION, self._setup.terms)
         values = {name: value for name, value in values.items() if "/" not in name}
         if not self._setup.has_loss:
             values = {name: value for name, value in values.items() if not name.startswith("loss")}

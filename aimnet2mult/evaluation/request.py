@@ -98,7 +98,6 @@ def _describe(saved: "SavedModel") -> list[str]:
     settings = {
         "data.fidelity_datasets": dict.fromkeys(names, str(saved.source)),
         "data.fidelity_names": names,
-        "data.y": [label.name for label in saved.labels],
         "fidelity_offset": saved.fidelity_offset,
         "use_fidelity_readouts": saved.use_fidelity_readouts,
     }

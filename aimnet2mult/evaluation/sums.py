@@ -37,12 +37,10 @@ class _Sums:
     """
 
     def __init__(self, labels: Sequence[Label], groups: int, device: torch.device, communicator: Communicator) -> None:
-        self._labels = [label.name for label in labels]
         self._groups = groups
-        self._errors = ErrorSums(self._labels, groups, device, communicator=communicator)
-        self._energies = (
-            ErrorSums(["energy"], groups, device, communicator=communicator) if "energy" in self._labels else None
-        )
+        self._errors = ErrorSums(labels, groups, device, communicator=communicator)
+        energy = [label for label in labels if label.name == "energy"]
+        self._energies = ErrorSums(energy, groups, device, communicator=communicator) if energy else None
 
     def update(self, batch: EvaluatedBatch, true: Mapping[str, Tensor], codes: Tensor) -> None:
         """Add the errors of this rank's share of a batch; ``codes`` (b,) are the groups of its structures."""
@@ -57,20 +55,20 @@ class _Sums:
 
     def values(self) -> list[Values]:
         """Return the metrics of each group, summed over all ranks, which must all call this; waits for the device."""
-        found = _statistics(self._errors, self._labels, self._groups, KINDS)
+        found = _statistics(self._errors, self._groups, KINDS)
         if self._energies is not None:
-            per_atom = _statistics(self._energies, ["energy"], self._groups, PER_ATOM)
+            per_atom = _statistics(self._energies, self._groups, PER_ATOM)
             for values, energies in zip(found, per_atom, strict=True):
                 if "E_mae" in energies:
                     values["E_atom_mae"] = energies["E_mae"]
         return found
 
 
-def _statistics(sums: ErrorSums, labels: Sequence[str], groups: int, selection: Selection) -> list[Values]:
+def _statistics(sums: ErrorSums, groups: int, selection: Selection) -> list[Values]:
     slot = sums.snapshot().wait()[Slot.EPOCH]
     names = [str(index) for index in range(groups)]
     found: list[Values] = [{} for _ in names]
-    for name, value in statistics(slot, labels, names, selection).items():
+    for name, value in statistics(slot, sums.labels, names, selection).items():
         index, slash, metric = name.rpartition("/")
         if slash:
             found[int(index)][metric] = value
@@ -168,7 +166,7 @@ class LargestErrors:
         device: torch.device,
         communicator: Communicator,
     ) -> None:
-        self._errors_of = StructureErrors([label.name for label in labels], device)
+        self._errors_of = StructureErrors(labels, device)
         self._elements = elements
         self._device = device
         self._communicator = communicator

@@ -20,8 +20,7 @@ class DisplayUnits:
     """
 
     def __init__(self, labels: Sequence[Label], config: Config) -> None:
-        names = [label.name for label in labels]
-        declared = declare(names, [""], config.units, config.loss.components)
+        declared = declare(labels, [""], config.units, config.loss.components)
         metrics = {
             name.removeprefix("val/"): Metric(unit=info.unit, source_unit=info.source_unit)
             for name, info in declared.items()

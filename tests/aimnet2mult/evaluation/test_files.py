@@ -12,6 +12,7 @@ from aimnet2mult.data.checks import check_files
 from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.evaluation.results import Result
 from aimnet2mult.models.saved_model import read_saved_model
+from aimnet2mult.quantities import LABELS
 from support.sample_runs import TrainedRun, read_groups
 
 HARTREE = 27.211386245988
@@ -46,7 +47,7 @@ def test_predictions_are_a_data_file_that_the_model_fits_exactly(
 ) -> None:
     evaluated(data, fidelity="gfn1", output=tmp_path / "out", predictions=True, plots=False)
     predictions = tmp_path / "out" / "predictions" / "new.h5"
-    assert check_files([predictions], labels=("energy", "forces"), required=("energy",)).ok
+    assert check_files([predictions], labels=[LABELS["energy"], LABELS["forces"]]).ok
     again = evaluated(predictions, fidelity="gfn1").metrics
     assert again["E_max"] < 1e-3
     assert again["F_max"] < 1e-3
