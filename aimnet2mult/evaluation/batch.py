@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import ErrorSums
+from aimnet2mult.quantities import Label
 from aimnet2mult.train.components import Loader
 from aimnet2mult.train.engine import LossFunction, build_validator
 
@@ -66,6 +67,10 @@ class _ObservedSums:
         self._sums = sums
         self._observe = observe
         self._finite = torch.empty(0)
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return self._sums.labels
 
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         self._finite = self._sums.find_finite(pred, true, numbers)

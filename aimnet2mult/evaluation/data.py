@@ -75,7 +75,7 @@ def _filter(dataset: SizeGroupedDataset, fidelities: Sequence[int]) -> SizeGroup
     return _select(dataset, lambda group: np.isin(group["fidelity"], fidelities))
 
 
-def _select(dataset: SizeGroupedDataset, choose: Callable[[DataGroup], npt.NDArray[np.bool_]]) -> SizeGroupedDataset:
+def _select(dataset: SizeGroupedDataset, choose: Callable[[DataGroup], npt.ArrayLike]) -> SizeGroupedDataset:
     selected = SizeGroupedDataset()
     for size, group in dataset.items():
         rows = np.flatnonzero(choose(group))
@@ -194,7 +194,7 @@ def _find_untrained(
 
 
 def _trained_only(dataset: SizeGroupedDataset, elements: frozenset[int]) -> SizeGroupedDataset:
-    return _select(dataset, lambda group: np.isin(group["numbers"], [0, *elements]).all(axis=1))
+    return _select(dataset, lambda group: ~np.isin(group["numbers"], [0, *elements], invert=True).any(axis=1))
 
 
 def _subtract_references(dataset: SizeGroupedDataset, energies: Mapping[int, float], path: Path) -> None:

@@ -126,7 +126,8 @@ def _draw_parity_panel(axis: "Axes", panels: Panels, label: Label) -> None:
     colors = np.repeat([COLORS[index % len(COLORS)] for index in range(len(found))], [each.shape[1] for each in found])
     # In random order, no fidelity hides the others.
     order = np.random.default_rng(0).permutation(points.shape[1])
-    axis.scatter(*points[:, order], s=3, c=colors[order], alpha=0.5, linewidths=0, rasterized=True)
+    true, pred = points[:, order]
+    axis.scatter(true, pred, s=3, c=colors[order], alpha=0.5, linewidths=0, rasterized=True)
     for index, name in enumerate(panels.names):
         if found[index].size:
             axis.plot([], [], "o", ms=4, mew=0, color=COLORS[index % len(COLORS)], label=name)
@@ -150,7 +151,7 @@ def _draw_error_panel(axis: "Axes", panels: Panels, label: Label) -> None:
         if len(errors[index]):
             inside = np.clip(errors[index], -limit, limit)
             color = COLORS[index % len(COLORS)]
-            axis.hist(inside, edges, density=True, histtype="step", lw=1.2, color=color, label=name)
+            axis.hist(inside, edges.tolist(), density=True, histtype="step", lw=1.2, color=color, label=name)
     axis.axvline(0, color="0.3", lw=0.8, zorder=0)
     axis.set_xlim(-limit, limit)
     axis.set_xlabel(with_unit("prediction - reference", panels.unit(label)) + "; larger errors at the ends", fontsize=8)

@@ -22,7 +22,7 @@ EXIT_USER_ERROR = 2
 """Exit code of ranks other than the first after an error of the user, which the first one reports."""
 
 
-def run(request: Request, show: "Callable[[Result, tuple[Label, ...]], object]", say: Callable[[str], object]) -> int:
+def run(request: Request, show: "Callable[[Result, tuple[Label, ...]], object]", say: Callable[[str], None]) -> int:
     """Evaluate a model, and return the exit code.
 
     Any signal ends the process at once, and no incomplete file is left.
@@ -72,7 +72,7 @@ def _evaluate(
     *,
     store: Any,
     show: "Callable[[Result, tuple[Label, ...]], object]",
-    say: Callable[[str], object],
+    say: Callable[[str], None],
 ) -> None:
     load_libraries()
     from aimnet2mult.distributed.process_group import process_group

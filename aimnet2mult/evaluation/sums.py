@@ -133,13 +133,15 @@ class ElementSums:
 
     def _masks(self, true: Mapping[str, Tensor], numbers: Tensor, element: int) -> dict[str, Tensor]:
         """Return the masks of the labels with those of an element, in place of the atoms of all elements."""
-        atoms = numbers.eq(element)
+        structures, atoms = numbers.shape
+        is_element = numbers.eq(element)
         masks = {}
         for label in self._labels:
             key = mask_name(label.name)
-            chosen = atoms if label.per_atom else atoms.any(1, keepdim=True)
+            chosen = is_element if label.per_atom else is_element.any(1, keepdim=True)
             if key in true:
-                given = expand_mask(true[key], *numbers.shape, f"the mask of {label.name!r}", per_atom=label.per_atom)
+                what = f"the mask of {label.name!r}"
+                given = expand_mask(true[key], structures, atoms, what, per_atom=label.per_atom)
                 chosen = chosen & given
             masks[key] = chosen
         return masks

@@ -93,4 +93,5 @@ def _as_texts(array: h5py.Dataset) -> Array:
     if h5py.check_string_dtype(array.dtype) is not None:
         texts: Array = np.asarray(array.asstr(errors="replace")[:], object)
         return texts
-    return array[:].astype(str).astype(object)
+    numbers: Array = array[:].astype(str).astype(object)
+    return numbers
