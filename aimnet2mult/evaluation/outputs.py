@@ -98,13 +98,13 @@ class Outputs:
         """Return a structure with its labels and predictions."""
         arrays, predictions = self._predict(structure.origin)
         energies = self._setup.saved.reference_energies
-        values = {}
+        per_atom, values = {}, {}
         for label in self._setup.saved.labels:
             for name, found in ((label.name, arrays), (f"predicted_{label.name}", predictions)):
                 array = found[label.name]
                 if label.name == "energy":
                     array = add_references(array, arrays, energies)
-                values[name] = array[0]
+                (per_atom if label.per_atom else values)[name] = array[0]
         comments = {
             "charge": int(arrays["charge"][0]),
             "mult": int(arrays["mult"][0]),
@@ -116,7 +116,8 @@ class Outputs:
             "row": structure.row,
             "frame": structure.frame,
         }
-        return Frame(arrays["numbers"][0], arrays["coord"][0], values, comments)
+        numbers, coord = arrays["numbers"][0], arrays["coord"][0]
+        return Frame(numbers, coord, per_atom=per_atom, values=values, comments=comments)
 
     def _predict(self, origin: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays of a structure, and its predictions."""

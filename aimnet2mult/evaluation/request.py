@@ -13,7 +13,7 @@ from aimnet2mult.errors import ConfigError, Problems
 if TYPE_CHECKING:
     from aimnet2mult.models.saved_model import SavedModel
 
-__all__ = ["Part", "Request", "load_config"]
+__all__ = ["Part", "Request", "find_fidelities", "load_config"]
 
 Part = Literal["train", "test", "val", "all"]
 

@@ -20,27 +20,28 @@ class Frame:
     Args:
         numbers: Atomic numbers, (N,), 0 for padding.
         coord: Coordinates in Å, (N, 3).
-        labels: Labels with their values, and predictions as ``predicted_energy`` …, (), (components,), (N,) or (N,
-            components), in eV, eV/Å and e; those that are not finite are left out.
-        comments: Further entries of the comment line.
+        per_atom: Labels and predictions of the atoms by name, (N,) or (N, components).
+        values: Labels and predictions of the structure by name, () or (components,).
+        comments: Further entries of the comment line; those that are None are left out.
+
+    Labels that are not finite are left out.
     """
 
     def __init__(
-        self, numbers: Array, coord: Array, labels: Mapping[str, Array], comments: Mapping[str, object]
+        self,
+        numbers: Array,
+        coord: Array,
+        *,
+        per_atom: Mapping[str, Array],
+        values: Mapping[str, Array],
+        comments: Mapping[str, object],
     ) -> None:
         real = numbers != 0
         self._symbols = [SYMBOLS[int(z)] for z in numbers[real]]
-        self._columns = {"pos": coord[real]}
-        self._comments = dict(comments)
-        for name, values in labels.items():
-            per_atom = values.shape[:1] == numbers.shape and values.ndim > 0
-            present = values[real] if per_atom else values
-            if not np.isfinite(present).all():
-                continue
-            if per_atom:
-                self._columns[name] = present
-            else:
-                self._comments[name] = present
+        columns = {"pos": coord, **per_atom}
+        self._columns = {name: column[real] for name, column in columns.items() if np.isfinite(column[real]).all()}
+        finite = {name: value for name, value in values.items() if np.isfinite(value).all()}
+        self._comments = {**comments, **finite}
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the structure."""

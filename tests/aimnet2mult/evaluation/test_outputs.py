@@ -112,12 +112,15 @@ def test_padding_and_unusual_names_in_xyz(tmp_path: Path) -> None:
     frame = Frame(
         np.array([8, 1, 0]),
         np.zeros((3, 3)),
-        {"energy": np.array(-1.5), "charges": np.array([0.1, np.nan, 0]), "forces": np.ones((3, 3))},
-        {"file": 'a "b" \\ c.h5', "frame": None},
+        per_atom={"charges": np.array([0.1, np.nan, 0]), "forces": np.ones((3, 3))},
+        values={"energy": np.array(-1.5), "dipole": np.array([1.0, 2.0, 3.0]), "other": np.array(np.nan)},
+        comments={"file": 'a "b" \\ c.h5', "frame": None},
     )
     (tmp_path / "a.xyz").write_text("\n".join(frame.lines()) + "\n", encoding="utf-8")
     atoms = ase.io.read(tmp_path / "a.xyz", format="extxyz")
     assert atoms.symbols.get_chemical_formula() == "HO"
     assert atoms.info == {"file": 'a "b" \\ c.h5'}
     assert atoms.get_potential_energy() == -1.5
+    assert atoms.get_dipole_moment().tolist() == [1, 2, 3]
+    assert atoms.get_forces().tolist() == [[1, 1, 1]] * 2
     assert "charges" not in atoms.arrays
