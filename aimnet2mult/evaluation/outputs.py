@@ -98,7 +98,8 @@ class Outputs:
         """Return a structure with its labels and predictions."""
         arrays, predictions = self._predict(structure.origin)
         energies = self._setup.saved.reference_energies
-        per_atom, values = {}, {}
+        per_atom: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for label in self._setup.saved.labels:
             for name, found in ((label.name, arrays), (f"predicted_{label.name}", predictions)):
                 array = found[label.name]

@@ -96,6 +96,19 @@ def test_a_label_may_be_missing(evaluated: Evaluate, data: Path) -> None:
     assert result.worst["F"] == []
 
 
+def test_structures_without_labels_are_predicted(evaluated: Evaluate, data: Path, tmp_path: Path) -> None:
+    with h5py.File(data, "r+") as file:
+        for group in file.values():
+            for label in ("energy", "forces", "charges"):
+                del group[label]
+    warnings: list[str] = []
+    result = evaluated(data, fidelity="gfn1", output=tmp_path / "out", predictions=True, warnings=warnings)
+    assert warnings[0].startswith(f"{data} has no energy or forces or charges")
+    assert not any(name.endswith(("_rmse", "_max")) for name in result.metrics)
+    predicted = read_groups(tmp_path / "out" / "predictions" / "new.h5")
+    assert all(np.isfinite(group["energy"]).all() for group in predicted.values())
+
+
 def test_all_bad_structures_are_reported_or_left_out(evaluated: Evaluate, data: Path) -> None:
     with h5py.File(data, "r+") as file:
         file["003/coord"][4, 1] = file["003/coord"][4, 0]
