@@ -1,5 +1,6 @@
 """Places and numbers of structures, for messages."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,13 +39,19 @@ class Places:
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
-        self._segments = tuple(segments)
-        self._starts = np.cumsum([0, *(segment.rows for segment in segments)])
+        self.segments = tuple(segments)
+        self.starts: tuple[int, ...] = tuple(np.cumsum([0, *(segment.rows for segment in segments)]).tolist())
+        """The number of the first structure of each segment, followed by the number of structures."""
+
+    @property
+    def total(self) -> int:
+        """Number of structures."""
+        return self.starts[-1]
 
     def find(self, number: int) -> tuple[Segment, int]:
         """Return the segment and the row of a structure."""
-        index = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return self._segments[index], int(number - self._starts[index])
+        index = bisect_right(self.starts, number) - 1
+        return self.segments[index], int(number - self.starts[index])
 
     def describe(self, number: int) -> str:
         """Return the place of a structure as text."""

@@ -65,6 +65,16 @@ class StructureErrors:
         per_structure.div_(natom)
         return sums, natom
 
+    def absolute_errors(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+        """Return the absolute error of each component, (channels, B, N), and -inf where it does not count.
+
+        See `ErrorSums.update` for the arguments and exceptions. Errors of per-structure labels are those of each atom.
+        """
+        both = torch.cat(self._arrays(pred, true, *numbers.shape)).double()
+        predicted, labeled = both[: self._width], both[self._width :]
+        counted = self._find_counted(labeled, true, numbers)
+        return torch.where(counted, (predicted - labeled).abs(), -self._infinity)
+
     def _arrays(
         self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], structures: int, atoms: int
     ) -> list[Tensor]:

@@ -24,7 +24,7 @@ from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
 from aimnet2mult.train.precision import prepare_device, set_precision
 from aimnet2mult.train.validation_metrics import ValidationMetrics, possible_metrics
 
-__all__ = ["Learner", "build_learner", "build_loss", "scheduler_section"]
+__all__ = ["Learner", "build_learner", "build_loss", "find_device", "scheduler_section"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def build_learner(
     metrics = ValidationMetrics(known=known, available=list(known))
     device, loaded = torch.device("cpu"), ""
     with problems.collect():
-        device = _device(config.device, communicator)
+        device = find_device(config.device, communicator)
     with problems.collect():
         if config.checkpoint.best is not None:
             metrics.find(config.checkpoint.best, "checkpoint.best")
@@ -104,7 +104,12 @@ def _build_model(config: Config, definition: Mapping[str, Any], model_file: Path
         raise ModelError("\n".join(f"{model_file}: {line}" for line in str(error).splitlines())) from error
 
 
-def _device(name: str, communicator: Communicator) -> torch.device:
+def find_device(name: str, communicator: Communicator) -> torch.device:
+    """Return the device that the setting ``device`` names.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but torch finds no CUDA device; set device=cpu or device=auto")
     if name == "cpu" or not torch.cuda.is_available():

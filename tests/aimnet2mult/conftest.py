@@ -6,6 +6,14 @@ import pytest
 import torch
 
 from support import tiny_model
+from support.sample_runs import TrainedRun, train_part
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """Return a small run on two fidelities, for tests that only read it."""
+    torch.set_num_threads(1)
+    return train_part(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(autouse=True)

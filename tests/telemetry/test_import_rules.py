@@ -40,6 +40,8 @@ USES_TELEMETRY = (
     "aimnet2mult.config.data_units",  # converts units with the registry of telemetry
     "aimnet2mult.config.schema",
     "aimnet2mult.config.value_checks",
+    "aimnet2mult.evaluation.plots",
+    "aimnet2mult.evaluation.units",
     "aimnet2mult.train.auto_resume",
     "aimnet2mult.train.ending",
     "aimnet2mult.train.opening",

@@ -1,0 +1,35 @@
+"""The numbers of structures in the data that their files were converted from."""
+
+from collections.abc import Sequence
+
+import h5py
+
+from aimnet2mult.data.file_format import FRAMES
+from aimnet2mult.data.layout import open_file
+from aimnet2mult.data.members import HDF5_ERRORS, open_members
+from aimnet2mult.data.places import Places, Segment
+
+__all__ = ["find_frames"]
+
+
+def find_frames(places: Places, origins: Sequence[int]) -> list[int | None]:
+    """Return the number of each structure in the data that were converted; None if unknown."""
+    found = [places.find(origin) for origin in origins]
+    known: dict[tuple[str, str, int], int] = {}
+    for path in dict.fromkeys(segment.path for segment, _ in found):
+        with open_file(path) as file:
+            for segment, row in found:
+                if segment.path == path and (frame := _frame(file, segment, row)) is not None:
+                    known[str(path), segment.group, row] = frame
+    return [known.get((str(segment.path), segment.group, row)) for segment, row in found]
+
+
+def _frame(file: h5py.File, segment: Segment, row: int) -> int | None:
+    members = open_members(segment.group, file[segment.group], allow_external=False)
+    array = members.get(FRAMES)
+    if not isinstance(array, h5py.Dataset) or array.shape != (segment.rows,) or array.dtype.kind not in "iu":
+        return None
+    try:
+        return int(array[row])
+    except HDF5_ERRORS:
+        return None

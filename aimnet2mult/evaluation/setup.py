@@ -1,0 +1,140 @@
+"""What an evaluation needs: the model, the data, the loss, and the device."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from aimnet.data import SizeGroupedDataset
+from torch import Tensor, nn
+
+from aimnet2mult.config.schema import Config
+from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.data.rank_share import load_share
+from aimnet2mult.data.report import Report
+from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.evaluation.data import EvaluationData, check_data_files, read_files, select_part
+from aimnet2mult.evaluation.request import Request, find_fidelities, load_config
+from aimnet2mult.metrics.layout import NO_TERMS, LossTerms
+from aimnet2mult.models.saved_model import SavedModel, build_saved_model, read_saved_model
+from aimnet2mult.train.components import Loader, build_components, ignore_preemption
+from aimnet2mult.train.data_check import check_data
+from aimnet2mult.train.engine import LossFunction
+from aimnet2mult.train.learner import build_loss, find_device
+from aimnet2mult.train.loss import MTLoss
+
+__all__ = ["Setup", "build_loader", "prepare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What an evaluation needs."""
+
+    saved: SavedModel
+    config: Config
+    model: nn.Module
+    data: EvaluationData
+    device: torch.device
+    loss_fn: LossFunction
+    terms: LossTerms
+    has_loss: bool
+    """Whether the loss is known: not for a weight file."""
+
+
+def prepare(request: Request, communicator: Communicator, warn: Callable[[str], object]) -> Setup:
+    """Read the model and the data of a request.
+
+    All ranks must call this. Rank 0 checks the data.
+
+    Args:
+        request: The request.
+        communicator: Communicator of the ranks.
+        warn: Called with each warning on rank 0.
+
+    Raises:
+        ConfigError: The request, a setting or the model is invalid.
+        DataError: The data are unusable.
+        ModelError: The model cannot be built.
+    """
+    saved = communicator.run_on_all(lambda: read_saved_model(request.model, request.weights))
+    config = load_config(request, saved)
+    fidelities = find_fidelities(request, saved.fidelity_names)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if request.run is not None and not request.files:
+        report = _on_first(communicator, lambda: check_data(config, resumes=True))
+        device, loss_fn, data = communicator.run_on_all(
+            lambda: _use_run(request, saved, config, fidelities, report=report, communicator=communicator)
+        )
+    else:
+        device = find_device(config.device, communicator)
+        loss_fn = _no_loss if request.run is None else build_loss(config, communicator)
+        report = _on_first(communicator, lambda: check_data_files(request.files, saved, config, warn))
+        data = communicator.run_on_all(
+            lambda: read_files(request.files, fidelities, saved, config, report=report, warn=warn)
+        )
+    communicator.set_device(device)
+    return Setup(
+        saved=saved,
+        config=config,
+        model=communicator.run_on_all(lambda: build_saved_model(saved, device)),
+        data=data,
+        device=device,
+        loss_fn=loss_fn,
+        terms=loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS,
+        has_loss=request.run is not None,
+    )
+
+
+def _on_first(communicator: Communicator, check: Callable[[], Report]) -> Report:
+    """Check the data on rank 0, and return the result on all ranks."""
+    report = communicator.run_on_all(lambda: None if communicator.rank else check())
+    return communicator.broadcast(report)  # type: ignore[return-value] # rank 0 has one
+
+
+def _use_run(
+    request: Request,
+    saved: SavedModel,
+    config: Config,
+    fidelities: Sequence[int],
+    *,
+    report: Report,
+    communicator: Communicator,
+) -> tuple[torch.device, LossFunction, EvaluationData]:
+    """Return the device, the loss and the data of a run, as its training has them."""
+    components = build_components(config, saved.definition, request.model, communicator, report.skipped)
+    data = select_part(components.data, request.part, fidelities, len(saved.fidelity_names))
+    return components.device, components.loss_fn, data
+
+
+def _no_loss(y_pred: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a loss of 0: a weight file does not say how it has been trained."""
+    return {"loss": torch.zeros((), device=next(iter(y_pred.values())).device)}
+
+
+def build_loader(
+    dataset: SizeGroupedDataset, setup: Setup, communicator: Communicator
+) -> tuple[MixedFidelitySampler, Loader]:
+    """Return the sampler of the batches, in the order of a validation, and the loader of this rank's share of them.
+
+    Raises:
+        ConfigError: The options of the loader are invalid.
+    """
+    sampling, options = setup.config.data.samplers.val, setup.config.data.loaders.val
+    sampler = MixedFidelitySampler(
+        dataset, batch_size=sampling.batch_size, batch_mode=sampling.batch_mode, shuffle=False
+    )
+    try:
+        loader = load_share(
+            dataset,
+            sampler,
+            x=INPUTS,
+            y=[label.name for label in setup.saved.labels],
+            rank=communicator.rank,
+            world=communicator.world_size,
+            **{"pin_memory": setup.device.type == "cuda", "worker_init_fn": ignore_preemption, **options},
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"data.loaders.val is {options!r}: {error}") from error
+    return sampler, loader
