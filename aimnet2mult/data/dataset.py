@@ -72,7 +72,7 @@ def load_data(
     seed: int,
     batch_size: int,
     batch_mode: str = "molecules",
-    sae_files: Mapping[int, Path] | None = None,
+    sae_files: Mapping[int, Path | Sae] | None = None,
     val_files: Mapping[int, Path] | None = None,
     file_format: FileFormat | None = None,
     skipped: SkippedRows | None = None,
@@ -91,7 +91,7 @@ def load_data(
         seed: Seed of the split.
         batch_size: Batch size of the training.
         batch_mode: Unit of ``batch_size``: ``atoms`` or ``molecules``.
-        sae_files: Files of reference energies by fidelity; the others are fitted.
+        sae_files: Reference energies by fidelity, or files of them; the others are fitted.
         val_files: Validation data by fidelity; if there are any, all structures in ``files`` are for training.
         file_format: Names and units of the arrays in the files.
         skipped: Rows to leave out, if the files have been checked; by default, they are checked here.
@@ -172,9 +172,9 @@ def _check_split(train: int, val: int, val_fraction: float) -> None:
             raise DataError(f"val_fraction {val_fraction} of {train + val} structures leaves none for {part}")
 
 
-def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sae:
-    """Subtract reference energies, read from a file or fitted, in place, and return them."""
-    sae = fit_sae(dataset.groups, path) if sae_file is None else read_sae(sae_file)
+def _shift(dataset: SizeGroupedDataset, path: Path, given: Path | Sae | None) -> Sae:
+    """Subtract reference energies, given, read from a file or fitted, in place, and return them."""
+    sae = fit_sae(dataset.groups, path) if given is None else read_sae(given) if isinstance(given, Path) else given
     apply_sae(dataset, sae, path)
     return sae
 

@@ -23,7 +23,7 @@ from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.rank_share import load_share
-from aimnet2mult.data.reference_energies import sae_to_yaml
+from aimnet2mult.data.reference_energies import Sae, sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
@@ -33,10 +33,12 @@ from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.description import Description
+from aimnet2mult.models.initial_weights import InitialWeights
 from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
+from aimnet2mult.train.load_check import check_elements, check_energies, describe_references
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
@@ -68,8 +70,8 @@ class Components:
     train_sums: ErrorSums
     val_sums: ErrorSums
     val_metrics: ValidationMetrics
-    loaded: str = ""
-    """Summary of the weights that were loaded from a file; empty if they are initial."""
+    loaded: tuple[str, ...] = ()
+    """Summary of the weights that were loaded from a file, as lines; empty if they are random."""
 
     def describe(self, fidelity_names: Sequence[str]) -> list[str]:
         """Return a summary of data and model, as lines."""
@@ -83,7 +85,7 @@ class Components:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         iterations = counted(len(self.train_loader), "iteration")
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {iterations} per epoch")
-        return [*lines, self.loaded] if self.loaded else lines
+        return [*lines, *self.loaded]
 
 
 def build_components(
@@ -123,8 +125,20 @@ def build_components(
     learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
-    data = _load_data(config, labels, folder / SAE_FOLDER, skipped)
+    if learner.loaded is not None:
+        check_elements(learner.loaded, config, skipped)
+    kept = _kept_energies(config, learner.loaded)
+    data = _load_data(config, labels, folder / SAE_FOLDER, skipped, kept)
     check_data(data.checksums, config, folder)
+    loaded: tuple[str, ...] = ()
+    if learner.loaded is not None:
+        # On one rank, whose error ends the others as well.
+        compared = communicator.rank == 0 and "energy" in labels
+        loaded = (
+            learner.loaded.summary,
+            *([check_energies(learner.loaded, learner.model, data, definition, names)] if compared else []),
+            *describe_references(learner.loaded, data, names, kept),
+        )
     (sampler, val_sampler), (train_loader, val_loader) = _loaders(
         config, data, labels, communicator, pin_memory=device.type == "cuda"
     )
@@ -142,7 +156,7 @@ def build_components(
         loss_fn=loss_fn,
         optimizer=learner.optimizer,
         schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
-        loaded=learner.loaded,
+        loaded=loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
         val_sums=ErrorSums(labels, len(names), device, loss=terms, communicator=communicator),
         val_metrics=val_metrics,
@@ -200,9 +214,22 @@ def _prepare_process(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _load_data(config: Config, labels: tuple[str, ...], saved: Path, skipped: SkippedRows | None) -> MixedData:
+def _kept_energies(config: Config, loaded: InitialWeights | None) -> dict[int, Sae]:
+    """Return the reference energies of loaded weights that the run uses, by fidelity."""
+    if loaded is None or config.load_reference_energies == "replace":
+        return {}
+    given = config.data.sae.energy.files
+    return {index: energies for index, energies in loaded.reference_energies.items() if index not in given}
+
+
+def _load_data(
+    config: Config, labels: tuple[str, ...], saved: Path, skipped: SkippedRows | None, kept: Mapping[int, Sae]
+) -> MixedData:
     names = config.fidelity_names
-    sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
+    sae_files: dict[int, Path | Sae] = {
+        **kept,
+        **{index: Path(path) for index, path in config.data.sae.energy.files.items()},
+    }
     sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
     return load_data(
         [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
