@@ -12,7 +12,7 @@ from aimnet2mult.data.reference_energies import Sae
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
-from aimnet2mult.models.weight_sources import WeightSource, read_source
+from aimnet2mult.models.weight_sources import EMBEDDING, WeightSource, read_source
 from aimnet2mult.models.weight_transfer import Origin, adapt_weights, default_names, match_fidelities
 from telemetry.errors import error_text
 
@@ -60,9 +60,9 @@ def load_weights(
         ConfigError: The file cannot be read, a shape differs, or the file has no weights of this model.
     """
     core = unwrap(model)
-    mixed = isinstance(core, MixedFidelity)
-    names = names or default_names(core.n_fidelities if mixed else 1)
-    source = read_source(path, core.offset if mixed else offset)
+    fidelities, offset = (core.n_fidelities, core.offset) if isinstance(core, MixedFidelity) else (1, offset)
+    names = names or default_names(fidelities)
+    source = read_source(path, offset)
     origins = match_fidelities(names, source.fidelity_names)
     try:
         if isinstance(core, AIMNet2 | MixedFidelity):
@@ -81,7 +81,7 @@ def load_weights(
     summary = [f"weights: {loaded} of {total} arrays loaded from {source.path}", *source.notes, *notes]
     summary += _describe_origins(names, origins, source)
     unsupported = tuple(source.unsupported(origin.index) for origin in origins)
-    summary += _describe_unsupported(unsupported)
+    summary += _describe_unsupported(unsupported, len(source.state.get(EMBEDDING, ())))
     if missing:
         summary.append(f"initial values kept for {_shorten(missing)}")
     if unexpected:
@@ -106,11 +106,15 @@ def _describe_origins(names: Sequence[str], origins: Sequence[Origin], source: W
     return lines
 
 
-def _describe_unsupported(unsupported: Sequence[frozenset[int]]) -> list[str]:
+def _describe_unsupported(unsupported: Sequence[frozenset[int]], known: int) -> list[str]:
+    """Return the elements that cannot be trained, or all others if these are fewer."""
     elements = frozenset.union(*unsupported)
-    return [f"without parameters for {join_symbols(sorted(elements))}, which therefore cannot be trained"] * bool(
-        elements
-    )
+    if not elements:
+        return []
+    others = frozenset(range(1, known)) - elements
+    if len(others) < len(elements):
+        return [f"with parameters for {join_symbols(sorted(others))} only; no other element can be trained"]
+    return [f"without parameters for {join_symbols(sorted(elements))}, which cannot be trained"]
 
 
 def _shorten(names: list[str]) -> str:

@@ -85,8 +85,8 @@ def _single(definition: Mapping[str, Any], arrays: dict[str, Tensor], start: int
 def _arrays_of(arrays: Mapping[str, Tensor], fidelity: int) -> Iterator[tuple[str, Tensor]]:
     """Yield the arrays of one fidelity by their names in AIMNet2.
 
-    The original trainer keeps its heads in ``fidelity_readouts``; its ``outputs`` and ``shared_readout`` are then copies
-    that were never trained.
+    The original trainer keeps its heads in ``fidelity_readouts``; its ``outputs`` and ``shared_readout`` are then
+    copies that were never trained.
     """
     prefix = "model." if "model.afv.weight" in arrays else ""
     of_original = any(name.startswith("fidelity_readouts.") for name in arrays)

@@ -7,10 +7,12 @@ torch only to load tensors.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aimnet2mult.models.pickle_check import MAX_BYTES, check_pickle
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["MAX_SHARING", "ZIP_ERRORS", "is_torch_script", "load_file", "open_archive", "read_pickle"]
+__all__ = ["MAX_SHARING", "ZIP_ERRORS", "is_torch_script", "load_file", "open_archive", "read_pickle", "read_plain"]
 
 HEADER_BYTES, END_BYTES = 30, 22
 """Minimum sizes of the header of an entry and of the end of an archive."""
@@ -115,6 +117,32 @@ def read_pickle(archive: zipfile.ZipFile) -> bytes:
     except ZIP_ERRORS as error:
         raise ValueError(f"its entry {found[0].filename!r}: {error}") from error
     return content
+
+
+def read_plain(path: Path) -> Any:
+    """Return the plain values in a file, with None for everything else, without importing torch or executing code.
+
+    Raises:
+        OSError: The file cannot be opened, or is not a regular file.
+        ValueError: The file is damaged; the message states why, without the path.
+    """
+    with open_archive(path) as (_, archive):
+        content = read_pickle(archive)
+    try:
+        return _PlainUnpickler(io.BytesIO(content)).load()
+    except Exception as error:  # any: the pickle may contain anything
+        raise ValueError(f"it is damaged ({error_text(error):.300})") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads plain values, and None for everything else; runs no code of the file."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        known = (module_name, global_name) == ("collections", "OrderedDict")
+        return OrderedDict if known else lambda *_, **__: None
+
+    def persistent_load(self, _: Any) -> None:
+        """Skip the data of a tensor."""
 
 
 def is_torch_script(archive: zipfile.ZipFile) -> bool:

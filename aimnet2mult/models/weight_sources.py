@@ -25,6 +25,8 @@ AIMNET_KEYS = ("format_version", "model_yaml", "state_dict", "implemented_specie
 """Keys that tell aimnet's format v2 from other files."""
 REFERENCES = "sae_tensor"
 """Name of the reference energies in archives of the original's ``compile_jit``."""
+MAX_Z = 118
+"""Largest atomic number in that table, whose size is (fidelity + 1) · offset + 118."""
 MAX_SHIFT = 100.0
 """Absolute value, in eV, above which a trained shift must include the energy of an atom."""
 
@@ -141,7 +143,7 @@ def _of_aimnet(path: Path, content: Mapping[str, Any], offset: int) -> WeightSou
 
 
 def _of_script(path: Path, arrays: Mapping[str, Tensor], offset: int) -> WeightSource:
-    """Return the source of a TorchScript archive: a model, the first model of an ensemble, or one of ``compile_jit``."""
+    """Return the source of a TorchScript archive: a model, the first one of an ensemble, or one of ``compile_jit``."""
     roots = [name.removesuffix(EMBEDDING) for name in arrays if f".{name}".endswith(f".{EMBEDDING}")]
     if not roots:
         raise ValueError("it is a TorchScript archive without an embedding afv.weight")
@@ -160,9 +162,9 @@ def _of_script(path: Path, arrays: Mapping[str, Tensor], offset: int) -> WeightS
 
 
 def _reference_energies(table: Tensor, offset: int) -> Sae:
-    """Return the energies in the table of ``compile_jit``, whose size (fidelity + 1) · offset + 118 tells the rows."""
-    given = {z: float(table[z]) for z in table.flatten().nonzero().flatten().tolist()}
-    start = max(0, len(table) - offset - 118) if max(given, default=0) > 118 else 0
+    """Return the energies by atomic number in the table of ``compile_jit``, which has shifted atomic numbers."""
+    given = {z: float(table[z]) for z in table.nonzero().flatten().tolist()}
+    start = len(table) - offset - MAX_Z if max(given, default=0) > MAX_Z else 0
     return {z - start: energy for z, energy in given.items()}
 
 

@@ -112,6 +112,6 @@ def check_arrays(state: Any, may_be_nan: Callable[[str], bool] = lambda _: False
     for name, array in state.items():
         if not isinstance(name, str) or not isinstance(array, torch.Tensor):
             raise TypeError(f"expected a state dict of tensors, found a {type(array).__name__} as {name!r:.60}")
-        values = array[~array.isnan().all(dim=-1)] if array.ndim == 2 and may_be_nan(name) else array
+        values = array[~array.isnan().flatten(1).all(dim=1)] if array.ndim and may_be_nan(name) else array
         if array.is_complex() or (array.is_floating_point() and not bool(values.isfinite().all())):
             raise ValueError(f"{name} is complex or not finite")

@@ -28,6 +28,9 @@ STRUCTURES = 10
 TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 2e-6
 """Tolerance of an energy: in eV per atom, and relative to its absolute value; models calculate in float32."""
 
+MAX_LEFT = 10.0
+"""Largest mean energy, in eV/atom, that reference energies of the same method can leave."""
+
 Structure = dict[str, Tensor]
 
 
@@ -77,12 +80,21 @@ def describe_references(
 
     Kept ones are described by the mean of what they leave of the energies of the data; others, by how far the sums of
     the new ones differ.
+
+    Raises:
+        DataError: Those to be kept do not fit the data.
     """
     for fidelity, source in loaded.reference_energies.items():
         groups = list(_groups_of(data, fidelity))
         if fidelity in kept and kept[fidelity] == data.saes[fidelity]:
             rest = np.concatenate([group["energy"] / (group["numbers"] > 0).sum(axis=1) for group in groups])
-            mean = np.nanmean(rest) if np.isfinite(rest).any() else np.nan
+            mean = np.nanmean(rest) if np.isfinite(rest).any() else 0.0
+            if abs(mean) > MAX_LEFT:
+                raise DataError(
+                    f"load_reference_energies is keep, but the energies of {names[fidelity]} differ from the sums of "
+                    f"the reference energies of {loaded.source.path} by {mean:.4g} eV/atom on average: they are of "
+                    "another method; set load_reference_energies=replace"
+                )
             yield (
                 f"{names[fidelity]}: reference energies of {loaded.source.path} kept; the energies in the data are "
                 f"{mean:.4g} eV/atom above them on average"

@@ -12,7 +12,8 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.definition import read_definition
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
-from aimnet2mult.models.weights import load_weights, save_weights
+from aimnet2mult.models.initial_weights import load_weights
+from aimnet2mult.models.weights import save_weights
 
 State = dict[str, Tensor]
 
@@ -83,7 +84,7 @@ def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: 
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=rows)
     torch.save(state if bare else {"model": state}, tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert f"afv.weight resized from {rows} to 264 rows" in line
     assert f"outputs.atomic_shift.shifts.weight resized from {rows} to 264 rows" in line
     assert line.startswith(f"weights: {len(model.state_dict())} of {len(model.state_dict())} arrays")
@@ -96,9 +97,9 @@ def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: 
 def test_weights_of_one_fidelity_initialize_all(tmp_path: Path) -> None:
     trained, model = build(1, seed=0), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert "afv.weight resized from 64 to 264 rows" in line
-    assert "fidelity 1 initialized from fidelity 0" in line
+    assert "fid1 initialized from fid0" in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
@@ -107,7 +108,7 @@ def test_spare_rows_in_early_weights_do_not_count_as_a_fidelity(tmp_path: Path) 
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=OFFSET + 129)
     torch.save({k: v for k, v in state.items() if not k.startswith("fidelity_readouts.1.")}, tmp_path / "w.pt")
-    assert "fidelity 1 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "fid1 initialized from fid0" in load_weights(model, tmp_path / "w.pt").summary
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
@@ -115,7 +116,7 @@ def test_spare_rows_in_early_weights_do_not_count_as_a_fidelity(tmp_path: Path) 
 def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(3, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    assert "; fidelity 2 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "; fid2 initialized from fid0" in load_weights(model, tmp_path / "w.pt").summary
     for fidelity, source in enumerate((0, 1, 0)):
         assert torch.allclose(energies(model, fidelity), energies(trained, source))
 
@@ -124,7 +125,7 @@ def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) ->
 def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None:
     trained, model = build(3, seed=0), build(fidelities, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert f"to {64 + OFFSET * (fidelities - 1)} rows" in line
     assert "not used: outputs.energy_mlp.heads." in line
     for fidelity in range(fidelities):
@@ -134,7 +135,7 @@ def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None
 def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
     trained, model = build(2, seed=0, readouts=False), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert "initialized" not in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
@@ -143,7 +144,7 @@ def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
 def test_weights_that_fit_are_loaded_without_notes(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(2, seed=1)
     save_weights(trained, tmp_path / "w.pt")
-    assert load_weights(model, tmp_path / "w.pt").endswith(f"from {tmp_path / 'w.pt'}")
+    assert load_weights(model, tmp_path / "w.pt").summary.endswith(f"from {tmp_path / 'w.pt'}")
     assert torch.equal(energies(model, 1), energies(trained, 1))
 
 

@@ -10,7 +10,8 @@ from aimnet.modules import Forces
 
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.checkpoint_folder import checkpoint_path
-from aimnet2mult.models.weights import load_weights, save_checkpoint_weights, save_weights
+from aimnet2mult.models.initial_weights import load_weights
+from aimnet2mult.models.weights import save_checkpoint_weights, save_weights
 from aimnet2mult.train.checkpointing import write_checkpoint
 from support.tiny_model import TinyCore
 
@@ -29,7 +30,7 @@ def test_arrays_that_do_not_fit_are_named(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pt")
     model = TinyCore()
     before = model.embedding.weight.clone()
-    line = load_weights(model, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert line.endswith("initial values kept for embedding.weight; not used: other")
     assert line.startswith("weights: 4 of 5 arrays")
     assert torch.equal(model.embedding.weight, before)
