@@ -14,12 +14,13 @@ with exiting_on_signals():
     from aimnet2mult.cli.check_data import check_data
     from aimnet2mult.cli.console import HELP, run
     from aimnet2mult.cli.convert import convert
+    from aimnet2mult.cli.export import export
     from aimnet2mult.cli.sample_data import sample_data
     from aimnet2mult.cli.train import train
     from telemetry.terminal import print_lines, protect_terminal
     from telemetry.usage import CommandGroup
 
-__all__ = ["calc_sae", "check_data", "cli", "convert", "main", "run", "sample_data", "train"]
+__all__ = ["calc_sae", "check_data", "cli", "convert", "export", "main", "run", "sample_data", "train"]
 
 
 def main() -> NoReturn:
@@ -41,5 +42,5 @@ def cli(context: click.Context) -> None:
         print_lines(context.get_help())
 
 
-for command in (train, convert, check_data, calc_sae, sample_data):
+for command in (train, export, convert, check_data, calc_sae, sample_data):
     cli.add_command(command)

@@ -43,6 +43,11 @@ class Description:
     elements: tuple[frozenset[int], ...]
     """Atomic numbers in the training data."""
 
+    def elements_of(self, fidelity: int) -> frozenset[int]:
+        """Return the elements of a fidelity; an element without a reference energy occurred only without energies."""
+        energies = self.reference_energies[fidelity]
+        return self.elements[fidelity] & energies.keys() if energies else self.elements[fidelity]
+
     def to_plain(self) -> dict[str, Any]:
         """Return the description as plain values, for `from_plain`."""
         return {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aimnet2mult.config import resume_rules, trust
-from aimnet2mult.config.user_path import is_file
+from aimnet2mult.config.user_path import expand_user, is_file
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.checkpoint_folder import FOLDER, best_path, find_newest
@@ -17,7 +17,7 @@ from aimnet2mult.models.description import Description, describe_run, from_plain
 from aimnet2mult.models.weights import check_arrays, read_state
 from telemetry.errors import error_text
 
-__all__ = ["SavedModel", "build_saved_model", "read_saved_model"]
+__all__ = ["SavedModel", "build_saved_model", "find_saved_model", "read_saved_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,16 @@ class SavedModel(Description):
     """The weights, named as in the model without aimnet's ``Forces``."""
     source: Path
     """The file that the weights come from."""
+
+
+def find_saved_model(name: str, directory: Path = Path("runs")) -> Path:
+    """Return the path of a run folder or a weight file, given as such or as the name of a run in ``directory``.
+
+    Raises:
+        ConfigError: None exists.
+    """
+    path = expand_user(name)
+    return path if path.exists() else resume_rules.find_run(name, directory)
 
 
 def read_saved_model(path: Path, weights: Literal["best", "last"] = "best") -> SavedModel:

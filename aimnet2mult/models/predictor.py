@@ -1,0 +1,133 @@
+"""Predictions of a trained model: total energies, forces and charges, from NumPy arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aimnet2mult.data.compositions import join_symbols
+from aimnet2mult.errors import DataError
+from aimnet2mult.models.one_fidelity import find_fidelity
+from aimnet2mult.models.saved_model import SavedModel, build_saved_model
+from aimnet2mult.quantities import LABELS
+
+__all__ = ["Predictor"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+class Predictor:
+    """A trained model, ready for predictions of one of its fidelities or all of them.
+
+    Args:
+        saved: The model.
+        fidelity: Name of the fidelity to predict; may be left out if there is only one.
+        device: Where to evaluate the model, such as ``cpu`` or ``cuda``; by default a GPU if there is one.
+
+    Raises:
+        ConfigError: There is no such fidelity, or there are several and none is given.
+        ModelError: The model cannot be built.
+    """
+
+    def __init__(self, saved: SavedModel, fidelity: str | None = None, device: str = "auto") -> None:
+        self.saved = saved
+        self.index = find_fidelity(saved, fidelity)
+        available = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(available if device == "auto" else device)
+        labels = {label.name: label for label in saved.labels}
+        if "energy" in labels:
+            labels.setdefault("forces", LABELS["forces"])
+        self.labels = tuple(labels.values())
+        self._model = build_saved_model(replace(saved, labels=self.labels), self.device)
+        self._energies = [_table(energies) for energies in saved.reference_energies]
+
+    @property
+    def fidelity(self) -> str:
+        """Name of the fidelity."""
+        return self.saved.fidelity_names[self.index]
+
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers that the fidelity was trained on."""
+        return self.saved.elements_of(self.index)
+
+    def __call__(
+        self,
+        numbers: npt.ArrayLike,
+        coord: npt.ArrayLike,
+        *,
+        charge: npt.ArrayLike = 0.0,
+        mult: npt.ArrayLike = 1.0,
+        fidelities: Sequence[str] | None = None,
+    ) -> dict[str, Floats]:
+        """Predict all labels of some structures.
+
+        Args:
+            numbers: Atomic numbers (B, N), 0 for padding.
+            coord: Coordinates (B, N, 3) in Å.
+            charge: Total charges (B,) in e, or one for all.
+            mult: Spin multiplicities (B,), or one for all.
+            fidelities: The fidelity of each structure (B,), by default that of this object.
+
+        Returns:
+            Arrays by label, in the units of the training data: ``energy`` (B,) in eV with reference energies, ``forces``
+            (B, N, 3) in eV/Å, ``charges`` and ``spin_charges`` (B, N) in e.
+
+        Raises:
+            ConfigError: There is no such fidelity.
+            DataError: The shapes do not fit, or there are elements that a fidelity was not trained on.
+        """
+        z, r = np.asarray(numbers, np.int64), np.asarray(coord, np.float64)
+        if z.ndim != 2 or r.shape != (*z.shape, 3):
+            raise DataError(f"numbers have the shape {z.shape} and coord {r.shape}; expected (B, N) and (B, N, 3)")
+        names = [self.fidelity] * len(z) if fidelities is None else fidelities
+        if len(names) != len(z):
+            raise DataError(f"there are {len(names)} fidelities of {len(z)} structures")
+        indices = np.array([find_fidelity(self.saved, name) for name in names], np.int64)
+        self._check_elements(z, indices)
+        batch = {
+            "coord": torch.tensor(r, dtype=torch.float32),
+            "numbers": torch.tensor(z),
+            "charge": torch.tensor(np.broadcast_to(np.asarray(charge, np.float32), len(z))),
+            "mult": torch.tensor(np.broadcast_to(np.asarray(mult, np.float32), len(z))),
+            "fidelity": torch.tensor(indices),
+        }
+        found: dict[str, Tensor] = self._model({key: value.to(self.device) for key, value in batch.items()})
+        values = {label.name: found[label.name].detach().cpu().double().numpy() for label in self.labels}
+        if "energy" in values:
+            values["energy"] = values["energy"] + self._reference(z, indices)
+        return values
+
+    def reference(self, numbers: npt.ArrayLike) -> Floats:
+        """Return the sums of the reference energies of structures with atomic numbers (B, N), as (B,) in eV."""
+        z = np.asarray(numbers, np.int64)
+        return self._reference(z, np.full(len(z), self.index))
+
+    def _reference(self, numbers: Integers, indices: Integers) -> Floats:
+        return np.array([self._energies[i][row].sum() for i, row in zip(indices, numbers, strict=True)], np.float64)
+
+    def _check_elements(self, numbers: Integers, indices: Integers) -> None:
+        for index in np.unique(indices).tolist():
+            known = self.saved.elements_of(index)
+            unknown = sorted(set(np.unique(numbers[indices == index]).tolist()) - known - {0})
+            if unknown:
+                raise DataError(
+                    f"the fidelity {self.saved.fidelity_names[index]} was not trained on {join_symbols(unknown)}; its "
+                    f"elements are {join_symbols(sorted(known))}"
+                )
+
+
+def _table(energies: Mapping[int, float]) -> Floats:
+    table = np.zeros(max([0, *energies, 118]) + 1)
+    table[list(energies)] = list(energies.values())
+    return table
+
+
+def as_results(values: Mapping[str, Floats], row: int) -> dict[str, Any]:
+    """Return the predictions of one structure, numbers as such."""
+    return {name: array[row] if array.ndim > 1 else float(array[row]) for name, array in values.items()}
