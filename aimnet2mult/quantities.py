@@ -1,6 +1,6 @@
 """The quantities that a model can learn, with their shapes and units: energy, forces, charges, spin charges.
 
-To add one, such as dipoles, add a `Label` here. Data sets, loss, error sums and the units of the metrics all use these
+Data sets, loss, error sums and the units of the metrics all use these
 definitions.
 """
 
@@ -71,4 +71,4 @@ _LABELS = (
 )
 
 LABELS: Mapping[str, Label] = MappingProxyType({label.name: label for label in _LABELS})
-"""All labels by name, in display order."""
+"""The built-in labels by name, in display order."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from pooled_loss import TERMS, losses
 from targets import Target, at_least, at_most
-from workload import FIDELITIES, LABELS, PlainSums, make_batch
+from workload import FIDELITIES, LABELS, PlainSums, built_in, make_batch
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "lib")]
 
@@ -55,7 +55,7 @@ def time_due() -> float:
 def compare_error_sums(rounds: int) -> list[Target]:
     """Compare ``ErrorSums.update`` with plain torch, in alternating blocks."""
     batch = make_batch()
-    sums, plain = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS), PlainSums()
+    sums, plain = ErrorSums(built_in(*LABELS), len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS), PlainSums()
     functions: dict[str, Callable[[], None]] = {
         "sums": lambda: sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss)),
         "plain": lambda: plain.update(batch),

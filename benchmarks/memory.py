@@ -65,7 +65,7 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
     """Train with three sinks; return the memory at the start, halfway and at the end, and of each delivery process."""
     import ignite.engine  # noqa: F401 - part of the trainer, with or without telemetry
     import torch
-    from workload import FIDELITIES, LABELS, TrainingStep
+    from workload import FIDELITIES, LABELS, TrainingStep, built_in
 
     torch.set_num_threads(1)
     step = TrainingStep()
@@ -77,9 +77,16 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
     from pooled_loss import TERMS, losses
 
     bus = telemetry_runs.open_bus(home / "run", SINKS, destination, BATCHES_PER_POINT)
-    sums = telemetry_runs.ErrorSums(LABELS, len(FIDELITIES), "cpu", telemetry_runs.POOLED.quantities, loss=TERMS)
+    sums = telemetry_runs.ErrorSums(
+        built_in(*LABELS), len(FIDELITIES), "cpu", telemetry_runs.POOLED.quantities, loss=TERMS
+    )
     reporter = telemetry_runs.Reporter(
-        bus, train_sums=sums, val_sums=sums, labels=LABELS, fidelity_names=FIDELITIES, optimizer=step.optimizer
+        bus,
+        train_sums=sums,
+        val_sums=sums,
+        labels=built_in(*LABELS),
+        fidelity_names=FIDELITIES,
+        optimizer=step.optimizer,
     )
     engine = telemetry_runs.MinimalEngine(2 * points * BATCHES_PER_POINT)
     reporter.attach(engine)

@@ -14,7 +14,7 @@ from typing import Any
 from ignite.engine import Events
 from iteration_time import IterationTimer
 from pooled_loss import TERMS, losses
-from workload import FIDELITIES, LABELS
+from workload import FIDELITIES, LABELS, built_in
 
 from aimnet2mult.metrics.declarations import declare
 from aimnet2mult.metrics.error_sums import ErrorSums
@@ -49,7 +49,7 @@ def open_bus(folder: Path, sinks: tuple[str, ...], destination: dict[str, Any], 
     """Open a run with the metrics of a training."""
     metrics = {
         name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text)
-        for name, info in declare(LABELS, FIDELITIES, {}, TERMS.names).items()
+        for name, info in declare(built_in(*LABELS), FIDELITIES, {}, TERMS.names).items()
     }
     options = {
         "wandb": {"mode": "offline"},
@@ -112,9 +112,14 @@ def run(
     """
     folder = home / "run"
     bus = open_bus(folder, sinks, destination, timer.every)
-    sums = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS)
+    sums = ErrorSums(built_in(*LABELS), len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS)
     reporter = Reporter(
-        bus, train_sums=sums, val_sums=sums, labels=LABELS, fidelity_names=FIDELITIES, optimizer=timer.step.optimizer
+        bus,
+        train_sums=sums,
+        val_sums=sums,
+        labels=built_in(*LABELS),
+        fidelity_names=FIDELITIES,
+        optimizer=timer.step.optimizer,
     )
     engine = MinimalEngine(timer.total)
     reporter.attach(engine)

@@ -8,12 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from aimnet2mult.quantities import LABELS as BUILT_IN
+from aimnet2mult.quantities import Label
+
 LABELS = ("energy", "forces", "charges", "spin_charges")
 COMPONENTS = {"energy": 1, "forces": 3, "charges": 1, "spin_charges": 1}
 SHORT = {"energy": "E", "forces": "F", "charges": "q", "spin_charges": "s"}
 FIDELITIES = ("gfn1", "wb97m")
 STRUCTURES, ATOMS = 64, 20
 WIDTH = 16
+
+
+def built_in(*names: str) -> tuple[Label, ...]:
+    """Return the built-in labels with these names, in their order."""
+    return tuple(BUILT_IN[name] for name in names)
 
 
 class Batch(NamedTuple):

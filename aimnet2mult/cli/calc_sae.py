@@ -29,20 +29,22 @@ def calc_sae(data: Path, out: Path, settings: tuple[str, ...]) -> None:
     from aimnet2mult.data.hdf5 import read_fidelity
     from aimnet2mult.data.label_summary import summarize_labels
     from aimnet2mult.data.reference_energies import apply_sae, fit_sae, write_sae
+    from aimnet2mult.quantities import LABELS
 
+    energy = (LABELS["energy"],)
     section = load_data_settings((), settings)
     file_format = FileFormat.from_settings(section.keys, section.units.to_dict(), allow_external=section.allow_external)
     report = check_files(
         [data],
-        labels=("energy",),
-        required=("energy",),
+        labels=energy,
+        required=energy,
         file_format=file_format,
         min_distance=section.min_distance,
     )
     report.raise_errors("skip")
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
         print_line(f"warning: {line}", err=True)
-    dataset = read_fidelity(data, labels=("energy",), file_format=file_format, skipped=report.skipped)
+    dataset = read_fidelity(data, labels=energy, file_format=file_format, skipped=report.skipped)
     sae = fit_sae(dataset.groups, data)
     write_sae(out, sae)
     print_line(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")

@@ -86,12 +86,13 @@ def _check(
         val_files = [*map(Path, data.val_fidelity_datasets.values()), *val_files]
     if not files:
         raise click.ClickException("no data file is given")
+    chosen = [LABELS[name] for name in data.y]
     asked = bool(configs) or any(word.startswith("data.y=") for word in settings)
     return check_files(
         files,
         val_files,
-        labels=data.y if asked else tuple(LABELS),
-        required=data.y if asked else (),
+        labels=chosen if asked else tuple(LABELS.values()),
+        required=chosen if asked else (),
         file_format=FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external),
         min_distance=data.min_distance,
     )

@@ -107,7 +107,7 @@ def convert(
         lines = convert_files(inputs, output, options, lambda line: print_line(line, err=True))
     for line in lines:
         print_line(line)
-    report = check_files([output], labels=tuple(LABELS))
+    report = check_files([output], labels=tuple(LABELS.values()))
     show_report(report)
     if not report.ok or len(report.warnings):
         print_line(f"to correct names or units, remove {output} and convert again with --key and --unit")

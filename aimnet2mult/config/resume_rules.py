@@ -34,6 +34,7 @@ CHANGEABLE = (
     "trainer.epochs",
     "trainer.on_bad_step",
     "trainer.max_bad_steps",
+    "trainer.time_limit",
     "checkpoint.",
     "log_frequency.progress",
     "data.samplers.",

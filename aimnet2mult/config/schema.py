@@ -26,7 +26,7 @@ from aimnet2mult.config.type_check import Section, find_misfits
 from aimnet2mult.config.user_path import is_file, is_folder
 from aimnet2mult.config.value_checks import CHECKS, check_arrays
 from aimnet2mult.errors import ConfigError, Problems
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import LABELS, Label
 from telemetry.redaction import redact
 
 __all__ = ["Config", "ConfigError", "check_files", "input_files", "load", "load_data_settings"]
@@ -64,9 +64,9 @@ class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
         return tuple(given.get(index, f"fid{index}") for index in sorted(self.data.fidelity_datasets))
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[Label, ...]:
         """Labels to be trained, in display order."""
-        return tuple(name for name in LABELS if name in self.data.y)
+        return tuple(label for name, label in LABELS.items() if name in self.data.y)
 
     @property
     def units(self) -> dict[str, str]:

@@ -12,7 +12,10 @@ TEXT_KEYS = (
     "data.fidelity_names",
     "data.fidelity_datasets",
     "data.val_fidelity_datasets",
+    "data.test_fidelity_datasets",
+    "data.split_file",
     "data.sae.energy.files",
+    "trainer.time_limit",
     "telemetry.dir",
 )
 """Keys whose values are text, or mappings of text by fidelity index."""

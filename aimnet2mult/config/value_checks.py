@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aimnet2mult.config.data_units import data_unit_factors
+from aimnet2mult.config.duration import AUTO, parse_duration
 from aimnet2mult.config.import_path import check_path
 from aimnet2mult.config.merge import BY_FIDELITY
 from aimnet2mult.errors import ConfigError
@@ -117,6 +118,9 @@ def _check_component(key: str, component: object) -> Iterator[str]:
     # Missing and unknown keys are left to the loss.
     if "fn" in component:
         yield from _check_path(component["fn"], f"{key}.fn")
+    kwargs = component.get("kwargs")
+    if isinstance(kwargs, Mapping) and "key_true" in kwargs:
+        yield from _check_labels(f"{key}.kwargs.key_true", [kwargs["key_true"]])
     if "weight" in component and not _is_number(component["weight"]):
         yield f"{key}.weight is {component['weight']!r}: expected a finite number of at least 0"
 
@@ -182,6 +186,15 @@ def _is_pattern(value: object) -> bool:
         return False
 
 
+def _check_trainer(config: Config) -> Iterator[str]:
+    limit = config.trainer.time_limit
+    try:
+        if limit is not None and limit != AUTO:
+            parse_duration(limit)
+    except ConfigError as error:
+        yield str(error)
+
+
 CHECKS = {
     "run_name": lambda config: _check_name("run_name", config.run_name),
     "project_name": _check_project_name,
@@ -189,6 +202,7 @@ CHECKS = {
     "loss": _check_loss,
     "optimizer": _check_optimizer,
     "scheduler": _check_scheduler,
+    "trainer": _check_trainer,
     "telemetry": _check_telemetry,
 }
 """By section, a function that yields the problems of its values."""

@@ -17,6 +17,7 @@ from aimnet2mult.data.places import Places, counted
 from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import MIN_DISTANCE
 from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import Label
 
 __all__ = ["check_files"]
 
@@ -25,8 +26,8 @@ def check_files(
     files: Sequence[Path],
     val_files: Iterable[Path] = (),
     *,
-    labels: Sequence[str],
-    required: Sequence[str] = (),
+    labels: Sequence[Label],
+    required: Sequence[Label] = (),
     file_format: FileFormat | None = None,
     min_distance: float = MIN_DISTANCE,
 ) -> Report:
@@ -76,13 +77,14 @@ def _scan(scan: FileScan, report: Report) -> None:
 
 
 def _check_labels(
-    report: Report, required: Sequence[str], training: Sequence[FileSummary], file_format: FileFormat
+    report: Report, required: Sequence[Label], training: Sequence[FileSummary], file_format: FileFormat
 ) -> None:
     """Report labels that no training file contains."""
-    missing = [label for label in required if not any(file.labels.get(label) for file in training)]
+    names = [label.name for label in required]
+    missing = [name for name in names if not any(file.labels.get(name) for file in training)]
     if not missing:
         return
-    rest = [label for label in required if label not in missing]
+    rest = [name for name in names if name not in missing]
     them, their = ("them", "their names") if len(missing) > 1 else ("it", "its name")
     others = sorted({name for file in training for name in file.other_arrays})
     remedies = [f"leave {them} out: data.y=[{','.join(rest)}]"] if rest else []
@@ -103,14 +105,15 @@ def _quote(label: str, file_format: FileFormat) -> str:
     return repr(label) if name == label else f"{label!r} (data.keys: {name!r})"
 
 
-def _find_unlabeled(report: Report, labels: Sequence[str]) -> None:
+def _find_unlabeled(report: Report, labels: Sequence[Label]) -> None:
     """Warn of files without any label, unless a missing label is an error anyway."""
     if len(report.errors) or not labels:
         return
     for file in report.files:
         if file.structures > file.bad_structures and not any(file.labels.values()):
             others = f"; data.keys gives the names of labels (other arrays: {', '.join(file.other_arrays)})"
-            text = f"{file.path} has no {' or '.join(labels)}{others if file.other_arrays else ''}"
+            names = " or ".join(label.name for label in labels)
+            text = f"{file.path} has no {names}{others if file.other_arrays else ''}"
             report.warnings.add("files without labels", [text])
 
 

@@ -15,6 +15,7 @@ from aimnet2mult.data.places import Places
 from aimnet2mult.data.reference_energies import Sae, apply_sae, fit_sae, read_sae
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import Label
 
 __all__ = ["MixedData", "load_data"]
 
@@ -37,7 +38,7 @@ class MixedData:
     """Number of training structures."""
     val_counts: tuple[int, ...]
     """Number of validation structures."""
-    labels: tuple[tuple[str, ...], ...]
+    labels: tuple[tuple[Label, ...], ...]
     """Labels present in at least one structure of the fidelity."""
     saes: tuple[Sae, ...]
     """Reference energies that were subtracted; empty if the fidelity has no energies or they are not trained."""
@@ -67,7 +68,7 @@ class MixedData:
 def load_data(
     files: Sequence[Path],
     *,
-    labels: Sequence[str],
+    labels: Sequence[Label],
     val_fraction: float,
     seed: int,
     batch_size: int,
@@ -124,8 +125,8 @@ def load_data(
     checksums |= {f"data.val_fidelity_datasets.{i}": _checksum(dataset) for i, dataset in val_sets.items()}
     known = tuple(_known_labels(dataset, labels) for dataset in sets)
     saes = tuple(
-        _shift(dataset, path, (sae_files or {}).get(i)) if "energy" in names else {}
-        for i, (dataset, path, names) in enumerate(zip(sets, files, known, strict=True))
+        _shift(dataset, path, (sae_files or {}).get(i)) if any(label.name == "energy" for label in present) else {}
+        for i, (dataset, path, present) in enumerate(zip(sets, files, known, strict=True))
     )
     if val_files:
         _shift_validation(val_sets, val_files, saes)
@@ -162,8 +163,8 @@ def _checksum(dataset: SizeGroupedDataset) -> int:
     return crc
 
 
-def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[str]) -> tuple[str, ...]:
-    return tuple(label for label in labels if any(np.isfinite(group[label]).any() for group in dataset.groups))
+def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[Label]) -> tuple[Label, ...]:
+    return tuple(label for label in labels if any(np.isfinite(group[label.name]).any() for group in dataset.groups))
 
 
 def _check_split(train: int, val: int, val_fraction: float) -> None:

@@ -27,6 +27,7 @@ from aimnet2mult.data.unit_hints import (
     unit_hints,
 )
 from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import Label
 
 __all__ = ["FileScan"]
 
@@ -49,7 +50,7 @@ class FileScan:
     """
 
     def __init__(
-        self, path: Path, labels: Sequence[str], file_format: FileFormat, min_distance: float, report: Report
+        self, path: Path, labels: Sequence[Label], file_format: FileFormat, min_distance: float, report: Report
     ) -> None:
         self.path = path
         self.labels = labels
@@ -137,7 +138,7 @@ class FileScan:
             self._forces[-1] = np.minimum(largest, MAX_FLOAT32).astype(np.float32)
 
     def _labels_in(self, arrays: Mapping[str, object]) -> list[str]:
-        return [label for label in self.labels if label in arrays]
+        return [label.name for label in self.labels if label.name in arrays]
 
     def _mask_infinite(self, group: str, start: int, block: Block) -> None:
         """Treat infinite labels, also those beyond float32, as missing, and remember where they are."""

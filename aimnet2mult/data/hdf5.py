@@ -1,7 +1,7 @@
 """Reading of HDF5 files into data sets.
 
 A group contains ``coord`` (B, N, 3) in Å, ``numbers`` (B, N), and optionally ``charge`` (B,) in e, ``mult`` (B,) and
-the labels defined in ``aimnet2mult.quantities``. ``numbers`` is 0 for padding.
+labels. ``numbers`` is 0 for padding.
 """
 
 import logging
@@ -19,7 +19,7 @@ from aimnet2mult.data.labels import is_infinite
 from aimnet2mult.data.layout import SizeGroup, open_file, read_layout, read_rows
 from aimnet2mult.data.places import Segment
 from aimnet2mult.data.report import SkippedRows
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import Label
 
 __all__ = ["INPUTS", "check_or_raise", "read_fidelity", "read_segments"]
 
@@ -32,7 +32,7 @@ INPUTS = ("coord", "numbers", "charge", "mult", "fidelity")
 def read_fidelity(
     path: Path,
     *,
-    labels: Iterable[str],
+    labels: Iterable[Label],
     fidelity: int = 0,
     file_format: FileFormat | None = None,
     skipped: SkippedRows | None = None,
@@ -78,7 +78,7 @@ def read_segments(path: Path, file_format: FileFormat | None = None) -> list[Seg
 
 
 def check_or_raise(
-    files: Sequence[Path], val_files: Iterable[Path] = (), *, labels: Sequence[str], **options: Any
+    files: Sequence[Path], val_files: Iterable[Path] = (), *, labels: Sequence[Label], **options: Any
 ) -> SkippedRows:
     """Check files that have not been checked before, log warnings, and return no rows to skip.
 
@@ -93,12 +93,13 @@ def check_or_raise(
 
 
 def _read_group(
-    group: SizeGroup, labels: Sequence[str], keep: npt.NDArray[np.int64], file_format: FileFormat
+    group: SizeGroup, labels: Sequence[Label], keep: npt.NDArray[np.int64], file_format: FileFormat
 ) -> dict[str, npt.NDArray[Any]]:
     """Read the rows to keep of all inputs and labels, in the types of a batch, with defaults for missing ones."""
     shapes = {"coord": (len(keep), group.atoms, 3), "numbers": (len(keep), group.atoms)}
     shapes |= dict.fromkeys(OPTIONAL_INPUTS, (len(keep),))
-    shapes |= {label: LABELS[label].shape(len(keep), group.atoms) for label in labels}
+    names = {label.name for label in labels}
+    shapes |= {label.name: label.shape(len(keep), group.atoms) for label in labels}
     arrays = {}
     for key, shape in shapes.items():
         array = np.full(shape, OPTIONAL_INPUTS.get(key, np.nan) if key != "numbers" else 0, array_type(key))
@@ -107,7 +108,7 @@ def _read_group(
                 first, end = np.searchsorted(keep, (rows.start, rows.stop))
                 stored = read_rows(group, key, rows, file_format)[keep[first:end] - rows.start]
                 values = file_format.convert(key, stored)
-                if key in labels:
+                if key in names:
                     values = np.where(is_infinite(values), np.nan, values)
                 array[first:end] = values
         arrays[key] = array

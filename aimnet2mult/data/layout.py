@@ -21,7 +21,7 @@ from aimnet2mult.data.file_format import FRAMES, OPTIONAL_INPUTS, REQUIRED_INPUT
 from aimnet2mult.data.members import HDF5_ERRORS, Members, open_members
 from aimnet2mult.data.places import counted
 from aimnet2mult.errors import DataError
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
 
 __all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_frames", "read_layout", "read_rows"]
@@ -94,7 +94,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format: FileFormat) -> Layout:
+def read_layout(path: Path, file: h5py.File, labels: Sequence[Label], file_format: FileFormat) -> Layout:
     """Check the names, shapes and types in a file, without reading the arrays.
 
     Raises:
@@ -123,7 +123,8 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
         for names in by_size.values()
         if len(names) > 1
     ]
-    problems += _uneven(path, groups, [*OPTIONAL_INPUTS, *labels], file_format)
+    keys = [*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *(label.name for label in labels)]
+    problems += _uneven(path, groups, keys[len(REQUIRED_INPUTS) :], file_format)
     usable = []
     for name, group in groups.items():
         arrays, own_problems = _arrays(int(name), group, labels, file_format)
@@ -134,7 +135,7 @@ def read_layout(path: Path, file: h5py.File, labels: Sequence[str], file_format:
             usable.append(SizeGroup(path=path, name=name, rows=rows, atoms=int(name), arrays=arrays, frames=frames))
     if problem := "" if file_format.allow_external else _size_problem(path, usable):
         problems, usable = [*problems, problem], []
-    read = {FRAMES, *map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels))}
+    read = {FRAMES, *map(file_format.name, keys)}
     found = {name for group in groups.values() for name, member in group.items() if isinstance(member, h5py.Dataset)}
     return Layout(
         groups=sorted(usable, key=lambda group: group.atoms),
@@ -209,12 +210,12 @@ def _uneven(path: Path, groups: Mapping[str, Members], keys: Sequence[str], file
 
 
 def _arrays(
-    atoms: int, group: Members, labels: Sequence[str], file_format: FileFormat
+    atoms: int, group: Members, labels: Sequence[Label], file_format: FileFormat
 ) -> tuple[dict[str, h5py.Dataset], list[str]]:
     """Return the valid arrays of a group, and the problems of the others."""
     arrays: dict[str, h5py.Dataset] = {}
     problems = []
-    for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *labels):
+    for key in (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *(label.name for label in labels)):
         name = file_format.name(key)
         if name in group:
             if problem := _type_problem(key, group[name]):
@@ -267,10 +268,10 @@ def _type_problem(key: str, array: object) -> str:
     return ""
 
 
-def _shapes(rows: int, atoms: int, labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def _shapes(rows: int, atoms: int, labels: Sequence[Label]) -> dict[str, tuple[int, ...]]:
     return {
         "numbers": (rows, atoms),
         "coord": (rows, atoms, 3),
         **dict.fromkeys(OPTIONAL_INPUTS, (rows,)),
-        **{label: LABELS[label].shape(rows, atoms) for label in labels},
+        **{label.name: label.shape(rows, atoms) for label in labels},
     }

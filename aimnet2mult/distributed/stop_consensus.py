@@ -1,5 +1,6 @@
-"""Agreement between the ranks to stop at the same iteration, soon after one of them gets a reason to."""
+"""Agreement between the ranks to stop, or to write a checkpoint, at the same iteration."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ class StopConsensus:
         stop: the stop signal of this rank.
         communicator: communicator of the ranks.
         has_diverged: function that returns whether to stop because the run has diverged.
+        is_time_up: function that returns whether to stop because of a time limit; only rank 0 calls it.
+        checkpoint_interval: time between checkpoints, in seconds, by the clock of rank 0.
         clock: a monotonic clock in seconds.
     """
 
@@ -32,16 +35,23 @@ class StopConsensus:
         communicator: Communicator,
         *,
         has_diverged: Callable[[], bool] = lambda: False,
+        is_time_up: Callable[[], bool] = lambda: False,
+        checkpoint_interval: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.diverged = False
         """Whether the ranks are stopping because the run has diverged."""
         self.failed = False
         """Whether the ranks are stopping because a rank cannot continue."""
+        self.checkpoint_due = False
+        """Whether to write a checkpoint after this iteration."""
         self._stop = stop
         self._communicator = communicator
         self._has_diverged = has_diverged
+        self._is_time_up = is_time_up
+        self._checkpoint_interval = checkpoint_interval
         self._clock = clock
+        self._last_checkpoint = clock()
         self._agreed = False
         self.reset_interval()
 
@@ -60,15 +70,18 @@ class StopConsensus:
             failed: whether this rank cannot continue.
         """
         if self._communicator.world_size == 1:
+            self._check_clocks()
             self.diverged = self.diverged or self._has_diverged()
             self.failed = self.failed or failed
             return self.diverged or self.failed or self._stop.requested
         self._iterations_left -= 1
         if self._agreed or (self._iterations_left > 0 and not now):
             return self._agreed
-        signal, diverged, failure, interval = self._communicator.all_reduce_max(
-            [self._stop.signal or 0, int(self._has_diverged()), int(failed), self._next_interval()]
-        )
+        if not self._communicator.rank:
+            self._check_clocks()
+        own = (self._stop.signal or 0, self._has_diverged(), failed, self.checkpoint_due, self._next_interval())
+        signal, diverged, failure, due, interval = self._communicator.all_reduce_max([int(value) for value in own])
+        self.checkpoint_due = bool(due)
         if signal or diverged or failure:
             self._stop.signal = signal or None
             self.diverged, self.failed = bool(diverged), bool(failure)
@@ -76,6 +89,16 @@ class StopConsensus:
         self._interval = self._iterations_left = interval
         self._last_exchange = self._clock()
         return self._agreed
+
+    def checkpoint_written(self) -> None:
+        """Start the next interval between checkpoints."""
+        self.checkpoint_due = False
+        self._last_checkpoint = self._clock()
+
+    def _check_clocks(self) -> None:
+        if self._is_time_up():
+            self._stop.request("the time limit")
+        self.checkpoint_due = self._clock() - self._last_checkpoint >= self._checkpoint_interval
 
     def _next_interval(self) -> int:
         """Return rank 0's number of iterations until the next exchange; on other ranks, return 0, which never wins."""

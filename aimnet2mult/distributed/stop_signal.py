@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
@@ -30,6 +31,10 @@ class StopSignal:
     def __init__(self) -> None:
         self.signal: int | None = None
         """The signal that requested the stop, or None."""
+        self.reason = ""
+        """What requested the stop if it was not a signal, or ""."""
+        self.started = time.time()
+        """The Unix time at which the training was started."""
         self.notice = ""
         """The line to print when a stop is requested, because the training may take a while to get there."""
         self.interrupted = False
@@ -50,8 +55,17 @@ class StopSignal:
 
     @property
     def name(self) -> str:
-        """The name of the signal that requested the stop."""
+        """The name of what requested the stop."""
+        if self.reason:
+            return self.reason
         return signal.Signals(self.signal).name if self.signal else "a signal"
+
+    def request(self, reason: str) -> None:
+        """Request a stop as if by SIGTERM, unless one has been requested already."""
+        if not self.requested:
+            self.signal, self.reason = signal.SIGTERM, reason
+            if self.notice:
+                _print_notice(f"{reason}: {self.notice}")
 
     @contextlib.contextmanager
     def stopping_at_once(self) -> Iterator[None]:
@@ -117,7 +131,7 @@ class StopSignal:
 
 
 def _print_notice(line: str) -> None:
-    """Print a line in a signal handler, where the buffers and locks of streams may be in use."""
+    """Print a line as is necessary in a signal handler, where the buffers and locks of streams may be in use."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
         os.write(sys.stderr.fileno(), f"{start}{line}\n".encode())

@@ -1,12 +1,10 @@
 """The RMSE of the last batch, for users' own handlers. Does not import torch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import Label
 
 __all__ = ["BatchRmse"]
-
-_NAMES = {label.abbr: name for name, label in LABELS.items()}
 
 
 class BatchRmse(Mapping[str, float]):
@@ -18,14 +16,16 @@ class BatchRmse(Mapping[str, float]):
 
     Args:
         read: function that returns the RMSE of each label by name, such as `ErrorSums.batch_rmse`.
+        labels: the labels.
     """
 
-    def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(self, read: Callable[[], Mapping[str, float]], labels: Sequence[Label]) -> None:
         self._read = read
+        self._names = {label.abbr: label.name for label in labels}
 
     def __getitem__(self, label: str) -> float:
         """Return the RMSE of a label, by name or abbreviation."""
-        return self._read()[_NAMES.get(label, label)]
+        return self._read()[self._names.get(label, label)]
 
     def __iter__(self) -> Iterator[str]:
         """Return an iterator over the names of the counted labels."""

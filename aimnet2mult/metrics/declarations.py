@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from aimnet2mult.metrics.statistics import BATCH, POOLED, VALIDATION, MetricInfo, Selection, metric_info
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import Label
 
 __all__ = ["STREAMS", "declare"]
 
@@ -33,18 +33,18 @@ _OTHER_METRICS = {
 
 
 def declare(
-    labels: Sequence[str], fidelity_names: Sequence[str], units: Mapping[str, str], components: Sequence[str] = ()
+    labels: Sequence[Label], fidelity_names: Sequence[str], units: Mapping[str, str], components: Sequence[str] = ()
 ) -> dict[str, MetricInfo]:
     """Return a description of every metric, keyed by its full name, ``stream/metric``.
 
     Args:
-        labels: names of the labels.
+        labels: the labels.
         fidelity_names: one name per fidelity.
-        units: display unit by label; by default the unit in `aimnet2mult.quantities`.
+        units: display unit by label; by default `Label.unit`.
         components: names of the components of the loss.
     """
-    display_units = {label.abbr: units[name] for name, label in LABELS.items() if name in units}
-    main = {"loss", *(f"{LABELS[name].abbr}_rmse" for name in labels)}
+    display_units = {label.abbr: units[label.name] for label in labels if label.name in units}
+    main = {"loss", *(f"{label.abbr}_rmse" for label in labels)}
     metrics = {}
     for stream, selection in STREAMS.items():
         for name, info in metric_info(labels, fidelity_names, selection, components).items():

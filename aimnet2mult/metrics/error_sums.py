@@ -71,7 +71,7 @@ class ErrorSums:
     from the device, and no update keeps a graph.
 
     Args:
-        labels: names of the labels that can occur, from `aimnet2mult.quantities.LABELS`.
+        labels: the labels that can occur.
         n_fidelities: number of fidelities.
         device: device of the sums.
         quantities: quantities to sum: all of `QUANTITIES`, or only squares and counts, which is faster.
@@ -79,12 +79,12 @@ class ErrorSums:
         communicator: communicator of the ranks that share each batch; by default, a single process.
 
     Raises:
-        ValueError: a label is unknown or repeated, or there is no label or no fidelity.
+        ValueError: a label is repeated, or there is no label or no fidelity.
     """
 
     def __init__(
         self,
-        labels: Sequence[str],
+        labels: Sequence[Label],
         n_fidelities: int,
         device: torch.device | str | None = None,
         quantities: tuple[str, ...] = QUANTITIES,
@@ -110,6 +110,11 @@ class ErrorSums:
         if self._sums.is_cuda:
             # Allocating the first pinned buffer waits for the device; do it now.
             Snapshot(self._sums).wait()
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The labels that can occur."""
+        return self.layout.labels
 
     # Faster than no_grad, because views and versions are not tracked.
     @torch.inference_mode()
@@ -221,7 +226,7 @@ def _first_cells(layout: Layout, labels: Sequence[Label]) -> Tensor:
         layout: layout of a slot.
         labels: the labels in the order of their channels.
     """
-    rows = [layout.labels.index(label.name) for label in labels for _ in range(label.components)]
+    rows = [layout.labels.index(label) for label in labels for _ in range(label.components)]
     n_quantities = len(layout.quantities)
     first = torch.tensor(rows) * n_quantities
     return (first + torch.arange(n_quantities).unsqueeze(-1)).unsqueeze(-1)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import Label
 
 __all__ = ["NO_TERMS", "QUANTITIES", "Layout", "LossTerms"]
 
@@ -41,26 +41,30 @@ class Layout:
     skipped validation structures.
 
     Raises:
-        ValueError: a label is unknown or repeated, or there is no label or no fidelity.
+        ValueError: a label is repeated, or there is no label or no fidelity.
     """
 
-    labels: tuple[str, ...]
+    labels: tuple[Label, ...]
     fidelities: int
     quantities: tuple[str, ...] = QUANTITIES
     """All of `QUANTITIES`, or the first two."""
     loss: LossTerms = NO_TERMS
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.labels if name not in LABELS]
-        if unknown or not self.labels or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels are {self.labels}; expected one or more of {tuple(LABELS)}, each once")
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"labels are {self.names}; expected at least one, and each only once")
         if self.fidelities < 1:
             raise ValueError(f"the number of fidelities is {self.fidelities}; expected at least 1")
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return tuple(label.name for label in self.labels)
+
+    @property
     def has_energy(self) -> bool:
         """Whether energy is a label."""
-        return "energy" in self.labels
+        return "energy" in self.names
 
     @property
     def stride(self) -> int:
@@ -84,9 +88,9 @@ class Layout:
 
     def of_errors(self) -> dict[str, Any]:
         """Return what determines the cells of the fidelities, as plain values."""
-        return {"labels": list(self.labels), "fidelities": self.fidelities, "quantities": list(self.quantities)}
+        return {"labels": list(self.names), "fidelities": self.fidelities, "quantities": list(self.quantities)}
 
     def by_label(self, row: Sequence[float]) -> dict[str, Sequence[float]]:
         """Return the cells of each label among those of one fidelity, or of the sum over several."""
         width = len(self.quantities)
-        return {name: row[i * width : (i + 1) * width] for i, name in enumerate(self.labels)}
+        return {name: row[i * width : (i + 1) * width] for i, name in enumerate(self.names)}

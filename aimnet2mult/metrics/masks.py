@@ -9,14 +9,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from aimnet2mult.quantities import LABELS
+__all__ = ["count_labeled", "expand_mask", "is_mask", "mask_name", "match_shape"]
 
-__all__ = ["count_labeled", "expand_mask", "mask_name", "match_shape"]
+SUFFIX = "_mask"
 
 
 def mask_name(label: str) -> str:
     """Return the key of a label's mask in a batch: ``forces_mask`` for ``forces``."""
-    return f"{label}_mask"
+    return f"{label}{SUFFIX}"
+
+
+def is_mask(key: str) -> bool:
+    """Return whether the key of an array in a batch is that of a mask, rather than of a label."""
+    return key.endswith(SUFFIX)
 
 
 def match_shape(array: Tensor, shape: Sequence[int], what: str) -> Tensor:
@@ -67,10 +72,11 @@ def count_labeled(true: Mapping[str, Tensor], kept: Tensor | None = None) -> Ten
     Masks are not considered. Infinite labels count, because a loss that does not know better becomes infinite.
 
     Args:
-        true: the labels.
+        true: the labels and masks.
         kept: which structures to count, (B,); by default all.
     """
-    labeled = [true[name].isnan().logical_not_().reshape(len(true[name]), -1).any(1) for name in LABELS if name in true]
+    labels = [values for key, values in true.items() if not is_mask(key)]
+    labeled = [values.isnan().logical_not_().reshape(len(values), -1).any(1) for values in labels]
     if not labeled:
         return torch.zeros((), dtype=torch.int64)
     found = torch.stack(labeled).any(0)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimnet2mult.metrics.layout import NO_TERMS, QUANTITIES, Layout, LossTerms
-from aimnet2mult.quantities import LABELS, Label
+from aimnet2mult.quantities import Label
 
 __all__ = [
     "BATCH",
@@ -78,12 +78,12 @@ class MetricInfo:
 
 
 def metric_info(
-    labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str] = ()
+    labels: Sequence[Label], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str] = ()
 ) -> dict[str, MetricInfo]:
     """Describe every metric that `statistics` can return for these arguments, in display order.
 
     Args:
-        labels: names of the labels.
+        labels: the labels.
         fidelity_names: one name per fidelity.
         selection: which metrics to describe.
         components: names of the components of the loss.
@@ -93,7 +93,7 @@ def metric_info(
 
 def statistics(
     slot: NDArray[np.float64],
-    labels: Sequence[str],
+    labels: Sequence[Label],
     fidelity_names: Sequence[str],
     selection: Selection,
     loss: LossTerms = NO_TERMS,
@@ -114,7 +114,7 @@ def statistics(
 
     Args:
         slot: float64 of shape (cells,), see `Layout`.
-        labels: names of the labels.
+        labels: the labels.
         fidelity_names: one name per fidelity.
         selection: which metrics to compute.
         loss: the components of the loss.
@@ -156,14 +156,14 @@ class _Metric:
 
 @functools.cache
 def _cached_metrics(
-    labels: tuple[str, ...], fidelity_names: tuple[str, ...], selection: Selection, components: tuple[str, ...]
+    labels: tuple[Label, ...], fidelity_names: tuple[str, ...], selection: Selection, components: tuple[str, ...]
 ) -> tuple[_Metric, ...]:
     """Return the metrics of `_metrics`, cached because computing them at each point would slow down training."""
     return tuple(_metrics(labels, fidelity_names, selection, components))
 
 
 def _metrics(
-    labels: Sequence[str], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str]
+    labels: Sequence[Label], fidelity_names: Sequence[str], selection: Selection, components: Sequence[str]
 ) -> Iterator[_Metric]:
     """Yield every metric of a selection; the single definition of which metrics exist and how they are named."""
     yield _Metric(name="loss", kind="other", info=MetricInfo(text="loss", better="lower"))
@@ -181,15 +181,14 @@ def _metrics(
 
 
 def _label_metrics(
-    labels: Sequence[str], selection: Selection, *, prefix: str, suffix: str, fidelity: int | None
+    labels: Sequence[Label], selection: Selection, *, prefix: str, suffix: str, fidelity: int | None
 ) -> Iterator[_Metric]:
-    for name in labels:
-        label = LABELS[name]
+    for label in labels:
         for kind in selection.kinds:
             info = _info(label, kind, f"{KIND_TEXT[kind]} of {label.text}{suffix}")
-            yield _Metric(name=f"{prefix}{label.abbr}_{kind}", kind=kind, info=info, label=name, fidelity=fidelity)
-    if selection.energy_per_atom and "energy" in labels:
-        label = LABELS["energy"]
+            name = f"{prefix}{label.abbr}_{kind}"
+            yield _Metric(name=name, kind=kind, info=info, label=label.name, fidelity=fidelity)
+    for label in (label for label in labels if selection.energy_per_atom and label.name == "energy"):
         info = _info(label, "rmse", f"RMSE of {label.text} per atom{suffix}")
         info = replace(info, source_unit=f"{info.source_unit}/atom", unit=f"{info.unit}/atom")
         yield _Metric(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aimnet2mult.metrics.layout import QUANTITIES
 from aimnet2mult.metrics.masks import expand_mask, mask_name, match_shape
-from aimnet2mult.quantities import LABELS, Label
+from aimnet2mult.quantities import Label
 
 __all__ = ["COUNT", "SQUARE", "StructureErrors", "are_finite", "skip_structures"]
 
@@ -21,16 +21,16 @@ class StructureErrors:
     A channel is one component of a label; `labels` gives their order. See `ErrorSums` for the components that count.
 
     Args:
-        labels: names of the labels.
+        labels: the labels.
         device: device of the batches.
         quantities: all of `QUANTITIES`, of which `sums` returns all but the last, or only squares and counts.
     """
 
     def __init__(
-        self, labels: Sequence[str], device: torch.device | str | None = None, quantities: Sequence[str] = QUANTITIES
+        self, labels: Sequence[Label], device: torch.device | str | None = None, quantities: Sequence[str] = QUANTITIES
     ) -> None:
         # Per-structure labels come first, so that they form one block.
-        self.labels = sorted((LABELS[name] for name in labels), key=lambda label: label.per_atom)
+        self.labels = sorted(labels, key=lambda label: label.per_atom)
         """The labels in the order of their channels."""
         before_energy = takewhile(lambda label: label.name != "energy", self.labels)
         self.energy_channel = sum(label.components for label in before_energy)

@@ -22,7 +22,7 @@ from aimnet2mult.config.trust import named_in  # noqa: E402
 from aimnet2mult.errors import ConfigError, ModelError  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
 from aimnet2mult.models.torch_file import load_file  # noqa: E402
-from aimnet2mult.quantities import LABELS  # noqa: E402
+from aimnet2mult.quantities import Label  # noqa: E402
 from telemetry.errors import format_error  # noqa: E402
 
 __all__ = ["build_model", "unwrap"]
@@ -40,7 +40,7 @@ _FAILURES = (
 def build_model(
     definition: Mapping[str, Any],
     *,
-    labels: Sequence[str],
+    labels: Sequence[Label],
     n_fidelities: int = 1,
     fidelity_offset: int = 100,
     use_fidelity_readouts: bool = False,
@@ -69,7 +69,7 @@ def build_model(
     model = models[0]
     if n_fidelities > 1:
         model = MixedFidelity(models, n_fidelities=n_fidelities, offset=fidelity_offset)
-    if "forces" in labels:
+    if any(label.name == "forces" for label in labels):
         model = Forces(model)
     _check_labels(model, labels)
     return model
@@ -148,7 +148,7 @@ def _build(definition: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"cannot build the model: {format_error(error)}") from error
 
 
-def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
+def _check_labels(model: nn.Module, labels: Sequence[Label]) -> None:
     """Run the model on a small molecule, so that a missing label is reported before the data are read."""
     model.eval()
     try:
@@ -158,16 +158,16 @@ def _check_labels(model: nn.Module, labels: Sequence[str]) -> None:
         raise ModelError(f"the model fails to predict H2: {format_error(error)}") from error
     finally:
         model.train()
-    missing = [label for label in labels if label not in predicted]
+    missing = [label.name for label in labels if label.name not in predicted]
     if missing:
         hint = "; spin_charges require num_charge_channels: 2" if "spin_charges" in missing else ""
         raise ModelError(
             f"the model does not predict {', '.join(missing)}{hint}; change the model or remove the label from data.y"
         )
     for label in labels:
-        shape, expected = tuple(predicted[label].shape), LABELS[label].shape(1, 2)
+        shape, expected = tuple(predicted[label.name].shape), label.shape(1, 2)
         if shape != expected:
-            raise ModelError(f"the model predicts {label} of H2 with shape {shape}, expected {expected}")
+            raise ModelError(f"the model predicts {label.name} of H2 with shape {shape}, expected {expected}")
 
 
 def _hydrogen() -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from aimnet2mult.config.sections import Count, Name
 from aimnet2mult.config.user_path import is_file
 from aimnet2mult.data.reference_energies import MAX_ELEMENT, read_sae
 from aimnet2mult.models.checkpoint_folder import FOLDER
-from aimnet2mult.quantities import LABELS, Label
+from aimnet2mult.quantities import Label
 
 __all__ = ["Description", "describe_run"]
 
@@ -110,7 +110,7 @@ def describe_run(run: Path) -> Description:
     energies = tuple(read_sae(file) if is_file(file) else {} for file in files)
     return Description(
         definition=read_yaml(run / resume_rules.MODEL_FILE),
-        labels=tuple(LABELS[name] for name in config.labels),
+        labels=config.labels,
         fidelity_names=config.fidelity_names,
         fidelity_offset=config.fidelity_offset,
         use_fidelity_readouts=config.use_fidelity_readouts,

@@ -72,7 +72,7 @@ def build_saved_model(saved: SavedModel, device: torch.device) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             model = build_model(
                 saved.definition,
-                labels=[label.name for label in saved.labels],
+                labels=saved.labels,
                 n_fidelities=len(saved.fidelity_names),
                 fidelity_offset=saved.fidelity_offset,
                 use_fidelity_readouts=saved.use_fidelity_readouts,

@@ -13,6 +13,7 @@ from aimnet2mult.errors import ModelError
 from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.saved_model import build_saved_model
 from aimnet2mult.models.weight_sources import WeightSource
+from aimnet2mult.quantities import LABELS
 from telemetry.errors import error_text
 
 __all__ = ["predict_energy", "reference_sum", "source_energies"]
@@ -69,7 +70,7 @@ def reference_sum(energies: Mapping[int, float], structure: Structure) -> float:
 def _single(definition: Mapping[str, Any], arrays: dict[str, Tensor], start: int) -> nn.Module:
     """Build the model of a single fidelity, with the rows of the tables that begin at ``start``."""
     with torch.random.fork_rng(devices=[]):
-        model = build_model(definition, labels=("energy",))
+        model = build_model(definition, labels=(LABELS["energy"],))
     convert_atomic_shifts_to_float64(model)
     for name, own in model.state_dict().items():
         if name.endswith(TABLES) and name in arrays:

@@ -176,9 +176,8 @@ class BadStepReport:
 
     def _load(self, group: int, rows: Rows) -> Batch:
         components = self._components
-        return to_device(
-            load_rows(components.data.train, group, rows, x=INPUTS, y=components.labels), components.device
-        )
+        keys = [label.name for label in components.labels]
+        return to_device(load_rows(components.data.train, group, rows, x=INPUTS, y=keys), components.device)
 
     def _names(self, group: int, rows: Sequence[int]) -> str:
         """Return file, group and row of structures."""

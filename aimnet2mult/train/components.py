@@ -34,7 +34,7 @@ from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.description import Description
 from aimnet2mult.models.initial_weights import InitialWeights
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.quantities import Label
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
@@ -54,7 +54,7 @@ Loader = DataLoader[Batch]
 class Components:
     """The model, the data, and everything else that training needs."""
 
-    labels: tuple[str, ...]
+    labels: tuple[Label, ...]
     device: torch.device
     data: MixedData
     sampler: MixedFidelitySampler
@@ -79,7 +79,7 @@ class Components:
         lines = []
         for index, (name, train, val, labels) in enumerate(counts):
             structures = f"{counted(train, 'training structure')}, {counted(val, 'validation structure')}"
-            lines.append(f"{name}: {structures}; {', '.join(labels)}")
+            lines.append(f"{name}: {structures}; {', '.join(label.name for label in labels)}")
             summary = summarize_labels(_structures_of(self.data, index))
             lines += [f"{name}: {summary}"] if summary else []
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -133,7 +133,7 @@ def build_components(
     loaded: tuple[str, ...] = ()
     if learner.loaded is not None:
         # On one rank, whose error ends the others as well.
-        compared = communicator.rank == 0 and "energy" in labels
+        compared = communicator.rank == 0 and any(label.name == "energy" for label in labels)
         loaded = (
             learner.loaded.summary,
             *([check_energies(learner.loaded, learner.model, data, definition, names)] if compared else []),
@@ -180,7 +180,7 @@ def record_inputs(components: Components, fidelity_names: Sequence[str], folder:
 def _describe_model(config: Config, definition: Mapping[str, Any], data: MixedData) -> Description:
     return Description(
         definition=definition,
-        labels=tuple(LABELS[name] for name in config.labels),
+        labels=config.labels,
         fidelity_names=config.fidelity_names,
         fidelity_offset=config.fidelity_offset,
         use_fidelity_readouts=config.use_fidelity_readouts,
@@ -223,7 +223,7 @@ def _kept_energies(config: Config, loaded: InitialWeights | None) -> dict[int, S
 
 
 def _load_data(
-    config: Config, labels: tuple[str, ...], saved: Path, skipped: SkippedRows | None, kept: Mapping[int, Sae]
+    config: Config, labels: tuple[Label, ...], saved: Path, skipped: SkippedRows | None, kept: Mapping[int, Sae]
 ) -> MixedData:
     names = config.fidelity_names
     sae_files: dict[int, Path | Sae] = {
@@ -248,7 +248,7 @@ def _load_data(
 
 
 def _loaders(
-    config: Config, data: MixedData, labels: tuple[str, ...], communicator: Communicator, *, pin_memory: bool
+    config: Config, data: MixedData, labels: tuple[Label, ...], communicator: Communicator, *, pin_memory: bool
 ) -> tuple[tuple[MixedFidelitySampler, MixedFidelitySampler], tuple[Loader, Loader]]:
     """Return the samplers and the loaders, each for training and validation."""
     train, val = config.data.samplers.train, config.data.samplers.val
@@ -273,7 +273,7 @@ def _loaders(
                 dataset,
                 order,
                 x=INPUTS,
-                y=labels,
+                y=[label.name for label in labels],
                 rank=communicator.rank,
                 world=communicator.world_size,
                 **given,

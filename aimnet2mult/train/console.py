@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
-from aimnet2mult.quantities import LABELS
 from telemetry.redaction import safe_line
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Console:
     one every few seconds. Lines may be printed from any thread.
 
     Args:
-        units: display unit of each trained label, and the factor that converts its source unit to it.
+        units: display unit of each trained label, by its abbreviation, and the factor that converts its source unit.
         epochs: number of epochs of the run.
         interval: seconds between lines of progress if the output is not a terminal.
         stream: output stream; by default stderr.
@@ -150,8 +149,7 @@ class Console:
 
     def _text(self, latest: Mapping[str, float], stream: str, *, errors: bool = True) -> str:
         shown = [f"loss {latest[f'{stream}/loss']:.3g}"] if f"{stream}/loss" in latest else []
-        for name, (unit, factor) in self._units.items() if errors else ():
-            abbr = LABELS[name].abbr
+        for abbr, (unit, factor) in self._units.items() if errors else ():
             value = latest.get(f"{stream}/{abbr}_rmse")
             if value is not None:
                 shown.append(f"{abbr} {value * factor:.3g} {unit}")

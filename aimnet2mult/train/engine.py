@@ -4,7 +4,7 @@ Nothing here reads a value from a GPU, so training never waits for it: the error
 publishes them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -15,7 +15,8 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.batch_rmse import BatchRmse
 from aimnet2mult.metrics.losses import Losses
-from aimnet2mult.quantities import LABELS
+from aimnet2mult.metrics.masks import is_mask
+from aimnet2mult.quantities import Label
 from aimnet2mult.train.guarded_step import GuardedStep, guarded_step
 
 __all__ = [
@@ -43,6 +44,11 @@ Outputs = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 
 class Sums(Protocol):
     """An accumulator of the errors of batches on the device, such as `ErrorSums`."""
+
+    @property
+    def labels(self) -> Sequence[Label]:
+        """The labels that can occur."""
+        ...
 
     def update(
         self,
@@ -133,7 +139,7 @@ def build_trainer(
 
     @trainer.on(Events.STARTED)
     def _start(engine: Engine) -> None:
-        engine.state.batch_rmse = BatchRmse(sums.batch_rmse)  # type: ignore[attr-defined]
+        engine.state.batch_rmse = BatchRmse(sums.batch_rmse, sums.labels)  # type: ignore[attr-defined]
         model.train()
 
     return trainer
@@ -264,7 +270,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def _labels_of(chosen: Tensor, y: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the labels with NaN in place of those of all other structures; masks are unchanged."""
     return {
-        key: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value, torch.nan) if key in LABELS else value
+        key: value if is_mask(key) else torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value, torch.nan)
         for key, value in y.items()
     }
 

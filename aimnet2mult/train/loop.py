@@ -79,7 +79,7 @@ class Training:
         """
         state, total = self._trainer.state, total_iterations(self._trainer)
         if self._validation.pending:
-            self._validation.run(state.iteration)
+            self._validate(state.iteration)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
             self._console.say(f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue")
@@ -97,7 +97,7 @@ class Training:
             self._bad_steps.wait()
             _save_failed(self._checkpointing, state.iteration, self._bad_steps.suspect_from)
             return Outcome("not finite", self._bad_steps.failure)
-        self._checkpointing.save(state.iteration)
+        self._save(state.iteration)
         complete = state.iteration == total or self._finished_by_lr
         if not complete or self._validation.pending:
             return Outcome("preempted")
@@ -150,12 +150,18 @@ class Training:
         self._bad_steps.add(iteration, engine.state.applied)  # type: ignore[attr-defined] # see build_trainer
         self._components.schedule.step_iteration()
         if every is not None and iteration % every == 0:
-            self._validation.run(iteration)
-        self._console.iteration(iteration, total_iterations(engine), self._reporter.latest, self._bus.alerts)
+            self._validate(iteration)
+        total = total_iterations(engine)
+        self._console.iteration(iteration, total, self._reporter.latest, self._bus.alerts)
         ends_epoch = iteration % epoch_length(engine) == 0
         # If the trainer were terminated here, ignite would skip the end of the epoch, and so would the resumed run.
-        if not ends_epoch and self._consensus.should_stop(failed=bool(self._bad_steps.failure)):
+        if ends_epoch:
+            return
+        if self._consensus.should_stop(failed=bool(self._bad_steps.failure)):
             engine.terminate()
+        elif self._consensus.checkpoint_due or iteration % (self._config.checkpoint.every_iterations or total) == 0:
+            self._bad_steps.wait()
+            self._save(iteration)
 
     def _complete_epoch(self, engine: Engine) -> None:
         # The checkpoint will wait for the device as well.
@@ -163,16 +169,28 @@ class Training:
         self._components.schedule.step_epoch()
         iteration, every = engine.state.iteration, self._config.log_frequency.val
         if every is None:
-            self._validation.run(iteration)
-        self._checkpointing.save(iteration)
+            self._validate(iteration)
+        self._save(iteration)
         latest = self._reporter.latest
         if every is not None and iteration % every:
             # The newest validation is older than this line.
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._console.epoch(engine.state.epoch, iteration, latest)
         failed = bool(self._bad_steps.failure)
-        if self._consensus.should_stop(now=True, failed=failed) or self._finish_if_lr_below_limit():
+        if self._consensus.should_stop(now=True, failed=failed):
             engine.terminate()
+        elif self._finish_if_lr_below_limit():
+            self._reporter.publish_last(engine)
+            engine.terminate()
+
+    def _validate(self, iteration: int) -> None:
+        with self._reporter.paused():
+            self._validation.run(iteration)
+
+    def _save(self, iteration: int) -> None:
+        with self._reporter.paused():
+            self._checkpointing.save(iteration)
+        self._consensus.checkpoint_written()
 
     def _finish_if_lr_below_limit(self) -> bool:
         """Mark the run as finished if a learning rate is below ``trainer.stop_below_lr``; return whether it is.

@@ -8,7 +8,7 @@ exactly zero to loss and gradient, whatever the label and the prediction are. No
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,6 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.layout import LossTerms
 from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
-from aimnet2mult.quantities import LABELS
-from telemetry.errors import did_you_mean
 
 __all__ = ["MTLoss", "energy_loss_fn", "mean", "peratom_loss_fn"]
 
@@ -59,8 +57,8 @@ class MTLoss:
             ``kwargs``. The weights are divided by their sum.
 
     Raises:
-        ConfigError: a component has an unknown key, function, argument or label, or a weight that is not a finite
-            number ≥ 0; or no weight is > 0.
+        ConfigError: a component has an unknown key, function or argument, or a weight that is not a finite number ≥ 0;
+            or no weight is > 0.
     """
 
     def __init__(self, components: Mapping[str, Mapping[str, Any]]) -> None:
@@ -152,13 +150,13 @@ def energy_loss_fn(
         ValueError: the prediction is missing, or a shape does not fit.
     """
     numbers = _numbers(y_pred)
-    pair = _pair(y_pred, y_true, key_pred, key_true, numbers)
+    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape[:1], several=False)
     if pair is None:
         return _zero_sum_and_count(numbers)
     pred, true = pair
     natom = (numbers != 0).sum(-1)
     counted = torch.isfinite(true) & (natom > 0)
-    mask = _mask(y_true, key_true, numbers)
+    mask = _mask(y_true, key_true, numbers, per_atom=False)
     if mask is not None:
         counted = counted & mask.squeeze(-1)
     square = _error(pred, true, counted).square() / natom.clamp(min=1).to(pred.dtype).sqrt()
@@ -177,12 +175,12 @@ def peratom_loss_fn(
         ValueError: the prediction is missing, or a shape does not fit.
     """
     numbers = _numbers(y_pred)
-    pair = _pair(y_pred, y_true, key_pred, key_true, numbers)
+    pair = _pair(y_pred, y_true, key_pred, key_true, numbers.shape)
     if pair is None:
         return _zero_sum_and_count(numbers)
     pred, true = pair
     atoms = numbers != 0
-    mask = _mask(y_true, key_true, numbers)
+    mask = _mask(y_true, key_true, numbers, per_atom=True)
     if mask is not None:
         atoms = atoms & mask
     counted = torch.isfinite(true) & (atoms if true.ndim == atoms.ndim else atoms.unsqueeze(-1))
@@ -198,18 +196,33 @@ def _numbers(y_pred: Mapping[str, Tensor]) -> Tensor:
 
 
 def _pair(
-    y_pred: Mapping[str, Tensor], y_true: Mapping[str, Tensor], key_pred: str, key_true: str, numbers: Tensor
+    y_pred: Mapping[str, Tensor],
+    y_true: Mapping[str, Tensor],
+    key_pred: str,
+    key_true: str,
+    axes: Sequence[int],
+    *,
+    several: bool = True,
 ) -> tuple[Tensor, Tensor] | None:
     """Return prediction and label in the same shape and dtype; None if neither exists.
 
     A missing label is replaced by NaN, so that the loss still has a gradient (of zeros).
+
+    Args:
+        y_pred: the predictions.
+        y_true: the labels.
+        key_pred: key of the prediction.
+        key_true: key of the label.
+        axes: number of structures, and for a per-atom label the number of atoms.
+        several: whether there may be several components; the prediction then determines their number.
     """
     pred, true = y_pred.get(key_pred), y_true.get(key_true)
     if pred is None:
         if true is None:
             return None
         raise ValueError(f"the model returns no {key_pred!r}; it returns {', '.join(y_pred)}")
-    shape = LABELS[key_true].shape(*numbers.shape)
+    rest = tuple(pred.shape[len(axes) :]) if several else ()
+    shape = (*axes, *(() if rest == (1,) else rest))
     pred = match_shape(pred, shape, f"the prediction {key_pred!r}")
     if true is None:
         return pred, torch.full_like(pred, torch.nan)
@@ -220,14 +233,14 @@ def _zero_sum_and_count(numbers: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros((), device=numbers.device), torch.zeros((), dtype=torch.int64, device=numbers.device)
 
 
-def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor) -> Tensor | None:
+def _mask(y_true: Mapping[str, Tensor], key_true: str, numbers: Tensor, *, per_atom: bool) -> Tensor | None:
     """Return the mask of the label as (B, 1) or (B, N), or None."""
     key = mask_name(key_true)
     mask = y_true.get(key)
     if mask is None:
         return None
     structures, atoms = numbers.shape
-    return expand_mask(mask, structures, atoms, f"the mask {key!r}", per_atom=LABELS[key_true].per_atom)
+    return expand_mask(mask, structures, atoms, f"the mask {key!r}", per_atom=per_atom)
 
 
 def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:
@@ -262,7 +275,7 @@ def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn |
     """Return the function of a component with its arguments bound, and its sum-and-count function if it is a `mean`.
 
     Raises:
-        ConfigError: the function does not accept the arguments, or the label is unknown.
+        ConfigError: the function does not accept the arguments.
     """
     key = f"fn of loss component {name!r}"
     function = load_object(component["fn"], key, "loss")
@@ -270,15 +283,10 @@ def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn |
         raise ConfigError(f"{key} is {component['fn']}, which is not a function of y_pred and y_true")
     kwargs = component.get("kwargs") or {}
     try:
-        bound = inspect.signature(function).bind(y_pred=None, y_true=None, **kwargs)
+        inspect.signature(function).bind(y_pred=None, y_true=None, **kwargs)
     except TypeError as error:
         raise ConfigError(
             f"{key} is {component['fn']}, which does not accept kwargs {dict(kwargs)}: {error}"
         ) from error
-    bound.apply_defaults()
-    label = bound.arguments.get("key_true")
-    if label is not None and label not in LABELS:
-        hint = did_you_mean(label, LABELS)
-        raise ConfigError(f"loss component {name!r} has an unknown label {label!r}; labels: {', '.join(LABELS)}{hint}")
     sum_and_count = getattr(function, "sum_and_count", None)
     return partial(function, **kwargs), sum_and_count and partial(sum_and_count, **kwargs)

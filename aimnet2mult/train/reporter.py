@@ -1,9 +1,10 @@
 """Publish the statistics of training and validation: the only module that connects the engine to the bus."""
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from aimnet2mult.metrics.declarations import STREAMS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
+from aimnet2mult.quantities import Label
 from aimnet2mult.train.engine import epoch_length, total_iterations
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from telemetry import Alert, Divergence
@@ -81,7 +83,7 @@ class Reporter:
         bus: bus to which points are published.
         train_sums: error sums of the training batches.
         val_sums: error sums of the validation.
-        labels: names of the labels.
+        labels: the labels.
         fidelity_names: one name per fidelity.
         optimizer: optimizer; the learning rate of its first parameter group is published.
         clock: a monotonic clock in seconds.
@@ -93,7 +95,7 @@ class Reporter:
         *,
         train_sums: ErrorSums,
         val_sums: ErrorSums,
-        labels: Sequence[str],
+        labels: Sequence[Label],
         fidelity_names: Sequence[str],
         optimizer: Optimizer,
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +110,7 @@ class Reporter:
         self._optimizer = optimizer
         self._clock = clock
         self._last_point = (0, 0.0)
+        self._others: MetricValues = {}
         self._has_first = False
 
     def attach(self, trainer: Engine) -> None:
@@ -121,6 +124,19 @@ class Reporter:
         """Return whether the current iteration has a point in ``train``: it is due or is the last one."""
         step = engine.state.iteration
         return self._bus.due("train", step) or step == total_iterations(engine)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time in the block as time of training, in ``it_per_s``."""
+        start = self._clock()
+        yield
+        step, last_time = self._last_point
+        self._last_point = (step, last_time + self._clock() - start)
+
+    def publish_last(self, engine: Engine) -> None:
+        """Publish a point for the iteration that ends an epoch, if it has none, because the training ends with it."""
+        if not self.is_due(engine):
+            self._publish_point(engine, window_end=None)
 
     def publish_validation(self, step: int, epoch: int, skipped: SkippedStructures | None = None) -> Snapshot:
         """Publish the validation sums as the validation after iteration ``step``, and return them.
@@ -155,16 +171,25 @@ class Reporter:
             self._train_sums.reset(Slot.EPOCH)
 
     def _complete_iteration(self, engine: Engine) -> None:
-        if not self.is_due(engine):
+        step, is_due = engine.state.iteration, self.is_due(engine)
+        if not is_due:
             self._show_first()
+        if not is_due and step % epoch_length(engine):
             return
-        self._has_first = True
-        step, (last_step, last_time), now = engine.state.iteration, self._last_point, self._clock()
-        others = {
+        (last_step, last_time), now = self._last_point, self._clock()
+        # A schedule may change the learning rate before `publish_last`.
+        self._others = {
             "lr": float(self._optimizer.param_groups[0]["lr"]),
             "it_per_s": (step - last_step) / max(now - last_time, 1e-9),
             "epoch": engine.state.epoch,
         }
+        if is_due:
+            self._publish_point(engine, window_end=now if self._bus.due("train", step) else None)
+
+    def _publish_point(self, engine: Engine, *, window_end: float | None) -> None:
+        """Publish the statistics of the batch and of the window; without the time of its end, the window stays open."""
+        self._has_first = True
+        step, others = engine.state.iteration, self._others
         sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
 
         def values() -> dict[str, MetricValues]:
@@ -174,12 +199,11 @@ class Reporter:
                 "train_window": self._values("train_window", slots[Slot.WINDOW]),
             }
 
-        final = not self._bus.due("train", step)
-        if not final:
+        if window_end is not None:
             self._train_sums.reset(Slot.WINDOW)
-            self._last_point = (step, now)
+            self._last_point = (step, window_end)
         # Publish last: afterwards the thread of the bus competes for the interpreter lock with calls to torch.
-        self._bus.publish_group(PERIODIC_STREAMS, step, values, final=final)
+        self._bus.publish_group(PERIODIC_STREAMS, step, values, final=window_end is None)
 
     def _show_first(self) -> None:
         """Store the values of the first batch in `latest`, long before the first point is due."""

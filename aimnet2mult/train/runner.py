@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 from pathlib import Path
@@ -16,7 +17,6 @@ from aimnet2mult.config.import_path import allow_flags, allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
 from aimnet2mult.distributed.stop_signal import Stopped, StopSignal
 from aimnet2mult.errors import USER_ERRORS, RankLost
-from aimnet2mult.quantities import LABELS
 from aimnet2mult.train.ending import LOGGERS, close, close_diverged, close_failed, close_incomplete
 from aimnet2mult.train.opening import check_plan, removing_blank_folder, start
 from aimnet2mult.train.outcome import Outcome
@@ -30,6 +30,7 @@ from aimnet2mult.train.startup import (
     say,
     stopping_at_once,
 )
+from aimnet2mult.train.time_limit import TimeLimit, find_end
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
 from telemetry.logger import passing_messages
@@ -230,7 +231,15 @@ def _train(
     from aimnet2mult.train.loop import build_training
 
     stops = plan.settings.on_divergence == "stop"
-    consensus = StopConsensus(stop, communicator, has_diverged=lambda: stops and bus.diverged is not None)
+    end = None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started)
+    minutes = plan.config.checkpoint.every_minutes
+    consensus = StopConsensus(
+        stop,
+        communicator,
+        has_diverged=lambda: stops and bus.diverged is not None,
+        is_time_up=TimeLimit(end).is_reached,
+        checkpoint_interval=math.inf if minutes is None else 60 * minutes,
+    )
     if consensus.should_stop(now=True):
         return Outcome("preempted"), None
     skipped = None if plan.report is None else plan.report.skipped
@@ -270,6 +279,6 @@ def _train(
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:
-    """Return the display unit of each label that is trained, and the factor that converts the source unit to it."""
-    metrics = {name: f"train/{LABELS[name].abbr}_rmse" for name in plan.config.labels}
-    return {name: (plan.metrics[metric].unit, bus.factors[metric]) for name, metric in metrics.items()}
+    """Return the display unit of each trained label, and the factor to it, by abbreviation."""
+    metrics = {label.abbr: f"train/{label.abbr}_rmse" for label in plan.config.labels}
+    return {abbr: (plan.metrics[metric].unit, bus.factors[metric]) for abbr, metric in metrics.items()}

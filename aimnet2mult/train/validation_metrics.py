@@ -8,6 +8,7 @@ import numpy as np
 from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.statistics import VALIDATION, MetricInfo, metric_info
+from aimnet2mult.quantities import Label
 
 __all__ = ["ValidationMetrics", "find_validation_metrics", "possible_metrics"]
 
@@ -44,7 +45,7 @@ class ValidationMetrics:
 
 
 def find_validation_metrics(
-    data: MixedData, labels: Sequence[str], fidelity_names: Sequence[str], components: Sequence[str] = ()
+    data: MixedData, labels: Sequence[Label], fidelity_names: Sequence[str], components: Sequence[str] = ()
 ) -> ValidationMetrics:
     """Return the metrics of a run; those without a finite value in the validation labels are not available.
 
@@ -52,7 +53,7 @@ def find_validation_metrics(
     """
     available = {f"loss_{name}" for name in components}
     for label in labels:
-        ranges = _ranges(data, label)
+        ranges = _ranges(data, label.name)
         available |= _names(label, list(ranges.values()))
         for fidelity, limits in ranges.items():
             prefix = fidelity_names[fidelity]
@@ -62,14 +63,14 @@ def find_validation_metrics(
 
 
 def possible_metrics(
-    labels: Sequence[str], fidelity_names: Sequence[str], components: Sequence[str]
+    labels: Sequence[Label], fidelity_names: Sequence[str], components: Sequence[str]
 ) -> dict[str, MetricInfo]:
     """Return the validation metrics whose lower or higher values are better, by name, whatever the data contain."""
     metrics = metric_info(labels, fidelity_names, VALIDATION, components)
     return {name: info for name, info in metrics.items() if info.better is not None}
 
 
-def _names(label: str, ranges: Sequence[tuple[float, float]]) -> set[str]:
+def _names(label: Label, ranges: Sequence[tuple[float, float]]) -> set[str]:
     """Return the metrics of a label, without a prefix; ``ranges`` are those of its finite values."""
     if not ranges:
         return set()

@@ -9,14 +9,14 @@ import torch
 from aimnet.train.metrics import RegMultiMetric
 from pooled_loss import TERMS, losses
 from torchmetrics import MeanSquaredError
-from workload import COMPONENTS, FIDELITIES, LABELS, Batch, PlainSums, counted_components, make_batch
+from workload import COMPONENTS, FIDELITIES, LABELS, Batch, PlainSums, built_in, counted_components, make_batch
 
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import POOLED
 
 
 def sums_of(batch: Batch, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES)) -> Any:
-    sums = ErrorSums(labels, fidelities, "cpu", POOLED.quantities, loss=TERMS)
+    sums = ErrorSums(built_in(*labels), fidelities, "cpu", POOLED.quantities, loss=TERMS)
     return lambda: sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss))
 
 
@@ -76,7 +76,7 @@ def test_scaling_with_fidelities(benchmark: Any, size: int) -> None:
 
 @pytest.mark.benchmark(group="due point")
 def test_snapshot_and_reset(benchmark: Any) -> None:
-    sums = ErrorSums(LABELS, len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS)
+    sums = ErrorSums(built_in(*LABELS), len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS)
 
     def due() -> None:
         sums.snapshot()

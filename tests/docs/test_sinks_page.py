@@ -3,11 +3,8 @@
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
-from aimnet2mult.cli import cli
-from aimnet2mult.config.schema import load as load_config
 from telemetry import Settings
 from telemetry.plugins.registry import load, select
 
@@ -25,25 +22,10 @@ def test_every_mentioned_option_exists() -> None:
 
 
 def test_the_yaml_on_the_page_is_accepted() -> None:
-    text, _ = YAML
+    (text,) = YAML
     settings = Settings.parse(yaml.safe_load(text)["telemetry"])
     chosen = select(settings.sinks, settings.options)
     assert [sink.name for sink in chosen] == ["wandb", "tensorboard", "mlflow"]
-
-
-def test_the_settings_of_the_sweep_on_the_page_are_accepted_as_the_agent_passes_them() -> None:
-    agent = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
-    sweep = yaml.safe_load(YAML[1])
-    given = {
-        name: {"value": values.get("min", values.get("values", [0])[-1])}
-        for name, values in sweep["parameters"].items()
-    }
-    assert sweep["command"][-1] == "${args_no_hyphens}"
-    overrides = agent.create_sweep_command_args({"args": given})["args_no_hyphens"]
-    config = load_config([ROOT / "aimnet2mult/sample/train.yaml"], overrides, check_inputs=False)
-    assert (config.optimizer.kwargs["lr"], config.data.samplers.train.batch_size) == (1e-4, 128)
-    options = {option for parameter in cli.commands["train"].params for option in parameter.opts}
-    assert {word for word in sweep["command"] if word.startswith("--")} <= options
 
 
 def test_the_options_on_the_command_line_of_the_page_are_accepted() -> None:

@@ -12,6 +12,7 @@ from aimnet2mult.config.merge import DEFAULTS, flatten, read_yaml, write_yaml
 from aimnet2mult.config.resume_rules import load_config
 from aimnet2mult.config.schema import Config, load
 from aimnet2mult.errors import ConfigError, Problems
+from support.labels import built_in
 from telemetry import SettingError, Settings
 from telemetry.plugins.registry import select
 
@@ -141,7 +142,9 @@ def test_an_unknown_key_is_rejected_with_the_closest_valid_one(
 
 
 def test_an_unknown_key_without_a_close_one_is_rejected_with_the_valid_keys(dataset: str) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'checkpoint.zzz' .*; valid keys: keep, best, every_iterations, every_minutes$"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'checkpoint.zzz' .*; valid keys: keep, best, every_iterations, every_minutes$"
+    ):
         load([], [dataset, "checkpoint.zzz=1"])
 
 
@@ -167,6 +170,7 @@ REFUSED = [
     ("loss.kwargs.components.energy.weight=abc", r"components.energy.weight is 'abc': expected a finite number"),
     ("loss.kwargs.components.energy.fn=mse", r"components.energy.fn is 'mse'; expected a dotted path"),
     ("loss.kwargs.components.energy=1", r"components.energy is 1: expected fn, weight and kwargs"),
+    ("loss.kwargs.components.forces.kwargs.key_true=force", r"forces.kwargs.key_true: no label 'force'; .*'forces'"),
     ("loss.kwargs.components=1", r"loss.kwargs.components is 1: expected loss components by name"),
     ("data.val_fidelity_datasets.1=a.h5", r"val_fidelity_datasets.1 is set, but data.fidelity_datasets.1 is not"),
     ("trainer.epochs=0", r"trainer.epochs is 0: expected an integer of at least 1$"),
@@ -376,7 +380,7 @@ def test_components_of_the_loss_are_named_if_it_has_any(dataset: str) -> None:
 
 
 def test_labels_are_those_to_be_trained_in_display_order(dataset: str) -> None:
-    assert load([], [dataset, "data.y=[charges, energy]"]).labels == ("energy", "charges")
+    assert load([], [dataset, "data.y=[charges, energy]"]).labels == built_in("energy", "charges")
 
 
 def test_problems_can_be_collected_with_those_of_others(dataset: str) -> None:

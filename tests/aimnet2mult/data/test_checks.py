@@ -17,6 +17,7 @@ from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.data.report import Report
 from aimnet2mult.errors import DataError
+from support.labels import built_in
 from support.small_groups import make_group
 
 Write = Callable[..., Path]
@@ -41,7 +42,7 @@ def row_of(values: np.ndarray[Any, Any], row: int, value: Any) -> np.ndarray[Any
 
 
 def check(*files: Path, **options: Any) -> Report:
-    return check_files(files, labels=LABELS, **options)
+    return check_files(files, labels=built_in(*LABELS), **options)
 
 
 def errors(*files: Path, **options: Any) -> list[str]:
@@ -103,7 +104,7 @@ def test_another_layout_is_an_error_with_its_location(
     found = errors(path)
     assert any(message in line and str(path) in line for line in found), found
     with pytest.raises(DataError):
-        read_fidelity(path, labels=LABELS)
+        read_fidelity(path, labels=built_in(*LABELS))
 
 
 def test_a_group_in_place_of_an_array_and_an_array_in_place_of_a_group(write: Write) -> None:
@@ -123,7 +124,7 @@ def test_a_group_in_place_of_an_array_and_an_array_in_place_of_a_group(write: Wr
 def test_an_empty_group_among_others_is_accepted(write: Write) -> None:
     path = write({3: make_group(3, 0), 4: make_group(4, 6)})
     assert errors(path) == []
-    assert read_fidelity(path, labels=LABELS).keys() == [3, 4]
+    assert read_fidelity(path, labels=built_in(*LABELS)).keys() == [3, 4]
 
 
 def test_files_that_cannot_be_opened_are_all_reported(write: Write, tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_damaged_chunk_is_an_error_with_its_place(write: Write, key: str) -> N
         f"{path}, group 003, rows 0 to 59: {key!r} cannot be read; restore the file from a copy ("
     )
     with pytest.raises(DataError, match=f"'{key}' cannot be read"):
-        read_fidelity(path, labels=LABELS, skipped={})
+        read_fidelity(path, labels=built_in(*LABELS), skipped={})
 
 
 def test_damage_anywhere_in_the_headers_never_ends_in_another_exception(write: Write) -> None:
@@ -311,7 +312,7 @@ def test_charges_may_be_of_any_type_of_numbers(write: Write) -> None:
         charge = np.array([0, 1, 0, 1, 0, 1]).astype(dtype)
         path = write({4: make_group(4, 6) | {"charge": charge, "mult": 1 + charge.astype(int)}})
         assert not check(path).error_lines
-        assert read_fidelity(path, labels=LABELS)[4]["charge"].tolist() == [0, 1, 0, 1, 0, 1]
+        assert read_fidelity(path, labels=built_in(*LABELS))[4]["charge"].tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_a_structure_with_several_problems_is_listed_once_in_the_table_of_skipped_ones(write: Write) -> None:
@@ -331,7 +332,7 @@ def test_a_structure_with_several_problems_is_listed_once_in_the_table_of_skippe
 def test_missing_labels_are_reported_together(write: Write) -> None:
     files = [write({3: make_group(3, 5)}, "a.h5"), write({4: make_group(4, 6, labels=LABELS)}, "b.h5")]
     labels = ("energy", "forces", "charges", "spin_charges")
-    report = check_files(files, labels=labels, required=labels)
+    report = check_files(files, labels=built_in(*labels), required=built_in(*labels))
     assert report.errors.lines() == [
         (
             f"labels 'charges', 'spin_charges' are in none of the data sets {files[0]}, {files[1]}; "
@@ -343,7 +344,7 @@ def test_missing_labels_are_reported_together(write: Write) -> None:
 def test_a_missing_label_is_given_with_its_name_in_the_files(write: Write) -> None:
     path = write({3: make_group(3, 5)})
     file_format = FileFormat(names={"forces": "F_b97m"})
-    report = check_files([path, path], labels=["forces"], required=["forces"], file_format=file_format)
+    report = check_files([path, path], labels=built_in("forces"), required=built_in("forces"), file_format=file_format)
     assert report.errors.lines() == [
         (
             f"label 'forces' (data.keys: 'F_b97m') is not in the data set {path}; "
@@ -355,7 +356,10 @@ def test_a_missing_label_is_given_with_its_name_in_the_files(write: Write) -> No
 def test_a_file_that_is_given_twice_is_checked_once(write: Write) -> None:
     group = make_group(4, 6)
     path = write({4: group | {"charge": row_of(np.zeros(6), 2, np.nan)}})
-    for report in (check_files([path, path], labels=["energy"]), check_files([path], [path], labels=["energy"])):
+    for report in (
+        check_files([path, path], labels=built_in("energy")),
+        check_files([path], [path], labels=built_in("energy")),
+    ):
         assert len(report.bad_structures) == 1
         assert report.csv().splitlines()[1:] == [f"{path},004,2,invalid charge"]
         assert report.warnings.lines() == [
@@ -389,6 +393,6 @@ def test_files_are_read_in_blocks_with_the_same_result(write: Write, monkeypatch
     assert blocks.to_dict() == {**whole.to_dict(), "files": blocks.to_dict()["files"]}
     assert blocks.files[0].energies == whole.files[0].energies
     assert blocks.files[0].force_rms == pytest.approx(whole.files[0].force_rms)
-    dataset = read_fidelity(path, labels=LABELS, skipped=blocks.skipped)
+    dataset = read_fidelity(path, labels=built_in(*LABELS), skipped=blocks.skipped)
     assert np.array_equal(dataset[4]["forces"], np.delete(arrays["forces"], 77, axis=0).astype(np.float32))
     assert dataset[4]["origin"].tolist() == [row for row in range(90) if row != 77]

@@ -15,6 +15,7 @@ from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.hdf5 import INPUTS, read_fidelity
 from aimnet2mult.data.reference_energies import apply_sae, write_sae
 from aimnet2mult.errors import DataError
+from support.labels import built_in
 from support.small_groups import identities, make_group
 
 ALL = ("energy", "forces", "charges", "spin_charges")
@@ -32,7 +33,7 @@ def files(write: Write) -> list[Path]:
 
 
 def load(files: list[Path], **options: Any) -> MixedData:
-    settings = {"labels": ("energy", "forces", "charges"), "val_fraction": 0.25, "seed": 3, "batch_size": 4}
+    settings = {"labels": built_in("energy", "forces", "charges"), "val_fraction": 0.25, "seed": 3, "batch_size": 4}
     return load_data(files, **{**settings, **options})
 
 
@@ -59,13 +60,13 @@ def test_the_fraction_for_validation_holds_for_each_fidelity(files: list[Path]) 
 
 
 def test_the_fraction_for_validation_holds_for_each_size(files: list[Path]) -> None:
-    sizes = {n: len(group) for n, group in load(files[:1], labels=("energy",)).val.items()}
+    sizes = {n: len(group) for n, group in load(files[:1], labels=built_in("energy")).val.items()}
     assert all(abs(sizes[n] - count / 4) <= 1 for n, count in ((3, 21), (4, 14), (9, 6)))
 
 
 def test_the_fraction_holds_even_if_every_group_is_too_small_for_one_structure(write: Write) -> None:
     path = write({n: make_group(n, 1) for n in range(2, 42)})
-    assert load([path], labels=("energy",), val_fraction=0.1).val_counts == (4,)
+    assert load([path], labels=built_in("energy"), val_fraction=0.1).val_counts == (4,)
 
 
 def test_the_split_depends_only_on_the_seed(files: list[Path]) -> None:
@@ -73,7 +74,7 @@ def test_the_split_depends_only_on_the_seed(files: list[Path]) -> None:
     assert identified(load(files).val) == once
     assert identified(load(files, batch_size=100).val) == once
     assert identified(load(files, seed=4).val) != once
-    alone = identified(load(files[:1], labels=("energy",)).val)
+    alone = identified(load(files[:1], labels=built_in("energy")).val)
     assert alone == Counter({pair: n for pair, n in once.items() if pair[0] == 0})
 
 
@@ -89,7 +90,7 @@ def test_validation_files_leave_all_other_data_for_training(files: list[Path], w
     assert data.val_counts == (5, 0)
     assert [set(group["fidelity"].tolist()) for group in data.val.groups] == [{0}]
     # Shifted by the reference energies of the training data.
-    raw = read_fidelity(own, labels=("energy",))
+    raw = read_fidelity(own, labels=built_in("energy"))
     apply_sae(raw, data.saes[0])
     assert np.allclose(data.val[3]["energy"], raw[3]["energy"], atol=1e-5)
     assert data.val[3]["energy"].dtype == np.float32
@@ -129,7 +130,7 @@ def test_an_element_without_a_reference_energy_in_a_validation_file_is_an_error(
 
 def test_a_label_is_nan_exactly_for_the_fidelities_without_it(files: list[Path]) -> None:
     data = load(files)
-    assert data.labels == (("energy", "forces"), ("charges",))
+    assert data.labels == (built_in("energy", "forces"), built_in("charges"))
     for dataset in (data.train, data.val):
         for group in dataset.groups:
             real = group["numbers"] != 0
@@ -151,7 +152,7 @@ def test_groups_have_all_keys_in_the_types_of_a_batch(files: list[Path]) -> None
 def test_small_groups_are_padded_and_merged_into_the_next_larger_one(files: list[Path]) -> None:
     data = load(files, val_fraction=0)
     assert {n: len(group) for n, group in data.train.items()} == {4: 45, 9: 39}
-    raw = {n: read_fidelity(files[0], labels=("forces",))[n] for n in (3, 4, 9)}
+    raw = {n: read_fidelity(files[0], labels=built_in("forces"))[n] for n in (3, 4, 9)}
     group = data.train[4]
     for row, identity in enumerate(identities(group)):
         atoms, index = divmod(identity, 100)
@@ -211,8 +212,10 @@ def test_groups_of_eight_batches_are_not_padded(files: list[Path]) -> None:
 
 def test_given_reference_energies_are_subtracted(files: list[Path], tmp_path: Path) -> None:
     write_sae(tmp_path / "sae.yaml", {1: -10.0, 6: -1000.0, 8: -2000.0, 9: 7.0})
-    data = load(files[:1], labels=("energy",), val_fraction=0, batch_size=1, sae_files={0: tmp_path / "sae.yaml"})
-    raw = read_fidelity(files[0], labels=("energy",))[3]
+    data = load(
+        files[:1], labels=built_in("energy"), val_fraction=0, batch_size=1, sae_files={0: tmp_path / "sae.yaml"}
+    )
+    raw = read_fidelity(files[0], labels=built_in("energy"))[3]
     table = np.zeros(64)
     table[[1, 6, 8]] = -10.0, -1000.0, -2000.0
     expected = raw["energy"] - table[raw["numbers"]].sum(axis=1)
@@ -226,7 +229,7 @@ def test_without_a_file_reference_energies_are_fitted_per_fidelity(write: Write)
         arrays = make_group(4, 50)
         arrays["energy"] = hydrogen * (arrays["numbers"] == 1).sum(axis=1)
         files.append(write({4: arrays}, f"{index}.h5"))
-    data = load(files, labels=("energy",))
+    data = load(files, labels=built_in("energy"))
     assert [sae[1] for sae in data.saes] == pytest.approx([-13.0, -14.0])
     assert np.abs(data.train[4]["energy"]).max() < 1e-4
 
@@ -238,7 +241,7 @@ def test_fidelities_with_different_elements_have_different_reference_energies(wr
         arrays["numbers"] = np.random.default_rng(index).choice(elements, size=(50, 4))
         arrays["energy"] = np.vectorize(energies.get)(arrays["numbers"]).sum(axis=1)
         files.append(write({4: arrays}, f"{index}.h5"))
-    first, second = load(files, labels=("energy",)).saes
+    first, second = load(files, labels=built_in("energy")).saes
     assert first == pytest.approx({1: -13.0, 6: -1030.0})
     assert second == pytest.approx({1: -13.0, 17: -12520.0})
 
@@ -246,13 +249,13 @@ def test_fidelities_with_different_elements_have_different_reference_energies(wr
 def test_a_label_that_is_always_nan_is_missing(write: Write) -> None:
     arrays = make_group(4, 6) | {"forces": np.full((6, 4, 3), np.nan)}
     with pytest.raises(DataError, match=r"label 'forces' is not in the data set"):
-        load([write({4: arrays})], labels=("energy", "forces"))
+        load([write({4: arrays})], labels=built_in("energy", "forces"))
 
 
 def test_a_label_of_some_groups_is_a_label_of_the_fidelity(write: Write) -> None:
     without = make_group(3, 12) | {"energy": np.full(12, np.nan)}
-    data = load([write({3: without, 4: make_group(4, 12)})], labels=("energy",))
-    assert data.labels == (("energy",),)
+    data = load([write({3: without, 4: make_group(4, 12)})], labels=built_in("energy"))
+    assert data.labels == (built_in("energy"),)
     assert data.saes[0]
 
 
@@ -264,7 +267,7 @@ def test_a_label_of_some_groups_is_a_label_of_the_fidelity(write: Write) -> None
         ({"val_fraction": 1e-6}, r"of 84 structures leaves none for validation"),
         ({"val_fraction": 0.999}, r"leaves none for training"),
         (
-            {"labels": ("energy", "spin_charges")},
+            {"labels": built_in("energy", "spin_charges")},
             r"label 'spin_charges' is in none of the data sets .*first\.h5, .*second\.h5",
         ),
         ({"sae_files": {0: "absent.yaml"}}, r"cannot read the reference energies absent\.yaml"),
@@ -281,9 +284,11 @@ def test_no_files_are_an_error() -> None:
 
 
 def test_the_sample_data_match_their_description() -> None:
-    data = load_data([SAMPLE / "gfn1.h5", SAMPLE / "spgfn2.h5"], labels=ALL, val_fraction=0.1, seed=0, batch_size=32)
+    data = load_data(
+        [SAMPLE / "gfn1.h5", SAMPLE / "spgfn2.h5"], labels=built_in(*ALL), val_fraction=0.1, seed=0, batch_size=32
+    )
     assert np.add(data.train_counts, data.val_counts).tolist() == [6700, 4304]
-    assert data.labels == (ALL[:3], ALL)
+    assert data.labels == (built_in(*ALL[:3]), built_in(*ALL))
     without = sum(
         int(np.isnan(group["forces"]).any(axis=(1, 2))[group["fidelity"] == 1].sum())
         for dataset in (data.train, data.val)

@@ -8,6 +8,7 @@ import numpy as np
 
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.duplicates import find_duplicates, hash_structures
+from support.labels import built_in
 from support.small_groups import make_group
 
 Write = Callable[..., Path]
@@ -23,7 +24,7 @@ def padded(group: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def warnings(files: list[Path], *val_files: Path) -> list[str]:
-    return check_files(files, val_files, labels=("energy",)).warnings.lines()
+    return check_files(files, val_files, labels=built_in("energy")).warnings.lines()
 
 
 def test_repetitions_in_a_file_that_will_be_split_are_reported(write: Write) -> None:

@@ -11,6 +11,7 @@ from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.errors import ConfigError
+from support.labels import built_in
 from support.small_groups import make_group
 
 Write = Callable[..., Path]
@@ -36,7 +37,7 @@ def test_units_are_converted(write: Write, units: dict[str, str], factors: tuple
         key: group[key] / factor for key, factor in zip(("energy", "forces", "coord"), factors, strict=True)
     }
     read = read_fidelity(
-        write({4: file}), labels=LABELS, file_format=FileFormat.from_settings({}, {**DEFAULT_UNITS, **units})
+        write({4: file}), labels=built_in(*LABELS), file_format=FileFormat.from_settings({}, {**DEFAULT_UNITS, **units})
     )[4]
     assert np.allclose(read["energy"], group["energy"], rtol=1e-9, atol=0)
     assert np.allclose(read["forces"], group["forces"], rtol=1e-6, atol=0)
@@ -74,9 +75,9 @@ def test_arrays_may_have_other_names(write: Write) -> None:
     file = group | {"E_wb97m": group["energy"], "xyz": group["coord"], "q": np.full(6, 2)}
     del file["energy"], file["coord"], file["charge"]
     names = FileFormat(names={"energy": "E_wb97m", "coord": "xyz", "charge": "q"})
-    read = read_fidelity(write({4: file}), labels=LABELS, file_format=names)[4]
+    read = read_fidelity(write({4: file}), labels=built_in(*LABELS), file_format=names)[4]
     assert np.array_equal(read["energy"], group["energy"])
     assert np.array_equal(read["coord"], group["coord"])
     assert set(read["charge"]) == {2.0}
-    missing = check_files([write({4: file})], labels=LABELS, file_format=FileFormat(names={"coord": "XYZ"}))
+    missing = check_files([write({4: file})], labels=built_in(*LABELS), file_format=FileFormat(names={"coord": "XYZ"}))
     assert "group 004 has no 'XYZ'; it has E_wb97m, forces, numbers, q, xyz" in missing.errors.lines()[0]

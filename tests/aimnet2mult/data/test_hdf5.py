@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aimnet2mult.data.hdf5 import read_fidelity
+from support.labels import built_in
 from support.small_groups import make_group
 
 ALL = ("energy", "forces", "charges", "spin_charges")
@@ -18,7 +19,7 @@ Write = Callable[..., Path]
 def test_missing_charges_and_multiplicities_are_those_of_a_neutral_closed_shell(write: Write) -> None:
     arrays = make_group(4, 6)
     del arrays["charge"]
-    dataset = read_fidelity(write({4: arrays}), labels=("energy",), fidelity=2)
+    dataset = read_fidelity(write({4: arrays}), labels=built_in("energy"), fidelity=2)
     assert set(dataset[4]["charge"]) == {0.0}
     assert set(dataset[4]["mult"]) == {1.0}
     assert set(dataset[4]["fidelity"]) == {2}
@@ -39,7 +40,7 @@ def test_infinite_labels_are_treated_as_missing_with_one_warning(
     groups[4]["forces"][0, 0] = -np.inf
     groups[4]["charges"][0, 0] = np.nan
     with caplog.at_level(logging.WARNING):
-        dataset = read_fidelity(write(groups), labels=ALL)
+        dataset = read_fidelity(write(groups), labels=built_in(*ALL))
     assert np.isnan(dataset[3]["forces"]).sum() == 1
     assert np.isnan(dataset[4]["forces"]).sum() == 3
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
@@ -52,7 +53,7 @@ def test_arrays_of_any_type_are_converted(write: Write) -> None:
     arrays = {
         key: array.astype(np.int64 if key in {"numbers", "mult"} else np.float64) for key, array in arrays.items()
     }
-    group = read_fidelity(write({4: arrays}), labels=("energy", "forces"))[4]
+    group = read_fidelity(write({4: arrays}), labels=built_in("energy", "forces"))[4]
     types = {"numbers": np.int32, "fidelity": np.int64, "origin": np.int64, "energy": np.float64}
     assert {key: array.dtype for key, array in group.items()} == {
         key: np.dtype(types.get(key, np.float32)) for key, _ in group.items()

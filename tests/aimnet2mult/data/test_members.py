@@ -18,6 +18,7 @@ from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.data.layout import SizeGroup, open_file
 from aimnet2mult.errors import DataError
 from support.damage_cases import hdf5_reader
+from support.labels import built_in
 from support.small_groups import make_group
 
 Write = Callable[..., Path]
@@ -80,10 +81,10 @@ def test_a_file_does_not_lead_to_another_one(write: Write, tmp_path: Path, chang
     os.mkfifo(other)
     with h5py.File(path, "a") as file:
         change(file, other)
-    (found,) = check_files([path], labels=["energy"]).error_lines
+    (found,) = check_files([path], labels=built_in("energy")).error_lines
     assert message.replace("OTHER", str(other)) in found
     with pytest.raises(DataError, match=re.escape(message.replace("OTHER", str(other)))):
-        read_fidelity(path, labels=["energy"])
+        read_fidelity(path, labels=built_in("energy"))
 
 
 @pytest.mark.parametrize(("change", "_"), OTHER_FILES)
@@ -96,7 +97,7 @@ def test_other_files_are_read_if_that_is_allowed(write: Write, tmp_path: Path, c
         write({3: make_group(3, ROWS) | {"energy": energy}}, other.name)
     with h5py.File(path, "a") as file:
         change(file, other)
-    found = read_fidelity(path, labels=["energy"], file_format=FileFormat(allow_external=True))
+    found = read_fidelity(path, labels=built_in("energy"), file_format=FileFormat(allow_external=True))
     assert found[3]["energy"].tolist() == energy.tolist()
 
 
@@ -106,7 +107,7 @@ def test_links_within_a_file_are_followed(write: Write) -> None:
         file["003/total"] = np.arange(float(ROWS))
         replace_energy(file)["energy"] = h5py.SoftLink("/003/total")
         file["003/parent"] = file["/"]
-    assert read_fidelity(path, labels=["energy"])[3]["energy"].tolist() == list(range(ROWS))
+    assert read_fidelity(path, labels=built_in("energy"))[3]["energy"].tolist() == list(range(ROWS))
 
 
 def test_groups_that_contain_themselves_are_errors(write: Write) -> None:
@@ -115,7 +116,7 @@ def test_groups_that_contain_themselves_are_errors(write: Write) -> None:
         file["004"] = file["/"]
         file["003/energy_of_parent"] = file["003"]
         file["005"] = h5py.SoftLink("/005")
-    found = check_files([path], labels=["energy"]).error_lines
+    found = check_files([path], labels=built_in("energy")).error_lines
     assert found[0].startswith(f"{path}: '005' cannot be opened")
     assert f"{path}, group 004 has no 'numbers'; it has 003, 004, 005" in found
 
@@ -151,7 +152,7 @@ def test_arrays_that_cannot_be_read_are_errors(write: Write, what: str) -> None:
     path = write({3: make_group(3, ROWS)})
     with h5py.File(path, "a") as file:
         replace_energy(file).create_dataset("energy", (ROWS,), dcpl=properties, **options)
-    (found,) = check_files([path], labels=["energy"]).error_lines
+    (found,) = check_files([path], labels=built_in("energy")).error_lines
     assert found.startswith(f"{path}, group 003: {message}")
 
 
@@ -161,7 +162,7 @@ def test_arrays_much_larger_than_the_file_are_errors(tmp_path: Path, compression
     with h5py.File(path, "w") as file:
         for name, shape in (("numbers", (rows, 7)), ("coord", (rows, 7, 3))):
             file.create_dataset(f"007/{name}", shape, "f4", chunks=(1000, *shape[1:]), compression=compression)
-    (found,) = check_files([path], labels=[]).error_lines
+    (found,) = check_files([path], labels=()).error_lines
     size = path.stat().st_size
     assert size < 10_000
     assert found == (
@@ -169,7 +170,7 @@ def test_arrays_much_larger_than_the_file_are_errors(tmp_path: Path, compression
         "written, or the file is damaged"
     )
     with pytest.raises(DataError, match="most of them have never been written"):
-        read_fidelity(path, labels=[])
+        read_fidelity(path, labels=())
 
 
 def test_many_large_arrays_in_a_small_file_are_an_error(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_many_large_arrays_in_a_small_file_are_an_error(tmp_path: Path) -> None:
         for atoms in range(1, 40):
             for name, shape in (("numbers", (10**6, atoms)), ("coord", (10**6, atoms, 3))):
                 file.create_dataset(f"{atoms}/{name}", shape, "f4", chunks=(1000, *shape[1:]))
-    (found,) = check_files([path], labels=[]).error_lines
+    (found,) = check_files([path], labels=()).error_lines
     assert "its coordinates have 9,360,000,000" in found
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.outliers import find_energy_outliers, find_force_outliers
+from support.labels import built_in
 from support.small_groups import make_group
 
 Write = Callable[..., Path]
@@ -24,7 +25,7 @@ def arrays(structures: int = 200, seed: int = 0) -> dict[str, Any]:
 
 
 def warnings(path: Path) -> list[str]:
-    report = check_files([path], labels=("energy", "forces"))
+    report = check_files([path], labels=built_in("energy", "forces"))
     assert report.ok
     return [line.partition(", ")[2] for line in report.warnings.lines()]
 
@@ -87,7 +88,7 @@ def test_missing_energies_and_forces_are_no_outliers(write: Write) -> None:
     group["energy"][:50], group["forces"][20:90] = np.nan, np.nan
     assert warnings(write({4: group})) == []
     nothing = {"energy": np.full(200, np.nan), "forces": np.full((200, 4, 3), np.nan)}
-    report = check_files([write({4: group | nothing})], labels=("energy", "forces"))
+    report = check_files([write({4: group | nothing})], labels=built_in("energy", "forces"))
     assert [line.rpartition(" has ")[2] for line in report.warnings.lines()] == ["no energy or forces"]
 
 
@@ -95,7 +96,7 @@ def test_missing_energies_and_forces_are_no_outliers(write: Write) -> None:
 def test_infinite_values_are_missing(write: Write, factor: float) -> None:
     group = arrays()
     group["forces"][3, 1] = np.inf if factor == 1 else factor
-    report = check_files([write({4: group})], labels=("energy", "forces"))
+    report = check_files([write({4: group})], labels=built_in("energy", "forces"))
     (line,) = report.warnings.lines()
     assert line.endswith("data.h5: 3 values of forces are infinite and treated as missing (group 004, row 3)")
 
@@ -107,7 +108,7 @@ def test_the_summary_agrees_with_numpy(write: Write) -> None:
     group["charge"] = np.where(np.arange(200) == 9, 0.5, 0)
     other["numbers"][:, 3] = 0
     other["energy"] = np.vectorize({**SAE, 0: 0.0}.get)(other["numbers"]).sum(axis=1)
-    summary = check_files([write({4: group, 5: pad(other)})], labels=("energy", "forces", "charges")).files[0]
+    summary = check_files([write({4: group, 5: pad(other)})], labels=built_in("energy", "forces", "charges")).files[0]
     assert (summary.groups, summary.structures, summary.bad_structures) == (2, 250, 1)
     assert (summary.atoms, summary.elements) == (199 * 4 + 50 * 3, [1, 6, 8])
     assert summary.labels == {"energy": 196 + 50, "forces": 198 + 50}

@@ -14,6 +14,7 @@ from aimnet2mult.data.compositions import Compositions
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.unit_hints import find_energy_unit, find_precision_loss
+from support.labels import built_in
 
 Group = dict[str, np.ndarray]
 
@@ -72,7 +73,7 @@ def hints_of(groups: list[Group]) -> list[str]:
             for group in groups:
                 for key, array in group.items():
                     file[f"{group['numbers'].shape[1]:03d}/{key}"] = array
-        report = check_files([path], labels=("energy", "forces"), min_distance=0)
+        report = check_files([path], labels=built_in("energy", "forces"), min_distance=0)
         assert report.ok
         lines = [line.removeprefix(f"{path}: ") for line in report.warnings.lines()]
         return [line for line in lines if "outlier" not in line and "structure" not in line]
@@ -284,6 +285,6 @@ def test_reading_warns_of_energies_stored_as_float32(tmp_path: Path, caplog: pyt
         file["003/numbers"] = np.tile([8, 1, 1], (5, 1))
         file["003/coord"] = np.eye(3) + np.arange(5)[:, None, None]
         file["003/energy"] = np.full(5, -103_000.123, np.float32)
-    read_fidelity(path, labels=("energy",))
+    read_fidelity(path, labels=built_in("energy"))
     (message,) = caplog.messages
     assert message.startswith(f"{path}: the energies have only float32 precision: near -103,000, ")

@@ -16,6 +16,7 @@ from aimnet2mult.data.dataset import load_data
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.models.checkpoint_folder import diverged_path, find_newest, iteration_of
 from support.double_precision import Double, add_masks
+from support.labels import built_in
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from support.tiny_runs import newest_checkpoint
 from telemetry.journal.reader import JournalReader
@@ -194,7 +195,7 @@ def test_validation_metrics_agree_with_numpy(two: tuple[Path, Job], files: list[
     model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     data = load_data(
         files,
-        labels=LABELS,
+        labels=built_in(*LABELS),
         val_fraction=0.3,
         seed=0,
         batch_size=3,

@@ -1,12 +1,13 @@
 """The declarations of the metrics say which are watched and which are shown first."""
 
 from aimnet2mult.metrics.declarations import declare
+from support.labels import built_in
 from telemetry.display.grouping import charts
 from telemetry.metrics import Metric
 
 
 def test_the_loss_and_the_error_of_each_label_over_all_data_are_shown_first() -> None:
-    declared = declare(["energy", "forces"], ["gfn1", "gfn2"], {}, ["energy", "forces"])
+    declared = declare(built_in("energy", "forces"), ["gfn1", "gfn2"], {}, ["energy", "forces"])
     main = {name.partition("/")[2] for name, info in declared.items() if info.main}
     assert main == {"loss", "E_rmse", "F_rmse"}
     metrics = {
@@ -22,7 +23,7 @@ def test_the_loss_and_the_error_of_each_label_over_all_data_are_shown_first() ->
 
 
 def test_the_errors_of_single_batches_are_not_watched() -> None:
-    declared = declare(["energy"], ["gfn1"], {})
+    declared = declare(built_in("energy"), ["gfn1"], {})
     assert {name.partition("/")[0] for name, info in declared.items() if info.watch} == {
         "train_window",
         "train_epoch",

@@ -17,6 +17,7 @@ from aimnet2mult.errors import ModelError
 from aimnet2mult.models.build import build_model
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
 from aimnet2mult.quantities import LABELS
+from support.labels import built_in
 from support.small_models import OUTPUTS, batch, build, definition, predict
 
 PACKAGE = Path(aimnet2mult.__file__).parent
@@ -24,16 +25,16 @@ OURS = yaml.safe_load((PACKAGE / "models" / "aimnet2.yaml").read_text())
 
 
 def test_a_single_fidelity_gives_the_plain_model() -> None:
-    model = build(labels=("energy", "charges"), use_fidelity_readouts=True)
+    model = build(labels=built_in("energy", "charges"), use_fidelity_readouts=True)
     assert type(model) is AIMNet2
     assert model.afv.num_embeddings == 64
 
 
 def test_the_model_computes_forces_only_if_they_are_labels() -> None:
-    assert type(build(labels=("energy", "forces"))) is Forces
-    assert type(build(labels=("energy", "forces")).module) is AIMNet2
-    assert type(build(labels=("energy",), n_fidelities=2)) is MixedFidelity
-    assert type(build(labels=("energy", "forces"), n_fidelities=2).module) is MixedFidelity
+    assert type(build(labels=built_in("energy", "forces"))) is Forces
+    assert type(build(labels=built_in("energy", "forces")).module) is AIMNet2
+    assert type(build(labels=built_in("energy"), n_fidelities=2)) is MixedFidelity
+    assert type(build(labels=built_in("energy", "forces"), n_fidelities=2).module) is MixedFidelity
 
 
 def test_a_model_is_in_training_mode_without_gradients() -> None:
@@ -49,13 +50,15 @@ def test_the_default_is_the_definition_of_aimnet_with_two_charge_channels() -> N
 
 
 def test_the_default_predicts_every_label() -> None:
-    assert list(predict(build_model(OURS, labels=tuple(LABELS)), batch([0, 0]))) == list(LABELS)
+    assert list(predict(build_model(OURS, labels=tuple(LABELS.values())), batch([0, 0]))) == list(LABELS)
 
 
 def test_the_description_of_the_sample_states_the_number_of_parameters() -> None:
     sample = PACKAGE / "sample"
     given = yaml.safe_load((sample / "model.yaml").read_text())
-    model = build_model(given, labels=tuple(LABELS), n_fidelities=2, fidelity_offset=100, use_fidelity_readouts=True)
+    model = build_model(
+        given, labels=tuple(LABELS.values()), n_fidelities=2, fidelity_offset=100, use_fidelity_readouts=True
+    )
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert f"{round(count, -3):,} parameters" in (sample / "README.md").read_text(encoding="utf-8")
 
@@ -152,7 +155,7 @@ def test_a_definition_names_only_trusted_classes_and_functions_at_any_depth(
     if "class" not in given:
         given = {"class": "aimnet.modules.Output", "kwargs": {"n_in": 2, "n_out": 1, "key_in": "a", "mlp": given}}
     with pytest.raises(ModelError, match=r"a model may come from|which is not a function"):
-        build_model(given, labels=("energy",))
+        build_model(given, labels=built_in("energy"))
     assert not (tmp_path / "executed").exists()
 
 
@@ -179,11 +182,11 @@ def test_aimnet_itself_imports_nothing_that_is_not_trusted(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     head = {"class": "support.small_models.PositionalMLP", "args": [2, 1, [2], "os.mkdir", {"path": "executed"}]}
     with pytest.raises(ModelError, match=r"'os\.mkdir'.*may come from"):
-        build_model(head, labels=("energy",))
+        build_model(head, labels=built_in("energy"))
     assert not (tmp_path / "executed").exists()
 
 
 def test_building_does_not_include_files() -> None:
     """Only the definition that the user gives includes files; aimnet would look for this one."""
     with pytest.raises(ModelError, match="cannot build the model: TypeError"):
-        build_model({"class": "torch.nn.ModuleList", "args": ["absent.yaml"]}, labels=("energy",))
+        build_model({"class": "torch.nn.ModuleList", "args": ["absent.yaml"]}, labels=built_in("energy"))

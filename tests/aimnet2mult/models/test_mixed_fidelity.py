@@ -8,6 +8,7 @@ from aimnet.constants import get_masses
 from torch import Tensor, nn
 
 from aimnet2mult.quantities import LABELS
+from support.labels import built_in
 from support.small_models import Data, batch, build, definition, predict
 
 DIPOLE = {
@@ -264,7 +265,7 @@ def test_a_head_may_have_several_outputs_per_atom() -> None:
 
 def test_flat_batches_with_neighbor_lists_are_supported() -> None:
     """The calculator of aimnet uses this layout for large systems."""
-    model = mixed(labels=("energy", "charges"))
+    model = mixed(labels=built_in("energy", "charges"))
     data = batch([0, 1])
     expected = predict(model, data)
     atoms = 4

@@ -14,6 +14,7 @@ from aimnet2mult.models.definition import read_definition
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
 from aimnet2mult.models.initial_weights import load_weights
 from aimnet2mult.models.weights import save_weights
+from support.labels import built_in
 
 State = dict[str, Tensor]
 
@@ -25,7 +26,7 @@ def build(fidelities: int, *, seed: int, readouts: bool = True, offset: int = OF
     torch.manual_seed(seed)
     model = build_model(
         read_definition(MODEL),
-        labels=("energy", "charges"),
+        labels=built_in("energy", "charges"),
         n_fidelities=fidelities,
         fidelity_offset=offset,
         use_fidelity_readouts=readouts,

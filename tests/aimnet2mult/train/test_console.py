@@ -7,7 +7,7 @@ from typing import Any
 
 from aimnet2mult.train.console import Console
 
-UNITS = {"energy": ("kcal/mol", 23.0), "charges": ("e", 1.0)}
+UNITS = {"E": ("kcal/mol", 23.0), "q": ("e", 1.0)}
 LATEST = {
     "train_epoch/loss": 0.5,
     "train_epoch/E_rmse": 2.0,
@@ -70,10 +70,10 @@ def test_without_a_validation_the_line_of_the_epoch_has_the_errors_of_training()
 def test_lines_with_all_labels_fit_into_120_columns() -> None:
     stream = io.StringIO()
     units = {
-        "energy": ("kcal/mol", 23.06),
-        "forces": ("kcal/mol/Å", 23.06),
-        "charges": ("e", 1.0),
-        "spin_charges": ("e", 1.0),
+        "E": ("kcal/mol", 23.06),
+        "F": ("kcal/mol/Å", 23.06),
+        "q": ("e", 1.0),
+        "s": ("e", 1.0),
     }
     latest = {
         f"{part}/{name}": 0.123456

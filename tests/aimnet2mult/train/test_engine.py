@@ -20,6 +20,7 @@ from aimnet2mult.train.engine import build_trainer, build_validator, total_itera
 from aimnet2mult.train.guarded_step import MaskedStep, ReadStep
 from aimnet2mult.train.loss import MTLoss
 from support.host_reads import no_host_reads
+from support.labels import built_in
 from support.tiny_model import SquaredLoss, TinyModel, batches
 
 CPU = torch.device("cpu")
@@ -28,6 +29,8 @@ LABELS = ("energy", "forces", "charges")
 
 class Recording:
     """Error sums that record the arguments of each update."""
+
+    labels = ()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -53,7 +56,7 @@ class Recording:
 
 
 def trainer_of(model: nn.Module, **options: Any) -> tuple[Engine, torch.optim.Optimizer, ErrorSums]:
-    sums = ErrorSums(LABELS, 2)
+    sums = ErrorSums(built_in(*LABELS), 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return build_trainer(model, optimizer, SquaredLoss(), sums, device=CPU, **options), optimizer, sums
 
@@ -69,7 +72,7 @@ def test_a_training_step_reads_nothing_from_a_gpu(options: dict[str, Any]) -> No
 
 
 def test_a_validation_step_reads_nothing_from_the_device() -> None:
-    validator = build_validator(TinyModel(), SquaredLoss(), ErrorSums(LABELS, 2), device=CPU)
+    validator = build_validator(TinyModel(), SquaredLoss(), ErrorSums(built_in(*LABELS), 2), device=CPU)
     data = batches(3)
     with no_host_reads():
         validator.run(data)
@@ -90,7 +93,7 @@ def test_a_step_keeps_no_tensors_alive() -> None:
         model,
         torch.optim.SGD(model.parameters(), lr=0.1),
         Spy(),
-        ErrorSums(LABELS, 2),
+        ErrorSums(built_in(*LABELS), 2),
         device=CPU,
     )
 
@@ -110,7 +113,7 @@ def test_a_step_keeps_no_tensors_alive() -> None:
 
 def test_sums_keep_no_graph() -> None:
     model = TinyModel()
-    sums = ErrorSums(LABELS, 2)
+    sums = ErrorSums(built_in(*LABELS), 2)
     build_trainer(model, torch.optim.SGD(model.parameters()), SquaredLoss(), sums, device=CPU).run(batches(1))
     assert not torch.from_numpy(sums.snapshot().wait()).requires_grad
 
@@ -146,7 +149,7 @@ def test_training_equals_a_plain_loop(options: dict[str, Any], clip: Callable[[n
     losses = plain_loop(other, clip)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
-    epoch = statistics(sums.snapshot().wait()[Slot.EPOCH], LABELS, ("low", "high"), VALIDATION)
+    epoch = statistics(sums.snapshot().wait()[Slot.EPOCH], built_in(*LABELS), ("low", "high"), VALIDATION)
     assert epoch["loss"] == pytest.approx(sum(losses) / 4)
 
 
@@ -201,7 +204,7 @@ def test_validation_disables_dropout_and_changes_neither_mode_nor_weights() -> N
 
 def test_an_interrupted_validation_restores_the_training_mode() -> None:
     model = TinyModel()
-    validator = build_validator(model, SquaredLoss(), ErrorSums(LABELS, 2), device=CPU)
+    validator = build_validator(model, SquaredLoss(), ErrorSums(built_in(*LABELS), 2), device=CPU)
     validator.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda engine: engine.terminate())
     model.train()
     validator.run(batches(3))
@@ -238,7 +241,7 @@ def test_a_wrapped_model_is_trained_with_the_same_loss_and_sums(kind: str) -> No
     communicator, results = SecondRank(), []
     for ranks in (None, communicator):
         torch.manual_seed(1)
-        model, sums = TinyModel(), ErrorSums(LABELS, 2, loss=loss_fn.terms)
+        model, sums = TinyModel(), ErrorSums(built_in(*LABELS), 2, loss=loss_fn.terms)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loss: Any = (lambda *args: dict(loss_fn(*args))) if whole else loss_fn
         build_trainer(model, optimizer, loss, sums, device=CPU, communicator=ranks).run(batches(3))

@@ -25,11 +25,15 @@ LAST = 4 * EPOCH
 
 
 class FakeBus(NullBus):
-    """A bus that calls a function when it is flushed."""
+    """A bus that notes the iterations of points, and calls a function when it is flushed."""
 
     def __init__(self) -> None:
-        super().__init__(1)
+        super().__init__(5)
+        self.points: list[int] = []
         self.on_flush: Callable[[], None] = lambda: None
+
+    def publish_group(self, streams: Any, step: int, values: Any, *, final: bool = False) -> None:
+        self.points.append(step)
 
     def flush(self, timeout: float | None = None) -> bool:
         self.on_flush()
@@ -39,10 +43,17 @@ class FakeBus(NullBus):
 class Harness:
     """A training of a tiny model, four epochs of three iterations, that records its validations and checkpoints."""
 
-    def __init__(self, folder: Path, *overrides: str, communicator: Communicator | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *overrides: str,
+        communicator: Communicator | None = None,
+        is_time_up: Callable[[], bool] = lambda: False,
+        checkpoint_interval: float = math.inf,
+    ) -> None:
         communicator = communicator or Communicator()
         self.calls: list[tuple[str, int]] = []
-        self.pending, self.problem = False, ""
+        self.pending, self.problem, self.now = False, "", 0.0
         self.stop, self.diverged, self.output = StopSignal(), False, io.StringIO()
         self.on_call: Callable[[str, int], None] = lambda _name, _iteration: None
         config, components = build_tiny(folder, *overrides, communicator=communicator)
@@ -65,7 +76,14 @@ class Harness:
             bad_steps=BadSteps(config.trainer, lambda _: ""),
             bus=self.bus,
             communicator=communicator,
-            consensus=StopConsensus(self.stop, communicator, has_diverged=lambda: self.diverged),
+            consensus=StopConsensus(
+                self.stop,
+                communicator,
+                has_diverged=lambda: self.diverged,
+                is_time_up=is_time_up,
+                checkpoint_interval=checkpoint_interval,
+                clock=lambda: self.now,
+            ),
             console=Console({}, epochs=4, stream=self.output),
         )
         self.batches: list[float] = []
@@ -112,6 +130,29 @@ def test_validations_can_follow_iterations_instead(tmp_path: Path) -> None:
     harness = Harness(tmp_path, "log_frequency.val=5")
     harness.training.run()
     assert [iteration for name, iteration in harness.calls if name == "validate"] == [5, 10]
+
+
+def test_checkpoints_can_also_follow_iterations(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "checkpoint.every_iterations=2")
+    assert harness.training.run().kind == "finished"
+    # That of iteration 6 is the one after the validation of its epoch.
+    saved = [2, 3, 4, 6, 8, 9, 10, 12, 12]
+    assert [iteration for name, iteration in harness.calls if name == "save"] == saved
+    assert harness.calls.index(("validate", 6)) < harness.calls.index(("save", 6))
+
+
+def test_checkpoints_can_also_follow_the_clock(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "trainer.epochs=1", "data.samplers.train.batches_per_epoch=10", checkpoint_interval=2.5)
+    harness.components.model.register_forward_hook(lambda *_: setattr(harness, "now", harness.now + 1))
+    harness.training.run()
+    assert [iteration for name, iteration in harness.calls if name == "save"] == [3, 6, 9, 10, 10]
+
+
+def test_a_time_limit_stops_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, is_time_up=lambda: harness.iterations >= 5)
+    assert harness.training.run().kind == "preempted"
+    assert (harness.iterations, harness.calls[-1]) == (5, ("save", 5))
+    assert (harness.stop.exit_code, harness.stop.name) == (143, "the time limit")
 
 
 def test_a_stop_within_an_epoch_ends_it_there_with_a_checkpoint(tmp_path: Path) -> None:
@@ -238,6 +279,7 @@ def test_a_learning_rate_below_the_limit_finishes_the_run_after_the_epoch(tmp_pa
     harness = Harness(tmp_path, halved, "trainer.stop_below_lr=0.04")
     assert harness.training.run().kind == "finished"
     assert harness.iterations == 2 * EPOCH
+    assert harness.bus.points == [5, 6]
     assert "learning rate 0.025 is below trainer.stop_below_lr 0.04: finished" in harness.output.getvalue()
 
 

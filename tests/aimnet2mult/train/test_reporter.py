@@ -15,6 +15,7 @@ from aimnet2mult.train.engine import build_trainer, build_validator
 from aimnet2mult.train.guarded_step import GuardedStep
 from aimnet2mult.train.reporter import Reporter
 from support.host_reads import no_host_reads
+from support.labels import built_in
 from support.tiny_model import SquaredLoss, TinyModel, batches
 
 CPU = torch.device("cpu")
@@ -78,17 +79,20 @@ class Run:
     def __init__(self, every: int = 3) -> None:
         torch.manual_seed(0)
         self.model = TinyModel()
-        self.bus = RecordingBus(every)
-        self.train_sums, self.val_sums = ErrorSums(LABELS, 2, CPU, POOLED.quantities), ErrorSums(LABELS, 2)
+        self.bus, self.clock = RecordingBus(every), Clock()
+        self.train_sums, self.val_sums = (
+            ErrorSums(built_in(*LABELS), 2, CPU, POOLED.quantities),
+            ErrorSums(built_in(*LABELS), 2),
+        )
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
         self.reporter = Reporter(
             self.bus,
             train_sums=self.train_sums,
             val_sums=self.val_sums,
-            labels=LABELS,
+            labels=built_in(*LABELS),
             fidelity_names=NAMES,
             optimizer=self.optimizer,
-            clock=Clock(),
+            clock=self.clock,
         )
         self.trainer = build_trainer(
             self.model, self.optimizer, SquaredLoss(), self.train_sums, device=CPU, make_step=as_is
@@ -187,6 +191,36 @@ def test_lr_speed_and_gradient_norm_belong_to_the_iteration_of_their_point() -> 
     assert all(points["train", step]["grad_norm"] > 0 for step in (2, 4))
 
 
+def test_pauses_do_not_count_as_time_of_training() -> None:
+    run = Run()
+
+    @run.trainer.on(Events.ITERATION_COMPLETED)
+    def _validate(_: Engine) -> None:
+        with run.reporter.paused():
+            run.clock.now += 1000.0
+
+    points = run.train(batches(6))
+    # Between two points are three pauses, each of which reads the clock once more before it ends.
+    assert [points["train", step]["it_per_s"] for step in (3, 6)] == [3 / (0.5 + 2 * 0.5), 3 / (0.5 + 3 * 0.5)]
+
+
+def test_a_training_that_ends_early_has_a_point_at_its_last_iteration() -> None:
+    run = Run(every=4)
+
+    @run.trainer.on(Events.EPOCH_COMPLETED)
+    def _end(engine: Engine) -> None:
+        run.optimizer.param_groups[0]["lr"] = 0.001
+        run.reporter.publish_last(engine)
+        run.reporter.publish_last(engine)
+        engine.terminate()
+
+    points = run.train(data := batches(6), epochs=5)
+    assert steps(points, "train") == [4, 6]
+    assert points["train", 6]["lr"] == 0.05
+    assert points["train", 6]["E_rmse"] == pytest.approx(rmse(run.seen[5:], data[5:], "energy"))
+    assert points["train_window", 6]["E_rmse"] == pytest.approx(rmse(run.seen[4:], data[4:], "energy"))
+
+
 def test_publishing_reads_nothing_from_the_device_in_the_training_thread() -> None:
     run, data = Run(every=2), batches(4)
     run.hook.remove()
@@ -272,7 +306,7 @@ def test_every_published_value_is_declared_with_its_unit() -> None:
     build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(4))
     run.reporter.publish_validation(4, 1)
     points = run.bus.written()
-    declared = declare(LABELS, NAMES, UNITS)
+    declared = declare(built_in(*LABELS), NAMES, UNITS)
     published = {f"{stream}/{name}" for stream, step in points for name in points[stream, step]}
     assert published == set(declared)
     for name, info in declared.items():
@@ -285,11 +319,11 @@ def test_every_published_value_is_declared_with_its_unit() -> None:
 
 
 def test_only_losses_and_rmses_of_windows_epochs_and_validations_are_watched() -> None:
-    watched = {name for name, info in declare(LABELS, NAMES, UNITS).items() if info.watch}
+    watched = {name for name, info in declare(built_in(*LABELS), NAMES, UNITS).items() if info.watch}
     assert {name.partition("/")[0] for name in watched} == {"train_window", "train_epoch", "val"}
     assert {name.rpartition("/")[2].rpartition("_")[2] for name in watched} == {"loss", "rmse"}
     assert {"train_window/loss", "val/E_atom_rmse", f"val/{NAMES[0]}/F_rmse"} <= watched
 
 
 def test_a_single_fidelity_has_no_separate_metrics() -> None:
-    assert not [name for name in declare(LABELS, ("fid0",), UNITS) if "fid0" in name]
+    assert not [name for name in declare(built_in(*LABELS), ("fid0",), UNITS) if "fid0" in name]

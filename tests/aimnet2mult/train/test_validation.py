@@ -18,12 +18,13 @@ from aimnet2mult.train.console import Console
 from aimnet2mult.train.reporter import Reporter
 from aimnet2mult.train.validation import BestValidation, Validation
 from aimnet2mult.train.validation_metrics import ValidationMetrics
+from support.labels import built_in
 from support.tiny_runs import build_tiny
 from telemetry import NullBus
 
 METRICS = ValidationMetrics(
-    known=metric_info(["energy", "charges"], ["gfn1"], VALIDATION),
-    available=tuple(metric_info(["energy"], ["gfn1"], VALIDATION)),
+    known=metric_info(built_in("energy", "charges"), ["gfn1"], VALIDATION),
+    available=tuple(metric_info(built_in("energy"), ["gfn1"], VALIDATION)),
 )
 
 # ---- the best validation

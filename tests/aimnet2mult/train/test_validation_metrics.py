@@ -10,6 +10,7 @@ import pytest
 from aimnet2mult.data.dataset import load_data
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
+from support.labels import built_in
 from support.tiny_runs import train_tiny, write_data
 
 LABELS = ("energy", "charges")
@@ -37,13 +38,13 @@ def metrics_of(folder: Path, *validation: Mapping[str, Sequence[float]]) -> Vali
     names = [f"level{n}" for n in range(len(validation))]
     data = load_data(
         [write_data(folder / f"train{n}.h5", 16, n) for n in range(len(validation))],
-        labels=LABELS,
+        labels=built_in(*LABELS),
         val_fraction=0.0,
         seed=0,
         batch_size=4,
         val_files={n: write(folder / f"val{n}.h5", labels) for n, labels in enumerate(validation)},
     )
-    return find_validation_metrics(data, LABELS, names)
+    return find_validation_metrics(data, built_in(*LABELS), names)
 
 
 def test_a_label_with_a_finite_value_has_metrics(tmp_path: Path) -> None:

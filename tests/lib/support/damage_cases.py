@@ -23,6 +23,7 @@ from aimnet2mult.models.weights import load_weights, save_checkpoint_weights
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.checkpointing import load_checkpoint
 from support.damage import damage_bytes, damage_hdf5, damage_pickle, damage_values
+from support.labels import built_in
 from support.small_groups import make_group
 from support.tiny_runs import build_tiny, newest_checkpoint, train_tiny
 
@@ -42,11 +43,11 @@ def hdf5_reader(folder: Path) -> Read:
             damage_hdf5(path, rng)
         if not structural or rng.random() < 0.1:
             path.write_bytes(damage_bytes(path.read_bytes(), rng))
-        report = check_files([path], labels=LABELS)
+        report = check_files([path], labels=built_in(*LABELS))
         if any("\n" in line for line in report.error_lines):
             raise AssertionError(report.error_lines)
         try:
-            read_fidelity(path, labels=LABELS)
+            read_fidelity(path, labels=built_in(*LABELS))
         except DataError:
             if report.ok:
                 raise

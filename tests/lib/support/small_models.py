@@ -50,7 +50,10 @@ def definition(*, channels: int = 2, **outputs: Any) -> dict[str, Any]:
     )
 
 
-def build(*, labels: Any = tuple(LABELS), **options: Any) -> Any:
+ALL = tuple(LABELS.values())
+
+
+def build(*, labels: Any = ALL, **options: Any) -> Any:
     """Build a model with options of `build_model`, by default with the definition above."""
     return build_model(options.pop("definition", definition()), labels=labels, **options)
 
