@@ -12,8 +12,8 @@ from aimnet2mult.config.legacy.weights import translate_weights
 from aimnet2mult.data.reference_energies import Sae
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.saved_model import SavedModel, read_saved_model
-from aimnet2mult.models.torch_file import is_torch_script, open_archive
 from aimnet2mult.models.script_archive import read_torch_script
+from aimnet2mult.models.torch_file import is_torch_script, open_archive
 from aimnet2mult.models.weight_transfer import MIXED_PREFIX, count_fidelities, default_names
 from aimnet2mult.models.weights import check_arrays, read_state
 from telemetry.errors import error_text
