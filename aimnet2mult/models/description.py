@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import yaml
 from msgspec import Meta
 
 from aimnet2mult.config import resume_rules
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.config.sections import Count, Name
 from aimnet2mult.config.user_path import is_file
+from aimnet2mult.config.yaml_text import dump, parse
 from aimnet2mult.data.reference_energies import MAX_ELEMENT, read_sae
 from aimnet2mult.models.checkpoint_folder import FOLDER
 from aimnet2mult.quantities import Label
+from telemetry.errors import error_text
 
-__all__ = ["Description", "describe_run"]
+__all__ = ["Description", "describe_run", "from_plain"]
 
 VERSION = 1
 """Version of the format in weight files and checkpoints."""
@@ -89,9 +92,18 @@ def from_plain(content: Any) -> Description:
     counts = {len(plain.fidelity_names), len(plain.reference_energies), len(plain.elements)}
     if len(counts) > 1:
         raise ValueError("fidelity_names, reference_energies and elements have different lengths")
-    return Description(
-        **{key: value for key, value in msgspec.structs.asdict(plain).items() if key != "format_version"}
-    )
+    values = msgspec.structs.asdict(plain)
+    del values["format_version"]
+    return Description(**{**values, "definition": _as_yaml(plain.definition)})
+
+
+def _as_yaml(definition: dict[str, Any]) -> dict[str, Any]:
+    """Return a definition as it would be read from ``model.yaml``, which has plain values only."""
+    try:
+        content: dict[str, Any] = parse(dump(definition))
+    except yaml.YAMLError as error:
+        raise ValueError(f"the definition contains other objects than plain values: {error_text(error)}") from error
+    return content
 
 
 def describe_run(run: Path) -> Description:

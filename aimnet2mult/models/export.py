@@ -1,21 +1,18 @@
 """Export of one fidelity in the format of aimnet's calculators (version 2)."""
 
-import copy
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from aimnet.config import build_module
 from aimnet.models.artifact_validation import (
     ALLOWED_MODEL_IMPORT_PATHS,
     resolve_model_import_policy,
     validate_v2_artifact_with_policy,
 )
 from aimnet.models.utils import (
-    convert_atomic_shifts_to_float64,
     has_d3ts_in_config,
     load_state_dict_checked,
     strip_lr_modules_from_yaml,
@@ -27,13 +24,29 @@ from aimnet2mult.config.trust import named_in
 from aimnet2mult.config.yaml_text import dump
 from aimnet2mult.data.compositions import join_symbols
 from aimnet2mult.errors import ModelError
+from aimnet2mult.models.build import build_model
 from aimnet2mult.models.one_fidelity import EMBEDDING, weights_of_fidelity
 from aimnet2mult.models.outputs import rename_outputs
 from aimnet2mult.models.saved_model import SavedModel
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
-__all__ = ["Export", "build_one", "describe_one", "export_fidelity", "write_export"]
+__all__ = ["Export", "OneFidelity", "build_one", "export_fidelity", "take_one", "write_export"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneFidelity:
+    """One fidelity of a model, as an AIMNet2."""
+
+    definition: dict[str, Any]
+    state: dict[str, Tensor]
+    energies: dict[int, float]
+    """Reference energy of each element in eV."""
+
+    @property
+    def species(self) -> list[int]:
+        """Atomic numbers of the elements."""
+        return sorted(self.energies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +73,14 @@ def export_fidelity(saved: SavedModel, fidelity: int, d3: Mapping[str, float] | 
     Raises:
         ModelError: The model cannot be represented in this format; the message states why.
     """
-    definition, state, species = describe_one(saved, fidelity)
-    outputs = definition["kwargs"]["outputs"]
+    one = take_one(saved, fidelity)
+    outputs = one.definition["kwargs"]["outputs"]
     if d3 and (own := [name for name in ("dftd3", "d3ts") if name in outputs]):
         raise ModelError(f"--d3: the model has a dispersion correction of its own, {outputs[own[0]]['class']}")
-    import_paths = _import_paths(definition)
+    import_paths = _import_paths(one.definition)
     policy = resolve_model_import_policy(import_paths or None, "extend")
     try:
-        artifact = _build_artifact(saved, fidelity, definition, state, species, d3)
+        artifact = _build_artifact(one, d3)
         validate_v2_artifact_with_policy(artifact, policy, validation="canonical")
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"aimnet's format does not support this model: {error_text(error):.500}") from error
@@ -91,53 +104,45 @@ def write_export(export: Export, path: Path) -> None:
     atomic_write(path, buffer.getbuffer(), mode=0o666)
 
 
-def describe_one(saved: SavedModel, fidelity: int) -> tuple[dict[str, Any], dict[str, Tensor], list[int]]:
-    """Return the definition and the weights of one fidelity with aimnet's names of its outputs, and its elements.
+def take_one(saved: SavedModel, fidelity: int) -> OneFidelity:
+    """Return one fidelity of a model, with aimnet's names of the output modules.
 
     Raises:
         ModelError: It has no energies, or nothing that could contain its reference energies.
     """
     names = [label.name for label in saved.labels]
-    if "energy" not in names or not saved.reference_energies[fidelity]:
+    energies = saved.reference_energies[fidelity]
+    if "energy" not in names or not energies:
         raise ModelError(f"the fidelity {saved.fidelity_names[fidelity]} was trained without energies")
     definition, state = rename_outputs(saved.definition, weights_of_fidelity(saved, fidelity))
     if "atomic_shift" not in definition["kwargs"]["outputs"]:
         raise ModelError("the model has no aimnet.modules.AtomicShift, which contains the reference energies")
-    return definition, state, sorted(saved.elements_of(fidelity))
+    elements = sorted(saved.elements_of(fidelity))
+    return OneFidelity(definition=definition, state=state, energies={z: energies[z] for z in elements})
 
 
-def build_one(
-    saved: SavedModel, fidelity: int, definition: Mapping[str, Any], state: dict[str, Tensor], species: list[int]
-) -> tuple[nn.Module, float]:
-    """Build the model of one fidelity with its reference energies and NaN for other elements; return also its cutoff.
+def build_one(one: OneFidelity) -> tuple[nn.Module, float]:
+    """Build a model without reference energies, with NaN for other elements, and return it with its cutoff in Å.
 
     Raises:
+        ModelError: The model cannot be built.
         ValueError: The model has elements that aimnet does not support.
         RuntimeError: The weights do not fit the definition.
     """
-    policy = resolve_model_import_policy(_import_paths(definition) or None, "extend")
     # Building a model draws initial values, which are replaced.
     with torch.random.fork_rng(devices=[]):
-        model = build_module(
-            copy.deepcopy(dict(definition)), allow_file_references=False, import_authorizer=policy.require_allowed
-        )
-    _load(model, state, species, saved.source)
-    bake_sae_into_model(model, {z: saved.reference_energies[fidelity][z] for z in species})
-    mask_not_implemented_species(model, species)
+        model = build_model(one.definition, labels=("energy",))
+    _load(model, one)
+    model.requires_grad_(False)
+    mask_not_implemented_species(model, one.species)
     return model, extract_cutoff(model)
 
 
-def _build_artifact(
-    saved: SavedModel,
-    fidelity: int,
-    definition: dict[str, Any],
-    state: dict[str, Tensor],
-    species: list[int],
-    d3: Mapping[str, float] | None,
-) -> dict[str, Any]:
-    core, coulomb_mode, has_d3, own_d3, rc, envelope, _ = strip_lr_modules_from_yaml(definition, state)
+def _build_artifact(one: OneFidelity, d3: Mapping[str, float] | None) -> dict[str, Any]:
+    core, coulomb_mode, has_d3, own_d3, rc, envelope, _ = strip_lr_modules_from_yaml(one.definition, one.state)
     text = dump(core)
-    model, cutoff = build_one(saved, fidelity, core, state, species)
+    model, cutoff = build_one(replace(one, definition=core))
+    bake_sae_into_model(model, one.energies)
     embedded = coulomb_mode == "sr_embedded"
     has_d3ts = has_d3ts_in_config(core)
     return {
@@ -152,20 +157,21 @@ def _build_artifact(
         "d3_params": dict(d3) if d3 is not None else own_d3,
         "has_embedded_lr": embedded or has_d3ts,
         "has_embedded_d3ts": has_d3ts,
-        "implemented_species": species,
+        "implemented_species": one.species,
         "state_dict": model.state_dict(),
     }
 
 
-def _load(model: nn.Module, state: dict[str, Tensor], species: list[int], source: Path) -> None:
+def _load(model: nn.Module, one: OneFidelity) -> None:
     """Load the weights, with tables cut to the elements of aimnet's format."""
     own = model.state_dict()
     rows = len(own[EMBEDDING])
-    if beyond := [z for z in species if z >= rows]:
+    if beyond := [z for z in one.species if z >= rows]:
         raise ValueError(f"it has elements up to {rows - 1}, and the model was trained on {join_symbols(beyond)}")
-    given = {name: value[: len(own[name])] if _is_longer(name, value, own) else value for name, value in state.items()}
-    convert_atomic_shifts_to_float64(model)
-    load_state_dict_checked(model.eval(), given, source=str(source), unexpected="error")
+    given = {
+        name: value[: len(own[name])] if _is_longer(name, value, own) else value for name, value in one.state.items()
+    }
+    load_state_dict_checked(model.eval(), given, source="the model", unexpected="error")
 
 
 def _is_longer(name: str, value: Tensor, own: Mapping[str, Tensor]) -> bool:

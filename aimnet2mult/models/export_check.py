@@ -50,7 +50,7 @@ def check_export(export: Export, predictor: Predictor, *, added_d3: bool) -> Non
     def evaluate(coord: Floats, numbers: npt.NDArray[np.int64], charge: float, mult: float) -> tuple[float, Floats]:
         data = {"coord": coord[None], "numbers": numbers[None], "charge": [charge], "mult": [mult]}
         found = calculator({key: torch.as_tensor(np.asarray(value)) for key, value in data.items()}, forces=True)
-        return float(found["energy"]), found["forces"].detach().double().numpy()[0]
+        return float(found["energy"].detach()), found["forces"].detach().double().numpy()[0]
 
     check_against(predictor, evaluate, export.artifact["implemented_species"])
 

@@ -1,5 +1,6 @@
 """The part of a model that predicts one of its fidelities."""
 
+import torch
 from torch import Tensor
 
 from aimnet2mult.errors import ConfigError, ModelError
@@ -26,7 +27,7 @@ def find_fidelity(description: Description, name: str | None) -> int:
     if name is None and len(names) == 1:
         return 0
     if name is None:
-        raise ConfigError(f"the model has the fidelities {', '.join(names)}; choose one of them")
+        raise ConfigError(f"the model has several fidelities: {', '.join(names)}; choose one with --fidelity NAME")
     if name not in names:
         raise ConfigError(f"there is no fidelity {name!r}; the model has {', '.join(names)}{did_you_mean(name, names)}")
     return names.index(name)
@@ -51,7 +52,12 @@ def weights_of_fidelity(saved: SavedModel, fidelity: int) -> dict[str, Tensor]:
         module, heads, rest = name.partition(".heads.")
         index, _, rest = rest.partition(".")
         if not heads:
-            found[name] = value[start : start + len(value) - others].clone() if name.endswith(TABLES) else value
+            found[name] = _rows(value, start, len(value) - others) if name.endswith(TABLES) else value
         elif index == str(fidelity):
             found[f"{module}.{rest}"] = value
     return found
+
+
+def _rows(table: Tensor, start: int, number: int) -> Tensor:
+    """Return the rows of a fidelity; padding has the first row of the table in all of them."""
+    return torch.cat([table[:1], table[start + 1 : start + number]])

@@ -75,15 +75,15 @@ class Predictor:
             fidelities: The fidelity of each structure (B,), by default that of this object.
 
         Returns:
-            Arrays by label, in the units of the training data: ``energy`` (B,) in eV with reference energies, ``forces``
-            (B, N, 3) in eV/Å, ``charges`` and ``spin_charges`` (B, N) in e.
+            Arrays by label, in the units of the training data: ``energy`` (B,) in eV with the reference energies,
+            ``forces`` (B, N, 3) in eV/Å, ``charges`` and ``spin_charges`` (B, N) in e.
 
         Raises:
             ConfigError: There is no such fidelity.
             DataError: The shapes do not fit, or there are elements that a fidelity was not trained on.
         """
         z, r = np.asarray(numbers, np.int64), np.asarray(coord, np.float64)
-        if z.ndim != 2 or r.shape != (*z.shape, 3):
+        if r.shape != (*z.shape, 3) or z.ndim == 1:
             raise DataError(f"numbers have the shape {z.shape} and coord {r.shape}; expected (B, N) and (B, N, 3)")
         names = [self.fidelity] * len(z) if fidelities is None else fidelities
         if len(names) != len(z):

@@ -6,7 +6,9 @@ around the trace rejects everything else.
 """
 
 import io
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from aimnet2mult.data.reference_energies import MAX_ELEMENT
 from aimnet2mult.errors import ModelError
-from aimnet2mult.models.export import build_one, describe_one
+from aimnet2mult.models.export import build_one, take_one
 from aimnet2mult.models.export_check import check_against
 from aimnet2mult.models.predictor import Predictor
 from telemetry.errors import error_text
@@ -40,18 +43,25 @@ class _Core(nn.Module):
 
 
 class _Checked(nn.Module):
-    """A trace, with the interface of the original's models."""
+    """A trace, with the interface of the original's models, and with the reference energies."""
 
-    def __init__(self, traced: torch.jit.ScriptModule, cutoff: float) -> None:
+    def __init__(self, traced: torch.jit.ScriptModule, cutoff: float, energies: Mapping[int, float]) -> None:
         super().__init__()
         self.traced = traced
         self.cutoff: float = cutoff
+        # Not in the trace, because TorchScript fails to differentiate a sum of float32 and float64.
+        table = torch.full((MAX_ELEMENT + 1,), math.nan, dtype=torch.float64)
+        table[list(energies)] = torch.tensor(list(energies.values()), dtype=torch.float64)
+        self.energies: Tensor
+        self.register_buffer("energies", table)
 
     def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         numbers = data["numbers"].long()
-        if "mol_idx" in data or "nbmat" in data or "cell" in data or numbers.dim() != 2 or bool((numbers == 0).any()):
+        other = "mol_idx" in data or "nbmat" in data or "cell" in data
+        if other or data["coord"].dim() != numbers.dim() + 1 or bool((numbers == 0).any()):
             raise ValueError("expected isolated structures of equal size: coord (B, N, 3) and numbers (B, N)")
         found: dict[str, Tensor] = self.traced(data["coord"], numbers, data["charge"], data["mult"])
+        found["energy"] = found["energy"].double() + self.energies[numbers].sum(-1)
         return found
 
 
@@ -61,24 +71,23 @@ def export_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
     Raises:
         ModelError: The model cannot be traced, or the trace predicts something else for other structures.
     """
-    definition, state, species = describe_one(predictor.saved, predictor.index)
-    if dispersion := {"dftd3", "d3ts"} & definition["kwargs"]["outputs"].keys():
-        raise ModelError(
-            f"--torchscript: the model has a dispersion correction, {dispersion.pop()}, which is not traced"
-        )
-    model, cutoff = build_one(predictor.saved, predictor.index, definition, state, species)
+    one = take_one(predictor.saved, predictor.index)
+    if {"dftd3", "d3ts"} & one.definition["kwargs"]["outputs"].keys():
+        raise ModelError("--torchscript: the model has a dispersion correction, which cannot be traced")
+    model, cutoff = build_one(one)
     names = tuple(label.name for label in predictor.labels if label.name != "forces")
-    example = (torch.rand(1, 4, 3) + torch.arange(4).reshape(1, 4, 1), torch.tensor([species[:1] * 4]))
+    # A chain of four atoms; the trace is for any number.
+    example = (torch.arange(12.0).reshape(1, 4, 3), torch.tensor([one.species[:1] * 4]))
     with warnings.catch_warnings():
         # About the decisions that a trace contains.
         warnings.simplefilter("ignore")
         try:
             core = _Core(model, names).eval().requires_grad_(False)
             traced = torch.jit.trace(core, (*example, torch.zeros(1), torch.ones(1)), check_trace=False, strict=False)
-            scripted: torch.jit.ScriptModule = torch.jit.script(_Checked(traced, cutoff).eval())
+            scripted: torch.jit.ScriptModule = torch.jit.script(_Checked(traced, cutoff, one.energies).eval())
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"--torchscript: the model cannot be traced: {error_text(error):.500}") from error
-    check_against(predictor, lambda *structure: _evaluate(scripted, *structure), species)
+    check_against(predictor, lambda *structure: _evaluate(scripted, *structure), one.species)
     return scripted
 
 
@@ -89,7 +98,10 @@ def write_torchscript(scripted: torch.jit.ScriptModule, path: Path) -> None:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
     buffer = io.BytesIO()
-    torch.jit.save(scripted, buffer)
+    with warnings.catch_warnings():
+        # TorchScript is deprecated.
+        warnings.simplefilter("ignore")
+        torch.jit.save(scripted, buffer)
     remove_temporary_files(path)
     atomic_write(path, buffer.getbuffer(), mode=0o666)
 
@@ -103,4 +115,4 @@ def _evaluate(
     data |= {"charge": torch.tensor([charge]), "mult": torch.tensor([mult])}
     energy = scripted(data)["energy"].sum()
     (gradient,) = torch.autograd.grad(energy, positions)
-    return float(energy), -gradient[0].double().numpy()
+    return float(energy.detach()), -gradient[0].double().numpy()

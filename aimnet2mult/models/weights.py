@@ -10,7 +10,7 @@ from torch import nn
 
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.build import unwrap
-from aimnet2mult.models.description import Description, describe_run
+from aimnet2mult.models.description import Description, describe_run, from_plain
 from aimnet2mult.models.envelope import WEIGHTS, enclose, take_out
 from aimnet2mult.models.torch_file import load_file
 from telemetry.errors import error_text
@@ -55,10 +55,11 @@ def save_checkpoint_weights(checkpoint: Path, run: Path, path: Path) -> None:
     try:
         content = take_out(load_file(checkpoint))
         state = _without_prefix(content)
+        plain = content.get("description")
+        description = None if plain is None else from_plain(plain)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the checkpoint {checkpoint}: {_reason(error)}") from error
-    plain = content.get("description")
-    _save(state, describe_run(run).to_plain() if plain is None else plain, path, 0o666)
+    _save(state, (description or describe_run(run)).to_plain(), path, 0o666)
 
 
 def read_state(path: Path) -> tuple[Any, Any]:

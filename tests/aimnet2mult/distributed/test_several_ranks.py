@@ -16,6 +16,7 @@ from aimnet2mult.data.dataset import load_data
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.models.checkpoint_folder import diverged_path, find_newest, iteration_of
 from support.double_precision import Double, add_masks
+from support.file_contents import read_content, read_weights
 from support.labels import built_in
 from support.rank_jobs import Job, Launcher, slurm_environments, torchrun_environments
 from support.tiny_runs import newest_checkpoint
@@ -149,7 +150,7 @@ def closed(run: Path) -> Closed:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     newest = newest_checkpoint(run)
-    state: dict[str, torch.Tensor] = torch.load(newest, weights_only=True)["parts"]["model"]
+    state: dict[str, torch.Tensor] = read_content(newest)["parts"]["model"]
     return state
 
 
@@ -182,7 +183,7 @@ def test_four_ranks_produce_the_same_although_a_batch_has_fewer_structures(
 
 def test_weights_saved_by_two_ranks_are_those_of_the_unwrapped_model(two: tuple[Path, Job]) -> None:
     run, job = two
-    saved = torch.load(job.folder.parent / "weights.pt", weights_only=True)
+    saved = read_weights(job.folder.parent / "weights.pt")
     assert saved.keys() == Double().state_dict().keys()
     assert weights(run).keys() == {f"module.{name}" for name in saved}
 
@@ -191,7 +192,7 @@ def test_validation_metrics_agree_with_numpy(two: tuple[Path, Job], files: list[
     run, _ = two
     step = max(step for stream, step in points(run) if stream == "val")
     model = Double()
-    state = torch.load(run / f"checkpoints/step-{step:08d}.pt", weights_only=True)["parts"]["model"]
+    state = read_content(run / f"checkpoints/step-{step:08d}.pt")["parts"]["model"]
     model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
     data = load_data(
         files,

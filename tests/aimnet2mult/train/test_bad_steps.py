@@ -23,6 +23,7 @@ from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
+from support.file_contents import read_content
 from support.tiny_runs import newest_checkpoint, points, write_data
 from telemetry import NullBus, read_receipt
 from telemetry.journal.reader import JournalReader
@@ -85,7 +86,7 @@ def test_a_bad_structure_is_named_once_and_the_model_stays_usable(
     code, run = start(bad=[7], save=tmp_path / "weights.pt")
     assert code == 0
     assert read_receipt(run).status == "finished"
-    model = torch.load(newest_checkpoint(run), weights_only=True)["parts"]["model"]
+    model = read_content(newest_checkpoint(run))["parts"]["model"]
     assert all(value.isfinite().all() for value in model.values())
     (alert,) = alerts(run)
     assert alert.title == "step skipped: loss or gradient is not finite"
@@ -108,7 +109,7 @@ def test_a_skipped_step_equals_a_run_that_never_had_the_batch(start: Callable[..
     _, run = start("trainer.epochs=1", bad=[7])
     (alert,) = alerts(run)
     # The batch is the last one, or the others follow it: compare the optimizer's step counts and weights.
-    state = torch.load(newest_checkpoint(run), weights_only=True)["parts"]["optimizer"]["state"]
+    state = read_content(newest_checkpoint(run))["parts"]["optimizer"]["state"]
     assert {float(values["step"]) for values in state.values()} == {2.0}
     assert 1 <= alert.step <= 3
 
@@ -145,7 +146,7 @@ def test_after_many_bad_steps_no_checkpoint_of_exploded_weights_is_left_to_resum
     code, run = start(explosive, "trainer.max_bad_steps=5", "trainer.epochs=40", "checkpoint.keep=40")
     assert code == 3
     for path in (run / "checkpoints").glob("step-*.pt"):
-        weights = torch.load(path, weights_only=True)["parts"]["model"]
+        weights = read_content(path)["parts"]["model"]
         assert all(float(value.abs().max()) < 1e3 for value in weights.values())
     assert list((run / "checkpoints").glob("diverged-step-*.pt")), "a checkpoint was written while the weights grew"
     assert (run / "checkpoints/diverged.pt").is_file()

@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.checkpoint_folder import find_newest
 from aimnet2mult.train.checkpoint_peek import read_progress
+from support.file_contents import read_content
 from support.tiny_runs import newest_checkpoint, train_tiny
 
 GOLDEN_RUNS = Path(__file__).parents[2] / "data/golden-runs"
@@ -19,7 +19,7 @@ GOLDEN_RUNS = Path(__file__).parents[2] / "data/golden-runs"
 def test_the_progress_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     path = newest_checkpoint(train_tiny(tmp_path, "trainer.epochs=2"))
     progress = read_progress(path)
-    position = torch.load(path, weights_only=True)["position"]
+    position = read_content(path)["position"]
     assert (progress.iteration, progress.epoch_length, progress.epoch) == (6, 3, 2)
     assert (progress.samplers, progress.owes_validation) == (position["samplers"], False)
     assert progress.lowest_lr == 0.1

@@ -22,6 +22,7 @@ from aimnet2mult.models.checkpoint_folder import checkpoint_path
 from aimnet2mult.train.checkpointing import Checkpointing, Stateful, load_checkpoint, write_checkpoint
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from support.file_contents import read_content
 from support.tiny_runs import build_tiny
 from telemetry import NullBus
 
@@ -232,9 +233,9 @@ def test_a_checkpoint_has_the_documented_keys(tmp_path: Path) -> None:
     assert not run.checkpointing.problem
     run.checkpointing.save(5)
     path = checkpoint_path(run.folder, 5)
-    content = torch.load(path, weights_only=True)
+    content = read_content(path)
     assert content["versions"] == {name: version(name) for name in ("aimnet2mult", "aimnet", "torch", "numpy")}
-    assert content.keys() == {"parts", "position", "random", "versions"}
+    assert content.keys() == {"parts", "position", "random", "versions", "description"}
     assert content["parts"].keys() == {"model", "optimizer", "schedule", "sums"}
     assert content["position"] == {
         "iteration": 5,
@@ -254,7 +255,7 @@ def test_packages_that_are_not_installed_do_not_prevent_a_checkpoint(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("aimnet2mult.train.checkpointing.version", not_found)
-    content = torch.load(write(tmp_path, 1), weights_only=True)
+    content = read_content(write(tmp_path, 1))
     assert set(content["versions"].values()) == {"not installed"}
 
 
@@ -298,7 +299,7 @@ def test_a_checkpoint_written_with_other_data_is_rejected(tmp_path: Path) -> Non
     run = TinyRun(tmp_path)
     run.checkpointing.save(3)
     path = checkpoint_path(run.folder, 3)
-    content = torch.load(path, weights_only=True)
+    content = read_content(path)
     for change in ({"data": None}, {"data": content["position"]["data"] + 1}, {"epoch_length": 4}):
         torch.save({**content, "position": content["position"] | change}, path)
         with pytest.raises(CheckpointError, match=r"step-00000003.pt .* the data sets have changed since"):
@@ -323,7 +324,7 @@ def test_a_checkpoint_of_version_0_1_may_have_had_other_batches(tmp_path: Path) 
     run = TinyRun(tmp_path)
     run.checkpointing.save(3)
     path = checkpoint_path(run.folder, 3)
-    content = torch.load(path, weights_only=True)
+    content = read_content(path)
     del content["position"]["samplers"]
     torch.save(content, path)
     assert TinyRun(tmp_path).checkpointing.load(path) == 3
@@ -457,7 +458,7 @@ def test_the_state_of_a_diverged_run_is_saved_separately(tmp_path: Path) -> None
     spoil(run.components)
     run.checkpointing.save_diverged(8)
     assert run.files == ["diverged-step-00000006.pt", "diverged.pt", "step-00000003.pt"]
-    content = torch.load(run.folder / "checkpoints/diverged.pt", weights_only=True)
+    content = read_content(run.folder / "checkpoints/diverged.pt")
     assert content["position"]["iteration"] == 8
     assert run.output.getvalue() == f"state of the diverged run: {run.folder}/checkpoints/diverged.pt\n"
 

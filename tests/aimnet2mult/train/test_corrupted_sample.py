@@ -13,6 +13,7 @@ from aimnet2mult.cli.sample_data import SAMPLE
 from aimnet2mult.errors import DataError
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support.file_contents import read_content
 from support.tiny_runs import newest_checkpoint, points
 
 GROUP, ROW = "009", 217
@@ -123,7 +124,7 @@ def check_usable(run: Path) -> None:
     losses = [point["loss"] for stream in ("train_epoch", "val") for point in points(run, stream).values()]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
-    weights = torch.load(newest_checkpoint(run))["parts"]["model"]
+    weights = read_content(newest_checkpoint(run))["parts"]["model"]
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 

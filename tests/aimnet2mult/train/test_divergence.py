@@ -11,6 +11,7 @@ from aimnet2mult.train import engine
 from aimnet2mult.train.engine import Batch
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support.file_contents import read_content
 from support.tiny_runs import newest_checkpoint, points, train_tiny
 from telemetry import read_receipt
 
@@ -75,7 +76,7 @@ def test_a_diverged_loss_keeps_the_checkpoint_from_before_the_divergence(
     assert "diverged.pt" in kept(run)
     # A divergence takes five points; each epoch has three, and a checkpoint.
     assert any(name.startswith("diverged-step-") for name in kept(run))
-    state = torch.load(good(run), weights_only=True)
+    state = read_content(good(run))
     losses = points(run, "train_window")
     assert all(values["loss"] < 1e3 for step, values in losses.items() if step <= state["position"]["iteration"])
     (named,) = re.findall(r"aimnet2mult train … --load (\S+)", capfd.readouterr().err)
@@ -99,7 +100,7 @@ def test_with_warn_the_run_continues_and_keeps_its_weights(
     train_tiny(tmp_path, EVERY, "trainer.epochs=20", "trainer.max_bad_steps=99")
     run = the_run(tmp_path)
     assert read_receipt(run).status == "finished"
-    model = torch.load(good(run), weights_only=True)["parts"]["model"]
+    model = read_content(good(run))["parts"]["model"]
     assert all(array.isfinite().all() for array in model.values())
     # The healthy checkpoint, and the two newest.
     assert len(kept(run)) == 3

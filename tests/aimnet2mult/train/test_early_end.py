@@ -13,6 +13,7 @@ from aimnet2mult.train.components import fidelity_weights
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
+from support.file_contents import read_content, read_weights
 from support.tiny_runs import points, train_tiny, write_data
 from telemetry import read_receipt
 
@@ -46,7 +47,7 @@ def test_a_run_stopped_within_an_epoch_is_preempted_even_below_the_limit(tmp_pat
 
 
 def weights(run: Path) -> Any:
-    return torch.load(run / "checkpoints" / "best.pt", weights_only=True)
+    return read_weights(run / "checkpoints" / "best.pt")
 
 
 def test_the_weights_of_the_best_validation_are_saved(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_the_weights_of_the_best_validation_are_saved(tmp_path: Path) -> None:
     run = train_tiny(tmp_path, "checkpoint.best=E_rmse", "checkpoint.keep=9")
     curve = {step: point["E_rmse"] for step, point in points(run).items()}
     best = min(curve, key=curve.__getitem__)
-    kept = torch.load(run / "checkpoints" / f"step-{best:08d}.pt", weights_only=True)["parts"]["model"]
+    kept = read_content(run / "checkpoints" / f"step-{best:08d}.pt")["parts"]["model"]
     assert weights(run).keys() == kept.keys() == before.keys()
     assert all(torch.equal(weights(run)[name], kept[name]) for name in kept)
 

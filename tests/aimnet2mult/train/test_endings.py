@@ -20,6 +20,8 @@ from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Request, make_plan
 from aimnet2mult.train.runner import EXIT_NOT_SAVED, train
 from support import tiny_model
+from support.file_contents import read_content, read_weights
+from support.saved_models import TINY_DESCRIPTION
 from support.tiny_runs import newest_checkpoint, points, train_tiny, write_data
 from telemetry import read_receipt
 from telemetry.delivery.deadline import Deadline
@@ -33,11 +35,6 @@ def resume(run: Path, *overrides: str, **request: Any) -> int:
 
 def segments(run: Path) -> int:
     return len(list(run.glob("journal-*.jsonl")))
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    content: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
-    return content
 
 
 # ---------------------------------------------------------------- --save
@@ -69,8 +66,8 @@ def test_failing_to_save_names_the_checkpoint_and_the_command_and_the_run_has_fi
     assert f"{newest_checkpoint(run)} contains them; to save them: aimnet2mult train --resume {run} --save PATH" in said
     assert not list(tmp_path.rglob("*.tmp"))
     assert resume(run, save=tmp_path / "again.pt") == 0
-    kept = weights(newest_checkpoint(run))["parts"]["model"]
-    assert all(torch.equal(value, weights(tmp_path / "again.pt")[name]) for name, value in kept.items())
+    kept = read_content(newest_checkpoint(run))["parts"]["model"]
+    assert all(torch.equal(value, read_weights(tmp_path / "again.pt")[name]) for name, value in kept.items())
 
 
 def test_without_a_checkpoint_the_message_says_so(
@@ -82,7 +79,7 @@ def test_without_a_checkpoint_the_message_says_so(
     from aimnet2mult.train import final_weights
 
     monkeypatch.setattr(final_weights, "save_weights", full_disk)
-    assert final_weights.save_model(tiny_model.TinyCore(), tmp_path / "w.pt", tmp_path) == (
+    assert final_weights.save_model(tiny_model.TinyCore(), TINY_DESCRIPTION, tmp_path / "w.pt", tmp_path) == (
         f"cannot write the weights to {tmp_path / 'w.pt'}: No space left on device; there is no checkpoint that "
         "contains them"
     )
@@ -95,7 +92,7 @@ def test_weights_saved_from_the_checkpoint_of_a_finished_run_are_those_of_its_en
     assert segments(run) == before
     assert resume(run, "trainer.epochs=2", save=tmp_path / "b.pt") == 0
     assert resume(run, save=tmp_path / "c.pt") == 0
-    a, b, c = (weights(tmp_path / f"{name}.pt") for name in "abc")
+    a, b, c = (read_weights(tmp_path / f"{name}.pt") for name in "abc")
     assert list(b) == list(c) == list(tiny_model.TinyCore().state_dict())
     assert all(torch.equal(b[name], c[name]) for name in b)
     assert not all(torch.equal(a[name], b[name]) for name in b)
@@ -224,7 +221,7 @@ def test_too_few_epochs_of_the_new_length_leave_the_run_as_it_was(tmp_path: Path
 def test_a_checkpoint_of_an_earlier_version_needs_the_same_batch_size(tmp_path: Path) -> None:
     run = train_tiny(tmp_path, ONE_EPOCH)
     path = newest_checkpoint(run)
-    content = torch.load(path, weights_only=True)
+    content = read_content(path)
     del content["position"]["samplers"]
     torch.save(content, path)
     (run / "data.json").unlink()
@@ -321,7 +318,7 @@ def test_malformed_files_of_a_run_are_refused(tmp_path: Path) -> None:
         resume(run, "trainer.epochs=2")
     (run / "data.json").write_bytes(original)
     path = newest_checkpoint(run)
-    content = torch.load(path, weights_only=True)
+    content = read_content(path)
     content["parts"]["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"does not fit this run: optimizer: state of parameter 0 of group 0: "):

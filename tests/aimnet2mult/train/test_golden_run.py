@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.file_contents import read_weights
 from support.golden_runs import V1, copy, expected, expected_rows, output_of, run_command
 from telemetry import read_receipt, read_run
 
@@ -42,8 +43,8 @@ def test_it_continues_from_the_checkpoint_exactly(run: Path, tmp_path: Path) -> 
     assert loss.values.tolist() == pytest.approx(list(whole.values()), rel=1e-4)
 
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["best.pt", "step-00000020.pt"]
-    state = torch.load(weights, weights_only=True)
-    assert state.keys() == torch.load(run / "checkpoints" / "best.pt", weights_only=True).keys()
+    state = read_weights(weights)
+    assert state.keys() == read_weights(run / "checkpoints" / "best.pt").keys()
     (tensorboard,) = read_receipt(run).sinks
     assert (tensorboard.name, tensorboard.delivered) == ("tensorboard", 24)
     assert tensorboard.pending == read_receipt(run).journaled - 24

@@ -19,6 +19,7 @@ from aimnet2mult.train.checkpointing import load_checkpoint
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.restoring import check_alike, restore_part
 from support.damage import damage_bytes, damage_pickle, damage_values
+from support.file_contents import read_content
 from support.tiny_runs import build_tiny, newest_checkpoint, train_tiny
 
 Change = Callable[[Any], object]
@@ -32,7 +33,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(original: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(original, weights_only=True)
+    loaded: dict[str, Any] = read_content(original)
     return loaded
 
 
@@ -175,7 +176,7 @@ def test_a_checkpoint_with_something_else_is_refused(components: Components, tmp
     ):
         load_checkpoint(path, state(components))
     with pytest.raises(CheckpointError, match=r"step-00000003.pt: it has no entry parts.model"):
-        save_checkpoint_weights(path, tmp_path / "w.pt")
+        save_checkpoint_weights(path, tmp_path, tmp_path / "w.pt")
 
 
 def test_a_trial_step_changes_neither_the_optimizer_nor_the_schedule(original: Path, components: Components) -> None:
@@ -222,7 +223,7 @@ def test_random_damage_never_ends_in_another_exception(
         (CheckpointError, lambda: read_progress(path)),
         (CheckpointError, lambda: load_checkpoint(path, state(components))),
         (ConfigError, lambda: load_weights(components.model, path)),
-        (CheckpointError, lambda: save_checkpoint_weights(path, tmp_path / "w.pt")),
+        (CheckpointError, lambda: save_checkpoint_weights(path, tmp_path, tmp_path / "w.pt")),
     ]
     refused = [0] * len(tries)
     for seed in range(40):

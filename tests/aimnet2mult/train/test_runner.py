@@ -23,6 +23,7 @@ from aimnet2mult.train import plan
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
+from support.file_contents import read_content, read_weights
 from support.tiny_runs import newest_checkpoint
 from telemetry import JournalError, read_header
 from telemetry.journal.reader import JournalReader
@@ -590,13 +591,13 @@ def test_saved_weights_are_the_final_ones_and_can_be_loaded(trainee: Trainee, tm
     file = tmp_path / "weights.pt"
     trainee.start(save=file)
     newest = newest_checkpoint(trainee.run)
-    state = torch.load(newest, weights_only=True)["parts"]["model"]
-    saved = torch.load(file, weights_only=True)
+    state = read_content(newest)["parts"]["model"]
+    saved = read_weights(file)
     assert state.keys() == {f"module.{name}" for name in saved}
     assert all(torch.equal(state[f"module.{name}"], value) for name, value in saved.items())
 
     trainee.start(f"load={file}", "optimizer.kwargs.lr=1e-12", "scheduler=null", "trainer.epochs=1", save=file)
-    again = torch.load(file, weights_only=True)
+    again = read_weights(file)
     assert all(torch.allclose(again[name], value, atol=1e-6) for name, value in saved.items())
 
 

@@ -23,6 +23,7 @@ from aimnet2mult.models.weights import load_weights, save_checkpoint_weights
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.checkpointing import load_checkpoint
 from support.damage import damage_bytes, damage_hdf5, damage_pickle, damage_values
+from support.file_contents import read_content
 from support.labels import built_in
 from support.small_groups import make_group
 from support.tiny_runs import build_tiny, newest_checkpoint, train_tiny
@@ -67,7 +68,7 @@ def write_data(path: Path) -> None:
 def checkpoint_reader(folder: Path) -> Read:
     """Return a function that damages a checkpoint, and returns whether it is refused in one of its uses."""
     original = newest_checkpoint(train_tiny(folder, "trainer.epochs=1"))
-    content: dict[str, Any] = torch.load(original, weights_only=True)
+    content: dict[str, Any] = read_content(original)
     components = build_tiny(folder)[1]
     path = folder / "step-00000003.pt"
     state: Any = {
@@ -80,7 +81,7 @@ def checkpoint_reader(folder: Path) -> Read:
         (CheckpointError, lambda: read_progress(path)),
         (CheckpointError, lambda: load_checkpoint(path, state)),
         (ConfigError, lambda: load_weights(components.model, path)),
-        (CheckpointError, lambda: save_checkpoint_weights(path, folder / "weights.pt")),
+        (CheckpointError, lambda: save_checkpoint_weights(path, folder, folder / "weights.pt")),
     ]
 
     def read(rng: random.Random) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 import aimnet2mult
 from aimnet2mult.config.merge import read_yaml
+from support.file_contents import read_weights
 from telemetry import read_receipt
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Scalars
@@ -55,7 +56,7 @@ def test_a_plateau_file_trains_resumes_and_its_weights_are_loaded(tmp_path: Path
     assert list(points(run, "val")) == [3, 6]
     assert read_yaml(run / "train.yaml")["trainer"]["clip_grad_value"] is None
     assert read_yaml(run / "model.yaml")["class"] == "aimnet.models.AIMNet2"
-    weights_of_run = torch.load(tmp_path / "w.pt", weights_only=True)
+    weights_of_run = read_weights(tmp_path / "w.pt")
 
     command(tmp_path, *arguments("plateau"), *weights, "run_name=a", "--resume", "auto", "trainer.epochs=3")
     command(tmp_path, "--resume", run, "trainer.epochs=4", "--telemetry-sinks", "none")
@@ -78,5 +79,5 @@ def test_a_cosine_file_trains_stops_at_its_lowest_learning_rate_and_keeps_the_be
     assert rates == pytest.approx([1e-4] * 4 + [1e-6 + 0.5 * 99e-6 * 1.5] * 2, rel=1e-6)
     assert "below trainer.stop_below_lr 4e-05: finished" in output
     assert read_receipt(run).status == "finished"
-    best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
-    assert best.keys() == torch.load(tmp_path / "w.pt", weights_only=True).keys()
+    best = read_weights(run / "checkpoints" / "best.pt")
+    assert best.keys() == read_weights(tmp_path / "w.pt").keys()
