@@ -97,7 +97,7 @@ class StopConsensus:
 
     def _check_clocks(self) -> None:
         if self._is_time_up():
-            self._stop.request("the time limit")
+            self._stop.request("trainer.time_limit")
         self.checkpoint_due = self._clock() - self._last_checkpoint >= self._checkpoint_interval
 
     def _next_interval(self) -> int:

@@ -57,6 +57,17 @@ def test_time_limit(
     figures(counts)
 
 
+def test_time_limit_without_a_signal(project: Project, figures: Callable[[object], None]) -> None:
+    # SIGURG has no effect. Without this option, that of the script would apply.
+    job = project.submit("--time=1", "--signal=URG@1", iterations=2 * ONE_LIMIT)
+    job.wait_for_restart(1)
+    job.extend_time_limit()
+    counts = finished_after(job, project, 2 * ONE_LIMIT)
+    assert counts.attempts == job.restarts + 1
+    assert job.output.count("stopped by trainer.time_limit") == job.restarts
+    figures(counts)
+
+
 def test_scancel(project: Project, figures: Callable[[object], None]) -> None:
     job = start(project)
     job.cancel()

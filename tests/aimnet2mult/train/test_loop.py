@@ -152,7 +152,7 @@ def test_a_time_limit_stops_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     harness = Harness(tmp_path, is_time_up=lambda: harness.iterations >= 5)
     assert harness.training.run().kind == "preempted"
     assert (harness.iterations, harness.calls[-1]) == (5, ("save", 5))
-    assert (harness.stop.exit_code, harness.stop.name) == (143, "the time limit")
+    assert (harness.stop.exit_code, harness.stop.name) == (143, "trainer.time_limit")
 
 
 def test_a_stop_within_an_epoch_ends_it_there_with_a_checkpoint(tmp_path: Path) -> None:

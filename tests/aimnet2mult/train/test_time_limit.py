@@ -89,6 +89,6 @@ def test_a_run_at_its_limit_stops_like_a_preempted_one_and_can_be_resumed(
 ) -> None:
     stopped = train_tiny(tmp_path, "trainer.time_limit=0.001s")
     said = capfd.readouterr()
-    assert "stopped by the time limit; resume with: aimnet2mult train --resume" in said.out + said.err
+    assert "stopped by trainer.time_limit; resume with: aimnet2mult train --resume" in said.out + said.err
     assert train(Request(resume=str(stopped), overrides=["trainer.time_limit=1h"])) == 0
     assert newest_checkpoint(stopped).stem.endswith("12")
