@@ -28,6 +28,7 @@ from aimnet2mult.models.build import build_model
 from aimnet2mult.models.one_fidelity import EMBEDDING, weights_of_fidelity
 from aimnet2mult.models.outputs import rename_outputs
 from aimnet2mult.models.saved_model import SavedModel
+from aimnet2mult.quantities import LABELS
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
@@ -131,7 +132,7 @@ def build_one(one: OneFidelity) -> tuple[nn.Module, float]:
     """
     # Building a model draws initial values, which are replaced.
     with torch.random.fork_rng(devices=[]):
-        model = build_model(one.definition, labels=("energy",))
+        model = build_model(one.definition, labels=(LABELS["energy"],))
     _load(model, one)
     model.requires_grad_(False)
     mask_not_implemented_species(model, one.species)

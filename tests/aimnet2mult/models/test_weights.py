@@ -22,7 +22,10 @@ def test_weights_do_not_depend_on_the_wrapper_for_forces(tmp_path: Path) -> None
     one, other = TinyCore(), TinyCore()
     save_weights(Forces(one), DESCRIPTION, tmp_path / "w.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
-    assert load_weights(Forces(other), tmp_path / "w.pt").summary == f"weights: 5 of 5 arrays loaded from {tmp_path / 'w.pt'}"
+    assert (
+        load_weights(Forces(other), tmp_path / "w.pt").summary
+        == f"weights: 5 of 5 arrays loaded from {tmp_path / 'w.pt'}"
+    )
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 

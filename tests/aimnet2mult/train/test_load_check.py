@@ -97,9 +97,7 @@ def test_data_with_an_unsupported_element_are_refused_with_its_place(tmp_path: P
     with h5py.File(tmp_path / "sulfur.h5", "r+") as file:
         file["004/numbers"][:3] = [6, 1, 1, 1]
         file["004/numbers"][3] = [6, 1, 1, 16]
-    message = (
-        rf"fidelity sulfur contains S, Cl, first in {tmp_path}/sulfur.h5, group 004, row 3: {source} has no "
-    )
+    message = rf"fidelity sulfur contains S, Cl, first in {tmp_path}/sulfur.h5, group 004, row 3: {source} has no "
     with pytest.raises(DataError, match=message):
         build(tmp_path, source, "wb97m", "sulfur")
 

@@ -34,7 +34,7 @@ def long_range() -> dict[str, Any]:
 def random_model(chosen: Mapping[str, Any], seed: int = 0) -> Any:
     """Build a model of one fidelity in which all parameters are random."""
     torch.manual_seed(seed)
-    model = build_model(copy.deepcopy(dict(chosen)), labels=(LABELS["energy"],)).eval()
+    model: Any = build_model(copy.deepcopy(dict(chosen)), labels=(LABELS["energy"],)).eval()
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.add_(0.1 * torch.randn_like(parameter))
