@@ -187,6 +187,8 @@ def _plan_new(request: Request) -> Plan:
     trust.check_settings(config, request.configs, request.overrides, problems)
     trust.check_definition(definition, model_file, problems)
     problems.raise_any()
+    if model_file not in (request.model, DEFAULT):
+        echo(f"model: as defined in {model_file}", err=True)
     folder, *above = _new_folders(_directory(settings), config.run_name, settings.mode)
     return Plan(
         config=config,
@@ -207,7 +209,6 @@ def _read_model(request: Request, config: Config) -> tuple[dict[str, Any], Path]
     if request.model is None and config.load is not None:
         definition = read_loaded_definition(Path(config.load))
         if definition is not None:
-            echo(f"model: as defined in {config.load}", err=True)
             return definition, Path(config.load)
     path = request.model or DEFAULT
     return read_definition(path), path
