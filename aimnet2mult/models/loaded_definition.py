@@ -10,10 +10,27 @@ from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.yaml_text import parse
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.checkpoint_folder import FOLDER
+from aimnet2mult.models.definition import DEFAULT, read_definition
 from aimnet2mult.models.envelope import take_out
 from aimnet2mult.models.torch_file import read_plain
 
-__all__ = ["read_loaded_definition"]
+__all__ = ["find_definition", "read_loaded_definition"]
+
+
+def find_definition(model: Path | None, load: str | None) -> tuple[dict[str, Any], Path]:
+    """Return the definition of the model of a run, and the file that it comes from.
+
+    This is the given definition, or that of the model whose weights are loaded, or the default.
+
+    Raises:
+        ConfigError: It cannot be read, or is malformed.
+    """
+    if model is None and load is not None:
+        definition = read_loaded_definition(Path(load))
+        if definition is not None:
+            return definition, Path(load)
+    path = model or DEFAULT
+    return read_definition(path), path
 
 
 def read_loaded_definition(path: Path) -> dict[str, Any] | None:

@@ -33,12 +33,11 @@ from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.description import Description
-from aimnet2mult.models.initial_weights import InitialWeights
 from aimnet2mult.quantities import Label
 from aimnet2mult.train.data_record import check_data, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
-from aimnet2mult.train.load_check import check_elements, check_energies, describe_references
+from aimnet2mult.train.load_check import check_start, prepare_start
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
@@ -125,20 +124,12 @@ def build_components(
     learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
-    if learner.loaded is not None:
-        check_elements(learner.loaded, config, skipped)
-    kept = _kept_energies(config, learner.loaded)
+    kept = {} if learner.loaded is None else prepare_start(learner.loaded, config, skipped)
     data = _load_data(config, labels, folder / SAE_FOLDER, skipped, kept)
     check_data(data.checksums, config, folder)
     loaded: tuple[str, ...] = ()
     if learner.loaded is not None:
-        # On one rank, whose error ends the others as well.
-        compared = communicator.rank == 0 and any(label.name == "energy" for label in labels)
-        loaded = (
-            learner.loaded.summary,
-            *([check_energies(learner.loaded, learner.model, data, definition, names)] if compared else []),
-            *describe_references(learner.loaded, data, names, kept),
-        )
+        loaded = check_start(learner.loaded, config, learner.model, definition, data, first_rank=not communicator.rank)
     (sampler, val_sampler), (train_loader, val_loader) = _loaders(
         config, data, labels, communicator, pin_memory=device.type == "cuda"
     )
@@ -212,14 +203,6 @@ def _prepare_process(config: Config) -> None:
     torch.manual_seed(config.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-
-
-def _kept_energies(config: Config, loaded: InitialWeights | None) -> dict[int, Sae]:
-    """Return the reference energies of loaded weights that the run uses, by fidelity."""
-    if loaded is None or config.load_reference_energies == "replace":
-        return {}
-    given = config.data.sae.energy.files
-    return {index: energies for index, energies in loaded.reference_energies.items() if index not in given}
 
 
 def _load_data(

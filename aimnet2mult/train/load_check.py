@@ -21,7 +21,7 @@ from aimnet2mult.errors import DataError, ModelError
 from aimnet2mult.models.initial_weights import InitialWeights
 from aimnet2mult.models.source_energies import predict_energy, reference_sum, source_energies
 
-__all__ = ["check_elements", "check_energies", "describe_references"]
+__all__ = ["check_start", "prepare_start"]
 
 STRUCTURES = 10
 """Number of structures whose energies are compared."""
@@ -34,17 +34,57 @@ MAX_LEFT = 10.0
 Structure = dict[str, Tensor]
 
 
-def check_elements(loaded: InitialWeights, config: Config, skipped: SkippedRows | None) -> None:
-    """Check that the source has parameters for all elements in the data files, before these are loaded.
+def prepare_start(loaded: InitialWeights, config: Config, skipped: SkippedRows | None) -> dict[int, Sae]:
+    """Check the elements in the data files, and return the reference energies to keep, by fidelity.
 
     Raises:
-        DataError: It has none for some; the message names them, their fidelities, and the first structure.
+        DataError: The source has no parameters for some elements; the message names them, their fidelities, and the
+            first structure.
     """
+    _check_elements(loaded, config, skipped or {})
+    if config.load_reference_energies == "replace":
+        return {}
+    files = config.data.sae.energy.files
+    return {fidelity: energies for fidelity, energies in loaded.reference_energies.items() if fidelity not in files}
+
+
+def check_start(
+    loaded: InitialWeights,
+    config: Config,
+    model: nn.Module,
+    definition: Mapping[str, Any],
+    data: MixedData,
+    *,
+    first_rank: bool,
+) -> tuple[str, ...]:
+    """Compare energies and reference energies with those of the source, and return lines about them.
+
+    Args:
+        loaded: The weights.
+        config: The configuration of the run.
+        model: The model with these weights.
+        definition: The definition of the model.
+        data: The data.
+        first_rank: Whether to compare energies; the error of one rank ends the others as well.
+
+    Raises:
+        DataError: Reference energies to be kept do not fit the data.
+        ModelError: The model predicts another energy than the source; the message states both.
+    """
+    names = config.fidelity_names
+    lines = [loaded.summary]
+    if first_rank and any(label.name == "energy" for label in config.labels):
+        lines.append(_compare_energies(loaded, model, data, definition, names))
+    lines += _describe_references(loaded, data, names, replaced=config.load_reference_energies == "replace")
+    return (*lines, *_describe_new_elements(loaded, data, names))
+
+
+def _check_elements(loaded: InitialWeights, config: Config, skipped: SkippedRows) -> None:
     problems = []
     for part in (config.data.fidelity_datasets, config.data.val_fidelity_datasets, config.data.test_fidelity_datasets):
         for fidelity, path in part.items():
             unsupported = loaded.unsupported[fidelity]
-            found = _find_elements(Path(path), unsupported, config, skipped or {}) if unsupported else None
+            found = _find_elements(Path(path), unsupported, config, skipped) if unsupported else None
             if found is not None:
                 problems.append(f"fidelity {config.fidelity_names[fidelity]} contains {found}")
     if problems:
@@ -73,20 +113,17 @@ def _find_elements(path: Path, elements: frozenset[int], config: Config, skipped
     return f"{join_symbols(sorted(found))}, first in {place}" if found else None
 
 
-def describe_references(
-    loaded: InitialWeights, data: MixedData, names: Sequence[str], kept: Mapping[int, Sae]
+def _describe_references(
+    loaded: InitialWeights, data: MixedData, names: Sequence[str], *, replaced: bool
 ) -> Iterator[str]:
     """Yield a line for each fidelity whose reference energies the source contains: whether they were kept.
 
     Kept ones are described by the mean of what they leave of the energies of the data; others, by how far the sums of
     the new ones differ.
-
-    Raises:
-        DataError: Those to be kept do not fit the data.
     """
     for fidelity, source in loaded.reference_energies.items():
         groups = list(_groups_of(data, fidelity))
-        if fidelity in kept and kept[fidelity] == data.saes[fidelity]:
+        if not replaced and source == data.saes[fidelity]:
             rest = np.concatenate([group["energy"] / (group["numbers"] > 0).sum(axis=1) for group in groups])
             mean = np.nanmean(rest) if np.isfinite(rest).any() else 0.0
             if abs(mean) > MAX_LEFT:
@@ -108,7 +145,7 @@ def describe_references(
             )
 
 
-def check_energies(
+def _compare_energies(
     loaded: InitialWeights, model: nn.Module, data: MixedData, definition: Mapping[str, Any], names: Sequence[str]
 ) -> str:
     """Compare the energies of some training structures with those that the source predicts, and return a summary.
@@ -138,6 +175,18 @@ def check_energies(
                 )
             largest, count = max(largest, abs(ours - theirs)), count + 1
     return f"energies of {count} structures equal those of {loaded.source.path} within {largest:.1e} eV"
+
+
+def _describe_new_elements(loaded: InitialWeights, data: MixedData, names: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each fidelity with elements that were not in the training data of the source."""
+    for fidelity, origin in enumerate(loaded.origins if loaded.source.elements else ()):
+        found = {z for group in _groups_of(data, fidelity) for z in np.unique(group["numbers"]).tolist()}
+        new = found - loaded.source.elements[origin.index] - {0}
+        if new:
+            yield (
+                f"{names[fidelity]}: {join_symbols(sorted(new))} not in the training data of "
+                f"{loaded.source.fidelity_names[origin.index]}; their parameters are initial values"
+            )
 
 
 def _groups_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:

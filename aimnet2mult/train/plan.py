@@ -21,7 +21,7 @@ from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.models.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.models.definition import DEFAULT, read_definition
-from aimnet2mult.models.loaded_definition import read_loaded_definition
+from aimnet2mult.models.loaded_definition import find_definition
 from aimnet2mult.train.auto_resume import AutoResume, find_own_runs
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
@@ -149,7 +149,7 @@ def _plan_auto(request: Request, wait: TrainerWait) -> Plan:
     directory, job = _directory(_settings(config.telemetry)), current_job()
     selection = AutoResume(
         config=config,
-        definition=_read_model(request, config)[0],
+        definition=find_definition(request.model, config.load)[0],
         wait=wait,
         plan=partial(_plan_resume, request),
         # The trainer of a job that was requeued may have survived on the same node; outside of jobs, nothing repeats
@@ -183,7 +183,7 @@ def _plan_new(request: Request) -> Plan:
     with problems.collect():
         settings = _settings(config.telemetry)
     with problems.collect():
-        definition, model_file = _read_model(request, config)
+        definition, model_file = find_definition(request.model, config.load)
     trust.check_settings(config, request.configs, request.overrides, problems)
     trust.check_definition(definition, model_file, problems)
     problems.raise_any()
@@ -199,19 +199,6 @@ def _plan_new(request: Request) -> Plan:
         save=request.save,
         new_folders=(folder, *above),
     )
-
-
-def _read_model(request: Request, config: Config) -> tuple[dict[str, Any], Path]:
-    """Return the definition of the model, and where it comes from.
-
-    This is ``--model``, or what defines the model whose weights are loaded, or the default.
-    """
-    if request.model is None and config.load is not None:
-        definition = read_loaded_definition(Path(config.load))
-        if definition is not None:
-            return definition, Path(config.load)
-    path = request.model or DEFAULT
-    return read_definition(path), path
 
 
 def _plan_resume(request: Request, folder: Path) -> Plan:

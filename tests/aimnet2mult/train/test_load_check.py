@@ -138,3 +138,17 @@ def test_a_run_continues_a_run_as_one_of_two_fidelities(tmp_path: Path, capsys: 
     # The weights of unsupported elements were never NaN.
     checkpoint = torch.load(next((second / "checkpoints").iterdir()), weights_only=True)[1]
     assert all(array.isfinite().all() for array in checkpoint["parts"]["model"].values())
+
+
+def test_elements_that_the_source_was_not_trained_on_are_named(tmp_path: Path) -> None:
+    write_molecules(tmp_path / "gfn1.h5", SPECIES, (1, 6))
+    plain = tmp_path / "plain.pt"
+    torch.save(random_model(long_range()).state_dict(), plain)
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(long_range(), sort_keys=False))
+    train(Request(overrides=options(tmp_path, plain, "gfn1"), model=tmp_path / "model.yaml"))
+    run = next((tmp_path / "runs").iterdir())
+    write_molecules(tmp_path / "gfn1.h5", SPECIES)
+    with pytest.raises(DataError, match="no reference energy for N, O"):
+        build(tmp_path, run, "gfn1")
+    lines = build(tmp_path, run, "gfn1", overrides=("load_reference_energies=replace",)).loaded
+    assert lines[-1] == "gfn1: N, O not in the training data of gfn1; their parameters are initial values"
