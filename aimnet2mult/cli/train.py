@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--config", "configs", type=EXISTING_FILE, multiple=True, help="YAML file of settings; repeatable. Later files win."
 )
 @click.option("--model", type=EXISTING_FILE, help="YAML definition of the model; default: AIMNet2 as published.")
-@click.option("--load", type=UserPath(), help="Initial weights.")
+@click.option("--load", type=UserPath(), help="Initial weights: a file, or a run folder.")
 @click.option(
     "--save", type=UserPath(), help="Where to write the final weights; with --resume also those of a finished run."
 )

@@ -24,13 +24,16 @@ from aimnet2mult.config.sections import (
     Trainer,
 )
 from aimnet2mult.config.type_check import Section, find_misfits
-from aimnet2mult.config.user_path import is_file
+from aimnet2mult.config.user_path import is_file, is_folder
 from aimnet2mult.config.value_checks import CHECKS, check_arrays
 from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS, Label
 from telemetry.redaction import redact
 
 __all__ = ["Config", "ConfigError", "check_files", "input_files", "load", "load_data_settings"]
+
+RUN_SETTINGS = "train.yaml"
+"""File that every run folder contains."""
 
 
 class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
@@ -42,6 +45,7 @@ class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
     threads: Count | None
     device: Literal["auto", "cpu", "cuda"]
     load: str | None
+    load_reference_energies: Literal["keep", "replace"]
     declared_labels: dict[str, DeclaredLabel]
     data: Data
     fidelity_offset: Count
@@ -181,6 +185,9 @@ def check_files(files: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is {path!r}: expected a path of printable characters"
         elif "fidelity_datasets" in name and Path(path).is_dir():
             yield from _check_npz_folder(name, Path(path))
+        elif name == "load" and is_folder(path):
+            if not is_file(Path(path) / RUN_SETTINGS):
+                yield f"load: {path} is not a run folder: it contains no {RUN_SETTINGS}"
         elif not is_file(path):
             yield f"{name}: no file {path}"
         elif "fidelity_datasets" in name:

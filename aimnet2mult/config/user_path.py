@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["expand_user", "is_file"]
+__all__ = ["expand_user", "is_file", "is_folder"]
 
 
 def expand_user(path: str | Path) -> Path:
@@ -14,3 +14,8 @@ def expand_user(path: str | Path) -> Path:
 def is_file(path: str | Path) -> bool:
     """Return whether a file exists; False as well for a path that no file can have, such as one that is too long."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for such a path
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return whether a folder exists; False as well for a path that no folder can have."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for such a path

@@ -88,7 +88,7 @@ def load_data(
     batch_mode: str = "molecules",
     test_fraction: float = 0.0,
     split_file: Path | None = None,
-    sae_files: Mapping[int, Path] | None = None,
+    sae_files: Mapping[int, Path | Sae] | None = None,
     val_files: Mapping[int, Path] | None = None,
     test_files: Mapping[int, Path] | None = None,
     file_format: FileFormat | None = None,
@@ -110,7 +110,7 @@ def load_data(
         batch_mode: Unit of ``batch_size``: ``atoms`` or ``molecules``.
         test_fraction: Fraction of each fidelity for the test; not used with ``test_files``.
         split_file: File with the split of ``files``, in place of the fractions and the seed.
-        sae_files: Files of reference energies by fidelity; the others are fitted.
+        sae_files: Reference energies by fidelity, or files of them; the others are fitted.
         val_files: Validation data by fidelity; if there are any, no structure in ``files`` is for validation.
         test_files: Test data by fidelity; if there are any, no structure in ``files`` is for the test.
         file_format: Names and units of the arrays in the files.
@@ -257,9 +257,9 @@ def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[Label]) -> tuple
     return tuple(label for label in labels if any(np.isfinite(group[label.name]).any() for group in dataset.groups))
 
 
-def _shift(dataset: SizeGroupedDataset, path: Path, sae_file: Path | None) -> Sae:
-    """Subtract reference energies, read from a file or fitted, in place, and return them."""
-    sae = fit_sae(dataset.groups, path) if sae_file is None else read_sae(sae_file)
+def _shift(dataset: SizeGroupedDataset, path: Path, given: Path | Sae | None) -> Sae:
+    """Subtract reference energies, given, read from a file or fitted, in place, and return them."""
+    sae = fit_sae(dataset.groups, path) if given is None else read_sae(given) if isinstance(given, Path) else given
     apply_sae(dataset, sae, path)
     return sae
 

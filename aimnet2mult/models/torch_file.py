@@ -7,10 +7,12 @@ torch only to load tensors.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aimnet2mult.models.pickle_check import MAX_BYTES, check_pickle
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["ZIP_ERRORS", "load_file", "open_archive", "read_pickle"]
+__all__ = ["MAX_SHARING", "ZIP_ERRORS", "is_torch_script", "load_file", "open_archive", "read_pickle", "read_plain"]
 
 HEADER_BYTES, END_BYTES = 30, 22
 """Minimum sizes of the header of an entry and of the end of an archive."""
@@ -71,8 +73,12 @@ def _walk(value: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def open_archive(path: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
+def open_archive(path: Path, *, allow_script: bool = False) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
     """Open a file written by ``torch.save``, and check its entries without reading them.
+
+    Args:
+        path: The file.
+        allow_script: Whether it may be a TorchScript archive, whose code may be compressed.
 
     Raises:
         OSError: The file cannot be opened, or is not a regular file.
@@ -87,7 +93,11 @@ def open_archive(path: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
         except ZIP_ERRORS as error:
             raise ValueError(f"it is damaged or incomplete ({error})") from error
         with archive:
-            _check_entries(archive.infolist(), os.fstat(file.fileno()).st_size)
+            entries = archive.infolist()
+            if (script := is_torch_script(archive)) and not allow_script:
+                raise ValueError("it is a TorchScript archive, which contains code")
+            size = os.fstat(file.fileno()).st_size
+            _check_entries([entry for entry in entries if not (script and _is_code(entry))], size)
             yield file, archive
 
 
@@ -109,6 +119,42 @@ def read_pickle(archive: zipfile.ZipFile) -> bytes:
     return content
 
 
+def read_plain(path: Path) -> Any:
+    """Return the plain values in a file, with None for everything else, without importing torch or executing code.
+
+    Raises:
+        OSError: The file cannot be opened, or is not a regular file.
+        ValueError: The file is damaged; the message states why, without the path.
+    """
+    with open_archive(path) as (_, archive):
+        content = read_pickle(archive)
+    try:
+        return _PlainUnpickler(io.BytesIO(content)).load()
+    except Exception as error:  # any: the pickle may contain anything
+        raise ValueError(f"it is damaged ({error_text(error):.300})") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads plain values, and None for everything else; runs no code of the file."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        known = (module_name, global_name) == ("collections", "OrderedDict")
+        return OrderedDict if known else lambda *_, **__: None
+
+    def persistent_load(self, _: Any) -> None:
+        """Skip the data of a tensor."""
+
+
+def is_torch_script(archive: zipfile.ZipFile) -> bool:
+    """Return whether an archive was written by ``torch.jit.save``, and therefore contains code."""
+    return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _is_code(entry: zipfile.ZipInfo) -> bool:
+    """Return whether an entry of a TorchScript archive is code, which is never read."""
+    return entry.filename.partition("/")[2].startswith("code/")
+
+
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     """Check that the entries are stored one after the other, so that they are not larger than the file."""
     end, names = 0, set()
@@ -126,8 +172,3 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         end = entry.header_offset + HEADER_BYTES + len(name) + entry.file_size
     if end > size - END_BYTES:
         raise ValueError("its entries are larger than the file")
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise ValueError(
-            "it is a TorchScript archive, which contains code; if you trust it, convert it with "
-            "torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')"
-        )

@@ -1,14 +1,15 @@
 """Transfer of weights between models with different fidelities."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from aimnet.models import AIMNet2
 from torch import Tensor, nn
 
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
 
-__all__ = ["adapt_weights"]
+__all__ = ["MIXED_PREFIX", "Origin", "adapt_weights", "count_fidelities", "default_names", "match_fidelities"]
 
 StateDict = dict[str, Tensor]
 
@@ -20,104 +21,131 @@ ROWS_PER_FIDELITY = (64, 128, 129)
 """Rows in the table of a single fidelity: in aimnet, and in two versions of the original trainer."""
 
 
-def adapt_weights(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
-    """Adapt weights to the parameter names and table sizes of ``model``; return them with notes on the changes.
+@dataclass(frozen=True)
+class Origin:
+    """The fidelity of a file from which a fidelity of a model gets its weights."""
 
-    ``given`` may be for one or several fidelities, with a head for each of them or a single head. Fidelities that it
-    does not contain are initialized from fidelity 0. Tables are cut to the rows of the model. For a model that is
-    neither an AIMNet2 nor a MixedFidelity, the weights are returned unchanged.
+    index: int
+    is_same: bool
+    """Whether it is the same fidelity; otherwise, it provides the initial values of a new one."""
+
+
+def default_names(count: int) -> tuple[str, ...]:
+    """Return the names of fidelities without given names."""
+    return tuple(f"fid{index}" for index in range(count))
+
+
+def match_fidelities(names: Sequence[str], given: Sequence[str]) -> tuple[Origin, ...]:
+    """Return for each fidelity in ``names`` the one in ``given`` that its weights come from.
+
+    Fidelities match by name, and by position if one of the two has a default name. All others are new and are
+    initialized from the first one.
+    """
+    by_name = {name: given.index(name) for name in names if name in given}
+
+    def find(index: int, name: str) -> Origin:
+        if name in by_name:
+            return Origin(by_name[name], is_same=True)
+        free = index < len(given) and index not in by_name.values()
+        if free and any(re.fullmatch(r"fid\d+", text) for text in (name, given[index])):
+            return Origin(index, is_same=True)
+        return Origin(0, is_same=False)
+
+    return tuple(find(index, name) for index, name in enumerate(names))
+
+
+def count_fidelities(state: Mapping[str, Tensor], offset: int) -> int:
+    """Return the number of fidelities in weights whose names have no prefix, from their heads and tables.
 
     Raises:
-        ConfigError: A table was trained with a different ``fidelity_offset``.
+        ConfigError: The size of the embedding does not fit ``offset`` and the number of heads.
     """
-    if not isinstance(model, AIMNet2 | MixedFidelity):
-        return dict(given), []
-    source = _SourceWeights({name.removeprefix(MIXED_PREFIX): value for name, value in given.items()})
-    mixed = isinstance(model, MixedFidelity)
-    fidelities, offset = (model.n_fidelities, model.offset) if mixed else (1, 0)
-    source.check_offset(offset)
+    heads = {int(name.split(".")[3]) for name in state if ".heads." in name}
+    count = max(heads, default=0) + 1
+    table = state.get("afv.weight")
+    if table is None or len(table) in ROWS_PER_FIDELITY:
+        return count
+    rows = len(table)
+    # Early versions of the original trainer allocated rows for one fidelity too many.
+    possible = [n + 1 for n in range(1, rows // offset + 1) if rows - n * offset in ROWS_PER_FIDELITY]
+    if not possible or (heads and not {count, count + 1} & {*possible}):
+        raise ConfigError(
+            f"load: the embedding has {rows} rows, which does not fit fidelity_offset {offset}; set the"
+            " fidelity_offset that the weights were trained with"
+        )
+    return count if heads else possible[-1]
+
+
+def adapt_weights(
+    model: nn.Module, given: Mapping[str, Tensor], origins: Sequence[Origin], offset: int
+) -> tuple[StateDict, list[str]]:
+    """Adapt weights to the parameter names and table sizes of ``model``; return them with notes on the changes.
+
+    Rows of tables that ``given`` does not contain, or that are NaN, keep the values of the model.
+
+    Args:
+        model: An AIMNet2 or MixedFidelity.
+        given: The weights, for one or several fidelities, with a head for each of them or a single head; their names
+            have no prefix.
+        origins: The fidelity in ``given`` for each fidelity of the model.
+        offset: Shift of the atomic numbers per fidelity in ``given``.
+    """
+    source = _SourceWeights(given, [origin.index for origin in origins], offset)
+    own_offset = model.offset if isinstance(model, MixedFidelity) else 0
+    prefix = MIXED_PREFIX if isinstance(model, MixedFidelity) else ""
     state: StateDict = {}
     for name, own in model.state_dict().items():
-        value = source.find(name.removeprefix(MIXED_PREFIX) if mixed else name)
+        plain = name.removeprefix(prefix)
+        value = source.find(plain)
         if value is None:
             continue
-        if name.endswith(TABLES):
-            value = source.table(name.removeprefix(MIXED_PREFIX), own, fidelities, offset)
-        state[name] = value
-    unused = {name: value for name, value in source.state.items() if name not in source.used}
-    notes = source.notes
-    new = range(min(source.fidelities, fidelities), fidelities)
-    if new:
-        notes.append(f"fidelity {', '.join(map(str, new))} initialized from fidelity 0")
-    return state | unused, notes
+        state[name] = source.table(plain, own, own_offset) if plain.endswith(TABLES) else value
+    unused = {name: value for name, value in given.items() if name not in source.used}
+    return state | unused, source.notes
 
 
 class _SourceWeights:
     """The weights to transfer, keyed by AIMNet2's parameter names without a prefix."""
 
-    def __init__(self, state: StateDict) -> None:
-        self.state = state
+    def __init__(self, state: Mapping[str, Tensor], origins: Sequence[int], offset: int) -> None:
         self.used: set[str] = set()
         self.notes: list[str] = []
-        self._heads = {int(name.split(".")[3]) for name in state if ".heads." in name}
-        self.fidelities = max(self._heads, default=0) + 1
+        self._state = state
+        self._origins = origins
+        self._offset = offset
 
-    def check_offset(self, offset: int) -> None:
-        """Check that the size of the embedding fits the offset and the number of heads."""
-        table = self.state.get("afv.weight")
-        if table is None or not offset or len(table) in ROWS_PER_FIDELITY:
-            return
-        rows = len(table)
-        # Early versions of the original trainer allocated rows for one fidelity too many.
-        possible = [n + 1 for n in range(1, rows // offset + 1) if rows - n * offset in ROWS_PER_FIDELITY]
-        if not possible or (self._heads and not {self.fidelities, self.fidelities + 1} & {*possible}):
-            raise ConfigError(
-                f"load: the embedding has {rows} rows, which does not fit fidelity_offset {offset}; set the"
-                " fidelity_offset that the weights were trained with"
-            )
-        if not self._heads:
-            self.fidelities = possible[-1]
-
-    def find(self, name: str) -> Tensor | None:
-        """Return the weights for a name, taken if necessary from fidelity 0 or from a head shared by all fidelities."""
-        for candidate in _candidates(name):
-            if candidate in self.state:
+    def find(self, name: str, fidelity: int = 0) -> Tensor | None:
+        """Return the weights for a name of the model, from a head of its origin or from one shared by all."""
+        module, heads, rest = name.partition(".heads.")
+        if heads:
+            index, _, rest = rest.partition(".")
+            name, fidelity = f"{module}.{rest}", int(index)
+        for candidate in (_with_head(name, self._origins[fidelity]), name):
+            if candidate in self._state:
                 self.used.add(candidate)
-                return self.state[candidate]
+                return self._state[candidate]
         return None
 
-    def table(self, name: str, own: Tensor, fidelities: int, offset: int) -> Tensor:
-        """Return a table in the shape of ``own``; rows that the source does not contain keep the values of ``own``."""
+    def table(self, name: str, own: Tensor, own_offset: int) -> Tensor:
+        """Return a table in the shape of ``own``."""
         adapted = own.clone()
-        rows = len(own) - offset * (fidelities - 1)
+        rows = len(own) - own_offset * (len(self._origins) - 1)
         sizes = set()
-        for fidelity in range(fidelities):
-            given = self.find(_head_name(name, fidelity))
-            start = offset * (fidelity if fidelity < self.fidelities else 0)
+        for fidelity, origin in enumerate(self._origins):
+            given = self.find(name, fidelity)
             if given is None or given.shape[1:] != own.shape[1:]:
                 # Loading the state dict reports the mismatch.
                 return own if given is None else given
-            part = given[start : start + rows]
-            adapted[offset * fidelity : offset * fidelity + len(part)] = part
+            part = given[self._offset * origin :][:rows]
+            target = adapted[own_offset * fidelity :][: len(part)]
+            known = ~part.isnan().all(dim=1)
+            target[known] = part[known].to(own)
             sizes.add(len(given))
         if sizes != {len(own)}:
             self.notes.append(f"{name} resized from {max(sizes)} to {len(own)} rows")
         return adapted
 
 
-def _candidates(name: str) -> list[str]:
-    module, heads, rest = name.partition(".heads.")
-    if heads:
-        rest = rest.partition(".")[2]
-        return [name, f"{module}.heads.0.{rest}", f"{module}.{rest}"]
-    return [name, _with_head(name, 0)]
-
-
-def _head_name(name: str, fidelity: int) -> str:
-    """Return the name of the table of one fidelity; tables outside the outputs have a single name."""
-    return _with_head(name, fidelity) if name.startswith("outputs.") else name
-
-
 def _with_head(name: str, fidelity: int) -> str:
     words = name.split(".")
-    return ".".join([*words[:2], "heads", str(fidelity), *words[2:]])
+    return ".".join([*words[:2], "heads", str(fidelity), *words[2:]]) if name.startswith("outputs.") else name

@@ -1,27 +1,22 @@
 """Files that contain only weights: read by ``--load``, written by ``--save``."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from aimnet2mult.config.legacy.weights import translate_weights
-from aimnet2mult.errors import CheckpointError, ConfigError
+from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.description import Description, describe_run, from_plain
 from aimnet2mult.models.envelope import WEIGHTS, enclose, take_out
 from aimnet2mult.models.torch_file import load_file
-from aimnet2mult.models.weight_transfer import adapt_weights
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
-__all__ = ["are_finite", "check_arrays", "load_weights", "read_state", "save_checkpoint_weights", "save_weights"]
-
-MAX_NAMES = 4
-"""Maximum number of names listed in a message."""
+__all__ = ["are_finite", "check_arrays", "read_state", "save_checkpoint_weights", "save_weights"]
 
 
 def are_finite(model: nn.Module) -> bool:
@@ -107,44 +102,12 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else "") or f"{error_text(error):.500}"
 
 
-def load_weights(model: nn.Module, path: Path) -> str:
-    """Load the weights in a file that belong to this model, and return a one-line summary.
-
-    The file may also be a checkpoint, and may be for other fidelities or from the original trainer. Weights that it
-    does not contain keep their initial values.
-
-    Raises:
-        ConfigError: The file cannot be read, a shape differs, or the file has no weights of this model.
-    """
-    core = unwrap(model)
-    try:
-        # The path of a setting may be a link, unlike the files of a run folder.
-        _, state = read_state(path.resolve())
-        check_arrays(translated := translate_weights(state))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"load: {path} does not contain weights: {_reason(error)}") from error
-    try:
-        state, notes = adapt_weights(core, translated)
-        missing, unexpected = core.load_state_dict(state, strict=False)
-    except ConfigError:
-        raise
-    except Exception as error:  # any, for arrays of other names and shapes than those of a model
-        raise ConfigError(f"load: {path} does not contain weights of this model: {_reason(error)}") from error
-    total = len(core.state_dict())
-    if len(missing) == total:
-        raise ConfigError(f"load: {path} contains no weights of this model; it contains {_shorten(list(state))}")
-    summary = f"weights: {total - len(missing)} of {total} arrays loaded from {path}"
-    if notes:
-        summary += f"; {'; '.join(notes)}"
-    if missing:
-        summary += f"; initial values kept for {_shorten(missing)}"
-    if unexpected:
-        summary += f"; not used: {_shorten(unexpected)}"
-    return summary
-
-
-def check_arrays(state: Any) -> None:
+def check_arrays(state: Any, may_be_nan: Callable[[str], bool] = lambda _: False) -> None:
     """Check that weights are finite arrays with names.
+
+    Args:
+        state: The weights.
+        may_be_nan: Function of a name that returns whether whole rows of this array may be NaN.
 
     Raises:
         TypeError: There are no names, or no arrays.
@@ -155,10 +118,6 @@ def check_arrays(state: Any) -> None:
     for name, array in state.items():
         if not isinstance(name, str) or not isinstance(array, torch.Tensor):
             raise TypeError(f"expected a state dict of tensors, found a {type(array).__name__} as {name!r:.60}")
-        if array.is_complex() or (array.is_floating_point() and not bool(array.isfinite().all())):
+        values = array[~array.isnan().flatten(1).all(dim=1)] if array.ndim and may_be_nan(name) else array
+        if array.is_complex() or (array.is_floating_point() and not bool(values.isfinite().all())):
             raise ValueError(f"{name} is complex or not finite")
-
-
-def _shorten(names: list[str]) -> str:
-    more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +12,7 @@ from msgspec import Meta
 
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.envelope import take_out
-from aimnet2mult.models.torch_file import open_archive, read_pickle
+from aimnet2mult.models.torch_file import read_plain
 
 __all__ = ["EarlyStoppingState", "Progress", "check_content", "read_progress"]
 
@@ -79,8 +76,7 @@ def read_progress(path: Path) -> Progress:
         CheckpointError: The file is not a checkpoint of this trainer.
     """
     try:
-        with open_archive(path) as (_, archive):
-            content = take_out(_Unpickler(io.BytesIO(read_pickle(archive))).load())
+        content = take_out(read_plain(path))
         check_content(content)
         position = msgspec.convert(content["position"], _Position)
         groups = content["parts"]["optimizer"]["param_groups"]
@@ -108,14 +104,3 @@ def check_content(content: object) -> None:
     """
     if not isinstance(content, dict):
         raise TypeError(f"it contains a {type(content).__name__} instead of the state of a training")
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads plain values, and None for everything else; runs no code of the file."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        known = (module_name, global_name) == ("collections", "OrderedDict")
-        return OrderedDict if known else lambda *_, **__: None
-
-    def persistent_load(self, _: Any) -> None:
-        """Skip the data of a tensor."""

@@ -25,7 +25,7 @@ from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.rank_share import load_share
-from aimnet2mult.data.reference_energies import sae_to_yaml
+from aimnet2mult.data.reference_energies import Sae, sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.data.split import write_split
@@ -41,6 +41,7 @@ from aimnet2mult.train.averaged_weights import AveragedWeights
 from aimnet2mult.train.data_record import check_data, find_split_file, record_data
 from aimnet2mult.train.engine import Batch, LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
+from aimnet2mult.train.load_check import check_start, prepare_start
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
@@ -95,8 +96,8 @@ class Components:
     val_metrics: ValidationMetrics
     average: AveragedWeights | None = None
     """The moving average of the weights, if there is one."""
-    loaded: str = ""
-    """Summary of the weights that were loaded from a file; empty if they are initial."""
+    loaded: tuple[str, ...] = ()
+    """Summary of the weights that were loaded from a file, as lines; empty if they are random."""
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
         """Return a context in which the model has the weights to evaluate and save: the average, if there is one.
@@ -124,7 +125,7 @@ class Components:
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         iterations = counted(len(self.train_loader), "iteration")
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {iterations} per epoch")
-        return [*lines, self.loaded] if self.loaded else lines
+        return [*lines, *self.loaded]
 
 
 def build_components(
@@ -164,7 +165,11 @@ def build_components(
     learner = build_learner(config, definition, communicator, model_file=model_file, weights=weights)
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
-    data = _load_data(config, labels, folder, skipped)
+    kept = {} if learner.loaded is None else prepare_start(learner.loaded, config, skipped)
+    data = _load_data(config, labels, folder, skipped, kept)
+    loaded: tuple[str, ...] = ()
+    if learner.loaded is not None:
+        loaded = check_start(learner.loaded, config, learner.model, definition, data, first_rank=not communicator.rank)
     build_loader = partial(
         _build_loader, config, labels=labels, communicator=communicator, pin_memory=device.type == "cuda"
     )
@@ -193,7 +198,7 @@ def build_components(
         optimizer=learner.optimizer,
         schedule=build_scheduler(learner.optimizer, scheduler_section(config), metrics=val_metrics),
         average=None if config.trainer.ema_decay is None else AveragedWeights(learner.model, config.trainer.ema_decay),
-        loaded=learner.loaded,
+        loaded=loaded,
         train_sums=ErrorSums(labels, len(names), device, POOLED.quantities, loss=terms, communicator=communicator),
         val_metrics=val_metrics,
     )
@@ -251,9 +256,14 @@ def _prepare_process(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _load_data(config: Config, labels: tuple[Label, ...], folder: Path, skipped: SkippedRows | None) -> MixedData:
+def _load_data(
+    config: Config, labels: tuple[Label, ...], folder: Path, skipped: SkippedRows | None, kept: Mapping[int, Sae]
+) -> MixedData:
     names, saved = config.fidelity_names, folder / SAE_FOLDER
-    sae_files = {index: Path(path) for index, path in config.data.sae.energy.files.items()}
+    sae_files: dict[int, Path | Sae] = {
+        **kept,
+        **{index: Path(path) for index, path in config.data.sae.energy.files.items()},
+    }
     sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
     return load_data(
         [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],

@@ -16,7 +16,7 @@ from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model
-from aimnet2mult.models.weights import load_weights
+from aimnet2mult.models.initial_weights import InitialWeights, load_weights
 from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.gradient import LossFunction
 from aimnet2mult.train.loss import MTLoss
@@ -35,8 +35,8 @@ class Learner:
     model: nn.Module
     loss_fn: LossFunction
     optimizer: Optimizer
-    loaded: str
-    """Summary of the weights that were loaded from a file; empty if they are initial."""
+    loaded: InitialWeights | None
+    """The weights that were loaded from a file; None if they are random."""
 
 
 def build_learner(
@@ -63,7 +63,7 @@ def build_learner(
     problems = Problems()
     known = possible_metrics(config.labels, config.fidelity_names, config.loss.components)
     metrics = ValidationMetrics(known=known, available=list(known))
-    device, loaded = torch.device("cpu"), ""
+    device, loaded = torch.device("cpu"), None
     with problems.collect():
         device = find_device(config.device, communicator)
     with problems.collect():
@@ -81,7 +81,7 @@ def build_learner(
         set_precision(model, config.trainer.precision)
         if weights is not None:
             with problems.collect():
-                loaded = load_weights(model, weights)
+                loaded = load_weights(model, weights, config.fidelity_names, offset=config.fidelity_offset)
         optimizer = build_optimizer(model, _optimizer_section(config))
         # On a copy: which metrics have labels is known once the data have been read.
         build_scheduler(copy.deepcopy(optimizer), scheduler_section(config), metrics=metrics)

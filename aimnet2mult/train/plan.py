@@ -21,6 +21,7 @@ from aimnet2mult.metrics.statistics import MetricInfo
 from aimnet2mult.models.checkpoint_folder import FOLDER as CHECKPOINTS
 from aimnet2mult.models.checkpoint_folder import find_damaged, find_newest
 from aimnet2mult.models.definition import DEFAULT, read_definition
+from aimnet2mult.models.loaded_definition import find_definition
 from aimnet2mult.train.auto_resume import AutoResume, find_own_runs
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
@@ -160,7 +161,7 @@ def _plan_auto(request: Request, wait: TrainerWait) -> Plan:
     directory, job = _directory(_settings(config.telemetry)), current_job()
     selection = AutoResume(
         config=config,
-        definition=read_definition(request.model or DEFAULT),
+        definition=find_definition(request.model, config.load)[0],
         wait=wait,
         plan=partial(_plan_resume, request),
         # The trainer of a job that was requeued may have survived on the same node; outside of jobs, nothing repeats
@@ -186,17 +187,20 @@ def _plan_when_free(request: Request, wait: TrainerWait, folder: Path, *, local:
 
 
 def _plan_new(request: Request) -> Plan:
-    problems, model_file = Problems(), request.model or DEFAULT
+    problems = Problems()
     check_writable(request.save, problems)
     config = load(request.configs, request.overrides, problems=problems)
-    settings, definition = Settings(), {}
+    settings, model_file = Settings(), DEFAULT
+    definition: dict[str, Any] = {}
     with problems.collect():
         settings = _settings(config.telemetry)
     with problems.collect():
-        definition = read_definition(model_file)
+        definition, model_file = find_definition(request.model, config.load)
     trust.check_settings(config, request.configs, request.overrides, problems)
     trust.check_definition(definition, model_file, problems)
     problems.raise_any()
+    if model_file not in (request.model, DEFAULT):
+        echo(f"model: as defined in {model_file}", err=True)
     folder, *above = _new_folders(_directory(settings), config.run_name, settings.mode)
     return Plan(
         config=config,

@@ -9,10 +9,13 @@ from aimnet.models import AIMNet2
 from torch import Tensor, nn
 
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.models.build import build_model, unwrap
+from aimnet2mult.models.build import build_model
 from aimnet2mult.models.definition import read_definition
+from aimnet2mult.models.description import Description
+from aimnet2mult.models.initial_weights import load_weights
 from aimnet2mult.models.mixed_fidelity import MixedFidelity
-from aimnet2mult.models.weights import load_weights
+from aimnet2mult.models.weight_transfer import match_fidelities
+from aimnet2mult.models.weights import save_weights
 from support.labels import built_in
 
 State = dict[str, Tensor]
@@ -87,7 +90,7 @@ def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: 
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=rows)
     torch.save(state if bare else {"model": state}, tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert f"afv.weight resized from {rows} to 264 rows" in line
     assert f"outputs.atomic_shift.shifts.weight resized from {rows} to 264 rows" in line
     assert line.startswith(f"weights: {len(model.state_dict())} of {len(model.state_dict())} arrays")
@@ -99,10 +102,10 @@ def test_weights_of_the_original_trainer_predict_the_same(tmp_path: Path, rows: 
 
 def test_weights_of_one_fidelity_initialize_all(tmp_path: Path) -> None:
     trained, model = build(1, seed=0), build(2, seed=1)
-    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert "afv.weight resized from 64 to 264 rows" in line
-    assert "fidelity 1 initialized from fidelity 0" in line
+    assert "fid1 initialized from fid0" in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
@@ -111,15 +114,15 @@ def test_spare_rows_in_early_weights_do_not_count_as_a_fidelity(tmp_path: Path) 
     trained, model = build(2, seed=0), build(2, seed=1)
     state = as_original(trained, rows=OFFSET + 129)
     torch.save({k: v for k, v in state.items() if not k.startswith("fidelity_readouts.1.")}, tmp_path / "w.pt")
-    assert "fidelity 1 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    assert "fid1 initialized from fid0" in load_weights(model, tmp_path / "w.pt").summary
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, 0))
 
 
 def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(3, seed=1)
-    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
-    assert "; fidelity 2 initialized from fidelity 0" in load_weights(model, tmp_path / "w.pt")
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    assert "; fid2 initialized from fid0" in load_weights(model, tmp_path / "w.pt").summary
     for fidelity, source in enumerate((0, 1, 0)):
         assert torch.allclose(energies(model, fidelity), energies(trained, source))
 
@@ -127,8 +130,8 @@ def test_an_additional_fidelity_is_initialized_from_the_first(tmp_path: Path) ->
 @pytest.mark.parametrize("fidelities", [1, 2])
 def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None:
     trained, model = build(3, seed=0), build(fidelities, seed=1)
-    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt", offset=OFFSET).summary
     assert f"to {64 + OFFSET * (fidelities - 1)} rows" in line
     assert "not used: outputs.energy_mlp.heads." in line
     for fidelity in range(fidelities):
@@ -137,8 +140,8 @@ def test_surplus_fidelities_are_dropped(tmp_path: Path, fidelities: int) -> None
 
 def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
     trained, model = build(2, seed=0, readouts=False), build(2, seed=1)
-    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
-    line = load_weights(model, tmp_path / "w.pt")
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert "initialized" not in line
     for fidelity in (0, 1):
         assert torch.allclose(energies(model, fidelity), energies(trained, fidelity))
@@ -146,13 +149,13 @@ def test_a_shared_head_initializes_separate_heads(tmp_path: Path) -> None:
 
 def test_weights_that_fit_are_loaded_without_notes(tmp_path: Path) -> None:
     trained, model = build(2, seed=0), build(2, seed=1)
-    torch.save(unwrap(trained).state_dict(), tmp_path / "w.pt")
-    assert load_weights(model, tmp_path / "w.pt").endswith(f"from {tmp_path / 'w.pt'}")
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    assert load_weights(model, tmp_path / "w.pt").summary.endswith(f"from {tmp_path / 'w.pt'}")
     assert torch.equal(energies(model, 1), energies(trained, 1))
 
 
 def test_a_table_for_another_offset_is_rejected(tmp_path: Path) -> None:
-    torch.save(unwrap(build(3, seed=0, offset=150)).state_dict(), tmp_path / "w.pt")
+    torch.save(build(3, seed=0, offset=150).state_dict(), tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"the embedding has 364 rows, .* fidelity_offset 200; set the"):
         load_weights(build(3, seed=1), tmp_path / "w.pt")
 
@@ -169,3 +172,41 @@ def test_a_table_with_another_number_of_columns_is_rejected(tmp_path: Path) -> N
 def test_the_models_of_these_tests_have_the_expected_types() -> None:
     assert isinstance(build(1, seed=0), AIMNet2)
     assert isinstance(build(2, seed=0), MixedFidelity)
+
+
+def test_fidelities_are_matched_by_name(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d", "e", "f", "g", "h"]
+    trained, model = build(8, seed=0), build(3, seed=1)
+    description = Description(
+        definition=read_definition(MODEL),
+        labels=built_in("energy", "charges"),
+        fidelity_names=tuple(names),
+        fidelity_offset=OFFSET,
+        use_fidelity_readouts=True,
+        reference_energies=tuple({8: -1.0 - index, 1: -0.5, 6: -2.0} for index in range(8)),
+        elements=(frozenset({1, 6, 8}),) * 8,
+    )
+    save_weights(trained, description, tmp_path / "w.pt")
+    loaded = load_weights(model, tmp_path / "w.pt", ["g", "x", "b"])
+    assert "; x initialized from a" in loaded.summary
+    assert loaded.summary.count("initialized") == 1
+    assert loaded.reference_energies == {0: {8: -7.0, 1: -0.5, 6: -2.0}, 2: {8: -2.0, 1: -0.5, 6: -2.0}}
+    for fidelity, source in enumerate((6, 0, 1)):
+        assert torch.allclose(energies(model, fidelity), energies(trained, source), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        (["fid0", "fid1"], ["fid0", "fid1"], [(0, True), (1, True)]),
+        (["gfn1", "wb97m"], ["fid0"], [(0, True), (0, False)]),
+        (["fid0", "fid1"], ["gfn1", "wb97m"], [(0, True), (1, True)]),
+        (["wb97m", "gfn1"], ["gfn1", "wb97m"], [(1, True), (0, True)]),
+        (["pbe"], ["gfn1", "wb97m"], [(0, False)]),
+        (["wb97m", "fid1"], ["gfn1", "wb97m"], [(1, True), (0, False)]),
+    ],
+)
+def test_fidelities_match_by_name_and_otherwise_by_position(
+    names: list[str], given: list[str], expected: list[tuple[int, bool]]
+) -> None:
+    assert [(origin.index, origin.is_same) for origin in match_fidelities(names, given)] == expected

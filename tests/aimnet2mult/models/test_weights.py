@@ -10,8 +10,9 @@ from aimnet.modules import Forces
 
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.checkpoint_folder import checkpoint_path
+from aimnet2mult.models.initial_weights import load_weights
 from aimnet2mult.models.saved_model import read_saved_model
-from aimnet2mult.models.weights import load_weights, save_checkpoint_weights, save_weights
+from aimnet2mult.models.weights import save_checkpoint_weights, save_weights
 from aimnet2mult.train.checkpointing import write_checkpoint
 from support.saved_models import TINY_DESCRIPTION as DESCRIPTION
 from support.tiny_model import TinyCore
@@ -21,7 +22,10 @@ def test_weights_do_not_depend_on_the_wrapper_for_forces(tmp_path: Path) -> None
     one, other = TinyCore(), TinyCore()
     save_weights(Forces(one), DESCRIPTION, tmp_path / "w.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
-    assert load_weights(Forces(other), tmp_path / "w.pt") == f"weights: 5 of 5 arrays loaded from {tmp_path / 'w.pt'}"
+    assert (
+        load_weights(Forces(other), tmp_path / "w.pt").summary
+        == f"weights: 5 of 5 arrays loaded from {tmp_path / 'w.pt'}; fid0 continues tiny"
+    )
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
@@ -31,7 +35,7 @@ def test_arrays_that_do_not_fit_are_named(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pt")
     model = TinyCore()
     before = model.embedding.weight.clone()
-    line = load_weights(model, tmp_path / "w.pt")
+    line = load_weights(model, tmp_path / "w.pt").summary
     assert line.endswith("initial values kept for embedding.weight; not used: other")
     assert line.startswith("weights: 4 of 5 arrays")
     assert torch.equal(model.embedding.weight, before)
@@ -63,7 +67,7 @@ def test_weights_are_loaded_from_a_checkpoint(tmp_path: Path) -> None:
     one, other = TinyCore(), TinyCore()
     path = checkpoint_path(tmp_path, 7)
     write_checkpoint(path, {"model": Forces(one)}, {"iteration": 7})
-    assert load_weights(Forces(other), path).startswith("weights: 5 of 5 arrays")
+    assert load_weights(Forces(other), path).summary.startswith("weights: 5 of 5 arrays")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 

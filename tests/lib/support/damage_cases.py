@@ -19,7 +19,8 @@ import torch
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError
-from aimnet2mult.models.weights import load_weights, save_checkpoint_weights
+from aimnet2mult.models.initial_weights import load_weights
+from aimnet2mult.models.weights import save_checkpoint_weights
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.checkpointing import load_checkpoint
 from support.damage import damage_bytes, damage_hdf5, damage_pickle, damage_values
