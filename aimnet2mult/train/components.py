@@ -1,13 +1,12 @@
 """Build the components of a training run from its configuration."""
 
 import random
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,23 +14,18 @@ import torch
 from aimnet.data import SizeGroupedDataset
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from aimnet2mult.config.resume_rules import SAE_FOLDER, SPLIT_FILE
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.dataset import MixedData, load_data
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.label_summary import summarize_labels
 from aimnet2mult.data.places import counted
-from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.reference_energies import Sae, sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.data.split import write_split
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.distributed.stop_signal import PREEMPTIONS
-from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.layout import NO_TERMS
 from aimnet2mult.metrics.statistics import POOLED
@@ -39,9 +33,10 @@ from aimnet2mult.models.description import Description
 from aimnet2mult.quantities import Label
 from aimnet2mult.train.averaged_weights import AveragedWeights
 from aimnet2mult.train.data_record import check_data, find_split_file, record_data
-from aimnet2mult.train.engine import Batch, LossFunction
+from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.learner import build_learner, scheduler_section
 from aimnet2mult.train.load_check import check_start, prepare_start
+from aimnet2mult.train.loaders import Loader, build_loader, evaluation_sampler, training_sampler
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
@@ -52,12 +47,8 @@ __all__ = [
     "Components",
     "EvaluationSet",
     "build_components",
-    "fidelity_weights",
-    "ignore_preemption",
     "record_inputs",
 ]
-
-Loader = DataLoader[Batch]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,17 +161,15 @@ def build_components(
     loaded: tuple[str, ...] = ()
     if learner.loaded is not None:
         loaded = check_start(learner.loaded, config, learner.model, definition, data, first_rank=not communicator.rank)
-    build_loader = partial(
-        _build_loader, config, labels=labels, communicator=communicator, pin_memory=device.type == "cuda"
-    )
-    sampler = _training_sampler(config, data)
+    build = partial(build_loader, config, labels=labels, communicator=communicator, pin_memory=device.type == "cuda")
+    sampler = training_sampler(config, data)
 
     def evaluated(dataset: SizeGroupedDataset) -> EvaluationSet | None:
         if not len(dataset):
             return None
-        order = _evaluation_sampler(config, dataset)
+        order = evaluation_sampler(config, dataset)
         sums = ErrorSums(labels, len(names), device, loss=terms, communicator=communicator)
-        return EvaluationSet(dataset=dataset, sampler=order, loader=build_loader("val", dataset, order), sums=sums)
+        return EvaluationSet(dataset=dataset, sampler=order, loader=build("val", dataset, order), sums=sums)
 
     val_metrics = find_validation_metrics(data, labels, names, terms.names)
     return Components(
@@ -188,7 +177,7 @@ def build_components(
         device=device,
         data=data,
         sampler=sampler,
-        train_loader=build_loader("train", data.train, sampler),
+        train_loader=build("train", data.train, sampler),
         val=evaluated(data.val),
         test=evaluated(data.test),
         train_eval=None if config.trainer.evaluate_train_every is None else evaluated(data.train),
@@ -281,68 +270,3 @@ def _load_data(
         skipped=skipped,
         check_checksums=lambda checksums: check_data(checksums, config, folder),
     )
-
-
-def _training_sampler(config: Config, data: MixedData) -> MixedFidelitySampler:
-    train = config.data.samplers.train
-    return MixedFidelitySampler(
-        data.train,
-        batch_size=train.batch_size,
-        batch_mode=train.batch_mode,
-        batches_per_epoch=train.batches_per_epoch,
-        seed=config.seed,
-        weights=fidelity_weights(config, data),
-    )
-
-
-def _evaluation_sampler(config: Config, dataset: SizeGroupedDataset) -> MixedFidelitySampler:
-    val = config.data.samplers.val
-    return MixedFidelitySampler(dataset, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
-
-
-def _build_loader(
-    config: Config,
-    part: Literal["train", "val"],
-    dataset: SizeGroupedDataset,
-    sampler: MixedFidelitySampler,
-    *,
-    labels: tuple[Label, ...],
-    communicator: Communicator,
-    pin_memory: bool,
-) -> Loader:
-    """Return a loader with the options in ``data.loaders``."""
-    options = {"pin_memory": pin_memory, **getattr(config.data.loaders, part)}
-    try:
-        # A loader draws a seed for its workers whenever it starts. A seed drawn from the global generator would
-        # change a resumed run, which starts the loader one more time.
-        generator = torch.Generator().manual_seed(config.seed)
-        given = {"generator": generator, "worker_init_fn": ignore_preemption, **options}
-        return load_share(
-            dataset,
-            sampler,
-            x=INPUTS,
-            y=[label.name for label in labels],
-            rank=communicator.rank,
-            world=communicator.world_size,
-            **given,
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"data.loaders.{part} is {options!r}: {error}") from error
-
-
-def fidelity_weights(config: Config, data: MixedData) -> dict[int, float] | None:
-    """Return the sampling weight of each fidelity; None to draw every structure once per epoch."""
-    weights = config.data.fidelity_weights
-    if not weights or config.data.weights_of == "fidelity":
-        return weights or None
-    return {index: weights.get(index, 1.0) * count for index, count in enumerate(data.train_counts) if count}
-
-
-def ignore_preemption(_: int) -> None:
-    """Keep a loader worker alive when a signal reaches the whole job; the trainer responds to it with a checkpoint.
-
-    By default the worker would end at once, and torch would then fail the training. Workers notice by themselves when
-    the trainer ends.
-    """
-    for number in PREEMPTIONS:
-        signal.signal(number, signal.SIG_IGN)

@@ -93,6 +93,10 @@ class Evaluations:
         if self._every is not None and epoch % self._every == 0:
             self._evaluate_train(iteration)
 
+    def is_tested(self, iteration: int) -> bool:
+        """Return whether the test after this iteration has taken place, or there are no test data."""
+        return self._test.is_done(iteration)
+
     def test(self, iteration: int) -> bool:
         """Evaluate the test data at the end of the run, unless that has been done; return whether it is done."""
         return self._test.run(iteration)

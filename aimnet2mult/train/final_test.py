@@ -52,9 +52,13 @@ class FinalTest:
         self._communicator = communicator
         self._console = console
 
+    def is_done(self, iteration: int) -> bool:
+        """Return whether the test after this iteration has taken place, or there are no test data."""
+        return self._evaluation is None or self.tested == iteration
+
     def run(self, iteration: int) -> bool:
         """Test the model at the end of a run, unless that has been done; return whether it is done."""
-        if self._evaluation is None or self.tested == iteration:
+        if self._evaluation is None or self.is_done(iteration):
             return True
         model = unwrap(self._components.model)
         final = {name: value.clone() for name, value in model.state_dict().items()}

@@ -84,7 +84,9 @@ class Training:
             self._evaluations.repeat_pending(state.iteration)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
-            self._console.say(f"nothing left to train after epoch {epochs}; increase trainer.epochs to continue")
+            is_tested = self._evaluations.is_tested(state.iteration)
+            rest = "; increase trainer.epochs to continue" if is_tested else ", only the test"
+            self._console.say(f"nothing left to train after epoch {epochs}{rest}")
             # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
             self._bus.flush()
             self._consensus.should_stop(now=True)

@@ -9,7 +9,7 @@ import torch
 
 from aimnet2mult.config.schema import load
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.train.components import fidelity_weights
+from aimnet2mult.train.loaders import fidelity_weights
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model

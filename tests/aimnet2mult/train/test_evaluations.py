@@ -131,7 +131,7 @@ def test_a_file_of_test_structures_is_tested_and_leaves_the_training_as_it_is(tm
 
 @pytest.mark.parametrize("moment", ["before the test", "during the test", "after the test"])
 def test_a_run_killed_around_the_test_is_tested_once_when_it_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moment: str
 ) -> None:
     evaluate, save = EvaluationPass.run, Checkpointing.save
     tested = []
@@ -166,6 +166,7 @@ def test_a_run_killed_around_the_test_is_tested_once_when_it_is_resumed(
     assert list(points(run, "test")) == ([LAST] if moment == "after the test" else [])
     before = weights(run)
     assert resume(run) == 0
+    assert "nothing left to train after epoch 4, only the test\n" in capfd.readouterr().err
     assert read_receipt(run).status == "finished"
     assert list(points(run, "test")) == [LAST]
     assert all(torch.equal(before[name], value) for name, value in weights(run).items())

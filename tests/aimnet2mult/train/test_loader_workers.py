@@ -7,7 +7,7 @@ import signal
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from aimnet2mult.train.components import ignore_preemption
+from aimnet2mult.train.loaders import ignore_preemption
 
 
 def test_loader_workers_keep_working_after_signals_to_the_whole_job() -> None:

@@ -54,7 +54,7 @@ class Harness:
         communicator = communicator or Communicator()
         self.calls: list[tuple[str, int]] = []
         self.pending, self.problem, self.now = False, "", 0.0
-        self.has_test, self.is_tested = False, True
+        self.has_test, self.test_ends = False, True
         self.stop_reason = ""
         self.stop, self.diverged, self.output = StopSignal(), False, io.StringIO()
         self.on_call: Callable[[str, int], None] = lambda _name, _iteration: None
@@ -113,7 +113,10 @@ class Harness:
     def test(self, iteration: int) -> bool:
         if self.has_test:
             self._record("test", iteration)
-        return self.is_tested
+        return self.test_ends
+
+    def is_tested(self, iteration: int) -> bool:
+        return not self.has_test
 
     # Checkpoints:
     def load(self, path: Path) -> int:
@@ -147,7 +150,7 @@ def test_a_run_that_was_trained_to_the_end_is_tested_before_its_last_checkpoint(
 
 def test_a_run_whose_test_is_interrupted_is_not_finished(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
-    harness.has_test, harness.is_tested = True, False
+    harness.has_test, harness.test_ends = True, False
     assert harness.training.run().kind == "preempted"
 
 
