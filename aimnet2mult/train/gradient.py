@@ -1,6 +1,8 @@
 """The gradient of the loss of a batch, over all ranks, computed at once or in parts that need less memory."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 
 import torch
@@ -125,8 +127,9 @@ def _count(loss_fn: LossFunction, batch: Batch, communicator: Communicator) -> T
         ConfigError: a component needs something else, or a subclass of `MTLoss` returns a plain dictionary.
     """
     x, y = batch
-    keys: Sequence[tuple[str, str]] = loss_fn.keys  # type: ignore[attr-defined] # an MTLoss, see build_gradient
-    stand_in = {**x, **y, **{pred: y[true] for pred, true in keys if true in y}}
+    functions: Mapping[str, LossFunction] = loss_fn.functions  # type: ignore[attr-defined] # an MTLoss
+    pairs = [_keys(function) for function in functions.values()]
+    stand_in = {**x, **y, **{pred: y[true] for pred, true in pairs if pred and true and true in y}}
     try:
         terms = getattr(loss_fn(stand_in, dict(y)), "sums_and_counts", None)
     except (KeyError, TypeError, ValueError) as error:
@@ -142,6 +145,14 @@ def _count(loss_fn: LossFunction, batch: Batch, communicator: Communicator) -> T
     counts: Tensor = terms[1].clone()
     communicator.all_reduce_sum(counts)
     return counts.clamp_(min=1).div_(communicator.world_size)
+
+
+@functools.cache
+def _keys(function: LossFunction) -> tuple[str | None, str | None]:
+    """Return the prediction and the label that a component of the loss compares, if they are arguments."""
+    parameters = inspect.signature(function).parameters
+    pred, true = (parameters[key].default if key in parameters else None for key in ("key_pred", "key_true"))
+    return pred, true
 
 
 class _ModelWithLoss(nn.Module):

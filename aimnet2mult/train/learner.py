@@ -167,8 +167,9 @@ def _check_micro_batches(config: Config, loss_fn: LossFunction) -> None:
             f"trainer.micro_batches is {parts}, but the loss of a batch in parts is known only for {MTLoss.__module__}."
             f"MTLoss, not for {config.loss.cls}; use that class, or set trainer.micro_batches=1"
         )
-    functions = config.loss.functions
-    if wrong := [f"{name} ({functions[f'loss.kwargs.components.{name}.fn']})" for name in loss_fn.uncounted]:
+    paths = config.loss.functions
+    uncounted = [name for name, partial in loss_fn.functions.items() if not hasattr(partial.func, "sum_and_count")]
+    if wrong := [f"{name} ({paths[f'loss.kwargs.components.{name}.fn']})" for name in uncounted]:
         raise ConfigError(
             f"trainer.micro_batches is {parts}, but the functions of the loss components {', '.join(wrong)} do not "
             f"return sums and counts; decorate them with {MTLoss.__module__}.mean, or set trainer.micro_batches=1"

@@ -121,16 +121,9 @@ class MTLoss:
         return Losses({**by_name, "loss": losses.sum()}, self._terms(total, counted, y_true), (total, weights))
 
     @property
-    def uncounted(self) -> list[str]:
-        """The components whose functions are not decorated with `mean`."""
-        return [list(self._functions)[index] for index in self._uncounted]
-
-    @property
-    def keys(self) -> list[tuple[str | None, str | None]]:
-        """The prediction and the label of each component, as far as its function has such arguments."""
-        parameters = [inspect.signature(function).parameters for function, _ in self._functions.values()]
-        keys = [[p[key].default if key in p else None for key in ("key_pred", "key_true")] for p in parameters]
-        return [(pred, true) for pred, true in keys]
+    def functions(self) -> dict[str, Any]:
+        """The function of each component, a `functools.partial` with its arguments."""
+        return {name: function for name, (function, _) in self._functions.items()}
 
     def _current_weights(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         weights = self.weights.as_tensor(dtype, device)
