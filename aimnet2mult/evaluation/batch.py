@@ -15,8 +15,8 @@ from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.quantities import Label
-from aimnet2mult.train.components import Loader
 from aimnet2mult.train.engine import LossFunction, build_validator
+from aimnet2mult.train.loaders import Loader
 
 __all__ = ["EvaluatedBatch", "Observer", "evaluate_part"]
 

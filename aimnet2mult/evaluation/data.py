@@ -22,7 +22,7 @@ from aimnet2mult.evaluation.request import Part
 from aimnet2mult.models.saved_model import SavedModel
 from aimnet2mult.quantities import Label
 
-__all__ = ["EvaluationData", "check_data_files", "file_format_of", "read_files", "select_part"]
+__all__ = ["EvaluationData", "check_data_files", "read_files", "select_part"]
 
 PARTS = ("train", "val", "test")
 
@@ -43,12 +43,6 @@ class EvaluationData:
         return sum(map(len, self.datasets))
 
 
-def file_format_of(config: Config) -> FileFormat:
-    """Return the names and units of the arrays in the data files."""
-    data = config.data
-    return FileFormat.from_settings(data.keys, data.units.to_dict(), allow_external=data.allow_external)
-
-
 def select_part(data: MixedData, part: Part, fidelities: Sequence[int], n_fidelities: int) -> EvaluationData:
     """Return a part of the data of a run.
 
@@ -61,7 +55,7 @@ def select_part(data: MixedData, part: Part, fidelities: Sequence[int], n_fideli
     Raises:
         ConfigError: The part has no structures.
     """
-    found: dict[str, SizeGroupedDataset] = {name: getattr(data, name) for name in PARTS if hasattr(data, name)}
+    found: dict[str, SizeGroupedDataset] = {name: getattr(data, name) for name in PARTS}
     if set(fidelities) != set(range(n_fidelities)):
         found = {name: _filter(dataset, fidelities) for name, dataset in found.items()}
     chosen = [dataset for name, dataset in found.items() if part in (name, "all") and len(dataset)]
@@ -99,7 +93,7 @@ def check_data_files(files: Sequence[Path], saved: SavedModel, config: Config, w
     report = check_files(
         files,
         labels=saved.labels,
-        file_format=file_format_of(config),
+        file_format=FileFormat.from_config(config),
         min_distance=config.data.min_distance,
     )
     for line in report.warnings.lines():
@@ -133,7 +127,7 @@ def read_files(
     Raises:
         DataError: There are untrained elements, or no structures are left.
     """
-    file_format = file_format_of(config)
+    file_format = FileFormat.from_config(config)
     skips = config.data.on_bad_structure == "skip"
     skipped: SkippedRows = report.skipped if skips else {}
     places = Places([segment for path in files for segment in read_segments(path, file_format)])

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.evaluation.batch import Observer, evaluate_part
-from aimnet2mult.evaluation.data import file_format_of
 from aimnet2mult.evaluation.folder import new_folder
 from aimnet2mult.evaluation.gathering import Gathering
 from aimnet2mult.evaluation.groupings import find_groupings
@@ -46,7 +46,7 @@ def evaluate(request: Request, communicator: Communicator, warn: Callable[[str],
         data, saved = setup.data, setup.saved
         groupings = communicator.run_on_all(
             lambda: find_groupings(
-                data.datasets, data.places, file_format_of(setup.config), saved.fidelity_names, request.by
+                data.datasets, data.places, FileFormat.from_config(setup.config), saved.fidelity_names, request.by
             )
         )
         measurement = Measurement(setup, groupings, communicator)

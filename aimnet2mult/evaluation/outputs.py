@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_rows
 from aimnet2mult.errors import DataError
-from aimnet2mult.evaluation.data import file_format_of
 from aimnet2mult.evaluation.gathering import Receiver, add_references
 from aimnet2mult.evaluation.plots import Panels, draw_errors, draw_parity
 from aimnet2mult.evaluation.points import PointSample
@@ -46,8 +46,8 @@ def open_outputs(folder: Path | None, request: Request, setup: Setup) -> Iterato
                 folder / "predictions",
                 setup.data.places,
                 setup.saved.labels,
-                file_format=file_format_of(setup.config),
-                units=setup.config.data.units.to_dict(),
+                file_format=FileFormat.from_config(setup.config),
+                units=setup.config.data.units,
                 references=setup.saved.reference_energies,
             )
             receivers.append(stack.enter_context(writer))

@@ -17,11 +17,13 @@ from aimnet2mult.errors import ConfigError
 from aimnet2mult.evaluation.data import EvaluationData, check_data_files, read_files, select_part
 from aimnet2mult.evaluation.request import Request, find_fidelities, load_config
 from aimnet2mult.metrics.layout import NO_TERMS, LossTerms
+from aimnet2mult.models.definition import max_element
 from aimnet2mult.models.saved_model import SavedModel, build_saved_model, read_saved_model
-from aimnet2mult.train.components import Loader, build_components, ignore_preemption
+from aimnet2mult.train.components import build_components
 from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.learner import build_loss, find_device
+from aimnet2mult.train.loaders import Loader, ignore_preemption
 from aimnet2mult.train.loss import MTLoss
 
 __all__ = ["Setup", "build_loader", "prepare"]
@@ -63,7 +65,8 @@ def prepare(request: Request, communicator: Communicator, warn: Callable[[str], 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if request.run is not None and not request.files:
-        report = _on_first(communicator, lambda: check_data(config, resumes=True))
+        largest = max_element(saved.definition)
+        report = _on_first(communicator, lambda: check_data(config, resumes=True, max_element=largest))
         device, loss_fn, data = communicator.run_on_all(
             lambda: _use_run(request, saved, config, fidelities, report=report, communicator=communicator)
         )

@@ -96,8 +96,7 @@ def _check_elements(loaded: InitialWeights, config: Config, skipped: SkippedRows
 
 def _find_elements(path: Path, elements: frozenset[int], config: Config, skipped: SkippedRows) -> str | None:
     """Return which of the elements a file contains, and the first structure with one of them; None if there is none."""
-    units = config.data.units.to_dict()
-    file_format = FileFormat.from_settings(config.data.keys, units, allow_external=config.data.allow_external)
+    file_format = FileFormat.from_config(config)
     found: set[int] = set()
     place = ""
     with open_file(path) as file:
