@@ -18,6 +18,7 @@ __all__ = ["MODULES", "decode", "encode"]
 MODULES = frozenset(
     {
         "aimnet2mult.config.schema",
+        "aimnet2mult.config.sections",
         "aimnet2mult.data.report",
         "aimnet2mult.train.plan",
         "telemetry.alerts.settings",
