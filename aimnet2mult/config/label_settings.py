@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Meta
 
-from aimnet2mult.config.sections import MAX_FLOAT
-from aimnet2mult.config.type_check import Section
+from aimnet2mult.config.sections import DeclaredLabel, LabelLoss
 from aimnet2mult.quantities import LABELS, Label
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
 
-__all__ = ["INPUT_NAMES", "DeclaredLabel", "check_declarations", "drop_labels", "with_default_components"]
+__all__ = ["INPUT_NAMES", "check_declarations", "drop_labels", "with_default_components"]
 
 INPUT_NAMES = ("coord", "numbers", "charge", "mult")
 """Arrays of the data sets besides the labels."""
@@ -28,38 +26,6 @@ MASK_SUFFIX = "_mask"
 OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
 LOSS_FUNCTIONS = {True: "aimnet2mult.train.loss.peratom_loss_fn", False: "aimnet2mult.train.loss.mse_loss_fn"}
 """Default function of the loss of a label, by whether it is per atom."""
-MAX_COMPONENTS = 1000
-
-
-class LabelLoss(Section, frozen=True):
-    """The component of the loss that a declared label gets unless ``loss.kwargs.components`` has one of its name."""
-
-    weight: Annotated[float, Meta(ge=0, le=MAX_FLOAT)] = 1.0
-    fn: str | None = None
-
-
-class DeclaredLabel(Section, frozen=True):
-    """A label that the user declares."""
-
-    shape: Literal["per_atom", "per_structure"]
-    unit: str
-    abbr: Annotated[str, Meta(min_length=1, max_length=20)]
-    components: Annotated[int, Meta(ge=1, le=MAX_COMPONENTS)] = 1
-    metric_unit: str | None = None
-    text: str | None = None
-    loss: LabelLoss = LabelLoss()
-
-    def to_label(self, name: str) -> Label:
-        """Return the label of this name."""
-        return Label(
-            name=name,
-            abbr=self.abbr,
-            per_atom=self.shape == "per_atom",
-            components=self.components,
-            source_unit=self.unit,
-            unit=self.metric_unit or self.unit,
-            text=self.text or name.replace("_", " "),
-        )
 
 
 def check_declarations(config: Config) -> Iterator[str]:

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aimnet2mult.config.label_settings import DeclaredLabel, with_default_components
+from aimnet2mult.config.label_settings import with_default_components
 from aimnet2mult.config.merge import merge_layers, read_defaults
 from aimnet2mult.config.sections import (
     Checkpoint,
     Count,
     Data,
+    DeclaredLabel,
     LogFrequency,
     Loss,
     Name,

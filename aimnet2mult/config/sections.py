@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from aimnet2mult.config.type_check import Section
+from aimnet2mult.quantities import Label
 
 __all__ = [
     "ADAPTIVE_LOSS",
@@ -16,6 +17,8 @@ __all__ = [
     "Checkpoint",
     "Count",
     "Data",
+    "DeclaredLabel",
+    "LabelLoss",
     "LogFrequency",
     "Loss",
     "Name",
@@ -34,6 +37,37 @@ Natural = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
 Name = Annotated[str, Meta(pattern=r"\A\w[\w.-]*\Z")]
 Options = dict[str, Any]
+
+
+class LabelLoss(Section, frozen=True):
+    """The component of the loss that a declared label gets unless ``loss.kwargs.components`` has one of its name."""
+
+    weight: Annotated[float, Meta(ge=0, le=MAX_FLOAT)] = 1.0
+    fn: str | None = None
+
+
+class DeclaredLabel(Section, frozen=True):
+    """A label that the user declares."""
+
+    shape: Literal["per_atom", "per_structure"]
+    unit: str
+    abbr: Annotated[str, Meta(min_length=1, max_length=20)]
+    components: Annotated[int, Meta(ge=1, le=1000)] = 1
+    metric_unit: str | None = None
+    text: str | None = None
+    loss: LabelLoss = LabelLoss()
+
+    def to_label(self, name: str) -> Label:
+        """Return the label of this name."""
+        return Label(
+            name=name,
+            abbr=self.abbr,
+            per_atom=self.shape == "per_atom",
+            components=self.components,
+            source_unit=self.unit,
+            unit=self.metric_unit or self.unit,
+            text=self.text or name.replace("_", " "),
+        )
 
 
 class EnergyReference(Section, frozen=True):
