@@ -156,8 +156,8 @@ def _compare_energies(
     """
     if loaded.missing:
         return f"energies not compared: {loaded.source.path} does not contain all parameters of the model"
-    # A copy in float32 on the CPU, whatever the precision of the training.
-    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    # In evaluation, the model is at least in float32.
+    model = copy.deepcopy(model).to("cpu").eval()
     largest, count = 0.0, 0
     for fidelity, (origin, name) in enumerate(zip(loaded.origins, names, strict=True)):
         chosen = list(_choose(data, fidelity, max(1, STRUCTURES // len(names))))

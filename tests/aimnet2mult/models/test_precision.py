@@ -9,7 +9,6 @@ from torch import nn
 
 from aimnet2mult.errors import ModelError
 from aimnet2mult.models.precision import has_double_weights, use_bfloat16, use_float64
-from aimnet2mult.quantities import LABELS
 from support.small_models import batch, build, definition, predict
 from support.tiny_model import TinyModel, batches
 
@@ -30,7 +29,7 @@ def test_all_predictions_are_computed_in_float64(outputs: dict[str, Any]) -> Non
     double = predict(copy.deepcopy(model), data)
     assert list(model.state_dict()) == keys
     assert {pred.dtype for pred in double.values()} == {torch.float64}
-    for label in LABELS:
+    for label in single:
         torch.testing.assert_close(double[label], single[label].double(), rtol=1e-5, atol=1e-6)
 
 
@@ -66,7 +65,7 @@ def test_bfloat16_affects_training_only_and_no_names() -> None:
     trained = predict(copied, data)
     assert list(copied.state_dict()) == keys
     assert {pred.dtype for pred in trained.values()} == {torch.float32}
-    for label in LABELS:
+    for label in single:
         assert not torch.equal(trained[label], single[label])
         torch.testing.assert_close(trained[label], single[label], rtol=0.02, atol=0.002)
 

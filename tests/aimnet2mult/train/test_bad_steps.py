@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -213,14 +214,8 @@ class Flags:
     def __init__(self, limit: int = 3, on_bad_step: Any = "skip") -> None:
         self.reported: list[int] = []
         self.cause = "because"
-        config = Trainer(
-            epochs=1,
-            clip_grad_value=None,
-            clip_grad_norm=None,
-            stop_below_lr=None,
-            on_bad_step=on_bad_step,
-            max_bad_steps=limit,
-        )
+        settings = {**read_defaults()["trainer"], "on_bad_step": on_bad_step, "max_bad_steps": limit}
+        config = msgspec.convert(settings, Trainer)
         self.steps = BadSteps(config, self._report)
 
     def _report(self, iteration: int) -> str:

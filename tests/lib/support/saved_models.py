@@ -9,12 +9,12 @@ import torch
 from aimnet2mult.models.description import Description
 from aimnet2mult.models.saved_model import SavedModel
 from aimnet2mult.models.weights import save_weights
-from aimnet2mult.quantities import LABELS
 from support import small_models
+from support.labels import built_in
 
 TINY_DESCRIPTION = Description(
     definition={"class": "support.tiny_model.TinyCore"},
-    labels=(LABELS["energy"], LABELS["charges"]),
+    labels=built_in("energy", "charges"),
     fidelity_names=("tiny",),
     fidelity_offset=100,
     use_fidelity_readouts=False,
@@ -32,7 +32,7 @@ def describe(*, n_fidelities: int = 2, readouts: bool = True, **outputs: Any) ->
     elements[-1] |= {17}
     return Description(
         definition=small_models.definition(**{"lrcoulomb": COULOMB, **outputs}),
-        labels=tuple(LABELS.values()),
+        labels=built_in("energy", "forces", "charges", "spin_charges"),
         fidelity_names=NAMES[:n_fidelities],
         fidelity_offset=100,
         use_fidelity_readouts=readouts,
