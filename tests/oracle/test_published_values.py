@@ -110,11 +110,18 @@ def test_the_speed_is_that_of_the_iterations_since_the_previous_point(run: Finis
     times = {step: batch[0].time for step, batch in run.batches.training.items()}
     values = points(run.folder, "train")
     due = [0, *(step for step in values if step % PLAN.every == 0)]
+    # The time of validations and checkpoints after these iterations does not count.
+    paused, complete = {*points(run.folder, "val"), *points(run.folder, "train_epoch")}, 0
     for before, step in [*pairwise(due), *([(due[-1], LAST)] if LAST % PLAN.every else [])]:
         # Each point lies between the last batch that it covers and the next one.
         shortest = times[step] - times[before + 1]
         longest = times.get(step + 1, np.inf) - times.get(before, -np.inf)
-        assert shortest <= (step - before) / values[step]["it_per_s"] <= longest
+        seconds = (step - before) / values[step]["it_per_s"]
+        assert seconds <= longest
+        if paused.isdisjoint(range(before, step)):
+            assert seconds >= shortest
+            complete += 1
+    assert complete > 1
 
 
 def test_the_units_are_declared(run: Finished) -> None:

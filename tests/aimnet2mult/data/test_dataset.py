@@ -270,7 +270,7 @@ def test_a_label_of_some_groups_is_a_label_of_the_fidelity(write: Write) -> None
             {"labels": built_in("energy", "spin_charges")},
             r"label 'spin_charges' is in none of the data sets .*first\.h5, .*second\.h5",
         ),
-        ({"sae_files": {0: "absent.yaml"}}, r"cannot read the reference energies absent\.yaml"),
+        ({"sae_files": {0: Path("absent.yaml")}}, r"cannot read the reference energies absent\.yaml"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_errors(files: list[Path], options: dict[str, Any], message: str) -> None:

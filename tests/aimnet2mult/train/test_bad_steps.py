@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from aimnet2mult.config.merge import read_defaults
 from aimnet2mult.config.schema import Trainer, load
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import Snapshot
