@@ -1,6 +1,5 @@
 """Build the components of a training run from its configuration."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from aimnet2mult.train.load_check import check_start, prepare_start
 from aimnet2mult.train.loaders import Loader, build_loader, evaluation_sampler, training_sampler
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.optimizer import Schedule, build_scheduler
+from aimnet2mult.train.random_state import seed_generators
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from telemetry.run_folder.atomic_write import atomic_write
 from telemetry.run_folder.permissions import make_folder
@@ -238,9 +238,7 @@ def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDA
 
 
 def _prepare_process(config: Config) -> None:
-    random.seed(config.seed)
-    np.random.seed(config.seed)  # noqa: NPY002 - for libraries that use the global generator
-    torch.manual_seed(config.seed)
+    seed_generators(config.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
 

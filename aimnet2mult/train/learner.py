@@ -20,8 +20,10 @@ from aimnet2mult.models.initial_weights import InitialWeights, load_weights
 from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.gradient import LossFunction
 from aimnet2mult.train.loss import MTLoss
+from aimnet2mult.train.loss_methods import UsesRanks
 from aimnet2mult.train.optimizer import build_optimizer, build_scheduler
 from aimnet2mult.train.precision import prepare_device, set_precision
+from aimnet2mult.train.restoring import Stateful
 from aimnet2mult.train.validation_metrics import ValidationMetrics, possible_metrics
 
 __all__ = ["Learner", "build_learner", "build_loss", "find_device", "scheduler_section"]
@@ -147,7 +149,7 @@ def build_loss(config: Config, communicator: Communicator) -> LossFunction:
     except TypeError as error:
         raise ConfigError(f"loss.kwargs do not fit {config.loss.cls}: {error}") from error
     # With several parts, the counts of the whole batch are determined before it is predicted; see `build_gradient`.
-    if hasattr(loss_fn, "use_ranks") and config.trainer.micro_batches == 1:
+    if isinstance(loss_fn, UsesRanks) and config.trainer.micro_batches == 1:
         loss_fn.use_ranks(communicator)
     return loss_fn
 
@@ -162,7 +164,7 @@ def _check_micro_batches(config: Config, loss_fn: LossFunction) -> None:
     if parts == 1:
         return
     # An adaptive loss, which has a state, would adapt after each part.
-    if not isinstance(loss_fn, MTLoss) or hasattr(loss_fn, "state_dict"):
+    if not isinstance(loss_fn, MTLoss) or isinstance(loss_fn, Stateful):
         raise ConfigError(
             f"trainer.micro_batches is {parts}, but the loss of a batch in parts is known only for {MTLoss.__module__}."
             f"MTLoss, not for {config.loss.cls}; use that class, or set trainer.micro_batches=1"

@@ -1,4 +1,4 @@
-"""The state of the global random generators, as part of a checkpoint."""
+"""The global random generators: their seeds, and their state as part of a checkpoint."""
 
 import random
 from collections.abc import Mapping
@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["random_state", "set_random_state"]
+__all__ = ["random_state", "seed_generators", "seed_rank", "set_random_state"]
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch; the first two are for libraries that use them."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global generator
+    torch.manual_seed(seed)
+
+
+def seed_rank(seed: int, rank: int, iteration: int) -> None:
+    """Seed torch for a rank from an iteration on; otherwise dropout masks would be identical on all ranks."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, iteration]).generate_state(1)[0]))
 
 
 def random_state() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ COUNTDOWNS = ("_current_duration",)
 """Entries of a state that may become 0 or negative."""
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """An object whose state consists of tensors and plain values."""
 

@@ -229,8 +229,8 @@ def _train(
 ) -> tuple[Outcome, Components | None]:
     """Train, and return the outcome and the components, if there are any yet."""
     from aimnet2mult.distributed.stop_consensus import StopConsensus
+    from aimnet2mult.train.assembly import build_training
     from aimnet2mult.train.components import build_components
-    from aimnet2mult.train.loop import build_training
     from aimnet2mult.train.setup_listing import list_setup
 
     stops = plan.settings.on_divergence == "stop"

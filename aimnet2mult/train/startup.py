@@ -20,7 +20,7 @@ def load_libraries() -> None:
     """Import torch and aimnet."""
     with _no_garbage_collection():
         import aimnet2mult.distributed.process_group
-        import aimnet2mult.train.loop  # noqa: F401 - imports all other libraries
+        import aimnet2mult.train.assembly  # noqa: F401 - imports all other libraries
 
 
 @contextlib.contextmanager
