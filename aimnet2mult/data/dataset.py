@@ -1,9 +1,10 @@
 """The data of a training run: one HDF5 file per fidelity, shifted by reference energies, split and merged."""
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,13 @@ class MixedData:
             origins: Values of the array ``origin``.
         """
         return [self.places.describe(origin) for origin in origins.tolist()]
+
+    def groups_of(self, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """Yield the arrays of the structures of a fidelity, in each group of all parts that has any."""
+        for group in (*self.train.groups, *self.val.groups, *self.test.groups):
+            rows = group["fidelity"] == fidelity
+            if rows.any():
+                yield {key: values if rows.all() else values[rows] for key, values in group.items()}
 
     def fingerprint(self) -> int:
         """Return a CRC-32 of the training structures and labels, in order, to detect changed data on a resume."""

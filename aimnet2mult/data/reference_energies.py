@@ -6,7 +6,7 @@
 import logging
 import reprlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ __all__ = [
     "random_subset",
     "read_sae",
     "sae_to_yaml",
+    "sum_by_fidelity",
+    "sum_references",
     "unseparated_elements",
     "write_sae",
 ]
@@ -162,7 +164,26 @@ def apply_sae(dataset: "SizeGroupedDataset", sae: Mapping[int, float], source: o
             "these structures out, set their energies to NaN, or give all reference energies in data.sae.energy.files"
         )
     for group in dataset.groups:
-        group["energy"] = _subtract(group, sae)
+        group["energy"] = group["energy"] - sum_references(group["numbers"], sae)
+
+
+def sum_references(numbers: npt.NDArray[np.integer[Any]], sae: Mapping[int, float]) -> Floats:
+    """Return the sums (B,) of the reference energies of the atoms in ``numbers`` (B, N); 0 for unknown elements; eV."""
+    table = np.zeros(max([numbers.max(initial=0), *sae]) + 1)
+    table[list(sae)] = list(sae.values())
+    sums: Floats = table[numbers].sum(axis=-1)
+    return sums
+
+
+def sum_by_fidelity(
+    numbers: npt.NDArray[np.integer[Any]], fidelity: npt.NDArray[np.integer[Any]], saes: Sequence[Mapping[int, float]]
+) -> Floats:
+    """Return the sums (B,) of `sum_references`, with the reference energies of each structure's ``fidelity`` (B,)."""
+    sums = np.zeros(len(numbers))
+    for index in np.unique(fidelity).tolist():
+        rows = fidelity == index
+        sums[rows] = sum_references(numbers[rows], saes[index])
+    return sums
 
 
 def read_sae(path: Path) -> Sae:
@@ -225,14 +246,6 @@ def _needed_for_rank(counts: Floats, kept: npt.NDArray[np.bool_], residual: Floa
 def _gram(counts: Floats) -> Floats:
     # Products of whole numbers are exact in float64.
     return counts.T @ counts
-
-
-def _subtract(group: Group, sae: Mapping[int, float]) -> Floats:
-    """Return ``energy`` (B,) less the reference energies of the atoms in ``numbers`` (B, N); 0 for unknown elements."""
-    table = np.zeros(max([group["numbers"].max(initial=0), *sae]) + 1)
-    table[list(sae)] = list(sae.values())
-    shifted: Floats = group["energy"] - table[group["numbers"]].sum(axis=-1)
-    return shifted
 
 
 def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:

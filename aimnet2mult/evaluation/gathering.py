@@ -12,7 +12,7 @@ from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.evaluation.batch import EvaluatedBatch
 from aimnet2mult.quantities import Label
 
-__all__ = ["GatheredBatch", "Gathering", "Receiver", "add_references"]
+__all__ = ["GatheredBatch", "Gathering", "Receiver"]
 
 Array = npt.NDArray[Any]
 
@@ -79,20 +79,3 @@ class Gathering:
         )
         for receiver in self._receivers:
             receiver.receive(gathered)
-
-
-def add_references(energy: Array, arrays: Mapping[str, Array], references: Sequence[Mapping[int, float]]) -> Array:
-    """Return total energies in eV, (B,).
-
-    Args:
-        energy: Energies less the reference energies, (B,).
-        arrays: ``numbers`` (B, N) and ``fidelity`` (B,).
-        references: Reference energies by atomic number, for each fidelity.
-    """
-    total = np.asarray(energy, np.float64).copy()
-    for index, energies in enumerate(references):
-        rows = arrays["fidelity"] == index
-        table = np.zeros(max([int(arrays["numbers"].max(initial=0)), *energies]) + 1)
-        table[list(energies)] = list(energies.values())
-        total[rows] += table[arrays["numbers"][rows]].sum(axis=1)
-    return total

@@ -12,8 +12,9 @@ import torch
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_rows
+from aimnet2mult.data.reference_energies import sum_by_fidelity
 from aimnet2mult.errors import DataError
-from aimnet2mult.evaluation.gathering import Receiver, add_references
+from aimnet2mult.evaluation.gathering import Receiver
 from aimnet2mult.evaluation.plots import Panels, draw_errors, draw_parity
 from aimnet2mult.evaluation.points import PointSample
 from aimnet2mult.evaluation.predictions import writing_predictions
@@ -104,7 +105,7 @@ class Outputs:
             for name, found in ((label.name, arrays), (f"predicted_{label.name}", predictions)):
                 array = found[label.name]
                 if label.name == "energy":
-                    array = add_references(array, arrays, energies)
+                    array = array + sum_by_fidelity(arrays["numbers"], arrays["fidelity"], energies)
                 (per_atom if label.per_atom else values)[name] = array[0]
         comments = {
             "charge": int(arrays["charge"][0]),

@@ -14,8 +14,9 @@ from aimnet2mult.data.conversion.writer import OutputFile
 from aimnet2mult.data.file_format import FRAMES, FileFormat, array_type
 from aimnet2mult.data.layout import open_file, read_frames, read_layout, read_rows
 from aimnet2mult.data.places import Places
+from aimnet2mult.data.reference_energies import sum_by_fidelity
 from aimnet2mult.errors import DataError
-from aimnet2mult.evaluation.gathering import GatheredBatch, add_references
+from aimnet2mult.evaluation.gathering import GatheredBatch
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
 
@@ -148,7 +149,8 @@ class PredictionWriter:
         """Write the predictions of a batch."""
         values = dict(batch.predictions)
         if "energy" in values:
-            values["energy"] = add_references(values["energy"], batch.arrays, self._references)
+            references = sum_by_fidelity(batch.arrays["numbers"], batch.arrays["fidelity"], self._references)
+            values["energy"] = values["energy"] + references
         origins = batch.arrays["origin"]
         segments = np.searchsorted(self._places.starts, origins, side="right") - 1
         for index in np.unique(segments).tolist():

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from aimnet2mult.data.compositions import join_symbols
+from aimnet2mult.data.reference_energies import sum_by_fidelity, sum_references
 from aimnet2mult.errors import DataError
 from aimnet2mult.models.one_fidelity import find_fidelity
 from aimnet2mult.models.saved_model import SavedModel, build_saved_model
 from aimnet2mult.quantities import LABELS
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "as_results"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -44,7 +45,6 @@ class Predictor:
             labels.setdefault("forces", LABELS["forces"])
         self.labels = tuple(labels.values())
         self._model = build_saved_model(replace(saved, labels=self.labels), self.device)
-        self._energies = [_table(energies) for energies in saved.reference_energies]
 
     @property
     def fidelity(self) -> str:
@@ -100,16 +100,12 @@ class Predictor:
         found: dict[str, Tensor] = self._model({key: value.to(self.device) for key, value in batch.items()})
         values = {label.name: found[label.name].detach().cpu().double().numpy() for label in self.labels}
         if "energy" in values:
-            values["energy"] = values["energy"] + self._reference(z, indices)
+            values["energy"] = values["energy"] + sum_by_fidelity(z, indices, self.saved.reference_energies)
         return values
 
     def reference(self, numbers: npt.ArrayLike) -> Floats:
         """Return the sums of the reference energies of structures with atomic numbers (B, N), as (B,) in eV."""
-        z = np.asarray(numbers, np.int64)
-        return self._reference(z, np.full(len(z), self.index))
-
-    def _reference(self, numbers: Integers, indices: Integers) -> Floats:
-        return np.array([self._energies[i][row].sum() for i, row in zip(indices, numbers, strict=True)], np.float64)
+        return sum_references(np.asarray(numbers, np.int64), self.saved.reference_energies[self.index])
 
     def _check_elements(self, numbers: Integers, indices: Integers) -> None:
         for index in np.unique(indices).tolist():
@@ -120,12 +116,6 @@ class Predictor:
                     f"the fidelity {self.saved.fidelity_names[index]} was not trained on {join_symbols(unknown)}; its "
                     f"elements are {join_symbols(sorted(known))}"
                 )
-
-
-def _table(energies: Mapping[int, float]) -> Floats:
-    table = np.zeros(max([0, *energies, 118]) + 1)
-    table[list(energies)] = list(energies.values())
-    return table
 
 
 def as_results(values: Mapping[str, Floats], row: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from aimnet.calculators import AIMNet2Calculator
 from aimnet.models.utils import convert_atomic_shifts_to_float64
 from torch import Tensor, nn
 
+from aimnet2mult.data.reference_energies import sum_references
 from aimnet2mult.errors import ModelError
 from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.saved_model import build_saved_model
@@ -16,7 +17,7 @@ from aimnet2mult.models.weight_sources import WeightSource
 from aimnet2mult.quantities import LABELS
 from telemetry.errors import error_text
 
-__all__ = ["predict_energy", "reference_sum", "source_energies"]
+__all__ = ["predict_energy", "source_energies"]
 
 Structure = Mapping[str, Tensor]
 """``coord`` (1, N, 3), ``numbers`` (1, N), ``charge`` (1,) and ``mult`` (1,) on the CPU."""
@@ -53,18 +54,15 @@ def source_energies(
     except Exception as error:  # any: the source may be incomplete or damaged
         raise ModelError(f"load: {source.path} cannot be evaluated: {error_text(error):.500}") from error
     added = {} if source.includes_references else source.reference_energies[fidelity]
-    return [predict_energy(model, structure, fidelity) + reference_sum(added, structure) for structure in structures]
+    sums = [float(sum_references(structure["numbers"].numpy(), added)[0]) for structure in structures]
+    energies = [predict_energy(model, structure, fidelity) for structure in structures]
+    return [energy + references for energy, references in zip(energies, sums, strict=True)]
 
 
 def predict_energy(model: nn.Module, structure: Structure, fidelity: int) -> float:
     """Return the energy in eV that a model on the CPU predicts for a structure, without reference energies."""
     with torch.no_grad():
         return float(unwrap(model)({**structure, "fidelity": torch.tensor([fidelity])})["energy"])
-
-
-def reference_sum(energies: Mapping[int, float], structure: Structure) -> float:
-    """Return the sum of the reference energies of the atoms of a structure, in eV."""
-    return sum(energies.get(z, 0.0) for z in structure["numbers"].flatten().tolist())
 
 
 def _single(definition: Mapping[str, Any], arrays: dict[str, Tensor], start: int) -> nn.Module:

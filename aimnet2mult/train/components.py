@@ -1,6 +1,6 @@
 """Build the components of a training run from its configuration."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from aimnet.data import SizeGroupedDataset
 from torch import nn
@@ -111,7 +110,7 @@ class Components:
                 if any(counts)
             )
             lines.append(f"{name}: {structures}; {', '.join(label.name for label in labels)}")
-            summary = summarize_labels(_structures_of(self.data, index))
+            summary = summarize_labels(self.data.groups_of(index))
             lines += [f"{name}: {summary}"] if summary else []
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         iterations = counted(len(self.train_loader), "iteration")
@@ -227,14 +226,6 @@ def _elements(dataset: SizeGroupedDataset, n_fidelities: int) -> tuple[frozenset
         for index in np.unique(group["fidelity"]).tolist():
             found[index] |= set(np.unique(group["numbers"][group["fidelity"] == index]).tolist()) - {0}
     return tuple(map(frozenset, found))
-
-
-def _structures_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield the arrays of each group of all parts, with the structures of one fidelity only."""
-    for group in (*data.train.groups, *data.val.groups, *data.test.groups):
-        rows = group["fidelity"] == fidelity
-        if rows.any():
-            yield {key: values if rows.all() else values[rows] for key, values in group.items()}
 
 
 def _prepare_process(config: Config) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +14,11 @@ from aimnet2mult.data.compositions import join_symbols
 from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.layout import open_file, read_layout, read_rows
-from aimnet2mult.data.reference_energies import Sae
+from aimnet2mult.data.reference_energies import Sae, sum_references
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.errors import DataError, ModelError
 from aimnet2mult.models.initial_weights import InitialWeights
-from aimnet2mult.models.source_energies import predict_energy, reference_sum, source_energies
+from aimnet2mult.models.source_energies import predict_energy, source_energies
 
 __all__ = ["check_start", "prepare_start"]
 
@@ -121,7 +120,7 @@ def _describe_references(
     the new ones differ.
     """
     for fidelity, source in loaded.reference_energies.items():
-        groups = list(_groups_of(data, fidelity))
+        groups = list(data.groups_of(fidelity))
         if not replaced and source == data.saes[fidelity]:
             rest = np.concatenate([group["energy"] / (group["numbers"] > 0).sum(axis=1) for group in groups])
             mean = np.nanmean(rest) if np.isfinite(rest).any() else 0.0
@@ -136,7 +135,10 @@ def _describe_references(
                 f"{mean:.4g} eV/atom above them on average"
             )
         elif data.saes[fidelity]:
-            sums = [_sum(group["numbers"], data.saes[fidelity]) - _sum(group["numbers"], source) for group in groups]
+            sums = [
+                sum_references(group["numbers"], data.saes[fidelity]) - sum_references(group["numbers"], source)
+                for group in groups
+            ]
             rmsd = np.sqrt(np.mean(np.concatenate(sums) ** 2))
             yield (
                 f"{names[fidelity]}: reference energies of {loaded.source.path} replaced; the sums of a structure "
@@ -165,7 +167,7 @@ def _compare_energies(
         energies = loaded.source.reference_energies[origin.index]
         for (place, structure), theirs in zip(chosen, expected, strict=True):
             own = predict_energy(model, structure, fidelity)
-            ours = own + reference_sum(energies, structure)
+            ours = own + float(sum_references(structure["numbers"].numpy(), energies)[0])
             if not abs(ours - theirs) <= TOLERANCE * structure["numbers"].numel() + RELATIVE_TOLERANCE * abs(own):
                 raise ModelError(
                     f"load: the model with the weights of {loaded.source.path} predicts {ours:.6f} eV for {place} at "
@@ -179,29 +181,13 @@ def _compare_energies(
 def _describe_new_elements(loaded: InitialWeights, data: MixedData, names: Sequence[str]) -> Iterator[str]:
     """Yield a line for each fidelity with elements that were not in the training data of the source."""
     for fidelity, origin in enumerate(loaded.origins if loaded.source.elements else ()):
-        found = {z for group in _groups_of(data, fidelity) for z in np.unique(group["numbers"]).tolist()}
+        found = {z for group in data.groups_of(fidelity) for z in np.unique(group["numbers"]).tolist()}
         new = found - loaded.source.elements[origin.index] - {0}
         if new:
             yield (
                 f"{names[fidelity]}: {join_symbols(sorted(new))} not in the training data of "
                 f"{loaded.source.fidelity_names[origin.index]}; their parameters are initial values"
             )
-
-
-def _groups_of(data: MixedData, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield the arrays of each training and validation group, with the structures of one fidelity only."""
-    for group in (*data.train.groups, *data.val.groups):
-        rows = group["fidelity"] == fidelity
-        if rows.any():
-            yield {key: values[rows] for key, values in group.items()}
-
-
-def _sum(numbers: npt.NDArray[np.int64], energies: Sae) -> npt.NDArray[np.float64]:
-    """Return the sums (B,) of the reference energies of the atoms in ``numbers`` (B, N); 0 for unknown elements."""
-    table = np.zeros(int(max([numbers.max(initial=0), *energies])) + 1)
-    table[list(energies)] = list(energies.values())
-    sums: npt.NDArray[np.float64] = table[numbers].sum(axis=1)
-    return sums
 
 
 def _choose(data: MixedData, fidelity: int, count: int) -> Iterator[tuple[str, Structure]]:
