@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.data.duplicates import find_duplicates
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
 from aimnet2mult.data.places import Places, counted
 from aimnet2mult.data.report import FileSummary, Report
-from aimnet2mult.data.structures import MAX_ELEMENT, MIN_DISTANCE
+from aimnet2mult.data.structures import MIN_DISTANCE
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SYMBOLS", "Compositions", "count_compositions", "join_symbols", "unique_rows"]
+__all__ = ["MAX_ELEMENT", "SYMBOLS", "Compositions", "count_compositions", "join_symbols", "unique_rows"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
@@ -23,6 +23,8 @@ SYMBOLS = (
     *("Mc", "Lv", "Ts", "Og"),
 )
 """Symbols of the elements by atomic number; 0 is padding."""
+MAX_ELEMENT = len(SYMBOLS) - 1
+"""Largest atomic number."""
 
 
 @dataclass(frozen=True, kw_only=True)

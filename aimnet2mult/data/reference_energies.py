@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.config.yaml_text import dump, parse, read_text
-from aimnet2mult.data.compositions import Compositions, join_symbols
+from aimnet2mult.data.compositions import MAX_ELEMENT, Compositions, join_symbols
 from aimnet2mult.data.places import counted
 from aimnet2mult.errors import ConfigError, DataError
 from telemetry.run_folder.regular_file import open_output
@@ -43,8 +43,6 @@ Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
 Group = Mapping[str, npt.NDArray[Any]]
 
-MAX_ELEMENT = 118
-"""Largest atomic number; a table has a row for each up to the largest given one."""
 TRIM_PERCENTILES = (2, 98)
 """Residuals outside these percentiles are outliers, excluded from the second fit as in aimnet's calc_sae."""
 

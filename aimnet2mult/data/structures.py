@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from aimnet2mult.data.compositions import MAX_ELEMENT
+
 __all__ = [
     "MAX_CHARGE",
     "MAX_COORD",
-    "MAX_ELEMENT",
     "MAX_MULT",
     "MIN_DISTANCE",
     "Finding",
@@ -18,8 +19,6 @@ __all__ = [
     "min_distances",
 ]
 
-MAX_ELEMENT = 118
-"""Largest atomic number of an element; a model may support fewer."""
 MAX_MODEL_ROWS = 128
 """Rows in the tables of a model that supports all elements, as in the original trainer."""
 MAX_COORD = 1e4

@@ -8,6 +8,7 @@ from aimnet2mult.config.legacy.definition import translate_definition
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.yaml_text import MAX_DEPTH
+from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.errors import ConfigError
 
 __all__ = ["AIMNET2", "DEFAULT", "ROWS", "max_element", "read_definition"]
@@ -20,8 +21,6 @@ ROWS = "max_z"
 """Argument of this class, added here: number of rows in its tables, one for each atomic number from 0."""
 DEFAULT_ROWS = 64
 """Number of rows in aimnet."""
-LAST_ELEMENT = 118
-
 MAX_INCLUDED = 20
 """Maximum number of included files."""
 
@@ -46,10 +45,10 @@ def read_definition(path: Path) -> dict[str, Any]:
 def max_element(definition: Mapping[str, Any]) -> int:
     """Return the largest atomic number for which a model has parameters; 118 if its class is unknown."""
     if definition.get("class") not in AIMNET2:
-        return LAST_ELEMENT
+        return MAX_ELEMENT
     kwargs = definition.get("kwargs")
     rows = kwargs.get(ROWS, DEFAULT_ROWS) if isinstance(kwargs, Mapping) else DEFAULT_ROWS
-    return min(rows - 1, LAST_ELEMENT) if isinstance(rows, int) else LAST_ELEMENT
+    return min(rows - 1, MAX_ELEMENT) if isinstance(rows, int) else MAX_ELEMENT
 
 
 def _include(node: Any, source: Path, folder: Path, included: list[Path], depth: int = 1) -> Any:

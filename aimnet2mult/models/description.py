@@ -14,7 +14,8 @@ from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.config.sections import Count, Name
 from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.yaml_text import dump, parse
-from aimnet2mult.data.reference_energies import MAX_ELEMENT, read_sae
+from aimnet2mult.data.compositions import MAX_ELEMENT
+from aimnet2mult.data.reference_energies import read_sae
 from aimnet2mult.models.checkpoint_folder import FOLDER
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text

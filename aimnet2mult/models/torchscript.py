@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from aimnet2mult.data.reference_energies import MAX_ELEMENT
+from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.errors import ModelError
 from aimnet2mult.models.export import build_one, take_one
 from aimnet2mult.models.export_check import check_against

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aimnet2mult.config.legacy.weights import translate_weights
+from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.data.reference_energies import Sae
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.saved_model import SavedModel, read_saved_model
@@ -24,9 +25,10 @@ EMBEDDING, SHIFTS = "afv.weight", "outputs.atomic_shift.shifts.weight"
 AIMNET_KEYS = ("format_version", "model_yaml", "state_dict", "implemented_species")
 """Keys that tell aimnet's format v2 from other files."""
 REFERENCES = "sae_tensor"
-"""Name of the reference energies in archives of the original's ``compile_jit``."""
-MAX_Z = 118
-"""Largest atomic number in that table, whose size is (fidelity + 1) · offset + 118."""
+"""Name of the reference energies in archives of the original's ``compile_jit``.
+
+The table has (fidelity + 1) · offset + 118 rows.
+"""
 MAX_SHIFT = 100.0
 """Absolute value, in eV, above which a trained shift must include the energy of an atom."""
 
@@ -164,7 +166,7 @@ def _of_script(path: Path, arrays: Mapping[str, Tensor], offset: int) -> WeightS
 def _reference_energies(table: Tensor, offset: int) -> Sae:
     """Return the energies by atomic number in the table of ``compile_jit``, which has shifted atomic numbers."""
     given = {z: float(table[z]) for z in table.nonzero().flatten().tolist()}
-    start = len(table) - offset - MAX_Z if max(given, default=0) > MAX_Z else 0
+    start = len(table) - offset - MAX_ELEMENT if max(given, default=0) > MAX_ELEMENT else 0
     return {z - start: energy for z, energy in given.items()}
 
 

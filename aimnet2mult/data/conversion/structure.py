@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.data.conversion.frames import Frame
 from aimnet2mult.data.conversion.names import Names
 from aimnet2mult.data.file_format import array_type
@@ -17,9 +18,6 @@ __all__ = ["Structure", "row_shape", "to_structure"]
 
 Structure = Mapping[str, npt.NDArray[Any]]
 """Inputs and labels of a structure: ``coord`` (N, 3), ``numbers`` (N,), others as in a row of the HDF5 file."""
-
-ELEMENTS = 118
-"""Number of elements; which of them can be trained on is checked later."""
 
 
 def to_structure(frame: Frame, names: Names, factors: Mapping[str, float]) -> Structure:
@@ -64,9 +62,9 @@ def _number_problems(numbers: npt.NDArray[Any]) -> Iterator[str]:
     """Describe the first invalid atomic number."""
     if not numbers.all():
         yield f"atom {int(np.argmin(numbers != 0))} has no element"
-    elif not (valid := (numbers > 0) & (numbers <= ELEMENTS) & (np.rint(numbers) == numbers)).all():
+    elif not (valid := (numbers > 0) & (numbers <= MAX_ELEMENT) & (np.rint(numbers) == numbers)).all():
         atom = int(np.argmin(valid))
-        yield f"atom {atom} has atomic number {numbers[atom]:g}; expected 1 to {ELEMENTS}"
+        yield f"atom {atom} has atomic number {numbers[atom]:g}; expected 1 to {MAX_ELEMENT}"
 
 
 def row_shape(key: str, atoms: int, labels: Mapping[str, Label]) -> tuple[int, ...]:
