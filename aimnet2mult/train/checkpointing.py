@@ -1,42 +1,28 @@
-"""Save the state of a training run, and load it for an exact resume."""
+"""When the state of a training run is saved, what belongs to it, and which checkpoints fit the run."""
 
-import contextlib
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.checkpoint_folder import checkpoint_path, diverged_path, prune, rename_diverged
-from aimnet2mult.models.description import Description
-from aimnet2mult.models.envelope import CHECKPOINT, enclose, take_out
-from aimnet2mult.models.torch_file import load_file
 from aimnet2mult.models.weights import are_finite
-from aimnet2mult.train.checkpoint_peek import check_content
+from aimnet2mult.train.checkpoint_file import load_checkpoint, write_checkpoint
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.data_position import DataPosition
 from aimnet2mult.train.evaluations import Evaluations
-from aimnet2mult.train.random_state import random_state, set_random_state
 from aimnet2mult.train.repeats import Repeats
 from aimnet2mult.train.reporter import Bus
-from aimnet2mult.train.restoring import Stateful, restore_part
-from telemetry.errors import error_text, format_error
-from telemetry.run_folder.atomic_write import atomic_write, sync_folder
-from telemetry.run_folder.permissions import make_folder
+from aimnet2mult.train.restoring import Stateful
+from telemetry.errors import format_error
 
-__all__ = ["Checkpointing", "Stateful", "load_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpointing"]
 
 WRITE_ERRORS = (OSError, RuntimeError, MemoryError)
 """Errors of `write_checkpoint` that training survives; torch raises RuntimeError if there is too little memory."""
-
-PACKAGES = ("aimnet2mult", "aimnet", "torch", "numpy")
-"""Packages whose versions a checkpoint records."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +74,7 @@ class Checkpointing:
         self._bus = bus
         self._communicator = communicator
         self._console = console
-        self._data_fingerprint = components.data.fingerprint()
-        self._samplers = config.to_dict()["data"]["samplers"]["train"]
+        self._position = DataPosition(config, components)
         self._last_saved: tuple[int, dict[str, Any]] | None = None
         self._repeats = Repeats()
 
@@ -102,33 +87,11 @@ class Checkpointing:
         """
         position = load_checkpoint(path, self._state())
         iteration: int = position["iteration"]
-        self._check_data(path, position)
-        self._check_epochs(iteration, position["epoch_length"])
+        if notice := self._position.check(path, position):
+            self._console.say(notice)
         self._evaluations.load_state_dict(position)
         self._last_saved = (iteration, self._evaluations.state_dict())
         return iteration
-
-    def _check_data(self, path: Path, position: Mapping[str, Any]) -> None:
-        if position.get("samplers", self._samplers) != self._samplers:
-            # Batches and groups of other sizes; `data_record` has verified the files.
-            return
-        expected = (len(self._components.train_loader), self._data_fingerprint)
-        if (position["epoch_length"], position["data"]) != expected:
-            settings = "" if "samplers" in position else " or data.samplers"
-            raise CheckpointError(
-                f"{path} was written with different data: the data sets{settings} have changed since then; restore "
-                "them, or start a new run with --load"
-            )
-
-    def _check_epochs(self, iteration: int, length_before: int) -> None:
-        length = len(self._components.train_loader)
-        epoch, epochs = -(-iteration // length), self._config.trainer.epochs
-        if length != length_before:
-            self._console.say(
-                f"iterations per epoch: {length} instead of {length_before}; iteration {iteration} is in epoch {epoch}"
-            )
-        if epoch > epochs:
-            raise ConfigError(f"trainer.epochs is {epochs}, but the run is already in epoch {epoch}; increase it")
 
     def save(self, iteration: int) -> None:
         """Write a checkpoint, unless it would equal the last one or nothing has been trained yet; see `problem`."""
@@ -160,7 +123,7 @@ class Checkpointing:
         try:
             healthy = self._bus.last_healthy_step
             rename_diverged(self._run, after=healthy if suspect_from is None else min(healthy, suspect_from - 1))
-            write_checkpoint(path, state, self._position(iteration), self._components.description)
+            write_checkpoint(path, state, self._position_at(iteration), self._components.description)
         except WRITE_ERRORS as error:
             self._console.say(f"warning: cannot save the {what}: {_describe(error, path)}")
         else:
@@ -173,7 +136,7 @@ class Checkpointing:
         problem = "" if are_finite(self._components.model) else "the model's weights are not finite"
         if not problem:
             try:
-                write_checkpoint(path, state, self._position(iteration), self._components.description)
+                write_checkpoint(path, state, self._position_at(iteration), self._components.description)
             except WRITE_ERRORS as error:
                 problem = _describe(error, path)
         if problem:
@@ -196,23 +159,19 @@ class Checkpointing:
             times = f" ({self._repeats.count} times in a row)" if self._repeats.count > 1 else ""
             self._console.say(f"warning: {what}: {why}{times}")
 
-    def _position(self, iteration: int) -> dict[str, Any]:
-        epoch_length = len(self._components.train_loader)
-        return {
-            "iteration": iteration,
-            "epoch": -(-iteration // epoch_length),
-            "epoch_length": epoch_length,
-            "data": self._data_fingerprint,
-            "samplers": self._samplers,
-            **self._evaluations.state_dict(),
-        }
+    def _position_at(self, iteration: int) -> dict[str, Any]:
+        return {**self._position.describe(iteration), **self._evaluations.state_dict()}
 
     def _state(self) -> dict[str, Stateful]:
         components = self._components
-        parts = {name: getattr(components, name) for name in ("model", "optimizer", "schedule", "average")}
-        loss: Any = components.loss_fn
-        if hasattr(loss, "state_dict") and hasattr(loss, "load_state_dict"):
-            parts["loss"] = loss
+        parts: dict[str, Stateful | None] = {
+            "model": components.model,
+            "optimizer": components.optimizer,
+            "schedule": components.schedule,
+            "average": components.average,
+        }
+        if isinstance(components.loss_fn, Stateful):
+            parts["loss"] = components.loss_fn
         return {name: part for name, part in parts.items() if part is not None} | {"sums": components.train_sums}
 
     def _state_of_all_ranks(self) -> dict[str, Stateful]:
@@ -220,83 +179,7 @@ class Checkpointing:
         return {**self._state(), "sums": _SavedState(self._components.train_sums.state_dict())}
 
 
-def write_checkpoint(
-    path: Path, state: Mapping[str, Stateful], position: Mapping[str, Any], description: Description | None = None
-) -> None:
-    """Write a checkpoint atomically and durably.
-
-    Args:
-        path: the file; its folder is created if necessary.
-        state: the objects to save, keyed by name.
-        position: the position in the training run, as plain values.
-        description: what the model is, for those who use its weights.
-
-    Raises:
-        OSError: the file cannot be written; an earlier version of it is kept.
-        RuntimeError: torch cannot serialize the state.
-    """
-    content = {
-        "parts": {name: part.state_dict() for name, part in state.items()},
-        "position": dict(position),
-        "random": random_state(),
-        "versions": _versions(),
-    }
-    if description is not None:
-        content["description"] = description.to_plain()
-    # Serialize to memory first, because torch converts disk-full errors to other types.
-    buffer = io.BytesIO()
-    torch.save(enclose(CHECKPOINT, content), buffer)
-    if make_folder(path.parent):
-        sync_folder(path.parent.parent)
-    atomic_write(path, buffer.getbuffer())
-
-
-def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]:
-    """Restore objects and random states from a checkpoint, and return its position.
-
-    Raises:
-        CheckpointError: the file cannot be read, or does not fit the objects.
-    """
-    try:
-        # Objects copy the state to their devices, except what they keep on the CPU, such as an optimizer's step count.
-        content = take_out(load_file(path))
-        check_content(content)
-    except (OSError, ValueError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"cannot read the checkpoint {path}: {reason}") from error
-    for name, part in state.items():
-        if name == "loss" and name not in content["parts"]:
-            # Version 0.1 did not save the state of a loss.
-            continue
-        with _reporting(path, name):
-            restore_part(part, content["parts"][name])
-    with _reporting(path, "random"):
-        set_random_state(content["random"])
-    with _reporting(path, "position"):
-        return dict(content["position"])
-
-
-@contextlib.contextmanager
-def _reporting(path: Path, entry: str) -> Iterator[None]:
-    """Report any error, because neither torch nor a schedule checks the types of what it restores."""
-    try:
-        yield
-    except Exception as error:
-        reason = "it is missing" if isinstance(error, KeyError) else error_text(error)
-        raise CheckpointError(f"the checkpoint {path} does not fit this run: {entry}: {reason:.500}") from error
-
-
 def _describe(error: Exception, path: Path) -> str:
     """Return the message of an error, without the name of the temporary file, which differs each time."""
     reason = error.strerror if isinstance(error, OSError) else None
     return f"cannot write to {path.parent}: {reason or format_error(error)}"
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

@@ -24,7 +24,7 @@ from aimnet2mult.models.predictor import Predictor
 from aimnet2mult.models.saved_model import read_saved_model
 from aimnet2mult.models.torchscript import export_torchscript, write_torchscript
 from aimnet2mult.models.weights import save_weights
-from aimnet2mult.train.checkpointing import write_checkpoint
+from aimnet2mult.train.checkpoint_file import write_checkpoint
 from aimnet2mult.train.components import build_components
 from support.saved_models import COULOMB, NAMES, as_saved, build_random, describe, randomize, write_weights
 from support.small_models import definition

@@ -13,7 +13,7 @@ from aimnet2mult.models.checkpoint_folder import checkpoint_path
 from aimnet2mult.models.initial_weights import load_weights
 from aimnet2mult.models.saved_model import read_saved_model
 from aimnet2mult.models.weights import save_checkpoint_weights, save_weights
-from aimnet2mult.train.checkpointing import write_checkpoint
+from aimnet2mult.train.checkpoint_file import write_checkpoint
 from support.saved_models import TINY_DESCRIPTION as DESCRIPTION
 from support.tiny_model import TinyCore
 

@@ -19,9 +19,11 @@ from torch import nn
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.checkpoint_folder import checkpoint_path
-from aimnet2mult.train.checkpointing import Checkpointing, Stateful, load_checkpoint, write_checkpoint
+from aimnet2mult.train.checkpoint_file import load_checkpoint, write_checkpoint
+from aimnet2mult.train.checkpointing import Checkpointing
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
+from aimnet2mult.train.restoring import Stateful
 from support.file_contents import read_content
 from support.tiny_runs import build_tiny
 from telemetry import NullBus
@@ -254,7 +256,7 @@ def test_packages_that_are_not_installed_do_not_prevent_a_checkpoint(
     def not_found(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("aimnet2mult.train.checkpointing.version", not_found)
+    monkeypatch.setattr("aimnet2mult.train.checkpoint_file.version", not_found)
     content = read_content(write(tmp_path, 1))
     assert set(content["versions"].values()) == {"not installed"}
 

@@ -14,8 +14,8 @@ from torch import nn
 from aimnet2mult.errors import CheckpointError, ConfigError
 from aimnet2mult.models.initial_weights import load_weights
 from aimnet2mult.models.weights import save_checkpoint_weights
+from aimnet2mult.train.checkpoint_file import load_checkpoint
 from aimnet2mult.train.checkpoint_peek import read_progress
-from aimnet2mult.train.checkpointing import load_checkpoint
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.restoring import check_alike, restore_part
 from support.damage import damage_bytes, damage_pickle, damage_values

@@ -21,8 +21,8 @@ from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError
 from aimnet2mult.models.initial_weights import load_weights
 from aimnet2mult.models.weights import save_checkpoint_weights
+from aimnet2mult.train.checkpoint_file import load_checkpoint
 from aimnet2mult.train.checkpoint_peek import read_progress
-from aimnet2mult.train.checkpointing import load_checkpoint
 from support.damage import damage_bytes, damage_hdf5, damage_pickle, damage_values
 from support.file_contents import read_content
 from support.labels import built_in
