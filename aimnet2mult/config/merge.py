@@ -5,7 +5,7 @@ This module knows only which keys exist, namely those in the defaults; ``schema`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from aimnet2mult.config.legacy.detect import is_legacy
 from aimnet2mult.config.legacy.nested import has
 from aimnet2mult.config.legacy.translator import LegacyConfigTranslator
 from aimnet2mult.config.text_values import keep_text
+from aimnet2mult.config.tree import keeps_nothing, merge, restrict, unite
 from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.config.yaml_text import MAX_DEPTH, MAX_KEY_LENGTH, dump, parse, parse_as_text, read_text
 from aimnet2mult.errors import ConfigError, Problems
@@ -58,10 +59,6 @@ BY_FIDELITY = (
     "data.sae.energy.files",
 )
 """Mappings by fidelity index."""
-CLASS_KEYS = ("kwargs", "step", "metric_name")
-"""Keys that belong to a `class`, and are dropped when a higher layer changes it."""
-KeepsKwargs = Callable[[str, str], bool]
-"""Function of the lower and the higher class that returns whether the lower kwargs are kept."""
 PATH_KEYS = (
     "data.fidelity_datasets",
     "data.val_fidelity_datasets",
@@ -98,9 +95,9 @@ def merge_layers(
     defaults = merged = read_defaults()
     layers = _read_layers(files, overrides, found, recorded)
     legacy = LegacyConfigTranslator.for_layers((source, layer) for source, layer, _ in layers)
-    keeps_kwargs = LegacyConfigTranslator.keeps_kwargs if legacy else _keeps_nothing
+    keeps_kwargs = LegacyConfigTranslator.keeps_kwargs if legacy else keeps_nothing
     if legacy:
-        merged = _merge(merged, legacy.defaults, keeps_kwargs)
+        merged = merge(merged, legacy.defaults, keeps_kwargs)
     asked, given = merged, dict[str, Any]()
     for number, (source, content, folder) in enumerate(layers):
         with found.collect():
@@ -108,10 +105,10 @@ def merge_layers(
             _request_labels(layer, drop=is_legacy(content))
             layer = _resolve_paths(_select_known(source, layer, defaults, found), folder)
             if recorded and number == 0:
-                merged = _merge(merged, layer, keeps_kwargs)
+                merged = merge(merged, layer, keeps_kwargs)
             else:
-                asked, given = _merge(asked, layer, keeps_kwargs), _unite(given, layer)
-    merged = _merge(merged, _restrict(asked, given), keeps_kwargs) if recorded else asked
+                asked, given = merge(asked, layer, keeps_kwargs), unite(given, layer)
+    merged = merge(merged, restrict(asked, given), keeps_kwargs) if recorded else asked
     with found.collect():
         merged = references.resolve(legacy.finish(merged) if legacy else merged, found)
         if problems is not None:
@@ -268,42 +265,3 @@ def _make_absolute(folder: Path, value: object) -> object:
     if isinstance(value, str) and not value.startswith("${"):
         return str((folder / expand_user(value)).absolute())
     return value
-
-
-def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any], keeps_kwargs: KeepsKwargs) -> dict[str, Any]:
-    """Merge mappings recursively; ``upper`` wins. A changed class drops the lower CLASS_KEYS."""
-    merged = dict(lower)
-    if "class" in upper and "class" in lower and upper["class"] != lower["class"]:
-        kept = ("kwargs",) if keeps_kwargs(lower["class"], upper["class"]) else ()
-        merged |= {key: {} if key == "kwargs" else None for key in CLASS_KEYS if key in lower and key not in kept}
-    for key, value in upper.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _merge(below, value, keeps_kwargs)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _keeps_nothing(_lower: str, _upper: str) -> bool:
-    return False
-
-
-def _unite(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys that either of two trees has."""
-    united = dict(lower)
-    for key, value in upper.items():
-        below = united.get(key)
-        united[key] = (
-            _unite(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else below
-        )
-    return united
-
-
-def _restrict(tree: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tree without the keys that another tree does not have."""
-    return {
-        key: _restrict(tree[key], below) if isinstance(tree[key], Mapping) and isinstance(below, Mapping) else tree[key]
-        for key, below in keys.items()
-        if key in tree
-    }
