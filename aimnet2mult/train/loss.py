@@ -6,26 +6,21 @@ exactly zero to loss and gradient, whatever the label and the prediction are. No
 """
 
 import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aimnet2mult.config.import_path import load_object
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.layout import LossTerms
 from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.metrics.masks import count_labeled, expand_mask, mask_name, match_shape
+from aimnet2mult.train.loss_components import LossFn, SumFn, check_keys, find_functions
 from aimnet2mult.train.loss_weights import LossWeights
 
 __all__ = ["MTLoss", "energy_loss_fn", "mean", "mse_loss_fn", "peratom_loss_fn"]
-
-LossFn = Callable[..., Tensor]
-SumFn = Callable[..., tuple[Tensor, Tensor]]
 
 
 def mean(function: SumFn) -> LossFn:
@@ -66,13 +61,12 @@ class MTLoss:
         if "loss" in components:
             raise ConfigError("a loss component cannot be named 'loss', which is the name of the total; rename it")
         self._communicator = Communicator()
-        for name, component in components.items():
-            _check_keys(name, component)
+        check_keys(components)
         self.weights = LossWeights({name: component["weight"] for name, component in components.items()})
         """The weights by iteration."""
         if not components:
             raise ConfigError("the weights of the loss components are {}; expected at least one above 0")
-        self._functions = {name: _functions(name, component) for name, component in components.items()}
+        self._functions = {name: find_functions(name, component) for name, component in components.items()}
         self._uncounted = [i for i, (_, sum_and_count) in enumerate(self._functions.values()) if sum_and_count is None]
         self.terms = LossTerms(names=tuple(components), weights=self.weights.final)
         """The components and their final weights, for `ErrorSums`: published losses are comparable, whatever the
@@ -278,32 +272,3 @@ def _error(pred: Tensor, true: Tensor, counted: Tensor) -> Tensor:
     Select before squaring: otherwise the gradient elsewhere would be 0 · NaN.
     """
     return torch.where(counted, pred - true, torch.zeros((), dtype=pred.dtype, device=pred.device))
-
-
-def _check_keys(name: str, component: Mapping[str, Any]) -> None:
-    unknown = sorted(set(component) - {"fn", "weight", "kwargs"})
-    missing = sorted({"fn", "weight"} - set(component))
-    if unknown or missing:
-        wrong = f"has no {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
-        raise ConfigError(f"loss component {name!r} {wrong}; expected fn, weight and kwargs")
-
-
-def _functions(name: str, component: Mapping[str, Any]) -> tuple[LossFn, SumFn | None]:
-    """Return the function of a component with its arguments bound, and its sum-and-count function if it is a `mean`.
-
-    Raises:
-        ConfigError: the function does not accept the arguments.
-    """
-    key = f"fn of loss component {name!r}"
-    function = load_object(component["fn"], key, "loss")
-    if inspect.isclass(function) or not callable(function):
-        raise ConfigError(f"{key} is {component['fn']}, which is not a function of y_pred and y_true")
-    kwargs = component.get("kwargs") or {}
-    try:
-        inspect.signature(function).bind(y_pred=None, y_true=None, **kwargs)
-    except TypeError as error:
-        raise ConfigError(
-            f"{key} is {component['fn']}, which does not accept kwargs {dict(kwargs)}: {error}"
-        ) from error
-    sum_and_count = getattr(function, "sum_and_count", None)
-    return partial(function, **kwargs), sum_and_count and partial(sum_and_count, **kwargs)

@@ -80,7 +80,7 @@ def test_what_training_needs_is_trusted(path: str, role: Role) -> None:
         "aimnet.calculators.AIMNet2Calculator",
         "aimnet.train.loss.get_module",
         "aimnet2mult.train.runner.os.system",
-        "aimnet2mult.train.loss.load_object",
+        "aimnet2mult.train.loss.find_functions",
         "aimnet2mult.train.loss.torch.load",
         "aimnet2mult.config.merge.write_yaml",
         "telemetry.run_folder.atomic_write.atomic_write",
