@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aimnet2mult.errors import USER_ERRORS, RankLost
 from aimnet2mult.models.checkpoint_folder import find_newest
+from aimnet2mult.train.new_folders import remove_empty
 from aimnet2mult.train.plan import Plan, echo
 from aimnet2mult.train.sink_wait import SinkWait
 from telemetry.delivery.deadline import Deadline
@@ -86,7 +87,7 @@ def close_failed(bus: MetricBus, plan: Plan, error: BaseException, stop: StopSig
     if isinstance(error, USER_ERRORS) and plan.resume_step is None:
         # Training never started, and the corrected command creates everything again.
         shutil.rmtree(plan.folder, ignore_errors=True)
-        plan.remove_new_folders()
+        remove_empty(plan.new_folders)
 
 
 def close_diverged(bus: MetricBus, plan: Plan, stop: StopSignal) -> None:

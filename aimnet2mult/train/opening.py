@@ -13,6 +13,7 @@ import msgspec
 from aimnet2mult.config.label_settings import drop_labels
 from aimnet2mult.models.definition import max_element
 from aimnet2mult.train.data_check import check_data
+from aimnet2mult.train.new_folders import remove_empty
 from aimnet2mult.train.plan import echo
 from telemetry import MetricBus
 from telemetry.recording.open_run import start_run
@@ -94,5 +95,5 @@ def removing_blank_folder(plan: Plan) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        plan.remove_new_folders()
+        remove_empty(plan.new_folders)
         raise

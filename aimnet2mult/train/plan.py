@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +24,11 @@ from aimnet2mult.train.auto_resume import AutoResume, find_own_runs
 from aimnet2mult.train.checkpoint_peek import read_progress
 from aimnet2mult.train.completion import check_epochs, describe_completion
 from aimnet2mult.train.data_record import find_streams
+from aimnet2mult.train.new_folders import create_folders
 from aimnet2mult.train.save_target import check_writable
 from aimnet2mult.train.trainer_wait import TrainerWait
 from telemetry import Metric, RunNotFound, Settings, Status, read_header, read_receipt
 from telemetry.run_folder.job_identity import current_job
-from telemetry.run_folder.permissions import UMASKS, Mode, make_parents
 from telemetry.terminal import print_lines
 
 if TYPE_CHECKING:
@@ -86,12 +84,6 @@ class Plan:
     new_folders: tuple[Path, ...] = ()
     """The folders created for a new run, innermost first."""
     verbose: bool = False
-
-    def remove_new_folders(self) -> None:
-        """Remove the folders created for a new run, as far as they are empty."""
-        for folder in self.new_folders:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -201,7 +193,7 @@ def _plan_new(request: Request) -> Plan:
     problems.raise_any()
     if model_file not in (request.model, DEFAULT):
         echo(f"model: as defined in {model_file}", err=True)
-    folder, *above = _new_folders(_directory(settings), config.run_name, settings.mode)
+    folder, *above = create_folders(_directory(settings), config.run_name, settings.mode)
     return Plan(
         config=config,
         settings=settings,
@@ -280,24 +272,6 @@ def _given_options(request: Request) -> dict[str, list[str]]:
 
 def _directory(settings: Settings) -> Path:
     return expand_user(settings.dir)
-
-
-def _new_folders(directory: Path, run_name: str, mode: Mode) -> list[Path]:
-    """Create the folder of a run, and return it followed by the new folders above it."""
-    now = time.time()
-    try:
-        above = [path for path in (directory, *directory.parents) if not path.exists()]
-        make_parents(directory / run_name, mode)
-        for number in count(1):
-            folder = directory / resume_rules.run_name_at(run_name, now, number)
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o777 & ~UMASKS[mode])
-                return [folder, *above]
-    except OSError as error:
-        raise ConfigError(
-            f"telemetry.dir: cannot write to {directory}: {error.strerror}; choose another with --telemetry-dir"
-        ) from error
-    raise AssertionError
 
 
 def echo(line: str, *, err: bool = False) -> None:
