@@ -20,8 +20,10 @@ from aimnet2mult.evaluation.outputs import open_outputs
 from aimnet2mult.evaluation.plots import require_matplotlib
 from aimnet2mult.evaluation.request import Request
 from aimnet2mult.evaluation.results import Result, find_worst
-from aimnet2mult.evaluation.setup import Setup, build_loader, prepare
+from aimnet2mult.evaluation.setup import Setup, prepare
 from aimnet2mult.evaluation.units import DisplayUnits
+from aimnet2mult.evaluation.xyz import require_ase
+from aimnet2mult.train.loaders import build_loader, evaluation_sampler
 
 __all__ = ["evaluate"]
 
@@ -65,6 +67,8 @@ def _open_folder(request: Request, stack: contextlib.ExitStack) -> Path | None:
         return None
     if request.plots:
         require_matplotlib()
+    if request.worst:
+        require_ase()
     return stack.enter_context(new_folder(request.output))
 
 
@@ -73,11 +77,19 @@ def _pass(setup: Setup, measurement: Measurement, observers: list[Observer], com
     hidden = bool(communicator.rank) or not (sys.stderr and sys.stderr.isatty())
     with tqdm(total=setup.data.structures, unit=" structures", disable=hidden, leave=False, delay=1) as bar:
         for dataset in setup.data.datasets:
-            sampler, loader = build_loader(dataset, setup, communicator)
+            sampler = evaluation_sampler(setup.config, dataset)
             evaluate_part(
                 dataset,
                 sampler,
-                loader,
+                build_loader(
+                    setup.config,
+                    "val",
+                    dataset,
+                    sampler,
+                    labels=setup.saved.labels,
+                    communicator=communicator,
+                    pin_memory=setup.device.type == "cuda",
+                ),
                 model=setup.model,
                 loss_fn=setup.loss_fn,
                 sums=measurement.sums,

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,8 +22,11 @@ from aimnet2mult.evaluation.request import Request
 from aimnet2mult.evaluation.results import Result, WorstStructure
 from aimnet2mult.evaluation.setup import Setup
 from aimnet2mult.evaluation.units import DisplayUnits
-from aimnet2mult.evaluation.xyz import Frame, write_xyz
+from aimnet2mult.evaluation.xyz import make_atoms, write_xyz
 from aimnet2mult.train.engine import to_device
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 __all__ = ["Outputs", "open_outputs"]
 
@@ -82,8 +85,8 @@ class Outputs:
         names = {label.abbr: label.name for label in self._setup.saved.labels}
         for abbreviation, structures in result.worst.items():
             if structures:
-                frames = [self._frame(structure, units.unit(f"{abbreviation}_max")) for structure in structures]
-                write_xyz(self._folder / f"worst-{names[abbreviation]}.xyz", frames)
+                found = [self._atoms(structure, units.unit(f"{abbreviation}_max")) for structure in structures]
+                write_xyz(self._folder / f"worst-{names[abbreviation]}.xyz", found)
         if self._sample is not None:
             panels = Panels(
                 sample=self._sample,
@@ -95,7 +98,7 @@ class Outputs:
             draw_parity(self._folder / "parity.png", panels)
             draw_errors(self._folder / "errors.png", panels)
 
-    def _frame(self, structure: WorstStructure, unit: str) -> Frame:
+    def _atoms(self, structure: WorstStructure, unit: str) -> "Atoms":
         """Return a structure with its labels and predictions."""
         arrays, predictions = self._predict(structure.origin)
         energies = self._setup.saved.reference_energies
@@ -107,7 +110,7 @@ class Outputs:
                 if label.name == "energy":
                     array = array + sum_by_fidelity(arrays["numbers"], arrays["fidelity"], energies)
                 (per_atom if label.per_atom else values)[name] = array[0]
-        comments = {
+        info = {
             "charge": int(arrays["charge"][0]),
             "mult": int(arrays["mult"][0]),
             "error": structure.error,
@@ -119,7 +122,7 @@ class Outputs:
             "frame": structure.frame,
         }
         numbers, coord = arrays["numbers"][0], arrays["coord"][0]
-        return Frame(numbers, coord, per_atom=per_atom, values=values, comments=comments)
+        return make_atoms(numbers, coord, per_atom=per_atom, values=values, info=info)
 
     def _predict(self, origin: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays of a structure, and its predictions."""

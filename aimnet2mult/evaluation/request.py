@@ -42,7 +42,7 @@ class Request:
     """``key=value`` with dotted keys."""
     by: Sequence[str] = ()
     """Groupings; by default, all with few values."""
-    worst: int = 10
+    worst: int = 5
     """Number of structures with the largest errors to report for each label."""
     output: Path | None = None
     """Folder to create."""

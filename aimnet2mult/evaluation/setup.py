@@ -4,16 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from aimnet.data import SizeGroupedDataset
 from torch import Tensor, nn
 
 from aimnet2mult.config.schema import Config
-from aimnet2mult.data.hdf5 import INPUTS
-from aimnet2mult.data.rank_share import load_share
 from aimnet2mult.data.report import Report
-from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.errors import ConfigError
 from aimnet2mult.evaluation.data import EvaluationData, check_data_files, read_files, select_part
 from aimnet2mult.evaluation.request import Request, find_fidelities, load_config
 from aimnet2mult.metrics.layout import NO_TERMS, LossTerms
@@ -23,10 +18,9 @@ from aimnet2mult.train.components import build_components
 from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.learner import build_loss, find_device
-from aimnet2mult.train.loaders import Loader, ignore_preemption
 from aimnet2mult.train.loss import MTLoss
 
-__all__ = ["Setup", "build_loader", "prepare"]
+__all__ = ["Setup", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,30 +108,3 @@ def _use_run(
 def _no_loss(y_pred: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a loss of 0: a weight file does not say how it has been trained."""
     return {"loss": torch.zeros((), device=next(iter(y_pred.values())).device)}
-
-
-def build_loader(
-    dataset: SizeGroupedDataset, setup: Setup, communicator: Communicator
-) -> tuple[MixedFidelitySampler, Loader]:
-    """Return the sampler of the batches, in the order of a validation, and the loader of this rank's share of them.
-
-    Raises:
-        ConfigError: The options of the loader are invalid.
-    """
-    sampling, options = setup.config.data.samplers.val, setup.config.data.loaders.val
-    sampler = MixedFidelitySampler(
-        dataset, batch_size=sampling.batch_size, batch_mode=sampling.batch_mode, shuffle=False
-    )
-    try:
-        loader = load_share(
-            dataset,
-            sampler,
-            x=INPUTS,
-            y=[label.name for label in setup.saved.labels],
-            rank=communicator.rank,
-            world=communicator.world_size,
-            **{"pin_memory": setup.device.type == "cuda", "worker_init_fn": ignore_preemption, **options},
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"data.loaders.val is {options!r}: {error}") from error
-    return sampler, loader

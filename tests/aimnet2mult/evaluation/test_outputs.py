@@ -15,7 +15,7 @@ from aimnet2mult.evaluation.folder import new_folder
 from aimnet2mult.evaluation.gathering import GatheredBatch
 from aimnet2mult.evaluation.points import PointSample
 from aimnet2mult.evaluation.results import Result
-from aimnet2mult.evaluation.xyz import Frame
+from aimnet2mult.evaluation.xyz import make_atoms, write_xyz
 from aimnet2mult.quantities import LABELS
 from support.sample_runs import TrainedRun, read_groups
 from telemetry.errors import PackageNotInstalled
@@ -94,6 +94,13 @@ def test_plots_need_matplotlib(evaluated: Evaluate, tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_worst_structures_need_ase(evaluated: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ase.io", None)
+    with pytest.raises(PackageNotInstalled, match=r"--worst 0.*pip install 'aimnet2mult\[convert\]'"):
+        evaluated(output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_plots_show_a_uniform_sample_of_a_bounded_number_of_values() -> None:
     sample = PointSample([LABELS["energy"]], 2, limit=100)
     for first in range(0, 10_000, 500):
@@ -109,14 +116,14 @@ def test_plots_show_a_uniform_sample_of_a_bounded_number_of_values() -> None:
 
 
 def test_padding_and_unusual_names_in_xyz(tmp_path: Path) -> None:
-    frame = Frame(
+    atoms = make_atoms(
         np.array([8, 1, 0]),
         np.zeros((3, 3)),
         per_atom={"charges": np.array([0.1, np.nan, 0]), "forces": np.ones((3, 3))},
         values={"energy": np.array(-1.5), "dipole": np.array([1.0, 2.0, 3.0]), "other": np.array(np.nan)},
-        comments={"file": 'a "b" \\ c.h5', "frame": None},
+        info={"file": 'a "b" \\ c.h5', "frame": None},
     )
-    (tmp_path / "a.xyz").write_text("\n".join(frame.lines()) + "\n", encoding="utf-8")
+    write_xyz(tmp_path / "a.xyz", [atoms])
     atoms = ase.io.read(tmp_path / "a.xyz", format="extxyz")
     assert atoms.symbols.get_chemical_formula() == "HO"
     assert atoms.info == {"file": 'a "b" \\ c.h5'}
