@@ -111,6 +111,20 @@ SCHEDULED = {
     },
     "telemetry": {"every": 10, "mode": "group"},
 }
+EVALUATED = {
+    **TRAIN,
+    "run_name": "evaluated",
+    "data": {
+        "fidelity_datasets": {0: "data/evaluated.h5"},
+        "fidelity_names": {0: "gfn1"},
+        "y": ["energy"],
+        "test_fraction": 0.2,
+        "samplers": TRAIN["data"]["samplers"],
+    },
+    "loss": {"kwargs": {"components": {"energy": {"weight": [[0, 1.0], [20, 0.5]]}}}},
+    "trainer": {"ema_decay": 0.9, "early_stopping": {"metric": "loss"}, "evaluate_train_every": 1},
+    "telemetry": {"every": 5},
+}
 TASK = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
 TRIAL = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "trial-1", "WANDB_PROJECT": "water", "WANDB_ENTITY": "chemists"}
 """What ``wandb agent`` sets for a training of a sweep."""
@@ -157,6 +171,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
         "skipping": make_skipping,
         "scheduled": make_scheduled,
         "swept": make_swept,
+        "evaluated": make_evaluated,
     }
     resumed = {"water": {1: 40, 3: 80}, "swept": {1: 40}}
     for name in names or makers:
@@ -238,6 +253,21 @@ def make_scheduled(runs: Path) -> Path:
     with h5py.File(runs / "data" / "linked.h5", "w", libver="latest") as file:
         file["004"] = h5py.ExternalLink("external.h5", "004")
     return train(runs, SCHEDULED, "none", **TASK)
+
+
+def make_evaluated(runs: Path) -> Path:
+    """Train a very small model with all evaluations, average weights, early stopping and changing loss weights."""
+    import h5py
+
+    call("aimnet2mult", "sample-data", "sample-evaluated")
+    (runs / "data").mkdir(exist_ok=True)
+    with (
+        h5py.File(WORK / "sample-evaluated" / "gfn1.h5") as whole,
+        h5py.File(runs / "data" / "evaluated.h5", "w", libver="latest") as file,
+    ):
+        for key in ("coord", "numbers", "charge", "energy"):
+            file[f"004/{key}"] = whole[f"004/{key}"][:24]
+    return train(runs, EVALUATED, "none")
 
 
 def make_swept(runs: Path) -> Path:

@@ -40,6 +40,7 @@ STATES = {
     "skipping": "finished",
     "scheduled": "finished",
     "swept": "finished",
+    "evaluated": "finished",
 }
 PLUGIN = """
 from telemetry import Opened, hookimpl

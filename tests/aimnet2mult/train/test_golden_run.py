@@ -105,3 +105,17 @@ def test_an_array_task_finds_its_run_and_continues_it_on_linked_data(tmp_path: P
     loss = read_run(run).curves["val/loss"]
     assert loss.steps.tolist() == [int(step) for step in whole] == [5, 10, 15, 20]
     assert loss.values.tolist() == pytest.approx(list(whole.values()), rel=1e-4)
+
+
+def test_a_run_with_all_evaluations_continues_on_the_same_split(tmp_path: Path) -> None:
+    run = copy(tmp_path) / expected("evaluated")["folder"]
+    split = (run / "split.npz").read_bytes()
+    output_of("aimnet2mult", "train", "--resume", run, "--telemetry-sinks", "none", "trainer.epochs=4")
+
+    whole = json.loads((V1 / "expected" / "evaluated-whole.json").read_text())
+    curves = read_run(run).curves
+    assert curves["val/loss"].steps.tolist() == [int(step) for step in whole] == [5, 10, 15, 20]
+    assert curves["val/loss"].values.tolist() == pytest.approx(list(whole.values()), rel=1e-4)
+    assert curves["train_eval/loss"].steps.tolist() == [5, 10, 15, 20]
+    assert curves["test/loss"].steps.tolist() == [10, 20]
+    assert (run / "split.npz").read_bytes() == split
