@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["LABELS", "Label"]
+__all__ = ["LABELS", "MASK_SUFFIX", "Label"]
+
+MASK_SUFFIX = "_mask"
+"""Suffix of the key of a label's mask in a batch: which components count."""
 
 
 @dataclass(frozen=True, kw_only=True)

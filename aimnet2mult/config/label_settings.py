@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aimnet2mult.config.sections import DeclaredLabel, LabelLoss
-from aimnet2mult.quantities import LABELS, Label
+from aimnet2mult.config.sections import OWN_LOSS, DeclaredLabel, LabelLoss
+from aimnet2mult.quantities import LABELS, MASK_SUFFIX, Label
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
@@ -22,10 +22,10 @@ RESERVED_NAMES = (*INPUT_NAMES, "fidelity", "origin", "frame", "loss")
 """Keys of a batch, of a data set or of the losses that are no labels."""
 RESERVED_ABBREVIATIONS = ("loss", "lr", "grad", "it", "epoch", "skipped")
 """First words of the names of other metrics."""
-MASK_SUFFIX = "_mask"
-OWN_LOSS = "aimnet2mult.train.loss.MTLoss"
 LOSS_FUNCTIONS = {True: "aimnet2mult.train.loss.peratom_loss_fn", False: "aimnet2mult.train.loss.mse_loss_fn"}
 """Default function of the loss of a label, by whether it is per atom."""
+DEFAULT_COMPONENTS = ("energy", "forces", "charges", "spin_charges")
+"""Labels for which the defaults of the settings have a component of the loss."""
 
 
 def check_declarations(config: Config) -> Iterator[str]:
@@ -71,10 +71,6 @@ def with_default_components(config: Config) -> Config:
         if label.name not in DEFAULT_COMPONENTS and label.name not in _labels_of(components)
     }
     return _with_components(config, {**components, **added}) if added else config
-
-
-DEFAULT_COMPONENTS = ("energy", "forces", "charges", "spin_charges")
-"""Labels for which the defaults of the settings have a component of the loss."""
 
 
 def _component(label: Label, declared: DeclaredLabel | None) -> dict[str, Any]:

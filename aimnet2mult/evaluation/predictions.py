@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from aimnet2mult.config.data_units import DEFAULT_UNITS
 from aimnet2mult.data.conversion.writer import OutputFile
 from aimnet2mult.data.file_format import FRAMES, FileFormat, array_type
 from aimnet2mult.data.layout import open_file, read_frames, read_layout, read_rows
@@ -23,8 +24,6 @@ from telemetry.errors import error_text
 __all__ = ["PredictionWriter", "writing_predictions"]
 
 Array = npt.NDArray[Any]
-SOURCE_UNITS = {"energy": "eV", "forces": "eV/Å", "coord": "Å"}
-"""Units of arrays in files that need no conversion."""
 
 
 @contextlib.contextmanager
@@ -101,7 +100,7 @@ def _prepare(
     new: h5py.File, path: Path, labels: Sequence[Label], file_format: FileFormat, units: Mapping[str, str]
 ) -> None:
     """Copy the inputs of a data file, and create the arrays of the labels."""
-    unit_of = {**{label.name: label.source_unit for label in labels}, **SOURCE_UNITS, **units}
+    unit_of = {**{label.name: label.source_unit for label in labels}, **DEFAULT_UNITS, **units}
     with open_file(path) as file:
         for group in read_layout(path, file, (), file_format).groups:
             arrays = new.create_group(group.name)

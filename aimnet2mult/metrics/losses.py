@@ -8,7 +8,7 @@ from torch import Tensor
 from aimnet2mult.metrics.layout import Layout
 from aimnet2mult.metrics.masks import count_labeled
 
-__all__ = ["LossCells", "Losses"]
+__all__ = ["LossCells", "Losses", "sums_and_counts"]
 
 
 class Losses(dict[str, Tensor]):
@@ -42,6 +42,11 @@ class Losses(dict[str, Tensor]):
         return Losses({"loss": (sums / counts.to(sums.dtype) * weights).sum()}, self.sums_and_counts)
 
 
+def sums_and_counts(loss: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the sums and counts of the components of a loss, float64 of shape (2, components); None if unknown."""
+    return loss.sums_and_counts if isinstance(loss, Losses) else None
+
+
 class LossCells:
     """The cells of the loss in a slot.
 
@@ -65,7 +70,7 @@ class LossCells:
         Raises:
             ValueError: a shape does not fit.
         """
-        terms = getattr(loss, "sums_and_counts", None)
+        terms = sums_and_counts(loss)
         if terms is None:
             total = loss["loss"]
             if total.ndim:

@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["count_labeled", "expand_mask", "is_mask", "mask_name", "match_shape"]
+from aimnet2mult.quantities import MASK_SUFFIX
 
-SUFFIX = "_mask"
+__all__ = ["count_labeled", "expand_mask", "is_mask", "mask_name", "match_shape"]
 
 
 def mask_name(label: str) -> str:
     """Return the key of a label's mask in a batch: ``forces_mask`` for ``forces``."""
-    return f"{label}{SUFFIX}"
+    return f"{label}{MASK_SUFFIX}"
 
 
 def is_mask(key: str) -> bool:
     """Return whether the key of an array in a batch is that of a mask, rather than of a label."""
-    return key.endswith(SUFFIX)
+    return key.endswith(MASK_SUFFIX)
 
 
 def match_shape(array: Tensor, shape: Sequence[int], what: str) -> Tensor:

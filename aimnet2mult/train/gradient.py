@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.metrics.losses import Losses
+from aimnet2mult.metrics.losses import Losses, sums_and_counts
 from telemetry.errors import format_error
 
 __all__ = ["Batch", "Gradient", "LossFunction", "Outputs", "build_gradient"]
@@ -131,7 +131,7 @@ def _count(loss_fn: LossFunction, batch: Batch, communicator: Communicator) -> T
     pairs = [_keys(function) for function in functions.values()]
     stand_in = {**x, **y, **{pred: y[true] for pred, true in pairs if pred and true and true in y}}
     try:
-        terms = getattr(loss_fn(stand_in, dict(y)), "sums_and_counts", None)
+        terms = sums_and_counts(loss_fn(stand_in, dict(y)))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             "trainer.micro_batches is above 1, but the loss cannot count what it compares in a batch that is not "
@@ -175,7 +175,7 @@ class _ModelWithLoss(nn.Module):
         losses = self._loss_fn(pred, y)
         if counts is not None:
             losses = losses.over(counts)  # type: ignore[attr-defined] # see _count
-        terms = getattr(losses, "sums_and_counts", None)
+        terms = sums_and_counts(losses)
         # DDP does not look into other classes than lists, tuples and dictionaries.
         return {key: value.detach() for key, value in pred.items()}, [
             losses["loss"],

@@ -121,12 +121,12 @@ def test_padding_and_unusual_names_in_xyz(tmp_path: Path) -> None:
         np.zeros((3, 3)),
         per_atom={"charges": np.array([0.1, np.nan, 0]), "forces": np.ones((3, 3))},
         values={"energy": np.array(-1.5), "dipole": np.array([1.0, 2.0, 3.0]), "other": np.array(np.nan)},
-        info={"file": 'a "b" \\ c.h5', "frame": None},
+        info={"file": 'a "b" c.h5', "frame": None},
     )
     write_xyz(tmp_path / "a.xyz", [atoms])
     atoms = ase.io.read(tmp_path / "a.xyz", format="extxyz")
     assert atoms.symbols.get_chemical_formula() == "HO"
-    assert atoms.info == {"file": 'a "b" \\ c.h5'}
+    assert atoms.info == {"file": 'a "b" c.h5'}
     assert atoms.get_potential_energy() == -1.5
     assert atoms.get_dipole_moment().tolist() == [1, 2, 3]
     assert atoms.get_forces().tolist() == [[1, 1, 1]] * 2
