@@ -11,10 +11,10 @@ from aimnet2mult.data.compositions import Compositions, count_compositions
 from aimnet2mult.data.duplicates import hash_structures
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.label_summary import describe_energies
-from aimnet2mult.data.labels import MAX_FLOAT32, is_infinite, is_missing
+from aimnet2mult.data.labels import MAX_FLOAT32, InfiniteValues, is_infinite, is_missing
 from aimnet2mult.data.layout import SizeGroup, read_frames, read_rows
 from aimnet2mult.data.outliers import MAX_WORST, find_energy_outliers, find_force_outliers, robust_residuals
-from aimnet2mult.data.places import Places, Segment, counted
+from aimnet2mult.data.places import Places, Segment
 from aimnet2mult.data.reference_energies import fit_compositions
 from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import count_electrons, find_bad, find_misfits
@@ -74,7 +74,7 @@ class FileScan:
         self._compositions: list[tuple[Array, npt.NDArray[np.int32]]] = []
         self._force_evidence = ForceEvidence()
         self._distances: list[npt.NDArray[np.float64]] = []
-        self._infinite: dict[str, list[tuple[int, str]]] = {}
+        self._infinite = InfiniteValues()
         self._min_distance = min_distance
         self._max_element = max_element
         self._report = report
@@ -102,11 +102,7 @@ class FileScan:
 
     def finish(self) -> None:
         """Complete the summary, and look for problems of all structures together."""
-        for label, found in self._infinite.items():
-            places = "; ".join(where for _, where in found[:3])
-            count = sum(number for number, _ in found)
-            are = "is" if count == 1 else "are"
-            self._warn([f"{counted(count, 'value')} of {label} {are} infinite and treated as missing ({places})"])
+        self._warn([*self._infinite.describe()])
         if self._compositions:
             self._finish_structures(np.flatnonzero(np.concatenate(self.good)))
 
@@ -119,7 +115,7 @@ class FileScan:
             rows = np.flatnonzero(finding.rows)
             self._report.add_bad(segment, finding.kind, start + rows, map(finding.describe, rows.tolist()))
             bad |= finding.rows
-        self._mask_infinite(segment.group, start, block)
+        self._infinite.mask(block, self._labels_in(block), segment.group, start)
         self.summary.structures += len(bad)
         self.summary.bad_structures += int(bad.sum())
         self.good.append(~bad)
@@ -127,7 +123,7 @@ class FileScan:
         self._energies.append(np.full(len(good["numbers"]), np.nan) if stored_energy is None else stored_energy[~bad])
         self._add(good)
         if "mult" in block:
-            self._warn_of_misfits(segment, start + np.flatnonzero(~bad), good)
+            _warn_of_misfits(self._report, segment, start + np.flatnonzero(~bad), good)
 
     def _add(self, block: Block) -> None:
         """Add good structures to the summary and to what is kept of each."""
@@ -148,29 +144,6 @@ class FileScan:
 
     def _labels_in(self, arrays: Mapping[str, object]) -> list[str]:
         return [label.name for label in self.labels if label.name in arrays]
-
-    def _mask_infinite(self, group: str, start: int, block: Block) -> None:
-        """Treat infinite labels, also those beyond float32, as missing, and remember where they are."""
-        for label in self._labels_in(block):
-            infinite = is_infinite(block[label])
-            if infinite.any():
-                rows = np.flatnonzero(infinite.any(axis=tuple(range(1, infinite.ndim))))
-                places = "; ".join(f"group {group}, row {start + row}" for row in rows[:3])
-                self._infinite.setdefault(label, []).append((int(infinite.sum()), places))
-                block[label] = np.where(infinite, np.nan, block[label])
-
-    def _warn_of_misfits(self, segment: Segment, rows: npt.NDArray[np.int64], block: Block) -> None:
-        found = np.flatnonzero(find_misfits(block))
-        electrons = count_electrons(block)
-        self._report.warnings.add(
-            "charges and multiplicities that contradict the number of electrons",
-            (
-                f"{segment.describe(int(rows[i]))}: mult {block['mult'][i]:g} is impossible with "
-                f"{electrons[i]:g} electrons; check charge and mult"
-                for i in found
-            ),
-            len(found),
-        )
 
     def _finish_structures(self, rows: npt.NDArray[np.int64]) -> None:
         compositions = Compositions.join(self._compositions)
@@ -207,3 +180,17 @@ class FileScan:
         places = Places(self.segments)
         lines = (f"{places.describe(rows[i])}: {text.format(values[i])}" for i in worst)
         self._report.warnings.add(f"outliers in {what} of {self.path}", lines, len(worst), limit=MAX_WORST)
+
+
+def _warn_of_misfits(report: Report, segment: Segment, rows: npt.NDArray[np.int64], block: Block) -> None:
+    found = np.flatnonzero(find_misfits(block))
+    electrons = count_electrons(block)
+    report.warnings.add(
+        "charges and multiplicities that contradict the number of electrons",
+        (
+            f"{segment.describe(int(rows[i]))}: mult {block['mult'][i]:g} is impossible with "
+            f"{electrons[i]:g} electrons; check charge and mult"
+            for i in found
+        ),
+        len(found),
+    )

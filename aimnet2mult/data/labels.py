@@ -1,11 +1,14 @@
 """Missing and infinite values of labels."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_FLOAT32", "is_infinite", "is_missing"]
+from aimnet2mult.data.places import counted
+
+__all__ = ["MAX_FLOAT32", "InfiniteValues", "is_infinite", "is_missing"]
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 """Largest value of the type in which models are trained."""
@@ -26,3 +29,35 @@ def is_missing(values: npt.NDArray[Any], is_atom: npt.NDArray[np.bool_], *, per_
         finite &= is_atom.reshape(is_atom.shape + (1,) * (values.ndim - 2))
     missing: npt.NDArray[np.bool_] = ~finite.any(axis=tuple(range(1, finite.ndim)))
     return missing
+
+
+class InfiniteValues:
+    """The infinite values of the labels of a file, also those beyond float32, which are treated as missing."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[tuple[int, str]]] = {}
+
+    def mask(self, block: dict[str, npt.NDArray[Any]], labels: Sequence[str], group: str, start: int) -> None:
+        """Replace the infinite values in a block by NaN, and remember where they are.
+
+        Args:
+            block: Arrays by name; those with infinite values are replaced.
+            labels: Names of the labels in it.
+            group: Name of the group, for messages.
+            start: Row of the first structure in the group.
+        """
+        for label in labels:
+            infinite = is_infinite(block[label])
+            if infinite.any():
+                rows = np.flatnonzero(infinite.any(axis=tuple(range(1, infinite.ndim))))
+                places = "; ".join(f"group {group}, row {start + row}" for row in rows[:3])
+                self._found.setdefault(label, []).append((int(infinite.sum()), places))
+                block[label] = np.where(infinite, np.nan, block[label])
+
+    def describe(self) -> Iterator[str]:
+        """Yield a line for each label with infinite values, with the first places."""
+        for label, found in self._found.items():
+            places = "; ".join(where for _, where in found[:3])
+            count = sum(number for number, _ in found)
+            are = "is" if count == 1 else "are"
+            yield f"{counted(count, 'value')} of {label} {are} infinite and treated as missing ({places})"

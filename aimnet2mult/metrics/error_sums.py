@@ -178,7 +178,7 @@ class ErrorSums:
 
     def snapshot(self) -> Snapshot:
         """Start copying all slots, summed over all ranks, to the CPU without waiting for it."""
-        return Snapshot(self._sum_over_ranks())
+        return Snapshot(_sum_over_ranks(self._sums, self._communicator))
 
     def reset(self, slot: Slot) -> None:
         """Set a slot to zero; snapshots that were requested earlier are not affected."""
@@ -186,7 +186,7 @@ class ErrorSums:
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all slots on the CPU, summed over all ranks; waits for the device."""
-        sums = self._sum_over_ranks().to("cpu", copy=True)
+        sums = _sum_over_ranks(self._sums, self._communicator).to("cpu", copy=True)
         return {**self.layout.of_errors(), "loss": list(self.layout.loss.names), "sums": sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -197,26 +197,21 @@ class ErrorSums:
         Raises:
             ValueError: the sums are for other labels, fidelities or quantities.
         """
-        expected = self.layout.of_errors()
-        found = {key: state.get(key) for key in expected}
-        if found != expected:
-            raise ValueError(f"the saved sums are for {_enumerate(found)}; this run has {_enumerate(expected)}")
-        shape, own = tuple(state["sums"].shape), tuple(self._sums.shape)
-        if len(shape) != len(own) or shape[0] != own[0]:
-            raise ValueError(f"the saved sums have shape {shape}; expected {own}")
+        self.layout.check_saved(state, slots=len(Slot))
         self._sums.zero_()
         # Rank 0 holds the total, since there may be more or fewer ranks than when it was saved.
         if not self._communicator.rank:
             known = self.layout.cells if state.get("loss") == list(self.layout.loss.names) else self.layout.errors
             self._sums[:, :known].copy_(state["sums"][:, :known])
 
-    def _sum_over_ranks(self) -> Tensor:
-        """Return the total over all ranks; with a single rank, the sums themselves and not a copy."""
-        if self._communicator.world_size == 1:
-            return self._sums
-        sums = self._sums.clone()
-        self._communicator.all_reduce_sum(sums)
+
+def _sum_over_ranks(sums: Tensor, communicator: Communicator) -> Tensor:
+    """Return the total over all ranks; with a single rank, the sums themselves and not a copy."""
+    if communicator.world_size == 1:
         return sums
+    total = sums.clone()
+    communicator.all_reduce_sum(total)
+    return total
 
 
 def _first_cells(layout: Layout, labels: Sequence[Label]) -> Tensor:
@@ -230,7 +225,3 @@ def _first_cells(layout: Layout, labels: Sequence[Label]) -> Tensor:
     n_quantities = len(layout.quantities)
     first = torch.tensor(rows) * n_quantities
     return (first + torch.arange(n_quantities).unsqueeze(-1)).unsqueeze(-1)
-
-
-def _enumerate(items: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in items.items())

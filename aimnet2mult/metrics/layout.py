@@ -1,6 +1,6 @@
 """The layout of error sums in memory. Does not import torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -91,7 +91,25 @@ class Layout:
         """Return what determines the cells of the fidelities, as plain values."""
         return {"labels": list(self.names), "fidelities": self.fidelities, "quantities": list(self.quantities)}
 
+    def check_saved(self, state: Mapping[str, Any], *, slots: int) -> None:
+        """Check that sums saved by `ErrorSums.state_dict` are of the same labels, fidelities, quantities and slots.
+
+        Raises:
+            ValueError: they are not.
+        """
+        expected = self.of_errors()
+        found = {key: state.get(key) for key in expected}
+        if found != expected:
+            raise ValueError(f"the saved sums are for {_enumerate(found)}; this run has {_enumerate(expected)}")
+        shape, own = tuple(state["sums"].shape), (slots, self.cells)
+        if len(shape) != len(own) or shape[0] != slots:
+            raise ValueError(f"the saved sums have shape {shape}; expected {own}")
+
     def by_label(self, row: Sequence[float]) -> dict[str, Sequence[float]]:
         """Return the cells of each label among those of one fidelity, or of the sum over several."""
         width = len(self.quantities)
         return {name: row[i * width : (i + 1) * width] for i, name in enumerate(self.names)}
+
+
+def _enumerate(items: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in items.items())

@@ -1,24 +1,22 @@
 """Publish the statistics of training and evaluations: the only module that connects the engine to the bus."""
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
-import numpy as np
 from ignite.engine import Engine, Events
-from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from aimnet2mult.metrics.declarations import STREAMS
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot, Snapshot
-from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.quantities import Label
 from aimnet2mult.train.engine import LossFunction, epoch_length, total_iterations
+from aimnet2mult.train.iteration_rate import IterationRate
 from aimnet2mult.train.scheduled_values import ScheduledValues
 from aimnet2mult.train.skipped_structures import SkippedStructures
+from aimnet2mult.train.stream_values import StreamValues
 from telemetry import Alert, Divergence
 
 __all__ = ["Alert", "Bus", "Reporter"]
@@ -112,18 +110,19 @@ class Reporter:
         val_every: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.latest: Mapping[str, float] = {}
-        """The newest values by full name, in source units. The thread of the bus replaces the mapping as a whole."""
         self._bus = bus
         self._train_sums = train_sums
-        self._labels = tuple(labels)
-        self._fidelity_names = tuple(fidelity_names)
+        self._values = StreamValues(labels, fidelity_names, train_sums.layout.loss)
         self._scheduled = ScheduledValues(optimizer, lr_groups or {}, loss_fn)
         self._val_every = val_every
-        self._clock = clock
-        self._last_point = (0, 0.0)
+        self._rate = IterationRate(clock)
         self._others: MetricValues = {}
         self._has_first = False
+
+    @property
+    def latest(self) -> Mapping[str, float]:
+        """The newest values by full name, in source units. The thread of the bus replaces the mapping as a whole."""
+        return self._values.latest
 
     def attach(self, trainer: Engine) -> None:
         """Publish the statistics of an engine returned by `build_trainer`."""
@@ -137,18 +136,14 @@ class Reporter:
         step = engine.state.iteration
         return self._bus.due("train", step) or step == total_iterations(engine)
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Do not count the time in the block as time of training, in ``it_per_s``."""
-        start = self._clock()
-        yield
-        step, last_time = self._last_point
-        self._last_point = (step, last_time + self._clock() - start)
+        return self._rate.paused()
 
     def publish_last(self, engine: Engine) -> None:
         """Publish a point for the iteration that ends an epoch, if it has none, because the training ends with it."""
         if not self.is_due(engine):
-            self._publish_point(engine, window_end=None)
+            self._publish_point(engine, ends_window=False)
 
     def publish_evaluation(
         self, stream: str, sums: ErrorSums, step: int, skipped: SkippedStructures | None = None, **others: float
@@ -161,24 +156,18 @@ class Reporter:
         flags = None if skipped is None else skipped.snapshot()
 
         def values() -> MetricValues:
-            found = self._values(stream, copied.wait()[Slot.EPOCH], **others)
+            found = self._values.compute(stream, copied.wait()[Slot.EPOCH], **others)
             number = found["skipped_structures"]
             if number and skipped is not None and flags is not None:
-                self._report_skipped(stream, skipped.describe_new(flags.wait()), number, step)
+                _report_skipped(self._bus, stream, skipped.describe_new(flags.wait()), number, step)
             return found
 
         # For the bus, only the validation is always due.
         self._bus.publish(stream, step, values, final=stream != VALIDATION_STREAM)
         return copied
 
-    def _report_skipped(self, stream: str, places: str, number: float, step: int) -> None:
-        if places:
-            title = f"{EVALUATIONS[stream]} left out structures whose predictions are not finite: {number:.0f}"
-            self._bus.alert(title, places, step=step)
-            logger.warning("iteration %d: %s: %s", step, title, places)
-
     def _start(self, engine: Engine) -> None:
-        self._last_point = (engine.state.iteration, self._clock())
+        self._rate.start(engine.state.iteration)
 
     def _start_epoch(self, engine: Engine) -> None:
         # An epoch that is resumed in the middle keeps its sums.
@@ -192,18 +181,17 @@ class Reporter:
         may_be_last = not step % epoch_length(engine) or (self._val_every and not step % self._val_every)
         if not is_due and not may_be_last:
             return
-        (last_step, last_time), now = self._last_point, self._clock()
         # A schedule may change the learning rate before `publish_last`.
         self._others = {
             **self._scheduled.learning_rates(),
-            "it_per_s": (step - last_step) / max(now - last_time, 1e-9),
+            "it_per_s": self._rate.measure(step),
             "epoch": engine.state.epoch,
         }
         if is_due:
-            self._publish_point(engine, window_end=now if self._bus.due("train", step) else None)
+            self._publish_point(engine, ends_window=self._bus.due("train", step))
 
-    def _publish_point(self, engine: Engine, *, window_end: float | None) -> None:
-        """Publish the statistics of the batch and of the window; without the time of its end, the window stays open."""
+    def _publish_point(self, engine: Engine, *, ends_window: bool) -> None:
+        """Publish the statistics of the batch and of the window, which otherwise stays open."""
         self._has_first = True
         step, others = engine.state.iteration, self._others
         sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
@@ -212,15 +200,15 @@ class Reporter:
         def values() -> dict[str, MetricValues]:
             slots, on_device = sums.wait(), {"grad_norm": norm.wait().item(), **weights()}
             return {
-                "train": self._values("train", slots[Slot.BATCH], **on_device, **others),
-                "train_window": self._values("train_window", slots[Slot.WINDOW]),
+                "train": self._values.compute("train", slots[Slot.BATCH], **on_device, **others),
+                "train_window": self._values.compute("train_window", slots[Slot.WINDOW]),
             }
 
-        if window_end is not None:
+        if ends_window:
             self._train_sums.reset(Slot.WINDOW)
-            self._last_point = (step, window_end)
+            self._rate.restart(step)
         # Publish last: afterwards the thread of the bus competes for the interpreter lock with calls to torch.
-        self._bus.publish_group(PERIODIC_STREAMS, step, values, final=window_end is None)
+        self._bus.publish_group(PERIODIC_STREAMS, step, values, final=not ends_window)
 
     def _show_first(self) -> None:
         """Store the values of the first batch in `latest`, long before the first point is due."""
@@ -228,21 +216,19 @@ class Reporter:
             self._has_first = True
             sums = self._train_sums.snapshot()
             # Another thread waits for the device.
-            threading.Thread(target=lambda: self._values("train", sums.wait()[Slot.BATCH]), daemon=True).start()
+            threading.Thread(target=lambda: self._values.compute("train", sums.wait()[Slot.BATCH]), daemon=True).start()
 
     def _complete_epoch(self, engine: Engine) -> None:
         sums, epoch = self._train_sums.snapshot(), engine.state.epoch
         self._bus.publish(
             "train_epoch",
             engine.state.iteration,
-            lambda: self._values("train_epoch", sums.wait()[Slot.EPOCH], epoch=epoch),
+            lambda: self._values.compute("train_epoch", sums.wait()[Slot.EPOCH], epoch=epoch),
         )
 
-    def _values(self, stream: str, slot: NDArray[np.float64], **others: float) -> MetricValues:
-        """Compute the values of a stream, and store them in `latest`."""
-        loss = self._train_sums.layout.loss
-        values = statistics(slot, self._labels, self._fidelity_names, STREAMS[stream], loss) | others
-        # Values that are absent now, because all steps were skipped, must not be shown as if they were new.
-        others_latest = {name: value for name, value in self.latest.items() if not name.startswith(f"{stream}/")}
-        self.latest = others_latest | {f"{stream}/{name}": value for name, value in values.items()}
-        return values
+
+def _report_skipped(bus: Bus, stream: str, places: str, number: float, step: int) -> None:
+    if places:
+        title = f"{EVALUATIONS[stream]} left out structures whose predictions are not finite: {number:.0f}"
+        bus.alert(title, places, step=step)
+        logger.warning("iteration %d: %s: %s", step, title, places)
