@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["LABELS", "MASK_SUFFIX", "Label"]
+__all__ = ["INPUTS", "LABELS", "MASK_SUFFIX", "Label"]
+
+INPUTS = ("coord", "numbers", "charge", "mult")
+"""Arrays of data sets that models take as inputs."""
 
 MASK_SUFFIX = "_mask"
 """Suffix of the key of a label's mask in a batch: which components count."""

@@ -94,17 +94,17 @@ def convert(
             f"required packages are not installed: {', '.join(missing)}; run: pip install 'aimnet2mult[convert]'"
         )
     from aimnet2mult.config.data_units import convertible
-    from aimnet2mult.config.label_settings import INPUT_NAMES
     from aimnet2mult.config.schema import load_data_settings
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.conversion.convert import Options
     from aimnet2mult.data.conversion.convert import convert as convert_files
+    from aimnet2mult.quantities import INPUTS
     from telemetry.run_folder.atomic_write import remove_temporary_files
 
     labels = load_data_settings(configs, ()).known_labels
     stated = {"charge": charge, "mult": mult}
     options = Options(
-        names=_unique("--key", keys, (*INPUT_NAMES, *labels)),
+        names=_unique("--key", keys, (*INPUTS, *labels)),
         units=_unique("--unit", units, convertible(labels)),
         labels=labels,
         defaults={key: value for key, value in stated.items() if value is not None},

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aimnet2mult.config.sections import OWN_LOSS, DeclaredLabel, LabelLoss
-from aimnet2mult.quantities import LABELS, MASK_SUFFIX, Label
+from aimnet2mult.quantities import INPUTS, LABELS, MASK_SUFFIX, Label
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
 
-__all__ = ["INPUT_NAMES", "check_declarations", "drop_labels", "with_default_components"]
+__all__ = ["check_declarations", "drop_labels", "with_default_components"]
 
-INPUT_NAMES = ("coord", "numbers", "charge", "mult")
-"""Arrays of the data sets besides the labels."""
-RESERVED_NAMES = (*INPUT_NAMES, "fidelity", "origin", "frame", "loss")
+RESERVED_NAMES = (*INPUTS, "fidelity", "origin", "frame", "loss")
 """Keys of a batch, of a data set or of the losses that are no labels."""
 RESERVED_ABBREVIATIONS = ("loss", "lr", "grad", "it", "epoch", "skipped")
 """First words of the names of other metrics."""

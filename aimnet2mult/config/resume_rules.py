@@ -8,7 +8,7 @@ from typing import Any
 
 from aimnet2mult.config.label_settings import drop_labels
 from aimnet2mult.config.merge import flatten, read_yaml
-from aimnet2mult.config.schema import Config, check_files, input_files, load
+from aimnet2mult.config.schema import CONFIG_FILE, Config, check_files, input_files, load
 from aimnet2mult.config.user_path import expand_user, is_file
 from aimnet2mult.errors import ConfigError, Problems
 
@@ -27,7 +27,6 @@ __all__ = [
     "run_name_at",
 ]
 
-CONFIG_FILE = "train.yaml"
 MODEL_FILE = "model.yaml"
 SAE_FOLDER = "sae"
 SPLIT_FILE = "split.npz"

@@ -31,9 +31,9 @@ from aimnet2mult.errors import ConfigError, Problems
 from aimnet2mult.quantities import LABELS, Label
 from telemetry.redaction import redact
 
-__all__ = ["Config", "ConfigError", "check_files", "input_files", "load", "load_data_settings"]
+__all__ = ["CONFIG_FILE", "Config", "ConfigError", "check_files", "input_files", "load", "load_data_settings"]
 
-RUN_SETTINGS = "train.yaml"
+CONFIG_FILE = "train.yaml"
 """File that every run folder contains."""
 
 
@@ -114,11 +114,7 @@ def load(
         ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
     """
     found = problems or Problems()
-    plain = merge_layers(files, overrides, found, recorded=recorded)
-    misfits = dict(find_misfits(plain, Config))
-    for message in misfits.values():
-        found.add(message)
-    config: Config = msgspec.convert(_reset(plain, misfits), Config)
+    config, misfits = _convert(merge_layers(files, overrides, found, recorded=recorded), found)
     wrong = {key.partition(".")[0] for key in misfits}
     for section, check in CHECKS.items():
         for message in check(config) if section not in wrong else ():
@@ -128,6 +124,15 @@ def load(
     if problems is None:
         found.raise_any()
     return with_default_components(config)
+
+
+def _convert(plain: dict[str, Any], problems: Problems) -> tuple[Config, list[str]]:
+    """Return the settings with defaults in place of those of a wrong type, and the keys of these."""
+    misfits = dict(find_misfits(plain, Config))
+    for message in misfits.values():
+        problems.add(message)
+    config: Config = msgspec.convert(_reset(plain, misfits), Config)
+    return config, list(misfits)
 
 
 def _reset(plain: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -155,11 +160,7 @@ def load_data_settings(files: Sequence[Path], overrides: Sequence[str]) -> Confi
         ConfigError: A file cannot be read, or keys or values are invalid; the message has a line for each.
     """
     problems = Problems()
-    plain = merge_layers(files, overrides, problems)
-    misfits = dict(find_misfits(plain, Config))
-    for message in misfits.values():
-        problems.add(message)
-    config: Config = msgspec.convert(_reset(plain, misfits), Config)
+    config, _ = _convert(merge_layers(files, overrides, problems), problems)
     for message in check_arrays(config):
         problems.add(message)
     problems.raise_any()
@@ -187,8 +188,8 @@ def check_files(files: Mapping[str, str]) -> Iterator[str]:
         elif "fidelity_datasets" in name and Path(path).is_dir():
             yield from _check_npz_folder(name, Path(path))
         elif name == "load" and is_folder(path):
-            if not is_file(Path(path) / RUN_SETTINGS):
-                yield f"load: {path} is not a run folder: it contains no {RUN_SETTINGS}"
+            if not is_file(Path(path) / CONFIG_FILE):
+                yield f"load: {path} is not a run folder: it contains no {CONFIG_FILE}"
         elif not is_file(path):
             yield f"{name}: no file {path}"
         elif "fidelity_datasets" in name:

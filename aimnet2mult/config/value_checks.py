@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from aimnet2mult.config.data_units import convertible, data_unit_factors
 from aimnet2mult.config.duration import AUTO, parse_duration
 from aimnet2mult.config.import_path import check_path
-from aimnet2mult.config.label_settings import INPUT_NAMES, check_declarations
+from aimnet2mult.config.label_settings import check_declarations
 from aimnet2mult.config.merge import BY_FIDELITY
 from aimnet2mult.config.sections import ADAPTIVE_LOSS, OWN_LOSS
 from aimnet2mult.config.weight_points import EXPECTED_WEIGHT, read_weight
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.quantities import INPUTS
 from telemetry.errors import UnitError, did_you_mean
 from telemetry.units import conversion_factor
 
@@ -82,7 +83,7 @@ def check_arrays(config: Config) -> Iterator[str]:
     """Yield a message for each label, array and unit in ``data`` that does not exist."""
     data, labels = config.data, config.known_labels
     yield from _check_labels("data.y", data.y, labels)
-    known = (*INPUT_NAMES, *labels)
+    known = (*INPUTS, *labels)
     for name in data.keys:
         if name not in known:
             yield f"data.keys: no array {name!r}; arrays: {', '.join(known)}{did_you_mean(name, known)}"
@@ -98,7 +99,7 @@ def check_arrays(config: Config) -> Iterator[str]:
             yield str(error)
     sources: dict[str, str] = {}
     # An array that is not read may lend its name to another one.
-    for name in (*INPUT_NAMES, *(label for label in labels if label in data.y or label in data.keys)):
+    for name in (*INPUTS, *(label for label in labels if label in data.y or label in data.keys)):
         source = data.keys.get(name, name)
         if source in sources:
             yield f"data.keys: {sources[source]} and {name} would both be read from {source!r}; name different arrays"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.errors import DataError
+from aimnet2mult.quantities import INPUTS
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write
 from telemetry.run_folder.regular_file import open_regular
@@ -24,8 +25,6 @@ __all__ = ["LEFT_OUT", "FileSplit", "Part", "find_split", "read_split", "split_a
 
 LEFT_OUT = 255
 """In place of a `Part`, for bad structures that are left out."""
-INPUTS = ("coord", "numbers", "charge", "mult")
-"""Arrays that determine the checksum; labels do not, so that runs with other labels can have the same split."""
 FORMAT = 1
 MAX_BYTES = 2**31
 """Maximum size of all arrays in the file, at one byte per structure."""
@@ -59,6 +58,7 @@ class FileSplit:
         parts, checksum = np.full(rows, LEFT_OUT, np.uint8), 0
         for group in dataset.groups:
             parts[group["origin"]] = Part.TRAIN
+            # Labels have no effect, so that runs with other labels can have the same split.
             for key in INPUTS:
                 checksum = zlib.crc32(np.ascontiguousarray(group[key]).data, checksum)
         return cls(parts=parts, checksum=checksum)

@@ -104,6 +104,7 @@ TESTS: dict[str, list[str]] = {
     "sinks/wandb/run_writer.py": [],
     "aimnet2mult/config/resume_rules.py": [],
     "aimnet2mult/config/schema.py": [],
+    "aimnet2mult/config/tree.py": ["tests/aimnet2mult/config/test_schema.py"],
     "aimnet2mult/config/value_checks.py": ["tests/aimnet2mult/config/test_schema.py"],
     "aimnet2mult/data/checks.py": ["tests/aimnet2mult/data/test_duplicates.py"],
     "aimnet2mult/data/compositions.py": [
@@ -157,12 +158,14 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/train/early_end.py": ["tests/aimnet2mult/train/test_loop.py"],
     "aimnet2mult/train/engine.py": ["tests/aimnet2mult/train/test_validation.py"],
     "aimnet2mult/train/guarded_step.py": ["tests/aimnet2mult/train/test_engine.py"],
+    "aimnet2mult/train/iteration_rate.py": ["tests/aimnet2mult/train/test_reporter.py"],
     "aimnet2mult/train/loop.py": ["tests/aimnet2mult/train/test_bad_steps.py"],
     "aimnet2mult/train/loss.py": [],
     "aimnet2mult/train/loss_components.py": ["tests/aimnet2mult/train/test_loss.py"],
     "aimnet2mult/train/optimizer.py": [],
     "aimnet2mult/train/reporter.py": ["tests/aimnet2mult/train/test_validation.py"],
     "aimnet2mult/train/skipped_structures.py": ["tests/aimnet2mult/train/test_validation.py"],
+    "aimnet2mult/train/stream_values.py": ["tests/aimnet2mult/train/test_reporter.py"],
     "aimnet2mult/train/validation.py": [],
     "aimnet2mult/train/validation_metrics.py": ["tests/aimnet2mult/train/test_validation.py"],
 }

@@ -5,12 +5,12 @@ from aimnet2mult.config.legacy.nested import MISSING, Tree
 from aimnet2mult.config.legacy.rule import Rule
 from aimnet2mult.config.legacy.section import SectionTranslator
 from aimnet2mult.errors import ConfigError
+from aimnet2mult.quantities import INPUTS
 
 __all__ = ["DataTranslator"]
 
 # Mappings by fidelity index, below `data`.
 BY_INDEX = ("fidelity_datasets", "val_fidelity_datasets", "fidelity_weights", "sae.energy.files")
-MODEL_INPUTS = ("coord", "numbers", "charge", "mult")
 
 
 class DataTranslator(SectionTranslator):
@@ -26,7 +26,7 @@ class DataTranslator(SectionTranslator):
         Rule(
             "data.x",
             "notice",
-            f"the inputs are always {', '.join(MODEL_INPUTS)}, as far as a data set has them; others are an error",
+            f"the inputs are always {', '.join(INPUTS)}, as far as a data set has them; others are an error",
         ),
         Rule("labels in `data.y` that no data set has", "notice", "left out ([Labels](labels.md))"),
         Rule("data.sae.energy.file", "error", "name a file for each fidelity: `data.sae.energy.files.0` …"),
@@ -62,11 +62,11 @@ class DataTranslator(SectionTranslator):
     def _check_inputs(self, inputs: object) -> None:
         if not isinstance(inputs, list):
             return
-        if unknown := set(map(str, inputs)) - {*MODEL_INPUTS}:
+        if unknown := set(map(str, inputs)) - {*INPUTS}:
             raise ConfigError(
-                f"data.x contains {', '.join(sorted(unknown))}; the inputs of a model are {', '.join(MODEL_INPUTS)}"
+                f"data.x contains {', '.join(sorted(unknown))}; the inputs of a model are {', '.join(INPUTS)}"
             )
-        if missing := [name for name in MODEL_INPUTS if name not in inputs]:
+        if missing := [name for name in INPUTS if name not in inputs]:
             self.notes["data.x"] = f"{', '.join(missing)} will also be used if the data sets contain it"
 
 
