@@ -112,7 +112,8 @@ class Reporter:
     ) -> None:
         self._bus = bus
         self._train_sums = train_sums
-        self._values = StreamValues(labels, fidelity_names, train_sums.layout.loss)
+        self.values = StreamValues(labels, fidelity_names, train_sums.layout.loss)
+        """The values of all streams."""
         self._scheduled = ScheduledValues(optimizer, lr_groups or {}, loss_fn)
         self._val_every = val_every
         self._rate = IterationRate(clock)
@@ -122,7 +123,7 @@ class Reporter:
     @property
     def latest(self) -> Mapping[str, float]:
         """The newest values by full name, in source units. The thread of the bus replaces the mapping as a whole."""
-        return self._values.latest
+        return self.values.latest
 
     def attach(self, trainer: Engine) -> None:
         """Publish the statistics of an engine returned by `build_trainer`."""
@@ -156,7 +157,7 @@ class Reporter:
         flags = None if skipped is None else skipped.snapshot()
 
         def values() -> MetricValues:
-            found = self._values.compute(stream, copied.wait()[Slot.EPOCH], **others)
+            found = self.values.compute(stream, copied.wait()[Slot.EPOCH], **others)
             number = found["skipped_structures"]
             if number and skipped is not None and flags is not None:
                 _report_skipped(self._bus, stream, skipped.describe_new(flags.wait()), number, step)
@@ -200,8 +201,8 @@ class Reporter:
         def values() -> dict[str, MetricValues]:
             slots, on_device = sums.wait(), {"grad_norm": norm.wait().item(), **weights()}
             return {
-                "train": self._values.compute("train", slots[Slot.BATCH], **on_device, **others),
-                "train_window": self._values.compute("train_window", slots[Slot.WINDOW]),
+                "train": self.values.compute("train", slots[Slot.BATCH], **on_device, **others),
+                "train_window": self.values.compute("train_window", slots[Slot.WINDOW]),
             }
 
         if ends_window:
@@ -216,14 +217,14 @@ class Reporter:
             self._has_first = True
             sums = self._train_sums.snapshot()
             # Another thread waits for the device.
-            threading.Thread(target=lambda: self._values.compute("train", sums.wait()[Slot.BATCH]), daemon=True).start()
+            threading.Thread(target=lambda: self.values.compute("train", sums.wait()[Slot.BATCH]), daemon=True).start()
 
     def _complete_epoch(self, engine: Engine) -> None:
         sums, epoch = self._train_sums.snapshot(), engine.state.epoch
         self._bus.publish(
             "train_epoch",
             engine.state.iteration,
-            lambda: self._values.compute("train_epoch", sums.wait()[Slot.EPOCH], epoch=epoch),
+            lambda: self.values.compute("train_epoch", sums.wait()[Slot.EPOCH], epoch=epoch),
         )
 
 

@@ -301,7 +301,7 @@ def test_a_run_whose_last_checkpoint_is_missing_is_not_finished(tmp_path: Path, 
 def test_the_line_of_an_epoch_shows_only_validations_after_it(tmp_path: Path) -> None:
     harness = Harness(tmp_path, "log_frequency.val=2", "trainer.epochs=2")
     latest = {"train_epoch/loss": 1.0, "val/loss": 2.0}
-    harness.on_call = lambda *_: setattr(harness.reporter, "latest", latest)
+    harness.on_call = lambda *_: setattr(harness.reporter.values, "latest", latest)
     harness.training.run()
     first, second = (line for line in harness.output.getvalue().splitlines() if line.startswith("epoch"))
     assert ("; train " in first, "; val " in first) == (True, False)
