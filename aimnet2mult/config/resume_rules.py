@@ -11,6 +11,8 @@ from aimnet2mult.config.merge import flatten, read_yaml
 from aimnet2mult.config.schema import CONFIG_FILE, Config, check_files, input_files, load
 from aimnet2mult.config.user_path import expand_user, is_file
 from aimnet2mult.errors import ConfigError, Problems
+from telemetry.errors import RunFolderError, RunNotFound
+from telemetry.reading.find_run import find_run as find_recorded_run
 
 __all__ = [
     "CONFIG_FILE",
@@ -60,15 +62,21 @@ SAME_BATCHES = "data.samplers.val."
 
 
 def find_run(name: str, directory: Path) -> Path:
-    """Return the folder of a run, given as a path or as a name in ``directory``.
+    """Return the folder of a run, given as a path, or by the ID, the name or a unique beginning in ``directory``.
 
     Raises:
-        ConfigError: Neither exists.
+        ConfigError: There is no such run, or there are several.
     """
     for folder in (expand_user(name), directory / name):
         if is_file(folder / CONFIG_FILE):
             return folder
-    raise ConfigError(f"there is no run {name!r}: neither {name} nor {directory / name} contains a {CONFIG_FILE}")
+    try:
+        folder = find_recorded_run(name, directory)
+    except (RunNotFound, RunFolderError) as error:
+        raise ConfigError(str(error)) from error
+    if not is_file(folder / CONFIG_FILE):
+        raise ConfigError(f"{folder} contains no {CONFIG_FILE}, so it is not the folder of a training")
+    return folder
 
 
 def run_name_at(run_name: str, seconds: float, number: int) -> str:

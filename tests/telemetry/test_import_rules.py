@@ -37,6 +37,7 @@ BACKENDS = {"tensorboard", "wandb", "mlflow"}
 
 USES_TELEMETRY = (
     "aimnet2mult.cli",
+    "aimnet2mult.config.resume_rules",  # finds runs
     "aimnet2mult.config.data_units",  # converts units with the registry of telemetry
     "aimnet2mult.config.schema",
     "aimnet2mult.config.value_checks",

@@ -69,7 +69,7 @@ MISTAKES = {
     "unknown sink": (["train", "DATASET", "--telemetry-sinks", "tensorbord"], "Did you mean 'tensorboard'?"),
     "unknown setting": (["train", "DATASET", "telemetry.evry=3"], "did you mean telemetry.every?"),
     "unknown option of a sink": (["train", "DATASET", "telemetry.tensorboard.x=1"], "has no option 'x'"),
-    "no run": (["train", "--resume", "nowhere"], "there is no run 'nowhere'"),
+    "no run": (["train", "--resume", "nowhere"], "no run 'nowhere'"),
     "no HDF5": (["train", "data.fidelity_datasets.0=empty"], "empty is not an HDF5 file"),
     "no YAML": (["train", "DATASET", "--model", "a.h5"], "cannot read a.h5"),
     "no model": (["train", "DATASET", "--model", "empty"], "empty has no key 'class'"),
@@ -244,7 +244,7 @@ def test_a_tilde_is_expanded_in_every_path(
     assert (requests[0].configs, plan.save) == ((tmp_path / "c.yaml",), tmp_path / "s.pt")
     assert (plan.config.load, plan.folder.parent) == (str(tmp_path / "w.pt"), tmp_path / "runs")
     assert run(capsys, "train", "--resume=~/nowhere")[0] == 7
-    with pytest.raises(ConfigError, match="there is no run"):
+    with pytest.raises(ConfigError, match="no run"):
         plans.make_plan(requests[1])
     assert run(capsys, "sample-data", "~/sample")[0] == 0
     assert (tmp_path / "sample/train.yaml").is_file()

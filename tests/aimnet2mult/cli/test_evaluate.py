@@ -68,7 +68,7 @@ def test_a_weight_file_is_evaluated_on_data(trained: TrainedRun) -> None:
         (["RUN", "DATA", "--split", "val"], "--split is for the data of a run"),
         (["WEIGHTS"], "is a weight file, which has no data; give DATA files, or the run folder"),
         (["RUN", "--predictions"], "--predictions needs a folder: add -o DIR"),
-        (["missing"], "there is no run 'missing'"),
+        (["missing"], "no run 'missing'"),
         (["RUN", "missing.h5", "--fidelity", "gfn1"], "no data set missing.h5"),
         (["RUN", "--batch-size", "0"], "'0' is not an integer of at least 1"),
     ],

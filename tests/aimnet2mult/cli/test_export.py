@@ -26,7 +26,7 @@ def export(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 MISTAKES = {
     "no fidelity": (["w.pt", "out.pt"], "several fidelities: gfn1, wb97m; choose one with --fidelity NAME"),
     "unknown fidelity": (["w.pt", "out.pt", "--fidelity", "wb97"], "Did you mean 'wb97m'?"),
-    "no model": (["nowhere", "out.pt", "--fidelity", "gfn1"], "there is no run 'nowhere'"),
+    "no model": (["nowhere", "out.pt", "--fidelity", "gfn1"], "no run 'nowhere'"),
     "an existing file": (["w.pt", "there.pt", "--fidelity", "gfn1"], "there.pt already exists; remove it"),
     "no folder": (["w.pt", "no/out.pt", "--fidelity", "gfn1"], "cannot write to no/out.pt: No such file"),
     "no weights": (["there.pt", "out.pt"], "cannot read the weights in"),

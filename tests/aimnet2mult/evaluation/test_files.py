@@ -156,7 +156,7 @@ def test_changed_data_of_a_run_are_refused(trained: TrainedRun, evaluated: Evalu
         ({"overrides": ["data.fidelity_datasets.0=none.h5"]}, "no file .*none.h5; if it has moved, add data.fidelity_"),
         ({"overrides": ["device=tpu"]}, "device"),
         ({"part": "test"}, r"--split test: the run has no such structures; it has train \(\d+\), val \(\d+\)"),
-        ({"by": ["soruce"]}, r"--by: the structures have no soruce, only .*\. Did you mean 'source'\?"),
+        ({"by": ["sourrce"]}, r"--by: the structures have no sourrce, only .*\. Did you mean 'source'\?"),
     ],
 )
 def test_requests_that_do_not_fit_the_run(evaluated: Evaluate, options: dict[str, object], message: str) -> None:

@@ -157,7 +157,7 @@ def test_a_folder_without_weights_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").touch()
     with pytest.raises(ConfigError, match="has no complete checkpoint"):
         read_saved_model(tmp_path)
-    with pytest.raises(ConfigError, match="there is no run 'nowhere'"):
+    with pytest.raises(ConfigError, match="no run 'nowhere'"):
         find_saved_model("nowhere", tmp_path)
 
 

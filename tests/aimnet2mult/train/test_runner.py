@@ -531,8 +531,21 @@ def test_loader_workers_do_not_change_a_run(trainee: Trainee, reference: Callabl
 def test_a_run_is_found_by_its_name_in_the_folder_of_runs(trainee: Trainee) -> None:
     trainee.start(stop_at=4)
     assert train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume=trainee.run.name)) == 0
-    with pytest.raises(ConfigError, match=r"there is no run 'nowhere': neither nowhere nor .*runs/nowhere"):
+    with pytest.raises(
+        ConfigError, match=r"no run 'nowhere': there is no such folder, and no run with this ID or name in .*runs"
+    ):
         train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume="nowhere"))
+
+
+def test_a_run_is_found_by_a_unique_beginning_of_its_name(trainee: Trainee) -> None:
+    trainee.start(stop_at=4)
+    assert train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume="ti")) == 0
+    shutil.copytree(trainee.run, trainee.runs / "tiny-copy")
+    with pytest.raises(ConfigError, match=r"'ti' could be any of 2 runs in .*; give one of these IDs"):
+        train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume="ti"))
+    (trainee.runs / "tiny-copy" / "train.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"tiny-copy contains no train\.yaml, so it is not the folder of a training"):
+        train(Request(overrides=[f"telemetry.dir={trainee.runs}"], resume="tiny-copy"))
 
 
 def test_auto_starts_a_new_run_if_there_is_none_to_resume(trainee: Trainee, capsys: pytest.CaptureFixture[str]) -> None:
