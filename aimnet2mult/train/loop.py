@@ -1,6 +1,5 @@
 """The training loop: iterations and epochs, and when to validate, save and stop."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -262,8 +261,6 @@ def build_training(
     Raises:
         ConfigError: a metric in the settings is not a validation metric, or the validation data have no labels for it.
     """
-    # Errors propagate; ignite would log them as well.
-    logging.getLogger("ignite").setLevel(logging.CRITICAL)
     reporter = Reporter(
         bus,
         train_sums=components.train_sums,
