@@ -179,9 +179,8 @@ def _check_labels(model: nn.Module, labels: Sequence[Label]) -> None:
     missing = [label.name for label in labels if label.name not in predicted]
     if missing:
         hint = "; spin_charges require num_charge_channels: 2" if "spin_charges" in missing else ""
-        raise ModelError(
-            f"the model does not predict {', '.join(missing)}{hint}; change the model or remove the label from data.y"
-        )
+        remedy = "add them to the outputs in its definition, or remove them from data.y"
+        raise ModelError(f"the model does not predict {', '.join(missing)}{hint}; {remedy}")
     for label in labels:
         shape, expected = tuple(predicted[label.name].shape), label.shape(1, 2)
         if shape != expected:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from aimnet.calculators import AIMNet2Calculator
 from aimnet.models.artifact_validation import resolve_model_import_policy, validate_v2_artifact
 from aimnet.models.base import assemble_v2_model
 
 from aimnet2mult.errors import ModelError
+from aimnet2mult.models.aimnet_calculator import AIMNet2Calculator
 from aimnet2mult.models.export import Export
 from aimnet2mult.models.predictor import Predictor
 

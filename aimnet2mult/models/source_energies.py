@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from aimnet.calculators import AIMNet2Calculator
 from aimnet.models.utils import convert_atomic_shifts_to_float64
 from torch import Tensor, nn
 
 from aimnet2mult.data.reference_energies import sum_references
 from aimnet2mult.errors import ModelError
+from aimnet2mult.models.aimnet_calculator import AIMNet2Calculator
 from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.saved_model import build_saved_model
 from aimnet2mult.models.weight_sources import WeightSource

@@ -1,6 +1,5 @@
 """Assemble a training from its parts."""
 
-import logging
 from pathlib import Path
 
 from aimnet2mult.config.schema import Config
@@ -43,8 +42,6 @@ def build_training(
     Raises:
         ConfigError: a metric in the settings is not a validation metric, or the validation data have no labels for it.
     """
-    # Errors propagate; ignite would log them as well.
-    logging.getLogger("ignite").setLevel(logging.CRITICAL)
     reporter = Reporter(
         bus,
         train_sums=components.train_sums,

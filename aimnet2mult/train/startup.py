@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +18,12 @@ EXIT_RANK_LOST = 1
 
 
 def load_libraries() -> None:
-    """Import torch and aimnet."""
+    """Import torch and aimnet, and silence the log of ignite, which aimnet enables."""
     with _no_garbage_collection():
         import aimnet2mult.distributed.process_group
         import aimnet2mult.train.assembly  # noqa: F401 - imports all other libraries
+    # Errors propagate; ignite would log them as well.
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The command that evaluates a model."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -42,6 +43,13 @@ def test_a_table_for_each_label(trained: TrainedRun) -> None:
     assert lines[starts[1] - 2].endswith(")")
     assert "(frame " in lines[starts[1] - 2]
     assert not any(line.startswith("  fidelity gfn1") for line in lines[starts[3] :])
+
+
+def test_stderr_has_no_log_of_ignite(trained: TrainedRun, caplog: pytest.LogCaptureFixture) -> None:
+    # As after an import of aimnet, which sets the level of all loggers.
+    caplog.set_level(logging.INFO, logger="ignite")
+    assert invoke(trained.folder, "--json").exit_code == 0
+    assert not caplog.records
 
 
 def test_json_has_the_metrics_with_their_units(trained: TrainedRun) -> None:

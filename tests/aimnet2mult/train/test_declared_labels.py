@@ -118,7 +118,7 @@ def test_their_definition_cannot_change_on_a_resume(truth: dict[float, dict[str,
 
 def test_a_model_that_does_not_predict_them_is_an_error(truth: dict[float, dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
-    with pytest.raises(ModelError, match="the model does not predict volumes, gaps; change the model"):
+    with pytest.raises(ModelError, match="the model does not predict volumes, gaps; add them to the outputs"):
         train(request(tmp_path))
 
 
