@@ -101,8 +101,9 @@ def evaluate(
 
     Settings as in training: data.keys, data.units, data.on_bad_structure and others of DATA, telemetry.units.
     """
-    files = [expand_user(word) for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
+    # Names of folders may contain an equals sign, too, such as lr=0.1.
+    overrides = [word for word in words if "=" in word and not expand_user(word).exists()]
+    files = [expand_user(word) for word in words if word not in overrides]
     path = expand_user(model)
     if not path.is_file():
         path = find_run(model, expand_user(Settings().dir))

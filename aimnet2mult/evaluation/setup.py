@@ -19,6 +19,7 @@ from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.learner import build_loss, find_device
 from aimnet2mult.train.loss import MTLoss
+from aimnet2mult.train.precision import for_evaluation, prepare_device
 
 __all__ = ["Setup", "prepare"]
 
@@ -55,17 +56,19 @@ def prepare(request: Request, communicator: Communicator, warn: Callable[[str], 
     """
     saved = communicator.run_on_all(lambda: read_saved_model(request.model, request.weights))
     config = load_config(request, saved)
+    device = communicator.run_on_all(lambda: find_device(config.device, communicator))
+    config = for_evaluation(config, device)
+    prepare_device(config.trainer, device)
     fidelities = find_fidelities(request, saved.fidelity_names)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if request.run is not None and not request.files:
         largest = max_element(saved.definition)
         report = _on_first(communicator, lambda: check_data(config, resumes=True, max_element=largest))
-        device, loss_fn, data = communicator.run_on_all(
+        loss_fn, data = communicator.run_on_all(
             lambda: _use_run(request, saved, config, fidelities, report=report, communicator=communicator)
         )
     else:
-        device = find_device(config.device, communicator)
         loss_fn = _no_loss if request.run is None else build_loss(config, communicator)
         report = _on_first(communicator, lambda: check_data_files(request.files, saved, config, warn))
         data = communicator.run_on_all(
@@ -98,11 +101,11 @@ def _use_run(
     *,
     report: Report,
     communicator: Communicator,
-) -> tuple[torch.device, LossFunction, EvaluationData]:
-    """Return the device, the loss and the data of a run, as its training has them."""
+) -> tuple[LossFunction, EvaluationData]:
+    """Return the loss and the data of a run, as its training has them."""
     components = build_components(config, saved.definition, request.model, communicator, report.skipped)
     data = select_part(components.data, request.part, fidelities, len(saved.fidelity_names))
-    return components.device, components.loss_fn, data
+    return components.loss_fn, data
 
 
 def _no_loss(y_pred: Mapping[str, Tensor], _: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from aimnet2mult.data.compositions import join_symbols
 from aimnet2mult.data.reference_energies import sum_by_fidelity, sum_references
-from aimnet2mult.errors import DataError
+from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.models.one_fidelity import find_fidelity
+from aimnet2mult.models.precision import has_double_weights
 from aimnet2mult.models.saved_model import SavedModel, build_saved_model
 from aimnet2mult.quantities import LABELS
 
@@ -31,20 +32,21 @@ class Predictor:
         device: Where to evaluate the model, such as ``cpu`` or ``cuda``; by default a GPU if there is one.
 
     Raises:
-        ConfigError: There is no such fidelity, or there are several and none is given.
+        ConfigError: There is no such fidelity, or there are several and none is given; or there is no such device.
         ModelError: The model cannot be built.
     """
 
     def __init__(self, saved: SavedModel, fidelity: str | None = None, device: str = "auto") -> None:
         self.saved = saved
         self.index = find_fidelity(saved, fidelity)
-        available = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(available if device == "auto" else device)
+        self.device = _find_device(device)
         labels = {label.name: label for label in saved.labels}
         if "energy" in labels:
             labels.setdefault("forces", LABELS["forces"])
         self.labels = tuple(labels.values())
         self._model = build_saved_model(replace(saved, labels=self.labels), self.device)
+        # A model in float64 would otherwise see the coordinates rounded to seven digits.
+        self._dtype = torch.float64 if has_double_weights(saved.state) else torch.float32
 
     @property
     def fidelity(self) -> str:
@@ -91,7 +93,7 @@ class Predictor:
         indices = np.array([find_fidelity(self.saved, name) for name in names], np.int64)
         self._check_elements(z, indices)
         batch = {
-            "coord": torch.tensor(r, dtype=torch.float32),
+            "coord": torch.tensor(r, dtype=self._dtype),
             "numbers": torch.tensor(z),
             "charge": torch.tensor(np.broadcast_to(np.asarray(charge, np.float32), len(z))),
             "mult": torch.tensor(np.broadcast_to(np.asarray(mult, np.float32), len(z))),
@@ -116,6 +118,20 @@ class Predictor:
                     f"the fidelity {self.saved.fidelity_names[index]} was not trained on {join_symbols(unknown)}; its "
                     f"elements are {join_symbols(sorted(known))}"
                 )
+
+
+def _find_device(name: str) -> torch.device:
+    """Return a device; ``auto`` is a GPU if there is one."""
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {name!r}; use cpu, cuda or auto") from error
+    if device.type == "cuda" and not (has_gpu and (device.index or 0) < torch.cuda.device_count()):
+        raise ConfigError(f"torch finds no CUDA device {name!r}; use cpu or auto")
+    return device
 
 
 def as_results(values: Mapping[str, Floats], row: int) -> dict[str, Any]:

@@ -19,8 +19,9 @@ class MTAdaWLoss(MTLoss):
     """A sum of losses, each multiplied by a scale that adapts until the component has its share of the sum.
 
     After each training batch, the scale of every component but the first is multiplied by 1 - ``eta`` if the component
-    exceeds its share of the loss of the batch, otherwise by 1 + ``eta``. Validations change no scale, unlike in the
-    original trainer, and neither do batches whose loss is not finite.
+    exceeds its share of the loss of the batch, otherwise by 1 + ``eta``. Unlike in the original trainer, a component
+    keeps its scale in batches without any of its labels, where it would otherwise grow without limit, and validations
+    change no scale; neither do batches whose loss is not finite.
 
     Args:
         components: settings of each component by name: those of `MTLoss`, where ``weight`` divided by the sum of the
@@ -51,7 +52,8 @@ class MTAdaWLoss(MTLoss):
         """Return the losses as `MTLoss` does; during training, adapt the scales for the next batch."""
         losses = super().__call__(y_pred, y_true)
         if torch.is_grad_enabled():
-            self._adapt(torch.stack([losses[name] for name in self.terms.names]).detach().double())
+            counts = losses.sums_and_counts[1]  # type: ignore[attr-defined] # `Losses`
+            self._adapt(torch.stack([losses[name] for name in self.terms.names]).detach().double(), counts)
         return losses
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,14 +80,16 @@ class MTAdaWLoss(MTLoss):
         return self._scales.to(dtype)
 
     @torch.no_grad()
-    def _adapt(self, losses: Tensor) -> None:
+    def _adapt(self, losses: Tensor, counts: Tensor) -> None:
         if self._communicator.world_size > 1:
             # The sum over the ranks is the loss of the whole batch, times a factor that has no effect on the shares.
-            self._communicator.all_reduce_sum(losses)
+            both = torch.stack((losses, counts))
+            self._communicator.all_reduce_sum(both)
+            losses, counts = both.unbind()
         total = losses.sum()
         exceeds = losses / total > as_tensor(self._shares, torch.float64, losses.device)
         steps = as_tensor(self._steps, torch.float64, losses.device)
-        steps = torch.where(exceeds, -steps, steps)
+        steps = torch.where(exceeds, -steps, steps) * (counts > 0)
         # A new tensor: the old one is part of the graph of this batch.
         self._scales = torch.where(total.isfinite(), self._scales * (1 + steps), self._scales)
 

@@ -1,13 +1,15 @@
 """The settings of precision, and whether the device supports them."""
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
+from aimnet2mult.config.schema import Config
 from aimnet2mult.config.sections import Trainer
 from aimnet2mult.errors import Problems
 from aimnet2mult.models.precision import use_bfloat16, use_float64
 
-__all__ = ["prepare_device", "set_precision"]
+__all__ = ["for_evaluation", "prepare_device", "set_precision"]
 
 
 def set_precision(model: nn.Module, precision: str) -> None:
@@ -30,7 +32,7 @@ def prepare_device(trainer: Trainer, device: torch.device) -> None:
     """
     problems = Problems()
     is_cuda = device.type == "cuda"
-    if trainer.tf32 and not (is_cuda and torch.cuda.get_device_capability(device) >= (8, 0)):
+    if trainer.tf32 and not _has_tf32(device):
         where = torch.cuda.get_device_name(device) if is_cuda else "the CPU"
         problems.add(f"trainer.tf32 is true, but {where} has no TF32; set trainer.tf32=false")
     elif trainer.tf32:
@@ -39,3 +41,18 @@ def prepare_device(trainer: Trainer, device: torch.device) -> None:
         name = torch.cuda.get_device_name(device)
         problems.add(f"trainer.precision is bfloat16, which {name} does not support; set trainer.precision=float32")
     problems.raise_any()
+
+
+def for_evaluation(config: Config, device: torch.device) -> Config:
+    """Return the settings of a run without those that only its training needs, as far as the device lacks them.
+
+    Evaluations use TF32 like the validations during the training, but the device may be another one. They never use
+    bfloat16.
+    """
+    trainer = config.trainer
+    precision = "float32" if trainer.precision == "bfloat16" else trainer.precision
+    return replace(config, trainer=replace(trainer, precision=precision, tf32=trainer.tf32 and _has_tf32(device)))
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

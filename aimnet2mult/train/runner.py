@@ -234,13 +234,13 @@ def _train(
     from aimnet2mult.train.setup_listing import list_setup
 
     stops = plan.settings.on_divergence == "stop"
-    end = None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started)
+    limit = TimeLimit(None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started))
     minutes = plan.config.checkpoint.every_minutes
     consensus = StopConsensus(
         stop,
         communicator,
         has_diverged=lambda: stops and bus.diverged is not None,
-        is_time_up=TimeLimit(end).is_reached,
+        is_time_up=limit.is_reached,
         checkpoint_interval=math.inf if minutes is None else 60 * minutes,
     )
     if consensus.should_stop(now=True):
@@ -279,6 +279,7 @@ def _train(
         communicator.run_on_all(lambda: training.resume(path))
     # Only now, since other ranks may have been looking for these files.
     communicator.run_on_all(lambda: None if communicator.rank else write_inputs(plan, components))
+    limit.restart()
     return training.run(), components
 
 

@@ -60,7 +60,8 @@ class TimeLimit:
     """A limit that is reached early enough for a checkpoint.
 
     The time kept for ending is a minute, or a tenth of the limit if that is less, and twice the longest interval
-    between two questions so far, which covers the slowest iteration and the slowest checkpoint.
+    between two questions so far, which covers the slowest iteration and the slowest checkpoint. Call `restart` when the
+    iterations begin, since the time for reading the data says nothing about them.
 
     Args:
         end: The Unix time at which the process has to be over; None for no limit.
@@ -73,6 +74,10 @@ class TimeLimit:
         self._last = clock()
         self._longest = 0.0
         self._margin = 0.0 if end is None else max(0.0, min(MARGIN, MARGIN_FRACTION * (end - self._last)))
+
+    def restart(self) -> None:
+        """Forget the intervals so far, and begin a new one."""
+        self._last, self._longest = self._clock(), 0.0
 
     def is_reached(self) -> bool:
         """Return whether to stop now; call this after each iteration."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def test_json_has_the_metrics_with_their_units(trained: TrainedRun) -> None:
     assert content["units"]["E_rmse"] == "eV"
     assert content["by"]["fidelity"]["spgfn2"]["s_structures"] == 53
     assert {"file", "group", "row", "frame", "fidelity", "error"} == content["worst"]["F"][1].keys()
+
+
+def test_a_data_file_may_have_an_equals_sign_in_its_path(trained: TrainedRun, tmp_path: Path) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    moved = shutil.copy(trained.files[0], tmp_path / "lr=0.1")
+    found = invoke(trained.folder, moved, "--fidelity", "gfn1", "--json", "data.samplers.val.batch_size=7")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["data"] == [str(moved)]
 
 
 def test_a_weight_file_is_evaluated_on_data(trained: TrainedRun) -> None:

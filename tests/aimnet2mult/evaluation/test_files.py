@@ -146,6 +146,16 @@ def test_changed_data_of_a_run_are_refused(trained: TrainedRun, evaluated: Evalu
         evaluated(overrides=[f"data.fidelity_datasets.0={data}"])
 
 
+def test_a_run_that_was_trained_with_tf32_is_evaluated_where_there_is_none(
+    trained: TrainedRun, evaluated: Evaluate, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    settings = (run / "train.yaml").read_text()
+    assert "tf32: false" in settings
+    (run / "train.yaml").write_text(settings.replace("tf32: false", "tf32: true"))
+    assert evaluated(model=run).metrics == evaluated().metrics
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,9 +8,11 @@ from ase import Atoms
 from ase.build import molecule
 
 import aimnet2mult
-from aimnet2mult.errors import DataError
+from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.models.calculator import MixedFidelityCalculator
-from support.saved_models import NAMES, describe, write_weights
+from aimnet2mult.models.precision import use_float64
+from aimnet2mult.models.predictor import Predictor
+from support.saved_models import NAMES, as_saved, build_random, describe, write_weights
 
 
 @pytest.fixture
@@ -49,6 +51,25 @@ def test_forces_are_the_negative_gradient_of_the_energy(weights: Path) -> None:
             copy.calc = atoms.calc
         slope = (moved[0].get_potential_energy() - moved[1].get_potential_energy()) / (2 * step)
         assert forces[1, axis] == pytest.approx(-slope, abs=5e-3 * max(1, np.abs(forces).max()))
+
+
+def test_a_model_in_float64_distinguishes_coordinates_beyond_single_precision() -> None:
+    description, water, shift = describe(), molecule("H2O"), 1e-9
+    model = build_random(description)
+    use_float64(model)
+    predictor = Predictor(as_saved(description, model), "gfn1", device="cpu")
+    water.positions += 1.0
+    moved = water.positions.copy()
+    moved[1, 2] += shift
+    found = predictor([water.numbers] * 2, [water.positions, moved])
+    energies = found["energy"] - predictor.reference([water.numbers] * 2)
+    assert energies[1] - energies[0] == pytest.approx(-found["forces"][0, 1, 2] * shift, rel=1e-2)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_does_not_exist_is_an_error_of_the_user(weights: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{device}'; use cpu"):
+        MixedFidelityCalculator(weights, "gfn1", device=device)
 
 
 def test_a_change_of_the_charge_leads_to_a_new_calculation(weights: Path) -> None:

@@ -176,6 +176,25 @@ def test_neither_validations_nor_losses_that_are_not_finite_change_a_scale() -> 
     assert scales_of(loss_fn) == [2.0, 0.5]
 
 
+def test_a_component_without_labels_in_a_batch_keeps_its_scale() -> None:
+    loss_fn = MTAdaWLoss(adaptive_components(), eta=0.1)
+    pred, true = batch(0)
+    unlabeled = {**true, "charges": torch.full_like(true["charges"], torch.nan)}
+    loss_fn(pred, unlabeled)
+    assert scales_of(loss_fn) == [2.0, 0.5]
+    loss_fn(pred, true)
+    assert scales_of(loss_fn)[1] != 0.5
+
+
+def test_labels_on_another_rank_count() -> None:
+    pred, true = batch(0)
+    true["charges"][:] = torch.nan
+    loss_fn = MTAdaWLoss(adaptive_components(), eta=0.1)
+    loss_fn.use_ranks(OneOfTwo(torch.tensor([4, 12]), torch.tensor([[0.0, 0.0], [4.0, 12.0]])))
+    loss_fn(pred, true)
+    assert scales_of(loss_fn) == pytest.approx([2.0, 0.55])
+
+
 class OneOfTwo(Communicator):
     """One of two ranks, of which the other has the same batch without errors of the charges."""
 
@@ -193,7 +212,7 @@ def test_several_ranks_adapt_to_the_loss_of_the_whole_batch() -> None:
     pred, true = batch(0)
     energy, charges = means(pred, true)
     # Alone, the charges are far above their share; together with the other rank, they are below it.
-    other = torch.tensor([50 * charges, 0.0])
+    other = torch.tensor([[50 * charges, 0.0], [4.0, 12.0]])
     loss_fn = MTAdaWLoss(adaptive_components(energy={"scale": 0.01}), eta=0.1)
     loss_fn.use_ranks(OneOfTwo(torch.tensor([4, 12]), other))
     assert 0.5 * charges / (0.01 * energy + 0.5 * charges) > 0.25

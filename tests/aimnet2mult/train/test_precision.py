@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
+from aimnet2mult.config.schema import load
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.models.weights import read_state
 from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.plan import Request
+from aimnet2mult.train.precision import for_evaluation, prepare_device
 from aimnet2mult.train.runner import train
 from support.file_contents import read_content
-from support.tiny_runs import build_tiny, newest_checkpoint, points, train_tiny
+from support.tiny_runs import build_tiny, newest_checkpoint, points, train_tiny, write_data
 
 CPU = torch.device("cpu")
 
@@ -92,3 +95,12 @@ def components_with(path: Path, precision: str, folder: Path) -> Components:
 def test_settings_without_effect_are_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=message):
         build_tiny(tmp_path, *overrides)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+def test_an_evaluation_needs_no_hardware_that_only_the_training_needs(precision: str, tmp_path: Path) -> None:
+    config = load([], [f"data.fidelity_datasets.0={write_data(tmp_path / 'a.h5', 4, 0)}"])
+    trained = replace(config, trainer=replace(config.trainer, precision=precision, tf32=precision != "float64"))
+    found = for_evaluation(trained, CPU).trainer
+    assert (found.precision, found.tf32) == ("float64" if precision == "float64" else "float32", False)
+    prepare_device(found, CPU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from aimnet2mult.train.time_limit import TimeLimit, find_end
+from support.tiny_model import TinyCore
 from support.tiny_runs import newest_checkpoint, train_tiny
 
 
@@ -73,6 +75,15 @@ def test_a_long_run_keeps_a_minute_and_two_of_its_slowest_intervals() -> None:
     assert clock.advance_until(limit, 1.0) == 3600.0 - 60.0 - 2 * 40.0
 
 
+def test_the_time_for_reading_the_data_does_not_count_as_an_iteration() -> None:
+    clock = Clock()
+    limit = TimeLimit(1000.0 + 3600.0, clock=clock)
+    assert not limit.is_reached()
+    clock.now += 1300.0
+    limit.restart()
+    assert clock.advance_until(limit, 1.0) == 3600.0 - 60.0 - 2 * 1.0
+
+
 def test_a_short_run_keeps_a_tenth() -> None:
     clock = Clock()
     assert clock.advance_until(TimeLimit(1000.0 + 100.0, clock=clock), 1.0) == 100.0 - 10.0 - 2 * 1.0
@@ -92,3 +103,25 @@ def test_a_run_at_its_limit_stops_like_a_preempted_one_and_can_be_resumed(
     assert "stopped by trainer.time_limit; resume with: aimnet2mult train --resume" in said.out + said.err
     assert train(Request(resume=str(stopped), overrides=["trainer.time_limit=1h"])) == 0
     assert newest_checkpoint(stopped).stem.endswith("12")
+
+
+run_clock = Clock()
+"""The clock of the run that is slow to build."""
+
+
+class SlowToBuild(TinyCore):
+    """A model that takes 40 s to build, by the clock of the run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        run_clock.now += 40.0
+
+
+def test_a_slow_start_does_not_end_a_run_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_clock.now = start = time.time()
+    monkeypatch.setattr("aimnet2mult.train.runner.TimeLimit", partial(TimeLimit, clock=run_clock))
+    run = train_tiny(tmp_path, "trainer.time_limit=100s", model=f"{__name__}.SlowToBuild")
+    assert run_clock.now == start + 40.0
+    assert newest_checkpoint(run).stem.endswith("12")

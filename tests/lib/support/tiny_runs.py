@@ -27,9 +27,9 @@ def write_data(path: Path, structures: int, seed: int) -> Path:
     return path
 
 
-def train_tiny(folder: Path, *overrides: str) -> Path:
+def train_tiny(folder: Path, *overrides: str, model: str = "support.tiny_model.TinyCore") -> Path:
     """Train a tiny model on 16 structures, four epochs of three iterations, and return the run folder."""
-    (folder / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
+    (folder / "model.yaml").write_text(f"class: {model}\n")
     train(Request(overrides=[*_overrides(folder), *overrides], model=folder / "model.yaml"))
     return max((folder / "runs").iterdir(), key=lambda path: (len(path.name), path.name))
 
