@@ -82,6 +82,7 @@ class Training:
         state, total = self._trainer.state, total_iterations(self._trainer)
         if self._evaluations.pending:
             self._evaluations.repeat_pending(state.iteration)
+            self._publish_last_point(self._trainer)
         if state.iteration == total:
             epochs = self._config.trainer.epochs
             is_tested = self._evaluations.is_tested(state.iteration)
@@ -171,10 +172,9 @@ class Training:
         # If the trainer were terminated here, ignite would skip the end of the epoch, and so would the resumed run.
         if ends_epoch:
             return
-        if self._consensus.should_stop(failed=bool(self._bad_steps.failure)):
-            engine.terminate()
-        elif validates and self._finish_early():
-            self._reporter.publish_last(engine)
+        if validates:
+            self._publish_last_point(engine)
+        if self._consensus.should_stop(failed=bool(self._bad_steps.failure)) or (validates and self._finish_early()):
             engine.terminate()
         elif self._consensus.checkpoint_due or iteration % (self._config.checkpoint.every_iterations or total) == 0:
             self._bad_steps.wait()
@@ -189,6 +189,8 @@ class Training:
             self._validate(iteration)
         with self._reporter.paused():
             self._evaluations.complete_epoch(engine.state.epoch, iteration)
+        # Before the checkpoint, from which a resumed run would have nothing left to train.
+        self._publish_last_point(engine)
         self._save(iteration)
         latest = self._reporter.latest
         if every is not None and iteration % every:
@@ -196,10 +198,7 @@ class Training:
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._console.epoch(engine.state.epoch, iteration, latest)
         failed = bool(self._bad_steps.failure)
-        if self._consensus.should_stop(now=True, failed=failed):
-            engine.terminate()
-        elif self._finish_early():
-            self._reporter.publish_last(engine)
+        if self._consensus.should_stop(now=True, failed=failed) or self._finish_early():
             engine.terminate()
 
     def _validate(self, iteration: int) -> None:
@@ -211,9 +210,17 @@ class Training:
             self._checkpointing.save(iteration)
         self._consensus.checkpoint_written()
 
+    def _publish_last_point(self, engine: Engine) -> None:
+        """Publish a point of the training if it ends early with this iteration."""
+        if self._describe_early_end():
+            self._reporter.publish_last(engine)
+
+    def _describe_early_end(self) -> str:
+        return "" if self._evaluations.pending else self._evaluations.stop_reason or self._describe_low_lr()
+
     def _finish_early(self) -> bool:
         """Mark the run as finished if there is a reason to, and return whether it is."""
-        reason = "" if self._evaluations.pending else self._evaluations.stop_reason or self._describe_low_lr()
+        reason = self._describe_early_end()
         self._finished_early = bool(reason)
         if reason and self._trainer.state.iteration < total_iterations(self._trainer):
             self._console.say(f"{reason}: finished")

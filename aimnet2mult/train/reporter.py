@@ -122,7 +122,7 @@ class Reporter:
         self._val_every = val_every
         self._clock = clock
         self._last_point = (0, 0.0)
-        self._others: MetricValues = {}
+        self._others: Callable[[], MetricValues] | None = None
         self._has_first = False
 
     def attach(self, trainer: Engine) -> None:
@@ -147,8 +147,16 @@ class Reporter:
 
     def publish_last(self, engine: Engine) -> None:
         """Publish a point for the iteration that ends an epoch, if it has none, because the training ends with it."""
-        if not self.is_due(engine):
-            self._publish_point(engine, window_end=None)
+        if not self.is_due(engine) and self._others is not None:
+            self._publish_point(engine, self._others, window_end=None)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what, besides the error sums, `publish_last` needs after a resume; waits for the device."""
+        return {} if self._others is None else self._others()
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore the state from `state_dict`."""
+        self._others = (lambda: dict(state)) if state else None
 
     def publish_evaluation(
         self, stream: str, sums: ErrorSums, step: int, skipped: SkippedStructures | None = None, **others: float
@@ -194,25 +202,27 @@ class Reporter:
             return
         (last_step, last_time), now = self._last_point, self._clock()
         # A schedule may change the learning rate before `publish_last`.
-        self._others = {
+        others = {
             **self._scheduled.learning_rates(),
             "it_per_s": (step - last_step) / max(now - last_time, 1e-9),
             "epoch": engine.state.epoch,
         }
+        norm, weights = Snapshot(engine.state.grad_norm.double()), self._scheduled.loss_weights()  # type: ignore[attr-defined]
+        self._others = lambda: {"grad_norm": norm.wait().item(), **weights(), **others}
         if is_due:
-            self._publish_point(engine, window_end=now if self._bus.due("train", step) else None)
+            self._publish_point(engine, self._others, window_end=now if self._bus.due("train", step) else None)
 
-    def _publish_point(self, engine: Engine, *, window_end: float | None) -> None:
+    def _publish_point(
+        self, engine: Engine, others: Callable[[], MetricValues], *, window_end: float | None
+    ) -> None:
         """Publish the statistics of the batch and of the window; without the time of its end, the window stays open."""
         self._has_first = True
-        step, others = engine.state.iteration, self._others
-        sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
-        weights = self._scheduled.loss_weights()
+        step, sums = engine.state.iteration, self._train_sums.snapshot()
 
         def values() -> dict[str, MetricValues]:
-            slots, on_device = sums.wait(), {"grad_norm": norm.wait().item(), **weights()}
+            slots = sums.wait()
             return {
-                "train": self._values("train", slots[Slot.BATCH], **on_device, **others),
+                "train": self._values("train", slots[Slot.BATCH], **others()),
                 "train_window": self._values("train_window", slots[Slot.WINDOW]),
             }
 
