@@ -212,9 +212,7 @@ class Reporter:
         if is_due:
             self._publish_point(engine, self._others, window_end=now if self._bus.due("train", step) else None)
 
-    def _publish_point(
-        self, engine: Engine, others: Callable[[], MetricValues], *, window_end: float | None
-    ) -> None:
+    def _publish_point(self, engine: Engine, others: Callable[[], MetricValues], *, window_end: float | None) -> None:
         """Publish the statistics of the batch and of the window; without the time of its end, the window stays open."""
         self._has_first = True
         step, sums = engine.state.iteration, self._train_sums.snapshot()

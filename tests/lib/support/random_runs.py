@@ -1,11 +1,11 @@
 """Trainings with random settings in forked processes, which can be killed at any moment of a training.
 
-Forking saves the import of torch and aimnet, and lets SIGKILL act as it does on a cluster.
+Forking saves the import of torch and aimnet, and lets SIGKILL act as it does on a cluster. As a program, the module
+compares trainings: ``python -m support.random_runs FOLDER SEED...``.
 """
 
 import os
 import random
-import shutil
 import signal
 import sys
 import traceback
@@ -32,7 +32,7 @@ from telemetry import MetricBus
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Scalars
 
-__all__ = ["Outcome", "Training", "draw", "outcome"]
+__all__ = ["End", "Outcome", "Training", "compare", "draw", "outcome"]
 
 MOMENTS: Sequence[tuple[Any, str]] = (
     (loop.Training, "_complete_iteration"),
@@ -282,17 +282,21 @@ def _draw_schedule(chance: random.Random, *, has_validation: bool) -> list[str]:
     exponential = f"{{class: {torchs}.ExponentialLR, kwargs: {{gamma: 0.9}}}}"
     linear = f"{{class: {ignites}.PiecewiseLinear, kwargs: {{milestones_values: [[0, 0.0], [5, 1.0e-2]]}}}}"
     cyclic = (
-        f"{{class: {ignites}.CosineAnnealingScheduler, "
-        "kwargs: {start_value: 1.0e-2, end_value: 0.0, cycle_size: 6}}"
+        f"{{class: {ignites}.CosineAnnealingScheduler, kwargs: {{start_value: 1.0e-2, end_value: 0.0, cycle_size: 6}}}}"
     )
     every = chance.choice(["iteration", "epoch", *(["val"] if has_validation else [])])
     choices = [
         "null",
-        f"{{class: {torchs}.SequentialLR, step: {every}, kwargs: {{schedulers: [{warm_up}, {cosine}], milestones: [4]}}}}",
+        (
+            f"{{class: {torchs}.SequentialLR, step: {every}, "
+            f"kwargs: {{schedulers: [{warm_up}, {cosine}], milestones: [4]}}}}"
+        ),
         f"{{class: {torchs}.ChainedScheduler, step: {every}, kwargs: {{schedulers: [{warm_up}, {exponential}]}}}}",
         f"{{class: {ignites}.ConcatScheduler, kwargs: {{schedulers: [{linear}, {cyclic}], durations: [5]}}}}",
-        f"{{class: {ignites}.create_lr_scheduler_with_warmup, kwargs: {{lr_scheduler: {cosine}, "
-        "warmup_start_value: 0.0, warmup_duration: 4}}",
+        (
+            f"{{class: {ignites}.create_lr_scheduler_with_warmup, kwargs: {{lr_scheduler: {cosine}, "
+            "warmup_start_value: 0.0, warmup_duration: 4}}"
+        ),
         f"{{class: {torchs}.OneCycleLR, step: iteration, kwargs: {{max_lr: 0.02, total_steps: 60}}}}",
     ]
     if has_validation:
@@ -304,8 +308,7 @@ def _draw_schedule(chance: random.Random, *, has_validation: bool) -> list[str]:
             "{class: torch.optim.AdamW, kwargs: {lr: 0.02, amsgrad: true}}",
         ]
     )
-    words = [f"scheduler={chance.choice(choices)}", f"optimizer={optimizer}"]
-    return words
+    return [f"scheduler={chance.choice(choices)}", f"optimizer={optimizer}"]
 
 
 def _draw_trainer(chance: random.Random, *, real: bool, has_validation: bool) -> list[str]:
@@ -365,5 +368,20 @@ def compare(seed: int, folder: Path) -> list[str]:
     differences = found.differences(expected)
     if differences:
         differences += [*story, " ".join(words)]
-    shutil.rmtree(folder) if not differences else None
     return differences
+
+
+def main() -> None:
+    """Compare the random trainings with the seeds given as arguments, in the folder given first."""
+    torch.set_num_threads(1)
+    folder, *seeds = sys.argv[1:]
+    failed = False
+    for seed in seeds:
+        for line in compare(int(seed), Path(folder) / seed):
+            failed = True
+            sys.stdout.write(f"seed {seed}: {line}\n")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
