@@ -66,6 +66,7 @@ class _Position(msgspec.Struct):
     best: _Best = msgspec.field(default_factory=_Best)
     owes_train_evaluation: bool = False
     tested: int | None = None
+    last_point: dict[str, float] = {}
     early_stopping: EarlyStoppingState = EarlyStoppingState()
 
 

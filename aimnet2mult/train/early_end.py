@@ -32,11 +32,15 @@ class EarlyEnd:
 
     def check(self, trainer: Engine) -> bool:
         """Return whether there is a reason to end after the current iteration, and show it if more would follow."""
-        reason = "" if self._evaluations.pending else self._evaluations.stop_reason or self._describe_low_lr(trainer)
+        reason = self.describe(trainer)
         self.reached = bool(reason)
         if reason and trainer.state.iteration < total_iterations(trainer):
             self._console.say(f"{reason}: finished")
         return self.reached
+
+    def describe(self, trainer: Engine) -> str:
+        """Return the reason to end after the current iteration, or ""."""
+        return "" if self._evaluations.pending else self._evaluations.stop_reason or self._describe_low_lr(trainer)
 
     def _describe_low_lr(self, trainer: Engine) -> str:
         """Return that a learning rate is too low, or ""; only at the end of an epoch, after its validation."""

@@ -62,6 +62,7 @@ class Evaluations:
             )
         )
         self._components = components
+        self._reporter = reporter
         self._train = train
         self._every = config.trainer.evaluate_train_every
         self._validation = Validation(run, components, val, config, communicator=communicator, console=console)
@@ -105,15 +106,22 @@ class Evaluations:
         """Return the state for `load_state_dict`; its keys are part of the format of checkpoints.
 
         In addition to those of the validation, ``owes_train_evaluation`` is whether an evaluation of the training data
-        was interrupted, and ``tested`` the iteration of the last test.
+        was interrupted, ``tested`` the iteration of the last test, and ``last_point`` the state of the reporter if an
+        evaluation is `pending`, after which the training may end.
         """
         owes = self._train is not None and self._train.pending
-        return {**self._validation.state_dict(), "owes_train_evaluation": owes, "tested": self._test.tested}
+        return {
+            **self._validation.state_dict(),
+            "owes_train_evaluation": owes,
+            "tested": self._test.tested,
+            "last_point": self._reporter.state_dict() if self.pending else {},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state from `state_dict`; checkpoints of version 0.1 know only validations."""
         self._validation.load_state_dict(state)
         self._test.tested = state.get("tested")
+        self._reporter.load_state_dict(state.get("last_point", {}))
         if self._train is not None:
             self._train.pending = state.get("owes_train_evaluation", False)
 

@@ -29,8 +29,7 @@ class Training:
     A stop takes effect between iterations; at the end of an epoch, only after its statistics, validation and
     checkpoint. Only a running evaluation is interrupted; it is repeated on resume.
 
-    Every rank has an instance, and all ranks perform the same operations in each iteration. `build_training` creates an
-    instance with its parts.
+    Every rank has an instance, and all ranks perform the same operations in each iteration.
     """
 
     def __init__(
@@ -80,10 +79,10 @@ class Training:
         state, total = self._trainer.state, total_iterations(self._trainer)
         if self._evaluations.pending:
             self._evaluations.repeat_pending(state.iteration)
+            self._publish_last_point(self._trainer)
         if state.iteration == total:
-            rest = "; increase trainer.epochs to continue"
-            if not self._evaluations.is_tested(state.iteration):
-                rest = ", only the test"
+            is_tested = self._evaluations.is_tested(state.iteration)
+            rest = "; increase trainer.epochs to continue" if is_tested else ", only the test"
             self._console.say(f"nothing left to train after epoch {self._config.trainer.epochs}{rest}")
             # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
             self._bus.flush()
@@ -127,15 +126,14 @@ class Training:
         if validates:
             self._validate(iteration)
         total = total_iterations(engine)
-        self._console.iteration(iteration, total, self._reporter.latest, self._bus.alerts)
-        ends_epoch = iteration % epoch_length(engine) == 0
+        self._console.iteration(iteration, total, self._reporter.values.latest, self._bus.alerts)
         # If the trainer were terminated here, ignite would skip the end of the epoch, and so would the resumed run.
-        if ends_epoch:
+        if iteration % epoch_length(engine) == 0:
             return
-        if self._consensus.should_stop(failed=bool(self._bad_steps.failure)):
-            engine.terminate()
-        elif validates and self._early_end.check(engine):
-            self._reporter.publish_last(engine)
+        if validates:
+            self._publish_last_point(engine)
+        failed = bool(self._bad_steps.failure)
+        if self._consensus.should_stop(failed=failed) or (validates and self._early_end.check(engine)):
             engine.terminate()
         elif self._consensus.checkpoint_due or iteration % (self._config.checkpoint.every_iterations or total) == 0:
             self._bad_steps.wait()
@@ -150,18 +148,22 @@ class Training:
             self._validate(iteration)
         with self._reporter.paused():
             self._evaluations.complete_epoch(engine.state.epoch, iteration)
+        # Before the checkpoint, from which a resumed run would have nothing left to train.
+        self._publish_last_point(engine)
         self._save(iteration)
-        latest = self._reporter.latest
+        latest = self._reporter.values.latest
         if every is not None and iteration % every:
             # The newest validation is older than this line.
             latest = {name: value for name, value in latest.items() if not name.startswith("val/")}
         self._console.epoch(engine.state.epoch, iteration, latest)
         failed = bool(self._bad_steps.failure)
-        if self._consensus.should_stop(now=True, failed=failed):
+        if self._consensus.should_stop(now=True, failed=failed) or self._early_end.check(engine):
             engine.terminate()
-        elif self._early_end.check(engine):
+
+    def _publish_last_point(self, engine: Engine) -> None:
+        """Publish a point of the training if it ends early with this iteration."""
+        if self._early_end.describe(engine):
             self._reporter.publish_last(engine)
-            engine.terminate()
 
     def _validate(self, iteration: int) -> None:
         with self._reporter.paused():

@@ -113,21 +113,16 @@ class Reporter:
         self._bus = bus
         self._train_sums = train_sums
         self.values = StreamValues(labels, fidelity_names, train_sums.layout.loss)
-        """The values of all streams."""
+        """The values of all streams, computed by the thread of the bus."""
         self._scheduled = ScheduledValues(optimizer, lr_groups or {}, loss_fn)
         self._val_every = val_every
         self._rate = IterationRate(clock)
-        self._others: MetricValues = {}
+        self._others: Callable[[], MetricValues] | None = None
         self._has_first = False
-
-    @property
-    def latest(self) -> Mapping[str, float]:
-        """The newest values by full name, in source units. The thread of the bus replaces the mapping as a whole."""
-        return self.values.latest
 
     def attach(self, trainer: Engine) -> None:
         """Publish the statistics of an engine returned by `build_trainer`."""
-        trainer.add_event_handler(Events.STARTED, self._start)
+        trainer.add_event_handler(Events.STARTED, lambda engine: self._rate.start(engine.state.iteration))
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
@@ -143,8 +138,16 @@ class Reporter:
 
     def publish_last(self, engine: Engine) -> None:
         """Publish a point for the iteration that ends an epoch, if it has none, because the training ends with it."""
-        if not self.is_due(engine):
-            self._publish_point(engine, ends_window=False)
+        if not self.is_due(engine) and self._others is not None:
+            self._publish_point(engine, self._others, ends_window=False)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what, besides the error sums, `publish_last` needs after a resume; waits for the device."""
+        return {} if self._others is None else self._others()
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore the state from `state_dict`."""
+        self._others = (lambda: dict(state)) if state else None
 
     def publish_evaluation(
         self, stream: str, sums: ErrorSums, step: int, skipped: SkippedStructures | None = None, **others: float
@@ -167,9 +170,6 @@ class Reporter:
         self._bus.publish(stream, step, values, final=stream != VALIDATION_STREAM)
         return copied
 
-    def _start(self, engine: Engine) -> None:
-        self._rate.start(engine.state.iteration)
-
     def _start_epoch(self, engine: Engine) -> None:
         # An epoch that is resumed in the middle keeps its sums.
         if engine.state.iteration % epoch_length(engine) == 0:
@@ -183,25 +183,25 @@ class Reporter:
         if not is_due and not may_be_last:
             return
         # A schedule may change the learning rate before `publish_last`.
-        self._others = {
+        others = {
             **self._scheduled.learning_rates(),
             "it_per_s": self._rate.measure(step),
             "epoch": engine.state.epoch,
         }
+        norm, weights = Snapshot(engine.state.grad_norm.double()), self._scheduled.loss_weights()  # type: ignore[attr-defined]
+        self._others = lambda: {"grad_norm": norm.wait().item(), **weights(), **others}
         if is_due:
-            self._publish_point(engine, ends_window=self._bus.due("train", step))
+            self._publish_point(engine, self._others, ends_window=self._bus.due("train", step))
 
-    def _publish_point(self, engine: Engine, *, ends_window: bool) -> None:
+    def _publish_point(self, engine: Engine, others: Callable[[], MetricValues], *, ends_window: bool) -> None:
         """Publish the statistics of the batch and of the window, which otherwise stays open."""
         self._has_first = True
-        step, others = engine.state.iteration, self._others
-        sums, norm = self._train_sums.snapshot(), Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined]
-        weights = self._scheduled.loss_weights()
+        step, sums = engine.state.iteration, self._train_sums.snapshot()
 
         def values() -> dict[str, MetricValues]:
-            slots, on_device = sums.wait(), {"grad_norm": norm.wait().item(), **weights()}
+            slots = sums.wait()
             return {
-                "train": self.values.compute("train", slots[Slot.BATCH], **on_device, **others),
+                "train": self.values.compute("train", slots[Slot.BATCH], **others()),
                 "train_window": self.values.compute("train_window", slots[Slot.WINDOW]),
             }
 

@@ -151,3 +151,46 @@ def test_an_unknown_metric_is_reported_with_the_other_problems(tmp_path: Path) -
     message = str(raised.value)
     assert "trainer.early_stopping.metric is 'F_rmse'; expected one of loss" in message
     assert "checkpoint.best is 'F_mae'; expected one of loss" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "call"),
+    [
+        ("log_frequency.val=2", 6),
+        ("log_frequency.val=2", 8),
+        ("log_frequency.val=null", 8),
+        ("log_frequency.val=null", 10),
+    ],
+    ids=[
+        "a signal interrupts the last validation within an epoch",
+        "a signal comes at its end",
+        "a signal interrupts the last validation of an epoch",
+        "a signal comes at the end of that",
+    ],
+)
+def test_the_last_iteration_has_a_point_even_if_the_last_validation_is_interrupted(
+    tmp_path: Path, override: str, call: int
+) -> None:
+    def curves(name: str, call: int | None) -> dict[str, dict[int, dict[str, float]]]:
+        (tmp_path / name).mkdir()
+        tiny_model.Stopping.calls_left = call
+        run = train_tiny(
+            tmp_path / name,
+            override,
+            "optimizer.kwargs.lr=0",
+            "data.samplers.val.batch_size=2",
+            "trainer.early_stopping={metric: loss, patience: 1}",
+            "scheduler={class: torch.optim.lr_scheduler.ExponentialLR, step: iteration, kwargs: {gamma: 0.5}}",
+        )
+        if call is not None:
+            assert read_receipt(run).status == "preempted"
+            assert train(Request(resume=str(run))) == 0
+        assert read_receipt(run).status == "finished"
+        found = {stream: points(run, stream) for stream in ("train", "train_window", "val")}
+        for values in found["train"].values():
+            values.pop("it_per_s")
+        return found
+
+    expected, found = curves("whole", None), curves("resumed", call)
+    assert list(expected["train"]) == [max(expected["val"])]
+    assert found == expected

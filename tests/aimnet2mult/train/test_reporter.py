@@ -279,10 +279,10 @@ def test_validation_has_rmse_mae_and_r2_and_its_epoch() -> None:
 def test_the_latest_values_are_available_once_computed() -> None:
     run = Run(every=3)
     run.trainer.run(batches(5))
-    assert not {name for name in run.reporter.latest if name.startswith("train_window/")}
+    assert not {name for name in run.reporter.values.latest if name.startswith("train_window/")}
     points = run.bus.written()
-    assert run.reporter.latest["train_window/E_rmse"] == points["train_window", 5]["E_rmse"]
-    assert run.reporter.latest["train_epoch/loss"] == points["train_epoch", 5]["loss"]
+    assert run.reporter.values.latest["train_window/E_rmse"] == points["train_window", 5]["E_rmse"]
+    assert run.reporter.values.latest["train_epoch/loss"] == points["train_epoch", 5]["loss"]
 
 
 def test_values_that_a_new_point_lacks_are_no_longer_the_latest() -> None:
@@ -291,12 +291,15 @@ def test_values_that_a_new_point_lacks_are_no_longer_the_latest() -> None:
     build_validator(run.model, SquaredLoss(), run.val_sums, device=CPU).run(batches(2))
     run.reporter.publish_evaluation("val", run.val_sums, 3, epoch=1)
     run.bus.written()
-    assert "val/E_rmse" in run.reporter.latest
+    assert "val/E_rmse" in run.reporter.values.latest
     run.val_sums.reset(Slot.EPOCH)
     run.reporter.publish_evaluation("val", run.val_sums, 6, epoch=2)
     run.bus.written()
-    assert {name for name in run.reporter.latest if name.startswith("val/")} == {"val/epoch", "val/skipped_structures"}
-    assert "train_epoch/loss" in run.reporter.latest
+    assert {name for name in run.reporter.values.latest if name.startswith("val/")} == {
+        "val/epoch",
+        "val/skipped_structures",
+    }
+    assert "train_epoch/loss" in run.reporter.values.latest
 
 
 def test_every_published_value_is_declared_with_its_unit() -> None:
