@@ -19,7 +19,7 @@ from aimnet2mult.data.reference_energies import read_sae
 from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.models.checkpoint_folder import find_newest, iteration_of
 from aimnet2mult.train import components as parts
-from aimnet2mult.train import plan
+from aimnet2mult.train import new_folders
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
@@ -265,7 +265,7 @@ def test_an_unknown_option_of_the_data_loader_is_named(trainee: Trainee) -> None
 def test_runs_started_in_the_same_second_have_separate_folders(
     trainee: Trainee, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan.time, "time", lambda: 1.0e9)
+    monkeypatch.setattr(new_folders.time, "time", lambda: 1.0e9)
     for _ in range(3):
         trainee.start("trainer.epochs=1")
     first, second, third = sorted(path.name for path in trainee.runs.iterdir())
@@ -558,7 +558,7 @@ def test_auto_resumes_the_newest_unfinished_run_of_the_name(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10**9, 2 * 10**9, 10))
-    monkeypatch.setattr(plan.time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(new_folders.time, "time", lambda: float(next(clock)))
     trainee.start(stop_at=2)
     trainee.start(stop_at=4)
     wanted = trainee.run
