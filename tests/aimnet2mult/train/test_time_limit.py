@@ -117,9 +117,7 @@ class SlowToBuild(TinyCore):
         run_clock.now += 40.0
 
 
-def test_a_slow_start_does_not_end_a_run_before_its_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_start_does_not_end_a_run_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_clock.now = start = time.time()
     monkeypatch.setattr("aimnet2mult.train.runner.TimeLimit", partial(TimeLimit, clock=run_clock))
     run = train_tiny(tmp_path, "trainer.time_limit=100s", model=f"{__name__}.SlowToBuild")
