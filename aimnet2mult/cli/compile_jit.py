@@ -65,7 +65,10 @@ def _dispersion(options: Mapping[str, Any]) -> str | None:
         return None
     if options["dispersion"] == "d4":
         raise click.UsageError("--dispersion d4 is not implemented; use d3bj, or add D4 where the model is used")
-    if options["dispersion_s8"] is not None:
+    given = {key: options[f"dispersion_{key}"] for key in ("s8", "a1", "a2")}
+    if any(value is not None for value in given.values()):
+        if missing := [f"--dispersion-{key}" for key, value in given.items() if value is None]:
+            raise click.UsageError(f"--dispersion d3bj also needs {', '.join(missing)}")
         return ",".join(f"{key}={options[f'dispersion_{key}']}" for key in ("s6", "s8", "a1", "a2"))
     if options["dispersion_functional"] is None:
         raise click.UsageError("--dispersion d3bj needs --dispersion-functional, or s8, a1 and a2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -90,6 +91,9 @@ def _check(out: Path, d3: str | None, *, torchscript: bool, force: bool) -> None
         )
     if torchscript and d3:
         raise click.UsageError("--d3 is not available with --torchscript")
+    folder = out.absolute().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise click.UsageError(f"cannot write to the folder {folder}; create it or choose another")
     if out.exists() and not force:
         raise click.UsageError(f"{out} already exists; remove it, choose another name, or add --force")
 

@@ -36,7 +36,8 @@ RULES = (
     Rule(
         ADAPTIVE,
         "translated",
-        f"`{ADAPTIVE_LOSS}`; neither validations nor batches without its labels change a scale ([Loss weights](training-options.md#loss-weights))",
+        f"`{ADAPTIVE_LOSS}`; neither validations nor batches without its labels change a scale "
+        "([Loss weights](training-options.md#loss-weights))",
     ),
     *(Rule(path, "error", text) for path, text in ABSENT.items()),
 )

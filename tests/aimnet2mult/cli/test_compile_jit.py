@@ -27,6 +27,8 @@ def test_all_options_of_the_original_are_accepted() -> None:
     [
         (["--dispersion", "d4"], "--dispersion d4 is not implemented"),
         (["--dispersion", "d3bj"], "--dispersion d3bj needs --dispersion-functional"),
+        (["--dispersion", "d3bj", "--dispersion-s8", "1"], "also needs --dispersion-a1, --dispersion-a2"),
+        (["--dispersion", "d3bj", "--dispersion-a1", "1"], "also needs --dispersion-s8, --dispersion-a2"),
         (["--dispersion", "d5"], "'d5' is not one of"),
     ],
 )

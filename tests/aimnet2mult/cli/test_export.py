@@ -28,7 +28,7 @@ MISTAKES = {
     "unknown fidelity": (["w.pt", "out.pt", "--fidelity", "wb97"], "Did you mean 'wb97m'?"),
     "no model": (["nowhere", "out.pt", "--fidelity", "gfn1"], "no run 'nowhere'"),
     "an existing file": (["w.pt", "there.pt", "--fidelity", "gfn1"], "there.pt already exists; remove it"),
-    "no folder": (["w.pt", "no/out.pt", "--fidelity", "gfn1"], "cannot write to no/out.pt: No such file"),
+    "no folder": (["w.pt", "no/out.pt", "--fidelity", "gfn1"], "/no; create it or choose another"),
     "no weights": (["there.pt", "out.pt"], "cannot read the weights in"),
     "a wrong suffix": (["w.pt", "out.jpt", "--fidelity", "gfn1"], "the suffix .jpt is for TorchScript"),
     "TorchScript as .pt": (["w.pt", "out.pt", "--torchscript"], "TorchScript needs the suffix .jpt"),

@@ -18,6 +18,7 @@ from aimnet2mult.train.engine import build_trainer
 from aimnet2mult.train.gradient import Batch, build_gradient
 from aimnet2mult.train.loss import MTLoss, mean
 from support.host_reads import no_host_reads
+from support.labeled_model import LabeledCore
 from support.tiny_model import TinyModel, batches
 from support.tiny_runs import build_tiny, points, train_tiny
 
@@ -86,6 +87,28 @@ def test_loss_gradient_and_errors_are_those_of_the_whole_batch(structures: int, 
     torch.testing.assert_close(sums[1], sums[0], rtol=1e-12, atol=1e-14)
     expected = loss_in_numpy(outputs[0][0], x, y)
     assert [float(losses["loss"].detach()) for _, losses in outputs] == pytest.approx([expected, expected], rel=1e-12)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_labels_of_structures_with_several_components(parts: int) -> None:
+    model = LabeledCore().double()
+    x, _ = uneven_batch(7)
+    gaps = torch.randn(7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gaps[0, 1] = gaps[2] = gaps[5, 0] = torch.nan
+    loss_fn = {
+        "fn": "aimnet2mult.train.loss.mse_loss_fn",
+        "weight": 1,
+        "kwargs": {"key_true": "gaps", "key_pred": "gaps"},
+    }
+    _, (pred, losses) = build_gradient(model, MTLoss({"gaps": loss_fn}), Communicator(), parts)((x, {"gaps": gaps}))
+    errors = pred["gaps"].detach().numpy() - gaps.numpy()
+    assert float(losses["loss"].detach()) == pytest.approx(np.nanmean(errors**2), rel=1e-12)
+    # The gaps are the energy times the scales.
+    with torch.no_grad():
+        energies = model(dict(x))["energy"].numpy()[:, None]
+    expected = np.nansum(2 * errors * energies, axis=0) / np.isfinite(errors).sum()
+    assert model.scale.grad is not None
+    np.testing.assert_allclose(model.scale.grad[1:], expected, rtol=1e-10)
 
 
 class TwoRanks(Communicator):
