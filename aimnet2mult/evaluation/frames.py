@@ -10,13 +10,16 @@ from aimnet2mult.data.places import Places, Segment
 __all__ = ["find_frames"]
 
 
-def find_frames(places: Places, origins: Sequence[int]) -> list[int | None]:
-    """Return the number of each structure in the data that were converted; None if unknown."""
+def find_frames(places: Places, origins: Sequence[int], *, allow_external: bool) -> list[int | None]:
+    """Return the number of each structure in the data that were converted; None if unknown.
+
+    ``allow_external`` states whether the data may be in files that the data files link to.
+    """
     found = [places.find(origin) for origin in origins]
     known: dict[tuple[str, str, int], int] = {}
     for path in dict.fromkeys(segment.path for segment, _ in found):
         with open_file(path) as file:
-            groups, _ = open_groups(path, file, allow_external=False)
+            groups, _ = open_groups(path, file, allow_external=allow_external)
             for segment, row in found:
                 if segment.path == path and (frame := _frame(groups[segment.group], segment, row)) is not None:
                     known[str(path), segment.group, row] = frame

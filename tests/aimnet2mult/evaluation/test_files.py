@@ -207,3 +207,14 @@ def test_a_folder_of_npz_files_has_the_results_of_an_hdf5_file(evaluated: Evalua
     for name, predictions in read_groups(tmp_path / "new-out/predictions/new.h5").items():
         for key, array in read_groups(tmp_path / "npz-out/predictions/npz.h5")[name].items():
             np.testing.assert_array_equal(array, predictions[key])
+
+
+def test_linked_groups_have_frames_and_tags(evaluated: Evaluate, data: Path, tmp_path: Path) -> None:
+    expected = evaluated(data, fidelity="gfn1")
+    with h5py.File(tmp_path / "links.h5", "w") as file:
+        for name in read_groups(data):
+            file[name] = h5py.ExternalLink(data, name)
+    linked = evaluated(tmp_path / "links.h5", fidelity="gfn1", overrides=["data.allow_external=true"])
+    assert linked.by == expected.by
+    assert [each.frame for each in linked.worst["E"]] == [each.frame for each in expected.worst["E"]]
+    assert linked.worst["E"][0].frame is not None
