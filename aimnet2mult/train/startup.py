@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,8 @@ EXIT_RANK_LOST = 1
 
 
 def load_libraries() -> None:
-    """Import torch and aimnet."""
+    """Import torch and aimnet; keep ignite from logging each run of an engine, and errors, which propagate anyway."""
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
     with _no_garbage_collection():
         import aimnet2mult.distributed.process_group
         import aimnet2mult.train.loop  # noqa: F401 - imports all other libraries
