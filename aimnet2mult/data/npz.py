@@ -4,6 +4,7 @@ Rows are read from a stream, so that only some of them are in memory. Nothing is
 could execute code.
 """
 
+import contextlib
 import lzma
 import math
 import stat
@@ -107,8 +108,12 @@ class NpzFolder:
         self.files: list[Path] = sorted(files)
 
     def size(self) -> int:
-        """Return the size of all files, in bytes."""
-        return sum(file.stat().st_size for file in self.files)
+        """Return the size of all files that exist, in bytes."""
+        size = 0
+        for file in self.files:
+            with contextlib.suppress(OSError):
+                size += file.stat().st_size
+        return size
 
     @staticmethod
     def members(file: Path) -> Mapping[str, NpzArray | str]:
@@ -123,7 +128,7 @@ class NpzFolder:
             with zipfile.ZipFile(file) as archive:
                 names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         except NPZ_ERRORS as error:
-            raise ValueError(error_text(error)) from error
+            raise ValueError(getattr(error, "strerror", None) or error_text(error)) from error
         return {name: _open(file, name) for name in names}
 
 

@@ -122,7 +122,9 @@ def _collect(request: Request, setup: Setup, measurement: Measurement) -> tuple[
             grouping: {group: units.convert(values) for group, values in groups.items()}
             for grouping, groups in by.items()
         },
-        worst=find_worst(errors, request.worst, data.places, fidelities, units),
+        worst=find_worst(
+            errors, request.worst, data.places, fidelities, units, allow_external=setup.config.data.allow_external
+        ),
     )
     return result, units
 

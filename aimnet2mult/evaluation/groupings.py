@@ -18,6 +18,7 @@ __all__ = ["ELEMENT", "FIDELITY", "Grouping", "Groupings", "find_groupings"]
 
 FIDELITY, ELEMENT = "fidelity", "element"
 INPUTS = ("charge", "mult")
+BUILT_IN = (FIDELITY, ELEMENT, "size", *INPUTS)
 MAX_GROUPS = 20
 """Maximum number of groups of a grouping that nobody has asked for."""
 MAX_SIZES = 12
@@ -74,7 +75,8 @@ def find_groupings(
     fidelities = np.array(fidelity_names, object)[_values(groups, FIDELITY, places.total).astype(np.int64)]
     found = [_grouping(FIDELITY, fidelities, evaluated), _by_size(groups, places.total)]
     found += [_grouping(key, _values(groups, key, places.total), evaluated) for key in INPUTS]
-    tags = read_tags(places, evaluated, file_format, wanted=[name for name in by if not _is_built_in(name)])
+    wanted = [name for name in by if name not in BUILT_IN]
+    tags = read_tags(places, evaluated, file_format, reserved=BUILT_IN, wanted=wanted)
     found += [_grouping(name, values, evaluated) for name, values in tags.items()]
     known = [ELEMENT, *(grouping.name for grouping in found)]
     if unknown := [name for name in by if name not in known]:
@@ -84,10 +86,6 @@ def find_groupings(
         elements=tuple(elements[elements != 0].tolist()) if not by or ELEMENT in by else (),
         others=tuple(each for each in found if (each.name in by if by else 1 < len(each.groups) <= MAX_GROUPS)),
     )
-
-
-def _is_built_in(name: str) -> bool:
-    return name in (FIDELITY, ELEMENT, "size", *INPUTS)
 
 
 def _values(groups: Iterable[Mapping[str, npt.NDArray[Any]]], key: str, total: int) -> npt.NDArray[np.float64]:

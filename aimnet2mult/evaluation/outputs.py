@@ -36,7 +36,7 @@ def open_outputs(folder: Path | None, request: Request, setup: Setup) -> Iterato
     """Open the files that are written during the evaluation; without a folder, nothing is written.
 
     Raises:
-        DataError: A file cannot be written.
+        OSError: A file cannot be written.
     """
     with contextlib.ExitStack() as stack:
         receivers: list[Receiver] = []

@@ -16,10 +16,8 @@ from aimnet2mult.data.file_format import FRAMES, FileFormat, array_type
 from aimnet2mult.data.layout import open_file, read_frames, read_layout, read_rows
 from aimnet2mult.data.places import Places
 from aimnet2mult.data.reference_energies import sum_by_fidelity
-from aimnet2mult.errors import DataError
 from aimnet2mult.evaluation.gathering import GatheredBatch
 from aimnet2mult.quantities import Label
-from telemetry.errors import error_text
 
 __all__ = ["PredictionWriter", "writing_predictions"]
 
@@ -49,24 +47,21 @@ def writing_predictions(
         references: Reference energies in eV, for each fidelity.
 
     Raises:
-        DataError: A file cannot be written.
+        OSError: A file cannot be written.
     """
     sources = _sources(places)
-    try:
-        with contextlib.ExitStack() as stack:
-            outputs = [stack.enter_context(OutputFile(folder / name, "x+")) for name in _file_names(places, sources)]
-            files = [stack.enter_context(h5py.File(output, "w")) for output in outputs]
-            for file, indices in zip(files, sources, strict=True):
-                _prepare(file, places.segments[indices[0]].path, labels, file_format, units)
-            by_segment = [file for file, indices in zip(files, sources, strict=True) for _ in indices]
-            yield PredictionWriter(by_segment, places, labels, file_format=file_format, references=references)
-            for file in files:
-                file.close()
-            for output in outputs:
-                output.check()
-                os.fsync(output.fileno())
-    except OSError as error:
-        raise DataError(f"cannot write predictions to {folder}: {error.strerror or error_text(error)}") from error
+    with contextlib.ExitStack() as stack:
+        outputs = [stack.enter_context(OutputFile(folder / name, "x+")) for name in _file_names(places, sources)]
+        files = [stack.enter_context(h5py.File(output, "w")) for output in outputs]
+        for file, indices in zip(files, sources, strict=True):
+            _prepare(file, places.segments[indices[0]].path, labels, file_format, units)
+        by_segment = [file for file, indices in zip(files, sources, strict=True) for _ in indices]
+        yield PredictionWriter(by_segment, places, labels, file_format=file_format, references=references)
+        for file in files:
+            file.close()
+        for output in outputs:
+            output.check()
+            os.fsync(output.fileno())
 
 
 def _sources(places: Places) -> list[list[int]]:

@@ -101,6 +101,8 @@ def find_worst(
     places: Places,
     fidelities: npt.NDArray[np.object_],
     units: DisplayUnits,
+    *,
+    allow_external: bool = False,
 ) -> dict[str, list[WorstStructure]]:
     """Return the structures with the largest errors.
 
@@ -110,13 +112,14 @@ def find_worst(
         places: Where the structures come from.
         fidelities: Name of the fidelity of each structure, (total,).
         units: Units of the errors.
+        allow_external: Whether the data may be in files that the data files link to.
     """
     worst = {}
     for name, values in errors.items():
         known = np.flatnonzero(values > 0)
         order = known[np.argsort(-values[known], kind="stable")][:number]
         factor = units.factor(f"{name}_max")
-        frames = find_frames(places, order.tolist())
+        frames = find_frames(places, order.tolist(), allow_external=allow_external)
         found = []
         for origin, frame in zip(order.tolist(), frames, strict=True):
             segment, row = places.find(origin)

@@ -1,6 +1,6 @@
 """Tags: arrays of data files with one text or integer per structure, which are neither inputs nor labels."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from aimnet2mult.data.file_format import FRAMES, OPTIONAL_INPUTS, REQUIRED_INPUTS, FileFormat
 from aimnet2mult.data.layout import open_file
-from aimnet2mult.data.members import HDF5_ERRORS, open_members
+from aimnet2mult.data.members import READ_ERRORS, StoredArray, open_groups
 from aimnet2mult.data.places import Places
 from aimnet2mult.quantities import LABELS
 
@@ -25,7 +25,12 @@ Array = npt.NDArray[Any]
 
 
 def read_tags(
-    places: Places, evaluated: npt.NDArray[np.bool_], file_format: FileFormat, *, wanted: Sequence[str] = ()
+    places: Places,
+    evaluated: npt.NDArray[np.bool_],
+    file_format: FileFormat,
+    *,
+    reserved: Collection[str] = (),
+    wanted: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Return the tags as arrays of text, by origin, (total,).
 
@@ -33,22 +38,21 @@ def read_tags(
         places: The places of all structures.
         evaluated: Which structures count, by origin.
         file_format: Names of the arrays that are not tags.
+        reserved: Names of other groupings; arrays of these names are not tags.
         wanted: Names of tags that may have any number of values; all others have up to ``MAX_VALUES``.
     """
     reader = _Reader(len(evaluated), wanted)
-    excluded = {FRAMES, *map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *LABELS))}
+    excluded = {FRAMES, *reserved, *map(file_format.name, (*REQUIRED_INPUTS, *OPTIONAL_INPUTS, *LABELS))}
     segments = zip(places.segments, places.starts, strict=False)
     for path, parts in groupby(segments, key=lambda part: part[0].path):
         with open_file(path) as file:
-            groups = open_members(str(path), file, allow_external=file_format.allow_external)
+            groups, _ = open_groups(path, file, allow_external=file_format.allow_external)
             for segment, start in parts:
                 rows = slice(start, start + segment.rows)
-                group = groups[segment.group]
-                if not evaluated[rows].any() or not isinstance(group, h5py.Group):
+                if not evaluated[rows].any():
                     continue
-                members = open_members(segment.group, group, allow_external=file_format.allow_external)
-                for name, array in members.items():
-                    if name not in excluded and isinstance(array, h5py.Dataset):
+                for name, array in groups[segment.group].items():
+                    if name not in excluded and isinstance(array, StoredArray):
                         reader.read(name, array, rows, evaluated[rows])
     return reader.tags
 
@@ -63,13 +67,13 @@ class _Reader:
         self._given_up: set[str] = set()
         self._values: dict[str, set[str]] = {}
 
-    def read(self, name: str, array: h5py.Dataset, rows: slice, evaluated: npt.NDArray[np.bool_]) -> None:
+    def read(self, name: str, array: StoredArray, rows: slice, evaluated: npt.NDArray[np.bool_]) -> None:
         """Read an array of a group, whose structures have the origins ``rows``."""
         if name in self._given_up or not _is_tag(array, len(evaluated)):
             return
         try:
             values = _as_texts(array)
-        except HDF5_ERRORS:
+        except READ_ERRORS:
             self._give_up(name)
             return
         known = self._values.setdefault(name, set())
@@ -84,14 +88,18 @@ class _Reader:
         self.tags.pop(name, None)
 
 
-def _is_tag(array: h5py.Dataset, rows: int) -> bool:
-    is_text = h5py.check_string_dtype(array.dtype) is not None
-    return array.shape == (rows,) and (is_text or array.dtype.kind in "biu")
+def _is_tag(array: StoredArray, rows: int) -> bool:
+    return array.shape == (rows,) and (_is_text(array) or array.dtype.kind in "biu")
 
 
-def _as_texts(array: h5py.Dataset) -> Array:
-    if h5py.check_string_dtype(array.dtype) is not None:
-        texts: Array = np.asarray(array.asstr(errors="replace")[:], object)
-        return texts
-    numbers: Array = array[:].astype(str).astype(object)
+def _is_text(array: StoredArray) -> bool:
+    return h5py.check_string_dtype(array.dtype) is not None or array.dtype.kind == "U"
+
+
+def _as_texts(array: StoredArray) -> Array:
+    values = array[:]
+    if _is_text(array):
+        texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in values.tolist()]
+        return np.array(texts, object)
+    numbers: Array = values.astype(str).astype(object)
     return numbers

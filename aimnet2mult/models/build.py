@@ -20,7 +20,7 @@ from aimnet.modules import Forces  # noqa: E402
 from aimnet2mult.config.import_path import load_object  # noqa: E402
 from aimnet2mult.config.trust import named_in  # noqa: E402
 from aimnet2mult.errors import ConfigError, ModelError  # noqa: E402
-from aimnet2mult.models.definition import AIMNET2, ROWS  # noqa: E402
+from aimnet2mult.models.definition import ROWS, table_rows  # noqa: E402
 from aimnet2mult.models.element_tables import enlarge_tables  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
 from aimnet2mult.models.torch_file import load_file  # noqa: E402
@@ -29,8 +29,6 @@ from telemetry.errors import format_error  # noqa: E402
 
 __all__ = ["build_model", "unwrap"]
 
-MIN_ROWS, MAX_ROWS = 64, 1000
-"""Numbers of rows that tables of parameters can have; aimnet creates 64."""
 PARAMETER_FILE = "ptfile"
 """Argument that names a file of parameters."""
 
@@ -156,13 +154,10 @@ def _build(definition: Mapping[str, Any]) -> nn.Module:
 
 def _split_rows(definition: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     """Return a definition that aimnet understands, and the number of rows of the tables if it is given."""
-    kwargs = definition.get("kwargs")
-    if definition["class"] not in AIMNET2 or not isinstance(kwargs, Mapping) or ROWS not in kwargs:
+    rows = table_rows(definition)
+    if rows is None:
         return dict(definition), None
-    rows = kwargs[ROWS]
-    if isinstance(rows, bool) or not isinstance(rows, int) or not MIN_ROWS <= rows <= MAX_ROWS:
-        raise ModelError(f"{ROWS} is {rows!r}; expected a number of rows from {MIN_ROWS} to {MAX_ROWS}")
-    rest = {name: value for name, value in kwargs.items() if name != ROWS}
+    rest = {name: value for name, value in definition["kwargs"].items() if name != ROWS}
     return {**definition, "kwargs": rest}, rows
 
 

@@ -9,9 +9,9 @@ from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.config.user_path import is_file
 from aimnet2mult.config.yaml_text import MAX_DEPTH
 from aimnet2mult.data.compositions import MAX_ELEMENT
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.errors import ConfigError, ModelError
 
-__all__ = ["AIMNET2", "DEFAULT", "ROWS", "max_element", "read_definition"]
+__all__ = ["AIMNET2", "DEFAULT", "ROWS", "max_element", "read_definition", "table_rows"]
 
 DEFAULT = Path(__file__).with_name("aimnet2.yaml")
 
@@ -21,6 +21,8 @@ ROWS = "max_z"
 """Argument of this class, added here: number of rows in its tables, one for each atomic number from 0."""
 DEFAULT_ROWS = 64
 """Number of rows in aimnet."""
+MAX_ROWS = 1000
+"""Maximum number of rows."""
 MAX_INCLUDED = 20
 """Maximum number of included files."""
 
@@ -35,11 +37,31 @@ def read_definition(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: A file cannot be read or is in another folder, files include each other in a cycle, or there is no
             class.
+        ModelError: ``max_z`` is invalid.
     """
     definition: dict[str, Any] = translate_definition(_include(read_yaml(path), path, path.resolve().parent, []))
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
+    try:
+        table_rows(definition)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     return definition
+
+
+def table_rows(definition: Mapping[str, Any]) -> int | None:
+    """Return the number of rows in the tables of a model, ``max_z``; None if its definition does not state it.
+
+    Raises:
+        ModelError: It is invalid.
+    """
+    kwargs = definition.get("kwargs")
+    if definition.get("class") not in AIMNET2 or not isinstance(kwargs, Mapping) or ROWS not in kwargs:
+        return None
+    rows = kwargs[ROWS]
+    if isinstance(rows, bool) or not isinstance(rows, int) or not DEFAULT_ROWS <= rows <= MAX_ROWS:
+        raise ModelError(f"{ROWS} is {rows!r}; expected a number of rows from {DEFAULT_ROWS} to {MAX_ROWS}")
+    return rows
 
 
 def max_element(definition: Mapping[str, Any]) -> int:

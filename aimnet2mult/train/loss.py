@@ -93,7 +93,7 @@ class MTLoss:
         weighted by structures.
 
         Raises:
-            ValueError: a prediction is missing or a shape does not fit; the message names the component.
+            ConfigError: a prediction is missing or a shape does not fit; the message names the component.
         """
         sums, counts = [], []
         for name, (function, sum_and_count) in self._functions.items():
@@ -106,7 +106,7 @@ class MTLoss:
                     sums.append(total)
                     counts.append(count)
             except ValueError as error:
-                raise ValueError(f"loss component {name!r}: {error}") from error
+                raise ConfigError(f"loss component {name!r}: {error}") from error
         # One operation for all components is faster than one for each.
         total, counted = torch.stack(sums), torch.stack(counts)
         weights = self._current_weights(total.dtype, total.device)

@@ -22,8 +22,10 @@ def invoke(*words: object) -> Result:
 
 
 def test_a_table_for_each_label(trained: TrainedRun) -> None:
+    logging.getLogger("ignite").setLevel(logging.INFO)
     result = invoke(trained.folder, "--by", "fidelity", "--by", "source", "--worst", 1)
     assert result.exit_code == 0, result.output
+    assert not logging.getLogger("ignite").isEnabledFor(logging.ERROR)
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{trained.folder} ({trained.folder}/checkpoints/best.pt) on val data: 32 structures")
     headings = ["energy [kcal/mol]", "forces [kcal/mol/Å]", "atomic charges [e]", "atomic spin charges [e]"]

@@ -180,6 +180,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda path: replace(path, "energy", npy("(-1, -5)", bytes(40))),
         r"group 003: 'energy' is damaged: it has 40 bytes, expected 40",
     ),
+    "a link to nothing": (
+        lambda path: path.unlink() or path.symlink_to("nothing"),
+        r"cannot read .*003.npz: No such file or directory",
+    ),
     "no header": (lambda path: replace(path, "energy", b"\x93NUMPY"), r"group 003: 'energy' is damaged: "),
     "another compression": (
         lambda path: replace(path, "energy", npy("(5,)", bytes(40)), zipfile.ZIP_LZMA),

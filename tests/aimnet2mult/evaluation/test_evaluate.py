@@ -9,9 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from aimnet2mult.data.compositions import SYMBOLS
+from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.evaluation.evaluate import evaluate
+from aimnet2mult.evaluation.request import Request
 from aimnet2mult.evaluation.results import Result
 from aimnet2mult.models.saved_model import read_saved_model
-from support.sample_runs import TrainedRun, read_groups
+from support.sample_runs import TrainedRun, read_groups, train_part
 from support.tiny_runs import points
 from telemetry.units import conversion_factor
 
@@ -37,6 +40,22 @@ def test_the_validation_data_give_the_recorded_values_to_the_last_digit(
     found = flat(evaluated(weights=weights))
     assert {name: found.get(name) for name in expected} == expected
     assert {"gfn1/E_rmse", "spgfn2/s_r2", "F_mae", "E_atom_rmse", "loss_charges"} <= expected.keys()
+
+
+def test_the_test_and_the_training_data_give_the_recorded_values_to_the_last_digit(tmp_path: Path) -> None:
+    options = (
+        "data.test_fraction=0.2",
+        "trainer.evaluate_train_every=2",
+        "trainer.ema_decay=0.9",
+        "trainer.precision=bfloat16",
+    )
+    run = train_part(tmp_path, *options).folder
+    for part, stream, weights in (("test", "test", "best"), ("train", "train_eval", "last")):
+        (recorded,) = points(run, stream).values()
+        expected = {name: value for name, value in recorded.items() if name not in ("epoch", "weights_iteration")}
+        found = flat(evaluate(Request(model=run, part=part, weights=weights), Communicator(), print)[0])
+        assert {name: found.get(name) for name in expected} == expected
+        assert {"gfn1/E_rmse", "spgfn2/s_r2", "loss_charges"} <= expected.keys()
 
 
 def errors(trained: TrainedRun, predicted: Path) -> dict[str, list[dict[str, Any]]]:

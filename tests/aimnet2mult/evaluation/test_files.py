@@ -187,3 +187,44 @@ def test_an_array_with_many_values_is_a_tag_only_if_it_is_requested(evaluated: E
         del file["003/batch"]
     assert list(evaluated(data, fidelity="gfn1").by) == ["size", "charge", "mult", "source", "batch", "element"]
     assert list(evaluated(data, fidelity="gfn1").by["batch"]) == ["(none)", "0", "1"]
+
+
+def test_arrays_named_like_other_groupings_are_no_tags(evaluated: Evaluate, data: Path) -> None:
+    expected = evaluated(data, fidelity="gfn1").by
+    with h5py.File(data, "r+") as file:
+        for group in file.values():
+            group.move("charge", "Q")
+            for name in ("fidelity", "element", "size", "charge"):
+                group[name] = np.arange(len(group["numbers"])) % 2
+    assert evaluated(data, fidelity="gfn1", overrides=["data.keys.charge=Q"]).by == expected
+
+
+def test_a_folder_of_npz_files_has_the_results_of_an_hdf5_file(evaluated: Evaluate, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "npz"
+    folder.mkdir()
+    for name, arrays in read_groups(data).items():
+        arrays["source"] = np.array([text.decode() for text in arrays["source"]])
+        np.savez(folder / f"{name}.npz", **{key: array for key, array in arrays.items() if key != "_id"})
+    expected, found = (
+        evaluated(path, fidelity="gfn1", output=tmp_path / f"{path.stem}-out", predictions=True, plots=False)
+        for path in (data, folder)
+    )
+    assert found.metrics == expected.metrics
+    assert found.by == expected.by
+    assert "source" in found.by
+    for label, worst in expected.worst.items():
+        assert [each.frame for each in found.worst[label]] == [each.frame for each in worst]
+    for name, predictions in read_groups(tmp_path / "new-out/predictions/new.h5").items():
+        for key, array in read_groups(tmp_path / "npz-out/predictions/npz.h5")[name].items():
+            np.testing.assert_array_equal(array, predictions[key])
+
+
+def test_linked_groups_have_frames_and_tags(evaluated: Evaluate, data: Path, tmp_path: Path) -> None:
+    expected = evaluated(data, fidelity="gfn1")
+    with h5py.File(tmp_path / "links.h5", "w") as file:
+        for name in read_groups(data):
+            file[name] = h5py.ExternalLink(data, name)
+    linked = evaluated(tmp_path / "links.h5", fidelity="gfn1", overrides=["data.allow_external=true"])
+    assert linked.by == expected.by
+    assert [each.frame for each in linked.worst["E"]] == [each.frame for each in expected.worst["E"]]
+    assert linked.worst["E"][0].frame is not None

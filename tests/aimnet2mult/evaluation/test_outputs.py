@@ -1,6 +1,8 @@
 """The files of an evaluation: results, structures with the largest errors, plots."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aimnet2mult.data.conversion.writer import OutputFile
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.evaluation.folder import new_folder
 from aimnet2mult.evaluation.gathering import GatheredBatch
@@ -84,6 +87,18 @@ def test_nothing_is_left_after_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_reported_with_the_folder_that_was_asked_for(
+    evaluated: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(self: OutputFile) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(OutputFile, "check", no_space)
+    with pytest.raises(ConfigError, match=f"^cannot write {tmp_path / 'out'}: No space left on device$"):
+        evaluated(output=tmp_path / "out", predictions=True, plots=False)
     assert list(tmp_path.iterdir()) == []
 
 

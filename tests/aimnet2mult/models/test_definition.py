@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aimnet2mult.errors import ConfigError
+from aimnet2mult.errors import ConfigError, ModelError
 from aimnet2mult.models.definition import DEFAULT, read_definition
 
 
@@ -47,4 +47,11 @@ def test_a_cycle_is_rejected(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("class: nowhere.yaml\n")
     with pytest.raises(ConfigError, match=r"nowhere.yaml"):
+        read_definition(tmp_path / "model.yaml")
+
+
+@pytest.mark.parametrize("rows", ["63", "0", "-1", "1.5", "true", "null", "'128'", "1000000000"])
+def test_an_impossible_number_of_elements_is_rejected(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "model.yaml").write_text(f"class: aimnet.models.AIMNet2\nkwargs: {{max_z: {rows}}}\n")
+    with pytest.raises(ModelError, match=r"model.yaml: max_z is .*; expected a number of rows from 64 to 1000"):
         read_definition(tmp_path / "model.yaml")

@@ -416,7 +416,7 @@ def test_a_component_of_weight_zero_contributes_zero() -> None:
 def test_an_invalid_argument_is_named_in_the_error(change, message: str) -> None:
     pred, true = random_batch()
     change(pred, true)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         all_labels()(pred, true)
 
 

@@ -39,8 +39,8 @@ def write_part(source: Path, path: Path) -> Path:
     return path
 
 
-def train_part(folder: Path) -> TrainedRun:
-    """Train for two epochs, and keep the best weights."""
+def train_part(folder: Path, *settings: str) -> TrainedRun:
+    """Train for two epochs, with further settings, and keep the best weights."""
     files = [write_part(SAMPLE / f"{name}.h5", folder / f"{name}.h5") for name in ("gfn1", "spgfn2")]
     overrides = [
         *(f"data.fidelity_datasets.{index}={path}" for index, path in enumerate(files)),
@@ -51,6 +51,7 @@ def train_part(folder: Path) -> TrainedRun:
         "checkpoint.best=loss",
         "telemetry.sinks=none",
         f"telemetry.dir={folder / 'runs'}",
+        *settings,
     ]
     request = Request(configs=[SAMPLE / "train.yaml"], overrides=overrides, model=SAMPLE / "model.yaml")
     assert train(request) == 0
