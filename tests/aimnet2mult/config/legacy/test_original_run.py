@@ -21,13 +21,19 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Return a function that trains with the module name of the original trainer, and returns its stderr."""
+def command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Callable[..., str]:
+    """Return a function that trains with the module name of the original trainer, and returns its messages."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> str:
         code = run_module(["-m", "aimnet2mult.train.cli", *map(str, arguments)])
-        output = capsys.readouterr().err
+        output = capsys.readouterr().err + caplog.text
+        caplog.clear()
         assert code == 0, output
         return output
 

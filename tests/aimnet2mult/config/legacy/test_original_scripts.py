@@ -86,7 +86,10 @@ def write_data(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def run_script(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> Callable[[str], str]:
     """Return a function that runs a script on data of two fidelities, and returns its output."""
     monkeypatch.setenv("TELEMETRY_SINKS", "none")
@@ -96,7 +99,7 @@ def run_script(
     def run(text: str) -> str:
         (tmp_path / "run.sh").write_text((HEAD + text).format(folder=tmp_path, files=FILES))
         code = run_with_commands(["/bin/bash", "run.sh"], tmp_path, {"python": run_module})
-        output = "".join(capfd.readouterr())
+        output = "".join(capfd.readouterr()) + caplog.text
         assert code == 0, output
         return output
 
