@@ -120,7 +120,10 @@ def _describe_references(
     the new ones differ.
     """
     for fidelity, source in loaded.reference_energies.items():
-        groups = list(data.groups_of(fidelity))
+        # Nothing else: with several fidelities, the arrays are copies.
+        groups = [
+            {key: group[key] for key in ("energy", "numbers") if key in group} for group in data.groups_of(fidelity)
+        ]
         if not replaced and source == data.saes[fidelity]:
             rest = np.concatenate([group["energy"] / (group["numbers"] > 0).sum(axis=1) for group in groups])
             mean = np.nanmean(rest) if np.isfinite(rest).any() else 0.0
@@ -192,11 +195,13 @@ def _describe_new_elements(loaded: InitialWeights, data: MixedData, names: Seque
 
 def _choose(data: MixedData, fidelity: int, count: int) -> Iterator[tuple[str, Structure]]:
     """Yield up to ``count`` training structures of a fidelity, of all sizes, with their places."""
-    places = [
-        (group, row) for group in data.train.groups for row in np.flatnonzero(group["fidelity"] == fidelity).tolist()
-    ]
-    for index in np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)).tolist():
-        group, row = places[index]
+    groups = list(data.train.groups)
+    rows = [np.flatnonzero(group["fidelity"] == fidelity) for group in groups]
+    ends = np.cumsum([len(of_group) for of_group in rows])
+    total = int(ends[-1])
+    for index in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist():
+        number = int(np.searchsorted(ends, index, side="right"))
+        group, row = groups[number], int(rows[number][index - ends[number]])
         real = group["numbers"][row] > 0
         yield (
             data.locate(group["origin"][row : row + 1])[0],

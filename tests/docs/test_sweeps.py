@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from aimnet2mult.cli import cli
 from aimnet2mult.config.schema import load
+from support.commands_in_process import run_with_commands
 from support.tiny_runs import write_data
 from telemetry import read_run
 
@@ -48,27 +48,20 @@ def test_the_settings_of_the_sweep_are_accepted_as_the_agent_passes_them() -> No
 
 
 @pytest.mark.slow
-def test_each_trial_is_a_run_and_its_result_the_lowest_validation_error(tmp_path: Path) -> None:
+def test_each_trial_is_a_run_and_its_result_the_lowest_validation_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("optuna")
     write_data(tmp_path / "a.h5", 40, 0)
     (tmp_path / "train.yaml").write_text(SETTINGS)
     (tmp_path / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
     (tmp_path / "sweep.py").write_text(CODE.replace("n_trials=20", "n_trials=2"))
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "AIMNET2MULT_ALLOW_PACKAGE": "support",
-    }
-    done = subprocess.run(
-        [sys.executable, "sweep.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    monkeypatch.setenv("AIMNET2MULT_ALLOW_PACKAGE", "support")
+    code = run_with_commands(
+        [sys.executable, "sweep.py"], tmp_path, {"aimnet2mult": lambda words: CliRunner().invoke(cli, words).exit_code}
     )
-    assert done.returncode == 0, done.stderr
+    output = capfd.readouterr()
+    assert code == 0, output.err
     best = min(read_run(folder).curves["val/E_rmse"].values.min() for folder in (tmp_path / "sweep").iterdir())
-    assert done.stdout.splitlines()[-1].endswith(f" {best}")
+    assert output.out.splitlines()[-1].endswith(f" {best}")
     assert len(list((tmp_path / "sweep").iterdir())) == 2

@@ -105,6 +105,15 @@ def test_every_fidelity_predicts_the_same_as_in_training(tmp_path: Path, variant
         assert_equal_to_training(tmp_path / "out.pt", model, description, index, molecules)
 
 
+def test_a_model_with_larger_tables_is_exported_with_those_of_aimnet(tmp_path: Path) -> None:
+    small = describe()
+    kwargs = {**small.definition["kwargs"], "max_z": 90}
+    description = replace(small, definition={**small.definition, "kwargs": kwargs})
+    model = write_weights(tmp_path / "w.pt", description)
+    write_export(export_fidelity(read_saved_model(tmp_path / "w.pt"), 1), tmp_path / "out.pt")
+    assert_equal_to_training(tmp_path / "out.pt", model, description, 1, structures([1, 6, 7, 8, 17]))
+
+
 @pytest.mark.parametrize("fidelity", [0, 1])
 def test_every_array_comes_from_the_rows_and_the_head_of_its_fidelity(fidelity: int) -> None:
     description = describe()

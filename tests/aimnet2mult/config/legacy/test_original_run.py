@@ -1,8 +1,6 @@
 """Files of the original trainer are used to train on the sample data, to resume, and to load the weights."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 
 import aimnet2mult
 from aimnet2mult.config.merge import read_yaml
+from support.commands_in_process import run_module
 from support.file_contents import read_weights
 from telemetry import read_receipt
 from telemetry.journal.reader import JournalReader
@@ -21,18 +20,24 @@ SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
 pytestmark = pytest.mark.slow
 
 
-def command(folder: Path, *arguments: object) -> str:
-    """Train with the module name of the original trainer; return its stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "aimnet2mult.train.cli", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "error::UserWarning"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+@pytest.fixture
+def command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Callable[..., str]:
+    """Return a function that trains with the module name of the original trainer, and returns its messages."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> str:
+        code = run_module(["-m", "aimnet2mult.train.cli", *map(str, arguments)])
+        output = capsys.readouterr().err + caplog.text
+        caplog.clear()
+        assert code == 0, output
+        return output
+
+    return run
 
 
 def arguments(name: str) -> list[object]:
@@ -47,9 +52,9 @@ def points(run: Path, stream: str) -> dict[int, dict[str, float]]:
     return {r.step: dict(r.values) for r in records if isinstance(r, Scalars) and r.stream == stream}
 
 
-def test_a_plateau_file_trains_resumes_and_its_weights_are_loaded(tmp_path: Path) -> None:
+def test_a_plateau_file_trains_resumes_and_its_weights_are_loaded(tmp_path: Path, command: Callable[..., str]) -> None:
     weights = ["data.fidelity_weights.0=4.0", "data.fidelity_weights.1=1.0"]
-    output = command(tmp_path, *arguments("plateau"), *weights, "run_name=a", "--save", "w.pt")
+    output = command(*arguments("plateau"), *weights, "run_name=a", "--save", "w.pt")
     assert output.count("translated from the format of the original trainer") == 1
     (run,) = tmp_path.glob("runs/a-*")
     assert read_receipt(run).status == "finished"
@@ -58,20 +63,20 @@ def test_a_plateau_file_trains_resumes_and_its_weights_are_loaded(tmp_path: Path
     assert read_yaml(run / "model.yaml")["class"] == "aimnet.models.AIMNet2"
     weights_of_run = read_weights(tmp_path / "w.pt")
 
-    command(tmp_path, *arguments("plateau"), *weights, "run_name=a", "--resume", "auto", "trainer.epochs=3")
-    command(tmp_path, "--resume", run, "trainer.epochs=4", "--telemetry-sinks", "none")
+    command(*arguments("plateau"), *weights, "run_name=a", "--resume", "auto", "trainer.epochs=3")
+    command("--resume", run, "trainer.epochs=4", "--telemetry-sinks", "none")
     assert list(points(run, "val")) == [3, 6, 9, 12]
 
     torch.save({"model": weights_of_run}, tmp_path / "m.pt")
-    loaded = command(tmp_path, *arguments("plateau"), "run_name=b", "trainer.epochs=1", "--load", "m.pt")
+    loaded = command(*arguments("plateau"), "run_name=b", "trainer.epochs=1", "--load", "m.pt")
     assert f"weights: {len(weights_of_run)} of {len(weights_of_run)} arrays loaded" in loaded
 
 
 def test_a_cosine_file_trains_stops_at_its_lowest_learning_rate_and_keeps_the_best_weights(
-    tmp_path: Path,
+    tmp_path: Path, command: Callable[..., str]
 ) -> None:
     low = ["scheduler.terminate_on_low_lr=4e-5", "checkpoint.save_best=true"]
-    output = command(tmp_path, *arguments("cosine"), *low, "telemetry.every=1", "trainer.epochs=5", "--save", "w.pt")
+    output = command(*arguments("cosine"), *low, "telemetry.every=1", "trainer.epochs=5", "--save", "w.pt")
     assert "steps after each validation" in output
     (run,) = tmp_path.glob("runs/early-*")
     rates = [values["lr"] for values in points(run, "train").values()]

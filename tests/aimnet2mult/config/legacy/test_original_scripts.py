@@ -1,8 +1,6 @@
 """The batch scripts of the original run unchanged except for their paths: the same commands in the same shell."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 
 from aimnet2mult.data.reference_energies import read_sae
+from support.commands_in_process import run_module, run_with_commands
 
 FILES = Path(__file__).with_name("original")
 
@@ -85,38 +84,39 @@ def write_data(path: Path, seed: int) -> None:
                 file[f"{atoms}/{key}"] = values.astype(np.float32)
 
 
-def run_script(folder: Path, text: str) -> str:
-    """Run a script in which `python` is the interpreter of the tests; return its output."""
-    (folder / "bin").mkdir()
-    (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (folder / "bin" / "python").chmod(0o755)
+@pytest.fixture
+def run_script(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Callable[[str], str]:
+    """Return a function that runs a script on data of two fidelities, and returns its output."""
+    monkeypatch.setenv("TELEMETRY_SINKS", "none")
     for seed, name in enumerate(("a.h5", "b.h5")):
-        write_data(folder / name, seed)
-    (folder / "run.sh").write_text((HEAD + text).format(folder=folder, files=FILES))
-    environment = {
-        **os.environ,
-        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "TELEMETRY_SINKS": "none",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        ["/bin/bash", "run.sh"], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    return output
+        write_data(tmp_path / name, seed)
+
+    def run(text: str) -> str:
+        (tmp_path / "run.sh").write_text((HEAD + text).format(folder=tmp_path, files=FILES))
+        code = run_with_commands(["/bin/bash", "run.sh"], tmp_path, {"python": run_module})
+        output = "".join(capfd.readouterr()) + caplog.text
+        assert code == 0, output
+        return output
+
+    return run
 
 
-def test_the_script_for_one_fidelity_runs(tmp_path: Path) -> None:
-    output = run_script(tmp_path, ONE)
+def test_the_script_for_one_fidelity_runs(tmp_path: Path, run_script: Callable[[str], str]) -> None:
+    output = run_script(ONE)
     assert sorted(read_sae(tmp_path / "sae_fid0.yaml")) == [1, 6, 7, 8, 9]
     assert output.count("translated from the format of the original trainer") == 1
     assert (tmp_path / "out" / "compiled" / "model_fid0.jpt").stat().st_size > 1000
 
 
-def test_the_scripts_for_two_fidelities_and_for_continued_training_run(tmp_path: Path) -> None:
-    output = run_script(tmp_path, TWO)
+def test_the_scripts_for_two_fidelities_and_for_continued_training_run(
+    tmp_path: Path, run_script: Callable[[str], str]
+) -> None:
+    output = run_script(TWO)
     assert "parameters:\n" in output
     assert (tmp_path / "out" / "model.pt").is_file()
     assert len(list((tmp_path / "runs").iterdir())) == 2
