@@ -25,7 +25,7 @@ from aimnet2mult.config.yaml_text import dump
 from aimnet2mult.data.compositions import join_symbols
 from aimnet2mult.errors import ModelError
 from aimnet2mult.models.build import build_model
-from aimnet2mult.models.definition import ROWS
+from aimnet2mult.models.definition import AIMNET2, ROWS
 from aimnet2mult.models.one_fidelity import EMBEDDING, weights_of_fidelity
 from aimnet2mult.models.outputs import rename_outputs
 from aimnet2mult.models.saved_model import SavedModel
@@ -75,7 +75,7 @@ def export_fidelity(saved: SavedModel, fidelity: int, d3: Mapping[str, float] | 
     Raises:
         ModelError: The model cannot be represented in this format; the message states why.
     """
-    one = _with_tables_of_aimnet(take_one(saved, fidelity))
+    one = take_one(saved, fidelity)
     outputs = one.definition["kwargs"]["outputs"]
     if d3 and (own := [name for name in ("dftd3", "d3ts") if name in outputs]):
         raise ModelError(f"--d3: the model has a dispersion correction of its own, {outputs[own[0]]['class']}")
@@ -140,14 +140,9 @@ def build_one(one: OneFidelity) -> tuple[nn.Module, float]:
     return model, extract_cutoff(model)
 
 
-def _with_tables_of_aimnet(one: OneFidelity) -> OneFidelity:
-    """Return the same without the argument for larger tables, which aimnet's class does not have; `_load` cuts them."""
-    kwargs = {name: value for name, value in one.definition["kwargs"].items() if name != ROWS}
-    return replace(one, definition={**one.definition, "kwargs": kwargs})
-
-
 def _build_artifact(one: OneFidelity, d3: Mapping[str, float] | None) -> dict[str, Any]:
-    core, coulomb_mode, has_d3, own_d3, rc, envelope, _ = strip_lr_modules_from_yaml(one.definition, one.state)
+    definition = _in_aimnet(one.definition)
+    core, coulomb_mode, has_d3, own_d3, rc, envelope, _ = strip_lr_modules_from_yaml(definition, one.state)
     text = dump(core)
     model, cutoff = build_one(replace(one, definition=core))
     bake_sae_into_model(model, one.energies)
@@ -168,6 +163,14 @@ def _build_artifact(one: OneFidelity, d3: Mapping[str, float] | None) -> dict[st
         "implemented_species": one.species,
         "state_dict": model.state_dict(),
     }
+
+
+def _in_aimnet(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a definition as aimnet reads it: without the number of rows of the tables, of which it always has 64."""
+    if definition.get("class") not in AIMNET2:
+        return dict(definition)
+    kwargs = {name: value for name, value in definition["kwargs"].items() if name != ROWS}
+    return {**definition, "kwargs": kwargs}
 
 
 def _load(model: nn.Module, one: OneFidelity) -> None:

@@ -105,13 +105,34 @@ def test_every_fidelity_predicts_the_same_as_in_training(tmp_path: Path, variant
         assert_equal_to_training(tmp_path / "out.pt", model, description, index, molecules)
 
 
-def test_a_model_with_larger_tables_is_exported_with_those_of_aimnet(tmp_path: Path) -> None:
-    small = describe()
-    kwargs = {**small.definition["kwargs"], "max_z": 90}
-    description = replace(small, definition={**small.definition, "kwargs": kwargs})
-    model = write_weights(tmp_path / "w.pt", description)
-    write_export(export_fidelity(read_saved_model(tmp_path / "w.pt"), 1), tmp_path / "out.pt")
-    assert_equal_to_training(tmp_path / "out.pt", model, description, 1, structures([1, 6, 7, 8, 17]))
+def with_128_rows(description: Description) -> Description:
+    """Return a description of a model with tables as large as those of the original trainer."""
+    content = dict(description.definition)
+    content["kwargs"] = {**content["kwargs"], "max_z": 128}
+    return replace(description, definition=content, fidelity_offset=200)
+
+
+@pytest.mark.parametrize("fidelity", [0, 1])
+def test_a_model_with_tables_for_all_elements_predicts_the_same_as_in_training(tmp_path: Path, fidelity: int) -> None:
+    description = with_128_rows(describe())
+    model = build_random(description)
+    saved = as_saved(description, model)
+    export = export_fidelity(saved, fidelity)
+    check_export(export, Predictor(saved, NAMES[fidelity], "cpu"), added_d3=False)
+    write_export(export, tmp_path / "model.pt")
+    molecules = structures(sorted(description.elements[fidelity]))
+    assert_equal_to_training(tmp_path / "model.pt", model, description, fidelity, molecules)
+
+
+def test_elements_beyond_aimnets_tables_are_refused() -> None:
+    description = with_128_rows(describe())
+    heavy = replace(
+        description,
+        elements=(frozenset({1, 92}), *description.elements[1:]),
+        reference_energies=({1: -13.0, 92: -700.0}, *description.reference_energies[1:]),
+    )
+    with pytest.raises(ModelError, match="it has elements up to 63, and the model was trained on U"):
+        export_fidelity(as_saved(heavy, build_random(heavy)), 0)
 
 
 @pytest.mark.parametrize("fidelity", [0, 1])
