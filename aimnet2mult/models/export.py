@@ -25,6 +25,7 @@ from aimnet2mult.config.yaml_text import dump
 from aimnet2mult.data.compositions import join_symbols
 from aimnet2mult.errors import ModelError
 from aimnet2mult.models.build import build_model
+from aimnet2mult.models.definition import ROWS
 from aimnet2mult.models.one_fidelity import EMBEDDING, weights_of_fidelity
 from aimnet2mult.models.outputs import rename_outputs
 from aimnet2mult.models.saved_model import SavedModel
@@ -141,6 +142,8 @@ def build_one(one: OneFidelity) -> tuple[nn.Module, float]:
 
 def _build_artifact(one: OneFidelity, d3: Mapping[str, float] | None) -> dict[str, Any]:
     core, coulomb_mode, has_d3, own_d3, rc, envelope, _ = strip_lr_modules_from_yaml(one.definition, one.state)
+    # aimnet has tables of one size only; the tables are cut to it.
+    core["kwargs"].pop(ROWS, None)
     text = dump(core)
     model, cutoff = build_one(replace(one, definition=core))
     bake_sae_into_model(model, one.energies)
