@@ -98,8 +98,8 @@ def load_weights(
 def _count_rows(core: nn.Module) -> int:
     """Return the number of rows per fidelity in the embedding of a model; 0 for other models than AIMNet2."""
     if isinstance(core, MixedFidelity):
-        return core.model.afv.num_embeddings - core.offset * (core.n_fidelities - 1)
-    return core.afv.num_embeddings if isinstance(core, AIMNet2) else 0
+        return len(core.model.afv.weight) - core.offset * (core.n_fidelities - 1)
+    return len(core.afv.weight) if isinstance(core, AIMNet2) else 0
 
 
 def _describe_origins(names: Sequence[str], origins: Sequence[Origin], source: WeightSource) -> list[str]:
