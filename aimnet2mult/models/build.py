@@ -23,6 +23,7 @@ from aimnet2mult.errors import ConfigError, ModelError  # noqa: E402
 from aimnet2mult.models.definition import ROWS, table_rows  # noqa: E402
 from aimnet2mult.models.element_tables import enlarge_tables  # noqa: E402
 from aimnet2mult.models.mixed_fidelity import MixedFidelity  # noqa: E402
+from aimnet2mult.models.shifted_coulomb import make_differentiable  # noqa: E402
 from aimnet2mult.models.torch_file import load_file  # noqa: E402
 from aimnet2mult.quantities import Label  # noqa: E402
 from telemetry.errors import format_error  # noqa: E402
@@ -145,6 +146,7 @@ def _build(definition: Mapping[str, Any]) -> nn.Module:
         model = build_module(definition, allow_file_references=False, import_authorizer=_authorize)
         if rows is not None:
             enlarge_tables(model, rows)
+        make_differentiable(model)
         return cast("nn.Module", model)
     except ModelError:
         raise

@@ -62,7 +62,7 @@ def load_weights(
     core = unwrap(model)
     fidelities, offset = (core.n_fidelities, core.offset) if isinstance(core, MixedFidelity) else (1, offset)
     names = names or default_names(fidelities)
-    source = read_source(path, offset)
+    source = read_source(path, offset, _count_rows(core))
     origins = match_fidelities(names, source.fidelity_names)
     try:
         if isinstance(core, AIMNet2 | MixedFidelity):
@@ -93,6 +93,13 @@ def load_weights(
         missing=tuple(missing),
         summary="; ".join(summary),
     )
+
+
+def _count_rows(core: nn.Module) -> int:
+    """Return the number of rows per fidelity in the embedding of a model; 0 for other models than AIMNet2."""
+    if isinstance(core, MixedFidelity):
+        return len(core.model.afv.weight) - core.offset * (core.n_fidelities - 1)
+    return len(core.afv.weight) if isinstance(core, AIMNet2) else 0
 
 
 def _describe_origins(names: Sequence[str], origins: Sequence[Origin], source: WeightSource) -> list[str]:

@@ -1,6 +1,7 @@
 """Checks of a pickle before it is read: its instructions can ask for far more time and memory than its size."""
 
 import pickletools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ __all__ = ["check_pickle"]
 MAX_BYTES = 16 * 2**20
 """Maximum size; the pickle of a checkpoint has about 150 bytes for each tensor."""
 MAX_VALUES = 10_000_000
-"""Maximum number of values, counted again wherever they are referred to."""
+"""Maximum number of values and characters, counted again wherever they are referred to."""
 MAX_DEPTH = 100
 """Maximum depth of nested values."""
 
@@ -22,6 +23,19 @@ OTHER = """
 """
 KNOWN = {*PUT, *GET, *FILL, *OTHER.split()}
 """The instructions that `torch.save` writes and that ``torch.load(weights_only=True)`` executes."""
+NAMES = re.compile(
+    r"collections (OrderedDict|Counter)|(__builtin__|builtins) set|torch (\w+Storage|Size|device)"
+    r"|torch (b?float|complex|u?int|bool)\w*|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"|torch\.jit\._pickle \w+|__torch__\S* \w+"
+)
+"""Classes and functions of tensors and plain values. ``torch.load(weights_only=True)`` calls others as well, such as
+``bytearray`` with any size, and ``_codecs.encode`` with an encoding that needs hours."""
+STATE_DICT = "collections OrderedDict"
+"""The class of a state dict, which has an attribute ``_metadata``."""
+
+
+class _OtherObjectError(Exception):
+    """The pickle names another class or function than those of tensors and plain values."""
 
 
 @dataclass
@@ -32,21 +46,29 @@ class _Value:
     depth: int = 0
     fixed: bool = False
     """Whether another value refers to it; `size` must not change afterwards."""
+    made_by: str = ""
+    """The instruction; REDUCE followed by what it calls."""
 
 
 def check_pickle(content: bytes) -> None:
     """Check that reading a pickle, and comparing or printing its values, takes time in proportion to its size.
 
     The time to print or hash a value that contains another one twice, which contains a third one twice, and so on,
-    doubles with each of them. A value that is filled after a reference to it could contain itself.
+    doubles with each of them. A value that is filled after a reference to it could contain itself. Calls, which copy
+    their arguments, could do so over and over.
 
     Raises:
-        ValueError: It is too large, damaged, or contains an instruction that `torch.save` does not write.
+        ValueError: It is too large, damaged, or contains an instruction or a name that `torch.save` does not write.
     """
     if len(content) > MAX_BYTES:
         raise ValueError(f"has {len(content):,} bytes; expected at most {MAX_BYTES:,}")
+    copied, nested = 0, False
     try:
-        nested = any(value.size > MAX_VALUES or value.depth > MAX_DEPTH for value in _values(content))
+        for value in _values(content):
+            copied += value.size if value.made_by.startswith("REDUCE") else 0
+            nested |= value.size > MAX_VALUES or value.depth > MAX_DEPTH or copied > MAX_VALUES
+    except _OtherObjectError as error:
+        raise ValueError(f"contains other objects than tensors and plain values, such as {error}") from error
     except (IndexError, KeyError, ValueError, UnicodeError) as error:
         raise ValueError(f"is damaged, or not written by torch.save ({error})") from error
     if nested:
@@ -61,6 +83,8 @@ def _values(content: bytes) -> Iterator[_Value]:
         name = instruction.name
         if name not in KNOWN:
             raise ValueError(f"instruction {name}")
+        if name == "GLOBAL" and not NAMES.fullmatch(str(argument)):
+            raise _OtherObjectError(f"{str(argument).replace(' ', '.', 1):.60}")
         if name in PUT:
             # The memo is an array with as many elements as the largest index.
             if int(argument or 0) > len(content) or stack[-1] is None:
@@ -73,7 +97,7 @@ def _values(content: bytes) -> Iterator[_Value]:
             continue
         parts = _pop(stack, instruction.stack_before)
         for kind in instruction.stack_after:
-            value = None if kind is pickletools.markobject else _join(name, parts)
+            value = None if kind is pickletools.markobject else _join(name, argument, parts)
             stack.append(value)
             if value is not None:
                 yield value
@@ -94,13 +118,21 @@ def _pop(stack: list[_Value | None], before: list[pickletools.StackObject]) -> l
     return parts[::-1]
 
 
-def _join(name: str, parts: list[_Value]) -> _Value:
+def _join(name: str, argument: Any, parts: list[_Value]) -> _Value:
     """Return the result of an instruction: a new value, or its first operand with the others in it."""
-    target = _Value()
+    target = _Value(made_by=name)
+    if name == "GLOBAL":
+        target.made_by = argument
+    elif name == "REDUCE":
+        target.made_by = f"REDUCE {parts[0].made_by}"
+    elif isinstance(argument, str):
+        target.size += len(argument)
     if name in FILL:
         target, *parts = parts
         if target.fixed:
             raise ValueError("change of a value after a reference to it")
+        if name == "BUILD" and target.made_by not in ("NEWOBJ", f"REDUCE {STATE_DICT}"):
+            raise ValueError("attributes of a value that has none")
     for part in parts:
         part.fixed = True
         target.size += part.size

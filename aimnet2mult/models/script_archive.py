@@ -34,6 +34,10 @@ DTYPES = {
 """Data type by the name of the storage class of torch."""
 
 
+MAX_NAME = 1000
+"""Maximum length of an attribute path."""
+
+
 class _Module:
     """An instance of any class in an archive: only its attributes."""
 
@@ -63,12 +67,13 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
         self._archive = archive
+        self._storages: dict[Any, bytearray] = {}
         self._root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Return an inert class for a compiled one, and functions of this module in place of those of torch."""
         if module_name.startswith("__torch__"):
-            return type("Module", (_Module,), {})
+            return _Module
         if module_name == "torch" and global_name in DTYPES:
             return DTYPES[global_name]
         if found := FUNCTIONS.get(f"{module_name}.{global_name}"):
@@ -81,7 +86,9 @@ class _Unpickler(pickle.Unpickler):
         entry = self._archive.getinfo(f"{self._root}data/{key}")
         if entry.file_size != count * dtype.itemsize:
             raise ValueError(f"entry {entry.filename!r} has {entry.file_size} bytes for {count} values of {dtype}")
-        values = bytearray(self._archive.read(entry))
+        if key not in self._storages:
+            self._storages[key] = bytearray(self._archive.read(entry))
+        values = self._storages[key]
         return torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
 
 
@@ -113,6 +120,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 def _find_arrays(module: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the arrays among the attributes of a module and of those in it."""
     for name, value in vars(module).items() if isinstance(module, _Module) else ():
+        if len(prefix) + len(name) > MAX_NAME:
+            raise ValueError("a name is too long")
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         else:

@@ -29,6 +29,8 @@ HEADER_BYTES, END_BYTES = 30, 22
 """Minimum sizes of the header of an entry and of the end of an archive."""
 MAX_SHARING = 10
 """Maximum ratio of the arrays to the file: arrays may share values, as those of tied layers do."""
+LOCATOR_BYTES, LARGE_END_BYTES = 20, 56
+"""Sizes of what precedes the end of a large archive: the locator of its own end, and that end."""
 ENCRYPTED = 0x2041
 """Flags of encrypted entries."""
 ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, IndexError, struct.error)
@@ -55,7 +57,10 @@ def load_file(path: Path) -> Any:
         except Exception as error:  # any, for a pickle whose values are not those that torch expects
             raise ValueError(f"it is damaged ({error_text(error):.300})") from error
         size = os.fstat(file.fileno()).st_size
-    arrays = [value for value in _walk(content) if isinstance(value, torch.Tensor)]
+    values = list(_walk(content))
+    if any(isinstance(value, OrderedDict) and vars(value).keys() - {"_metadata"} for value in values):
+        raise ValueError("it contains dictionaries with attributes")
+    arrays = [value for value in values if isinstance(value, torch.Tensor)]
     if any(array.layout is not torch.strided or array.device.type != "cpu" for array in arrays):
         raise ValueError("it contains arrays that are not stored as such")
     if sum(array.numel() * array.element_size() for array in arrays) > MAX_SHARING * size:
@@ -64,12 +69,12 @@ def load_file(path: Path) -> Any:
 
 
 def _walk(value: Any) -> Iterator[Any]:
-    """Yield all values in a nested one."""
+    """Yield a value and all values in it."""
+    yield value
     if isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
+        # A dictionary from a file can have an attribute ``values``.
+        for part in dict.values(value) if isinstance(value, dict) else value:
             yield from _walk(part)
-    else:
-        yield value
 
 
 @contextlib.contextmanager
@@ -97,6 +102,7 @@ def open_archive(path: Path, *, allow_script: bool = False) -> Iterator[tuple[Bi
             if (script := is_torch_script(archive)) and not allow_script:
                 raise ValueError("it is a TorchScript archive, which contains code")
             size = os.fstat(file.fileno()).st_size
+            _check_directory(file, archive, size)
             _check_entries([entry for entry in entries if not (script and _is_code(entry))], size)
             yield file, archive
 
@@ -134,12 +140,18 @@ def read_plain(path: Path) -> Any:
         raise ValueError(f"it is damaged ({error_text(error):.300})") from error
 
 
+class _Mapping(dict[Any, Any]):
+    """A dictionary that gets no attributes."""
+
+    def __setstate__(self, _: object) -> None: ...
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Reads plain values, and None for everything else; runs no code of the file."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         known = (module_name, global_name) == ("collections", "OrderedDict")
-        return OrderedDict if known else lambda *_, **__: None
+        return _Mapping if known else lambda *_, **__: None
 
     def persistent_load(self, _: Any) -> None:
         """Skip the data of a tensor."""
@@ -155,6 +167,19 @@ def _is_code(entry: zipfile.ZipInfo) -> bool:
     return entry.filename.partition("/")[2].startswith("code/")
 
 
+def _check_directory(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> None:
+    """Check that torch, which does not use zipfile, finds the same entries: zipfile tolerates a wrong position."""
+    file.seek(max(0, size - END_BYTES - LOCATOR_BYTES - LARGE_END_BYTES))
+    large, locator, end = (tail := file.read())[:-42], tail[-42:-END_BYTES], tail[-END_BYTES:]
+    (start,) = struct.unpack_from("<L", end, 16)
+    expected = True
+    if locator.startswith(b"PK\x06\x07"):
+        (start,) = struct.unpack_from("<Q", large, 48)
+        expected = struct.unpack_from("<Q", locator, 8) == (size - len(tail),)
+    if not expected or not end.startswith(b"PK\x05\x06") or start != archive.start_dir:
+        raise ValueError("it is damaged: its directory is not where its end states")
+
+
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     """Check that the entries are stored one after the other, so that they are not larger than the file."""
     end, names = 0, set()
@@ -164,9 +189,10 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
             raise ValueError(f"its entry {name!r} is compressed, which torch.save does not do")
         if entry.flag_bits & ENCRYPTED:
             raise ValueError(f"its entry {name!r} is encrypted")
-        if name in names or name != entry.filename:
+        # torch ignores case.
+        if name.lower() in names or name != entry.filename:
             raise ValueError(f"its entry {name!r} occurs twice")
-        names.add(name)
+        names.add(name.lower())
         if entry.header_offset < end:
             raise ValueError(f"its entry {name!r} overlaps another one")
         end = entry.header_offset + HEADER_BYTES + len(name) + entry.file_size

@@ -67,13 +67,14 @@ class WeightSource:
         return frozenset((rows.isnan().all(dim=1)).nonzero().flatten().tolist()) - {0}
 
 
-def read_source(path: Path, offset: int) -> WeightSource:
+def read_source(path: Path, offset: int, own_rows: int = 0) -> WeightSource:
     """Read weights, whatever their format.
 
     Args:
         path: A run folder, whose best weights are read; a file of weights or a checkpoint of this trainer; weights of
             the original trainer; a file in aimnet's format v2; or a TorchScript archive.
         offset: Shift of the atomic numbers per fidelity, for files that do not state it.
+        own_rows: Rows per fidelity in the embedding of the model that the weights are for, for the same files.
 
     Raises:
         ConfigError: The file cannot be read, or contains no weights.
@@ -82,7 +83,7 @@ def read_source(path: Path, offset: int) -> WeightSource:
         return _of_saved_model(read_saved_model(path))
     try:
         # The path of a setting may be a link, unlike the files of a run folder.
-        return _read(path, path.resolve(), offset)
+        return _read(path, path.resolve(), offset, own_rows)
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -90,7 +91,7 @@ def read_source(path: Path, offset: int) -> WeightSource:
         raise ConfigError(f"load: {path} does not contain weights: {reason}") from error
 
 
-def _read(path: Path, file: Path, offset: int) -> WeightSource:
+def _read(path: Path, file: Path, offset: int, own_rows: int) -> WeightSource:
     with open_archive(file, allow_script=True) as (_, archive):
         script = is_torch_script(archive)
     if script:
@@ -100,7 +101,7 @@ def _read(path: Path, file: Path, offset: int) -> WeightSource:
         return _of_saved_model(read_saved_model(path))
     if isinstance(content, Mapping) and all(key in content for key in AIMNET_KEYS):
         return _of_aimnet(path, content, offset)
-    return _of_arrays(path, translate_weights(content), content, offset)
+    return _of_arrays(path, translate_weights(content), content, offset, own_rows)
 
 
 def _of_saved_model(saved: SavedModel) -> WeightSource:
@@ -116,11 +117,11 @@ def _of_saved_model(saved: SavedModel) -> WeightSource:
     )
 
 
-def _of_arrays(path: Path, state: Any, content: Any, offset: int) -> WeightSource:
+def _of_arrays(path: Path, state: Any, content: Any, offset: int, own_rows: int = 0) -> WeightSource:
     """Return the source of a state dict, of this trainer before version 0.2 or of the original trainer."""
     check_arrays(state, may_be_nan=_is_embedding)
     state = _without_prefix(state)
-    count = count_fidelities(state, offset)
+    count = count_fidelities(state, offset, own_rows)
     source = WeightSource(
         path=path,
         state=state,

@@ -18,7 +18,8 @@ MIXED_PREFIX = "model."
 TABLES = ("afv.weight", ".shifts.weight")
 """Endings of the names of tables with one row per element."""
 ROWS_PER_FIDELITY = (64, 128, 129)
-"""Rows in the table of a single fidelity: in aimnet, and in two versions of the original trainer."""
+"""Rows in the table of a single fidelity: in aimnet, and in two versions of the original trainer. In a definition,
+`max_z` sets another number."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,13 @@ def match_fidelities(names: Sequence[str], given: Sequence[str]) -> tuple[Origin
     return tuple(find(index, name) for index, name in enumerate(names))
 
 
-def count_fidelities(state: Mapping[str, Tensor], offset: int) -> int:
+def count_fidelities(state: Mapping[str, Tensor], offset: int, own_rows: int = 0) -> int:
     """Return the number of fidelities in weights whose names have no prefix, from their heads and tables.
+
+    Args:
+        state: The weights.
+        offset: Shift of the atomic numbers per fidelity.
+        own_rows: Rows per fidelity in the model that the weights are for.
 
     Raises:
         ConfigError: The size of the embedding does not fit ``offset`` and the number of heads.
@@ -63,15 +69,17 @@ def count_fidelities(state: Mapping[str, Tensor], offset: int) -> int:
     heads = {int(name.split(".")[3]) for name in state if ".heads." in name}
     count = max(heads, default=0) + 1
     table = state.get("afv.weight")
-    if table is None or len(table) in ROWS_PER_FIDELITY:
+    known = {*ROWS_PER_FIDELITY, own_rows}
+    if table is None or len(table) in known:
         return count
     rows = len(table)
     # Early versions of the original trainer allocated rows for one fidelity too many.
-    possible = [n + 1 for n in range(1, rows // offset + 1) if rows - n * offset in ROWS_PER_FIDELITY]
+    possible = [n + 1 for n in range(1, rows // offset + 1) if rows - n * offset in known]
     if not possible or (heads and not {count, count + 1} & {*possible}):
         raise ConfigError(
             f"load: the embedding has {rows} rows, which does not fit fidelity_offset {offset}; set the"
-            " fidelity_offset that the weights were trained with"
+            " fidelity_offset that the weights were trained with, and max_z in the definition if it is not"
+            f" {', '.join(map(str, ROWS_PER_FIDELITY))}"
         )
     return count if heads else possible[-1]
 

@@ -192,6 +192,21 @@ def test_dispersion_is_added_on_request(tmp_path: Path) -> None:
     assert atoms.get_potential_energy() - energy == pytest.approx(correction, rel=1e-3)
 
 
+def test_larger_tables_are_cut_and_elements_beyond_them_refused(tmp_path: Path) -> None:
+    description = describe()
+    larger = {**description.definition, "kwargs": {**description.definition["kwargs"], "max_z": 100}}
+    description = replace(description, definition=larger)
+    model = write_weights(tmp_path / "w.pt", description)
+    saved = read_saved_model(tmp_path / "w.pt")
+    exported = export_fidelity(saved, 1)
+    check_export(exported, Predictor(saved, "wb97m", "cpu"), added_d3=False)
+    write_export(exported, tmp_path / "out.pt")
+    assert_equal_to_training(tmp_path / "out.pt", model, description, 1, structures(sorted(description.elements[1])))
+    heavy = replace(saved, reference_energies=({1: -13.0, 78: -100.0},) * 2, elements=(frozenset({1, 78}),) * 2)
+    with pytest.raises(ModelError, match="elements up to 63, and the model was trained on Pt"):
+        export_fidelity(heavy, 1)
+
+
 def test_an_element_of_another_fidelity_is_rejected_by_the_calculator(tmp_path: Path) -> None:
     description = describe()
     write_weights(tmp_path / "w.pt", description)

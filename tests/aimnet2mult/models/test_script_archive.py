@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Evil:
 
 def test_code_is_not_executed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"its TorchScript modules cannot be read \(unexpected posix.system\)"):
+    with pytest.raises(ValueError, match=r"other objects than tensors and plain values, such as posix\.system"):
         read_torch_script(rewrite(archive, pickle.dumps({"a": Evil()}, 2)))
     assert not Path("ran").exists()
 
@@ -89,6 +90,23 @@ def test_an_array_beyond_its_values_is_refused(archive: Path) -> None:
     assert changed != content
     with pytest.raises(ValueError, match="an array extends beyond its values"):
         read_torch_script(rewrite(archive, changed))
+
+
+def test_values_shared_by_many_arrays_are_read_once(tmp_path: Path) -> None:
+    values = torch.zeros(2**22)
+    path = write_script(tmp_path / "shared.jpt", {f"a{index}": values[index : index + 2] for index in range(500)})
+    tracemalloc.start()
+    found = read_torch_script(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 500
+    assert peak < 5 * path.stat().st_size
+
+
+def test_a_name_of_endless_length_is_refused(tmp_path: Path) -> None:
+    path = write_script(tmp_path / "long.jpt", {"a" * 1001: torch.zeros(1)})
+    with pytest.raises(ValueError, match="a name is too long"):
+        read_torch_script(path)
 
 
 def test_random_damage_never_ends_in_another_exception(archive: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aimnet2mult.models.pickle_check import check_pickle
-from aimnet2mult.models.torch_file import load_file, open_archive, read_pickle
+from aimnet2mult.models.torch_file import load_file, open_archive, read_pickle, read_plain
 from support.damage import damage_bytes, damage_pickle, damage_values
 
 CONTENT = {"a": torch.arange(6.0).reshape(2, 3), "b": {"c": [1, 2.5, "x", None, True]}}
@@ -64,6 +64,18 @@ def overlap(path: Path) -> Path:
     return patch(path, second, struct.pack("<L", 0))
 
 
+def move(path: Path) -> Path:
+    """State another position of the directory, which zipfile corrects and torch believes."""
+    return patch(path, lambda content: content.rindex(b"PK\x06\x06") + 48, struct.pack("<Q", 8))
+
+
+def spell(path: Path) -> Path:
+    """Add an entry that torch does not distinguish from another one."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("original/DATA.PKL", b"")
+    return path
+
+
 def enlarge(path: Path) -> Path:
     """Let the last entry end after the end of the file."""
     return patch(path, lambda content: content.rindex(b"PK\x01\x02") + 20, struct.pack("<LL", 10**9, 10**9))
@@ -76,6 +88,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "overlapping": (overlap, "overlaps another one"),
     "larger than the file": (enlarge, "its entries are larger than the file"),
     "cut": (lambda path: (path.write_bytes(path.read_bytes()[:-30]) and path) or path, "damaged or incomplete"),
+    "moved": (move, "its directory is not where its end states"),
+    "another spelling": (spell, "DATA.PKL' occurs twice"),
     "early version": (
         lambda path: (path.write_bytes(pickle.dumps({})) and path) or path,
         "with torch 1.6 or later",
@@ -144,15 +158,27 @@ def test_arrays_larger_than_the_file_are_refused(tmp_path: Path) -> None:
     [torch.zeros(3, device="meta"), torch.eye(3).to_sparse()],
     ids=["without values", "sparse"],
 )
-def test_arrays_that_are_not_stored_as_such_are_refused(tmp_path: Path, array: torch.Tensor) -> None:
+def test_arrays_of_other_kinds_are_refused(tmp_path: Path, array: torch.Tensor) -> None:
     torch.save({"a": array}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="it contains arrays that are not stored as such"):
+    with pytest.raises(ValueError, match="contains other objects than tensors and plain values, such as torch"):
         load_file(tmp_path / "a.pt")
 
 
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch ran",)
+
+
+def call(module: str, name: str, arguments: bytes) -> bytes:
+    """Return the pickle of a call."""
+    return b"\x80\x02c%b\n%b\n%b." % (module.encode(), name.encode(), arguments + b"R")
+
+
+def copies(count: int) -> bytes:
+    """Return the pickle of many dictionaries with the same 100,000 entries."""
+    pairs = b"](" + b"K\x01K\x02\x86" * 100_000 + b"e"
+    each = b"ccollections\nOrderedDict\nh\x01\x85R"
+    return b"\x80\x02](" + pairs + b"q\x01" + each * count + b"e."
 
 
 def doubling(depth: int) -> bytes:
@@ -169,6 +195,13 @@ PICKLES = {
     "long text": (b"\x80\x02X\xff\xff\xff\x7f.", "damaged, or not written by torch.save"),
     "other instruction": (pickle.dumps({"a": 1}, 4), "instruction FRAME"),
     "empty": (b"", "damaged"),
+    "memory": (call("builtins", "bytearray", b"J\xff\xff\xff\x7f\x85"), "such as builtins.bytearray"),
+    "slow encoding": (call("_codecs", "encode", b"X\x01\0\0\0aX\x08\0\0\0punycode\x86"), "such as _codecs.encode"),
+    "copies": (copies(100), "nested too deeply or too often"),
+    "attributes of a function": (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}b.",
+        "attributes of a value that has none",
+    ),
     "large": (b"\x80\x02" + bytes(2**25), "has 33,554,434 bytes; expected at most"),
 }
 
@@ -192,9 +225,22 @@ def test_pickles_of_torch_are_accepted(original: Path) -> None:
 def test_code_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Evil()}, "a.pt")
-    with pytest.raises(ValueError, match="it contains other objects than tensors and plain values"):
+    with pytest.raises(
+        ValueError, match=r"contains other objects than tensors and plain values, such as posix\.system"
+    ):
         load_file(Path("a.pt"))
     assert not Path("ran").exists()
+
+
+def test_dictionaries_with_attributes_are_refused(tmp_path: Path) -> None:
+    state = torch.nn.Linear(1, 1).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    assert load_file(tmp_path / "a.pt").keys() == state.keys()
+    state.get = 1  # type: ignore[method-assign, assignment]
+    torch.save({"a": [state]}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="it contains dictionaries with attributes"):
+        load_file(tmp_path / "a.pt")
+    assert read_plain(tmp_path / "a.pt")["a"][0].get("weight") is None
 
 
 def test_random_damage_never_ends_in_another_exception(original: Path, tmp_path: Path) -> None:

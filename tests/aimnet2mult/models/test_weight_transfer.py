@@ -24,11 +24,11 @@ MODEL = Path(__file__).parents[1] / "config" / "legacy" / "original" / "model.ya
 OFFSET = 200
 
 
-def build(fidelities: int, *, seed: int, readouts: bool = True, offset: int = OFFSET) -> Any:
+def build(fidelities: int, *, seed: int, readouts: bool = True, offset: int = OFFSET, rows: int = 64) -> Any:
     torch.manual_seed(seed)
     definition = read_definition(MODEL)
     # As in aimnet; the tables of the original have 128 rows.
-    definition["kwargs"]["max_z"] = 64
+    definition["kwargs"]["max_z"] = rows
     model = build_model(
         definition,
         labels=built_in("energy", "charges"),
@@ -152,6 +152,17 @@ def test_weights_that_fit_are_loaded_without_notes(tmp_path: Path) -> None:
     torch.save(trained.state_dict(), tmp_path / "w.pt")
     assert load_weights(model, tmp_path / "w.pt").summary.endswith(f"from {tmp_path / 'w.pt'}")
     assert torch.equal(energies(model, 1), energies(trained, 1))
+
+
+@pytest.mark.parametrize("given", [1, 2])
+@pytest.mark.parametrize("fidelities", [1, 2, 3])
+def test_tables_as_large_as_those_of_the_model_fit(tmp_path: Path, given: int, fidelities: int) -> None:
+    trained, model = build(given, seed=0, rows=100), build(fidelities, seed=1, rows=100)
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt", offset=OFFSET)
+    for fidelity in range(fidelities):
+        expected = energies(trained, fidelity if fidelity < given else 0)
+        assert torch.allclose(energies(model, fidelity), expected)
 
 
 def test_a_table_for_another_offset_is_rejected(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
             raise AssertionError(state_dict)
 
     path = write(tmp_path, 1, {"untrusted": Untrusted()})
-    with pytest.raises(CheckpointError, match=r"step-00000001.pt: it contains other objects than tensors and plain"):
+    with pytest.raises(CheckpointError, match=r"step-00000001.pt: .* contains other objects than tensors"):
         load_checkpoint(path, {"untrusted": Untrusted()})
 
 
