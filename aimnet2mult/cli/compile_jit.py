@@ -89,7 +89,7 @@ def _contradictions(saved: SavedModel, level: int, options: Mapping[str, Any]) -
     for name, (value, true) in given.items():
         if value != true:
             yield f"{name} is {value}, but was {true} in training"
-    if read_definition(options["model"]) != saved.definition:
+    if read_definition(options["model"], saved.fidelity_offset if count > 1 else None) != saved.definition:
         yield f"--model {options['model']} is not the model that was trained"
     if level >= count:
         yield f"--fidelity-level is {level}, but the weights have the fidelities 0 to {count - 1}"

@@ -71,6 +71,11 @@ class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
         return {**LABELS, **{name: label.to_label(name) for name, label in self.declared_labels.items()}}
 
     @property
+    def offset_between(self) -> int | None:
+        """Shift of the atomic numbers from one fidelity to the next; None if there is only one."""
+        return self.fidelity_offset if len(self.fidelity_names) > 1 else None
+
+    @property
     def labels(self) -> tuple[Label, ...]:
         """Labels to be trained, in display order."""
         return tuple(label for name, label in self.known_labels.items() if name in self.data.y)

@@ -27,19 +27,25 @@ MAX_INCLUDED = 20
 """Maximum number of included files."""
 
 
-def read_definition(path: Path) -> dict[str, Any]:
+def read_definition(path: Path, offset: int | None = None) -> dict[str, Any]:
     """Read a model definition and include the YAML files that it names.
 
     As in aimnet, a string that ends in .yaml or .yml is the path of a file to include, relative to the working
     directory or to the definition. The file must be in the folder of the definition, because the definition is stored
     with the run and sent to sinks. Classes of the original trainer are replaced with aimnet's.
 
+    Args:
+        path: The file.
+        offset: Shift of the atomic numbers per fidelity, if there are several; see `translate_definition`.
+
     Raises:
         ConfigError: A file cannot be read or is in another folder, files include each other in a cycle, or there is no
             class.
         ModelError: ``max_z`` is invalid.
     """
-    definition: dict[str, Any] = translate_definition(_include(read_yaml(path), path, path.resolve().parent, []))
+    definition: dict[str, Any] = translate_definition(
+        _include(read_yaml(path), path, path.resolve().parent, []), offset
+    )
     if "class" not in definition:
         raise ConfigError(f"{path} has no key 'class'; expected for example `class: aimnet.models.AIMNet2` and kwargs")
     try:

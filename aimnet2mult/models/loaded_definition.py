@@ -17,10 +17,15 @@ from aimnet2mult.models.torch_file import read_plain
 __all__ = ["find_definition", "read_loaded_definition"]
 
 
-def find_definition(model: Path | None, load: str | None) -> tuple[dict[str, Any], Path]:
+def find_definition(model: Path | None, load: str | None, offset: int | None) -> tuple[dict[str, Any], Path]:
     """Return the definition of the model of a run, and the file that it comes from.
 
     This is the given definition, or that of the model whose weights are loaded, or the default.
+
+    Args:
+        model: The file that is given.
+        load: The source of the weights that are loaded.
+        offset: Shift of the atomic numbers per fidelity, if there are several.
 
     Raises:
         ConfigError: It cannot be read, or is malformed.
@@ -30,7 +35,7 @@ def find_definition(model: Path | None, load: str | None) -> tuple[dict[str, Any
         if definition is not None:
             return definition, Path(load)
     path = model or DEFAULT
-    return read_definition(path), path
+    return read_definition(path, offset), path
 
 
 def read_loaded_definition(path: Path) -> dict[str, Any] | None:

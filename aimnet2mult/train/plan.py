@@ -153,7 +153,7 @@ def _plan_auto(request: Request, wait: TrainerWait) -> Plan:
     directory, job = _directory(_settings(config.telemetry)), current_job()
     selection = AutoResume(
         config=config,
-        definition=find_definition(request.model, config.load)[0],
+        definition=find_definition(request.model, config.load, config.offset_between)[0],
         wait=wait,
         plan=partial(_plan_resume, request),
         # The trainer of a job that was requeued may have survived on the same node; outside of jobs, nothing repeats
@@ -187,7 +187,7 @@ def _plan_new(request: Request) -> Plan:
     with problems.collect():
         settings = _settings(config.telemetry)
     with problems.collect():
-        definition, model_file = find_definition(request.model, config.load)
+        definition, model_file = find_definition(request.model, config.load, config.offset_between)
     trust.check_settings(config, request.configs, request.overrides, problems)
     trust.check_definition(definition, model_file, problems)
     problems.raise_any()
@@ -218,7 +218,7 @@ def _plan_resume(request: Request, folder: Path) -> Plan:
     with problems.collect():
         settings = _settings(config.telemetry)
     with problems.collect():
-        asked = None if request.model is None else read_definition(request.model)
+        asked = None if request.model is None else read_definition(request.model, config.offset_between)
         definition = resume_rules.load_definition(folder, asked, problems)
     files = (folder / resume_rules.CONFIG_FILE, *request.configs)
     trust.check_settings(config, files, request.overrides, problems)

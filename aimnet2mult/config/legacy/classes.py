@@ -29,7 +29,11 @@ ABSENT = {
 """Classes and functions without an equivalent, and what to use instead."""
 
 RULES = (
-    Rule(MODEL, "translated", "`aimnet.models.AIMNet2` with `max_z: 128`, its default in the original"),
+    Rule(
+        MODEL,
+        "translated",
+        "`aimnet.models.AIMNet2` with `max_z: 128`, its default in the original, or a smaller `fidelity_offset`",
+    ),
     Rule("aimnet2mult.modules.*", "translated", "`aimnet.modules.*`, the class of the same name"),
     Rule("`LRCoulomb` with `method: ewald`", "error", "structures are not periodic"),
     Rule("aimnet.train.loss.*", "translated", "`aimnet2mult.train.loss.*`, which ignore missing labels"),
