@@ -77,6 +77,8 @@ def export(
         except OSError as error:
             raise click.ClickException(f"cannot write to {out}: {error.strerror or error}") from error
     print_line(f"wrote {out}: fidelity {predictor.fidelity} of {saved.source}")
+    if untrained := sorted(saved.untrained_labels(predictor.index)):
+        notices.append(f"do not use its {', '.join(untrained)}: the training data of {predictor.fidelity} have none")
     for line in notices:
         print_line(line)
 

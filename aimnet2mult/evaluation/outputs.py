@@ -49,10 +49,9 @@ def open_outputs(folder: Path | None, request: Request, setup: Setup) -> Iterato
             writer = writing_predictions(
                 folder / "predictions",
                 setup.data.places,
-                setup.saved.labels,
+                setup.saved,
                 file_format=FileFormat.from_config(setup.config),
                 units=setup.config.data.units,
-                references=setup.saved.reference_energies,
             )
             receivers.append(stack.enter_context(writer))
         yield Outputs(folder, setup, receivers, sample)

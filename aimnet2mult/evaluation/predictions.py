@@ -17,6 +17,7 @@ from aimnet2mult.data.layout import open_file, read_frames, read_layout, read_ro
 from aimnet2mult.data.places import Places
 from aimnet2mult.data.reference_energies import sum_by_fidelity
 from aimnet2mult.evaluation.gathering import GatheredBatch
+from aimnet2mult.models.description import Description
 from aimnet2mult.quantities import Label
 
 __all__ = ["PredictionWriter", "writing_predictions"]
@@ -28,23 +29,21 @@ Array = npt.NDArray[Any]
 def writing_predictions(
     folder: Path,
     places: Places,
-    labels: Sequence[Label],
+    model: Description,
     *,
     file_format: FileFormat,
     units: Mapping[str, str],
-    references: Sequence[Mapping[int, float]],
 ) -> Iterator["PredictionWriter"]:
     """Write a file with predictions for each data file, with its groups, rows, names and units.
 
-    A label is NaN for structures that are not evaluated. The inputs are copied, so the files are data files themselves.
+    A label is NaN for structures that are not evaluated, and for fidelities whose training data lack it. The inputs are copied, so the files are data files themselves.
 
     Args:
         folder: Folder of the new files, which are named after the data files.
         places: The places of all structures.
-        labels: Labels that the model predicts.
+        model: Description of the model.
         file_format: Names and units of the arrays.
         units: Units of energy, forces and coordinates in the data files.
-        references: Reference energies in eV, for each fidelity.
 
     Raises:
         OSError: A file cannot be written.
@@ -54,9 +53,9 @@ def writing_predictions(
         outputs = [stack.enter_context(OutputFile(folder / name, "x+")) for name in _file_names(places, sources)]
         files = [stack.enter_context(h5py.File(output, "w")) for output in outputs]
         for file, indices in zip(files, sources, strict=True):
-            _prepare(file, places.segments[indices[0]].path, labels, file_format, units)
+            _prepare(file, places.segments[indices[0]].path, model.labels, file_format, units)
         by_segment = [file for file, indices in zip(files, sources, strict=True) for _ in indices]
-        yield PredictionWriter(by_segment, places, labels, file_format=file_format, references=references)
+        yield PredictionWriter(by_segment, places, model, file_format=file_format)
         for file in files:
             file.close()
         for output in outputs:
@@ -119,32 +118,30 @@ class PredictionWriter:
     Args:
         files: The file of each segment.
         places: The places of all structures.
-        labels: Labels that the model predicts.
+        model: Description of the model.
         file_format: Names and units of the arrays.
-        references: Reference energies in eV, for each fidelity.
     """
 
     def __init__(
         self,
         files: Sequence[h5py.File],
         places: Places,
-        labels: Sequence[Label],
+        model: Description,
         *,
         file_format: FileFormat,
-        references: Sequence[Mapping[int, float]],
     ) -> None:
         self._files = files
         self._places = places
-        self._labels = labels
+        self._model = model
         self._format = file_format
-        self._references = references
 
     def receive(self, batch: GatheredBatch) -> None:
         """Write the predictions of a batch."""
-        values = dict(batch.predictions)
+        fidelity, model = batch.arrays["fidelity"], self._model
+        values = {name: array.copy() for name, array in batch.predictions.items()}
         if "energy" in values:
-            references = sum_by_fidelity(batch.arrays["numbers"], batch.arrays["fidelity"], self._references)
-            values["energy"] = values["energy"] + references
+            values["energy"] += sum_by_fidelity(batch.arrays["numbers"], fidelity, model.reference_energies)
+        model.mask_untrained(values, fidelity)
         origins = batch.arrays["origin"]
         segments = np.searchsorted(self._places.starts, origins, side="right") - 1
         for index in np.unique(segments).tolist():
@@ -158,7 +155,7 @@ class PredictionWriter:
     ) -> None:
         """Write the chosen structures of a batch to the rows of a segment."""
         name = self._places.segments[index].group
-        for label in self._labels:
+        for label in self._model.labels:
             part = values[label.name][chosen]
             # Training data of several sizes may have been merged with padding.
             part = part[:, : int(name)] if label.per_atom else part

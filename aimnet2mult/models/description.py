@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import yaml
 from msgspec import Meta
 
@@ -46,6 +48,27 @@ class Description:
     """Energies in eV by atomic number, to be added to the predictions; empty if none were subtracted."""
     elements: tuple[frozenset[int], ...]
     """Atomic numbers in the training data."""
+    absent_labels: tuple[frozenset[str], ...] = ()
+    """Names of the labels that no training structure of the fidelity has; no entries if they are not known."""
+
+    def untrained_labels(self, fidelity: int) -> frozenset[str]:
+        """Return the names of the labels whose predictions for a fidelity were never compared with data.
+
+        Forces are the gradient of the energy, so that energies are enough to train them.
+        """
+        absent = self.absent_labels[fidelity] if self.absent_labels else frozenset()
+        return absent if "energy" in absent else absent - {"forces"}
+
+    def mask_untrained(self, values: Mapping[str, npt.NDArray[np.float64]], fidelities: npt.NDArray[np.int64]) -> None:
+        """Replace the predictions of untrained labels with NaN, in place.
+
+        Args:
+            values: Predictions (B, …) by label.
+            fidelities: Index of the fidelity of each structure, (B,).
+        """
+        for index in np.unique(fidelities).tolist():
+            for name in self.untrained_labels(index) & values.keys():
+                values[name][fidelities == index] = np.nan
 
     def elements_of(self, fidelity: int) -> frozenset[int]:
         """Return the elements of a fidelity; an element without a reference energy occurred only without energies."""
@@ -64,6 +87,7 @@ class Description:
             "use_fidelity_readouts": self.use_fidelity_readouts,
             "reference_energies": [dict(energies) for energies in self.reference_energies],
             "elements": [sorted(elements) for elements in self.elements],
+            "absent_labels": [sorted(names) for names in self.absent_labels],
         }
 
 
@@ -78,6 +102,7 @@ class _Plain(msgspec.Struct):
     use_fidelity_readouts: bool
     reference_energies: tuple[dict[Element, Energy], ...]
     elements: tuple[frozenset[Element], ...]
+    absent_labels: tuple[frozenset[str], ...] = ()
 
 
 def from_plain(content: Any) -> Description:
@@ -91,8 +116,9 @@ def from_plain(content: Any) -> Description:
         raise ValueError(f"its format is {version}, and this version reads formats up to {VERSION}; update aimnet2mult")
     plain = msgspec.convert(content, _Plain)
     counts = {len(plain.fidelity_names), len(plain.reference_energies), len(plain.elements)}
+    counts |= {len(plain.absent_labels)} - {0}
     if len(counts) > 1:
-        raise ValueError("fidelity_names, reference_energies and elements have different lengths")
+        raise ValueError("fidelity_names, reference_energies, elements and absent_labels have different lengths")
     values = msgspec.structs.asdict(plain)
     del values["format_version"]
     return Description(**{**values, "definition": _as_yaml(plain.definition)})

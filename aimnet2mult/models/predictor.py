@@ -78,7 +78,8 @@ class Predictor:
 
         Returns:
             Arrays by label, in the units of the training data: ``energy`` (B,) in eV with the reference energies,
-            ``forces`` (B, N, 3) in eV/Å, ``charges`` and ``spin_charges`` (B, N) in e.
+            ``forces`` (B, N, 3) in eV/Å, ``charges`` and ``spin_charges`` (B, N) in e. A label that the training data
+            of a fidelity lack is NaN, because its predictions for that fidelity were never compared with data.
 
         Raises:
             ConfigError: There is no such fidelity.
@@ -103,6 +104,7 @@ class Predictor:
         values = {label.name: found[label.name].detach().cpu().double().numpy() for label in self.labels}
         if "energy" in values:
             values["energy"] = values["energy"] + sum_by_fidelity(z, indices, self.saved.reference_energies)
+        self.saved.mask_untrained(values, indices)
         return values
 
     def reference(self, numbers: npt.ArrayLike) -> Floats:

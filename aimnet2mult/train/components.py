@@ -216,6 +216,9 @@ def _describe_model(config: Config, definition: Mapping[str, Any], data: MixedDa
         use_fidelity_readouts=config.use_fidelity_readouts,
         reference_energies=data.saes,
         elements=_elements(data.train, len(config.fidelity_names)),
+        absent_labels=tuple(
+            frozenset(label.name for label in config.labels if label not in present) for present in data.labels
+        ),
     )
 
 

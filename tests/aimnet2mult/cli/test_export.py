@@ -1,5 +1,6 @@
 """``aimnet2mult export`` reports mistakes in one line, before it writes anything."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_force_replaces_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = export(capsys, "w.pt", "there.pt", "--fidelity", "gfn1", "--force")
     assert (code, out) == (0, f"wrote there.pt: fidelity gfn1 of {Path('w.pt').resolve()}\n")
     assert Path("there.pt").read_bytes().startswith(b"PK")
+
+
+def test_labels_without_training_data_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    write_weights(Path("p.pt"), replace(describe(), absent_labels=(frozenset({"spin_charges"}), frozenset())))
+    _, out, _ = export(capsys, "p.pt", "gfn1.pt", "--fidelity", "gfn1")
+    assert "do not use its spin_charges: the training data of gfn1 have none" in out
+    assert "do not use" not in export(capsys, "p.pt", "wb97m.pt", "--fidelity", "wb97m")[1]
 
 
 def test_parameters_of_dispersion_are_those_of_the_functional(capsys: pytest.CaptureFixture[str]) -> None:

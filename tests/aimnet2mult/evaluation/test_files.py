@@ -62,6 +62,10 @@ def test_structures_of_other_parts_are_nan_in_the_predictions(
     ]
     energies = np.concatenate([group["energy"] for group in groups])
     assert np.isfinite(energies).sum() == result.structures < len(energies)
+    # The data of the first fidelity have no spin charges.
+    for path, are_trained in zip(trained.files, (False, True), strict=True):
+        spins = [group["spin_charges"] for group in read_groups(tmp_path / "out/predictions" / path.name).values()]
+        assert any(np.isfinite(values).any() for values in spins) == are_trained
 
 
 def test_names_and_units_are_those_of_the_data(evaluated: Evaluate, data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The ASE calculator evaluates one fidelity or all of them, with total energies."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,16 @@ def test_all_fidelities_are_evaluated_at_once(weights: Path) -> None:
         assert found[name]["charges"].sum() == pytest.approx(1, abs=1e-3)
         assert found[name]["spin_charges"].sum() == pytest.approx(1, abs=1e-3)
     assert found["gfn1"]["energy"] != pytest.approx(found["wb97m"]["energy"], abs=0.1)
+
+
+def test_labels_that_the_data_of_a_fidelity_lacked_are_nan(tmp_path: Path) -> None:
+    description = replace(describe(), absent_labels=(frozenset({"spin_charges", "forces"}), frozenset()))
+    write_weights(tmp_path / "w.pt", description)
+    found = MixedFidelityCalculator(tmp_path / "w.pt", "gfn1", device="cpu").evaluate_all(molecule("H2O"))
+    assert np.isnan(found["gfn1"]["spin_charges"]).all()
+    assert np.isfinite(found["wb97m"]["spin_charges"]).all()
+    for name in NAMES:
+        assert np.isfinite([found[name]["energy"], *found[name]["forces"].ravel(), *found[name]["charges"]]).all()
 
 
 def test_forces_are_the_negative_gradient_of_the_energy(weights: Path) -> None:

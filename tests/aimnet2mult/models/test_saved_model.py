@@ -106,6 +106,7 @@ SPOILED = {
     "another format": (lambda c: c["description"].update(format_version=99), "format is 99, and this version reads"),
     "no fidelity": (lambda c: c["description"].update(fidelity_names=[]), "fidelity_names"),
     "unequal lengths": (lambda c: c["description"].update(elements=[]), "have different lengths"),
+    "other lengths": (lambda c: c["description"].update(absent_labels=[[]] * 3), "have different lengths"),
     "an element": (spoil_elements, "elements"),
     "not finite": (spoil_state, "is complex or not finite"),
     "no weights": (lambda c: c.update(state=3), "expected a state dict of tensors, found a int"),
