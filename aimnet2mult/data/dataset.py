@@ -249,6 +249,10 @@ def _check_splits(splits: Sequence[FileSplit], source: str, requested: Mapping[P
     for part, name in names.items():
         if not counts[part] and (part == Part.TRAIN or requested.get(part)):
             raise DataError(f"{source} of {sum(counts.values())} structures leaves none for {name}")
+    for index, split in enumerate(splits):
+        if not split.count(Part.TRAIN):
+            # Its reference energies would be fitted all the same, and its heads would stay random.
+            raise DataError(f"{source} leaves none of the structures of fidelity {index} for training")
 
 
 def _checksum(dataset: SizeGroupedDataset) -> int:

@@ -36,7 +36,8 @@ def writing_predictions(
 ) -> Iterator["PredictionWriter"]:
     """Write a file with predictions for each data file, with its groups, rows, names and units.
 
-    A label is NaN for structures that are not evaluated, and for fidelities whose training data lack it. The inputs are copied, so the files are data files themselves.
+    A label is NaN for structures that are not evaluated, and for fidelities whose training data lack it. The inputs are
+    copied, so the files are data files themselves.
 
     Args:
         folder: Folder of the new files, which are named after the data files.

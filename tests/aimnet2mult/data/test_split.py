@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,14 @@ def test_a_part_without_structures_is_an_error(files: list[Path]) -> None:
     with pytest.raises(DataError, match=r"val_fraction 0\.5 and test_fraction 0\.5 leave nothing for training"):
         load(files, val_fraction=0.5, test_fraction=0.5)
     assert load(files, val_fraction=0).val_counts == (0, 0)
+
+
+def test_a_fidelity_without_training_structures_is_an_error(files: list[Path], tmp_path: Path) -> None:
+    first, second = load(files).splits
+    only_val = replace(second, parts=np.where(second.parts == Part.TRAIN, Part.VAL, second.parts).astype(np.uint8))
+    write_split(tmp_path / "split.npz", (first, only_val))
+    with pytest.raises(DataError, match=r"split\.npz leaves none of the structures of fidelity 1 for training"):
+        load(files, split_file=tmp_path / "split.npz")
 
 
 def _archive(**members: bytes) -> bytes:
