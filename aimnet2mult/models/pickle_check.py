@@ -2,6 +2,7 @@
 
 import pickletools
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -64,9 +65,12 @@ def check_pickle(content: bytes) -> None:
         raise ValueError(f"has {len(content):,} bytes; expected at most {MAX_BYTES:,}")
     copied, nested = 0, False
     try:
-        for value in _values(content):
-            copied += value.size if value.made_by.startswith("REDUCE") else 0
-            nested |= value.size > MAX_VALUES or value.depth > MAX_DEPTH or copied > MAX_VALUES
+        with warnings.catch_warnings():
+            # About escape sequences in a damaged text.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for value in _values(content):
+                copied += value.size if value.made_by.startswith("REDUCE") else 0
+                nested |= value.size > MAX_VALUES or value.depth > MAX_DEPTH or copied > MAX_VALUES
     except _OtherObjectError as error:
         raise ValueError(f"contains other objects than tensors and plain values, such as {error}") from error
     except (IndexError, KeyError, ValueError, UnicodeError) as error:

@@ -70,7 +70,7 @@ def test_the_folder_of_the_runs_may_not_exist_yet(tmp_path: Path) -> None:
 
 def test_a_run_is_a_folder_with_settings_given_by_path_or_name(tmp_path: Path) -> None:
     (tmp_path / "runs/r").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"no run 'r': neither r nor .*runs/r contains a train.yaml"):
+    with pytest.raises(ConfigError, match=r"no run 'r': there is no such folder, and no run with this ID or name"):
         find_run("r", tmp_path / "runs")
     (tmp_path / "runs/r/train.yaml").touch()
     assert find_run("r", tmp_path / "runs") == tmp_path / "runs/r"

@@ -21,7 +21,7 @@ import yaml
 
 from aimnet2mult import cli
 from aimnet2mult.models.checkpoint_folder import best_path
-from aimnet2mult.train import checkpointing, engine, loop, validation
+from aimnet2mult.train import checkpoint_file, checkpointing, engine, loop, validation
 from aimnet2mult.train.evaluation_pass import EvaluationPass
 from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.final_test import FinalTest
@@ -38,7 +38,7 @@ MOMENTS: Sequence[tuple[Any, str]] = (
     (loop.Training, "_complete_iteration"),
     (loop.Training, "_complete_epoch"),
     (checkpointing, "write_checkpoint"),
-    (checkpointing, "atomic_write"),
+    (checkpoint_file, "atomic_write"),
     (checkpointing.Checkpointing, "_prune"),
     (checkpointing.Checkpointing, "save"),
     (validation, "save_weights"),
