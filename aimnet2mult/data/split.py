@@ -156,7 +156,7 @@ def write_split(path: Path, splits: Sequence[FileSplit]) -> None:
     buffer = io.BytesIO()
     parts = {f"parts_{index}": split.parts for index, split in enumerate(splits)}
     checksums = np.array([split.checksum for split in splits], np.uint32)
-    np.savez_compressed(buffer, format=np.array(FORMAT), checksums=checksums, **parts)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, format=np.array(FORMAT), checksums=checksums, **parts)  # type: ignore[arg-type] # any keywords
     atomic_write(path, buffer.getvalue())
 
 

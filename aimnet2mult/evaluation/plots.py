@@ -35,7 +35,7 @@ def require_matplotlib() -> None:
         PackageNotInstalled: matplotlib is not installed.
     """
     with optional_import("evaluate -o (without --no-plots)", "'aimnet2mult[plot]'"):
-        import matplotlib as mpl  # noqa: F401
+        import matplotlib as mpl  # noqa: F401 - is it installed?
 
 
 class Panels:

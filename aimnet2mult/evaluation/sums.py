@@ -208,7 +208,7 @@ class LargestErrors:
     def _errors(self, batch: EvaluatedBatch) -> Tensor:
         """Return the largest absolute error of each label among the components of each atom, (names, b, N)."""
         channels = self._errors_of.absolute_errors(batch.pred, batch.true, batch.numbers)
-        parts = channels.split([label.components for label in self._errors_of.labels])  # type: ignore[no-untyped-call]
+        parts = channels.split([label.components for label in self._errors_of.labels])  # type: ignore[no-untyped-call] # torch
         rows = [part.amax(0) for part in parts]
         if "E" in self.names:
             rows.append(rows[self.names.index("E")] / batch.numbers.ne(0).sum(1, keepdim=True))

@@ -24,7 +24,7 @@ def require_ase() -> None:
         PackageNotInstalled: ASE is not installed.
     """
     with optional_import("evaluate -o (without --worst 0)", "'aimnet2mult[convert]'"):
-        import ase.io  # noqa: F401
+        import ase.io  # noqa: F401 - is it installed?
 
 
 def make_atoms(

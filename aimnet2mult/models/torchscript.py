@@ -84,7 +84,7 @@ def export_torchscript(predictor: Predictor) -> torch.jit.ScriptModule:
         try:
             core = _Core(model, names).eval().requires_grad_(False)
             inputs = (*example, torch.zeros(1), torch.ones(1))
-            traced = torch.jit.trace(core, inputs, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(core, inputs, check_trace=False, strict=False)  # type: ignore[no-untyped-call] # torch
             scripted: torch.jit.ScriptModule = torch.jit.script(_Checked(traced, cutoff, one.energies).eval())
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"--torchscript: the model cannot be traced: {error_text(error):.500}") from error

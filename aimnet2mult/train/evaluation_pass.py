@@ -85,7 +85,8 @@ class EvaluationPass:
         return statistics(slot, self._components.labels, self._fidelity_names, STREAMS[self._stream], loss)
 
     def _record_skipped(self, engine: Engine) -> None:
-        self._skipped.record(engine.state.iteration - 1, engine.state.finite)  # type: ignore[attr-defined]
+        finite = engine.state.finite  # type: ignore[attr-defined] # see build_validator
+        self._skipped.record(engine.state.iteration - 1, finite)
 
     def _interrupt_if_stopping(self, engine: Engine) -> None:
         if engine.state.iteration < len(self._data.loader) and self._consensus.should_stop():

@@ -188,7 +188,8 @@ class Reporter:
             "it_per_s": self._rate.measure(step),
             "epoch": engine.state.epoch,
         }
-        norm, weights = Snapshot(engine.state.grad_norm.double()), self._scheduled.loss_weights()  # type: ignore[attr-defined]
+        norm = Snapshot(engine.state.grad_norm.double())  # type: ignore[attr-defined] # see build_trainer
+        weights = self._scheduled.loss_weights()
         self._others = lambda: {"grad_norm": norm.wait().item(), **weights(), **others}
         if is_due:
             self._publish_point(engine, self._others, ends_window=self._bus.due("train", step))
