@@ -83,7 +83,6 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
     reporter = telemetry_runs.Reporter(
         bus,
         train_sums=sums,
-        val_sums=sums,
         labels=built_in(*LABELS),
         fidelity_names=FIDELITIES,
         optimizer=step.optimizer,

@@ -116,7 +116,6 @@ def run(
     reporter = Reporter(
         bus,
         train_sums=sums,
-        val_sums=sums,
         labels=built_in(*LABELS),
         fidelity_names=FIDELITIES,
         optimizer=timer.step.optimizer,

@@ -103,7 +103,7 @@ def predict(components: Components, *, training: bool = False) -> dict[str, Any]
     """Return the predictions of all validation structures as flat arrays."""
     components.model.train(training)
     found: dict[str, list[Any]] = {label: [] for label in LABELS}
-    for x, _ in components.val_loader:
+    for x, _ in components.val.loader:
         pred: dict[str, Tensor] = components.model(dict(x))
         for label in LABELS:
             found[label].append(pred[label].detach().double().numpy().ravel())
