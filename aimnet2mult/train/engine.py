@@ -130,7 +130,8 @@ def build_trainer(
 
     @trainer.on(Events.STARTED)
     def _start(engine: Engine) -> None:
-        engine.state.batch_rmse = BatchRmse(sums.batch_rmse, sums.labels)  # type: ignore[attr-defined]
+        batch_rmse = BatchRmse(sums.batch_rmse, sums.labels)
+        engine.state.batch_rmse = batch_rmse  # type: ignore[attr-defined] # ignite allows any attribute
         model.train()
 
     return trainer

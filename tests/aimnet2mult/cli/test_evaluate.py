@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from aimnet2mult.cli import cli
 from support.sample_runs import TrainedRun
+from support.telemetry_fakes import eventually
 
 
 def invoke(*words: object) -> Result:
@@ -104,11 +104,7 @@ def test_ctrl_c_leaves_nothing(trained: TrainedRun, tmp_path: Path) -> None:
     words = ["evaluate", trained.folder, "-o", tmp_path / "out", "--split", "all", "--batch-size", "1"]
     command = [sys.executable, "-m", "aimnet2mult.cli", *map(str, words)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    deadline = time.monotonic() + 60
-    while not any(tmp_path.iterdir()):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: any(tmp_path.iterdir()) or process.poll() is not None, 60)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
