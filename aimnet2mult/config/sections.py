@@ -119,6 +119,9 @@ class Data(Section, frozen=True):
     val_fraction: Annotated[float, Meta(ge=0, lt=1)]
     test_fraction: Annotated[float, Meta(ge=0, lt=1)]
     split_file: str | None
+    in_memory_gb: Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
+    cache: str
+    stage: str | None
     samplers: Samplers
     loaders: Loaders
 

@@ -14,6 +14,8 @@ TEXT_KEYS = (
     "data.val_fidelity_datasets",
     "data.test_fidelity_datasets",
     "data.split_file",
+    "data.cache",
+    "data.stage",
     "data.sae.energy.files",
     "trainer.time_limit",
     "telemetry.dir",
