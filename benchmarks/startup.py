@@ -25,7 +25,7 @@ def measure(home: Path, factor: float) -> list[Target]:
     repetitions = max(3, round(9 * factor))
     imports = [float(_output([sys.executable, "-c", IMPORT])) for _ in range(repetitions)]
     helps = [_seconds([str(COMMAND), "--help"]) for _ in range(repetitions)]
-    pairs = _first_iterations(home, max(2, round(4 * factor)))
+    pairs = first_iterations(home, max(2, round(4 * factor)))
     # The minimum depends least on other load of the machine.
     none, three = (min(times) for times in zip(*pairs, strict=True))
     note = f"{none:.2f} s without sinks; fastest of {len(pairs)}"
@@ -46,7 +46,7 @@ def _seconds(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def _first_iterations(home: Path, rounds: int) -> list[tuple[float, float]]:
+def first_iterations(home: Path, rounds: int) -> list[tuple[float, float]]:
     """Return the seconds until the first iteration, without sinks and with three, per round; the order alternates."""
     _output([str(COMMAND), "sample-data", str(home / "data")])
     # The first run creates the MLflow database and loads the modules into the page cache.

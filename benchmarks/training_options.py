@@ -22,6 +22,7 @@ import torch
 from memory import rss
 from torch import Tensor
 
+import aimnet2mult
 from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.config.schema import load
 from aimnet2mult.models.definition import DEFAULT, read_definition
@@ -33,7 +34,7 @@ from aimnet2mult.train.runner import train
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Scalars
 
-SAMPLE = Path(__file__).parent.parent / "aimnet2mult" / "sample"
+SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "float32": (),
     "float64": ("trainer.precision=float64",),
@@ -111,12 +112,12 @@ def predict(components: Components, *, training: bool = False) -> dict[str, Any]
     return {label: np.concatenate(parts) for label, parts in found.items()}
 
 
-def errors() -> None:
+def errors(*overrides: str) -> None:
     """Print the rounding errors of the predictions of a trained model, compared with float64."""
     print("| precision | E (meV) | F (meV/Å) | q (me) | spin q (me) |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        run = train_run(Path(folder))
-        config, components = build(MODELS["sample"], f"load={run / 'checkpoints' / 'best.pt'}")
+        run = train_run(Path(folder), *overrides)
+        _, components = build(MODELS["sample"], f"load={run / 'checkpoints' / 'best.pt'}")
         single = predict(components)
         state = components.model.state_dict()
         use_bfloat16(components.model)
@@ -125,7 +126,6 @@ def errors() -> None:
         components.model.load_state_dict(state)
         use_float64(components.model)
         double = predict(components)
-    del config
     for name, pred in (("float32", single), ("bfloat16, as in training", half)):
         rmse = [1e3 * np.sqrt(np.mean((pred[label] - double[label]) ** 2)) for label in LABELS]
         print(f"| {name} | {' | '.join(f'{value:.2g}' for value in rmse)} |", flush=True)
