@@ -31,9 +31,8 @@ def load_model(
         ConfigError: A file cannot be read, names a class that is not trusted, or there is no such fidelity.
         ModelError: The model cannot be built.
     """
-    from pathlib import Path
-
+    from aimnet2mult.config.user_path import expand_user
     from aimnet2mult.models.predictor import Predictor
     from aimnet2mult.models.saved_model import read_saved_model
 
-    return Predictor(read_saved_model(Path(model), weights), fidelity, device)
+    return Predictor(read_saved_model(expand_user(model), weights), fidelity, device)

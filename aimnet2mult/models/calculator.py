@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from aimnet2mult.config.user_path import expand_user
 from aimnet2mult.errors import DataError
 from aimnet2mult.models.predictor import Predictor, as_results
 from aimnet2mult.models.saved_model import read_saved_model
@@ -50,7 +51,7 @@ class MixedFidelityCalculator(Calculator):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # ASE
         if not isinstance(model, Predictor):
-            model = Predictor(read_saved_model(Path(model), weights), fidelity, device)
+            model = Predictor(read_saved_model(expand_user(model), weights), fidelity, device)
         self.predictor = model
         self.charge, self.mult = charge, mult
         names = [label.name for label in self.predictor.labels]

@@ -40,8 +40,11 @@ def build_training(
         console: console that displays the progress.
 
     Raises:
-        ConfigError: a metric in the settings is not a validation metric, or the validation data have no labels for it.
+        ConfigError: a metric in the settings is not a validation metric, or the validation data have no labels for it;
+            or the schedule cannot continue to the end of the training.
     """
+    for line in _check_schedule(config, components):
+        console.say(line)
     reporter = Reporter(
         bus,
         train_sums=components.train_sums,
@@ -90,3 +93,10 @@ def build_training(
         consensus=consensus,
         console=console,
     )
+
+
+def _check_schedule(config: Config, components: Components) -> list[str]:
+    epochs, every = config.trainer.epochs, config.log_frequency.val
+    iterations = epochs * len(components.train_loader)
+    validations = epochs if every is None else iterations // every
+    return components.schedule.check_length(iterations=iterations, epochs=epochs, validations=validations)

@@ -13,6 +13,7 @@ from aimnet2mult.config.value_checks import VALIDATION_REMEDY
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.train.nested_scheduler import check_entries, find_maker, is_ignite, make_scheduler
 from aimnet2mult.train.restoring import check_alike
+from aimnet2mult.train.schedule_length import check_length
 from aimnet2mult.train.validation_metrics import ValidationMetrics
 
 __all__ = ["Schedule", "build_optimizer", "build_scheduler", "group_indices"]
@@ -109,6 +110,16 @@ class Schedule:
     def needs_validation(self) -> bool:
         """Whether `step_validation` uses its metrics."""
         return self._metric is not None
+
+    def check_length(self, *, iterations: int, epochs: int, validations: int) -> list[str]:
+        """Return warnings if the schedule is shorter than a training of this length.
+
+        Raises:
+            ConfigError: it cannot continue after its end.
+        """
+        counts = {"iteration": iterations, "epoch": epochs, "val": validations}
+        unit = "validations" if self._step == "val" else f"{self._step}s"
+        return [] if self._scheduler is None else check_length(self._scheduler, counts[self._step], unit)
 
     def step_iteration(self) -> None:
         """Step if the scheduler steps after iterations; call this after the optimizer's step."""
