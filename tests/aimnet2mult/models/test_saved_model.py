@@ -9,6 +9,7 @@ import torch
 
 import aimnet2mult
 from aimnet2mult.errors import ConfigError, ModelError
+from aimnet2mult.models.calculator import MixedFidelityCalculator
 from aimnet2mult.models.checkpoint_folder import best_path
 from aimnet2mult.models.description import describe_run
 from aimnet2mult.models.envelope import WEIGHTS
@@ -160,6 +161,13 @@ def test_a_folder_without_weights_is_no_model(tmp_path: Path) -> None:
         read_saved_model(tmp_path)
     with pytest.raises(ConfigError, match="no run 'nowhere'"):
         find_saved_model("nowhere", tmp_path)
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path / "w.pt", describe())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert aimnet2mult.load_model("~/w.pt", "wb97m", device="cpu").fidelity == "wb97m"
+    assert MixedFidelityCalculator("~/w.pt", "gfn1", device="cpu").predictor.fidelity == "gfn1"
 
 
 def test_load_model_predicts_total_energies(tmp_path: Path) -> None:
