@@ -53,9 +53,8 @@ def _cosine(scheduler: Any) -> tuple[str, int]:
 def _parts(scheduler: Any, steps: int) -> Iterator[tuple[Any, int]]:
     """Yield a scheduler and those that it contains, at any depth, each with the number of its steps."""
     yield scheduler, steps
-    inner: Sequence[Any] = getattr(scheduler, "_schedulers", None) or getattr(scheduler, "schedulers", ())
-    ends = [steps] * len(inner)
-    starts = [0] * len(inner)
+    inner: Sequence[Any] = getattr(scheduler, "_schedulers", getattr(scheduler, "schedulers", ()))
+    starts, ends = [0] * len(inner), [steps] * len(inner)
     if isinstance(scheduler, SequentialLR):
         starts[1:] = ends[:-1] = scheduler._milestones  # noqa: SLF001 - torch has no public name for them
     elif isinstance(scheduler, ConcatScheduler):
