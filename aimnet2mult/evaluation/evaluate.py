@@ -111,6 +111,7 @@ def _collect(request: Request, setup: Setup, measurement: Measurement) -> tuple[
     result = Result(
         model=str(request.model),
         weights=str(saved.source),
+        best=saved.best,
         data=list(dict.fromkeys(str(segment.path) for segment in data.places.segments)),
         part=None if request.files else request.part,
         structures=data.structures,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from aimnet2mult.data.places import Places
 from aimnet2mult.evaluation.frames import find_frames
 from aimnet2mult.evaluation.units import DisplayUnits
+from aimnet2mult.models.description import BestRecord
 
 __all__ = ["Result", "WorstStructure", "find_worst", "largest_by_group", "to_json_values"]
 
@@ -39,6 +40,8 @@ class Result:
     model: str
     weights: str
     """The file of the weights."""
+    best: BestRecord | None
+    """The validation that the weights are the best of; None for others, and for files of earlier versions."""
     data: list[str]
     """The data files."""
     part: str | None

@@ -23,7 +23,8 @@ def describe(result: Result, labels: Sequence[Label]) -> Iterator[str]:
         labels: The labels, in the order of the tables.
     """
     what = f"{result.part} data" if result.part else ", ".join(result.data)
-    yield f"{result.model} ({result.weights}) on {what}: {counted(result.structures, 'structure')}"
+    best = f", best val/{result.best.metric}, iteration {result.best.iteration}" if result.best else ""
+    yield f"{result.model} ({result.weights}{best}) on {what}: {counted(result.structures, 'structure')}"
     if result.left_out:
         yield f"left out: {counted(result.left_out, 'structure')}"
     if "loss" in result.metrics:

@@ -22,7 +22,7 @@ from aimnet2mult.models.checkpoint_folder import FOLDER
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
 
-__all__ = ["Description", "describe_run", "from_plain"]
+__all__ = ["BestRecord", "Description", "describe_run", "from_plain"]
 
 VERSION = 1
 """Version of the format in weight files and checkpoints."""
@@ -89,6 +89,16 @@ class Description:
             "elements": [sorted(elements) for elements in self.elements],
             "absent_labels": [sorted(names) for names in self.absent_labels],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestRecord:
+    """The validation that the weights in a ``best.pt`` are of."""
+
+    iteration: int
+    metric: str
+    """The metric that was best, such as ``loss``."""
+    value: float
 
 
 class _Plain(msgspec.Struct):

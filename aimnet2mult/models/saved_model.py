@@ -13,7 +13,7 @@ from aimnet2mult.config.user_path import expand_user, is_file
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.checkpoint_folder import FOLDER, best_path, find_newest
-from aimnet2mult.models.description import Description, describe_run, from_plain
+from aimnet2mult.models.description import BestRecord, Description, describe_run, from_plain
 from aimnet2mult.models.precision import has_double_weights, use_float64
 from aimnet2mult.models.weights import check_arrays, read_state
 from telemetry.errors import error_text
@@ -29,6 +29,8 @@ class SavedModel(Description):
     """The weights, named as in the model without aimnet's ``Forces``."""
     source: Path
     """The file that the weights come from."""
+    best: BestRecord | None = None
+    """The validation of weights that were the best ones; None for others, and if it is not known."""
 
 
 def find_saved_model(name: str, directory: Path = Path("runs")) -> Path:
@@ -103,7 +105,7 @@ def _weights_in(run: Path, weights: Literal["best", "last"]) -> Path:
 
 def _read(file: Path, run: Path | None) -> SavedModel:
     try:
-        plain, state = read_state(file)
+        plain, state, best = read_state(file)
         check_arrays(state)
         description = from_plain(plain) if plain is not None else None
     except (OSError, ValueError, TypeError) as error:
@@ -115,7 +117,7 @@ def _read(file: Path, run: Path | None) -> SavedModel:
     trust.check_definition(description.definition, file, problems)
     problems.raise_any()
     values: dict[str, Any] = {field.name: getattr(description, field.name) for field in fields(Description)}
-    return SavedModel(**values, state=state, source=file)
+    return SavedModel(**values, state=state, source=file, best=best)
 
 
 def _describe(file: Path, run: Path | None) -> Description:

@@ -96,7 +96,7 @@ def _read(path: Path, file: Path, offset: int, own_rows: int) -> WeightSource:
         script = is_torch_script(archive)
     if script:
         return _of_script(path, read_torch_script(file), offset)
-    description, content = read_state(file)
+    description, content, _ = read_state(file)
     if description is not None:
         return _of_saved_model(read_saved_model(path))
     if isinstance(content, Mapping) and all(key in content for key in AIMNET_KEYS):

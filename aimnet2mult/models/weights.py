@@ -2,21 +2,34 @@
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from torch import nn
 
 from aimnet2mult.errors import CheckpointError
 from aimnet2mult.models.build import unwrap
-from aimnet2mult.models.description import Description, describe_run, from_plain
+from aimnet2mult.models.description import BestRecord, Description, describe_run, from_plain
 from aimnet2mult.models.envelope import WEIGHTS, enclose, take_out
 from aimnet2mult.models.torch_file import load_file
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write, remove_temporary_files
 
-__all__ = ["are_finite", "check_arrays", "read_state", "save_checkpoint_weights", "save_weights"]
+__all__ = ["WeightFile", "are_finite", "check_arrays", "read_state", "save_checkpoint_weights", "save_weights"]
+
+
+class WeightFile(NamedTuple):
+    """The content of a weight file or a checkpoint; of the first two entries, nothing is checked."""
+
+    description: Any
+    """None if there is none."""
+    state: Any
+    """The weights."""
+    best: BestRecord | None = None
+    """The validation of the weights in ``best.pt``; None in other files, and in those of earlier versions."""
 
 
 def are_finite(model: nn.Module) -> bool:
@@ -24,7 +37,14 @@ def are_finite(model: nn.Module) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
-def save_weights(model: nn.Module, description: Description, path: Path, *, mode: int | None = 0o666) -> None:
+def save_weights(
+    model: nn.Module,
+    description: Description,
+    path: Path,
+    *,
+    mode: int | None = 0o666,
+    best: BestRecord | None = None,
+) -> None:
     """Write the weights of a model atomically, without the name prefix of the wrapper that computes forces.
 
     Args:
@@ -32,11 +52,12 @@ def save_weights(model: nn.Module, description: Description, path: Path, *, mode
         description: What the model is.
         path: The file.
         mode: The permissions of the file, before the umask; None for those of the files of a run.
+        best: The validation of these weights, if they are the best ones.
 
     Raises:
         OSError: The file cannot be written; an earlier version of it is kept.
     """
-    _save(unwrap(model).state_dict(), description.to_plain(), path, mode)
+    _save(unwrap(model).state_dict(), description.to_plain(), path, mode, best)
 
 
 def save_checkpoint_weights(checkpoint: Path, run: Path, path: Path) -> None:
@@ -62,8 +83,8 @@ def save_checkpoint_weights(checkpoint: Path, run: Path, path: Path) -> None:
     _save(state, (description or describe_run(run)).to_plain(), path, 0o666)
 
 
-def read_state(path: Path) -> tuple[Any, Any]:
-    """Return the description in a weight file or a checkpoint, None if there is none, and the weights; unchecked.
+def read_state(path: Path) -> WeightFile:
+    """Return the content of a weight file or a checkpoint.
 
     Raises:
         OSError: The file cannot be opened, or is not a regular file.
@@ -71,16 +92,28 @@ def read_state(path: Path) -> tuple[Any, Any]:
     """
     content = take_out(load_file(path))
     if not isinstance(content, dict):
-        return None, content
+        return WeightFile(None, content)
     if "parts" in content:
-        return content.get("description"), _without_prefix(content)
-    return (content["description"], content.get("state")) if "description" in content else (None, content)
+        return WeightFile(content.get("description"), _without_prefix(content))
+    if "description" not in content:
+        return WeightFile(None, content)
+    best = msgspec.convert(content.get("best"), BestRecord | None)
+    return WeightFile(content["description"], content.get("state"), best)
 
 
-def _save(state: Mapping[str, torch.Tensor], plain: dict[str, Any], path: Path, mode: int | None) -> None:
+def _save(
+    state: Mapping[str, torch.Tensor],
+    plain: dict[str, Any],
+    path: Path,
+    mode: int | None,
+    best: BestRecord | None = None,
+) -> None:
     # Serialize to memory first, because torch converts disk-full errors to other types.
     buffer = io.BytesIO()
-    torch.save(enclose(WEIGHTS, {"description": plain, "state": dict(state)}), buffer)
+    content = {"description": plain, "state": dict(state)}
+    if best is not None:
+        content["best"] = asdict(best)
+    torch.save(enclose(WEIGHTS, content), buffer)
     remove_temporary_files(path)
     atomic_write(path, buffer.getbuffer(), mode=mode)
 

@@ -8,7 +8,7 @@ import torch
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.models.build import unwrap
 from aimnet2mult.models.checkpoint_folder import best_path
-from aimnet2mult.models.weights import read_state
+from aimnet2mult.models.weights import WeightFile, read_state
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.evaluation_pass import EvaluationPass
@@ -85,14 +85,27 @@ class FinalTest:
             return False
         model, problem = unwrap(self._components.model), ""
         try:
-            model.load_state_dict(read_state(best_path(self._run))[1])
+            file = read_state(best_path(self._run))
+            self._check_attempt(file)
+            model.load_state_dict(file.state)
         except Exception as error:  # noqa: BLE001 - any, because the file may contain anything
             problem = (error.strerror if isinstance(error, OSError) else "") or error_text(error)
         if not self._communicator.all_reduce_max([int(bool(problem))])[0]:
             return True
         model.load_state_dict(final)
         self._console.say(
-            f"warning: the test uses the final weights, because {best_path(self._run)} cannot be read"
+            f"warning: the test uses the final weights, because {best_path(self._run)} cannot be used"
             f"{f': {problem:.300}' if problem else ' on another rank'}"
         )
         return False
+
+    def _check_attempt(self, file: WeightFile) -> None:
+        """Check that the weights are those of this attempt; only rank 0 knows the iteration of its best validation.
+
+        Raises:
+            ValueError: an attempt has written them after the iteration from which the run was resumed.
+        """
+        if self._communicator.rank or file.best is None or self._best.iteration is None:
+            return
+        if file.best.iteration != self._best.iteration:
+            raise ValueError(f"it is of iteration {file.best.iteration} of an attempt that was not continued")

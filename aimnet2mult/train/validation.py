@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.models.checkpoint_folder import best_path
-from aimnet2mult.models.weights import save_weights
+from aimnet2mult.models.description import BestRecord
+from aimnet2mult.models.weights import read_state, save_weights
 from aimnet2mult.train.components import Components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.early_stopping import EarlyStopping
@@ -56,6 +58,14 @@ class BestValidation:
             return False
         self._value = value
         return True
+
+    def forget(self) -> None:
+        """Start the search again."""
+        self._value, self.iteration = math.inf, None
+
+    def record(self, iteration: int) -> BestRecord:
+        """Return the best validation, of this iteration, for the file of its weights."""
+        return BestRecord(iteration=iteration, metric=str(self.metric), value=self._sign * self._value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`."""
@@ -107,6 +117,7 @@ class Validation:
         self.pending = False
         """Whether the last validation was interrupted and has to be repeated."""
         self.best = BestValidation(config.checkpoint.best, components.val_metrics)
+        self._is_resumed = False
         self._run = run
         self._components = components
         self._evaluation = evaluation
@@ -130,6 +141,9 @@ class Validation:
         metrics = self._evaluation.metrics(published) if needed else {}
         components.schedule.step_validation(metrics)
         self._early_stopping.update(metrics, iteration)
+        if self._is_resumed and self.best.metric is not None and self._is_best_abandoned():
+            self.best.forget()
+        self._is_resumed = False
         if self.best.update(metrics) and not self._communicator.rank:
             self._save_best(iteration)
 
@@ -150,6 +164,7 @@ class Validation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state from `state_dict`."""
         self.pending = state["owes_validation"]
+        self._is_resumed = True
         self._early_stopping.load_state_dict(state.get("early_stopping", {}))
         # Checkpoints of early versions have no best value.
         if not self.best.load_state_dict(state.get("best", {})):
@@ -158,12 +173,30 @@ class Validation:
                 "the search for the best weights starts again, and the next validation replaces best.pt"
             )
 
+    def _is_best_abandoned(self) -> bool:
+        """Return whether an attempt wrote ``best.pt`` after the iteration from which the run was resumed.
+
+        Those weights must not remain if no later validation is as good as the one that they have replaced.
+        """
+        found = None
+        if not self._communicator.rank:
+            with suppress(OSError, ValueError):
+                found = read_state(best_path(self._run)).best
+        is_other = found is not None and found.iteration != self.best.iteration
+        return bool(self._communicator.all_reduce_max([int(is_other)])[0])
+
     def _save_best(self, iteration: int) -> None:
         path = best_path(self._run)
         try:
             make_folder(path.parent)
             with self._components.evaluation_weights():
-                save_weights(self._components.model, self._components.description, path, mode=None)
+                save_weights(
+                    self._components.model,
+                    self._components.description,
+                    path,
+                    mode=None,
+                    best=self.best.record(iteration),
+                )
         except OSError as error:
             # The name of the temporary file, which is part of the message, differs each time.
             if self._repeats.add(error.strerror or str(error)):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,8 @@ def test_a_table_for_each_label(trained: TrainedRun) -> None:
     assert result.exit_code == 0, result.output
     assert not logging.getLogger("ignite").isEnabledFor(logging.ERROR)
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"{trained.folder} ({trained.folder}/checkpoints/best.pt) on val data: 32 structures")
+    weights = rf"{trained.folder}/checkpoints/best\.pt, best val/loss, iteration \d+"
+    assert re.match(rf"{trained.folder} \({weights}\) on val data: 32 structures", lines[0])
     headings = ["energy [kcal/mol]", "forces [kcal/mol/Å]", "atomic charges [e]", "atomic spin charges [e]"]
     starts = [next(i for i, line in enumerate(lines) if line.startswith(heading)) for heading in headings]
     assert lines[starts[0]].split()[2:] == [

@@ -14,6 +14,7 @@ from aimnet2mult.train.checkpointing import Checkpointing
 from aimnet2mult.train.evaluation_pass import EvaluationPass
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from aimnet2mult.train.validation import BestValidation
 from support import tiny_model
 from support.file_contents import read_content
 from support.tiny_model import TinyCore
@@ -108,7 +109,20 @@ def test_best_weights_that_cannot_be_read_are_reported_and_the_final_ones_are_te
     monkeypatch.setattr(EvaluationPass, "run", spoiling)
     run = train_tiny(tmp_path, TEST, "checkpoint.best=loss")
     out = capfd.readouterr().err
-    assert f"warning: the test uses the final weights, because {run / 'checkpoints/best.pt'} cannot be read: " in out
+    assert f"warning: the test uses the final weights, because {run / 'checkpoints/best.pt'} cannot be used: " in out
+    assert points(run, "test")[LAST]["weights_iteration"] == LAST
+
+
+def test_best_weights_of_an_attempt_that_was_not_continued_are_not_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record = BestValidation.record
+    # As if another attempt had replaced the file.
+    monkeypatch.setattr(BestValidation, "record", lambda self, iteration: record(self, iteration + 100))
+    run = train_tiny(tmp_path, TEST, "checkpoint.best=loss")
+    out = capfd.readouterr().err
+    assert "cannot be used: it is of iteration 1" in out
+    assert "of an attempt that was not continued\n" in out
     assert points(run, "test")[LAST]["weights_iteration"] == LAST
 
 

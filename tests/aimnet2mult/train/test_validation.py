@@ -14,6 +14,8 @@ from aimnet2mult.distributed.stop_consensus import StopConsensus
 from aimnet2mult.distributed.stop_signal import StopSignal
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.statistics import VALIDATION, metric_info
+from aimnet2mult.models.description import BestRecord
+from aimnet2mult.models.weights import read_state
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.reporter import Reporter
@@ -204,6 +206,40 @@ def test_the_best_weights_are_replaced_only_by_better_ones(tmp_path: Path) -> No
     harness.evaluations.validate(6)
     assert harness.best.read_bytes() == saved
     assert harness.evaluations.state_dict()["best"]["metric"] == "loss"
+
+
+def test_the_best_weights_record_their_validation(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "checkpoint.best=E_r2")
+    harness.evaluations.validate(3)
+    ((*_, values),) = harness.bus.points
+    assert read_state(harness.best).best == BestRecord(iteration=3, metric="E_r2", value=values["E_r2"])
+
+
+def test_a_resume_replaces_the_best_weights_of_an_attempt_that_was_not_continued(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "checkpoint.best=loss")
+    harness.shift_weights(1.0)
+    harness.evaluations.validate(3)
+    checkpoint = harness.evaluations.state_dict()
+    harness.shift_weights(-1.0)
+    harness.evaluations.validate(9)
+    # Worse than those of iteration 3, which iteration 9 has replaced.
+    harness.shift_weights(100.0)
+    harness.evaluations.load_state_dict(checkpoint)
+    for iteration in (6, 9):
+        harness.evaluations.validate(iteration)
+        best = read_state(harness.best).best
+        assert best is not None
+        assert best.iteration == 6
+
+
+def test_a_resume_keeps_the_best_weights_that_it_continues_from(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, "checkpoint.best=loss")
+    harness.evaluations.validate(3)
+    saved = harness.best.read_bytes()
+    harness.evaluations.load_state_dict(harness.evaluations.state_dict())
+    harness.shift_weights(100.0)
+    harness.evaluations.validate(6)
+    assert harness.best.read_bytes() == saved
 
 
 def test_only_the_first_rank_saves_the_best_weights(tmp_path: Path) -> None:
