@@ -14,8 +14,8 @@ from telemetry.view.run_entry import RunEntry
 from telemetry.view.style import run_color
 from telemetry.view.texts import escaped, plain
 
-ROW_HEIGHT, HEADER_HEIGHT, MAX_ROWS = 26, 52, 5
-"""Height of a row and of the header in pixels, and number of rows that are visible without scrolling."""
+ROW_HEIGHT, HEADER_HEIGHT, MAX_ROWS = 26, 69, 5
+"""Height of a row and of the header, which has three lines, in pixels, and number of rows visible without scrolling."""
 MAX_BEST = 5
 """Number of metrics whose best values are shown."""
 _STATUS_COLORS = {"running": "#00734f", "finished": "#1b2229", "failed": "#c00000", "killed": "#c00000"}
@@ -26,7 +26,7 @@ _COUNT = "<%= Number(value).toLocaleString('en-US') %>"
 _BEST = "<%= Number.isFinite(value) ? Number(value).toPrecision(4) : '-' %>"
 _STYLE = """
 .slick-header-column.slick-header-column {
-  font-weight: 600; background: #f3f5f7; height: 38px; white-space: normal; line-height: 17px;
+  font-weight: 600; background: #f3f5f7; height: 55px; white-space: normal; line-height: 17px;
 }
 .slick-cell, .slick-header-column { font-family: Helvetica, Arial, 'Liberation Sans', sans-serif; font-size: 13px; }
 .slick-cell.selected { background-color: #e4eef7; }

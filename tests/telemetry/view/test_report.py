@@ -92,6 +92,26 @@ def test_a_report_about_several_runs_compares_validation_and_parameters(browser:
     assert tab.page.locator("details[open] tr.different th").all_inner_texts() == ["lr"]
 
 
+def test_headings_of_three_lines_are_not_cut(browser: Browser, tmp_path: Path) -> None:
+    labels = ("loss", "RMSE of energy", "RMSE of forces", "RMSE of atomic charges", "RMSE of atomic spin charges")
+    metrics = {
+        f"val/m{number}": Metric(label=label, unit="kcal/mol/Å", better="lower", main=True)
+        for number, label in enumerate(labels)
+    }
+    run, path = WrittenRun(tmp_path / "water", metrics=metrics), tmp_path / "report.html"
+    run.points("val", 100, {f"m{number}": 1.0 for number in range(len(labels))})
+    run.close()
+    assert report(run.folder, "-o", path).exit_code == 0
+    tab = Tab(browser, path.as_uri())
+    tab.wait("figures.length > 0")
+    headings = tab.page.locator(".slick-header-column")
+    needed = headings.evaluate_all(
+        "all => all.map((e) => [e.innerText, e.querySelector('.slick-column-name').offsetHeight, e.clientHeight])"
+    )
+    assert max(height for _, height, _ in needed) >= 3 * 17
+    assert not [text for text, height, available in needed if height > available]
+
+
 @pytest.mark.slow
 def test_the_report_about_a_long_run_has_up_to_3_mb(tmp_path: Path) -> None:
     names = [f"{part}{name}" for part in ("", "gfn1/", "gfn2/") for name in ("a", "b", "c", "d", "e", "f", "g", "h")]
