@@ -50,7 +50,7 @@ class FusedUpdate:
         self._status = ctypes.c_int32()
         self._launch, table = kernels.record(sums, layout, skipped_steps, self._status)
         self._memory = memoryview(table).cast("B")
-        self._pack = struct.Struct(f"{5 * (kernels.Row.LABELS + 3 * len(self._labels))}q").pack_into
+        self._pack = struct.Struct(f"{5 * (kernels.FIRST_LABEL + 3 * len(self._labels))}q").pack_into
 
     @classmethod
     def build(cls, sums: Tensor, layout: Layout, *, skipped_steps: int) -> "FusedUpdate | None":
