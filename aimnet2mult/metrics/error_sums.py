@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.metrics.fused_update import FusedUpdate
+from aimnet2mult.metrics.batch import Batch
+from aimnet2mult.metrics.kernel_choice import build_fused_update
 from aimnet2mult.metrics.layout import NO_TERMS, QUANTITIES, Layout, LossTerms
 from aimnet2mult.metrics.torch_update import TorchUpdate
 from aimnet2mult.quantities import Label
@@ -101,7 +102,9 @@ class ErrorSums:
         # Every rank skips the same steps, so only one counts them.
         skipped_steps = int(self._communicator.rank == 0)
         self._torch = TorchUpdate(self._sums, self.layout, skipped_steps=skipped_steps)
-        self._kernel = FusedUpdate.build(self._sums, self.layout, skipped_steps=skipped_steps) if kernel else None
+        self._kernel = None
+        if kernel:
+            self._kernel = build_fused_update(self._sums, self.layout, self._torch, skipped_steps=skipped_steps)
         if self._sums.is_cuda:
             # Allocating the first pinned buffer waits for the device; do it now.
             Snapshot(self._sums).wait()
@@ -110,6 +113,11 @@ class ErrorSums:
     def labels(self) -> tuple[Label, ...]:
         """The labels that can occur."""
         return self.layout.labels
+
+    @property
+    def uses_kernel(self) -> bool:
+        """Whether a Warp kernel computes the sums, except for batches of types that it cannot read."""
+        return self._kernel is not None
 
     def update(
         self,
@@ -138,13 +146,15 @@ class ErrorSums:
         """
         if fidelity.shape != numbers.shape[:1]:
             raise ValueError(f"fidelity has shape {tuple(fidelity.shape)}; expected {tuple(numbers.shape[:1])}")
-        if self._kernel is None or not self._kernel.add(pred, true, numbers, fidelity, loss, applied):
-            self._torch.add(pred, true, numbers, fidelity, loss, applied)
+        batch = Batch(pred, true, numbers, fidelity, loss, applied)
+        if self._kernel is None or not self._kernel.add(batch):
+            self._torch.add(batch)
 
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Return which structures have finite predictions wherever a component counts, (B,); see `update`."""
-        finite = None if self._kernel is None else self._kernel.find_finite(pred, true, numbers)
-        return self._torch.find_finite(pred, true, numbers) if finite is None else finite
+        batch = Batch(pred, true, numbers, numbers[:, :0])
+        finite = None if self._kernel is None else self._kernel.find_finite(batch)
+        return self._torch.find_finite(batch) if finite is None else finite
 
     def batch_rmse(self) -> dict[str, float]:
         """Return the RMSE of each label over this rank's share of the last batch, in source units.

@@ -1,10 +1,11 @@
 """Error sums of a batch in plain torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from aimnet2mult.metrics.batch import Batch
 from aimnet2mult.metrics.layout import QUANTITIES, Layout
 from aimnet2mult.metrics.losses import LossCells
 from aimnet2mult.metrics.structure_errors import SQUARE, StructureErrors, are_finite, skip_structures
@@ -36,16 +37,14 @@ class TorchUpdate:
 
     # Faster than no_grad, because views and versions are not tracked.
     @torch.inference_mode()
-    def add(
-        self,
-        pred: Mapping[str, Tensor],
-        true: Mapping[str, Tensor],
-        numbers: Tensor,
-        fidelity: Tensor,
-        loss: Mapping[str, Tensor] | None,
-        applied: Tensor | None,
-    ) -> None:
-        """Add a batch; see `ErrorSums.update` for arguments and exceptions."""
+    def add(self, batch: Batch) -> None:
+        """Add a batch.
+
+        Raises:
+            ValueError: a shape does not fit, or a label has no prediction.
+            IndexError: a fidelity is out of range; a RuntimeError in some versions of torch, and on CUDA.
+        """
+        pred, true, numbers, fidelity, loss, applied = batch
         sums, natom = self._errors_of.sums(pred, true, numbers)
         self._batch.zero_()
         kept = None
@@ -63,9 +62,9 @@ class TorchUpdate:
         self._pooled.add_(self._batch if applied is None else torch.where(applied, self._batch, self._skipped_step))
 
     @torch.inference_mode()
-    def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
-        """Return which structures have finite predictions, (B,); see `ErrorSums.find_finite`."""
-        sums, _ = self._errors_of.sums(pred, true, numbers)
+    def find_finite(self, batch: Batch) -> Tensor:
+        """Return which structures have finite predictions, (B,)."""
+        sums, _ = self._errors_of.sums(batch.pred, batch.true, batch.numbers)
         return are_finite(sums)
 
 
