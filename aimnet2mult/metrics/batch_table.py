@@ -36,11 +36,15 @@ class BatchTable:
     def __init__(self, layout: Layout, device: int) -> None:
         self._device = device
         self._terms = (2, layout.terms - 1)
-        self._labels = [
-            (label, label.name, mask_name(label.name), (label.components,) if label.components > 1 else ())
-            for label in layout.labels
-        ]
+        self._labels = [self._constants(label) for label in layout.labels]
         self._pack = struct.Struct(f"{5 * (FIRST_LABEL + 3 * len(layout.labels))}q").pack
+
+    @staticmethod
+    def _constants(label: Label) -> tuple[Label, str, str, bool, tuple[int, ...], Row]:
+        """Return a label, its key, the key of its mask, whether it is per atom, its last axis, and the absent strides."""
+        components = (label.components,) if label.components > 1 else ()
+        axes = 1 + label.per_atom + len(components)
+        return label, label.name, mask_name(label.name), label.per_atom, components, ABSENT[2 + axes :]
 
     def pack(self, batch: Batch) -> tuple[bytes, Tensor | None] | None:
         """Return the table of a batch, and a tensor that must live until the kernels have read it.
@@ -81,9 +85,12 @@ class BatchTable:
 
     def _label_rows(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> list[int | None]:
         """Return the rows of all labels."""
-        structures, atoms = numbers.shape
+        # This is the largest part of an update, so the rows of arrays are written out.
+        device, code = self._device, _CODES.get
+        by_atom = tuple(numbers.shape)
+        by_structure = by_atom[:1]
         values: list[int | None] = []
-        for label, name, mask, components in self._labels:
+        for label, name, mask, per_atom, components, pad in self._labels:
             labeled = true.get(name)
             if labeled is None:
                 values += ABSENT * 3
@@ -91,30 +98,30 @@ class BatchTable:
             predicted = pred.get(name)
             if predicted is None:
                 raise ValueError(f"the batch has labels {name!r}, but the model does not predict them")
-            shape = (structures, atoms, *components) if label.per_atom else (structures, *components)
+            shape = (by_atom if per_atom else by_structure) + components
             if predicted.shape != shape:
                 predicted = match_shape(predicted, shape, f"the prediction of {name!r}")
             if labeled.shape != shape:
                 labeled = match_shape(labeled, shape, f"the label of {name!r}")
-            pad = ABSENT[2 + len(shape) :]
+            # The sign of a view of a complex tensor may be pending.
+            if predicted.get_device() != device or labeled.get_device() != device or predicted.is_neg():
+                values += UNREADABLE
             flags = true.get(mask)
             values += (
-                # The sign of a view of a complex tensor may be pending.
-                *(UNREADABLE if predicted.is_neg() else self._row(predicted)),
-                *pad,
-                *self._row(labeled),
-                *pad,
-                *(ABSENT if flags is None else self._mask_row(flags, label, structures, atoms)),
+                *(predicted.data_ptr() or None, code(predicted.dtype), *predicted.stride(), *pad),
+                *(labeled.data_ptr() or None, code(labeled.dtype), *labeled.stride(), *pad),
+                *(ABSENT if flags is None else self._mask_row(flags, label, by_atom)),
             )
         return values
 
-    def _mask_row(self, mask: Tensor, label: Label, structures: int, atoms: int) -> Row:
+    def _mask_row(self, mask: Tensor, label: Label, by_atom: tuple[int, ...]) -> Row:
         shape = mask.shape
-        if shape == (structures,) or shape == (structures, 1):  # noqa: PLR1714 - faster
-            return *self._row(mask)[:3], 0, 0
-        if label.per_atom and (shape == (structures, atoms) or shape == (structures, atoms, 1)):  # noqa: PLR1714
-            return *self._row(mask)[:4], 0
-        expand_mask(mask, structures, atoms, f"the mask of {label.name!r}", per_atom=label.per_atom)
+        row = self._row(mask)
+        if shape == by_atom[:1] or shape == (by_atom[0], 1):  # noqa: PLR1714 - faster
+            return *row[:3], 0, 0
+        if label.per_atom and (shape == by_atom or shape == (*by_atom, 1)):  # noqa: PLR1714
+            return *row[:4], 0
+        expand_mask(mask, *by_atom, f"the mask of {label.name!r}", per_atom=label.per_atom)
         return UNREADABLE
 
     def _loss_rows(self, loss: Mapping[str, Tensor], labeled: Tensor | None, numbers: Tensor) -> Row:

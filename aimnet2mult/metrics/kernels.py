@@ -77,14 +77,16 @@ def update_serially(
                     mask = table[FIRST_LABEL + 3 * label + 2]
                     components = labels[label, 0]
                     more = sizes.quantities > 2
-                    if labels[label, 1] != 0:
-                        found[label] = sum_label(
-                            pred, true, mask, numbers, b, atoms, natom, components, 0, 1, more
-                        )
-                    else:
+                    real = numbers
+                    steps = atoms
+                    first = natom
+                    if labels[label, 1] == 0:
                         pred = of_structure(pred, components)
                         true = of_structure(true, components)
-                        found[label] = sum_label(pred, true, mask, Array(), b, 1, 1, components, 0, 1, more)
+                        real = Array()
+                        steps = 1
+                        first = 1
+                    found[label] = sum_label(pred, true, mask, real, b, steps, first, components, 0, 1, more)
             if finite[0] == wp.int64(0):
                 in_loss = is_set(table[LABELED], b, 0)
                 add_structure(added, sizes, found, int(fidelity_of(fidelities, b)), wp.abs(natom), in_loss)
@@ -127,13 +129,16 @@ def add_structures(
                 mask = table[FIRST_LABEL + 3 * label + 2]
                 components = labels[label, 0]
                 more = sizes.quantities > 2
-                part = Values()
-                if labels[label, 1] != 0:
-                    part = sum_label(pred, true, mask, numbers, b, atoms, natom, components, lane, LANES, more)
-                else:
+                real = numbers
+                steps = atoms
+                first = natom
+                if labels[label, 1] == 0:
                     pred = of_structure(pred, components)
                     true = of_structure(true, components)
-                    part = sum_label(pred, true, mask, Array(), b, 1, 1, components, lane, LANES, more)
+                    real = Array()
+                    steps = 1
+                    first = 1
+                part = sum_label(pred, true, mask, real, b, steps, first, components, lane, LANES, more)
                 found[label] = Values(
                     _over_lanes(part[0]), _over_lanes(part[1]), _over_lanes(part[2]), _over_lanes(part[3]), _over_lanes(part[4])
                 )
