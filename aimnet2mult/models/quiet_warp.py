@@ -22,7 +22,10 @@ def init_warp() -> None:
     Compiled kernels are kept in a temporary folder if Warp cannot write to its own. (Commands have chosen a folder that
     later runs find again; see `cli.cache_folder`.)
     """
-    warp.config.log_level = warp.LOG_WARNING
+    if hasattr(warp, "LOG_WARNING"):
+        warp.config.log_level = warp.LOG_WARNING
+    else:  # before 1.14
+        warp.config.quiet = True
     with contextlib.nullcontext() if torch.cuda.is_available() else _without_line(NO_DRIVER):
         try:
             warp.init()  # type: ignore[no-untyped-call] # warp
