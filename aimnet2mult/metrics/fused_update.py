@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aimnet2mult.metrics.batch import Batch
 from aimnet2mult.metrics.batch_table import BatchTable
-from aimnet2mult.metrics.kernel_functions import MAX_LABELS, Labels, Sizes, Table
+from aimnet2mult.metrics.kernel_types import MAX_LABELS, Labels, Sizes, Table
 from aimnet2mult.metrics.kernels import BLOCKS, LANES, add_structures, finish, update_serially
 from aimnet2mult.metrics.layout import Layout
 
@@ -98,7 +98,7 @@ class FusedUpdate:
         """Return the current stream of torch as a stream of Warp."""
         current = torch.cuda.current_stream(self._device)
         if self._stream[0] != current.cuda_stream:
-            self._stream = current.cuda_stream, wp.stream_from_torch(current)
+            self._stream = current.cuda_stream, wp.stream_from_torch(current)  # type: ignore[no-untyped-call] # warp
         return self._stream[1]
 
 
