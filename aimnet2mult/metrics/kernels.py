@@ -5,7 +5,7 @@ threads, and `finish` adds the batch to the slots.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: C901, UP018
+# ruff: noqa: C901, PLR2004, UP018
 # The types of Warp are built at run time, and a kernel is not Python.
 
 import warp as wp

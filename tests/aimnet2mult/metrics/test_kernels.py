@@ -1,25 +1,32 @@
 """The Warp kernels agree with NumPy for arrays of every kind, and torch replaces them where they cannot be used."""
 
+import ctypes
 import gc
 import logging
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import warp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
 from aimnet2mult.metrics import kernel_choice
+from aimnet2mult.metrics.batch import Batch
+from aimnet2mult.metrics.batch_table import BatchTable
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
+from aimnet2mult.metrics.fused_update import describe
+from aimnet2mult.metrics.kernel_types import Table
+from aimnet2mult.metrics.kernels import BLOCKS, LANES, add_structures, finish
 from aimnet2mult.metrics.layout import QUANTITIES, Layout, LossTerms
 from aimnet2mult.metrics.losses import Losses
 from aimnet2mult.quantities import LABELS as BUILT_IN
@@ -396,3 +403,64 @@ def test_a_kernel_that_cannot_be_compiled_is_replaced_by_torch(tmp_path: Path) -
     assert done.stdout.startswith("False")
     (line,) = done.stderr.splitlines()
     assert "cannot be used (NotADirectoryError" in line
+
+
+# ---- CUDA --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cpu_blocks() -> Iterator[None]:
+    """Let the threads of a block take turns on the CPU."""
+    if not hasattr(warp.config, "enable_cpu_blocks"):
+        pytest.skip("this version of Warp runs no blocks on the CPU")
+    warp.config.enable_cpu_blocks = True
+    yield
+    warp.config.enable_cpu_blocks = False
+
+
+def run_cuda_kernels(arguments: Arguments, quantities: tuple[str, ...]) -> tuple[NDArray[np.float64], Layout]:
+    """Return all slots after an update with the kernels for CUDA."""
+    layout = ErrorSums(ALL, 3, "cpu", quantities, loss=TERMS).layout
+    sums = torch.zeros((3, layout.cells), dtype=torch.float64)
+    added = torch.zeros(layout.cells + 1, dtype=torch.float64)
+    packed = BatchTable(layout, -1).pack(Batch(*arguments))
+    assert packed is not None
+    table = Table()
+    ctypes.memmove(ctypes.addressof(table), packed[0], len(packed[0]))
+    inputs = [table, *describe(layout, skipped_steps=1), warp.from_torch(sums), warp.from_torch(added)]
+    shape = (BLOCKS, LANES)
+    warp.launch(add_structures, dim=shape, inputs=inputs, device="cpu", block_dim=LANES)
+    warp.launch(finish, dim=layout.cells, inputs=inputs, device="cpu")
+    return sums.numpy(), layout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cpu_blocks")
+@pytest.mark.parametrize("quantities", [QUANTITIES, QUANTITIES[:2]])
+def test_the_kernels_for_cuda_agree_with_numpy_when_their_threads_take_turns(quantities: tuple[str, ...]) -> None:
+    pred, true, numbers, fidelity, loss, _ = make_arguments(5, 70)
+    numbers[2, 1] = 0
+    pred["energy"] = pred["energy"].double()
+    pred["charges"][3] = math.inf
+    true["forces_mask"] = torch.rand(5, 70) < 0.5
+    true["dipole_mask"] = torch.tensor([1, 0, 1, 1, 1])
+    total = {"loss": torch.tensor(0.1)}
+    for kind, applied in ((loss, None), (total, torch.tensor(False)), (None, torch.tensor(True))):
+        arguments = (pred, true, numbers, fidelity, kind, applied)
+        found, layout = run_cuda_kernels(arguments, quantities)
+        np.testing.assert_allclose(found, expected_slots([arguments], layout), rtol=1e-13, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cpu_blocks")
+def test_on_cuda_a_fidelity_out_of_range_makes_all_sums_nan() -> None:
+    arguments = make_arguments(5, 4)
+    arguments[3][2] = 3
+    assert np.isnan(run_cuda_kernels(arguments, QUANTITIES)[0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", [add_structures, finish])
+def test_the_kernels_for_cuda_compile_without_a_gpu(kernel: Any, tmp_path: Path) -> None:
+    warp.compile_aot_module(kernel.module, arch=90, module_dir=tmp_path)
+    assert list(tmp_path.glob("*.cubin")) or list(tmp_path.glob("*.ptx"))
