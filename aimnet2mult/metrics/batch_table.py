@@ -67,10 +67,12 @@ class BatchTable:
         except struct.error:
             return None
 
-    def pack_finite(self, batch: Batch, finite: Tensor) -> bytes | None:
+    def pack_finite(
+        self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor, finite: Tensor
+    ) -> bytes | None:
         """Return the table for finding the finite structures, ``finite``, (B,); see `pack`."""
-        labels = self._label_rows(batch.pred, batch.true, batch.numbers)
-        head = (*batch.numbers.shape, 0, 0, 0, *self._row(batch.numbers), 0, *ABSENT * 5, *self._row(finite), 0, 0)
+        labels = self._label_rows(pred, true, numbers)
+        head = (*numbers.shape, 0, 0, 0, *self._row(numbers), 0, *ABSENT * 5, *self._row(finite), 0, 0)
         try:
             return self._pack(*head, *labels)
         except struct.error:

@@ -71,6 +71,9 @@ class ErrorSums:
     The state is one tensor of fixed shape on the device. After construction, only `state_dict` and `batch_rmse` read
     from the device, and no update keeps a graph.
 
+    A Warp kernel, compiled at construction, computes the sums, or torch where this is not possible. On the CPU, sums of
+    the same batches are bit-identical; on CUDA, the last digits vary, because structures are added in any order.
+
     Args:
         labels: the labels that can occur.
         n_fidelities: number of fidelities.
@@ -78,7 +81,7 @@ class ErrorSums:
         quantities: quantities to sum: all of `QUANTITIES`, or only squares and counts, which is faster.
         loss: the components of the loss.
         communicator: communicator of the ranks that share each batch; by default, a single process.
-        kernel: whether to use the Warp kernel where possible.
+        kernel: whether to use the Warp kernel where possible; otherwise, torch computes the sums.
 
     Raises:
         ValueError: a label is repeated, or there is no label or no fidelity.
@@ -143,6 +146,7 @@ class ErrorSums:
 
         Raises:
             ValueError: a shape does not fit, or a label has no prediction.
+            IndexError: a fidelity is out of range. On CUDA, all sums become NaN instead, and stay so.
         """
         if fidelity.shape != numbers.shape[:1]:
             raise ValueError(f"fidelity has shape {tuple(fidelity.shape)}; expected {tuple(numbers.shape[:1])}")
@@ -152,9 +156,8 @@ class ErrorSums:
 
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Return which structures have finite predictions wherever a component counts, (B,); see `update`."""
-        batch = Batch(pred, true, numbers, numbers[:, :0])
-        finite = None if self._kernel is None else self._kernel.find_finite(batch)
-        return self._torch.find_finite(batch) if finite is None else finite
+        finite = None if self._kernel is None else self._kernel.find_finite(pred, true, numbers)
+        return self._torch.find_finite(pred, true, numbers) if finite is None else finite
 
     def batch_rmse(self) -> dict[str, float]:
         """Return the RMSE of each label over this rank's share of the last batch, in source units.

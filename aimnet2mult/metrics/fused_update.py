@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,10 +64,10 @@ class FusedUpdate:
             raise IndexError(f"the fidelities are {batch.fidelity.tolist()}; expected 0 to {self._fidelities - 1}")
         return True
 
-    def find_finite(self, batch: Batch) -> Tensor | None:
+    def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor | None:
         """Return which structures have finite predictions, (B,), or None if the kernels cannot do this."""
-        finite = torch.empty(len(batch.numbers), dtype=torch.bool, device=self._device)
-        packed = self._table.pack_finite(batch, finite)
+        finite = torch.empty(len(numbers), dtype=torch.bool, device=self._device)
+        packed = self._table.pack_finite(pred, true, numbers, finite)
         if packed is None:
             return None
         self._launch(packed, only_first=True)

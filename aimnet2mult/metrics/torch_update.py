@@ -1,6 +1,6 @@
 """Error sums of a batch in plain torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,9 +62,9 @@ class TorchUpdate:
         self._pooled.add_(self._batch if applied is None else torch.where(applied, self._batch, self._skipped_step))
 
     @torch.inference_mode()
-    def find_finite(self, batch: Batch) -> Tensor:
+    def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Return which structures have finite predictions, (B,)."""
-        sums, _ = self._errors_of.sums(batch.pred, batch.true, batch.numbers)
+        sums, _ = self._errors_of.sums(pred, true, numbers)
         return are_finite(sums)
 
 
