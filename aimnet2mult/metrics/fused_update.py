@@ -44,6 +44,7 @@ class FusedUpdate:
         self._fidelities = layout.fidelities
         # The last cell counts fidelities out of range.
         self._added = torch.zeros(layout.cells + 1, dtype=torch.float64, device=sums.device)
+        self._cells = self._added[:-1]
         self._launches = self._record(wp.from_torch(sums), *describe(layout, skipped_steps=skipped_steps))
         self._tables = [ctypes.addressof(launch.params[1]) for launch in self._launches]
         self._invalid = self._added[-1:].numpy() if sums.is_cpu else None
@@ -90,7 +91,7 @@ class FusedUpdate:
             self._launches[0].launch()
             return
         stream = self._current_stream()
-        self._added[:-1].zero_()
+        self._cells.zero_()
         for launch, address in zip(self._launches[: 1 if only_first else None], self._tables, strict=False):
             ctypes.memmove(address, table, len(table))
             launch.launch(stream)
