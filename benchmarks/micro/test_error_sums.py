@@ -15,8 +15,10 @@ from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import POOLED
 
 
-def sums_of(batch: Batch, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES)) -> Any:
-    sums = ErrorSums(built_in(*labels), fidelities, "cpu", POOLED.quantities, loss=TERMS)
+def sums_of(
+    batch: Batch, labels: tuple[str, ...] = LABELS, fidelities: int = len(FIDELITIES), *, kernel: bool = True
+) -> Any:
+    sums = ErrorSums(built_in(*labels), fidelities, "cpu", POOLED.quantities, loss=TERMS, kernel=kernel)
     return lambda: sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss))
 
 
@@ -56,9 +58,22 @@ def test_aimnet_metric_without_masks_or_fidelities(benchmark: Any) -> None:
 
 
 @pytest.mark.benchmark(group="error sums, by structures per batch")
-@pytest.mark.parametrize("size", [16, 64, 256, 1024])
+@pytest.mark.parametrize("size", [64, 256, 1024, 4096])
 def test_scaling_with_batch(benchmark: Any, size: int) -> None:
     benchmark(sums_of(make_batch(size)))
+
+
+@pytest.mark.benchmark(group="error sums without Warp, by structures per batch")
+@pytest.mark.parametrize("size", [64, 256, 1024, 4096])
+def test_scaling_without_warp(benchmark: Any, size: int) -> None:
+    benchmark(sums_of(make_batch(size), kernel=False))
+
+
+@pytest.mark.benchmark(group="plain torch label by label, by structures per batch")
+@pytest.mark.parametrize("size", [64, 256, 1024, 4096])
+def test_scaling_of_plain_torch(benchmark: Any, size: int) -> None:
+    plain = PlainSums()
+    benchmark(plain.update, make_batch(size))
 
 
 @pytest.mark.benchmark(group="error sums, by number of labels")

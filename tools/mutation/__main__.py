@@ -137,6 +137,10 @@ TESTS: dict[str, list[str]] = {
     "aimnet2mult/data/unit_hints.py": [],
     "aimnet2mult/metrics/batch_rmse.py": ["tests/aimnet2mult/train/test_engine.py"],
     "aimnet2mult/metrics/error_sums.py": ["tests/aimnet2mult/train/test_reporter.py"],
+    **{
+        f"aimnet2mult/metrics/{name}.py": ["tests/aimnet2mult/metrics/test_kernels.py"]
+        for name in ("batch_table", "fused_update", "kernel_choice", "kernel_functions", "torch_update")
+    },
     "aimnet2mult/metrics/layout.py": ["tests/aimnet2mult/metrics/test_error_sums.py"],
     "aimnet2mult/metrics/losses.py": [
         "tests/aimnet2mult/metrics/test_error_sums.py",
