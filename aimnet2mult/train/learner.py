@@ -16,8 +16,8 @@ from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model
+from aimnet2mult.models.dense_masks import use_known_padding
 from aimnet2mult.models.initial_weights import InitialWeights, load_weights
-from aimnet2mult.models.known_padding import use_known_padding
 from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.gradient import LossFunction
 from aimnet2mult.train.loss import MTLoss

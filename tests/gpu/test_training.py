@@ -72,11 +72,8 @@ def test_a_wait_would_be_detected(cuda: torch.device) -> None:
 def test_a_snapshot_returns_at_once_and_has_the_values_of_its_time(cuda: torch.device) -> None:
     sums = ErrorSums(built_in("energy"), 1, cuda)
     true = {"energy": torch.zeros(4, device=cuda)}
-    arguments = (
-        true,
-        torch.ones((4, 2), dtype=torch.int64, device=cuda),
-        torch.zeros(4, dtype=torch.int64, device=cuda),
-    )
+    numbers = torch.ones((4, 2), dtype=torch.int64, device=cuda)
+    arguments = (true, numbers, torch.zeros_like(numbers[:, 0]))
     # Warm up: first copies and first kernels.
     sums.update({"energy": torch.zeros(4, device=cuda)}, *arguments)
     sums.snapshot().wait()

@@ -10,7 +10,7 @@ from torch import nn
 from aimnet2mult.metrics.error_sums import ErrorSums
 from aimnet2mult.metrics.statistics import POOLED
 from aimnet2mult.models.build import build_model
-from aimnet2mult.models.known_padding import use_known_padding
+from aimnet2mult.models.dense_masks import use_known_padding
 from aimnet2mult.models.precision import use_float64
 from aimnet2mult.train.averaged_weights import AveragedWeights
 from aimnet2mult.train.engine import build_trainer, build_validator

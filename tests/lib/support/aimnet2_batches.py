@@ -14,23 +14,25 @@ from support.labels import built_in
 SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
 DEFINITION: dict[str, Any] = yaml.safe_load((SAMPLE / "model.yaml").read_text(encoding="utf-8"))
 LABELS = built_in("energy", "forces", "charges", "spin_charges")
-FUNCTIONS = {"energy": "energy_loss_fn", "forces": "peratom_loss_fn", "charges": "peratom_loss_fn"}
+COMPONENTS = {
+    name: {
+        "fn": f"aimnet2mult.train.loss.{function}",
+        "weight": 1.0,
+        "kwargs": {"key_pred": name, "key_true": name},
+    }
+    for name, function in {
+        "energy": "energy_loss_fn",
+        "forces": "peratom_loss_fn",
+        "charges": "peratom_loss_fn",
+    }.items()
+}
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 def make_loss() -> MTLoss:
     """Return the loss of energy, forces and charges."""
-    return MTLoss(
-        {
-            name: {
-                "fn": f"aimnet2mult.train.loss.{function}",
-                "weight": 1.0,
-                "kwargs": {"key_pred": name, "key_true": name},
-            }
-            for name, function in FUNCTIONS.items()
-        }
-    )
+    return MTLoss(COMPONENTS)
 
 
 def make_batches(number: int, *, structures: int = 6, atoms: int = 5, padding: int = 0) -> list[Batch]:

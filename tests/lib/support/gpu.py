@@ -1,5 +1,6 @@
 """Trainings of the sample on a GPU, or on the CPU as a rehearsal."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from aimnet2mult.train.console import NullConsole
 from aimnet2mult.train.loop import Training
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.reporter import Reporter
-from support.aimnet2_batches import DEFINITION, SAMPLE
+from support.aimnet2_batches import COMPONENTS, DEFINITION, SAMPLE
 from telemetry import Metric, MetricBus, Settings, open_run
 
 EVERY = 10
@@ -133,7 +134,7 @@ def watching(before: Callable[[int], None]) -> Iterator[str]:
     """Call a function before each training batch; give the setting that a training needs for it."""
     WatchedLoss.before = staticmethod(before)
     try:
-        yield "loss.class=support.gpu.WatchedLoss"
+        yield "loss=" + json.dumps({"class": "support.gpu.WatchedLoss", "kwargs": {"components": COMPONENTS}})
     finally:
         WatchedLoss.before = staticmethod(lambda _: None)
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from aimnet2mult.models.build import build_model
-from aimnet2mult.models.known_padding import knowing_padding, use_known_padding
+from aimnet2mult.models.dense_masks import use_known_padding
+from aimnet2mult.models.known_padding import knowing_padding
 from support.aimnet2_batches import DEFINITION, LABELS, Batch, make_batches
 
 
