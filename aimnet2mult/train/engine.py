@@ -111,11 +111,11 @@ def build_trainer(
     apply_step = make_step(optimizer, device)
 
     def step(engine: Engine, batch: Batch) -> None:
-        is_padded = knowing_padding(batch[0]["numbers"])
+        known = knowing_padding(batch[0]["numbers"], device)
         batch = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
-        with is_padded:
+        with known:
             batch, (pred, losses) = add_gradient(batch)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         applied = norm.isfinite()
@@ -149,11 +149,11 @@ def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, devi
     was_training = model.training
 
     def step(engine: Engine, batch: Batch) -> None:
-        is_padded = knowing_padding(batch[0]["numbers"])
+        known = knowing_padding(batch[0]["numbers"], device)
         x, y = to_device(batch, device)
         engine.state.batch = None
         with torch.no_grad():
-            with is_padded:
+            with known:
                 pred = model(dict(x))
             finite = sums.find_finite(pred, y, x["numbers"])
             labels = _labels_of(finite, y)

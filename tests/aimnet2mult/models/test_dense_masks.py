@@ -11,6 +11,9 @@ from aimnet2mult.models.dense_masks import use_known_padding
 from aimnet2mult.models.known_padding import knowing_padding
 from support.aimnet2_batches import DEFINITION, LABELS, Batch, make_batches
 
+GPU = torch.device("cuda", 0)
+"""Where the model would be; here it is on the CPU."""
+
 
 def results(model: nn.Module, batch: Batch) -> list[Tensor]:
     """Return predictions, and in training mode the gradients."""
@@ -30,7 +33,7 @@ def test_predictions_and_gradients_are_the_same_bits(padding: int, training: boo
     model = build_model(DEFINITION, labels=LABELS, n_fidelities=2).train(training)
     expected = results(model, batch)
     use_known_padding(model)
-    with knowing_padding(batch[0]["numbers"]):
+    with knowing_padding(batch[0]["numbers"], GPU):
         found = results(model, batch)
     assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
 
@@ -41,7 +44,7 @@ def test_part_of_a_padded_batch_may_have_no_padding() -> None:
     model = build_model(DEFINITION, labels=LABELS, n_fidelities=2)
     expected = results(model, part)  # type: ignore[arg-type]
     use_known_padding(model)
-    with knowing_padding(batch[0]["numbers"]):
+    with knowing_padding(batch[0]["numbers"], GPU):
         found = results(model, part)  # type: ignore[arg-type]
     assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
 
