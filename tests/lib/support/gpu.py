@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import h5py
 import torch
+from ignite.engine import Engine
 from torch import Tensor
 
 from aimnet2mult.config.schema import Config, load
@@ -66,9 +67,10 @@ class Loop:
         folder: a folder for the run.
         device: the device.
         overrides: further settings.
+        settings: the settings of telemetry; by default, no sinks, and a point every `EVERY` iterations.
     """
 
-    def __init__(self, folder: Path, device: torch.device, *overrides: str) -> None:
+    def __init__(self, folder: Path, device: torch.device, *overrides: str, settings: Settings | None = None) -> None:
         self.config, self.components = build(folder, device, *overrides)
         components, names = self.components, self.config.fidelity_names
         metrics = declare(components.labels, names, {}, components.train_sums.layout.loss.names)
@@ -78,7 +80,7 @@ class Loop:
                 name: Metric(unit=info.unit, source_unit=info.source_unit, label=info.text)
                 for name, info in metrics.items()
             },
-            settings=Settings(sinks=(), every=EVERY),
+            settings=settings or Settings(sinks=(), every=EVERY),
         )
         communicator, fake = Communicator(), _NoEvaluations()
         self.training = Training(
@@ -100,6 +102,11 @@ class Loop:
             consensus=StopConsensus(StopSignal(), communicator, has_diverged=lambda: False),
             console=NullConsole(),
         )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the training, to which handlers can be added."""
+        return self.training._trainer
 
     def run(self) -> str:
         """Train, close the run, and return how the training ended."""
