@@ -44,8 +44,7 @@ every change, and on CPUs:
 def waits_of(calls: dict[str, dict[str, int]]) -> int:
     """Return the number of calls that made the training wait for the device.
 
-    Another thread waits for the copies of values to publish, with events; the kernels of a backward pass are launched by
-    another thread, too.
+    Other threads launch the kernels of the backward pass, and wait, with events, for the copies of published values.
     """
     own = sum(calls["training"].get(name, 0) for name in WAITS)
     return own + sum(calls["others"].get(name, 0) for name in WAITS if name != "cudaEventSynchronize")
@@ -75,8 +74,9 @@ def render(results: Results) -> str:
 
 def _step_times(rounds: dict[str, list[float]]) -> list[str]:
     lines = [
-        "Duration of an iteration of 64 structures of 20 atoms (the sample's model, two fidelities): medians of "
-        f"{len(rounds['bare'])} alternating blocks, and the quartiles of the difference within a round.",
+        f"Milliseconds per iteration of 64 structures of 20 atoms: medians of {len(rounds['bare'])} alternating",
+        "blocks, and the quartiles of the difference within a round. The model is that of the sample, with two",
+        "fidelities.",
         "",
         "| | ms | more than without telemetry, ms |",
         "|---|---|---|",
@@ -105,9 +105,9 @@ def _launches(profiles: dict[str, Any], iterations: int, *, on_gpu: bool) -> lis
         return [*lines, ""]
     rows = {"kernel launches": LAUNCHES, **{f"`{name}`": (name,) for name in (*OTHERS, *WAITS)}}
     lines = [
-        f"Calls per iteration in all threads, from torch's profiler over {iterations} iterations; after the slash, those "
-        "in the training thread. The thread of the bus waits with `cudaEventSynchronize`; the profiler itself "
-        "synchronizes the device once.",
+        f"Calls per iteration in all threads, from torch's profiler over {iterations} iterations; after the slash,",
+        "those in the training thread. The thread of the bus waits with `cudaEventSynchronize`, and the profiler",
+        "itself waits for the device once.",
         "",
         f"| | {' | '.join(PROFILES[name] for name in profiles)} |",
         "|---" * (1 + len(profiles)) + "|",
