@@ -62,6 +62,7 @@ class Check:
     device: str
     out: Path
     tests: tuple[str, ...]
+    variants: tuple[str, ...]
     iterations: int
     rounds: int
     deadline: float = 0.0
@@ -235,7 +236,8 @@ def count_launches(check: Check) -> dict[str, Any]:
     found = {"iterations": check.iterations, "profiles": profiles}
     job = {"sinks": [], "iterations": check.iterations, "blocks": 1, "profile": True}
     with contextlib.ExitStack() as stack:
-        loops = {name: stack.enter_context(Loop(check, name, every=every, **job)) for name, every in EVERY.items()}
+        chosen = {name: every for name, every in EVERY.items() if name in check.variants}
+        loops = {name: stack.enter_context(Loop(check, name, every=every, **job)) for name, every in chosen.items()}
         for name, loop in loops.items():
             profiles[name] = loop.read()["calls"]
     waits = gpu_report.waits_of(profiles["between"]) / check.iterations
@@ -248,10 +250,11 @@ def count_launches(check: Check) -> dict[str, Any]:
 
 def measure_steps(check: Check) -> dict[str, Any]:
     """Measure the duration of a step in blocks of all variants in turn, as many as there is time for."""
-    times: dict[str, list[float]] = {name: [] for name in SINKS}
+    chosen = {name: sinks for name, sinks in SINKS.items() if name in check.variants}
+    times: dict[str, list[float]] = {name: [] for name in chosen}
     with contextlib.ExitStack() as stack:
         job = {"every": check.iterations, "iterations": check.iterations, "blocks": check.rounds, "profile": False}
-        loops = {name: stack.enter_context(Loop(check, name, sinks=sinks, **job)) for name, sinks in SINKS.items()}
+        loops = {name: stack.enter_context(Loop(check, name, sinks=sinks, **job)) for name, sinks in chosen.items()}
         for number in range(check.rounds):
             started = time.monotonic()
             for name, loop in sorted(loops.items(), reverse=bool(number % 2)):
@@ -308,6 +311,8 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=200, help="iterations of a block")
     parser.add_argument("--rounds", type=int, default=12, help="maximum number of blocks of each variant")
     parser.add_argument("--tests", nargs="*", default=TESTS, help="folders, files or tests to run")
+    names = list(dict.fromkeys([*SINKS, *EVERY]))
+    parser.add_argument("--variants", nargs="*", choices=names, default=names, help="trainings to measure")
     parser.add_argument("--skip-setup", action="store_true", help="use this Python as it is")
     parser.add_argument("--publish", action="store_true", help="write the page docs/explanation/gpu.md")
     return parser.parse_args(arguments)
@@ -318,7 +323,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = read_arguments(arguments)
     out: Path = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    check = Check(sys.executable, args.device, out, tuple(args.tests), args.iterations, args.rounds)
+    check = Check(
+        sys.executable, args.device, out, tuple(args.tests), tuple(args.variants), args.iterations, args.rounds
+    )
     if args.skip_setup:
         PARTS["setup"] = lambda _: {"result": "left out"}
     start = time.monotonic()
