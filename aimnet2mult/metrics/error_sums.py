@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
+from aimnet2mult.metrics.batch import Batch
+from aimnet2mult.metrics.kernel_choice import build_fused_update
 from aimnet2mult.metrics.layout import NO_TERMS, QUANTITIES, Layout, LossTerms
-from aimnet2mult.metrics.losses import LossCells
-from aimnet2mult.metrics.structure_errors import SQUARE, StructureErrors, are_finite, skip_structures
+from aimnet2mult.metrics.torch_update import TorchUpdate
 from aimnet2mult.quantities import Label
 
 __all__ = ["ErrorSums", "Slot", "Snapshot"]
@@ -83,6 +84,7 @@ class ErrorSums:
         quantities: quantities to sum: all of `QUANTITIES`, or only squares and counts, which is faster.
         loss: the components of the loss.
         communicator: communicator of the ranks that share each batch; by default, a single process.
+        kernel: whether to use the Warp kernel where possible.
 
     Raises:
         ValueError: a label is repeated, or there is no label or no fidelity.
@@ -97,22 +99,18 @@ class ErrorSums:
         *,
         loss: LossTerms = NO_TERMS,
         communicator: Communicator | None = None,
+        kernel: bool = True,
     ) -> None:
         self._communicator = communicator or Communicator()
         self.layout = Layout(labels=tuple(labels), fidelities=n_fidelities, quantities=quantities, loss=loss)
-        self._errors_of = StructureErrors(labels, device, quantities)
-        self._skips_structures = quantities == QUANTITIES
-
         self._sums = torch.zeros((len(Slot), self.layout.cells), dtype=torch.float64, device=device)
-        self._batch, self._pooled = self._sums[Slot.BATCH], self._sums[Slot.WINDOW :]
-        self._errors = self._batch[: self.layout.errors]
-        self._energy_per_atom = self._errors.view(n_fidelities, self.layout.stride)[:, -1]
-        self._loss = LossCells(self._batch, self.layout)
-        self._cells = _first_cells(self.layout, self._errors_of.labels).to(device)
-
+        self._errors = self._sums[Slot.BATCH, : self.layout.errors]
         # Every rank skips the same steps, so only one counts them.
-        self._skipped_step = torch.zeros_like(self._batch)
-        self._skipped_step[-1] = self._communicator.rank == 0
+        skipped_steps = int(self._communicator.rank == 0)
+        self._torch = TorchUpdate(self._sums, self.layout, skipped_steps=skipped_steps)
+        self._kernel = None
+        if kernel:
+            self._kernel = build_fused_update(self._sums, self.layout, self._torch, skipped_steps=skipped_steps)
         if self._sums.is_cuda:
             # Allocating the first pinned buffer waits for the device; do it now.
             Snapshot(self._sums).wait()
@@ -122,8 +120,11 @@ class ErrorSums:
         """The labels that can occur."""
         return self.layout.labels
 
-    # Faster than no_grad, because views and versions are not tracked.
-    @torch.inference_mode()
+    @property
+    def uses_kernel(self) -> bool:
+        """Whether a Warp kernel computes the sums, except for batches of types that it cannot read."""
+        return self._kernel is not None
+
     def update(
         self,
         pred: Mapping[str, Tensor],
@@ -151,28 +152,15 @@ class ErrorSums:
         """
         if fidelity.shape != numbers.shape[:1]:
             raise ValueError(f"fidelity has shape {tuple(fidelity.shape)}; expected {tuple(numbers.shape[:1])}")
-        sums, natom = self._errors_of.sums(pred, true, numbers)
+        batch = Batch(pred, true, numbers, fidelity, loss, applied)
+        if self._kernel is None or not self._kernel.add(batch):
+            self._torch.add(batch)
 
-        self._batch.zero_()
-        kept = None
-        if self._skips_structures:
-            sums, kept = skip_structures(sums)
-            self._batch[-1].copy_(kept.logical_not().sum())
-        if loss is not None:
-            self._loss.store(loss, true, kept)
-        # An out-of-range fidelity addresses cells outside the tensor, which is an error, and never another fidelity's.
-        cells = torch.add(self._cells, fidelity, alpha=self.layout.stride)
-        self._errors.index_add_(0, cells.view(-1), sums.view(-1))
-        if self.layout.has_energy:
-            energy = self._errors_of.energy_channel
-            self._energy_per_atom.index_add_(0, fidelity, sums[SQUARE, energy] / natom[energy].square())
-        self._pooled.add_(self._batch if applied is None else torch.where(applied, self._batch, self._skipped_step))
-
-    @torch.inference_mode()
     def find_finite(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Return which structures have finite predictions wherever a component counts, (B,); see `update`."""
-        sums, _ = self._errors_of.sums(pred, true, numbers)
-        return are_finite(sums)
+        batch = Batch(pred, true, numbers, numbers[:, :0])
+        finite = None if self._kernel is None else self._kernel.find_finite(batch)
+        return self._torch.find_finite(batch) if finite is None else finite
 
     def batch_rmse(self) -> dict[str, float]:
         """Return the RMSE of each label over this rank's share of the last batch, in source units.
@@ -218,16 +206,3 @@ def _sum_over_ranks(sums: Tensor, communicator: Communicator) -> Tensor:
     total = sums.clone()
     communicator.all_reduce_sum(total)
     return total
-
-
-def _first_cells(layout: Layout, labels: Sequence[Label]) -> Tensor:
-    """Return the cell index of each sum of a structure of fidelity 0, (quantities, channels, 1).
-
-    Args:
-        layout: layout of a slot.
-        labels: the labels in the order of their channels.
-    """
-    rows = [layout.labels.index(label) for label in labels for _ in range(label.components)]
-    n_quantities = len(layout.quantities)
-    first = torch.tensor(rows) * n_quantities
-    return (first + torch.arange(n_quantities).unsqueeze(-1)).unsqueeze(-1)

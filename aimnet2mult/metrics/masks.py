@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aimnet2mult.quantities import MASK_SUFFIX
 
-__all__ = ["count_labeled", "expand_mask", "is_mask", "mask_name", "match_shape"]
+__all__ = ["count_labeled", "expand_mask", "find_labeled", "is_mask", "mask_name", "match_shape"]
 
 
 def mask_name(label: str) -> str:
@@ -75,9 +75,14 @@ def count_labeled(true: Mapping[str, Tensor], kept: Tensor | None = None) -> Ten
         true: the labels and masks.
         kept: which structures to count, (B,); by default all.
     """
+    found = find_labeled(true)
+    if found is None:
+        return torch.zeros((), dtype=torch.int64)
+    return (found if kept is None else found & kept).sum()
+
+
+def find_labeled(true: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which structures `count_labeled` counts, (B,); None if there are no labels."""
     labels = [values for key, values in true.items() if not is_mask(key)]
     labeled = [values.isnan().logical_not_().reshape(len(values), -1).any(1) for values in labels]
-    if not labeled:
-        return torch.zeros((), dtype=torch.int64)
-    found = torch.stack(labeled).any(0)
-    return (found if kept is None else found & kept).sum()
+    return torch.stack(labeled).any(0) if labeled else None

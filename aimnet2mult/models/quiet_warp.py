@@ -1,7 +1,9 @@
 """Initialize Warp, which aimnet uses, without messages that look like trouble on a machine without CUDA."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -15,10 +17,31 @@ NO_DRIVER = b"Could not find or load the NVIDIA CUDA driver"
 
 
 def init_warp() -> None:
-    """Initialize Warp before aimnet does, so that it prints neither a description of the machine nor `NO_DRIVER`."""
-    warp.config.log_level = warp.LOG_WARNING
+    """Initialize Warp before aimnet does, so that it prints neither a description of the machine nor `NO_DRIVER`.
+
+    Compiled kernels are kept in a temporary folder if Warp cannot write to its own. (Commands have chosen a folder that
+    later runs find again; see `cli.cache_folder`.)
+    """
+    if hasattr(warp, "LOG_WARNING"):
+        warp.config.log_level = warp.LOG_WARNING
+    else:  # before 1.14
+        warp.config.quiet = True
     with contextlib.nullcontext() if torch.cuda.is_available() else _without_line(NO_DRIVER):
-        warp.init()  # type: ignore[no-untyped-call] # warp
+        try:
+            warp.init()  # type: ignore[no-untyped-call] # warp
+            # Warp creates the folder, but does not check whether it can write to it.
+            with tempfile.TemporaryFile(dir=warp.config.kernel_cache_dir):
+                pass
+        except OSError:
+            warp.config.kernel_cache_dir = _temporary_folder()
+            warp.init()  # type: ignore[no-untyped-call] # warp
+
+
+def _temporary_folder() -> str:
+    """Return a new folder, which is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="warp-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextlib.contextmanager
