@@ -93,14 +93,16 @@ def add(sums: ErrorSums, batch: Batch, device: torch.device, layout: str = "cont
     sums.update(pred, true, batch["numbers"].to(device), batch["fidelity"].to(device))
 
 
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "torch"])
 @pytest.mark.parametrize("selection", [POOLED, VALIDATION], ids=["training", "validation"])
 @pytest.mark.parametrize("mask", ["none", "B", "B1", "BN", "BN1"])
 @pytest.mark.parametrize("layout", ["contiguous", "reversed axes", "every second", "trailing axis"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_sums_agree_with_numpy(
-    device: torch.device, dtype: torch.dtype, layout: str, mask: str, selection: Selection
+    device: torch.device, dtype: torch.dtype, layout: str, mask: str, selection: Selection, kernel: bool
 ) -> None:
-    sums = ErrorSums(LABELS, len(FIDELITIES), device, selection.quantities)
+    sums = ErrorSums(LABELS, len(FIDELITIES), device, selection.quantities, kernel=kernel)
+    assert sums.uses_kernel == kernel
     batch = make_batch(37, 11, dtype, mask)
     for _ in range(2):
         add(sums, batch, device, layout)
@@ -111,13 +113,42 @@ def test_sums_agree_with_numpy(
             assert found[name] == pytest.approx(value, rel=1e-9), (slot, name)
 
 
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "torch"])
 @pytest.mark.parametrize("structures", [1, 64, 4096])
-def test_repetitions_agree_to_the_last_digits(device: torch.device, structures: int) -> None:
+def test_repetitions_agree_to_the_last_digits(device: torch.device, structures: int, kernel: bool) -> None:
     batch = make_batch(structures, 20, torch.float32, "BN")
     found = []
     for _ in range(5):
-        sums = ErrorSums(LABELS, len(FIDELITIES), device)
+        sums = ErrorSums(LABELS, len(FIDELITIES), device, kernel=kernel)
         add(sums, batch, device)
         found.append(sums.snapshot().wait()[Slot.EPOCH].copy())
     scale = np.maximum(np.abs(found[0]), 1e-30)
     assert max(np.max(np.abs(other - found[0]) / scale) for other in found[1:]) <= SPREAD
+
+
+def test_the_kernel_and_torch_find_the_same_finite_structures(device: torch.device) -> None:
+    batch = make_batch(300, 9, torch.float32, "BN")
+    batch["pred"]["forces"][::7] = torch.nan
+    batch["pred"]["energy"][::11] = torch.inf
+    found = [
+        ErrorSums(LABELS, len(FIDELITIES), device, kernel=kernel).find_finite(
+            *({key: x.to(device) for key, x in batch[part].items()} for part in ("pred", "true")),
+            batch["numbers"].to(device),
+        )
+        for kernel in (True, False)
+    ]
+    assert torch.equal(*found)
+    assert 0 < found[0].sum() < 300
+
+
+def test_a_step_that_was_not_applied_is_only_counted(device: torch.device) -> None:
+    batch = make_batch(20, 5, torch.float32, "none")
+    pred, true = ({key: x.to(device) for key, x in batch[part].items()} for part in ("pred", "true"))
+    arguments = (pred, true, batch["numbers"].to(device), batch["fidelity"].to(device))
+    for kernel in (True, False):
+        sums = ErrorSums(LABELS, len(FIDELITIES), device, POOLED.quantities, kernel=kernel)
+        for flag in (True, False):
+            sums.update(*arguments, applied=torch.tensor(flag, device=device))
+        slots = sums.snapshot().wait()
+        assert slots[Slot.EPOCH][-1] == 1
+        np.testing.assert_allclose(slots[Slot.EPOCH][:-1], slots[Slot.BATCH][:-1], rtol=1e-12)
