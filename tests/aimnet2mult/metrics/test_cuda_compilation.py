@@ -14,7 +14,6 @@ AMPERE = 80
 """A compute capability, 8.0, for which Warp's compiler writes PTX."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [add_structures, finish], ids=["add_structures", "finish"])
 def test_a_kernel_compiles_for_cuda(kernel: wp.Kernel, tmp_path: Path) -> None:
     # Initializes Warp without messages.

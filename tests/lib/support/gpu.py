@@ -82,7 +82,8 @@ class Loop:
             },
             settings=settings or Settings(sinks=(), every=EVERY),
         )
-        communicator, fake = Communicator(), _NoEvaluations()
+        communicator = Communicator()
+        fake: Any = _NoEvaluations()
         self.training = Training(
             self.config,
             components,
