@@ -24,20 +24,21 @@ Results = dict[str, Any]
 
 HEAD = """# Training on a GPU
 
-`python tools/gpu_check.py` checks everything here that only happens on a GPU, on a machine with one CUDA device, in
-less than eight minutes: it runs the tests marked `gpu`, measures the duration of a step, and counts the launches and
-synchronizations of an iteration ([CONTRIBUTING.md](https://github.com/aimnet2mult/aimnet2mult/blob/main/CONTRIBUTING.md)
+`python tools/gpu_check.py` checks what only happens on a GPU, on a machine with one CUDA device, in less than eight
+minutes: it runs the tests marked `gpu`, measures the duration of a step, and counts the launches and synchronizations
+of an iteration ([CONTRIBUTING.md](https://github.com/aimnet2mult/aimnet2mult/blob/main/CONTRIBUTING.md)
 describes its options). `python tools/gpu_check.py --publish` writes this page.
 """
 NOTHING = """
-**There are no results yet: none of the code for CUDA has run on a GPU.** These checks take their place in the tests of
-every change, and on CPUs:
+**There are no results yet: none of the code for CUDA has run on a GPU.** Until then, there are these tests, which run
+on CPUs:
 
 * A training of an AIMNet2 on torch's meta device, which has no values, so that any read of a value is an error, as is
   any copy from the CPU that would wait (`tests/aimnet2mult/train/test_device_waits.py`). It covers the model, the loss,
   the optimizer, clipping, averaged weights, the error sums and the reporter.
-* All tests marked `gpu`, except those of NCCL, TF32 and asynchronous copies, on the CPU (`pytest tests/gpu
-  --device=cpu`).
+* The kernels of the error sums are compiled for CUDA, but not run (`tests/aimnet2mult/metrics/test_cuda_compilation.py`).
+* The tests marked `gpu`, except those of NCCL, TF32 and asynchronous copies, can be rehearsed on the CPU (`pytest
+  tests/gpu --device=cpu`).
 """
 
 
