@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aimnet2mult.metrics.batch import Batch
-from aimnet2mult.metrics.kernel_functions import DTYPES, FIRST_LABEL
+from aimnet2mult.metrics.kernel_types import DTYPES, FIRST_LABEL
 from aimnet2mult.metrics.layout import Layout
 from aimnet2mult.metrics.losses import sums_and_counts
 from aimnet2mult.metrics.masks import expand_mask, find_labeled, mask_name, match_shape
@@ -22,11 +22,11 @@ ABSENT: Row = (0,) * 5
 UNREADABLE: Row = (None,)
 
 _CODES = {getattr(torch, name): code for code, name in enumerate(DTYPES)}
-_INDEX_TYPES = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+_INDEX_TYPES = {torch.int64, torch.int32}
 
 
 class BatchTable:
-    """Writes a `kernel_functions.Table`, without reading from the device.
+    """Writes a `kernel_types.Table`, without reading from the device.
 
     Args:
         layout: layout of a slot.
@@ -41,7 +41,7 @@ class BatchTable:
 
     @staticmethod
     def _constants(label: Label) -> tuple[Label, str, str, bool, tuple[int, ...], Row]:
-        """Return a label, its key, the key of its mask, whether it is per atom, its last axis, and the absent strides."""
+        """Return a label, its key, that of its mask, whether it is per atom, its last axis, and the absent strides."""
         components = (label.components,) if label.components > 1 else ()
         axes = 1 + label.per_atom + len(components)
         return label, label.name, mask_name(label.name), label.per_atom, components, ABSENT[2 + axes :]
@@ -87,8 +87,7 @@ class BatchTable:
         """Return the rows of all labels."""
         # This is the largest part of an update, so the rows of arrays are written out.
         device, code = self._device, _CODES.get
-        by_atom = tuple(numbers.shape)
-        by_structure = by_atom[:1]
+        by_structure, by_atom = numbers.shape[:1], numbers.shape
         values: list[int | None] = []
         for label, name, mask, per_atom, components, pad in self._labels:
             labeled = true.get(name)
@@ -114,14 +113,15 @@ class BatchTable:
             )
         return values
 
-    def _mask_row(self, mask: Tensor, label: Label, by_atom: tuple[int, ...]) -> Row:
+    def _mask_row(self, mask: Tensor, label: Label, by_atom: torch.Size) -> Row:
         shape = mask.shape
         row = self._row(mask)
-        if shape == by_atom[:1] or shape == (by_atom[0], 1):  # noqa: PLR1714 - faster
+        if shape == by_atom[:1] or shape == (by_atom[0], 1):
             return *row[:3], 0, 0
         if label.per_atom and (shape == by_atom or shape == (*by_atom, 1)):  # noqa: PLR1714
             return *row[:4], 0
-        expand_mask(mask, *by_atom, f"the mask of {label.name!r}", per_atom=label.per_atom)
+        structures, atoms = by_atom
+        expand_mask(mask, structures, atoms, f"the mask of {label.name!r}", per_atom=label.per_atom)
         return UNREADABLE
 
     def _loss_rows(self, loss: Mapping[str, Tensor], labeled: Tensor | None, numbers: Tensor) -> Row:

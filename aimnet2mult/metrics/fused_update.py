@@ -10,11 +10,11 @@ from torch import Tensor
 
 from aimnet2mult.metrics.batch import Batch
 from aimnet2mult.metrics.batch_table import BatchTable
-from aimnet2mult.metrics.kernel_functions import MAX_LABELS, Labels, Sizes, Table
+from aimnet2mult.metrics.kernel_types import MAX_LABELS, Labels, Sizes, Table
 from aimnet2mult.metrics.kernels import BLOCKS, LANES, add_structures, finish, update_serially
 from aimnet2mult.metrics.layout import Layout
 
-__all__ = ["FusedUpdate"]
+__all__ = ["FusedUpdate", "describe"]
 
 
 class FusedUpdate:
@@ -43,7 +43,7 @@ class FusedUpdate:
         self._fidelities = layout.fidelities
         # The last cell counts fidelities out of range.
         self._added = torch.zeros(layout.cells + 1, dtype=torch.float64, device=sums.device)
-        self._launches = self._record(wp.from_torch(sums), *_describe(layout, skipped_steps))
+        self._launches = self._record(wp.from_torch(sums), *describe(layout, skipped_steps=skipped_steps))
         self._tables = [ctypes.addressof(launch.params[1]) for launch in self._launches]
         self._invalid = self._added[-1:].numpy() if sums.is_cpu else None
         self._stream: tuple[int, Any] = (-1, None)
@@ -98,11 +98,11 @@ class FusedUpdate:
         """Return the current stream of torch as a stream of Warp."""
         current = torch.cuda.current_stream(self._device)
         if self._stream[0] != current.cuda_stream:
-            self._stream = current.cuda_stream, wp.stream_from_torch(current)
+            self._stream = current.cuda_stream, wp.stream_from_torch(current)  # type: ignore[no-untyped-call] # warp
         return self._stream[1]
 
 
-def _describe(layout: Layout, skipped_steps: int) -> tuple[Labels, Sizes]:
+def describe(layout: Layout, *, skipped_steps: int) -> tuple[Labels, Sizes]:
     """Return what the kernels must know about a layout."""
     labels = Labels()
     for index, label in enumerate(layout.labels):

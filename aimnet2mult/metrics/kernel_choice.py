@@ -71,7 +71,10 @@ def _sample(layout: Layout, device: torch.device) -> Batch:
     for label in layout.labels:
         shape = label.shape(structures, atoms)
         arrays[label.name] = torch.arange(1, 1 + torch.Size(shape).numel(), device=device).view(shape) / 8
-    true = {name: array.index_fill(0, torch.zeros(1, dtype=torch.int64, device=device), torch.nan) for name, array in arrays.items()}
+    true = {
+        name: array.index_fill(0, torch.zeros(1, dtype=torch.int64, device=device), torch.nan)
+        for name, array in arrays.items()
+    }
     pred = {name: array.square() for name, array in arrays.items()}
     numbers = torch.tensor([[1, 1], [1, 1], [1, 0]], device=device)
     fidelity = torch.arange(structures, device=device) % layout.fidelities

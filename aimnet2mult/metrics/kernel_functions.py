@@ -1,60 +1,23 @@
-"""The Warp functions that the `kernels` of the error sums consist of, and the types of their arguments."""
+"""The Warp functions of which the kernels of the error sums consist."""
 
-# mypy: disable-error-code="valid-type, misc, no-untyped-call, no-untyped-def, index, operator, no-any-return"
-# ruff: noqa: C901, PLR0911, PLR0912, PLR0913, PLR0917, PLR2004, RUF046, UP018
+# mypy: ignore-errors
+# ruff: noqa: PLR0911, PLR0917, PLR2004, RUF046, UP018
 # The types of Warp are built at run time, and a kernel is not Python.
 
 import warp as wp
 
-from aimnet2mult.models.quiet_warp import init_warp
+from aimnet2mult.metrics.kernel_types import Array, Found, Sizes, Values
 
 __all__ = [
-    *("APPLIED", "DTYPES", "FIDELITY", "FINITE", "FIRST_LABEL", "LABELED", "MAX_LABELS", "NUMBERS", "TERMS", "TOTAL"),
-    *("Array", "Found", "Labels", "Sizes", "Table", "Values"),
-    *("add_structure", "count_atoms", "fidelity_of", "finish_cell", "is_set", "of_structure", "store_finite", "sum_label"),
+    "add_structure",
+    "count_atoms",
+    "fidelity_of",
+    "finish_cell",
+    "is_set",
+    "of_structure",
+    "store_finite",
+    "sum_label",
 ]
-
-init_warp()
-
-MAX_LABELS = 16
-"""Largest number of labels: the table of a batch is passed by value, which CUDA limits to 4 KB."""
-DTYPES = ("float32", "float64", "bfloat16", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-"""Names of the types that can be read; the index is the code."""
-
-NUMBERS, FIDELITY, TERMS, TOTAL, LABELED, APPLIED, FINITE, FIRST_LABEL = range(1, 9)
-"""Rows of a `Table`. TERMS: sums and counts of the loss components. TOTAL: the loss, if these are unknown. LABELED:
-which structures the loss covers. FINITE: output, which structures are finite; then, nothing is added.
-"""
-Table = wp.types.matrix(shape=(FIRST_LABEL + 3 * MAX_LABELS, 5), dtype=wp.int64)
-"""The arrays of a batch, in each row: the address, the code of the type, and the strides of the axes in elements.
-
-An absent array has the address 0. Row 0 holds the numbers of structures and atoms instead. From FIRST_LABEL on, there
-are prediction, label and mask of each label.
-"""
-Labels = wp.types.matrix(shape=(MAX_LABELS, 2), dtype=wp.int32)
-"""The number of components of each label, and 1 if it is per atom."""
-Array = wp.types.vector(length=5, dtype=wp.int64)
-"""A row of a `Table`."""
-Values = wp.types.vector(length=5, dtype=wp.float64)
-"""The sums of a label in a structure: `QUANTITIES` without the last."""
-Found = wp.types.matrix(shape=(MAX_LABELS, 5), dtype=wp.float64)
-"""The `Values` of each label in a structure."""
-
-
-@wp.struct
-class Sizes:
-    """The `Layout` of a slot."""
-
-    labels: int
-    fidelities: int
-    stride: int
-    quantities: int
-    terms: int
-    energy: int
-    """Index of the energy among the labels, or -1."""
-    skipped: int
-    """What a step that is not applied adds to the number of skipped steps."""
-
 
 # ---- reading ---------------------------------------------------------------------------------------
 
@@ -120,6 +83,7 @@ def count_atoms(numbers: Array, b: int, atoms: int) -> int:
 
 @wp.func
 def fidelity_of(fidelities: Array, b: int) -> wp.float64:
+    """Return the fidelity of a structure."""
     return _read(fidelities[0], fidelities[1], wp.int64(b) * fidelities[2])
 
 
@@ -211,7 +175,9 @@ def sum_label(
 
 
 @wp.func
-def add_structure(added: wp.array(dtype=wp.float64), sizes: Sizes, found: Found, fidelity: int, natom: int, in_loss: bool):
+def add_structure(
+    added: wp.array(dtype=wp.float64), sizes: Sizes, found: Found, fidelity: int, natom: int, in_loss: bool
+):
     """Add the sums of a structure to the cells of its fidelity, or count it as skipped."""
     is_kept = bool(True)
     if sizes.quantities > 2:
@@ -241,6 +207,7 @@ def add_structure(added: wp.array(dtype=wp.float64), sizes: Sizes, found: Found,
 
 @wp.func
 def store_finite(finite: Array, sizes: Sizes, found: Found, b: int):
+    """Store whether the sums of squares of a structure are finite."""
     is_finite = bool(True)
     for label in range(sizes.labels):
         is_finite = is_finite and wp.isfinite(found[label, 0])

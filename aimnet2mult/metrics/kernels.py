@@ -4,13 +4,23 @@ On the CPU, `update_serially` does everything. On CUDA, a block of `add_structur
 threads, and `finish` adds the batch to the slots.
 """
 
-# mypy: disable-error-code="valid-type, misc, no-untyped-call, no-untyped-def, index, operator, no-any-return"
-# ruff: noqa: C901, PLR0913, PLR0917, PLR2004, RUF046, UP018
+# mypy: ignore-errors
+# ruff: noqa: C901, PLR2004, UP018
 # The types of Warp are built at run time, and a kernel is not Python.
 
 import warp as wp
 
 from aimnet2mult.metrics.kernel_functions import (
+    add_structure,
+    count_atoms,
+    fidelity_of,
+    finish_cell,
+    is_set,
+    of_structure,
+    store_finite,
+    sum_label,
+)
+from aimnet2mult.metrics.kernel_types import (
     APPLIED,
     FIDELITY,
     FINITE,
@@ -25,14 +35,6 @@ from aimnet2mult.metrics.kernel_functions import (
     Sizes,
     Table,
     Values,
-    add_structure,
-    count_atoms,
-    fidelity_of,
-    finish_cell,
-    is_set,
-    of_structure,
-    store_finite,
-    sum_label,
 )
 
 __all__ = ["BLOCKS", "LANES", "add_structures", "finish", "update_serially"]
@@ -140,7 +142,11 @@ def add_structures(
                     first = 1
                 part = sum_label(pred, true, mask, real, b, steps, first, components, lane, LANES, more)
                 found[label] = Values(
-                    _over_lanes(part[0]), _over_lanes(part[1]), _over_lanes(part[2]), _over_lanes(part[3]), _over_lanes(part[4])
+                    _over_lanes(part[0]),
+                    _over_lanes(part[1]),
+                    _over_lanes(part[2]),
+                    _over_lanes(part[3]),
+                    _over_lanes(part[4]),
                 )
         if lane == 0:
             if finite[0] != wp.int64(0):
@@ -155,7 +161,11 @@ def add_structures(
 
 @wp.kernel(enable_backward=False, module="unique")
 def finish(
-    table: Table, labels: Labels, sizes: Sizes, sums: wp.array2d(dtype=wp.float64), added: wp.array(dtype=wp.float64)
+    table: Table,
+    labels: Labels,  # noqa: ARG001 - the kernels have the same arguments
+    sizes: Sizes,
+    sums: wp.array2d(dtype=wp.float64),
+    added: wp.array(dtype=wp.float64),
 ):
     """Add ``added`` to the slots on CUDA; if a fidelity is out of range, everything becomes NaN."""
     cell = wp.tid()

@@ -84,5 +84,5 @@ def count_labeled(true: Mapping[str, Tensor], kept: Tensor | None = None) -> Ten
 def find_labeled(true: Mapping[str, Tensor]) -> Tensor | None:
     """Return which structures `count_labeled` counts, (B,); None if there are no labels."""
     labels = [values for key, values in true.items() if not is_mask(key)]
-    labeled = [values.isnan().logical_not_().reshape(len(values), -1).any(1) for values in labels]
+    labeled = [values.isnan().logical_not_().unsqueeze(-1).flatten(1).any(1) for values in labels]
     return torch.stack(labeled).any(0) if labeled else None

@@ -25,7 +25,7 @@ def init_warp() -> None:
     if hasattr(warp, "LOG_WARNING"):
         warp.config.log_level = warp.LOG_WARNING
     else:  # before 1.14
-        warp.config.quiet = True
+        warp.config.quiet = True  # type: ignore[attr-defined]
     with contextlib.nullcontext() if torch.cuda.is_available() else _without_line(NO_DRIVER):
         try:
             warp.init()  # type: ignore[no-untyped-call] # warp
