@@ -37,7 +37,7 @@ on CPUs:
   any copy from the CPU that would wait (`tests/aimnet2mult/train/test_device_waits.py`). It covers the model, the loss,
   the optimizer, clipping, averaged weights, the error sums and the reporter.
 * The kernels of the error sums are compiled for CUDA, but not run
-  (`tests/aimnet2mult/metrics/test_cuda_compilation.py`).
+  (`tests/aimnet2mult/metrics/test_kernels.py`).
 * The tests marked `gpu`, except those of NCCL, TF32 and asynchronous copies, can be rehearsed on the CPU (`pytest
   tests/gpu --device=cpu`).
 """
