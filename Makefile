@@ -130,7 +130,7 @@ test-slurm: setup
 
 # On the GPU of this machine; tools/gpu_check.py also measures there.
 test-gpu: setup
-	$(BIN)/pytest -m gpu tests
+	$(BIN)/pytest -m gpu -W default tests
 
 # The floor is in pyproject.toml. Requires the coverage data of all environments in $(COVERAGE).
 coverage: $(VENV)-tools/.installed

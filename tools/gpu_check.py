@@ -164,6 +164,8 @@ def run_tests(check: Check) -> dict[str, Any]:
     report = check.out / "tests.xml"
     report.unlink(missing_ok=True)
     options = ["-m", "gpu", f"--device={check.device}", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    # Drivers and libraries of another machine may print warnings of their own.
+    options += ["-W", "default"]
     code = check.run(check.python, "-m", "pytest", *check.tests, *options, log="tests.log")
     if not report.exists():
         raise PartFailed(f"pytest ended with exit code {code}; see tests.log")

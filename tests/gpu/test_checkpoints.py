@@ -83,4 +83,4 @@ def test_a_resumed_run_has_the_curves_of_an_uninterrupted_one(
         expected, found = points(whole, stream), points(resumed, stream)
         assert max(expected) == max(found)
         for name in ("loss", "F_rmse", "E_rmse"):
-            assert found[max(found)][name] == pytest.approx(expected[max(expected)][name], rel=1e-3)
+            assert found[max(found)][name] == pytest.approx(expected[max(expected)][name], rel=5e-3)
