@@ -24,7 +24,7 @@ covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
 	&& (cd $(2) && $(abspath $(1))/bin/coverage run $(abspath $(1))/bin/pytest $(3)) \
 	&& $(1)/bin/coverage combine --quiet
 
-.PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest test-slurm \
+.PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest test-slurm test-gpu \
 	coverage chaos mutation bench lint docs lock audit sbom format clean
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make test-wandb  (and so on) run the tests of one sink with only its extra installed"
 	@echo "make test-lowest  run all tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-slurm  train on a SLURM cluster on this machine; a quarter of an hour; requires root on Debian or Ubuntu"
+	@echo "make test-gpu  run the tests that need a CUDA device"
 	@echo "make dist    build the wheel and the sdist, and check them"
 	@echo "make chaos   test kills, outages and failing disks; half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure telemetry overhead against other loggers; about 15 minutes, BENCH_N=0.1 for a rough run"
@@ -126,6 +127,10 @@ test-lowest: dist
 # docs/explanation/reliability.md quotes its figures.
 test-slurm: setup
 	tests/slurm/lab.sh run $(BIN)/pytest -m slurm -p no:logging tests/slurm
+
+# On the GPU of this machine; tools/gpu_check.py also measures there.
+test-gpu: setup
+	$(BIN)/pytest -m gpu -W default tests
 
 # The floor is in pyproject.toml. Requires the coverage data of all environments in $(COVERAGE).
 coverage: $(VENV)-tools/.installed

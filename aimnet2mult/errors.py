@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "ModelError",
+    "OutOfMemory",
     "Problems",
     "RankLost",
     "RunBusy",
@@ -31,6 +32,10 @@ class ModelError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint does not fit the model or the data."""
+
+
+class OutOfMemory(MemoryError):
+    """The memory of the device does not suffice for a batch; the message names the settings that need less."""
 
 
 class RankLost(RuntimeError):

@@ -1,4 +1,4 @@
-"""Process-wide settings for all tests, selection of the long suites, and a summary of their figures."""
+"""Process-wide settings for all tests, selection of the suites with a marker, and a summary of their figures."""
 
 import os
 import signal
@@ -27,12 +27,34 @@ SUITES = ("chaos", "slurm")
 """Markers of tests that run only if the marker is named."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for the device of the tests marked `gpu`."""
+    parser.addoption(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="where tests marked gpu run: on CUDA, or on the CPU as a rehearsal",
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the long suites that are not selected with ``-m``."""
+    """Deselect the long suites that are not selected with ``-m``, and skip tests that need a GPU if there is none."""
     unnamed = [suite for suite in SUITES if suite not in config.getoption("-m")]
     deselected = [item for item in items if any(item.get_closest_marker(suite) for suite in unnamed)]
     config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item not in deselected]
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and config.getoption("--device") == "cuda" and not _has_gpu():
+        skip = pytest.mark.skip(reason="needs a CUDA device; --device=cpu rehearses it on the CPU")
+        for item in on_gpu:
+            item.add_marker(skip)
+
+
+def _has_gpu() -> bool:
+    # The tests of the core run without torch, and none of them has the marker.
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

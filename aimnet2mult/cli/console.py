@@ -13,7 +13,7 @@ import click
 
 from aimnet2mult.cli.interrupts import EXIT_INTERRUPTED
 from aimnet2mult.config.user_path import expand_user
-from aimnet2mult.errors import USER_ERRORS, RankLost, RunBusy
+from aimnet2mult.errors import USER_ERRORS, OutOfMemory, RankLost, RunBusy
 from telemetry.terminal import discard_unwritten, is_output_error, print_line
 from telemetry.usage import click_error_text
 
@@ -58,8 +58,8 @@ TRAINING_PACKAGES = ("torch", "aimnet", "ignite", "h5py", "tqdm")
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    Errors that the user can fix give exit code 2 and a line on stderr for each; the loss of another rank, and output
-    that cannot be written, give 1, and an interrupt 130. Other errors keep their traceback.
+    Errors that the user can fix give exit code 2 and a line on stderr for each; too little memory, the loss of
+    another rank, and output that cannot be written, give 1, and an interrupt 130. Other errors keep their traceback.
     """
     try:
         code = _call(command, name, arguments)
@@ -78,8 +78,8 @@ def _call(command: click.Command, name: str, arguments: Sequence[str] | None) ->
         return _report(click_error_text(error), 2)
     except USER_ERRORS as error:
         return _report(str(error), 2)
-    except (RankLost, RunBusy) as error:
-        return _report(str(error), 1 if isinstance(error, RankLost) else os.EX_TEMPFAIL)
+    except (OutOfMemory, RankLost, RunBusy) as error:
+        return _report(str(error), os.EX_TEMPFAIL if isinstance(error, RunBusy) else 1)
     except OSError as error:
         if not is_output_error(error):
             raise

@@ -24,6 +24,7 @@ from aimnet2mult.evaluation.setup import Setup, prepare
 from aimnet2mult.evaluation.units import DisplayUnits
 from aimnet2mult.evaluation.xyz import require_ase
 from aimnet2mult.train.loaders import build_loader, evaluation_sampler
+from aimnet2mult.train.out_of_memory import explaining_memory
 
 __all__ = ["evaluate"]
 
@@ -78,26 +79,28 @@ def _pass(setup: Setup, measurement: Measurement, observers: list[Observer], com
     with tqdm(total=setup.data.structures, unit=" structures", disable=hidden, leave=False, delay=1) as bar:
         for dataset in setup.data.datasets:
             sampler = evaluation_sampler(setup.config, dataset)
-            evaluate_part(
+            loader = build_loader(
+                setup.config,
+                "val",
                 dataset,
                 sampler,
-                build_loader(
-                    setup.config,
-                    "val",
+                labels=setup.saved.labels,
+                communicator=communicator,
+                pin_memory=setup.device.type == "cuda",
+            )
+            with explaining_memory("reduce --batch-size"):
+                evaluate_part(
                     dataset,
                     sampler,
-                    labels=setup.saved.labels,
+                    loader,
+                    model=setup.model,
+                    loss_fn=setup.loss_fn,
+                    sums=measurement.sums,
+                    observers=observers,
+                    device=setup.device,
                     communicator=communicator,
-                    pin_memory=setup.device.type == "cuda",
-                ),
-                model=setup.model,
-                loss_fn=setup.loss_fn,
-                sums=measurement.sums,
-                observers=observers,
-                device=setup.device,
-                communicator=communicator,
-                progress=bar.update,
-            )
+                    progress=bar.update,
+                )
 
 
 def _collect(request: Request, setup: Setup, measurement: Measurement) -> tuple[Result, DisplayUnits]:

@@ -32,29 +32,35 @@ class Snapshot:
     """A copy of all slots, transferred asynchronously to a CPU buffer that later updates do not change."""
 
     def __init__(self, sums: Tensor) -> None:
-        self._done: torch.cuda.Event | None = None
+        self._copied: torch.cuda.Event | None = None
         if sums.is_cuda:
             # PyTorch caches pinned buffers and reuses one only after the copy into it has finished.
             self._buffer = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
             self._buffer.copy_(sums, non_blocking=True)
             # With a blocking event, the waiting thread sleeps instead of spinning.
-            self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # torch
-            self._done.record(torch.cuda.current_stream(sums.device))
+            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # torch
+            self._copied.record(torch.cuda.current_stream(sums.device))
         else:
             self._buffer = sums.clone()
 
     @property
     def done(self) -> bool:
         """Whether `wait` would return at once."""
-        return self._done is None or self._done.query()  # type: ignore[no-untyped-call] # torch
+        copied = self._copied
+        if copied is not None and copied.query():  # type: ignore[no-untyped-call] # torch
+            self._copied = None
+        return self._copied is None
 
     def wait(self) -> NDArray[np.float64]:
         """Wait for the copy and return it: float64 of shape (slots, cells), rows as in `Slot`, cells as in `Layout`.
 
         On CUDA this blocks until the device has reached the copy, so do not call it from the training thread.
         """
-        if self._done is not None:
-            self._done.synchronize()
+        copied = self._copied
+        if copied is not None and not self.done:
+            # In a new thread, the current device is the first one, on which a rank of another GPU must not take memory.
+            with torch.cuda.device(copied.device):
+                copied.synchronize()
         return self._buffer.numpy()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from aimnet2mult.errors import USER_ERRORS, RankLost
+from aimnet2mult.errors import USER_ERRORS, OutOfMemory, RankLost
 from aimnet2mult.models.checkpoint_folder import find_newest
 from aimnet2mult.train.new_folders import remove_empty
 from aimnet2mult.train.plan import Plan, echo
@@ -84,6 +84,8 @@ def close_failed(bus: MetricBus, plan: Plan, error: BaseException, stop: StopSig
     else:
         # With several ranks, the launcher soon kills the remaining processes of a failed job.
         close(bus, plan, status, stop, reason, drain_briefly=status == "killed" or several_ranks)
+    if isinstance(error, OutOfMemory):
+        echo(_describe_newest(plan), err=True)
     if isinstance(error, USER_ERRORS) and plan.resume_step is None:
         # Training never started, and the corrected command creates everything again.
         shutil.rmtree(plan.folder, ignore_errors=True)
@@ -102,7 +104,9 @@ def close_diverged(bus: MetricBus, plan: Plan, stop: StopSignal) -> None:
 def close_incomplete(bus: MetricBus, plan: Plan, reason: str, stop: StopSignal) -> None:
     """Close a run that was trained without success, and name its newest checkpoint."""
     close(bus, plan, "failed", stop, reason, drain_briefly=False)
+    echo(f"error: {reason}; {_describe_newest(plan)}", err=True)
+
+
+def _describe_newest(plan: Plan) -> str:
     newest = find_newest(plan.folder)
-    echo(
-        f"error: {reason}; {f'the newest checkpoint is {newest}' if newest else 'the run has no checkpoint'}", err=True
-    )
+    return f"the newest checkpoint is {newest}" if newest else "the run has no checkpoint"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.batch_rmse import BatchRmse
 from aimnet2mult.metrics.masks import is_mask
+from aimnet2mult.models.known_padding import knowing_padding
 from aimnet2mult.quantities import Label
 from aimnet2mult.train.averaged_weights import AveragedWeights
 from aimnet2mult.train.gradient import Batch, LossFunction, build_gradient
@@ -110,10 +111,12 @@ def build_trainer(
     apply_step = make_step(optimizer, device)
 
     def step(engine: Engine, batch: Batch) -> None:
+        known = knowing_padding(batch[0]["numbers"], device)
         batch = to_device(batch, device)
         engine.state.batch = None
         optimizer.zero_grad(set_to_none=True)
-        batch, (pred, losses) = add_gradient(batch)
+        with known:
+            batch, (pred, losses) = add_gradient(batch)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         applied = norm.isfinite()
         engine.state.grad_norm, engine.state.applied = norm, applied  # type: ignore[attr-defined] # ignite allows any
@@ -146,10 +149,12 @@ def build_validator(model: nn.Module, loss_fn: LossFunction, sums: Sums, *, devi
     was_training = model.training
 
     def step(engine: Engine, batch: Batch) -> None:
+        known = knowing_padding(batch[0]["numbers"], device)
         x, y = to_device(batch, device)
         engine.state.batch = None
         with torch.no_grad():
-            pred = model(dict(x))
+            with known:
+                pred = model(dict(x))
             finite = sums.find_finite(pred, y, x["numbers"])
             labels = _labels_of(finite, y)
             losses = loss_fn(pred, labels)

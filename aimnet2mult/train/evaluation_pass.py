@@ -9,6 +9,7 @@ from aimnet2mult.metrics.error_sums import Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.train.components import Components, EvaluationSet
 from aimnet2mult.train.engine import build_validator
+from aimnet2mult.train.out_of_memory import explaining_memory
 from aimnet2mult.train.reporter import Reporter
 from aimnet2mult.train.skipped_structures import SkippedStructures
 
@@ -70,7 +71,8 @@ class EvaluationPass:
         self._data.sums.reset(Slot.EPOCH)
         self.pending = False
         self._consensus.reset_interval()
-        self._engine.run(self._data.loader)
+        with explaining_memory("reduce data.samplers.val.batch_size"):
+            self._engine.run(self._data.loader)
         self._consensus.reset_interval()
         if self.pending:
             return None

@@ -16,6 +16,7 @@ from aimnet2mult.config.schema import Config
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.errors import ConfigError, ModelError, Problems
 from aimnet2mult.models.build import build_model
+from aimnet2mult.models.dense_masks import use_known_padding
 from aimnet2mult.models.initial_weights import InitialWeights, load_weights
 from aimnet2mult.train.early_stopping import EarlyStopping
 from aimnet2mult.train.gradient import LossFunction
@@ -81,6 +82,8 @@ def build_learner(
     with problems.collect():
         model = _build_model(config, definition, model_file).to(device)
         set_precision(model, config.trainer.precision)
+        if device.type == "cuda":
+            use_known_padding(model)
         if weights is not None:
             with problems.collect():
                 loaded = load_weights(model, weights, config.fidelity_names, offset=config.fidelity_offset)

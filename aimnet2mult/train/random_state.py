@@ -49,5 +49,6 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         raise ValueError(f"the position in NumPy's random numbers is {rest[0]}")
     np.random.set_state((name, keys.cpu().numpy().astype("uint32"), *rest))  # noqa: NPY002 - the global generator
     torch.set_rng_state(state["torch"].cpu())
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    # The number of GPUs may differ from that at the time of the checkpoint.
+    for device, one in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(one.cpu(), device)

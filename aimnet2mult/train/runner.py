@@ -231,6 +231,7 @@ def _train(
     from aimnet2mult.distributed.stop_consensus import StopConsensus
     from aimnet2mult.train.assembly import build_training
     from aimnet2mult.train.components import build_components
+    from aimnet2mult.train.out_of_memory import explaining_memory, memory_remedy
     from aimnet2mult.train.setup_listing import list_setup
 
     stops = plan.settings.on_divergence == "stop"
@@ -280,7 +281,8 @@ def _train(
     # Only now, since other ranks may have been looking for these files.
     communicator.run_on_all(lambda: None if communicator.rank else write_inputs(plan, components))
     limit.restart()
-    return training.run(), components
+    with explaining_memory(memory_remedy(plan.config)):
+        return training.run(), components
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:

@@ -31,7 +31,9 @@ class PendingValues:
     def wait(self) -> dict[str, float]:
         """Wait for the copies and return the values."""
         for event in self._copied:
-            event.synchronize()
+            # In a new thread, the current device is the first one, on which a rank of another GPU must not take memory.
+            with torch.cuda.device(event.device):
+                event.synchronize()
         return {name: float(value) for name, value in self._values.items()}
 
 

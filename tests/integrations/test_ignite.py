@@ -305,6 +305,7 @@ def test_the_training_thread_reads_nothing_from_a_device() -> None:
     assert val == {"val": {"error": 0.5}}
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_training_thread_does_not_wait_for_the_gpu() -> None:
     recording, x = RecordingBus(2), torch.ones((), device="cuda")

@@ -29,9 +29,10 @@ TENSORS = Label(
 )
 LABELS = {**BUILT_IN, "tensors": TENSORS}
 ALL = tuple(LABELS)
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU]),
 ]
 GARBAGE = (math.nan, math.inf, -math.inf, 1e30)
 FOREVER = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -707,7 +708,8 @@ def test_nothing_is_read_from_the_device() -> None:
     assert np.isfinite(snapshot.wait()).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
+@NO_GPU
 def test_nothing_waits_for_the_gpu() -> None:
     sums = ErrorSums(labels_of(*ALL), 2, "cuda")
     batch = masked(random_batch(0, 4, 3))
