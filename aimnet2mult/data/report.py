@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,6 +97,10 @@ class Report:
     """Rows of the structures that must not be trained on, by path and group and then by kind of problem."""
     contents: dict[str, "FileContent"] = field(default_factory=dict)
     """What the checks found in each file, by path."""
+
+    def without_details(self) -> "Report":
+        """Return the report with what is needed of the contents to load the data."""
+        return replace(self, contents={path: content.without_details() for path, content in self.contents.items()})
 
     def merge(self, other: "Report") -> None:
         """Add the checks of another file."""
