@@ -125,7 +125,7 @@ def _launches(profiles: dict[str, Any], iterations: int, *, on_gpu: bool) -> lis
 
 def read_results() -> Results | None:
     """Return the published results, if there are any."""
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None  # type: ignore[no-any-return]
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
 
 
 def publish(results: Results | None) -> None:

@@ -49,7 +49,7 @@ class Compositions:
         return cls.join(map(count_compositions, numbers))
 
     @classmethod
-    def join(cls, parts: Iterable[tuple[Array, npt.NDArray[np.int32]]]) -> Self:
+    def join(cls, parts: Iterable[tuple[Array, npt.NDArray[np.int32] | npt.NDArray[np.int64]]]) -> Self:
         """Return the compositions of structures from the results of `count_compositions`, at least one."""
         rows: list[Array] = []
         positions: list[npt.NDArray[np.int64]] = []
@@ -66,12 +66,21 @@ class Compositions:
 
     def select(self, structures: npt.NDArray[np.bool_]) -> Self:
         """Return the compositions of some of the structures (B,)."""
-        used, index = np.unique(self.index[structures], return_inverse=True)
+        index = self.index[structures]
+        used = np.flatnonzero(np.bincount(index, minlength=len(self.counts)))
+        positions = np.zeros(len(self.counts), np.int64)
+        positions[used] = np.arange(len(used))
         counts = self.counts[used]
         present = np.flatnonzero(counts.any(axis=0))
         return type(self)(
-            elements=tuple(self.elements[i] for i in present), counts=counts[:, present], index=index.astype(np.int64)
+            elements=tuple(self.elements[i] for i in present), counts=counts[:, present], index=positions[index]
         )
+
+    def counted(self) -> tuple[Array, npt.NDArray[np.int64]]:
+        """Return compositions and index as `count_compositions` does, for `join`."""
+        counts = np.zeros((len(self.counts), len(SYMBOLS)), np.uint16)
+        counts[:, list(self.elements)] = self.counts
+        return counts, self.index
 
     @property
     def structures(self) -> Floats:

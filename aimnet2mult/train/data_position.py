@@ -22,6 +22,7 @@ class DataPosition:
     def __init__(self, config: Config, components: Components) -> None:
         self._epochs = config.trainer.epochs
         self._epoch_length = len(components.train_loader)
+        self._data = components.data
         self._fingerprint = components.data.fingerprint()
         self._samplers = config.to_dict()["data"]["samplers"]["train"]
 
@@ -59,10 +60,14 @@ class DataPosition:
         if position.get("samplers", self._samplers) != self._samplers:
             # Batches and groups of other sizes; `data_record` has verified the files.
             return
-        expected = (self._epoch_length, self._fingerprint)
-        if (position["epoch_length"], position["data"]) != expected:
+        same_length = position["epoch_length"] == self._epoch_length
+        if not (same_length and self._is_same(position["data"])):
             settings = "" if "samplers" in position else " or data.samplers"
             raise CheckpointError(
                 f"{path} was written with different data: the data sets{settings} have changed since then; restore "
                 "them, or start a new run with --load"
             )
+
+    def _is_same(self, fingerprint: int) -> bool:
+        # Versions before 0.2 stored a checksum of all values.
+        return fingerprint == self._fingerprint or fingerprint == self._data.content_checksum()

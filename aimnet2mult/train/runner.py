@@ -246,7 +246,7 @@ def _train(
     )
     if consensus.should_stop(now=True):
         return Outcome("preempted"), None
-    skipped = None if plan.report is None else plan.report.skipped
+    skipped, contents = (None, None) if plan.report is None else (plan.report.skipped, plan.report.contents)
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
         lambda: build_components(
@@ -255,10 +255,14 @@ def _train(
             plan.folder,
             communicator,
             skipped,
+            contents=contents,
             model_file=plan.model_file,
             weights=weights,
         )
     )
+    if plan.report is not None:
+        # The plan lives as long as the training.
+        plan.report.contents.clear()
     communicator.set_device(components.device)
     if not communicator.rank:
         setup = list_setup(plan.config, plan.definition, components.model, components.optimizer)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.data.dataset import load_data
-from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.data.dataset import INPUTS
+from aimnet2mult.data.loading import load_data
 from aimnet2mult.models.checkpoint_folder import diverged_path, find_newest, iteration_of
 from support.double_precision import Double, add_masks
 from support.file_contents import read_content, read_weights
@@ -234,7 +234,7 @@ def test_validation_metrics_agree_with_numpy(two: tuple[Path, Job], files: list[
         sae_files={i: run / f"sae/{name}.yaml" for i, name in enumerate(("low", "high"))},
     )
     errors: dict[str, list[Any]] = {name: [] for name in ("E", "q", "s", "high/q", "low/q")}
-    for group in data.val.values():
+    for group in data.val.groups:
         x = {key: torch.from_numpy(group[key]) for key in INPUTS}
         y: dict[str, Any] = {key: torch.from_numpy(group[key]) for key in LABELS}
         add_masks(x, y)
