@@ -1,9 +1,9 @@
 """Checks of training and validation files before training, in one pass with bounded memory, without torch.
 
-Besides blocks of rows, 25 bytes a structure are kept, or 33 for converted data, to find outliers and duplicates.
+Besides blocks of rows, up to 45 bytes a structure are kept, to find outliers and duplicates and to fit energies.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.data.duplicates import find_duplicates
+from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
@@ -22,6 +23,8 @@ from aimnet2mult.quantities import Label
 
 __all__ = ["check_files"]
 
+File = tuple[Path, FileContent]
+
 
 def check_files(
     files: Sequence[Path],
@@ -32,8 +35,9 @@ def check_files(
     file_format: FileFormat | None = None,
     min_distance: float = MIN_DISTANCE,
     max_element: int = MAX_ELEMENT,
+    known: Mapping[Path, FileContent] | None = None,
 ) -> Report:
-    """Check files, and return all problems of all of them.
+    """Check files, and return all problems of all of them, and what they contain.
 
     Args:
         files: Training data. Without validation files, a part of each is used for validation.
@@ -43,21 +47,22 @@ def check_files(
         file_format: Names and units of the arrays.
         min_distance: Smallest distance between two atoms, in Å.
         max_element: Largest atomic number that the model supports.
+        known: What is known of some files from earlier checks with the same arguments; these files are not read.
     """
     report, file_format = Report(), file_format or FileFormat()
-    validation = tuple(val_files)
-    scans: dict[Path, FileScan] = {}
-    for path in map(Path, (*files, *validation)):
+    validation = tuple(map(Path, val_files))
+    contents = dict(known or {})
+    for path in dict.fromkeys((*map(Path, files), *validation)):
         # Two fidelities, or training and validation, may use the same file.
-        if path not in scans:
-            scans[path] = FileScan(
-                path, labels, file_format, report, min_distance=min_distance, max_element=max_element
-            )
-            _scan(scans[path], report)
-    training, rest = ([scans[Path(path)] for path in part] for part in (files, validation))
+        if path not in contents:
+            scan = FileScan(path, labels, file_format, Report(), min_distance=min_distance, max_element=max_element)
+            contents[path] = _scan(scan)
+        report.merge(contents[path].report)
+        report.contents[str(path)] = contents[path]
+    training, rest = ([(path, contents[path]) for path in map(Path, part)] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
     if not len(report.errors) and not report.useless:
-        summaries = [scan.summary for scan in training]
+        summaries = [file for _, content in training for file in content.report.files]
         report.absent = [label.name for label in labels if not any(file.labels.get(label.name) for file in summaries)]
         _check_labels(report, required, summaries, file_format)
         _find_unlabeled(report, labels)
@@ -65,8 +70,8 @@ def check_files(
     return report
 
 
-def _scan(scan: FileScan, report: Report) -> None:
-    path = scan.path
+def _scan(scan: FileScan) -> FileContent:
+    path, report = scan.path, scan.report
     try:
         with open_file(path) as file:
             layout = read_layout(path, file, scan.labels, scan.file_format)
@@ -76,11 +81,12 @@ def _scan(scan: FileScan, report: Report) -> None:
                 scan.read(group)
     except DataError as error:
         report.errors.add("unusable files", [str(error)])
-        return
-    scan.finish()
+        return scan.content()
+    content = scan.finish()
     report.files.append(scan.summary)
-    if not layout.problems and not any(segment.rows for segment in scan.segments):
+    if not layout.problems and not content.rows:
         report.errors.add("files without structures", [f"{path} has no structures"])
+    return content
 
 
 def _check_labels(
@@ -124,13 +130,13 @@ def _find_unlabeled(report: Report, labels: Sequence[Label]) -> None:
             report.warnings.add("files without labels", [text])
 
 
-def _find_duplicates(report: Report, training: Sequence[FileScan], validation: Sequence[FileScan]) -> None:
+def _find_duplicates(report: Report, training: Sequence[File], validation: Sequence[File]) -> None:
     """Warn of structures that are, or may be after the split, both in training and in validation data."""
-    scans = [*training, *validation]
-    places = Places([segment for scan in scans for segment in scan.segments])
-    good = np.concatenate([np.empty(0, np.bool_), *(part for scan in scans for part in scan.good)])
-    owner = np.repeat(np.arange(len(scans)), [sum(map(len, scan.good)) for scan in scans])
-    hashes = np.concatenate([np.empty(0, np.uint64), *(part for scan in scans for part in scan.hashes)])
+    files = [*training, *validation]
+    places = Places([segment for path, content in files for segment in content.segments(path)])
+    good = np.concatenate([np.empty(0, np.bool_), *(content.good for _, content in files)])
+    owner = np.repeat(np.arange(len(files)), [content.rows for _, content in files])
+    hashes = np.concatenate([np.empty(0, np.uint64), *(content.hashes for _, content in files)])
     pairs = np.flatnonzero(good)[find_duplicates(hashes)]
     owners = owner[pairs]
     if validation:
@@ -138,17 +144,18 @@ def _find_duplicates(report: Report, training: Sequence[FileScan], validation: S
         pairs, owners = pairs[across], owners[across]
     for first, second in np.unique(owners, axis=0).tolist():
         these = pairs[(owners == (first, second)).all(axis=1)]
-        report.warnings.add("duplicates", [_describe_duplicates(scans[first], scans[second], these, places)])
+        text = _describe_duplicates(files[first][0], files[second][0], these, places)
+        report.warnings.add("duplicates", [text])
 
 
-def _describe_duplicates(first: FileScan, second: FileScan, pairs: Any, places: Places) -> str:
+def _describe_duplicates(first: Path, second: Path, pairs: Any, places: Places) -> str:
     number, one = len(pairs), len(pairs) == 1
     names = list(map(places.describe, pairs[0]))
     example = f"{':' if one else ', such as'} {' and '.join(names)}"
     if names[0] == names[1]:
-        return f"{first.path} is given twice, so its structures may be both in training and in validation"
-    if first is second:
+        return f"{first} is given twice, so its structures may be both in training and in validation"
+    if first == second:
         repeated = counted(number, "repeated structure")
-        return f"{first.path}: {repeated}, which may be both in training and in validation{example}"
+        return f"{first}: {repeated}, which may be both in training and in validation{example}"
     are = "that is" if one else "that are"
-    return f"{second.path}: {counted(number, 'structure')} {are} also in {first.path}{example}"
+    return f"{second}: {counted(number, 'structure')} {are} also in {first}{example}"

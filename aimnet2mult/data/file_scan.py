@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aimnet2mult.data.compositions import Compositions, count_compositions
+from aimnet2mult.data.compositions import Compositions
 from aimnet2mult.data.duplicates import hash_structures
-from aimnet2mult.data.file_format import FileFormat
+from aimnet2mult.data.file_content import ContentScan, FileContent
+from aimnet2mult.data.file_format import FileFormat, array_type
 from aimnet2mult.data.label_summary import describe_energies
-from aimnet2mult.data.labels import MAX_FLOAT32, InfiniteValues, is_infinite, is_missing
+from aimnet2mult.data.labels import MAX_FLOAT32, InfiniteValues, is_missing
 from aimnet2mult.data.layout import SizeGroup, read_frames, read_rows
 from aimnet2mult.data.outliers import MAX_WORST, find_energy_outliers, find_force_outliers, robust_residuals
 from aimnet2mult.data.places import Places, Segment
@@ -64,25 +65,22 @@ class FileScan:
         self.labels = labels
         self.file_format = file_format
         self.summary = FileSummary(path=str(path))
-        self.segments: list[Segment] = []
-        self.good: list[npt.NDArray[np.bool_]] = []
-        """Whether each structure, in the order of the file, has no problem."""
-        self.hashes: list[npt.NDArray[np.uint64]] = []
+        self._content = ContentScan(labels)
+        self._hashes: list[npt.NDArray[np.uint64]] = []
         """Hashes of the good structures, as all of the following."""
         self._energies: list[Array] = []
         self._forces: list[npt.NDArray[np.float32]] = []
-        self._compositions: list[tuple[Array, npt.NDArray[np.int32]]] = []
         self._force_evidence = ForceEvidence()
         self._distances: list[npt.NDArray[np.float64]] = []
         self._infinite = InfiniteValues()
         self._min_distance = min_distance
         self._max_element = max_element
-        self._report = report
+        self.report = report
 
     def read(self, group: SizeGroup) -> None:
         """Read and check the rows of a group."""
         segment = Segment(self.path, group.name, group.rows, read_frames(group))
-        self.segments.append(segment)
+        self._content.start(group.name, group.atoms, group.rows, segment.frames)
         self.summary.groups += 1
         damaged: set[str] = set()
         for rows in group.blocks():
@@ -94,17 +92,23 @@ class FileScan:
                     block[key] = read_rows(group, key, rows, self.file_format)
                 except DataError as error:
                     damaged.add(key)
-                    self._report.errors.add("damaged arrays", [str(error)])
+                    self.report.errors.add("damaged arrays", [str(error)])
             if {"numbers", "coord"} <= block.keys():
                 self._check(segment, rows.start, block)
         for label in self._labels_in(group.arrays):
             self.summary.labels.setdefault(label, 0)
 
-    def finish(self) -> None:
-        """Complete the summary, and look for problems of all structures together."""
+    def content(self) -> FileContent:
+        """Return what has been found so far."""
+        return self._content.finish(self._hashes, self.report)
+
+    def finish(self) -> FileContent:
+        """Complete the summary, look for problems of all structures together, and return what has been found."""
         self._warn([*self._infinite.describe()])
-        if self._compositions:
-            self._finish_structures(np.flatnonzero(np.concatenate(self.good)))
+        content = self.content()
+        if self._hashes:
+            self._finish_structures(content)
+        return content
 
     def _check(self, segment: Segment, start: int, block: Block) -> None:
         """Check a block of structures, whose first one is in row ``start``."""
@@ -113,17 +117,19 @@ class FileScan:
         bad = np.zeros(len(block["numbers"]), np.bool_)
         for finding in find_bad(block, self._min_distance, self._max_element):
             rows = np.flatnonzero(finding.rows)
-            self._report.add_bad(segment, finding.kind, start + rows, map(finding.describe, rows.tolist()))
+            self.report.add_bad(segment, finding.kind, start + rows, map(finding.describe, rows.tolist()))
             bad |= finding.rows
         self._infinite.mask(block, self._labels_in(block), segment.group, start)
         self.summary.structures += len(bad)
         self.summary.bad_structures += int(bad.sum())
-        self.good.append(~bad)
+        with np.errstate(invalid="ignore", over="ignore"):  # bad values
+            read = {key: values.astype(array_type(key), copy=False) for key, values in block.items()}
+        self._content.add(start, read, bad)
         good = {key: values[~bad] for key, values in block.items()} if bad.any() else block
         self._energies.append(np.full(len(good["numbers"]), np.nan) if stored_energy is None else stored_energy[~bad])
         self._add(good)
         if "mult" in block:
-            _warn_of_misfits(self._report, segment, start + np.flatnonzero(~bad), good)
+            _warn_of_misfits(self.report, segment, start + np.flatnonzero(~bad), good)
 
     def _add(self, block: Block) -> None:
         """Add good structures to the summary and to what is kept of each."""
@@ -132,8 +138,7 @@ class FileScan:
         for label in (label for label in self.labels if label.name in block):
             missing = is_missing(block[label.name], is_atom, per_atom=label.per_atom)
             self.summary.labels[label.name] = self.summary.labels.get(label.name, 0) + int((~missing).sum())
-        self.hashes.append(hash_structures(block))
-        self._compositions.append(count_compositions(block["numbers"]))
+        self._hashes.append(hash_structures(block))
         self._distances.append(shortest_distances(block))
         self._forces.append(np.full(len(is_atom), np.nan, np.float32))
         if "forces" in block:
@@ -145,21 +150,27 @@ class FileScan:
     def _labels_in(self, arrays: Mapping[str, object]) -> list[str]:
         return [label.name for label in self.labels if label.name in arrays]
 
-    def _finish_structures(self, rows: npt.NDArray[np.int64]) -> None:
-        compositions = Compositions.join(self._compositions)
+    def _finish_structures(self, content: FileContent) -> None:
+        good = content.good
+        rows = np.flatnonzero(good)
+        compositions, energy = content.compositions(good), content.energy[good]
         self.summary.elements = list(compositions.elements)
         self.summary.force_rms = self._force_evidence.rms
-        energy = self.file_format.convert("energy", np.concatenate(self._energies)).astype(np.float64)
-        known = np.isfinite(energy) & ~is_infinite(energy)
+        known = np.isfinite(energy)
         energy_unit = None
         if known.any():
-            energy_unit = self._finish_energies(rows[known], compositions.select(known), energy[known])
+            energy_unit = self._finish_energies(content, rows[known], compositions.select(known), energy[known])
         self._warn(unit_hints(energy_unit, self._force_evidence, find_coord_unit(self._distances)))
         forces = np.concatenate(self._forces)
-        self._warn_of_outliers("forces", rows, find_force_outliers(forces), forces, "force outlier, {:.4g} eV/Å")
+        outliers = find_force_outliers(forces)
+        self._warn_of_outliers(content, "forces", rows[outliers], forces[outliers], "force outlier, {:.4g} eV/Å")
 
     def _finish_energies(
-        self, rows: npt.NDArray[np.int64], compositions: Compositions, energy: npt.NDArray[np.float64]
+        self,
+        content: FileContent,
+        rows: npt.NDArray[np.int64],
+        compositions: Compositions,
+        energy: npt.NDArray[np.float64],
     ) -> str | None:
         """Describe energies in eV, and return the unit that they seem to have."""
         sae = fit_compositions(compositions, energy)
@@ -169,17 +180,17 @@ class FileScan:
             self._warn([loss])
         worst, deviation = find_energy_outliers(robust_residuals(compositions, energy))
         text = "energy outlier, {:.4g} eV from the median after subtracting a sum over atoms"
-        self._warn_of_outliers("energies", rows, worst, deviation, text)
+        self._warn_of_outliers(content, "energies", rows[worst], deviation[worst], text)
         return find_energy_unit(compositions, compositions.mean(energy))
 
     def _warn(self, texts: Sequence[str]) -> None:
         for text in texts:
-            self._report.warnings.add("labels", [f"{self.path}: {text}"])
+            self.report.warnings.add("labels", [f"{self.path}: {text}"])
 
-    def _warn_of_outliers(self, what: str, rows: Array, worst: npt.NDArray[np.int64], values: Array, text: str) -> None:
-        places = Places(self.segments)
-        lines = (f"{places.describe(rows[i])}: {text.format(values[i])}" for i in worst)
-        self._report.warnings.add(f"outliers in {what} of {self.path}", lines, len(worst), limit=MAX_WORST)
+    def _warn_of_outliers(self, content: FileContent, what: str, rows: Array, values: Array, text: str) -> None:
+        places = Places(content.segments(self.path))
+        lines = (f"{places.describe(row)}: {text.format(value)}" for row, value in zip(rows, values, strict=True))
+        self.report.warnings.add(f"outliers in {what} of {self.path}", lines, len(rows), limit=MAX_WORST)
 
 
 def _warn_of_misfits(report: Report, segment: Segment, rows: npt.NDArray[np.int64], block: Block) -> None:

@@ -18,11 +18,11 @@ class Segment(NamedTuple):
     group: str
     rows: int
     frames: npt.NDArray[np.int64] | None = None
-    """Number of each structure in the data that the file was converted from, if known (rows,)."""
+    """Number of each structure in the data that the file was converted from, if known (rows,); -1 if not."""
 
     def describe(self, row: int) -> str:
         """Return the place of a structure, such as ``a.h5, group 003, row 217 (frame 904)``; all count from 0."""
-        origin = "" if self.frames is None else f" (frame {self.frames[row]})"
+        origin = "" if self.frames is None or self.frames[row] < 0 else f" (frame {self.frames[row]})"
         return f"{self.path}, group {self.group}, row {row}{origin}"
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ import numpy.typing as npt
 from aimnet2mult.data.places import Segment
 from aimnet2mult.errors import DataError
 from telemetry.printable import csv_text
+
+if TYPE_CHECKING:
+    from aimnet2mult.data.file_content import FileContent
 
 __all__ = ["MAX_LISTED", "FileSummary", "Problems", "Report", "SkippedRows"]
 
@@ -25,27 +28,33 @@ SkippedRows = Mapping[tuple[str, str], Rows]
 """Rows to leave out, by path and group, in ascending order."""
 
 
+@dataclass(kw_only=True)
 class Problems:
     """Problems by kind: the number of each kind, and the first ones as text."""
 
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._lines: dict[str, list[str]] = {}
+    counts: dict[str, int] = field(default_factory=dict)
+    listed: dict[str, list[str]] = field(default_factory=dict)
+    """A line for each of the first problems of a kind."""
 
     def __len__(self) -> int:
-        return sum(self._counts.values())
+        return sum(self.counts.values())
 
     def add(self, kind: str, lines: Iterable[str], count: int = 1, *, limit: int = MAX_LISTED) -> None:
         """Add ``count`` problems of a kind; of ``lines``, one for each, only those that are listed are read."""
-        listed = self._lines.setdefault(kind, [])
-        self._counts[kind] = self._counts.get(kind, 0) + count
+        listed = self.listed.setdefault(kind, [])
+        self.counts[kind] = self.counts.get(kind, 0) + count
         listed.extend(islice(lines, max(0, limit - len(listed))))
+
+    def merge(self, other: "Problems") -> None:
+        """Add the problems of another list."""
+        for kind, lines in other.listed.items():
+            self.add(kind, lines, other.counts[kind])
 
     def lines(self) -> list[str]:
         """Return one line per problem, up to the limit of each kind, and the number of the others."""
         lines = []
-        for kind, listed in self._lines.items():
-            more = self._counts[kind] - len(listed)
+        for kind, listed in self.listed.items():
+            more = self.counts[kind] - len(listed)
             lines += [*listed, *([f"and {more:,} more: {kind}"] if more else [])]
         return lines
 
@@ -86,6 +95,16 @@ class Report:
     """Names of the labels that no training file contains."""
     bad_rows: dict[tuple[str, str], dict[str, list[Rows]]] = field(default_factory=dict)
     """Rows of the structures that must not be trained on, by path and group and then by kind of problem."""
+    contents: dict[str, "FileContent"] = field(default_factory=dict)
+    """What the checks found in each file, by path."""
+
+    def merge(self, other: "Report") -> None:
+        """Add the checks of another file."""
+        self.files += other.files
+        self.errors.merge(other.errors)
+        self.bad_structures.merge(other.bad_structures)
+        self.warnings.merge(other.warnings)
+        self.bad_rows |= other.bad_rows
 
     @property
     def ok(self) -> bool:

@@ -22,8 +22,16 @@ class RowStore(Protocol):
         """Number of atoms of a structure, including padding."""
         ...
 
+    @property
+    def block(self) -> int:
+        """Number of rows to read at once when all are read one after the other."""
+        ...
+
     def read(self, rows: npt.NDArray[np.integer[Any]], keys: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Return new arrays of some structures, with the types, units and defaults of `read_fidelity`.
+        """Return new arrays of some structures: float32, ``energy`` float64, ``numbers`` int32.
+
+        They are in the units of the training. If the file lacks them, ``charge`` is 0, ``mult`` is 1, and labels are
+        NaN. Infinite labels are NaN.
 
         Args:
             rows: Rows of the group, in any order, also repeatedly.
