@@ -52,8 +52,8 @@ class GroupRecords(msgspec.Struct, frozen=True, kw_only=True):
 
     atoms: int
     rows: int
-    keys: tuple[str, ...]
-    """Inputs and labels in a record."""
+    shapes: dict[str, tuple[int, ...]]
+    """Shape of each input and label of a structure."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

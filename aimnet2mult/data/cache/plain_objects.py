@@ -17,26 +17,29 @@ FILE_ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, z
 
 TREE = "tree"
 """Array with the JSON of the object, in which a number stands for each of the other arrays."""
+PLACE = "\0"
+"""Stands for the path of the data, which cannot contain it."""
 
 
-def write_objects(file: BinaryIO, value: object, records: Iterable[type]) -> None:
+def write_objects(file: BinaryIO, value: object, records: Iterable[type], *, place: str) -> None:
     """Write an object as an npz file, whose members have checksums.
 
     Args:
         file: The file.
         value: The object.
         records: Classes of records that it may contain, all of whose attributes are plain objects as well.
+        place: Path at the beginning or end of texts, for which `read_objects` may insert another one.
 
     Raises:
         TypeError: It contains something else.
     """
-    arrays: list[npt.NDArray[Any]] = []
-    tree = json.dumps(_encode(value, arrays, set(records))).encode()
-    named = {str(number): array for number, array in enumerate(arrays)}
+    encoder = _Encoder(set(records), place)
+    tree = json.dumps(encoder.encode(value)).encode()
+    named = {str(number): array for number, array in enumerate(encoder.arrays)}
     np.savez(file, allow_pickle=False, **{TREE: np.frombuffer(tree, np.uint8)}, **named)
 
 
-def read_objects(path: Path, records: Iterable[type]) -> Any:
+def read_objects(path: Path, records: Iterable[type], *, place: str) -> Any:
     """Read an object from a file of `write_objects`.
 
     Raises:
@@ -45,49 +48,59 @@ def read_objects(path: Path, records: Iterable[type]) -> Any:
     with np.load(path, allow_pickle=False) as file:
         tree = json.loads(file[TREE].tobytes())
         arrays = [file[str(number)] for number in range(len(file.files) - 1)]
-    return _decode(tree, arrays, {record.__name__: record for record in records})
+    return _Decoder(arrays, {record.__name__: record for record in records}, place).decode(tree)
 
 
-def _encode(value: Any, arrays: list[npt.NDArray[Any]], records: set[type]) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.ndarray):
-        arrays.append(value)
-        return {"array": len(arrays) - 1}
-    if isinstance(value, Path):
-        return {"path": str(value)}
-    if type(value) in records:
-        fields = value._asdict() if isinstance(value, tuple) else vars(value)
-        return {"record": type(value).__name__, "fields": _encode(fields, arrays, records)}
-    if isinstance(value, dict):
-        return {"dict": [[_encode(key, arrays, records), _encode(item, arrays, records)] for key, item in value.items()]}
-    if isinstance(value, list):
-        return [_encode(item, arrays, records) for item in value]
-    if isinstance(value, tuple):
-        return {"tuple": [_encode(item, arrays, records) for item in value]}
-    raise TypeError(f"{type(value).__name__} is not a plain object")
+class _Encoder:
+    def __init__(self, records: set[type], place: str) -> None:
+        self.arrays: list[npt.NDArray[Any]] = []
+        self._records = records
+        self._place = place
+
+    def encode(self, value: Any) -> Any:
+        """Return an object as JSON can represent it; arrays are put aside."""
+        if isinstance(value, str):
+            return self._encode_text(value)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, np.ndarray):
+            self.arrays.append(value)
+            return {"array": len(self.arrays) - 1}
+        if type(value) in self._records:
+            return {"record": type(value).__name__, "fields": self.encode(vars(value))}
+        if isinstance(value, dict):
+            return {"dict": [[self.encode(key), self.encode(item)] for key, item in value.items()]}
+        for kind in (list, tuple, set):
+            if type(value) is kind:
+                return {kind.__name__: [self.encode(item) for item in value]}
+        raise TypeError(f"{type(value).__name__} is not a plain object")
+
+    def _encode_text(self, text: str) -> str:
+        if text.startswith(self._place):
+            return PLACE + text.removeprefix(self._place)
+        return text.removesuffix(self._place) + PLACE if text.endswith(self._place) else text
 
 
-def _decode(value: Any, arrays: list[npt.NDArray[Any]], records: Mapping[str, type]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, arrays, records) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return arrays[value["array"]]
-    if "path" in value:
-        return Path(value["path"])
-    if "tuple" in value:
-        return tuple(_decode(value["tuple"], arrays, records))
-    if "dict" in value:
-        return {_decode(key, arrays, records): _decode(item, arrays, records) for key, item in value["dict"]}
-    return _record(records[value["record"]], _decode(value["fields"], arrays, records))
+class _Decoder:
+    def __init__(self, arrays: list[npt.NDArray[Any]], records: Mapping[str, type], place: str) -> None:
+        self._arrays = arrays
+        self._records = records
+        self._place = place
 
-
-def _record(record: type, fields: dict[str, Any]) -> Any:
-    """Return a record with these attributes, without calling its constructor, which may take others."""
-    if issubclass(record, tuple):
-        return record(**fields)
-    found = object.__new__(record)
-    vars(found).update(fields)
-    return found
+    def decode(self, value: Any) -> Any:
+        """Return the object of `_Encoder.encode`."""
+        if isinstance(value, str):
+            return value.replace(PLACE, self._place)
+        if not isinstance(value, dict):
+            return value
+        if "record" in value:
+            # Constructors may have other arguments.
+            found = object.__new__(self._records[value["record"]])
+            vars(found).update(self.decode(value["fields"]))
+            return found
+        ((kind, items),) = value.items()
+        if kind == "array":
+            return self._arrays[items]
+        if kind == "dict":
+            return {self.decode(key): self.decode(item) for key, item in items}
+        return {"list": list, "tuple": tuple, "set": set}[kind](map(self.decode, items))

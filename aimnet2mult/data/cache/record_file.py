@@ -7,7 +7,7 @@ ends with a CRC-32 of the rest.
 import io
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.file_format import array_type
-from aimnet2mult.quantities import Label
 
 __all__ = ["CHECKSUM", "NO_ELEMENT", "RecordFile", "write_records"]
 
@@ -35,19 +34,16 @@ class RecordFile:
     rows: int
 
     @classmethod
-    def of(cls, folder: Path, atoms: int, rows: int, keys: Iterable[str], labels: Iterable[Label]) -> "RecordFile":
+    def of(cls, folder: Path, atoms: int, rows: int, shapes: Mapping[str, tuple[int, ...]]) -> "RecordFile":
         """Return the file of a group.
 
         Args:
             folder: The folder of the file.
             atoms: Number of atoms of a structure, including padding.
             rows: Number of structures.
-            keys: Inputs and labels in the file.
-            labels: All labels.
+            shapes: Shape of each array of a structure.
         """
-        shapes: dict[str, tuple[int, ...]] = {"coord": (atoms, 3), "numbers": (atoms,)}
-        shapes |= {label.name: label.shape(1, atoms)[1:] for label in labels}
-        fields = [(key, _stored_type(key), shapes.get(key, ())) for key in keys]
+        fields = [(key, _stored_type(key), shape) for key, shape in shapes.items()]
         return cls(path=folder / f"{atoms:03}.npy", dtype=np.dtype([*fields, (CHECKSUM, "<u4")]), rows=rows)
 
     @property

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from aimnet2mult.data.cache.record_file import CHECKSUM, RecordFile, record_checksums
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, array_type
+from aimnet2mult.data.layout import BLOCK_ATOMS
 from aimnet2mult.data.positioned_reads import Piece, read_pieces
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
@@ -29,6 +30,8 @@ class RecordStore:
     def __init__(self, file: RecordFile, atoms: int, labels: Sequence[Label]) -> None:
         self.rows = file.rows
         self.atoms = atoms
+        self.block = max(1, BLOCK_ATOMS // atoms)
+        """Number of rows to read at once when all are read one after the other."""
         self._file = file
         self._begin = len(file.header)
         self._labels = {label.name: label for label in labels}
