@@ -111,15 +111,7 @@ class FileScan:
         for rows in group.blocks():
             if rows.start < self.done[group.name]:
                 continue
-            block: Block = {}
-            for key in group.arrays:
-                if key in damaged:
-                    continue
-                try:
-                    block[key] = read_rows(group, key, rows, self.file_format)
-                except DataError as error:
-                    damaged.add(key)
-                    self.report.errors.add("damaged arrays", [str(error)])
+            block = self._read_block(group, rows, damaged)
             if {"numbers", "coord"} <= block.keys():
                 read = self._check(segment, rows.start, block)
                 self.done[group.name] = rows.stop
@@ -127,6 +119,17 @@ class FileScan:
                     listener.add(read)
         for label in self._labels_in(group.arrays):
             self.summary.labels.setdefault(label, 0)
+
+    def _read_block(self, group: SizeGroup, rows: slice, damaged: set[str]) -> Block:
+        """Return rows of the arrays that are not damaged, as stored."""
+        block: Block = {}
+        for key in [key for key in group.arrays if key not in damaged]:
+            try:
+                block[key] = read_rows(group, key, rows, self.file_format)
+            except DataError as error:
+                damaged.add(key)
+                self.report.errors.add("damaged arrays", [str(error)])
+        return block
 
     def content(self) -> FileContent:
         """Return what has been found so far."""

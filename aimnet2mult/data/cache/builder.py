@@ -1,11 +1,11 @@
-"""Building of the cache of one data file, in the same pass as the checks; it continues after an interruption."""
+"""Writing of the cache of a data file in the pass of the checks; it continues after an interruption."""
 
 import contextlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,7 @@ from aimnet2mult.data.members import StoredArray
 from aimnet2mult.data.unit_hints import ForceEvidence
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 
-__all__ = ["Builder", "records_of"]
+__all__ = ["SAVE_INTERVAL", "Builder", "records_of"]
 
 STATE = "state.npz"
 STATE_RECORDS = (*CONTENT_RECORDS, ContentScan, ForceEvidence, InfiniteValues)
@@ -54,11 +54,12 @@ class Builder:
 
     folder: Path
     scan: FileScan
+    groups: Mapping[str, GroupRecords]
+    """The groups with records, by name."""
     progress: Callable[[int], object] = lambda _: None
     """Called with the number of structures read."""
     save_interval: float = SAVE_INTERVAL
     clock: Callable[[], float] = time.monotonic
-    groups: list[GroupRecords] = field(default_factory=list)
     error: OSError | None = None
     """Why the folder could not be written to."""
     _file: BinaryIO | None = None
@@ -66,20 +67,31 @@ class Builder:
     _saved_at: float = 0.0
 
     def restore(self) -> None:
-        """Continue after the last state that was saved, if there is one."""
+        """Continue after the last state that was saved, if there is one, and all records until then are intact.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        self._saved_at = self.clock()
         try:
             state = read_objects(self.folder / STATE, STATE_RECORDS, place=str(self.scan.path))
-            vars(self.scan).update(state)
+            done: dict[str, int] = state["done"]
+            damaged = any(not self._file_of(name).verify(rows) for name, rows in done.items() if name in self.groups)
         except FILE_ERRORS:
-            # Also records that are damaged are written again.
+            damaged = True
+        if damaged:
             for file in self.folder.iterdir():
                 file.unlink()
-        self._saved_at = self.clock()
+        else:
+            vars(self.scan).update(state)
 
     def start(self, group: SizeGroup) -> None:
         """Start with a group, or continue it."""
         with self._giving_up():
-            self._start(group)
+            self._close()
+            done = self.scan.done[group.name]
+            if self.error is None and group.name in self.groups and done < group.rows:
+                self._open(self._file_of(group.name), done)
 
     def add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add structures of the group, in the units and types of the training."""
@@ -94,9 +106,10 @@ class Builder:
         """Complete the records, and write what the checks have found."""
         with self._giving_up():
             self._close()
-            atomic_write(self.folder / CONTENT, lambda file: write_content(file, content, self.scan.path))
-            (self.folder / STATE).unlink(missing_ok=True)
-            sync_folder(self.folder)
+            if self.error is None:
+                atomic_write(self.folder / CONTENT, lambda file: write_content(file, content, self.scan.path))
+                (self.folder / STATE).unlink(missing_ok=True)
+                sync_folder(self.folder)
 
     def remove(self) -> None:
         """Remove all that has been written."""
@@ -115,33 +128,22 @@ class Builder:
             self.error = error
             self.remove()
 
-    def _start(self, group: SizeGroup) -> None:
-        if self.error is not None:
-            return
-        self._close()
-        found = records_of(group)
-        if found is None:
-            return
-        self.groups.append(found)
-        records = RecordFile.of(self.folder, found.atoms, found.rows, found.shapes)
-        done = self.scan.done.get(group.name, 0)
-        if done == group.rows:
-            return
+    def _file_of(self, group: str) -> RecordFile:
+        found = self.groups[group]
+        return RecordFile.of(self.folder, found.atoms, found.rows, found.shapes)
+
+    def _open(self, records: RecordFile, done: int) -> None:
         self._records = records
         self._file = records.path.open("r+b" if done else "wb")
         if not done:
             self._file.write(records.header)
-        self._file.truncate(len(records.header) + done * records.dtype.itemsize)
-        self._file.seek(0, 2)
+        self._file.seek(self._file.truncate(records.offset(done)))
 
     def _save(self) -> None:
         if self._file is not None:
             _sync(self._file)
-        state = self.scan.state()
-        atomic_write(
-            self.folder / STATE,
-            lambda file: write_objects(file, state, STATE_RECORDS, place=str(self.scan.path)),
-        )
+        place, state = str(self.scan.path), self.scan.state()
+        atomic_write(self.folder / STATE, lambda file: write_objects(file, state, STATE_RECORDS, place=place))
         self._saved_at = self.clock()
 
     def _close(self) -> None:

@@ -20,6 +20,9 @@ from aimnet2mult.data.file_format import array_type
 __all__ = ["CHECKSUM", "NO_ELEMENT", "RecordFile", "write_records"]
 
 CHECKSUM = "crc32"
+"""Name of the last field of a record."""
+VERIFY_ROWS = 1000
+"""Number of records that are verified at once."""
 NO_ELEMENT = 255
 """Stored in place of an atomic number that does not fit in a byte; no model supports either."""
 
@@ -57,7 +60,29 @@ class RecordFile:
     @property
     def size(self) -> int:
         """Size of the file in bytes."""
-        return len(self.header) + self.rows * self.dtype.itemsize
+        return self.offset(self.rows)
+
+    def offset(self, row: int) -> int:
+        """Return where the record of a row begins."""
+        return len(self.header) + row * self.dtype.itemsize
+
+    def verify(self, rows: int) -> bool:
+        """Return whether the header and the first records are intact, reading all of them.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        header = self.header
+        with self.path.open("rb") as file:
+            if file.read(len(header)) != header:
+                return False
+            for start in range(0, rows, VERIFY_ROWS):
+                records = np.zeros(min(VERIFY_ROWS, rows - start), self.dtype)
+                if file.readinto(memoryview(records).cast("B")) < records.nbytes:
+                    return False
+                if (records[CHECKSUM] != record_checksums(records)).any():
+                    return False
+        return True
 
     def find_damage(self) -> str:
         """Return what is wrong with the size or the header of the file, or ""."""
