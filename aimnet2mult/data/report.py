@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,6 +98,8 @@ class Report:
     """Rows of the structures that must not be trained on, by path and group and then by kind of problem."""
     contents: dict[str, "FileContent"] = field(default_factory=dict)
     """What the checks found in each file, by path."""
+    caches: dict[str, Path] = field(default_factory=dict)
+    """Folder of the cache of each file that has one, by path."""
 
     def merge(self, other: "Report") -> None:
         """Add the checks of another file."""

@@ -64,7 +64,11 @@ def prepare(request: Request, communicator: Communicator, warn: Callable[[str], 
         torch.set_num_threads(config.threads)
     if request.run is not None and not request.files:
         largest = max_element(saved.definition)
-        report = _on_first(communicator, lambda: check_data(config, resumes=True, max_element=largest))
+        runs = request.run.parent
+        report = _on_first(
+            communicator,
+            lambda: check_data(config, runs, resumes=True, max_element=largest, build_cache=False),
+        )
         loss_fn, data = communicator.run_on_all(
             lambda: _use_run(request, saved, config, fidelities, report=report, communicator=communicator)
         )

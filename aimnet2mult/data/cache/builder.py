@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy.typing as npt
@@ -24,9 +24,10 @@ from aimnet2mult.data.members import StoredArray
 from aimnet2mult.data.unit_hints import ForceEvidence
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 
-__all__ = ["SAVE_INTERVAL", "Builder", "records_of"]
+__all__ = ["SAVE_INTERVAL", "STATE", "Builder", "records_of"]
 
 STATE = "state.npz"
+"""File from which an interrupted build continues."""
 STATE_RECORDS = (*CONTENT_RECORDS, ContentScan, ForceEvidence, InfiniteValues)
 SAVE_INTERVAL = 60.0
 """Seconds between two states from which an interrupted build can continue."""
@@ -111,12 +112,19 @@ class Builder:
                 (self.folder / STATE).unlink(missing_ok=True)
                 sync_folder(self.folder)
 
-    def remove(self) -> None:
-        """Remove all that has been written."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file after an interruption; the next build continues with it."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
         self._file = None
+
+    def remove(self) -> None:
+        """Remove all that has been written."""
+        self.__exit__()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextlib.contextmanager

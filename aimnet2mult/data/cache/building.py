@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aimnet2mult.data.cache.builder import SAVE_INTERVAL, Builder, records_of
+from aimnet2mult.data.cache.builder import SAVE_INTERVAL, STATE, Builder, records_of
 from aimnet2mult.data.cache.data_cache import DataCache, Found
 from aimnet2mult.data.cache.entry import Entry, open_entry
 from aimnet2mult.data.cache.manifest import GroupRecords, Manifest, write_manifest
@@ -118,8 +118,9 @@ class Building:
             clock=self.clock,
         )
         builder.restore()
-        content = scan_file(scan, builder)
-        builder.finish(content)
+        with builder:
+            content = scan_file(scan, builder)
+            builder.finish(content)
         try:
             digest = checksum(self.path, lambda: self._renew(lease))
             self._check_unchanged(source)
@@ -147,7 +148,7 @@ class Building:
         if needed > free + written:
             raise OSError(errno.ENOSPC, f"it takes {size_text(needed)}, but only {size_text(free)} are free")
         if needed:
-            how = "continuing" if written else "building"
+            how = "continuing" if (partial / STATE).exists() else "building"
             self.cache.say(f"{how} the data cache of {self.path}: {size_text(needed)} in {target}")
 
     def _publish(self, source: Source, builder: Builder, digest: str, target: Path) -> Entry:

@@ -1,0 +1,131 @@
+"""The cache of the data of a run: where it is, which files have one, and the progress of building it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from aimnet2mult.data.cache.building import Building
+from aimnet2mult.data.cache.data_cache import DataCache
+from aimnet2mult.data.cache.manifest import Reading
+from aimnet2mult.data.file_format import FileFormat
+from aimnet2mult.data.file_scan import FileScan
+from aimnet2mult.data.layout import open_file, read_layout
+from aimnet2mult.data.report import Report
+from aimnet2mult.errors import DataError
+from aimnet2mult.train.console import PROGRESS_INTERVAL
+from aimnet2mult.train.plan import echo
+
+if TYPE_CHECKING:
+    from aimnet2mult.config.schema import Config
+    from aimnet2mult.data.file_content import FileContent
+
+__all__ = ["CACHE_FOLDER", "cache_folder", "find_caches"]
+
+CACHE_FOLDER = "data-cache"
+"""Name of the cache in the folder of the runs."""
+GIGABYTE = 10**9
+BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures{postfix}"
+
+
+def cache_folder(config: Config, runs: Path) -> Path | None:
+    """Return the folder of the caches; None if there is to be none.
+
+    Files that may refer to other files have no cache, because changes of those would remain unnoticed.
+
+    Args:
+        config: The settings.
+        runs: The folder of the runs.
+    """
+    if config.data.cache == "off" or config.data.allow_external:
+        return None
+    return runs / CACHE_FOLDER if config.data.cache == "auto" else Path(config.data.cache)
+
+
+def find_caches(
+    config: Config, files: Sequence[Path], runs: Path, *, max_element: int, build: bool
+) -> tuple[dict[Path, FileContent], dict[str, Path]]:
+    """Find the caches of data files that are too large for the memory, and build those that are missing.
+
+    Args:
+        config: The settings.
+        files: The data files.
+        runs: The folder of the runs.
+        max_element: Largest atomic number that the model supports.
+        build: Whether to build missing ones.
+
+    Returns:
+        What the checks have found in the files that have been read or have a cache, and the folders of the caches by
+        path of the file.
+
+    Raises:
+        DataError: A file has changed while it was read.
+    """
+    file_format = FileFormat.from_config(config)
+    folder = cache_folder(config, runs)
+    paths = list(dict.fromkeys(files))
+    if folder is None or memory_size(paths, config, file_format) <= config.data.in_memory_gb * GIGABYTE:
+        return {}, {}
+    limits = {"min_distance": config.data.min_distance, "max_element": max_element}
+    reading = Reading.of(config.labels, file_format, **limits)
+    cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
+    contents: dict[Path, FileContent] = {}
+    caches: dict[str, Path] = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            entry, content = cache.find(path) or (None, None)
+            if entry is None and build:
+                with progress(path) as show:
+                    entry, content = Building(
+                        cache=cache,
+                        path=path,
+                        new_scan=lambda path=path: FileScan(path, config.labels, file_format, Report(), **limits),
+                        progress=show,
+                    ).run()
+            if content is not None:
+                contents[path] = content
+            if entry is not None:
+                caches[str(path)] = entry.folder
+    return contents, caches
+
+
+def memory_size(files: Iterable[Path], config: Config, file_format: FileFormat) -> int:
+    """Return the size of data files in memory, in bytes; those that cannot be read are left out."""
+    size = 0
+    for path in files:
+        with contextlib.suppress(DataError), open_file(path) as file:
+            for group in read_layout(path, file, config.labels, file_format).groups:
+                shapes = [(group.rows, group.atoms, 3), (group.rows, group.atoms), *[(group.rows,)] * 6]
+                shapes += [label.shape(group.rows, group.atoms) for label in config.labels]
+                size += 4 * sum(map(math.prod, shapes))
+    return size
+
+
+@contextlib.contextmanager
+def progress(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int, int], None]]:
+    """Return a function that shows the number of structures read: in a bar on a terminal, otherwise in lines."""
+    if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
+        with tqdm(desc=path.name, file=sys.stderr, leave=False, bar_format=BAR, unit_scale=True) as bar:
+            yield lambda done, total: _update(bar, done, total)
+        return
+    next_at = clock() + PROGRESS_INTERVAL
+
+    def show(done: int, total: int) -> None:
+        nonlocal next_at
+        if clock() >= next_at:
+            next_at = clock() + PROGRESS_INTERVAL
+            echo(f"{path}: {done:,} of {total:,} structures ({done / total:.0%})", err=True)
+
+    yield show
+
+
+def _update(bar: tqdm[None], done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
