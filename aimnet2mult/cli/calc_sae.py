@@ -27,12 +27,13 @@ def calc_sae(data: Path, out: Path, samples: int, settings: tuple[str, ...], *, 
     """
     require_training_packages()
     ensure_cache_folder()
+    import numpy as np
+
     from aimnet2mult.config.schema import load_data_settings
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
-    from aimnet2mult.data.hdf5 import read_fidelity
-    from aimnet2mult.data.label_summary import summarize_labels
-    from aimnet2mult.data.reference_energies import apply_sae, fit_sae, random_subset, sae_to_yaml, write_sae
+    from aimnet2mult.data.label_summary import summarize
+    from aimnet2mult.data.reference_energies import check_references, fit_sae, random_subset, sae_to_yaml, write_sae
     from aimnet2mult.quantities import LABELS
 
     energy = (LABELS["energy"],)
@@ -48,11 +49,16 @@ def calc_sae(data: Path, out: Path, samples: int, settings: tuple[str, ...], *, 
     report.raise_errors("skip")
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:
         print_line(f"warning: {line}", err=True)
-    dataset = read_fidelity(data, labels=energy, file_format=file_format, skipped=report.skipped)
-    sae = fit_sae(random_subset(dataset.groups, samples) if samples > 0 else dataset.groups, data)
+    content = report.contents[str(data)]
+    known = content.good & np.isfinite(content.energy)
+    compositions, energies = content.compositions(known), content.energy[known]
+    if samples > 0:
+        chosen = random_subset(compositions, samples)
+        compositions, energies = compositions.select(chosen), energies[chosen]
+    sae = fit_sae(compositions, energies, data)
     write_sae(out, sae)
     print_line(f"wrote {out}: reference energies (eV) of the elements {', '.join(map(str, sorted(sae)))}")
     if verbose:
         print_lines(sae_to_yaml(sae).rstrip())
-    apply_sae(dataset, sae, data)
-    print_lines(summarize_labels(dataset.groups))
+    check_references(content, content.good, sae, data)
+    print_lines(summarize([(content, True, content.good)], sae).text)

@@ -49,7 +49,7 @@ class Compositions:
         return cls.join(map(count_compositions, numbers))
 
     @classmethod
-    def join(cls, parts: Iterable[tuple[Array, npt.NDArray[np.int32]]]) -> Self:
+    def join(cls, parts: Iterable[tuple[Array, npt.NDArray[np.int32] | npt.NDArray[np.int64]]]) -> Self:
         """Return the compositions of structures from the results of `count_compositions`, at least one."""
         rows: list[Array] = []
         positions: list[npt.NDArray[np.int64]] = []
@@ -72,6 +72,12 @@ class Compositions:
         return type(self)(
             elements=tuple(self.elements[i] for i in present), counts=counts[:, present], index=index.astype(np.int64)
         )
+
+    def counted(self) -> tuple[Array, npt.NDArray[np.int64]]:
+        """Return compositions and index as `count_compositions` does, for `join`."""
+        counts = np.zeros((len(self.counts), len(SYMBOLS)), np.uint16)
+        counts[:, list(self.elements)] = self.counts
+        return counts, self.index
 
     @property
     def structures(self) -> Floats:

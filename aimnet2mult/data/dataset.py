@@ -1,297 +1,280 @@
-"""The data of a training run: one HDF5 file per fidelity, shifted by reference energies, split and merged."""
+"""Data sets: structures by size group, which are read by index from files, or are in memory."""
 
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from aimnet.data import SizeGroupedDataset
 
-from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.hdf5 import check_or_raise, read_fidelity, read_segments
-from aimnet2mult.data.places import Places, Segment
-from aimnet2mult.data.reference_energies import Sae, apply_sae, fit_sae, read_sae
-from aimnet2mult.data.report import SkippedRows
-from aimnet2mult.data.split import FileSplit, Part, find_split, read_split, split_at_random
-from aimnet2mult.errors import DataError
-from aimnet2mult.quantities import Label
+from aimnet2mult.data.layout import BLOCK_ATOMS
+from aimnet2mult.data.reference_energies import sum_references
+from aimnet2mult.data.row_store import RowStore
+from aimnet2mult.quantities import INPUTS as STORED_INPUTS
 
-__all__ = ["MixedData", "load_data"]
+__all__ = ["INPUTS", "ArrayGroup", "DataSet", "Group", "Piece", "RowGroup", "Run", "read_blocks"]
 
-MIN_BATCHES_PER_GROUP = 8
-"""Minimum size of a group in batches, as in aimnet's trainer."""
-KEYS = {
-    Part.TRAIN: "data.fidelity_datasets",
-    Part.VAL: "data.val_fidelity_datasets",
-    Part.TEST: "data.test_fidelity_datasets",
-}
-"""The setting that names the files of each part."""
+INPUTS = (*STORED_INPUTS, "fidelity")
+"""Keys of a batch that are passed to the model."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+Rows = npt.NDArray[np.integer[Any]]
+Run = tuple[int, range]
+"""A fidelity, and consecutive rows of a group with it."""
+
+OWN_KEYS = ("fidelity", "origin")
+"""Arrays that are not read from files."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixedData:
-    """Training, validation and test data; tuples have one entry per fidelity.
+class Group(Protocol):
+    """Structures of up to a number of atoms, padded with zeros."""
 
-    Every group of a data set has all inputs and labels, with NaN for missing ones. ``energy`` is in eV, less the
-    reference energies. The array ``origin`` (B,) numbers the structures, for ``locate``.
-    """
+    @property
+    def atoms(self) -> int:
+        """Number of atoms, including padding."""
+        ...
 
-    train: SizeGroupedDataset
-    val: SizeGroupedDataset
-    """Empty if no structure is for validation."""
-    test: SizeGroupedDataset
-    """Empty if no structure is for the test."""
-    train_counts: tuple[int, ...]
-    """Number of training structures."""
-    val_counts: tuple[int, ...]
-    """Number of validation structures."""
-    test_counts: tuple[int, ...]
-    """Number of test structures."""
-    splits: tuple[FileSplit, ...]
-    """The part of each structure in the training files."""
-    labels: tuple[tuple[Label, ...], ...]
-    """Labels present in at least one structure of the fidelity."""
-    saes: tuple[Sae, ...]
-    """Reference energies that were subtracted; empty if the fidelity has no energies or they are not trained."""
-    places: Places
-    """Where the structures come from."""
-    checksums: Mapping[str, int]
-    """CRC-32 of what was read from each file, by the key of its setting; independent of split, batches and paths."""
+    @property
+    def runs(self) -> Sequence[Run]:
+        """The fidelities of the structures, in order."""
+        ...
 
-    def locate(self, origins: npt.NDArray[np.int64]) -> list[str]:
-        """Return where structures come from, such as ``a.h5, group 003, row 217``; rows count from 0.
+    def __len__(self) -> int:
+        """Return the number of structures."""
+        ...
 
-        Args:
-            origins: Values of the array ``origin``.
+    def __getitem__(self, key: str) -> npt.NDArray[Any]:
+        """Return an array of all structures; other than ``fidelity`` and ``origin``, it may be large."""
+        ...
+
+    def row_bytes(self, keys: Sequence[str]) -> int:
+        """Return the size of some arrays of a structure in memory."""
+        ...
+
+    def select(self, fidelities: Collection[int]) -> "Group | None":
+        """Return the structures of some fidelities; None if there are none."""
+        ...
+
+    def read(self, rows: Rows, keys: Sequence[str]) -> Arrays:
+        """Return new arrays of some structures; all are float32, except for int32 ``numbers`` and int64 `OWN_KEYS`.
+
+        ``energy`` is in eV, less the reference energies; ``origin`` numbers the structures of all files.
+
+        Raises:
+            DataError: A file cannot be read.
         """
-        return [self.places.describe(origin) for origin in origins.tolist()]
-
-    def groups_of(self, fidelity: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """Yield the arrays of the structures of a fidelity, in each group of all parts that has any."""
-        for group in (*self.train.groups, *self.val.groups, *self.test.groups):
-            rows = group["fidelity"] == fidelity
-            if rows.any():
-                yield {key: values if rows.all() else values[rows] for key, values in group.items()}
-
-    def fingerprint(self) -> int:
-        """Return a CRC-32 of the training structures and labels, in order, to detect changed data on a resume."""
-        crc = 0
-        for group in self.train.values():
-            # Checkpoints of earlier versions know no origins.
-            for key, values in sorted((key, values) for key, values in group.items() if key != "origin"):
-                crc = zlib.crc32(np.ascontiguousarray(values).data, zlib.crc32(key.encode(), crc))
-        return crc
+        ...
 
 
-def load_data(
-    files: Sequence[Path],
-    *,
-    labels: Sequence[Label],
-    val_fraction: float,
-    seed: int,
-    batch_size: int,
-    batch_mode: str = "molecules",
-    test_fraction: float = 0.0,
-    split_file: Path | None = None,
-    sae_files: Mapping[int, Path | Sae] | None = None,
-    val_files: Mapping[int, Path] | None = None,
-    test_files: Mapping[int, Path] | None = None,
-    file_format: FileFormat | None = None,
-    skipped: SkippedRows | None = None,
-    check_checksums: Callable[[Mapping[str, int]], None] = lambda _: None,
-) -> MixedData:
-    """Read one file per fidelity, subtract the reference energies, split and merge.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """Some structures of one group of a file."""
 
-    Without a split file, each size group is split at random; the split depends only on ``seed``, the fractions, the
-    fidelity and the sizes of the groups. Every structure is in exactly one part. Size groups of the training data
-    with fewer than ``MIN_BATCHES_PER_GROUP`` batches are merged with the next larger group and padded with zeros.
+    store: RowStore
+    rows: npt.NDArray[np.uint32] | range
+    """Rows in the store, in ascending order."""
+    fidelity: int
+    references: Mapping[int, float] | None
+    """Reference energies to subtract; if there are none, energies are missing. None: total energies in float64."""
+    start: int
+    """Origin of the first row of the store."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, positions: Rows, keys: Sequence[str]) -> Arrays:
+        """Return arrays of the structures at some positions in `rows`, without padding."""
+        return self.complete(self._chosen(positions), keys)
+
+    def complete(self, rows: Rows, keys: Sequence[str], stored: Arrays | None = None) -> Arrays:
+        """Return arrays of rows of the store, given what `stored_keys` of them are; by default, they are read."""
+        arrays = self.store.read(rows, self.stored_keys(keys)) if stored is None else dict(stored)
+        if "energy" in keys and self.references is not None:
+            energy = np.full(len(rows), np.nan)
+            if self.references:
+                energy = arrays["energy"] - sum_references(arrays["numbers"], self.references)
+            # Precise enough once the reference energies are subtracted.
+            arrays["energy"] = energy.astype(np.float32)
+        if "fidelity" in keys:
+            arrays["fidelity"] = np.full(len(rows), self.fidelity, np.int64)
+        if "origin" in keys:
+            arrays["origin"] = self.start + rows.astype(np.int64)
+        return {key: arrays[key] for key in keys}
+
+    @staticmethod
+    def stored_keys(keys: Sequence[str]) -> list[str]:
+        """Return which arrays of the store are needed for some arrays."""
+        needed = [key for key in keys if key not in OWN_KEYS]
+        return [*needed, "numbers"] if "energy" in keys and "numbers" not in keys else needed
+
+    def _chosen(self, positions: Rows) -> Rows:
+        if isinstance(self.rows, range):
+            shifted: Rows = positions + self.rows.start
+            return shifted
+        return self.rows[positions]
+
+
+class RowGroup:
+    """A group whose structures are read by index.
 
     Args:
-        files: Training data by fidelity.
-        labels: Labels to be trained.
-        val_fraction: Fraction of each fidelity for validation; not used with ``val_files``.
-        seed: Seed of the split.
-        batch_size: Batch size of the training.
-        batch_mode: Unit of ``batch_size``: ``atoms`` or ``molecules``.
-        test_fraction: Fraction of each fidelity for the test; not used with ``test_files``.
-        split_file: File with the split of ``files``, in place of the fractions and the seed.
-        sae_files: Reference energies by fidelity, or files of them; the others are fitted.
-        val_files: Validation data by fidelity; if there are any, no structure in ``files`` is for validation.
-        test_files: Test data by fidelity; if there are any, no structure in ``files`` is for the test.
-        file_format: Names and units of the arrays in the files.
-        skipped: Rows to leave out, if the files have been checked; by default, they are checked here.
-        check_checksums: Function that raises an error if the files do not have the expected `MixedData.checksums`.
-
-    Raises:
-        DataError: A file cannot be used, a label is in none of them, a part would be empty although it was requested,
-            or the split file is of other files.
+        pieces: Structures, in order.
+        per_atom: Inputs and labels with a value for each atom.
+        atoms: Number of atoms, including padding; by default, that of the largest piece.
     """
-    if not files:
-        raise DataError("no data set is given")
-    given = {Part.TRAIN: dict(enumerate(files)), Part.VAL: val_files or {}, Part.TEST: test_files or {}}
-    fractions = {
-        Part.VAL: 0.0 if val_files else val_fraction,
-        Part.TEST: 0.0 if test_files else test_fraction,
-    }
-    _check_fractions(fractions)
-    if skipped is None:
-        others = (*given[Part.VAL].values(), *given[Part.TEST].values())
-        skipped = check_or_raise(files, others, labels=labels, required=labels, file_format=file_format or FileFormat())
-    sets = {
-        part: {
-            i: read_fidelity(path, labels=labels, fidelity=i, file_format=file_format, skipped=skipped)
-            for i, path in paths.items()
-        }
-        for part, paths in given.items()
-    }
-    segments = {part: [read_segments(path, file_format) for path in paths.values()] for part, paths in given.items()}
-    checksums = {f"{KEYS[part]}.{i}": _checksum(dataset) for part in Part for i, dataset in sets[part].items()}
-    check_checksums(checksums)
-    training = sets[Part.TRAIN]
-    known = tuple(_known_labels(dataset, labels) for dataset in training.values())
-    saes = tuple(
-        _shift(training[i], path, (sae_files or {}).get(i)) if any(label.name == "energy" for label in known[i]) else {}
-        for i, path in enumerate(files)
-    )
-    for part in (Part.VAL, Part.TEST):
-        _shift_others(sets[part], given[part], saes)
-    rows = [sum(segment.rows for segment in of_file) for of_file in segments[Part.TRAIN]]
-    wholes = [FileSplit.all_training(dataset, rows[i]) for i, dataset in training.items()]
-    if split_file is None:
-        splits = tuple(split_at_random(training[i], whole, fractions, (seed, i)) for i, whole in enumerate(wholes))
-        source = _describe_fractions(fractions)
-    else:
-        splits, source = _stored_splits(split_file, wholes, given), f"the split in {split_file}"
-    _check_splits(splits, source, fractions if split_file is None else {})
-    parts, counts = _distribute(sets, splits, segments)
-    merged = _merge(parts[Part.TRAIN])
-    merged.merge_groups(min_size=MIN_BATCHES_PER_GROUP * batch_size, mode_atoms=batch_mode == "atoms")
-    return MixedData(
-        train=merged,
-        val=_merge(parts[Part.VAL]),
-        test=_merge(parts[Part.TEST]),
-        train_counts=counts[Part.TRAIN],
-        val_counts=counts[Part.VAL],
-        test_counts=counts[Part.TEST],
-        labels=known,
-        saes=saes,
-        places=Places([segment for part in Part for of_file in segments[part] for segment in of_file]),
-        splits=splits,
-        checksums=checksums,
-    )
+
+    def __init__(self, pieces: Sequence[Piece], per_atom: frozenset[str], atoms: int = 0) -> None:
+        self.pieces = tuple(pieces)
+        self.per_atom = per_atom
+        self.atoms = atoms or max(piece.store.atoms for piece in pieces)
+        self.starts = np.cumsum([0, *map(len, pieces)])
+
+    @property
+    def runs(self) -> list[Run]:
+        """The fidelities of the structures, in order."""
+        parts = [range(start, end) for start, end in pairwise(self.starts.tolist())]
+        return [(piece.fidelity, part) for piece, part in zip(self.pieces, parts, strict=True)]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, key: str) -> npt.NDArray[Any]:
+        return np.concatenate([block[key] for block in read_blocks(self, [key])])
+
+    def read(self, rows: Rows, keys: Sequence[str]) -> Arrays:
+        """Return new arrays of some structures, as described in `Group`."""
+        rows = np.asarray(rows, np.int64)
+        owners = np.searchsorted(self.starts, rows, side="right") - 1
+        found: Arrays = {}
+        for owner in np.unique(owners).tolist():
+            piece, chosen = self.pieces[owner], owners == owner
+            if chosen.all() and piece.store.atoms == self.atoms:
+                return piece.read(rows - self.starts[owner], keys)
+            arrays = piece.read(rows[chosen] - self.starts[owner], keys)
+            found = found or self.empty(len(rows), arrays)
+            self.fill(found, np.flatnonzero(chosen), arrays)
+        return found
+
+    def select(self, fidelities: Collection[int]) -> "RowGroup | None":
+        """Return the structures of some fidelities; None if there are none."""
+        pieces = [piece for piece in self.pieces if piece.fidelity in fidelities]
+        return RowGroup(pieces, self.per_atom, self.atoms) if pieces else None
+
+    def row_bytes(self, keys: Sequence[str]) -> int:
+        """Return the size of some arrays of a structure in memory."""
+        return sum(values.nbytes for values in self.empty(1, self.pieces[0].read(np.arange(0), keys)).values())
+
+    def empty(self, rows: int, like: Arrays) -> Arrays:
+        """Return arrays of zeros for a number of structures; of those of a piece, only types and shapes are used."""
+        shapes = {key: values.shape[1:] for key, values in like.items()}
+        shapes |= {key: (self.atoms, *shape[1:]) for key, shape in shapes.items() if key in self.per_atom}
+        return {key: np.zeros((rows, *shapes[key]), values.dtype) for key, values in like.items()}
+
+    def fill(self, found: Arrays, rows: Rows | slice, arrays: Arrays) -> None:
+        """Copy arrays of a piece to rows of arrays from `empty`."""
+        for key, values in arrays.items():
+            target = found[key][:, : values.shape[1]] if key in self.per_atom else found[key]
+            target[rows] = values
 
 
-def _check_fractions(fractions: Mapping[Part, float]) -> None:
-    for part, fraction in fractions.items():
-        if not 0 <= fraction < 1:
-            raise DataError(f"{part.name.lower()}_fraction is {fraction!r}; expected at least 0 and below 1")
-    if not sum(fractions.values()) < 1:
-        raise DataError(f"{_describe_fractions(fractions)} leave nothing for training; expected a sum below 1")
+class ArrayGroup:
+    """A group in memory.
 
-
-def _describe_fractions(fractions: Mapping[Part, float]) -> str:
-    texts = {part: f"{part.name.lower()}_fraction {fraction}" for part, fraction in fractions.items()}
-    return " and ".join(texts[part] for part in fractions if part == Part.VAL or fractions[part])
-
-
-def _stored_splits(
-    file: Path, wholes: Sequence[FileSplit], given: Mapping[Part, Mapping[int, Path]]
-) -> tuple[FileSplit, ...]:
-    """Return the splits of the training files in a split file."""
-    stored = read_split(file)
-    splits = tuple(find_split(stored, whole, i, data=given[Part.TRAIN][i], file=file) for i, whole in enumerate(wholes))
-    for part in (Part.VAL, Part.TEST):
-        if given[part] and any(split.count(part) for split in splits):
-            raise DataError(f"{KEYS[part]} is set, but the split in {file} has such structures already; omit either")
-    return splits
-
-
-def _distribute(
-    sets: Mapping[Part, Mapping[int, SizeGroupedDataset]],
-    splits: Sequence[FileSplit],
-    segments: Mapping[Part, Sequence[Sequence[Segment]]],
-) -> tuple[dict[Part, list[SizeGroupedDataset]], dict[Part, tuple[int, ...]]]:
-    """Return the data sets of each part, and their numbers of structures by fidelity; number the structures."""
-    parts: dict[Part, list[SizeGroupedDataset]] = {part: [] for part in Part}
-    counts = {part: [0] * len(splits) for part in Part}
-    start = 0
-    for of_files in Part:
-        for (fidelity, dataset), of_file in zip(sets[of_files].items(), segments[of_files], strict=True):
-            selected = {of_files: dataset}
-            if of_files == Part.TRAIN:
-                selected = {part: splits[fidelity].select(dataset, part) for part in Part}
-            for part, piece in selected.items():
-                parts[part].append(_finish(piece, start))
-                counts[part][fidelity] += len(piece)
-            start += sum(segment.rows for segment in of_file)
-    return parts, {part: tuple(by_fidelity) for part, by_fidelity in counts.items()}
-
-
-def _finish(dataset: SizeGroupedDataset, start: int) -> SizeGroupedDataset:
-    """Number the structures from ``start``, and convert energies to float32, in place.
-
-    Float32 is precise enough once the reference energies are subtracted.
+    Args:
+        arrays: The arrays, with at least ``numbers`` and ``fidelity``.
     """
-    for group in dataset.groups:
-        group["origin"] += start
-        if "energy" in group:
-            group["energy"] = group["energy"].astype(np.float32)
-    return dataset
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+
+    @property
+    def atoms(self) -> int:
+        """Number of atoms, including padding."""
+        return int(self.arrays["numbers"].shape[1])
+
+    @property
+    def runs(self) -> list[Run]:
+        """The fidelities of the structures, in order."""
+        fidelity = self.arrays["fidelity"]
+        changes = np.flatnonzero(np.diff(fidelity, prepend=fidelity[:1] - 1)).tolist()
+        return [(int(fidelity[start]), range(start, end)) for start, end in pairwise([*changes, len(fidelity)])]
+
+    def __len__(self) -> int:
+        return len(self.arrays["fidelity"])
+
+    def __getitem__(self, key: str) -> npt.NDArray[Any]:
+        return self.arrays[key]
+
+    def select(self, fidelities: Collection[int]) -> "ArrayGroup | None":
+        """Return the structures of some fidelities; None if there are none."""
+        rows = np.flatnonzero(np.isin(self.arrays["fidelity"], list(fidelities)))
+        return ArrayGroup({key: values[rows] for key, values in self.arrays.items()}) if len(rows) else None
+
+    def row_bytes(self, keys: Sequence[str]) -> int:
+        """Return the size of some arrays of a structure in memory."""
+        return sum(values[:1].nbytes for values in map(self.arrays.__getitem__, keys))
+
+    def read(self, rows: Rows, keys: Sequence[str]) -> Arrays:
+        """Return new arrays of some structures, as described in `Group`."""
+        return {key: self.arrays[key][rows] for key in keys}
 
 
-def _check_splits(splits: Sequence[FileSplit], source: str, requested: Mapping[Part, float]) -> None:
-    """Check that no part that is needed is empty."""
-    names = {Part.TRAIN: "training", Part.VAL: "validation", Part.TEST: "the test"}
-    counts = {part: sum(split.count(part) for split in splits) for part in Part}
-    for part, name in names.items():
-        if not counts[part] and (part == Part.TRAIN or requested.get(part)):
-            raise DataError(f"{source} of {sum(counts.values())} structures leaves none for {name}")
-    for index, split in enumerate(splits):
-        if not split.count(Part.TRAIN):
-            # Its reference energies would be fitted all the same, and its heads would stay random.
-            raise DataError(f"{source} leaves none of the structures of fidelity {index} for training")
+class DataSet:
+    """Structures by size group.
 
-
-def _checksum(dataset: SizeGroupedDataset) -> int:
-    crc = 0
-    for group in dataset.groups:
-        for key, values in sorted(group.items()):
-            # Where a structure comes from is not part of its content.
-            if key != "origin":
-                crc = zlib.crc32(np.ascontiguousarray(values).data, zlib.crc32(key.encode(), crc))
-    return crc
-
-
-def _known_labels(dataset: SizeGroupedDataset, labels: Sequence[Label]) -> tuple[Label, ...]:
-    return tuple(label for label in labels if any(np.isfinite(group[label.name]).any() for group in dataset.groups))
-
-
-def _shift(dataset: SizeGroupedDataset, path: Path, given: Path | Sae | None) -> Sae:
-    """Subtract reference energies, given, read from a file or fitted, in place, and return them."""
-    sae = fit_sae(dataset.groups, path) if given is None else read_sae(given) if isinstance(given, Path) else given
-    apply_sae(dataset, sae, path)
-    return sae
-
-
-def _shift_others(sets: Mapping[int, SizeGroupedDataset], paths: Mapping[int, Path], saes: Sequence[Sae]) -> None:
-    """Subtract the reference energies of the training data from the energies of validation or test data.
-
-    If there are none, because the training data have no energies, treat these energies as missing.
+    Args:
+        groups: The groups by number of atoms.
+        keys: The arrays of every group.
     """
-    for index, dataset in sets.items():
-        if saes[index]:
-            apply_sae(dataset, saes[index], paths[index])
-        else:
-            for group in (group for group in dataset.groups if "energy" in group):
-                group["energy"][:] = np.nan
+
+    def __init__(self, groups: Mapping[int, Group], keys: Sequence[str]) -> None:
+        self._groups = {size: groups[size] for size in sorted(groups)}
+        self.arrays = tuple(keys)
+
+    @classmethod
+    def of_arrays(cls, groups: Mapping[int, Arrays]) -> "DataSet":
+        """Return a data set in memory; its groups have the same arrays."""
+        keys = next(iter(groups.values()), {}).keys()
+        return cls({size: ArrayGroup(dict(arrays)) for size, arrays in groups.items()}, list(keys))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups))
+
+    def __getitem__(self, size: int) -> Group:
+        return self._groups[size]
+
+    def keys(self) -> list[int]:
+        """Return the numbers of atoms, in ascending order."""
+        return list(self._groups)
+
+    def items(self) -> list[tuple[int, Group]]:
+        """Return the groups with their numbers of atoms, in ascending order."""
+        return list(self._groups.items())
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups, by number of atoms."""
+        return list(self._groups.values())
+
+    def select(self, fidelities: Collection[int]) -> "DataSet":
+        """Return the structures of some fidelities; arrays in memory are copied."""
+        groups = {size: group.select(fidelities) for size, group in self.items()}
+        return DataSet({size: group for size, group in groups.items() if group is not None}, self.arrays)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays in memory, in bytes."""
+        return sum(len(group) * group.row_bytes(self.arrays) for group in self.groups)
+
+    def blocks(self, keys: Sequence[str]) -> Iterator[Arrays]:
+        """Yield arrays of all structures, some structures at a time."""
+        for group in self.groups:
+            yield from read_blocks(group, keys)
 
 
-def _merge(parts: Iterable[SizeGroupedDataset]) -> SizeGroupedDataset:
-    """Merge data sets with the same keys; the arguments must not be used afterwards."""
-    first, *rest = [part for part in parts if len(part)] or [SizeGroupedDataset()]
-    for part in rest:
-        first.merge(part)
-    return first
+def read_blocks(group: Group, keys: Sequence[str]) -> Iterator[Arrays]:
+    """Yield arrays of all structures of a group, some structures at a time."""
+    step = max(1, BLOCK_ATOMS // group.atoms)
+    for start in range(0, len(group), step):
+        yield group.read(np.arange(start, min(start + step, len(group))), keys)

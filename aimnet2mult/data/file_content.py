@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,12 @@ class FileContent:
             elements=self.elements, counts=self.counts.astype(np.float64), index=self.composition.astype(np.int64)
         )
         return whole.select(structures)
+
+    def with_others(self, elements: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Return which structures have elements other than some (rows,)."""
+        others = [index for index, z in enumerate(self.elements) if z not in elements]
+        has_others: npt.NDArray[np.bool_] = self.counts[:, others].sum(axis=1) > 0
+        return has_others[self.composition]
 
     def known(self, label: str, *, without_bad: bool) -> bool:
         """Return whether a structure has a finite value of a label."""

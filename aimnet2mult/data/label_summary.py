@@ -1,42 +1,73 @@
 """What remains of the energies after subtracting reference energies, and how large the forces are. Needs only NumPy."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.compositions import Compositions
 
-__all__ = ["describe_energies", "summarize_labels"]
+if TYPE_CHECKING:
+    from aimnet2mult.data.file_content import FileContent
+
+__all__ = ["Summary", "describe_energies", "summarize"]
 
 Floats = npt.NDArray[np.float64]
 
 
-def summarize_labels(groups: Iterable[Mapping[str, npt.NDArray[Any]]]) -> str:
-    """Return a line that describes energies and forces.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Summary:
+    """What some structures contain."""
+
+    compositions: Compositions
+    """Compositions of all structures, without their index."""
+    structures: Floats
+    """Number of structures with each composition (M,)."""
+    text: str
+    """Line that describes energies and forces; empty if there are none."""
+    mean_energy: float
+    """Mean energy less the reference energies, in eV/atom; 0 without energies."""
+
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers of all elements."""
+        return frozenset(self.compositions.elements)
+
+
+def summarize(
+    parts: Iterable[tuple["FileContent", bool, npt.NDArray[np.bool_]]], references: Mapping[int, float]
+) -> Summary:
+    """Return a summary of structures.
 
     Args:
-        groups: ``numbers`` (b, n), and optionally ``energy`` (b,) in eV, less the reference energies, and ``forces``
-            (b, n, 3) in eV/Å; NaN if missing. Only one group is needed at a time.
+        parts: Contents of files, whether bad structures are left out, and which structures are meant.
+        references: Reference energies; without any, energies are missing.
     """
-    numbers, energies = [], []
-    squares, components = 0.0, 0
-    for group in groups:
-        if "energy" in group:
-            known = np.isfinite(group["energy"])
-            numbers.append(group["numbers"][known])
-            energies.append(group["energy"][known].astype(np.float64))
-        if "forces" in group:
-            present = group["forces"][group["numbers"] != 0].astype(np.float64)
-            squares += float(np.nansum(np.square(present)))
-            components += int(np.isfinite(present).sum())
-    texts = []
-    if any(map(len, energies)):
-        texts.append(describe_energies(Compositions.of(numbers), np.concatenate(energies)))
+    energies, joined, squares, components = [], [], 0.0, 0
+    for content, without_bad, structures in parts:
+        energies.append(content.energy[structures])
+        joined.append(content.compositions(structures).counted())
+        squares += content.force_squares[without_bad]
+        components += content.force_components[without_bad]
+    compositions, energy = Compositions.join(joined), np.concatenate(energies)
+    known = np.isfinite(energy) if references else np.zeros(len(energy), np.bool_)
+    texts, mean = [], 0.0
+    if known.any():
+        used = compositions.select(known)
+        sums = used.counts @ [references[z] for z in used.elements]
+        residual = (energy[known] - sums[used.index]).astype(np.float32).astype(np.float64)
+        texts.append(describe_energies(used, residual))
+        mean = float(np.mean(residual / used.counts.sum(axis=1)[used.index]))
     if components:
         texts.append(f"forces rms {(squares / components) ** 0.5:.3g} eV/Å")
-    return "; ".join(texts)
+    return Summary(
+        compositions=replace(compositions, index=compositions.index[:0]),
+        structures=compositions.structures,
+        text="; ".join(texts),
+        mean_energy=mean,
+    )
 
 
 def describe_energies(compositions: Compositions, residual: Floats) -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from aimnet2mult.data.places import counted
 
-__all__ = ["MAX_FLOAT32", "InfiniteValues", "is_infinite", "is_missing"]
+__all__ = ["MAX_FLOAT32", "InfiniteValues", "is_infinite", "is_missing", "without_infinite"]
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 """Largest value of the type in which models are trained."""
@@ -20,6 +20,12 @@ def is_infinite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     is_small = values.dtype.itemsize <= np.dtype(np.float32).itemsize
     infinite: npt.NDArray[np.bool_] = np.isinf(values) if is_small else np.abs(values) > MAX_FLOAT32
     return infinite
+
+
+def without_infinite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return values with NaN in place of those that are infinite in float32."""
+    infinite = is_infinite(values)
+    return np.where(infinite, np.nan, values) if infinite.any() else values
 
 
 def is_missing(values: npt.NDArray[Any], is_atom: npt.NDArray[np.bool_], *, per_atom: bool) -> npt.NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
 
-__all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_frames", "read_layout", "read_rows"]
+__all__ = ["BLOCK_ATOMS", "Layout", "SizeGroup", "open_file", "read_error", "read_frames", "read_layout", "read_rows"]
 
 BLOCK_ATOMS = 50_000
 """Number of atoms that are read at once, which bounds the memory of the checks and suits the cache of a CPU."""
@@ -135,11 +135,14 @@ def read_rows(group: SizeGroup, key: str, rows: slice, file_format: FileFormat) 
     try:
         values: npt.NDArray[Any] = group.arrays[key][rows]
     except READ_ERRORS as error:
-        where = f"{group.path}, group {group.name}, rows {rows.start} to {rows.stop - 1}"
-        raise DataError(
-            f"{where}: {file_format.name(key)!r} cannot be read; restore the file from a copy ({error_text(error)})"
-        ) from error
+        raise read_error(group.path, group.name, rows, file_format.name(key), error) from error
     return values
+
+
+def read_error(path: Path, group: str, rows: slice, name: str, error: Exception) -> DataError:
+    """Return the error that rows of an array cannot be read."""
+    where = f"{path}, group {group}, rows {rows.start} to {rows.stop - 1}"
+    return DataError(f"{where}: {name!r} cannot be read; restore the file from a copy ({error_text(error)})")
 
 
 def _check_kind(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Distribution of batches over ranks."""
+"""Loading of batches, each of which is distributed over the ranks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.errors import DataError
 
 if TYPE_CHECKING:
-    from aimnet.data import SizeGroupedDataset
+    from aimnet2mult.data.dataset import DataSet
 
-__all__ = ["RankShare", "load_rows", "load_share"]
+__all__ = ["BatchLoader", "RankShare", "load_rows", "share_of"]
 
 Item = tuple[int, npt.NDArray[np.int64], bool]
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -44,37 +45,38 @@ class RankShare:
 
     def __iter__(self) -> Iterator[tuple[Item]]:
         for ((group, rows),) in self._sampler:
-            own = np.array_split(rows, self._world)[self._rank]
+            own = rows[share_of(len(rows), self._rank, self._world)]
             yield ((group, own, True),) if len(own) else ((group, rows[:1], False),)
+
+
+def share_of(rows: int, rank: int, world: int) -> slice:
+    """Return one rank's share of the rows of a batch, as `numpy.array_split` divides them."""
+    size, rest = divmod(rows, world)
+    start = rank * size + min(rank, rest)
+    return slice(start, start + size + (rank < rest))
 
 
 class _View:
     """Data set for a loader, indexed by ``(group, rows, labeled)``; items are pairs of inputs and labels."""
 
-    def __init__(self, dataset: "SizeGroupedDataset", x: Sequence[str], y: Sequence[str]) -> None:
+    def __init__(self, dataset: "DataSet", x: Sequence[str], y: Sequence[str]) -> None:
         self._dataset = dataset
         self._x = x
         self._y = y
 
-    def __getitem__(self, item: Item) -> tuple[Arrays, Arrays]:
+    def __getitem__(self, item: Item) -> tuple[Arrays, Arrays] | DataError:
         number, rows, labeled = item
-        group = self._dataset[number]
-        x = {key: group[key][rows] for key in self._x}
-        y = {key: group[key][rows] for key in self._y}
+        try:
+            arrays = self._dataset[number].read(rows, [*self._x, *self._y])
+        except DataError as error:
+            # Raised in a worker, it would become a traceback.
+            return error
+        x, y = {key: arrays[key] for key in self._x}, {key: arrays[key] for key in self._y}
         return x, y if labeled else {key: np.full_like(values, np.nan) for key, values in y.items()}
 
 
-def load_share(
-    dataset: "SizeGroupedDataset",
-    sampler: MixedFidelitySampler,
-    *,
-    x: Sequence[str],
-    y: Sequence[str],
-    rank: int,
-    world: int,
-    **options: Any,
-) -> DataLoader[Batch]:
-    """Return a loader that yields one rank's share of each batch of a sampler: whole batches with a single rank.
+class BatchLoader(DataLoader[Batch]):
+    """Loader that yields one rank's share of each batch of a sampler: whole batches with a single rank.
 
     Args:
         dataset: Data set of the sampler.
@@ -84,24 +86,54 @@ def load_share(
         rank: Index of this rank.
         world: Number of ranks.
         **options: Options of ``torch.utils.data.DataLoader``.
+
+    Iterating raises `DataError` if a file cannot be read.
     """
-    if world == 1:
-        loader: DataLoader[Batch] = dataset.get_loader(sampler, x=list(x), y=list(y), **options)
-        return loader
-    share: Any = RankShare(sampler, rank=rank, world=world)
-    view: Any = _View(dataset, x, y)
-    return DataLoader(view, batch_sampler=share, collate_fn=_as_tensors, **options)
+
+    def __init__(
+        self,
+        dataset: "DataSet",
+        sampler: MixedFidelitySampler,
+        *,
+        x: Sequence[str],
+        y: Sequence[str],
+        rank: int = 0,
+        world: int = 1,
+        **options: Any,
+    ) -> None:
+        share: Any = RankShare(sampler, rank=rank, world=world)
+        view: Any = _View(dataset, x, y)
+        super().__init__(view, batch_sampler=share, collate_fn=_as_tensors, **options)
+
+    def __iter__(self) -> Any:
+        # The workers start now, not with the first batch.
+        return _raise_errors(super().__iter__())
 
 
 def load_rows(
-    dataset: "SizeGroupedDataset", group: int, rows: npt.NDArray[np.int64], *, x: Sequence[str], y: Sequence[str]
+    dataset: "DataSet", group: int, rows: npt.NDArray[np.int64], *, x: Sequence[str], y: Sequence[str]
 ) -> Batch:
-    """Return structures of a group as a batch, like those of a loader with the keys ``x`` and ``y``."""
-    return _as_tensors([_View(dataset, x, y)[group, rows, True]])
+    """Return structures of a group as a batch, like those of a loader with the keys ``x`` and ``y``.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    (batch,) = _raise_errors([_as_tensors([_View(dataset, x, y)[group, rows, True]])])
+    return batch
 
 
-def _as_tensors(items: Sequence[tuple[Arrays, Arrays]]) -> Batch:
-    ((x, y),) = items
+def _raise_errors(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _as_tensors(items: Sequence[tuple[Arrays, Arrays] | DataError]) -> Batch | DataError:
+    (item,) = items
+    if isinstance(item, DataError):
+        return item
+    x, y = item
     return _tensors(x), _tensors(y)
 
 

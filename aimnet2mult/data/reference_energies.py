@@ -6,7 +6,7 @@
 import logging
 import reprlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,11 @@ from aimnet2mult.errors import ConfigError, DataError
 from telemetry.run_folder.regular_file import open_output
 
 if TYPE_CHECKING:
-    from aimnet.data import SizeGroupedDataset
+    from aimnet2mult.data.file_content import FileContent
 
 __all__ = [
     "Sae",
-    "apply_sae",
+    "check_references",
     "fit_compositions",
     "fit_sae",
     "random_subset",
@@ -41,16 +41,15 @@ logger = logging.getLogger(__name__)
 
 Sae = dict[int, float]
 Floats = npt.NDArray[np.float64]
-Group = Mapping[str, npt.NDArray[Any]]
 
 TRIM_PERCENTILES = (2, 98)
 """Residuals outside these percentiles are outliers, excluded from the second fit as in aimnet's calc_sae."""
 
 
-def fit_sae(groups: Iterable[Group], source: object = "data") -> Sae:
-    """Fit one energy in eV per element to ``energy`` by linear least squares.
+def fit_sae(compositions: Compositions, energy: Floats, source: object = "data") -> Sae:
+    """Fit one energy in eV per element by linear least squares.
 
-    All given structures with a finite energy take part. The trainer passes all structures of a training file, including
+    The trainer passes all structures of a training file, including
     those that are later split off for validation, because every composition is needed to separate the elements; a sum
     over atoms with one parameter per element cannot adapt to single structures. Separate validation files do not take
     part.
@@ -64,20 +63,18 @@ def fit_sae(groups: Iterable[Group], source: object = "data") -> Sae:
     solution is used and a warning names the elements.
 
     Args:
-        groups: ``numbers`` (b, n), 0 for padding, and ``energy`` (b,) in eV, NaN if missing.
-        source: file name for messages.
+        compositions: Compositions of the structures with an energy.
+        energy: Their energies in eV (B,), all of them finite.
+        source: File name for messages.
 
     Returns:
-        The energies of the elements that occur in at least one structure with an energy.
+        The energies of the elements that occur.
 
     Raises:
-        DataError: No structure has an energy.
+        DataError: There are no structures.
     """
-    known = [(group, np.isfinite(group["energy"])) for group in groups]
-    energy = np.concatenate([np.asarray(group["energy"][rows], np.float64) for group, rows in known])
     if not len(energy):
         raise DataError(f"{source}: cannot fit reference energies: no structure has an energy")
-    compositions = Compositions.of(group["numbers"][rows] for group, rows in known)
     for elements in unseparated_elements(compositions):
         logger.warning(
             "%s: the compositions do not separate the reference energies of %s; only their sums are determined, and "
@@ -88,29 +85,20 @@ def fit_sae(groups: Iterable[Group], source: object = "data") -> Sae:
     return fit_compositions(compositions, energy)
 
 
-def random_subset(groups: Iterable[Group], number: int) -> list[Group]:
-    """Return ``numbers`` and ``energy`` of random structures with an energy, always the same for the same data.
+def random_subset(compositions: Compositions, number: int) -> npt.NDArray[np.bool_]:
+    """Return which of B structures are in a random subset, always the same for the same data (B,).
 
     Structures with elements that would be missing are added, so that every element gets a reference energy.
 
     Args:
-        groups: ``numbers`` (b, n) and ``energy`` (b,), as for `fit_sae`.
+        compositions: The compositions of the structures.
         number: Number of structures; if there are fewer, all are returned.
     """
-    known = []
-    for group in groups:
-        rows = np.isfinite(group["energy"])
-        known.append({key: group[key][rows] for key in ("numbers", "energy")})
-    sizes = [len(group["energy"]) for group in known]
-    chosen = np.zeros(sum(sizes), np.bool_)
+    chosen = np.zeros(len(compositions.index), np.bool_)
     chosen[np.random.default_rng(0).permutation(len(chosen))[:number]] = True
-    masks = np.split(chosen, np.cumsum(sizes)[:-1])
-    found = {z for group, mask in zip(known, masks, strict=True) for z in np.unique(group["numbers"][mask]).tolist()}
-    missing = [np.isin(group["numbers"], [*found], invert=True).any(axis=1) for group in known]
-    return [
-        {key: values[mask | more] for key, values in group.items()}
-        for group, mask, more in zip(known, masks, missing, strict=True)
-    ]
+    found = compositions.counts[np.unique(compositions.index[chosen])].sum(axis=0) > 0
+    has_missing: npt.NDArray[np.bool_] = compositions.counts[:, ~found].sum(axis=1) > 0
+    return chosen | has_missing[compositions.index]
 
 
 def fit_compositions(compositions: Compositions, energy: Floats) -> Sae:
@@ -147,22 +135,36 @@ def unseparated_elements(compositions: Compositions) -> list[tuple[int, ...]]:
     return groups
 
 
-def apply_sae(dataset: "SizeGroupedDataset", sae: Mapping[int, float], source: object = "data") -> None:
-    """Subtract from each ``energy`` (B,) the reference energies of the atoms in ``numbers`` (B, N), in place; eV.
+def check_references(
+    content: "FileContent", structures: npt.NDArray[np.bool_], sae: Mapping[int, float], source: object = "data"
+) -> None:
+    """Check that there are reference energies for all elements of the structures with an energy.
 
-    An element that occurs only in structures without an energy needs no reference energy.
+    Args:
+        content: The content of the file.
+        structures: Which of its structures are used (rows,).
+        sae: The reference energies.
+        source: File name for messages.
 
     Raises:
         DataError: ``sae`` has no energy for an element of a structure with an energy.
     """
-    problems = [text for size, group in dataset.items() if (text := _find_missing(group, size, sae))]
+    unknown = structures & np.isfinite(content.energy) & content.with_others(sae)
+    problems = []
+    start = 0
+    for group in content.groups:
+        rows = np.flatnonzero(unknown[start : start + group.rows])
+        if len(rows):
+            present = content.counts[np.unique(content.composition[start + rows])].sum(axis=0)
+            found = [z for z, number in zip(content.elements, present.tolist(), strict=True) if number and z not in sae]
+            where = f"{counted(len(rows), 'structure')} of group {group.atoms:03d}"
+            problems.append(f"no reference energy for {join_symbols(found)} in {where}")
+        start += group.rows
     if problems:
         raise DataError(
             f"{source}: {'; '.join(problems)}; there are reference energies for {join_symbols(sorted(sae))}; leave "
             "these structures out, set their energies to NaN, or give all reference energies in data.sae.energy.files"
         )
-    for group in dataset.groups:
-        group["energy"] = group["energy"] - sum_references(group["numbers"], sae)
 
 
 def sum_references(numbers: npt.NDArray[np.integer[Any]], sae: Mapping[int, float]) -> Floats:
@@ -244,16 +246,6 @@ def _needed_for_rank(counts: Floats, kept: npt.NDArray[np.bool_], residual: Floa
 def _gram(counts: Floats) -> Floats:
     # Products of whole numbers are exact in float64.
     return counts.T @ counts
-
-
-def _find_missing(group: Group, size: int, sae: Mapping[int, float]) -> str:
-    """Return a description of the structures with an energy that contain an element without a reference energy."""
-    unknown = np.isin(group["numbers"], [0, *sae], invert=True) & np.isfinite(group["energy"])[:, None]
-    rows = np.flatnonzero(unknown.any(axis=1))
-    if not len(rows):
-        return ""
-    symbols = join_symbols(np.unique(group["numbers"][unknown]).tolist())
-    return f"no reference energy for {symbols} in {counted(len(rows), 'structure')} of group {size:03d}"
 
 
 def _element(path: Path, key: object) -> int:

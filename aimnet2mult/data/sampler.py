@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
-from math import gcd, isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from aimnet2mult.data.strata import Ints, Rows, Stratum, find_strata
 from aimnet2mult.errors import DataError
 
 if TYPE_CHECKING:
-    from aimnet.data import SizeGroupedDataset
+    from aimnet2mult.data.dataset import DataSet
 
 __all__ = ["BATCH_MODES", "MixedFidelitySampler"]
 
-Ints = npt.NDArray[np.int64]
 Batch = tuple[int, Ints]
 
 BATCH_MODES = ("atoms", "molecules")
@@ -25,43 +23,29 @@ BATCH_MODES = ("atoms", "molecules")
 _PERMUTATION, _ORDER = 0, 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stratum:
-    """The structures of one fidelity in one size group."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pass:
+    """The batches of a pass."""
 
-    fidelity: int
-    size: int
-    rows: Ints
-    before: int
-    """Number of structures of the same fidelity in smaller groups."""
-    total: int
-    """Number of structures of the same fidelity in all groups."""
-    quota: int
-    """Number of structures of the same fidelity that a pass draws from all groups."""
+    rows: Mapping[int, Rows]
+    """The rows of each group, batch after batch."""
+    sizes: npt.NDArray[np.int32]
+    """Group of each batch (batches,)."""
+    starts: Ints
+    """First row of each batch in those of its group (batches,)."""
+    lengths: npt.NDArray[np.int32]
+    """Number of structures of each batch (batches,)."""
 
-    def draws(self, passes: Ints) -> Ints:
-        """Return how many structures each of ``passes`` draws from this stratum.
-
-        Systematic sampling: the groups of the fidelity are segments of a line of length ``quota``, and a pass counts
-        the points of an integer grid in each segment. The counts of a pass therefore add up to ``quota`` exactly, and
-        each is the exact share rounded down or up. The grid is shifted from pass to pass, so that in the long run every
-        group gets its share, however small.
-        """
-        grid = passes * _step(self.total) % self.total
-        end = (self.quota * (self.before + len(self.rows)) + grid) // self.total
-        return end - (self.quota * self.before + grid) // self.total
-
-    @property
-    def max_draws(self) -> int:
-        """The largest number of structures that any pass draws from this stratum."""
-        return -(-self.quota * len(self.rows) // self.total)
+    def batch(self, index: int) -> Batch:
+        size, start = int(self.sizes[index]), int(self.starts[index])
+        return size, self.rows[size][start : start + int(self.lengths[index])].astype(np.int64)
 
 
 class MixedFidelitySampler:
-    """Sampler of a ``SizeGroupedDataset`` whose groups contain an integer array ``fidelity`` (B,).
+    """Sampler of a data set.
 
-    For ``SizeGroupedDataset.get_loader``: iterating yields ``((group, rows),)``. All structures of a batch come from
-    one size group; their fidelities are mixed.
+    Iterating yields ``((group, rows),)``. All structures of a batch come from one size group; their fidelities are
+    mixed. While a pass is prepared, up to 8 bytes a structure are used, and 4 afterwards.
 
     Batches are generated in passes, each with as many structures as the data set. Without ``weights``, a pass contains
     every structure once. With them, a share ``weights[f] / sum(weights)`` of a pass, exact up to rounding, has fidelity
@@ -86,7 +70,7 @@ class MixedFidelitySampler:
 
     def __init__(
         self,
-        dataset: "SizeGroupedDataset",
+        dataset: "DataSet",
         *,
         batch_size: int,
         batch_mode: str = "molecules",
@@ -103,13 +87,13 @@ class MixedFidelitySampler:
             _check_integer("batches_per_epoch", batches_per_epoch, minimum=1)
         self._shuffle = shuffle
         self._seed = seed
-        self._strata = _strata(dataset, weights)
+        self._strata = find_strata(dataset, weights)
         self._limits = _limits(dataset, batch_size, batch_mode)
         self._pass_length = _pass_length(self._strata, self._limits)
         self._length = self._pass_length if batches_per_epoch is None else batches_per_epoch
         self._epoch = 0
         self._start = 0
-        self._last_pass: tuple[int, list[Batch]] | None = None
+        self._last_pass: tuple[int, _Pass] | None = None
 
     def __len__(self) -> int:
         """Return the number of batches of a complete epoch, whatever its start."""
@@ -140,111 +124,85 @@ class MixedFidelitySampler:
         """
         _check_integer("index", index, minimum=0)
         which, position = divmod(index, self._pass_length)
-        return self._pass(which)[position]
+        return self._pass(which).batch(position)
+
+    def batch_lengths(self) -> npt.NDArray[np.int32]:
+        """Return the number of structures of each batch of the first pass."""
+        return self._pass(0).lengths
 
     def _batches(self, first: int, end: int) -> Iterator[tuple[Batch]]:
         for index in range(first, end):
             yield (self.batch_at(index),)
 
-    def _pass(self, index: int) -> list[Batch]:
+    def _pass(self, index: int) -> _Pass:
         # Several short epochs use the same pass.
         if self._last_pass is None or self._last_pass[0] != index:
+            self._last_pass = None  # frees its memory
             self._last_pass = index, self._make_pass(index)
         return self._last_pass[1]
 
-    def _make_pass(self, index: int) -> list[Batch]:
+    def _make_pass(self, index: int) -> _Pass:
         rng = np.random.default_rng([self._seed, _ORDER, index])
-        groups: dict[int, list[Ints]] = {}
-        for stratum in self._strata:
-            groups.setdefault(stratum.size, []).append(self._draw(stratum, index))
-        drawn = {size: np.concatenate(parts) for size, parts in groups.items()}
+        drawn = self._draw_all(index)
         parts = _divide({size: len(rows) for size, rows in drawn.items()}, self._limits, self._pass_length)
-        batches: list[Batch] = []
-        for size, number in parts.items():
-            rows = rng.permutation(drawn[size]) if self._shuffle else np.sort(drawn[size])
-            batches.extend((size, part) for part in np.array_split(rows, number))
-        if self._shuffle:
-            return [batches[i] for i in rng.permutation(len(batches))]
-        return batches
+        sizes = np.repeat(np.array([*parts], np.int32), [*parts.values()])
+        bounds = {size: _bounds(len(drawn[size]), number) for size, number in parts.items()}
+        for size in parts:
+            if self._shuffle:
+                rng.shuffle(drawn[size])
+            else:
+                drawn[size].sort()
+        order = rng.permutation(len(sizes)) if self._shuffle else np.arange(len(sizes))
+        starts = np.concatenate([bound[:-1] for bound in bounds.values()])
+        lengths = np.concatenate([np.diff(bound) for bound in bounds.values()]).astype(np.int32)
+        return _Pass(rows=drawn, sizes=sizes[order], starts=starts[order], lengths=lengths[order])
 
-    def _draw(self, stratum: _Stratum, index: int) -> Ints:
-        """Return the rows that a pass draws from a stratum: the rows following the draws of earlier passes."""
+    def _draw_all(self, index: int) -> dict[int, Rows]:
+        """Return the rows of each group that a pass draws, as new arrays."""
+        numbers = [int(stratum.draws(np.array([index]))[0]) for stratum in self._strata]
+        drawn: dict[int, Rows] = {}
+        for size in dict.fromkeys(stratum.size for stratum in self._strata):
+            of_group = [pair for pair in zip(self._strata, numbers, strict=True) if pair[0].size == size]
+            drawn[size] = np.empty(sum(number for _, number in of_group), np.uint32)
+            start = 0
+            for stratum, number in of_group:
+                self._draw(stratum, index, drawn[size][start : start + number])
+                start += number
+        return drawn
+
+    def _draw(self, stratum: Stratum, index: int, drawn: Rows) -> None:
+        """Set the rows that a pass draws from a stratum: the rows following the draws of earlier passes."""
         earlier = int(stratum.draws(np.arange(index)).sum())
-        number = int(stratum.draws(np.array([index]))[0])
-        cycle, skip = divmod(earlier, len(stratum.rows))
-        cycles = range(cycle, cycle + 1 + (skip + number) // len(stratum.rows))
-        return np.concatenate([self._cycle(stratum, c) for c in cycles])[skip : skip + number]
+        cycle, skip = divmod(earlier, len(stratum))
+        start = 0
+        while start < len(drawn):
+            rows = self._cycle(stratum, cycle)[skip:]
+            number = min(len(rows), len(drawn) - start)
+            drawn[start : start + number] = rows[:number]
+            start, cycle, skip = start + number, cycle + 1, 0
 
-    def _cycle(self, stratum: _Stratum, cycle: int) -> Ints:
-        if not self._shuffle:
-            return stratum.rows
-        key = [self._seed, _PERMUTATION, stratum.fidelity, stratum.size, cycle]
-        return np.random.default_rng(key).permutation(stratum.rows)
-
-
-def _step(total: int) -> int:
-    """Return the shift of the grid per pass: coprime to ``total``, so that all shifts occur."""
-    # Multiples of the golden ratio modulo 1 are spread most evenly (three-distance theorem).
-    return next(step for step in count(round(0.6180339887498949 * total)) if gcd(step, total) == 1)
+    def _cycle(self, stratum: Stratum, cycle: int) -> Rows:
+        rows = stratum.rows()
+        if self._shuffle:
+            key = [self._seed, _PERMUTATION, stratum.fidelity, stratum.size, cycle]
+            np.random.default_rng(key).shuffle(rows)
+        return rows
 
 
-def _strata(dataset: "SizeGroupedDataset", weights: Mapping[int, float] | None) -> list[_Stratum]:
-    rows = {
-        (int(fidelity), size): np.flatnonzero(group["fidelity"] == fidelity)
-        for size, group in dataset.items()
-        for fidelity in np.unique(group["fidelity"])
-    }
-    totals: dict[int, int] = {}
-    before = {}
-    for fidelity, size in sorted(rows):
-        before[fidelity, size] = totals.get(fidelity, 0)
-        totals[fidelity] = before[fidelity, size] + len(rows[fidelity, size])
-    if not totals:
-        raise DataError("the data set has no structures to draw")
-    quotas = totals if weights is None else _quotas(totals, weights)
-    return [
-        _Stratum(
-            fidelity=fidelity,
-            size=size,
-            rows=rows[fidelity, size],
-            before=before[fidelity, size],
-            total=totals[fidelity],
-            quota=quotas[fidelity],
-        )
-        for fidelity, size in sorted(rows)
-        if quotas[fidelity] > 0
-    ]
+def _bounds(number: int, parts: int) -> Ints:
+    """Return the bounds of parts of almost equal length, the longer ones first, as in `numpy.array_split`."""
+    length, rest = divmod(number, parts)
+    return np.cumsum([0, *[length + 1] * rest, *[length] * (parts - rest)])
 
 
-def _quotas(totals: Mapping[int, int], weights: Mapping[int, float]) -> dict[int, int]:
-    """Distribute the structures of a pass among the fidelities by weight, with the largest remainder method."""
-    unknown = sorted(set(weights) - set(totals))
-    if unknown:
-        raise DataError(f"there are weights for the fidelities {unknown}, but structures only for {sorted(totals)}")
-    invalid = {f: w for f, w in weights.items() if not (isfinite(w) and w >= 0)}
-    if invalid:
-        raise DataError(f"fidelity weights are {invalid}; expected finite numbers of at least 0")
-    full = {fidelity: float(weights.get(fidelity, 1.0)) for fidelity in totals}
-    total_weight = sum(full.values())
-    if total_weight == 0:
-        raise DataError("all fidelity weights are 0; set at least one above 0")
-    structures = sum(totals.values())
-    exact = {fidelity: structures * weight / total_weight for fidelity, weight in full.items()}
-    quotas = {fidelity: int(share) for fidelity, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda fidelity: (quotas[fidelity] - exact[fidelity], fidelity))
-    for fidelity in by_remainder[: structures - sum(quotas.values())]:
-        quotas[fidelity] += 1
-    return quotas
-
-
-def _limits(dataset: "SizeGroupedDataset", batch_size: int, batch_mode: str) -> dict[int, int]:
+def _limits(dataset: "DataSet", batch_size: int, batch_mode: str) -> dict[int, int]:
     """Return the maximum number of structures in a batch, by group."""
     if batch_mode == "molecules":
         return dict.fromkeys(dataset.keys(), batch_size)
-    return {size: max(1, batch_size // group["numbers"].shape[1]) for size, group in dataset.items()}
+    return {size: max(1, batch_size // group.atoms) for size, group in dataset.items()}
 
 
-def _pass_length(strata: list[_Stratum], limits: Mapping[int, int]) -> int:
+def _pass_length(strata: list[Stratum], limits: Mapping[int, int]) -> int:
     """Return a number of batches into which every pass can be divided, whatever its counts are."""
     max_draws: dict[int, int] = {}
     for stratum in strata:

@@ -2,10 +2,10 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.errors import DataError
-from aimnet2mult.quantities import INPUTS
 from telemetry.errors import error_text
 from telemetry.run_folder.atomic_write import atomic_write
 from telemetry.run_folder.regular_file import open_regular
 
 if TYPE_CHECKING:
-    from aimnet.data import SizeGroupedDataset
+    from aimnet2mult.data.file_content import FileContent
 
 __all__ = ["LEFT_OUT", "FileSplit", "Part", "find_split", "read_split", "split_at_random", "write_split"]
 
@@ -48,37 +47,21 @@ class FileSplit:
     """CRC-32 of the inputs of all structures that are not left out."""
 
     @classmethod
-    def all_training(cls, dataset: "SizeGroupedDataset", rows: int) -> Self:
-        """Return a split with all structures for training.
-
-        Args:
-            dataset: The structures of the file that are not left out; their ``origin`` is the row in the file.
-            rows: Number of structures in the file.
-        """
-        parts, checksum = np.full(rows, LEFT_OUT, np.uint8), 0
-        for group in dataset.groups:
-            parts[group["origin"]] = Part.TRAIN
-            # Labels have no effect, so that runs with other labels can have the same split.
-            for key in INPUTS:
-                checksum = zlib.crc32(np.ascontiguousarray(group[key]).data, checksum)
-        return cls(parts=parts, checksum=checksum)
+    def all_training(cls, content: "FileContent", *, without_bad: bool) -> Self:
+        """Return a split with all structures for training, except for bad ones if they are left out."""
+        parts = np.full(content.rows, Part.TRAIN, np.uint8)
+        if without_bad:
+            parts[content.bad] = LEFT_OUT
+        # Labels have no effect, so that runs with other labels can have the same split.
+        return cls(parts=parts, checksum=content.input_checksum(without_bad=without_bad))
 
     def count(self, part: Part) -> int:
         """Return the number of structures in a part."""
         return int(np.count_nonzero(self.parts == part))
 
-    def select(self, dataset: "SizeGroupedDataset", part: Part) -> "SizeGroupedDataset":
-        """Return the structures of the data set of the file that belong to a part; whole groups are not copied."""
-        selected = type(dataset)()
-        for size, group in dataset.items():
-            rows = np.flatnonzero(self.parts[group["origin"]] == part)
-            if len(rows):
-                selected[size] = group if len(rows) == len(group) else group.sample(rows)
-        return selected
-
 
 def split_at_random(
-    dataset: "SizeGroupedDataset", whole: FileSplit, fractions: Mapping[Part, float], seed: Sequence[int]
+    content: "FileContent", whole: FileSplit, fractions: Mapping[Part, float], seed: Sequence[int]
 ) -> FileSplit:
     """Move fractions of the structures of each size group from training to validation and test.
 
@@ -86,34 +69,33 @@ def split_at_random(
     version 0.1.
 
     Args:
-        dataset: The structures of the file that are not left out; their ``origin`` is the row in the file.
-        whole: Their split with all of them for training; not modified.
+        content: The content of the file.
+        whole: Its split with all structures for training; not modified.
         fractions: Fraction of the structures for validation and test, in total below 1.
         seed: Seed of the split.
     """
     parts = whole.parts.copy()
-    rows = {size: group["origin"] for size, group in dataset.items()}
+    starts = np.cumsum([0, *(group.rows for group in content.groups)]).tolist()
+    # Views, through which the parts are changed.
+    groups = {
+        group.atoms: parts[start:end] for group, (start, end) in zip(content.groups, pairwise(starts), strict=True)
+    }
     val, test = fractions[Part.VAL], fractions[Part.TEST]
     if test:
-        _move(parts, rows, Part.TEST, test, (*seed, Part.TEST))
-    _move(parts, rows, Part.VAL, val / (1 - test), seed)
+        _move(groups, Part.TEST, test, (*seed, Part.TEST))
+    _move(groups, Part.VAL, val / (1 - test), seed)
     return FileSplit(parts=parts, checksum=whole.checksum)
 
 
-def _move(
-    parts: npt.NDArray[np.uint8],
-    rows: dict[int, npt.NDArray[np.int64]],
-    part: Part,
-    fraction: float,
-    seed: Sequence[int],
-) -> None:
-    """Move a fraction of the training structures of each group to another part, in place."""
-    groups = {size: of_group[parts[of_group] == Part.TRAIN] for size, of_group in rows.items()}
+def _move(groups: Mapping[int, npt.NDArray[np.uint8]], part: Part, fraction: float, seed: Sequence[int]) -> None:
+    """Move a fraction of the training structures of each group, by size, to another part, in place."""
+    counts = [np.count_nonzero(parts == Part.TRAIN) for parts in groups.values()]
     # Rounding the cumulative counts, rather than each group's, gives small groups their share as well.
-    ends = np.rint(np.cumsum([len(group) for group in groups.values()]) * fraction).astype(int)
-    for (size, group), number in zip(groups.items(), np.diff(ends, prepend=0), strict=True):
-        order = np.random.default_rng([*seed, size]).permutation(len(group))
-        parts[group[order[:number]]] = part
+    ends = np.rint(np.cumsum(counts) * fraction).astype(int)
+    for (size, parts), number in zip(groups.items(), np.diff(ends, prepend=0), strict=True):
+        rows = np.flatnonzero(parts == Part.TRAIN).astype(np.uint32)
+        np.random.default_rng([*seed, size]).shuffle(rows)
+        parts[rows[:number]] = part
 
 
 def find_split(splits: Sequence[FileSplit], whole: FileSplit, fidelity: int, *, data: Path, file: Path) -> FileSplit:

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from aimnet.data import DataGroup, SizeGroupedDataset
 from ignite.engine import Engine
 from torch import Tensor, nn
 
+from aimnet2mult.data.dataset import DataSet, Group
+from aimnet2mult.data.rank_share import share_of
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import ErrorSums
@@ -30,8 +31,8 @@ class EvaluatedBatch:
     numbers: Tensor
     finite: Tensor
     """Which structures have finite predictions, (b,)."""
-    group: DataGroup
-    """The arrays of the size group."""
+    group: Group
+    """The size group."""
     rows: npt.NDArray[np.int64]
     """Rows of the whole batch in the group, (B,)."""
     share: slice
@@ -41,6 +42,10 @@ class EvaluatedBatch:
     def own(self) -> npt.NDArray[np.int64]:
         """Rows of this rank's share, (b,) or none."""
         return self.rows[self.share]
+
+    def own_array(self, key: str) -> npt.NDArray[Any]:
+        """Return an array of this rank's share."""
+        return self.group.read(self.own, [key])[key]
 
     def known(self) -> dict[str, Tensor]:
         """Return the labels, with NaN for structures without finite predictions; masks are unchanged."""
@@ -94,7 +99,7 @@ class _ObservedSums:
 
 
 def evaluate_part(
-    dataset: SizeGroupedDataset,
+    dataset: DataSet,
     sampler: MixedFidelitySampler,
     loader: Loader,
     *,
@@ -120,12 +125,11 @@ def evaluate_part(
         communicator: Communicator of the ranks that share each batch.
         progress: Called with the number of structures of each batch.
     """
-    batches = iter([batch for (batch,) in sampler])
+    batches = iter(sampler)
 
     def observe(pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor, finite: Tensor) -> None:
-        size, rows = next(batches)
-        ends = np.cumsum([0, *map(len, np.array_split(rows, communicator.world_size))]).tolist()
-        share = slice(ends[communicator.rank], ends[communicator.rank + 1])
+        ((size, rows),) = next(batches)
+        share = share_of(len(rows), communicator.rank, communicator.world_size)
         batch = EvaluatedBatch(
             pred=pred, true=true, numbers=numbers, finite=finite, group=dataset[size], rows=rows, share=share
         )

@@ -1,22 +1,21 @@
 """The structures of an evaluation: data files of the user, or a part of the data of a run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from aimnet.data import DataGroup, SizeGroupedDataset
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.compositions import join_symbols
-from aimnet2mult.data.dataset import MixedData
+from aimnet2mult.data.data_files import DataFile, build_dataset, find_content, load_small, open_file_rows
+from aimnet2mult.data.dataset import DataSet
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.hdf5 import read_fidelity, read_segments
+from aimnet2mult.data.mixed_data import MixedData
 from aimnet2mult.data.places import Places, counted
-from aimnet2mult.data.reference_energies import apply_sae
-from aimnet2mult.data.report import Report, SkippedRows
+from aimnet2mult.data.reference_energies import check_references
+from aimnet2mult.data.report import Report
 from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.evaluation.request import Part
 from aimnet2mult.models.saved_model import SavedModel
@@ -31,7 +30,7 @@ PARTS = ("train", "val", "test")
 class EvaluationData:
     """The structures to evaluate, with energies less the reference energies, as in training."""
 
-    datasets: Sequence[SizeGroupedDataset]
+    datasets: Sequence[DataSet]
     places: Places
     """Where the structures come from, by ``origin``."""
     left_out: int = 0
@@ -55,27 +54,14 @@ def select_part(data: MixedData, part: Part, fidelities: Sequence[int], n_fideli
     Raises:
         ConfigError: The part has no structures.
     """
-    found: dict[str, SizeGroupedDataset] = {name: getattr(data, name) for name in PARTS}
+    found: dict[str, DataSet] = {name: getattr(data, name) for name in PARTS}
     if set(fidelities) != set(range(n_fidelities)):
-        found = {name: _filter(dataset, fidelities) for name, dataset in found.items()}
+        found = {name: dataset.select(fidelities) for name, dataset in found.items()}
     chosen = [dataset for name, dataset in found.items() if part in (name, "all") and len(dataset)]
     if not chosen:
         sizes = ", ".join(f"{name} ({len(dataset):,})" for name, dataset in found.items() if len(dataset))
         raise ConfigError(f"--split {part}: the run has no such structures; it has {sizes or 'none of this fidelity'}")
     return EvaluationData(datasets=chosen, places=data.places)
-
-
-def _filter(dataset: SizeGroupedDataset, fidelities: Sequence[int]) -> SizeGroupedDataset:
-    return _select(dataset, lambda group: np.isin(group["fidelity"], fidelities))
-
-
-def _select(dataset: SizeGroupedDataset, choose: Callable[[DataGroup], npt.ArrayLike]) -> SizeGroupedDataset:
-    selected = SizeGroupedDataset()
-    for size, group in dataset.items():
-        rows = np.flatnonzero(choose(group))
-        if len(rows):
-            selected[size] = group.sample(rows)
-    return selected
 
 
 def check_data_files(files: Sequence[Path], saved: SavedModel, config: Config, warn: Callable[[str], object]) -> Report:
@@ -129,82 +115,58 @@ def read_files(
     """
     file_format = FileFormat.from_config(config)
     skips = config.data.on_bad_structure == "skip"
-    skipped: SkippedRows = report.skipped if skips else {}
-    places = Places([segment for path in files for segment in read_segments(path, file_format)])
-    datasets = list(_read(files, fidelities, saved.labels, file_format, skipped))
-    untrained = _find_untrained(datasets, fidelities, saved, files)
+    opened = list(
+        _open(files, fidelities, saved.labels, file_format, report if skips else replace(report, bad_rows={}))
+    )
+    untrained = [line for file in opened if (line := _find_untrained(file, saved))]
     if untrained and not skips:
         remedy = "; leave these structures out with data.on_bad_structure=skip"
         raise DataError("\n".join([*untrained[:-1], untrained[-1] + remedy]))
-    left_out = report.bad_count
-    for index, fidelity in enumerate(fidelities):
-        trained = _trained_only(datasets[index], saved.elements[fidelity])
-        left_out += len(datasets[index]) - len(trained)
-        datasets[index] = trained
-        _subtract_references(trained, saved.reference_energies[fidelity], files[index])
+    left_out, pieces = report.bad_count, []
+    for file in opened:
+        trained = file.kept & ~file.content.with_others(saved.elements[file.fidelity])
+        left_out += int(np.count_nonzero(file.kept & ~trained))
+        # Without any, energies were not trained, so they are missing.
+        energies = saved.reference_energies[file.fidelity]
+        if energies:
+            check_references(file.content, trained, energies, file.path)
+        pieces.append(file.pieces(trained, energies))
     for line in untrained:
         warn(f"{line}; left out")
-    merged = _merge(datasets)
-    if not len(merged):
+    (dataset,) = load_small([build_dataset(pieces, saved.labels)], config.data.in_memory_gb)
+    if not len(dataset):
         raise DataError(f"no structures are left in {', '.join(map(str, files))}")
-    return EvaluationData(datasets=[merged], places=places, left_out=left_out)
+    places = Places([segment for file in opened for segment in file.content.segments(file.path)])
+    return EvaluationData(datasets=[dataset], places=places, left_out=left_out)
 
 
-def _read(
+def _open(
     files: Sequence[Path],
     fidelities: Sequence[int],
     labels: Sequence[Label],
     file_format: FileFormat,
-    skipped: SkippedRows,
-) -> Iterator[SizeGroupedDataset]:
+    report: Report,
+) -> Iterator[DataFile]:
     start = 0
     for path, fidelity in zip(files, fidelities, strict=True):
-        dataset = read_fidelity(path, labels=labels, fidelity=fidelity, file_format=file_format, skipped=skipped)
-        for group in dataset.groups:
-            group["origin"] += start
-        start += sum(segment.rows for segment in read_segments(path, file_format))
-        yield dataset
+        known = report.contents.get(str(path))
+        content, without_bad = find_content(path, labels, file_format, report.skipped, known)
+        stores = open_file_rows(path, content, labels, file_format)
+        yield DataFile(
+            path=path, fidelity=fidelity, content=content, without_bad=without_bad, stores=stores, start=start
+        )
+        start += content.rows
 
 
-def _find_untrained(
-    datasets: Sequence[SizeGroupedDataset], fidelities: Sequence[int], saved: SavedModel, files: Sequence[Path]
-) -> list[str]:
-    """Return a line for each file with elements that the fidelity has not been trained on."""
-    lines = []
-    for dataset, fidelity, path in zip(datasets, fidelities, files, strict=True):
-        unknown: set[int] = set()
-        count = 0
-        for group in dataset.groups:
-            wrong = ~np.isin(group["numbers"], [0, *saved.elements[fidelity]])
-            unknown |= set(np.unique(group["numbers"][wrong]).tolist())
-            count += int(wrong.any(axis=1).sum())
-        if unknown:
-            trained = join_symbols(sorted(saved.elements[fidelity]))
-            lines.append(
-                f"{path}: the model has not been trained on {join_symbols(sorted(unknown))}, in "
-                f"{counted(count, 'structure')}; {saved.fidelity_names[fidelity]} has been trained on {trained}"
-            )
-    return lines
-
-
-def _trained_only(dataset: SizeGroupedDataset, elements: frozenset[int]) -> SizeGroupedDataset:
-    return _select(dataset, lambda group: ~np.isin(group["numbers"], [0, *elements], invert=True).any(axis=1))
-
-
-def _subtract_references(dataset: SizeGroupedDataset, energies: Mapping[int, float], path: Path) -> None:
-    """Subtract the reference energies of the model; without any, energies were not trained, so they are missing."""
-    groups = [group for group in dataset.groups if "energy" in group]
-    if energies and groups:
-        apply_sae(dataset, energies, path)
-    for group in groups:
-        if not energies:
-            group["energy"][:] = np.nan
-        # As in training.
-        group["energy"] = group["energy"].astype(np.float32)
-
-
-def _merge(datasets: Sequence[SizeGroupedDataset]) -> SizeGroupedDataset:
-    first, *rest = [dataset for dataset in datasets if len(dataset)] or [SizeGroupedDataset()]
-    for dataset in rest:
-        first.merge(dataset)
-    return first
+def _find_untrained(file: DataFile, saved: SavedModel) -> str:
+    """Return a line about the elements that the fidelity has not been trained on, or "" if there are none."""
+    trained, content = saved.elements[file.fidelity], file.content
+    found = file.kept & content.with_others(trained)
+    if not found.any():
+        return ""
+    unknown = set(content.compositions(found).elements) - trained
+    return (
+        f"{file.path}: the model has not been trained on {join_symbols(sorted(unknown))}, in "
+        f"{counted(int(found.sum()), 'structure')}; {saved.fidelity_names[file.fidelity]} has been trained on "
+        f"{join_symbols(sorted(trained))}"
+    )

@@ -134,7 +134,7 @@ def _evaluated(setup: Setup) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.obje
     total = setup.data.places.total
     evaluated, index = np.zeros(total, np.bool_), np.zeros(total, np.int64)
     for dataset in setup.data.datasets:
-        for group in dataset.groups:
-            evaluated[group["origin"]] = True
-            index[group["origin"]] = group["fidelity"]
+        for block in dataset.blocks(["origin", "fidelity"]):
+            evaluated[block["origin"]] = True
+            index[block["origin"]] = block["fidelity"]
     return evaluated, np.array(setup.saved.fidelity_names, object)[index]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from aimnet2mult.data.dataset import INPUTS
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.evaluation.batch import EvaluatedBatch
 from aimnet2mult.quantities import Label
@@ -74,7 +75,7 @@ class Gathering:
         columns = np.split(whole.cpu().numpy(), np.cumsum(widths)[:-1], axis=1)
         names = [label.name for label in self._labels]
         gathered = GatheredBatch(
-            arrays={key: values[batch.rows] for key, values in batch.group.items()},
+            arrays=batch.group.read(batch.rows, [*INPUTS, *names, "origin"]),
             predictions={name: part.reshape(shape) for name, part, shape in zip(names, columns, shapes, strict=True)},
         )
         for receiver in self._receivers:

@@ -1,13 +1,13 @@
 """Groups of structures with separate errors: by fidelity, size, charge, multiplicity, or a tag in the files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from aimnet.data import SizeGroupedDataset
 
+from aimnet2mult.data.dataset import DataSet
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.places import Places
 from aimnet2mult.errors import ConfigError
@@ -49,7 +49,7 @@ class Groupings:
 
 
 def find_groupings(
-    datasets: Sequence[SizeGroupedDataset],
+    datasets: Sequence[DataSet],
     places: Places,
     file_format: FileFormat,
     fidelity_names: Sequence[str],
@@ -67,14 +67,19 @@ def find_groupings(
     Raises:
         ConfigError: There is no grouping of a given name.
     """
-    groups = [group for dataset in datasets for group in dataset.groups]
-    evaluated = np.zeros(places.total, np.bool_)
-    for group in groups:
-        evaluated[group["origin"]] = True
-    elements = np.unique(np.concatenate([np.unique(group["numbers"]) for group in groups]))
-    fidelities = np.array(fidelity_names, object)[_values(groups, FIDELITY, places.total).astype(np.int64)]
-    found = [_grouping(FIDELITY, fidelities, evaluated), _by_size(groups, places.total)]
-    found += [_grouping(key, _values(groups, key, places.total), evaluated) for key in INPUTS]
+    columns = {key: np.zeros(places.total) for key in (FIDELITY, *INPUTS)}
+    evaluated, sizes = np.zeros(places.total, np.bool_), np.zeros(places.total, np.int64)
+    elements: set[int] = set()
+    for dataset in datasets:
+        for block in dataset.blocks([*columns, "numbers", "origin"]):
+            evaluated[block["origin"]] = True
+            sizes[block["origin"]] = np.count_nonzero(block["numbers"], axis=1)
+            elements |= {*np.unique(block["numbers"]).tolist()} - {0}
+            for key, values in columns.items():
+                values[block["origin"]] = block[key]
+    fidelities = np.array(fidelity_names, object)[columns[FIDELITY].astype(np.int64)]
+    found = [_grouping(FIDELITY, fidelities, evaluated), _by_size(sizes)]
+    found += [_grouping(key, columns[key], evaluated) for key in INPUTS]
     wanted = [name for name in by if name not in BUILT_IN]
     tags = read_tags(places, evaluated, file_format, reserved=BUILT_IN, wanted=wanted)
     found += [_grouping(name, values, evaluated) for name, values in tags.items()]
@@ -83,16 +88,9 @@ def find_groupings(
         hint = did_you_mean(unknown[0], known)
         raise ConfigError(f"--by: the structures have no {', '.join(unknown)}, only {', '.join(known)}{hint}")
     return Groupings(
-        elements=tuple(elements[elements != 0].tolist()) if not by or ELEMENT in by else (),
+        elements=tuple(sorted(elements)) if not by or ELEMENT in by else (),
         others=tuple(each for each in found if (each.name in by if by else 1 < len(each.groups) <= MAX_GROUPS)),
     )
-
-
-def _values(groups: Iterable[Mapping[str, npt.NDArray[Any]]], key: str, total: int) -> npt.NDArray[np.float64]:
-    values = np.zeros(total)
-    for group in groups:
-        values[group["origin"]] = group[key]
-    return values
 
 
 def _grouping(name: str, values: npt.NDArray[Any], evaluated: npt.NDArray[np.bool_]) -> Grouping:
@@ -107,11 +105,8 @@ def _as_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _by_size(groups: Iterable[Mapping[str, npt.NDArray[Any]]], total: int) -> Grouping:
+def _by_size(sizes: Codes) -> Grouping:
     """Group by the number of atoms, in ranges with about equal numbers of structures if there are many."""
-    sizes = np.zeros(total, np.int64)
-    for group in groups:
-        sizes[group["origin"]] = np.count_nonzero(group["numbers"], axis=1)
     evaluated = np.sort(sizes[sizes > 0])
     unique = np.unique(evaluated)
     starts = unique

@@ -106,8 +106,8 @@ class Measurement:
         """Return which structures contain an element, by origin."""
         chosen = np.zeros(self._setup.data.places.total, np.bool_)
         for dataset in self._setup.data.datasets:
-            for group in dataset.groups:
-                chosen[group["origin"]] = (group["numbers"] == element).any(axis=1)
+            for block in dataset.blocks(["origin", "numbers"]):
+                chosen[block["origin"]] = (block["numbers"] == element).any(axis=1)
         return chosen
 
     def _counts(self, chosen: npt.NDArray[np.bool_]) -> Values:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from aimnet2mult.data.dataset import INPUTS, read_blocks
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.hdf5 import INPUTS
 from aimnet2mult.data.rank_share import load_rows
 from aimnet2mult.data.reference_energies import sum_by_fidelity
 from aimnet2mult.errors import DataError
@@ -128,12 +128,14 @@ class Outputs:
         labels = [label.name for label in self._setup.saved.labels]
         for dataset in self._setup.data.datasets:
             for size, group in dataset.items():
-                rows = np.flatnonzero(group["origin"] == origin)
+                # Finding it reads no file.
+                origins = np.concatenate([block["origin"] == origin for block in read_blocks(group, ["origin"])])
+                rows = np.flatnonzero(origins)
                 if len(rows):
                     x, y = to_device(load_rows(dataset, size, rows, x=INPUTS, y=labels), self._setup.device)
                     with torch.no_grad():
                         pred = self._setup.model(dict(x))
                     shapes = {label: y[label].shape for label in labels}
                     predictions = {label: pred[label].detach().reshape(shapes[label]).cpu().numpy() for label in labels}
-                    return {key: values[rows] for key, values in group.items()}, predictions
+                    return group.read(rows, [*INPUTS, *labels]), predictions
         raise DataError(f"there is no structure {origin}")

@@ -90,7 +90,7 @@ class GroupSums:
     def add(self, batch: EvaluatedBatch) -> None:
         """Add the errors of this rank's share of a batch."""
         if len(batch.own):
-            codes = torch.from_numpy(self._codes[batch.group["origin"][batch.own]])
+            codes = torch.from_numpy(self._codes[batch.own_array("origin")])
             self._sums.update(batch, batch.true, codes.to(self._device))
 
     def values(self) -> list[Values]:
@@ -120,7 +120,7 @@ class ElementSums:
         if not len(batch.own):
             return
         # Looking at the arrays of the data set, rather than at the tensors, avoids waiting for the device.
-        present = set(np.unique(batch.group["numbers"][batch.own]).tolist())
+        present = set(np.unique(batch.own_array("numbers")).tolist())
         known = batch.known()
         for index, element in enumerate(self._elements):
             if element in present:
@@ -187,7 +187,7 @@ class LargestErrors:
         if not len(batch.own):
             return
         errors = self._errors(batch)
-        origins = torch.from_numpy(batch.group["origin"][batch.own]).to(self._device)
+        origins = torch.from_numpy(batch.own_array("origin")).to(self._device)
         largest = torch.where(batch.finite, errors.amax(-1), torch.nan)
         self._structures[:, origins] = largest
         for index, element in enumerate(self._elements):

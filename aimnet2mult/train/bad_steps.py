@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aimnet2mult.config.sections import Trainer
-from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.data.dataset import INPUTS
 from aimnet2mult.data.rank_share import load_rows
 from aimnet2mult.metrics.error_sums import Snapshot
 from aimnet2mult.models.weights import are_finite
@@ -186,6 +186,7 @@ class BadStepReport:
     def _names(self, group: int, rows: Sequence[int]) -> str:
         """Return file, group and row of structures."""
         data = self._components.data
-        names = data.locate(data.train[group]["origin"][rows[:MAX_NAMED]])
+        first = np.array(rows[:MAX_NAMED], np.int64)
+        names = data.locate(data.train[group].read(first, ["origin"])["origin"])
         more = len(rows) - MAX_NAMED
         return "; ".join(names) + (f"; and {more} more" if more > 0 else "")

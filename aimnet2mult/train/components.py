@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from aimnet.data import SizeGroupedDataset
 from torch import nn
 from torch.optim import Optimizer
 
 from aimnet2mult.config.resume_rules import SAE_FOLDER, SPLIT_FILE
 from aimnet2mult.config.schema import Config
-from aimnet2mult.data.dataset import MixedData, load_data
+from aimnet2mult.data.dataset import DataSet
+from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.label_summary import summarize_labels
+from aimnet2mult.data.loading import load_data
+from aimnet2mult.data.mixed_data import MixedData
 from aimnet2mult.data.places import counted
 from aimnet2mult.data.reference_energies import Sae, sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
@@ -54,7 +54,7 @@ __all__ = [
 class EvaluationSet:
     """A data set that is evaluated with fixed weights."""
 
-    dataset: SizeGroupedDataset
+    dataset: DataSet
     sampler: MixedFidelitySampler
     """Sampler of the batches, which always have the same order."""
     loader: Loader
@@ -110,7 +110,7 @@ class Components:
                 if any(counts)
             )
             lines.append(f"{name}: {structures}; {', '.join(label.name for label in labels)}")
-            summary = summarize_labels(self.data.groups_of(index))
+            summary = self.data.summaries[index].text
             lines += [f"{name}: {summary}"] if summary else []
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         iterations = counted(len(self.train_loader), "iteration")
@@ -125,6 +125,7 @@ def build_components(
     communicator: Communicator | None = None,
     skipped: SkippedRows | None = None,
     *,
+    contents: Mapping[str, FileContent] | None = None,
     model_file: Path | None = None,
     weights: Path | None = None,
 ) -> Components:
@@ -139,6 +140,7 @@ def build_components(
         communicator: communicator whose rank determines the share of each batch that the loaders return; by default,
             they return whole batches.
         skipped: structures to leave out, if the data have been checked; by default, they are checked here.
+        contents: what the checks found in the data files, by path; otherwise, the files are read once more.
         model_file: file that contains the definition, for error messages.
         weights: file of initial weights; by default, they are random.
 
@@ -156,14 +158,14 @@ def build_components(
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     kept = {} if learner.loaded is None else prepare_start(learner.loaded, config, skipped)
-    data = _load_data(config, labels, folder, skipped, kept)
+    data = _load_data(config, folder, skipped, contents, kept)
     loaded: tuple[str, ...] = ()
     if learner.loaded is not None:
         loaded = check_start(learner.loaded, config, learner.model, definition, data, first_rank=not communicator.rank)
     build = partial(build_loader, config, labels=labels, communicator=communicator, pin_memory=device.type == "cuda")
     sampler = training_sampler(config, data)
 
-    def evaluated(dataset: SizeGroupedDataset) -> EvaluationSet | None:
+    def evaluated(dataset: DataSet) -> EvaluationSet | None:
         if not len(dataset):
             return None
         order = evaluation_sampler(config, dataset)
@@ -215,20 +217,11 @@ def _describe_model(config: Config, definition: Mapping[str, Any], data: MixedDa
         fidelity_offset=config.fidelity_offset,
         use_fidelity_readouts=config.use_fidelity_readouts,
         reference_energies=data.saes,
-        elements=_elements(data.train, len(config.fidelity_names)),
+        elements=data.elements,
         absent_labels=tuple(
             frozenset(label.name for label in config.labels if label not in present) for present in data.labels
         ),
     )
-
-
-def _elements(dataset: SizeGroupedDataset, n_fidelities: int) -> tuple[frozenset[int], ...]:
-    """Return the atomic numbers in the structures of each fidelity."""
-    found: list[set[int]] = [set() for _ in range(n_fidelities)]
-    for group in dataset.values():
-        for index in np.unique(group["fidelity"]).tolist():
-            found[index] |= set(np.unique(group["numbers"][group["fidelity"] == index]).tolist()) - {0}
-    return tuple(map(frozenset, found))
 
 
 def _prepare_process(config: Config) -> None:
@@ -238,7 +231,11 @@ def _prepare_process(config: Config) -> None:
 
 
 def _load_data(
-    config: Config, labels: tuple[Label, ...], folder: Path, skipped: SkippedRows | None, kept: Mapping[int, Sae]
+    config: Config,
+    folder: Path,
+    skipped: SkippedRows | None,
+    contents: Mapping[str, FileContent] | None,
+    kept: Mapping[int, Sae],
 ) -> MixedData:
     names, saved = config.fidelity_names, folder / SAE_FOLDER
     sae_files: dict[int, Path | Sae] = {
@@ -248,7 +245,7 @@ def _load_data(
     sae_files |= {i: saved / f"{name}.yaml" for i, name in enumerate(names) if (saved / f"{name}.yaml").is_file()}
     return load_data(
         [Path(config.data.fidelity_datasets[index]) for index in range(len(names))],
-        labels=labels,
+        labels=config.labels,
         val_fraction=config.data.val_fraction,
         test_fraction=config.data.test_fraction,
         split_file=find_split_file(config, folder),
@@ -260,5 +257,7 @@ def _load_data(
         test_files={index: Path(path) for index, path in config.data.test_fidelity_datasets.items()},
         file_format=FileFormat.from_config(config),
         skipped=skipped,
+        contents=contents,
+        in_memory_gb=config.data.in_memory_gb,
         check_checksums=lambda checksums: check_data(checksums, config, folder),
     )

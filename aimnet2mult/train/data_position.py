@@ -22,6 +22,7 @@ class DataPosition:
     def __init__(self, config: Config, components: Components) -> None:
         self._epochs = config.trainer.epochs
         self._epoch_length = len(components.train_loader)
+        self._data = components.data
         self._fingerprint = components.data.fingerprint()
         self._samplers = config.to_dict()["data"]["samplers"]["train"]
 
@@ -31,7 +32,7 @@ class DataPosition:
             "iteration": iteration,
             "epoch": self._epoch_at(iteration),
             "epoch_length": self._epoch_length,
-            "data": self._fingerprint,
+            "fingerprint": self._fingerprint,
             "samplers": self._samplers,
         }
 
@@ -59,10 +60,16 @@ class DataPosition:
         if position.get("samplers", self._samplers) != self._samplers:
             # Batches and groups of other sizes; `data_record` has verified the files.
             return
-        expected = (self._epoch_length, self._fingerprint)
-        if (position["epoch_length"], position["data"]) != expected:
+        same_length = position["epoch_length"] == self._epoch_length
+        if not (same_length and self._has_same_data(position)):
             settings = "" if "samplers" in position else " or data.samplers"
             raise CheckpointError(
                 f"{path} was written with different data: the data sets{settings} have changed since then; restore "
                 "them, or start a new run with --load"
             )
+
+    def _has_same_data(self, position: Mapping[str, Any]) -> bool:
+        if "fingerprint" in position:
+            return bool(position["fingerprint"] == self._fingerprint)
+        # Versions before 0.2 stored a checksum of all values.
+        return bool(position["data"] == self._data.content_checksum())

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.compositions import join_symbols
-from aimnet2mult.data.dataset import MixedData
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.layout import open_file, read_layout, read_rows
+from aimnet2mult.data.mixed_data import MixedData
 from aimnet2mult.data.reference_energies import Sae, sum_references
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.errors import DataError, ModelError
 from aimnet2mult.models.initial_weights import InitialWeights
 from aimnet2mult.models.source_energies import predict_energy, source_energies
+from aimnet2mult.quantities import INPUTS
 
 __all__ = ["check_start", "prepare_start"]
 
@@ -120,13 +121,9 @@ def _describe_references(
     the new ones differ.
     """
     for fidelity, source in loaded.reference_energies.items():
-        # Nothing else: with several fidelities, the arrays are copies.
-        groups = [
-            {key: group[key] for key in ("energy", "numbers") if key in group} for group in data.groups_of(fidelity)
-        ]
+        summary = data.summaries[fidelity]
         if not replaced and source == data.saes[fidelity]:
-            rest = np.concatenate([group["energy"] / (group["numbers"] > 0).sum(axis=1) for group in groups])
-            mean = np.nanmean(rest) if np.isfinite(rest).any() else 0.0
+            mean = summary.mean_energy
             if abs(mean) > MAX_LEFT:
                 raise DataError(
                     f"load_reference_energies is keep, but the energies of {names[fidelity]} differ from the sums of "
@@ -138,11 +135,11 @@ def _describe_references(
                 f"{mean:.4g} eV/atom above them on average"
             )
         elif data.saes[fidelity]:
-            sums = [
-                sum_references(group["numbers"], data.saes[fidelity]) - sum_references(group["numbers"], source)
-                for group in groups
+            new, number = data.saes[fidelity], summary.structures
+            change = summary.compositions.counts @ [
+                new.get(z, 0) - source.get(z, 0) for z in summary.compositions.elements
             ]
-            rmsd = np.sqrt(np.mean(np.concatenate(sums) ** 2))
+            rmsd = np.sqrt(np.sum(number * change**2) / np.sum(number))
             yield (
                 f"{names[fidelity]}: reference energies of {loaded.source.path} replaced; the sums of a structure "
                 f"differ by {rmsd:.4g} eV (RMS), and so do the predicted energies"
@@ -184,8 +181,7 @@ def _compare_energies(
 def _describe_new_elements(loaded: InitialWeights, data: MixedData, names: Sequence[str]) -> Iterator[str]:
     """Yield a line for each fidelity with elements that were not in the training data of the source."""
     for fidelity, origin in enumerate(loaded.origins if loaded.source.elements else ()):
-        found = {z for group in data.groups_of(fidelity) for z in np.unique(group["numbers"]).tolist()}
-        new = found - loaded.source.elements[origin.index] - {0}
+        new = data.summaries[fidelity].elements - loaded.source.elements[origin.index]
         if new:
             yield (
                 f"{names[fidelity]}: {join_symbols(sorted(new))} not in the training data of "
@@ -195,20 +191,21 @@ def _describe_new_elements(loaded: InitialWeights, data: MixedData, names: Seque
 
 def _choose(data: MixedData, fidelity: int, count: int) -> Iterator[tuple[str, Structure]]:
     """Yield up to ``count`` training structures of a fidelity, of all sizes, with their places."""
-    groups = list(data.train.groups)
-    rows = [np.flatnonzero(group["fidelity"] == fidelity) for group in groups]
-    ends = np.cumsum([len(of_group) for of_group in rows])
+    runs = [(group, rows) for group in data.train.groups for index, rows in group.runs if index == fidelity]
+    ends = np.cumsum([len(rows) for _, rows in runs])
     total = int(ends[-1])
     for index in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist():
         number = int(np.searchsorted(ends, index, side="right"))
-        group, row = groups[number], int(rows[number][index - ends[number]])
-        real = group["numbers"][row] > 0
+        group, rows = runs[number]
+        row = rows.stop - int(ends[number]) + index
+        found = group.read(np.array([row]), [*INPUTS, "origin"])
+        real = found["numbers"][0] > 0
         yield (
-            data.locate(group["origin"][row : row + 1])[0],
+            data.locate(found["origin"])[0],
             {
-                "coord": torch.tensor(group["coord"][row][real][None], dtype=torch.float32),
-                "numbers": torch.tensor(group["numbers"][row][real][None], dtype=torch.int64),
-                "charge": torch.tensor([group["charge"][row]], dtype=torch.float32),
-                "mult": torch.tensor([group["mult"][row]], dtype=torch.float32),
+                "coord": torch.tensor(found["coord"][:, real], dtype=torch.float32),
+                "numbers": torch.tensor(found["numbers"][:, real], dtype=torch.int64),
+                "charge": torch.tensor(found["charge"], dtype=torch.float32),
+                "mult": torch.tensor(found["mult"], dtype=torch.float32),
             },
         )

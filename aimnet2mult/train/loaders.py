@@ -4,23 +4,18 @@ import signal
 from typing import Literal
 
 import torch
-from aimnet.data import SizeGroupedDataset
-from torch.utils.data import DataLoader
 
 from aimnet2mult.config.schema import Config
-from aimnet2mult.data.dataset import MixedData
-from aimnet2mult.data.hdf5 import INPUTS
-from aimnet2mult.data.rank_share import load_share
+from aimnet2mult.data.dataset import INPUTS, DataSet
+from aimnet2mult.data.mixed_data import MixedData
+from aimnet2mult.data.rank_share import BatchLoader as Loader
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.distributed.stop_signal import PREEMPTIONS
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.quantities import Label
-from aimnet2mult.train.engine import Batch
 
 __all__ = ["Loader", "build_loader", "evaluation_sampler", "fidelity_weights", "ignore_preemption", "training_sampler"]
-
-Loader = DataLoader[Batch]
 
 
 def training_sampler(config: Config, data: MixedData) -> MixedFidelitySampler:
@@ -36,7 +31,7 @@ def training_sampler(config: Config, data: MixedData) -> MixedFidelitySampler:
     )
 
 
-def evaluation_sampler(config: Config, dataset: SizeGroupedDataset) -> MixedFidelitySampler:
+def evaluation_sampler(config: Config, dataset: DataSet) -> MixedFidelitySampler:
     """Return a sampler that draws each structure once, always in the same order."""
     val = config.data.samplers.val
     return MixedFidelitySampler(dataset, batch_size=val.batch_size, batch_mode=val.batch_mode, shuffle=False)
@@ -45,7 +40,7 @@ def evaluation_sampler(config: Config, dataset: SizeGroupedDataset) -> MixedFide
 def build_loader(
     config: Config,
     part: Literal["train", "val"],
-    dataset: SizeGroupedDataset,
+    dataset: DataSet,
     sampler: MixedFidelitySampler,
     *,
     labels: tuple[Label, ...],
@@ -59,7 +54,7 @@ def build_loader(
         # change a resumed run, which starts the loader one more time.
         generator = torch.Generator().manual_seed(config.seed)
         given = {"generator": generator, "worker_init_fn": ignore_preemption, **options}
-        return load_share(
+        return Loader(
             dataset,
             sampler,
             x=INPUTS,

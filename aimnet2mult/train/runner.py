@@ -245,7 +245,7 @@ def _train(
     )
     if consensus.should_stop(now=True):
         return Outcome("preempted"), None
-    skipped = None if plan.report is None else plan.report.skipped
+    skipped, contents = (None, None) if plan.report is None else (plan.report.skipped, plan.report.contents)
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
         lambda: build_components(
@@ -254,6 +254,7 @@ def _train(
             plan.folder,
             communicator,
             skipped,
+            contents=contents,
             model_file=plan.model_file,
             weights=weights,
         )

@@ -1,15 +1,15 @@
 """Record which structures an evaluation skips, and where they come from."""
 
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from aimnet.data import SizeGroupedDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aimnet2mult.data.dataset import DataSet
+from aimnet2mult.data.rank_share import share_of
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import Snapshot
@@ -36,7 +36,7 @@ class SkippedStructures:
 
     def __init__(
         self,
-        dataset: SizeGroupedDataset,
+        dataset: DataSet,
         sampler: MixedFidelitySampler,
         *,
         locate: Callable[[NDArray[np.int64]], list[str]],
@@ -45,14 +45,11 @@ class SkippedStructures:
     ) -> None:
         self._dataset = dataset
         self._locate = locate
-        self._batches = [batch for (batch,) in sampler]
+        self._sampler = sampler
         self._communicator = communicator
-        shares = [np.array_split(rows, communicator.world_size) for _, rows in self._batches]
-        sizes = [len(part) for parts in shares for part in parts]
-        starts = [0, *accumulate(sizes)]
-        own = slice(communicator.rank, None, communicator.world_size)
-        self._shares = [slice(start, start + size) for start, size in zip(starts[:-1][own], sizes[own], strict=True)]
-        self._flags = torch.zeros(starts[-1], dtype=torch.uint8, device=device)
+        self._ends = np.cumsum(sampler.batch_lengths(), dtype=np.int64)
+        """The number of structures in all batches up to each one."""
+        self._flags = torch.zeros(int(self._ends[-1]), dtype=torch.uint8, device=device)
         self._reported: set[int] = set()
 
     def record(self, batch: int, finite: Tensor) -> None:
@@ -63,7 +60,7 @@ class SkippedStructures:
             finite: which structures of this rank's share are finite; booleans of shape (B,).
         """
         # A rank without structures evaluates one that belongs to another rank; its own share is empty.
-        self._flags[self._shares[batch]].copy_(finite.logical_not())
+        self._flags[self._share(batch)].copy_(finite.logical_not())
 
     def snapshot(self) -> Snapshot:
         """Start copying the flags, summed over all ranks, to the CPU without waiting for it."""
@@ -75,7 +72,20 @@ class SkippedStructures:
         """Return the places of the flagged structures that no earlier call has described; "" if there are none."""
         new = [number for number in np.flatnonzero(flags).tolist() if number not in self._reported]
         self._reported.update(new)
-        origins = np.concatenate([self._dataset[group]["origin"][rows] for group, rows in self._batches])
-        places = self._locate(origins[new[:MAX_NAMED]])
+        origins = np.array([self._origin(number) for number in new[:MAX_NAMED]], np.int64)
+        places = self._locate(origins)
         more = len(new) - len(places)
         return "; ".join(places) + (f"; and {more} more" if more else "")
+
+    def _share(self, batch: int) -> slice:
+        """Return this rank's share of the structures of a batch, as `numpy.array_split` divides them."""
+        start = int(self._ends[batch - 1]) if batch else 0
+        share = share_of(int(self._ends[batch]) - start, self._communicator.rank, self._communicator.world_size)
+        return slice(start + share.start, start + share.stop)
+
+    def _origin(self, number: int) -> np.int64:
+        batch = int(np.searchsorted(self._ends, number, side="right"))
+        group, rows = self._sampler.batch_at(batch)
+        row = rows[number - int(self._ends[batch]) + len(rows)]
+        origin: np.int64 = self._dataset[group].read(np.array([row]), ["origin"])["origin"][0]
+        return origin

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from aimnet2mult.config.value_checks import VALIDATION_REMEDY as REMEDY
-from aimnet2mult.data.dataset import MixedData
+from aimnet2mult.data.mixed_data import MixedData
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.metrics.declarations import bare_name
 from aimnet2mult.metrics.statistics import VALIDATION, MetricInfo, metric_info
 from aimnet2mult.quantities import Label
 
 __all__ = ["ValidationMetrics", "find_validation_metrics", "possible_metrics"]
+
+
+BLOCK = 1024
+"""Number of structures that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +91,16 @@ def _names(label: Label, ranges: Sequence[tuple[float, float]]) -> set[str]:
 
 
 def _ranges(data: MixedData, label: str) -> dict[int, tuple[float, float]]:
-    """Return the lowest and highest finite value of a validation label, by fidelity."""
+    """Return a low and a high finite value of a validation label, by fidelity; equal ones only if all values are."""
     ranges: dict[int, tuple[float, float]] = {}
     for group in data.val.groups:
-        for fidelity in np.unique(group["fidelity"]).tolist():
-            values = group[label][group["fidelity"] == fidelity]
-            finite = values[np.isfinite(values)]
-            if finite.size:
+        for fidelity, rows in group.runs:
+            for start in range(rows.start, rows.stop, BLOCK):
                 low, high = ranges.get(fidelity, (np.inf, -np.inf))
-                ranges[fidelity] = min(low, float(finite.min())), max(high, float(finite.max()))
+                if low < high:
+                    break
+                values = group.read(np.arange(start, min(start + BLOCK, rows.stop)), [label])[label]
+                finite = values[np.isfinite(values)]
+                if finite.size:
+                    ranges[fidelity] = min(low, float(finite.min())), max(high, float(finite.max()))
     return ranges

@@ -8,15 +8,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from aimnet.data import SizeGroupedDataset
 
 import aimnet2mult
-from aimnet2mult.data.dataset import MixedData, load_data
-from aimnet2mult.data.hdf5 import INPUTS, read_fidelity
-from aimnet2mult.data.reference_energies import apply_sae, write_sae
+from aimnet2mult.data.dataset import INPUTS, DataSet
+from aimnet2mult.data.loading import load_data
+from aimnet2mult.data.mixed_data import MixedData
+from aimnet2mult.data.reference_energies import sum_references, write_sae
 from aimnet2mult.errors import DataError
 from support.labels import built_in
 from support.small_groups import identities, make_group
+from support.whole_files import read_fidelity
 
 ALL = ("energy", "forces", "charges", "spin_charges")
 SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
@@ -37,7 +38,7 @@ def load(files: list[Path], **options: Any) -> MixedData:
     return load_data(files, **{**settings, **options})
 
 
-def identified(dataset: SizeGroupedDataset) -> Counter[tuple[int, int]]:
+def identified(dataset: DataSet) -> Counter[tuple[int, int]]:
     """Count the structures by fidelity and identity."""
     return Counter(pair for g in dataset.groups for pair in zip(g["fidelity"].tolist(), identities(g), strict=True))
 
@@ -90,9 +91,9 @@ def test_validation_files_leave_all_other_data_for_training(files: list[Path], w
     assert data.val_counts == (5, 0)
     assert [set(group["fidelity"].tolist()) for group in data.val.groups] == [{0}]
     # Shifted by the reference energies of the training data.
-    raw = read_fidelity(own, labels=built_in("energy"))
-    apply_sae(raw, data.saes[0])
-    assert np.allclose(data.val[3]["energy"], raw[3]["energy"], atol=1e-5)
+    raw = read_fidelity(own, labels=built_in("energy"))[3]
+    expected = raw["energy"] - sum_references(raw["numbers"], data.saes[0])
+    assert np.array_equal(data.val[3]["energy"], expected.astype(np.float32))
     assert data.val[3]["energy"].dtype == np.float32
 
 
@@ -144,9 +145,11 @@ def test_a_label_is_nan_exactly_for_the_fidelities_without_it(files: list[Path])
 
 def test_groups_have_all_keys_in_the_types_of_a_batch(files: list[Path]) -> None:
     group = load(files).train.groups[0]
-    assert set(group.keys()) == {*INPUTS, "origin", "energy", "forces", "charges"}
+    assert set(group.arrays) == {*INPUTS, "origin", "energy", "forces", "charges"}
     types = {"numbers": np.int32, "fidelity": np.int64, "origin": np.int64}
-    assert {k: v.dtype for k, v in group.items()} == {k: np.dtype(types.get(k, np.float32)) for k in group.keys()}  # noqa: SIM118 - not a dict
+    assert {k: v.dtype for k, v in group.arrays.items()} == {
+        k: np.dtype(types.get(k, np.float32)) for k in group.arrays
+    }
 
 
 def test_small_groups_are_padded_and_merged_into_the_next_larger_one(files: list[Path]) -> None:
@@ -180,13 +183,14 @@ def test_origins_name_the_structures_also_after_padding_and_skipping(files: list
     assert (0, 403) in identified(data.train)
 
 
-def test_the_fingerprint_depends_on_skipped_structures_but_not_on_origins(files: list[Path]) -> None:
-    data = load(files)
-    before = data.fingerprint()
-    assert load(files, skipped={(str(files[0]), "004"): np.array([2])}).fingerprint() != before
-    for group in data.train.groups:
-        group["origin"] += 1
-    assert data.fingerprint() == before
+@pytest.mark.parametrize("of", [MixedData.fingerprint, MixedData.content_checksum])
+def test_the_fingerprint_depends_on_the_training_structures(files: list[Path], of: Callable[[MixedData], int]) -> None:
+    before = of(load(files))
+    assert of(load(files)) == of(load([path.rename(path.with_suffix(".hdf5")) for path in files])) == before
+    files = [path.with_suffix(".hdf5") for path in files]
+    skipped = load(files, skipped={(str(files[0]), "004"): np.array([2])})
+    others = [skipped, load(files, seed=4), load(files, sae_files={0: dict.fromkeys(range(1, 20), -1.0)})]
+    assert len({before, *map(of, others)}) == 4
 
 
 def test_the_checksum_of_a_file_depends_only_on_its_content(files: list[Path], write: Write) -> None:

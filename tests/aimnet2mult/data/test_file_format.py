@@ -9,10 +9,10 @@ import pytest
 from aimnet2mult.config.data_units import DEFAULT_UNITS
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.errors import ConfigError
 from support.labels import built_in
 from support.small_groups import make_group
+from support.whole_files import read_fidelity
 
 Write = Callable[..., Path]
 LABELS = ("energy", "forces")

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aimnet2mult.data.hdf5 import read_fidelity
 from support.labels import built_in
 from support.small_groups import make_group
+from support.whole_files import read_fidelity
 
 ALL = ("energy", "forces", "charges", "spin_charges")
 
@@ -55,6 +55,6 @@ def test_arrays_of_any_type_are_converted(write: Write) -> None:
     }
     group = read_fidelity(write({4: arrays}), labels=built_in("energy", "forces"))[4]
     types = {"numbers": np.int32, "fidelity": np.int64, "origin": np.int64, "energy": np.float64}
-    assert {key: array.dtype for key, array in group.items()} == {
-        key: np.dtype(types.get(key, np.float32)) for key, _ in group.items()
+    assert {key: array.dtype for key, array in group.arrays.items()} == {
+        key: np.dtype(types.get(key, np.float32)) for key in group.arrays
     }

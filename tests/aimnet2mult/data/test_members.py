@@ -14,12 +14,12 @@ import pytest
 from aimnet2mult.data import layout
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.data.layout import SizeGroup, open_file
 from aimnet2mult.errors import DataError
 from support.damage_cases import hdf5_reader
 from support.labels import built_in
 from support.small_groups import make_group
+from support.whole_files import read_fidelity
 
 Write = Callable[..., Path]
 Change = Callable[[h5py.File, Path], object]

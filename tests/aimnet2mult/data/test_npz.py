@@ -18,11 +18,11 @@ from aimnet2mult.config.merge import write_yaml
 from aimnet2mult.config.schema import load
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.errors import ConfigError
 from support.labels import built_in
 from support.small_groups import make_group
 from support.tiny_runs import train_tiny, write_data
+from support.whole_files import read_fidelity
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Scalars
 
@@ -80,7 +80,7 @@ def test_the_same_structures_are_read_from_a_folder_and_from_hdf5(
     assert reports[0] == reports[1]
     assert "DATA, group 003, row 7: atoms 0 and 1 are 0 Å apart" in reports[1]
     for size in (3, 4):
-        first, second = (dict(dataset[size].items()) for dataset in found)
+        first, second = (dataset[size].arrays for dataset in found)
         assert first.keys() == second.keys()
         for key, array in first.items():
             assert array.dtype == second[key].dtype

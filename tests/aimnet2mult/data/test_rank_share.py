@@ -4,19 +4,19 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from aimnet.data import SizeGroupedDataset
 
-from aimnet2mult.data.rank_share import RankShare, load_share
+from aimnet2mult.data.dataset import DataSet
+from aimnet2mult.data.rank_share import BatchLoader, RankShare
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from support.small_groups import make_group
 
 
-def dataset() -> SizeGroupedDataset:
+def dataset() -> DataSet:
     groups = {}
     for atoms, structures in ((3, 23), (4, 5)):
         groups[atoms] = make_group(atoms, structures, labels=("energy", "forces"))
         groups[atoms]["fidelity"] = np.arange(structures) % 2
-    return SizeGroupedDataset(groups)
+    return DataSet.of_arrays(groups)
 
 
 def sampler(**options: object) -> MixedFidelitySampler:
@@ -51,7 +51,7 @@ def test_an_empty_share_is_a_structure_without_labels(workers: int) -> None:
     data = dataset()
     order = MixedFidelitySampler(data, batch_size=2, seed=3)
     loaders = [
-        load_share(
+        BatchLoader(
             data,
             order,
             x=["charge", "numbers"],
@@ -62,7 +62,7 @@ def test_an_empty_share_is_a_structure_without_labels(workers: int) -> None:
         )
         for rank in range(3)
     ]
-    whole = load_share(data, order, x=["charge", "numbers"], y=["energy", "forces"], rank=0, world=1)
+    whole = BatchLoader(data, order, x=["charge", "numbers"], y=["energy", "forces"], rank=0, world=1)
     for (x, y), *shares in zip(whole, *loaders, strict=True):
         for part, (x_part, y_part) in enumerate(shares):
             if part < len(x["charge"]):

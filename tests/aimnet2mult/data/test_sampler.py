@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aimnet.data import SizeGroupedDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aimnet2mult.data.dataset import DataSet
+from aimnet2mult.data.rank_share import BatchLoader
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.errors import DataError
 
@@ -20,7 +21,7 @@ Order = list[tuple[int, list[int]]]
 COUNTS: Counts = {3: (40, 12), 4: (7, 30), 6: (25, 0), 9: (1, 1)}
 
 
-def dataset(counts: Counts = COUNTS) -> SizeGroupedDataset:
+def dataset(counts: Counts = COUNTS) -> DataSet:
     """Return groups with `numbers` of the right shape and `fidelity` in random order."""
     groups = {}
     for atoms, of_fidelity in counts.items():
@@ -30,7 +31,7 @@ def dataset(counts: Counts = COUNTS) -> SizeGroupedDataset:
             "fidelity": np.random.default_rng(atoms).permutation(fidelity),
             "row": np.arange(len(fidelity)),
         }
-    return SizeGroupedDataset(groups)
+    return DataSet.of_arrays(groups)
 
 
 def sampler(counts: Counts = COUNTS, **options: Any) -> MixedFidelitySampler:
@@ -277,7 +278,7 @@ def test_a_batch_has_at_least_one_structure() -> None:
 def test_a_loader_yields_the_batches_of_the_sampler(workers: int) -> None:
     data = dataset()
     drawn = MixedFidelitySampler(data, batch_size=8, seed=4)
-    loader = data.get_loader(drawn, x=["fidelity", "row"], y=["numbers"], num_workers=workers)
+    loader = BatchLoader(data, drawn, x=["fidelity", "row"], y=["numbers"], num_workers=workers)
     expected = order(drawn, 2)
     drawn.set_epoch(2)
     found = [(y["numbers"].shape[1], x["row"].tolist()) for x, y in loader]

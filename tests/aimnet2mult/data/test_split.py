@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimnet2mult.data.dataset import MixedData, load_data
+from aimnet2mult.data.loading import load_data
+from aimnet2mult.data.mixed_data import MixedData
 from aimnet2mult.data.split import LEFT_OUT, Part, read_split, write_split
 from aimnet2mult.errors import DataError
 from support.labels import built_in

@@ -11,10 +11,11 @@ import pytest
 
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.compositions import Compositions
-from aimnet2mult.data.hdf5 import read_fidelity
-from aimnet2mult.data.label_summary import summarize_labels
+from aimnet2mult.data.file_content import ContentScan
+from aimnet2mult.data.label_summary import summarize
 from aimnet2mult.data.unit_hints import find_energy_unit, find_precision_loss
 from support.labels import built_in
+from support.whole_files import read_fidelity
 
 Group = dict[str, np.ndarray]
 
@@ -236,7 +237,11 @@ def test_the_summary_agrees_with_a_calculation_by_hand() -> None:
     group["forces"][0, 3] = 1e9
     group["forces"][3] = np.nan
     # Forces: 9 of 3 + 3 + 2 atoms' 24 components are 3. Energies: the mean of water is -0.3, that of OH 0.5.
-    assert summarize_labels([group]) == (
+    scan = ContentScan(())
+    scan.start("004", 4, 4)
+    scan.add(0, group, np.zeros(4, np.bool_))
+    content = scan.finish()
+    assert summarize([(content, True, content.good)], {1: 0.0, 6: 0.0, 8: 0.0}).text == (
         "energies less references -0.3 to 0.25 eV/atom, rms 0.619 eV (worst: 1 x HO, mean 0.5 eV); forces rms 1.84 eV/Å"
     )
 

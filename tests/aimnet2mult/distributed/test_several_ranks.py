@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from aimnet2mult.config.merge import write_yaml
-from aimnet2mult.data.dataset import load_data
-from aimnet2mult.data.hdf5 import INPUTS
+from aimnet2mult.data.dataset import INPUTS
+from aimnet2mult.data.loading import load_data
 from aimnet2mult.models.checkpoint_folder import diverged_path, find_newest, iteration_of
 from support.double_precision import Double, add_masks
 from support.file_contents import read_content, read_weights

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aimnet.data import SizeGroupedDataset
 
+from aimnet2mult.data.dataset import DataSet
 from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.train.checkpointing import Checkpointing
 from aimnet2mult.train.evaluation_pass import EvaluationPass
@@ -41,7 +41,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def errors(dataset: SizeGroupedDataset, state: dict[str, Any]) -> dict[str, float]:
+def errors(dataset: DataSet, state: dict[str, Any]) -> dict[str, float]:
     """Compute metrics of a tiny model in NumPy, in float64."""
     model = TinyCore().double().eval()
     model.load_state_dict(state)

@@ -440,7 +440,7 @@ def test_a_resume_uses_the_reference_energies_of_the_run(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainee.start(stop_at=5)
-    monkeypatch.setattr("aimnet2mult.data.dataset.fit_sae", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr("aimnet2mult.data.loading.fit_sae", lambda *_: pytest.fail("fitted again"))
     assert trainee.resume() == 0
     assert points(trainee.run) == reference()
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aimnet2mult.data.dataset import load_data
+from aimnet2mult.data.loading import load_data
 from aimnet2mult.errors import ConfigError
 from aimnet2mult.train.validation_metrics import ValidationMetrics, find_validation_metrics
 from support.labels import built_in

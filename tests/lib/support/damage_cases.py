@@ -17,7 +17,6 @@ import h5py
 import torch
 
 from aimnet2mult.data.checks import check_files
-from aimnet2mult.data.hdf5 import read_fidelity
 from aimnet2mult.errors import CheckpointError, ConfigError, DataError
 from aimnet2mult.models.initial_weights import load_weights
 from aimnet2mult.models.weights import save_checkpoint_weights
@@ -28,6 +27,7 @@ from support.file_contents import read_content
 from support.labels import built_in
 from support.small_groups import make_group
 from support.tiny_runs import build_tiny, newest_checkpoint, train_tiny
+from support.whole_files import read_fidelity
 
 LABELS = ("energy", "forces")
 Read = Callable[[random.Random], bool]
