@@ -25,7 +25,7 @@ from aimnet2mult.data.layout import SizeGroup, open_file, read_error, read_layou
 from aimnet2mult.data.members import StoredArray
 from aimnet2mult.quantities import Label
 
-__all__ = ["FileRows", "open_rows"]
+__all__ = ["FileRows", "is_plain", "open_rows"]
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.integer[Any]]
@@ -171,6 +171,11 @@ def open_rows(path: Path, labels: Sequence[Label], file_format: FileFormat) -> l
     source = _Source(path, labels, file_format)
     with open_file(path) as file:
         return [FileRows(source, group) for group in read_layout(path, file, labels, file_format).groups]
+
+
+def is_plain(group: SizeGroup) -> bool:
+    """Return whether the structures of a group can be read quickly: all arrays are contiguous and not compressed."""
+    return all(_find(group.path, array) is not None for array in group.arrays.values())
 
 
 def _find(path: Path, array: StoredArray) -> _Place | None:

@@ -98,8 +98,12 @@ class Report:
     """Rows of the structures that must not be trained on, by path and group and then by kind of problem."""
     contents: dict[str, "FileContent"] = field(default_factory=dict)
     """What the checks found in each file, by path."""
-    caches: dict[str, Path] = field(default_factory=dict)
-    """Folder of the cache of each file that has one, by path."""
+    caches: dict[str, Path | None] = field(default_factory=dict)
+    """The files that are too large for the memory, by path, with the folder of the cache of each that has one."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without contents, which may be large."""
+        return {**vars(self), "contents": {}}
 
     def merge(self, other: "Report") -> None:
         """Add the checks of another file."""

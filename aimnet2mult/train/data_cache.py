@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,9 @@ from tqdm import tqdm
 
 from aimnet2mult.data.cache.building import Building
 from aimnet2mult.data.cache.data_cache import DataCache
+from aimnet2mult.data.cache.entry import read_content, write_content
 from aimnet2mult.data.cache.manifest import Reading
+from aimnet2mult.data.cache.stores import read_entry
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
@@ -25,9 +30,11 @@ from aimnet2mult.train.plan import echo
 
 if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
+    from aimnet2mult.data.cache.entry import Entry
     from aimnet2mult.data.file_content import FileContent
+    from aimnet2mult.distributed.communicator import Communicator
 
-__all__ = ["CACHE_FOLDER", "cache_folder", "find_caches"]
+__all__ = ["CACHE_FOLDER", "cache_folder", "find_caches", "share_contents"]
 
 CACHE_FOLDER = "data-cache"
 """Name of the cache in the folder of the runs."""
@@ -51,7 +58,7 @@ def cache_folder(config: Config, runs: Path) -> Path | None:
 
 def find_caches(
     config: Config, files: Sequence[Path], runs: Path, *, max_element: int, build: bool
-) -> tuple[dict[Path, FileContent], dict[str, Path]]:
+) -> tuple[dict[Path, FileContent], dict[str, Path | None]]:
     """Find the caches of data files that are too large for the memory, and build those that are missing.
 
     Args:
@@ -62,8 +69,8 @@ def find_caches(
         build: Whether to build missing ones.
 
     Returns:
-        What the checks have found in the files that have been read or have a cache, and the folders of the caches by
-        path of the file.
+        What the checks have found in the files that have been read or have a cache, and the folder of the cache of
+        each file, both by path; both are empty if the data fit into the memory.
 
     Raises:
         DataError: A file has changed while it was read.
@@ -71,29 +78,62 @@ def find_caches(
     file_format = FileFormat.from_config(config)
     folder = cache_folder(config, runs)
     paths = list(dict.fromkeys(files))
-    if folder is None or memory_size(paths, config, file_format) <= config.data.in_memory_gb * GIGABYTE:
+    if memory_size(paths, config, file_format) <= config.data.in_memory_gb * GIGABYTE:
         return {}, {}
+    if folder is None:
+        return {}, {str(path): None for path in paths}
     limits = {"min_distance": config.data.min_distance, "max_element": max_element}
     reading = Reading.of(config.labels, file_format, **limits)
     cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
     contents: dict[Path, FileContent] = {}
-    caches: dict[str, Path] = {}
+    caches: dict[str, Path | None] = {str(path): None for path in paths}
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            entry, content = cache.find(path) or (None, None)
-            if entry is None and build:
+            found: tuple[Entry | None, FileContent] | None = cache.find(path)
+            if found is None and build:
+                new_scan = partial(FileScan, path, config.labels, file_format, **limits)
                 with progress(path) as show:
-                    entry, content = Building(
-                        cache=cache,
-                        path=path,
-                        new_scan=lambda path=path: FileScan(path, config.labels, file_format, Report(), **limits),
-                        progress=show,
-                    ).run()
-            if content is not None:
-                contents[path] = content
-            if entry is not None:
-                caches[str(path)] = entry.folder
+                    building = Building(
+                        cache=cache, path=path, new_scan=lambda scan=new_scan: scan(Report()), progress=show
+                    )
+                    found = building.run()
+            if found is not None:
+                entry, contents[path] = found
+                caches[str(path)] = None if entry is None else entry.folder
     return contents, caches
+
+
+def share_contents(report: Report, communicator: Communicator) -> Callable[[], Mapping[str, FileContent]]:
+    """Return a function that returns what the checks have found in all files; other ranks read it from the caches.
+
+    All ranks must call this, and may then call the function without the others. It raises DataError if a cache cannot
+    be read.
+    """
+    if communicator.world_size == 1:
+        return lambda: report.contents
+    sent: dict[str, bytes] = {}
+    if not communicator.rank:
+        uncached = {path: content for path, content in report.contents.items() if report.caches.get(path) is None}
+        sent = {path: _encode(content, path) for path, content in uncached.items()}
+    received = communicator.broadcast(sent)
+
+    def read() -> Mapping[str, FileContent]:
+        if not communicator.rank:
+            return report.contents
+        cached = {path: folder for path, folder in report.caches.items() if folder is not None}
+        return {
+            **{path: read_content(io.BytesIO(content), Path(path)) for path, content in received.items()},
+            **{path: read_entry(folder).content(Path(path)) for path, folder in cached.items()},
+        }
+
+    return read
+
+
+def _encode(content: FileContent, path: str) -> bytes:
+    """Return what other ranks need of a content: the checks are over."""
+    stream = io.BytesIO()
+    write_content(stream, replace(content, hashes=content.hashes[:0], report=Report()), Path(path))
+    return stream.getvalue()
 
 
 def memory_size(files: Iterable[Path], config: Config, file_format: FileFormat) -> int:

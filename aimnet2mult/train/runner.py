@@ -228,10 +228,13 @@ def _train(
     plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, console: Console, communicator: Communicator
 ) -> tuple[Outcome, Components | None]:
     """Train, and return the outcome and the components, if there are any yet."""
+    from aimnet2mult.data.report import Report
     from aimnet2mult.distributed.stop_consensus import StopConsensus
     from aimnet2mult.train.assembly import build_training
     from aimnet2mult.train.components import build_components
+    from aimnet2mult.train.data_cache import share_contents
     from aimnet2mult.train.setup_listing import list_setup
+    from aimnet2mult.train.staging import Staging
 
     stops = plan.settings.on_divergence == "stop"
     limit = TimeLimit(None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started))
@@ -245,7 +248,13 @@ def _train(
     )
     if consensus.should_stop(now=True):
         return Outcome("preempted"), None
-    skipped, contents = (None, None) if plan.report is None else (plan.report.skipped, plan.report.contents)
+    data = plan.report or Report()
+    read_contents = share_contents(data, communicator)
+    staging = Staging(plan.config, data, communicator)
+    while staging.is_pending():
+        if consensus.should_stop(now=True):
+            staging.cancel()
+            return Outcome("preempted"), None
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
         lambda: build_components(
@@ -253,8 +262,9 @@ def _train(
             plan.definition,
             plan.folder,
             communicator,
-            skipped,
-            contents=contents,
+            data.skipped,
+            contents=read_contents(),
+            open_stores=staging.locations.open_stores,
             model_file=plan.model_file,
             weights=weights,
         )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-import h5py
 import numpy.typing as npt
 
 from aimnet2mult.data.cache.entry import CONTENT, CONTENT_RECORDS, write_content
@@ -17,10 +16,10 @@ from aimnet2mult.data.cache.manifest import GroupRecords
 from aimnet2mult.data.cache.plain_objects import FILE_ERRORS, read_objects, write_objects
 from aimnet2mult.data.cache.record_file import RecordFile, write_records
 from aimnet2mult.data.file_content import ContentScan, FileContent
+from aimnet2mult.data.file_rows import is_plain
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.labels import InfiniteValues
 from aimnet2mult.data.layout import SizeGroup
-from aimnet2mult.data.members import StoredArray
 from aimnet2mult.data.unit_hints import ForceEvidence
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
 
@@ -35,14 +34,10 @@ SAVE_INTERVAL = 60.0
 
 def records_of(group: SizeGroup) -> GroupRecords | None:
     """Return the records of a group; None if it can be read quickly as it is: uncompressed, in one piece."""
-    if not group.rows or all(map(_is_contiguous, group.arrays.values())):
+    if not group.rows or is_plain(group):
         return None
     shapes = {key: tuple(array.shape[1:]) for key, array in group.arrays.items()}
     return GroupRecords(atoms=group.atoms, rows=group.rows, shapes=shapes)
-
-
-def _is_contiguous(array: StoredArray) -> bool:
-    return isinstance(array, h5py.Dataset) and array.id.get_offset() is not None
 
 
 @dataclass(kw_only=True)
@@ -75,14 +70,15 @@ class Builder:
         """
         self._saved_at = self.clock()
         try:
-            state = read_objects(self.folder / STATE, STATE_RECORDS, place=str(self.scan.path))
+            with (self.folder / STATE).open("rb") as file:
+                state = read_objects(file, STATE_RECORDS, place=str(self.scan.path))
             done: dict[str, int] = state["done"]
             damaged = any(not self._file_of(name).verify(rows) for name, rows in done.items() if name in self.groups)
         except FILE_ERRORS:
             damaged = True
         if damaged:
-            for file in self.folder.iterdir():
-                file.unlink()
+            for old in self.folder.iterdir():
+                old.unlink()
         else:
             vars(self.scan).update(state)
 

@@ -158,6 +158,7 @@ class Building:
             checksum=digest,
             sources=(source,),
             groups=tuple(builder.groups.values()),
+            complete=sum(group.rows for group in builder.groups.values()) == sum(builder.scan.done.values()),
         )
         write_manifest(builder.folder, manifest)
         builder.folder.rename(target)

@@ -15,7 +15,7 @@ from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
 
-__all__ = ["CONTENT", "CONTENT_RECORDS", "Entry", "open_entry", "write_content"]
+__all__ = ["CONTENT", "CONTENT_RECORDS", "Entry", "open_entry", "read_content", "write_content"]
 
 CONTENT = "content.npz"
 CONTENT_RECORDS = (FileContent, GroupContent, ArrayContent, Report, Problems, FileSummary)
@@ -34,12 +34,9 @@ class Entry:
         """Size of all files in bytes."""
         return sum(file.stat().st_size for file in self.folder.iterdir())
 
-    def store(self, atoms: int, labels: Sequence[Label]) -> RecordStore | None:
-        """Return the records of a size group; None if they are read in the data file itself."""
-        for group in self.manifest.groups:
-            if group.atoms == atoms:
-                return RecordStore(self._file(group), atoms, labels)
-        return None
+    def store(self, group: GroupRecords, labels: Sequence[Label]) -> RecordStore:
+        """Return the structures of a group with records."""
+        return RecordStore(self._file(group), group.atoms, labels)
 
     def content(self, path: Path) -> FileContent:
         """Return what the checks have found in a data file, whose path may have changed since.
@@ -48,12 +45,10 @@ class Entry:
             DataError: The cache is damaged.
         """
         try:
-            content = read_objects(self.folder / CONTENT, CONTENT_RECORDS, place=str(path))
-            if not isinstance(content, FileContent):
-                raise TypeError("it contains something else")
+            with (self.folder / CONTENT).open("rb") as file:
+                return read_content(file, path)
         except FILE_ERRORS as error:
             raise DataError(f"{self.folder / CONTENT} cannot be read: {error_text(error)}") from error
-        return content
 
     def find_damage(self) -> str:
         """Return what is wrong with the sizes and headers of the records, or ""."""
@@ -67,6 +62,18 @@ def open_entry(folder: Path) -> Entry | None:
     """Return the cache in a folder; None if there is none, or if its manifest is damaged."""
     manifest = read_manifest(folder)
     return None if manifest is None else Entry(folder=folder, manifest=manifest)
+
+
+def read_content(file: BinaryIO, path: Path) -> FileContent:
+    """Return what the checks have found in a data file, written by `write_content`.
+
+    Raises:
+        *FILE_ERRORS: The file is damaged.
+    """
+    content = read_objects(file, CONTENT_RECORDS, place=str(path))
+    if not isinstance(content, FileContent):
+        raise TypeError("it contains something else")
+    return content
 
 
 def write_content(file: BinaryIO, content: FileContent, path: Path) -> None:

@@ -69,6 +69,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """States in which the files of the data have been found to have this content."""
     groups: tuple[GroupRecords, ...]
     """Size groups with records; those that can be read quickly in the data file itself have none."""
+    complete: bool
+    """Whether all groups with structures have records."""
 
 
 _decoder = msgspec.json.Decoder(Manifest)

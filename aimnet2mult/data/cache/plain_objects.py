@@ -4,7 +4,6 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -39,15 +38,15 @@ def write_objects(file: BinaryIO, value: object, records: Iterable[type], *, pla
     np.savez(file, allow_pickle=False, **{TREE: np.frombuffer(tree, np.uint8)}, **named)
 
 
-def read_objects(path: Path, records: Iterable[type], *, place: str) -> Any:
+def read_objects(file: BinaryIO, records: Iterable[type], *, place: str) -> Any:
     """Read an object from a file of `write_objects`.
 
     Raises:
         *FILE_ERRORS: The file is damaged, or contains other records.
     """
-    with np.load(path, allow_pickle=False) as file:
-        tree = json.loads(file[TREE].tobytes())
-        arrays = [file[str(number)] for number in range(len(file.files) - 1)]
+    with np.load(file, allow_pickle=False) as members:
+        tree = json.loads(members[TREE].tobytes())
+        arrays = [members[str(number)] for number in range(len(members.files) - 1)]
     return _Decoder(arrays, {record.__name__: record for record in records}, place).decode(tree)
 
 

@@ -23,6 +23,7 @@ from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.report import Report
 from support.labels import built_in
 from support.small_groups import make_group
+from telemetry.terminal import print_line
 
 LABELS = built_in("energy", "forces")
 LIMITS = {"min_distance": 0.3, "max_element": 118}
@@ -86,12 +87,12 @@ def main(path: str, folder: str, stop: str = "0") -> None:
     """Build a cache."""
 
     def progress(done: int, _: int) -> None:
-        print(done, flush=True)
+        print_line(str(done))
         if int(stop) and done >= int(stop):
             signal.pause()
 
-    entry, _ = building(Path(path), Path(folder), print, progress=progress, save_interval=0).run()
-    print("built" if entry else "not built", flush=True)
+    entry, _ = building(Path(path), Path(folder), print_line, progress=progress, save_interval=0).run()
+    print_line("built" if entry else "not built")
 
 
 if __name__ == "__main__":
