@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from aimnet2mult.data.file_format import array_type
 
-__all__ = ["CHECKSUM", "NO_ELEMENT", "RecordFile", "write_records"]
+__all__ = ["CHECKSUM", "NO_ELEMENT", "RecordFile", "byte_view", "record_checksums", "write_records"]
 
 CHECKSUM = "crc32"
 """Name of the last field of a record."""
@@ -78,7 +78,7 @@ class RecordFile:
                 return False
             for start in range(0, rows, VERIFY_ROWS):
                 records = np.zeros(min(VERIFY_ROWS, rows - start), self.dtype)
-                if file.readinto(memoryview(records).cast("B")) < records.nbytes:
+                if file.readinto(byte_view(records)) < records.nbytes:
                     return False
                 if (records[CHECKSUM] != record_checksums(records)).any():
                     return False
@@ -120,8 +120,13 @@ def record_checksums(records: npt.NDArray[Any]) -> list[int]:
     """Return the CRC-32 of each record."""
     size = records.dtype.itemsize
     length = size - records.dtype[CHECKSUM].itemsize
-    data = memoryview(records).cast("B")
+    data = byte_view(records)
     return [zlib.crc32(data[start : start + length]) for start in range(0, len(data), size)]
+
+
+def byte_view(records: npt.NDArray[Any]) -> memoryview:
+    """Return the memory of an array as bytes."""
+    return memoryview(records).cast("B") if len(records) else memoryview(b"")
 
 
 def _stored_type(key: str) -> np.dtype[Any]:

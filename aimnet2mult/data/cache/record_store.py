@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aimnet2mult.data.cache.record_file import CHECKSUM, RecordFile, record_checksums
+from aimnet2mult.data.cache.record_file import CHECKSUM, RecordFile, byte_view, record_checksums
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, array_type
 from aimnet2mult.data.layout import BLOCK_ATOMS
 from aimnet2mult.data.positioned_reads import Piece, read_pieces
@@ -67,10 +68,9 @@ class RecordStore:
 
     def _pieces(self, rows: npt.NDArray[np.int64], records: npt.NDArray[Any]) -> Iterator[Piece]:
         """Yield the pieces to read: one for each run of consecutive rows."""
-        size, buffer = records.itemsize, memoryview(records).cast("B")
+        size, buffer = records.itemsize, byte_view(records)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-        ends = [*starts[1:].tolist(), len(rows)]
-        for start, end, row in zip(starts.tolist(), ends, rows[starts].tolist(), strict=True):
+        for (start, end), row in zip(pairwise([*starts.tolist(), len(rows)]), rows[starts].tolist(), strict=True):
             yield buffer[start * size : end * size], self._begin + row * size
 
     def _array(self, records: npt.NDArray[Any], key: str) -> npt.NDArray[Any]:

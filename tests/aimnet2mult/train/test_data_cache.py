@@ -1,0 +1,182 @@
+"""Runs on data that are read from the cache are bit-identical to runs with the data in memory."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from aimnet2mult.train.plan import Request
+from aimnet2mult.train.runner import train
+from support.tiny_runs import points, train_tiny
+
+STREAMS = ("train", "train_epoch", "val")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return a compressed file of structures of three to five atoms, some of them without energies."""
+    rng = np.random.default_rng(3)
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        for atoms, rows in ((3, 30), (4, 9), (5, 20)):
+            arrays = {
+                "coord": rng.normal(scale=0.1, size=(rows, atoms, 3)) + np.arange(atoms)[:, None] * 1.3,
+                "numbers": rng.choice([1, 6, 8], size=(rows, atoms)),
+                "energy": np.where(rng.random(rows) < 0.1, np.nan, rng.normal(size=rows)),
+                "charges": rng.normal(size=(rows, atoms)),
+            }
+            for key, array in arrays.items():
+                file.create_dataset(
+                    f"{atoms:03}/{key}", data=array, chunks=(4, *array.shape[1:]), compression="gzip", shuffle=True
+                )
+    return path
+
+
+def start(folder: Path, data: Path, *overrides: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    return train_tiny(folder, f"data.fidelity_datasets.0={data}", *overrides)
+
+
+def resume(run: Path, *overrides: str) -> None:
+    assert train(Request(overrides=[*overrides], resume=str(run))) == 0
+
+
+def curves(run: Path) -> dict[str, Any]:
+    return {stream: points(run, stream) for stream in STREAMS}
+
+
+def caches(runs: Path) -> list[Path]:
+    return sorted(path for path in (runs / "data-cache").iterdir() if not path.name.startswith("."))
+
+
+@pytest.fixture
+def expected(tmp_path: Path, data: Path) -> dict[str, Any]:
+    """Return the curves of a run with the data in memory, which has no cache."""
+    run = start(tmp_path / "memory", data)
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    return curves(run)
+
+
+def test_a_run_on_cached_data_is_bit_identical(
+    tmp_path: Path, data: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path / "cached", data, "data.in_memory_gb=0")
+    assert curves(run) == expected
+    (cache,) = caches(run.parent)
+    error = capsys.readouterr().err
+    assert f"building the data cache of {data}: " in error
+    assert f" kB in {cache}\n" in error
+    # The second run uses it, and so does the evaluation of either.
+    before = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    again = start(tmp_path / "cached", data, "data.in_memory_gb=0", "run_name=again")
+    assert curves(again) == expected
+    assert "data cache" not in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == before
+
+
+def test_a_run_without_a_cache_is_bit_identical(tmp_path: Path, data: Path, expected: dict[str, Any]) -> None:
+    run = start(tmp_path / "direct", data, "data.in_memory_gb=0", "data.cache=off")
+    assert curves(run) == expected
+    assert not (run.parent / "data-cache").exists()
+
+
+def test_workers_read_the_cache(tmp_path: Path, data: Path, expected: dict[str, Any]) -> None:
+    workers = ["data.loaders.train.num_workers=2", "data.loaders.val.num_workers=1"]
+    assert curves(start(tmp_path / "cached", data, "data.in_memory_gb=0", *workers)) == expected
+
+
+def test_a_run_resumes_with_and_without_the_cache(tmp_path: Path, data: Path) -> None:
+    whole = start(tmp_path / "whole", data, "trainer.epochs=6")
+    run = start(tmp_path / "parts", data, "trainer.epochs=2", "data.in_memory_gb=0")
+    (cache,) = caches(run.parent)
+    resume(run, "trainer.epochs=3", "data.cache=off")
+    shutil.rmtree(cache)
+    resume(run, "trainer.epochs=4", "data.in_memory_gb=1")
+    assert caches(run.parent) == []
+    resume(run, "trainer.epochs=6", "data.in_memory_gb=0", f"data.cache={tmp_path / 'elsewhere'}")
+    assert curves(run) == curves(whole)
+    assert [path.name.partition("-")[0] for path in (tmp_path / "elsewhere").glob("[!.]*")] == ["data"]
+
+
+def test_a_resume_with_dropped_labels_uses_the_same_cache(tmp_path: Path, data: Path) -> None:
+    labels = ["data.y=[energy, charges, dipole]", "data.on_missing_label=drop", "data.in_memory_gb=0"]
+    run = start(tmp_path / "cached", data, *labels, "trainer.epochs=1")
+    (cache,) = caches(run.parent)
+    resume(run, "trainer.epochs=2")
+    assert caches(run.parent) == [cache]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda cache: os.truncate(cache / "003.npy", 300),
+        lambda cache: (cache / "004.npy").unlink(),
+        lambda cache: flip(cache / "005.npy", 20),
+        lambda cache: flip(cache / "content.npz", 100),
+        lambda cache: os.truncate(cache / "content.npz", 100),
+        lambda cache: flip(cache / "cache.json", 40),
+        lambda cache: os.truncate(cache / "cache.json", 0),
+        lambda cache: (cache / "cache.json").unlink(),
+    ],
+    ids=["truncated", "missing", "header", "content", "short content", "manifest", "empty manifest", "no manifest"],
+)
+def test_a_damaged_cache_is_built_again(
+    tmp_path: Path, data: Path, damage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1")
+    (cache,) = caches(first.parent)
+    damage(cache)
+    capsys.readouterr()
+    again = start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1", "run_name=again")
+    assert f"building the data cache of {data}: " in capsys.readouterr().err
+    assert curves(again) == curves(first)
+    assert caches(first.parent) == [cache]
+
+
+def test_a_damaged_record_ends_the_run_and_is_named(tmp_path: Path, data: Path) -> None:
+    first = start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1")
+    (cache,) = caches(first.parent)
+    flip(cache / "003.npy", -100)
+    with pytest.raises(Exception, match=r"003\.npy cannot be read: the record of row \d+ is damaged; remove "):
+        start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1", "run_name=again")
+
+
+def test_a_read_only_cache_is_used(tmp_path: Path, data: Path, expected: dict[str, Any]) -> None:
+    first = start(tmp_path / "owner", data, "data.in_memory_gb=0", "trainer.epochs=1")
+    shared = first.parent / "data-cache"
+    # A newer time, so that the state of the file would have to be recorded.
+    os.utime(data, ns=(time.time_ns(), time.time_ns()))
+    (cache,) = caches(first.parent)
+    manifest = (cache / "cache.json").read_bytes()
+    for folder in (cache, shared):
+        folder.chmod(0o500)
+    try:
+        run = start(tmp_path / "user", data, "data.in_memory_gb=0", f"data.cache={shared}")
+    finally:
+        for folder in (shared, cache):
+            folder.chmod(0o700)
+    assert curves(run) == expected
+    assert os.geteuid() == 0 or (cache / "cache.json").read_bytes() == manifest
+
+
+def test_the_cache_is_no_run(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from click.testing import CliRunner
+
+    from telemetry.cli import cli
+
+    run = start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1")
+    result = CliRunner().invoke(cli, ["list", str(run.parent)])
+    assert result.exit_code == 0
+    assert "data-cache" not in result.output
+    assert run.name in result.output or "tiny" in result.output
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 0x10
+    file.write_bytes(content)
