@@ -183,7 +183,7 @@ def _find(path: Path, array: StoredArray) -> _Place | None:
     if not isinstance(array, h5py.Dataset):
         return None
     # A link may lead to another file.
-    if not os.path.samefile(array.file.filename, path):
+    if not path.samefile(array.file.filename):
         return None
     is_contiguous = array.id.get_create_plist().get_layout() == h5d.CONTIGUOUS
     # Not for boolean, which are enumerations, and rare floating-point types.

@@ -32,7 +32,7 @@ class DataPosition:
             "iteration": iteration,
             "epoch": self._epoch_at(iteration),
             "epoch_length": self._epoch_length,
-            "fingerprint": self._fingerprint,
+            "data": self._fingerprint,
             "samplers": self._samplers,
         }
 
@@ -61,15 +61,13 @@ class DataPosition:
             # Batches and groups of other sizes; `data_record` has verified the files.
             return
         same_length = position["epoch_length"] == self._epoch_length
-        if not (same_length and self._has_same_data(position)):
+        if not (same_length and self._is_same(position["data"])):
             settings = "" if "samplers" in position else " or data.samplers"
             raise CheckpointError(
                 f"{path} was written with different data: the data sets{settings} have changed since then; restore "
                 "them, or start a new run with --load"
             )
 
-    def _has_same_data(self, position: Mapping[str, Any]) -> bool:
-        if "fingerprint" in position:
-            return bool(position["fingerprint"] == self._fingerprint)
+    def _is_same(self, fingerprint: int) -> bool:
         # Versions before 0.2 stored a checksum of all values.
-        return bool(position["data"] == self._data.content_checksum())
+        return fingerprint == self._fingerprint or fingerprint == self._data.content_checksum()
