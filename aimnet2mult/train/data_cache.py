@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from aimnet2mult.data.cache.building import Building
-from aimnet2mult.data.cache.data_cache import DataCache
+from aimnet2mult.data.cache.data_cache import CACHE_FOLDER, DataCache
 from aimnet2mult.data.cache.entry import read_content, write_content
 from aimnet2mult.data.cache.manifest import Reading
 from aimnet2mult.data.cache.stores import read_entry
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from aimnet2mult.data.file_content import FileContent
     from aimnet2mult.distributed.communicator import Communicator
 
-__all__ = ["CACHE_FOLDER", "cache_folder", "find_caches", "share_contents"]
+__all__ = ["cache_folder", "find_caches", "share_contents"]
 
-CACHE_FOLDER = "data-cache"
-"""Name of the cache in the folder of the runs."""
 GIGABYTE = 10**9
 BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures{postfix}"
 

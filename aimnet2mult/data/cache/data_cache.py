@@ -2,19 +2,22 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from aimnet2mult.data.cache.entry import Entry, open_entry
+from aimnet2mult.data.cache.entry import Entry, find_entries
 from aimnet2mult.data.cache.manifest import Reading, write_manifest
 from aimnet2mult.data.cache.source import Source, checksum, find_source
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.errors import DataError
 
-__all__ = ["DataCache", "Found"]
+__all__ = ["CACHE_FOLDER", "DataCache", "Found"]
+
+CACHE_FOLDER = "data-cache"
+"""Name of the folder of the caches in the folder of the runs, by default."""
 
 Found = tuple[Entry, FileContent]
 """The cache of a file, and what the checks have found in the file."""
@@ -38,7 +41,7 @@ class DataCache:
             OSError: The file does not exist.
         """
         source = find_source(path)
-        entries = [entry for entry in self._entries() if entry.manifest.reading.covers(self.reading)]
+        entries = [entry for entry in find_entries(self.folder) if entry.manifest.reading.covers(self.reading)]
         entry = next((entry for entry in entries if source in entry.manifest.sources), None)
         if entry is None:
             entry = self._find_copy(path, source, [entry for entry in entries if _may_equal(entry, source)])
@@ -59,15 +62,6 @@ class DataCache:
         """Return the folder of the cache that is built of a file."""
         digest = hashlib.sha256(msgspec.json.encode((self.reading, source))).hexdigest()
         return self.folder / f"{path.stem}-{digest[:16]}"
-
-    def _entries(self) -> Iterator[Entry]:
-        try:
-            folders = sorted(self.folder.iterdir())
-        except OSError:
-            return
-        for folder in folders:
-            if not folder.name.startswith(".") and (entry := open_entry(folder)) is not None:
-                yield entry
 
     def _find_copy(self, path: Path, source: Source, entries: list[Entry]) -> Entry | None:
         """Return the cache of a file with the same content, and remember that this file has it."""

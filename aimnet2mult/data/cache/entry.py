@@ -1,6 +1,7 @@
 """The cache of one data file: a folder with records, what the checks have found, and a manifest."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,7 @@ from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
 
-__all__ = ["CONTENT", "CONTENT_RECORDS", "Entry", "open_entry", "read_content", "write_content"]
+__all__ = ["CONTENT", "CONTENT_RECORDS", "Entry", "find_entries", "open_entry", "read_content", "write_content"]
 
 CONTENT = "content.npz"
 CONTENT_RECORDS = (FileContent, GroupContent, ArrayContent, Report, Problems, FileSummary)
@@ -54,6 +55,14 @@ class Entry:
         """Return what is wrong with the sizes and headers of the records, or ""."""
         return next(filter(None, (self._file(group).find_damage() for group in self.manifest.groups)), "")
 
+    def verify(self) -> bool:
+        """Return whether all files are intact, reading all of them."""
+        try:
+            self.content(Path(self.manifest.path))
+            return all(self._file(group).verify(group.rows) for group in self.manifest.groups)
+        except (DataError, OSError):
+            return False
+
     def _file(self, group: GroupRecords) -> RecordFile:
         return RecordFile.of(self.folder, group.atoms, group.rows, group.shapes)
 
@@ -62,6 +71,17 @@ def open_entry(folder: Path) -> Entry | None:
     """Return the cache in a folder; None if there is none, or if its manifest is damaged."""
     manifest = read_manifest(folder)
     return None if manifest is None else Entry(folder=folder, manifest=manifest)
+
+
+def find_entries(folder: Path) -> Iterator[Entry]:
+    """Yield the caches in a folder."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for name in names:
+        if not name.startswith(".") and (entry := open_entry(folder / name)) is not None:
+            yield entry
 
 
 def read_content(file: BinaryIO, path: Path) -> FileContent:

@@ -1,6 +1,7 @@
 """Runs on data that are read from the cache are bit-identical to runs with the data in memory."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from aimnet2mult.cli import cli as aimnet2mult
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.tiny_runs import points, train_tiny
+from telemetry.cli import main
+from telemetry.reading.find_run import run_folders
 
 STREAMS = ("train", "train_epoch", "val")
 
@@ -47,7 +52,14 @@ def resume(run: Path, *overrides: str) -> None:
 
 
 def curves(run: Path) -> dict[str, Any]:
-    return {stream: points(run, stream) for stream in STREAMS}
+    """Return all values that are no durations, by stream and iteration."""
+    return {
+        stream: {
+            step: {name: value for name, value in values.items() if name.startswith(("loss", "grad", "E_", "q_"))}
+            for step, values in points(run, stream).items()
+        }
+        for stream in STREAMS
+    }
 
 
 def caches(runs: Path) -> list[Path]:
@@ -99,7 +111,7 @@ def test_a_run_resumes_with_and_without_the_cache(tmp_path: Path, data: Path) ->
     resume(run, "trainer.epochs=4", "data.in_memory_gb=1")
     assert caches(run.parent) == []
     resume(run, "trainer.epochs=6", "data.in_memory_gb=0", f"data.cache={tmp_path / 'elsewhere'}")
-    assert curves(run) == curves(whole)
+    assert points(run) == points(whole)
     assert [path.name.partition("-")[0] for path in (tmp_path / "elsewhere").glob("[!.]*")] == ["data"]
 
 
@@ -164,16 +176,54 @@ def test_a_read_only_cache_is_used(tmp_path: Path, data: Path, expected: dict[st
     assert os.geteuid() == 0 or (cache / "cache.json").read_bytes() == manifest
 
 
-def test_the_cache_is_no_run(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from click.testing import CliRunner
+def test_an_evaluation_uses_the_cache_of_the_run_but_builds_none(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path / "cached", data, "data.in_memory_gb=0")
+    (cache,) = caches(run.parent)
+    figures = []
+    for remove in (False, True):
+        if remove:
+            shutil.rmtree(cache)
+        capsys.readouterr()
+        result = CliRunner().invoke(aimnet2mult, ["evaluate", str(run), "--split", "all", "--json"])
+        assert result.exit_code == 0, result.output
+        figures.append(result.stdout)
+    assert figures[0] == figures[1]
+    assert caches(run.parent) == []
 
-    from telemetry.cli import cli
 
+def test_the_checks_of_an_evaluation_come_from_the_cache(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1")
-    result = CliRunner().invoke(cli, ["list", str(run.parent)])
+    # Whoever reads the data would fail.
+    monkeypatch.setattr("aimnet2mult.data.layout.read_rows", None)
+    monkeypatch.setattr("aimnet2mult.data.file_scan.read_rows", None)
+    result = CliRunner().invoke(aimnet2mult, ["evaluate", str(run), "--json"])
+    assert result.exit_code == 0, result.output
+
+
+def test_check_data_verifies_the_caches_of_a_file(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1")
+    (cache,) = caches(run.parent)
+    monkeypatch.chdir(tmp_path / "cached")
+    words = ["check-data", str(data), "data.y=[energy, charges]"]
+    result = CliRunner().invoke(aimnet2mult, words)
+    name = Path("runs/data-cache") / cache.name
+    assert f"  cache                 10.7 kB in {name}, intact\n" in re.sub(r"\d+\.?\d* kB", "10.7 kB", result.output)
+    flip(cache / "003.npy", -100)
+    result = CliRunner().invoke(aimnet2mult, words)
+    assert f" kB in {name}, damaged; remove it: rm -r {name}\n" in result.output
+    assert result.exit_code == 0
+
+
+def test_the_cache_is_no_run(tmp_path: Path, data: Path) -> None:
+    run = start(tmp_path / "cached", data, "data.in_memory_gb=0", "trainer.epochs=1")
+    result = CliRunner().invoke(main, ["list", str(run.parent)])
     assert result.exit_code == 0
     assert "data-cache" not in result.output
-    assert run.name in result.output or "tiny" in result.output
+    assert [folder.name for folder in run_folders(run.parent)] == [run.name]
 
 
 def flip(file: Path, position: int) -> None:
