@@ -7,7 +7,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -80,8 +80,7 @@ def find_caches(
         return {}, {}
     if folder is None:
         return {}, {str(path): None for path in paths}
-    limits = {"min_distance": config.data.min_distance, "max_element": max_element}
-    reading = Reading.of(config.labels, file_format, **limits)
+    reading = Reading.of(config.labels, file_format, min_distance=config.data.min_distance, max_element=max_element)
     cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
     contents: dict[Path, FileContent] = {}
     caches: dict[str, Path | None] = {str(path): None for path in paths}
@@ -89,19 +88,27 @@ def find_caches(
         with contextlib.suppress(FileNotFoundError):
             found: tuple[Entry | None, FileContent] | None = cache.find(path)
             if found is None and build:
-                new_scan = partial(FileScan, path, config.labels, file_format, **limits)
                 with progress(path) as show:
-                    building = Building(
-                        cache=cache, path=path, new_scan=lambda scan=new_scan: scan(Report()), progress=show
-                    )
-                    found = building.run()
+                    scan = partial(_new_scan, path, config, file_format, max_element)
+                    found = Building(cache=cache, path=path, new_scan=scan, progress=show).run()
             if found is not None:
                 entry, contents[path] = found
                 caches[str(path)] = None if entry is None else entry.folder
     return contents, caches
 
 
-def share_contents(report: Report, communicator: Communicator) -> Callable[[], Mapping[str, FileContent]]:
+def _new_scan(path: Path, config: Config, file_format: FileFormat, max_element: int) -> FileScan:
+    return FileScan(
+        path,
+        config.labels,
+        file_format,
+        Report(),
+        min_distance=config.data.min_distance,
+        max_element=max_element,
+    )
+
+
+def share_contents(report: Report, communicator: Communicator) -> Callable[[], dict[str, FileContent]]:
     """Return a function that returns what the checks have found in all files; other ranks read it from the caches.
 
     All ranks must call this, and may then call the function without the others. It raises DataError if a cache cannot
@@ -115,7 +122,7 @@ def share_contents(report: Report, communicator: Communicator) -> Callable[[], M
         sent = {path: _encode(content, path) for path, content in uncached.items()}
     received = communicator.broadcast(sent)
 
-    def read() -> Mapping[str, FileContent]:
+    def read() -> dict[str, FileContent]:
         if not communicator.rank:
             return report.contents
         cached = {path: folder for path, folder in report.caches.items() if folder is not None}

@@ -94,7 +94,7 @@ class _Decoder:
             return value
         if "record" in value:
             # Constructors may have other arguments.
-            found = object.__new__(self._records[value["record"]])
+            found: Any = object.__new__(self._records[value["record"]])
             vars(found).update(self.decode(value["fields"]))
             return found
         ((kind, items),) = value.items()

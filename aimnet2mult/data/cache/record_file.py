@@ -126,7 +126,7 @@ def record_checksums(records: npt.NDArray[Any]) -> list[int]:
 
 def byte_view(records: npt.NDArray[Any]) -> memoryview:
     """Return the memory of an array as bytes."""
-    return memoryview(records).cast("B") if len(records) else memoryview(b"")
+    return memoryview(records.data).cast("B") if len(records) else memoryview(b"")
 
 
 def _stored_type(key: str) -> np.dtype[Any]:

@@ -17,16 +17,17 @@ from aimnet2mult.data.cache.building import Building
 from aimnet2mult.data.cache.data_cache import DataCache
 from aimnet2mult.data.cache.entry import Entry
 from aimnet2mult.data.cache.manifest import Reading
+from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.report import Report
+from aimnet2mult.data.structures import MIN_DISTANCE
 from support.labels import built_in
 from support.small_groups import make_group
 from telemetry.terminal import print_line
 
 LABELS = built_in("energy", "forces")
-LIMITS = {"min_distance": 0.3, "max_element": 118}
 GROUPS = (3, 4, 5, 6)
 Say = Callable[[str], object]
 
@@ -48,7 +49,8 @@ def write_chunked(path: Path, groups: dict[int, dict[str, Any]] | None = None, *
 
 def open_cache(folder: Path, say: Say = ignore, **changes: Any) -> DataCache:
     """Return the caches in a folder, of data that are read in the usual way."""
-    reading = Reading.of(changes.pop("labels", LABELS), FileFormat(), **{**LIMITS, **changes})
+    limits = {"min_distance": MIN_DISTANCE, "max_element": MAX_ELEMENT, **changes}
+    reading = Reading.of(limits.pop("labels", LABELS), FileFormat(), **limits)
     return DataCache(folder=folder, reading=reading, say=say)
 
 
@@ -56,7 +58,7 @@ def building(path: Path, folder: Path, say: Say = ignore, **options: Any) -> Bui
     """Return the building of the cache of a file."""
 
     def new_scan() -> FileScan:
-        return FileScan(path, LABELS, FileFormat(), Report(), **LIMITS)
+        return FileScan(path, LABELS, FileFormat(), Report(), min_distance=MIN_DISTANCE, max_element=MAX_ELEMENT)
 
     return Building(cache=open_cache(folder, say), path=path, new_scan=new_scan, **options)
 
