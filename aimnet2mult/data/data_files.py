@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.checks import check_files
+from aimnet2mult.data.content_scan import ContentScan
 from aimnet2mult.data.dataset import DataSet, Piece, RowGroup
-from aimnet2mult.data.file_content import ContentScan, FileContent
+from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat, array_type
 from aimnet2mult.data.file_rows import open_rows
 from aimnet2mult.data.in_memory import read_into_memory

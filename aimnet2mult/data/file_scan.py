@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.compositions import Compositions
+from aimnet2mult.data.content_scan import ContentScan
 from aimnet2mult.data.duplicates import hash_structures
-from aimnet2mult.data.file_content import ContentScan, FileContent
+from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat, array_type
 from aimnet2mult.data.label_summary import describe_energies
 from aimnet2mult.data.labels import MAX_FLOAT32, InfiniteValues, is_missing

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,6 +104,10 @@ class Report:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without contents, which may be large."""
         return {**vars(self), "contents": {}}
+
+    def without_details(self) -> "Report":
+        """Return the report with what is needed of the contents to load the data."""
+        return replace(self, contents={path: content.without_details() for path, content in self.contents.items()})
 
     def merge(self, other: "Report") -> None:
         """Add the checks of another file."""

@@ -19,6 +19,7 @@ MODULES = frozenset(
     {
         "aimnet2mult.config.schema",
         "aimnet2mult.config.sections",
+        "aimnet2mult.data.file_content",
         "aimnet2mult.data.report",
         "aimnet2mult.train.plan",
         "telemetry.alerts.settings",
@@ -32,7 +33,7 @@ _PROTOCOL = 4
 
 
 def encode(value: object) -> bytes:
-    """Return a value as bytes; arrays must contain integers."""
+    """Return a value as bytes; arrays must contain numbers."""
     stream = io.BytesIO()
     _Encoder(stream, _PROTOCOL).dump(value)
     return stream.getvalue()
@@ -52,13 +53,16 @@ def decode(content: bytes) -> object:
 
 class _Encoder(pickle.Pickler):
     def persistent_id(self, value: object) -> object:
-        # As numbers, because NumPy's own functions can be called with arguments that corrupt the memory.
-        return value.tolist() if isinstance(value, np.ndarray) else None
+        # As bytes, because NumPy's own functions can be called with arguments that corrupt the memory.
+        return (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else None
 
 
 class _Decoder(pickle.Unpickler):
     def persistent_load(self, saved: object) -> object:
-        return np.array(saved, dtype=np.int64)
+        dtype, shape, content = saved  # type: ignore[misc] # or an error
+        if np.dtype(dtype).kind not in "biuf":
+            raise pickle.UnpicklingError(f"unexpected array of type {dtype!r}")
+        return np.frombuffer(content, dtype).reshape(shape).copy()
 
     def find_class(self, module: str, name: str) -> object:
         if module in MODULES or (module, name) in _OTHERS:

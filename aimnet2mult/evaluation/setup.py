@@ -103,7 +103,7 @@ def prepare(request: Request, communicator: Communicator, warn: Callable[[str], 
 
 def _on_first(communicator: Communicator, check: Callable[[], Report]) -> Report:
     """Check the data on rank 0, and return the result on all ranks."""
-    report = communicator.run_on_all(lambda: None if communicator.rank else check())
+    report = communicator.run_on_all(lambda: None if communicator.rank else check().without_details())
     return communicator.broadcast(report)  # type: ignore[return-value] # rank 0 has one
 
 

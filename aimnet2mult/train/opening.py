@@ -50,7 +50,7 @@ def check_plan(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
     if report.bad_rows:
         params = {**run.record.params, "skipped_structures": report.bad_count}
         run = msgspec.structs.replace(run, record=msgspec.structs.replace(run.record, params=params))
-    return replace(plan, report=report), run
+    return replace(plan, report=report.without_details()), run
 
 
 def _without_labels(plan: Plan, names: Sequence[str]) -> Plan:

@@ -269,6 +269,9 @@ def _train(
             weights=weights,
         )
     )
+    if plan.report is not None:
+        # The plan lives as long as the training.
+        plan.report.contents.clear()
     communicator.set_device(components.device)
     if not communicator.rank:
         setup = list_setup(plan.config, plan.definition, components.model, components.optimizer)

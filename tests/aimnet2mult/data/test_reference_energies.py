@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aimnet2mult.data.compositions import Compositions
-from aimnet2mult.data.file_content import ContentScan, FileContent
+from aimnet2mult.data.content_scan import ContentScan
+from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.reference_energies import check_references, fit_sae, read_sae, sum_references, write_sae
 from aimnet2mult.errors import DataError
 

@@ -11,7 +11,7 @@ import pytest
 
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.compositions import Compositions
-from aimnet2mult.data.file_content import ContentScan
+from aimnet2mult.data.content_scan import ContentScan
 from aimnet2mult.data.label_summary import summarize
 from aimnet2mult.data.unit_hints import find_energy_unit, find_precision_loss
 from support.labels import built_in
