@@ -39,5 +39,5 @@ def _read(fd: int, buffer: memoryview, offset: int) -> None:
     while done < len(buffer):
         count = os.preadv(fd, [buffer[done:]], offset + done)
         if not count:
-            raise EOFError(f"it has {os.fstat(fd).st_size:,} bytes, expected at least {offset + len(buffer):,}")
+            raise EOFError("the file has been truncated")
         done += count

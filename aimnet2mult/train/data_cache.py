@@ -85,7 +85,8 @@ def find_caches(
     contents: dict[Path, FileContent] = {}
     caches: dict[str, Path | None] = {str(path): None for path in paths}
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):
+        # The checks report files that cannot be read.
+        with contextlib.suppress(OSError):
             found: tuple[Entry | None, FileContent] | None = cache.find(path)
             if found is None and build:
                 with progress(path) as show:

@@ -15,7 +15,8 @@ from aimnet2mult.data.cache.entry import CONTENT, CONTENT_RECORDS, write_content
 from aimnet2mult.data.cache.manifest import GroupRecords
 from aimnet2mult.data.cache.plain_objects import FILE_ERRORS, read_objects, write_objects
 from aimnet2mult.data.cache.record_file import RecordFile, write_records
-from aimnet2mult.data.file_content import ContentScan, FileContent
+from aimnet2mult.data.content_scan import ContentScan
+from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_rows import is_plain
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.labels import InfiniteValues
