@@ -66,11 +66,14 @@ class Compositions:
 
     def select(self, structures: npt.NDArray[np.bool_]) -> Self:
         """Return the compositions of some of the structures (B,)."""
-        used, index = np.unique(self.index[structures], return_inverse=True)
+        index = self.index[structures]
+        used = np.flatnonzero(np.bincount(index, minlength=len(self.counts)))
+        positions = np.zeros(len(self.counts), np.int64)
+        positions[used] = np.arange(len(used))
         counts = self.counts[used]
         present = np.flatnonzero(counts.any(axis=0))
         return type(self)(
-            elements=tuple(self.elements[i] for i in present), counts=counts[:, present], index=index.astype(np.int64)
+            elements=tuple(self.elements[i] for i in present), counts=counts[:, present], index=positions[index]
         )
 
     def counted(self) -> tuple[Array, npt.NDArray[np.int64]]:

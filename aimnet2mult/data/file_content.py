@@ -114,10 +114,9 @@ class FileContent:
 
     def compositions(self, structures: npt.NDArray[np.bool_]) -> Compositions:
         """Return the compositions of some structures (rows,)."""
-        whole = Compositions(
-            elements=self.elements, counts=self.counts.astype(np.float64), index=self.composition.astype(np.int64)
-        )
-        return whole.select(structures)
+        index = self.composition[structures].astype(np.int64)
+        whole = Compositions(elements=self.elements, counts=self.counts.astype(np.float64), index=index)
+        return whole.select(np.ones(len(index), np.bool_))
 
     def with_others(self, elements: Collection[int]) -> npt.NDArray[np.bool_]:
         """Return which structures have elements other than some (rows,)."""

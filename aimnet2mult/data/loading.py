@@ -15,6 +15,7 @@ from aimnet2mult.data.data_files import (
     load_small,
     open_file_rows,
 )
+from aimnet2mult.data.dataset import RowGroup
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.label_summary import Summary, summarize
@@ -145,6 +146,8 @@ def load_data(
         saes=saes,
         elements=tuple(_elements(file, split) for file, split in zip(training, splits, strict=True)),
         summaries=tuple(_summarize(opened, i, sae) for i, sae in enumerate(saes)),
+        size=train.nbytes + val.nbytes + test.nbytes,
+        in_memory=not any(isinstance(group, RowGroup) for group in train.groups),
         places=Places(
             [
                 segment

@@ -51,6 +51,10 @@ class MixedData:
     """Atomic numbers in the training structures."""
     summaries: tuple[Summary, ...]
     """What the structures of all parts contain."""
+    size: int
+    """Size of all structures in memory, in bytes."""
+    in_memory: bool
+    """Whether they are in memory; otherwise, they are read from files batch by batch."""
     places: Places
     """Where the structures come from."""
     checksums: Mapping[str, int]

@@ -113,6 +113,8 @@ class Components:
             lines.append(f"{name}: {structures}; {', '.join(label.name for label in labels)}")
             summary = self.data.summaries[index].text
             lines += [f"{name}: {summary}"] if summary else []
+        if not self.data.in_memory:
+            lines.append(f"data: {self.data.size / 1e9:.3g} GB, read batch by batch (data.in_memory_gb)")
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         iterations = counted(len(self.train_loader), "iteration")
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {iterations} per epoch")

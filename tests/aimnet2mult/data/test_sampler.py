@@ -1,7 +1,10 @@
 """Structures are drawn according to the weights, in an order that depends on the seed and the epoch only."""
 
+import hashlib
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from aimnet2mult.data.rank_share import BatchLoader
 from aimnet2mult.data.sampler import MixedFidelitySampler
 from aimnet2mult.errors import DataError
 
+MODES = ("molecules", "atoms")
 Counts = Mapping[int, tuple[int, ...]]
 Order = list[tuple[int, list[int]]]
 
@@ -316,3 +320,49 @@ def test_an_epoch_and_its_start_must_exist() -> None:
         drawn.set_epoch(-1)
     with pytest.raises(DataError, match=rf"the epoch has only {len(drawn)} batches"):
         drawn.set_start(len(drawn) + 1)
+
+
+def test_the_order_is_that_of_earlier_versions() -> None:
+    """Digest of the orders of version 0.2.0 before structures were read by index."""
+    digest = hashlib.sha256()
+    every = [
+        {(3, 0): 40, (5, 0): 25, (5, 1): 33, (9, 1): 7, (9, 2): 1},
+        {(4, 0): 1},
+        {(2, 0): 300, (7, 1): 5, (7, 2): 90},
+    ]
+    options = product(every, (False, True), (True, False), (0, 7), (False, True), MODES, (None, 3))
+    for counts, is_mixed, shuffle, seed, is_weighted, mode, length in options:
+        groups: dict[int, dict[str, np.ndarray]] = {}
+        for size in sorted({size for size, _ in counts}):
+            fidelity = np.concatenate([np.full(n, f, np.int64) for (atoms, f), n in counts.items() if atoms == size])
+            if is_mixed:
+                np.random.default_rng(size).shuffle(fidelity)
+            groups[size] = {"fidelity": fidelity, "numbers": np.ones((len(fidelity), size), np.int32)}
+        order = MixedFidelitySampler(
+            DataSet.of_arrays(groups),
+            batch_size=17,
+            batch_mode=mode,
+            shuffle=shuffle,
+            seed=seed,
+            weights={f: (1.0, 2.5, 0.3)[f] for f in sorted({f for _, f in counts})} if is_weighted else None,
+            batches_per_epoch=length,
+        )
+        digest.update(repr(len(order)).encode())
+        for epoch in (0, 1, 2, 5):
+            order.set_epoch(epoch)
+            for ((size, rows),) in order:
+                digest.update(f"{size}:{rows.tolist()};".encode())
+    assert digest.hexdigest() == "94980126514a2bb9047fd3bd27233c3e7d92656d2f8ad4c298380bba18cde68a"
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_pass_takes_up_to_8_bytes_a_structure_while_it_is_prepared_and_4_afterwards(*, shuffle: bool) -> None:
+    number = 300_000
+    groups = {2: {"fidelity": np.repeat([0, 1], number // 2), "numbers": np.ones((number, 2), np.int32)}}
+    order = MixedFidelitySampler(DataSet.of_arrays(groups), batch_size=64, shuffle=shuffle)
+    tracemalloc.start()
+    order.batch_at(0)
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert now < 4.6 * number
+    assert peak < 9 * number

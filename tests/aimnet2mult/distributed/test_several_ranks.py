@@ -234,7 +234,7 @@ def test_validation_metrics_agree_with_numpy(two: tuple[Path, Job], files: list[
         sae_files={i: run / f"sae/{name}.yaml" for i, name in enumerate(("low", "high"))},
     )
     errors: dict[str, list[Any]] = {name: [] for name in ("E", "q", "s", "high/q", "low/q")}
-    for group in data.val.values():
+    for group in data.val.groups:
         x = {key: torch.from_numpy(group[key]) for key in INPUTS}
         y: dict[str, Any] = {key: torch.from_numpy(group[key]) for key in LABELS}
         add_masks(x, y)
