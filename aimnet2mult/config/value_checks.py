@@ -68,10 +68,10 @@ def _check_folders(config: Config) -> Iterator[str]:
     folders = {"data.cache": config.data.cache, "data.stage": config.data.stage}
     for key, folder in folders.items():
         expected = "expected auto, off or a folder" if key == "data.cache" else "expected a folder, or null"
-        if folder is None or folder in CACHE_WORDS:
+        if folder is None or (key == "data.cache" and folder in CACHE_WORDS):
             continue
         name = PurePath(folder).name
-        if name.lower() in OTHER_WORDS:
+        if name.lower() in (*OTHER_WORDS, *CACHE_WORDS):
             yield f"{key} is {name!r}: {expected}"
         elif not folder.isprintable() or "$" in folder:
             yield f"{key} is {folder!r}: {expected}; in a file, ${{oc.env:TMPDIR}} stands for $TMPDIR"

@@ -1,5 +1,6 @@
 """What an evaluation needs: the model, the data, the loss, and the device."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -126,6 +127,7 @@ def _use_run(
         report.skipped,
         contents=report.contents,
         open_stores=Locations(caches=caches).open_stores,
+        in_memory_gb=None if report.caches else math.inf,
     )
     data = select_part(components.data, request.part, fidelities, len(saved.fidelity_names))
     return components.loss_fn, data

@@ -130,6 +130,7 @@ def build_components(
     *,
     contents: Mapping[str, FileContent] | None = None,
     open_stores: OpenStores = open_file_rows,
+    in_memory_gb: float | None = None,
     model_file: Path | None = None,
     weights: Path | None = None,
 ) -> Components:
@@ -146,6 +147,7 @@ def build_components(
         skipped: structures to leave out, if the data have been checked; by default, they are checked here.
         contents: what the checks found in the data files, by path; otherwise, the files are read once more.
         open_stores: function that opens the groups of a file.
+        in_memory_gb: size of the data up to which they are read into memory; by default, the setting.
         model_file: file that contains the definition, for error messages.
         weights: file of initial weights; by default, they are random.
 
@@ -163,7 +165,7 @@ def build_components(
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     kept = {} if learner.loaded is None else prepare_start(learner.loaded, config, skipped)
-    data = _load_data(config, folder, skipped, contents, kept, open_stores=open_stores)
+    data = _load_data(config, folder, skipped, contents, kept, open_stores=open_stores, in_memory_gb=in_memory_gb)
     loaded: tuple[str, ...] = ()
     if learner.loaded is not None:
         loaded = check_start(learner.loaded, config, learner.model, definition, data, first_rank=not communicator.rank)
@@ -243,6 +245,7 @@ def _load_data(
     kept: Mapping[int, Sae],
     *,
     open_stores: OpenStores,
+    in_memory_gb: float | None,
 ) -> MixedData:
     names, saved = config.fidelity_names, folder / SAE_FOLDER
     sae_files: dict[int, Path | Sae] = {
@@ -265,7 +268,7 @@ def _load_data(
         file_format=FileFormat.from_config(config),
         skipped=skipped,
         contents=contents,
-        in_memory_gb=config.data.in_memory_gb,
+        in_memory_gb=config.data.in_memory_gb if in_memory_gb is None else in_memory_gb,
         open_stores=open_stores,
         check_checksums=lambda checksums: check_data(checksums, config, folder),
     )

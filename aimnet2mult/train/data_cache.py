@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,10 +126,9 @@ def share_contents(report: Report, communicator: Communicator) -> Callable[[], d
         if not communicator.rank:
             return report.contents
         cached = {path: folder for path, folder in report.caches.items() if folder is not None}
-        return {
-            **{path: read_content(io.BytesIO(content), Path(path)) for path, content in received.items()},
-            **{path: read_entry(folder).content(Path(path)) for path, folder in cached.items()},
-        }
+        contents = {path: read_content(io.BytesIO(content), Path(path)) for path, content in received.items()}
+        received.clear()
+        return contents | {path: read_entry(folder).content(Path(path)) for path, folder in cached.items()}
 
     return read
 
@@ -138,7 +136,7 @@ def share_contents(report: Report, communicator: Communicator) -> Callable[[], d
 def _encode(content: FileContent, path: str) -> bytes:
     """Return what other ranks need of a content: the checks are over."""
     stream = io.BytesIO()
-    write_content(stream, replace(content, hashes=content.hashes[:0], report=Report()), Path(path))
+    write_content(stream, content.without_details(), Path(path))
     return stream.getvalue()
 
 

@@ -234,7 +234,7 @@ def _train(
     from aimnet2mult.train.components import build_components
     from aimnet2mult.train.data_cache import share_contents
     from aimnet2mult.train.setup_listing import list_setup
-    from aimnet2mult.train.staging import Staging
+    from aimnet2mult.train.staging import stage_data
 
     stops = plan.settings.on_divergence == "stop"
     limit = TimeLimit(None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started))
@@ -250,11 +250,9 @@ def _train(
         return Outcome("preempted"), None
     data = plan.report or Report()
     read_contents = share_contents(data, communicator)
-    staging = Staging(plan.config, data, communicator)
-    while staging.is_pending():
-        if consensus.should_stop(now=True):
-            staging.cancel()
-            return Outcome("preempted"), None
+    locations = stage_data(plan.config, data, communicator, lambda: consensus.should_stop(now=True))
+    if locations is None:
+        return Outcome("preempted"), None
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
         lambda: build_components(
@@ -264,7 +262,8 @@ def _train(
             communicator,
             data.skipped,
             contents=read_contents(),
-            open_stores=staging.locations.open_stores,
+            open_stores=locations.open_stores,
+            in_memory_gb=None if data.caches else math.inf,
             model_file=plan.model_file,
             weights=weights,
         )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aimnet2mult.data.report import Report
     from aimnet2mult.distributed.communicator import Communicator
 
-__all__ = ["Staging"]
+__all__ = ["Staging", "stage_data"]
 
 POLL_INTERVAL = 0.5
 """Seconds between two exchanges with the other ranks."""
@@ -39,6 +39,18 @@ CHUNK = 1 << 24
 
 class Cancelled(Exception):
     """The training is stopped while data are copied."""
+
+
+def stage_data(
+    config: Config, report: Report, communicator: Communicator, should_stop: Callable[[], bool]
+) -> Locations | None:
+    """Copy the data as `Staging` does, and return where this rank reads them; None if the training is to stop."""
+    staging = Staging(config, report, communicator)
+    while staging.is_pending():
+        if should_stop():
+            staging.cancel()
+            return None
+    return staging.locations
 
 
 class Staging:

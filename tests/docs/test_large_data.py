@@ -47,7 +47,8 @@ def run(command: str, folder: Path) -> str:
     """Run a command of the page in its process, or in a shell, and return its output."""
     name, _, rest = os.path.expandvars(command).partition(" ")
     if name != "aimnet2mult":
-        return subprocess.run(["/bin/sh", "-ec", command], cwd=folder, capture_output=True, text=True, check=True).stdout
+        shell = ["/bin/sh", "-ec", command]
+        return subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=True).stdout
     words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', rest)]
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output

@@ -13,6 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from aimnet2mult.cli import cli as aimnet2mult
+from aimnet2mult.config.schema import load
+from aimnet2mult.errors import ConfigError
+from aimnet2mult.train.data_cache import progress
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.tiny_runs import points, train_tiny
@@ -216,6 +219,42 @@ def test_check_data_verifies_the_caches_of_a_file(tmp_path: Path, data: Path, mo
     result = CliRunner().invoke(aimnet2mult, words)
     assert f" kB in {name}, damaged; remove it: rm -r {name}\n" in result.output
     assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.cache=false", "data.cache is 'false': expected auto, off or a folder"),
+        ("data.cache=none", "data.cache is 'none': expected auto, off or a folder"),
+        ("data.stage=off", "data.stage is 'off': expected a folder, or null"),
+        (
+            "data.stage=$TMPDIR",
+            r"/\$TMPDIR': expected a folder, or null; in a file, \${oc.env:TMPDIR} stands for \$TMPDIR",
+        ),
+        (f"data.cache={__file__}", f"data.cache is {__file__}, which is a file: expected auto, off or a folder"),
+    ],
+)
+def test_values_that_are_no_folders_are_reported(data: Path, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load([], [f"data.fidelity_datasets.0={data}", setting])
+
+
+def test_off_is_text_in_a_file_and_paths_are_relative_to_it(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "off.yaml").write_text(f"data: {{fidelity_datasets: {{0: {data}}}, cache: off, stage: local}}\n")
+    config = load([tmp_path / "off.yaml"], [])
+    assert (config.data.cache, config.data.stage) == ("off", str(tmp_path / "local"))
+
+
+def test_a_log_has_a_line_of_progress_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter(range(0, 1000, 10))
+    with progress(Path("data.h5"), clock=lambda: next(times)) as show:
+        for done in range(1000, 8000, 1000):
+            show(done, 8000)
+    assert capsys.readouterr().err.splitlines() == [
+        "data.h5: 3,000 of 8,000 structures (38%)",
+        "data.h5: 5,000 of 8,000 structures (62%)",
+        "data.h5: 7,000 of 8,000 structures (88%)",
+    ]
 
 
 def test_the_cache_is_no_run(tmp_path: Path, data: Path) -> None:
