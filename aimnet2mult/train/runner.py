@@ -250,8 +250,7 @@ def _train(
         return Outcome("preempted"), None
     data = plan.report or Report()
     read_contents = share_contents(data, communicator)
-    locations = stage_data(plan.config, data, communicator, lambda: consensus.should_stop(now=True))
-    if locations is None:
+    if (locations := stage_data(plan.config, data, communicator, consensus)) is None:
         return Outcome("preempted"), None
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
@@ -268,9 +267,8 @@ def _train(
             weights=weights,
         )
     )
-    if plan.report is not None:
-        # The plan lives as long as the training.
-        plan.report.contents.clear()
+    # The plan lives as long as the training.
+    data.contents.clear()
     communicator.set_device(components.device)
     if not communicator.rank:
         setup = list_setup(plan.config, plan.definition, components.model, components.optimizer)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aimnet2mult.config.schema import Config
     from aimnet2mult.data.report import Report
     from aimnet2mult.distributed.communicator import Communicator
+    from aimnet2mult.distributed.stop_consensus import StopConsensus
 
 __all__ = ["Staging", "stage_data"]
 
@@ -42,12 +43,12 @@ class Cancelled(Exception):
 
 
 def stage_data(
-    config: Config, report: Report, communicator: Communicator, should_stop: Callable[[], bool]
+    config: Config, report: Report, communicator: Communicator, consensus: StopConsensus
 ) -> Locations | None:
     """Copy the data as `Staging` does, and return where this rank reads them; None if the training is to stop."""
     staging = Staging(config, report, communicator)
     while staging.is_pending():
-        if should_stop():
+        if consensus.should_stop(now=True):
             staging.cancel()
             return None
     return staging.locations

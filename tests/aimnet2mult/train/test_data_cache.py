@@ -252,8 +252,7 @@ def test_a_log_has_a_line_of_progress_every_half_minute(capsys: pytest.CaptureFi
             show(done, 8000)
     assert capsys.readouterr().err.splitlines() == [
         "data.h5: 3,000 of 8,000 structures (38%)",
-        "data.h5: 5,000 of 8,000 structures (62%)",
-        "data.h5: 7,000 of 8,000 structures (88%)",
+        "data.h5: 6,000 of 8,000 structures (75%)",
     ]
 
 
