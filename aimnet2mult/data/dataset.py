@@ -147,8 +147,9 @@ class RowGroup:
         rows = np.asarray(rows, np.int64)
         owners = np.searchsorted(self.starts, rows, side="right") - 1
         found: Arrays = {}
-        for owner in np.unique(owners).tolist():
-            piece, chosen = self.pieces[owner], owners == owner
+        for owner in np.unique(owners).tolist() or [0]:
+            piece: Piece = self.pieces[owner]
+            chosen = owners == owner
             if chosen.all() and piece.store.atoms == self.atoms:
                 return piece.read(rows - self.starts[owner], keys)
             arrays = piece.read(rows[chosen] - self.starts[owner], keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from typing import Any
 
 import numpy as np
 
@@ -58,8 +59,8 @@ class _Encoder(pickle.Pickler):
 
 
 class _Decoder(pickle.Unpickler):
-    def persistent_load(self, saved: object) -> object:
-        dtype, shape, content = saved  # type: ignore[misc] # or an error
+    def persistent_load(self, saved: Any) -> object:
+        dtype, shape, content = saved
         if np.dtype(dtype).kind not in "biuf":
             raise pickle.UnpicklingError(f"unexpected array of type {dtype!r}")
         return np.frombuffer(content, dtype).reshape(shape).copy()

@@ -111,7 +111,7 @@ TESTS: dict[str, list[str]] = {
         "tests/aimnet2mult/data/test_reference_energies.py",
         "tests/aimnet2mult/data/test_outliers.py",
     ],
-    "aimnet2mult/data/dataset.py": ["tests/aimnet2mult/data/test_hdf5.py"],
+    "aimnet2mult/data/dataset.py": ["tests/aimnet2mult/data/test_loading.py"],
     "aimnet2mult/data/duplicates.py": [],
     "aimnet2mult/config/data_units.py": ["tests/aimnet2mult/data/test_file_format.py"],
     "aimnet2mult/data/file_format.py": ["tests/aimnet2mult/data/test_hdf5.py"],
@@ -120,7 +120,8 @@ TESTS: dict[str, list[str]] = {
         "tests/aimnet2mult/data/test_outliers.py",
         "tests/aimnet2mult/data/test_unit_hints.py",
     ],
-    "aimnet2mult/data/hdf5.py": ["tests/aimnet2mult/data/test_dataset.py", "tests/aimnet2mult/data/test_checks.py"],
+    "aimnet2mult/data/loading.py": ["tests/aimnet2mult/data/test_dataset.py"],
+    "aimnet2mult/data/in_memory.py": ["tests/aimnet2mult/data/test_loading.py"],
     "aimnet2mult/data/layout.py": [
         "tests/aimnet2mult/data/test_checks.py",
         "tests/aimnet2mult/data/test_file_format.py",

@@ -140,3 +140,10 @@ def test_loading_takes_little_more_memory_than_the_data(write: Write) -> None:
     assert peaks[0] < 1.3 * data.size
     # The arrays of a structure have 668 bytes, and fitting the energies takes some more for a moment.
     assert peaks[1] < 80 * 30_000
+
+
+def test_no_structures_are_arrays_without_rows(files: list[Path]) -> None:
+    for limit in (np.inf, 0):
+        group = load(files, limit).train.groups[0]
+        shapes = {key: values.shape for key, values in group.read(np.arange(0), ["coord", "energy", "origin"]).items()}
+        assert shapes == {"coord": (0, group.atoms, 3), "energy": (0,), "origin": (0,)}
