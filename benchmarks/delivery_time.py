@@ -53,13 +53,15 @@ def _write_run(folder: Path, count: int) -> None:
     from telemetry.testing import run_record
 
     writer = JournalWriter(folder, run_record(folder.parent.name))
-    for number in range(1, count + 1):
+
+    def append(number: int) -> None:
         values = {name: number * 0.001 + k for k, name in enumerate(NAMES)}
         writer.append(
-            lambda seq, values=values, number=number: Scalars(
-                seq=seq, time=_time(number), stream="train", step=200 * number, values=values
-            )
+            lambda seq: Scalars(seq=seq, time=_time(number), stream="train", step=200 * number, values=values)
         )
+
+    for number in range(1, count + 1):
+        append(number)
     writer.append(lambda seq: Closed(seq=seq, time=_time(count), status="finished"))
     writer.commit()
     writer.close()
@@ -148,7 +150,7 @@ def _mlflow(_: Path, destination: dict[str, str]) -> tuple[Log, Close]:
     import mlflow
     from mlflow.entities import Metric
 
-    client = mlflow.MlflowClient(destination["mlflow"])
+    client: Any = mlflow.MlflowClient(destination["mlflow"])
     run = client.create_run(client.get_experiment_by_name(destination["experiment"]).experiment_id)
 
     def log(values: dict[str, float], number: int) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from workload import Batch
+from workload import Batch, Step
 
 
 class IterationTimer:
@@ -28,7 +28,7 @@ class IterationTimer:
         every: iterations between due points.
     """
 
-    def __init__(self, step: Callable[[], Batch], *, block: int, rounds: int, every: int) -> None:
+    def __init__(self, step: Step, *, block: int, rounds: int, every: int) -> None:
         self.step = step
         self.every = every
         self.total = block * rounds + 1

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 SINKS = ("tensorboard", "wandb", "mlflow")
 POINTS = 2_000
@@ -73,14 +73,16 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
         batch = step()
     start = rss()
     import telemetry_runs
-    from ignite.engine import Events
+    from ignite.engine import Engine, Events
     from pooled_loss import TERMS, losses
 
+    from aimnet2mult.metrics.error_sums import ErrorSums
+    from aimnet2mult.metrics.statistics import POOLED
+    from aimnet2mult.train.reporter import Reporter
+
     bus = telemetry_runs.open_bus(home / "run", SINKS, destination, BATCHES_PER_POINT)
-    sums = telemetry_runs.ErrorSums(
-        built_in(*LABELS), len(FIDELITIES), "cpu", telemetry_runs.POOLED.quantities, loss=TERMS
-    )
-    reporter = telemetry_runs.Reporter(
+    sums = ErrorSums(built_in(*LABELS), len(FIDELITIES), "cpu", POOLED.quantities, loss=TERMS)
+    reporter = Reporter(
         bus,
         train_sums=sums,
         labels=built_in(*LABELS),
@@ -88,7 +90,7 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
         optimizer=step.optimizer,
     )
     engine = telemetry_runs.MinimalEngine(2 * points * BATCHES_PER_POINT)
-    reporter.attach(engine)
+    reporter.attach(cast("Engine", engine))
     telemetry_runs.await_deliveries(home / "run", SINKS, lambda state: state == "delivering")
     measured = []
     for _ in range(2):
@@ -141,10 +143,10 @@ def log_with_sdk(name: str, home: Path, destination: dict[str, str]) -> float:
         import mlflow
         from mlflow.entities import Metric
 
-        client = mlflow.MlflowClient(destination["mlflow"])
-        run = client.create_run(client.get_experiment_by_name(destination["experiment"]).experiment_id)
+        client: Any = mlflow.MlflowClient(destination["mlflow"])
+        run_id = client.create_run(client.get_experiment_by_name(destination["experiment"]).experiment_id).info.run_id
         for step in range(20):
-            client.log_batch(run.info.run_id, [Metric(key, value, step, step) for key, value in values.items()])
+            client.log_batch(run_id, [Metric(key, value, step, step) for key, value in values.items()])
     return rss()
 
 

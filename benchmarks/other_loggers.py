@@ -17,8 +17,8 @@ from iteration_time import IterationTimer
 from workload import plain_rmses
 
 Destination = dict[str, Any]
-Log = Callable[[dict[str, float], int], None]
-Close = Callable[[], None]
+Log = Callable[[dict[str, float], int], object]
+Close = Callable[[], object]
 
 
 def _floats(values: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -124,8 +124,9 @@ def ignite(timer: IterationTimer, home: Path, destination: Destination) -> None:
 
     @trainer.on(due)
     def _compute(engine: Engine) -> None:
+        output: Any = engine.state.output
         engine.state.metrics = {
-            name.removeprefix("train/"): value for name, value in _floats(plain_rmses(engine.state.output)).items()
+            name.removeprefix("train/"): value for name, value in _floats(plain_rmses(output)).items()
         }
 
     loggers = [
@@ -136,7 +137,12 @@ def ignite(timer: IterationTimer, home: Path, destination: Destination) -> None:
     for logger in loggers:
         logger.attach_output_handler(trainer, due, tag="train", metric_names="all")
     trainer.run(range(timer.total), max_epochs=1, epoch_length=timer.total)
-    _close(timer, lambda: [logger.close() for logger in loggers])
+
+    def close() -> None:
+        for logger in loggers:
+            logger.close()
+
+    _close(timer, close)
 
 
 def accelerate(timer: IterationTimer, home: Path, destination: Destination) -> None:  # noqa: ARG001
@@ -175,7 +181,8 @@ def _lightning(timer: IterationTimer, home: Path, loggers: list[Any] | bool) -> 
         enable_model_summary=False,
         default_root_dir=str(home),
     )
-    trainer.fit(Module(), torch.utils.data.DataLoader(torch.zeros(timer.total, 1)))
+    batches: Any = torch.zeros(timer.total, 1)
+    trainer.fit(Module(), torch.utils.data.DataLoader(batches))
 
 
 def bare_lightning(timer: IterationTimer, home: Path, destination: Destination) -> None:  # noqa: ARG001

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from iteration_time import IterationTimer
 from pooled_loss import TERMS, losses
 from workload import FIDELITIES, LABELS, built_in
@@ -121,7 +121,7 @@ def run(
         optimizer=timer.step.optimizer,
     )
     engine = MinimalEngine(timer.total)
-    reporter.attach(engine)
+    reporter.attach(cast("Engine", engine))
     any_state = backend == "unreachable"
     await_deliveries(folder, sinks, lambda state: any_state or state == "delivering")
     workers = child_processes()

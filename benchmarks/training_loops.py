@@ -68,7 +68,8 @@ def _row(name: str, variant: Variant, timings: dict[str, Timings], block: int) -
 
 def split(timings: Timings) -> tuple[list[int], list[int]]:
     """Return the gaps after iterations that were not due, and the gaps after due iterations, in ns."""
-    idle, due = [], []
+    idle: list[int] = []
+    due: list[int] = []
     for gaps in timings.gaps:
         # Gap n follows step n of the block.
         for number, gap in enumerate(gaps, start=1):

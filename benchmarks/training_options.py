@@ -103,6 +103,7 @@ def predict(components: Components, *, training: bool = False) -> dict[str, Any]
     """Return the predictions of all validation structures as flat arrays."""
     components.model.train(training)
     found: dict[str, list[Any]] = {label: [] for label in LABELS}
+    assert components.val is not None
     for x, _ in components.val.loader:
         pred: dict[str, Tensor] = components.model(dict(x))
         for label in LABELS:

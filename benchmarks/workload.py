@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,15 @@ def make_batch(
     return Batch(pred, true, numbers, fidelity, torch.tensor(0.25))
 
 
+class Step(Protocol):
+    """A step of a training loop."""
+
+    optimizer: torch.optim.Optimizer
+
+    def __call__(self) -> Batch:
+        """Run the step; return the batch."""
+
+
 class TrainingStep:
     """A training step of a small network that predicts all labels: forward, backward, SGD."""
 
@@ -66,7 +75,7 @@ class TrainingStep:
         self._x = torch.randn(STRUCTURES, ATOMS, 8)
         outputs = sum(COMPONENTS.values())
         self.model = nn.Sequential(nn.Linear(8, WIDTH), nn.ReLU(), nn.Linear(WIDTH, outputs))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4)
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4)
 
     def __call__(self) -> Batch:
         """Run the step; return the batch with the predictions."""
@@ -94,7 +103,7 @@ class MatrixProduct:
         self._repeats = repeats
         self._batch = make_batch()
         self._a, self._b = torch.randn(2, self.SIZE, self.SIZE) / self.SIZE**0.5
-        self.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
 
     def __call__(self) -> Batch:
         """Run the step; return the batch."""

@@ -9,10 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from aimnet2mult.models.deferred_kernels import import_aimnet
 from aimnet2mult.models.quiet_warp import init_warp
 
 # Importing aimnet would initialize it with messages.
 init_warp()
+import_aimnet()
 
 from aimnet.config import ImportRole, build_module  # noqa: E402
 from aimnet.modules import Forces  # noqa: E402

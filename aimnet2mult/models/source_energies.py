@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from aimnet2mult.data.reference_energies import sum_references
 from aimnet2mult.errors import ModelError
-from aimnet2mult.models.aimnet_calculator import AIMNet2Calculator
 from aimnet2mult.models.build import build_model, unwrap
 from aimnet2mult.models.saved_model import build_saved_model
 from aimnet2mult.models.weight_sources import WeightSource
@@ -45,6 +44,9 @@ def source_energies(
     """
     try:
         if source.is_aimnet:
+            # Only here, because it imports the kernels that models rarely need.
+            from aimnet2mult.models.aimnet_calculator import AIMNet2Calculator
+
             calculator = AIMNet2Calculator(str(source.path.resolve()), device="cpu")
             return [float(calculator(dict(structure))["energy"]) for structure in structures]
         if source.saved is not None:
