@@ -73,7 +73,7 @@ def compare_error_sums(rounds: int) -> list[Target]:
     except HostReadError:
         reads = 1
     return [
-        at_most("`ErrorSums.update` ÷ plain torch, label by label", 0.6, medians["sums"] / medians["plain"], "", note),
+        at_most("`ErrorSums.update` ÷ plain torch, label by label", 0.35, medians["sums"] / medians["plain"], "", note),
         at_most("`ErrorSums.update`: device reads per batch", 0, reads, ""),
     ]
 
