@@ -172,7 +172,9 @@ def _loop_targets(rows: list[dict[str, Any]], due_points: list[dict[str, Any]]) 
 
 
 def _tail_target(row: dict[str, Any], condition: str) -> Target:
-    note = f"{row['points']:,} points; median {format_number(row['due_p50_us'] / 1e3)} ms; iterations that are not due: "
+    note = (
+        f"{row['points']:,} points; median {format_number(row['due_p50_us'] / 1e3)} ms; iterations that are not due: "
+    )
     note += f"p99 {format_number(row['idle_p99_us'] / 1e3)} ms"
     quantity = f"due point in the training thread, three sinks, p99: {condition}"
     return at_most(quantity, 0.3, row["due_p99_us"] / 1e3, "ms", note)

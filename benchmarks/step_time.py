@@ -38,9 +38,7 @@ def _target(quantity: str, limit: float, walls: dict[str, list[int]]) -> Target:
         200 * three / (none + control) - 100
         for none, control, three in zip(walls["none"], walls["control"], walls["three"], strict=True)
     ]
-    controls = [
-        100 * control / none - 100 for none, control in zip(walls["none"], walls["control"], strict=True)
-    ]
+    controls = [100 * control / none - 100 for none, control in zip(walls["none"], walls["control"], strict=True)]
     note = f"{_quartiles(slowdowns)}; two processes without sinks: {statistics.median(controls):+.2f}, "
     note += f"{_quartiles(controls)}; {len(slowdowns)} rounds"
     return at_most(quantity, limit, statistics.median(slowdowns), "%", note)

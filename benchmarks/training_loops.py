@@ -38,7 +38,7 @@ def measure(
     for name in names:
         counts = read_back(name, home / name, f"{name}-{every}", backends, block * ROUNDS)
         row = _row(name, VARIANTS[name], timings, block, every)
-        rows.append(row | {"read_back": counts, "points": block * ROUNDS // every})
+        rows.append(row | {"read_back": counts, "points": block * ROUNDS // every, "every": every})
     return rows
 
 
