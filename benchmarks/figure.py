@@ -151,7 +151,7 @@ def _draw_scaling(figure: SubFigure, rows: list[Row]) -> None:
         axes.margins(x=0.1)
         if panel.is_log:
             axes.set_yscale("log")
-            axes.set_ylim(min(times) / 3, max(times) * 3)
+            axes.set_ylim(min(times) / 4, max(times) * 3)
         else:
             axes.set_ylim(0, max(times) * 1.3)
         axes.set_title(panel.title)

@@ -30,15 +30,15 @@ The figure answers a question per panel; its axes are logarithmic unless they be
 * **What does a due point cost?** The time that training stands still to publish a point. This package hands it to
   another thread, whatever the state of the backends; other loggers wait for files or servers.
 * **How much longer is a run?** The duration of all steps, including what other threads and processes take from them.
-  The steps are tiny, to make the overhead measurable: with steps of 10 ms, divide by about fifty.
+  The steps are tiny, to make the overhead measurable; the targets include steps of 10 ms.
 * **How do costs grow?** With the size of a batch, with labels and fidelities, with the number of sinks, and with the
   length of a run.
 """
 ABOUT_TARGETS = """\
-A step of 10 ms is a fixed amount of work; its duration varies. Each block with three sinks is compared with two without
-that run before or after it, and these two with each other, which shows what is chance. The error sums and the plain
-torch code compute the same quantities: squares and counts of 4 labels for 2 fidelities, with masks, padding and NaN, for
-batches of 64 structures of 20 atoms; the growth is measured with the same labels.
+A step of 10 ms is a fixed amount of work; its duration varies. Each block with three sinks is compared with two blocks
+without sinks that run before or after it, and these two with each other, which shows what is chance. The error sums and
+the plain torch code compute the same quantities: squares and counts of 4 labels for 2 fidelities, with masks, padding
+and NaN, for batches of 64 structures of 20 atoms; the growth is measured with the same labels.
 
 The memory of the trainer is counted from what training needs without telemetry: torch, ignite, h5py, yaml and an
 initialized Warp. It includes the error sums with their kernel, and pint for the units.
@@ -117,7 +117,7 @@ def _head(results: Row) -> list[str]:
         f"The run took {results['minutes']:g} minutes with `BENCH_N={results['factor']:g}`.",
         "",
         *([BUSY_WARNING.format(p99=_us(bare["due_p99_us"]))] if bare["due_p99_us"] >= BUSY_P99 else []),
-        f"![Cost of an iteration, of a due point and of a run for each variant, and how costs grow]({FIGURE.as_posix()})",
+        f"![Cost of an iteration, of a due point and of a run, and how costs grow]({FIGURE.as_posix()})",
         "",
         ABOUT_FIGURE,
     ]
