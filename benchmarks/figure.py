@@ -78,7 +78,7 @@ def draw(results: Row, path: Path) -> None:
     mpl.use("agg")
     with mpl.rc_context({"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=SIZE, layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(10, 6))
+        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(10, 6)).flat
         _draw_costs(top, [row for row in results["loops"] if row["name"] not in HIDDEN])
         _draw_scaling(bottom, results["micro"])
         figure.savefig(path, dpi=100)

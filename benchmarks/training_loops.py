@@ -36,7 +36,7 @@ def measure(
         timings = {process.name: process.timings for process in processes}
     rows = []
     for name in names:
-        counts = read_back(name, home / name, f"{name}-{every}", backends, block * ROUNDS)
+        counts = read_back(name, home / name, backends, block * ROUNDS, experiment=f"{name}-{every}")
         row = _row(name, VARIANTS[name], timings, block, every)
         rows.append(row | {"read_back": counts, "points": block * ROUNDS // every, "every": every})
     return rows
