@@ -43,8 +43,12 @@ SCALING = (
     Scaling(
         "How do the error sums grow with the batch?",
         "structures of 20 atoms per batch",
-        {"error sums, by structures per batch": "error sums of a batch"},
+        {
+            "error sums, by structures per batch": "this package",
+            "plain torch label by label, by structures per batch": "plain torch",
+        },
         is_log=True,
+        legend="upper left",
     ),
     Scaling(
         "How do they grow with labels and fidelities?",
@@ -136,8 +140,14 @@ def _draw_scaling(figure: SubFigure, rows: list[Row]) -> None:
             group: sorted((row["size"], row["median_us"]) for row in rows if row["group"] == group)
             for group in panel.curves
         }
-        for number, (group, label) in enumerate(panel.curves.items()):
-            axes.plot(*zip(*curves[group], strict=True), marker=MARKERS[number], color=CURVES[number], label=label)
+        curves = {group: curve for group, curve in curves.items() if curve}
+        for number, group in enumerate(curves):
+            axes.plot(
+                *zip(*curves[group], strict=True),
+                marker=MARKERS[number],
+                color=CURVES[number],
+                label=panel.curves[group],
+            )
             for size, time in curves[group]:
                 place: dict[str, Any] = {"xytext": (0, 6 if number else -16), "textcoords": "offset points"}
                 axes.annotate(_text(time), (size, time), horizontalalignment="center", color=CURVES[number], **place)
@@ -157,5 +167,5 @@ def _draw_scaling(figure: SubFigure, rows: list[Row]) -> None:
         axes.set_title(panel.title)
         axes.set_xlabel(panel.x_label)
         axes.set_ylabel("median time [µs]")
-        if len(panel.curves) > 1:
+        if len(curves) > 1:
             axes.legend(frameon=False, loc=panel.legend)
