@@ -137,9 +137,9 @@ def show_report(report: Report, caches: Path | None = None) -> None:
 def _cache_rows(summary: FileSummary, caches: Path | None) -> list[tuple[str, str]]:
     if caches is None:
         return []
-    from aimnet2mult.data.cache.building import size_text
     from aimnet2mult.data.cache.entry import find_entries
     from aimnet2mult.data.cache.source import find_source
+    from aimnet2mult.data.sizes import size_text
     from telemetry.run_folder.paths import shell_path
 
     source = find_source(Path(summary.path))

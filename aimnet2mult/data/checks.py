@@ -35,7 +35,7 @@ def check_files(
     file_format: FileFormat | None = None,
     min_distance: float = MIN_DISTANCE,
     max_element: int = MAX_ELEMENT,
-    known: Mapping[Path, FileContent] | None = None,
+    known: Mapping[str, FileContent] | None = None,
 ) -> Report:
     """Check files, and return all problems of all of them, and what they contain.
 
@@ -47,19 +47,19 @@ def check_files(
         file_format: Names and units of the arrays.
         min_distance: Smallest distance between two atoms, in Å.
         max_element: Largest atomic number that the model supports.
-        known: What is known of some files from earlier checks with the same arguments; these files are not read.
+        known: What is known of some files, by path, from earlier checks with the same arguments; these are not read.
     """
     report, file_format = Report(), file_format or FileFormat()
     validation = tuple(map(Path, val_files))
-    contents = dict(known or {})
+    # Two fidelities, or training and validation, may use the same file.
     for path in dict.fromkeys((*map(Path, files), *validation)):
-        # Two fidelities, or training and validation, may use the same file.
-        if path not in contents:
+        content = (known or {}).get(str(path))
+        if content is None:
             scan = FileScan(path, labels, file_format, Report(), min_distance=min_distance, max_element=max_element)
-            contents[path] = scan_file(scan)
-        report.merge(contents[path].report)
-        report.contents[str(path)] = contents[path]
-    training, rest = ([(path, contents[path]) for path in map(Path, part)] for part in (files, validation))
+            content = scan_file(scan)
+        report.merge(content.report)
+        report.contents[str(path)] = content
+    training, rest = ([(path, report.contents[str(path)]) for path in map(Path, part)] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
     if not len(report.errors) and not report.useless:
         summaries = [file for _, content in training for file in content.report.files]

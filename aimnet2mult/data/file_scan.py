@@ -96,8 +96,12 @@ class FileScan:
         """Number of structures read, by group."""
 
     def state(self) -> dict[str, Any]:
-        """Return the attributes that change in the course of the scan; another scan with them continues it."""
+        """Return what changes in the course of the scan, for `restore`."""
         return {name: value for name, value in vars(self).items() if name in STATE}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue another scan of the file after its `state`."""
+        vars(self).update(state)
 
     def read(self, group: SizeGroup, listener: Listener | None = None) -> None:
         """Read and check the rows of a group, or the rest of them after some have been read before."""

@@ -23,6 +23,7 @@ from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
 from aimnet2mult.data.report import Report
+from aimnet2mult.data.sizes import GIGABYTE
 from aimnet2mult.errors import DataError
 from aimnet2mult.train.console import PROGRESS_INTERVAL
 from aimnet2mult.train.plan import echo
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cache_folder", "find_caches", "share_contents"]
 
-GIGABYTE = 10**9
 BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures{postfix}"
 
 
@@ -55,7 +55,7 @@ def cache_folder(config: Config, runs: Path) -> Path | None:
 
 def find_caches(
     config: Config, files: Sequence[Path], runs: Path, *, max_element: int, build: bool
-) -> tuple[dict[Path, FileContent], dict[str, Path | None]]:
+) -> tuple[dict[str, FileContent], dict[str, Path | None]]:
     """Find the caches of data files that are too large for the memory, and build those that are missing.
 
     Args:
@@ -81,7 +81,7 @@ def find_caches(
         return {}, {str(path): None for path in paths}
     reading = Reading.of(config.labels, file_format, min_distance=config.data.min_distance, max_element=max_element)
     cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
-    contents: dict[Path, FileContent] = {}
+    contents: dict[str, FileContent] = {}
     caches: dict[str, Path | None] = {str(path): None for path in paths}
     for path in paths:
         # The checks report files that cannot be read.
@@ -92,7 +92,7 @@ def find_caches(
                     scan = partial(_new_scan, path, config, file_format, max_element)
                     found = Building(cache=cache, path=path, new_scan=scan, progress=show).run()
             if found is not None:
-                entry, contents[path] = found
+                entry, contents[str(path)] = found
                 caches[str(path)] = None if entry is None else entry.folder
     return contents, caches
 

@@ -81,7 +81,7 @@ class Builder:
             for old in self.folder.iterdir():
                 old.unlink()
         else:
-            vars(self.scan).update(state)
+            self.scan.restore(state)
 
     def start(self, group: SizeGroup) -> None:
         """Start with a group, or continue it."""
