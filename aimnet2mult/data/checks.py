@@ -55,7 +55,7 @@ def check_files(
     for path in dict.fromkeys((*map(Path, files), *validation)):
         content = (known or {}).get(str(path))
         if content is None:
-            scan = FileScan(path, labels, file_format, Report(), min_distance=min_distance, max_element=max_element)
+            scan = FileScan(path, labels, file_format, min_distance=min_distance, max_element=max_element)
             content = scan_file(scan)
         report.merge(content.report)
         report.contents[str(path)] = content

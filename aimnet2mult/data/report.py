@@ -194,6 +194,11 @@ class Report:
         lines = (f"{where}: {reason}" for where, reason in zip(places, reasons, strict=False))
         self.bad_structures.add(kind, lines, len(rows))
 
+    def warn_of_labels(self, path: str, texts: Iterable[str]) -> None:
+        """Add warnings about the labels of a file."""
+        for text in texts:
+            self.warnings.add("labels", [f"{path}: {text}"])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain lists and dictionaries."""
         return {

@@ -102,7 +102,6 @@ def _new_scan(path: Path, config: Config, file_format: FileFormat, max_element: 
         path,
         config.labels,
         file_format,
-        Report(),
         min_distance=config.data.min_distance,
         max_element=max_element,
     )
