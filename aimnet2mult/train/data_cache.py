@@ -117,17 +117,21 @@ def share_contents(report: Report, communicator: Communicator) -> Callable[[], d
         return lambda: report.contents
     sent: dict[str, bytes] = {}
     if not communicator.rank:
-        uncached = {path: content for path, content in report.contents.items() if report.caches.get(path) is None}
-        sent = {path: _encode(content, path) for path, content in uncached.items()}
+        sent = {
+            path: _encode(content, path)
+            for path, content in report.contents.items()
+            if path not in report.cache_folders
+        }
     received = communicator.broadcast(sent)
 
     def read() -> dict[str, FileContent]:
         if not communicator.rank:
             return report.contents
-        cached = {path: folder for path, folder in report.caches.items() if folder is not None}
         contents = {path: read_content(io.BytesIO(content), Path(path)) for path, content in received.items()}
         received.clear()
-        return contents | {path: read_entry(folder).content(Path(path)) for path, folder in cached.items()}
+        return contents | {
+            path: read_entry(folder).content(Path(path)) for path, folder in report.cache_folders.items()
+        }
 
     return read
 

@@ -78,6 +78,7 @@ def _build_components(plan: Plan, communicator: Communicator, consensus: StopCon
             data.skipped,
             contents=read_contents(),
             open_stores=locations.open_stores,
+            # Whether data are large has been decided from the files, before size groups are merged and padded.
             in_memory_gb=None if data.caches else math.inf,
             model_file=plan.model_file,
             weights=weights,

@@ -70,7 +70,7 @@ class Staging:
     def __init__(
         self, config: Config, report: Report, communicator: Communicator, *, local_rank: int | None = None
     ) -> None:
-        self._caches = {path: folder for path, folder in report.caches.items() if folder is not None}
+        self._caches = report.cache_folders
         self._communicator = communicator
         self._cancelled = threading.Event()
         self._future: Future[None] | None = None
