@@ -15,6 +15,7 @@ from aimnet2mult.data.file_format import FileFormat, array_type
 from aimnet2mult.data.label_summary import describe_energies
 from aimnet2mult.data.labels import MAX_FLOAT32, InfiniteValues, is_missing
 from aimnet2mult.data.layout import SizeGroup, read_frames, read_rows
+from aimnet2mult.data.lost_interrupts import raising_lost_interrupts
 from aimnet2mult.data.outliers import MAX_WORST, find_energy_outliers, find_force_outliers, robust_residuals
 from aimnet2mult.data.places import Places, Segment
 from aimnet2mult.data.reference_energies import fit_compositions
@@ -112,7 +113,8 @@ class FileScan:
         for rows in group.blocks():
             if rows.start < self.done[group.name]:
                 continue
-            block = self._read_block(group, rows, damaged)
+            with raising_lost_interrupts():
+                block = self._read_block(group, rows, damaged)
             if {"numbers", "coord"} <= block.keys():
                 read = self._check(segment, rows.start, block)
                 self.done[group.name] = rows.stop

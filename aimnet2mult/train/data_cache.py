@@ -7,10 +7,11 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from aimnet2mult.data.cache.data_cache import CACHE_FOLDER, DataCache
 from aimnet2mult.data.cache.entry import read_content, write_content
 from aimnet2mult.data.cache.manifest import Reading
 from aimnet2mult.data.cache.stores import read_entry
+from aimnet2mult.data.checks import scan_file
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
@@ -28,15 +30,18 @@ from aimnet2mult.train.console import PROGRESS_INTERVAL
 from aimnet2mult.train.plan import echo
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from aimnet2mult.config.schema import Config
     from aimnet2mult.data.cache.entry import Entry
     from aimnet2mult.data.file_content import FileContent
+    from aimnet2mult.data.layout import SizeGroup
     from aimnet2mult.distributed.communicator import Communicator
 
 __all__ = ["cache_folder", "find_caches", "share_contents"]
 
 GIGABYTE = 10**9
-BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures{postfix}"
+BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures, {remaining} left"
 
 
 def cache_folder(config: Config, runs: Path) -> Path | None:
@@ -78,9 +83,10 @@ def find_caches(
     if memory_size(paths, config, file_format) <= config.data.in_memory_gb * GIGABYTE:
         return {}, {}
     if folder is None:
-        return {}, {str(path): None for path in paths}
+        scans = {path: _new_scan(path, config, file_format, max_element) for path in paths if build}
+        return {path: _check(scan) for path, scan in scans.items()}, {str(path): None for path in paths}
     reading = Reading.of(config.labels, file_format, min_distance=config.data.min_distance, max_element=max_element)
-    cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
+    cache = DataCache(folder=folder, reading=reading, say=_say)
     contents: dict[Path, FileContent] = {}
     caches: dict[str, Path | None] = {str(path): None for path in paths}
     for path in paths:
@@ -155,21 +161,86 @@ def memory_size(files: Iterable[Path], config: Config, file_format: FileFormat) 
 @contextlib.contextmanager
 def progress(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int, int], None]]:
     """Return a function that shows the number of structures read: in a bar on a terminal, otherwise in lines."""
-    if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
-        with tqdm(desc=path.name, file=sys.stderr, leave=False, bar_format=BAR, unit_scale=True) as bar:
-            yield lambda done, total: _update(bar, done, total)
-        return
-    next_at = clock() + PROGRESS_INTERVAL
-
-    def show(done: int, total: int) -> None:
-        nonlocal next_at
-        if clock() >= next_at:
-            next_at = clock() + PROGRESS_INTERVAL
-            echo(f"{path}: {done:,} of {total:,} structures ({done / total:.0%})", err=True)
-
-    yield show
+    shown = (
+        _Bar(path) if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty() else _Lines(path, clock)
+    )
+    with contextlib.closing(shown):
+        yield shown.show
 
 
-def _update(bar: tqdm[None], done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
+class _Bar:
+    """A bar that appears with the first structures: not while another process is waited for."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._bar: tqdm[None] | None = None
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                desc=self._name,
+                initial=done,
+                total=total,
+                file=sys.stderr,
+                leave=False,
+                bar_format=BAR,
+                unit_scale=True,
+                dynamic_ncols=True,
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Lines:
+    """A line every half minute."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._path, self._clock = path, clock
+        self._next_at = clock() + PROGRESS_INTERVAL
+        self._start: tuple[int, float] | None = None
+
+    def show(self, done: int, total: int) -> None:
+        now = self._clock()
+        first, began = self._start = self._start or (done, now)
+        if now >= self._next_at and done > first:
+            self._next_at = now + PROGRESS_INTERVAL
+            left = tqdm.format_interval((total - done) * (now - began) / (done - first))
+            _say(f"{self._path}: {done:,} of {total:,} structures ({done / total:.0%}), {left} left")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _ProgressOnly:
+    """Listener of a scan that shows the number of structures read."""
+
+    show: Callable[[int, int], None]
+    total: int
+    done: int = 0
+
+    def start(self, group: SizeGroup) -> None:
+        pass
+
+    def add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.done += len(block["numbers"])
+        self.show(self.done, self.total)
+
+
+def _check(scan: FileScan) -> FileContent:
+    """Check a file that has no cache, with progress."""
+    total = 0
+    # The scan reports a file that cannot be read.
+    with contextlib.suppress(DataError), open_file(scan.path) as file:
+        total = sum(group.rows for group in read_layout(scan.path, file, scan.labels, scan.file_format).groups)
+    with progress(scan.path) as show:
+        return scan_file(scan, _ProgressOnly(show, total))
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, above a bar if there is one."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        echo(line, err=True)

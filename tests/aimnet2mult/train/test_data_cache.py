@@ -1,8 +1,10 @@
 """Runs on data that are read from the cache are bit-identical to runs with the data in memory."""
 
+import io
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from click.testing import CliRunner
 from aimnet2mult.cli import cli as aimnet2mult
 from aimnet2mult.config.schema import load
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.train.data_cache import progress
+from aimnet2mult.train.data_cache import find_caches, progress
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.tiny_runs import points, train_tiny
@@ -251,9 +253,32 @@ def test_a_log_has_a_line_of_progress_every_half_minute(capsys: pytest.CaptureFi
         for done in range(1000, 8000, 1000):
             show(done, 8000)
     assert capsys.readouterr().err.splitlines() == [
-        "data.h5: 3,000 of 8,000 structures (38%)",
-        "data.h5: 6,000 of 8,000 structures (75%)",
+        "data.h5: 3,000 of 8,000 structures (38%), 00:50 left",
+        "data.h5: 6,000 of 8,000 structures (75%), 00:20 left",
     ]
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is printed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_on_a_terminal_a_bar_shows_the_progress_below_the_messages(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    config = load(
+        [], [f"data.fidelity_datasets.0={data}", "data.in_memory_gb=0", f"data.cache={cache}", "data.y=[energy]"]
+    )
+    find_caches(config, [data], tmp_path, max_element=63, build=True)
+    bars = [line for line in re.split("[\\r\\n]+", terminal.getvalue()) if "structures" in line]
+    assert bars
+    assert all(re.fullmatch(r"data\.h5 \|.{10}\| [0-9.]+/59\.0 structures, \S+ left *", line) for line in bars)
+    assert ("building the data cache of" in terminal.getvalue()) == (cache == "auto")
 
 
 def test_the_cache_is_no_run(tmp_path: Path, data: Path) -> None:
