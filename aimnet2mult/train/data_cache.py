@@ -7,11 +7,10 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -20,7 +19,6 @@ from aimnet2mult.data.cache.data_cache import CACHE_FOLDER, DataCache
 from aimnet2mult.data.cache.entry import read_content, write_content
 from aimnet2mult.data.cache.manifest import Reading
 from aimnet2mult.data.cache.stores import read_entry
-from aimnet2mult.data.checks import scan_file
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
@@ -30,18 +28,17 @@ from aimnet2mult.train.console import PROGRESS_INTERVAL
 from aimnet2mult.train.plan import echo
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from aimnet2mult.config.schema import Config
     from aimnet2mult.data.cache.entry import Entry
     from aimnet2mult.data.file_content import FileContent
-    from aimnet2mult.data.layout import SizeGroup
     from aimnet2mult.distributed.communicator import Communicator
 
-__all__ = ["cache_folder", "find_caches", "share_contents"]
+__all__ = ["cache_folder", "find_caches", "progress", "share_contents"]
 
 GIGABYTE = 10**9
 BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures, {remaining} left"
+BAR_DELAY = 1.0
+"""Seconds until a bar appears: small files have none."""
 
 
 def cache_folder(config: Config, runs: Path) -> Path | None:
@@ -83,8 +80,7 @@ def find_caches(
     if memory_size(paths, config, file_format) <= config.data.in_memory_gb * GIGABYTE:
         return {}, {}
     if folder is None:
-        scans = {path: _new_scan(path, config, file_format, max_element) for path in paths if build}
-        return {path: _check(scan) for path, scan in scans.items()}, {str(path): None for path in paths}
+        return {}, {str(path): None for path in paths}
     reading = Reading.of(config.labels, file_format, min_distance=config.data.min_distance, max_element=max_element)
     cache = DataCache(folder=folder, reading=reading, say=_say)
     contents: dict[Path, FileContent] = {}
@@ -159,10 +155,14 @@ def memory_size(files: Iterable[Path], config: Config, file_format: FileFormat) 
 
 
 @contextlib.contextmanager
-def progress(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int, int], None]]:
+def progress(
+    path: Path, *, clock: Callable[[], float] = time.monotonic, delay: float = BAR_DELAY
+) -> Iterator[Callable[[int, int], None]]:
     """Return a function that shows the number of structures read: in a bar on a terminal, otherwise in lines."""
     shown = (
-        _Bar(path) if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty() else _Lines(path, clock)
+        _Bar(path, delay)
+        if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+        else _Lines(path, clock)
     )
     with contextlib.closing(shown):
         yield shown.show
@@ -171,8 +171,8 @@ def progress(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iter
 class _Bar:
     """A bar that appears with the first structures: not while another process is waited for."""
 
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
+    def __init__(self, path: Path, delay: float) -> None:
+        self._name, self._delay = path.name, delay
         self._bar: tqdm[None] | None = None
 
     def show(self, done: int, total: int) -> None:
@@ -186,6 +186,7 @@ class _Bar:
                 bar_format=BAR,
                 unit_scale=True,
                 dynamic_ncols=True,
+                delay=self._delay,
             )
         self._bar.update(done - self._bar.n)
 
@@ -212,32 +213,6 @@ class _Lines:
 
     def close(self) -> None:
         pass
-
-
-@dataclass
-class _ProgressOnly:
-    """Listener of a scan that shows the number of structures read."""
-
-    show: Callable[[int, int], None]
-    total: int
-    done: int = 0
-
-    def start(self, group: SizeGroup) -> None:
-        pass
-
-    def add(self, block: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.done += len(block["numbers"])
-        self.show(self.done, self.total)
-
-
-def _check(scan: FileScan) -> FileContent:
-    """Check a file that has no cache, with progress."""
-    total = 0
-    # The scan reports a file that cannot be read.
-    with contextlib.suppress(DataError), open_file(scan.path) as file:
-        total = sum(group.rows for group in read_layout(scan.path, file, scan.labels, scan.file_format).groups)
-    with progress(scan.path) as show:
-        return scan_file(scan, _ProgressOnly(show, total))
 
 
 def _say(line: str) -> None:

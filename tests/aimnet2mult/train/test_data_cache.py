@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from click.testing import CliRunner
 
 from aimnet2mult.cli import cli as aimnet2mult
 from aimnet2mult.config.schema import load
+from aimnet2mult.data.checks import check_files
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.train.data_cache import find_caches, progress
+from aimnet2mult.train.data_cache import progress
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.tiny_runs import points, train_tiny
@@ -265,20 +267,30 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
-def test_on_a_terminal_a_bar_shows_the_progress_below_the_messages(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, cache: str
-) -> None:
+def test_on_a_terminal_a_bar_shows_the_progress_below_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    config = load(
-        [], [f"data.fidelity_datasets.0={data}", "data.in_memory_gb=0", f"data.cache={cache}", "data.y=[energy]"]
-    )
-    find_caches(config, [data], tmp_path, max_element=63, build=True)
-    bars = [line for line in re.split("[\\r\\n]+", terminal.getvalue()) if "structures" in line]
+    with progress(Path("runs/data.h5"), delay=0) as show:
+        assert terminal.getvalue() == ""
+        for done in (10, 20, 59):
+            show(done, 59)
+    bars = [line for line in re.split("[\r\n]+", terminal.getvalue()) if line.strip()]
     assert bars
     assert all(re.fullmatch(r"data\.h5 \|.{10}\| [0-9.]+/59\.0 structures, \S+ left *", line) for line in bars)
-    assert ("building the data cache of" in terminal.getvalue()) == (cache == "auto")
+
+
+def test_small_files_have_no_bar(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    check_files([data], labels=(), progress=progress)
+    assert terminal.getvalue() == ""
+
+
+def test_checks_without_a_cache_show_their_progress(data: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    check_files([data], labels=(), progress=lambda _: nullcontext(lambda *numbers: seen.append(numbers)))
+    assert seen[-1] == (59, 59)
+    assert seen == sorted(seen)
 
 
 def test_the_cache_is_no_run(tmp_path: Path, data: Path) -> None:
