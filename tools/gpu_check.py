@@ -45,6 +45,7 @@ SINKS = {
     "three": ("tensorboard", "wandb", "mlflow"),
 }
 EVERY = {"bare": 1_000_000, "between": 1_000_000, "due": 1}
+ITERATIONS = {"cuda": 200, "cpu": 20}
 ALLOWED_WAITS = 0.02
 """Synchronizations per iteration between due points up to which the count passes: the profiler itself waits."""
 ENDING = 10.0
@@ -342,7 +343,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(default), help="folder of the results, by default $OUT")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is a rehearsal")
     parser.add_argument("--minutes", type=float, default=7.5, help="time of the whole check")
-    parser.add_argument("--iterations", type=int, default=200, help="iterations of a block")
+    parser.add_argument("--iterations", type=int, help="iterations of a block, by default 200, and 20 on the CPU")
     parser.add_argument("--rounds", type=int, default=12, help="maximum number of blocks of each variant")
     parser.add_argument("--tests", nargs="*", default=TESTS, help="folders, files or tests to run")
     names = list(dict.fromkeys([*SINKS, *EVERY]))
@@ -357,9 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = read_arguments(arguments)
     out: Path = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    check = Check(
-        sys.executable, args.device, out, tuple(args.tests), tuple(args.variants), args.iterations, args.rounds
-    )
+    iterations = args.iterations or ITERATIONS[args.device]
+    check = Check(sys.executable, args.device, out, tuple(args.tests), tuple(args.variants), iterations, args.rounds)
     if args.skip_setup:
         PARTS["setup"] = lambda _: {"result": "left out"}
     start = time.monotonic()
