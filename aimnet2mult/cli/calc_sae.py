@@ -35,7 +35,7 @@ def calc_sae(data: Path, out: Path, samples: int, settings: tuple[str, ...], *, 
     from aimnet2mult.data.label_summary import summarize
     from aimnet2mult.data.reference_energies import check_references, fit_sae, random_subset, sae_to_yaml, write_sae
     from aimnet2mult.quantities import LABELS
-    from aimnet2mult.train.data_cache import progress
+    from aimnet2mult.train.data_progress import progress
 
     energy = (LABELS["energy"],)
     config = load_data_settings((), settings)

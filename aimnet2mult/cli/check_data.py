@@ -85,7 +85,7 @@ def _check(
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
     from aimnet2mult.models.definition import DEFAULT, max_element, read_definition
-    from aimnet2mult.train.data_cache import progress
+    from aimnet2mult.train.data_progress import progress
 
     config = load_data_settings(configs, settings)
     data = config.data

@@ -6,8 +6,7 @@ import contextlib
 import io
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
 from aimnet2mult.data.report import Report
 from aimnet2mult.errors import DataError
-from aimnet2mult.train.console import PROGRESS_INTERVAL
+from aimnet2mult.train.data_progress import progress
 from aimnet2mult.train.plan import echo
 
 if TYPE_CHECKING:
@@ -33,12 +32,9 @@ if TYPE_CHECKING:
     from aimnet2mult.data.file_content import FileContent
     from aimnet2mult.distributed.communicator import Communicator
 
-__all__ = ["cache_folder", "find_caches", "progress", "share_contents"]
+__all__ = ["cache_folder", "find_caches", "share_contents"]
 
 GIGABYTE = 10**9
-BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures, {remaining} left"
-BAR_DELAY = 1.0
-"""Seconds until a bar appears: small files have none."""
 
 
 def cache_folder(config: Config, runs: Path) -> Path | None:
@@ -152,67 +148,6 @@ def memory_size(files: Iterable[Path], config: Config, file_format: FileFormat) 
                 shapes += [label.shape(group.rows, group.atoms) for label in config.labels]
                 size += 4 * sum(map(math.prod, shapes))
     return size
-
-
-@contextlib.contextmanager
-def progress(
-    path: Path, *, clock: Callable[[], float] = time.monotonic, delay: float = BAR_DELAY
-) -> Iterator[Callable[[int, int], None]]:
-    """Return a function that shows the number of structures read: in a bar on a terminal, otherwise in lines."""
-    shown = (
-        _Bar(path, delay)
-        if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-        else _Lines(path, clock)
-    )
-    with contextlib.closing(shown):
-        yield shown.show
-
-
-class _Bar:
-    """A bar that appears with the first structures: not while another process is waited for."""
-
-    def __init__(self, path: Path, delay: float) -> None:
-        self._name, self._delay = path.name, delay
-        self._bar: tqdm[None] | None = None
-
-    def show(self, done: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = tqdm(
-                desc=self._name,
-                initial=done,
-                total=total,
-                file=sys.stderr,
-                leave=False,
-                bar_format=BAR,
-                unit_scale=True,
-                dynamic_ncols=True,
-                delay=self._delay,
-            )
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-class _Lines:
-    """A line every half minute."""
-
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._path, self._clock = path, clock
-        self._next_at = clock() + PROGRESS_INTERVAL
-        self._start: tuple[int, float] | None = None
-
-    def show(self, done: int, total: int) -> None:
-        now = self._clock()
-        first, began = self._start = self._start or (done, now)
-        if now >= self._next_at and done > first:
-            self._next_at = now + PROGRESS_INTERVAL
-            left = tqdm.format_interval((total - done) * (now - began) / (done - first))
-            _say(f"{self._path}: {done:,} of {total:,} structures ({done / total:.0%}), {left} left")
-
-    def close(self) -> None:
-        pass
 
 
 def _say(line: str) -> None:

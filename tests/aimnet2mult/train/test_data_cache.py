@@ -19,7 +19,7 @@ from aimnet2mult.cli import cli as aimnet2mult
 from aimnet2mult.config.schema import load
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.train.data_cache import progress
+from aimnet2mult.train.data_progress import progress
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.tiny_runs import points, train_tiny
@@ -255,8 +255,8 @@ def test_a_log_has_a_line_of_progress_every_half_minute(capsys: pytest.CaptureFi
         for done in range(1000, 8000, 1000):
             show(done, 8000)
     assert capsys.readouterr().err.splitlines() == [
-        "data.h5: 3,000 of 8,000 structures (38%), 00:50 left",
-        "data.h5: 6,000 of 8,000 structures (75%), 00:20 left",
+        "data.h5: 3,000 of 8,000 structures (38%), 0:00:50 left",
+        "data.h5: 6,000 of 8,000 structures (75%), 0:00:20 left",
     ]
 
 
