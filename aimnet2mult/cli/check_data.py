@@ -85,6 +85,7 @@ def _check(
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
     from aimnet2mult.models.definition import DEFAULT, max_element, read_definition
+    from aimnet2mult.train.data_progress import progress
 
     config = load_data_settings(configs, settings)
     data = config.data
@@ -103,6 +104,7 @@ def _check(
         file_format=FileFormat.from_config(config),
         min_distance=data.min_distance,
         max_element=max_element(read_definition(model or DEFAULT)),
+        progress=progress,
     )
 
 

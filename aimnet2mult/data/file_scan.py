@@ -13,6 +13,7 @@ from aimnet2mult.data.file_evidence import FileEvidence
 from aimnet2mult.data.file_format import FileFormat, array_type
 from aimnet2mult.data.labels import InfiniteValues, is_missing
 from aimnet2mult.data.layout import SizeGroup, read_frames, read_rows
+from aimnet2mult.data.lost_interrupts import raising_lost_interrupts
 from aimnet2mult.data.places import Segment
 from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import count_electrons, find_bad, find_misfits
@@ -92,7 +93,8 @@ class FileScan:
         for rows in group.blocks():
             if rows.start < self.done[group.name]:
                 continue
-            block = self._read_block(group, rows, damaged)
+            with raising_lost_interrupts():
+                block = self._read_block(group, rows, damaged)
             if {"numbers", "coord"} <= block.keys():
                 read = self._check(segment, rows.start, block)
                 self.done[group.name] = rows.stop

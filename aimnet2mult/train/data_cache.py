@@ -6,8 +6,7 @@ import contextlib
 import io
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ from aimnet2mult.data.layout import open_file, read_layout
 from aimnet2mult.data.report import Report
 from aimnet2mult.data.sizes import GIGABYTE
 from aimnet2mult.errors import DataError
-from aimnet2mult.train.console import PROGRESS_INTERVAL
+from aimnet2mult.train.data_progress import progress
 from aimnet2mult.train.plan import echo
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from aimnet2mult.distributed.communicator import Communicator
 
 __all__ = ["cache_folder", "find_caches", "share_contents"]
-
-BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures{postfix}"
 
 
 def cache_folder(config: Config, runs: Path) -> Path | None:
@@ -80,7 +77,7 @@ def find_caches(
     if folder is None:
         return {}, {str(path): None for path in paths}
     reading = Reading.of(config.labels, file_format, min_distance=config.data.min_distance, max_element=max_element)
-    cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
+    cache = DataCache(folder=folder, reading=reading, say=_say)
     contents: dict[str, FileContent] = {}
     caches: dict[str, Path | None] = {str(path): None for path in paths}
     for path in paths:
@@ -155,24 +152,7 @@ def memory_size(files: Iterable[Path], config: Config, file_format: FileFormat) 
     return size
 
 
-@contextlib.contextmanager
-def progress(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int, int], None]]:
-    """Return a function that shows the number of structures read: in a bar on a terminal, otherwise in lines."""
-    if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
-        with tqdm(desc=path.name, file=sys.stderr, leave=False, bar_format=BAR, unit_scale=True) as bar:
-            yield lambda done, total: _update(bar, done, total)
-        return
-    next_at = clock() + PROGRESS_INTERVAL
-
-    def show(done: int, total: int) -> None:
-        nonlocal next_at
-        if clock() >= next_at:
-            next_at = clock() + PROGRESS_INTERVAL
-            echo(f"{path}: {done:,} of {total:,} structures ({done / total:.0%})", err=True)
-
-    yield show
-
-
-def _update(bar: tqdm[None], done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
+def _say(line: str) -> None:
+    """Print a line on stderr, above a bar if there is one."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        echo(line, err=True)
