@@ -316,7 +316,7 @@ def train(runs: Path, settings: dict[str, Any], sinks: str, **environment: str) 
     whole_folder = WORK / f"whole-{name}"
     call(*command, "--telemetry-sinks", "none", "--telemetry-dir", whole_folder, "trainer.epochs=4")
     call(*command, "--telemetry-sinks", sinks, "--telemetry-dir", runs, "trainer.epochs=2", **environment)
-    (whole,) = whole_folder.iterdir()
+    (whole,) = whole_folder.glob(f"{name}-*")
     (run,) = runs.glob(f"{name}-*")
     points = [line for line in Lines(whole).records if line["kind"] == "scalars" and line["stream"] == "val"]
     put(WORK / "expected" / f"{name}-whole.json", {line["step"]: line["values"]["loss"] for line in points})
@@ -485,7 +485,8 @@ def clean(runs: Path) -> None:
         (runs / "mlflow.sql").write_text(f"-- MLflow {version('mlflow')}\n" + dump.replace("'root'", "'user'") + "\n")
     for name in ("mlflow.db", "train.yaml", "model.yaml"):
         (runs / name).unlink(missing_ok=True)
-    shutil.rmtree(runs / "mlartifacts", ignore_errors=True)
+    for name in ("mlartifacts", "data-cache"):
+        shutil.rmtree(runs / name, ignore_errors=True)
 
 
 class Lines:
