@@ -152,7 +152,8 @@ def _avoid_preemption() -> None:
 
     Otherwise each ``publish`` that wakes it may suspend the training thread, for milliseconds if the cores are busy.
     Its share of the time is unchanged, because the training thread may wait for the interpreter lock that it holds.
+    Another scheduling class, which the user has chosen, is kept.
     """
-    if hasattr(os, "SCHED_BATCH"):
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         with contextlib.suppress(OSError):  # access is denied
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

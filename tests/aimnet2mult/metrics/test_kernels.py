@@ -317,14 +317,41 @@ def swapped(name: str, array: Callable[[Tensor], Tensor]) -> Callable[[Arguments
     return change
 
 
+def with_pending_sign(array: Tensor) -> Tensor:
+    """Return the same values, which are stored with the opposite sign."""
+    found = torch.complex(torch.zeros_like(array), -array).conj().imag
+    assert found.is_neg()
+    return found
+
+
+def with_pending_signs_of_labels(arguments: Arguments) -> Arguments:
+    pred, true, *rest = arguments
+    return pred, {name: with_pending_sign(array) for name, array in true.items()}, *rest
+
+
+def with_pending_sign_of_loss(arguments: Arguments) -> Arguments:
+    *arrays, loss, applied = arguments
+    assert isinstance(loss, Losses)
+    assert loss.sums_and_counts is not None
+    return *arrays, Losses({"loss": loss["loss"]}, with_pending_sign(loss.sums_and_counts)), applied
+
+
+def with_pending_sign_of_total(arguments: Arguments) -> Arguments:
+    *arrays, _, applied = arguments
+    return *arrays, {"loss": with_pending_sign(torch.tensor(0.5))}, applied
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        swapped("energy", lambda x: torch.complex(torch.zeros_like(x), -x).conj().imag),
+        swapped("energy", with_pending_sign),
+        with_pending_signs_of_labels,
+        with_pending_sign_of_loss,
+        with_pending_sign_of_total,
         swapped("energy", lambda x: x.mul(8).round().abs().to(torch.uint16)),
         lambda arguments: (*arguments[:5], torch.ones(1, dtype=torch.bool)),
     ],
-    ids=["pending sign", "unsigned", "flag with an axis"],
+    ids=["prediction's sign", "labels' signs", "sign of the sums", "loss's sign", "unsigned", "flag with an axis"],
 )
 def test_torch_computes_what_the_kernel_cannot_read(change: Callable[[Arguments], Arguments]) -> None:
     arguments = change(make_arguments(6, 3))
