@@ -377,7 +377,7 @@ def test_without_warp_torch_computes_the_sums_after_one_warning(
     kernel_choice._warn.cache_clear()
     (message,) = caplog.messages
     assert message.startswith("the Warp kernel for the error sums cannot be used (ModuleNotFoundError: ")
-    assert message.endswith("); they are computed with torch")
+    assert message.endswith("); torch computes them")
     arguments = make_arguments(6, 3)
     update(sums[0], arguments)
     assert not sums[0].uses_kernel
@@ -430,6 +430,17 @@ def test_a_kernel_that_cannot_be_compiled_is_replaced_by_torch(tmp_path: Path) -
     assert done.stdout.startswith("False")
     (line,) = done.stderr.splitlines()
     assert "cannot be used (NotADirectoryError" in line
+
+
+@pytest.mark.slow
+def test_the_warning_about_a_damaged_compiled_kernel_names_the_folder_to_remove(tmp_path: Path) -> None:
+    compiled = tmp_path / "compiled"
+    assert run_program(str(tmp_path), str(compiled)).stdout.startswith("True")
+    for file in compiled.rglob("*.o"):
+        file.write_bytes(file.read_bytes()[:100])
+    done = run_program(str(tmp_path), str(compiled))
+    assert done.stdout.startswith("False")
+    assert f"remove the compiled kernels in {compiled}" in done.stderr
 
 
 # ---- CUDA --------------------------------------------------------------------------------------------
