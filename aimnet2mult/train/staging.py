@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -100,7 +101,9 @@ class Staging:
     @property
     def locations(self) -> Locations:
         """Where this rank reads the data."""
-        staged = {source: copy for source, copy in self._copies.items() if _is_usable(source, copy)}
+        staged = {
+            source: copy for source, copy in self._copies.items() if _is_own(copy.parent) and _is_usable(source, copy)
+        }
         return Locations(
             caches={path: staged.get(folder, folder) for path, folder in self._caches.items()},
             copies={str(source): copy for source, copy in staged.items() if source not in self._caches.values()},
@@ -181,11 +184,20 @@ def _check_folder(folder: Path, needed: int) -> None:
     Raises:
         OSError: It is not, or there is none.
     """
-    if folder.stat().st_uid != os.getuid():
+    if not _is_own(folder):
         raise OSError(errno.EPERM, "it belongs to another user")
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"the data have {size_text(needed)}, but only {size_text(free)} are free")
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether a folder belongs to this user, and is not a link."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 def _name(source: Path) -> str:

@@ -138,6 +138,19 @@ def test_without_space_the_data_are_read_where_they_are(
     assert not list(folder.rglob("*.tmp")) if folder.exists() else True
 
 
+def test_copies_in_a_folder_of_somebody_else_are_not_used(
+    tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"aimnet2mult-{os.getuid()}"
+    stage(report, tmp_path / "elsewhere")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / name).symlink_to(tmp_path / "elsewhere" / name)
+    staging = stage(report, tmp_path / "local")
+    assert staging.locations.copies == {}
+    assert {*staging.locations.caches.values()} == {*report.caches.values()}
+    assert "the data cannot be copied to " in capsys.readouterr().err
+
+
 class Failing:
     """A number of bytes that cannot be read."""
 
