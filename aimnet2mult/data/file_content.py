@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aimnet2mult.data.compositions import Compositions
+from aimnet2mult.data.compositions import MAX_ELEMENT, Compositions
 from aimnet2mult.data.crc import combine_crc, repeat_crc
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, array_type
 from aimnet2mult.data.places import Segment
@@ -88,6 +88,30 @@ class FileContent:
     report: Report = field(default_factory=Report)
     """The checks of this file alone."""
 
+    def check(self) -> None:
+        """Check that sizes, types and indices fit together: a file from elsewhere may contain anything.
+
+        Raises:
+            ValueError: They do not.
+        """
+        rows = (self.rows,)
+        arrays = (self.bad, self.energy, self.composition, self.counts, self.frames, self.hashes)
+        types = [np.dtype(kind) for kind in (np.uint32, float, np.uint32, np.uint16, np.int64, np.uint64)]
+        fits = (
+            [array.dtype for array in arrays] == types
+            and self.energy.shape == self.composition.shape == rows
+            and self.frames.shape in {rows, (0,)}
+            and self.bad.ndim == self.hashes.ndim == 1
+            and (np.diff(self.bad.astype(np.int64), prepend=-1, append=self.rows) > 0).all()
+            and self.counts.shape[1:] == (len(self.elements),)
+            and self.composition.max(initial=0) < max(1, len(self.counts))
+            and all(0 < z <= MAX_ELEMENT for z in self.elements)
+            and all(group.atoms > 0 <= group.rows for group in self.groups)
+            and isinstance(self.report, Report)
+        )
+        if not fits:
+            raise ValueError("its parts do not fit together")
+
     @property
     def rows(self) -> int:
         """Number of structures, including bad ones."""
@@ -120,9 +144,16 @@ class FileContent:
 
     def compositions(self, structures: npt.NDArray[np.bool_]) -> Compositions:
         """Return the compositions of some structures (rows,)."""
-        index = self.composition[structures].astype(np.int64)
-        whole = Compositions(elements=self.elements, counts=self.counts.astype(np.float64), index=index)
-        return whole.select(np.ones(len(index), np.bool_))
+        # Each rank does this for all data at the same time, so there are few arrays of all structures.
+        chosen = self.composition[structures]
+        used = np.unique(chosen)
+        counts = self.counts[used].astype(np.float64)
+        present = np.flatnonzero(counts.any(axis=0))
+        positions = np.zeros(len(self.counts), np.int64)
+        positions[used] = np.arange(len(used))
+        return Compositions(
+            elements=tuple(self.elements[i] for i in present), counts=counts[:, present], index=positions[chosen]
+        )
 
     def with_others(self, elements: Collection[int]) -> npt.NDArray[np.bool_]:
         """Return which structures have elements other than some (rows,)."""

@@ -45,19 +45,27 @@ def summarize(
         parts: Contents of files, whether bad structures are left out, and which structures are meant.
         references: Reference energies; without any, energies are missing.
     """
-    energies, joined, squares, components = [], [], 0.0, 0
+    energies: list[Floats] = []
+    found: list[Compositions] = []
+    squares, components = 0.0, 0
     for content, without_bad, structures in parts:
         energies.append(content.energy[structures])
-        joined.append(content.compositions(structures).counted())
+        found.append(content.compositions(structures))
         squares += content.force_squares[without_bad]
         components += content.force_components[without_bad]
-    compositions, energy = Compositions.join(joined), np.concatenate(energies)
+    # Copies of the arrays of all structures would determine the peak memory of every rank.
+    compositions = found.pop() if len(found) == 1 else Compositions.join(each.counted() for each in found)
+    energy = energies.pop() if len(energies) == 1 else np.concatenate(energies)
+    found.clear()
+    energies.clear()
     known = np.isfinite(energy) if references else np.zeros(len(energy), np.bool_)
     texts, mean = [], 0.0
     if known.any():
-        used = compositions.select(known)
+        used = compositions if known.all() else compositions.select(known)
         sums = used.counts @ [references[z] for z in used.elements]
-        residual = (energy[known] - sums[used.index]).astype(np.float32).astype(np.float64)
+        residual = energy if known.all() else energy[known]
+        residual -= sums[used.index]
+        residual[:] = residual.astype(np.float32)
         texts.append(describe_energies(used, residual))
         mean = float(np.mean(residual / used.counts.sum(axis=1)[used.index]))
     if components:

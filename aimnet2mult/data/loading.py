@@ -216,7 +216,8 @@ def _references(file: DataFile, known: Sequence[Label], given: Path | Sae | None
         return {}
     if given is None:
         structures = file.kept & np.isfinite(file.content.energy)
-        sae = fit_sae(file.content.compositions(structures), file.content.energy[structures], file.path)
+        energy = file.content.energy if structures.all() else file.content.energy[structures]
+        sae = fit_sae(file.content.compositions(structures), energy, file.path)
     else:
         sae = read_sae(given) if isinstance(given, Path) else given
     check_references(file.content, file.kept, sae, file.path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +36,8 @@ __all__ = ["Staging", "stage_data"]
 
 POLL_INTERVAL = 0.5
 """Seconds between two exchanges with the other ranks."""
+ABANDONED_AFTER = 3600.0
+"""Seconds without a write after which an unfinished copy is that of a killed process."""
 CHUNK = 1 << 24
 """Number of bytes that are copied at once."""
 
@@ -100,7 +104,9 @@ class Staging:
     @property
     def locations(self) -> Locations:
         """Where this rank reads the data."""
-        staged = {source: copy for source, copy in self._copies.items() if _is_usable(source, copy)}
+        staged = {
+            source: copy for source, copy in self._copies.items() if _is_own(copy.parent) and _is_usable(source, copy)
+        }
         return Locations(
             caches={path: staged.get(folder, folder) for path, folder in self._caches.items()},
             copies={str(source): copy for source, copy in staged.items() if source not in self._caches.values()},
@@ -119,9 +125,12 @@ class Staging:
         try:
             make_parents(folder, "private")
             make_folder(folder, "private")
+            if not _is_own(folder):
+                raise OSError(errno.EPERM, "it belongs to another user")
             missing = {source: copy for source, copy in self._copies.items() if not _is_usable(source, copy)}
+            _remove_abandoned(folder)
             needed = sum(file.stat().st_size for source in missing for file in _files(source))
-            _check_folder(folder, needed)
+            _check_space(folder, needed)
             progress = _Progress(needed, folder)
             for source, copy in missing.items():
                 self._copy(source, copy, progress)
@@ -151,10 +160,7 @@ class Staging:
                 # Another job may have been faster.
                 temporary.rename(copy)
         finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            _remove(temporary)
 
 
 class _Progress:
@@ -175,17 +181,40 @@ class _Progress:
             echo(f"{socket.gethostname()}: copied {done} to {self._folder}", err=True)
 
 
-def _check_folder(folder: Path, needed: int) -> None:
-    """Check that a folder is ours, and that there is space for a number of bytes.
+def _check_space(folder: Path, needed: int) -> None:
+    """Check that there is space for a number of bytes.
 
     Raises:
-        OSError: It is not, or there is none.
+        OSError: There is none.
     """
-    if folder.stat().st_uid != os.getuid():
-        raise OSError(errno.EPERM, "it belongs to another user")
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"it takes {size_text(needed)}, but only {size_text(free)} are free")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove unfinished copies of killed processes; those that other jobs are writing remain."""
+    for copy in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            written_at = max(file.stat().st_mtime for file in (copy, *(copy.iterdir() if copy.is_dir() else ())))
+            if written_at < time.time() - ABANDONED_AFTER:
+                _remove(copy)
+
+
+def _remove(copy: Path) -> None:
+    if copy.is_dir():
+        shutil.rmtree(copy, ignore_errors=True)
+    else:
+        copy.unlink(missing_ok=True)
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether a folder belongs to this user, and is not a link."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 def _name(source: Path) -> str:

@@ -24,6 +24,7 @@ from aimnet2mult.data.labels import InfiniteValues
 from aimnet2mult.data.layout import SizeGroup
 from aimnet2mult.data.unit_hints import ForceEvidence
 from telemetry.run_folder.atomic_write import atomic_write, sync_folder
+from telemetry.run_folder.regular_file import open_regular
 
 __all__ = ["SAVE_INTERVAL", "STATE", "Builder", "records_of"]
 
@@ -72,8 +73,10 @@ class Builder:
         """
         self._saved_at = self.clock()
         try:
-            with (self.folder / STATE).open("rb") as file:
+            with open(self.folder / STATE, "rb", opener=open_regular) as file:
                 state = read_objects(file, STATE_RECORDS, place=str(self.scan.path))
+            if _types(state) != _types(self.scan.state()):
+                raise ValueError("it is the state of something else")
             done: dict[str, int] = state["done"]
             damaged = any(not self._file_of(name).verify(rows) for name, rows in done.items() if name in self.groups)
         except FILE_ERRORS:
@@ -140,10 +143,10 @@ class Builder:
 
     def _open(self, records: RecordFile, done: int) -> None:
         self._records = records
-        self._file = records.path.open("r+b" if done else "wb")
-        if not done:
-            self._file.write(records.header)
-        self._file.seek(self._file.truncate(records.offset(done)))
+        # A process that has been superseded without noticing must not empty a file that another one is writing.
+        self._file = open(records.path, "r+b", opener=_create_or_open)  # noqa: SIM115 # closed by `_close`
+        self._file.write(records.header)
+        self._file.seek(records.offset(done))
 
     def _save(self) -> None:
         if self._file is not None:
@@ -154,9 +157,19 @@ class Builder:
 
     def _close(self) -> None:
         if self._file is not None:
+            self._file.truncate()
             _sync(self._file)
             self._file.close()
         self._file = self._records = None
+
+
+def _create_or_open(path: str, flags: int) -> int:
+    """Open a file for writing without following links: others may be able to write to the folder."""
+    return open_regular(path, flags | os.O_CREAT, 0o666)
+
+
+def _types(state: Mapping[str, object]) -> dict[str, type]:
+    return {name: type(value) for name, value in state.items()}
 
 
 def _sync(file: BinaryIO) -> None:

@@ -126,6 +126,8 @@ class Building:
             digest = checksum(self.path, lambda: self._renew(lease))
             self._check_unchanged(source)
             if builder.error is None and not len(content.report.errors):
+                if not lease.is_held():
+                    raise Superseded
                 return self._publish(source, builder, digest, target), content
         except OSError as error:
             builder.error = error

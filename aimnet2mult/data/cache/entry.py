@@ -15,10 +15,13 @@ from aimnet2mult.data.report import FileSummary, Problems, Report
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
+from telemetry.run_folder.regular_file import open_regular
 
 __all__ = ["CONTENT", "CONTENT_RECORDS", "Entry", "find_entries", "open_entry", "read_content", "write_content"]
 
 CONTENT = "content.npz"
+MAX_EXTRA = 1 << 30
+"""Number of bytes by which what the checks have found may exceed the data: it is about 30 bytes per structure."""
 CONTENT_RECORDS = (FileContent, GroupContent, ArrayContent, Report, Problems, FileSummary)
 """The classes in a file of what the checks have found."""
 
@@ -46,10 +49,16 @@ class Entry:
             DataError: The cache is damaged.
         """
         try:
-            with (self.folder / CONTENT).open("rb") as file:
-                return read_content(file, path)
+            with open(self.folder / CONTENT, "rb", opener=open_regular) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_EXTRA + sum(part.size for part in self.manifest.sources[0]):
+                    raise ValueError(f"it has {size:,} bytes, more than the data")
+                content = read_content(file, path)
+            content.check()
+            self._compare(content)
         except FILE_ERRORS as error:
             raise DataError(f"{self.folder / CONTENT} cannot be read: {error_text(error)}") from error
+        return content
 
     def find_damage(self) -> str:
         """Return what is wrong with the sizes and headers of the records, or ""."""
@@ -62,6 +71,17 @@ class Entry:
             return all(self._file(group).verify(group.rows) for group in self.manifest.groups)
         except (DataError, OSError):
             return False
+
+    def _compare(self, content: FileContent) -> None:
+        """Check that a content is of the same groups.
+
+        Raises:
+            ValueError: It is not.
+        """
+        rows = {group.atoms: group.rows for group in content.groups if group.rows}
+        own = {group.atoms: group.rows for group in self.manifest.groups}
+        if not own.items() <= rows.items() or (self.manifest.complete and own != rows):
+            raise ValueError("it is of other groups than the records")
 
     def _file(self, group: GroupRecords) -> RecordFile:
         return RecordFile.of(self.folder, group.atoms, group.rows, group.shapes)

@@ -10,12 +10,15 @@ from aimnet2mult.data.cache.source import Source
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.quantities import Label
 from telemetry.run_folder.atomic_write import atomic_write
+from telemetry.run_folder.regular_file import open_regular
 
 __all__ = ["MANIFEST", "GroupRecords", "Manifest", "Reading", "read_manifest", "write_manifest"]
 
 VERSION = 1
 """Version of the format; caches of other versions are not used."""
 MANIFEST = "cache.json"
+MAX_BYTES = 1 << 24
+"""Size up to which a manifest is read: anybody may have written it."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +48,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a cache of data that were read in this way also has all that another way needs."""
         has_labels = self.labels.items() >= other.labels.items()
         return has_labels and msgspec.structs.replace(self, labels=other.labels) == other
+
+    def row_shapes(self, atoms: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each input and label of a structure with a number of atoms."""
+        shapes = {
+            name: (*((atoms,) if per_atom else ()), *((components,) if components > 1 else ()))
+            for name, (per_atom, components) in self.labels.items()
+        }
+        return shapes | {"coord": (atoms, 3), "numbers": (atoms,), "charge": (), "mult": ()}
 
 
 class GroupRecords(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,10 +100,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest in a folder; None if there is none, or if it is damaged or of another version."""
     try:
-        text, crc, _ = (folder / MANIFEST).read_bytes().split(b"\n")
+        with open(folder / MANIFEST, "rb", opener=open_regular) as file:
+            text, crc, _ = file.read(MAX_BYTES).split(b"\n")
         if crc != b"%08x" % zlib.crc32(text):
             return None
         manifest = _decoder.decode(text)
-    except (OSError, ValueError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError):
         return None
-    return manifest if manifest.version == VERSION else None
+    return manifest if manifest.version == VERSION and _is_possible(manifest) else None
+
+
+def _is_possible(manifest: Manifest) -> bool:
+    """Return whether the records have the inputs and labels of the settings, with their shapes."""
+    for group in manifest.groups:
+        known = manifest.reading.row_shapes(group.atoms)
+        if group.atoms < 1 or group.rows < 1 or not {"coord", "numbers"} <= group.shapes.keys():
+            return False
+        if not group.shapes.items() <= known.items():
+            return False
+    return len({group.atoms for group in manifest.groups}) == len(manifest.groups)

@@ -11,7 +11,10 @@ import numpy.typing as npt
 
 __all__ = ["FILE_ERRORS", "read_objects", "write_objects"]
 
-FILE_ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error)
+FILE_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, IndexError, EOFError, AttributeError, NotImplementedError),
+    *(MemoryError, RecursionError, OverflowError, zipfile.BadZipFile, zlib.error),
+)
 """Errors that damaged files cause."""
 
 TREE = "tree"
@@ -45,6 +48,9 @@ def read_objects(file: BinaryIO, records: Iterable[type], *, place: str) -> Any:
         *FILE_ERRORS: The file is damaged, or contains other records.
     """
     with np.load(file, allow_pickle=False) as members:
+        # A small file must not unpack to a large one.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.zip.infolist()):
+            raise ValueError("it is compressed")
         tree = json.loads(members[TREE].tobytes())
         arrays = [members[str(number)] for number in range(len(members.files) - 1)]
     return _Decoder(arrays, {record.__name__: record for record in records}, place).decode(tree)

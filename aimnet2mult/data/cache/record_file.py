@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimnet2mult.data.file_format import array_type
+from telemetry.run_folder.regular_file import open_regular
 
 __all__ = ["CHECKSUM", "NO_ELEMENT", "RecordFile", "byte_view", "record_checksums", "write_records"]
 
@@ -73,7 +74,7 @@ class RecordFile:
             OSError: The file cannot be read.
         """
         header = self.header
-        with self.path.open("rb") as file:
+        with open(self.path, "rb", opener=open_regular) as file:
             if file.read(len(header)) != header:
                 return False
             for start in range(0, rows, VERIFY_ROWS):
@@ -88,7 +89,7 @@ class RecordFile:
         """Return what is wrong with the size or the header of the file, or ""."""
         header = self.header
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=open_regular) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != self.size:
                     return f"{self.path} has {size:,} bytes, expected {self.size:,}"

@@ -15,6 +15,7 @@ from aimnet2mult.data.positioned_reads import Extent, read_extents
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
+from telemetry.run_folder.regular_file import open_regular
 
 __all__ = ["RecordStore"]
 
@@ -57,7 +58,7 @@ class RecordStore:
         records = np.empty(len(rows), self._file.dtype)
         try:
             if self._fd is None:
-                self._fd = os.open(self._file.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = open_regular(self._file.path)
             read_extents(self._fd, self._extents(np.asarray(rows, np.int64), records))
         except (OSError, EOFError) as error:
             raise self._error(error_text(error)) from error

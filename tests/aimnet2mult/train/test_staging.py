@@ -138,6 +138,31 @@ def test_without_space_the_data_are_read_where_they_are(
     assert not list(folder.rglob("*.tmp")) if folder.exists() else True
 
 
+def test_copies_in_a_folder_of_somebody_else_are_not_used(
+    tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"aimnet2mult-{os.getuid()}"
+    stage(report, tmp_path / "elsewhere")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / name).symlink_to(tmp_path / "elsewhere" / name)
+    staging = stage(report, tmp_path / "local")
+    assert staging.locations.copies == {}
+    assert {*staging.locations.caches.values()} == {*report.caches.values()}
+    assert "the data cannot be copied to " in capsys.readouterr().err
+
+
+def test_unfinished_copies_of_killed_processes_are_removed(tmp_path: Path, report: Report) -> None:
+    folder = tmp_path / "local" / f"aimnet2mult-{os.getuid()}"
+    for name in (".old.0.tmp", ".new.0.tmp"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "003.npy").write_bytes(b"1")
+    (folder / ".plain.1.tmp").write_bytes(b"1")
+    for path in (folder / ".old.0.tmp/003.npy", folder / ".old.0.tmp", folder / ".new.0.tmp", folder / ".plain.1.tmp"):
+        os.utime(path, (0, 0))
+    stage(report, tmp_path / "local")
+    assert [path.name for path in folder.glob(".*")] == [".new.0.tmp"]
+
+
 class Failing:
     """A number of bytes that cannot be read."""
 
