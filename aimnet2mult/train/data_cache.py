@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from aimnet2mult.data.cache.builder import records_of
 from aimnet2mult.data.cache.building import Building
 from aimnet2mult.data.cache.data_cache import CACHE_FOLDER, DataCache
 from aimnet2mult.data.cache.entry import read_content, write_content
@@ -78,6 +79,7 @@ def find_caches(
     if memory_size(paths, config, file_format) <= config.data.in_memory_gb * GIGABYTE:
         return {}, {}
     if folder is None:
+        _warn_of_slow_reads(paths, config, file_format)
         return {}, {str(path): None for path in paths}
     reading = Reading.of(config.labels, file_format, min_distance=config.data.min_distance, max_element=max_element)
     cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
@@ -95,6 +97,19 @@ def find_caches(
                 entry, contents[path] = found
                 caches[str(path)] = None if entry is None else entry.folder
     return contents, caches
+
+
+def _warn_of_slow_reads(files: Iterable[Path], config: Config, file_format: FileFormat) -> None:
+    """Warn of data files that would need a cache."""
+    why = "data.cache=off" if config.data.cache == "off" else "data.allow_external=true"
+    for path in files:
+        with contextlib.suppress(DataError), open_file(path) as file:
+            if any(map(records_of, read_layout(path, file, config.labels, file_format).groups)):
+                echo(
+                    f"warning: no data cache of {path} ({why}), although it is compressed or chunked: each batch reads "
+                    f"whole chunks, which is slow; omit {why}, or set data.in_memory_gb above the size of the data",
+                    err=True,
+                )
 
 
 def _new_scan(path: Path, config: Config, file_format: FileFormat, max_element: int) -> FileScan:

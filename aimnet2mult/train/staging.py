@@ -125,8 +125,7 @@ class Staging:
         try:
             make_parents(folder, "private")
             make_folder(folder, "private")
-            if not _is_own(folder):
-                raise OSError(errno.EPERM, "it belongs to another user")
+            _check_owner(folder)
             missing = {source: copy for source, copy in self._copies.items() if not _is_usable(source, copy)}
             _remove_abandoned(folder)
             needed = sum(file.stat().st_size for source in missing for file in _files(source))
@@ -179,6 +178,16 @@ class _Progress:
             self._next_at = time.monotonic() + PROGRESS_INTERVAL
             done = f"{size_text(self._done)} of {size_text(self._total)}"
             echo(f"{socket.gethostname()}: copied {done} to {self._folder}", err=True)
+
+
+def _check_owner(folder: Path) -> None:
+    """Check that a folder is ours.
+
+    Raises:
+        OSError: It is not.
+    """
+    if not _is_own(folder):
+        raise OSError(errno.EPERM, "it belongs to another user")
 
 
 def _check_space(folder: Path, needed: int) -> None:
