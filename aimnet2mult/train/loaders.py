@@ -93,6 +93,8 @@ def _end_workers() -> None:
 
     multiprocessing would wait for them forever: it ends its processes with SIGTERM, which they ignore.
     """
+    # torch would report their end as an error.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

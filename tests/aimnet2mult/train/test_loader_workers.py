@@ -36,4 +36,5 @@ def test_workers_that_are_left_do_not_delay_the_exit() -> None:
         # As a traceback does.
         "import builtins; builtins.kept = loader\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
