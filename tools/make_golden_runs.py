@@ -125,6 +125,18 @@ EVALUATED = {
     "trainer": {"ema_decay": 0.9, "early_stopping": {"metric": "loss"}, "evaluate_train_every": 1},
     "telemetry": {"every": 5},
 }
+LARGE = {
+    **TRAIN,
+    "run_name": "large",
+    "data": {
+        "fidelity_datasets": {0: "data/large.h5"},
+        "fidelity_names": {0: "gfn1"},
+        "y": ["energy", "forces"],
+        "in_memory_gb": 0,
+        "samplers": TRAIN["data"]["samplers"],
+    },
+    "telemetry": {"every": 5},
+}
 TASK = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
 TRIAL = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "trial-1", "WANDB_PROJECT": "water", "WANDB_ENTITY": "chemists"}
 """What ``wandb agent`` sets for a training of a sweep."""
@@ -172,6 +184,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
         "scheduled": make_scheduled,
         "swept": make_swept,
         "evaluated": make_evaluated,
+        "large": make_large,
     }
     resumed = {"water": {1: 40, 3: 80}, "swept": {1: 40}}
     for name in names or makers:
@@ -270,6 +283,21 @@ def make_evaluated(runs: Path) -> Path:
     return train(runs, EVALUATED, "none")
 
 
+def make_large(runs: Path) -> Path:
+    """Train a very small model on data that are read from the file batch by batch."""
+    import h5py
+
+    call("aimnet2mult", "sample-data", "sample-large")
+    (runs / "data").mkdir(exist_ok=True)
+    with (
+        h5py.File(WORK / "sample-large" / "gfn1.h5") as whole,
+        h5py.File(runs / "data" / "large.h5", "w", libver="latest") as file,
+    ):
+        for key in ("coord", "numbers", "charge", "energy", "forces"):
+            file[f"004/{key}"] = whole[f"004/{key}"][:24]
+    return train(runs, LARGE, "none")
+
+
 def make_swept(runs: Path) -> Path:
     """Write two attempts, the first of which is delivered to W&B under ``wandb agent``."""
     run = runs / "swept"
@@ -288,7 +316,7 @@ def train(runs: Path, settings: dict[str, Any], sinks: str, **environment: str) 
     whole_folder = WORK / f"whole-{name}"
     call(*command, "--telemetry-sinks", "none", "--telemetry-dir", whole_folder, "trainer.epochs=4")
     call(*command, "--telemetry-sinks", sinks, "--telemetry-dir", runs, "trainer.epochs=2", **environment)
-    (whole,) = whole_folder.iterdir()
+    (whole,) = whole_folder.glob(f"{name}-*")
     (run,) = runs.glob(f"{name}-*")
     points = [line for line in Lines(whole).records if line["kind"] == "scalars" and line["stream"] == "val"]
     put(WORK / "expected" / f"{name}-whole.json", {line["step"]: line["values"]["loss"] for line in points})
@@ -457,7 +485,8 @@ def clean(runs: Path) -> None:
         (runs / "mlflow.sql").write_text(f"-- MLflow {version('mlflow')}\n" + dump.replace("'root'", "'user'") + "\n")
     for name in ("mlflow.db", "train.yaml", "model.yaml"):
         (runs / name).unlink(missing_ok=True)
-    shutil.rmtree(runs / "mlartifacts", ignore_errors=True)
+    for name in ("mlartifacts", "data-cache"):
+        shutil.rmtree(runs / name, ignore_errors=True)
 
 
 class Lines:

@@ -80,9 +80,10 @@ class BatchTable:
 
     def _row(self, array: Tensor) -> Row:
         """Return address, code and strides of an array."""
-        # The address of a tensor without memory of its own, such as one of a subclass, is 0.
-        if array.get_device() != self._device:
+        # The sign of a view of a complex tensor may be pending.
+        if array.get_device() != self._device or array.is_neg():
             return UNREADABLE
+        # The address of a tensor without memory of its own, such as one of a subclass, is 0.
         return array.data_ptr() or None, _CODES.get(array.dtype), *array.stride()
 
     def _label_rows(self, pred: Mapping[str, Tensor], true: Mapping[str, Tensor], numbers: Tensor) -> list[int | None]:
@@ -104,8 +105,10 @@ class BatchTable:
                 predicted = match_shape(predicted, shape, f"the prediction of {name!r}")
             if labeled.shape != shape:
                 labeled = match_shape(labeled, shape, f"the label of {name!r}")
-            # The sign of a view of a complex tensor may be pending.
-            if predicted.get_device() != device or labeled.get_device() != device or predicted.is_neg():
+            if predicted.get_device() != device or labeled.get_device() != device:
+                values += UNREADABLE
+            # As in `_row`.
+            if predicted.is_neg() or labeled.is_neg():
                 values += UNREADABLE
             flags = true.get(mask)
             values += (

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,16 +41,24 @@ def build_fused_update(
         fused = FusedUpdate(sums, layout, skipped_steps=skipped_steps)
         if _agree(fused, reference, sums, layout):
             return fused
-        _warn("its sums differ from those of torch")
-    except Exception as error:  # noqa: BLE001 - whatever a compiler may raise
+        _warn("its sums differ from those of torch", _remedy())
+    except (ImportError, ValueError) as error:
         _warn(format_error(error))
+    except Exception as error:  # noqa: BLE001 - whatever a compiler may raise
+        _warn(format_error(error), _remedy())
     return None
 
 
+def _remedy() -> str:
+    """Return what to do if a compiled kernel is damaged, for example by a power failure."""
+    folder = getattr(getattr(sys.modules.get("warp"), "config", None), "kernel_cache_dir", None)
+    return f"; if this persists, remove the compiled kernels in {folder}" if folder else ""
+
+
 @functools.cache
-def _warn(problem: str) -> None:
+def _warn(problem: str, remedy: str = "") -> None:
     """Log a warning, once per process."""
-    logger.warning("the Warp kernel for the error sums cannot be used (%s); they are computed with torch", problem)
+    logger.warning("the Warp kernel for the error sums cannot be used (%s); torch computes them%s", problem, remedy)
 
 
 def _agree(fused: "FusedUpdate", reference: TorchUpdate, sums: Tensor, layout: Layout) -> bool:

@@ -82,7 +82,7 @@ class JournalThread(threading.Thread):
 
     def run(self) -> None:
         """Process the queue until the run is closed and all its records are durable."""
-        _never_preempt()
+        _avoid_preemption()
         while not self._closed_appended or self._journal.pending:
             self._write_dequeued()
             now = time.monotonic()
@@ -147,12 +147,13 @@ class JournalThread(threading.Thread):
             self._warn_once("heartbeat", f"cannot write alive.json in {self._folder} ({error})")
 
 
-def _never_preempt() -> None:
+def _avoid_preemption() -> None:
     """Let this thread, and those it starts, wait for an idle core or their turn instead of preempting another thread.
 
     Otherwise each ``publish`` that wakes it may suspend the training thread, for milliseconds if the cores are busy.
     Its share of the time is unchanged, because the training thread may wait for the interpreter lock that it holds.
+    Another scheduling class, which the user has chosen, is kept.
     """
-    if hasattr(os, "SCHED_BATCH"):
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         with contextlib.suppress(OSError):  # access is denied
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

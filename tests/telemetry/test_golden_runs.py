@@ -41,6 +41,7 @@ STATES = {
     "scheduled": "finished",
     "swept": "finished",
     "evaluated": "finished",
+    "large": "finished",
 }
 PLUGIN = """
 from telemetry import Opened, hookimpl

@@ -317,14 +317,41 @@ def swapped(name: str, array: Callable[[Tensor], Tensor]) -> Callable[[Arguments
     return change
 
 
+def with_pending_sign(array: Tensor) -> Tensor:
+    """Return the same values, which are stored with the opposite sign."""
+    found = torch.complex(torch.zeros_like(array), -array).conj().imag
+    assert found.is_neg()
+    return found
+
+
+def with_pending_signs_of_labels(arguments: Arguments) -> Arguments:
+    pred, true, *rest = arguments
+    return pred, {name: with_pending_sign(array) for name, array in true.items()}, *rest
+
+
+def with_pending_sign_of_loss(arguments: Arguments) -> Arguments:
+    *arrays, loss, applied = arguments
+    assert isinstance(loss, Losses)
+    assert loss.sums_and_counts is not None
+    return *arrays, Losses({"loss": loss["loss"]}, with_pending_sign(loss.sums_and_counts)), applied
+
+
+def with_pending_sign_of_total(arguments: Arguments) -> Arguments:
+    *arrays, _, applied = arguments
+    return *arrays, {"loss": with_pending_sign(torch.tensor(0.5))}, applied
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        swapped("energy", lambda x: torch.complex(torch.zeros_like(x), -x).conj().imag),
+        swapped("energy", with_pending_sign),
+        with_pending_signs_of_labels,
+        with_pending_sign_of_loss,
+        with_pending_sign_of_total,
         swapped("energy", lambda x: x.mul(8).round().abs().to(torch.uint16)),
         lambda arguments: (*arguments[:5], torch.ones(1, dtype=torch.bool)),
     ],
-    ids=["pending sign", "unsigned", "flag with an axis"],
+    ids=["prediction's sign", "labels' signs", "sign of the sums", "loss's sign", "unsigned", "flag with an axis"],
 )
 def test_torch_computes_what_the_kernel_cannot_read(change: Callable[[Arguments], Arguments]) -> None:
     arguments = change(make_arguments(6, 3))
@@ -350,7 +377,7 @@ def test_without_warp_torch_computes_the_sums_after_one_warning(
     kernel_choice._warn.cache_clear()
     (message,) = caplog.messages
     assert message.startswith("the Warp kernel for the error sums cannot be used (ModuleNotFoundError: ")
-    assert message.endswith("); they are computed with torch")
+    assert message.endswith("); torch computes them")
     arguments = make_arguments(6, 3)
     update(sums[0], arguments)
     assert not sums[0].uses_kernel
@@ -403,6 +430,17 @@ def test_a_kernel_that_cannot_be_compiled_is_replaced_by_torch(tmp_path: Path) -
     assert done.stdout.startswith("False")
     (line,) = done.stderr.splitlines()
     assert "cannot be used (NotADirectoryError" in line
+
+
+@pytest.mark.slow
+def test_the_warning_about_a_damaged_compiled_kernel_names_the_folder_to_remove(tmp_path: Path) -> None:
+    compiled = tmp_path / "compiled"
+    assert run_program(str(tmp_path), str(compiled)).stdout.startswith("True")
+    for file in compiled.rglob("*.o"):
+        file.write_bytes(file.read_bytes()[:100])
+    done = run_program(str(tmp_path), str(compiled))
+    assert done.stdout.startswith("False")
+    assert f"remove the compiled kernels in {compiled}" in done.stderr
 
 
 # ---- CUDA --------------------------------------------------------------------------------------------

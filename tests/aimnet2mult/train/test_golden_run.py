@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.file_contents import read_weights
+from support.file_contents import read_content, read_weights
 from support.golden_runs import V1, copy, expected, expected_rows, output_of, run_command
 from telemetry import read_receipt, read_run
 
@@ -119,3 +119,16 @@ def test_a_run_with_all_evaluations_continues_on_the_same_split(tmp_path: Path) 
     assert curves["train_eval/loss"].steps.tolist() == [5, 10, 15, 20]
     assert curves["test/loss"].steps.tolist() == [10, 20]
     assert (run / "split.npz").read_bytes() == split
+
+
+def test_a_run_on_data_on_disk_continues_there_and_replaces_the_best_weights(tmp_path: Path) -> None:
+    run = copy(tmp_path) / expected("large")["folder"]
+    whole = json.loads((V1 / "expected" / "large-whole.json").read_text())
+    best = run / "checkpoints" / "best.pt"
+    assert read_content(best)["best"] == {"iteration": 10, "metric": "loss", "value": whole["10"]}
+    output_of("aimnet2mult", "train", "--resume", run, "--telemetry-sinks", "none", "trainer.epochs=4")
+
+    loss = read_run(run).curves["val/loss"]
+    assert loss.steps.tolist() == [int(step) for step in whole] == [5, 10, 15, 20]
+    assert loss.values.tolist() == pytest.approx(list(whole.values()), rel=1e-4)
+    assert read_content(best)["best"] == {"iteration": 20, "metric": "loss", "value": loss.values[-1]}

@@ -134,6 +134,23 @@ def test_the_thread_never_preempts_the_training_thread_and_has_the_same_share_of
     assert os.sched_getscheduler(0) == before
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="scheduling classes are a feature of Linux")
+def test_the_thread_keeps_a_scheduling_class_that_the_user_has_chosen(make: Make) -> None:
+    found: list[int] = []
+    thread = make(FakeSupervisor(on_start=lambda: found.append(os.sched_getscheduler(0))))
+
+    def train() -> None:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        thread.start()
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    trainer.join()
+    put(thread, 1)
+    assert thread.queue.flush(60)
+    assert found == [os.SCHED_IDLE]
+
+
 def test_deliveries_start_without_a_record_after_the_start_delay(make: Make) -> None:
     supervisor = FakeSupervisor()
     make(supervisor, delivery_start_delay=0.0).start()
