@@ -1,5 +1,7 @@
 """The samplers and loaders of the batches of training and evaluations."""
 
+import atexit
+import multiprocessing
 import signal
 from typing import Literal
 
@@ -83,3 +85,16 @@ def ignore_preemption(_: int) -> None:
     """
     for number in PREEMPTIONS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers that are left at exit, of a loader with persistent ones or after an error.
+
+    multiprocessing would wait for them forever: it ends its processes with SIGTERM, which they ignore.
+    """
+    # torch would report their end as an error.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -98,9 +98,14 @@ def test_a_run_on_cached_data_is_bit_identical(
     assert {file: file.stat().st_mtime_ns for file in cache.iterdir()} == before
 
 
-def test_a_run_without_a_cache_is_bit_identical(tmp_path: Path, data: Path, expected: dict[str, Any]) -> None:
+def test_a_run_without_a_cache_is_bit_identical_and_a_warning_says_what_is_faster(
+    tmp_path: Path, data: Path, expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = start(tmp_path / "direct", data, "data.in_memory_gb=0", "data.cache=off")
     assert curves(run) == expected
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "no data cache" in line)
+    assert line.startswith(f"warning: no data cache of {data} (data.cache=off), although it is compressed or chunked: ")
+    assert line.endswith("; omit data.cache=off, or set data.in_memory_gb above the size of the data")
     assert not (run.parent / "data-cache").exists()
 
 
