@@ -16,6 +16,8 @@ SINKS = ("tensorboard", "wandb", "mlflow")
 POINTS = 2_000
 """Due points in each half of the training."""
 BATCHES_PER_POINT = 10
+POINTS_PER_FLUSH = 10
+"""Points after which training waits for the journal: points of a real training are seconds apart, so few are queued."""
 
 
 def measure(home: Path, backends: Any, factor: float) -> list[Any]:
@@ -63,10 +65,16 @@ def rss(pid: int | str = "self") -> float:
 
 def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any]:
     """Train with three sinks; return the memory at the start, halfway and at the end, and of each delivery process."""
-    import ignite.engine  # noqa: F401 - part of the trainer, with or without telemetry
+    # Part of the trainer, with or without telemetry; of its own modules, only those that do not import telemetry.
+    import h5py  # noqa: F401
+    import ignite.engine  # noqa: F401
     import torch
+    import yaml  # noqa: F401
     from workload import FIDELITIES, LABELS, TrainingStep, built_in
 
+    from aimnet2mult.models.quiet_warp import init_warp
+
+    init_warp()
     torch.set_num_threads(1)
     step = TrainingStep()
     for _ in range(200):
@@ -94,11 +102,13 @@ def train(home: Path, destination: dict[str, str], points: int) -> dict[str, Any
     telemetry_runs.await_deliveries(home / "run", SINKS, lambda state: state == "delivering")
     measured = []
     for _ in range(2):
-        for _ in range(points * BATCHES_PER_POINT):
+        for number in range(points * BATCHES_PER_POINT):
             sums.update(batch.pred, batch.true, batch.numbers, batch.fidelity, losses(batch.loss))
             engine.state.iteration += 1
             engine.state.grad_norm = batch.loss
             engine.fire(Events.ITERATION_COMPLETED)
+            if number % (BATCHES_PER_POINT * POINTS_PER_FLUSH) == 0:
+                bus.flush()
         bus.drain(120)
         measured.append(rss())
     workers = dict(zip(SINKS, (rss(pid) for pid in _workers()), strict=True))

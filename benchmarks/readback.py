@@ -18,19 +18,19 @@ LINGER_TIMEOUT = 30.0
 """Seconds to wait for deliveries that continue after the trainer has ended."""
 
 
-def read_back(name: str, home: Path, backends: Backends, last: int) -> dict[str, int]:
-    """Return the number of points up to iteration ``last``, by sink.
+def read_back(name: str, home: Path, backends: Backends, last: int, *, experiment: str = "") -> dict[str, int]:
+    """Return the number of points up to iteration ``last``, by sink; the experiment is by default that of the folder.
 
     If a run of this package could not deliver its points because its backend was unreachable, ``telemetry sync``
     delivers them to a healthy one first.
     """
-    variant = VARIANTS[name]
+    variant, experiment = VARIANTS[name], experiment or home.name
     counts = {}
     if variant.function is None:
         counts["journal"] = _count_journal(home / "run", last)
     if variant.function is None and variant.backend != "healthy":
-        _sync(home / "run", variant.sinks, backends.destination("healthy", home.name))
-    return counts | {sink: count_points(sink, home, home.name, backends) for sink in variant.sinks}
+        _sync(home / "run", variant.sinks, backends.destination("healthy", experiment))
+    return counts | {sink: count_points(sink, home, experiment, backends) for sink in variant.sinks}
 
 
 def count_points(sink: str, home: Path, experiment: str, backends: Backends) -> int:

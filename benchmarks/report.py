@@ -22,10 +22,30 @@ BUSY_WARNING = """\
 **The machine was busy**: the bare loop does nothing between steps, yet the 99th percentile of that time is {p99} µs.
 Times of that magnitude, and ratios of whole steps, are meaningless.
 """
+ABOUT_FIGURE = """\
+The figure answers a question per panel; its axes are logarithmic unless they begin at zero.
+
+* **What does an iteration cost?** The mean over all iterations, due or not. This package counts the errors of every
+  batch, so it costs the same at each iteration; most other loggers only look at the batches of due points.
+* **What does a due point cost?** The time that training stands still to publish a point. This package hands it to
+  another thread, whatever the state of the backends; other loggers wait for files or servers.
+* **How much longer is a run?** The duration of all steps, including what other threads and processes take from them.
+  The steps are tiny, to make the overhead measurable; the targets include steps of 10 ms.
+* **How do costs grow?** With the size of a batch, with labels and fidelities, with the number of sinks, and with the
+  length of a run.
+"""
 ABOUT_TARGETS = """\
-A step of 10 ms is a fixed amount of work; its duration varies. The error sums and the plain torch code compute the same
-quantities: squares and counts of 4 labels for 2 fidelities, with masks, padding and NaN, for batches of 64 structures
-of 20 atoms.
+A step of 10 ms is a fixed amount of work; its duration varies. Each block with three sinks is compared with two blocks
+without sinks that run before or after it, and these two with each other, which shows what is chance. The error sums and
+the plain torch code compute the same quantities: squares and counts of 4 labels for 2 fidelities, with masks, padding
+and NaN, for batches of 64 structures of 20 atoms; the growth is measured with the same labels.
+
+The memory of the trainer is counted from what training needs without telemetry: torch, ignite, h5py, yaml and an
+initialized Warp. It includes the error sums with their kernel, and pint for the units.
+
+The MLflow server runs on this machine, but only on idle cores (`SCHED_IDLE`), like the delivery processes, and without
+its job runners, as if it were on another machine. It needs 10 ms of CPU time per point, which would otherwise be taken
+from the training when that uses all cores.
 """
 ABOUT_LOOPS = """\
 All variants run the same small torch step, with batches of 64 structures of 20 atoms, on one core; there are {points}
@@ -37,6 +57,11 @@ block relative to the bare loop.
 This package accumulates the errors of every batch per fidelity, and publishes 9 values of the batch and 16 of the
 window at a due point. The others compute 4 RMSEs of the batch and log them with the loss, at due points unless stated
 otherwise.
+"""
+ABOUT_DUE_POINTS = """\
+As above, but with {points} due points, one every {every} iterations: the 99th percentile of a few points is close to
+their maximum, which only tells how busy the machine was. Iterations that are not due show how much of the tail has
+other causes.
 """
 HOW_TO_REPRODUCE = """\
 ```
@@ -68,6 +93,7 @@ def render(results: Row) -> str:
             *_head(results),
             *_targets(results["targets"]),
             *_loops(results["loops"], results["unreachable"]),
+            *_due_points(results["due_points"]),
             *_micro(results["micro"]),
             *_scaling(results["micro"]),
             *_reproduction(results),
@@ -91,8 +117,9 @@ def _head(results: Row) -> list[str]:
         f"The run took {results['minutes']:g} minutes with `BENCH_N={results['factor']:g}`.",
         "",
         *([BUSY_WARNING.format(p99=_us(bare["due_p99_us"]))] if bare["due_p99_us"] >= BUSY_P99 else []),
-        f"![Overhead of each variant in a training loop, and how costs grow]({FIGURE.as_posix()})",
+        f"![Cost of an iteration, of a due point and of a run, and how costs grow]({FIGURE.as_posix()})",
         "",
+        ABOUT_FIGURE,
     ]
 
 
@@ -133,6 +160,20 @@ def _loops(rows: Sequence[Row], unreachable: Sequence[Row]) -> list[str]:
     lines += _table("variant | each iteration | not due, p50 | due, p50 | due, p99 | ÷ bare | points read back", cells)
     lines += [_wrap(f"Timings of a variant that loses points are invalid. {_blocking(unreachable)}"), ""]
     return lines
+
+
+def _due_points(rows: Sequence[Row]) -> list[str]:
+    bare, *others = rows
+    about = ABOUT_DUE_POINTS.format(points=bare["points"], every=bare["every"])
+    cells = [
+        (
+            row["title"],
+            *(_us(row[key]) for key in ("idle_p50_us", "idle_p99_us", "due_p50_us", "due_p99_us", "due_max_us")),
+        )
+        for row in others
+    ]
+    head = "variant | not due, p50 | not due, p99 | due, p50 | due, p99 | due, maximum"
+    return ["## Due points", "", about, *_table(head, cells)]
 
 
 def _us(value: float) -> str:

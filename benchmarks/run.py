@@ -30,6 +30,7 @@ from backends import Backends, backends
 from report import write_page
 from targets import Target, at_most, format_number
 from telemetry_runs import DRAIN_TIMEOUT
+from variants import VARIANTS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
@@ -67,12 +68,16 @@ def main() -> None:
         _log("micro-benchmarks")
         results["micro"] = _micro(home / "micro.json", factor)
         _log("components")
-        targets = components.measure(home / "components", factor)
+        targets = components.measure(home / "components", factor) + _micro_targets(results["micro"])
         _log("backends")
         with backends(home / "server") as servers:
             _log("training loops")
             results["loops"] = training_loops.measure(home / "loops", servers, factor)
-            targets += _loop_targets(results["loops"])
+            _log("due points")
+            results["due_points"] = training_loops.measure(
+                home / "due-points", servers, factor, ("bare", *CONDITIONS), every=training_loops.FREQUENT
+            )
+            targets += _loop_targets(results["loops"], results["due_points"])
             parts: dict[str, Callable[[Path, Backends, float], list[Target]]] = {
                 "step time": step_time.measure,
                 "memory": memory.measure,
@@ -136,23 +141,43 @@ def _micro(file: Path, factor: float) -> list[dict[str, Any]]:
     return found
 
 
-def _loop_targets(rows: list[dict[str, Any]]) -> list[Target]:
-    own = {row["name"]: row for row in rows if row["name"] in CONDITIONS}
-    (bare,) = (row["due_p99_us"] / 1e3 for row in rows if row["name"] == "bare")
-    note = f"bare loop: {format_number(bare)} ms"
-    quantity = "due point in the training thread, three sinks, p99"
-    targets = [
-        at_most(f"{quantity}: {condition}", 0.3, own[name]["due_p99_us"] / 1e3, "ms", note)
-        for name, condition in CONDITIONS.items()
-    ]
-    late = max(row["close_s"] for row in own.values()) - DRAIN_TIMEOUT
-    note = f"drain_timeout {DRAIN_TIMEOUT:g} s; worst of {len(own)} conditions"
-    lost = sum(row["points"] - min(row["read_back"].values()) for row in own.values())
+def _micro_targets(rows: list[dict[str, Any]]) -> list[Target]:
+    times = {row["size"]: row["median_us"] for row in rows if row["group"] == "error sums, by structures per batch"}
+    few, many = sorted(times)[-2:]
+    quantity = f"`ErrorSums.update`: growth from {few:,} to {many:,} structures"
+    note = f"{format_number(times[few])} and {format_number(times[many])} µs; {many / few:g} would be linear"
+    return [at_most(quantity, 1.1 * many / few, times[many] / times[few], "times", note)]
+
+
+def _loop_targets(rows: list[dict[str, Any]], due_points: list[dict[str, Any]]) -> list[Target]:
+    own = [row for row in rows if VARIANTS[row["name"]].function is None]
+    costs = [row["each_us"] for row in own]
+    note = f"worst of {len(own)} variants; best: {format_number(min(costs))} µs"
+    tails = {row["name"]: row for row in due_points}
+    late = max(row["close_s"] for row in own) - DRAIN_TIMEOUT
+    runs = [row for row in rows + due_points if VARIANTS[row["name"]].function is None]
+    lost = sum(row["points"] - min(row["read_back"].values()) for row in runs)
     return [
-        *targets,
-        at_most("end of the run, beyond `drain_timeout`", 2, late, "s", note),
+        at_most("cost of an iteration over the bare loop", 45, max(costs), "µs", note),
+        *(_tail_target(tails[name], condition) for name, condition in CONDITIONS.items()),
+        at_most(
+            "end of the run, beyond `drain_timeout`",
+            2,
+            late,
+            "s",
+            f"drain_timeout {DRAIN_TIMEOUT:g} s; worst of {len(own)} variants",
+        ),
         at_most("lost points, in all of these runs", 0, lost, "points"),
     ]
+
+
+def _tail_target(row: dict[str, Any], condition: str) -> Target:
+    note = (
+        f"{row['points']:,} points; median {format_number(row['due_p50_us'] / 1e3)} ms; iterations that are not due: "
+    )
+    note += f"p99 {format_number(row['idle_p99_us'] / 1e3)} ms"
+    quantity = f"due point in the training thread, three sinks, p99: {condition}"
+    return at_most(quantity, 0.3, row["due_p99_us"] / 1e3, "ms", note)
 
 
 if __name__ == "__main__":

@@ -17,39 +17,49 @@ STEP = 0.01
 """Duration of a step, in seconds."""
 BLOCK = 200
 """Steps per block; each block has one due point."""
-ROUNDS = 16
-PAIR = ("none", "three")
+ROUNDS = {"one": 16, "all": 24}
+PROCESSES = {"none": "none", "control": "none", "three": "three"}
+"""Variant of each process. The two without sinks differ only by chance."""
 
 
 def measure(home: Path, backends: Backends, factor: float) -> list[Target]:
     """Measure the slowdown; ``factor`` scales the number of rounds."""
     cores = os.cpu_count() or 1
-    rounds = max(3, round(ROUNDS * factor))
+    rounds = {name: max(3, round(number * factor)) for name, number in ROUNDS.items()}
     quantity = "slowdown of a 10 ms step by three sinks"
     return [
-        _target(f"{quantity}, one core", 0.5, _ratios(home / "one", backends, rounds, threads=1)),
-        _target(f"{quantity}, all {cores} cores", 1.0, _ratios(home / "all", backends, rounds, threads=cores)),
+        _target(f"{quantity}, one core", 0.5, _walls(home / "one", backends, rounds["one"], threads=1)),
+        _target(f"{quantity}, all {cores} cores", 1.0, _walls(home / "all", backends, rounds["all"], threads=cores)),
     ]
 
 
-def _target(quantity: str, limit: float, ratios: list[float]) -> Target:
-    percents = [100 * (ratio - 1) for ratio in ratios]
+def _target(quantity: str, limit: float, walls: dict[str, list[int]]) -> Target:
+    slowdowns = [
+        200 * three / (none + control) - 100
+        for none, control, three in zip(walls["none"], walls["control"], walls["three"], strict=True)
+    ]
+    controls = [100 * control / none - 100 for none, control in zip(walls["none"], walls["control"], strict=True)]
+    note = f"{_quartiles(slowdowns)}; two processes without sinks: {statistics.median(controls):+.2f}, "
+    note += f"{_quartiles(controls)}; {len(slowdowns)} rounds"
+    return at_most(quantity, limit, statistics.median(slowdowns), "%", note)
+
+
+def _quartiles(percents: list[float]) -> str:
     low, _, high = statistics.quantiles(percents, n=4)
-    note = f"quartiles over {len(percents)} pairs of blocks: {low:+.2f} and {high:+.2f}"
-    return at_most(quantity, limit, statistics.median(percents), "%", note)
+    return f"quartiles {low:+.2f} and {high:+.2f}"
 
 
-def _ratios(home: Path, backends: Backends, rounds: int, *, threads: int) -> list[float]:
-    """Return the ratio of the durations of a block with three sinks and a block without, for each round."""
+def _walls(home: Path, backends: Backends, rounds: int, *, threads: int) -> dict[str, list[int]]:
+    """Return the durations of the blocks of each process, in ns."""
     torch.set_num_threads(threads)
     repeats = MatrixProduct.repeats_for(STEP)
     with ExitStack() as stack:
-        processes = []
-        for name in PAIR:
+        processes = {}
+        for name, variant in PROCESSES.items():
             destination = backends.destination("healthy", f"step-{threads}-{name}")
             job = make_job(
-                name,
-                home,
+                variant,
+                home / name,
                 destination,
                 block=BLOCK,
                 rounds=rounds,
@@ -57,8 +67,7 @@ def _ratios(home: Path, backends: Backends, rounds: int, *, threads: int) -> lis
                 repeats=repeats,
                 between_blocks="stop",
             )
-            processes.append(stack.enter_context(VariantProcess(job, environment(destination))))
-        interleave(processes, rounds)
-        without, with_three = (process.timings.walls for process in processes)
+            processes[name] = stack.enter_context(VariantProcess(job, environment(destination)))
+        interleave(list(processes.values()), rounds)
     torch.set_num_threads(1)
-    return [three / none for three, none in zip(with_three, without, strict=True)]
+    return {name: process.timings.walls for name, process in processes.items()}

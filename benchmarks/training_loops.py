@@ -16,38 +16,41 @@ EVERY = 200
 """Iterations between due points."""
 BLOCK = 4_000
 """Steps per block: 20 points."""
+FREQUENT = 40
+"""Iterations between due points where their tail is measured, so that its 99th percentile is not their maximum."""
 ROUNDS = 6
 
 
 def measure(
-    home: Path, backends: Backends, factor: float, names: tuple[str, ...] = tuple(VARIANTS)
+    home: Path, backends: Backends, factor: float, names: tuple[str, ...] = tuple(VARIANTS), *, every: int = EVERY
 ) -> list[dict[str, Any]]:
     """Return a row for each variant; ``factor`` scales the length of the blocks.
 
     Raises:
         NoResponse: a variant did not finish.
     """
-    block = max(2 * EVERY, round(BLOCK * factor / EVERY) * EVERY)
+    block = max(2 * every, round(BLOCK * factor / every) * every)
     with ExitStack() as stack:
-        processes = [stack.enter_context(_start(name, home, backends, block)) for name in names]
+        processes = [stack.enter_context(_start(name, home, backends, block, every)) for name in names]
         interleave(processes, ROUNDS)
         timings = {process.name: process.timings for process in processes}
     rows = []
     for name in names:
-        counts = read_back(name, home / name, backends, block * ROUNDS)
-        row = _row(name, VARIANTS[name], timings, block)
-        rows.append(row | {"read_back": counts, "points": block * ROUNDS // EVERY})
+        counts = read_back(name, home / name, backends, block * ROUNDS, experiment=f"{name}-{every}")
+        row = _row(name, VARIANTS[name], timings, block, every)
+        rows.append(row | {"read_back": counts, "points": block * ROUNDS // every, "every": every})
     return rows
 
 
-def _start(name: str, home: Path, backends: Backends, block: int) -> VariantProcess:
-    destination = backends.destination(VARIANTS[name].backend, name)
-    return VariantProcess(make_job(name, home, destination, block=block, rounds=ROUNDS), environment(destination))
+def _start(name: str, home: Path, backends: Backends, block: int, every: int) -> VariantProcess:
+    destination = backends.destination(VARIANTS[name].backend, f"{name}-{every}")
+    job = make_job(name, home, destination, block=block, rounds=ROUNDS, every=every)
+    return VariantProcess(job, environment(destination))
 
 
-def _row(name: str, variant: Variant, timings: dict[str, Timings], block: int) -> dict[str, Any]:
-    idle, due = split(timings[name])
-    base_idle, base_due = split(timings[variant.base])
+def _row(name: str, variant: Variant, timings: dict[str, Timings], block: int, every: int) -> dict[str, Any]:
+    idle, due = split(timings[name], every)
+    base_idle, base_due = split(timings[variant.base], every)
     baseline = statistics.median(base_idle)
     each = statistics.mean(idle + due) - statistics.mean(base_idle + base_due)
     ratios = [wall / bare for wall, bare in zip(timings[name].walls, timings["bare"].walls, strict=True)]
@@ -66,14 +69,14 @@ def _row(name: str, variant: Variant, timings: dict[str, Timings], block: int) -
     }
 
 
-def split(timings: Timings) -> tuple[list[int], list[int]]:
+def split(timings: Timings, every: int) -> tuple[list[int], list[int]]:
     """Return the gaps after iterations that were not due, and the gaps after due iterations, in ns."""
     idle: list[int] = []
     due: list[int] = []
     for gaps in timings.gaps:
         # Gap n follows step n of the block.
         for number, gap in enumerate(gaps, start=1):
-            (due if number % EVERY == 0 else idle).append(gap)
+            (due if number % every == 0 else idle).append(gap)
     return idle, due
 
 

@@ -66,7 +66,7 @@ def check_data(
     if as_json:
         print_data(json.dumps(report.to_dict(), indent=2))
     else:
-        show_report(report)
+        show_report(report, _caches(settings))
     context.exit(0 if report.ok else 1)
 
 
@@ -106,11 +106,21 @@ def _check(
     )
 
 
-def show_report(report: Report) -> None:
-    """Print what the files contain, and their problems."""
+def _caches(settings: Sequence[str]) -> Path:
+    """Return the folder of the caches of training runs with these settings."""
+    from aimnet2mult.config.schema import load_data_settings
+    from aimnet2mult.data.cache.data_cache import CACHE_FOLDER
+    from telemetry import Settings
+
+    given = load_data_settings((), settings).data.cache
+    return Path(Settings().dir) / CACHE_FOLDER if given in ("auto", "off") else Path(given)
+
+
+def show_report(report: Report, caches: Path | None = None) -> None:
+    """Print what the files contain, and their problems; verify their caches in a folder."""
     for summary in report.files:
         print_line(summary.path)
-        for name, text in _rows(summary):
+        for name, text in (*_rows(summary), *_cache_rows(summary, caches)):
             print_line(f"  {name:<22}{text}")
     for kind, lines in (
         ("warning", report.warnings.lines()),
@@ -122,6 +132,23 @@ def show_report(report: Report) -> None:
         print_line("no errors")
     elif report.bad_rows:
         print_line("correct bad structures, or leave them out of training with data.on_bad_structure=skip")
+
+
+def _cache_rows(summary: FileSummary, caches: Path | None) -> list[tuple[str, str]]:
+    if caches is None:
+        return []
+    from aimnet2mult.data.cache.building import size_text
+    from aimnet2mult.data.cache.entry import find_entries
+    from aimnet2mult.data.cache.source import find_source
+    from telemetry.run_folder.paths import shell_path
+
+    source = find_source(Path(summary.path))
+    rows = []
+    for entry in find_entries(caches):
+        if source in entry.manifest.sources:
+            state = "intact" if entry.verify() else f"damaged; remove it: rm -r {shell_path(entry.folder)}"
+            rows.append(("cache", f"{size_text(entry.size)} in {entry.folder}, {state}"))
+    return rows
 
 
 def _rows(summary: FileSummary) -> list[tuple[str, str]]:

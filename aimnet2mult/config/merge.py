@@ -64,10 +64,14 @@ PATH_KEYS = (
     "data.val_fidelity_datasets",
     "data.test_fidelity_datasets",
     "data.split_file",
+    "data.cache",
+    "data.stage",
     "data.sae.energy.files",
     "load",
 )
-"""Keys whose values are paths of input files, or mappings of such paths by fidelity index."""
+"""Keys whose values are paths, other than that of the runs, or mappings of paths of input files by fidelity index."""
+CACHE_WORDS = ("auto", "off")
+"""Values of ``data.cache`` that are not paths."""
 
 
 def merge_layers(
@@ -254,7 +258,7 @@ def _resolve_paths(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
         node: Any = layer
         for word in parents:
             node = node.get(word) if isinstance(node, dict) else None
-        if isinstance(node, dict) and last in node:
+        if isinstance(node, dict) and last in node and (key != "data.cache" or node[last] not in CACHE_WORDS):
             node[last] = _make_absolute(folder, node[last])
     return layer
 

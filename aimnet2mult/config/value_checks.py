@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from aimnet2mult.config.data_units import convertible, data_unit_factors
 from aimnet2mult.config.duration import AUTO, parse_duration
 from aimnet2mult.config.import_path import check_path
 from aimnet2mult.config.label_settings import check_declarations
-from aimnet2mult.config.merge import BY_FIDELITY
+from aimnet2mult.config.merge import BY_FIDELITY, CACHE_WORDS
 from aimnet2mult.config.sections import ADAPTIVE_LOSS, OWN_LOSS
 from aimnet2mult.config.weight_points import EXPECTED_WEIGHT, read_weight
 from aimnet2mult.errors import ConfigError
@@ -30,6 +31,8 @@ MAX_NAME_BYTES = 230
 MAX_PROJECT_LENGTH = 250
 VALIDATION_REMEDY = "set data.val_fraction above 0, or data.val_fidelity_datasets"
 """What to do without validation data."""
+OTHER_WORDS = ("false", "true", "no", "yes", "on", "none", "null", "default")
+"""Words that are probably not meant as the name of a folder."""
 NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 """Settings that all optimizers of torch, if they have them, require to be numbers of at least 0."""
 
@@ -53,10 +56,27 @@ def _check_data(config: Config) -> Iterator[str]:
             yield f"{section}.{index} is set, but data.fidelity_datasets.{index} is not"
     if indices and not any(data.fidelity_weights.get(index, 1) for index in indices):
         yield "data.fidelity_weights are all 0; set at least one above 0"
+    yield from _check_folders(config)
     yield from _check_parts(config)
     yield from check_arrays(config)
     if not data.y or len(set(data.y)) < len(data.y):
         yield f"data.y is {data.y!r}: expected at least one label, and each only once"
+
+
+def _check_folders(config: Config) -> Iterator[str]:
+    """Check the folders to which data are copied."""
+    folders = {"data.cache": config.data.cache, "data.stage": config.data.stage}
+    for key, folder in folders.items():
+        expected = "expected auto, off or a folder" if key == "data.cache" else "expected a folder, or null"
+        if folder is None or (key == "data.cache" and folder in CACHE_WORDS):
+            continue
+        name = PurePath(folder).name
+        if name.lower() in (*OTHER_WORDS, *CACHE_WORDS):
+            yield f"{key} is {name!r}: {expected}"
+        elif not folder.isprintable() or "$" in folder:
+            yield f"{key} is {folder!r}: {expected}; in a file, ${{oc.env:TMPDIR}} stands for $TMPDIR"
+        elif Path(folder).exists() and not Path(folder).is_dir():
+            yield f"{key} is {folder}, which is a file: {expected}"
 
 
 def _check_parts(config: Config) -> Iterator[str]:

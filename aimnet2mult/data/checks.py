@@ -13,7 +13,7 @@ from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.data.duplicates import find_duplicates
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
-from aimnet2mult.data.file_scan import FileScan
+from aimnet2mult.data.file_scan import FileScan, Listener
 from aimnet2mult.data.layout import open_file, read_layout
 from aimnet2mult.data.places import Places, counted
 from aimnet2mult.data.report import FileSummary, Report
@@ -21,7 +21,7 @@ from aimnet2mult.data.structures import MIN_DISTANCE
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 
-__all__ = ["check_files"]
+__all__ = ["check_files", "scan_file"]
 
 File = tuple[Path, FileContent]
 
@@ -56,7 +56,7 @@ def check_files(
         # Two fidelities, or training and validation, may use the same file.
         if path not in contents:
             scan = FileScan(path, labels, file_format, Report(), min_distance=min_distance, max_element=max_element)
-            contents[path] = _scan(scan)
+            contents[path] = scan_file(scan)
         report.merge(contents[path].report)
         report.contents[str(path)] = contents[path]
     training, rest = ([(path, contents[path]) for path in map(Path, part)] for part in (files, validation))
@@ -70,7 +70,13 @@ def check_files(
     return report
 
 
-def _scan(scan: FileScan) -> FileContent:
+def scan_file(scan: FileScan, listener: Listener | None = None) -> FileContent:
+    """Check a file, and return what it contains.
+
+    Args:
+        scan: The scan, which may have been interrupted before.
+        listener: Receives what is read.
+    """
     path, report = scan.path, scan.report
     try:
         with open_file(path) as file:
@@ -78,7 +84,7 @@ def _scan(scan: FileScan) -> FileContent:
             report.errors.add("unusable groups and arrays", layout.problems, len(layout.problems))
             scan.summary.other_arrays = list(layout.other_arrays)
             for group in layout.groups:
-                scan.read(group)
+                scan.read(group, listener)
     except DataError as error:
         report.errors.add("unusable files", [str(error)])
         return scan.content()

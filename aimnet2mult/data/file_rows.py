@@ -23,9 +23,10 @@ from aimnet2mult.data.file_format import OPTIONAL_INPUTS, FileFormat, array_type
 from aimnet2mult.data.labels import without_infinite
 from aimnet2mult.data.layout import SizeGroup, open_file, read_error, read_layout, read_rows
 from aimnet2mult.data.members import StoredArray
+from aimnet2mult.data.positioned_reads import read_pieces
 from aimnet2mult.quantities import Label
 
-__all__ = ["FileRows", "open_rows"]
+__all__ = ["FileRows", "is_plain", "open_rows"]
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.integer[Any]]
@@ -143,22 +144,28 @@ class FileRows:
             dtype, row_shape, gap = place.dtype, place.row_shape, MAX_GAP // max(1, place.row_bytes)
         firsts, ends, positions = _runs(rows, gap)
         buffer = np.empty((int((ends - firsts).sum()), *row_shape), dtype)
-        start = 0
-        for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
-            part = buffer[start : start + end - first]
-            if place is None:
-                part[:] = read_rows(group, key, slice(first, end), self._source.file_format)
-            else:
-                self._read_place(key, place, first, part)
-            start += end - first
+        starts = (np.cumsum(ends - firsts) - (ends - firsts)).tolist()
+        parts = [
+            (first, buffer[start : start + end - first])
+            for first, end, start in zip(firsts.tolist(), ends.tolist(), starts, strict=True)
+        ]
+        if place is not None:
+            self._read_places(key, place, parts)
+        else:
+            for first, part in parts:
+                part[:] = read_rows(group, key, slice(first, first + len(part)), self._source.file_format)
         return buffer if len(buffer) == len(rows) else buffer[positions]
 
-    def _read_place(self, key: str, place: _Place, first: int, part: Array) -> None:
-        """Read consecutive rows into a part of a buffer."""
+    def _read_places(self, key: str, place: _Place, parts: Sequence[tuple[int, Array]]) -> None:
+        """Read runs of rows, given by the first one, into parts of a buffer."""
+        pieces = [
+            (memoryview(part.reshape(-1).view(np.uint8).data), place.offset + first * place.row_bytes)
+            for first, part in parts
+        ]
         try:
-            _read_fully(self._source.descriptor(), part, place.offset + first * place.row_bytes)
+            read_pieces(self._source.descriptor(), pieces)
         except (OSError, EOFError) as error:
-            rows, name = slice(first, first + len(part)), self._source.file_format.name(key)
+            rows, name = slice(parts[0][0], parts[-1][0] + len(parts[-1][1])), self._source.file_format.name(key)
             raise read_error(self._source.path, self._name, rows, name, error) from error
 
 
@@ -173,6 +180,11 @@ def open_rows(path: Path, labels: Sequence[Label], file_format: FileFormat) -> l
         return [FileRows(source, group) for group in read_layout(path, file, labels, file_format).groups]
 
 
+def is_plain(group: SizeGroup) -> bool:
+    """Return whether the structures of a group can be read quickly: all arrays are contiguous and not compressed."""
+    return all(_find(group.path, array) is not None for array in group.arrays.values())
+
+
 def _find(path: Path, array: StoredArray) -> _Place | None:
     """Return where an array is in a file, if its bytes there are its values."""
     if not isinstance(array, h5py.Dataset):
@@ -185,21 +197,6 @@ def _find(path: Path, array: StoredArray) -> _Place | None:
     is_plain = array.dtype.kind in "iuf" and array.id.get_type() == h5t.py_create(array.dtype)
     offset = array.id.get_offset() if is_contiguous and is_plain else None
     return None if offset is None else _Place(offset, array.dtype, array.shape[1:])
-
-
-def _read_fully(descriptor: int, array: Array, offset: int) -> None:
-    """Read a contiguous array from a place in a file.
-
-    Raises:
-        OSError: The file cannot be read.
-        EOFError: The file ends before.
-    """
-    data = memoryview(array.reshape(-1).view(np.uint8).data)
-    while data:
-        read = os.preadv(descriptor, [data], offset)
-        if not read:
-            raise EOFError("the file has been truncated")
-        data, offset = data[read:], offset + read
 
 
 def _slice_gap(array: StoredArray) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +31,28 @@ from aimnet2mult.data.unit_hints import (
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 
-__all__ = ["FileScan"]
+__all__ = ["FileScan", "Listener"]
 
 Array = npt.NDArray[Any]
 Block = dict[str, Array]
 
 KCAL_PER_EV = 23.060547830619
 """One eV/particle in kcal/mol."""
+STATE = (
+    *("summary", "report", "done", "_content", "_hashes", "_energies", "_forces"),
+    *("_force_evidence", "_distances", "_infinite"),
+)
+"""Attributes of a scan that change."""
+
+
+class Listener(Protocol):
+    """Receives what a scan reads."""
+
+    def start(self, group: SizeGroup) -> None:
+        """Receive the next group."""
+
+    def add(self, block: Mapping[str, Array]) -> None:
+        """Receive the next structures of the group, in the units and types of the training; NaN if infinite."""
 
 
 class FileScan:
@@ -77,27 +92,45 @@ class FileScan:
         self._min_distance = min_distance
         self._max_element = max_element
         self.report = report
+        self.done: dict[str, int] = {}
+        """Number of structures read, by group."""
 
-    def read(self, group: SizeGroup) -> None:
-        """Read and check the rows of a group."""
+    def state(self) -> dict[str, Any]:
+        """Return the attributes that change in the course of the scan; another scan with them continues it."""
+        return {name: value for name, value in vars(self).items() if name in STATE}
+
+    def read(self, group: SizeGroup, listener: Listener | None = None) -> None:
+        """Read and check the rows of a group, or the rest of them after some have been read before."""
         segment = Segment(self.path, group.name, group.rows, read_frames(group))
-        self._content.start(group.name, group.atoms, group.rows, segment.frames)
-        self.summary.groups += 1
+        if group.name not in self.done:
+            self._content.start(group.name, group.atoms, group.rows, segment.frames)
+            self.summary.groups += 1
+            self.done[group.name] = 0
         damaged: set[str] = set()
+        if listener is not None:
+            listener.start(group)
         for rows in group.blocks():
-            block: Block = {}
-            for key in group.arrays:
-                if key in damaged:
-                    continue
-                try:
-                    block[key] = read_rows(group, key, rows, self.file_format)
-                except DataError as error:
-                    damaged.add(key)
-                    self.report.errors.add("damaged arrays", [str(error)])
+            if rows.start < self.done[group.name]:
+                continue
+            block = self._read_block(group, rows, damaged)
             if {"numbers", "coord"} <= block.keys():
-                self._check(segment, rows.start, block)
+                read = self._check(segment, rows.start, block)
+                self.done[group.name] = rows.stop
+                if listener is not None and not damaged:
+                    listener.add(read)
         for label in self._labels_in(group.arrays):
             self.summary.labels.setdefault(label, 0)
+
+    def _read_block(self, group: SizeGroup, rows: slice, damaged: set[str]) -> Block:
+        """Return rows of the arrays that are not damaged, as stored."""
+        block: Block = {}
+        for key in [key for key in group.arrays if key not in damaged]:
+            try:
+                block[key] = read_rows(group, key, rows, self.file_format)
+            except DataError as error:
+                damaged.add(key)
+                self.report.errors.add("damaged arrays", [str(error)])
+        return block
 
     def content(self) -> FileContent:
         """Return what has been found so far."""
@@ -111,8 +144,8 @@ class FileScan:
             self._finish_structures(content)
         return content
 
-    def _check(self, segment: Segment, start: int, block: Block) -> None:
-        """Check a block of structures, whose first one is in row ``start``."""
+    def _check(self, segment: Segment, start: int, block: Block) -> Block:
+        """Check a block of structures, whose first one is in row ``start``, and return it as training reads it."""
         stored_energy = block.get("energy")
         block = {key: self.file_format.convert(key, values) for key, values in block.items()}
         bad = np.zeros(len(block["numbers"]), np.bool_)
@@ -131,6 +164,7 @@ class FileScan:
         self._add(good)
         if "mult" in block:
             _warn_of_misfits(self.report, segment, start + np.flatnonzero(~bad), good)
+        return read
 
     def _add(self, block: Block) -> None:
         """Add good structures to the summary and to what is kept of each."""

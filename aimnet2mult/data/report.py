@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,6 +98,12 @@ class Report:
     """Rows of the structures that must not be trained on, by path and group and then by kind of problem."""
     contents: dict[str, "FileContent"] = field(default_factory=dict)
     """What the checks found in each file, by path."""
+    caches: dict[str, Path | None] = field(default_factory=dict)
+    """The files that are too large for the memory, by path, with the folder of the cache of each that has one."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without contents, which may be large."""
+        return {**vars(self), "contents": {}}
 
     def without_details(self) -> "Report":
         """Return the report with what is needed of the contents to load the data."""

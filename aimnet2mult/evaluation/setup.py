@@ -1,12 +1,14 @@
 """What an evaluation needs: the model, the data, the loss, and the device."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from aimnet2mult.config.schema import Config
+from aimnet2mult.data.cache.stores import Locations
 from aimnet2mult.data.report import Report
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.evaluation.data import EvaluationData, check_data_files, read_files, select_part
@@ -15,6 +17,7 @@ from aimnet2mult.metrics.layout import NO_TERMS, LossTerms
 from aimnet2mult.models.definition import max_element
 from aimnet2mult.models.saved_model import SavedModel, build_saved_model, read_saved_model
 from aimnet2mult.train.components import build_components
+from aimnet2mult.train.data_cache import share_contents
 from aimnet2mult.train.data_check import check_data
 from aimnet2mult.train.engine import LossFunction
 from aimnet2mult.train.learner import build_loss, find_device
@@ -64,9 +67,21 @@ def prepare(request: Request, communicator: Communicator, warn: Callable[[str], 
         torch.set_num_threads(config.threads)
     if request.run is not None and not request.files:
         largest = max_element(saved.definition)
-        report = _on_first(communicator, lambda: check_data(config, resumes=True, max_element=largest))
+        runs = request.run.parent
+        report = _on_first(
+            communicator,
+            lambda: check_data(config, runs, resumes=True, max_element=largest, build_cache=False),
+        )
+        read_contents = share_contents(report, communicator)
         loss_fn, data = communicator.run_on_all(
-            lambda: _use_run(request, saved, config, fidelities, report=report, communicator=communicator)
+            lambda: _use_run(
+                request,
+                saved,
+                config,
+                fidelities,
+                report=replace(report, contents=read_contents()),
+                communicator=communicator,
+            )
         )
     else:
         loss_fn = _no_loss if request.run is None else build_loss(config, communicator)
@@ -103,7 +118,17 @@ def _use_run(
     communicator: Communicator,
 ) -> tuple[LossFunction, EvaluationData]:
     """Return the loss and the data of a run, as its training has them."""
-    components = build_components(config, saved.definition, request.model, communicator, report.skipped)
+    caches = {path: folder for path, folder in report.caches.items() if folder is not None}
+    components = build_components(
+        config,
+        saved.definition,
+        request.model,
+        communicator,
+        report.skipped,
+        contents=report.contents,
+        open_stores=Locations(caches=caches).open_stores,
+        in_memory_gb=None if report.caches else math.inf,
+    )
     data = select_part(components.data, request.part, fidelities, len(saved.fidelity_names))
     return components.loss_fn, data
 

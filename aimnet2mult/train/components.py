@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from aimnet2mult.config.resume_rules import SAE_FOLDER, SPLIT_FILE
 from aimnet2mult.config.schema import Config
+from aimnet2mult.data.data_files import OpenStores, open_file_rows
 from aimnet2mult.data.dataset import DataSet
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
@@ -128,6 +129,8 @@ def build_components(
     skipped: SkippedRows | None = None,
     *,
     contents: Mapping[str, FileContent] | None = None,
+    open_stores: OpenStores = open_file_rows,
+    in_memory_gb: float | None = None,
     model_file: Path | None = None,
     weights: Path | None = None,
 ) -> Components:
@@ -143,6 +146,8 @@ def build_components(
             they return whole batches.
         skipped: structures to leave out, if the data have been checked; by default, they are checked here.
         contents: what the checks found in the data files, by path; otherwise, the files are read once more.
+        open_stores: function that opens the groups of a file.
+        in_memory_gb: size of the data up to which they are read into memory; by default, the setting.
         model_file: file that contains the definition, for error messages.
         weights: file of initial weights; by default, they are random.
 
@@ -160,7 +165,7 @@ def build_components(
     device, loss_fn = learner.device, learner.loss_fn
     terms = loss_fn.terms if isinstance(loss_fn, MTLoss) else NO_TERMS
     kept = {} if learner.loaded is None else prepare_start(learner.loaded, config, skipped)
-    data = _load_data(config, folder, skipped, contents, kept)
+    data = _load_data(config, folder, skipped, contents, kept, open_stores=open_stores, in_memory_gb=in_memory_gb)
     loaded: tuple[str, ...] = ()
     if learner.loaded is not None:
         loaded = check_start(learner.loaded, config, learner.model, definition, data, first_rank=not communicator.rank)
@@ -238,6 +243,9 @@ def _load_data(
     skipped: SkippedRows | None,
     contents: Mapping[str, FileContent] | None,
     kept: Mapping[int, Sae],
+    *,
+    open_stores: OpenStores,
+    in_memory_gb: float | None,
 ) -> MixedData:
     names, saved = config.fidelity_names, folder / SAE_FOLDER
     sae_files: dict[int, Path | Sae] = {
@@ -260,6 +268,7 @@ def _load_data(
         file_format=FileFormat.from_config(config),
         skipped=skipped,
         contents=contents,
-        in_memory_gb=config.data.in_memory_gb,
+        in_memory_gb=config.data.in_memory_gb if in_memory_gb is None else in_memory_gb,
+        open_stores=open_stores,
         check_checksums=lambda checksums: check_data(checksums, config, folder),
     )

@@ -18,7 +18,7 @@ SKIPPED_FILE = "skipped-structures.csv"
 """File in the run folder with the place and the problem of each structure that is left out."""
 
 
-def check_data(config: Config, *, resumes: bool, max_element: int) -> Report:
+def check_data(config: Config, runs: Path, *, resumes: bool, max_element: int, build_cache: bool = True) -> Report:
     """Check the data files of a run, and return which structures to leave out.
 
     A run that resumes keeps its structures, since a run of an earlier version may contain bad ones: they are only
@@ -26,8 +26,10 @@ def check_data(config: Config, *, resumes: bool, max_element: int) -> Report:
 
     Args:
         config: the configuration of the run.
+        runs: the folder of the runs.
         resumes: whether the run continues after a checkpoint.
         max_element: largest atomic number that the model supports.
+        build_cache: whether to build caches of large files that have none.
 
     Raises:
         ConfigError: a unit is invalid.
@@ -35,17 +37,23 @@ def check_data(config: Config, *, resumes: bool, max_element: int) -> Report:
     """
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
+    from aimnet2mult.train.data_cache import find_caches
 
     data = config.data
+    files = [Path(data.fidelity_datasets[index]) for index in sorted(data.fidelity_datasets)]
+    others = [Path(path) for path in (*data.val_fidelity_datasets.values(), *data.test_fidelity_datasets.values())]
+    known, caches = find_caches(config, [*files, *others], runs, max_element=max_element, build=build_cache)
     report = check_files(
-        [Path(data.fidelity_datasets[index]) for index in sorted(data.fidelity_datasets)],
-        [Path(path) for path in (*data.val_fidelity_datasets.values(), *data.test_fidelity_datasets.values())],
+        files,
+        others,
         labels=config.labels,
         required=() if data.on_missing_label == "drop" else config.labels,
         file_format=FileFormat.from_config(config),
         min_distance=data.min_distance,
         max_element=max_element,
+        known=known,
     )
+    report.caches = caches
     if len(report.absent) == len(config.labels) and not len(report.errors):
         names = ", ".join(data.y)
         report.errors.add("missing labels", [f"no data set has any of the labels {names}; give names with data.keys"])

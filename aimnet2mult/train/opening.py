@@ -38,7 +38,12 @@ def check_plan(plan: Plan, wait: TrainerWait) -> tuple[Plan, RunPlan]:
         TelemetryError: a setting of telemetry does not fit.
     """
     run = _plan_run(plan, wait)
-    report = check_data(plan.config, resumes=plan.checkpoint is not None, max_element=max_element(plan.definition))
+    report = check_data(
+        plan.config,
+        plan.folder.parent,
+        resumes=plan.checkpoint is not None,
+        max_element=max_element(plan.definition),
+    )
     if report.absent:
         plan = _without_labels(plan, report.absent)
         run = _plan_run(plan, wait)

@@ -176,11 +176,12 @@ class Reporter:
             self._train_sums.reset(Slot.EPOCH)
 
     def _complete_iteration(self, engine: Engine) -> None:
-        step, is_due = engine.state.iteration, self.is_due(engine)
-        if not is_due:
+        step = engine.state.iteration
+        ends_window, ends_epoch = self._bus.due("train", step), not step % epoch_length(engine)
+        is_due = ends_window or (ends_epoch and step == total_iterations(engine))
+        if not is_due and not self._has_first:
             self._show_first()
-        may_be_last = not step % epoch_length(engine) or (self._val_every and not step % self._val_every)
-        if not is_due and not may_be_last:
+        if not (is_due or ends_epoch or (self._val_every and not step % self._val_every)):
             return
         # A schedule may change the learning rate before `publish_last`.
         others = {
@@ -192,7 +193,7 @@ class Reporter:
         weights = self._scheduled.loss_weights()
         self._others = lambda: {"grad_norm": norm.wait().item(), **weights(), **others}
         if is_due:
-            self._publish_point(engine, self._others, ends_window=self._bus.due("train", step))
+            self._publish_point(engine, self._others, ends_window=ends_window)
 
     def _publish_point(self, engine: Engine, others: Callable[[], MetricValues], *, ends_window: bool) -> None:
         """Publish the statistics of the batch and of the window, which otherwise stays open."""
@@ -214,11 +215,10 @@ class Reporter:
 
     def _show_first(self) -> None:
         """Store the values of the first batch in `latest`, long before the first point is due."""
-        if not self._has_first:
-            self._has_first = True
-            sums = self._train_sums.snapshot()
-            # Another thread waits for the device.
-            threading.Thread(target=lambda: self.values.compute("train", sums.wait()[Slot.BATCH]), daemon=True).start()
+        self._has_first = True
+        sums = self._train_sums.snapshot()
+        # Another thread waits for the device.
+        threading.Thread(target=lambda: self.values.compute("train", sums.wait()[Slot.BATCH]), daemon=True).start()
 
     def _complete_epoch(self, engine: Engine) -> None:
         sums, epoch = self._train_sums.snapshot(), engine.state.epoch

@@ -228,11 +228,14 @@ def _train(
     plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, console: Console, communicator: Communicator
 ) -> tuple[Outcome, Components | None]:
     """Train, and return the outcome and the components, if there are any yet."""
+    from aimnet2mult.data.report import Report
     from aimnet2mult.distributed.stop_consensus import StopConsensus
     from aimnet2mult.train.assembly import build_training
     from aimnet2mult.train.components import build_components
+    from aimnet2mult.train.data_cache import share_contents
     from aimnet2mult.train.out_of_memory import explaining_memory, memory_remedy
     from aimnet2mult.train.setup_listing import list_setup
+    from aimnet2mult.train.staging import stage_data
 
     stops = plan.settings.on_divergence == "stop"
     limit = TimeLimit(None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started))
@@ -246,7 +249,10 @@ def _train(
     )
     if consensus.should_stop(now=True):
         return Outcome("preempted"), None
-    skipped, contents = (None, None) if plan.report is None else (plan.report.skipped, plan.report.contents)
+    data = plan.report or Report()
+    read_contents = share_contents(data, communicator)
+    if (locations := stage_data(plan.config, data, communicator, consensus)) is None:
+        return Outcome("preempted"), None
     weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
     components = communicator.run_on_all(
         lambda: build_components(
@@ -254,15 +260,16 @@ def _train(
             plan.definition,
             plan.folder,
             communicator,
-            skipped,
-            contents=contents,
+            data.skipped,
+            contents=read_contents(),
+            open_stores=locations.open_stores,
+            in_memory_gb=None if data.caches else math.inf,
             model_file=plan.model_file,
             weights=weights,
         )
     )
-    if plan.report is not None:
-        # The plan lives as long as the training.
-        plan.report.contents.clear()
+    # The plan lives as long as the training.
+    data.contents.clear()
     communicator.set_device(components.device)
     if not communicator.rank:
         setup = list_setup(plan.config, plan.definition, components.model, components.optimizer)

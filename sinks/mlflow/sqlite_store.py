@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +78,9 @@ class SqliteStore:
                 leftover.unlink(missing_ok=True)
 
     def _check_is_database(self) -> None:
+        # Only a delivery opens the store: the trainer, which loads the sink, does without 1 MB of memory.
+        import sqlite3
+
         uri = f"{self._path.as_uri()}?mode=rw"
         try:
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT)) as store:

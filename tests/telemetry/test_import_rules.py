@@ -60,6 +60,7 @@ HELPERS = {
     "telemetry.printable",
     "telemetry.redaction",
     "telemetry.run_folder.atomic_write",
+    "telemetry.run_folder.lease",
     "telemetry.run_folder.paths",
     "telemetry.run_folder.permissions",
     "telemetry.run_folder.regular_file",

@@ -133,7 +133,7 @@ def test_a_file_that_is_truncated_later_is_an_error_that_names_the_rows(tmp_path
     store = open_one(path)
     os.truncate(path, offset + 100 * 4 * 3 * 8)
     assert np.isfinite(store.read(np.array([99]), ["forces"])["forces"]).all()
-    message = rf"{path}, group 004, rows 899 to 899: 'forces' cannot be read; .*\(the file has been truncated\)"
+    message = rf"{path}, group 004, rows 1 to 899: 'forces' cannot be read; .*\(the file has been truncated\)"
     with pytest.raises(DataError, match=message):
         store.read(np.array([1, 899]), ["forces"])
 

@@ -119,6 +119,21 @@ def test_deliveries_start_with_the_first_record_before_it_is_in_the_journal(make
     assert supervisor.starts == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="scheduling classes are a feature of Linux")
+def test_the_thread_never_preempts_the_training_thread_and_has_the_same_share_of_the_cores(make: Make) -> None:
+    scheduling: list[tuple[int, int]] = []
+    before = os.sched_getscheduler(0)
+    supervisor = FakeSupervisor(
+        on_start=lambda: scheduling.append((os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)))
+    )
+    thread = make(supervisor)
+    thread.start()
+    put(thread, 1)
+    assert thread.queue.flush(60)
+    assert scheduling == [(os.SCHED_BATCH, os.getpriority(os.PRIO_PROCESS, 0))]
+    assert os.sched_getscheduler(0) == before
+
+
 def test_deliveries_start_without_a_record_after_the_start_delay(make: Make) -> None:
     supervisor = FakeSupervisor()
     make(supervisor, delivery_start_delay=0.0).start()
