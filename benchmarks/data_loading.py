@@ -118,7 +118,7 @@ class Benchmark:
         return {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
 
     def _settings(self, variant: Variant, cache: Path) -> tuple[str, ...]:
-        return (f"data.cache={cache}",) if variant.name == "cache" else ()
+        return (f"data.cache={cache}",) if "data.in_memory_gb=0" in variant.settings else ()
 
     def _open(self, variant: Variant, structures: int) -> subprocess.Popen[str]:
         job: Row = {"variant": variant.name, "data": str(self.data(variant, structures)), "sae": str(self._sae)}

@@ -49,7 +49,7 @@ VARIANTS = {
         Variant("before", "this package, before", copies=3.0),
         Variant("default", "this package, default settings", copies=1.0),
         Variant("memory", "this package, in memory", settings=("data.in_memory_gb=1000",), copies=1.5),
-        Variant("file", "this package, from the file", settings=("data.in_memory_gb=0", "data.cache=off")),
+        Variant("file", "this package, from the file", settings=("data.in_memory_gb=0",)),
         Variant("cache", "this package, from the cache", compressed=True, settings=("data.in_memory_gb=0",)),
     )
 }
