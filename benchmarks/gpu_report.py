@@ -61,7 +61,7 @@ def render(results: Results) -> str:
     """Return the tables of the results, as far as there are any."""
     parts = results["parts"]
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-    lines = [f"{results['date']}, {machine}; {results['seconds']:.0f} s.", ""]
+    lines = [f"{', '.join(filter(None, [results['date'], machine]))}; {results['seconds']:.0f} s.", ""]
     if results["device"] == "cpu":
         lines += ["**A rehearsal on the CPU: none of these figures is about a GPU.**", ""]
     lines += ["| part | result | seconds |", "|---|---|---|"]

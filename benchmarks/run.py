@@ -132,13 +132,19 @@ def _micro(file: Path, factor: float) -> list[dict[str, Any]]:
         found.append(
             {
                 "group": each["group"],
-                "name": each["name"].removeprefix("test_").partition("[")[0].replace("_", " "),
+                "name": operation_of(each["name"], each["params"] or {}),
                 "size": (each["params"] or {}).get("size"),
                 "median_us": median,
                 "p99_us": p99,
             }
         )
     return found
+
+
+def operation_of(test: str, params: dict[str, Any]) -> str:
+    """Return what a test measures, and the case unless it is a size: ``read run, all`` for ``test_read_run[all]``."""
+    name, _, case = test.removeprefix("test_").removesuffix("]").partition("[")
+    return ", ".join([name.replace("_", " "), *([case] if case and "size" not in params else [])])
 
 
 def _micro_targets(rows: list[dict[str, Any]]) -> list[Target]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -44,6 +45,7 @@ SINKS = {
     "three": ("tensorboard", "wandb", "mlflow"),
 }
 EVERY = {"bare": 1_000_000, "between": 1_000_000, "due": 1}
+ITERATIONS = {"cuda": 200, "cpu": 20}
 ALLOWED_WAITS = 0.02
 """Synchronizations per iteration between due points up to which the count passes: the profiler itself waits."""
 ENDING = 10.0
@@ -109,9 +111,22 @@ def can_import(python: str, names: str, *, cuda: bool) -> bool:
     return not subprocess.run([python, "-c", test], check=False, capture_output=True, timeout=120).returncode
 
 
+def driver_problem(library: str = "libcuda.so.1") -> str:
+    """Return why the driver finds no GPU, or ""."""
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"there is no NVIDIA driver: {library} is missing; --device cpu is a rehearsal without a GPU"
+    if code := driver.cuInit(0):
+        return f"the NVIDIA driver finds no GPU that it can use (cuInit returns {code}); see nvidia-smi"
+    return ""
+
+
 def set_up(check: Check) -> dict[str, Any]:
     """Find or create the environment of the other parts, with a build of torch for CUDA."""
     on_gpu = check.device == "cuda"
+    if on_gpu and (problem := driver_problem()):
+        raise PartFailed(problem)
     if can_import(check.python, IMPORTS, cuda=on_gpu):
         return {"result": f"{check.python} has all packages"}
     has_torch = can_import(check.python, "torch", cuda=on_gpu)
@@ -127,11 +142,15 @@ def set_up(check: Check) -> dict[str, Any]:
     # uv is several times as fast, but installs a second torch where the system has one.
     if not has_torch and not check.run(python, "-m", "pip", "install", "--quiet", "uv", log="setup-uv.log"):
         installers.insert(0, [python, "-m", "uv", "pip", "install", "--quiet", "--python", python, *wanted])
+    problem = "the packages cannot be installed"
     for number, command in enumerate(installers):
-        if not check.run(*command, log=f"setup-{number}.log") and can_import(python, IMPORTS, cuda=on_gpu):
+        if check.run(*command, log=f"setup-{number}.log"):
+            continue
+        if can_import(python, IMPORTS, cuda=on_gpu):
             check.python = python
             return {"result": f"installed into {venv}" + (", with the torch of the system" if has_torch else "")}
-    raise PartFailed("the packages cannot be installed, or torch finds no CUDA device; see setup-*.log")
+        problem = f"{python} cannot import all packages" + (", or its torch finds no CUDA device" if on_gpu else "")
+    raise PartFailed(f"{problem}; see setup-*.log")
 
 
 def pinned_versions(*, without: str) -> str:
@@ -221,7 +240,8 @@ class Loop:
             ready, _, _ = select.select([self._out], [], [], self._check.left)
             chunk = os.read(self._out, 1 << 16) if ready else b""
             if not chunk:
-                raise PartFailed(f"the variant {self._name} has ended, or took too long; see loop-{self._name}.log")
+                what = "has ended" if ready else "took too long"
+                raise PartFailed(f"the variant {self._name} {what}; see loop-{self._name}.log")
             self._unread += chunk
         line, _, self._unread = self._unread.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
@@ -276,6 +296,18 @@ PARTS: dict[str, Callable[[Check], dict[str, Any]]] = {
 }
 
 
+def check_can_start(check: Check, results: dict[str, Any]) -> None:
+    """Check that the next part can succeed.
+
+    Raises:
+        PartFailed: It cannot.
+    """
+    if results["parts"].get("setup", {}).get("result", "").startswith("FAILED"):
+        raise PartFailed("left out, because setup has failed")
+    if not check.left:
+        raise PartFailed("no time was left for it")
+
+
 def run_parts(check: Check, seconds: float, results: dict[str, Any]) -> Iterator[bool]:
     """Run the parts within some seconds, and yield whether each succeeded, with what it found in the results."""
     end = time.monotonic() + seconds
@@ -285,13 +317,14 @@ def run_parts(check: Check, seconds: float, results: dict[str, Any]) -> Iterator
         print(f"{name} …", flush=True)
         found: dict[str, Any] = {}
         try:
+            check_can_start(check, results)
             found = part(check)
         except PartFailed as error:
             found = {**(error.args[1] if len(error.args) > 1 else {}), "result": f"FAILED: {error.args[0]}"}
         except Exception as error:  # noqa: BLE001 - the other parts still run
             found = {"result": f"FAILED: {type(error).__name__}: {error}"}
         results["parts"][name] = {**found, "seconds": time.monotonic() - start}
-        if name == "setup":
+        if name == "setup" and not found["result"].startswith("FAILED"):
             results["machine"] = describe_machine(check)
         print(f"    {found['result']}", flush=True)
         yield not found["result"].startswith("FAILED")
@@ -310,7 +343,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(default), help="folder of the results, by default $OUT")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is a rehearsal")
     parser.add_argument("--minutes", type=float, default=7.5, help="time of the whole check")
-    parser.add_argument("--iterations", type=int, default=200, help="iterations of a block")
+    parser.add_argument("--iterations", type=int, help="iterations of a block, by default 200, and 20 on the CPU")
     parser.add_argument("--rounds", type=int, default=12, help="maximum number of blocks of each variant")
     parser.add_argument("--tests", nargs="*", default=TESTS, help="folders, files or tests to run")
     names = list(dict.fromkeys([*SINKS, *EVERY]))
@@ -325,9 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = read_arguments(arguments)
     out: Path = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    check = Check(
-        sys.executable, args.device, out, tuple(args.tests), tuple(args.variants), args.iterations, args.rounds
-    )
+    iterations = args.iterations or ITERATIONS[args.device]
+    check = Check(sys.executable, args.device, out, tuple(args.tests), tuple(args.variants), iterations, args.rounds)
     if args.skip_setup:
         PARTS["setup"] = lambda _: {"result": "left out"}
     start = time.monotonic()

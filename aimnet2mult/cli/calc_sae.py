@@ -35,6 +35,7 @@ def calc_sae(data: Path, out: Path, samples: int, settings: tuple[str, ...], *, 
     from aimnet2mult.data.label_summary import summarize
     from aimnet2mult.data.reference_energies import check_references, fit_sae, random_subset, sae_to_yaml, write_sae
     from aimnet2mult.quantities import LABELS
+    from aimnet2mult.train.data_progress import progress
 
     energy = (LABELS["energy"],)
     config = load_data_settings((), settings)
@@ -45,6 +46,7 @@ def calc_sae(data: Path, out: Path, samples: int, settings: tuple[str, ...], *, 
         required=energy,
         file_format=file_format,
         min_distance=config.data.min_distance,
+        progress=progress,
     )
     report.raise_errors("skip")
     for line in [*report.warnings.lines(), *(f"left out: {line}" for line in report.bad_structures.lines())]:

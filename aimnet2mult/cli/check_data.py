@@ -85,6 +85,7 @@ def _check(
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
     from aimnet2mult.models.definition import DEFAULT, max_element, read_definition
+    from aimnet2mult.train.data_progress import progress
 
     config = load_data_settings(configs, settings)
     data = config.data
@@ -103,6 +104,7 @@ def _check(
         file_format=FileFormat.from_config(config),
         min_distance=data.min_distance,
         max_element=max_element(read_definition(model or DEFAULT)),
+        progress=progress,
     )
 
 
@@ -137,9 +139,9 @@ def show_report(report: Report, caches: Path | None = None) -> None:
 def _cache_rows(summary: FileSummary, caches: Path | None) -> list[tuple[str, str]]:
     if caches is None:
         return []
-    from aimnet2mult.data.cache.building import size_text
     from aimnet2mult.data.cache.entry import find_entries
     from aimnet2mult.data.cache.source import find_source
+    from aimnet2mult.data.sizes import size_text
     from telemetry.run_folder.paths import shell_path
 
     source = find_source(Path(summary.path))

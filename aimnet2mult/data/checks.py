@@ -3,7 +3,9 @@
 Besides blocks of rows, up to 45 bytes a structure are kept, to find outliers and duplicates and to fit energies.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from aimnet2mult.data.duplicates import find_duplicates
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan, Listener
-from aimnet2mult.data.layout import open_file, read_layout
+from aimnet2mult.data.layout import SizeGroup, open_file, read_layout
 from aimnet2mult.data.places import Places, counted
 from aimnet2mult.data.report import FileSummary, Report
 from aimnet2mult.data.structures import MIN_DISTANCE
@@ -24,6 +26,11 @@ from aimnet2mult.quantities import Label
 __all__ = ["check_files", "scan_file"]
 
 File = tuple[Path, FileContent]
+Progress = Callable[[Path], AbstractContextManager[Callable[[int, int], object]]]
+
+
+def _show_nothing(done: int, total: int) -> None:
+    """Show no progress."""
 
 
 def check_files(
@@ -35,7 +42,8 @@ def check_files(
     file_format: FileFormat | None = None,
     min_distance: float = MIN_DISTANCE,
     max_element: int = MAX_ELEMENT,
-    known: Mapping[Path, FileContent] | None = None,
+    known: Mapping[str, FileContent] | None = None,
+    progress: Progress = lambda _: nullcontext(_show_nothing),
 ) -> Report:
     """Check files, and return all problems of all of them, and what they contain.
 
@@ -47,19 +55,22 @@ def check_files(
         file_format: Names and units of the arrays.
         min_distance: Smallest distance between two atoms, in Å.
         max_element: Largest atomic number that the model supports.
-        known: What is known of some files from earlier checks with the same arguments; these files are not read.
+        known: What is known of some files, by path, from earlier checks with the same arguments; these are not read.
+        progress: Returns, for each file that is read, a context that yields a function to call with the number of
+            structures read and their total.
     """
     report, file_format = Report(), file_format or FileFormat()
     validation = tuple(map(Path, val_files))
-    contents = dict(known or {})
+    # Two fidelities, or training and validation, may use the same file.
     for path in dict.fromkeys((*map(Path, files), *validation)):
-        # Two fidelities, or training and validation, may use the same file.
-        if path not in contents:
-            scan = FileScan(path, labels, file_format, Report(), min_distance=min_distance, max_element=max_element)
-            contents[path] = scan_file(scan)
-        report.merge(contents[path].report)
-        report.contents[str(path)] = contents[path]
-    training, rest = ([(path, contents[path]) for path in map(Path, part)] for part in (files, validation))
+        content = (known or {}).get(str(path))
+        if content is None:
+            scan = FileScan(path, labels, file_format, min_distance=min_distance, max_element=max_element)
+            with progress(path) as show:
+                content = scan_file(scan, show=show)
+        report.merge(content.report)
+        report.contents[str(path)] = content
+    training, rest = ([(path, report.contents[str(path)]) for path in map(Path, part)] for part in (files, validation))
     # An array that cannot be read is reported; that its label is missing would be a second message.
     if not len(report.errors) and not report.useless:
         summaries = [file for _, content in training for file in content.report.files]
@@ -70,12 +81,15 @@ def check_files(
     return report
 
 
-def scan_file(scan: FileScan, listener: Listener | None = None) -> FileContent:
+def scan_file(
+    scan: FileScan, listener: Listener | None = None, *, show: Callable[[int, int], object] = _show_nothing
+) -> FileContent:
     """Check a file, and return what it contains.
 
     Args:
         scan: The scan, which may have been interrupted before.
         listener: Receives what is read.
+        show: Called with the number of structures read and their total.
     """
     path, report = scan.path, scan.report
     try:
@@ -83,8 +97,9 @@ def scan_file(scan: FileScan, listener: Listener | None = None) -> FileContent:
             layout = read_layout(path, file, scan.labels, scan.file_format)
             report.errors.add("unusable groups and arrays", layout.problems, len(layout.problems))
             scan.summary.other_arrays = list(layout.other_arrays)
+            shown = _Shown(scan, sum(group.rows for group in layout.groups), show, listener)
             for group in layout.groups:
-                scan.read(group, listener)
+                scan.read(group, shown)
     except DataError as error:
         report.errors.add("unusable files", [str(error)])
         return scan.content()
@@ -93,6 +108,25 @@ def scan_file(scan: FileScan, listener: Listener | None = None) -> FileContent:
     if not layout.problems and not content.rows:
         report.errors.add("files without structures", [f"{path} has no structures"])
     return content
+
+
+@dataclass
+class _Shown:
+    """A listener that also shows the progress."""
+
+    scan: FileScan
+    total: int
+    show: Callable[[int, int], object]
+    listener: Listener | None
+
+    def start(self, group: SizeGroup) -> None:
+        if self.listener is not None:
+            self.listener.start(group)
+
+    def add(self, block: Mapping[str, Any]) -> None:
+        self.show(sum(self.scan.done.values()), self.total)
+        if self.listener is not None:
+            self.listener.add(block)
 
 
 def _check_labels(

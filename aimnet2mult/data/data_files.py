@@ -20,10 +20,20 @@ from aimnet2mult.data.labels import without_infinite
 from aimnet2mult.data.layout import SizeGroup, open_file, read_layout, read_rows
 from aimnet2mult.data.report import Report, SkippedRows
 from aimnet2mult.data.row_store import RowStore
+from aimnet2mult.data.sizes import GIGABYTE
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import INPUTS, Label
 
-__all__ = ["DataFile", "OpenStores", "Pieces", "build_dataset", "check_or_raise", "find_content", "load_small"]
+__all__ = [
+    "DataFile",
+    "OpenStores",
+    "Pieces",
+    "build_dataset",
+    "check_or_raise",
+    "find_content",
+    "load_small",
+    "open_file_rows",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +42,6 @@ Pieces = dict[int, list[Piece]]
 """Pieces of groups by number of atoms."""
 OpenStores = Callable[[Path, FileContent, Sequence[Label], FileFormat], Sequence[RowStore]]
 """Function that returns a store for each group of a file."""
-GIGABYTE = 10**9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,11 +153,8 @@ def find_content(
 
 
 def _same_rows(content: FileContent, skipped: Mapping[str, npt.NDArray[np.int64]]) -> bool:
-    starts = np.cumsum([0, *(group.rows for group in content.groups)]).tolist()
     rows = [
-        start + np.sort(skipped[group.name])
-        for group, start in zip(content.groups, starts, strict=False)
-        if group.name in skipped
+        of_group.start + np.sort(skipped[group.name]) for group, of_group in content.slices() if group.name in skipped
     ]
     return np.array_equal(np.concatenate(rows), content.bad) if rows else not len(content.bad)
 

@@ -93,16 +93,22 @@ class FileContent:
         """Number of structures, including bad ones."""
         return sum(group.rows for group in self.groups)
 
+    def slices(self) -> Iterator[tuple[GroupContent, slice]]:
+        """Yield each group with the slice of its structures in those of the file."""
+        start = 0
+        for group in self.groups:
+            yield group, slice(start, start + group.rows)
+            start += group.rows
+
     def without_details(self) -> "FileContent":
         """Return what is needed to load the data, without what is only needed to check them."""
         return replace(self, hashes=self.hashes[:0], frames=self.frames[:0], report=Report())
 
     def segments(self, path: Path) -> list[Segment]:
         """Return the groups with their places in a file."""
-        starts = np.cumsum([0, *(group.rows for group in self.groups)]).tolist()
         return [
-            Segment(path, group.name, group.rows, self.frames[start : start + group.rows] if len(self.frames) else None)
-            for group, start in zip(self.groups, starts, strict=False)
+            Segment(path, group.name, group.rows, self.frames[rows] if len(self.frames) else None)
+            for group, rows in self.slices()
         ]
 
     @property
@@ -151,7 +157,6 @@ class FileContent:
 
     def _sizes(self, without_bad: bool) -> Iterator[tuple[GroupContent, int]]:
         """Yield each group with its number of structures."""
-        starts = np.cumsum([0, *(group.rows for group in self.groups)])
-        bad = np.diff(np.searchsorted(self.bad, starts)).tolist()
-        for group, number in zip(self.groups, bad, strict=True):
-            yield group, group.rows - number * without_bad
+        for group, rows in self.slices():
+            first, end = np.searchsorted(self.bad, (rows.start, rows.stop)).tolist()
+            yield group, group.rows - (end - first) * without_bad

@@ -23,7 +23,7 @@ from aimnet2mult.data.file_format import OPTIONAL_INPUTS, FileFormat, array_type
 from aimnet2mult.data.labels import without_infinite
 from aimnet2mult.data.layout import SizeGroup, open_file, read_error, read_layout, read_rows
 from aimnet2mult.data.members import StoredArray
-from aimnet2mult.data.positioned_reads import read_pieces
+from aimnet2mult.data.positioned_reads import read_extents
 from aimnet2mult.quantities import Label
 
 __all__ = ["FileRows", "is_plain", "open_rows"]
@@ -48,7 +48,7 @@ class _Place:
         return math.prod(self.row_shape) * self.dtype.itemsize
 
 
-class _Source:
+class _LazyFile:
     """A data file, opened when it is read; each process opens an HDF5 file again.
 
     Args:
@@ -64,7 +64,7 @@ class _Source:
         self._opened: tuple[int, contextlib.ExitStack, Mapping[str, SizeGroup]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Source, (self.path, self.labels, self.file_format)
+        return _LazyFile, (self.path, self.labels, self.file_format)
 
     def descriptor(self) -> int:
         """Return a descriptor of the file, which stays valid after a fork."""
@@ -89,15 +89,15 @@ class FileRows:
     """The structures of a group of a data file, as described in `RowStore`.
 
     Args:
-        source: The file.
+        file: The file.
         group: The group.
     """
 
-    def __init__(self, source: _Source, group: SizeGroup) -> None:
-        self._source = source
+    def __init__(self, file: _LazyFile, group: SizeGroup) -> None:
+        self._file = file
         self._name = group.name
         self._rows, self._atoms = group.rows, group.atoms
-        self._places = {key: _find(source.path, array) for key, array in group.arrays.items()}
+        self._places = {key: _find(file.path, array) for key, array in group.arrays.items()}
         first = next(group.blocks(), slice(0, 1))
         self.block = first.stop - first.start
         """Number of rows to read at once when all are read one after the other."""
@@ -125,19 +125,19 @@ class FileRows:
         if key not in self._places:
             default = OPTIONAL_INPUTS.get(key, np.nan)
             return np.full((len(rows), *self._row_shape(key)), default, array_type(key))
-        values = self._source.file_format.convert(key, self._read_stored(key, rows))
-        if any(label.name == key for label in self._source.labels):
+        values = self._file.file_format.convert(key, self._read_stored(key, rows))
+        if any(label.name == key for label in self._file.labels):
             values = without_infinite(values)
         return values.astype(array_type(key), copy=False)
 
     def _row_shape(self, key: str) -> tuple[int, ...]:
-        shapes = {label.name: label.shape(1, self._atoms)[1:] for label in self._source.labels}
+        shapes = {label.name: label.shape(1, self._atoms)[1:] for label in self._file.labels}
         return {"coord": (self._atoms, 3), "numbers": (self._atoms,), **shapes}.get(key, ())
 
     def _read_stored(self, key: str, rows: Rows) -> Array:
         place = self._places[key]
         if place is None:
-            group = self._source.group(self._name)
+            group = self._file.group(self._name)
             array = group.arrays[key]
             dtype, row_shape, gap = array.dtype, array.shape[1:], _slice_gap(array)
         else:
@@ -153,20 +153,20 @@ class FileRows:
             self._read_places(key, place, parts)
         else:
             for first, part in parts:
-                part[:] = read_rows(group, key, slice(first, first + len(part)), self._source.file_format)
+                part[:] = read_rows(group, key, slice(first, first + len(part)), self._file.file_format)
         return buffer if len(buffer) == len(rows) else buffer[positions]
 
     def _read_places(self, key: str, place: _Place, parts: Sequence[tuple[int, Array]]) -> None:
         """Read runs of rows, given by the first one, into parts of a buffer."""
-        pieces = [
+        extents = [
             (memoryview(part.reshape(-1).view(np.uint8).data), place.offset + first * place.row_bytes)
             for first, part in parts
         ]
         try:
-            read_pieces(self._source.descriptor(), pieces)
+            read_extents(self._file.descriptor(), extents)
         except (OSError, EOFError) as error:
-            rows, name = slice(parts[0][0], parts[-1][0] + len(parts[-1][1])), self._source.file_format.name(key)
-            raise read_error(self._source.path, self._name, rows, name, error) from error
+            rows, name = slice(parts[0][0], parts[-1][0] + len(parts[-1][1])), self._file.file_format.name(key)
+            raise read_error(self._file.path, self._name, rows, name, error) from error
 
 
 def open_rows(path: Path, labels: Sequence[Label], file_format: FileFormat) -> list[FileRows]:
@@ -175,9 +175,9 @@ def open_rows(path: Path, labels: Sequence[Label], file_format: FileFormat) -> l
     Raises:
         DataError: The file cannot be used.
     """
-    source = _Source(path, labels, file_format)
+    lazy = _LazyFile(path, labels, file_format)
     with open_file(path) as file:
-        return [FileRows(source, group) for group in read_layout(path, file, labels, file_format).groups]
+        return [FileRows(lazy, group) for group in read_layout(path, file, labels, file_format).groups]
 
 
 def is_plain(group: SizeGroup) -> bool:

@@ -110,22 +110,11 @@ def load_data(
         for path in paths.values()
     }
     opened = _open(given, found, lambda path: open_stores(path, found[path][0], labels, file_format))
-    checksums = {
-        f"{KEYS[part]}.{i}": file.content.checksum(labels, i, without_bad=file.without_bad)
-        for part, of_part in opened.items()
-        for i, file in of_part.items()
-    }
+    checksums = _checksums(opened, labels)
     check_checksums(checksums)
     training = opened[Part.TRAIN].values()
     known = tuple(_known_labels(file, labels) for file in training)
-    saes = tuple(
-        _references(file, of_file, (sae_files or {}).get(file.fidelity))
-        for file, of_file in zip(training, known, strict=True)
-    )
-    for part in (Part.VAL, Part.TEST):
-        for i, file in opened[part].items():
-            if saes[i]:
-                check_references(file.content, file.kept, saes[i], file.path)
+    saes = _all_references(opened, known, sae_files or {})
     splits, source = _split(opened, fractions, seed, split_file)
     _check_splits(splits, source, fractions if split_file is None else {})
     pieces = _select(opened, splits, saes)
@@ -134,28 +123,20 @@ def load_data(
         pieces[Part.TRAIN], labels, min_size=MIN_BATCHES_PER_GROUP * batch_size, mode_atoms=batch_mode == "atoms"
     )
     train, val, test = load_small([merged, *unmerged], in_memory_gb)
-    counts = {part: _count(opened, splits, part) for part in Part}
     return MixedData(
         train=train,
         val=val,
         test=test,
-        train_counts=counts[Part.TRAIN],
-        val_counts=counts[Part.VAL],
-        test_counts=counts[Part.TEST],
+        train_counts=_count(opened, splits, Part.TRAIN),
+        val_counts=_count(opened, splits, Part.VAL),
+        test_counts=_count(opened, splits, Part.TEST),
         labels=known,
         saes=saes,
         elements=tuple(_elements(file, split) for file, split in zip(training, splits, strict=True)),
         summaries=tuple(_summarize(opened, i, sae) for i, sae in enumerate(saes)),
         size=train.nbytes + val.nbytes + test.nbytes,
         in_memory=not any(isinstance(group, RowGroup) for group in train.groups),
-        places=Places(
-            [
-                segment
-                for part in opened.values()
-                for file in part.values()
-                for segment in file.content.segments(file.path)
-            ]
-        ),
+        places=_places(opened),
         splits=splits,
         checksums=checksums,
     )
@@ -197,8 +178,36 @@ def _open(
     return opened
 
 
+def _checksums(opened: Files, labels: Sequence[Label]) -> dict[str, int]:
+    return {
+        f"{KEYS[part]}.{fidelity}": file.content.checksum(labels, fidelity, without_bad=file.without_bad)
+        for part, of_part in opened.items()
+        for fidelity, file in of_part.items()
+    }
+
+
+def _places(opened: Files) -> Places:
+    files = [file for of_part in opened.values() for file in of_part.values()]
+    return Places([segment for file in files for segment in file.content.segments(file.path)])
+
+
 def _known_labels(file: DataFile, labels: Sequence[Label]) -> tuple[Label, ...]:
     return tuple(label for label in labels if file.content.known(label.name, without_bad=file.without_bad))
+
+
+def _all_references(
+    opened: Files, known: Sequence[Sequence[Label]], given: Mapping[int, Path | Sae]
+) -> tuple[Sae, ...]:
+    """Return the reference energies by fidelity, which must cover all files."""
+    saes = tuple(
+        _references(file, labels, given.get(file.fidelity))
+        for file, labels in zip(opened[Part.TRAIN].values(), known, strict=True)
+    )
+    for part in (Part.VAL, Part.TEST):
+        for fidelity, file in opened[part].items():
+            if saes[fidelity]:
+                check_references(file.content, file.kept, saes[fidelity], file.path)
+    return saes
 
 
 def _references(file: DataFile, known: Sequence[Label], given: Path | Sae | None) -> Sae:

@@ -1,25 +1,25 @@
-"""Reading of many small pieces of a file at a time, without moving a position that processes share."""
+"""Reading of many extents of a file at a time, without moving a position that processes share."""
 
 import os
 from collections.abc import Iterable
 
-__all__ = ["Piece", "read_pieces"]
+__all__ = ["Extent", "read_extents"]
 
-Piece = tuple[memoryview, int]
+Extent = tuple[memoryview, int]
 """A buffer to fill, and its offset in the file."""
 
 
-def read_pieces(fd: int, pieces: Iterable[Piece]) -> None:
+def read_extents(fd: int, extents: Iterable[Extent]) -> None:
     """Fill buffers from a file.
 
-    Pieces in memory are copied at once. The others are all requested before the first one is read, so that a disk or a
-    file server works on them at the same time.
+    Extents in the page cache are copied at once. The others are all requested before the first one is read, so that a
+    disk or a file server works on them at the same time.
 
     Raises:
         OSError: The file cannot be read.
         EOFError: It is too short.
     """
-    missing = [piece for piece in pieces if not _read_cached(fd, *piece)]
+    missing = [extent for extent in extents if not _read_cached(fd, *extent)]
     for buffer, offset in missing:
         os.posix_fadvise(fd, offset, len(buffer), os.POSIX_FADV_WILLNEED)
     for buffer, offset in missing:

@@ -151,15 +151,13 @@ def check_references(
     """
     unknown = structures & np.isfinite(content.energy) & content.with_others(sae)
     problems = []
-    start = 0
-    for group in content.groups:
-        rows = np.flatnonzero(unknown[start : start + group.rows])
+    for group, of_group in content.slices():
+        rows = np.flatnonzero(unknown[of_group])
         if len(rows):
-            present = content.counts[np.unique(content.composition[start + rows])].sum(axis=0)
+            present = content.counts[np.unique(content.composition[of_group][rows])].sum(axis=0)
             found = [z for z, number in zip(content.elements, present.tolist(), strict=True) if number and z not in sae]
             where = f"{counted(len(rows), 'structure')} of group {group.atoms:03d}"
             problems.append(f"no reference energy for {join_symbols(found)} in {where}")
-        start += group.rows
     if problems:
         raise DataError(
             f"{source}: {'; '.join(problems)}; there are reference energies for {join_symbols(sorted(sae))}; leave "

@@ -99,11 +99,16 @@ class Report:
     contents: dict[str, "FileContent"] = field(default_factory=dict)
     """What the checks found in each file, by path."""
     caches: dict[str, Path | None] = field(default_factory=dict)
-    """The files that are too large for the memory, by path, with the folder of the cache of each that has one."""
+    """The files that are not read into memory, by path, with the folder of the cache of each; None if it has none."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without contents, which may be large."""
         return {**vars(self), "contents": {}}
+
+    @property
+    def cache_folders(self) -> dict[str, Path]:
+        """Folder of the cache of each file that has one, by path."""
+        return {path: folder for path, folder in self.caches.items() if folder is not None}
 
     def without_details(self) -> "Report":
         """Return the report with what is needed of the contents to load the data."""
@@ -193,6 +198,11 @@ class Report:
         places = map(segment.describe, rows.tolist())
         lines = (f"{where}: {reason}" for where, reason in zip(places, reasons, strict=False))
         self.bad_structures.add(kind, lines, len(rows))
+
+    def warn_of_labels(self, path: str, texts: Iterable[str]) -> None:
+        """Add warnings about the labels of a file."""
+        for text in texts:
+            self.warnings.add("labels", [f"{path}: {text}"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain lists and dictionaries."""

@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -75,11 +74,8 @@ def split_at_random(
         seed: Seed of the split.
     """
     parts = whole.parts.copy()
-    starts = np.cumsum([0, *(group.rows for group in content.groups)]).tolist()
     # Views, through which the parts are changed.
-    groups = {
-        group.atoms: parts[start:end] for group, (start, end) in zip(content.groups, pairwise(starts), strict=True)
-    }
+    groups = {group.atoms: parts[rows] for group, rows in content.slices()}
     val, test = fractions[Part.VAL], fractions[Part.TEST]
     if test:
         _move(groups, Part.TEST, test, (*seed, Part.TEST))

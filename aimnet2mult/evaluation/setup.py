@@ -118,7 +118,6 @@ def _use_run(
     communicator: Communicator,
 ) -> tuple[LossFunction, EvaluationData]:
     """Return the loss and the data of a run, as its training has them."""
-    caches = {path: folder for path, folder in report.caches.items() if folder is not None}
     components = build_components(
         config,
         saved.definition,
@@ -126,7 +125,8 @@ def _use_run(
         communicator,
         report.skipped,
         contents=report.contents,
-        open_stores=Locations(caches=caches).open_stores,
+        open_stores=Locations(caches=report.cache_folders).open_stores,
+        # Whether data are large has been decided from the files, before size groups are merged and padded.
         in_memory_gb=None if report.caches else math.inf,
     )
     data = select_part(components.data, request.part, fidelities, len(saved.fidelity_names))

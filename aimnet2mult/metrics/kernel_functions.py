@@ -14,7 +14,6 @@ __all__ = [
     "fidelity_of",
     "finish_cell",
     "is_set",
-    "of_structure",
     "store_finite",
     "sum_label",
 ]
@@ -141,7 +140,13 @@ def _sum_any(
 
 
 @wp.func
-def sum_label(
+def _of_one_atom(row: Array, components: int) -> Array:
+    """Return the row of an array without an atom axis as that of one with a single atom."""
+    return Array(row[0], row[1], row[2], wp.int64(components) * row[3], row[3])
+
+
+@wp.func
+def _sum_atoms(
     pred: Array,
     true: Array,
     mask: Array,
@@ -154,10 +159,6 @@ def sum_label(
     lanes: int,
     more: bool,
 ) -> Values:
-    """Return the sums of a label over every ``lanes``-th atom of structure ``b``, from atom ``lane`` on.
-
-    ``natom`` is the number of atoms if these are the first ones, and otherwise negative.
-    """
     if mask[3] == wp.int64(0) and not is_set(mask, b, 0):
         return Values()
     if pred[1] != wp.int64(0) or true[1] != wp.int64(0) or mask[3] != wp.int64(0) or natom < 0:
@@ -172,6 +173,33 @@ def sum_label(
         c = wp.int64(4) * wp.int64(component)
         total += _sum_run(p + c * pred[4], pred[3], t + c * true[4], true[3], lane, natom, lanes, more)
     return total
+
+
+@wp.func
+def sum_label(
+    pred: Array,
+    true: Array,
+    mask: Array,
+    numbers: Array,
+    b: int,
+    atoms: int,
+    natom: int,
+    components: int,
+    per_atom: int,
+    lane: int,
+    lanes: int,
+    more: bool,
+) -> Values:
+    """Return the sums of a label over every ``lanes``-th atom of structure ``b``, from atom ``lane`` on.
+
+    ``natom`` is the number of atoms if these are the first ones, and otherwise negative. A label of the structure is
+    one of a single atom.
+    """
+    if per_atom == 0:
+        one_pred = _of_one_atom(pred, components)
+        one_true = _of_one_atom(true, components)
+        return _sum_atoms(one_pred, one_true, mask, Array(), b, 1, 1, components, lane, lanes, more)
+    return _sum_atoms(pred, true, mask, numbers, b, atoms, natom, components, lane, lanes, more)
 
 
 @wp.func
@@ -213,12 +241,6 @@ def store_finite(finite: Array, sizes: Sizes, found: Found, b: int):
         is_finite = is_finite and wp.isfinite(found[label, 0])
     flags = wp.array(ptr=wp.uint64(finite[0] + wp.int64(b)), shape=(1,), dtype=wp.uint8)
     flags[0] = wp.uint8(is_finite)
-
-
-@wp.func
-def of_structure(row: Array, components: int) -> Array:
-    """Return the row of an array without an atom axis as that of one with a single atom."""
-    return Array(row[0], row[1], row[2], wp.int64(components) * row[3], row[3])
 
 
 # ---- the slots -------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from aimnet2mult.metrics.kernel_functions import (
     fidelity_of,
     finish_cell,
     is_set,
-    of_structure,
     store_finite,
     sum_label,
 )
@@ -29,7 +28,6 @@ from aimnet2mult.metrics.kernel_types import (
     NUMBERS,
     TERMS,
     TOTAL,
-    Array,
     Found,
     Labels,
     Sizes,
@@ -77,18 +75,10 @@ def update_serially(
                 if true[0] != wp.int64(0) and natom != 0:
                     pred = table[FIRST_LABEL + 3 * label]
                     mask = table[FIRST_LABEL + 3 * label + 2]
-                    components = labels[label, 0]
                     more = sizes.quantities > 2
-                    real = numbers
-                    steps = atoms
-                    first = natom
-                    if labels[label, 1] == 0:
-                        pred = of_structure(pred, components)
-                        true = of_structure(true, components)
-                        real = Array()
-                        steps = 1
-                        first = 1
-                    found[label] = sum_label(pred, true, mask, real, b, steps, first, components, 0, 1, more)
+                    found[label] = sum_label(
+                        pred, true, mask, numbers, b, atoms, natom, labels[label, 0], labels[label, 1], 0, 1, more
+                    )
             if finite[0] == wp.int64(0):
                 in_loss = is_set(table[LABELED], b, 0)
                 add_structure(added, sizes, found, int(fidelity_of(fidelities, b)), wp.abs(natom), in_loss)
@@ -129,18 +119,10 @@ def add_structures(
             if true[0] != wp.int64(0) and natom != 0:
                 pred = table[FIRST_LABEL + 3 * label]
                 mask = table[FIRST_LABEL + 3 * label + 2]
-                components = labels[label, 0]
                 more = sizes.quantities > 2
-                real = numbers
-                steps = atoms
-                first = natom
-                if labels[label, 1] == 0:
-                    pred = of_structure(pred, components)
-                    true = of_structure(true, components)
-                    real = Array()
-                    steps = 1
-                    first = 1
-                part = sum_label(pred, true, mask, real, b, steps, first, components, lane, LANES, more)
+                part = sum_label(
+                    pred, true, mask, numbers, b, atoms, natom, labels[label, 0], labels[label, 1], lane, LANES, more
+                )
                 found[label] = Values(
                     _over_lanes(part[0]),
                     _over_lanes(part[1]),

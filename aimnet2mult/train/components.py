@@ -23,6 +23,7 @@ from aimnet2mult.data.places import counted
 from aimnet2mult.data.reference_energies import Sae, sae_to_yaml
 from aimnet2mult.data.report import SkippedRows
 from aimnet2mult.data.sampler import MixedFidelitySampler
+from aimnet2mult.data.sizes import size_text
 from aimnet2mult.data.split import write_split
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.metrics.error_sums import ErrorSums
@@ -114,7 +115,7 @@ class Components:
             summary = self.data.summaries[index].text
             lines += [f"{name}: {summary}"] if summary else []
         if not self.data.in_memory:
-            lines.append(f"data: {self.data.size / 1e9:.3g} GB, read batch by batch (data.in_memory_gb)")
+            lines.append(f"data: {size_text(self.data.size)}, read batch by batch (data.in_memory_gb)")
         parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         iterations = counted(len(self.train_loader), "iteration")
         lines.append(f"{parameters:,} trainable parameters on {self.device}, {iterations} per epoch")

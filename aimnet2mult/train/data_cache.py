@@ -6,8 +6,7 @@ import contextlib
 import io
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +22,9 @@ from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
 from aimnet2mult.data.report import Report
+from aimnet2mult.data.sizes import GIGABYTE
 from aimnet2mult.errors import DataError
-from aimnet2mult.train.console import PROGRESS_INTERVAL
+from aimnet2mult.train.data_progress import progress
 from aimnet2mult.train.plan import echo
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from aimnet2mult.distributed.communicator import Communicator
 
 __all__ = ["cache_folder", "find_caches", "share_contents"]
-
-GIGABYTE = 10**9
-BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt} structures{postfix}"
 
 
 def cache_folder(config: Config, runs: Path) -> Path | None:
@@ -55,7 +52,7 @@ def cache_folder(config: Config, runs: Path) -> Path | None:
 
 def find_caches(
     config: Config, files: Sequence[Path], runs: Path, *, max_element: int, build: bool
-) -> tuple[dict[Path, FileContent], dict[str, Path | None]]:
+) -> tuple[dict[str, FileContent], dict[str, Path | None]]:
     """Find the caches of data files that are too large for the memory, and build those that are missing.
 
     Args:
@@ -80,8 +77,8 @@ def find_caches(
     if folder is None:
         return {}, {str(path): None for path in paths}
     reading = Reading.of(config.labels, file_format, min_distance=config.data.min_distance, max_element=max_element)
-    cache = DataCache(folder=folder, reading=reading, say=lambda line: echo(line, err=True))
-    contents: dict[Path, FileContent] = {}
+    cache = DataCache(folder=folder, reading=reading, say=_say)
+    contents: dict[str, FileContent] = {}
     caches: dict[str, Path | None] = {str(path): None for path in paths}
     for path in paths:
         # The checks report files that cannot be read.
@@ -92,7 +89,7 @@ def find_caches(
                     scan = partial(_new_scan, path, config, file_format, max_element)
                     found = Building(cache=cache, path=path, new_scan=scan, progress=show).run()
             if found is not None:
-                entry, contents[path] = found
+                entry, contents[str(path)] = found
                 caches[str(path)] = None if entry is None else entry.folder
     return contents, caches
 
@@ -102,7 +99,6 @@ def _new_scan(path: Path, config: Config, file_format: FileFormat, max_element: 
         path,
         config.labels,
         file_format,
-        Report(),
         min_distance=config.data.min_distance,
         max_element=max_element,
     )
@@ -118,17 +114,21 @@ def share_contents(report: Report, communicator: Communicator) -> Callable[[], d
         return lambda: report.contents
     sent: dict[str, bytes] = {}
     if not communicator.rank:
-        uncached = {path: content for path, content in report.contents.items() if report.caches.get(path) is None}
-        sent = {path: _encode(content, path) for path, content in uncached.items()}
+        sent = {
+            path: _encode(content, path)
+            for path, content in report.contents.items()
+            if path not in report.cache_folders
+        }
     received = communicator.broadcast(sent)
 
     def read() -> dict[str, FileContent]:
         if not communicator.rank:
             return report.contents
-        cached = {path: folder for path, folder in report.caches.items() if folder is not None}
         contents = {path: read_content(io.BytesIO(content), Path(path)) for path, content in received.items()}
         received.clear()
-        return contents | {path: read_entry(folder).content(Path(path)) for path, folder in cached.items()}
+        return contents | {
+            path: read_entry(folder).content(Path(path)) for path, folder in report.cache_folders.items()
+        }
 
     return read
 
@@ -152,24 +152,7 @@ def memory_size(files: Iterable[Path], config: Config, file_format: FileFormat) 
     return size
 
 
-@contextlib.contextmanager
-def progress(path: Path, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int, int], None]]:
-    """Return a function that shows the number of structures read: in a bar on a terminal, otherwise in lines."""
-    if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
-        with tqdm(desc=path.name, file=sys.stderr, leave=False, bar_format=BAR, unit_scale=True) as bar:
-            yield lambda done, total: _update(bar, done, total)
-        return
-    next_at = clock() + PROGRESS_INTERVAL
-
-    def show(done: int, total: int) -> None:
-        nonlocal next_at
-        if clock() >= next_at:
-            next_at = clock() + PROGRESS_INTERVAL
-            echo(f"{path}: {done:,} of {total:,} structures ({done / total:.0%})", err=True)
-
-    yield show
-
-
-def _update(bar: tqdm[None], done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
+def _say(line: str) -> None:
+    """Print a line on stderr, above a bar if there is one."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        echo(line, err=True)

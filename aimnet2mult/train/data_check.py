@@ -38,6 +38,7 @@ def check_data(config: Config, runs: Path, *, resumes: bool, max_element: int, b
     from aimnet2mult.data.checks import check_files
     from aimnet2mult.data.file_format import FileFormat
     from aimnet2mult.train.data_cache import find_caches
+    from aimnet2mult.train.data_progress import progress
 
     data = config.data
     files = [Path(data.fidelity_datasets[index]) for index in sorted(data.fidelity_datasets)]
@@ -52,6 +53,7 @@ def check_data(config: Config, runs: Path, *, resumes: bool, max_element: int, b
         min_distance=data.min_distance,
         max_element=max_element,
         known=known,
+        progress=progress,
     )
     report.caches = caches
     if len(report.absent) == len(config.labels) and not len(report.errors):

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aimnet2mult.config.import_path import allow_flags, allow_packages
 from aimnet2mult.distributed.rank_info import RankInfo, find_rank_info
@@ -22,7 +20,7 @@ from aimnet2mult.train.ending import LOGGERS, close, close_diverged, close_faile
 from aimnet2mult.train.opening import check_plan, removing_blank_folder, start
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.plan import Plan, Request, echo, make_plan
-from aimnet2mult.train.run_files import write_inputs, write_settings
+from aimnet2mult.train.run_files import write_settings
 from aimnet2mult.train.startup import (
     EXIT_RANK_LOST,
     dismissing_others,
@@ -31,16 +29,10 @@ from aimnet2mult.train.startup import (
     say,
     stopping_at_once,
 )
-from aimnet2mult.train.time_limit import TimeLimit, find_end
 from aimnet2mult.train.trainer_wait import WAIT_LIMIT, TrainerWait
 from telemetry import MetricBus, NullBus, RunAlive, read_receipt
 from telemetry.logger import passing_messages
 from telemetry.run_folder.paths import shell_path
-
-if TYPE_CHECKING:
-    from aimnet2mult.distributed.communicator import Communicator
-    from aimnet2mult.train.components import Components
-    from aimnet2mult.train.console import Console
 
 __all__ = ["train"]
 
@@ -161,6 +153,7 @@ def _run_other_rank(info: RankInfo, stop: StopSignal) -> int:
         load_libraries()
     from aimnet2mult.distributed.process_group import process_group
     from aimnet2mult.train.console import NullConsole
+    from aimnet2mult.train.rank_training import train_rank
 
     logging.getLogger("aimnet2mult").setLevel(logging.ERROR)
     # One line from each machine is enough.
@@ -170,7 +163,7 @@ def _run_other_rank(info: RankInfo, stop: StopSignal) -> int:
             plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
             if plan.nothing_left:
                 return 0
-            outcome, _ = _train(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
+            outcome, _ = train_rank(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
     except USER_ERRORS:
         return EXIT_USER_ERROR
     except RankLost as lost:
@@ -211,10 +204,11 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
         except (Stopped, KeyboardInterrupt):
             return Outcome("preempted"), None
         from aimnet2mult.distributed.process_group import process_group
+        from aimnet2mult.train.rank_training import train_rank
 
         with process_group(info, stop, say=console.say, store=store) as communicator:
             stop.notice = STOP_NOTICE
-            outcome, components = _train(communicator.broadcast(plan), bus, stop, console, communicator)
+            outcome, components = train_rank(communicator.broadcast(plan), bus, stop, console, communicator)
             stop.notice = ""
         if outcome.kind not in ("finished", "not saved") or plan.save is None or components is None:
             return outcome, None
@@ -222,78 +216,6 @@ def _run(plan: Plan, bus: MetricBus, stop: StopSignal, info: RankInfo, store: An
 
         with components.evaluation_weights():
             return outcome, save_model(components.model, components.description, plan.save, plan.folder)
-
-
-def _train(
-    plan: Plan, bus: MetricBus | NullBus, stop: StopSignal, console: Console, communicator: Communicator
-) -> tuple[Outcome, Components | None]:
-    """Train, and return the outcome and the components, if there are any yet."""
-    from aimnet2mult.data.report import Report
-    from aimnet2mult.distributed.stop_consensus import StopConsensus
-    from aimnet2mult.train.assembly import build_training
-    from aimnet2mult.train.components import build_components
-    from aimnet2mult.train.data_cache import share_contents
-    from aimnet2mult.train.out_of_memory import explaining_memory, memory_remedy
-    from aimnet2mult.train.setup_listing import list_setup
-    from aimnet2mult.train.staging import stage_data
-
-    stops = plan.settings.on_divergence == "stop"
-    limit = TimeLimit(None if communicator.rank else find_end(plan.config.trainer.time_limit, stop.started))
-    minutes = plan.config.checkpoint.every_minutes
-    consensus = StopConsensus(
-        stop,
-        communicator,
-        has_diverged=lambda: stops and bus.diverged is not None,
-        is_time_up=limit.is_reached,
-        checkpoint_interval=math.inf if minutes is None else 60 * minutes,
-    )
-    if consensus.should_stop(now=True):
-        return Outcome("preempted"), None
-    data = plan.report or Report()
-    read_contents = share_contents(data, communicator)
-    if (locations := stage_data(plan.config, data, communicator, consensus)) is None:
-        return Outcome("preempted"), None
-    weights = None if plan.checkpoint is not None or plan.config.load is None else Path(plan.config.load)
-    components = communicator.run_on_all(
-        lambda: build_components(
-            plan.config,
-            plan.definition,
-            plan.folder,
-            communicator,
-            data.skipped,
-            contents=read_contents(),
-            open_stores=locations.open_stores,
-            in_memory_gb=None if data.caches else math.inf,
-            model_file=plan.model_file,
-            weights=weights,
-        )
-    )
-    # The plan lives as long as the training.
-    data.contents.clear()
-    communicator.set_device(components.device)
-    if not communicator.rank:
-        setup = list_setup(plan.config, plan.definition, components.model, components.optimizer)
-        for line in (*components.describe(plan.config.fidelity_names), *(setup if plan.verbose else ())):
-            console.say(line)
-    if communicator.world_size > 1:
-        console.say(f"{communicator.world_size} ranks share each batch")
-    training = build_training(
-        plan.config,
-        components,
-        bus,
-        folder=plan.folder,
-        communicator=communicator,
-        consensus=consensus,
-        console=console,
-    )
-    if plan.checkpoint is not None:
-        path = plan.checkpoint
-        communicator.run_on_all(lambda: training.resume(path))
-    # Only now, since other ranks may have been looking for these files.
-    communicator.run_on_all(lambda: None if communicator.rank else write_inputs(plan, components))
-    limit.restart()
-    with explaining_memory(memory_remedy(plan.config)):
-        return training.run(), components
 
 
 def _display_units(plan: Plan, bus: MetricBus) -> dict[str, tuple[str, float]]:

@@ -15,10 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aimnet2mult.data.cache.building import size_text
 from aimnet2mult.data.cache.entry import open_entry
 from aimnet2mult.data.cache.source import find_source
 from aimnet2mult.data.cache.stores import Locations
+from aimnet2mult.data.sizes import size_text
 from aimnet2mult.distributed.rank_info import find_rank_info
 from aimnet2mult.train.console import PROGRESS_INTERVAL
 from aimnet2mult.train.plan import echo
@@ -70,7 +70,7 @@ class Staging:
     def __init__(
         self, config: Config, report: Report, communicator: Communicator, *, local_rank: int | None = None
     ) -> None:
-        self._caches = {path: folder for path, folder in report.caches.items() if folder is not None}
+        self._caches = report.cache_folders
         self._communicator = communicator
         self._cancelled = threading.Event()
         self._future: Future[None] | None = None
@@ -185,7 +185,7 @@ def _check_folder(folder: Path, needed: int) -> None:
         raise OSError(errno.EPERM, "it belongs to another user")
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(errno.ENOSPC, f"the data have {size_text(needed)}, but only {size_text(free)} are free")
+        raise OSError(errno.ENOSPC, f"it takes {size_text(needed)}, but only {size_text(free)} are free")
 
 
 def _name(source: Path) -> str:

@@ -1,5 +1,6 @@
 """All benchmarks work: each of their parts runs, at the smallest size."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -31,3 +32,11 @@ def _run(arguments: list[str], folder: Path, env: "os._Environ[str] | dict[str, 
         [sys.executable, *arguments], check=False, capture_output=True, text=True, cwd=folder, env=env, timeout=600
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_cases_of_an_operation_have_different_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    operation_of = importlib.import_module("run").operation_of
+    assert operation_of("test_read_run[one training curve]", {"metrics": []}) == "read run, one training curve"
+    assert operation_of("test_scaling_with_sinks[8]", {"size": 8}) == "scaling with sinks"
+    assert operation_of("test_publish", {}) == "publish"

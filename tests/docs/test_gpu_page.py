@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def load_report() -> Any:
-    spec = importlib.util.spec_from_file_location("gpu_report", ROOT / "benchmarks" / "gpu_report.py")
+    return load(ROOT / "benchmarks" / "gpu_report.py")
+
+
+def load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    report = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(report)
-    return report
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def results(device: str = "cuda") -> dict[str, Any]:
@@ -96,3 +102,20 @@ def test_a_part_that_fails_is_named_and_the_others_still_run(tmp_path: Path) -> 
     parts = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["parts"]
     assert list(parts) == ["setup", "tests", "launches", "step time"]
     assert [part["result"].partition(":")[0] for part in parts.values()] == ["left out", *["FAILED"] * 3]
+
+
+def test_without_a_gpu_the_check_ends_at_once_and_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "gpu_check.py"), "--out", str(tmp_path)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    process = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    assert process.returncode == 1
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    setup, *others = (part["result"] for part in found["parts"].values())
+    assert "NVIDIA driver" in setup
+    assert others == ["FAILED: left out, because setup has failed"] * 3
+    assert found["seconds"] < 30
+
+
+def test_a_missing_driver_is_named() -> None:
+    problem = load(ROOT / "tools" / "gpu_check.py").driver_problem("libcuda-missing.so.1")
+    assert problem.startswith("there is no NVIDIA driver: libcuda-missing.so.1 is missing")

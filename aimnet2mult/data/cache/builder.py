@@ -17,6 +17,7 @@ from aimnet2mult.data.cache.plain_objects import FILE_ERRORS, read_objects, writ
 from aimnet2mult.data.cache.record_file import RecordFile, write_records
 from aimnet2mult.data.content_scan import ContentScan
 from aimnet2mult.data.file_content import FileContent
+from aimnet2mult.data.file_evidence import FileEvidence
 from aimnet2mult.data.file_rows import is_plain
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.labels import InfiniteValues
@@ -28,7 +29,7 @@ __all__ = ["SAVE_INTERVAL", "STATE", "Builder", "records_of"]
 
 STATE = "state.npz"
 """File from which an interrupted build continues."""
-STATE_RECORDS = (*CONTENT_RECORDS, ContentScan, ForceEvidence, InfiniteValues)
+STATE_RECORDS = (*CONTENT_RECORDS, ContentScan, FileEvidence, ForceEvidence, InfiniteValues)
 SAVE_INTERVAL = 60.0
 """Seconds between two states from which an interrupted build can continue."""
 
@@ -81,7 +82,7 @@ class Builder:
             for old in self.folder.iterdir():
                 old.unlink()
         else:
-            vars(self.scan).update(state)
+            self.scan.restore(state)
 
     def start(self, group: SizeGroup) -> None:
         """Start with a group, or continue it."""

@@ -18,12 +18,13 @@ from aimnet2mult.data.checks import scan_file
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_scan import FileScan
 from aimnet2mult.data.layout import open_file, read_layout
+from aimnet2mult.data.sizes import size_text
 from aimnet2mult.errors import DataError
 from telemetry.run_folder.atomic_write import sync_folder
 from telemetry.run_folder.lease import RENEWAL_INTERVAL, Lease
 from telemetry.run_folder.permissions import make_folder, make_parents, mode_of, umask_of
 
-__all__ = ["Building", "size_text"]
+__all__ = ["Building"]
 
 POLL_INTERVAL = 1.0
 """Seconds between looks at a cache that another process builds."""
@@ -197,11 +198,3 @@ def _find_records(scan: FileScan) -> tuple[int, dict[str, GroupRecords]] | None:
         return None
     records = {name: group for name, group in found.items() if group is not None}
     return None if layout.problems else (sum(group.rows for group in layout.groups), records)
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as text, such as ``1.2 GB``."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"

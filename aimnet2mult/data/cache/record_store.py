@@ -11,7 +11,7 @@ import numpy.typing as npt
 from aimnet2mult.data.cache.record_file import CHECKSUM, RecordFile, byte_view, record_checksums
 from aimnet2mult.data.file_format import OPTIONAL_INPUTS, array_type
 from aimnet2mult.data.layout import BLOCK_ATOMS
-from aimnet2mult.data.positioned_reads import Piece, read_pieces
+from aimnet2mult.data.positioned_reads import Extent, read_extents
 from aimnet2mult.errors import DataError
 from aimnet2mult.quantities import Label
 from telemetry.errors import error_text
@@ -58,7 +58,7 @@ class RecordStore:
         try:
             if self._fd is None:
                 self._fd = os.open(self._file.path, os.O_RDONLY | os.O_CLOEXEC)
-            read_pieces(self._fd, self._pieces(np.asarray(rows, np.int64), records))
+            read_extents(self._fd, self._extents(np.asarray(rows, np.int64), records))
         except (OSError, EOFError) as error:
             raise self._error(error_text(error)) from error
         wrong = np.flatnonzero(records[CHECKSUM] != record_checksums(records))
@@ -66,8 +66,8 @@ class RecordStore:
             raise self._error(f"the record of row {rows[wrong[0]]} is damaged")
         return {key: self._array(records, key) for key in keys}
 
-    def _pieces(self, rows: npt.NDArray[np.int64], records: npt.NDArray[Any]) -> Iterator[Piece]:
-        """Yield the pieces to read: one for each run of consecutive rows."""
+    def _extents(self, rows: npt.NDArray[np.int64], records: npt.NDArray[Any]) -> Iterator[Extent]:
+        """Yield the extents to read: one for each run of consecutive rows."""
         size, buffer = records.itemsize, byte_view(records)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         for (start, end), row in zip(pairwise([*starts.tolist(), len(rows)]), rows[starts].tolist(), strict=True):

@@ -9,7 +9,6 @@ import pytest
 
 from aimnet2mult.data.checks import check_files
 from aimnet2mult.data.dataset import DataSet
-from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.quantities import INPUTS
 from support.labels import built_in
@@ -85,8 +84,7 @@ def test_a_label_of_bad_structures_only_is_known_only_with_them(write: Write) ->
 def test_a_file_whose_content_is_known_is_not_read_and_gives_the_same_report(path: Path, write: Write) -> None:
     other = write({3: make_group(3, 9), 2: make_group(2, 7, labels=("energy", "forces"))}, "other.h5")
     first = check_files([path, other], labels=LABELS)
-    known: dict[Path, FileContent] = {Path(name): content for name, content in first.contents.items()}
     path.unlink()
-    again = check_files([path, other], labels=LABELS, known=known)
+    again = check_files([path, other], labels=LABELS, known=first.contents)
     assert again.to_dict() == first.to_dict()
     assert again.skipped.keys() == first.skipped.keys()

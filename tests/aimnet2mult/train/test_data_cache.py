@@ -1,9 +1,12 @@
 """Runs on data that are read from the cache are bit-identical to runs with the data in memory."""
 
+import io
 import os
 import re
 import shutil
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from click.testing import CliRunner
 
 from aimnet2mult.cli import cli as aimnet2mult
 from aimnet2mult.config.schema import load
+from aimnet2mult.data.checks import check_files
 from aimnet2mult.errors import ConfigError
-from aimnet2mult.train.data_cache import progress
+from aimnet2mult.train.data_progress import progress
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.tiny_runs import points, train_tiny
@@ -251,9 +255,42 @@ def test_a_log_has_a_line_of_progress_every_half_minute(capsys: pytest.CaptureFi
         for done in range(1000, 8000, 1000):
             show(done, 8000)
     assert capsys.readouterr().err.splitlines() == [
-        "data.h5: 3,000 of 8,000 structures (38%)",
-        "data.h5: 6,000 of 8,000 structures (75%)",
+        "data.h5: 3,000 of 8,000 structures (38%), 0:00:50 left",
+        "data.h5: 6,000 of 8,000 structures (75%), 0:00:20 left",
     ]
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is printed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_shows_the_progress_below_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress(Path("runs/data.h5"), delay=0) as show:
+        assert terminal.getvalue() == ""
+        for done in (10, 20, 59):
+            show(done, 59)
+    bars = [line for line in re.split("[\r\n]+", terminal.getvalue()) if line.strip()]
+    assert bars
+    assert all(re.fullmatch(r"data\.h5 \|.{10}\| [0-9.]+/59\.0 structures, \S+ left *", line) for line in bars)
+
+
+def test_small_files_have_no_bar(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    check_files([data], labels=(), progress=progress)
+    assert terminal.getvalue() == ""
+
+
+def test_checks_without_a_cache_show_their_progress(data: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    check_files([data], labels=(), progress=lambda _: nullcontext(lambda *numbers: seen.append(numbers)))
+    assert seen[-1] == (59, 59)
+    assert seen == sorted(seen)
 
 
 def test_the_cache_is_no_run(tmp_path: Path, data: Path) -> None:

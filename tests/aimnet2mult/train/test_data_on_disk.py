@@ -56,7 +56,7 @@ def test_training_on_data_on_disk_is_bit_identical(
         (tmp_path / name).mkdir()
         runs.append(train_tiny(tmp_path / name, write_sizes(tmp_path / name / "b.h5"), *SEVERAL, *options))
     assert_equal(*runs)
-    assert capsys.readouterr().err.count("GB, read batch by batch (data.in_memory_gb)") == 1
+    assert capsys.readouterr().err.count("read batch by batch (data.in_memory_gb)") == 1
 
 
 @pytest.mark.parametrize("first", ["memory", "disk"])

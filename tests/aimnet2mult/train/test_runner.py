@@ -18,8 +18,8 @@ from aimnet2mult.config.merge import read_yaml
 from aimnet2mult.data.reference_energies import read_sae
 from aimnet2mult.errors import ConfigError, DataError
 from aimnet2mult.models.checkpoint_folder import find_newest, iteration_of
-from aimnet2mult.train import components as parts
-from aimnet2mult.train import new_folders
+from aimnet2mult.train import new_folders, rank_training
+from aimnet2mult.train.components import Components
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
@@ -315,13 +315,13 @@ def test_a_stop_takes_effect_after_the_iteration_without_a_last_point(trainee: T
 def test_a_stop_before_the_first_iteration_trains_nothing(
     trainee: Trainee, reference: Callable[..., Points], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = parts.build_components
+    build = rank_training.build_components
 
-    def stopped(*arguments: Any, **options: Any) -> parts.Components:
+    def stopped(*arguments: Any, **options: Any) -> Components:
         signal.raise_signal(signal.SIGTERM)
         return build(*arguments, **options)
 
-    monkeypatch.setattr(parts, "build_components", stopped)
+    monkeypatch.setattr(rank_training, "build_components", stopped)
     assert trainee.start() == PREEMPTED
     assert trainee.resume() == PREEMPTED
     assert find_newest(trainee.run) is None

@@ -119,7 +119,7 @@ class SlowToBuild(TinyCore):
 
 def test_a_slow_start_does_not_end_a_run_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_clock.now = start = time.time()
-    monkeypatch.setattr("aimnet2mult.train.runner.TimeLimit", partial(TimeLimit, clock=run_clock))
+    monkeypatch.setattr("aimnet2mult.train.rank_training.TimeLimit", partial(TimeLimit, clock=run_clock))
     run = train_tiny(tmp_path, "trainer.time_limit=100s", model=f"{__name__}.SlowToBuild")
     assert run_clock.now == start + 40.0
     assert newest_checkpoint(run).stem.endswith("12")

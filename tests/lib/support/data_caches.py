@@ -21,7 +21,6 @@ from aimnet2mult.data.compositions import MAX_ELEMENT
 from aimnet2mult.data.file_content import FileContent
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.data.file_scan import FileScan
-from aimnet2mult.data.report import Report
 from aimnet2mult.data.structures import MIN_DISTANCE
 from support.labels import built_in
 from support.small_groups import make_group
@@ -58,7 +57,7 @@ def building(path: Path, folder: Path, say: Say = ignore, **options: Any) -> Bui
     """Return the building of the cache of a file."""
 
     def new_scan() -> FileScan:
-        return FileScan(path, LABELS, FileFormat(), Report(), min_distance=MIN_DISTANCE, max_element=MAX_ELEMENT)
+        return FileScan(path, LABELS, FileFormat(), min_distance=MIN_DISTANCE, max_element=MAX_ELEMENT)
 
     return Building(cache=open_cache(folder, say), path=path, new_scan=new_scan, **options)
 
