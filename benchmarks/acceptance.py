@@ -168,7 +168,7 @@ def draw(attempts: Sequence[Attempt], path: Path, title: str) -> None:
                 color=color,
                 label=None if number else f"rank {rank}",
             )
-        axes.annotate(attempt.label, (begin, LIMIT_MB * 1.02), fontsize=8)
+        axes.annotate(attempt.label, (begin, LIMIT_MB), xytext=(4, 4), textcoords="offset points", fontsize=8)
         begin += attempt.seconds
         if number < len(attempts) - 1:
             axes.axvline(begin, color="#b03a2e", linewidth=1, label="SIGKILL")
@@ -178,7 +178,7 @@ def draw(attempts: Sequence[Attempt], path: Path, title: str) -> None:
     axes.set_xlabel("time, s")
     axes.set_ylabel("memory of a rank (PSS), MB")
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="center right")
     figure.savefig(path, dpi=110)
 
 
