@@ -1,6 +1,7 @@
 """Loading of batches, each of which is distributed over the ranks."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,15 +57,38 @@ def share_of(rows: int, rank: int, world: int) -> slice:
     return slice(start, start + size + (rank < rest))
 
 
+@dataclass(frozen=True)
+class _Arrays:
+    """Inputs and labels of a batch.
+
+    Workers send arrays rather than tensors: torch would share the memory of each tensor through a file descriptor,
+    which takes several times as long as a copy, and which the trainer has to request from a thread of the worker.
+    """
+
+    x: Arrays
+    y: Arrays
+
+    def tensors(self) -> Batch:
+        """Return tensors with the same memory."""
+        return _tensors(self.x), _tensors(self.y)
+
+    def pin_memory(self) -> Batch:
+        """Return tensors in pinned memory; called by the thread of a loader with the option ``pin_memory``."""
+        x, y = self.tensors()
+        for values in (x, y):
+            values.update({key: tensor.pin_memory() for key, tensor in values.items()})
+        return x, y
+
+
 class _View:
-    """Data set for a loader, indexed by ``(group, rows, labeled)``; items are pairs of inputs and labels."""
+    """Data set for a loader, indexed by ``(group, rows, labeled)``."""
 
     def __init__(self, dataset: "DataSet", x: Sequence[str], y: Sequence[str]) -> None:
         self._dataset = dataset
         self._x = x
         self._y = y
 
-    def __getitem__(self, item: Item) -> tuple[Arrays, Arrays] | DataError:
+    def __getitem__(self, item: Item) -> _Arrays | DataError:
         number, rows, labeled = item
         try:
             arrays = self._dataset[number].read(rows, [*self._x, *self._y])
@@ -72,7 +96,7 @@ class _View:
             # Raised in a worker, it would become a traceback.
             return error
         x, y = {key: arrays[key] for key in self._x}, {key: arrays[key] for key in self._y}
-        return x, y if labeled else {key: np.full_like(values, np.nan) for key, values in y.items()}
+        return _Arrays(x, y if labeled else {key: np.full_like(values, np.nan) for key, values in y.items()})
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -103,11 +127,11 @@ class BatchLoader(DataLoader[Batch]):
     ) -> None:
         share: Any = RankShare(sampler, rank=rank, world=world)
         view: Any = _View(dataset, x, y)
-        super().__init__(view, batch_sampler=share, collate_fn=_as_tensors, **options)
+        super().__init__(view, batch_sampler=share, collate_fn=_only, **options)
 
     def __iter__(self) -> Any:
         # The workers start now, not with the first batch.
-        return _raise_errors(super().__iter__())
+        return _as_tensors(super().__iter__())
 
 
 def load_rows(
@@ -118,23 +142,21 @@ def load_rows(
     Raises:
         DataError: A file cannot be read.
     """
-    (batch,) = _raise_errors([_as_tensors([_View(dataset, x, y)[group, rows, True]])])
+    (batch,) = _as_tensors([_View(dataset, x, y)[group, rows, True]])
     return batch
 
 
-def _raise_errors(batches: Iterable[Batch | DataError]) -> Iterator[Batch]:
+def _as_tensors(batches: Iterable[Batch | _Arrays | DataError]) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, DataError):
             raise batch
-        yield batch
+        # Those of a loader that pins memory are tensors already.
+        yield batch.tensors() if isinstance(batch, _Arrays) else batch
 
 
-def _as_tensors(items: Sequence[tuple[Arrays, Arrays] | DataError]) -> Batch | DataError:
+def _only(items: Sequence[_Arrays | DataError]) -> _Arrays | DataError:
     (item,) = items
-    if isinstance(item, DataError):
-        return item
-    x, y = item
-    return _tensors(x), _tensors(y)
+    return item
 
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:

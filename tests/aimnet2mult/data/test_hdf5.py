@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aimnet2mult.data.layout import open_file
 from support.labels import built_in
 from support.small_groups import make_group
 from support.whole_files import read_fidelity
@@ -58,3 +59,10 @@ def test_arrays_of_any_type_are_converted(write: Write) -> None:
     assert {key: array.dtype for key, array in group.arrays.items()} == {
         key: np.dtype(types.get(key, np.float32)) for key in group.arrays
     }
+
+
+def test_hdf5_keeps_few_decompressed_chunks_of_each_array(write: Write) -> None:
+    # A file may have hundreds of arrays.
+    with open_file(write({4: make_group(4, 6)})) as file:
+        *_, size, _ = file.id.get_access_plist().get_cache()
+    assert size <= 2**20

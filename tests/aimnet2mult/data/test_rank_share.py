@@ -4,6 +4,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 
 from aimnet2mult.data.dataset import DataSet
 from aimnet2mult.data.rank_share import BatchLoader, RankShare
@@ -75,3 +76,15 @@ def test_an_empty_share_is_a_structure_without_labels(workers: int) -> None:
                 assert y_part["forces"].shape == (1, *y["forces"].shape[1:])
             assert x_part["numbers"].dtype == x["numbers"].dtype
             assert y_part["forces"].dtype == y["forces"].dtype
+
+
+def test_workers_send_copies_instead_of_sharing_the_memory_of_each_tensor() -> None:
+    data, keys = dataset(), {"x": ["numbers", "coord"], "y": ["forces"]}
+    order = MixedFidelitySampler(data, batch_size=10, seed=3)
+    expected = list(BatchLoader(data, order, **keys))
+    for batch, other in zip(BatchLoader(data, order, num_workers=1, **keys), expected, strict=True):
+        for arrays, others in zip(batch, other, strict=True):
+            for key, tensor in arrays.items():
+                assert not tensor.is_shared()
+                assert tensor.dtype == others[key].dtype
+                assert torch.equal(tensor, others[key])
