@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -34,6 +35,12 @@ ERROR_WAIT = 2.0
 """Maximum wait, in seconds, for the error messages of other ranks after the connection is lost."""
 ERROR_POLL_INTERVAL = 0.05
 """Seconds between checks for the error messages of other ranks."""
+FINISHED: deque[Any] = deque(maxlen=8)
+"""The newest operations of Gloo, one of whose threads holds each for a moment after its end.
+
+If that thread were the last to release one, it would need the interpreter for the tensors, and abort the process if the
+interpreter is ending.
+"""
 
 
 @contextlib.contextmanager
@@ -130,12 +137,15 @@ class ProcessGroupCommunicator(Communicator):
 
     def all_reduce_sum(self, tensor: Tensor) -> None:
         """See `Communicator.all_reduce_sum`."""
-        dist.all_reduce(tensor, group=self._device_group)
+        if self._device_group is None:
+            _finish(dist.all_reduce(tensor, async_op=True))
+        else:
+            dist.all_reduce(tensor, group=self._device_group)
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """See `Communicator.all_reduce_max`."""
         tensor = torch.tensor(values)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        _finish(dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True))
         maxima: list[int] = tensor.tolist()
         return maxima
 
@@ -144,7 +154,7 @@ class ProcessGroupCommunicator(Communicator):
         content = encode(value) if self.rank == 0 else b""
         size = self.all_reduce_max([len(content)])[0]
         message = torch.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=torch.uint8)
-        dist.broadcast(message, src=0)
+        _finish(dist.broadcast(message, src=0, async_op=True))
         if self.rank == 0:
             return value
         try:
@@ -202,7 +212,7 @@ class ProcessGroupCommunicator(Communicator):
         size = self.all_reduce_max([len(content)])[0] + 1
         message = torch.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=torch.uint8)
         messages = [torch.empty_like(message) for _ in range(self.world_size)]
-        dist.all_gather(messages, message)
+        _finish(dist.all_gather(messages, message, async_op=True))
         return [each.numpy().tobytes().rstrip(b"\0").decode(errors="replace") for each in messages]
 
 
@@ -241,6 +251,12 @@ def _check_device_count(info: RankInfo) -> None:
             "--gpus-per-node, since --gpus-per-task shows a single one to each process; to train on CPUs, set "
             "CUDA_VISIBLE_DEVICES="
         )
+
+
+def _finish(work: Any) -> None:
+    """Wait for an operation of Gloo."""
+    FINISHED.append(work)
+    work.wait()
 
 
 def _initialize(info: RankInfo, store: Any, timeout: timedelta) -> None:
