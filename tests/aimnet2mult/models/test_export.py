@@ -315,7 +315,7 @@ def test_one_hundred_validation_structures_are_predicted_as_in_training(tmp_path
     exported = export_fidelity(read_saved_model(tmp_path / "w.pt"), fidelity)
     write_export(exported, tmp_path / "out.pt")
     molecules = []
-    for group in components.data.val.values():
+    for group in components.data.val.groups:
         for row in np.flatnonzero(group["fidelity"] == fidelity)[:20]:
             real = group["numbers"][row] > 0
             atoms = Atoms(group["numbers"][row][real], group["coord"][row][real])
