@@ -93,7 +93,8 @@ def render(results: Row) -> str:
             *_head(results),
             *_targets(results["targets"]),
             *_loops(results["loops"], results["unreachable"]),
-            *_due_points(results["due_points"]),
+            # Results from before this measurement existed do not have it.
+            *(_due_points(results["due_points"]) if "due_points" in results else ()),
             *_micro(results["micro"]),
             *_scaling(results["micro"]),
             *_reproduction(results),

@@ -61,6 +61,9 @@ def main() -> None:
     """Measure everything and write the results."""
     factor = float(os.environ.get("BENCH_N", "1"))
     out = Path(os.environ["BENCH_OUT"]) if "BENCH_OUT" in os.environ else None
+    if out is not None:
+        # A mistake in its name must not be noticed only after the measurements.
+        out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     results: dict[str, Any] = {"machine": _machine(), "factor": factor}
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
