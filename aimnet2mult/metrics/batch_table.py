@@ -123,7 +123,7 @@ class BatchTable:
         row = self._row(mask)
         if shape == by_atom[:1] or shape == (by_atom[0], 1):
             return *row[:3], 0, 0
-        if label.per_atom and (shape == by_atom or shape == (*by_atom, 1)):  # noqa: PLR1714
+        if label.per_atom and (shape == by_atom or shape == (*by_atom, 1)):  # noqa: PLR1714 - a tuple of both costs time
             return *row[:4], 0
         structures, atoms = by_atom
         expand_mask(mask, structures, atoms, f"the mask of {label.name!r}", per_atom=label.per_atom)
