@@ -35,6 +35,8 @@ ERROR_WAIT = 2.0
 """Maximum wait, in seconds, for the error messages of other ranks after the connection is lost."""
 ERROR_POLL_INTERVAL = 0.05
 """Seconds between checks for the error messages of other ranks."""
+READERS_WAIT = timedelta(seconds=5)
+"""Maximum wait of a failed rank 0 for the other ranks to read the error messages, which end with it."""
 FINISHED: deque[Any] = deque(maxlen=8)
 """The newest operations of Gloo, one of whose threads holds each for a moment after its end.
 
@@ -79,18 +81,24 @@ def process_group(
         raise
     assemble(store, info, stop, say=say, timeout=timeout, notice=notice)
     communicator = ProcessGroupCommunicator(info, store, timeout)
+    failed = False
     try:
         yield communicator
         communicator.all_reduce_max([0])
     except BaseException as error:
+        failed = True
         lost = communicator.exchange_errors(error)
         if lost is None:
             raise
         raise lost from error
     finally:
-        # After an error this closes the connections, so that the other ranks notice at once.
+        if failed:
+            # They keep the connections open, by whose end the other ranks notice the failure at once.
+            FINISHED.clear()
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
+        if failed and not info.rank and not info.by_agent:
+            communicator.wait_for_readers()
 
 
 class ProcessGroupCommunicator(Communicator):
@@ -179,13 +187,24 @@ class ProcessGroupCommunicator(Communicator):
 
     def exchange_errors(self, error: BaseException) -> RankLost | None:
         """Publish an error of this rank to the others, or return the error to raise if another rank caused it."""
-        if isinstance(error, RankLost):
-            return None
-        caused_here = not _is_connection_error(error)
+        lost = None
+        if not isinstance(error, RankLost):
+            caused_here = not _is_connection_error(error)
+            with contextlib.suppress(RuntimeError):
+                self._error_store.set(str(self.rank), format_error(error) if caused_here else "")
+            if not caused_here:
+                lost = self._describe_loss(error)
         with contextlib.suppress(RuntimeError):
-            self._error_store.set(str(self.rank), format_error(error) if caused_here else "")
-        if caused_here:
-            return None
+            self._error_store.set(f"left/{self.rank}", "")
+        return lost
+
+    def wait_for_readers(self) -> None:
+        """Wait, for a few seconds, until the other ranks need the error messages no longer."""
+        with contextlib.suppress(RuntimeError):
+            self._error_store.wait([f"left/{rank}" for rank in range(1, self.world_size)], READERS_WAIT)
+
+    def _describe_loss(self, error: BaseException) -> RankLost:
+        """Return the error to raise after a lost connection."""
         messages = self._collect_errors()
         failed = [f"rank {rank} failed: {message}" for rank, message in messages.items() if message]
         if not failed:
