@@ -13,7 +13,7 @@ import msgspec
 
 from telemetry.errors import JournalError, RunAlive, RunExists, RunNotFound, SettingError
 from telemetry.journal.codec import encode
-from telemetry.journal.reader import JournalReader, read_header
+from telemetry.journal.reader import JournalReader, read_description, read_header
 from telemetry.journal.segments import segments
 from telemetry.logger import log
 from telemetry.metrics import Metric
@@ -85,7 +85,7 @@ def plan_run(
         check_metrics(metrics, resumes=resumed is not None)
     elif resumed is not None:
         # A resumed run keeps its declarations; if it has none, values of any name are still recorded.
-        metrics = read_header(folder).metrics or None
+        metrics = read_description(folder).metrics or None
     chosen = select(settings.sinks if sinks is None else parse_sinks_argument(sinks), settings.options)
     unit_factors = factors(metrics or {})
     run = _first_attempt(
