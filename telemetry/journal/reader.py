@@ -19,9 +19,9 @@ from telemetry.journal.codec import Unknown, is_intact
 from telemetry.journal.gaps import count_missing, starts_numbering
 from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines, open_segment, read_at
-from telemetry.journal.update_search import read_updates
 from telemetry.journal.segments import segment_path, segments
 from telemetry.journal.stream_search import PassedScalars, StreamSearch
+from telemetry.journal.update_search import read_updates
 from telemetry.metrics import Metric
 from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, updated
 from telemetry.run_folder.paths import local_path

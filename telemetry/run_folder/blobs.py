@@ -1,4 +1,4 @@
-"""The contents of images, tables, texts and artifacts: files in the folder ``blobs`` of a run, named by their SHA-256."""
+"""Blobs: the contents of images, tables, texts and artifacts, in files named after their SHA-256."""
 
 from __future__ import annotations
 
