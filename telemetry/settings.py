@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted.
         drain_timeout: seconds that the end of training waits for the sinks.
         linger: seconds that delivery keeps retrying a failing sink after the trainer has ended.
+        system: interval, in seconds, at which the load of processors, memory and GPUs is sampled for the stream
+            ``system``; 0: never.
         on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
         watch: thresholds for raising an alert.
         options: the options of each sink, by the name of the sink.
@@ -54,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
     linger: Seconds = 600.0
+    system: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 30.0
     on_divergence: OnDivergence = "warn"
     watch: AlertSettings = AlertSettings()
     options: dict[str, dict[str, Any]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +12,7 @@ from telemetry.alerts.detector import Divergence
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt
 from telemetry.errors import SettingError
+from telemetry.metrics import SYSTEM, Metric
 from telemetry.recording.admission import Admission
 from telemetry.recording.ending import InterpreterExit, status_after
 from telemetry.recording.journal_thread import JournalThread
@@ -19,6 +20,7 @@ from telemetry.recording.limits import DEFAULT_LIMITS, FLUSH_TIMEOUT
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.recording.run_closer import RunCloser
 from telemetry.recording.steps import parse_step
+from telemetry.recording.system_monitor import SystemMonitor, ValueProbe
 from telemetry.records import Alert, Level, Status, now_ms
 from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.sink_progress import read_progress
@@ -53,6 +55,7 @@ class MetricBus:
         factors: Mapping[str, float],
         drain_timeout: float,
         close_timeout: float = DEFAULT_LIMITS.close_timeout,
+        system_interval: float = 0,
     ) -> None:
         """Publish through a started journal thread.
 
@@ -63,6 +66,7 @@ class MetricBus:
             factors: conversion factors by full name.
             drain_timeout: how long ``close`` waits for the sinks by default, in seconds.
             close_timeout: how long ``close`` waits for the journal thread, in seconds.
+            system_interval: seconds between samples of the system metrics; 0: none.
         """
         self.folder = folder
         self.cadence = cadence
@@ -73,6 +77,13 @@ class MetricBus:
         self._drain_timeout = drain_timeout
         self._closer = RunCloser(folder, journal_thread, close_timeout)
         self._admission = Admission(folder, cadence, self._queue)
+        self._monitor = SystemMonitor(
+            system_interval,
+            publish=lambda step, values: self.publish(SYSTEM, step, values, final=True),
+            declare=lambda metrics: self.declare(metrics),
+            newest_step=lambda: self._queue.tally.counts().step,
+        )
+        self._monitor.start()
         self._interpreter_exit = InterpreterExit()
         atexit.register(self._close_at_exit)
 
@@ -117,6 +128,17 @@ class MetricBus:
             if isinstance(values, Mapping):
                 values = {stream: _copy(stream_values) for stream, stream_values in values.items()}
             self._queue.put(due, parse_step(step), values, final=final)
+
+    def sample(self, name: str, metric: Metric, read: Callable[[], float]) -> None:
+        """Record a value in the stream ``system``, next to the system metrics; do nothing if these are turned off.
+
+        Args:
+            name: the name of the value within the stream.
+            metric: its declaration.
+            read: function that returns the current value, called in a thread of telemetry every ``telemetry.system``
+                seconds; a point contains the mean since the previous one.
+        """
+        self._monitor.add(ValueProbe(name, metric, read))
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
         """Publish an alert to every sink that supports alerts.
@@ -171,6 +193,7 @@ class MetricBus:
             msg = f"status is {status!r}; expected {', '.join(get_args(Status))}"
             raise SettingError(msg)
         self._admission.report_missed()
+        self._monitor.stop()
         receipt = self._closer.close(status, reason, self._drain_timeout if timeout is None else timeout)
         # Only now, so that the run is still closed at exit if this call is interrupted before it takes effect.
         atexit.unregister(self._close_at_exit)

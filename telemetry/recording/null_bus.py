@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import EVENTS, Cadence
+from telemetry.metrics import Metric
 from telemetry.recording.limits import FLUSH_TIMEOUT
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.records import Alert, Level, Status
@@ -33,6 +34,9 @@ class NullBus:
     def publish_group(
         self, streams: Sequence[str], step: int, values: StreamValuesSource, *, final: bool = False
     ) -> None:
+        """Do nothing."""
+
+    def sample(self, name: str, metric: Metric, read: Callable[[], float]) -> None:
         """Do nothing."""
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:

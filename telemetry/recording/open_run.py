@@ -125,6 +125,7 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
         factors=plan.factors,
         drain_timeout=plan.settings.drain_timeout,
         close_timeout=limits.close_timeout,
+        system_interval=plan.settings.system,
     )
 
 

@@ -12,6 +12,7 @@ from telemetry.alerts.detector import AnomalyDetector, Divergence
 from telemetry.errors import format_error
 from telemetry.journal.writer import JournalWriter
 from telemetry.logger import log
+from telemetry.metrics import SYSTEM
 from telemetry.recording.drop_reasons import DropReason
 from telemetry.recording.point_values import Dropped, PointConverter, name_problem, names_by_reason, redact_name
 from telemetry.recording.record_queue import QueuedRecords, StreamValuesSource
@@ -98,7 +99,8 @@ class RecordAppender:
                 continue
             if record is not None:
                 self._tally.note_step(record.step)
-                self._append_alerts(self._detector.observe(record, partial=item.final))
+                if stream != SYSTEM:
+                    self._append_alerts(self._detector.observe(record, partial=item.final))
 
     def _append_point(self, item: QueuedRecords, stream: str, published: Mapping[str, object]) -> Scalars | None:
         """Append a record unless earlier attempts have recorded it, and return it; None if it is lost."""
