@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from aimnet2mult.data.file_format import FileFormat
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.evaluation.batch import Observer, evaluate_part
+from aimnet2mult.evaluation.batch import evaluate_part
 from aimnet2mult.evaluation.folder import new_folder
 from aimnet2mult.evaluation.gathering import Gathering
 from aimnet2mult.evaluation.groupings import find_groupings
@@ -21,9 +21,10 @@ from aimnet2mult.evaluation.plots import require_matplotlib
 from aimnet2mult.evaluation.request import Request
 from aimnet2mult.evaluation.results import Result, find_worst
 from aimnet2mult.evaluation.setup import Setup, prepare
-from aimnet2mult.evaluation.units import DisplayUnits
 from aimnet2mult.evaluation.xyz import require_ase
+from aimnet2mult.train.display_units import DisplayUnits
 from aimnet2mult.train.loaders import build_loader, evaluation_sampler
+from aimnet2mult.train.observation import Observer
 from aimnet2mult.train.out_of_memory import explaining_memory
 
 __all__ = ["evaluate"]

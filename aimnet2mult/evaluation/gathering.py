@@ -10,8 +10,8 @@ import torch
 
 from aimnet2mult.data.dataset import INPUTS
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.evaluation.batch import EvaluatedBatch
 from aimnet2mult.quantities import Label
+from aimnet2mult.train.observation import EvaluatedBatch
 
 __all__ = ["GatheredBatch", "Gathering", "Receiver"]
 

@@ -7,13 +7,14 @@ import numpy.typing as npt
 
 from aimnet2mult.data.compositions import join_symbols
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.evaluation.batch import Observer
 from aimnet2mult.evaluation.groupings import ELEMENT, Grouping, Groupings
 from aimnet2mult.evaluation.results import largest_by_group
 from aimnet2mult.evaluation.setup import Setup
-from aimnet2mult.evaluation.sums import ElementSums, GroupSums, LargestErrors, Values
+from aimnet2mult.evaluation.sums import GroupSums, LargestErrors
 from aimnet2mult.metrics.error_sums import ErrorSums, Slot
 from aimnet2mult.metrics.statistics import VALIDATION, statistics
+from aimnet2mult.train.element_sums import ElementSums, Values
+from aimnet2mult.train.observation import Observer
 
 __all__ = ["Measurement"]
 
@@ -68,7 +69,7 @@ class Measurement:
             for grouping, sums in zip(self._groupings.others, self._others, strict=True)
         }
         if self._elements is not None:
-            by[ELEMENT] = self._by_element(self._elements.values())
+            by[ELEMENT] = self._by_element(self._elements.snapshot()())
         return self._overall(evaluated), by
 
     def _overall(self, evaluated: npt.NDArray[np.bool_]) -> Values:

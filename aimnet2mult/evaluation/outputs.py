@@ -21,8 +21,8 @@ from aimnet2mult.evaluation.predictions import writing_predictions
 from aimnet2mult.evaluation.request import Request
 from aimnet2mult.evaluation.results import Result, WorstStructure
 from aimnet2mult.evaluation.setup import Setup
-from aimnet2mult.evaluation.units import DisplayUnits
 from aimnet2mult.evaluation.xyz import make_atoms, write_xyz
+from aimnet2mult.train.display_units import DisplayUnits
 from aimnet2mult.train.engine import to_device
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """Parity plots and error histograms, drawn with matplotlib."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ import numpy as np
 
 from aimnet2mult.evaluation.points import PointSample
 from aimnet2mult.evaluation.results import Result
-from aimnet2mult.evaluation.units import DisplayUnits
 from aimnet2mult.quantities import Label
+from aimnet2mult.train.display_units import DisplayUnits
+from aimnet2mult.train.parity_plot import COLORS, describe_errors, draw_points, quiet_glyphs
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.units import with_unit
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Panels", "draw_errors", "draw_parity", "require_matplotlib"]
 
-COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
 PANEL = 4.2
 """Width and height of a panel in inches."""
 MIN_BINS, MAX_BINS = 15, 81
@@ -97,9 +96,7 @@ def _draw(path: Path, panels: Panels, draw: Callable[["Axes", Panels, Label], No
         axis.set_axis_off()
     part = f", {panels.result.part} data" if panels.result.part else ""
     figure.suptitle(f"{Path(panels.result.model).name}{part}, {panels.result.structures:,} structures", fontsize=10)
-    with warnings.catch_warnings():
-        # Names may be in any script; characters missing from the font are drawn as boxes.
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+    with quiet_glyphs():
         figure.savefig(path, format="png")
 
 
@@ -110,35 +107,9 @@ def _title(panels: Panels, label: Label) -> str:
     return f"{name} ({count:,} values)" if shown == count else f"{name} ({shown:,} of {count:,} values)"
 
 
-def _metric_text(panels: Panels, label: Label) -> str:
-    unit = panels.unit(label)
-    lines = []
-    for kind, text in (("rmse", "RMSE"), ("mae", "MAE"), ("r2", "R²")):
-        value = panels.result.metrics.get(f"{label.abbr}_{kind}")
-        if value is not None:
-            lines.append(f"{text} {value:.4g}" + ("" if kind == "r2" else f" {unit}"))
-    return "\n".join(lines)
-
-
 def _draw_parity_panel(axis: "Axes", panels: Panels, label: Label) -> None:
-    found = [panels.points(label, index) for index in range(len(panels.names))]
-    points = np.concatenate(found, axis=1)
-    colors = np.repeat([COLORS[index % len(COLORS)] for index in range(len(found))], [each.shape[1] for each in found])
-    # In random order, no fidelity hides the others.
-    order = np.random.default_rng(0).permutation(points.shape[1])
-    true, pred = points[:, order]
-    axis.scatter(true, pred, s=3, c=colors[order], alpha=0.5, linewidths=0, rasterized=True)
-    for index, name in enumerate(panels.names):
-        if found[index].size:
-            axis.plot([], [], "o", ms=4, mew=0, color=COLORS[index % len(COLORS)], label=name)
-    low, high = float(points.min()), float(points.max())
-    margin = 0.03 * (high - low) or 1.0
-    limits = (low - margin, high + margin)
-    axis.plot(limits, limits, "-", color="0.3", lw=0.8, zorder=0)
-    axis.set(xlim=limits, ylim=limits, aspect="equal")
-    what = f"{label.text} less reference energies" if label.name == "energy" else label.text
-    axis.set_xlabel(with_unit(f"reference {what}" if label.name != "energy" else what, panels.unit(label)), fontsize=8)
-    axis.set_ylabel(with_unit("prediction", panels.unit(label)), fontsize=8)
+    points = {name: panels.points(label, index) for index, name in enumerate(panels.names)}
+    draw_points(axis, points, label, panels.unit(label))
     _finish(axis, panels, label, corner="lower right")
 
 
@@ -164,4 +135,5 @@ def _finish(axis: "Axes", panels: Panels, label: Label, corner: str) -> None:
     axis.tick_params(labelsize=8)
     axis.legend(loc="upper left", fontsize=7, frameon=False)
     y, vertical = (0.03, "bottom") if corner.startswith("lower") else (0.97, "top")
-    axis.text(0.97, y, _metric_text(panels, label), transform=axis.transAxes, ha="right", va=vertical, fontsize=7)
+    text = describe_errors(panels.result.metrics, label, panels.unit(label))
+    axis.text(0.97, y, text, transform=axis.transAxes, ha="right", va=vertical, fontsize=7)

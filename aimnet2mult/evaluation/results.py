@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from aimnet2mult.data.places import Places
 from aimnet2mult.evaluation.frames import find_frames
-from aimnet2mult.evaluation.units import DisplayUnits
 from aimnet2mult.models.description import BestRecord
+from aimnet2mult.train.display_units import DisplayUnits
 
 __all__ = ["Result", "WorstStructure", "find_worst", "largest_by_group", "to_json_values"]
 

@@ -1,6 +1,6 @@
 """Error sums by group, and the largest errors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,84 +8,24 @@ import torch
 from torch import Tensor
 
 from aimnet2mult.distributed.communicator import Communicator
-from aimnet2mult.evaluation.batch import EvaluatedBatch
 from aimnet2mult.evaluation.groupings import Grouping
-from aimnet2mult.metrics.error_sums import ErrorSums, Slot
-from aimnet2mult.metrics.masks import expand_mask, mask_name
-from aimnet2mult.metrics.statistics import Selection, statistics
 from aimnet2mult.metrics.structure_errors import StructureErrors
 from aimnet2mult.quantities import Label
+from aimnet2mult.train.element_sums import SumsByGroup, Values
+from aimnet2mult.train.observation import EvaluatedBatch
 
-__all__ = ["ElementSums", "GroupSums", "LargestErrors", "Values"]
-
-Values = dict[str, float]
-"""Metrics by name, in source units."""
-
-KINDS = Selection(kinds=("rmse", "mae", "r2"), energy_per_atom=True, per_fidelity=True)
-"""The metrics of a group, which takes the place of a fidelity."""
-PER_ATOM = Selection(kinds=("mae", "rmse", "r2"), per_fidelity=True)
-
-
-class _Sums:
-    """Error sums of several groups: of the labels, and of the energies per atom, in float64.
-
-    Args:
-        labels: the labels.
-        groups: number of groups.
-        device: device of the batches.
-        communicator: communicator of the ranks that share each batch.
-    """
-
-    def __init__(self, labels: Sequence[Label], groups: int, device: torch.device, communicator: Communicator) -> None:
-        self._groups = groups
-        self._errors = ErrorSums(labels, groups, device, communicator=communicator)
-        energy = [label for label in labels if label.name == "energy"]
-        self._energies = ErrorSums(energy, groups, device, communicator=communicator) if energy else None
-
-    def update(self, batch: EvaluatedBatch, true: Mapping[str, Tensor], codes: Tensor) -> None:
-        """Add the errors of this rank's share of a batch; ``codes`` (b,) are the groups of its structures."""
-        self._errors.update(batch.pred, true, batch.numbers, codes)
-        if self._energies is not None and "energy" in true:
-            atoms = batch.numbers.ne(0).sum(1).double()
-            pred, labels = batch.pred["energy"], true["energy"]
-            energies = {"energy": labels.double().view(-1) / atoms}
-            if (mask := mask_name("energy")) in true:
-                energies[mask] = true[mask]
-            self._energies.update({"energy": pred.double().view(-1) / atoms}, energies, batch.numbers, codes)
-
-    def values(self) -> list[Values]:
-        """Return the metrics of each group, summed over all ranks, which must all call this; waits for the device."""
-        found = _statistics(self._errors, self._groups, KINDS)
-        if self._energies is not None:
-            per_atom = _statistics(self._energies, self._groups, PER_ATOM)
-            for values, energies in zip(found, per_atom, strict=True):
-                if "E_mae" in energies:
-                    values["E_atom_mae"] = energies["E_mae"]
-        return found
-
-
-def _statistics(sums: ErrorSums, groups: int, selection: Selection) -> list[Values]:
-    slot = sums.snapshot().wait()[Slot.EPOCH]
-    names = [str(index) for index in range(groups)]
-    found: list[Values] = [{} for _ in names]
-    for name, value in statistics(slot, sums.labels, names, selection).items():
-        index, slash, metric = name.rpartition("/")
-        if slash:
-            found[int(index)][metric] = value
-        elif groups == 1 and name != "loss":
-            found[0][name] = value
-    return found
+__all__ = ["GroupSums", "LargestErrors"]
 
 
 class GroupSums:
-    """The error sums of a grouping; see `_Sums` for the arguments."""
+    """The error sums of a grouping; see `SumsByGroup` for the arguments."""
 
     def __init__(
         self, labels: Sequence[Label], grouping: Grouping, device: torch.device, communicator: Communicator
     ) -> None:
         self._codes = grouping.codes
         self._device = device
-        self._sums = _Sums(labels, len(grouping.groups), device, communicator)
+        self._sums = SumsByGroup(labels, len(grouping.groups), device, communicator)
 
     def add(self, batch: EvaluatedBatch) -> None:
         """Add the errors of this rank's share of a batch."""
@@ -94,57 +34,8 @@ class GroupSums:
             self._sums.update(batch, batch.true, codes.to(self._device))
 
     def values(self) -> list[Values]:
-        """Return the metrics of each group; see `_Sums.values`."""
-        return self._sums.values()
-
-
-class ElementSums:
-    """The error sums of each element: of its atoms, and for labels of whole structures, of those that contain it.
-
-    Args:
-        labels: the labels.
-        elements: atomic numbers.
-        device: device of the batches.
-        communicator: communicator of the ranks that share each batch.
-    """
-
-    def __init__(
-        self, labels: Sequence[Label], elements: Sequence[int], device: torch.device, communicator: Communicator
-    ) -> None:
-        self._labels = labels
-        self._elements = elements
-        self._sums = _Sums(labels, len(elements), device, communicator)
-
-    def add(self, batch: EvaluatedBatch) -> None:
-        """Add the errors of this rank's share of a batch."""
-        if not len(batch.own):
-            return
-        # Looking at the arrays of the data set, rather than at the tensors, avoids waiting for the device.
-        present = set(np.unique(batch.own_array("numbers")).tolist())
-        known = batch.known()
-        for index, element in enumerate(self._elements):
-            if element in present:
-                codes = torch.full_like(batch.numbers[:, 0], index, dtype=torch.int64)
-                self._sums.update(batch, known | self._masks(known, batch.numbers, element), codes)
-
-    def values(self) -> list[Values]:
-        """Return the metrics of each element; see `_Sums.values`."""
-        return self._sums.values()
-
-    def _masks(self, true: Mapping[str, Tensor], numbers: Tensor, element: int) -> dict[str, Tensor]:
-        """Return the masks of the labels with those of an element, in place of the atoms of all elements."""
-        structures, atoms = numbers.shape
-        is_element = numbers.eq(element)
-        masks = {}
-        for label in self._labels:
-            key = mask_name(label.name)
-            chosen = is_element if label.per_atom else is_element.any(1, keepdim=True)
-            if key in true:
-                what = f"the mask of {label.name!r}"
-                given = expand_mask(true[key], structures, atoms, what, per_atom=label.per_atom)
-                chosen = chosen & given
-            masks[key] = chosen
-        return masks
+        """Return the metrics of each group, summed over all ranks, which must all call this; waits for the device."""
+        return self._sums.snapshot()()
 
 
 class LargestErrors:

@@ -42,7 +42,7 @@ USES_TELEMETRY = (
     "aimnet2mult.config.schema",
     "aimnet2mult.config.value_checks",
     "aimnet2mult.evaluation.plots",
-    "aimnet2mult.evaluation.units",
+    "aimnet2mult.train.display_units",
     "aimnet2mult.evaluation.xyz",
     "aimnet2mult.train.auto_resume",
     "aimnet2mult.train.ending",
