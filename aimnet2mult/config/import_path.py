@@ -13,7 +13,16 @@ from typing import Any, Literal
 from aimnet2mult.errors import ConfigError
 from telemetry.errors import closest_match
 
-__all__ = ["ALLOW_VARIABLE", "Role", "allow_flags", "allow_packages", "check_path", "check_trust", "load_object"]
+__all__ = [
+    "ALLOW_VARIABLE",
+    "Role",
+    "allow_flags",
+    "allow_packages",
+    "allowed_packages",
+    "check_path",
+    "check_trust",
+    "load_object",
+]
 
 Role = Literal["model", "loss", "optimizer", "scheduler"]
 
@@ -56,6 +65,11 @@ def allow_packages(names: Iterable[str]) -> Iterator[None]:
 def allow_flags() -> str:
     """Return the flags with which a suggested command trusts the packages of ``allow_packages``, each after a space."""
     return "".join(f" --allow-package {name}" for name in dict.fromkeys(_allowed.get()))
+
+
+def allowed_packages() -> tuple[str, ...]:
+    """Return the names of the packages that the user trusts."""
+    return tuple(dict.fromkeys((*_allowed.get(), *_from_environment())))
 
 
 def check_path(path: object, key: str) -> str:

@@ -44,6 +44,7 @@ CHANGEABLE = (
     "trainer.early_stopping.",
     "trainer.time_limit",
     "checkpoint.",
+    "log_frequency.plots",
     "log_frequency.progress",
     "data.samplers.",
     "data.loaders.",
@@ -54,6 +55,7 @@ CHANGEABLE = (
     "data.on_missing_label",
     "threads",
     "device",
+    "record_setup",
     "telemetry.",
 )
 MOVABLE = ("data.fidelity_datasets.", "data.val_fidelity_datasets.", "data.test_fidelity_datasets.")

@@ -45,6 +45,7 @@ class Config(Section, frozen=True, rename={"declared_labels": "labels"}):
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     threads: Count | None
     device: Literal["auto", "cpu", "cuda"]
+    record_setup: bool
     load: str | None
     load_reference_energies: Literal["keep", "replace"]
     declared_labels: dict[str, DeclaredLabel]

@@ -230,10 +230,12 @@ class Checkpoint(Section, frozen=True):
     best: str | None
     every_iterations: Count | None
     every_minutes: PositiveFloat | None
+    artifacts: bool
 
 
 class LogFrequency(Section, frozen=True):
-    """How often to validate, and to print progress."""
+    """How often to validate, to record plots of validations, and to print progress."""
 
     val: Count | None
+    plots: Count | Literal["auto"] | None
     progress: PositiveFloat

@@ -20,6 +20,7 @@ __all__ = [
     "best_path",
     "checkpoint_path",
     "diverged_path",
+    "final_path",
     "find_damaged",
     "find_newest",
     "iteration_of",
@@ -29,7 +30,7 @@ __all__ = [
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"step-(\d{8,})\.pt")
-TEMPORARY = re.compile(rf"\.(step-\d{{8,}}|best|diverged)\.pt{TEMPORARY_SUFFIX}|step-\d{{8,}}\.tmp")
+TEMPORARY = re.compile(rf"\.(step-\d{{8,}}|best|final|diverged)\.pt{TEMPORARY_SUFFIX}|step-\d{{8,}}\.tmp")
 """Names of files left by a killed trainer; the last form is that of version 0.1."""
 
 
@@ -46,6 +47,11 @@ def diverged_path(run: Path) -> Path:
 def best_path(run: Path) -> Path:
     """Return the path of the weights of the best validation."""
     return run / FOLDER / "best.pt"
+
+
+def final_path(run: Path) -> Path:
+    """Return the path of the final weights, which are written as an artifact."""
+    return run / FOLDER / "final.pt"
 
 
 def iteration_of(path: Path) -> int:

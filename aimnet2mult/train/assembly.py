@@ -14,6 +14,7 @@ from aimnet2mult.train.learner import build_loss
 from aimnet2mult.train.loop import Training
 from aimnet2mult.train.reporter import Bus, Reporter
 from aimnet2mult.train.scheduled_values import lr_groups
+from aimnet2mult.train.validation_media import ValidationMedia
 
 __all__ = ["build_training"]
 
@@ -55,6 +56,11 @@ def build_training(
         loss_fn=components.loss_fn,
         val_every=config.log_frequency.val,
     )
+    media = None
+    if components.val is not None:
+        media = ValidationMedia(components.val, components, config, bus=bus, communicator=communicator)
+        if notice := media.notice():
+            console.say(notice)
     evaluations = Evaluations(
         folder,
         components,
@@ -63,6 +69,7 @@ def build_training(
         consensus=consensus,
         communicator=communicator,
         console=console,
+        media=media,
     )
     checkpointing = Checkpointing(
         folder,

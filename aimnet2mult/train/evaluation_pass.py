@@ -1,5 +1,7 @@
 """Passes over a data set with fixed weights, whose statistics are published."""
 
+from functools import partial
+
 from ignite.engine import Engine, Events
 
 from aimnet2mult.distributed.communicator import Communicator
@@ -9,9 +11,11 @@ from aimnet2mult.metrics.error_sums import Slot, Snapshot
 from aimnet2mult.metrics.statistics import statistics
 from aimnet2mult.train.components import Components, EvaluationSet
 from aimnet2mult.train.engine import build_validator
+from aimnet2mult.train.observation import ObservedSums
 from aimnet2mult.train.out_of_memory import explaining_memory
 from aimnet2mult.train.reporter import Reporter
 from aimnet2mult.train.skipped_structures import SkippedStructures
+from aimnet2mult.train.validation_media import ValidationMedia
 
 __all__ = ["EvaluationPass"]
 
@@ -30,6 +34,7 @@ class EvaluationPass:
         reporter: publisher of the metrics.
         consensus: agreement of the ranks, after each batch, on whether to stop.
         communicator: communicator of the ranks.
+        media: plots and tables to record as well, if any.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class EvaluationPass:
         reporter: Reporter,
         consensus: StopConsensus,
         communicator: Communicator,
+        media: ValidationMedia | None = None,
     ) -> None:
         self.pending = False
         """Whether the last pass was interrupted and has to be repeated."""
@@ -51,7 +57,9 @@ class EvaluationPass:
         self._fidelity_names = fidelity_names
         self._reporter = reporter
         self._consensus = consensus
-        self._engine = build_validator(components.model, components.loss_fn, data.sums, device=components.device)
+        self._media = media
+        self._sums = ObservedSums(data.sums, data.dataset, data.sampler, communicator)
+        self._engine = build_validator(components.model, components.loss_fn, self._sums, device=components.device)
         self._skipped = SkippedStructures(
             data.dataset,
             data.sampler,
@@ -69,6 +77,7 @@ class EvaluationPass:
             The sums of the errors; None if the pass was interrupted, which sets `pending`.
         """
         self._data.sums.reset(Slot.EPOCH)
+        self._sums.begin(() if self._media is None else self._media.begin(iteration))
         self.pending = False
         self._consensus.reset_interval()
         with explaining_memory("reduce data.samplers.val.batch_size"):
@@ -77,9 +86,12 @@ class EvaluationPass:
         if self.pending:
             return None
         epoch = -(-iteration // len(self._components.train_loader))
-        return self._reporter.publish_evaluation(
+        published = self._reporter.publish_evaluation(
             self._stream, self._data.sums, iteration, self._skipped, epoch=epoch, **others
         )
+        if self._media is not None:
+            self._media.publish(iteration, partial(self.metrics, published))
+        return published
 
     def metrics(self, sums: Snapshot) -> dict[str, float]:
         """Return the published metrics; waits for the device."""

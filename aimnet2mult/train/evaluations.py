@@ -14,6 +14,7 @@ from aimnet2mult.train.evaluation_pass import EvaluationPass
 from aimnet2mult.train.final_test import FinalTest
 from aimnet2mult.train.reporter import Reporter
 from aimnet2mult.train.validation import Validation
+from aimnet2mult.train.validation_media import ValidationMedia
 
 __all__ = ["Evaluations"]
 
@@ -29,6 +30,7 @@ class Evaluations:
         consensus: agreement of the ranks on whether to stop; an evaluation is interrupted then.
         communicator: communicator of the ranks.
         console: console on which problems and the result of the test are shown.
+        media: plots and tables of the validations, if any.
 
     Raises:
         ConfigError: ``checkpoint.best`` is not a validation metric, or the validation data have no labels for it.
@@ -44,6 +46,7 @@ class Evaluations:
         consensus: StopConsensus,
         communicator: Communicator,
         console: Console,
+        media: ValidationMedia | None = None,
     ) -> None:
         build = partial(
             EvaluationPass,
@@ -54,11 +57,11 @@ class Evaluations:
             communicator=communicator,
         )
         val, test, train = (
-            None if data is None else build(stream, data)
-            for stream, data in (
-                ("val", components.val),
-                ("test", components.test),
-                ("train_eval", components.train_eval),
+            None if data is None else build(stream, data, media=shown)
+            for stream, data, shown in (
+                ("val", components.val, media),
+                ("test", components.test, None),
+                ("train_eval", components.train_eval, None),
             )
         )
         self._components = components

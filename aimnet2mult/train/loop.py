@@ -19,6 +19,7 @@ from aimnet2mult.train.loss_methods import TakesIteration
 from aimnet2mult.train.outcome import Outcome
 from aimnet2mult.train.random_state import seed_rank
 from aimnet2mult.train.reporter import Bus, Reporter
+from aimnet2mult.train.timed_loader import TimedLoader
 
 __all__ = ["Training"]
 
@@ -56,10 +57,18 @@ class Training:
         self._communicator = communicator
         self._consensus = consensus
         self._console = console
+        self._loader = TimedLoader(components.train_loader)
+        reporter.sample_waiting(self._loader.percentage)
         self._early_end = EarlyEnd(config, components, evaluations, console)
         self._trainer = _build_trainer(config, components, communicator)
         self._add_handlers(self._trainer)
         self._set_position(0)
+
+    @property
+    def iteration(self) -> int:
+        """The last iteration."""
+        iteration: int = self._trainer.state.iteration
+        return iteration
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -89,7 +98,7 @@ class Training:
             self._consensus.should_stop(now=True)
         elif not self._early_end.check(self._trainer) and not self._consensus.should_stop(now=True):
             self._consensus.reset_interval()
-            self._trainer.run(self._components.train_loader)
+            self._trainer.run(self._loader)
         return conclude(
             state.iteration,
             complete=(state.iteration == total or self._early_end.reached) and not self._evaluations.pending,

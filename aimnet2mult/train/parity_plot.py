@@ -90,11 +90,11 @@ def draw_points(
     axis.set_ylabel(with_unit("prediction", unit), fontsize=8)
 
 
-def describe_errors(metrics: Mapping[str, float], label: Label, unit: str, prefix: str = "") -> str:
-    """Return the RMSE, MAE and R² of a label, a line each, as far as known; ``prefix`` precedes their names."""
+def describe_errors(metrics: Mapping[str, float], label: Label, unit: str) -> str:
+    """Return the RMSE, MAE and R² of a label, a line each, as far as they are known."""
     lines = []
     for kind, text in (("rmse", "RMSE"), ("mae", "MAE"), ("r2", "R²")):
-        value = metrics.get(f"{prefix}{label.abbr}_{kind}")
+        value = metrics.get(f"{label.abbr}_{kind}")
         if value is not None:
             lines.append(f"{text} {value:.4g}" + ("" if kind == "r2" else f" {unit}"))
     return "\n".join(lines)

@@ -50,13 +50,16 @@ class ParitySample:
         dataset: DataSet,
         sampler: MixedFidelitySampler,
         labels: Sequence[Label],
+        *,
         device: torch.device,
         communicator: Communicator,
         limit: int = MAX_STRUCTURES,
     ) -> None:
         self._labels = labels
         widest = max(_width(labels, group.atoms) for group in dataset.groups)
-        chosen, self._fidelities = _choose(dataset, sampler, max(1, min(limit, MAX_VALUES // widest)))
+        self.limit = max(1, min(limit, MAX_VALUES // widest))
+        """Maximum number of structures of each fidelity."""
+        chosen, self._fidelities = _choose(dataset, sampler, self.limit)
         sizes = [dataset[sampler.batch_at(batch)[0]].atoms for batch in range(len(sampler))]
         self._regions = [(len(positions), size) for positions, size in zip(chosen, sizes, strict=True)]
         bounds = np.cumsum([0, *(number * _width(labels, size) for number, size in self._regions)]).tolist()

@@ -11,6 +11,7 @@ from aimnet2mult.train.assembly import build_training
 from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.console import Console
 from aimnet2mult.train.data_cache import share_contents
+from aimnet2mult.train.final_weights import record_artifacts
 from aimnet2mult.train.loop import Training
 from aimnet2mult.train.out_of_memory import explaining_memory, memory_remedy
 from aimnet2mult.train.outcome import Outcome
@@ -18,6 +19,7 @@ from aimnet2mult.train.plan import Plan
 from aimnet2mult.train.reporter import Bus
 from aimnet2mult.train.run_files import write_inputs
 from aimnet2mult.train.setup_listing import list_setup
+from aimnet2mult.train.setup_record import record_setup
 from aimnet2mult.train.staging import stage_data
 from aimnet2mult.train.time_limit import TimeLimit, find_end
 
@@ -44,8 +46,15 @@ def train_rank(
     )
     _start(plan, training, components, communicator)
     limit.restart()
+    if plan.config.record_setup and not communicator.rank:
+        record_setup(plan, components.data, components.device, bus)
     with explaining_memory(memory_remedy(plan.config)):
-        return training.run(), components
+        outcome = training.run()
+    if outcome.kind == "finished" and plan.config.checkpoint.artifacts and not communicator.rank:
+        problem = record_artifacts(bus, components, plan.folder, training.iteration)
+        if problem:
+            console.say(f"warning: {problem}")
+    return outcome, components
 
 
 def _build_consensus(

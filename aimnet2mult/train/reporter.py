@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 from ignite.engine import Engine, Events
@@ -17,7 +18,7 @@ from aimnet2mult.train.iteration_rate import IterationRate
 from aimnet2mult.train.scheduled_values import ScheduledValues
 from aimnet2mult.train.skipped_structures import SkippedStructures
 from aimnet2mult.train.stream_values import StreamValues
-from telemetry import Alert, Divergence
+from telemetry import Alert, Divergence, Metric
 
 __all__ = ["Alert", "Bus", "Reporter"]
 
@@ -31,6 +32,8 @@ EVALUATIONS = {
     "train_eval": "the evaluation of the training data",
 }
 """The streams of evaluations, and what messages call them."""
+
+LOADER_WAIT = Metric(unit="%", label="share of the time in which the training waits for data")
 
 MetricValues = dict[str, float]
 
@@ -69,6 +72,28 @@ class Bus(Protocol):
 
     def alert(self, title: str, text: str = "", *, step: int) -> None:
         """Publish an alert to every sink."""
+        ...
+
+    def text(self, name: str, step: int, text: str | Callable[[], str]) -> None:
+        """Publish a text."""
+        ...
+
+    def table(
+        self, name: str, step: int, columns: Sequence[str], rows: Callable[[], Sequence[Sequence[object]]]
+    ) -> None:
+        """Publish a table; a thread of the bus calls ``rows``."""
+        ...
+
+    def image(self, name: str, step: int, content: Callable[[], bytes], caption: str = "") -> None:
+        """Publish an image; a thread of the bus calls ``content``, which returns it as PNG."""
+        ...
+
+    def sample(self, name: str, metric: Metric, read: Callable[[], float]) -> None:
+        """Record a value of the stream ``system``, read by a thread of the bus."""
+        ...
+
+    def artifact(self, name: str, step: int, path: Path, type: str = "file") -> None:  # noqa: A002 - as in `MetricBus`
+        """Publish a file."""
         ...
 
     def flush(self) -> bool:
@@ -126,6 +151,10 @@ class Reporter:
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._complete_iteration)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
+
+    def sample_waiting(self, percentage: Callable[[], float]) -> None:
+        """Record how long the training waits for data, next to the system metrics."""
+        self._bus.sample("loader_wait", LOADER_WAIT, percentage)
 
     def is_due(self, engine: Engine) -> bool:
         """Return whether the current iteration has a point in ``train``: it is due or is the last one."""

@@ -9,6 +9,7 @@ import numpy as np
 import aimnet2mult
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support.plain_runs import PLAIN
 
 SAMPLE = Path(aimnet2mult.__file__).parent / "sample"
 ROWS = {3: 24, 5: 20, 8: 9}
@@ -50,6 +51,7 @@ def train_part(folder: Path, *settings: str) -> TrainedRun:
         "data.val_fraction=0.3",
         "checkpoint.best=loss",
         "telemetry.sinks=none",
+        *PLAIN,
         f"telemetry.dir={folder / 'runs'}",
         *settings,
     ]

@@ -11,6 +11,7 @@ from aimnet2mult.models.checkpoint_folder import find_newest
 from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support.plain_runs import PLAIN
 from telemetry.journal.reader import JournalReader
 from telemetry.sink_api import Scalars
 
@@ -59,6 +60,7 @@ def _overrides(folder: Path) -> list[str]:
         "optimizer.param_groups.shifts=null",
         "trainer.epochs=4",
         "telemetry.sinks=none",
+        *PLAIN,
         f"telemetry.dir={folder / 'runs'}",
     ]
 
