@@ -237,5 +237,5 @@ class LogFrequency(Section, frozen=True):
     """How often to validate, to record plots of validations, and to print progress."""
 
     val: Count | None
-    plots: Count | Literal["auto"] | None
+    plots: Natural
     progress: PositiveFloat

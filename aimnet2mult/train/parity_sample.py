@@ -126,7 +126,7 @@ class ParitySample:
 
     def _pred(self, batch: EvaluatedBatch, rows: Tensor) -> Tensor:
         """Return the predictions of some structures, (rows, values)."""
-        return torch.cat([batch.pred[label.name][rows].double().flatten(1) for label in self._labels], 1)
+        return torch.cat([batch.pred[label.name][rows].double().reshape(len(rows), -1) for label in self._labels], 1)
 
     def _points(self, values: Points) -> PointsByLabel:
         parts: dict[str, list[list[Points]]] = {

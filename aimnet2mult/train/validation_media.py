@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from aimnet2mult.config.schema import Config
 from aimnet2mult.data.compositions import join_symbols
@@ -20,24 +20,21 @@ from telemetry.units import with_unit
 
 __all__ = ["ValidationMedia", "is_plotted"]
 
-MAX_PLOTS = 50
-"""Maximum number of validations of a run with plots by default, besides the first and the last one."""
 KINDS = ("rmse", "mae")
 """The errors in the table."""
 
 
-def is_plotted(setting: int | Literal["auto"] | None, number: int, total: int) -> bool:
-    """Return whether a validation has plots: the first, the last, and every n-th.
+def is_plotted(wanted: int, number: int, total: int) -> bool:
+    """Return whether a validation has plots: the first, the last, and every n-th in between.
 
     Args:
-        setting: the setting ``log_frequency.plots``: n, ``auto``, or None for no plots.
+        wanted: the setting ``log_frequency.plots``, the approximate number of validations with plots; 0: none.
         number: number of the validation, counted from 1.
         total: number of validations of the run.
     """
-    if setting is None:
+    if not wanted:
         return False
-    interval = max(1, -(-total // MAX_PLOTS)) if setting == "auto" else setting
-    return number in (1, total) or number % interval == 0
+    return number in (1, total) or number % max(1, -(-total // wanted)) == 0
 
 
 class ValidationMedia:
@@ -66,7 +63,7 @@ class ValidationMedia:
 
     def notice(self) -> str:
         """Return why there are no plots although there should be; "" if there are."""
-        if self._config.log_frequency.plots is None or is_installed("matplotlib"):
+        if not self._config.log_frequency.plots or is_installed("matplotlib"):
             return ""
         return "no parity plots of validations, because matplotlib is not installed: pip install 'aimnet2mult[plot]'"
 
