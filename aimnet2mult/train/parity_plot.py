@@ -20,6 +20,8 @@ __all__ = ["COLORS", "Points", "describe_errors", "draw_figure", "draw_points", 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
 PANEL = 3.4
 """Width and height of a panel of a figure in inches."""
+MANY = 500
+"""Number of points above which they are small."""
 COLUMNS = 3
 """Maximum number of panels side by side."""
 
@@ -76,7 +78,7 @@ def draw_points(
     # In random order, no fidelity hides the others.
     order = np.random.default_rng(0).permutation(together.shape[1])
     true, pred = together[:, order]
-    axis.scatter(true, pred, s=3, c=colors[order], alpha=0.5, linewidths=0, rasterized=True)
+    axis.scatter(true, pred, s=3 if len(true) > MANY else 12, c=colors[order], alpha=0.5, linewidths=0, rasterized=True)
     for name, found, each in zip(points, points.values(), own, strict=True):
         if found.size and color is None:
             axis.plot([], [], "o", ms=4, mew=0, color=each, label=name)

@@ -138,10 +138,14 @@ class ValidationMedia:
     @property
     def _columns(self) -> list[str]:
         """The metrics in the table."""
-        names = [f"{label.abbr}_{kind}" for label in self._labels for kind in KINDS]
-        return [*names, *(["E_atom_mae"] if "E_mae" in names else [])]
+        names = []
+        for label in self._labels:
+            names += [f"{label.abbr}_{kind}" for kind in KINDS]
+            names += ["E_atom_mae"] if label.name == "energy" else []
+        return names
 
     def _rows(self, by_element: Sequence[Values]) -> list[list[Any]]:
+        """Return a row for each element with any error; those of energies are of the structures that contain it."""
         rows = []
         for element, values in zip(self._present, by_element, strict=True):
             shown = self._units.convert({name: value for name, value in values.items() if name in self._columns})
