@@ -55,7 +55,7 @@ def config(tmp_path: Path) -> Path:
                 "samplers": {"train": {"batch_size": 8, "batches_per_epoch": BATCHES}},
             },
             "trainer": {"epochs": EPOCHS},
-            "telemetry": {"every": EVERY, "drain_timeout": LONG, "poll": 0.2},
+            "telemetry": {"every": EVERY, "system": 0, "drain_timeout": LONG, "poll": 0.2},
         },
     )
     return path

@@ -93,7 +93,7 @@ def arguments(files: list[Path]) -> list[str]:
         "trainer": {"epochs": EPOCHS, "evaluate_train_every": 2},
         "checkpoint": {"best": "E_rmse"},
         "log_frequency": {"val": 8},
-        "telemetry": {"sinks": "none", "every": EVERY},
+        "telemetry": {"sinks": "none", "every": EVERY, "system": 0},
     }
     write_yaml(folder / "train.yaml", content)
     return ["train", "--config", str(folder / "train.yaml"), "--model", str(folder / "model.yaml")]

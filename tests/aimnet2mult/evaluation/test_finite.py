@@ -11,6 +11,7 @@ from aimnet2mult.evaluation.evaluate import evaluate
 from aimnet2mult.evaluation.request import Request
 from aimnet2mult.train.plan import Request as TrainingRequest
 from aimnet2mult.train.runner import train
+from support.plain_runs import PLAIN
 from support.tiny_runs import points, write_data
 
 
@@ -29,6 +30,7 @@ def run(tmp_path: Path) -> Path:
         "optimizer.param_groups.shifts=null",
         "trainer.epochs=1",
         "telemetry.sinks=none",
+        *PLAIN,
         f"telemetry.dir={tmp_path / 'runs'}",
     ]
     assert train(TrainingRequest(overrides=overrides, model=tmp_path / "model.yaml")) == 0

@@ -51,7 +51,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "optimizer": {"class": "torch.optim.Adam", "kwargs": {"lr": 2e-3}},
         "trainer": {"epochs": 2},
-        "telemetry": {"sinks": "none", "every": 5},
+        "record_setup": False,
+        "log_frequency": {"plots": 0},
+        "telemetry": {"sinks": "none", "every": 5, "system": 0},
     }
     write_yaml(folder / "train.yaml", content)
     return folder / "train.yaml"

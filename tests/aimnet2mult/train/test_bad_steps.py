@@ -26,6 +26,7 @@ from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
 from support.file_contents import read_content
+from support.plain_runs import PLAIN
 from support.tiny_runs import newest_checkpoint, points, write_data
 from telemetry import NullBus, read_receipt
 from telemetry.journal.reader import JournalReader
@@ -56,6 +57,7 @@ def settings(folder: Path, bad: Sequence[int]) -> list[str]:
         "optimizer.param_groups.shifts=null",
         "trainer.epochs=4",
         "telemetry.sinks=none",
+        *PLAIN,
         "telemetry.every=1",
         f"telemetry.dir={folder / 'runs'}",
     ]

@@ -14,6 +14,7 @@ from aimnet2mult.errors import DataError
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support.file_contents import read_content
+from support.plain_runs import PLAIN
 from support.tiny_runs import newest_checkpoint, points
 
 GROUP, ROW = "009", 217
@@ -112,6 +113,7 @@ def start(data: Path, *overrides: str) -> Path:
         "optimizer.param_groups.shifts=null",
         "trainer.epochs=1",
         "telemetry.sinks=none",
+        *PLAIN,
         f"telemetry.dir={data.parent / 'runs'}",
     ]
     assert train(Request(overrides=[*given, *overrides], model=model)) == 0

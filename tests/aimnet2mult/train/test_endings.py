@@ -21,6 +21,7 @@ from aimnet2mult.train.plan import Request, make_plan
 from aimnet2mult.train.runner import EXIT_NOT_SAVED, train
 from support import tiny_model
 from support.file_contents import read_content, read_weights
+from support.plain_runs import PLAIN
 from support.saved_models import TINY_DESCRIPTION
 from support.tiny_runs import newest_checkpoint, points, train_tiny, write_data
 from telemetry import read_receipt
@@ -388,7 +389,7 @@ def request_to_train(tmp_path: Path) -> Request:
     (tmp_path / "model.yaml").write_text("class: support.tiny_model.TinyCore\n")
     write_data(tmp_path / "a.h5", 16, 0)
     overrides = [*_auto(tmp_path), "data.y=[energy, charges]", "loss.class=support.tiny_model.SquaredLoss"]
-    overrides += ["optimizer.param_groups.shifts=null", ONE_EPOCH, "telemetry.sinks=none"]
+    overrides += ["optimizer.param_groups.shifts=null", ONE_EPOCH, "telemetry.sinks=none", *PLAIN]
     return Request(overrides=overrides, model=tmp_path / "model.yaml")
 
 

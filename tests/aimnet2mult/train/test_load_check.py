@@ -15,6 +15,7 @@ from aimnet2mult.errors import DataError, ModelError
 from aimnet2mult.train.components import Components, build_components
 from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
+from support.plain_runs import PLAIN
 from support.published import SPECIES, long_range, random_model, write_aimnet
 from support.small_models import definition
 
@@ -43,6 +44,7 @@ def options(folder: Path, source: Path, *names: str) -> list[str]:
         "run_name=run",
         f"telemetry.dir={folder / 'runs'}",
         "telemetry.sinks=none",
+        *PLAIN,
         "trainer.epochs=2",
         "data.samplers.train.batch_size=4",
     ]

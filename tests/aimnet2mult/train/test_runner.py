@@ -24,6 +24,7 @@ from aimnet2mult.train.plan import Request
 from aimnet2mult.train.runner import train
 from support import tiny_model
 from support.file_contents import read_content, read_weights
+from support.plain_runs import PLAIN
 from support.tiny_runs import newest_checkpoint
 from telemetry import JournalError, read_header
 from telemetry.journal.reader import JournalReader
@@ -71,6 +72,7 @@ class Trainee:
             "scheduler={class: torch.optim.lr_scheduler.CosineAnnealingLR, kwargs: {T_max: 20}, step: iteration}",
             "trainer.epochs=2",
             "telemetry.sinks=none",
+            *PLAIN,
             "telemetry.every=5",
             f"telemetry.dir={self.runs}",
         ]

@@ -18,6 +18,7 @@ from aimnet2mult.data.report import Report
 from aimnet2mult.distributed.communicator import Communicator
 from aimnet2mult.train.staging import Staging
 from support.data_caches import LABELS, build, write_chunked
+from support.plain_runs import PLAIN
 from support.rank_jobs import Launcher, torchrun_environments
 from support.small_groups import make_group
 from support.tiny_runs import points
@@ -181,7 +182,12 @@ def start(launcher: Launcher, folder: Path, data: Path, *more: str, nodes: Seque
     words = [
         *("train", "--model", str(data.with_suffix(".yaml")), f"data.fidelity_datasets.0={data}"),
         *("run_name=tiny", "data.y=[energy]", "data.val_fraction=0.25", "trainer.epochs=2", "threads=1"),
-        *("data.samplers.train.batch_size=8", "loss.class=support.tiny_model.SquaredLoss", "telemetry.sinks=none"),
+        *(
+            "data.samplers.train.batch_size=8",
+            "loss.class=support.tiny_model.SquaredLoss",
+            "telemetry.sinks=none",
+            *PLAIN,
+        ),
         *("optimizer.param_groups.shifts=null", "--allow-package", "support", "device=cpu"),
         *("--telemetry-dir", str(folder / "runs"), *more),
     ]

@@ -24,6 +24,7 @@ from aimnet2mult.train.loop import Training
 from aimnet2mult.train.loss import MTLoss
 from aimnet2mult.train.reporter import Reporter
 from support.aimnet2_batches import COMPONENTS, DEFINITION, SAMPLE
+from support.plain_runs import PLAIN
 from telemetry import Metric, MetricBus, Settings, open_run
 
 EVERY = 10
@@ -54,6 +55,7 @@ def build(folder: Path, device: torch.device, *overrides: str) -> tuple[Config, 
         "data.samplers.train={batch_size: 16, batches_per_epoch: 40}",
         "trainer={epochs: 2, clip_grad_norm: 0.5, clip_grad_value: 1.0, ema_decay: 0.9}",
         "telemetry.sinks=none",
+        *PLAIN,
         f"telemetry.dir={folder / 'runs'}",
     ]
     config = load([SAMPLE / "train.yaml"], [*options, *overrides])

@@ -115,8 +115,9 @@ def train_config(folder: Path, data: Path, loss: str = PLAN.loss, **telemetry: A
             "step": "iteration",
         },
         "trainer": {"epochs": EPOCHS, "clip_grad_norm": CLIP},
-        "log_frequency": {"val": VALIDATE_EVERY},
-        "telemetry": {"sinks": "none", "every": PLAN.every, "dir": str(folder / "runs"), **telemetry},
+        "record_setup": False,
+        "log_frequency": {"val": VALIDATE_EVERY, "plots": 0},
+        "telemetry": {"sinks": "none", "every": PLAN.every, "system": 0, "dir": str(folder / "runs"), **telemetry},
     }
     write_yaml(folder / "train.yaml", content)
     return folder / "train.yaml"

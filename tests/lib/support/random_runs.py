@@ -26,6 +26,7 @@ from aimnet2mult.train.evaluation_pass import EvaluationPass
 from aimnet2mult.train.evaluations import Evaluations
 from aimnet2mult.train.final_test import FinalTest
 from support.file_contents import read_content
+from support.plain_runs import PLAIN
 from support.small_models import definition
 from support.tiny_runs import newest_checkpoint
 from telemetry import MetricBus
@@ -236,7 +237,7 @@ def _maybe(chance: random.Random, *choices: str, probability: float = 0.5) -> li
 def _draw_data(chance: random.Random, folder: Path, labels: Sequence[str]) -> list[str]:
     # Several fidelities need an AIMNet2.
     fidelities = chance.choice([1, 2]) if len(labels) > 2 else 1
-    words = [f"seed={chance.randrange(100)}", "run_name=random", "device=cpu", "telemetry.sinks=none"]
+    words = [f"seed={chance.randrange(100)}", "run_name=random", "device=cpu", "telemetry.sinks=none", *PLAIN]
     for number in range(fidelities):
         some = labels if not number or chance.random() < 0.5 else labels[:1]
         words.append(f"data.fidelity_datasets.{number}={write_data(folder / f'{number}.h5', 12, number, labels=some)}")

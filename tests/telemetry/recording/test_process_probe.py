@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("psutil")
 
 from telemetry.recording.process_probe import ProcessProbe
 

@@ -105,7 +105,14 @@ def _settings(iterations: int, telemetry: dict[str, Any]) -> dict[str, Any]:
         "loss": {"class": "support.slurm.paced.PacedLoss", "kwargs": {"pace": PACE}},
         "optimizer": {"class": "torch.optim.Adam", "kwargs": {"lr": 0.001}, "param_groups": {"shifts": None}},
         "trainer": {"epochs": 10},
-        "telemetry": {"sinks": ["tensorboard", "mlflow"], "every": 1, "poll": 0.5, "drain_timeout": 60, **telemetry},
+        "telemetry": {
+            "sinks": ["tensorboard", "mlflow"],
+            "every": 1,
+            "system": 0,
+            "poll": 0.5,
+            "drain_timeout": 60,
+            **telemetry,
+        },
     }
 
 
