@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         drain_timeout: seconds that the end of training waits for the sinks.
         linger: seconds that delivery keeps retrying a failing sink after the trainer has ended.
         system: interval, in seconds, at which the load of processors, memory and GPUs is sampled for the stream
-            ``system``; 0: never.
+            ``system`` (extra ``system``); 0: never.
         on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
         watch: thresholds for raising an alert.
         options: the options of each sink, by the name of the sink.
