@@ -71,9 +71,8 @@ class ParitySample:
         shares = [share_of(length, communicator.rank, communicator.world_size) for length in lengths]
         own = [[p - s.start for p in found if s.start <= p < s.stop] for found, s in zip(chosen, shares, strict=True)]
         self._before = [sum(p < s.start for p in found) for found, s in zip(chosen, shares, strict=True)]
-        self._own = torch.tensor([p for found in own for p in found], dtype=torch.int64, device=device).split(
-            [len(found) for found in own]
-        )
+        rows = torch.tensor([position for found in own for position in found], dtype=torch.int64, device=device)
+        self._own: Sequence[Tensor] = rows.split([len(found) for found in own])  # type: ignore[no-untyped-call] # torch
         self._batch = 0
 
     def reset(self) -> None:
