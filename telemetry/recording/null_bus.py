@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import EVENTS, Cadence
@@ -40,6 +40,12 @@ class NullBus:
         """Do nothing."""
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
+        """Do nothing."""
+
+    def params(self, params: object) -> None:
+        """Do nothing."""
+
+    def declare(self, metrics: Mapping[str, Metric]) -> None:
         """Do nothing."""
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - the signature of MetricBus
