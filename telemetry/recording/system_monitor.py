@@ -95,7 +95,8 @@ class SystemMonitor:
         step = self._newest_step()
         if step > self._published and self._sums:
             self._published = step
-            self._publish_means(step)
+            with self._reporting():
+                self._publish_means(step)
 
     def _publish_means(self, step: int) -> None:
         means = {name: total / count for name, (total, count) in self._sums.items()}

@@ -27,6 +27,8 @@ THIRD_PARTY = {
     "matplotlib": ("telemetry.display.png",),
     "bokeh": ("telemetry.view",),
     "tornado": ("telemetry.view.server",),
+    "psutil": ("telemetry.recording.process_probe",),
+    "pynvml": ("telemetry.recording.gpu_probe",),
     "pytest": ("telemetry.testing",),
     "torch": ("telemetry.integrations",),
     "ignite": ("telemetry.integrations",),
@@ -42,16 +44,18 @@ USES_TELEMETRY = (
     "aimnet2mult.config.schema",
     "aimnet2mult.config.value_checks",
     "aimnet2mult.evaluation.plots",
-    "aimnet2mult.train.display_units",
     "aimnet2mult.evaluation.xyz",
     "aimnet2mult.train.auto_resume",
+    "aimnet2mult.train.display_units",
     "aimnet2mult.train.ending",
     "aimnet2mult.train.opening",
+    "aimnet2mult.train.parity_plot",
     "aimnet2mult.train.plan",
     "aimnet2mult.train.reporter",
     "aimnet2mult.train.runner",
     "aimnet2mult.train.sink_wait",
     "aimnet2mult.train.trainer_wait",
+    "aimnet2mult.train.validation_media",
 )
 """The modules of the trainer that record runs or read them, or use more of telemetry than HELPERS."""
 HELPERS = {
