@@ -10,6 +10,8 @@ Direction = Literal["lower", "higher"]
 """Which values of a metric are better."""
 VALIDATION = "val"
 """The stream of the validation."""
+SYSTEM = "system"
+"""The stream of the use of the machine: memory, GPUs, waiting for data."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

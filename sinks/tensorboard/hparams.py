@@ -9,7 +9,7 @@ from typing import Any
 
 from sinks._run_tables import leaves
 from sinks.tensorboard.events import Event, EventBuilder
-from telemetry.sink_api import RunRecord, charts, stream_of
+from telemetry.sink_api import SYSTEM, RunRecord, charts, stream_of
 
 Value = bool | int | float | str
 
@@ -36,7 +36,7 @@ def start(builder: EventBuilder, run: RunRecord) -> list[Event]:
     params, time = main_params(run.params), run.started / 1000
     # TensorBoard sorts by key, and shows only the first five at first.
     keys = {name: f"{_rank(name)} {name}" for name in params}
-    main = next(iter(charts(run.metrics).values()), [])
+    main = next((group for heading, group in charts(run.metrics).items() if heading != SYSTEM), [])
     experiment = {
         "hparam_infos": [_hparam(keys[name], name, value) for name, value in params.items()],
         "metric_infos": [_metric(chart.names[-1], chart.title) for chart in main],
