@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 from functools import singledispatch
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ MAX_PIXELS = 50_000_000
 """Number of pixels of the largest image that is shown; a small file may contain many more."""
 MAX_ROWS, MAX_COLUMNS, MAX_CHARACTERS = 100, 40, 20_000
 """Number of rows and columns of a table, and of characters of a text, that are shown."""
+_NUMBER = " class='number'"
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _WIDTH, _HEIGHT, _MARGIN = 400, 150, 20
 """Size of a histogram, and of the space for the labels below it, in pixels."""
@@ -92,9 +93,11 @@ def _table(record: Table, entry: RunEntry) -> str:
         table = _decode_table(_read(entry.folder, record.blob, MAX_TABLE_BYTES))
     except msgspec.MsgspecError as error:
         raise _NotShown(f"not a table ({error})") from error
-    head = "".join(f"<th>{escaped(name)}</th>" for name in table.columns[:MAX_COLUMNS])
-    rows = ("".join(map(_cell, row[:MAX_COLUMNS])) for row in table.rows[:MAX_ROWS])
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    rows = [row[:MAX_COLUMNS] for row in table.rows[:MAX_ROWS]]
+    numeric = {number for row in rows for number, value in enumerate(row) if isinstance(value, float)}
+    titles = (f"<th{_NUMBER * (n in numeric)}>{escaped(name)}</th>" for n, name in enumerate(table.columns))
+    head = "".join(islice(titles, MAX_COLUMNS))
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     left = f"The first {MAX_ROWS} of {len(table.rows):,} rows" if len(table.rows) > MAX_ROWS else ""
     return f"<div class='scrolled'><table><tr>{head}</tr>{body}</table></div>{_note(left)}"
 
@@ -103,7 +106,7 @@ def _cell(value: str | float | bool | None) -> str:
     if isinstance(value, str | bool | None):
         return f"<td>{'' if value is None else escaped(str(value))}</td>"
     text = f"{value:,.0f}" if value.is_integer() and abs(value) < 10**15 else number_text(value)
-    return f"<td class='number'>{text}</td>"
+    return f"<td{_NUMBER}>{text}</td>"
 
 
 @_html.register
@@ -122,12 +125,13 @@ def _histogram(record: Histogram, entry: RunEntry) -> str:
             f" height='{height:.2f}'><title>{title}</title></rect>"
         )
     unit = entry.metrics.get(record.name, UNDECLARED).unit
+    note = f"{sum(counts):,.6g} values, up to {max(counts):,.6g} in a bin"
     middle = "" if unit in NO_UNIT else escaped(unit)
     return (
         f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT + _MARGIN}' role='img' aria-label='{escaped(record.name)}'>"
         f"<g>{''.join(bars)}</g><line x1='0' x2='{_WIDTH}' y1='{_HEIGHT}' y2='{_HEIGHT}'/>"
         f"{_label(0, 'start', number_text(edges[0]))}{_label(_WIDTH / 2, 'middle', middle)}"
-        f"{_label(_WIDTH, 'end', number_text(edges[-1]))}</svg>{_note(f'{sum(counts):,.6g} values')}"
+        f"{_label(_WIDTH, 'end', number_text(edges[-1]))}</svg>{_note(note)}"
     )
 
 

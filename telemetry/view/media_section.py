@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from bokeh.models import CategoricalSlider, CheckboxButtonGroup, CustomJS, InlineStyleSheet
+from bokeh.models import CategoricalSlider, CheckboxButtonGroup, Column, CustomJS, InlineStyleSheet
 
 from telemetry.records import Artifact, Histogram, Image, Media, Table, Text
 from telemetry.view.contents import content_html
 from telemetry.view.controls import control_row
-from telemetry.view.elements import page_column, panel
+from telemetry.view.elements import panel
 from telemetry.view.run_entry import RunEntry
 from telemetry.view.texts import escaped, step_text
 
@@ -75,10 +75,10 @@ class MediaSection:
         self._kinds.js_on_change("active", toggle)
         self._slider = CategoricalSlider(categories=[""], value="", title="Iteration", width=420, visible=False)
         self._slider.on_change("value_throttled", self._step_chosen)
-        controls = control_row(("Contents", self._kinds))
+        controls = control_row(("Show", self._kinds))
         controls.children.append(self._slider)
-        self.root = page_column(panel("<h2>contents</h2>"), controls, *self._divs.values())
-        self.root.visible = False
+        heading = panel("<h2>images, tables, texts</h2>")
+        self.root = Column(heading, controls, *self._divs.values(), sizing_mode="stretch_width", visible=False)
 
     def _step_chosen(self, _attribute: str, _old: object, _new: object) -> None:
         if self._on_step is not None:
@@ -122,13 +122,10 @@ class MediaSection:
         if labels != self._kinds.labels:
             self._kinds.update(labels=labels, active=list(range(len(labels))))
         for kind, label in KINDS.items():
-            cells = [
-                _cell(*item, text, several=several)
-                for item, text in zip(items, html, strict=True)
-                if isinstance(item.record, kind)
-            ]
-            left = f"<p>The first {MAX_ITEMS} of {len(cells):,} {label} are shown</p>" if len(cells) > MAX_ITEMS else ""
-            text = f"<div class='cells'>{''.join(cells[:MAX_ITEMS])}</div>{left}" if cells else ""
+            of_kind = [(item, text) for item, text in zip(items, html, strict=True) if isinstance(item.record, kind)]
+            text = _section(of_kind[:MAX_ITEMS], several=several)
+            if len(of_kind) > MAX_ITEMS:
+                text += f"<p>The first {MAX_ITEMS} of {len(of_kind):,} {label} are shown</p>"
             if self._divs[label].text != text:
                 self._divs[label].text = text
         self.root.visible = bool(items)
@@ -149,6 +146,14 @@ def newest_items(runs: Sequence[RunEntry], step: int | None = None) -> list[Item
     kinds = list(KINDS)
     found = sorted(newest.items(), key=lambda each: kinds.index(each[0][0]))
     return [item for _, of_name in found for item in of_name.values()]
+
+
+def _section(cells: Sequence[tuple[Item, str]], *, several: bool) -> str:
+    """Return the contents of one kind; those of several runs are side by side, with a row for each name."""
+    rows: dict[str, list[str]] = {}
+    for item, html in cells:
+        rows.setdefault(item.record.name if several else "", []).append(_cell(*item, html, several=several))
+    return "".join(f"<div class='cells'>{''.join(row)}</div>" for row in rows.values())
 
 
 def _cell(entry: RunEntry, record: Media, content: str, *, several: bool) -> str:

@@ -85,7 +85,9 @@ class WrittenRun:
         """Add metrics or parameters to the description of the run."""
         self._add(RunUpdate(seq=self._next, time=NOON, **added))
 
-    def media(self, kind: type[Media], name: str, step: int, content: bytes = b"", suffix: str = "", **what: Any) -> None:
+    def media(
+        self, kind: type[Media], name: str, step: int, content: bytes = b"", suffix: str = "", **what: Any
+    ) -> None:
         """Append an image, table, text, histogram or artifact; those with content have a blob."""
         if kind is not Histogram:
             blob = Blob(sha256=hashlib.sha256(content).hexdigest(), size=len(content), suffix=suffix)
