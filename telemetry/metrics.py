@@ -11,7 +11,7 @@ Direction = Literal["lower", "higher"]
 VALIDATION = "val"
 """The stream of the validation."""
 SYSTEM = "system"
-"""The stream of the use of the machine: memory, GPUs, waiting for data."""
+"""The stream of the load of processors, memory and GPUs, which says nothing about the training."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

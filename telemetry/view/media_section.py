@@ -28,6 +28,7 @@ MAX_ITEMS = 40
 """Number of contents of each kind that are shown."""
 _STYLE = """
 .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 14px; }
+.cells + .cells { margin-top: 14px; }
 figure { margin: 0; min-width: 0; } figcaption { margin-bottom: 2px; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; display: block; }
 svg { width: 100%; max-width: 520px; display: block; } rect { fill: #0072b2; } line { stroke: #b8c0c8; }
