@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,20 +44,20 @@ def read_blob(folder: Path, blob: Blob) -> bytes:
     return content
 
 
-def _opened(folder: Path, blob: Blob) -> BinaryIO:
+@contextlib.contextmanager
+def _opened(folder: Path, blob: Blob) -> Iterator[BinaryIO]:
     """Open the file of a blob whose size is right. The folder may come from an untrusted source."""
     path = blob_path(folder, blob)
     try:
-        file = open(path, "rb", opener=open_regular)
+        with open(path, "rb", opener=open_regular) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != blob.size:
+                msg = f"{path} has changed since it was recorded: it has {size:,} bytes instead of {blob.size:,}"
+                raise SinkRejected(msg)
+            yield file
     except FileNotFoundError as error:
         msg = f"{path} is missing"
         raise SinkRejected(msg) from error
-    size = os.fstat(file.fileno()).st_size
-    if size != blob.size:
-        file.close()
-        msg = f"{path} has changed since it was recorded: it has {size:,} bytes instead of {blob.size:,}"
-        raise SinkRejected(msg)
-    return file
 
 
 def _check(folder: Path, blob: Blob, found: str) -> None:
