@@ -158,7 +158,7 @@ def _media_lines(runs: Sequence[Run], limit: int) -> list[str]:
             where = f"{len(record.counts)} bins" if isinstance(record, Histogram) else _blob_pattern(record.blob)
             newest[number, kind, record.name] = f"{kind} {record.name}{of_run} at iteration {record.step}: {where}"
     lines = list(newest.values())
-    more = [f"{len(lines) - limit} more images, tables and so on"] if len(lines) > limit else []
+    more = [f"{len(lines) - limit} more (--all lists everything)"] if len(lines) > limit else []
     return [*lines[:limit], *more]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 pytest.importorskip("bokeh")
 
+from support.png_images import png
 from support.written_runs import WrittenRun
 from telemetry import Metric
 from telemetry.records import Artifact, Histogram, Image, Media, Table, Text
@@ -24,17 +23,6 @@ from telemetry.view.run_entry import RunEntry
 from telemetry.view.store import RunStore
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"</pre><script>alert(1)</script>"
-
-
-def png(width: int, height: int) -> bytes:
-    """Return a black image."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = zlib.compress(b"\0" * (width + 1) * height) if width * height < 10**6 else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @pytest.fixture
