@@ -12,7 +12,7 @@ from telemetry.display.text_width import cut, wrap
 from telemetry.display.value_table import table
 from telemetry.printable import shorten
 from telemetry.reading.run import Run
-from telemetry.records import Blob, Histogram
+from telemetry.records import Blob, Histogram, Media
 from telemetry.run_folder.run_status import RunStatus
 
 MIN_PLOT_WIDTH, MAX_PLOT_WIDTH = 38, 110
@@ -155,15 +155,19 @@ def _media_lines(runs: Sequence[Run], limit: int) -> list[str]:
         of_run = f" of {label}" if len(runs) > 1 else ""
         for record in run.media:
             kind = type(record).__name__.lower()
-            where = f"{len(record.counts)} bins" if isinstance(record, Histogram) else _blob_pattern(record.blob)
-            newest[number, kind, record.name] = f"{kind} {record.name}{of_run} at iteration {record.step}: {where}"
+            newest[number, kind, record.name] = (
+                f"{kind} {record.name}{of_run} at iteration {record.step}: {_where(record)}"
+            )
     lines = list(newest.values())
     more = [f"{len(lines) - limit} more (--all lists everything)"] if len(lines) > limit else []
     return [*lines[:limit], *more]
 
 
-def _blob_pattern(blob: Blob) -> str:
+def _where(record: Media) -> str:
     """Return a pattern that a shell expands to the file in the run folder; the name itself takes a whole line."""
+    if isinstance(record, Histogram):
+        return f"{len(record.counts)} bins"
+    blob: Blob = record.blob  # type: ignore[attr-defined] # all other kinds have one
     return f"blobs/{blob.sha256[:12]}*{blob.suffix}"
 
 

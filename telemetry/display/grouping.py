@@ -43,8 +43,8 @@ def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
         # If the streams use different labels, only the name describes all of them.
         title = labels.pop() if len(labels) == 1 else ""
         is_system = stream_of(names[0]) == SYSTEM
-        group = system if is_system else parts.setdefault(heading, [])
-        group.append(Chart(with_unit(title or (name if is_system else last), unit), names))
+        chart = Chart(with_unit(title or (name if is_system else last), unit), names)
+        (system if is_system else parts.setdefault(heading, [])).append(chart)
     of_all_data = _by_importance(parts.pop("", []), metrics)
     first = {OVERALL: of_all_data.pop(OVERALL, [])}
     # A part of the data may have the name of a heading.

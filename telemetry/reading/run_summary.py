@@ -132,7 +132,9 @@ def _read_tail(path: Path, number: int) -> list[_KnownRecord]:
             # Unless the window starts at the beginning of the file, its first line is incomplete.
             whole = data if start == 0 else data.partition(b"\n")[2]
             decoded = (decode(line + b"\n") for line in whole.split(b"\n"))
-            records = [r for r in decoded if isinstance(r, _KnownRecord) and r.seq // SEQ_PER_SEGMENT <= number]
+            records: list[_KnownRecord] = [
+                r for r in decoded if isinstance(r, _KnownRecord) and r.seq // SEQ_PER_SEGMENT <= number
+            ]
             if start == 0 or any(not isinstance(r, Closed) for r in records):
                 break
     finally:

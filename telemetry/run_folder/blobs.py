@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from telemetry.errors import SinkRejected
 from telemetry.records import Blob
@@ -45,7 +45,7 @@ def read_blob(folder: Path, blob: Blob) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, blob: Blob) -> Iterator[BinaryIO]:
+def _opened(folder: Path, blob: Blob) -> Iterator[BufferedReader]:
     """Open the file of a blob whose size is right. The folder may come from an untrusted source."""
     path = blob_path(folder, blob)
     try:

@@ -73,7 +73,8 @@ class MediaSection:
         for div in self._divs.values():
             div.stylesheets.append(InlineStyleSheet(css=_STYLE))
         toggle = CustomJS(args={"kinds": self._kinds, "divs": list(self._divs.items())}, code=_TOGGLE)
-        self._kinds.js_on_change("active", toggle)
+        for attribute in ("labels", "active"):
+            self._kinds.js_on_change(attribute, toggle)
         self._slider = CategoricalSlider(categories=[""], value="", title="Iteration", width=420, visible=False)
         self._slider.on_change("value_throttled", self._step_chosen)
         controls = control_row(("Show", self._kinds))
@@ -109,19 +110,25 @@ class MediaSection:
 
     def _read(self, items: Sequence[Item]) -> list[str]:
         """Return the items as HTML, the first of each kind; what is already shown is not read again."""
-        shown = {(item.entry.key, item.record.seq): html for item, html in zip(self._items, self._html, strict=True)}
+        shown = {
+            (item.entry.key, item.record.seq): (item, html) for item, html in zip(self._items, self._html, strict=True)
+        }
         found, count = [], Counter[type[Media]]()
         for item in items:
             count[type(item.record)] += 1
-            html = shown.get((item.entry.key, item.record.seq), "")
-            found.append(html or (content_html(*item) if count[type(item.record)] <= MAX_ITEMS else ""))
+            before, html = shown.get((item.entry.key, item.record.seq), (None, ""))
+            if before is None or before.key != item.key:
+                html = content_html(*item) if count[type(item.record)] <= MAX_ITEMS else ""
+            found.append(html)
         return found
 
     def _apply(self, items: list[Item], html: list[str], *, several: bool) -> None:
         self._items, self._html = items, html
         labels = list(dict.fromkeys(KINDS[type(record)] for _, record in items))
         if labels != self._kinds.labels:
-            self._kinds.update(labels=labels, active=list(range(len(labels))))
+            hidden = {label for number, label in enumerate(self._kinds.labels) if number not in self._kinds.active}
+            active = [number for number, label in enumerate(labels) if label not in hidden]
+            self._kinds.update(labels=labels, active=active)
         for kind, label in KINDS.items():
             of_kind = [(item, text) for item, text in zip(items, html, strict=True) if isinstance(item.record, kind)]
             text = _section(of_kind[:MAX_ITEMS], several=several)

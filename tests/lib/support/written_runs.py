@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.segment_files import run_record
 from telemetry import Alert, Metric, Status
 from telemetry.journal.codec import encode
 from telemetry.journal.segments import segment_path
-from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Blob, Histogram, Media, RunUpdate
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Blob, Histogram, RunUpdate
 from telemetry.run_folder.blobs import blob_path
 from telemetry.sink_api import Closed, Resumed, Scalars
 
@@ -86,7 +87,7 @@ class WrittenRun:
         self._add(RunUpdate(seq=self._next, time=NOON, **added))
 
     def media(
-        self, kind: type[Media], name: str, step: int, content: bytes = b"", suffix: str = "", **what: Any
+        self, kind: Callable[..., AnyRecord], name: str, step: int, content: bytes = b"", suffix: str = "", **what: Any
     ) -> None:
         """Append an image, table, text, histogram or artifact; those with content have a blob."""
         if kind is not Histogram:
