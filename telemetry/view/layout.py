@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from bokeh.models import Column, Div, InlineStyleSheet, LayoutDOM
 
@@ -37,7 +37,10 @@ class Layout:
     """
 
     def __init__(
-        self, on_select: Callable[[list[str]], None], on_change: Callable[[], None], on_step: Callable[[], None]
+        self,
+        on_select: Callable[[list[str]], None],
+        on_change: Callable[[], None],
+        on_step: Callable[[], Awaitable[None]],
     ) -> None:
         self.controls = Controls(on_change)
         self.media = MediaSection(on_step)

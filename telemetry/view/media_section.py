@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from bokeh.models import CategoricalSlider, CheckboxButtonGroup, Column, CustomJS, InlineStyleSheet
@@ -64,7 +64,7 @@ class MediaSection:
         on_step: called after the user has chosen another iteration; None for a report, which offers no choice.
     """
 
-    def __init__(self, on_step: Callable[[], None] | None = None) -> None:
+    def __init__(self, on_step: Callable[[], Awaitable[None]] | None = None) -> None:
         self._on_step = on_step
         self._items: list[Item] = []
         self._html: list[str] = []
@@ -84,7 +84,7 @@ class MediaSection:
 
     def _step_chosen(self, _attribute: str, _old: object, _new: object) -> None:
         if self._on_step is not None:
-            self._on_step()
+            self.root.document.add_next_tick_callback(self._on_step)
 
     async def show(self, runs: Sequence[RunEntry]) -> None:
         """Show the contents of the runs; those that are not yet shown are read in a thread."""

@@ -49,7 +49,9 @@ class Page:
         self._shared = Shared()
         for end in ("start", "end"):
             self._shared.x_range.on_change(end, self._zoomed)
-        self._layout = Layout(self._select, on_change=self._redraw_soon, on_step=self._show_step)
+        self._layout = Layout(
+            self._select, on_change=self._redraw_soon, on_step=lambda: self._layout.media.show(self._runs())
+        )
         document.title = "telemetry view"
         document.add_root(self._layout.root)
         self._redraw_soon()
@@ -117,9 +119,6 @@ class Page:
             for chart in self._charts:
                 chart.update(view, curves)
             self._show_runs(runs)
-
-    def _show_step(self) -> None:
-        self._document.add_next_tick_callback(lambda: self._layout.media.show(self._runs()))
 
     def _show_runs(self, runs: Sequence[RunEntry]) -> None:
         self._layout.show_runs(self._store.runs(), runs, [entry.key for entry in runs])
