@@ -42,7 +42,8 @@ class MlflowSink:
     the iteration from which each attempt continued. An infinite value is stored as NaN, and its sign (1 or -1) as a
     point of ``<metric>.inf`` at the same iteration. Characters that MLflow does not allow in a name become ``_``, and
     ``name.<metric>`` holds the original name. Units and labels are in the description, parameters changed by a later
-    attempt in ``telemetry.param.<name>``, and the best validation values so far in ``best/val/<metric>``.
+    attempt in ``telemetry.param.<name>``, and the best validation values so far in ``best/val/<metric>``. Media are
+    artifacts.
 
     Each point appears once in MLflow's own stores, which recognize identical points; a third-party store may show the
     points of the last call before a kill twice. An SQLite file needs a file system with working locks; otherwise use a
@@ -51,6 +52,7 @@ class MlflowSink:
 
     requires = ("mlflow",)
     destinations: ClassVar = {"tracking_uri": is_harmless}
+    media: ClassVar = ("text", "table", "image", "histogram", "artifact")
     connect = staticmethod(connect)
 
     @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 
 from sinks._run_tables import leaves
 from sinks.tensorboard.events import Event, EventBuilder
-from telemetry.sink_api import RunRecord, charts, stream_of
+from telemetry.sink_api import VALIDATION, RunRecord, charts, stream_of
 
 Value = bool | int | float | str
 
@@ -29,6 +29,14 @@ _COMMON = (
 _ENDS = [re.compile(rf"(^|\.)({end})$") for end in _COMMON]
 _VALIDATION = re.compile(r"(^|\.)(val|valid|validation|eval|test)\.")
 _TYPES = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING", int: "DATA_TYPE_FLOAT64", float: "DATA_TYPE_FLOAT64"}
+
+
+def is_described(run: RunRecord) -> bool:
+    """Return whether the parameters and metrics are known; TensorBoard keeps what it reads first.
+
+    Metrics that only appear while the run is recorded have no unit; the first may be those of the training.
+    """
+    return bool(run.params) and any(metric.unit or stream_of(name) == VALIDATION for name, metric in run.metrics.items())
 
 
 def start(builder: EventBuilder, run: RunRecord) -> list[Event]:
