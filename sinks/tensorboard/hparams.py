@@ -36,7 +36,9 @@ def is_described(run: RunRecord) -> bool:
 
     Metrics that only appear while the run is recorded have no unit; the first may be those of the training.
     """
-    return bool(run.params) and any(metric.unit or stream_of(name) == VALIDATION for name, metric in run.metrics.items())
+    return bool(run.params) and any(
+        metric.unit or stream_of(name) == VALIDATION for name, metric in run.metrics.items()
+    )
 
 
 def start(builder: EventBuilder, run: RunRecord) -> list[Event]:

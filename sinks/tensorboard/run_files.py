@@ -10,8 +10,8 @@ from pathlib import Path
 from sinks.tensorboard import hparams, summaries
 from sinks.tensorboard.event_files import EventFiles
 from sinks.tensorboard.events import Event, EventBuilder, StreamEventBuilder
-from sinks.tensorboard.overlay_tags import OverlayTags
 from sinks.tensorboard.media import MediaSummaries, ShownMedia
+from sinks.tensorboard.overlay_tags import OverlayTags
 from telemetry.sink_api import Record, RunRecord, Scalars, SinkRejected, Status, stream_of
 
 _MAX_FOLDER_NAME = 100
@@ -114,7 +114,7 @@ class RunFiles:
         """
         state = self._own.state
         events = [self._builder.text("run/status", status, step=state.step, time=state.time)]
-        if status == "finished":
+        if status == "finished" and self._run.params:
             # The others are not final: such a run may be resumed, but TensorBoard keeps the first status.
             events += [*hparams.start(self._builder, self._run), hparams.success(self._builder, state.time)]
         self._own.write_summaries(events)

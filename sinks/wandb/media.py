@@ -10,7 +10,17 @@ from typing import Any
 
 from sinks._media import read_table, read_text
 from sinks.wandb.stored_run import ITERATION_KEY
-from telemetry.sink_api import Artifact, Histogram, Image, Record, SinkRejected, Table, Text, is_installed, verified_blob
+from telemetry.sink_api import (
+    Artifact,
+    Histogram,
+    Image,
+    Record,
+    SinkRejected,
+    Table,
+    Text,
+    is_installed,
+    verified_blob,
+)
 
 ShownMedia = Text | Table | Image | Histogram | Artifact
 
@@ -97,7 +107,7 @@ def _to_object(folder: Path, record: Text | Table | Image | Histogram) -> Any:
     if isinstance(record, Text):
         # W&B has no Markdown in rows.
         text = html.escape(read_text(folder, record), quote=False)
-        return wandb.Html(f'<pre style="white-space: pre-wrap">{text}</pre>', inject=False, data_is_not_path=True)
+        return wandb.Html(f'<meta charset="utf-8"><pre style="white-space: pre-wrap">{text}</pre>', inject=False, data_is_not_path=True)
     if isinstance(record, Table):
         table = read_table(folder, record)
         return wandb.Table(columns=table.columns, data=table.rows[:_MAX_ROWS], allow_mixed_types=True)

@@ -20,7 +20,6 @@ from sinks.wandb.stored_run import (
 )
 from telemetry.sink_api import Alert, Record, Resumed, Scalars, Status
 
-
 _EXIT_CODES: dict[str, int] = {"finished": 0, "failed": 1, "preempted": 143, "killed": 137}
 """W&B displays 0 as finished, and other codes as failed, or as preempted if the run was marked as preempting."""
 _ALERT_LEVELS = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
@@ -76,7 +75,9 @@ class RunWriter:
             The highest sequence number that is durably stored, or None if unknown: wandb may still have later rows in
             memory.
         """
-        new_rows = sum(isinstance(record, Scalars | ShownMedia) and record.seq > self._accepted_seq for record in records)
+        new_rows = sum(
+            isinstance(record, Scalars | ShownMedia) and record.seq > self._accepted_seq for record in records
+        )
         if new_rows:
             self._opened()
             self._destination.expect_rows(self._next_step + new_rows, self._attempt)

@@ -14,8 +14,8 @@ from sinks._best_values import BestValues
 from sinks._paths import default_folder
 from sinks.wandb.client_process import deadline, kill_clients_of_run, release_client, track_client
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
-from sinks.wandb.metric_definitions import check_names, define_axes, define_metrics
 from sinks.wandb.media import MediaRows, contents_size
+from sinks.wandb.metric_definitions import check_names, define_axes, define_metrics
 from sinks.wandb.run_config import client_settings, config, identity, run_id
 from sinks.wandb.run_writer import RunWriter
 from sinks.wandb.stored_run import STATUS_KEY
