@@ -25,6 +25,7 @@ from telemetry.sink_api import (
     SinkRejected,
     Table,
     Text,
+    file_mode,
     format_error,
     verified_blob,
 )
@@ -85,6 +86,8 @@ class MediaFiles:
                 if isinstance(file.content, Path):
                     named.symlink_to(file.content)
                 else:
+                    # As accessible as the run folder; a local store copies the permissions.
+                    named.touch(mode=file_mode(self._folder))
                     named.write_bytes(file.content)
                 with _upload_errors(record):
                     self._client.log_artifact(self._run_id, str(named), str(file.path.parent))

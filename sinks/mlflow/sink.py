@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sinks.mlflow.client import connect, login_errors, mlflow_calls
+from sinks.mlflow.client import connect, create_store, login_errors, mlflow_calls
 from sinks.mlflow.confirmation import is_harmless
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
 from sinks.mlflow.tracking_uri import DEFAULT_STORE, TrackingUri, resolve_tracking_uri, validate_option
@@ -54,6 +55,7 @@ class MlflowSink:
     destinations: ClassVar = {"tracking_uri": is_harmless}
     media: ClassVar = ("text", "table", "image", "histogram", "artifact")
     connect = staticmethod(connect)
+    create_store = staticmethod(create_store)
 
     @dataclass
     class Options:
@@ -118,9 +120,10 @@ class MlflowSink:
 
             named = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
             unshared = None if named else folder.parent / DEFAULT_STORE
-            self._store = SqliteStore(tracking_uri.file, self.connect, file_mode(folder), unshared=unshared)
             # MLflow's own default is relative to the working directory.
             artifacts = str(tracking_uri.file.with_name("mlartifacts"))
+            create = partial(self.create_store, artifacts=artifacts)
+            self._store = SqliteStore(tracking_uri.file, create, file_mode(folder), unshared=unshared)
         client = self.connect(tracking_uri.uri)
         experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.project or "Default"
         experiment_id = open_experiment(client, experiment, artifacts)

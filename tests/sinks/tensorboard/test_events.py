@@ -267,7 +267,7 @@ class TestHparams:
 
     @pytest.mark.parametrize("status", ["failed", "preempted", "killed"])
     def test_only_a_finished_run_has_a_final_status_because_others_may_be_resumed(self, tmp_path, status):
-        sink, _ = open_sink(tmp_path)
+        sink, _ = open_sink(tmp_path, make_run(params={"lr": 0.1}))
         sink.sink_close(status)
         assert "_hparams_/session_end_info" not in summary_tags(tmp_path)
         sink.sink_close("finished")
