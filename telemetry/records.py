@@ -251,7 +251,8 @@ class Artifact(Media, frozen=True, kw_only=True, tag="artifact"):
     type: Title = "file"
 
 
-AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | Text | Table | Image | Histogram | Artifact
+AnyMedia = Text | Table | Image | Histogram | Artifact
+AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | AnyMedia
 
 
 def updated(run: RunRecord, update: RunUpdate) -> RunRecord:
