@@ -255,6 +255,11 @@ AnyMedia = Text | Table | Image | Histogram | Artifact
 AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | AnyMedia
 
 
+def kind_of(record: Record) -> str:
+    """Return the kind of a record, as in the journal."""
+    return str(record.__struct_config__.tag)
+
+
 def updated(run: RunRecord, update: RunUpdate) -> RunRecord:
     """Return a run record with the additions of an update; a metric keeps its first declaration.
 
