@@ -87,7 +87,7 @@ class LinesSink:
 class MediaSink(LinesSink):
     """A sink that fulfills the contract, and shows media of all kinds."""
 
-    media: ClassVar = ("text", "table", "image", "histogram", "artifact")
+    media: ClassVar[tuple[str, ...]] = ("text", "table", "image", "histogram", "artifact")
     folder = Path()
 
     @hookimpl
