@@ -20,6 +20,7 @@ FOR_TRAINERS = """
 """
 FOR_SINKS = """
     DETAILS OVERALL PROGRESS SYSTEM VALIDATION
+    Artifact Blob Histogram Image Media RunUpdate Table Text read_blob updated verified_blob
     Alert Chart Closed Metric Opened Record Resumed RunRecord Scalars SettingError SinkRejected SinkUnavailable Status
     TelemetryError atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed
     local_path private_opener read_history redact remove_temporary_files stream_of sync_folder with_unit
