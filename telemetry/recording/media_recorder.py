@@ -117,7 +117,9 @@ class MediaRecorder:
             elif self._is_full(item):
                 self._lose(item.name, item.step, "queue full", "too many contents are waiting for the disk")
             else:
-                self._start_thread()
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="telemetry-media", daemon=True)
+                    self._thread.start()
                 self._items.append(item)
                 self._offered += 1
                 self._bytes += item.size
@@ -126,11 +128,6 @@ class MediaRecorder:
     def _is_full(self, item: _Offered) -> bool:
         is_over = self._bytes + item.size > self._limits.media_bytes and self._offered > self._done
         return is_over or len(self._items) >= self._limits.media_capacity
-
-    def _start_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="telemetry-media", daemon=True)
-            self._thread.start()
 
     def _run(self) -> None:
         avoid_preemption()

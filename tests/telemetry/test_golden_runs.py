@@ -239,11 +239,12 @@ class TestMedia:
             if blob is not None:
                 assert hashlib.sha256(read_blob(run.folder, blob)).hexdigest() == blob.sha256
         assert len(read_run(runs / "media", superseded=True).media) == len(found) + 6
+        assert read_run(runs / "media", metrics=["val/loss"]).media == run.media
 
     def test_the_contents_are_as_they_were_recorded(self, runs: Path) -> None:
         text, table, image, values, bins, weights = read_run(runs / "media").media[-6:]
         assert isinstance(text, Text)
-        assert read_blob(runs / "media", text.blob).decode() == "# Notes\n\n* second `40` é"
+        assert read_run(runs / "media").blob(text).decode() == "# Notes\n\n* second `40` é"
         assert isinstance(table, Table)
         assert json.loads(read_blob(runs / "media", table.blob)) == {
             "columns": ["element", "RMSE", "atoms"],
