@@ -21,7 +21,8 @@ MAX_NAME_LENGTH = 250
 """Maximum length of a name in characters."""
 Count = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEP)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
-Text = Annotated[str, msgspec.Meta(max_length=4000)]
+ShortText = Annotated[str, msgspec.Meta(max_length=4000)]
+Title = Annotated[str, msgspec.Meta(max_length=250)]
 # Part of file names and of suggested commands; a run folder may come from an untrusted source.
 _SINK_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 SinkName = Annotated[str, msgspec.Meta(pattern=_SINK_NAME.pattern)]
@@ -76,7 +77,7 @@ class RunRecord(Record, frozen=True, kw_only=True, tag="run"):
     params: dict[str, Any] = {}
     versions: dict[str, str] = {}
     sinks: dict[SinkName, dict[str, Any]] = {}
-    host: Text = ""
+    host: ShortText = ""
     pid: Count = 0
 
 
@@ -120,7 +121,7 @@ class Alert(Record, frozen=True, kw_only=True, tag="alert", omit_defaults=True):
 
     step: Count
     title: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
-    text: Text = ""
+    text: ShortText = ""
     level: Level = "warning"
     # Not the type Cause: later versions may add causes.
     cause: Annotated[str, msgspec.Meta(max_length=50)] | None = None
@@ -147,10 +148,116 @@ class Closed(Record, frozen=True, kw_only=True, tag="closed"):
     """The last record of an attempt that was closed properly."""
 
     status: Status
-    reason: Text = ""
+    reason: ShortText = ""
 
 
-AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed
+class RunUpdate(Record, frozen=True, kw_only=True, tag="update"):
+    """Additions to the description of a run since the run record of its segment.
+
+    Attributes:
+        metrics: declarations of metrics that have first appeared, by full name.
+        params: parameters that were added or changed, without credentials.
+    """
+
+    metrics: dict[Name, Metric] = {}
+    params: dict[str, Any] = {}
+
+
+class Blob(msgspec.Struct, frozen=True, kw_only=True):
+    """Content kept next to the journal, in the file ``blobs/<sha256><suffix>`` of the run folder.
+
+    Attributes:
+        sha256: the SHA-256 of the content, in hexadecimal.
+        size: its size in bytes.
+        suffix: the suffix of the file, such as ``.png``.
+    """
+
+    sha256: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    size: Count
+    suffix: Annotated[str, msgspec.Meta(pattern=r"\A(\.[A-Za-z0-9]{1,16})?\Z")] = ""
+
+    @property
+    def file(self) -> str:
+        """The name of the file in the folder ``blobs``."""
+        return f"{self.sha256}{self.suffix}"
+
+
+class Media(Record, frozen=True, kw_only=True):
+    """Base of the records of something other than numbers, at iteration ``step``.
+
+    Attributes:
+        name: the full name, such as ``val/parity/E``.
+        step: the global iteration.
+    """
+
+    name: Name
+    step: Count
+
+
+class Text(Media, frozen=True, kw_only=True, tag="text"):
+    """A text; the content of the blob is Markdown in UTF-8."""
+
+    blob: Blob
+
+
+class Table(Media, frozen=True, kw_only=True, tag="table"):
+    """A table; the content of the blob is JSON, ``{"columns": ["name", …], "rows": [[value, …], …]}``.
+
+    A value is a text, a number, a Boolean or null; NaN and infinities are strings, as in the journal.
+    """
+
+    blob: Blob
+
+
+class Image(Media, frozen=True, kw_only=True, tag="image"):
+    """An image; the content of the blob is PNG.
+
+    Attributes:
+        blob: the content.
+        width, height: the size in pixels.
+        caption: what it shows.
+    """
+
+    blob: Blob
+    width: Count
+    height: Count
+    caption: Title = ""
+
+
+class Histogram(Media, frozen=True, kw_only=True, tag="histogram"):
+    """A histogram of up to 512 bins.
+
+    Attributes:
+        edges: the edges of the bins, ascending, one more than ``counts``; in display units if a metric of this name is
+            declared.
+        counts: the number of values in each bin.
+    """
+
+    edges: Annotated[list[float], msgspec.Meta(min_length=2, max_length=513)]
+    counts: Annotated[list[float], msgspec.Meta(min_length=1, max_length=512)]
+
+
+class Artifact(Media, frozen=True, kw_only=True, tag="artifact"):
+    """A file, such as the weights of a model.
+
+    Attributes:
+        blob: the content.
+        file: the name of the file.
+        type: what it is: ``model``, ``dataset`` …
+    """
+
+    blob: Blob
+    file: Title
+    type: Title = "file"
+
+
+AnyMedia = Text | Table | Image | Histogram | Artifact
+AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | AnyMedia
+
+
+def updated(run: RunRecord, update: RunUpdate) -> RunRecord:
+    """Return a run record with the additions of an update; a metric keeps its first declaration."""
+    return msgspec.structs.replace(run, metrics=update.metrics | run.metrics, params=run.params | update.params)
 
 
 def json_number(value: float) -> Number:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from telemetry.alerts.settings import AlertSettings
-from telemetry.cadence import Cadence
+from telemetry.cadence import EVENTS, Cadence
 from telemetry.errors import SettingError, closest_match, did_you_mean
 from telemetry.expectations import expected_value
 from telemetry.plugins.registry import installed
@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         sinks: names of the sinks; without any, only the journal is written.
         every: interval between points of the periodic streams, in iterations.
+        events: streams that are recorded whenever they are published; ``*`` for all.
         dir: the folder in which run folders are created.
         mode: who may read a new run besides its owner: nobody (private) or its group (group). The permissions of the
             run folder hold from then on.
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     sinks: tuple[str, ...] = ("tensorboard",)
     every: Annotated[int, msgspec.Meta(ge=1)] = 200
+    events: tuple[str, ...] = EVENTS
     dir: str = "runs"
     mode: Mode = "private"
     delivery: DeliveryMode = "process"

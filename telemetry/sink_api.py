@@ -17,9 +17,27 @@ from telemetry.plugins.destinations import is_inside
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.plugins.optional_imports import is_installed
 from telemetry.reading.stream_points import read_history
-from telemetry.records import Alert, Closed, Record, Resumed, RunRecord, Scalars, Status
+from telemetry.records import (
+    Alert,
+    Artifact,
+    Blob,
+    Closed,
+    Histogram,
+    Image,
+    Media,
+    Record,
+    Resumed,
+    RunRecord,
+    RunUpdate,
+    Scalars,
+    Status,
+    Table,
+    Text,
+    updated,
+)
 from telemetry.redaction import redact
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
+from telemetry.run_folder.blobs import read_blob, verified_blob
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.permissions import file_mode
 from telemetry.units import with_unit
@@ -30,19 +48,27 @@ __all__ = [
     "PROGRESS",
     "VALIDATION",
     "Alert",
+    "Artifact",
+    "Blob",
     "Chart",
     "Closed",
+    "Histogram",
+    "Image",
+    "Media",
     "Metric",
     "Opened",
     "Record",
     "Resumed",
     "RunRecord",
+    "RunUpdate",
     "Scalars",
     "SettingError",
     "SinkRejected",
     "SinkUnavailable",
     "Status",
+    "Table",
     "TelemetryError",
+    "Text",
     "atomic_write",
     "backend_errors",
     "charts",
@@ -53,10 +79,13 @@ __all__ = [
     "is_installed",
     "local_path",
     "private_opener",
+    "read_blob",
     "read_history",
     "redact",
     "remove_temporary_files",
     "stream_of",
     "sync_folder",
+    "updated",
+    "verified_blob",
     "with_unit",
 ]

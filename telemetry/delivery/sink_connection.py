@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from telemetry.delivery.hook_watchdog import HookWatchdog
 from telemetry.errors import PluginError, SinkRejected
-from telemetry.journal.reader import read_header
+from telemetry.journal.reader import read_description
 from telemetry.journal.segments import segments
 from telemetry.plugins.hook_relay import Hooks
 from telemetry.plugins.hook_results import check_durable, check_opened
@@ -63,7 +63,7 @@ class SinkConnection:
             BaseException: any exception raised by ``sink_open``.
         """
         hooks = self._sink.create()
-        run = read_header(self._folder)
+        run = read_description(self._folder)
         with self._watchdog.hook():
             result = hooks.sink_open(run=run, folder=self._folder)
         opened = self._check(result)

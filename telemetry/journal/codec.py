@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import get_args
 
 import msgspec
 
 from telemetry.records import (
     Alert,
     AnyRecord,
+    Artifact,
     Closed,
     Count,
+    Histogram,
+    Image,
     Name,
     Number,
     Record,
     Resumed,
     RunRecord,
+    RunUpdate,
     Scalars,
+    Table,
+    Text,
     json_number,
 )
 
@@ -46,8 +53,8 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True):
     seq: Count
 
 
-_Line = RunRecord | _ScalarsLine | Alert | Resumed | Closed
-KINDS = frozenset({"run", "scalars", "alert", "resumed", "closed"})
+_Line = RunRecord | _ScalarsLine | Alert | Resumed | Closed | RunUpdate | Text | Table | Image | Histogram | Artifact
+KINDS = frozenset(str(record.__struct_config__.tag) for record in get_args(AnyRecord))
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
 _line_decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from array import array
 
 from telemetry.journal.stream_search import PassedScalars
-from telemetry.records import Alert, AnyRecord, Resumed, Scalars
+from telemetry.records import Alert, AnyRecord, Media, Resumed, RunUpdate, Scalars
 
-_DELIVERABLE = (Scalars, Alert, Resumed)
+_DELIVERABLE = (Scalars, Alert, Media, Resumed, RunUpdate)
 _NEVER_SUPERSEDED = -1
 
 
@@ -31,11 +31,13 @@ class DeliverableRecords:
         if isinstance(record, PassedScalars):
             self.seqs.extend(range(record.seq - record.passed, record.seq))
             self._steps.extend([record.step] * record.passed)
-        is_resume = isinstance(record, Resumed)
-        if is_resume or record.step > self.step:
-            self.step = record.step
         self.seqs.append(record.seq)
-        self._steps.append(_NEVER_SUPERSEDED if is_resume else record.step)
+        if isinstance(record, Resumed | RunUpdate):
+            self._steps.append(_NEVER_SUPERSEDED)
+        else:
+            self._steps.append(record.step)
+        if isinstance(record, Resumed) or (not isinstance(record, RunUpdate) and record.step > self.step):
+            self.step = record.step
 
     def drop_after(self, step: int) -> bool:
         """Remove the points and alerts that a resume at iteration ``step`` supersedes; return whether there are any.

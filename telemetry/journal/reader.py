@@ -21,8 +21,9 @@ from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines, open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.journal.stream_search import PassedScalars, StreamSearch
+from telemetry.journal.update_search import read_updates
 from telemetry.metrics import Metric
-from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord
+from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, updated
 from telemetry.run_folder.paths import local_path
 
 GAP_TIMEOUT = 60.0
@@ -75,6 +76,17 @@ def read_header(folder: str | os.PathLike[str]) -> RunRecord:
     raise RunNotFound(msg)
 
 
+def read_description(folder: str | os.PathLike[str]) -> RunRecord:
+    """Return the newest run record with all later additions: metrics that first appeared, and added parameters.
+
+    Unlike ``read_header``, it searches the newest segment. Arguments and exceptions are those of ``read_header``.
+    """
+    header = read_header(folder)
+    for update in read_updates(segment_path(local_path(folder), header.seq // SEQ_PER_SEGMENT)):
+        header = updated(header, update)
+    return header
+
+
 def read_metrics(folder: Path) -> dict[str, Metric]:
     """Return the metrics declared by all attempts, by full name; later declarations override earlier ones.
 
@@ -83,9 +95,12 @@ def read_metrics(folder: Path) -> dict[str, Metric]:
     """
     metrics: dict[str, Metric] = {}
     for number in segments(folder):
-        head, _ = next(lines(segment_path(folder, number), 0), (None, 0))
+        segment = segment_path(folder, number)
+        head, _ = next(lines(segment, 0), (None, 0))
         if isinstance(head, RunRecord):
             metrics |= head.metrics
+        for update in read_updates(segment):
+            metrics |= update.metrics
     return metrics
 
 

@@ -10,7 +10,7 @@ from telemetry.journal.codec import Unknown
 from telemetry.journal.gaps import RewrittenRecords
 from telemetry.journal.segment_lines import lines
 from telemetry.journal.segments import segment_path, segments
-from telemetry.records import MAX_STEP, SEQ_PER_SEGMENT, Alert, AnyRecord, Resumed, RunRecord, Scalars
+from telemetry.records import MAX_STEP, SEQ_PER_SEGMENT, Alert, AnyRecord, Media, Resumed, RunRecord, Scalars
 
 
 def first_record(folder: Path, segment: int) -> AnyRecord | Unknown | None:
@@ -130,4 +130,5 @@ class Attempts:
 
     def is_superseded(self, record: AnyRecord) -> bool:
         """Return whether a later attempt resumed from an iteration before this record."""
-        return isinstance(record, Scalars | Alert) and record.step > self.last_valid_step(record.seq // SEQ_PER_SEGMENT)
+        valid = self.last_valid_step(record.seq // SEQ_PER_SEGMENT)
+        return isinstance(record, Scalars | Alert | Media) and record.step > valid

@@ -14,7 +14,7 @@ import msgspec
 
 from telemetry.journal.codec import encode
 from telemetry.journal.segments import segment_path, segments
-from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, now_ms
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, RunUpdate, now_ms, updated
 from telemetry.run_folder.atomic_write import sync_folder
 from telemetry.run_folder.permissions import UMASKS, grant, make_run_folder, mode_of
 
@@ -75,7 +75,11 @@ class JournalWriter:
             ValueError: the record is too long for a line; the next record gets its number.
         """
         seq = self._segment * SEQ_PER_SEGMENT + self._next_index
-        self._pending.append(encode(make(seq)))
+        record = make(seq)
+        self._pending.append(encode(record))
+        if isinstance(record, RunUpdate):
+            # A later segment of this attempt begins with the complete description.
+            self._run = updated(self._run, record)
         self._next_index += 1
         self._last_seq = seq
 

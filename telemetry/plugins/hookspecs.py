@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pluggy
 
-from telemetry.records import Count, Record, RunRecord, Status, Text
+from telemetry.records import Count, Record, RunRecord, ShortText, Status
 
 PROJECT = "telemetry"
 
@@ -33,9 +33,9 @@ class Opened(msgspec.Struct, frozen=True):
             on a second line.
     """
 
-    destination: Text
+    destination: ShortText
     last_seq: Count | None = None
-    view: Text = ""
+    view: ShortText = ""
 
 
 class SinkHooks:

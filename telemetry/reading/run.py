@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry.journal.deliverable_records import DeliverableRecords
-from telemetry.journal.reader import JournalReader, Skipped, read_header, read_metrics
+from telemetry.journal.reader import JournalReader, Skipped, read_description, read_header, read_metrics
 from telemetry.metrics import UNDECLARED, Metric, direction, possible_streams, stream_of
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
@@ -216,7 +216,7 @@ class RunReader:
                     curves[name] = curve
         return Run(
             folder=self._folder,
-            header=read_header(self._folder),
+            header=read_description(self._folder),
             status=self.status,
             curves=curves,
             alerts=list(self._alerts),

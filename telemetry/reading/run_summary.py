@@ -18,7 +18,7 @@ from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.metrics import UNDECLARED, direction
 from telemetry.reading.best_value import BestValue, find_best_value
-from telemetry.records import SEQ_PER_SEGMENT, Alert, Closed, Resumed, RunRecord, Scalars, Status
+from telemetry.records import SEQ_PER_SEGMENT, Alert, AnyMedia, Closed, Resumed, RunRecord, RunUpdate, Scalars, Status
 from telemetry.run_folder.paths import delivered_sinks, progress_path
 from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.sink_progress import read_progress
@@ -28,7 +28,7 @@ _TAIL_SIZES = (1 << 16, 4 * MAX_LINE)
 """Bytes read from the end of a segment; the larger size is used only if the smaller one contains no whole record."""
 _RECENT_POINTS = 50
 """Number of points whose intervals are compared."""
-_KnownRecord = Scalars | Alert | Resumed | Closed
+_KnownRecord = Scalars | Alert | AnyMedia | Resumed | RunUpdate | Closed
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +108,7 @@ class _LastRecords:
             for record in records:
                 if not isinstance(record, Closed):
                     self.seq = max(self.seq, record.seq)
+                if not isinstance(record, Closed | RunUpdate):
                     self.step = record.step if isinstance(record, Resumed) else max(self.step, record.step)
             self.point_times = [record.time for record in records if isinstance(record, Scalars)][-_RECENT_POINTS:]
             # A segment started after a disk fault may still be empty; if so, use the previous one.

@@ -12,16 +12,20 @@ from telemetry.alerts.detector import Divergence
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt
 from telemetry.errors import SettingError
+from telemetry.metrics import Metric
 from telemetry.recording.admission import Admission
+from telemetry.recording.arguments import check_metrics
 from telemetry.recording.ending import InterpreterExit, status_after
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import DEFAULT_LIMITS, FLUSH_TIMEOUT
+from telemetry.recording.params import plain_params
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.recording.run_closer import RunCloser
 from telemetry.recording.steps import parse_step
-from telemetry.records import Alert, Level, Status, now_ms
+from telemetry.records import Alert, Level, RunUpdate, Status, now_ms
 from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.sink_progress import read_progress
+from telemetry.units import factors
 
 _MAX_ALERT_LENGTH = 20_000
 """Maximum number of characters of the title and of the text of an alert in the queue."""
@@ -98,7 +102,8 @@ class MetricBus:
             stream: ``train``, ``val`` …
             step: the global iteration; a step lower than the previous one is accepted, with one warning.
             values: values by metric name, in source units; or a callable that returns them, called in the journal
-                thread. A value that is not one number, or whose name is not declared, is left out.
+                thread. A value that is not one number is left out. A name that is not declared is declared when it
+                first appears, by the first pattern that matches it or without a unit.
             final: whether to record them even if the iteration is not due, unless the last record of this stream
                 already has this step.
         """
@@ -128,7 +133,28 @@ class MetricBus:
             level: ``info``, ``warning`` or ``error``.
         """
         if self._admission.admits_process():
-            self._queue.put_alert(_reported(title, text, step, level))
+            self._queue.put_record("alert", step, _reported(title, text, step, level))
+
+    def params(self, params: object) -> None:
+        """Add parameters to the run, or change some; the forms are those of ``open_run(params=…)``."""
+        if self._admission.admits_process():
+            try:
+                update = RunUpdate(seq=0, time=0, params=plain_params(params))
+            except SettingError as error:
+                self._queue.reject(("parameters",), error, "invalid parameters")
+            else:
+                self._queue.put_record("parameters", 0, update)
+
+    def declare(self, metrics: Mapping[str, Metric]) -> None:
+        """Declare further metrics, or patterns of names, as in ``open_run``; a metric keeps its first declaration.
+
+        Raises:
+            SettingError, UnitError: a declaration is invalid.
+        """
+        check_metrics(metrics, resumes=False)
+        factors(metrics)
+        if self._admission.admits_process():
+            self._queue.put_record("declarations", 0, RunUpdate(seq=0, time=0, metrics=dict(metrics)))
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Wait until everything offered so far is durable or lost; return False after ``timeout`` seconds."""

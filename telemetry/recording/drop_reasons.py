@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 DropReason = Literal[
-    "undeclared metric",
     "not a number",
     "invalid name",
+    "too many names",
     "invalid step",
     "invalid alert",
+    "invalid parameters",
     "no values",
     "line too long",
     "queue full",

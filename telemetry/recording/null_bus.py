@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import EVENTS, Cadence
+from telemetry.metrics import Metric
 from telemetry.recording.limits import FLUSH_TIMEOUT
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.records import Alert, Level, Status
@@ -36,6 +37,12 @@ class NullBus:
         """Do nothing."""
 
     def alert(self, title: str, text: str = "", *, step: int, level: Level = "warning") -> None:
+        """Do nothing."""
+
+    def params(self, params: object) -> None:
+        """Do nothing."""
+
+    def declare(self, metrics: Mapping[str, Metric]) -> None:
         """Do nothing."""
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - the signature of MetricBus

@@ -38,12 +38,13 @@ class RecordTally:
             if reason is not None:
                 self._dropped[reason] += records
 
-    def withdraw(self) -> None:
-        """Count an offered record as already recorded: it is neither offered nor lost."""
+    def withdraw(self, reason: DropReason | None = "already recorded") -> None:
+        """Count an offered record as neither offered nor lost; the reason is None if it contained nothing."""
         with self._lock:
             self._offered -= 1
             self.unwritten -= 1
-            self._dropped["already recorded"] += 1
+            if reason is not None:
+                self._dropped[reason] += 1
 
     def drop(self, reason: DropReason, number: int = 1) -> None:
         """Count values left out of records, or points that are not offered."""
