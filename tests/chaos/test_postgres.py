@@ -57,7 +57,7 @@ def test_mlflow_on_postgresql(
     figures: Callable[[object], None],
 ) -> None:
     with Server(tmp_path, "postgresql+psycopg://") as server:
-        run = chaos_run(Mlflow(address=server.start()), pause=0)
+        run = chaos_run(Mlflow(address=server.start()), pause=0.0001)
         figures(f"{deliver_through_faults(run, database, 200 * count)}; {FAULTS // 2} restarts of the database")
         run.check()
 
@@ -65,6 +65,6 @@ def test_mlflow_on_postgresql(
 def test_the_example_sink_for_postgresql(
     chaos_run: Callable[..., ChaosRun], database: PostgresServer, count: int, figures: Callable[[object], None]
 ) -> None:
-    run = chaos_run(Postgres(), pause=0)
+    run = chaos_run(Postgres(), pause=0.0001)
     figures(f"{deliver_through_faults(run, database, 200 * count)}; {FAULTS // 2} restarts of the database")
     run.check()
