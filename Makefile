@@ -94,7 +94,8 @@ test: setup
 test-rest: setup
 	$(call covered,$(VENV),.,$(SINKS:%=--ignore=tests/sinks/%))
 
-# The base installation and third-party sinks: no torch, no backend. Without PostgreSQL, the tests of its sink are skipped.
+# The base installation and third-party sinks: no torch, no built-in backend. Without PostgreSQL, the tests of its sink are
+# skipped.
 test-base: dist $(VENV)-base/.installed
 	$(VENV)-base/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
 	$(VENV)-base/bin/python -m pip check
