@@ -53,8 +53,10 @@ def value_of(attempt, step):
 
 def wait_for(seq, delivery):
     """Wait until the table contains this record or a later one."""
+    deadline = time.monotonic() + 120
     while last_seq() < seq:
         assert delivery.poll() is None, "the delivery has ended"
+        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
