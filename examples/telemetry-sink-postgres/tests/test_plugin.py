@@ -70,6 +70,19 @@ def test_it_is_listed_with_its_option():
     assert f"postgres  ({package})  installed\n    telemetry.postgres.dsn: str = ''\n" in listed
 
 
+def test_a_connection_string_in_a_run_folder_must_be_confirmed(tmp_path):
+    settings = Settings(sinks=("postgres",), every=1, poll=0.05, options={"postgres": {"dsn": "dbname=postgres"}})
+    with open_run(tmp_path / "run", metrics={"train/loss": Metric()}, settings=settings) as bus:
+        bus.publish("train", 1, {"loss": 0.5})
+    sync = ["sync", str(tmp_path / "run")]
+    refused = CliRunner().invoke(main, sync)
+    assert refused.exit_code == 2
+    assert "the destination postgres.dsn=dbname=postgres comes from the run folder" in refused.stderr
+    confirmed = CliRunner().invoke(main, [*sync, "-o", "postgres.dsn=dbname=postgres"])
+    assert (confirmed.exit_code, "postgres: closed; 1 delivered, 0 pending" in confirmed.stdout) == (0, True)
+    assert query("SELECT step, value FROM telemetry") == [(1, 0.5)]
+
+
 def test_the_unit_of_a_metric_that_appears_later_is_shown(server):
     hooks, _ = opened()
     later = RunUpdate(seq=1, time=0, metrics={"val/stress": Metric(unit="GPa"), "val/E_rmse": Metric(unit="eV")})
