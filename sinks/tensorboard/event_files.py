@@ -14,6 +14,8 @@ from sinks.tensorboard.frames import read_frames, to_frames
 from telemetry.sink_api import Record, RunRecord, SinkRejected, sync_folder
 
 _TIMESTAMP = re.compile(r"tfevents\.(\d+)")
+_MAX_BYTES_PER_WRITE = 1 << 24
+"""Size of events from which they are written before further ones are prepared: a batch may have 1,000 images."""
 
 
 class EventFiles:
@@ -51,11 +53,25 @@ class EventFiles:
         """Append and sync the records that are missing from the files.
 
         Raises:
+            SinkRejected: the content of a record is missing or has changed; the records before it have been written.
             OSError: some of the records may be missing.
         """
         last_seq = self._state.last_seq
-        events = (self._builder.from_record(record) for record in records if record.seq > last_seq)
-        self._append([event for event in events if event is not None])
+        events: list[Event] = []
+        size = 0
+        for record in records:
+            try:
+                event = self._builder.from_record(record) if record.seq > last_seq else None
+            except SinkRejected:
+                self._append(events)
+                raise
+            if event is not None:
+                events.append(event)
+                size += event.ByteSize()
+            if size > _MAX_BYTES_PER_WRITE:
+                self._append(events)
+                events, size = [], 0
+        self._append(events)
 
     def write_summaries(self, events: Iterable[Event]) -> None:
         """Append the summaries that differ from the newest ones under the same tags in the files.

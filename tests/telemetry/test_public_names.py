@@ -20,7 +20,7 @@ FOR_TRAINERS = """
     read_run
 """
 FOR_SINKS = """
-    DETAILS OVERALL PROGRESS VALIDATION
+    DETAILS OVERALL PROGRESS SYSTEM VALIDATION
     Alert Artifact Blob Chart Closed Histogram Image Media Metric Opened Record Resumed RunRecord RunUpdate Scalars
     SettingError SinkRejected SinkUnavailable Status Table TelemetryError Text
     atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed local_path private_opener
