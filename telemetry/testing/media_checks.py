@@ -9,7 +9,7 @@ from telemetry.errors import SinkRejected
 from telemetry.records import MEDIA_KINDS, Record, kind_of
 from telemetry.run_folder.blobs import blob_path
 from telemetry.testing.child import Report
-from telemetry.testing.kit import Driver, Kit
+from telemetry.testing.kit import Driver, Kit, call_with, run_in
 from telemetry.testing.media import items_of, media_difference, media_sample
 from telemetry.testing.points import resumed, sample
 
@@ -96,7 +96,7 @@ class MediaChecks(Kit):
         self.check_shows(folder, records, f"Media must not disturb the curves. {remedy}")
         if kinds:
             expected = [self.shown_media(item) for item in items_of(folder, records) if item.kind in kinds]
-            found = list(self.read_back_media(folder))
+            found = list(call_with(self.read_back_media, run_in(folder), folder))
             if not self.exactly_once:
                 found = [item for number, item in enumerate(found) if item not in found[:number]]
             wrong = media_difference(found, expected)

@@ -214,6 +214,16 @@ class IsGlobal(LinesSink):
         super().append(lines)
 
 
+class KnowsRunsByName(LinesSink):
+    """A sink that takes runs with the same name for one run."""
+
+    paths: ClassVar[dict[str, Path]] = {}
+
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        return super().sink_open(run, self.paths.setdefault(run.run_id, folder))
+
+
 class NamesNoPlace(LinesSink):
     def opened(self) -> Opened:
         return Opened("lines", self.last_seq)
@@ -462,7 +472,7 @@ class Contract(SinkContract):
         kind = getattr(sys.modules[__name__], os.environ["CONTRACT_SINK"])
         return kind(kind.Options())
 
-    def read_back(self, folder: Path) -> Iterable[Point]:
+    def read_back(self, run: RunRecord, folder: Path) -> Iterable[Point]:
         out: list[Point] = []
         path = folder / LinesSink.Options.file
         for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():

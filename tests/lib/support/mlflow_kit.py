@@ -180,17 +180,23 @@ def rejection(text: str = "Invalid value") -> Exception:
 
 
 class Server:
-    """An ``mlflow server`` on 127.0.0.1, with an SQLite store in ``folder``; it can be killed and started again."""
+    """An ``mlflow server`` on 127.0.0.1, which can be killed and started again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder of its artifacts and log.
+        store: the URI of its store; by default an SQLite file in ``folder``.
+    """
+
+    def __init__(self, folder: Path, store: str = "") -> None:
         self._folder = folder
+        self._store = store or f"sqlite:///{folder}/server.db"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
         """Start it, wait until it answers, and return its URL."""
         binary = os.environ.get("MLFLOW_SERVER_BIN") or str(Path(sys.executable).with_name("mlflow"))
-        arguments = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--workers", "1"]
+        arguments = ["--backend-store-uri", self._store, "--workers", "1"]
         arguments += ["--artifacts-destination", str(self._folder / "artifacts")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

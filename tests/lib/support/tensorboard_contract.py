@@ -44,7 +44,7 @@ class TensorBoardKit(Kit):
         with np.errstate(over="ignore"):
             return float(np.float32(value))
 
-    def read_back(self, folder: Path) -> Iterable[Point]:
+    def read_back(self, folder: Path) -> Iterable[Point]:  # type: ignore[override]  # it may omit arguments
         accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
         accumulator.Reload()
         for tag in accumulator.Tags()["scalars"]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from sinks.wandb.run_config import identity
 from sinks.wandb.sink import WandbSink
 from sinks.wandb.timeouts import Timeouts
 from support.fake_wandb import FAILURES, FakeWandb, install
@@ -88,13 +89,13 @@ class TestOnline(WandbKit, SinkContract):
         sink.timeouts = self.timeouts
         return sink
 
-    def read_back(self, folder: Path) -> list[Point]:
+    def read_back(self, run: RunRecord, folder: Path) -> list[Point]:
         found = [
-            run
-            for (project, _), run in self.server.runs.items()
-            if project != "elsewhere" and run.config["telemetry/run"]["value"]["id"] == folder.name
+            each
+            for (project, _), each in self.server.runs.items()
+            if project != "elsewhere" and identity(run).items() <= each.config["telemetry/run"]["value"].items()
         ]
-        return [p for run in found for p in points(run.history, run.config["telemetry/units"]["value"])]
+        return [p for each in found for p in points(each.history, each.config["telemetry/units"]["value"])]
 
     def outages(self, folder: Path) -> Iterable[AbstractContextManager[None]]:
         return [self._fault(Fault(how)) for how in (401, 404, 500, "cut")]

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from support.contract_sinks import Contract
+from support.contract_sinks import Contract, LinesSink
 from support.telemetry_fakes import eventually
-from telemetry.testing import SinkContract
+from telemetry import RunRecord
+from telemetry.sink_api import Opened, hookimpl
+from telemetry.testing import Point, SinkContract
 from telemetry.testing.child import Child, Report
 
 Failures = Callable[..., dict[str, str]]
@@ -28,6 +30,7 @@ KINDS = "test_records_of_unknown_kinds_are_ignored"
 MANY = "test_ten_thousand_records_are_all_shown_in_order"
 THREADS = "test_delivery_works_from_any_thread"
 TWO_RUNS = "test_two_runs_in_one_process_stay_separate"
+SAME_NAME = "test_two_runs_with_the_same_name_stay_separate"
 ELSEWHERE = "test_a_different_destination_is_reported_and_filled_from_the_beginning"
 CLOSED_TWICE = "test_closing_twice_has_no_further_effect_even_without_points"
 CLOSED_GOES_ON = "test_a_closed_run_can_be_continued_whatever_its_status"
@@ -57,7 +60,6 @@ ONE_CHECK_FINDS = {
     "CleansNames": (NAMES, "'val/fid 1/E_rmse' has 0 points instead of 2"),
     "Samples": (MANY, "Do not sample or drop records"),
     "NeedsTheMainThread": (THREADS, "signal only works in main thread"),
-    "IsGlobal": (TWO_RUNS, "not in the module"),
     "NamesNoPlace": (ELSEWHERE, "destination is 'lines' for two different places"),
     "EndsForGood": (CLOSED_GOES_ON, "this run has failed"),
     "DeletesFailedRuns": (CLOSED_GOES_ON, "The run was just closed as failed. Closing keeps its points"),
@@ -83,6 +85,8 @@ SEVERAL_FIND = {
     "ForgetsUnits": {POINTS: "has unit '1' instead of 'kcal/mol'"},
     "ClosesBadly": {CLOSED_TWICE: "'run/closed' is shown but was never written"},
     "CannotTell": {TOLD: "declare tells_last_seq = False", DROPPED: "last_seq is None"},
+    "IsGlobal": {TWO_RUNS: "not in the module", SAME_NAME: "distinguish them by run.started, too"},
+    "KnowsRunsByName": {SAME_NAME: "distinguish them by run.started, too"},
     "SaysTooMuch": {
         TOLD: "the records in between would never be delivered",
         ACKNOWLEDGED: "sink_open returned last_seq=21, but the last record written is 20",
@@ -162,6 +166,31 @@ def test_a_violation_that_affects_several_checks_is_explained_by_each(sink: str,
     assert {check: words for check, words in expected.items() if words not in found.get(check, "")} == {}
 
 
+def test_read_back_receives_the_run_that_the_sink_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnAServer(Contract):
+        def read_back(self, run: RunRecord) -> list[Point]:
+            asked.append((run.run_id, run.started))
+            return []
+
+    asked: list[tuple[str, int]] = []
+    opened: list[tuple[str, int]] = []
+
+    class OpeningSink(LinesSink):
+        @hookimpl
+        def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+            opened.append((run.run_id, run.started))
+            return super().sink_open(run, folder)
+
+    kit = OnAServer()
+    monkeypatch.setattr(kit, "make_sink", lambda folder: OpeningSink(OpeningSink.Options()))
+    for folder in (tmp_path / "one" / "run", tmp_path / "two" / "run"):
+        kit.open_sink(folder)
+        assert kit.shown(folder) == []
+    assert asked == opened
+    assert [name for name, _ in asked] == ["run", "run"]
+    assert len(set(asked)) == 2
+
+
 class Weaker(Contract):
     """The declarations of a weaker backend."""
 
@@ -187,8 +216,8 @@ def test_without_outages_their_check_is_skipped(tmp_path: Path, monkeypatch: pyt
 def test_missing_definitions_of_the_author_are_named(tmp_path: Path) -> None:
     with pytest.raises(NotImplementedError, match=r"SinkContract must define make_sink\(folder\)"):
         SinkContract().make_sink(tmp_path)
-    with pytest.raises(NotImplementedError, match=r"SinkContract must define read_back\(folder\)"):
-        SinkContract().read_back(tmp_path)
+    with pytest.raises(NotImplementedError, match=r"SinkContract must define read_back\(run, folder\)"):
+        SinkContract().shown(tmp_path)
 
 
 def test_a_class_that_other_processes_cannot_import_is_an_error(tmp_path: Path) -> None:
