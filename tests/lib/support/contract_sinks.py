@@ -489,7 +489,7 @@ class Contract(SinkContract):
             ]
         return out
 
-    def read_back_media(self, folder: Path) -> Iterable[MediaItem]:
+    def read_back_media(self, run: RunRecord, folder: Path) -> Iterable[MediaItem]:
         out: list[MediaItem] = []
         for text in (folder / LinesSink.Options.file).read_text(encoding="utf-8").splitlines():
             line = json.loads(text)
