@@ -96,7 +96,12 @@ def _log_artifact(run: Any, folder: Path, record: Artifact) -> None:
     # Without copies: the content in the run folder never changes.
     path, name = verified_blob(folder, record.blob), PurePosixPath(record.file).name or record.blob.file
     artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
-    logged = run.log_artifact(artifact, aliases=["latest", f"iteration-{record.step}"])
+    try:
+        logged = run.log_artifact(artifact, aliases=["latest", f"iteration-{record.step}"])
+    except ValueError as error:
+        # An artifact of this name has another type.
+        msg = f"wandb refuses {record.name} at iteration {record.step}: {format_error(error)}"
+        raise SinkRejected(msg) from error
     if not run.offline:
         logged.wait()
 
@@ -107,7 +112,11 @@ def _to_object(folder: Path, record: Text | Table | Image | Histogram) -> Any:
     if isinstance(record, Text):
         # W&B has no Markdown in rows.
         text = html.escape(read_text(folder, record), quote=False)
-        return wandb.Html(f'<meta charset="utf-8"><pre style="white-space: pre-wrap">{text}</pre>', inject=False, data_is_not_path=True)
+        return wandb.Html(
+            f'<meta charset="utf-8"><pre style="white-space: pre-wrap">{text}</pre>',
+            inject=False,
+            data_is_not_path=True,
+        )
     if isinstance(record, Table):
         table = read_table(folder, record)
         return wandb.Table(columns=table.columns, data=table.rows[:_MAX_ROWS], allow_mixed_types=True)
