@@ -18,6 +18,7 @@ from telemetry.sink_api import (
     SinkRejected,
     Table,
     Text,
+    format_error,
     is_installed,
     verified_blob,
 )

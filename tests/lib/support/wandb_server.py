@@ -16,6 +16,8 @@ from typing import Any
 ENTITY = "chemists"
 KEY = "0123456789" * 4
 HISTORY = "wandb-history.jsonl"
+_ARTIFACT = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
+"""The answer for every artifact, as if the server had this version already, so that nothing is uploaded."""
 
 
 @dataclass
@@ -191,17 +193,13 @@ class _Handler(BaseHTTPRequestHandler):
             "SweepWithRuns": self._sweep,
             "CreateAgent": lambda variables: {"createAgent": {"agent": {"id": variables["sweep"]}}},
             "Heartbeat": self._heartbeat,
+            "ArtifactType": lambda _: {"project": {"artifact": None}},
+            "CreateArtifact": lambda _: {"createArtifact": {"artifact": _ARTIFACT}},
         }
         if operation in answers:
             return answers[operation](variables)
         if operation == "CreateRunFiles":
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}}
-        if operation == "ArtifactType":
-            return {"project": {"artifact": None}}
-        if operation == "CreateArtifact":
-            # As if the server already had this version, so that nothing is uploaded.
-            artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
-            return {"createArtifact": {"artifact": artifact}}
         if operation == "RunStoppedStatus":
             return {"project": {"run": {"stopped": False}}}
         if "viewer" in query:

@@ -157,7 +157,7 @@ def test_online_an_artifact_is_uploaded_before_its_row_is_logged(tmp_path: Path)
 
 def test_an_artifact_that_wandb_refuses_is_rejected_alone(tmp_path: Path) -> None:
     run = OnlineRun(ValueError("Artifact already exists with type 'dataset'"))
-    with pytest.raises(SinkRejected, match="best/weights at iteration 10: .*type 'dataset'"):
+    with pytest.raises(SinkRejected, match=r"best/weights at iteration 10: .*type 'dataset'"):
         MediaRows(tmp_path, METRICS).row(run, media.artifact(tmp_path, 1))
 
 
