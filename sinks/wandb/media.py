@@ -8,6 +8,8 @@ from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from sinks._media import read_table, read_text
 from sinks.wandb.stored_run import ITERATION_KEY
 from telemetry.sink_api import (
@@ -120,10 +122,10 @@ def _to_object(folder: Path, record: Text | Table | Image | Histogram) -> Any:
         )
     if isinstance(record, Table):
         table = read_table(folder, record)
-        return wandb.Table(columns=table.columns, data=table.rows[:_MAX_ROWS], allow_mixed_types=True)
+        return wandb.Table(columns=[*table.columns], data=table.rows[:_MAX_ROWS], allow_mixed_types=True)
     if isinstance(record, Image):
         if not is_installed("PIL"):
             msg = "wandb cannot show images without Pillow: pip install pillow"
             raise SinkRejected(msg)
         return wandb.Image(str(verified_blob(folder, record.blob)), caption=record.caption or None)
-    return wandb.Histogram(np_histogram=(record.counts, record.edges))
+    return wandb.Histogram(np_histogram=(np.array(record.counts), np.array(record.edges)))

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -186,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = found[1] if found else ""
-        answers = {
+        answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "UpsertBucket": self._upsert,
             "RunResumeStatus": self._resume_status,
             "NotifyScriptableRunAlert": self._alert,

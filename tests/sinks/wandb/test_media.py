@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,17 @@ class TestNames:
             record = Artifact(**fields)
             found = wandb.Artifact(artifact_name(record, "water-12345678"), artifact_type(record))
             assert found.name.endswith("-water-12345678")
+
+
+def test_contents_are_durable_before_their_rows_are_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    deliver(tmp_path, media.one_of_each(tmp_path)[:3])
+    suffixes = [path.suffix for path in synced if "media" in path.parts or path.suffix == ".wandb"]
+    assert sorted(suffixes[: suffixes.index(".wandb")]) == [".html", ".json", ".png"]
