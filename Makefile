@@ -114,7 +114,7 @@ test-mlflow-skinny: test-mlflow $(VENV)-mlflow-skinny/.installed
 
 # Direct dependencies at their lowest versions, all others at their newest; `-W default` because old releases warn about
 # newer dependencies.
-LOWEST_EXTRAS := train tensorboard wandb mlflow plot view convert dispersion testing
+LOWEST_EXTRAS := train tensorboard wandb mlflow plot view convert dispersion system hosts testing
 test-lowest: dist
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(TOOLS)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct \

@@ -8,6 +8,13 @@ from telemetry.errors import SettingError
 
 EVENTS = ("train_epoch", "val")
 """Streams driven by events instead of the iteration number: always due."""
+ALL = "*"
+"""Stands for all streams among those driven by events."""
+
+
+class _AllStreams(frozenset[str]):
+    def __contains__(self, _: object) -> bool:
+        return True
 
 
 class Cadence:
@@ -15,7 +22,7 @@ class Cadence:
 
     Args:
         every: interval between points of the periodic streams, in iterations.
-        events: the event-driven streams.
+        events: the event-driven streams; ``*`` for all, if the caller publishes only what is to be recorded.
 
     Raises:
         SettingError: ``every`` is less than 1.
@@ -29,6 +36,8 @@ class Cadence:
             raise SettingError(msg)
         self.every = every
         self.events = frozenset(events)
+        if ALL in self.events:
+            self.events = _AllStreams(self.events)
 
     def due(self, stream: str, step: int) -> bool:
         """Return whether ``stream`` is due at iteration ``step``.

@@ -10,6 +10,8 @@ Direction = Literal["lower", "higher"]
 """Which values of a metric are better."""
 VALIDATION = "val"
 """The stream of the validation."""
+SYSTEM = "system"
+"""The stream of the load of processors, memory and GPUs, which says nothing about the training."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

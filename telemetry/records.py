@@ -251,7 +251,13 @@ class Artifact(Media, frozen=True, kw_only=True, tag="artifact"):
     type: Title = "file"
 
 
-AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | Text | Table | Image | Histogram | Artifact
+AnyMedia = Text | Table | Image | Histogram | Artifact
+AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | AnyMedia
+
+
+def kind_of(record: Record) -> str:
+    """Return the kind of a record, as in the journal."""
+    return str(record.__struct_config__.tag)
 
 
 def updated(run: RunRecord, update: RunUpdate) -> RunRecord:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from telemetry.alerts.settings import AlertSettings
-from telemetry.cadence import Cadence
+from telemetry.cadence import EVENTS, Cadence
 from telemetry.errors import SettingError, closest_match, did_you_mean
 from telemetry.expectations import expected_value
 from telemetry.plugins.registry import installed
@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         sinks: names of the sinks; without any, only the journal is written.
         every: interval between points of the periodic streams, in iterations.
+        events: streams that are recorded whenever they are published; ``*`` for all.
         dir: the folder in which run folders are created.
         mode: who may read a new run besides its owner: nobody (private) or its group (group). The permissions of the
             run folder hold from then on.
@@ -40,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted.
         drain_timeout: seconds that the end of training waits for the sinks.
         linger: seconds that delivery keeps retrying a failing sink after the trainer has ended.
+        blobs_mb: maximum size of all images, tables, texts and artifacts of a run, in 10⁶ bytes; what exceeds it is not
+            recorded.
         on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
         watch: thresholds for raising an alert.
         options: the options of each sink, by the name of the sink.
@@ -47,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     sinks: tuple[str, ...] = ("tensorboard",)
     every: Annotated[int, msgspec.Meta(ge=1)] = 200
+    events: tuple[str, ...] = EVENTS
     dir: str = "runs"
     mode: Mode = "private"
     delivery: DeliveryMode = "process"
@@ -54,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
     linger: Seconds = 600.0
+    blobs_mb: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 1024
     on_divergence: OnDivergence = "warn"
     watch: AlertSettings = AlertSettings()
     options: dict[str, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "licenses.md"
 PROJECT = "aimnet2mult"
-EXTRAS = ("train", "tensorboard", "wandb", "mlflow", "plot", "view", "convert", "dispersion")
+EXTRAS = ("train", "tensorboard", "wandb", "mlflow", "plot", "view", "convert", "dispersion", "system")
 LONGEST = 120
 """Longest license name; a longer field contains the text of the license."""
 

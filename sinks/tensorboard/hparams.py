@@ -9,7 +9,7 @@ from typing import Any
 
 from sinks._run_tables import leaves
 from sinks.tensorboard.events import Event, EventBuilder
-from telemetry.sink_api import VALIDATION, RunRecord, charts, stream_of
+from telemetry.sink_api import SYSTEM, VALIDATION, RunRecord, charts, stream_of
 
 Value = bool | int | float | str
 
@@ -34,10 +34,12 @@ _TYPES = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING", int: "DATA_TYPE_FLOAT
 def is_described(run: RunRecord) -> bool:
     """Return whether the parameters and metrics are known; TensorBoard keeps what it reads first.
 
-    Metrics that only appear while the run is recorded have no unit; the first may be those of the training.
+    Metrics that only appear while the run is recorded have no unit; the first may be those of the training. The load of
+    the system is declared at another time.
     """
+    metrics = [(stream_of(name), metric) for name, metric in run.metrics.items()]
     return bool(run.params) and any(
-        metric.unit or stream_of(name) == VALIDATION for name, metric in run.metrics.items()
+        stream == VALIDATION or (metric.unit and stream != SYSTEM) for stream, metric in metrics
     )
 
 
@@ -46,7 +48,7 @@ def start(builder: EventBuilder, run: RunRecord) -> list[Event]:
     params, time = main_params(run.params), run.started / 1000
     # TensorBoard sorts by key, and shows only the first five at first.
     keys = {name: f"{_rank(name)} {name}" for name in params}
-    main = next(iter(charts(run.metrics).values()), [])
+    main = next((group for heading, group in charts(run.metrics).items() if heading != SYSTEM), [])
     experiment = {
         "hparam_infos": [_hparam(keys[name], name, value) for name, value in params.items()],
         "metric_infos": [_metric(chart.names[-1], chart.title) for chart in main],

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from telemetry.sink_api import DETAILS, OVERALL, PROGRESS, Metric, charts, stream_of, with_unit
+from telemetry.sink_api import DETAILS, OVERALL, PROGRESS, SYSTEM, Metric, charts, stream_of, with_unit
 
-_POSITIONS = {OVERALL: 1, DETAILS: 3, PROGRESS: 4}
+_POSITIONS = {OVERALL: 1, DETAILS: 3, PROGRESS: 4, SYSTEM: 6}
 _PART = 2
 """Position of all parts of the data, such as fidelities: the same in runs with other parts, which share charts."""
 _UNDECLARED = "5 other"

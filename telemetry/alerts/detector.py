@@ -53,19 +53,27 @@ class AnomalyDetector:
             clock: monotonic clock in seconds.
         """
         self.last_healthy_step = start
-        self._metrics = metrics
+        self._settings = settings
+        self._metrics: dict[str, Metric] = {}
         self._step = 0
-        self._histories = {
-            name: MetricHistory(settings)
-            for name, metric in metrics.items()
-            if metric.watch and direction(name, metric) != "higher"
-        }
-        self._watched = frozenset(name for name, metric in metrics.items() if metric.watch)
-        self._losses = {name: history for name, history in self._histories.items() if rules.is_loss(name)}
+        self._histories: dict[str, MetricHistory] = {}
+        self._losses: dict[str, MetricHistory] = {}
+        self._watched: frozenset[str] = frozenset()
+        self.declare(metrics)
         self._learning_rate = rules.LearningRate()
         self._missing_values = MissingValues()
         self._stall = rules.Stall(settings, clock)
         self._tracker = ProblemTracker(quiet_points=settings.history)
+
+    def declare(self, metrics: Mapping[str, Metric]) -> None:
+        """Add metrics, as at the start."""
+        new = {name: metric for name, metric in metrics.items() if metric.watch and name not in self._watched}
+        self._metrics |= metrics
+        self._watched |= new.keys()
+        self._histories |= {
+            name: MetricHistory(self._settings) for name, metric in new.items() if direction(name, metric) != "higher"
+        }
+        self._losses |= {name: self._histories[name] for name in new if name in self._histories and rules.is_loss(name)}
 
     @property
     def active(self) -> tuple[Cause, ...]:

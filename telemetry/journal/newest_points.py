@@ -6,6 +6,7 @@ What a resume needs from the journal is near its end, and is found quickly howev
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 
 from telemetry.journal.codec import decode, stream_mark
@@ -40,6 +41,19 @@ def streams_at(folder: Path, step: int) -> set[str]:
             if record.step == step:
                 streams.add(record.stream)
     return streams
+
+
+def last_step(folder: Path) -> int:
+    """Return the highest iteration among the newest valid points; 0 if there are none.
+
+    Evaluations after training may have published points of earlier iterations.
+
+    Raises:
+        RunFolderError: the folder or a segment cannot be read.
+    """
+    attempts = _attempts(folder)
+    records = islice(map(decode, _lines(folder, attempts)), MAX_POINTS)
+    return max((r.step for r in records if isinstance(r, Scalars) and not attempts.is_superseded(r)), default=0)
 
 
 def newest_points(

@@ -7,6 +7,7 @@ from typing import Any
 
 from telemetry.errors import SettingError
 from telemetry.metrics import Metric
+from telemetry.recording.declarations import is_pattern
 from telemetry.recording.point_values import name_problem
 from telemetry.recording.steps import parse_step
 from telemetry.redaction import redact_text
@@ -61,8 +62,8 @@ def check_metrics(metrics: object, *, resumes: bool) -> None:
     """
     if not isinstance(metrics, Mapping):
         msg = (
-            f"metrics is of type {type(metrics).__name__}; expected a mapping of full names to declarations, such as "
-            "{'train/loss': Metric()}"
+            f"metrics is of type {type(metrics).__name__}; expected a mapping of full names or patterns to "
+            "declarations, such as {'train/loss': Metric()}"
         )
         raise SettingError(msg)
     if problems := [text for name, metric in metrics.items() if (text := _problem(name, metric, metrics, resumes))]:
@@ -72,7 +73,8 @@ def check_metrics(metrics: object, *, resumes: bool) -> None:
 def _problem(name: object, metric: object, metrics: Mapping[Any, Any], resumes: bool) -> str:
     """Return what is wrong with the declaration of a metric; empty if nothing is."""
     stream, _, rest = name.partition("/") if isinstance(name, str) else ("", "", "")
-    if not stream or not rest or rest.endswith("/"):
+    is_any = isinstance(name, str) and is_pattern(name)
+    if not is_any and (not stream or not rest or rest.endswith("/")):
         return f"invalid metric name {name!r}; a full name is stream/metric, such as train/loss"
     if problem := name_problem(str(name)):
         return f"invalid metric name: {problem}"

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import Cadence
 from telemetry.delivery.receipt import Receipt
 from telemetry.errors import SettingError
+from telemetry.metrics import Metric
 from telemetry.recording.admission import Admission
+from telemetry.recording.arguments import check_metrics
 from telemetry.recording.ending import InterpreterExit, status_after
 from telemetry.recording.journal_thread import JournalThread
-from telemetry.recording.limits import DEFAULT_LIMITS, FLUSH_TIMEOUT
+from telemetry.recording.limits import FLUSH_TIMEOUT
+from telemetry.recording.media_content import Encoded
+from telemetry.recording.media_methods import MediaMethods
+from telemetry.recording.media_recorder import MediaRecorder
+from telemetry.recording.params import plain_params
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.recording.run_closer import RunCloser
 from telemetry.recording.steps import parse_step
-from telemetry.records import Alert, Level, Status, now_ms
+from telemetry.records import Alert, Level, RunUpdate, Status, now_ms
 from telemetry.run_folder.heartbeat import Counts
 from telemetry.run_folder.sink_progress import read_progress
+from telemetry.units import factors
 
 _MAX_ALERT_LENGTH = 20_000
 """Maximum number of characters of the title and of the text of an alert in the queue."""
@@ -29,7 +36,7 @@ _DRAIN_POLL_INTERVAL = 0.05
 """Poll interval of ``drain`` in seconds."""
 
 
-class MetricBus:
+class MetricBus(MediaMethods):
     """Publish the metrics of a run; returned by ``telemetry.open_run``.
 
     Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block; no method raises because a disk or a
@@ -52,7 +59,8 @@ class MetricBus:
         cadence: Cadence,
         factors: Mapping[str, float],
         drain_timeout: float,
-        close_timeout: float = DEFAULT_LIMITS.close_timeout,
+        close_timeout: float,
+        media: MediaRecorder,
     ) -> None:
         """Publish through a started journal thread.
 
@@ -63,6 +71,7 @@ class MetricBus:
             factors: conversion factors by full name.
             drain_timeout: how long ``close`` waits for the sinks by default, in seconds.
             close_timeout: how long ``close`` waits for the journal thread, in seconds.
+            media: the recorder of texts, tables, images, histograms and artifacts.
         """
         self.folder = folder
         self.cadence = cadence
@@ -70,8 +79,9 @@ class MetricBus:
         self.factors = factors
         self._thread = journal_thread
         self._queue = journal_thread.queue
+        self._media = media
         self._drain_timeout = drain_timeout
-        self._closer = RunCloser(folder, journal_thread, close_timeout)
+        self._closer = RunCloser(folder, journal_thread, media, close_timeout)
         self._admission = Admission(folder, cadence, self._queue)
         self._interpreter_exit = InterpreterExit()
         atexit.register(self._close_at_exit)
@@ -98,7 +108,8 @@ class MetricBus:
             stream: ``train``, ``val`` …
             step: the global iteration; a step lower than the previous one is accepted, with one warning.
             values: values by metric name, in source units; or a callable that returns them, called in the journal
-                thread. A value that is not one number, or whose name is not declared, is left out.
+                thread. A value that is not one number is left out. A name that is not declared is declared when it
+                first appears, by the first pattern that matches it or without a unit.
             final: whether to record them even if the iteration is not due, unless the last record of this stream
                 already has this step.
         """
@@ -128,18 +139,42 @@ class MetricBus:
             level: ``info``, ``warning`` or ``error``.
         """
         if self._admission.admits_process():
-            self._queue.put_alert(_reported(title, text, step, level))
+            self._queue.put_record("alert", step, _reported(title, text, step, level))
+
+    def params(self, params: object) -> None:
+        """Add parameters to the run, or change some; the forms are those of ``open_run(params=…)``."""
+        if self._admission.admits_process():
+            try:
+                update = RunUpdate(seq=0, time=0, params=plain_params(params))
+            except SettingError as error:
+                self._queue.reject(("parameters",), error, "invalid parameters")
+            else:
+                self._queue.put_record("parameters", 0, update)
+
+    def declare(self, metrics: Mapping[str, Metric]) -> None:
+        """Declare further metrics, or patterns of names, as in ``open_run``; a metric keeps its first declaration.
+
+        Raises:
+            SettingError, UnitError: a declaration is invalid.
+        """
+        check_metrics(metrics, resumes=False)
+        factors(metrics)
+        if self._admission.admits_process():
+            self._queue.put_record("declarations", 0, RunUpdate(seq=0, time=0, metrics=dict(metrics)))
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Wait until everything offered so far is durable or lost; return False after ``timeout`` seconds."""
-        return self._admission.is_forked() or self._queue.flush(timeout)
+        if self._admission.is_forked():
+            return True
+        deadline = time.monotonic() + timeout
+        return self._media.flush(timeout) and self._queue.flush(max(0.0, deadline - time.monotonic()))
 
     def drain(self, timeout: float) -> bool:
         """Wait until all sinks have accepted everything offered so far; return False after ``timeout`` seconds."""
         if self._admission.is_forked():
             return True
         deadline = time.monotonic() + timeout
-        if not self._queue.flush(timeout):
+        if not self.flush(timeout):
             return False
         self._thread.supervisor.wake()
         return _wait_accepted(self.folder, self._thread.supervisor.names, self._queue.last_seq, deadline)
@@ -182,6 +217,10 @@ class MetricBus:
         For a process that is told to end; may be called from a signal handler.
         """
         self._closer.limit_drain(seconds)
+
+    def _offer_media(self, name: str, step: int, content: object, encode: Callable[[Any], Encoded]) -> None:
+        if self._admission.admits_process():
+            self._media.offer(name, step, content, encode)
 
     def __enter__(self) -> MetricBus:
         return self

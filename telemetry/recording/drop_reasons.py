@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 DropReason = Literal[
-    "undeclared metric",
     "not a number",
     "invalid name",
+    "too many names",
     "invalid step",
     "invalid alert",
+    "invalid parameters",
+    "invalid content",
     "no values",
     "line too long",
+    "too many blobs",
+    "not written",
     "queue full",
     "run closed",
     "already recorded",

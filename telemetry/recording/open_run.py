@@ -13,22 +13,24 @@ from typing import Any
 from telemetry.alerts.detector import AnomalyDetector
 from telemetry.cadence import Cadence
 from telemetry.delivery.supervisor import DeliverySupervisor, ProcessSupervisor, ThreadSupervisor
-from telemetry.errors import RunAlive, RunFolderError
-from telemetry.journal.newest_points import newest_points, streams_at
+from telemetry.errors import RunAlive, RunExists, RunFolderError
+from telemetry.journal.newest_points import last_step, newest_points, streams_at
 from telemetry.journal.writer import JournalWriter
 from telemetry.logger import log
 from telemetry.metrics import Metric
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
+from telemetry.recording.media_recorder import MediaRecorder
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
-from telemetry.recording.run_plan import RunPlan, is_blank, newest_segment, plan_run
+from telemetry.recording.run_plan import RunPlan, free_folder, is_blank, newest_segment, plan_run
+from telemetry.redaction import credentials_in
 from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, write_heartbeat
 from telemetry.run_folder.job_identity import current_job
 from telemetry.run_folder.lease import Lease
-from telemetry.run_folder.paths import heartbeat_path, shell_path, sinks_folder
+from telemetry.run_folder.paths import heartbeat_path, local_path, shell_path, sinks_folder
 from telemetry.run_folder.permissions import closed_to_group, make_folder, make_run_folder
 from telemetry.run_folder.process_identity import current_process
 from telemetry.settings import Settings
@@ -49,17 +51,21 @@ def open_run(
     versions: Mapping[str, str] | None = None,
     sinks: str | Iterable[str | object] | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
+    resume: bool = False,
     resume_step: int | None = None,
 ) -> MetricBus:
     """Open a run folder for training, start its deliveries, and return the bus.
+
+    If the folder already contains a run, a new one is opened next to it, in ``<path>-2``, ``<path>-3`` …;
+    ``bus.folder`` is its folder. With ``resume=True``, that run is continued instead.
 
     Sinks, their options and requirements, units and the folder are checked before anything is created.
 
     Args:
         path: the run folder, a local path; its last component is the run ID, and ``~`` is expanded.
-        metrics: the declaration of each metric, keyed by its full name ``stream/metric``. Values of any other metric
-            are left out, with a warning. Without declarations, values of any name are recorded as they are, without a
-            unit; a resumed run keeps its earlier declarations.
+        metrics: declarations by full name, ``stream/metric``, or by a pattern, in which ``*`` stands for any
+            characters. Any other name is declared when it first appears, without a unit. A resumed run keeps its
+            earlier declarations.
         name: the display name, by default the run ID.
         project: the project that the run belongs to.
         params: the parameters of the run, which may be nested: a mapping, a namespace of ``argparse``, a dataclass or
@@ -68,29 +74,57 @@ def open_run(
         sinks: names of sinks, also as one comma-separated string, or sink objects (served by threads of this process);
             by default those in ``settings``.
         settings: see ``Settings``; also a mapping, see ``Settings.parse``.
-        resume_step: the iteration after which an existing run resumes; None for a new run. A point at this iteration
-            that is already in the journal is not recorded again.
+        resume: whether to continue the run in the folder, if there is one.
+        resume_step: the iteration after which an existing run resumes; by default its last recorded one. Without
+            ``resume=True``, the run must exist. A point at this iteration that is already in the journal is not
+            recorded again.
 
     Raises:
         SinkNotFound, SinkNotInstalled, PluginError, SettingError, UnitError: see ``telemetry.errors``.
-        RunExists: the folder already contains a run, and ``resume_step`` is None.
-        RunNotFound: there is no run to resume.
+        RunNotFound: there is no run to resume, and ``resume`` is False.
         RunAlive: the trainer of the run is alive, or another process is opening the run.
         JournalError: units or cadence differ from those of the run to be resumed.
         RunFolderError: the folder cannot be read or written to, or is not a local path.
     """
-    plan = plan_run(
-        path,
-        metrics=metrics,
-        name=name,
-        project=project,
-        params=params,
-        versions=versions,
-        sinks=sinks,
-        settings=settings,
-        resume_step=resume_step,
-    )
-    return start_run(plan)
+    folder = local_path(path).absolute()
+    if resume:
+        resume_step = _step_to_resume(folder, resume_step)
+    for candidate in _candidates(folder) if resume_step is None and not resume else (folder,):
+        try:
+            plan = plan_run(
+                candidate,
+                metrics=metrics,
+                name=name,
+                project=project,
+                params=params,
+                versions=versions,
+                sinks=sinks,
+                settings=settings,
+                resume_step=resume_step,
+            )
+            return start_run(plan)
+        except (RunExists, RunAlive):
+            # Another process has opened a run in this folder in the meantime.
+            if resume_step is not None or resume:
+                raise
+    raise AssertionError
+
+
+def _step_to_resume(folder: Path, step: int | None) -> int | None:
+    """Return the iteration after which the run in a folder resumes; None if there is no run."""
+    if newest_segment(folder) < 0 or is_blank(folder):
+        return None
+    return last_step(folder) if step is None else step
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Yield the folder, unless it contains a run, and then similar ones that do not exist."""
+    if newest_segment(folder) < 0 or is_blank(folder):
+        yield folder
+    while True:
+        other = free_folder(folder)
+        log.warning("%s already contains a run; the new one is in %s", folder, other)
+        yield other
 
 
 def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus:
@@ -109,7 +143,8 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
         detector.replay(newest_points(plan.folder, detector.loss_streams, step))
         recorded = {(stream, step) for stream in streams_at(plan.folder, step)}
     journal = _open_journal(plan)
-    appender = RecordAppender(queue.tally, journal, detector, plan.factors if plan.declared else None, recorded)
+    credentials = {found for sink in plan.sinks for found in credentials_in(sink.options)}
+    appender = RecordAppender(queue.tally, journal, detector, plan.declarations, recorded, credentials=credentials)
     attempt = plan.record.attempt
     thread = JournalThread(plan.folder, queue, journal, appender, supervisor, attempt=attempt, limits=limits)
     try:
@@ -121,10 +156,11 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
     return MetricBus(
         plan.folder,
         thread,
-        cadence=Cadence(plan.settings.every),
+        cadence=Cadence(plan.settings.every, plan.settings.events),
         factors=plan.factors,
         drain_timeout=plan.settings.drain_timeout,
         close_timeout=limits.close_timeout,
+        media=MediaRecorder(plan.folder, queue, plan.factors, plan.settings.blobs_mb, limits),
     )
 
 

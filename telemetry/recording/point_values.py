@@ -7,6 +7,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from telemetry.errors import did_you_mean, error_text
+from telemetry.metrics import UNDECLARED, Metric
+from telemetry.recording.declarations import Declarations
 from telemetry.recording.drop_reasons import DropReason
 from telemetry.records import MAX_NAME_LENGTH
 from telemetry.redaction import redact_text
@@ -23,18 +25,27 @@ class Dropped(NamedTuple):
 
 
 class PointValues(NamedTuple):
-    """The values of a point in display units, by metric name, and those that cannot be recorded."""
+    """What the values of a point have become.
+
+    Attributes:
+        recorded: the values in display units, by metric name.
+        dropped: those that cannot be recorded.
+        appeared: the declarations of the metrics that have appeared for the first time, by full name.
+        hints: what may be wrong with the names of some of these.
+    """
 
     recorded: dict[str, float]
     dropped: list[Dropped]
+    appeared: dict[str, Metric]
+    hints: list[str]
 
 
 class PointConverter:
     """Check and convert the values of each point; a value that cannot be recorded does not affect the others."""
 
-    def __init__(self, factors: Mapping[str, float] | None = None) -> None:
-        """Convert by ``factors``, by full name of the declared metrics; None accepts any name, without conversion."""
-        self._factors = factors
+    def __init__(self, declarations: Declarations | None = None) -> None:
+        """Convert as declared; names that are not declared are added to the declarations when they appear."""
+        self.declarations = declarations or Declarations({})
         self._resolve = lru_cache(_CACHED_NAMES)(self._find)
 
     def convert(self, stream: str, values: Mapping[str, object]) -> PointValues:
@@ -46,36 +57,50 @@ class PointConverter:
         if not isinstance(values, Mapping):
             msg = f"the values are of type {type(values).__name__}; expected a mapping of metric names to numbers"
             raise TypeError(msg)
-        point = PointValues({}, [])
+        point = PointValues({}, [], {}, [])
         for given, value in values.items():
             resolved = self._resolve(stream, str(given))
             if isinstance(resolved, Dropped):
                 point.dropped.append(resolved)
                 continue
-            name, factor = resolved
+            name, full = resolved
             try:
                 # Convert to float first: a NumPy float32 would round the product.
-                point.recorded[name] = _number(value) * factor
+                number = _number(value)
             except BaseException as error:  # noqa: BLE001 - conversions of foreign types are user code
                 text = f"{name} has the type {type(value).__name__} and is not one number ({_one_line(error)})"
                 point.dropped.append(Dropped(name, "not a number", text))
+                continue
+            if full in self.declarations or self._declare(stream, name, full, point):
+                point.recorded[name] = number * self.declarations.factor(full)
         return point
 
-    def _find(self, stream: str, name: str) -> tuple[str, float] | Dropped:
-        """Return the name of a metric within its stream and its factor, or why it cannot be recorded."""
+    def _find(self, stream: str, name: str) -> tuple[str, str] | Dropped:
+        """Return the name of a metric within its stream and its full name, or why it cannot be recorded."""
         if problem := name_problem(name):
             return Dropped(name, "invalid name", problem)
-        if self._factors is None:
-            return redact_name(name), 1.0
         full = f"{stream}/{name}"
-        if full in self._factors:
-            return name, self._factors[full]
-        if name.startswith(f"{stream}/") and name in self._factors:
+        if full not in self.declarations and name.startswith(f"{stream}/") and name in self.declarations:
             # The full name instead of the name within the stream.
-            return name.removeprefix(f"{stream}/"), self._factors[name]
-        known = [each.removeprefix(f"{stream}/") for each in self._factors if each.startswith(f"{stream}/")]
-        text = f"metric {full!r} is not declared; declare it in open_run(metrics={{{full!r}: Metric(unit=…)}})"
-        return Dropped(name, "undeclared metric", text + did_you_mean(name, known))
+            return name.removeprefix(f"{stream}/"), name
+        if full not in self.declarations:
+            name, full = redact_name(name), redact_name(full)
+        return name, full
+
+    def _declare(self, stream: str, name: str, full: str, point: PointValues) -> bool:
+        """Declare a metric that has appeared; return False if there are too many."""
+        found = self.declarations.find(full)
+        if found is None:
+            text = f"the run has too many metrics to add {full!r}"
+            point.dropped.append(Dropped(name, "too many names", text))
+            return False
+        metric, factor = found
+        self.declarations.add(full, metric, factor)
+        point.appeared[full] = metric
+        known = self.declarations.given(stream)
+        if known and metric is UNDECLARED:
+            point.hints.append(f"metric {full!r} is not declared, so its unit is unknown{did_you_mean(name, known)}")
+        return True
 
 
 @lru_cache(_CACHED_NAMES)

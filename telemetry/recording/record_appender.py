@@ -12,14 +12,16 @@ from telemetry.alerts.detector import AnomalyDetector, Divergence
 from telemetry.errors import format_error
 from telemetry.journal.writer import JournalWriter
 from telemetry.logger import log
+from telemetry.metrics import Metric
+from telemetry.recording.declarations import Declarations
 from telemetry.recording.drop_reasons import DropReason
 from telemetry.recording.point_values import Dropped, PointConverter, name_problem, names_by_reason, redact_name
 from telemetry.recording.record_queue import QueuedRecords, StreamValuesSource
 from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.steps import parse_step
 from telemetry.recording.warn_once import WarnOnce
-from telemetry.records import Alert, AnyRecord, Scalars
-from telemetry.redaction import redact_text
+from telemetry.records import Alert, AnyMedia, AnyRecord, Media, RunUpdate, Scalars, kind_of, now_ms
+from telemetry.redaction import redact, redact_text
 
 
 class RecordAppender:
@@ -41,8 +43,10 @@ class RecordAppender:
         tally: RecordTally,
         journal: JournalWriter,
         detector: AnomalyDetector,
-        factors: Mapping[str, float] | None = None,
+        declarations: Declarations | None = None,
         already_recorded: Collection[tuple[str, int]] = (),
+        *,
+        credentials: Collection[str] = (),
     ) -> None:
         """Prepare to append to ``journal``.
 
@@ -50,9 +54,10 @@ class RecordAppender:
             tally: the numbers of records, which are updated.
             journal: the writer to append to; committing is left to the caller.
             detector: the anomaly detector, which observes each record.
-            factors: conversion factors of the declared metrics by full name; None if none were declared.
+            declarations: the declared metrics; others are added when they appear.
             already_recorded: (stream, step) of points that earlier attempts have recorded, and that are therefore not
                 appended again.
+            credentials: credentials that are removed from parameters, in addition to what looks like one.
         """
         self.alerts: tuple[Alert, ...] = ()
         self.diverged: Divergence | None = None
@@ -60,7 +65,8 @@ class RecordAppender:
         self._tally = tally
         self._journal = journal
         self._detector = detector
-        self._converter = PointConverter(factors)
+        self._converter = PointConverter(declarations)
+        self._credentials = credentials
         self._already_recorded = already_recorded
         self._warn_once = WarnOnce()
 
@@ -68,6 +74,10 @@ class RecordAppender:
         """Append the records of a dequeued item, each followed by the alerts that it causes."""
         if isinstance(item.values, Alert):
             self._append_published_alert(item, item.values)
+        elif isinstance(item.values, RunUpdate):
+            self._append_update(item, item.values)
+        elif isinstance(item.values, Media):
+            self._append_media(item, item.values)
         else:
             self._append_scalars(item, item.values)
 
@@ -105,8 +115,11 @@ class RecordAppender:
         if problem := name_problem(stream):
             self._lose(item, (stream,), "invalid name", problem)
             return None
-        values, dropped = self._converter.convert(stream, published)
+        values, dropped, appeared, hints = self._converter.convert(stream, published)
         self._report_dropped(item, stream, dropped)
+        self._declare(appeared)
+        for hint in hints:
+            self._warn_once(hint, hint)
         if dropped and not values:
             self._tally.lose(1)
             return None
@@ -129,6 +142,38 @@ class RecordAppender:
             self.append_numbered(alert)
         except BaseException as error:  # noqa: BLE001 - its title, text and step come from the caller
             self._lose(item, item.streams, "invalid alert", format_error(error))
+
+    def _append_update(self, item: QueuedRecords, update: RunUpdate) -> None:
+        """Append parameters, and the declarations of metrics that have none yet."""
+        try:
+            metrics = self._converter.declarations.declare(update.metrics)
+            params = redact(update.params, credentials=self._credentials)
+            if not metrics and not params:
+                # Patterns need no record.
+                self._tally.withdraw(None)
+                return
+            self._append_numbered_update(RunUpdate(seq=0, time=item.time, metrics=metrics, params=params))
+        except BaseException as error:  # noqa: BLE001 - the parameters come from the caller
+            self._lose(item, item.streams, "invalid parameters", format_error(error))
+
+    def _append_media(self, item: QueuedRecords, record: AnyMedia) -> None:
+        try:
+            self.append_numbered(record)
+        except ValueError as error:
+            self._lose(item, item.streams, "line too long", str(error))
+        else:
+            self._tally.note_step(record.step)
+            self._tally.note_media(kind_of(record))
+
+    def _declare(self, metrics: Mapping[str, Metric]) -> None:
+        """Append the declarations of metrics that have appeared."""
+        if metrics:
+            self._append_numbered_update(RunUpdate(seq=0, time=now_ms(), metrics=dict(metrics)))
+            self._tally.offer(1)
+
+    def _append_numbered_update(self, update: RunUpdate) -> None:
+        self.append_numbered(update)
+        self._detector.declare(update.metrics)
 
     def _append_alerts(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from telemetry.recording.drop_reasons import DropReason
 from telemetry.recording.limits import DEFAULT_LIMITS
 from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.warn_once import WarnOnce
-from telemetry.records import Alert, Closed, now_ms
+from telemetry.records import Alert, AnyMedia, Closed, RunUpdate, now_ms
 
 ValuesSource = Mapping[str, float] | Callable[[], Mapping[str, float]]
 """The values of a stream by metric name, or a callable that returns them and is called in the journal thread."""
@@ -21,7 +22,7 @@ StreamValuesSource = Mapping[str, Mapping[str, float]] | Callable[[], Mapping[st
 
 
 class QueuedRecords(msgspec.Struct, frozen=True):
-    """The records offered by one call: one for each of ``streams``, or one alert.
+    """The records offered by one call: one for each of ``streams``, or one record of another kind.
 
     ``number`` counts the records enqueued up to and including these; ``time`` is in ms since 1970.
     """
@@ -29,7 +30,7 @@ class QueuedRecords(msgspec.Struct, frozen=True):
     streams: tuple[str, ...]
     step: int
     time: int
-    values: StreamValuesSource | Alert
+    values: StreamValuesSource | Alert | RunUpdate | AnyMedia
     number: int
     final: bool = False
 
@@ -87,21 +88,31 @@ class RecordQueue:
                     self._warn_once("step", message)
                 self._last_steps[stream] = step
 
-    def reject(self, streams: Sequence[str], problem: ValueError) -> None:
-        """Count records as lost because their step is invalid, with one warning."""
+    def reject(self, streams: Sequence[str], problem: ValueError, reason: DropReason = "invalid step") -> None:
+        """Count records as lost because they are invalid, with one warning for each reason."""
         self.tally.offer(len(streams))
-        self.tally.lose(len(streams), "invalid step")
-        self._warn_once("invalid step", f"dropping {', '.join(map(str, streams))}: {problem}")
+        self.tally.lose(len(streams), reason)
+        self._warn_once(reason, f"dropping {', '.join(map(str, streams))}: {problem}")
 
-    def put_alert(self, alert: Alert) -> None:
-        """Enqueue an alert; drop and count it if the queue is full or closed."""
+    def put_record(self, kind: str, step: int, record: Alert | RunUpdate | AnyMedia, *, offered: bool = False) -> None:
+        """Enqueue a record of another kind than points; drop and count it if the queue is full or closed.
+
+        ``offered``: it was counted as offered before.
+        """
         with self._changed:
-            self._enqueue(("alert",), alert.step, alert)
+            self._enqueue((kind,), step, record, offered=offered)
 
     def _enqueue(
-        self, streams: tuple[str, ...], step: int, values: StreamValuesSource | Alert, *, final: bool = False
+        self,
+        streams: tuple[str, ...],
+        step: int,
+        values: StreamValuesSource | Alert | RunUpdate | AnyMedia,
+        *,
+        final: bool = False,
+        offered: bool = False,
     ) -> bool:
-        self.tally.offer(len(streams))
+        if not offered:
+            self.tally.offer(len(streams))
         if self._closed is not None or self.tally.unwritten > self._capacity:
             self.tally.lose(len(streams), "queue full" if self._closed is None else "run closed")
             self._warn_dropped(step)

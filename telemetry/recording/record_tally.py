@@ -22,6 +22,7 @@ class RecordTally:
         self.unwritten = 0
         self._offered = self._journaled = self._lost = self._step = 0
         self._dropped: Counter[str] = Counter()
+        self._media: Counter[str] = Counter()
         self._lock = threading.RLock()
 
     def offer(self, records: int) -> None:
@@ -38,12 +39,13 @@ class RecordTally:
             if reason is not None:
                 self._dropped[reason] += records
 
-    def withdraw(self) -> None:
-        """Count an offered record as already recorded: it is neither offered nor lost."""
+    def withdraw(self, reason: DropReason | None = "already recorded") -> None:
+        """Count an offered record as neither offered nor lost; the reason is None if it contained nothing."""
         with self._lock:
             self._offered -= 1
             self.unwritten -= 1
-            self._dropped["already recorded"] += 1
+            if reason is not None:
+                self._dropped[reason] += 1
 
     def drop(self, reason: DropReason, number: int = 1) -> None:
         """Count values left out of records, or points that are not offered."""
@@ -60,6 +62,11 @@ class RecordTally:
         """Register ``step`` as recorded; ``counts`` reports the highest one."""
         self._step = max(self._step, step)
 
+    def note_media(self, kind: str) -> None:
+        """Count a record of media by kind."""
+        with self._lock:
+            self._media[kind] += 1
+
     def counts(self) -> Counts:
         """Return the current numbers."""
         with self._lock:
@@ -69,4 +76,5 @@ class RecordTally:
                 lost=self._lost,
                 step=self._step,
                 dropped=dict(self._dropped),
+                media=dict(self._media),
             )

@@ -20,6 +20,7 @@ from telemetry.metrics import Metric
 from telemetry.plugins.destinations import unconfirmed
 from telemetry.plugins.registry import Sink, select
 from telemetry.recording.arguments import check_metrics, parse_resume_step, parse_settings, parse_sinks_argument
+from telemetry.recording.declarations import Declarations, without_patterns
 from telemetry.recording.params import plain_params
 from telemetry.records import SCHEMA, RunRecord, now_ms
 from telemetry.redaction import credentials_in, redact, redact_text
@@ -28,7 +29,6 @@ from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.process_identity import ProcessIdentity, current_process
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
-from telemetry.units import factors
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +40,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         sinks: the sinks to deliver to.
         unconfirmed: the sinks left out, with the assignments that would confirm their destinations.
         settings: the settings of telemetry.
-        factors: conversion factors from the source unit to the unit of each metric, by full name.
-        declared: whether metrics were declared; if so, their values are converted and all others are left out.
+        factors: conversion factors from the source unit to the unit of each declared metric, by full name.
+        declarations: the declared metrics, and patterns of names that may appear.
         resume_step: the iteration after which an existing run resumes; None for a new run.
         newest_segment: number of the newest journal segment at the time of the checks; -1 if there was none.
     """
@@ -52,7 +52,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     unconfirmed: dict[str, list[str]]
     settings: Settings
     factors: dict[str, float]
-    declared: bool
+    declarations: Declarations
     resume_step: int | None
     newest_segment: int
 
@@ -81,20 +81,20 @@ def plan_run(
     folder = local_path(path).absolute()
     settings = parse_settings(settings)
     resumed = None if resume_step is None else parse_resume_step(resume_step)
-    if metrics is not None:
+    before = {} if resumed is None else read_description(folder).metrics
+    if metrics is None:
+        metrics = before
+    else:
         check_metrics(metrics, resumes=resumed is not None)
-    elif resumed is not None:
-        # A resumed run keeps its declarations; if it has none, values of any name are still recorded.
-        metrics = read_description(folder).metrics or None
     chosen = select(settings.sinks if sinks is None else parse_sinks_argument(sinks), settings.options)
-    unit_factors = factors(metrics or {})
+    declarations = Declarations(metrics, before)
     run = _first_attempt(
         folder,
         chosen,
         name=name or folder.name,
         project=project,
         params={} if params is None else plain_params(params),
-        metrics=metrics or {},
+        metrics=_unwatched(before, metrics) | without_patterns(metrics),
         versions=versions or {},
         every=settings.every,
     )
@@ -103,8 +103,10 @@ def plan_run(
     if resumed is not None:
         run = _next_attempt(folder, run, trainer or TrainerLivenessProbe(folder))
     elif newest >= 0 and not is_blank(folder):
-        other = _free(folder)
-        msg = f"{folder} already contains a run; resume it (resume_step=…), or choose another folder, such as {other}"
+        msg = (
+            f"{folder} already contains a run; continue it (resume=True), or choose another folder, such as "
+            f"{free_folder(folder)}"
+        )
         raise RunExists(msg)
     left_out = {} if given is None else _unconfirmed(chosen, settings.options, given, folder)
     return RunPlan(
@@ -114,8 +116,8 @@ def plan_run(
         sinks=[sink for sink in chosen if sink.name not in left_out],
         unconfirmed=left_out,
         settings=settings,
-        factors=unit_factors,
-        declared=metrics is not None,
+        factors={full_name: declarations.factor(full_name) for full_name in run.metrics},
+        declarations=declarations,
         resume_step=resumed,
         newest_segment=newest,
     )
@@ -154,6 +156,12 @@ def _first_attempt(
     )
 
 
+def _unwatched(before: Mapping[str, Metric], metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return the earlier declarations that are not repeated; their metrics may have no further values."""
+    others = {name: metric for name, metric in before.items() if name not in metrics}
+    return {name: msgspec.structs.replace(metric, watch=False, main=False) for name, metric in others.items()}
+
+
 def _without_credentials(metric: Metric, credentials: Collection[str]) -> Metric:
     return msgspec.structs.replace(metric, label=redact_text(metric.label, credentials))
 
@@ -181,15 +189,15 @@ def _check_record(run: RunRecord) -> None:
         raise SettingError(msg) from error
 
 
-def _free(folder: Path) -> Path:
-    """Return a similar path that does not exist."""
+def free_folder(folder: Path) -> Path:
+    """Return a similar path that does not exist: with ``-2``, ``-3`` … appended."""
     candidates = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
     return next(path for path in candidates if not path.exists())
 
 
 def _next_attempt(folder: Path, run: RunRecord, trainer: TrainerLivenessProbe) -> RunRecord:
     """Return the run record of the attempt that resumes the run in ``folder``; exceptions as for ``open_run``."""
-    before = read_header(folder)
+    before = read_description(folder)
     heartbeat = read_heartbeat(folder)
     if heartbeat is not None and trainer.is_alive() is None:
         log.warning(
@@ -217,7 +225,9 @@ def run_alive(folder: Path, trainer: ProcessIdentity) -> RunAlive:
     """Return the error for a run that cannot be resumed because its trainer is alive."""
     own = trainer == current_process()
     remedy = "close it, bus.close(), before resuming it" if own else "stop it before resuming its run"
-    return RunAlive(f"the trainer of {folder} is alive ({'this process, ' if own else ''}{trainer}); {remedy}")
+    who = "this process, " if own else ""
+    other = f"or start a run in another folder, such as {free_folder(folder)}"
+    return RunAlive(f"the trainer of {folder} is alive ({who}{trainer}); {remedy}, {other}")
 
 
 def newest_segment(folder: Path) -> int:

@@ -19,7 +19,7 @@ FOR_TRAINERS = """
     Settings SinkNotFound SinkNotInstalled Status TelemetryError UnitError open_run read_header read_receipt read_run
 """
 FOR_SINKS = """
-    DETAILS OVERALL PROGRESS VALIDATION
+    DETAILS OVERALL PROGRESS SYSTEM VALIDATION
     Alert Chart Closed Metric Opened Record Resumed RunRecord Scalars SettingError SinkRejected SinkUnavailable Status
     TelemetryError atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed
     local_path private_opener read_history redact remove_temporary_files stream_of sync_folder with_unit
