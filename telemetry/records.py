@@ -252,6 +252,7 @@ class Artifact(Media, frozen=True, kw_only=True, tag="artifact"):
 
 
 AnyMedia = Text | Table | Image | Histogram | Artifact
+MEDIA_KINDS = ("text", "table", "image", "histogram", "artifact")
 AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | AnyMedia
 
 

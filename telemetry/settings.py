@@ -38,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             run folder hold from then on.
         delivery: one process per sink, or threads of the training process (for notebooks).
         poll: interval, in seconds, at which a delivery checks for new records.
-        hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted.
+        hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted; in addition,
+            the same time for each 100 MB of images, files and the like that the call delivers.
         drain_timeout: seconds that the end of training waits for the sinks.
         linger: seconds that delivery keeps retrying a failing sink after the trainer has ended.
         blobs_mb: maximum size of all images, tables, texts and artifacts of a run, in 10⁶ bytes; what exceeds it is not

@@ -73,7 +73,7 @@ class BlobStore:
             for entry, _ in files:
                 if _TEMPORARY.fullmatch(entry.name):
                     with contextlib.suppress(OSError):
-                        os.unlink(entry.path)
+                        Path(entry.path).unlink()
             regular = [(entry, found) for entry, found in files if stat.S_ISREG(found.st_mode)]
             self._sizes = {e.name: found.st_size for e, found in regular if not _TEMPORARY.fullmatch(e.name)}
         return self._sizes

@@ -16,7 +16,7 @@ from telemetry.redaction import redact_text
 
 
 class RunCloser:
-    """End a run once: wait for the media, close the queue, wait for the journal, finish the deliveries, then read the receipt.
+    """End a run once: finish the media, the queue, the journal and the deliveries, then read the receipt.
 
     May be called from any thread, and from a signal handler that interrupts a call in progress.
     """
@@ -35,7 +35,8 @@ class RunCloser:
     def close(self, status: Status, reason: str, drain_timeout: float) -> Receipt | None:
         """End the run and return its receipt; subsequent calls wait for the first one and return the same receipt.
 
-        Takes no longer than the two timeouts together, and the time for writing pending media. Returns None in a signal handler that interrupts another call.
+        Takes no longer than the two timeouts together, after up to a minute for pending media. Returns None in a signal
+        handler that interrupts another call.
         """
         with self._lock:
             # A reason may quote a file name that is not valid Unicode.
