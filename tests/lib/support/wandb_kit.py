@@ -80,8 +80,14 @@ def points(history: Iterable[Mapping[str, Any]], units: Mapping[str, str]) -> li
         )
         for row in history
         for name, value in row.items()
-        if name not in SINK_KEYS and not name.startswith(("_", "best/"))
+        if name not in SINK_KEYS and not name.startswith(("_", "best/", *media_keys(row)))
     ]
+
+
+def media_keys(row: Mapping[str, Any]) -> list[str]:
+    """Return the keys of media in a row, which wandb-core flattens in files."""
+    flat = [name.removesuffix("_type") for name in row if name.endswith("._type")]
+    return [*flat, *(name for name, value in row.items() if isinstance(value, dict))]
 
 
 def open_sink(
