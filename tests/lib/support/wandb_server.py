@@ -17,7 +17,32 @@ from typing import Any
 ENTITY = "chemists"
 KEY = "0123456789" * 4
 HISTORY = "wandb-history.jsonl"
-_ARTIFACT = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
+_ARTIFACT = {
+    "__typename": "Artifact",
+    "id": "a",
+    "state": "COMMITTED",
+    "artifactSequence": {
+        "__typename": "ArtifactSequence",
+        "id": "s",
+        "name": "weights",
+        "latestArtifact": None,
+        "project": {"id": "p", "internalId": "1", "name": "p", "entity": {"name": ENTITY}},
+    },
+    "artifactType": {"name": "model"},
+    "versionIndex": 0,
+    "description": None,
+    "metadata": "{}",
+    "ttlDurationSeconds": 0,
+    "ttlIsInherited": False,
+    "tags": [],
+    "historyStep": None,
+    "size": 1,
+    "digest": "d",
+    "commitHash": None,
+    "fileCount": 1,
+    "createdAt": "2026-01-01T00:00:00",
+    "updatedAt": None,
+}
 """The answer for every artifact, as if the server had this version already, so that nothing is uploaded."""
 
 
@@ -195,6 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             "CreateAgent": lambda variables: {"createAgent": {"agent": {"id": variables["sweep"]}}},
             "Heartbeat": self._heartbeat,
             "ArtifactType": lambda _: {"project": {"artifact": None}},
+            "ArtifactByID": lambda _: {"artifact": _ARTIFACT},
             "CreateArtifact": lambda _: {"createArtifact": {"artifact": _ARTIFACT}},
         }
         if operation in answers:

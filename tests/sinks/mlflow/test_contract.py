@@ -18,13 +18,14 @@ from support.mlflow_kit import (
     client_of,
     copy_store,
     find_runs,
+    media_items,
     points,
     quiet,
     shared_server,
     shared_template,
 )
 from support.retries import RetryingSink
-from telemetry.testing import Point, SinkContract
+from telemetry.testing import MediaItem, Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
 from telemetry.testing.kit import Kit
@@ -46,6 +47,19 @@ class MlflowKit(Kit):
             for run in find_runs(client, run_record(folder.name)):
                 if self.is_in(client, run, folder):
                     yield from points(client, run)
+
+    def read_back_media(self, folder: Path) -> Iterable[MediaItem]:
+        with quiet():
+            client = self.client(folder)
+            for run in find_runs(client, run_record(folder.name)):
+                if self.is_in(client, run, folder):
+                    yield from media_items(client, run)
+
+    def shown_media(self, item: MediaItem) -> MediaItem:
+        if item.kind != "table":
+            return item
+        head, rows = item.content
+        return item._replace(content=(head, tuple(tuple(map(str, row)) for row in rows)))
 
     def client(self, folder: Path) -> Any:
         raise NotImplementedError

@@ -14,6 +14,7 @@ from sinks.mlflow.sink import MlflowSink
 from support import media_records as media
 from support.mlflow_kit import (
     IGNORE_NOLOAD,
+    artifact_files,
     client_of,
     copy_store,
     find_runs,
@@ -56,17 +57,6 @@ def store(folder: Path) -> Any:
     return client_of(f"sqlite:///{folder.parent}/mlflow.db")
 
 
-def files(client: Any, run_id: str, path: str | None = None) -> dict[str, bytes]:
-    """Return the content of each artifact of a run, by path."""
-    found: dict[str, bytes] = {}
-    for each in client.list_artifacts(run_id, path):
-        if each.is_dir:
-            found |= files(client, run_id, each.path)
-        else:
-            found[each.path] = Path(client.download_artifacts(run_id, each.path)).read_bytes()
-    return found
-
-
 def write(folder: Path, *records: Record, **options: Any) -> None:
     sink, _ = open_sink(folder, experiment="of the test", **options)
     sink.sink_write(records)
@@ -92,7 +82,7 @@ class TestOnAnSqliteStore:
     def test_each_kind_is_an_artifact_with_its_content(self, folder: Path) -> None:
         write(folder, *media.one_of_each(folder))
         run = only_run(store(folder))
-        check_content(files(store(folder), run.info.run_id))
+        check_content(artifact_files(store(folder), run.info.run_id))
         assert (run.data.tags["mlflow.loggedImages"], run.data.tags["telemetry.seq"]) == ("true", "5")
 
     def test_media_delivered_again_replace_their_files(self, folder: Path) -> None:
@@ -111,7 +101,7 @@ class TestOnAnSqliteStore:
         again.sink_write(records)
         client = store(folder)
         run = only_run(client)
-        check_content(files(client, run.info.run_id))
+        check_content(artifact_files(client, run.info.run_id))
         assert [step for step, _, _ in history(client, run.info.run_id)] == [60]
 
     def test_both_versions_of_a_superseded_medium_are_kept(self, folder: Path) -> None:
@@ -119,7 +109,7 @@ class TestOnAnSqliteStore:
         again = media.text(folder, 10**9 + 2, content="again", step=10)
         write(folder, first)
         write(folder, resumed(10**9 + 1, 0), again)
-        found = files(store(folder), only_run(store(folder)).info.run_id)
+        found = artifact_files(store(folder), only_run(store(folder)).info.run_id)
         assert found == {
             "texts/val/notes/000000010-1.md": b"first",
             "texts/val/notes/000000010-1000000002.md": b"again",
@@ -137,7 +127,7 @@ class TestOnAnSqliteStore:
         sink.sink_write(records[3:])
         client = store(folder)
         run = only_run(client)
-        assert list(files(client, run.info.run_id)) == ["texts/val/notes/000000020-2.md"]
+        assert list(artifact_files(client, run.info.run_id)) == ["texts/val/notes/000000020-2.md"]
         assert [step for step, _, _ in history(client, run.info.run_id)] == [10, 40]
 
     def test_points_are_stored_if_the_artifacts_cannot_be(self, folder: Path) -> None:
@@ -163,7 +153,7 @@ class TestOnAnSqliteStore:
         odd = media.artifact(folder, 5, name)
         kinds = [media.text(folder, 1, name), media.image(folder, 3, name), media.histogram(4, name), odd]
         write(folder, *kinds)
-        found = files(store(folder), only_run(store(folder)).info.run_id)
+        found = artifact_files(store(folder), only_run(store(folder)).info.run_id)
         assert len(found) == len(kinds) + 1
 
     def test_files_are_as_accessible_as_the_run_folder(self, folder: Path) -> None:
@@ -188,7 +178,7 @@ class TestOnAServer:
             client = client_of(url)
             (found,) = find_runs(client, run)
             assert found.info.artifact_uri.startswith("mlflow-artifacts:")
-            check_content(files(client, found.info.run_id))
+            check_content(artifact_files(client, found.info.run_id))
 
 
 class TestAdditions:
