@@ -50,7 +50,7 @@ class BlobStore:
             OSError: the blob cannot be written.
         """
         sizes = self._present()
-        blob = Blob(**_described(content), suffix=suffix)
+        blob = _blob(content, suffix)
         if sizes.get(blob.file) == blob.size:
             return blob
         if len(sizes) >= self._number:
@@ -79,14 +79,14 @@ class BlobStore:
         return self._sizes
 
 
-def _described(content: bytes | Path) -> dict[str, str | int]:
+def _blob(content: bytes | Path, suffix: str) -> Blob:
     if isinstance(content, bytes):
-        return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        return Blob(sha256=hashlib.sha256(content).hexdigest(), size=len(content), suffix=suffix)
     digest, size = hashlib.sha256(), 0
     for part in _parts(content):
         digest.update(part)
         size += len(part)
-    return {"sha256": digest.hexdigest(), "size": size}
+    return Blob(sha256=digest.hexdigest(), size=size, suffix=suffix)
 
 
 def _copy(source: Path, blob: Blob, target: BinaryIO) -> None:

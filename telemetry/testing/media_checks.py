@@ -67,7 +67,7 @@ class MediaChecks(Kit):
         driver.write(records[: _FIRST - 1])
         damaged = [r for r in records if kind_of(r) in kinds and hasattr(r, "blob")]
         for number, record in enumerate(damaged):
-            path = blob_path(folder, record.blob)  # type: ignore[attr-defined]
+            path = blob_path(folder, record.blob)
             if number % 2:
                 path.write_bytes(b"changed")
             else:
