@@ -7,13 +7,15 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from telemetry.records import AnyMedia, Artifact, Histogram, Table, Text, json_number
 from telemetry.redaction import redact, redact_text
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BINS = 64
 """Number of bins of the histogram of values."""
@@ -49,7 +51,7 @@ def snapshot(content: Any) -> Any:
         return drawn(content)
     if hasattr(content, "detach"):
         return content.detach().clone()
-    if isinstance(content, np.ndarray):
+    if hasattr(content, "__array__") and hasattr(content, "copy"):
         return content.copy()
     if isinstance(content, list | tuple):
         return [list(row) if isinstance(row, list) else row for row in content]
@@ -79,6 +81,8 @@ def as_array(content: Any) -> np.ndarray[Any, Any]:
     Raises:
         Exception: it is none of them.
     """
+    import numpy as np
+
     if hasattr(content, "detach"):
         content = content.detach().cpu()
         # NumPy has no type for the 16-bit numbers of machine learning.
@@ -122,6 +126,8 @@ def encode_histogram(content: Any, *, given: bool) -> Encoded:
         ValueError: it is not a histogram; or there are no finite values.
         Exception: the values are not numbers.
     """
+    import numpy as np
+
     if given:
         edges, counts = (as_array(part).astype(np.float64).ravel() for part in content)
         if len(edges) != len(counts) + 1 or not np.isfinite([*edges, *counts]).all() or (counts < 0).any():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from telemetry.recording.media_content import Encoded, as_array, drawn, title
 from telemetry.records import Image
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">II")
@@ -43,6 +44,8 @@ def _size(png: bytes) -> tuple[int, int]:
 
 def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return an array of shape (height, width, channels) of 8-bit integers."""
+    import numpy as np
+
     pixels = array[..., np.newaxis] if array.ndim == 2 else array  # noqa: PLR2004 - gray
     if pixels.ndim != 3 or pixels.shape[2] not in _COLOR_TYPES or not pixels.size:  # noqa: PLR2004 - with channels
         msg = f"the array has shape {array.shape}; expected (height, width), (height, width, 3) or (height, width, 4)"
@@ -57,6 +60,8 @@ def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _png(pixels: np.ndarray[Any, Any]) -> bytes:
+    import numpy as np
+
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOR_TYPES[channels], 0, 0, 0)
     # Each line begins with the number of its filter: none.

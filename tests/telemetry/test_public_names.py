@@ -20,9 +20,10 @@ FOR_TRAINERS = """
 """
 FOR_SINKS = """
     DETAILS OVERALL PROGRESS SYSTEM VALIDATION
-    Alert Chart Closed Metric Opened Record Resumed RunRecord Scalars SettingError SinkRejected SinkUnavailable Status
-    TelemetryError atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed
-    local_path private_opener read_history redact remove_temporary_files stream_of sync_folder with_unit
+    Alert Artifact Blob Chart Closed Histogram Image Media Metric Opened Record Resumed RunRecord RunUpdate Scalars
+    SettingError SinkRejected SinkUnavailable Status Table TelemetryError Text atomic_write backend_errors charts
+    file_mode format_error hookimpl is_inside is_installed local_path private_opener read_blob read_history redact
+    remove_temporary_files stream_of sync_folder updated verified_blob with_unit
 """
 OLD = """
     Chart Closed Opened Record Resumed Scalars SinkRejected SinkUnavailable backend_errors charts hookimpl private
