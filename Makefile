@@ -6,7 +6,7 @@ DEMO ?= demo
 
 # Sinks, each with an extra of the same name.
 SINKS := tensorboard wandb mlflow
-CSV := examples/telemetry-sink-csv
+EXAMPLE_SINKS := examples/telemetry-sink-csv examples/telemetry-sink-postgres
 PIP := -m pip install --quiet
 # Everything but torch comes with hashes; the build backend is in the environment, so that pip does not download another.
 HASHED := $(PIP) --no-deps --require-hashes --requirement
@@ -47,12 +47,12 @@ help:
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml requirements/dev.txt Makefile $(CSV)/pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements/dev.txt Makefile $(EXAMPLE_SINKS:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(HASHED) requirements/dev.txt
 	$(BIN)/python $(PIP) $(TORCH)
-	$(BIN)/python $(LOCAL) --editable . --editable $(CSV)
+	$(BIN)/python $(LOCAL) --editable . $(EXAMPLE_SINKS:%=--editable %)
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -68,7 +68,7 @@ $(VENV)-%/.installed: requirements/%.txt
 dist: $(VENV)-tools/.installed
 	rm -rf dist $(OUTSIDE)
 	$(TOOLS)/python -m build --quiet --no-isolation --outdir dist
-	$(TOOLS)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./$(CSV)
+	$(TOOLS)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist $(EXAMPLE_SINKS:%=./%)
 	$(TOOLS)/twine check --strict dist/*
 	mkdir -p $(OUTSIDE)
 	tar -xzf dist/aimnet2mult-*.tar.gz --strip-components=1 -C $(OUTSIDE)
@@ -94,12 +94,13 @@ test: setup
 test-rest: setup
 	$(call covered,$(VENV),.,$(SINKS:%=--ignore=tests/sinks/%))
 
-# The base installation and a third-party sink: no torch, no backend.
+# The base installation and third-party sinks: no torch, no built-in backend. Without PostgreSQL, the tests of its sink are
+# skipped.
 test-base: dist $(VENV)-base/.installed
 	$(VENV)-base/bin/python $(PIP) --force-reinstall --no-deps dist/*.whl
 	$(VENV)-base/bin/python -m pip check
 	$(call covered,$(VENV)-base,$(OUTSIDE),tests/telemetry)
-	cd $(OUTSIDE)/$(CSV) && $(abspath $(VENV))-base/bin/pytest
+	for sink in $(EXAMPLE_SINKS); do (cd $(OUTSIDE)/$$sink && $(abspath $(VENV))-base/bin/pytest) || exit 1; done
 
 $(SINKS:%=test-%): test-%: dist $(VENV)-%/.installed
 	$(VENV)-$*/bin/python $(PIP) --force-reinstall --no-deps $(WHEEL)

@@ -99,7 +99,7 @@ class Benchmark:
                 else:
                     processes[variant.name] = self._open(variant, structures)
             for number in range(rounds):
-                for batch, workers in [(batch, 2) for batch in BATCHES] if steps else LOADERS:
+                for batch, workers in LOADERS:
                     request = {"batch": batch, "workers": workers, "batches": BATCHES[batch], "steps": steps}
                     for name in list(processes)[:: -1 if number % 2 else 1]:
                         found = _ask(processes[name], request)
@@ -235,24 +235,24 @@ def _speeds(rows: Sequence[Row], structures: int, name: str, batch: int, workers
 
 def steps_table(rows: Sequence[Row]) -> str:
     """Return the table of steps that wait for data."""
-    lines = [f"| data | loader | batch | steps that wait more than {WAITING_MS:g} ms | median wait | p99 | longest |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    late_title = f"steps that wait more than {WAITING_MS:g} ms"
+    lines = [f"| data | loader | batch | workers | {late_title} | median wait | p99 | longest |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     measured = [row for row in rows if "waits_ms" in row]
-    for structures, name, batch in dict.fromkeys((row["structures"], row["variant"], row["batch"]) for row in measured):
-        key = (structures, name, batch)
-        waits = sorted(
-            wait
-            for row in measured
-            if (row["structures"], row["variant"], row["batch"]) == key
-            for wait in row["waits_ms"]
-        )
+    for key in dict.fromkeys(map(_place, measured)):
+        structures, name, batch, workers = key
+        waits = sorted(wait for row in measured if _place(row) == key for wait in row["waits_ms"])
         late = sum(wait > WAITING_MS for wait in waits)
         p50, p99 = (waits[int(share * (len(waits) - 1))] for share in (0.5, 0.99))
         lines.append(
-            f"| {structures:,} | {VARIANTS[name].title} | {batch} | {late} of {len(waits):,} ({late / len(waits):.1%}) "
-            f"| {p50:.2f} ms | {p99:.2f} ms | {waits[-1]:.1f} ms |"
+            f"| {structures:,} | {VARIANTS[name].title} | {batch} | {workers} "
+            f"| {late} of {len(waits):,} ({late / len(waits):.1%}) | {p50:.2f} ms | {p99:.2f} ms | {waits[-1]:.1f} ms |"
         )
     return "\n".join(lines)
+
+
+def _place(row: Row) -> tuple[int, str, int, int]:
+    return row["structures"], row["variant"], row["batch"], row["workers"]
 
 
 @click.command()

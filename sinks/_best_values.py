@@ -35,12 +35,26 @@ class BestValues:
         folder: the run folder.
 
     Attributes:
-        names: the full names of the metrics.
         last_step: the highest iteration of a validation so far, superseded or not.
         time: time of the newest validation or resume in ms since 1970; it increases even if the clock was set back.
     """
 
     def __init__(self, run: RunRecord, folder: Path) -> None:
+        self._signs: dict[str, int] = {}
+        # Each is better than those before it. After a resume, the last remaining one is the best again.
+        self._improvements: dict[str, list[Best]] = {}
+        self._folder = folder
+        self._last_seq = -1
+        self.last_step = self.time = 0
+        self.declare(run)
+
+    @property
+    def names(self) -> list[str]:
+        """The full names of the metrics."""
+        return list(self._signs)
+
+    def declare(self, run: RunRecord) -> None:
+        """Apply the declarations of a newer run record; a metric has no earlier points than its declaration."""
         directed = {
             name: metric
             for name, metric in run.metrics.items()
@@ -48,12 +62,7 @@ class BestValues:
         }
         main = [name for name in directed if directed[name].main]
         self._signs = {name: -1 if directed[name].better == "higher" else 1 for name in main or directed}
-        # Each is better than those before it. After a resume, the last remaining one is the best again.
-        self._improvements: dict[str, list[Best]] = {name: [] for name in self._signs}
-        self._folder = folder
-        self._last_seq = -1
-        self.names = list(self._signs)
-        self.last_step = self.time = 0
+        self._improvements = {name: self._improvements.get(name, []) for name in self._signs}
 
     def add(self, record: Record) -> bool:
         """Add the next record, and return whether it is new: one that was added before changes nothing."""

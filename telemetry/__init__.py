@@ -30,6 +30,7 @@ from telemetry.reading.curve import Curve
 from telemetry.reading.run import Run, read_run
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.null_bus import NullBus
+from telemetry.recording.numbers import is_number
 from telemetry.recording.open_run import open_run
 from telemetry.records import Alert, RunRecord, Status
 from telemetry.settings import Settings
@@ -78,6 +79,7 @@ __all__ = [
     "Status",
     "TelemetryError",
     "UnitError",
+    "is_number",
     "open_run",
     "read_header",
     "read_receipt",

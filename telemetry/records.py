@@ -252,12 +252,23 @@ class Artifact(Media, frozen=True, kw_only=True, tag="artifact"):
 
 
 AnyMedia = Text | Table | Image | Histogram | Artifact
+MEDIA_KINDS = ("text", "table", "image", "histogram", "artifact")
 AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | AnyMedia
 
 
+def kind_of(record: Record) -> str:
+    """Return the kind of a record, as in the journal."""
+    return str(record.__struct_config__.tag)
+
+
 def updated(run: RunRecord, update: RunUpdate) -> RunRecord:
-    """Return a run record with the additions of an update; a metric keeps its first declaration."""
-    return msgspec.structs.replace(run, metrics=update.metrics | run.metrics, params=run.params | update.params)
+    """Return a run record with the additions of an update; a metric keeps its first declaration.
+
+    The parameters of an update that precedes the run record, in an earlier attempt, no longer hold.
+    """
+    new = {name: metric for name, metric in update.metrics.items() if name not in run.metrics}
+    params = run.params | update.params if update.seq > run.seq else run.params
+    return msgspec.structs.replace(run, metrics=run.metrics | new, params=params)
 
 
 def json_number(value: float) -> Number:

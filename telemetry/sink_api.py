@@ -12,7 +12,7 @@ from telemetry.errors import (
     backend_errors,
     format_error,
 )
-from telemetry.metrics import VALIDATION, Metric, stream_of
+from telemetry.metrics import SYSTEM, VALIDATION, Metric, stream_of
 from telemetry.plugins.destinations import is_inside
 from telemetry.plugins.hookspecs import Opened, hookimpl
 from telemetry.plugins.optional_imports import is_installed
@@ -46,6 +46,7 @@ __all__ = [
     "DETAILS",
     "OVERALL",
     "PROGRESS",
+    "SYSTEM",
     "VALIDATION",
     "Alert",
     "Artifact",

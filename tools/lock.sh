@@ -24,7 +24,8 @@ environment() {
     compile --constraint "$all" $without_torch --output-file "requirements/$1.txt" "${@:2}"
 }
 
-environment base pyproject.toml --group test
+# psycopg for examples/telemetry-sink-postgres.
+environment base pyproject.toml <(echo "psycopg[binary]") --group test
 for sink in tensorboard wandb mlflow; do
     environment "$sink" pyproject.toml --extra "$sink" --group test
 done

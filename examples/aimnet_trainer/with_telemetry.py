@@ -1,7 +1,5 @@
 """The trainer of the package aimnet, with telemetry: `trainer.trainer` and `trainer.evaluator` of its configuration."""
 
-import time
-
 from aimnet.train.utils import default_evaluator, default_trainer
 from ignite import distributed
 from ignite.engine import Events
@@ -15,12 +13,7 @@ ERRORS = {
     "F": Metric(unit="kcal/mol/Å", source_unit="eV/particle/Å"),
     "q": Metric(unit="e", source_unit="e"),
 }
-LOSSES = ("train/loss", "train_window/loss", "val/loss", "val/energy_loss", "val/forces_loss", "val/charges_loss")
-METRICS = {
-    **{name: Metric() for name in ("train/lr", *LOSSES)},
-    **{f"val/{abbr}_{error}": metric for abbr, metric in ERRORS.items() for error in ("mae", "rmse")},
-    **{f"val/{abbr}_r2": Metric() for abbr in ERRORS},
-}
+METRICS = {f"val/{abbr}_{error}": metric for abbr, metric in ERRORS.items() for error in ("mae", "rmse")}
 trainers = []
 
 
@@ -34,7 +27,7 @@ def evaluator(model, **kwargs):
     validator = default_evaluator(model, **kwargs)
     engine, optimizer = trainers.pop()
     if distributed.get_rank() == 0:
-        bus = open_run(time.strftime("runs/aimnet-%Y%m%d-%H%M%S"), metrics=METRICS, settings=SETTINGS)
+        bus = open_run("runs/aimnet", metrics=METRICS, settings=SETTINGS)
     else:
         bus = NullBus(SETTINGS.every)
     attach(engine, bus, validator=validator, optimizer=optimizer, window=True)

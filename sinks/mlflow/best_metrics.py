@@ -28,10 +28,16 @@ class BestMetrics:
     """
 
     def __init__(self, run: RunRecord, folder: Path, names: MetricNames) -> None:
-        self._run = run
         self._best = BestValues(run, folder)
-        self._names = {full: names.name_of(f"{PREFIX}{full}") for full in self._best.names}
+        self._mlflow_names = names
         self._pending: list[MetricPoint] = []
+        self.declare(run)
+
+    def declare(self, run: RunRecord) -> None:
+        """Apply the declarations of a newer run record."""
+        self._run = run
+        self._best.declare(run)
+        self._names = {full: self._mlflow_names.name_of(f"{PREFIX}{full}") for full in self._best.names}
 
     def add(self, records: Sequence[Record]) -> None:
         """Add the next records; those added before are ignored."""

@@ -45,6 +45,18 @@ def connect(uri: str) -> Client:
     return MlflowClient(tracking_uri=uri)
 
 
+def create_store(uri: str, artifacts: str) -> None:
+    """Create the store of a database, with the artifacts of its default experiment in a folder.
+
+    By default, they would be in the working directory of the process that creates it.
+    """
+    from mlflow.store.tracking import sqlalchemy_store
+
+    # Not typed, and not part of mlflow-skinny.
+    store: Any = sqlalchemy_store.SqlAlchemyStore
+    store(uri, artifacts)
+
+
 @contextmanager
 def mlflow_calls(tracking_uri: TrackingUri) -> Iterator[None]:
     """Run MLflow calls with short timeouts and without log output, and translate their errors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
 from collections.abc import Iterable
@@ -56,6 +57,12 @@ class MetricNames:
         if name is None:
             name = self._names[metric] = self._reserve(metric)
         return name
+
+    def add(self, metrics: Iterable[str]) -> None:
+        """Add metrics, except for those whose name is taken; only their points are rejected."""
+        for metric in metrics:
+            with contextlib.suppress(SinkRejected):
+                self.name_of(metric)
 
     def renamed(self) -> dict[str, str]:
         """Return the original names of the renamed metrics, keyed by MLflow name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,18 @@ from sinks.mlflow.batches import Batch, split_into_batches
 from sinks.mlflow.best_metrics import BestMetrics
 from sinks.mlflow.client import Client, is_rejection
 from sinks.mlflow.datasets import find_datasets
+from sinks.mlflow.media import MediaFiles
 from sinks.mlflow.names import MAX_TAG_LENGTH, MetricNames, valid_name
-from telemetry.sink_api import Record, RunRecord, SinkRejected, SinkUnavailable, Status, format_error
+from telemetry.sink_api import (
+    Record,
+    RunRecord,
+    RunUpdate,
+    SinkRejected,
+    SinkUnavailable,
+    Status,
+    format_error,
+    updated,
+)
 
 _MAX_ITEMS_PER_CALL = 100
 """Maximum number of parameters or tags per call."""
@@ -67,15 +78,17 @@ class MlflowRun:
 
     def __init__(self, client: Client, experiment_id: str, record: RunRecord, folder: Path, name: str) -> None:
         self._client = client
-        self._names = MetricNames(record.metrics)
+        self._names = MetricNames(name for name, metric in record.metrics.items() if metric.unit)
+        self._names.add(record.metrics)
         self._record, self._folder = record, folder
-        found = self._find(experiment_id) or self._create(experiment_id, folder, name)
+        found = _find(client, experiment_id, record) or _create(client, experiment_id, record, folder, name)
         self.run_id: str = found.info.run_id
         self.last_seq = _stored_seq(found)
         self._status = found.info.status
         self._params: dict[str, str] = found.data.params
         self._tags: dict[str, str] = found.data.tags
         self._best = BestMetrics(record, folder, self._names)
+        self._media = MediaFiles(client, self.run_id, folder)
         self._has_datasets = False
         self._accepted_metric: list[Any] = []
 
@@ -102,6 +115,8 @@ class MlflowRun:
     def write(self, records: Sequence[Record]) -> int:
         """Write the records that are not stored yet, and return the highest stored sequence number.
 
+        Files are uploaded before their records are confirmed, so that after a kill this is repeated.
+
         Raises:
             SinkRejected: MLflow rejects the records; some of them may be stored.
             SinkUnavailable: MLflow rejects everything written to this run.
@@ -109,6 +124,11 @@ class MlflowRun:
         new = [record for record in records if record.seq > self.last_seq]
         if not new:
             return self.last_seq
+        updates = (record for record in new if isinstance(record, RunUpdate))
+        if (updated_run := reduce(updated, updates, self._record)) != self._record:
+            self._update(updated_run)
+        if media_tags := self._media.upload(new):
+            self._log(tags=media_tags)
         for batch in split_into_batches(new, self._names, self.last_seq):
             # MLflow guarantees no order within a call, so each call confirms only the calls before it.
             self._write(batch, self.last_seq)
@@ -123,19 +143,15 @@ class MlflowRun:
         self._log(tags={"telemetry.status": status, "telemetry.reason": tags.truncate(reason, MAX_TAG_LENGTH)})
         self._client.set_terminated(self.run_id, status=_MLFLOW_STATUS[status], end_time=max(time, _MIN_TIME_MS))
 
-    def _find(self, experiment_id: str) -> Any:
-        has_key = f"tags.`{tags.RUN_KEY_TAG}` = '{tags.run_key(self._record)}'"
-        found = self._client.search_runs([experiment_id], filter_string=has_key)
-        # If there are several, always choose the same one, preferably one with points.
-        return max(found, key=lambda run: (_stored_seq(run), run.info.run_id), default=None)
-
-    def _create(self, experiment_id: str, folder: Path, name: str) -> Any:
-        return self._client.create_run(
-            experiment_id,
-            start_time=max(self._record.started, _MIN_TIME_MS),
-            tags=tags.creation_tags(self._record, folder),
-            run_name=name,
-        )
+    def _update(self, record: RunRecord) -> None:
+        """Apply additions to the description of the run."""
+        # The user may have edited it in the meantime.
+        stored = self._client.get_run(self.run_id).data
+        self._params, self._tags = stored.params, stored.tags
+        self._record = record
+        self._names.add(record.metrics)
+        self._best.declare(record)
+        self.describe({})
 
     def _log_best(self, records: Sequence[Record]) -> None:
         """Update the best values before the records are confirmed, so that after a kill this is repeated."""
@@ -192,6 +208,22 @@ class MlflowRun:
             tags=[RunTag(*item) for item in (tags or {}).items()],
             synchronous=True,
         )
+
+
+def _find(client: Client, experiment_id: str, record: RunRecord) -> Any:
+    has_key = f"tags.`{tags.RUN_KEY_TAG}` = '{tags.run_key(record)}'"
+    found = client.search_runs([experiment_id], filter_string=has_key)
+    # If there are several, always choose the same one, preferably one with points.
+    return max(found, key=lambda run: (_stored_seq(run), run.info.run_id), default=None)
+
+
+def _create(client: Client, experiment_id: str, record: RunRecord, folder: Path, name: str) -> Any:
+    return client.create_run(
+        experiment_id,
+        start_time=max(record.started, _MIN_TIME_MS),
+        tags=tags.creation_tags(record, folder),
+        run_name=name,
+    )
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sinks.mlflow.client import connect, login_errors, mlflow_calls
+from sinks.mlflow.client import connect, create_store, login_errors, mlflow_calls
 from sinks.mlflow.confirmation import is_harmless
 from sinks.mlflow.names import MAX_TAG_LENGTH, valid_name
 from sinks.mlflow.tracking_uri import DEFAULT_STORE, TrackingUri, resolve_tracking_uri, validate_option
@@ -42,7 +43,8 @@ class MlflowSink:
     the iteration from which each attempt continued. An infinite value is stored as NaN, and its sign (1 or -1) as a
     point of ``<metric>.inf`` at the same iteration. Characters that MLflow does not allow in a name become ``_``, and
     ``name.<metric>`` holds the original name. Units and labels are in the description, parameters changed by a later
-    attempt in ``telemetry.param.<name>``, and the best validation values so far in ``best/val/<metric>``.
+    attempt in ``telemetry.param.<name>``, and the best validation values so far in ``best/val/<metric>``. Media are
+    artifacts.
 
     Each point appears once in MLflow's own stores, which recognize identical points; a third-party store may show the
     points of the last call before a kill twice. An SQLite file needs a file system with working locks; otherwise use a
@@ -51,7 +53,9 @@ class MlflowSink:
 
     requires = ("mlflow",)
     destinations: ClassVar = {"tracking_uri": is_harmless}
+    media: ClassVar = ("text", "table", "image", "histogram", "artifact")
     connect = staticmethod(connect)
+    create_store = staticmethod(create_store)
 
     @dataclass
     class Options:
@@ -116,9 +120,10 @@ class MlflowSink:
 
             named = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
             unshared = None if named else folder.parent / DEFAULT_STORE
-            self._store = SqliteStore(tracking_uri.file, self.connect, file_mode(folder), unshared=unshared)
             # MLflow's own default is relative to the working directory.
             artifacts = str(tracking_uri.file.with_name("mlartifacts"))
+            create = partial(self.create_store, artifacts=artifacts)
+            self._store = SqliteStore(tracking_uri.file, create, file_mode(folder), unshared=unshared)
         client = self.connect(tracking_uri.uri)
         experiment = options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.project or "Default"
         experiment_id = open_experiment(client, experiment, artifacts)

@@ -51,11 +51,20 @@ class EventFiles:
         """Append and sync the records that are missing from the files.
 
         Raises:
+            SinkRejected: the content of a record is missing or has changed; the records before it have been written.
             OSError: some of the records may be missing.
         """
         last_seq = self._state.last_seq
-        events = (self._builder.from_record(record) for record in records if record.seq > last_seq)
-        self._append([event for event in events if event is not None])
+        events: list[Event] = []
+        for record in records:
+            try:
+                event = self._builder.from_record(record) if record.seq > last_seq else None
+            except SinkRejected:
+                self._append(events)
+                raise
+            if event is not None:
+                events.append(event)
+        self._append(events)
 
     def write_summaries(self, events: Iterable[Event]) -> None:
         """Append the summaries that differ from the newest ones under the same tags in the files.

@@ -1,7 +1,8 @@
 """Conversion between records and TensorBoard's ``Event`` messages.
 
 The run's own folder contains all records, each metric under its full name. The folder of a stream contains the points
-of that stream under the tags of the overlay.
+of that stream under the tags of the overlay, and its media; in the run's own folder, an event without content stands
+for each of these.
 
 Each event that represents a record has the record's sequence number in ``source_metadata.writer``. The first event of
 each file identifies the run there.
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sinks._run_tables import escape_markdown
+from sinks.tensorboard.media import MediaSummaries, ShownMedia
 from telemetry.sink_api import Alert, Metric, Record, Resumed, RunRecord, Scalars, stream_of, with_unit
 
-_RECORD_WRITER = re.compile(r"aimnet2mult seq=(\d+)")
+_RECORD_WRITER = re.compile(r"aimnet2mult seq=(\d+)(?: stream=(.*))?", re.DOTALL)
 _FILE_WRITER = re.compile(r"aimnet2mult started=(\d+) run=(.*)", re.DOTALL)
 FILE_VERSION = "brain.Event:2"
 """From this version on, readers detect a restart by ``SessionLog.START`` instead of by a decreasing step."""
@@ -36,8 +38,9 @@ class EventFileState:
         time: the time of the last record, in seconds since 1970.
         has_session: whether the event that begins the first session is present.
         tags: the tags that have points.
-        streams: the last sequence number that concerns each stream: that of its last point, or of a later resume. Only
-            meaningful in the run's own folder, where tags begin with the stream.
+        streams: the last sequence number that concerns each stream: that of its last point or medium, or of a later
+            resume. Only meaningful in the run's own folder, where tags begin with the stream.
+        plugins: the plugin of each tag that shows media.
         summaries: step and content of the last text, layout or setting under each tag.
     """
 
@@ -47,20 +50,21 @@ class EventFileState:
     has_session: bool = False
     tags: set[str] = field(default_factory=set)
     streams: dict[str, int] = field(default_factory=dict)
+    plugins: dict[str, str] = field(default_factory=dict)
     summaries: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Update the state with the next event."""
         seq = _RECORD_WRITER.fullmatch(event.source_metadata.writer)
         if seq is not None:
-            self._add_record(event, int(seq[1]))
+            self._add_record(event, int(seq[1]), seq[2])
         elif event.HasField("session_log"):
             self.has_session = True
         else:
             for value in event.summary.value:
                 self.summaries[value.tag] = event.step, content(value)
 
-    def _add_record(self, event: Event, seq: int) -> None:
+    def _add_record(self, event: Event, seq: int, stream: str | None) -> None:
         is_resume = event.HasField("session_log")
         self.last_seq = max(self.last_seq, seq)
         self.step = event.step - 1 if is_resume else event.step
@@ -68,10 +72,14 @@ class EventFileState:
         if is_resume:
             self.streams = dict.fromkeys(self.streams, seq)
         values = event.summary.value
-        # Alerts are tensors.
+        # Alerts and media are tensors.
         if values and values[0].HasField("simple_value"):
             self.tags.update(value.tag for value in values)
-            self.streams[stream_of(values[0].tag)] = seq
+            stream = stream_of(values[0].tag)
+        else:
+            self.plugins.update({value.tag: value.metadata.plugin_data.plugin_name for value in values})
+        if stream is not None:
+            self.streams[stream] = seq
 
 
 def content(value: Any) -> bytes:
@@ -87,7 +95,14 @@ def run_identity(event: Event) -> tuple[str, int] | None:
 
 
 class EventBuilder:
-    """A builder of one run's events that imports TensorBoard's messages, but neither TensorFlow nor its stub."""
+    """A builder of one run's events that imports TensorBoard's messages, but neither TensorFlow nor its stub.
+
+    Args:
+        run: the run.
+
+    Attributes:
+        media: the builder of the summaries of media; None if they are in the folders of streams.
+    """
 
     def __init__(self, run: RunRecord) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
@@ -102,6 +117,11 @@ class EventBuilder:
         self._tensor = tensor_pb2.TensorProto
         self._string, self._float = types_pb2.DT_STRING, types_pb2.DT_FLOAT
         self._pending_descriptions = _descriptions(run.metrics)
+        self.media: MediaSummaries | None = None
+
+    def declare(self, metrics: Mapping[str, Metric]) -> None:
+        """Add metrics that have first appeared."""
+        self._pending_descriptions |= _descriptions(metrics)
 
     def parse(self, data: bytes) -> Event:
         """Return the event serialized in ``data``.
@@ -145,7 +165,7 @@ class EventBuilder:
             text = f"**{escape_markdown(record.title)}**" + (f": {escape_markdown(record.text)}" if record.text else "")
             event = self.text("run/alerts", f"{record.level}: {text}", step=record.step, time=record.time / 1000)
             return self._identified(event, record)
-        return None
+        return self._from_media(record) if isinstance(record, ShownMedia) else None
 
     def text(self, tag: str, markdown: str, *, step: int = 0, time: float) -> Event:
         """Return an event that shows a text; ``time`` is in seconds since 1970."""
@@ -166,6 +186,13 @@ class EventBuilder:
         value.metadata.plugin_data.content = data
         return self._event(wall_time=time, summary=self._summary(value=[value]))
 
+    def _from_media(self, record: ShownMedia) -> Event:
+        event = self._event(wall_time=record.time / 1000, step=record.step)
+        if self.media is None:
+            return self._identified(event, record, f" stream={stream_of(record.name)}")
+        event.summary.value.append(self.media.value(record))
+        return self._identified(event, record)
+
     def _tag(self, name: str) -> str:
         """Return the tag of a metric."""
         return name
@@ -180,28 +207,31 @@ class EventBuilder:
         log = self._session_log(status=self._session_log.START)
         return self._event(wall_time=time_ms / 1000, step=step, session_log=log)
 
-    def _identified(self, event: Event, record: Record) -> Event:
-        event.source_metadata.writer = f"aimnet2mult seq={record.seq}"
+    def _identified(self, event: Event, record: Record, stream: str = "") -> Event:
+        event.source_metadata.writer = f"aimnet2mult seq={record.seq}{stream}"
         return event
 
 
 class StreamEventBuilder(EventBuilder):
-    """A builder of the events in the folder of a stream: its points under other tags, and the resumes of the run.
+    """A builder of the events in the folder of a stream: its points under other tags, its media, and all resumes.
 
     Args:
         run: the run.
         stream: the stream.
         tags: the tag of each metric, by full name.
+        media: the builder of the summaries of media.
     """
 
-    def __init__(self, run: RunRecord, stream: str, tags: Mapping[str, str]) -> None:
+    def __init__(self, run: RunRecord, stream: str, tags: Mapping[str, str], media: MediaSummaries) -> None:
         super().__init__(run)
+        self.media = media
         self._stream = stream
         self._tags = tags
 
     def from_record(self, record: Record) -> Event | None:
-        """Return the event that represents a record; None for alerts and for the points of other streams."""
-        if isinstance(record, Alert) or (isinstance(record, Scalars) and stream_of(record.stream) != self._stream):
+        """Return the event that represents a record; None for alerts and for the records of other streams."""
+        name = record.stream if isinstance(record, Scalars) else record.name if isinstance(record, ShownMedia) else None
+        if isinstance(record, Alert) or (name is not None and stream_of(name) != self._stream):
             return None
         return super().from_record(record)
 

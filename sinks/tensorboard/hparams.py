@@ -9,7 +9,7 @@ from typing import Any
 
 from sinks._run_tables import leaves
 from sinks.tensorboard.events import Event, EventBuilder
-from telemetry.sink_api import RunRecord, charts, stream_of
+from telemetry.sink_api import SYSTEM, VALIDATION, RunRecord, charts, stream_of
 
 Value = bool | int | float | str
 
@@ -31,12 +31,24 @@ _VALIDATION = re.compile(r"(^|\.)(val|valid|validation|eval|test)\.")
 _TYPES = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING", int: "DATA_TYPE_FLOAT64", float: "DATA_TYPE_FLOAT64"}
 
 
+def is_described(run: RunRecord) -> bool:
+    """Return whether the parameters and metrics are known; TensorBoard keeps what it reads first.
+
+    Metrics that only appear while the run is recorded have no unit; the first may be those of the training. The load of
+    the system is declared at another time.
+    """
+    metrics = [(stream_of(name), metric) for name, metric in run.metrics.items()]
+    return bool(run.params) and any(
+        stream == VALIDATION or (metric.unit and stream != SYSTEM) for stream, metric in metrics
+    )
+
+
 def start(builder: EventBuilder, run: RunRecord) -> list[Event]:
     """Return the events that declare the parameters and metrics, and give the values of the parameters."""
     params, time = main_params(run.params), run.started / 1000
     # TensorBoard sorts by key, and shows only the first five at first.
     keys = {name: f"{_rank(name)} {name}" for name in params}
-    main = next(iter(charts(run.metrics).values()), [])
+    main = next((group for heading, group in charts(run.metrics).items() if heading != SYSTEM), [])
     experiment = {
         "hparam_infos": [_hparam(keys[name], name, value) for name, value in params.items()],
         "metric_infos": [_metric(chart.names[-1], chart.title) for chart in main],

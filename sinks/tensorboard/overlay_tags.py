@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from telemetry.sink_api import DETAILS, OVERALL, PROGRESS, Metric, charts, with_unit
+from telemetry.sink_api import DETAILS, OVERALL, PROGRESS, SYSTEM, Metric, charts, stream_of, with_unit
 
-_POSITIONS = {OVERALL: 1, DETAILS: 3, PROGRESS: 4}
+_POSITIONS = {OVERALL: 1, DETAILS: 3, PROGRESS: 4, SYSTEM: 6}
 _PART = 2
 """Position of all parts of the data, such as fidelities: the same in runs with other parts, which share charts."""
 _UNDECLARED = "5 other"
@@ -29,6 +29,10 @@ class OverlayTags(Mapping[str, str]):
     def __init__(self, metrics: Mapping[str, Metric], known: Mapping[str, str]) -> None:
         self._tags = dict(known)
         self._used = set(self._tags.values())
+        self.declare(metrics)
+
+    def declare(self, metrics: Mapping[str, Metric]) -> None:
+        """Give tags to the declared metrics that have none."""
         for heading, group in charts(metrics).items():
             for chart in group:
                 self._add(_section(heading), chart.names, metrics[chart.names[0]].unit)
@@ -49,6 +53,12 @@ class OverlayTags(Mapping[str, str]):
             short = name.partition("/")[2]
             same = [n for n, tag in self._tags.items() if n.partition("/")[2] == short and _is_in(tag, _UNDECLARED)]
             self._add(_UNDECLARED, [*same, name], "")
+        return bool(missing)
+
+    def add_streams(self, streams: Iterable[str]) -> bool:
+        """Add streams without metrics, under names that no metric has, and return whether there were any."""
+        missing = {f"{stream}/": "" for stream in set(streams) - set(map(stream_of, self._tags))}
+        self._tags |= missing
         return bool(missing)
 
     def _add(self, section: str, names: list[str], unit: str) -> None:

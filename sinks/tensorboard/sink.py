@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,7 @@ from telemetry.sink_api import (
     Opened,
     Record,
     RunRecord,
+    RunUpdate,
     SettingError,
     SinkRejected,
     Status,
@@ -22,6 +24,7 @@ from telemetry.sink_api import (
     hookimpl,
     is_inside,
     local_path,
+    updated,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ _STREAMS = "&runFilter=%5Cw"
 
 
 class TensorBoardSink:
-    """Write one event for each record, identified by its sequence number.
+    """Write one event for each record, identified by its sequence number; media are in the folder of their stream.
 
     Steps are iterations, and wall times are those of the journal. Values are float32, the only precision that all
     viewers support: values beyond 3.4e38 are shown as infinite.
@@ -42,6 +45,7 @@ class TensorBoardSink:
 
     requires = ("tensorboard",)
     destinations: ClassVar = {"dir": is_inside}
+    media: ClassVar = ("text", "table", "image", "histogram")
 
     @dataclass
     class Options:
@@ -58,15 +62,15 @@ class TensorBoardSink:
         self._chosen = (
             None if options.dir is None else local_path(options.dir, "telemetry.tensorboard.dir", SettingError)
         )
-        self._run: RunRecord | None = None
-        self._folder = Path()
+        self._run: RunRecord
+        self._run_folder = self._folder = Path()
         self._mode = 0o600
         self._files: RunFiles | None = None
 
     @hookimpl
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         """Read the event files back, and write the tables unless they are up to date."""
-        self._run = run
+        self._run, self._run_folder = run, folder.resolve()
         self._mode = file_mode(folder)
         with backend_errors(_BACKEND):
             self._folder = self._resolve_folder(folder)
@@ -83,6 +87,10 @@ class TensorBoardSink:
     def sink_write(self, records: Sequence[Record]) -> int:
         """Append the records that are not in the files yet."""
         with self._open_files() as files:
+            updates = (record for record in records if isinstance(record, RunUpdate))
+            if (updated_run := reduce(updated, updates, self._run)) != self._run:
+                self._run = updated_run
+                files.describe(updated_run)
             return files.write_records(records)
 
     @hookimpl
@@ -111,5 +119,4 @@ class TensorBoardSink:
     def _read_files(self) -> RunFiles:
         from sinks.tensorboard.run_files import RunFiles
 
-        assert self._run is not None  # noqa: S101 - sink_open comes first
-        return RunFiles(self._folder, self._run, self._mode)
+        return RunFiles(self._folder, self._run, self._run_folder, self._mode)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any
 
 from sinks._best_values import PREFIX
-from sinks.wandb.run_writer import ITERATION_KEY, RESERVED_KEYS
+from sinks.wandb.stored_run import ITERATION_KEY, RESERVED_KEYS
+from telemetry.sink_api import SinkRejected
 
 
-def define_metrics(run: Any, declared: Iterable[str], best: Iterable[str]) -> None:
+def define_metrics(run: Any, declared: Collection[str], best: Collection[str]) -> None:
     """Make the iteration the x-axis of all charts, and show none of the keys that only the sink needs.
 
     W&B could find the best values itself (``summary="min"``), but counts superseded points, starts over in each offline
@@ -22,5 +23,24 @@ def define_metrics(run: Any, declared: Iterable[str], best: Iterable[str]) -> No
     """
     for name in RESERVED_KEYS:
         run.define_metric(name, hidden=True)
-    for name in [*declared, *(f"{PREFIX}{full}" for full in best)] or ["*"]:
+    if declared or best:
+        define_axes(run, declared, best)
+    else:
+        run.define_metric("*", step_metric=ITERATION_KEY)
+
+
+def define_axes(run: Any, declared: Iterable[str], best: Iterable[str]) -> None:
+    """Make the iteration the x-axis of the charts of metrics and of best values, by the full names of the metrics."""
+    for name in [*declared, *(f"{PREFIX}{full}" for full in best)]:
         run.define_metric(name, step_metric=ITERATION_KEY)
+
+
+def check_names(names: Container[str]) -> None:
+    """Check the names of metrics.
+
+    Raises:
+        SinkRejected: one of them is a key of the sink.
+    """
+    if reserved := [name for name in RESERVED_KEYS if name in names]:
+        msg = f"metric name {reserved[0]!r} is reserved by the W&B sink; rename the metric"
+        raise SinkRejected(msg)

@@ -41,7 +41,7 @@ def config(run: RunRecord) -> dict[str, Any]:
         "host": run.host,
         "versions": run.versions,
     }
-    units = {name: metric.unit for name, metric in run.metrics.items() if metric.unit != "1"}
+    units = {name: metric.unit for name, metric in run.metrics.items() if metric.unit not in {"", "1"}}
     labels = {name: metric.label for name, metric in run.metrics.items() if metric.label}
     better = {name: metric.better for name, metric in run.metrics.items() if metric.better}
     declared = {"telemetry/units": units, "telemetry/labels": labels, "telemetry/better": better}

@@ -8,13 +8,17 @@ from typing import Any
 
 from sinks._best_values import PREFIX, BestValues, is_validation
 from sinks.wandb.destinations import Destination
-from sinks.wandb.stored_run import ATTEMPT_KEY, LAST_ALERT_KEY, REASON_KEY, SEQ_KEY, STATUS_KEY, StoredRun
+from sinks.wandb.media import MediaRows, ShownMedia
+from sinks.wandb.stored_run import (
+    ATTEMPT_KEY,
+    ITERATION_KEY,
+    LAST_ALERT_KEY,
+    REASON_KEY,
+    SEQ_KEY,
+    STATUS_KEY,
+    StoredRun,
+)
 from telemetry.sink_api import Alert, Record, Resumed, Scalars, Status
-
-ITERATION_KEY = "trainer/iteration"
-"""The key of the iteration, the x-axis of all charts."""
-RESERVED_KEYS = (ITERATION_KEY, SEQ_KEY, ATTEMPT_KEY)
-"""Keys that the sink adds to each row."""
 
 _EXIT_CODES: dict[str, int] = {"finished": 0, "failed": 1, "preempted": 143, "killed": 137}
 """W&B displays 0 as finished, and other codes as failed, or as preempted if the run was marked as preempting."""
@@ -34,15 +38,26 @@ class RunWriter:
         destination: storage for the rows, already inspected.
         stored: the result of ``destination.inspect``.
         best: the best validation values, which are part of the rows of validation: the summary contains the newest.
+        media: the rows of media.
+
+    Attributes:
+        run: the W&B run; None if it is not open.
+        media: the rows of media.
     """
 
     def __init__(
-        self, open_run: Callable[[], Any], destination: Destination, stored: StoredRun, best: BestValues
+        self,
+        open_run: Callable[[], Any],
+        destination: Destination,
+        stored: StoredRun,
+        best: BestValues,
+        media: MediaRows,
     ) -> None:
+        self.run: Any = None
+        self.media = media
         self._open_run = open_run
         self._destination = destination
         self._best = best
-        self._run: Any = None
         self._stored_seq = stored.last_seq
         self._final_status = stored.status
         self._accepted_seq = stored.last_seq or 0
@@ -53,27 +68,32 @@ class RunWriter:
     def write(self, records: Sequence[Record]) -> int | None:
         """Pass the new records to wandb.
 
+        Raises:
+            SinkRejected: W&B cannot show a record; those before it have been passed.
+
         Returns:
             The highest sequence number that is durably stored, or None if unknown: wandb may still have later rows in
             memory.
         """
-        new_rows = sum(isinstance(record, Scalars) and record.seq > self._accepted_seq for record in records)
+        new_rows = sum(
+            isinstance(record, Scalars | ShownMedia) and record.seq > self._accepted_seq for record in records
+        )
         if new_rows:
             self._opened()
             self._destination.expect_rows(self._next_step + new_rows, self._attempt)
         for record in records:
             self._best.add(record)
-            if isinstance(record, Scalars):
+            if isinstance(record, Scalars | ShownMedia):
                 self._log_row(record)
             elif isinstance(record, Resumed):
                 self._attempt = record.attempt
             elif isinstance(record, Alert):
                 self._send_alert(record)
-        return self._stored_seq if self._run is None else self._destination.confirmed_seq(self._accepted_seq)
+        return self._stored_seq if self.run is None else self._destination.confirmed_seq(self._accepted_seq)
 
     def finish(self, status: Status, reason: str) -> None:
         """Finish the W&B run and wait until it is stored completely; do nothing if it already has this status."""
-        if self._run is None and self._final_status == status:
+        if self.run is None and self._final_status == status:
             return
         run = self._opened()
         # Raises if the destination accepts no further rows, because the end of the run would be lost as well.
@@ -85,35 +105,35 @@ class RunWriter:
             run.mark_preempting()
         run.finish(exit_code=_EXIT_CODES[status])
         self._destination.wait_stored(self._accepted_seq, status)
-        self._run = None
+        self.run = None
         self._stored_seq, self._final_status = self._accepted_seq, status
 
     def _opened(self) -> Any:
-        if self._run is None:
+        if self.run is None:
             run = self._open_run()
             self._destination.run_opened(Path(run.dir).parent)
             self._next_step = max(self._next_step, run.starting_step)
-            self._run = run
-        return self._run
+            self.run = run
+        return self.run
 
-    def _log_row(self, record: Scalars) -> None:
+    def _log_row(self, record: Scalars | ShownMedia) -> None:
         if record.seq <= self._accepted_seq:
             return
-        best = self._best_values() if is_validation(record) else {}
-        row = (
-            dict(record.items())
-            | best
-            | {
-                ITERATION_KEY: record.step,
-                SEQ_KEY: record.seq,
-                ATTEMPT_KEY: self._attempt,
-                "_timestamp": record.time / 1000,
-            }
-        )
+        run = self._opened()
+        row = self._values(record) if isinstance(record, Scalars) else self.media.row(run, record)
+        row |= {
+            ITERATION_KEY: record.step,
+            SEQ_KEY: record.seq,
+            ATTEMPT_KEY: self._attempt,
+            "_timestamp": record.time / 1000,
+        }
         # The step counts rows and never decreases: wandb would drop a row with a lower one.
-        self._opened().log(row, step=self._next_step, commit=True)
+        run.log(row, step=self._next_step, commit=True)
         self._next_step += 1
         self._accepted_seq = record.seq
+
+    def _values(self, record: Scalars) -> dict[str, Any]:
+        return dict(record.items()) | (self._best_values() if is_validation(record) else {})
 
     def _best_values(self) -> dict[str, float]:
         return {f"{PREFIX}{name}": best.value for name, best in self._best.current().items()}

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,9 +14,10 @@ from sinks._best_values import BestValues
 from sinks._paths import default_folder
 from sinks.wandb.client_process import deadline, kill_clients_of_run, release_client, track_client
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
-from sinks.wandb.metric_definitions import define_metrics
+from sinks.wandb.media import MediaRows, contents_size
+from sinks.wandb.metric_definitions import check_names, define_axes, define_metrics
 from sinks.wandb.run_config import client_settings, config, identity, run_id
-from sinks.wandb.run_writer import RESERVED_KEYS, RunWriter
+from sinks.wandb.run_writer import RunWriter
 from sinks.wandb.stored_run import STATUS_KEY
 from sinks.wandb.sweep import RunPath, find_sweep_run
 from sinks.wandb.timeouts import Timeouts
@@ -25,8 +27,8 @@ from telemetry.sink_api import (
     Opened,
     Record,
     RunRecord,
+    RunUpdate,
     SettingError,
-    SinkRejected,
     SinkUnavailable,
     Status,
     backend_errors,
@@ -35,11 +37,14 @@ from telemetry.sink_api import (
     is_inside,
     local_path,
     redact,
+    updated,
 )
 
 _BACKEND = "wandb"
 _DEFAULT_PROJECT = "uncategorized"
 _JOB_TYPE = "train"
+_MIN_BYTES_PER_SECOND = 1e6
+"""The rate assumed when the time for passing a batch with media to the wandb client is limited."""
 _FORBIDDEN_IN_PROJECT = "/\\#?%:"
 
 
@@ -53,6 +58,7 @@ class WandbSink:
 
     requires = ("wandb",)
     destinations: ClassVar = {"dir": is_inside}
+    media: ClassVar = ("text", "table", "image", "histogram", "artifact")
     timeouts = Timeouts()
 
     @dataclass
@@ -85,26 +91,16 @@ class WandbSink:
 
     def __init__(self, options: Options) -> None:
         self._chosen = None if options.dir is None else local_path(options.dir, "telemetry.wandb.dir", SettingError)
-        for name in ("project", "entity", "name", "group", "job_type"):
-            value = getattr(options, name)
-            if value is not None and (not value.strip() or "\0" in value):
-                msg = f"telemetry.wandb.{name} is {value!r}; set it to a value, or leave it out"
-                raise SettingError(msg)
-        forbidden = sorted(set(options.project or "") & set(_FORBIDDEN_IN_PROJECT))
-        if forbidden:
-            msg = f"telemetry.wandb.project is {options.project!r}; W&B does not allow {' '.join(forbidden)} in it"
-            raise SettingError(msg)
+        _validate(options)
         self._options = options
 
     @hookimpl
     @backend_errors(_BACKEND)
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         """Query the rows that W&B already has. The W&B run itself is opened lazily, on the first write."""
-        if reserved := [name for name in RESERVED_KEYS if name in run.metrics]:
-            msg = f"metric name {reserved[0]!r} is reserved by the W&B sink; rename the metric"
-            raise SinkRejected(msg)
+        check_names(run.metrics)
         self._record = run
-        self._folder = self._resolve_folder(folder)
+        self._folder = _resolve_folder(folder, self._chosen)
         self._folder_mode = 0o750 if file_mode(folder) & stat.S_IRGRP else 0o700
         self._folder.mkdir(parents=True, exist_ok=True)
         check_working_folder()
@@ -119,14 +115,18 @@ class WandbSink:
         destination = self._destination = self._choose_destination(settings)
         stored = destination.inspect()
         self._best = BestValues(run, folder)
-        self._writer = RunWriter(self._open_run, destination, stored, self._best)
+        media = MediaRows(folder.resolve(), run.metrics)
+        self._writer = RunWriter(self._open_run, destination, stored, self._best, media)
         return Opened(destination.location, stored.last_seq, destination.view)
 
     @hookimpl
     @backend_errors(_BACKEND)
     def sink_write(self, records: Sequence[Record]) -> int | None:
         """Pass the records to wandb, and return the highest sequence number written to disk or uploaded."""
-        with deadline(self.timeouts.write):
+        with deadline(self.timeouts.write + contents_size(records) / _MIN_BYTES_PER_SECOND):
+            updates = (record for record in records if isinstance(record, RunUpdate))
+            if (updated_run := reduce(updated, updates, self._record)) != self._record:
+                self._describe(updated_run)
             return self._writer.write(records)
 
     @hookimpl
@@ -138,9 +138,16 @@ class WandbSink:
         # The client has nothing left in memory.
         release_client(self._path.run_id)
 
-    def _resolve_folder(self, run: Path) -> Path:
-        # wandb creates a folder with the fixed name "wandb" in it.
-        return default_folder(run, _BACKEND).parent if self._chosen is None else (run / self._chosen).resolve()
+    def _describe(self, record: RunRecord) -> None:
+        """Apply additions to the description of the run, if it is open; otherwise it will be opened with them."""
+        known, known_best = self._record.metrics, self._best.names
+        self._record = record
+        self._best.declare(record)
+        self._writer.media.metrics = record.metrics
+        if (run := self._writer.run) is not None:
+            new_best = [name for name in self._best.names if name not in known_best]
+            define_axes(run, [name for name in record.metrics if name not in known], new_best)
+            run.config.update(config(record), allow_val_change=True)
 
     def _choose_destination(self, settings: Any) -> Destination:
         if choose_mode(self._options.mode, settings) == "offline":
@@ -156,17 +163,14 @@ class WandbSink:
         )
 
     def _open_run(self) -> Any:
-        """Open the run in wandb, declare its metrics, and check that wandb writes to the chosen folder."""
+        """Open the run in wandb, and declare its metrics."""
         # As accessible as the journal, because the files contain parameters; wandb itself follows the umask.
         (self._folder / "wandb").mkdir(mode=self._folder_mode, exist_ok=True)
         with track_client(self._path.run_id, exit_timeout=self.timeouts.exit):
             run = self._init()
         define_metrics(run, self._record.metrics, self._best.names)
         run.summary[STATUS_KEY] = "running"
-        if (folder := Path(run.dir).parent).parent != self._folder / "wandb":
-            # The next sink_open would not find the rows there.
-            msg = f"wandb: {self._folder} is not writable, so wandb chose {folder.parent} instead"
-            raise SinkUnavailable(msg)
+        _check_folder(run, self._folder)
         return run
 
     def _init(self) -> Any:
@@ -193,3 +197,27 @@ class WandbSink:
             allow_val_change=True,
             settings=wandb.Settings(**client_settings(record, self.timeouts)),
         )
+
+
+def _resolve_folder(run: Path, chosen: Path | None) -> Path:
+    # wandb creates a folder with the fixed name "wandb" in it.
+    return default_folder(run, _BACKEND).parent if chosen is None else (run / chosen).resolve()
+
+
+def _check_folder(run: Any, expected: Path) -> None:
+    """Check that wandb writes to the chosen folder: the next sink_open would not find the rows in another one."""
+    if (folder := Path(run.dir).parent).parent != expected / "wandb":
+        msg = f"wandb: {expected} is not writable, so wandb chose {folder.parent} instead"
+        raise SinkUnavailable(msg)
+
+
+def _validate(options: WandbSink.Options) -> None:
+    for name in ("project", "entity", "name", "group", "job_type"):
+        value = getattr(options, name)
+        if value is not None and (not value.strip() or "\0" in value):
+            msg = f"telemetry.wandb.{name} is {value!r}; set it to a value, or leave it out"
+            raise SettingError(msg)
+    forbidden = sorted(set(options.project or "") & set(_FORBIDDEN_IN_PROJECT))
+    if forbidden:
+        msg = f"telemetry.wandb.project is {options.project!r}; W&B does not allow {' '.join(forbidden)} in it"
+        raise SettingError(msg)

@@ -7,6 +7,10 @@ from typing import Any
 
 SEQ_KEY, ATTEMPT_KEY = "telemetry/seq", "telemetry/attempt"
 """Keys of each row: the sequence number of its record, and the attempt that recorded it."""
+ITERATION_KEY = "trainer/iteration"
+"""The key of the iteration, the x-axis of all charts."""
+RESERVED_KEYS = (ITERATION_KEY, SEQ_KEY, ATTEMPT_KEY)
+"""Keys that the sink adds to each row."""
 STATUS_KEY, REASON_KEY, LAST_ALERT_KEY = "telemetry/status", "telemetry/reason", "telemetry/alert"
 """Keys of the summary: the final status, its reason, and the sequence number of the last alert before the end."""
 

@@ -34,7 +34,8 @@ def export(run: Path, form: Format, output: Path | None, superseded: bool) -> No
     """Write the values of a run as CSV or JSON lines.
 
     RUN is a run folder, or the ID or name of a run in ./runs. There is one value per line, in journal order. The
-    columns are run, seq, stream, step, time (milliseconds since 1970), name, value, unit.
+    columns are run, seq, stream, step, time (milliseconds since 1970), name, value, unit. Only numbers are exported;
+    `telemetry show` lists the files of images, tables, texts and artifacts.
     """
     rows = Export(run, superseded=superseded)
     if output is not None:

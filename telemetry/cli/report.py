@@ -17,10 +17,11 @@ from telemetry.reading.find_run import find_run, is_folder_of_runs, run_folders
 @click.option("-o", "--output", type=PATH, metavar="FILE", required=True, help="The HTML file to write.")
 @exits_with_message
 def report(paths: tuple[Path, ...], output: Path) -> None:
-    """Write the curves of runs into one HTML file for a browser.
+    """Write the curves, images, tables and texts of runs into one HTML file for a browser.
 
     RUN is a run folder, or the ID or name of a run in ./runs. FOLDER contains run folders, all of which are shown. The
-    file shows what `telemetry view` shows, and needs neither a server nor the internet.
+    file shows what `telemetry view` shows, of images, tables and texts the newest of each name, and needs neither a
+    server nor the internet.
     """
     runs = [run for path in paths for run in (run_folders(path) if is_folder_of_runs(path) else [find_run(path)])]
     require_outside(output, runs)

@@ -73,7 +73,8 @@ def show(
 
     RUN is a run folder, or the ID or name of a run in ./runs; several runs share the same charts. Metrics with the same
     name and unit share a chart across streams. Without --metric and --all, only the main charts are shown, and of
-    several runs only the validation. The runs in a FOLDER of runs are listed.
+    several runs only the validation. Of images, tables, texts, histograms and artifacts, the newest of each name is
+    listed with its file in the run folder. The runs in a FOLDER of runs are listed.
     """
     if len(runs) == 1 and is_folder_of_runs(runs[0]):
         _list(runs[0])

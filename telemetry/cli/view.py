@@ -27,7 +27,7 @@ from telemetry.view.store import RunStore
 @click.option("--open/--no-open", "opens", default=None, help="Whether to open a browser; by default, on a desktop.")
 @exits_with_message
 def view(paths: tuple[Path, ...], port: int, opens: bool | None) -> None:
-    """Show the curves of runs in a web browser, live.
+    """Show the curves, images, tables and texts of runs in a web browser, live.
 
     RUN is a run folder, or the ID or name of a run in ./runs. FOLDER contains run folders (default: runs). New runs in
     FOLDER appear by themselves. The page is served on this machine only, and everybody who knows its address, which

@@ -12,6 +12,7 @@ from telemetry.display.text_width import cut, wrap
 from telemetry.display.value_table import table
 from telemetry.printable import shorten
 from telemetry.reading.run import Run
+from telemetry.records import Blob, Histogram, Media
 from telemetry.run_folder.run_status import RunStatus
 
 MIN_PLOT_WIDTH, MAX_PLOT_WIDTH = 38, 110
@@ -25,6 +26,8 @@ SCROLLED_PLOT_HEIGHT = 10
 """Height of plots that do not fit into the terminal together."""
 MAX_ALERTS, MAX_ALERTS_WITH_ALL = 3, 20
 """Maximum number of alerts listed, newest last."""
+MAX_MEDIA, MAX_MEDIA_WITH_ALL = 10, 200
+"""Maximum number of names of images and so on that are listed."""
 STATUS_TEXTS: dict[RunStatus, str] = {"unseen": "running or killed (its trainer cannot be checked from here)"}
 """Texts for statuses that do not explain themselves."""
 
@@ -64,13 +67,16 @@ class Dashboard:
         """
         head = [line for run in runs for line in self._fit(_status_line(run))]
         found = plots(runs, self.patterns, self.last)
+        # While runs are followed, the lines are needed for charts.
+        limit = 0 if self.patterns or self.follow else MAX_MEDIA_WITH_ALL if self.all_charts else MAX_MEDIA
+        media = [line for note in _media_lines(runs, limit) for line in self._fit(note)]
         if not found:
-            return [*head, "no points for these metrics yet" if self.patterns else "no points yet"]
+            return [*head, "no points for these metrics yet" if self.patterns else "no points yet", *media]
         selected = found if self.patterns or self.all_charts else main_plots(found, len(runs))
         notes = _alert_lines(runs, MAX_ALERTS_WITH_ALL if self.all_charts else MAX_ALERTS)
         if not self.patterns:
             notes += _hidden(found, selected)
-        foot = [line for note in notes for line in self._fit(note)]
+        foot = [*media, *(line for note in notes for line in self._fit(note))]
         sections: dict[str, list[Plot]] = {}
         for plot in selected:
             sections.setdefault(plot.heading, []).append(plot)
@@ -129,7 +135,7 @@ def _hidden(found: Sequence[Plot], selected: Sequence[Plot]) -> list[str]:
     headings = dict.fromkeys(plot.heading for plot in found)
     streams = dict.fromkeys(each.stream for plot in found for each in plot.series)
     shown = {plot.heading for plot in selected} | {each.stream for plot in selected for each in plot.series}
-    hidden = [name for name in (*headings, *streams) if name not in shown]
+    hidden = [name for name in headings | streams if name not in shown]
     return [f"not shown: {', '.join(hidden)} (--all shows everything)"] if hidden else []
 
 
@@ -138,6 +144,31 @@ def _status_line(run: Run) -> str:
     head = run.header
     status = STATUS_TEXTS.get(run.status, run.status)
     return f"{head.name} ({head.run_id}), attempt {head.attempt}: {status}; last point at iteration {last}"
+
+
+def _media_lines(runs: Sequence[Run], limit: int) -> list[str]:
+    """Return where the newest image, table and so on of each name is, for up to ``limit`` names."""
+    if not limit:
+        return []
+    newest: dict[tuple[int, str, str], str] = {}
+    for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
+        of_run = f" of {label}" if len(runs) > 1 else ""
+        for record in run.media:
+            kind = type(record).__name__.lower()
+            newest[number, kind, record.name] = (
+                f"{kind} {record.name}{of_run} at iteration {record.step}: {_where(record)}"
+            )
+    lines = list(newest.values())
+    more = [f"{len(lines) - limit} more (--all lists everything)"] if len(lines) > limit else []
+    return [*lines[:limit], *more]
+
+
+def _where(record: Media) -> str:
+    """Return a pattern that a shell expands to the file in the run folder; the name itself takes a whole line."""
+    if isinstance(record, Histogram):
+        return f"{len(record.counts)} bins"
+    blob: Blob = record.blob  # type: ignore[attr-defined] # all other kinds have one
+    return f"blobs/{blob.sha256[:12]}*{blob.suffix}"
 
 
 def _alert_lines(runs: Sequence[Run], limit: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from telemetry.metrics import Metric, direction
+from telemetry.metrics import SYSTEM, Metric, direction, stream_of
 from telemetry.units import with_unit
 
 OVERALL = "overall"
@@ -14,7 +14,7 @@ DETAILS = "details"
 """Heading of further charts whose values have a direction, such as other measures of the same errors."""
 PROGRESS = "progress"
 """Heading of the charts whose values are neither better nor worse, such as the learning rate."""
-_POSITIONS = {OVERALL: 0, DETAILS: 2, PROGRESS: 3}
+_POSITIONS = {OVERALL: 0, DETAILS: 2, PROGRESS: 3, SYSTEM: 4}
 _PART = 1
 """Position of all parts of the data."""
 
@@ -31,21 +31,25 @@ def charts(metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:
 
     The charts of main metrics come first, under "overall". If no metric is declared as main, these are the charts of
     all metrics whose direction is declared, and of those watched; without any, of all metrics. The heading of parts of
-    the data is the name without the stream and its last part: ``val/gfn1/E_rmse`` belongs to ``gfn1``. "details" and
-    "progress" are last. Charts and metrics keep the order of declaration.
+    the data is the name without the stream and its last part: ``val/gfn1/E_rmse`` belongs to ``gfn1``. "details",
+    "progress" and "system", the metrics of the stream of this name, are last. Charts and metrics keep the order of
+    declaration.
     """
     parts: dict[str, list[Chart]] = {}
-    for (name, unit), names in _by_name_and_unit(metrics).items():
+    system: list[Chart] = []
+    for name, unit, names in _by_name_and_unit(metrics):
         heading, _, last = name.rpartition("/")
         labels = {metrics[full].label for full in names}
         # If the streams use different labels, only the name describes all of them.
         title = labels.pop() if len(labels) == 1 else ""
-        parts.setdefault(heading, []).append(Chart(with_unit(title or last, unit), names))
+        is_system = stream_of(names[0]) == SYSTEM
+        chart = Chart(with_unit(title or (name if is_system else last), unit), names)
+        (system if is_system else parts.setdefault(heading, [])).append(chart)
     of_all_data = _by_importance(parts.pop("", []), metrics)
     first = {OVERALL: of_all_data.pop(OVERALL, [])}
     # A part of the data may have the name of a heading.
     found: dict[str, list[Chart]] = {}
-    for group in (first, parts, of_all_data):
+    for group in (first, parts, of_all_data, {SYSTEM: system}):
         for heading, group_charts in group.items():
             found.setdefault(heading, []).extend(group_charts)
     return {heading: group_charts for heading, group_charts in found.items() if group_charts}
@@ -56,11 +60,13 @@ def ordered(headings: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(headings), key=lambda heading: _POSITIONS.get(heading, _PART))
 
 
-def _by_name_and_unit(metrics: Mapping[str, Metric]) -> dict[tuple[str, str], list[str]]:
-    groups: dict[tuple[str, str], list[str]] = {}
+def _by_name_and_unit(metrics: Mapping[str, Metric]) -> list[tuple[str, str, list[str]]]:
+    """Return the metrics that share a chart; those of the system share none with other streams."""
+    groups: dict[tuple[str, str, bool], list[str]] = {}
     for full, metric in metrics.items():
-        groups.setdefault((full.partition("/")[2], metric.unit), []).append(full)
-    return groups
+        stream, _, name = full.partition("/")
+        groups.setdefault((name, metric.unit, stream == SYSTEM), []).append(full)
+    return [(name, unit, names) for (name, unit, _), names in groups.items()]
 
 
 def _by_importance(found: list[Chart], metrics: Mapping[str, Metric]) -> dict[str, list[Chart]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from telemetry.display.plot_layout import Plot, Series, downsample
 from telemetry.errors import RunFolderError, SettingError
-from telemetry.metrics import VALIDATION
+from telemetry.metrics import SYSTEM, VALIDATION
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.printable import printable
 from telemetry.run_folder.regular_file import open_output
@@ -104,7 +104,7 @@ def _draw_curves(axes: Axes, plot: Plot, streams: Sequence[str]) -> None:
         stream = streams.index(each.stream)
         steps, values = downsample(each.curve, CURVE_COLUMNS)
         strong = each.stream == VALIDATION
-        pale = stream == 0 and not strong and len(streams) > 1
+        pale = stream == 0 and not strong and len({*streams} - {SYSTEM}) > 1
         color = STRONG_COLOR if strong else PALE_COLOR if pale else COLORS[stream % len(COLORS)]
         axes.plot(
             steps,

@@ -11,8 +11,8 @@ from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
 from torch.optim import Optimizer
 
-from telemetry import MetricBus, NullBus
-from telemetry.integrations.pending_values import Number, PendingValues, RunningMeans, as_number, is_number
+from telemetry import MetricBus, NullBus, is_number
+from telemetry.integrations.pending_values import Number, PendingValues, RunningMeans, as_number
 
 __all__ = ["Attachment", "attach", "output"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from telemetry.recording.numbers import as_float, is_number
 
 Number = float | Tensor
 """A Python number or a tensor with one element, on any device."""
@@ -68,17 +69,10 @@ def as_number(name: str, value: Any) -> Number:
         TypeError: the value is not a single number.
     """
     if is_number(value):
-        return value.detach().reshape(()) if isinstance(value, Tensor) else float(value)
+        return value.detach().reshape(()) if isinstance(value, Tensor) else as_float(value)
     kind = f"a tensor with {value.numel()} elements" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
     msg = f"{name!r} is {kind}, but a metric is a single number; pass attach(values=…), a callable that returns numbers"
     raise TypeError(msg)
-
-
-def is_number(value: object) -> bool:
-    """Return whether the value is a real Python or NumPy number, or a dense real tensor with one element."""
-    if not isinstance(value, Tensor):
-        return isinstance(value, Real)
-    return value.numel() == 1 and value.layout == torch.strided and not value.is_complex()
 
 
 def _start_copy(number: Number) -> Number:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from telemetry.journal.segments import segment_path, segments
 from telemetry.journal.stream_search import PassedScalars, StreamSearch
 from telemetry.journal.update_search import read_updates
 from telemetry.metrics import Metric
-from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, updated
+from telemetry.records import SCHEMA, SEQ_PER_SEGMENT, AnyRecord, Resumed, RunRecord, RunUpdate, updated
 from telemetry.run_folder.paths import local_path
 
 GAP_TIMEOUT = 60.0
@@ -93,14 +93,25 @@ def read_metrics(folder: Path) -> dict[str, Metric]:
     Raises:
         RunFolderError: a segment cannot be read.
     """
+    updates = (update for number in segments(folder) for update in read_updates(segment_path(folder, number)))
+    return declared_metrics([*read_run_records(folder), *updates])
+
+
+def read_run_records(folder: Path) -> list[RunRecord]:
+    """Return the run record of each segment that has one; only the beginnings of the segments are read.
+
+    Raises:
+        RunFolderError: a segment cannot be read.
+    """
+    heads = (next(lines(segment_path(folder, number), 0), (None, 0))[0] for number in segments(folder))
+    return [head for head in heads if isinstance(head, RunRecord)]
+
+
+def declared_metrics(descriptions: Iterable[RunRecord | RunUpdate]) -> dict[str, Metric]:
+    """Return the metrics that run records and updates declare, by full name; later declarations override earlier."""
     metrics: dict[str, Metric] = {}
-    for number in segments(folder):
-        segment = segment_path(folder, number)
-        head, _ = next(lines(segment, 0), (None, 0))
-        if isinstance(head, RunRecord):
-            metrics |= head.metrics
-        for update in read_updates(segment):
-            metrics |= update.metrics
+    for each in sorted(descriptions, key=lambda each: each.seq):
+        metrics |= each.metrics
     return metrics
 
 

@@ -9,12 +9,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telemetry.journal.deliverable_records import DeliverableRecords
-from telemetry.journal.reader import JournalReader, Skipped, read_description, read_header, read_metrics
+from telemetry.journal.reader import (
+    JournalReader,
+    Skipped,
+    declared_metrics,
+    read_header,
+    read_metrics,
+    read_run_records,
+)
 from telemetry.metrics import UNDECLARED, Metric, direction, possible_streams, stream_of
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.reading.selection import select_metrics
-from telemetry.records import Alert, AnyRecord, Closed, Resumed, RunRecord, Scalars, Status
+from telemetry.records import (
+    Alert,
+    AnyRecord,
+    Artifact,
+    Closed,
+    Image,
+    Media,
+    Resumed,
+    RunRecord,
+    RunUpdate,
+    Scalars,
+    Status,
+    Table,
+    Text,
+    updated,
+)
+from telemetry.run_folder.blobs import read_blob
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
@@ -37,6 +60,7 @@ class Run:
             be checked from here.
         curves: curves keyed by full name (``val/E_rmse``), in order of declaration; only metrics that have points.
         alerts: alerts in journal order.
+        media: images, tables, texts, histograms and artifacts in journal order.
         skipped: counts of unreadable and skipped records.
         metrics: the metrics that any attempt declared, by full name; later declarations override earlier ones.
     """
@@ -46,8 +70,18 @@ class Run:
     status: RunStatus
     curves: Mapping[str, Curve]
     alerts: list[Alert]
+    media: list[Media]
     skipped: Skipped
     metrics: Mapping[str, Metric]
+
+    def blob(self, record: Text | Table | Image | Artifact) -> bytes:
+        """Return the content of one of ``media``; a histogram has none.
+
+        Raises:
+            SinkRejected: the content is missing or has changed.
+            OSError: it cannot be read.
+        """
+        return read_blob(self.folder, record.blob)
 
     def frame(self) -> pd.DataFrame:
         """Return the curves as a pandas DataFrame, one row per value.
@@ -149,6 +183,13 @@ class RunReader:
         self._trainer = TrainerLivenessProbe(folder)
         self._builders: dict[str, CurveBuilder] = {}
         self._alerts: list[Alert] = []
+        self._media: list[Media] = []
+        self._updates: list[RunUpdate] = []
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics declared by all attempts, as in ``Run.metrics``; those added later as far as they were read."""
+        return declared_metrics([*read_run_records(self._folder), *self._updates])
 
     @property
     def status(self) -> RunStatus:
@@ -178,6 +219,10 @@ class RunReader:
             self._add_points(record)
         elif isinstance(record, Alert):
             self._alerts.append(record)
+        elif isinstance(record, Media):
+            self._media.append(record)
+        elif isinstance(record, RunUpdate):
+            self._updates.append(record)
         elif isinstance(record, Resumed) and not self._keep_superseded and self._journal.starts_attempt(record):
             self._drop_after(record.step)
         self.records.add(record)
@@ -198,6 +243,7 @@ class RunReader:
             builder.drop_after(step)
         self.rewound |= self.records.drop_after(step)
         self._alerts = [alert for alert in self._alerts if alert.step <= step]
+        self._media = [media for media in self._media if media.step <= step]
 
     def run(self) -> Run:
         """Return the contents read so far.
@@ -205,7 +251,7 @@ class RunReader:
         Raises:
             RunNotFound, JournalError, RunFolderError: see ``read_run``.
         """
-        metrics = read_metrics(self._folder)
+        metrics = self.metrics
         curves: dict[str, Curve] = {}
         for name in dict.fromkeys([*metrics, *self._builders]):
             metric = metrics.get(name, UNDECLARED)
@@ -216,10 +262,17 @@ class RunReader:
                     curves[name] = curve
         return Run(
             folder=self._folder,
-            header=read_description(self._folder),
+            header=self._header(),
             status=self.status,
             curves=curves,
             alerts=list(self._alerts),
+            media=list(self._media),
             skipped=self._journal.skipped,
             metrics=metrics,
         )
+
+    def _header(self) -> RunRecord:
+        header = read_header(self._folder)
+        for update in self._updates:
+            header = updated(header, update) if update.seq > header.seq else header
+        return header

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from telemetry.journal.codec import MAX_LINE, decode
-from telemetry.journal.reader import read_header
+from telemetry.journal.reader import read_header, read_metrics
 from telemetry.journal.segment_lines import open_segment, read_at
 from telemetry.journal.segments import segment_path, segments
 from telemetry.metrics import UNDECLARED, direction
@@ -36,7 +36,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         folder: the run folder.
-        header: the newest attempt's run record.
+        header: the newest attempt's run record; with all metrics if it does not declare the requested one.
         status: status of the run.
         step: the last iteration that has a point; 0 if there is none.
         time: time of the last record, in milliseconds since 1970; start of the run if there is none.
@@ -64,6 +64,9 @@ def summarize(folder: Path, metric: str | None) -> RunSummary:
         RunNotFound, JournalError, RunFolderError: see ``read_run``.
     """
     header = read_header(folder)
+    if metric is not None and metric not in header.metrics:
+        # It may have been declared later, or by an earlier attempt.
+        header = msgspec.structs.replace(header, metrics=read_metrics(folder))
     numbers = segments(folder)
     last = _LastRecords(folder, numbers)
     return RunSummary(
@@ -129,7 +132,9 @@ def _read_tail(path: Path, number: int) -> list[_KnownRecord]:
             # Unless the window starts at the beginning of the file, its first line is incomplete.
             whole = data if start == 0 else data.partition(b"\n")[2]
             decoded = (decode(line + b"\n") for line in whole.split(b"\n"))
-            records = [r for r in decoded if isinstance(r, _KnownRecord) and r.seq // SEQ_PER_SEGMENT <= number]
+            records: list[_KnownRecord] = [
+                r for r in decoded if isinstance(r, _KnownRecord) and r.seq // SEQ_PER_SEGMENT <= number
+            ]
             if start == 0 or any(not isinstance(r, Closed) for r in records):
                 break
     finally:

@@ -10,6 +10,7 @@ from telemetry.errors import did_you_mean, error_text
 from telemetry.metrics import UNDECLARED, Metric
 from telemetry.recording.declarations import Declarations
 from telemetry.recording.drop_reasons import DropReason
+from telemetry.recording.numbers import as_float
 from telemetry.records import MAX_NAME_LENGTH
 from telemetry.redaction import redact_text
 
@@ -66,7 +67,7 @@ class PointConverter:
             name, full = resolved
             try:
                 # Convert to float first: a NumPy float32 would round the product.
-                number = _number(value)
+                number = as_float(value)
             except BaseException as error:  # noqa: BLE001 - conversions of foreign types are user code
                 text = f"{name} has the type {type(value).__name__} and is not one number ({_one_line(error)})"
                 point.dropped.append(Dropped(name, "not a number", text))
@@ -83,9 +84,9 @@ class PointConverter:
         if full not in self.declarations and name.startswith(f"{stream}/") and name in self.declarations:
             # The full name instead of the name within the stream.
             return name.removeprefix(f"{stream}/"), name
-        if full not in self.declarations:
-            name, full = redact_name(name), redact_name(full)
-        return name, full
+        if len(full) > MAX_NAME_LENGTH:
+            return Dropped(name, "invalid name", f"the full name {full[:20]!r}… has {len(full)} characters")
+        return (name, full) if full in self.declarations else (redact_name(name), redact_name(full))
 
     def _declare(self, stream: str, name: str, full: str, point: PointValues) -> bool:
         """Declare a metric that has appeared; return False if there are too many."""
@@ -128,11 +129,6 @@ def names_by_reason(dropped: Iterable[Dropped]) -> dict[DropReason, list[Dropped
     for each in dropped:
         groups.setdefault(each.reason, []).append(each)
     return groups
-
-
-def _number(value: object) -> float:
-    # item() accepts arrays and tensors with one element only, and float() rejects the complex number it may return.
-    return float(value.item() if hasattr(value, "item") else value)  # type: ignore[arg-type]
 
 
 def _one_line(error: BaseException) -> str:

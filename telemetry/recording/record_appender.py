@@ -20,8 +20,11 @@ from telemetry.recording.record_queue import QueuedRecords, StreamValuesSource
 from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.steps import parse_step
 from telemetry.recording.warn_once import WarnOnce
-from telemetry.records import Alert, AnyMedia, AnyRecord, Media, RunUpdate, Scalars, now_ms
+from telemetry.records import Alert, AnyMedia, AnyRecord, Media, RunUpdate, Scalars, kind_of, now_ms
 from telemetry.redaction import redact, redact_text
+
+_NAMED = 5
+"""Maximum number of values named in a warning."""
 
 
 class RecordAppender:
@@ -162,6 +165,9 @@ class RecordAppender:
             self.append_numbered(record)
         except ValueError as error:
             self._lose(item, item.streams, "line too long", str(error))
+        else:
+            self._tally.note_step(record.step)
+            self._tally.note_media(kind_of(record))
 
     def _declare(self, metrics: Mapping[str, Metric]) -> None:
         """Append the declarations of metrics that have appeared."""
@@ -185,7 +191,9 @@ class RecordAppender:
     def _report_dropped(self, item: QueuedRecords, stream: str, dropped: Sequence[Dropped]) -> None:
         for reason, values in names_by_reason(dropped).items():
             self._tally.drop(reason, len(values))
-            names = ", ".join(value.name[:50] for value in values)
+            names = ", ".join(value.name[:50] for value in values[:_NAMED])
+            if len(values) > _NAMED:
+                names += f" and {len(values) - _NAMED} others"
             message = f"dropping {names} of {stream} at iteration {item.step}: {values[0].text}"
             self._warn_once(f"{reason} {stream}", message)
 

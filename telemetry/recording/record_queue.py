@@ -20,6 +20,9 @@ ValuesSource = Mapping[str, float] | Callable[[], Mapping[str, float]]
 StreamValuesSource = Mapping[str, Mapping[str, float]] | Callable[[], Mapping[str, Mapping[str, float]]]
 """The values of several streams, by stream, or a callable that returns them."""
 
+OtherRecord = Alert | RunUpdate | AnyMedia
+"""A record other than a point; it gets its number in the journal thread."""
+
 
 class QueuedRecords(msgspec.Struct, frozen=True):
     """The records offered by one call: one for each of ``streams``, or one record of another kind.
@@ -30,7 +33,7 @@ class QueuedRecords(msgspec.Struct, frozen=True):
     streams: tuple[str, ...]
     step: int
     time: int
-    values: StreamValuesSource | Alert | RunUpdate | AnyMedia
+    values: StreamValuesSource | OtherRecord
     number: int
     final: bool = False
 
@@ -94,20 +97,25 @@ class RecordQueue:
         self.tally.lose(len(streams), reason)
         self._warn_once(reason, f"dropping {', '.join(map(str, streams))}: {problem}")
 
-    def put_record(self, kind: str, step: int, record: Alert | RunUpdate | AnyMedia) -> None:
-        """Enqueue a record of another kind than points; drop and count it if the queue is full or closed."""
+    def put_record(self, kind: str, step: int, record: OtherRecord, *, offered: bool = False) -> None:
+        """Enqueue a record of another kind than points; drop and count it if the queue is full or closed.
+
+        ``offered``: it was counted as offered before.
+        """
         with self._changed:
-            self._enqueue((kind,), step, record)
+            self._enqueue((kind,), step, record, offered=offered)
 
     def _enqueue(
         self,
         streams: tuple[str, ...],
         step: int,
-        values: StreamValuesSource | Alert | RunUpdate | AnyMedia,
+        values: StreamValuesSource | OtherRecord,
         *,
         final: bool = False,
+        offered: bool = False,
     ) -> bool:
-        self.tally.offer(len(streams))
+        if not offered:
+            self.tally.offer(len(streams))
         if self._closed is not None or self.tally.unwritten > self._capacity:
             self.tally.lose(len(streams), "queue full" if self._closed is None else "run closed")
             self._warn_dropped(step)

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from telemetry.records import Alert, Closed, Record, Status
-from telemetry.testing.kit import Driver, Kit
-from telemetry.testing.points import ODD_NAMES, STARTED, run_record, sample, scalars
+from telemetry.testing.kit import Driver, Kit, run_in
+from telemetry.testing.points import ODD_NAMES, STARTED, difference, sample, scalars
 
 
 class UnknownKind(Record, frozen=True, kw_only=True, tag="unknown"):
@@ -108,26 +108,27 @@ class ContentChecks(Kit):
 
     def test_two_runs_in_one_process_stay_separate(self, tmp_path: Path) -> None:
         # Users choose the names of runs, too.
-        one, two = tmp_path / "é=50% #1", tmp_path / "é=50% #1?"
-        first, second = self.open_sink(one), self.open_sink(two)
-        for start in (1, 11):
-            first.write(sample(start, start + 9))
-            second.write([scalars(seq, loss=-seq) for seq in range(start, start + 10)])
-        first.close()
-        second.close()
-        remedy = (
+        self._check_separate(
+            tmp_path / "é=50% #1",
+            tmp_path / "é=50% #1?",
             "Keep the state of a run in the instance, not in the module or in the SDK's global run, and distinguish "
-            "runs by the complete run_id, whatever characters it contains."
+            "runs by the complete run_id, whatever characters it contains.",
         )
-        self.check_shows(one, sample(1, 20), remedy)
-        self.check_shows(two, [scalars(seq, loss=-seq) for seq in range(1, 21)], remedy)
+
+    def test_two_runs_with_the_same_name_stay_separate(self, tmp_path: Path) -> None:
+        self._check_separate(
+            tmp_path / "one" / "run",
+            tmp_path / "two" / "run",
+            "Runs in different folders may have the same run_id; distinguish them by run.started, too.",
+        )
 
     def test_a_different_destination_is_reported_and_filled_from_the_beginning(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         before = self.deliver(folder, sample(1, 10)).opened.destination
         sink = self.make_elsewhere(folder)
+        run = run_in(folder)
         place = folder if sink is not None else tmp_path / "elsewhere" / "run"  # the same run in another folder
-        driver = self.open_sink(place, sink=sink)
+        driver = Driver(self.make_sink(place) if sink is None else sink, run, place)
         now, last = driver.opened.destination, driver.opened.last_seq
         assert isinstance(now, str), f"destination is {now!r}; it must be a string"
         assert now, "destination is empty; it must identify the place, because progress is kept per destination"
@@ -140,13 +141,14 @@ class ContentChecks(Kit):
         self.check_shows(folder, sample(1, 10), "Records written to another destination must not change this one.")
         sink_here = self.make_sink(folder)
         with contextlib.chdir(tmp_path):
-            again = Driver(sink_here, run_record(folder.name), Path(folder.name)).opened.destination
+            again = Driver(sink_here, run, Path(folder.name)).opened.destination
         assert again == before, (
             f"destination is {again!r} for a relative path of the run folder and was {before!r} for the absolute one; "
             "make it absolute, because `telemetry sync` can be started anywhere"
         )
         if sink is None:
-            self.check_shows(place, sample(1, 12), "Derive the destination from the options and the run folder.")
+            wrong = difference(self.shown(place, run), self.expected(sample(1, 12)))
+            assert not wrong, f"{wrong}. Derive the destination from the options and the run folder."
 
     def test_closing_twice_has_no_further_effect_even_without_points(self, tmp_path: Path) -> None:
         for folder, records in ((tmp_path / "run", sample(1, 9)), (tmp_path / "empty", [])):
@@ -172,3 +174,13 @@ class ContentChecks(Kit):
                 sample(1, 5 * number),
                 f"The run was just closed as {status}. Closing keeps its points; after a resume, new ones appear, too.",
             )
+
+    def _check_separate(self, one: Path, two: Path, remedy: str) -> None:
+        first, second = self.open_sink(one), self.open_sink(two)
+        for start in (1, 11):
+            first.write(sample(start, start + 9))
+            second.write([scalars(seq, loss=-seq) for seq in range(start, start + 10)])
+        first.close()
+        second.close()
+        self.check_shows(one, sample(1, 20), remedy)
+        self.check_shows(two, [scalars(seq, loss=-seq) for seq in range(1, 21)], remedy)

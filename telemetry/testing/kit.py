@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import warnings
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from telemetry.delivery.sink_connection import MAX_BATCH
 from telemetry.errors import SinkRejected, SinkUnavailable
@@ -16,9 +18,11 @@ from telemetry.plugins.hook_results import check_durable, check_opened
 from telemetry.plugins.registry import Sink
 from telemetry.records import Record, RunRecord, Status
 from telemetry.testing.child import Child
+from telemetry.testing.media import MediaItem
 from telemetry.testing.points import STARTED, Point, difference, points_of, prefix_difference, run_record
 
 EXPECTED_ERRORS = (SinkUnavailable, SinkRejected)
+_T = TypeVar("_T")
 
 
 class Driver:
@@ -86,10 +90,32 @@ class Kit:
         msg = f"{type(self).__name__} must define make_sink(folder), which returns a new instance of the sink"
         raise NotImplementedError(msg)
 
-    def read_back(self, folder: Path) -> Iterable[Point]:
-        """Return all points that the backend shows for the run in ``folder``, in order for each metric."""
-        msg = f"{type(self).__name__} must define read_back(folder), which returns a Point for each point shown"
+    def read_back(self, run: RunRecord, folder: Path) -> Iterable[Point]:
+        """Return all points that the backend shows for a run, in order for each metric.
+
+        Like a hook of a sink, it may omit arguments: a server knows the run only by its record, a file by its folder.
+
+        Args:
+            run: the record that ``sink_open`` received. ``run_id`` and ``started`` together identify the run.
+            folder: the run folder.
+        """
+        msg = f"{type(self).__name__} must define read_back(run, folder), which returns a Point for each point shown"
         raise NotImplementedError(msg)
+
+    def read_back_media(self, run: RunRecord, folder: Path) -> Iterable[MediaItem]:
+        """Return what the backend shows of the kinds in the attribute ``media`` of the sink, in any order.
+
+        The arguments are those of ``read_back``.
+        """
+        msg = (
+            f"{type(self).__name__} must define read_back_media(run, folder), which returns a MediaItem for each text, "
+            "table, image … shown, because the sink declares `media`"
+        )
+        raise NotImplementedError(msg)
+
+    def shown_media(self, item: MediaItem) -> MediaItem:
+        """Return an item as shown by the backend, for example with the text of a table."""
+        return item
 
     def make_elsewhere(self, folder: Path) -> object | None:  # noqa: ARG002 - for overriding methods
         """Return an instance that writes the run in ``folder`` to another destination.
@@ -110,10 +136,9 @@ class Kit:
         """Return the name of a metric as shown by the backend."""
         return name
 
-    def open_sink(self, folder: Path, *, attempt: int = 1, sink: object | None = None) -> Driver:
-        """Open a new instance, or ``sink``, for the run in ``folder``."""
-        run = run_record(folder.name, attempt=attempt)
-        return Driver(self.make_sink(folder) if sink is None else sink, run, folder)
+    def open_sink(self, folder: Path, *, attempt: int = 1) -> Driver:
+        """Open a new instance for the run in ``folder``."""
+        return Driver(self.make_sink(folder), run_in(folder, attempt=attempt), folder)
 
     def deliver(self, folder: Path, records: Sequence[Record], *, attempt: int = 1) -> Driver:
         """With a new instance, write the records that are not present yet, then close it."""
@@ -135,9 +160,9 @@ class Kit:
             for point in points_of(records)
         ]
 
-    def shown(self, folder: Path) -> list[Point]:
-        """Return the points that the backend shows."""
-        points = [Point(*point) for point in self.read_back(folder)]
+    def shown(self, folder: Path, run: RunRecord | None = None) -> list[Point]:
+        """Return the points that the backend shows for a run, by default the one that ``open_sink`` opens."""
+        points = [Point(*point) for point in call_with(self.read_back, run or run_in(folder), folder)]
         if not self.shows_units:
             points = [point._replace(unit="1") for point in points]
         # Strings as keys, because NaN is not equal to itself.
@@ -160,6 +185,24 @@ class Kit:
     def child(self, method: str, *args: Any) -> Child:
         """Call a method of this class in a separate process."""
         return Child(type(self), method, *map(str, args), timeout=self.timeout)
+
+
+def run_in(folder: Path, *, attempt: int = 1) -> RunRecord:
+    """Return the record of the run in ``folder``, the same in all processes; runs in different folders differ.
+
+    Their names may be equal, so they start at different times, up to 12 days before their first point.
+    """
+    offset_ms = zlib.crc32(bytes(folder.absolute())) % 10**9
+    return run_record(folder.name, attempt=attempt, started=STARTED - offset_ms)
+
+
+def call_with(method: Callable[..., _T], run: RunRecord, folder: Path) -> _T:
+    """Call a method of a sink author with those of the arguments ``run`` and ``folder`` that it accepts."""
+    parameters = inspect.signature(method).parameters
+    if "run" not in parameters:
+        return method(folder)
+    given = {"run": run, "folder": folder}
+    return method(**{name: value for name, value in given.items() if name in parameters})
 
 
 def drop(drivers: list[Driver]) -> None:

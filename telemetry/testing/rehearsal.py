@@ -20,7 +20,8 @@ from telemetry.records import Closed, Record, RunRecord, Status
 from telemetry.run_folder.sink_progress import read_progress
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
-from telemetry.testing.points import STARTED, run_record, sample
+from telemetry.testing.kit import run_in
+from telemetry.testing.points import STARTED, sample
 
 Fault = Callable[[], AbstractContextManager[Any]]
 """A function that returns a context manager during which the backend fails."""
@@ -80,7 +81,7 @@ class Rehearsal:
         self._is_over = False
         self._is_failing = False
         self._problem = ""
-        self._journal = JournalWriter(folder, run_record(folder.name), clock=lambda: STARTED)
+        self._journal = JournalWriter(folder, run_in(folder), clock=lambda: STARTED)
         self._delivery = self._new_delivery()
 
     @property

@@ -28,11 +28,18 @@ BYTES_PER_POINT, BYTES_PER_RECORD = 25, 16
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """A reader of some metrics, and the run that it reads."""
+    """A reader of some metrics, or of all if no names are declared, and the run that it reads."""
 
     reader: RunReader
     names: frozenset[str]
+    reads_all: bool
     run: tuple[str, int]
+
+    @property
+    def lacks_metrics(self) -> bool:
+        """Whether metrics have been declared that it does not read, or are the first to be declared."""
+        declared = self.reader.metrics
+        return (self.reads_all and bool(declared)) or not self.names.issuperset(_table_metrics(declared))
 
 
 class CachedRun:
@@ -104,12 +111,12 @@ class CachedRun:
             self._publish(replace(self.entry, error=error_text(error) or type(error).__name__), new=False)
 
     def _discard_outdated_reading(self, state: FolderState, *, ended: bool) -> None:
-        """Start again if the journal has been replaced, an ended run goes on, or other metrics are in the table."""
+        """Start again if the journal has been replaced, or an ended run goes on."""
         if self._reading is None or self._state is None or state.journal == self._state.journal:
             return
         header = read_header(self._folder)
         continues = state.continues(self._state) and _identity(header) == self._reading.run
-        if ended or not continues or not self._reading.names.issuperset(_table_metrics(read_metrics(self._folder))):
+        if ended or not continues:
             self._reading = None
 
     def _read(self) -> None:
@@ -117,8 +124,8 @@ class CachedRun:
         reading = self._reading or self._start_reading()
         reader = reading.reader
         new = reader.read(live=True)
-        if reader.rewound and not is_fresh:
-            # What precedes the resume must be read again to count the valid records.
+        if not is_fresh and (reader.rewound or (new and reading.lacks_metrics)):
+            # What precedes a resume must be read again to count the valid records.
             self._reading = None
             self._read()
             return
@@ -137,15 +144,15 @@ class CachedRun:
     def _start_reading(self) -> _Reading:
         declared = read_metrics(self._folder)
         names = self._requested.union(_table_metrics(declared))
-        # The names of undeclared metrics are only known after all points have been read.
+        # Runs of version 0.1 need not declare metrics; their names are only known after all points have been read.
         reader = RunReader(self._folder, names=names if declared else None)
-        return _Reading(reader=reader, names=names, run=_identity(read_header(self._folder)))
+        return _Reading(reader=reader, names=names, reads_all=not declared, run=_identity(read_header(self._folder)))
 
     def _with_contents(self, reading: _Reading) -> RunEntry:
         """Replace the curves by those read, and return the entry with what has been read."""
         run = reading.reader.run()
         metrics = run.metrics or dict.fromkeys(run.curves, UNDECLARED)
-        self._known = reading.names.union(metrics if not run.metrics else ()), run.curves
+        self._known = reading.names.union(metrics if reading.reads_all else ()), run.curves
         return replace(
             self.entry,
             header=run.header,
@@ -154,6 +161,7 @@ class CachedRun:
             time=reading.reader.time or run.header.started,
             best=_best_values(metrics, run.curves),
             alerts=tuple(run.alerts),
+            media=tuple(run.media),
         )
 
     def _measure_memory(self) -> None:
@@ -177,7 +185,6 @@ def _summary(folder: Path) -> RunEntry:
     )
     try:
         found = summarize(folder, None)
-        metrics = read_metrics(folder)
     except Exception as error:  # noqa: BLE001 - one bad folder must not hide the others
         return RunEntry(key=key, label="", folder=folder, header=nothing, error=error_text(error))
     return RunEntry(
@@ -185,7 +192,7 @@ def _summary(folder: Path) -> RunEntry:
         label="",
         folder=folder,
         header=found.header,
-        metrics=metrics,
+        metrics=found.header.metrics,
         status=found.status,
         step=found.step,
         time=found.time,

@@ -10,7 +10,7 @@ from bokeh.models import ColumnDataSource, PlainText
 from bokeh.plotting import figure
 
 from telemetry.display.plot_layout import Plot, Series
-from telemetry.metrics import stream_of
+from telemetry.metrics import SYSTEM, stream_of
 from telemetry.reading.curve import Curve
 from telemetry.view.chart_list import ChartSpec
 from telemetry.view.figures import GREY, Shared, draw
@@ -31,7 +31,7 @@ class View:
 
     Attributes:
         runs: the selected runs.
-        streams: all streams of these runs, in order of declaration.
+        streams: all streams of these runs except that of the system, in order of declaration.
         shown: the streams that are shown.
         window: the iterations that are shown; None for all.
         smoothing: number of points that are averaged; 1 for none.
@@ -44,6 +44,10 @@ class View:
     window: Window | None = None
     smoothing: int = 1
     stretches: int = MAX_STRETCHES
+
+    def shows(self, stream: str) -> bool:
+        """Return whether a stream is shown; that of the system, which has its own charts, always is."""
+        return stream == SYSTEM or stream in self.shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ def new_charts(
             )
             for entry in view.runs
             for name in spec.names.get(entry.key, [])
-            if (entry.key, name) in curves and stream_of(name) in view.shown
+            if (entry.key, name) in curves and view.shows(stream_of(name))
         ]
         if lines:
             charts.append(_new_chart(spec, lines, curves, shared, scale))
@@ -130,7 +134,7 @@ def new_charts(
 def _label(entry: RunEntry, stream: str, view: View) -> str:
     if len(view.runs) == 1:
         return stream
-    return entry.label if len(view.shown) == 1 else f"{entry.label} {stream}"
+    return entry.label if stream == SYSTEM or len(view.shown) == 1 else f"{entry.label} {stream}"
 
 
 def _styles(view: View) -> Mapping[str, Mapping[str, LineStyle]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from telemetry.display.grouping import charts, ordered
-from telemetry.metrics import Direction, direction, stream_of
+from telemetry.metrics import SYSTEM, Direction, direction, stream_of
 from telemetry.view.run_entry import RunEntry
 
 
@@ -54,5 +54,6 @@ def headings(specs: Sequence[ChartSpec]) -> list[str]:
 
 
 def streams(specs: Sequence[ChartSpec]) -> list[str]:
-    """Return the streams of all charts, in order of declaration."""
-    return list(dict.fromkeys(stream_of(n) for spec in specs for names in spec.names.values() for n in names))
+    """Return the streams of all charts, in order of declaration, except that of the system, which is always shown."""
+    found = dict.fromkeys(stream_of(n) for spec in specs for names in spec.names.values() for n in names)
+    return [stream for stream in found if stream != SYSTEM]

@@ -25,7 +25,7 @@ from bokeh.models import (
 from bokeh.models import Line as LineGlyph
 from bokeh.plotting import figure
 
-from telemetry.metrics import stream_of
+from telemetry.metrics import SYSTEM, stream_of
 from telemetry.units import NO_UNIT
 from telemetry.view.chart_list import ChartSpec
 from telemetry.view.lines import Line
@@ -169,5 +169,6 @@ def _add(
     renderer = GlyphRenderer(
         data_source=source, glyph=glyph, nonselection_glyph=None, muted_glyph=None, view=CDSView(), name=name
     )
-    renderer.tags = [stream_of(line.name)]  # for report.js
+    # For report.js, which shows the chosen streams, and everything without a tag.
+    renderer.tags = [stream for stream in [stream_of(line.name)] if stream != SYSTEM]
     chart.renderers.append(renderer)

@@ -49,7 +49,9 @@ class Page:
         self._shared = Shared()
         for end in ("start", "end"):
             self._shared.x_range.on_change(end, self._zoomed)
-        self._layout = Layout(on_select=self._select, on_change=self._redraw_soon)
+        self._layout = Layout(
+            self._select, on_change=self._redraw_soon, on_step=lambda: self._layout.media.show(self._runs())
+        )
         document.title = "telemetry view"
         document.add_root(self._layout.root)
         self._redraw_soon()
@@ -76,6 +78,7 @@ class Page:
         self._specs = chart_specs(runs)
         self._layout.controls.offer(streams(self._specs), headings(self._specs), several=len(runs) > 1)
         view, curves = self._view(runs), await self._curves(runs)
+        await self._layout.media.show(runs)
         # Otherwise, Bokeh would visit all its objects after each change.
         with self._document.models.freeze():
             shown = self._shown_specs()[:MAX_CHARTS]
@@ -111,6 +114,7 @@ class Page:
         if self._unread or lines != set(curves) or chart_specs(runs) != self._specs:
             await self._redraw()
             return
+        await self._layout.media.show(runs)
         with self._document.models.freeze():
             for chart in self._charts:
                 chart.update(view, curves)
@@ -144,12 +148,12 @@ class Page:
     async def _curves(self, runs: Sequence[RunEntry]) -> Curves:
         """Read the curves that are shown, for a limited time; only those that have points."""
         found: dict[tuple[str, str], Any] = {}
-        specs, shown = self._shown_specs()[:MAX_CHARTS], self._layout.controls.streams
+        specs, view = self._shown_specs()[:MAX_CHARTS], self._view(runs)
         end = time.monotonic() + self._read_time
         unread = list(runs)
         while unread and (len(unread) == len(runs) or time.monotonic() < end):
             entry = unread.pop(0)
-            names = [name for spec in specs for name in spec.names.get(entry.key, []) if stream_of(name) in shown]
+            names = [name for spec in specs for name in spec.names.get(entry.key, []) if view.shows(stream_of(name))]
             curves = await asyncio.to_thread(self._store.curves, entry.key, names)
             found.update({(entry.key, name): curve for name, curve in curves.items() if len(curve)})
         self._unread = len(unread)

@@ -15,9 +15,11 @@ from telemetry.run_folder.regular_file import open_output
 from telemetry.view.chart import Chart, View, new_charts
 from telemetry.view.chart_list import chart_specs, headings, streams
 from telemetry.view.controls import color_bars, control_row, scale_buttons
+from telemetry.view.elements import page_column, panel
 from telemetry.view.figures import Shared, script
 from telemetry.view.html import page_template
-from telemetry.view.layout import chart_grid, events_cell, grid_cells, heading_cell, page_column, panel
+from telemetry.view.layout import chart_grid, events_cell, grid_cells, heading_cell
+from telemetry.view.media_section import MediaSection
 from telemetry.view.panels import events_panel, parameters_panel
 from telemetry.view.run_entry import RunEntry
 from telemetry.view.run_table import RunTable
@@ -56,7 +58,9 @@ def report_html(runs: Sequence[RunEntry], curves: Curves) -> str:
     first = [chart for chart in charts if chart.spec.heading in choice.headings.labels[:1]]
     grid.children = grid_cells(first, events) or [panel("<p>No points</p>"), events]
     choice.call(grid, events, charts, shared)
-    root = page_column(choice.row, table.widget, grid, panel(left + parameters_panel(runs)))
+    media = MediaSection()
+    media.show_newest(runs)
+    root = page_column(choice.row, table.widget, grid, media.root, panel(left + parameters_panel(runs)))
     title = ", ".join(plain(entry.label) for entry in runs)
     text: str = file_html(root, INLINE, title=title, template=page_template(own_host=False))
     return text

@@ -9,7 +9,7 @@ from pathlib import Path
 from telemetry.delivery.receipt import SinkReceipt
 from telemetry.metrics import Metric
 from telemetry.reading.best_value import BestValue
-from telemetry.records import Alert, RunRecord
+from telemetry.records import Alert, Media, RunRecord
 from telemetry.run_folder.run_status import RunStatus
 from telemetry.run_folder.sink_progress import SinkState as DeliveryState
 
@@ -67,6 +67,7 @@ class RunEntry:
         time: time of the last record, in milliseconds since 1970; start of the run if there is none.
         best: the best validation value of each main metric that has a direction, by full name.
         alerts: alerts in journal order.
+        media: images, tables, texts, histograms and artifacts in journal order.
         sinks: the sinks of the run, past and present.
         error: why the run cannot be read; empty if it can. The other attributes are those of the last reading.
     """
@@ -81,5 +82,6 @@ class RunEntry:
     time: int = 0
     best: Mapping[str, BestValue] = field(default_factory=dict)
     alerts: Sequence[Alert] = ()
+    media: Sequence[Media] = ()
     sinks: Sequence[SinkState] = ()
     error: str = ""

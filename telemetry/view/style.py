@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from telemetry.metrics import VALIDATION
+from telemetry.metrics import SYSTEM, VALIDATION
 
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 ORANGE, SKY, BLACK, PALE = "#e69f00", "#56b4e9", "#000000", "#a9bccd"
@@ -30,7 +30,7 @@ class LineStyle:
 
 
 def stream_styles(streams: Sequence[str]) -> dict[str, LineStyle]:
-    """Return the style of each stream of a single run.
+    """Return the style of each stream of a single run, and of that of the system.
 
     The first of several streams is pale and thin, because values of single batches are the noisiest; validation is
     strong.
@@ -43,7 +43,7 @@ def stream_styles(streams: Sequence[str]) -> dict[str, LineStyle]:
             styles[stream] = LineStyle(color=PALE, width=1)
         else:
             styles[stream] = LineStyle(color=_STREAM_COLORS[len(styles) % len(_STREAM_COLORS) - 1])
-    return styles
+    return styles | {SYSTEM: LineStyle(color=BLUE)}
 
 
 def run_color(number: int) -> str:
@@ -52,9 +52,9 @@ def run_color(number: int) -> str:
 
 
 def run_styles(number: int, streams: Sequence[str]) -> dict[str, LineStyle]:
-    """Return the style of each stream of a run among several: the color is that of the run."""
+    """Return the style of each stream of a run among several, and of the system: the color is that of the run."""
     dash = _DASHES[number // len(_RUN_COLORS) % len(_DASHES)]
-    styles = {}
+    styles = {SYSTEM: LineStyle(color=run_color(number), dash=dash)}
     for stream in streams:
         if stream == VALIDATION or len(streams) == 1:
             styles[stream] = LineStyle(color=run_color(number), width=2.2, dash=dash)

@@ -37,3 +37,11 @@ def number_text(value: float) -> str:
 def step_text(step: int) -> str:
     """Return an iteration with thousands separators."""
     return f"{step:,}"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes with a decimal unit."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"

@@ -59,7 +59,8 @@ def tags(run: Path) -> set[str]:
 def test_the_plain_loop_publishes_values_in_the_declared_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     end = runpy.run_path(str(EXAMPLES / "plain_loop.py"))
-    points = curves(Path(end["run"]))
+    assert end["bus"].folder == tmp_path / "runs" / "plain"
+    points = curves(end["bus"].folder)
     assert list(points["train"]) == list(range(100, 1001, 100))
     assert list(points["val"]) == [500, 1000]
     for values in points["train"].values():
@@ -67,7 +68,7 @@ def test_the_plain_loop_publishes_values_in_the_declared_units(tmp_path: Path, m
     with torch.no_grad():
         error = (end["model"](end["distance"]) - end["energy"]).double().numpy()[1::2]
     assert points["val"][1000]["E_rmse"] == pytest.approx(KCAL * np.sqrt(np.mean(error**2)), rel=1e-5)
-    assert tags(Path(end["run"])) == {"train/loss", "train/E_rmse", "val/E_rmse"}
+    assert tags(end["bus"].folder) == {"train/loss", "train/E_rmse", "val/E_rmse"}
 
 
 @pytest.mark.slow

@@ -16,13 +16,15 @@ from telemetry import errors, sink_api
 FOR_TRAINERS = """
     Alert Curve Divergence JournalError LeaseHeld Metric MetricBus MetricNotDeclared MetricNotFound NullBus
     PackageNotInstalled PluginError Receipt Run RunAlive RunExists RunFolderError RunNotFound RunRecord SettingError
-    Settings SinkNotFound SinkNotInstalled Status TelemetryError UnitError open_run read_header read_receipt read_run
+    Settings SinkNotFound SinkNotInstalled Status TelemetryError UnitError is_number open_run read_header read_receipt
+    read_run
 """
 FOR_SINKS = """
-    DETAILS OVERALL PROGRESS VALIDATION
-    Alert Chart Closed Metric Opened Record Resumed RunRecord Scalars SettingError SinkRejected SinkUnavailable Status
-    TelemetryError atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed
-    local_path private_opener read_history redact remove_temporary_files stream_of sync_folder with_unit
+    DETAILS OVERALL PROGRESS SYSTEM VALIDATION
+    Alert Artifact Blob Chart Closed Histogram Image Media Metric Opened Record Resumed RunRecord RunUpdate Scalars
+    SettingError SinkRejected SinkUnavailable Status Table TelemetryError Text
+    atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed local_path private_opener
+    read_blob read_history redact remove_temporary_files stream_of sync_folder updated verified_blob with_unit
 """
 OLD = """
     Chart Closed Opened Record Resumed Scalars SinkRejected SinkUnavailable backend_errors charts hookimpl private

@@ -149,8 +149,8 @@ def test_a_key_unlike_any_other_is_rejected_with_all_valid_ones(key: Any) -> Non
     with pytest.raises(SettingError) as raised:
         Settings.parse({key: {}})
     assert str(raised.value) == (
-        f"unknown key telemetry.{key}; known keys: sinks, every, dir, mode, delivery, poll, hook_timeout, "
-        "drain_timeout, linger, on_divergence, watch, tensorboard, wandb"
+        f"unknown key telemetry.{key}; known keys: sinks, every, events, dir, mode, delivery, poll, "
+        "hook_timeout, drain_timeout, linger, blobs_mb, on_divergence, watch, tensorboard, wandb"
     )
 
 

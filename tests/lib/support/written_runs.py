@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from support.segment_files import run_record
 from telemetry import Alert, Metric, Status
 from telemetry.journal.codec import encode
 from telemetry.journal.segments import segment_path
-from telemetry.records import SEQ_PER_SEGMENT, AnyRecord
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Blob, Histogram, RunUpdate
+from telemetry.run_folder.blobs import blob_path
 from telemetry.sink_api import Closed, Resumed, Scalars
 
 METRICS = {
@@ -78,6 +81,22 @@ class WrittenRun:
 
     def alert(self, step: int, title: str, **what: Any) -> None:
         self._add(Alert(seq=self._next, time=NOON + 1000 * step, step=step, title=title, **what))
+
+    def update(self, **added: Any) -> None:
+        """Add metrics or parameters to the description of the run."""
+        self._add(RunUpdate(seq=self._next, time=NOON, **added))
+
+    def media(
+        self, kind: Callable[..., AnyRecord], name: str, step: int, content: bytes = b"", suffix: str = "", **what: Any
+    ) -> None:
+        """Append an image, table, text, histogram or artifact; those with content have a blob."""
+        if kind is not Histogram:
+            blob = Blob(sha256=hashlib.sha256(content).hexdigest(), size=len(content), suffix=suffix)
+            path = blob_path(self.folder, blob)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            what["blob"] = blob
+        self._add(kind(seq=self._next, time=NOON + 1000 * step, name=name, step=step, **what))
 
     def close(self, status: Status = "finished") -> None:
         self._add(Closed(seq=self._next, time=NOON + 1_000_000, status=status))

@@ -18,17 +18,19 @@ from support.mlflow_kit import (
     client_of,
     copy_store,
     find_runs,
+    media_items,
     points,
     quiet,
     shared_server,
     shared_template,
 )
 from support.retries import RetryingSink
-from telemetry.testing import Point, SinkContract
+from telemetry import RunRecord
+from telemetry.testing import MediaItem, Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
 from telemetry.testing.kit import Kit
-from telemetry.testing.points import run_record, sample
+from telemetry.testing.points import sample
 from telemetry.testing.restart_checks import RestartChecks
 
 pytestmark = IGNORE_NOLOAD
@@ -40,12 +42,25 @@ class MlflowKit(Kit):
     # MLflow cannot remove points.
     rewinds = "kept"
 
-    def read_back(self, folder: Path) -> Iterable[Point]:
+    def read_back(self, run: RunRecord, folder: Path) -> Iterable[Point]:
         with quiet():
             client = self.client(folder)
-            for run in find_runs(client, run_record(folder.name)):
-                if self.is_in(client, run, folder):
-                    yield from points(client, run)
+            for found in find_runs(client, run):
+                if self.is_in(client, found, folder):
+                    yield from points(client, found)
+
+    def read_back_media(self, run: RunRecord, folder: Path) -> Iterable[MediaItem]:
+        with quiet():
+            client = self.client(folder)
+            for found in find_runs(client, run):
+                if self.is_in(client, found, folder):
+                    yield from media_items(client, found)
+
+    def shown_media(self, item: MediaItem) -> MediaItem:
+        if item.kind != "table":
+            return item
+        head, rows = item.content
+        return item._replace(content=(head, tuple(tuple(map(str, row)) for row in rows)))
 
     def client(self, folder: Path) -> Any:
         raise NotImplementedError

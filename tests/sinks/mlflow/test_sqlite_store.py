@@ -153,11 +153,11 @@ class TestFile:
         assert (again.destination, again.last_seq) == (found.destination, 1)
 
     def test_a_failed_creation_leaves_no_files(self, tmp_path):
-        def fail(_: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
         sink = mlflow_sink.MlflowSink(mlflow_sink.MlflowSink.Options())
-        sink.connect = fail
+        sink.create_store = fail
         with pytest.raises(SinkUnavailable, match="No space left"):
             sink.sink_open(run_record(), tmp_path / "runs" / "water")
         assert list((tmp_path / "runs").iterdir()) == []

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
 from sinks._run_tables import markdown_table
-from sinks.tensorboard.hparams import main_params
+from sinks.tensorboard.hparams import is_described, main_params
 from support.tensorboard_kit import METRICS, STARTED, curves, event_files, make_run, open_sink, resumed, scalars
 from telemetry import Alert, Metric
 from telemetry.sink_api import Chart, charts
@@ -249,6 +249,11 @@ class TestHparams:
     def test_all_of_a_few_parameters_are_compared(self):
         assert main_params({"depth": 2, "act": "gelu", "amp": True}) == {"depth": 2, "act": "gelu", "amp": True}
 
+    def test_metrics_of_the_system_are_no_reason_to_write_them(self):
+        system = {"system/memory": Metric(unit="GiB")}
+        assert not is_described(make_run(metrics=system, params={"lr": 0.5}))
+        assert is_described(make_run(metrics=system | {"val/loss": Metric(unit="")}, params={"lr": 0.5}))
+
     def test_they_are_next_to_the_main_metrics_of_the_last_stream(self, tmp_path):
         run = make_run(params={"depth": 2, "lr": 0.5, "amp": True})
         open_sink(tmp_path, run)
@@ -267,7 +272,7 @@ class TestHparams:
 
     @pytest.mark.parametrize("status", ["failed", "preempted", "killed"])
     def test_only_a_finished_run_has_a_final_status_because_others_may_be_resumed(self, tmp_path, status):
-        sink, _ = open_sink(tmp_path)
+        sink, _ = open_sink(tmp_path, make_run(params={"lr": 0.1}))
         sink.sink_close(status)
         assert "_hparams_/session_end_info" not in summary_tags(tmp_path)
         sink.sink_close("finished")

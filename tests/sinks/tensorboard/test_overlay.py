@@ -46,6 +46,10 @@ class TestTags:
             "train/lr": "4 progress/1 lr",
         }
 
+    def test_the_system_has_the_last_section(self):
+        tags = OverlayTags({"system/memory": Metric(unit="GiB"), "val/E": MAIN}, {})
+        assert dict(tags) == {"val/E": "1 overall/1 E [kcal/mol]", "system/memory": "6 system/1 memory [GiB]"}
+
     def test_a_quantity_with_two_units_has_two_tags(self):
         tags = OverlayTags({"train/E": MAIN, "val/E": Metric(unit="eV", main=True)}, {})
         assert dict(tags) == {"train/E": "1 overall/1 E [kcal/mol]", "val/E": "1 overall/2 E [eV]"}

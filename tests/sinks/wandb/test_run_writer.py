@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sinks._best_values import BestValues
+from sinks.wandb.media import MediaRows
 from sinks.wandb.run_writer import RunWriter
 from sinks.wandb.stored_run import StoredRun
 from telemetry import Metric
@@ -75,7 +76,8 @@ class Opener:
         self.opened = 0
         self.destination = FakeDestination()
         best = BestValues(run_record(metrics=METRICS), Path("/there/is/no/journal"))
-        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored), best)  # type: ignore[arg-type] # a fake
+        media = MediaRows(Path("/there/is/no/run"), METRICS)
+        self.writer = RunWriter(self._open, self.destination, StoredRun(**stored), best, media)  # type: ignore[arg-type] # a fake
 
     def _open(self) -> FakeRun:
         self.opened += 1

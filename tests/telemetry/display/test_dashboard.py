@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from support.written_runs import WrittenRun, add_training
 from telemetry import Metric, read_run
-from telemetry.display.dashboard import Dashboard
+from telemetry.display.dashboard import MAX_MEDIA, Dashboard
 from telemetry.display.text_width import width_of
+from telemetry.records import Histogram, Image, Text
 
 pytest.importorskip("plotext")
 MAIN = Metric(unit="kcal/mol", better="lower", main=True)
@@ -85,6 +87,36 @@ def test_of_many_alerts_only_the_newest_are_listed(run: WrittenRun) -> None:
         run.alert(step, "a spike")
     lines = lines_of(run, patterns=("lr",))
     assert lines[-4:-2] == ["10 earlier alerts", "! iteration 1100, warning: a spike"]
+
+
+def test_the_newest_file_of_each_name_is_listed(run: WrittenRun, tmp_path: Path) -> None:
+    add_training(run)
+    for step in (100, 200):
+        run.media(Image, "val/parity", step, b"%d" % step, ".png", width=1, height=1)
+    run.media(Histogram, "val/parity", 200, edges=[0.0, 1.0, 2.0], counts=[1.0, 2.0])
+    expected = [
+        f"image val/parity at iteration 200: blobs/{hashlib.sha256(b'200').hexdigest()[:12]}*.png",
+        "histogram val/parity at iteration 200: 2 bins",
+    ]
+    assert lines_of(run)[-3:-1] == expected
+    (found,) = run.folder.glob(expected[0].rpartition(" ")[2])
+    assert found.read_bytes() == b"200"
+    assert not [line for line in lines_of(run, follow=True, rows=40) if "val/parity" in line]
+    other = WrittenRun(tmp_path / "ice")
+    for number in range(MAX_MEDIA + 1):
+        other.media(Text, f"val/{number}", 100)
+    other.close()
+    assert lines_of(other)[1] == "no points yet"
+    assert lines_of(other)[-1] == "1 more (--all lists everything)"
+    assert len(lines_of(other, all_charts=True)) == MAX_MEDIA + 3
+    assert any(line.startswith("text val/0 of ice at iteration 100: blobs/") for line in lines_of(run, other))
+
+
+def test_the_system_is_hidden_and_named_once(run: WrittenRun) -> None:
+    run.update(metrics={"system/memory": Metric(unit="GiB")})
+    run.points("train", 1, {"loss": 1.0})
+    run.points("system", 1, {"memory": 1.0})
+    assert lines_of(run)[-1] == "not shown: system (--all shows everything)"
 
 
 def test_a_run_without_points_has_a_note_instead_of_plots(run: WrittenRun) -> None:

@@ -51,6 +51,24 @@ class TestOrder:
             "progress": ["lr"],
         }
 
+    def test_the_system_comes_last_and_shares_no_chart(self) -> None:
+        metrics = {
+            "system/memory": _metric(unit="GiB"),
+            "system/gpu/0": _metric(unit="%"),
+            "train/memory": _metric(unit="GiB"),
+            "val/system/loss": _metric(),
+        }
+        assert charts(metrics) == {
+            "overall": [Chart("memory [GiB]", ["train/memory"])],
+            "system": [
+                Chart("loss", ["val/system/loss"]),
+                Chart("memory [GiB]", ["system/memory"]),
+                Chart("gpu/0 [%]", ["system/gpu/0"]),
+            ],
+        }
+        assert charts({"system/memory": _metric()}) == {"system": [Chart("memory", ["system/memory"])]}
+        assert ordered(["system", "progress", "gfn1"]) == ["gfn1", "progress", "system"]
+
     def test_without_main_metrics_those_with_a_direction_come_first(self) -> None:
         metrics = {"train/lr": _metric(), "train/loss": _metric(watch=True), "val/accuracy": _metric(better="higher")}
         assert {heading: [chart.title for chart in found] for heading, found in charts(metrics).items()} == {

@@ -142,6 +142,18 @@ def test_a_metric_declared_only_by_an_earlier_attempt_keeps_its_unit(run: Writte
     }
 
 
+def test_what_was_added_later_is_part_of_the_description(run: WrittenRun) -> None:
+    run.update(metrics={"eval/accuracy": Metric(unit="%")}, params={"lr": 1})
+    run.begin(resume_step=1, attempt=2)
+    run.update(metrics={"eval/f1": Metric(unit="1")}, params={"lr": 2})
+    run.update(params={"seed": 3})
+    run.points("eval", 2, {"accuracy": 50.0, "f1": 0.5})
+    read = read_run(run.folder)
+    assert {name: curve.unit for name, curve in read.curves.items()} == {"eval/accuracy": "%", "eval/f1": "1"}
+    assert read.header.params == {"lr": 2, "seed": 3}
+    assert "eval/f1" in read.header.metrics
+
+
 @pytest.mark.parametrize(
     ("prepare", "status"),
     [

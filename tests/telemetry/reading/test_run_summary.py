@@ -67,6 +67,16 @@ def test_the_best_value_depends_on_the_direction_of_the_metric(
     assert found == (None if best is None else BestValue(value=best, step=2 if best > 0 else 0))
 
 
+def test_the_direction_of_a_metric_declared_later_is_known(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "run", metrics={})
+    run.update(metrics={"val/accuracy": Metric(unit="%", better="higher")})
+    for step, value in enumerate([10.0, 90.0, 50.0]):
+        run.point("val/accuracy", step, value)
+    found = summarize(run.folder, "val/accuracy")
+    assert found.best == BestValue(value=90, step=1)
+    assert found.header.metrics["val/accuracy"].unit == "%"
+
+
 def test_a_line_longer_than_the_tail_window_is_read(tmp_path: Path) -> None:
     run = WrittenRun(tmp_path / "run")
     run.points("val", 7, {"loss": 1.0} | {f"{n:0200}": 1.0 for n in range(600)})

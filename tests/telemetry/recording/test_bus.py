@@ -29,9 +29,10 @@ from support.telemetry_fakes import (
     journal_steps,
     remove,
 )
-from telemetry import Metric, MetricBus, NullBus, Receipt, SettingError, Settings, TelemetryError, open_run
+from telemetry import Metric, MetricBus, NullBus, Receipt, SettingError, Settings, TelemetryError, UnitError, open_run
 from telemetry.alerts.detector import Divergence
 from telemetry.alerts.settings import AlertSettings
+from telemetry.metrics import UNDECLARED
 from telemetry.recording.limits import RecordingLimits
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import plan_run
@@ -236,7 +237,6 @@ def test_only_the_due_streams_of_a_group_are_recorded(open_bus: Opener, run: Pat
         pytest.param(lambda: sys.exit(3), id="exits"),
         pytest.param(lambda: None, id="gives nothing"),
         pytest.param(lambda: {"loss": "high"}, id="no number"),
-        pytest.param(lambda: {"undeclared": 1.0}, id="undeclared"),
         pytest.param(None, id="none at all"),
         pytest.param({"loss": object()}, id="object"),
     ],
@@ -315,13 +315,14 @@ def test_values_that_cannot_be_recorded_do_not_affect_the_others_and_are_counted
     for step in (1, 2):
         bus.publish("train", step, {"loss": 1.0, "surprise": 2.0, "lr": "high", "n" * 300: 3.0})
     receipt = bus.close()
-    assert [line["values"] for line in journal_lines(run)[1:-1]] == [{"loss": 1.0}] * 2
-    assert counts(bus) == (2, 2, 0)
-    assert bus.counts().dropped == {"undeclared metric": 2, "not a number": 2, "invalid name": 2}
-    assert "\n  left out: 2 x undeclared metric, 2 x not a number, 2 x invalid name" in str(receipt)
+    points = [line["values"] for line in journal_lines(run) if line["kind"] == "scalars"]
+    assert points == [{"loss": 1.0, "surprise": 2.0}] * 2
+    assert counts(bus) == (3, 3, 0)
+    assert bus.counts().dropped == {"not a number": 2, "invalid name": 2}
+    assert "\n  left out: 2 x not a number, 2 x invalid name" in str(receipt)
     assert str(telemetry.read_receipt(str(run))) == str(receipt)
     messages = [r.message.partition(":")[0] for r in caplog.records if "dropping" in r.message]
-    names = ["surprise", "lr", "n" * 50]
+    names = ["lr", "n" * 50]
     assert messages == [f"dropping {name} of train at iteration 1" for name in names]
 
 
@@ -956,8 +957,57 @@ def test_without_declarations_values_of_any_name_are_recorded_unconverted(tmp_pa
     with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
         bus.publish("train", 1, {"anything": 3})
         bus.flush(10)
-        assert counts(bus) == (1, 1, 0)
-    assert journal_lines(tmp_path / "run")[1]["values"] == {"anything": 3.0}
+        bus.publish("train", 2, {"anything": 4})
+        bus.flush(10)
+        assert counts(bus) == (3, 3, 0)
+    declared, *points = journal_lines(tmp_path / "run")[1:-1]
+    assert (declared["kind"], list(declared["metrics"])) == ("update", ["train/anything"])
+    assert [line["values"] for line in points] == [{"anything": 3.0}, {"anything": 4.0}]
+    run = telemetry.read_run(tmp_path / "run")
+    assert run.header.metrics["train/anything"].unit == run.curves["train/anything"].unit == ""
+
+
+def test_names_and_parameters_that_appear_survive_a_resume_and_a_pattern_declares_units(tmp_path: Path) -> None:
+    energy = Metric(unit="kcal/mol", source_unit="eV/particle", watch=True)
+    opening: dict[str, Any] = {"sinks": [], "settings": Settings(every=1), "resume": True}
+    with open_run(tmp_path / "run", metrics={"*/E_rmse": energy}, params={"lr": 1}, **opening) as bus:
+        bus.publish("val", 1, {"E_rmse": 1.0, "other": 2.0})
+        bus.params({"lr": 0.5, "nested": {"password": "hunter2", "layers": 3}})
+    run = telemetry.read_run(tmp_path / "run")
+    assert run.header.params == {"lr": 0.5, "nested": {"password": "***", "layers": 3}}
+    with open_run(tmp_path / "run", **opening) as bus:
+        bus.publish("val", 2, {"E_rmse": 1.0, "other": 2.0})
+    run = telemetry.read_run(tmp_path / "run")
+    assert run.header.metrics == {"val/E_rmse": energy, "val/other": UNDECLARED}
+    assert run.curves["val/E_rmse"].values.tolist() == [pytest.approx(23.060547830619)] * 2
+    assert [line["kind"] for line in journal_lines(tmp_path / "run") if line["kind"] == "update"] == ["update"] * 2
+
+
+def test_a_metric_declared_late_is_watched(open_bus: Opener) -> None:
+    bus = open_bus()
+    bus.declare({"late/*_loss": Metric(watch=True)})
+    bus.publish("late", 1, {"a_loss": float("nan")})
+    assert bus.flush()
+    assert bus.diverged is not None
+    with pytest.raises(UnitError, match="late/x"):
+        bus.declare({"late/x": Metric(unit="gibberish")})
+
+
+def test_parameters_without_names_are_lost_and_reported(open_bus: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    bus = open_bus()
+    bus.params([1, 2])
+    assert bus.flush()
+    assert bus.counts().dropped == {"invalid parameters": 1}
+    assert "dropping parameters: params is of type list" in caplog.text
+
+
+def test_the_host_may_decide_what_is_due(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", sinks=[], settings=Settings(events=("*",))) as bus:
+        bus.publish("train", 7, {"loss": 1.0})
+        bus.publish("anything", 13, {"loss": 1.0})
+    curves = telemetry.read_run(tmp_path / "run").curves
+    assert {name: curve.steps.tolist() for name, curve in curves.items()} == {"train/loss": [7], "anything/loss": [13]}
+    assert NullBus(events=("*",)).due("train", 7)
 
 
 def test_a_decreasing_step_is_recorded_with_one_warning(
@@ -991,7 +1041,8 @@ def test_a_resume_without_metrics_keeps_the_declarations(tmp_path: Path) -> None
 def test_records_that_readers_would_reject_are_lost_and_leave_no_gap(
     tmp_path: Path, stream: str, name: str, step: int
 ) -> None:
-    with open_run(tmp_path / "run", sinks=[], settings=Settings(every=1)) as bus:
+    metrics = {"train/loss": Metric(), "val/loss": Metric()}
+    with open_run(tmp_path / "run", metrics=metrics, sinks=[], settings=Settings(every=1)) as bus:
         bus.publish("train", 1, {"loss": 1.0})
         bus.publish(stream, step, {name: 1.0})
         bus.publish("val", 3, {"loss": 1.0})
@@ -1077,6 +1128,17 @@ def test_a_script_may_change_its_working_directory_during_the_run(
     bus.publish("train", 1, {"loss": 1.0})
     receipt = bus.close()
     assert receipt is not None
-    assert (receipt.status, receipt.sinks[0].delivered, receipt.sinks[0].pending) == ("finished", 1, 0)
+    assert (receipt.status, receipt.sinks[0].delivered, receipt.sinks[0].pending) == ("finished", 2, 0)
     assert journal_steps(tmp_path / "run") == [1]
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_warning_about_many_dropped_values_names_only_a_few(
+    open_bus: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {f"text_{number}": "high" for number in range(1000)})
+    bus.flush()
+    (message,) = [r.message for r in caplog.records if "dropping" in r.message]
+    assert "text_4 and 995 others of train" in message
+    assert len(message) < 300

@@ -15,6 +15,8 @@ from telemetry.alerts.detector import AnomalyDetector
 from telemetry.alerts.settings import AlertSettings
 from telemetry.delivery.deadline import Deadline
 from telemetry.journal.writer import JournalWriter
+from telemetry.metrics import Metric
+from telemetry.recording.declarations import Declarations
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import RecordingLimits
 from telemetry.recording.record_appender import RecordAppender
@@ -62,7 +64,8 @@ def make(disk: FaultyDisk, tmp_path: Path) -> Iterator[Make]:
     def make_it(supervisor: FakeSupervisor | None = None, **limits: float) -> JournalThread:
         queue = RecordQueue(tmp_path)
         journal = JournalWriter(tmp_path, run_record(tmp_path))
-        appender = RecordAppender(queue.tally, journal, AnomalyDetector({}, AlertSettings()))
+        declared = Declarations({"train/loss": Metric()})
+        appender = RecordAppender(queue.tally, journal, AnomalyDetector({}, AlertSettings()), declared)
         chosen = RecordingLimits(**limits)
         threads.append(JournalThread(tmp_path, queue, journal, appender, supervisor or FakeSupervisor(), limits=chosen))
         return threads[-1]

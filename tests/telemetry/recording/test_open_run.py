@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import telemetry
 from support.telemetry_fakes import (
     FOREIGN,
     METRICS,
@@ -49,6 +50,7 @@ from telemetry import (
     read_run,
 )
 from telemetry.journal.codec import encode
+from telemetry.journal.newest_points import last_step
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import plan_run
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
@@ -186,9 +188,42 @@ def test_a_folder_without_room_for_the_journal_is_an_error(run: Path, monkeypatc
 def test_a_folder_with_a_run_is_left_unchanged(run: Path) -> None:
     first_attempt(run, 1)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(RunExists, match=r"resume it \(resume_step=…\), or choose another folder, such as .*a-run-2$"):
-        open_run(run, **QUIET)
+    with pytest.raises(RunExists, match=r"continue it \(resume=True\), or choose another folder, such as .*a-run-2$"):
+        plan_run(run, **QUIET)
+    for number in (2, 3):
+        with open_run(run, **QUIET) as bus:
+            assert bus.folder == run.with_name(f"a-run-{number}")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_resume_continues_the_run_after_its_last_step_or_starts_one(run: Path) -> None:
+    for steps in ((1, 2, 5), (6, 7)):
+        with open_run(run, **QUIET, resume=True) as bus:
+            for step in steps:
+                bus.publish("train", step, {"loss": step})
+    assert read_header(run).attempt == 2
+    assert journal_steps(run) == [1, 2, 5, 6, 7]
+    with open_run(run, **QUIET, resume=True, resume_step=5) as bus:
+        bus.publish("train", 6, {"loss": 60})
+    assert telemetry.read_run(run).curves["train/loss"].steps.tolist() == [1, 2, 5, 6]
+    assert not run.with_name("a-run-2").exists()
+
+
+def test_an_evaluation_after_training_does_not_hide_the_last_step(run: Path) -> None:
+    with open_run(run, **QUIET) as bus:
+        bus.publish("train", 9, {"loss": 1})
+        bus.publish("test", 0, {"loss": 1}, final=True)
+    assert last_step(run) == 9
+
+
+def test_a_refused_resume_names_both_ways_out(run: Path) -> None:
+    with open_run(run, **QUIET) as bus:
+        bus.publish("train", 1, {"loss": 1})
+        bus.flush()
+        with pytest.raises(
+            RunAlive, match=r"this process.*close it, bus.close\(\).*another folder, such as .*a-run-2$"
+        ):
+            open_run(run, **QUIET, resume=True)
 
 
 def test_a_resume_removes_temporary_files_of_a_killed_trainer(run: Path) -> None:
@@ -209,7 +244,7 @@ def test_a_run_whose_trainer_was_killed_before_its_first_line_can_be_started_aga
     assert journal_steps(run) == [1, 2]
     assert (run / "journal-0.jsonl").read_bytes() == left
     with pytest.raises(RunExists):
-        open_run(run, **QUIET)
+        plan_run(run, **QUIET)
 
 
 def test_a_run_that_gets_its_first_line_after_the_checks_is_left_alone(run: Path) -> None:
@@ -344,6 +379,28 @@ def test_a_resumed_run_knows_whether_its_earlier_attempts_had_diverged(run: Path
             bus.publish("train", step, {"loss": 1.0})
     with open_run(run, **watched, resume_step=100) as bus:
         assert bus.last_healthy_step == 100, "superseded points do not count"
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["by a pattern", "by a later declaration"])
+def test_a_metric_is_watched_again_after_each_resume(run: Path, *, late: bool) -> None:
+    watch = Metric(watch=True)
+    for attempt in range(3):
+        with open_run(run, **QUIET | {"metrics": {"val/F": Metric()} if late else {"*/E": watch}}, resume=True) as bus:
+            if late:
+                bus.declare({"val/E": watch})
+            bus.publish("val", 10 * attempt + 1, {"E": 1.0})
+            bus.publish("val", 10 * attempt + 2, {"E": math.nan})
+            bus.flush()
+            assert bus.diverged is not None
+
+
+def test_a_run_in_which_names_appear_without_end_remains_resumable(run: Path) -> None:
+    for attempt in range(6):
+        with open_run(run, sinks=[], settings=Settings(every=1), resume=True) as bus:
+            bus.publish("train", attempt + 1, {f"{attempt} {number:0200}": 1.0 for number in range(1500)})
+    # The names of the first attempt are still recorded.
+    assert read_run(run).curves["train/" + f"0 {0:0200}"].steps.tolist() == [1]
+    assert bus.counts().dropped["too many names"] > 0
 
 
 def test_a_run_may_be_resumed_from_its_very_beginning(run: Path) -> None:
@@ -578,14 +635,15 @@ def _open_at_once(run: Path, how_many: int, **more: object) -> list[MetricBus | 
 
 
 @pytest.mark.parametrize("turn", range(10))
-def test_exactly_one_of_many_concurrent_new_runs_succeeds(run: Path, turn: int) -> None:
+def test_each_of_many_concurrent_new_runs_gets_its_own_folder(run: Path, turn: int) -> None:
     opened = _open_at_once(run, 4)
     buses = [bus for bus in opened if isinstance(bus, MetricBus)]
     for bus in buses:
         bus.close(timeout=0)
-    assert len(opened) == 4
-    assert len(buses) == 1
-    assert len(list(run.glob("journal-*"))) == 1
+    assert len(buses) == 4
+    assert len({bus.folder for bus in buses}) == 4
+    assert run in {bus.folder for bus in buses}
+    assert all(len(list(bus.folder.glob("journal-*"))) == 1 for bus in buses)
 
 
 @pytest.mark.parametrize("turn", range(10))

@@ -35,7 +35,7 @@ def steps(items: tuple[QueuedRecords, ...] | list[QueuedRecords]) -> list[int]:
 
 def test_items_are_dequeued_once_and_in_order(queue: RecordQueue) -> None:
     queue.put(("train",), 1, values("train"))
-    queue.put_alert(Alert(seq=0, time=0, step=2, title="spike"))
+    queue.put_record("alert", 2, Alert(seq=0, time=0, step=2, title="spike"))
     queue.put(("train", "val"), 3, values("train", "val"))
     items = list(queue.take(0))
     assert steps(items) == [1, 2, 3]

@@ -26,7 +26,7 @@ def test_a_tensor_of_one_number_is_recorded(value: "torch.Tensor", number: float
 
 @pytest.mark.parametrize("value", [torch.tensor([0.5, 0.5]), torch.tensor(1 + 2j)], ids=repr)
 def test_a_tensor_that_is_not_one_number_is_left_out_alone(value: "torch.Tensor") -> None:
-    recorded, (dropped,) = PointConverter().convert("train", {"a": value, "b": 2.0})
+    recorded, (dropped,), _, _ = PointConverter().convert("train", {"a": value, "b": 2.0})
     assert recorded == {"b": 2.0}
     assert dropped.reason == "not a number"
     assert "a has the type Tensor and is not one number" in dropped.text

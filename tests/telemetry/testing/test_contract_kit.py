@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from support.contract_sinks import Contract
+from support.contract_sinks import Contract, LinesSink
 from support.telemetry_fakes import eventually
-from telemetry.testing import SinkContract
+from telemetry import RunRecord
+from telemetry.sink_api import Opened, hookimpl
+from telemetry.testing import Point, SinkContract
 from telemetry.testing.child import Child, Report
 
 Failures = Callable[..., dict[str, str]]
@@ -28,6 +30,7 @@ KINDS = "test_records_of_unknown_kinds_are_ignored"
 MANY = "test_ten_thousand_records_are_all_shown_in_order"
 THREADS = "test_delivery_works_from_any_thread"
 TWO_RUNS = "test_two_runs_in_one_process_stay_separate"
+SAME_NAME = "test_two_runs_with_the_same_name_stay_separate"
 ELSEWHERE = "test_a_different_destination_is_reported_and_filled_from_the_beginning"
 CLOSED_TWICE = "test_closing_twice_has_no_further_effect_even_without_points"
 CLOSED_GOES_ON = "test_a_closed_run_can_be_continued_whatever_its_status"
@@ -37,13 +40,17 @@ DROPPED = "test_a_new_instance_continues_where_a_dropped_one_stopped"
 ACKNOWLEDGED = "test_a_kill_between_write_and_acknowledgment_neither_loses_nor_duplicates_records"
 KILLED = "test_a_kill_at_any_moment_loses_no_durable_record"
 REWOUND = "test_a_new_attempt_that_starts_earlier_is_shown_as_declared"
+MEDIA = "test_media_are_shown_once_and_other_kinds_ignored"
+MEDIA_KILLED = "test_media_survive_a_kill_between_write_and_acknowledgment"
+MEDIA_REWOUND = "test_media_of_a_new_attempt_that_starts_earlier_are_shown_as_declared"
+MEDIA_LOST = "test_media_without_their_content_are_rejected_alone"
 FULL = "test_a_full_disk_and_exhausted_file_descriptors_are_reported_and_lose_nothing"
 OUTAGE = "test_an_outage_is_reported_and_loses_nothing"
 OPTIONS = "test_invalid_options_are_rejected_by_name"
 IMPORTS = "test_the_sdk_is_imported_only_when_the_sink_is_opened"
 
 
-IN_OTHER_PROCESSES = {ACKNOWLEDGED, KILLED, FULL, IMPORTS}
+IN_OTHER_PROCESSES = {ACKNOWLEDGED, KILLED, MEDIA_KILLED, FULL, IMPORTS}
 """These take longer, and run only for sinks in which they should find the violation."""
 
 # For each sink that violates the contract in one way: the checks that must find it, and a part of their messages.
@@ -51,14 +58,13 @@ ONE_CHECK_FINDS = {
     "RoundsSteps": (POINTS, "has step 0 instead of 8589934592"),
     "SwallowsNaN": (NAN, "A diverging run has such values"),
     "CleansNames": (NAMES, "'val/fid 1/E_rmse' has 0 points instead of 2"),
-    "KnowsScalarsOnly": (KINDS, "ignore records that are not Scalars"),
     "Samples": (MANY, "Do not sample or drop records"),
     "NeedsTheMainThread": (THREADS, "signal only works in main thread"),
-    "IsGlobal": (TWO_RUNS, "not in the module"),
     "NamesNoPlace": (ELSEWHERE, "destination is 'lines' for two different places"),
     "EndsForGood": (CLOSED_GOES_ON, "this run has failed"),
     "DeletesFailedRuns": (CLOSED_GOES_ON, "The run was just closed as failed. Closing keeps its points"),
-    "Doubles": (TWICE, "skip records up to it"),
+    "TrustsContents": (MEDIA_LOST, "read contents with read_blob or verified_blob"),
+    "KeepsSupersededMedia": (MEDIA_REWOUND, "supersedes earlier media beyond iteration 10"),
     "NeverDurable": (TOLD, "declare durable_on_write = False"),
     "IgnoresResumes": (REWOUND, "rewinds is 'replaced'"),
     "KeepsTheTorn": (FULL, "may have written part of its batch"),
@@ -68,12 +74,19 @@ ONE_CHECK_FINDS = {
     "LetsImportErrorsPass": (IMPORTS, "sink_open raised ModuleNotFoundError"),
 }
 SEVERAL_FIND = {
+    "Misnames": {MEDIA: "media contains ['picture']; the kinds are text, table, image"},
+    "ForgetsMedia": {MEDIA_KILLED: "is not shown. After a kill, records are delivered again"},
+    "KnowsScalarsOnly": {KINDS: "ignore records that are not Scalars", MEDIA: "ignore the kinds"},
+    "Doubles": {TWICE: "skip records up to it", MEDIA: "Media must not disturb the curves"},
+    "CutsContents": {MEDIA: "has the content '# Notes 11' instead of", MEDIA_LOST: "instead of"},
     "LosesTheLast": {POINTS: "Write each record of a batch, in order", TOLD: "sink_open returned last_seq=11"},
     "SwapsTwo": {POINTS: "has step 200 instead of 190"},
     "RoundsTimes": {POINTS: "has time 1700000001000 instead of 1700000001001"},
     "ForgetsUnits": {POINTS: "has unit '1' instead of 'kcal/mol'"},
     "ClosesBadly": {CLOSED_TWICE: "'run/closed' is shown but was never written"},
     "CannotTell": {TOLD: "declare tells_last_seq = False", DROPPED: "last_seq is None"},
+    "IsGlobal": {TWO_RUNS: "not in the module", SAME_NAME: "distinguish them by run.started, too"},
+    "KnowsRunsByName": {SAME_NAME: "distinguish them by run.started, too"},
     "SaysTooMuch": {
         TOLD: "the records in between would never be delivered",
         ACKNOWLEDGED: "sink_open returned last_seq=21, but the last record written is 20",
@@ -133,8 +146,9 @@ def test_each_check_finds_a_violation() -> None:
     assert found == set(CHECKS)
 
 
-def test_a_correct_sink_passes(failures: Failures) -> None:
-    assert failures("LinesSink", CHECKS) == {}
+@pytest.mark.parametrize("sink", ["LinesSink", "MediaSink"])
+def test_a_correct_sink_passes(sink: str, failures: Failures) -> None:
+    assert failures(sink, CHECKS) == {}
 
 
 @pytest.mark.parametrize("sink", ONE_CHECK_FINDS)
@@ -150,6 +164,31 @@ def test_a_violation_that_affects_several_checks_is_explained_by_each(sink: str,
     expected = SEVERAL_FIND[sink]
     found = failures(sink, expected)
     assert {check: words for check, words in expected.items() if words not in found.get(check, "")} == {}
+
+
+def test_read_back_receives_the_run_that_the_sink_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnAServer(Contract):
+        def read_back(self, run: RunRecord) -> list[Point]:
+            asked.append((run.run_id, run.started))
+            return []
+
+    asked: list[tuple[str, int]] = []
+    opened: list[tuple[str, int]] = []
+
+    class OpeningSink(LinesSink):
+        @hookimpl
+        def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+            opened.append((run.run_id, run.started))
+            return super().sink_open(run, folder)
+
+    kit = OnAServer()
+    monkeypatch.setattr(kit, "make_sink", lambda folder: OpeningSink(OpeningSink.Options()))
+    for folder in (tmp_path / "one" / "run", tmp_path / "two" / "run"):
+        kit.open_sink(folder)
+        assert kit.shown(folder) == []
+    assert asked == opened
+    assert [name for name, _ in asked] == ["run", "run"]
+    assert len(set(asked)) == 2
 
 
 class Weaker(Contract):
@@ -177,8 +216,8 @@ def test_without_outages_their_check_is_skipped(tmp_path: Path, monkeypatch: pyt
 def test_missing_definitions_of_the_author_are_named(tmp_path: Path) -> None:
     with pytest.raises(NotImplementedError, match=r"SinkContract must define make_sink\(folder\)"):
         SinkContract().make_sink(tmp_path)
-    with pytest.raises(NotImplementedError, match=r"SinkContract must define read_back\(folder\)"):
-        SinkContract().read_back(tmp_path)
+    with pytest.raises(NotImplementedError, match=r"SinkContract must define read_back\(run, folder\)"):
+        SinkContract().shown(tmp_path)
 
 
 def test_a_class_that_other_processes_cannot_import_is_an_error(tmp_path: Path) -> None:

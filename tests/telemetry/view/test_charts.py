@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,30 @@ def test_the_direction_of_metrics_of_version_0_1_follows_from_their_names(tmp_pa
         "E_r2": "higher",
         "lr": None,
     }
+
+
+def test_the_system_has_charts_but_no_stream_to_choose_and_changes_no_other_style(tmp_path: Path) -> None:
+    run = WrittenRun(
+        tmp_path / "a", metrics={"system/memory": Metric(unit="GiB"), "train/loss": Metric(better="lower")}
+    )
+    run.points("train", 1, {"loss": 1.0})
+    run.points("system", 1, {"memory": 2.0})
+    store = RunStore([run.folder])
+    runs = store.runs()
+    curves = {(runs[0].key, name): curve for name, curve in store.curves(runs[0].key, list(run_metrics(runs))).items()}
+    specs = chart_specs(runs)
+    assert (headings(specs), streams(specs)) == (["overall", "system"], ["train"])
+    charts = new_charts(specs, View(runs=runs, streams=["train"], shown=["train"]), curves, Shared())
+    assert [(chart.spec.title, chart.lines[0].style.width) for chart in charts] == [
+        ("loss", 1.6),
+        ("memory [GiB]", 1.6),
+    ]
+    (hidden,) = new_charts(specs, View(runs=runs, streams=["train"], shown=[]), curves, Shared())
+    assert hidden.spec.title == "memory [GiB]"
+
+
+def run_metrics(runs: Sequence[RunEntry]) -> list[str]:
+    return [name for entry in runs for name in entry.metrics]
 
 
 def test_the_running_mean_ignores_gaps_and_huge_values_elsewhere() -> None:

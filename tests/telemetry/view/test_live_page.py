@@ -12,9 +12,11 @@ import pytest
 pytest.importorskip("bokeh")
 
 from support.browser import Tab, open_browser
+from support.png_images import png
 from support.view_server import serving
 from support.written_runs import WrittenRun
 from telemetry import Metric
+from telemetry.records import Artifact, Histogram, Image, Table, Text
 from telemetry.view.page import MAX_CHARTS
 
 if TYPE_CHECKING:
@@ -242,3 +244,98 @@ def test_hostile_texts_are_displayed_and_not_executed(browser: Browser, tmp_path
         assert tab.read("window.hacked") is None
         assert tab.hosts() == set()
         assert [each for each in tab.requests if each.endswith("/x") or "mathjax" in each] == []
+
+
+def add_contents(run: WrittenRun, step: int) -> None:
+    """Record one of each kind; the image is ``step`` pixels wide."""
+    run.media(Image, "val/parity", step, png(step, 20), ".png", width=step, height=20, caption=HOSTILE)
+    run.media(Table, "val/errors", step, b'{"columns": ["element"], "rows": [["Xe"]]}', ".json")
+    run.media(Histogram, "val/errors", step, edges=[0.0, 1.0], counts=[float(step)])
+    run.media(Text, "run/command", step, HOSTILE.encode(), ".md")
+    run.media(Artifact, "model/best", step, b"x", ".pt", file="best.pt", type="model")
+
+
+def width(tab: Tab) -> int:
+    """Return the width of the only image in pixels."""
+    found: int = tab.page.locator("figure img").evaluate("image => image.naturalWidth")
+    return found
+
+
+def test_contents_are_shown_below_the_charts_and_earlier_ones_can_be_chosen(browser: Browser, run: WrittenRun) -> None:
+    add_contents(run, 100)
+    add_contents(run, 200)
+    with serving([run.folder]) as server:
+        tab = shown(browser, server.url)
+        tab.page.get_by_text("val/parity at iteration 200").wait_for()
+        assert width(tab) == 200
+        for text in ("Xe", "200 values, up to 200 in a bin", "best.pt, model, 1 B"):
+            tab.page.get_by_text(text).wait_for()
+        slider = tab.page.locator(".noUi-handle")
+        slider.press("ArrowLeft")
+        tab.page.get_by_text("val/parity at iteration 100").wait_for()
+        assert width(tab) == 100
+        add_contents(run, 300)
+        tab.page.locator(".noUi-handle[aria-valuemax='2.0']").wait_for()
+        assert tab.page.get_by_text("val/parity at iteration 100").is_visible()
+        slider.press("ArrowRight")
+        tab.page.get_by_text("val/parity at iteration 200").wait_for()
+        slider.press("ArrowRight")
+        tab.page.get_by_text("val/parity at iteration 300").wait_for()
+        add_contents(run, 400)
+        tab.page.get_by_text("val/parity at iteration 400").wait_for()
+        tab.press("images")
+        tab.page.locator("figure img").wait_for(state="hidden")
+        assert tab.page.get_by_text("Xe").is_visible()
+        assert tab.page.locator("figure pre").inner_text() == HOSTILE
+        assert tab.read("window.hacked") is None
+        assert (tab.hosts(), tab.errors) == (set(), [])
+
+
+def test_contents_of_several_runs_are_side_by_side(browser: Browser, run: WrittenRun) -> None:
+    ice = WrittenRun(run.folder.parent / "ice", metrics=metrics())
+    add_points(ice, 100, 500)
+    for each in (run, ice):
+        each.media(Image, "val/a", 100, png(30, 30), ".png", width=30, height=30)
+        each.media(Image, "val/b", 100, png(30, 30), ".png", width=30, height=30)
+    with serving([run.folder.parent]) as server:
+        tab = shown(browser, server.url)
+        tab.page.get_by_text("val/b · ice").wait_for()
+        boxes = [tab.page.get_by_text(f"val/{n} · {r}").bounding_box() for n in "ab" for r in ("water", "ice")]
+        tops = [box["y"] for box in boxes if box is not None]
+        assert tops[0] == tops[1] < tops[2] == tops[3]
+
+
+def test_metrics_that_first_appear_while_the_page_is_open_have_charts_with_units(
+    browser: Browser, tmp_path: Path
+) -> None:
+    run = WrittenRun(tmp_path / "runs" / "other", metrics={})
+    with serving([run.folder.parent]) as server:
+        tab = Tab(browser, server.url)
+        tab.page.get_by_text("No points yet").wait_for()
+        run.update(metrics={"train/loss": Metric(unit="")}, params={"lr": 0.125})
+        run.points("train", 1, {"loss": 2.0})
+        tab.wait("figures.length == 1")
+        run.update(metrics={"val/energy": Metric(unit="kcal/mol", label="energy", better="lower")})
+        run.points("val", 2, {"energy": 3.0})
+        tab.press("details")
+        tab.wait("figures.length == 2")
+        assert sorted(tab.titles()) == ["energy [kcal/mol]", "loss"]
+        assert tab.points("energy [kcal/mol]", "val") == [(2, 3.0)]
+        tab.page.get_by_text("All parameters (1)").click()
+        assert tab.page.locator("details td").all_inner_texts() == ["0.125"]
+        assert tab.errors == []
+
+
+def test_charts_of_the_system_are_shown_on_demand_and_of_all_runs(browser: Browser, run: WrittenRun) -> None:
+    ice = WrittenRun(run.folder.parent / "ice", metrics=metrics())
+    for each in (run, ice):
+        add_points(each, 2100, 2500)
+        each.update(metrics={"system/memory": Metric(unit="GiB")})
+        each.points("system", 2500, {"memory": 1.5})
+    with serving([run.folder.parent]) as server:
+        tab = shown(browser, server.url)
+        assert tab.page.get_by_role("button", name="system", exact=True).count() == 1
+        tab.press("system")
+        tab.wait("figures.length == 6")
+        for label in ("water", "ice"):
+            assert tab.points("memory [GiB]", label) == [(2500, 1.5)]

@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 pytest.importorskip("bokeh")
 
 from support.browser import Tab, open_browser
+from support.png_images import png
 from support.written_runs import NOON, WrittenRun
 from telemetry import Metric
 from telemetry.cli import main
+from telemetry.records import Image, Text
 from telemetry.view.report import MAX_CHARTS
 
 if TYPE_CHECKING:
@@ -161,6 +163,23 @@ def test_undeclared_metrics_are_in_the_report(browser: Browser, tmp_path: Path) 
     tab = Tab(browser, path.as_uri())
     tab.wait("figures.length == 1")
     assert tab.points("accuracy", "eval") == [(1, pytest.approx(1 / 3)), (2, pytest.approx(2 / 3))]
+
+
+def test_the_newest_contents_are_in_the_report_and_can_be_hidden(browser: Browser, tmp_path: Path) -> None:
+    run, path = training(tmp_path / "water"), tmp_path / "report.html"
+    for step in (100, 200):
+        run.media(Image, "val/parity", step, png(step, 20), ".png", width=step, height=20)
+    run.media(Text, "run/command", 0, HOSTILE.encode(), ".md")
+    run.points("system", 100, {"memory": 1.0})
+    assert report(run.folder, "-o", path).exit_code == 0
+    tab = Tab(browser, path.as_uri())
+    tab.page.get_by_text("val/parity at iteration 200").wait_for()
+    assert tab.page.locator("figure img").evaluate_all("all => all.map((image) => image.naturalWidth)") == [200]
+    tab.press("images")
+    tab.page.locator("figure img").wait_for(state="hidden")
+    assert tab.page.locator("figure pre").inner_text() == HOSTILE
+    assert tab.read("window.hacked") is None
+    assert (tab.requests, tab.errors) == ([path.as_uri()], [])
 
 
 def test_a_report_about_many_metrics_has_a_limited_number_of_charts(tmp_path: Path) -> None:

@@ -90,6 +90,33 @@ class TestTable:
         assert dict(only(store).metrics) == METRICS
         assert values(store, only(store), "val/loss") == [2.0, 1.0]
 
+    def test_metrics_declared_later_are_in_the_table_and_have_their_units(self, runs: Path) -> None:
+        run = WrittenRun(runs / "other", metrics={}, params={"seed": 1})
+        store = RunStore([runs])
+        store.refresh()
+        declared = {"train/loss": Metric(unit=""), "val/E": Metric(unit="eV", better="lower")}
+        for number, (name, metric) in enumerate(declared.items(), 1):
+            run.update(metrics={name: metric}, params={"lr": number})
+            run.point(name, number, 0.5)
+            store.refresh()
+            assert list(only(store).metrics) == list(declared)[:number]
+            assert values(store, only(store), name) == [0.5]
+        assert dict(only(store).metrics) == declared
+        assert only(store).best == {"val/E": BestValue(value=0.5, step=2)}
+        assert only(store).header.params == {"seed": 1, "lr": 2}
+
+    def test_metrics_declared_later_are_known_after_a_resume(self, run: WrittenRun, runs: Path) -> None:
+        run.update(metrics={"val/E": Metric(unit="eV", main=True, better="lower")}, params={"lr": 1})
+        run.points("val", 1, {"E": 0.5})
+        store = RunStore([runs])
+        store.refresh()
+        run.begin(resume_step=1, attempt=2)
+        run.points("val", 2, {"E": 0.25})
+        store.refresh()
+        assert values(store, only(store), "val/E") == [0.5, 0.25]
+        assert only(store).metrics["val/E"].unit == "eV"
+        assert only(store).best["val/E"].value == 0.25
+
     def test_superseded_values_and_alerts_do_not_count(self, run: WrittenRun, runs: Path) -> None:
         store = RunStore([runs])
         run.points("val", 100, {"loss": 2.0})

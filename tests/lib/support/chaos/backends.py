@@ -155,3 +155,24 @@ class Mlflow:
 
     def check(self, run: Path, valid: Sequence[Scalars]) -> None:
         """Check nothing more."""
+
+
+class Postgres:
+    """The table of ``examples/telemetry-sink-postgres`` on the server given by the environment."""
+
+    name = "postgres"
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        return {}
+
+    def shown(self, run: Path, records: Records) -> list[int]:
+        import psycopg
+
+        with psycopg.connect() as db:
+            rows = db.execute("SELECT seq, step, value FROM telemetry").fetchall()
+        expected = {seq: (record.step, record.values["loss"]) for seq, record in records.items()}
+        return [seq if expected.get(seq) == tuple(point) else -1 for seq, *point in rows]
+
+    def check(self, run: Path, valid: Sequence[Scalars]) -> None:
+        """Check that superseded points are not shown."""
+        assert sorted(self.shown(run, {r.seq: r for r in valid})) == [r.seq for r in valid]
